@@ -1,0 +1,39 @@
+# Everything a developer or a first-time user runs. `make up` needs Python ≥ 3.11, make and venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup up test check format soak bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[instance,dev]'
+	touch $@
+
+up: setup
+	$(BIN)/headgate up examples/digits/headgate.yaml
+
+test: setup
+	$(BIN)/pytest -m 'not soak and not compose'
+
+soak: setup
+	$(BIN)/pytest -m soak --timeout 3600
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

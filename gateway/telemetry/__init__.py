@@ -1,0 +1,1 @@
+"""What can be known of the gateway from outside: counters, log lines."""

@@ -1,0 +1,1 @@
+"""The process that holds the model, and the loop that feeds it."""

@@ -1,0 +1,1 @@
+"""HTTP: what clients of an instance see."""

@@ -1,0 +1,60 @@
+"""The import laws of ARCHITECTURE.md, read from the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(
+    p.relative_to(ROOT)
+    for package in ("gateway", "instance")
+    for p in (ROOT / package).rglob("*.py")
+)
+
+CORE_MAY_IMPORT = {
+    "abc", "base64", "bisect", "collections", "dataclasses", "difflib", "enum", "functools",
+    "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math", "operator", "re",
+    "string", "struct", "types", "typing", "urllib",
+}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """Dotted names of all modules that `path` imports, wherever in the file it does."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_imports_keep_the_laws(path: Path) -> None:
+    package, *rest = path.parts
+    area = rest[0] if len(rest) > 1 else ""
+    for name in imports(path):
+        root = name.split(".")[0]
+        if area == "core":
+            assert root in CORE_MAY_IMPORT or within(name, f"{package}.core"), (
+                f"core imports {name}"
+            )
+        if package == "gateway":
+            assert root not in {"instance", "torch"}, f"the gateway imports {name}"
+        if package == "instance":
+            assert root != "gateway", f"an instance imports {name}"
+            if root == "torch":
+                assert path == Path("instance/engine/devices.py"), "torch is for devices only"
+        if area == "dataplane":
+            assert not within(name, "gateway.controlplane", "pydantic", "sqlite3", "yaml"), name
+        if area == "controlplane":
+            assert not within(name, "gateway.dataplane"), name
+        if area in {"dataplane", "controlplane", "telemetry", "engine", "surface"}:
+            assert not within(name, f"{package}.app", f"{package}.cli", f"{package}.launcher"), name
