@@ -1,7 +1,5 @@
 """R5: hop-by-hop and nominated headers stop here; all others pass byte for byte or not at all."""
 
-import pytest
-
 from tests.harness.cases import play
 from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.origins import fixed, one_origin, raw
@@ -50,21 +48,23 @@ async def test_r05_hop_by_hop_and_nominated_headers_never_pass() -> None:
         assert seen.body == b"ok"
 
 
-@pytest.mark.parametrize("field", REFUSED_FIELDS)
-async def test_r05_a_field_that_is_no_field_is_refused(field: bytes) -> None:
+async def test_r05_a_field_that_is_no_field_is_refused() -> None:
     async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
-        data = b"GET / HTTP/1.1\r\nHost: gw.test\r\n" + field + b"\r\n\r\n"
-        outcome = await play(gateway, origin, [data])
-        assert outcome.statuses == [400], outcome
-        assert outcome.upstream == []
+        for field in REFUSED_FIELDS:
+            data = b"GET / HTTP/1.1\r\nHost: gw.test\r\n" + field + b"\r\n\r\n"
+            outcome = await play(gateway, origin, [data])
+            assert outcome.statuses == [400], (field, outcome)
+            assert outcome.upstream == [], field
 
 
-@pytest.mark.parametrize("field", REFUSED_FIELDS)
-async def test_r05_a_field_that_is_no_field_from_an_instance_becomes_502(field: bytes) -> None:
-    answer = raw(b"HTTP/1.1 200 OK\r\n" + field + b"\r\nContent-Length: 2\r\n\r\nok")
-    async with one_origin(answer) as origin, running_gateway(one_backend(origin)) as gateway:
-        outcome = await play(gateway, origin, [b"GET / HTTP/1.1\r\nHost: gw.test\r\n\r\n"])
-        assert outcome.statuses == [502], outcome
+async def test_r05_a_field_that_is_no_field_from_an_instance_becomes_502() -> None:
+    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
+        for field in REFUSED_FIELDS:
+            origin.respond = raw(
+                b"HTTP/1.1 200 OK\r\n" + field + b"\r\nContent-Length: 2\r\n\r\nok"
+            )
+            outcome = await play(gateway, origin, [b"GET / HTTP/1.1\r\nHost: gw.test\r\n\r\n"])
+            assert outcome.statuses == [502], (field, outcome)
 
 
 async def test_r05_names_with_underscores_are_dropped_unless_a_setting_says_otherwise() -> None:
