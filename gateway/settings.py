@@ -67,6 +67,9 @@ class Settings(Spec):
     body_idle_s: Seconds = _field(
         "30s", "Between two parts of a request's body.", alias="body_idle"
     )
+    body_min_rate: int = _field(
+        240, "Bytes a second below which an upload counts as stalled.", ge=0
+    )
     keep_alive_s: Seconds = _field(
         "75s", "How long an idle client connection is kept.", alias="keep_alive"
     )
@@ -84,8 +87,23 @@ class Settings(Spec):
     upstream_idle_s: Seconds = _field(
         "15s", "How long an idle connection to an instance is kept.", alias="upstream_idle"
     )
-    retry_budget_percent: float = _field(10.0, "Retries, as a share of the requests.", ge=0, le=100)
-    retry_budget_per_s: float = _field(3.0, "Retries a second that are always allowed.", ge=0)
+    upstream_max_age_s: Seconds = _field(
+        "1h", "How old a connection to an instance may get.", alias="upstream_max_age"
+    )
+    retry_percent: float = _field(
+        10.0, "The retry budget, as a share of the requests.", ge=0, le=100
+    )
+    retry_min_per_s: float = _field(3.0, "Retries a second that are always allowed.", ge=0)
+    mirror_in_flight: int = _field(
+        32, "Mirrored requests at once; beyond it copies are dropped.", ge=0, le=10_000
+    )
+    gather: Bytes = _field(
+        "64KiB", "A body up to this size is received whole before an instance is chosen."
+    )
+    replay: Bytes = _field("256KiB", "A body up to this size is kept for a retry.")
+    buffer: Bytes = _field(
+        "256KiB", "What is held of a body, each way, before its sender is paused."
+    )
 
     # Stopping
     lame_duck_s: Seconds = _field(
@@ -160,8 +178,14 @@ _DATAPLANE = (
     "access_log_sample",
     "log_level",
     "node",
-    "retry_budget_percent",
-    "retry_budget_per_s",
+    "retry_percent",
+    "retry_min_per_s",
+    "body_min_rate",
+    "upstream_max_age_s",
+    "mirror_in_flight",
+    "gather",
+    "replay",
+    "buffer",
 )
 
 
