@@ -15,7 +15,7 @@ from gateway.core.heads import CHUNKED, ResponseHead, parse_response
 from gateway.dataplane.deadlines import NEVER, Timed
 
 if TYPE_CHECKING:
-    from gateway.dataplane.instances import LiveInstance
+    from gateway.dataplane.instance import LiveInstance
 
 IDLE, HEAD, BODY, TUNNEL, CLOSED = range(5)
 MAX_INTERIM = 16
@@ -146,9 +146,9 @@ class Upstream(asyncio.Protocol, Timed):
         self.instance.lost(self, state == IDLE)
         if receiver is None:
             return
-        if state == BODY and isinstance(self._body, UntilClose) and error is None:
-            receiver.received(b"", True)
-        elif state == TUNNEL:
+        if (
+            state == BODY and isinstance(self._body, UntilClose) and error is None
+        ) or state == TUNNEL:
             receiver.received(b"", True)
         elif state == BODY:
             receiver.broke("reset", "The instance broke off in the middle of its answer.")
