@@ -55,7 +55,8 @@ class Instance:
                 if len(found) >= count:
                     return found[count - 1]
                 left = ends - time.monotonic()
-                assert left > 0 and "<end>" not in self.log, "".join(self.log)
+                assert left > 0, "".join(self.log)
+                assert "<end>" not in self.log, "".join(self.log)
                 self._changed.wait(left)
 
     @property

@@ -135,7 +135,8 @@ def test_the_openapi_document_is_valid_and_says_the_types(serve: Serve) -> None:
     assert "digit" in document["components"]["schemas"]["Digit"]["properties"]
     page = instance.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
-    assert "http://" not in page.text and "https://" not in page.text
+    assert "http://" not in page.text
+    assert "https://" not in page.text
 
 
 def test_it_is_not_ready_before_setup_and_warm_up_are_done(serve: Serve, tmp_path) -> None:
@@ -183,9 +184,11 @@ def test_r69_at_sigterm_accepted_requests_are_answered_and_new_ones_refused(serv
     second = socket.create_connection(("127.0.0.1", instance.port))
     second.sendall(body)
     refused = second.recv(65536)
-    assert refused.startswith(b"HTTP/1.1 503") and b"Connection: close" in refused
+    assert refused.startswith(b"HTTP/1.1 503")
+    assert b"Connection: close" in refused
     answered = first.recv(65536)
-    assert answered.startswith(b"HTTP/1.1 200") and answered.endswith(b"\r\n\r\n1")
+    assert answered.startswith(b"HTTP/1.1 200")
+    assert answered.endswith(b"\r\n\r\n1")
     assert instance.process.wait(10) == 0
 
 
