@@ -52,10 +52,15 @@ class Sticky:
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """`attempts` counts the first one; `on` names reasons or statuses as text."""
+    """`attempts` counts the first one; `on` names reasons or statuses as text.
+
+    A connection that breaks is tried again by default because a dead instance breaks the
+    ones in flight; what may have run by then is only repeated where that is harmless
+    (`core.retrying.may_retry`).
+    """
 
     attempts: int = 2
-    on: tuple[str, ...] = ("connect_failure",)
+    on: tuple[str, ...] = ("connect_failure", "reset")
     retry_safe: bool = False
 
 

@@ -1,0 +1,92 @@
+"""Which backend of a route does a request go to?
+
+A pick is stateless: a ticket, a number in [0, 2^64), is looked up in ranges that are as wide
+as the weights. Tickets of ordinary requests come from `Spread`; multiples of 2^64/φ never
+cluster, so that any window of up to 10,000 of them lands within 4 of every share, whatever
+the weights were before. Sticky requests are decided by `sticky_backend`. This module refuses
+to know why a backend is unavailable: the caller leaves it out with `among`.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+TICKETS = 1 << 64
+_MASK = TICKETS - 1
+_STEP = 0x9E3779B97F4A7C15  # 2^64/φ, rounded to odd: every ticket is met once in 2^64
+
+
+class Spread:
+    """Low-discrepancy tickets: `start` plus multiples of 2^64/φ.
+
+    One per route and worker, started at a random number, so that workers do not march in step.
+    """
+
+    __slots__ = ("_ticket",)
+
+    def __init__(self, start: int) -> None:
+        self._ticket = start & _MASK
+
+    def next(self) -> int:
+        """The next ticket, in [0, 2^64)."""
+        self._ticket = ticket = (self._ticket + _STEP) & _MASK
+        return ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Backends with weights, ready to pick from. `of` makes one; weight 0 is left out."""
+
+    weights: tuple[tuple[str, int], ...]
+    _names: tuple[str | None, ...]
+    _bounds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, weights: Sequence[tuple[str, int]]) -> "Split":
+        """The split of `weights`; ValueError when one is negative."""
+        if any(weight < 0 for _, weight in weights):
+            raise ValueError("weights are at least 0")
+        picked = tuple((name, weight) for name, weight in weights if weight)
+        total = sum(weight for _, weight in picked)
+        bounds: list[int] = []
+        below = 0
+        for _, weight in picked[:-1]:
+            below += weight
+            bounds.append(-(-below * TICKETS // total))
+        # Without any weight the only name is None: picking has no case to tell apart.
+        names = tuple(name for name, _ in picked) or (None,)
+        return cls(tuple(weights), names, tuple(bounds))
+
+    def pick(self, ticket: int) -> str | None:
+        """The backend whose range holds `ticket`; None when all weights are zero."""
+        return self._names[bisect_right(self._bounds, ticket)]
+
+    def among(self, available: frozenset[str]) -> "Split":
+        """This split without the backends that are not `available`."""
+        return Split.of([pair for pair in self.weights if pair[0] in available])
+
+    def shares(self) -> dict[str, float]:
+        """Each backend's part of the requests, from 0 to 1; all 0 when no weight is set."""
+        total = sum(weight for _, weight in self.weights) or 1
+        return {name: weight / total for name, weight in self.weights}
+
+
+def sticky_backend(route: str, key: bytes, weights: Sequence[tuple[str, int]]) -> str | None:
+    """The backend that `key` belongs to on `route`; None when all weights are zero.
+
+    Weighted rendezvous hashing (Schindelhauer and Schomaker, 2005): each backend draws
+    w / -ln(u) with its own u from the hash, the highest draw wins. When one backend's
+    weight grows, only that backend gains keys; when it shrinks, only that backend loses.
+    """
+    winner, highest = None, 0.0
+    for name, weight in weights:
+        if weight:
+            # A length before each part: no two (route, backend, key) hash alike.
+            salt = f"{len(route)}:{route}{len(name)}:{name}".encode()
+            drawn = int.from_bytes(blake2b(salt + key, digest_size=8).digest(), "big")
+            score = weight / -math.log((drawn + 0.5) / TICKETS) if drawn < _MASK else math.inf
+            if score > highest:
+                winner, highest = name, score
+    return winner
