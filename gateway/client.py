@@ -9,7 +9,7 @@ import http.client
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, TypedDict, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 import orjson
@@ -28,12 +28,13 @@ class Fault(TypedDict):
 
 
 class Weights(TypedDict):
-    """One split; `effective` is after health, and only in answers to a read."""
+    """One split; `effective` are the shares after health, `etag` binds an edit to this state."""
 
     revision: int
     route: str
     weights: dict[str, int]
-    effective: NotRequired[dict[str, float]]
+    effective: dict[str, float]
+    etag: str
 
 
 class WeightsEdit(TypedDict):
@@ -64,19 +65,21 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How an edit is made: why, tried only, and only if the revision is still this one."""
+    """How an edit is made: why, tried only, and only if the resource still has this ETag."""
 
     reason: str = ""
     dry_run: bool = False
-    revision: int | None = None
+    etag: str | None = None
 
-    def headers(self) -> dict[str, str]:
-        headers = {}
+    def headers(self) -> dict[str, str | bytes]:
+        """ValueError when the reason is no single line."""
+        headers: dict[str, str | bytes] = {}
         if self.reason:
-            # A header is ASCII; the admin API undoes the percent-encoding of what is not.
-            headers["X-Change-Reason"] = quote(self.reason, safe=" !#$&'()*+,/:;=?@[]~")
-        if self.revision is not None:
-            headers["If-Match"] = f'"{self.revision}"'
+            if not self.reason.isprintable():
+                raise ValueError("a reason is one line of printable characters")
+            headers["X-Change-Reason"] = self.reason.encode()
+        if self.etag is not None:
+            headers["If-Match"] = self.etag
         return headers
 
     def query(self) -> dict[str, str]:
@@ -84,6 +87,19 @@ class Change:
 
 
 PLAIN = Change()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A successful answer: its body and the entity tag of what it is about."""
+
+    body: Json
+    etag: str
+
+
+def revision_tag(revision: int) -> str:
+    """The entity tag of the whole table at `revision`: for apply and restore."""
+    return f'"{revision}"'
 
 
 class AdminClient:
@@ -121,7 +137,12 @@ class AdminClient:
 
     def weights(self, route: str) -> Weights:
         """The split of `route`, as configured and after health."""
-        return cast(Weights, self._ask("GET", f"/admin/v1/routes/{_part(route)}/weights"))
+        answer = self._answer("GET", f"/admin/v1/routes/{_part(route)}/weights")
+        return cast(Weights, {**answer.body, "etag": answer.etag})
+
+    def backend_tag(self, backend: str) -> str:
+        """The entity tag of `backend`, which an edit of its instances is bound to."""
+        return self._answer("GET", f"/admin/v1/backends/{_part(backend)}").etag
 
     def history(self, limit: int | None = None) -> Json:
         """The edits so far, newest first."""
@@ -200,6 +221,18 @@ class AdminClient:
         query: Mapping[str, str] | None = None,
         media_type: str = "application/json",
     ) -> Json:
+        return self._answer(method, path, body, change, query=query, media_type=media_type).body
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        body: Json | bytes | None = None,
+        change: Change = PLAIN,
+        *,
+        query: Mapping[str, str] | None = None,
+        media_type: str = "application/json",
+    ) -> Answer:
         if isinstance(body, dict):
             content: bytes | None = orjson.dumps(body)
         else:
@@ -210,7 +243,7 @@ class AdminClient:
         target = _with_query(path, {**(query or {}), **change.query()})
         connection, response = self._open(method, target, content, headers)
         try:
-            return _decoded(response.read())
+            return Answer(_decoded(response.read()), response.headers.get("ETag", ""))
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"{self.url} broke off its answer: {_words(error)}") from None
         finally:
@@ -221,13 +254,14 @@ class AdminClient:
         method: str,
         target: str,
         content: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | bytes] | None = None,
         *,
         accept: str = "application/json",
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         """A connection and the successful answer read from it so far: its head."""
         connection = self._connection()
-        sent = {"Accept": accept, "User-Agent": "headgate", **(headers or {})}
+        sent: dict[str, str | bytes] = {"Accept": accept, "User-Agent": "headgate"}
+        sent.update(headers or {})
         if self._token:
             sent["Authorization"] = f"Bearer {self._token}"
         try:

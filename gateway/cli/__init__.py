@@ -10,16 +10,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-PROCESSES = ("_control", "_worker")  # started by the gateway itself, never by people
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of the command in `argv` (the process's own arguments when None)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0] in PROCESSES:
-        from gateway.cli import serving
-
-        return serving.process(arguments)
     if arguments and arguments[0] == "instance":
         return run_instance(arguments[1:])
     if arguments in (["--version"], ["-V"]):

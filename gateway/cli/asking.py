@@ -4,18 +4,48 @@ How an edit is made, what came of it, and which name was meant when there is non
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from gateway.cli.parsing import suggestion
 from gateway.cli.refusals import Refusal
 from gateway.client import AdminClient, Change, Json, Refused
 
+PRECONDITION_REQUIRED = 428
 
-def change(options: argparse.Namespace) -> Change:
-    """How the options want an edit made."""
-    return Change(options.reason or "", options.dry_run, options.if_revision)
+Answered = TypeVar("Answered")
+
+
+def change(options: argparse.Namespace, etag: str | None = None) -> Change:
+    """How the options want an edit made, bound to `etag` where there is one."""
+    return Change(options.reason or "", options.dry_run, etag)
+
+
+def bound(
+    options: argparse.Namespace, revision: Callable[[], int], etag: Callable[[], str]
+) -> str | None:
+    """The tag that --if-revision binds an edit to; None without it.
+
+    The tag is read first: what changes between the two looks is seen by one of them.
+    """
+    if options.if_revision is None:
+        return None
+    tag, now = etag(), revision()
+    if now != options.if_revision:
+        raise Refusal(f"the revision is no longer {options.if_revision}: it is {now} now")
+    return tag
+
+
+def made(edit: Callable[[Change], Answered], wanted: Change, etag: Callable[[], str]) -> Answered:
+    """The answer to `edit`; bound to what is there now where the gateway requires a condition."""
+    try:
+        return edit(wanted)
+    except Refused as refused:
+        if refused.status != PRECONDITION_REQUIRED or wanted.etag:
+            raise
+        return edit(replace(wanted, etag=etag()))
 
 
 def outcome(answer: Mapping[str, Any], options: argparse.Namespace) -> str:

@@ -10,7 +10,7 @@ from typing import TextIO
 from gateway.cli import asking, difference, finding, screen
 from gateway.cli.refusals import Refusal
 from gateway.cli.screen import Cell
-from gateway.client import AdminClient, Change, Json
+from gateway.client import AdminClient, Change, Json, revision_tag
 
 LOOK_S = 0.25
 
@@ -23,16 +23,19 @@ def apply(options: argparse.Namespace) -> int:
     """
     content = Path(options.file).read_bytes()
     client = finding.client(options)
-    wanted = asking.change(options)
-    tried = client.apply(content, Change(wanted.reason, True, wanted.revision))
+    given = None if options.if_revision is None else revision_tag(options.if_revision)
+    tried = asking.made(
+        lambda change: client.apply(content, change),
+        Change(options.reason or "", True, given),
+        lambda: revision_tag(client.table()["revision"]),
+    )
     if options.dry_run:
         return _tell(options, tried)
     if not options.json:
         screen.show(*_told(tried))
-    if not tried.get("diff"):
-        return _tell(options, tried) if options.json else 0
-    base = wanted.revision if wanted.revision is not None else tried.get("previous_revision")
-    done = client.apply(content, Change(wanted.reason, False, base))
+    if not tried.get("diff") and not options.json:
+        return 0
+    done = client.apply(content, asking.change(options, revision_tag(tried["previous"])))
     if options.json:
         screen.print_json(done)
     else:
@@ -42,14 +45,20 @@ def apply(options: argparse.Namespace) -> int:
 
 def restore(options: argparse.Namespace) -> int:
     """Goes back to a revision and shows what that changed."""
-    answer = finding.client(options).restore(options.revision, asking.change(options))
+    client = finding.client(options)
+    given = None if options.if_revision is None else revision_tag(options.if_revision)
+    answer = asking.made(
+        lambda change: client.restore(options.revision, change),
+        asking.change(options, given),
+        lambda: revision_tag(client.table()["revision"]),
+    )
     return _tell(options, answer)
 
 
 def drain(options: argparse.Namespace) -> int:
+    """Sends an instance nothing new; with --wait, until it has finished what it had."""
     client = finding.client(options)
-    backend = asking.backend_of(client, options.instance, options.backend)
-    answer = client.instance_action(backend, options.instance, "drain", asking.change(options))
+    backend, answer = _act(client, options, "drain")
     if not options.wait or options.dry_run:
         return _acted(options, answer, "draining")
     emptied = wait_until_empty(
@@ -63,15 +72,17 @@ def drain(options: argparse.Namespace) -> int:
 
 
 def resume(options: argparse.Namespace) -> int:
-    return _act(options, "resume", "takes requests again")
+    return _acted(
+        options, _act(finding.client(options), options, "resume")[1], "takes requests again"
+    )
 
 
 def disable(options: argparse.Namespace) -> int:
-    return _act(options, "disable", "disabled")
+    return _acted(options, _act(finding.client(options), options, "disable")[1], "disabled")
 
 
 def enable(options: argparse.Namespace) -> int:
-    return _act(options, "enable", "enabled")
+    return _acted(options, _act(finding.client(options), options, "enable")[1], "enabled")
 
 
 def in_flight(client: AdminClient, backend: str, address: str) -> int:
@@ -101,11 +112,18 @@ def wait_until_empty(
     return True
 
 
-def _act(options: argparse.Namespace, action: str, word: str) -> int:
-    client = finding.client(options)
+def _act(client: AdminClient, options: argparse.Namespace, action: str) -> tuple[str, Json]:
+    """The backend of the instance that was named, and the answer to the action."""
     backend = asking.backend_of(client, options.instance, options.backend)
-    answer = client.instance_action(backend, options.instance, action, asking.change(options))
-    return _acted(options, answer, word)
+    etag = asking.bound(
+        options, lambda: int(client.table()["revision"]), lambda: client.backend_tag(backend)
+    )
+    answer = asking.made(
+        lambda change: client.instance_action(backend, options.instance, action, change),
+        asking.change(options, etag),
+        lambda: client.backend_tag(backend),
+    )
+    return backend, answer
 
 
 def _acted(options: argparse.Namespace, answer: Json, word: str) -> int:

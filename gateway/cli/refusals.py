@@ -33,9 +33,7 @@ def _refused(error: Refused) -> str:
             " --state-dir of the gateway"
         )
     if error.status == 412:
-        current = error.problem.get("revision")
-        now = f" (it is {current} now)" if current is not None else ""
-        return f"someone else edited since: the revision is no longer that one{now}"
+        return "someone else edited in between: look again, then repeat"
     faults = [f"{fault.get('pointer', '')}: {fault.get('detail', '')}" for fault in error.faults]
     named = [fault for fault in faults if fault.strip(": ") and fault not in error.detail]
     return "; ".join([error.detail.rstrip("."), *named]) if named else error.detail

@@ -14,11 +14,6 @@ from gateway.cli import finding, screen
 from gateway.cli.refusals import Refusal
 
 
-def process(arguments: list[str]) -> int:
-    """One of the gateway's own processes, as its supervisor starts it."""
-    return int(_imported("app").run_process(arguments))
-
-
 def up(options: argparse.Namespace) -> int:
     """Runs the file's instances and the gateway until told to stop."""
     file = _file(options.file)

@@ -21,13 +21,18 @@ def weights(options: argparse.Namespace) -> int:
     if not wanted:
         return _show(options, before)
     _check_names(client, options.route, wanted, before["weights"])
-    answer = client.set_weights(options.route, wanted, asking.change(options))
+    etag = asking.bound(options, lambda: before["revision"], lambda: before["etag"])
+    answer = asking.made(
+        lambda change: client.set_weights(options.route, wanted, change),
+        asking.change(options, etag),
+        lambda: before["etag"],
+    )
     if options.json:
         screen.print_json(answer)
         return 0
     shown = before if options.dry_run else client.weights(options.route)
     screen.show(
-        _edited(answer["previous"], answer["weights"], shown.get("effective") or {}, options),
+        _edited(answer["previous"], answer["weights"], shown["effective"], options),
         Cell(asking.outcome(answer, options), "dim"),
     )
     return 0
@@ -72,7 +77,7 @@ def _show(options: argparse.Namespace, split: Weights) -> int:
     if options.json:
         screen.print_json(split)
         return 0
-    weights, effective = split["weights"], split.get("effective") or {}
+    weights, effective = split["weights"], split["effective"]
     configured, live = shares(weights), shares(effective)
     rows = [
         (Cell(name, "strong"), str(weight), configured[name], _live(name, configured, live))

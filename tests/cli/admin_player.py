@@ -5,6 +5,7 @@ live state, and reads what it was asked in `player.asked`.
 """
 
 import copy
+import hashlib
 import json
 import queue
 import threading
@@ -51,6 +52,7 @@ class AdminPlayer:
         self.documents = {42: copy.deepcopy(self.table)}
         self.live: dict[tuple[str, str], dict[str, Any]] = {}
         self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.require_if_match = False
         self.listeners: list[queue.Queue[dict[str, Any] | None]] = []
         self.lock = threading.RLock()
         self.pages: dict[str, tuple[str, bytes]] = {}
@@ -119,10 +121,12 @@ class AdminPlayer:
 
     # -- writing ------------------------------------------------------------------------------
 
-    def edit(self, wanted: dict[str, Any], ask: "Ask") -> dict[str, Any]:
+    def edit(self, wanted: dict[str, Any], ask: "Ask", tag: str) -> dict[str, Any]:
         """Makes `wanted` the table unless it is a dry run, and answers as every edit does."""
-        if ask.if_match is not None and ask.if_match != f'"{self.revision}"':
-            raise Problem(412, "edited since", revision=self.revision)
+        if ask.if_match is None and self.require_if_match:
+            raise Problem(428, "send If-Match with the ETag that you read")
+        if ask.if_match is not None and ask.if_match != tag:
+            raise Problem(412, "edited since", etag=tag)
         changes = difference(self.table, wanted)
         previous = self.revision
         if not ask.dry_run:
@@ -136,9 +140,16 @@ class AdminPlayer:
             self.revisions.insert(0, entry)
             self.emit({"type": "edit", **entry})
         return {
-            "revision": self.revision, "previous_revision": previous, "diff": changes,
+            "revision": self.revision, "previous": previous, "diff": changes,
             "dry_run": ask.dry_run, "applied": {"workers": 0 if ask.dry_run else 1},
         }  # fmt: skip
+
+
+def tagged(resource: Any) -> str:
+    """The entity tag: of the table its revision, of anything else its content."""
+    if isinstance(resource, int):
+        return f'"{resource}"'
+    return f'"{hashlib.sha256(json.dumps(resource).encode()).hexdigest()[:12]}"'
 
 
 def difference(before: Any, after: Any, at: str = "") -> list[dict[str, Any]]:
@@ -164,7 +175,7 @@ class Ask:
         self.path = [unquote(part) for part in parts.path.split("/")[1:]]
         self.query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         self.dry_run = self.query.get("dry_run") == "true"
-        self.reason = unquote(handler.headers.get("X-Change-Reason", ""))
+        self.reason = handler.headers.get("X-Change-Reason", "").encode("latin-1").decode()
         self.if_match = handler.headers.get("If-Match")
         self.body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
 
@@ -187,7 +198,8 @@ def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
         case ("POST", "history", number, "restore"):
             if int(number) not in player.documents:
                 raise Problem(404, f"no revision {number}")
-            return player.edit(copy.deepcopy(player.documents[int(number)]), ask)
+            back = copy.deepcopy(player.documents[int(number)])
+            return player.edit(back, ask, tagged(player.revision))
         case ("POST", "apply"):
             return _apply(player, ask)
         case (method, "routes", route, "weights"):
@@ -195,7 +207,9 @@ def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
         case ("POST", "backends", backend, "instances", address, action) if action in ACTIONS:
             wanted = copy.deepcopy(player.table)
             wanted["backends"][backend].setdefault("states", {})[address] = ACTIONS[action]
-            return player.edit(wanted, ask)
+            return player.edit(wanted, ask, tagged(player.table["backends"][backend]))
+        case ("GET", "backends", backend):
+            return dict(player.table["backends"][backend])
     raise Problem(404, "no such resource")
 
 
@@ -217,11 +231,9 @@ def _weights(player: AdminPlayer, ask: Ask, method: str, route: str) -> dict[str
     if faults:
         raise Problem(400, "weights were refused", errors=faults)
     wanted["routes"][route]["split"] = {**split, **given} if method == "PATCH" else given
-    answer = player.edit(wanted, ask)
-    return {
-        "revision": answer["revision"], "route": route, "previous": split, "diff": answer["diff"],
-        "weights": wanted["routes"][route]["split"], "applied": answer["applied"],
-    }  # fmt: skip
+    answer = player.edit(wanted, ask, tagged(split))
+    weights = wanted["routes"][route]["split"]
+    return {**answer, "route": route, "previous": split, "weights": weights}
 
 
 def _apply(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
@@ -230,7 +242,14 @@ def _apply(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
         fault = {"pointer": "/routes", "code": "missing", "detail": "routes is missing"}
         raise Problem(400, "the file was refused", errors=[fault])
     wanted = {"routes": content["routes"], "backends": content["backends"]}
-    return {**player.edit(wanted, ask), "overridden": []}
+    return {**player.edit(wanted, ask, tagged(player.revision)), "overridden": []}
+
+
+def resource(answer: dict[str, Any]) -> Any:
+    """What an answer is about, for its entity tag."""
+    if "weights" in answer and "route" in answer:
+        return answer["weights"]
+    return answer.get("revision", answer)
 
 
 def _handler(player: AdminPlayer) -> type[BaseHTTPRequestHandler]:
@@ -274,7 +293,7 @@ def _handler(player: AdminPlayer) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(content)))
-            self.send_header("ETag", f'"{player.revision}"')
+            self.send_header("ETag", tagged(resource(body)))
             self.end_headers()
             self.wfile.write(content)
 

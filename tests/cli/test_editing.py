@@ -44,10 +44,24 @@ def test_an_edit_carries_its_reason_in_any_script(headgate, player) -> None:
 def test_an_edit_can_be_bound_to_a_revision(headgate, player) -> None:
     ran = headgate("weights", "digits", "digits-cnn=11", "--if-revision", "41")
     assert ran.code == 1
-    assert ran.err.splitlines() == [
-        "headgate: someone else edited since: the revision is no longer that one (it is 42 now)"
-    ]
+    assert ran.err.splitlines() == ["headgate: the revision is no longer 41: it is 42 now"]
     assert headgate("weights", "digits", "digits-cnn=11", "--if-revision", "42").code == 0
+    assert player.asked[-2][2]["If-Match"]
+    assert headgate("drain", "127.0.0.1:8002", "--if-revision", "42").code == 1
+    assert headgate("drain", "127.0.0.1:8002", "--if-revision", "43").code == 0
+    assert headgate("restore", "42", "--if-revision", "43").code == 1
+    assert headgate("restore", "42", "--if-revision", "44").code == 0
+
+
+def test_where_a_condition_is_required_every_edit_brings_one(headgate, player, tmp_path) -> None:
+    player.require_if_match = True
+    (tmp_path / "new.yaml").write_text(yaml.safe_dump(player.table))
+    for words in (
+        ("weights", "digits", "digits-cnn=11"), ("disable", "127.0.0.1:8002"),
+        ("restore", "42"), ("apply", "new.yaml"),
+    ):  # fmt: skip
+        ran = headgate(*words)
+        assert (ran.code, ran.err) == (0, ""), words
 
 
 def test_weights_names_the_route_and_the_backend_that_were_meant(headgate, player) -> None:
