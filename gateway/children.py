@@ -12,8 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from gateway.lifeline import Lifeline
 
@@ -65,8 +66,20 @@ class Command:
 
 
 def this_program(*arguments: str) -> list[str]:
-    """The argv that runs this very package again."""
-    return [sys.executable, "-m", "gateway", *arguments]
+    """The argv that runs this very package again; see `python_path`.
+
+    Without `-P` a folder `gateway/` in the user's working directory would be run instead.
+    """
+    return [sys.executable, "-P", "-m", "gateway", *arguments]
+
+
+def python_path(*folders: str) -> dict[str, str]:
+    """The environment in which `python -P` finds this package, then `folders`, then the rest."""
+    home = str(Path(__file__).parents[1])
+    installed = Path(home).name in ("site-packages", "dist-packages")
+    ahead = [] if installed else [home]
+    kept = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+    return {"PYTHONPATH": os.pathsep.join(dict.fromkeys([*ahead, *folders, *kept]))}
 
 
 class Child:
@@ -83,7 +96,7 @@ class Child:
         lifeline: Lifeline,
         *,
         started: Callable[[int, asyncio.StreamReader | None], None],
-        ended: Callable[[Exit], bool],
+        ended: Callable[[Exit], Awaitable[bool]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._command = command
@@ -119,7 +132,7 @@ class Child:
             backoff, pause_s = backoff.after(lived_s)
             if self._stopping.is_set():
                 return
-            if not self._ended(Exit(code, lived_s, backoff.deaths, pause_s)):
+            if not await self._ended(Exit(code, lived_s, backoff.deaths, pause_s)):
                 return
             if pause_s:
                 await asyncio.wait({asked}, timeout=pause_s)

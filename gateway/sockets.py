@@ -1,7 +1,7 @@
 """Which sockets does the gateway listen on, and who owns them?
 
 The supervisor binds every listening socket once and keeps it; the processes that serve
-inherit it. A worker that dies leaves its connections waiting in the backlog of a socket that
+inherit them. A worker that dies leaves its connections waiting in the backlog of a socket that
 is still open, and its replacement accepts them: no connection is refused. Each worker slot
 has a socket of its own on the shared port (SO_REUSEPORT), so that the kernel deals
 connections out and no worker wakes for another's. This module accepts nothing.
@@ -11,6 +11,7 @@ import errno
 import ipaddress
 import os
 import socket
+from collections.abc import Iterable
 
 BACKLOG = 4096
 
@@ -27,25 +28,33 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def listen(address: str, slots: int = 1) -> list[socket.socket]:
-    """`slots` listening sockets that share `address` (port 0: any free one, the same for all).
+def bind(address: str, slots: int = 1) -> list[socket.socket]:
+    """`slots` bound sockets that share `address` (port 0: any free one, the same for all).
+
+    The port is ours from now on; whoever connects is refused until `listen` is called.
 
     Raises ListenError when the address is taken, not ours or not allowed.
     """
     host, port = parse_listen(address)
+    sockets: list[socket.socket] = []
     try:
         # SO_REUSEPORT would let us in beside another gateway of the same user, and half of
         # the connections would go there. A plain bind first finds out.
         _bind(host, port, shared=False).close()
-        sockets: list[socket.socket] = []
         for _ in range(slots):
             sockets.append(_bind(host, port, shared=True))
             port = port or sockets[0].getsockname()[1]
-        for bound in sockets:
-            bound.listen(BACKLOG)
     except OSError as error:
+        for bound in sockets:
+            bound.close()
         raise ListenError(_explain(address, error)) from None
     return sockets
+
+
+def listen(sockets: Iterable[socket.socket]) -> None:
+    """Lets clients connect; they wait until somebody accepts them."""
+    for bound in sockets:
+        bound.listen(BACKLOG)
 
 
 def url_of(bound: socket.socket) -> str:

@@ -26,6 +26,7 @@ from typing import Any
 from gateway.channel import Channel
 from gateway.children import Child, Command, Exit, this_program
 from gateway.lifeline import Lifeline
+from gateway.sockets import listen
 
 FAULT = 78
 """The exit code (EX_CONFIG) of a child that has said on stderr why it cannot start: what it
@@ -37,11 +38,17 @@ LAST_WORDS_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run. `control` and `worker` are the arguments of `python -m gateway` before the
-    ones that the supervisor adds; `patience_s` is how long a drain may take in all."""
+    """What to run.
+
+    `configuration` is the file as it was read at the start, so that a control process that
+    takes over hours later does not stumble over an edit of it. `control` and `worker` are
+    the arguments of `python -m gateway` before the ones that the supervisor adds;
+    `patience_s` is how long a drain may take in all.
+    """
 
     data: Sequence[socket.socket]
     admin: socket.socket
+    configuration: bytes
     control: Sequence[str]
     worker: Sequence[str]
     patience_s: float
@@ -65,6 +72,8 @@ class Supervisor:
         self._directory = Path(tempfile.mkdtemp(prefix="headgate-"))
         self._channel_path = self._directory / "control.sock"
         self._channels = _listen_unix(self._channel_path)
+        self._file = self._directory / "headgate.yaml"
+        self._file.write_bytes(plan.configuration)
         self._stop_asked, self._hurry = asyncio.Event(), asyncio.Event()
         self._ready, self._code = False, 0
         self._line: Channel | None = None
@@ -84,6 +93,7 @@ class Supervisor:
 
     async def run(self) -> int:
         """The exit code, when every process has ended and every socket is closed."""
+        listen((*self._plan.data, self._plan.admin))
         control = asyncio.create_task(self._control.run())
         # The control process begins first: whatever worker it then finds was started later
         # and serves nothing before it got a table.
@@ -132,7 +142,7 @@ class Supervisor:
                 self._take_up_line()
             self._tell_workers()
 
-        def ended(exit: Exit) -> bool:
+        async def ended(exit: Exit) -> bool:
             return self._judge(name, exit)
 
         return Child(command, self._lifeline, started=started, ended=ended)
@@ -158,6 +168,7 @@ class Supervisor:
         self._our_end = ours
         arguments = [
             *self._plan.control,
+            *("--file", str(self._file), "--directory", str(self._directory)),
             *("--admin-fd", str(self._plan.admin.fileno())),
             *("--channels-fd", str(self._channels.fileno())),
             *("--line-fd", str(theirs.fileno())),

@@ -166,10 +166,12 @@ class Workers:
 
     # -- what runs all the time
 
-    async def watch(self) -> None:
-        """Asks for counters each second, and replaces a worker that says nothing any more."""
+    async def watch(self, on_beat: Callable[[Sequence[Metrics]], None]) -> None:
+        """Asks for counters each second and hands them on; replaces a worker that says
+        nothing any more."""
         while True:
             await asyncio.sleep(BEAT_S)
+            on_beat(await self.scrape())
             for link in self.links:
                 # Beats are counted, not seconds: after a pause of our own the answers that
                 # wait in the socket must be read before anybody is judged.
@@ -177,7 +179,6 @@ class Workers:
                 link.heard = False
                 if link.missed >= MISSED_BEATS:
                     self._replace(link.pid)
-            self._send_all({"type": "scrape", "id": 0})
 
     async def attend(self, channel: Channel) -> None:
         """Serves one channel until it ends."""

@@ -59,7 +59,8 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     for name in ("--slot", "--data-fd", "--admin-fd", "--channels-fd", "--line-fd", "--workers"):
         parser.add_argument(name, type=int)
-    parser.add_argument("--channel")
+    for name in ("--channel", "--file", "--directory"):
+        parser.add_argument(name)
     parser.add_argument("--again", action="store_true")
     options = parser.parse_args(sys.argv[2:])
     return asyncio.run({"_control": control, "_worker": worker}[sys.argv[1]](options))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.sockets import ListenError, listen
+from gateway.sockets import ListenError, bind, listen
 from gateway.supervisor import Plan, Supervisor
 
 from .waiting import alive, until
@@ -32,11 +32,12 @@ class Running:
     def __init__(self, workers: int = 1, fake: str = "", patience_s: float = 5.0) -> None:
         self.ready: list[dict] = []
         self.said: list[str] = []
-        self.data = listen("127.0.0.1:0", workers)
+        self.data = bind("127.0.0.1:0", workers)
         self.port = self.data[0].getsockname()[1]
         plan = Plan(
             data=self.data,
-            admin=listen("127.0.0.1:0")[0],
+            admin=bind("127.0.0.1:0")[0],
+            configuration=b"",
             control=(),
             worker=(),
             patience_s=patience_s,
@@ -159,25 +160,27 @@ async def test_nothing_is_left_in_the_file_system() -> None:
 
 def test_a_taken_port_is_one_clear_line_even_when_the_other_one_shares_it() -> None:
     with contextlib.ExitStack() as stack:
-        (taken,) = (stack.enter_context(bound) for bound in listen("127.0.0.1:0", 1))
+        (taken,) = (stack.enter_context(bound) for bound in bind("127.0.0.1:0", 1))
+        listen([taken])
         port = taken.getsockname()[1]
         with pytest.raises(ListenError, match=f"127.0.0.1:{port}: the port is taken"):
-            listen(f"127.0.0.1:{port}", 2)
+            bind(f"127.0.0.1:{port}", 2)
 
 
 def test_every_slot_listens_on_the_same_free_port() -> None:
     with contextlib.ExitStack() as stack:
-        ports = {stack.enter_context(bound).getsockname()[1] for bound in listen("127.0.0.1:0", 3)}
+        ports = {stack.enter_context(bound).getsockname()[1] for bound in bind("127.0.0.1:0", 3)}
         assert len(ports) == 1
 
 
 @pytest.mark.parametrize("address", ["no-such-host.invalid:0", "192.0.2.1:0"])
 def test_an_address_that_is_not_ours_is_one_clear_line(address: str) -> None:
     with pytest.raises(ListenError, match=f"^cannot listen on {address}: [^\n]+$"):
-        listen(address)
+        bind(address)
 
 
 def test_dual_stack_wildcards_take_ipv4_too() -> None:
-    (bound,) = listen("[::]:0")
+    (bound,) = bind("[::]:0")
     with bound:
+        listen([bound])
         socket.create_connection(("127.0.0.1", bound.getsockname()[1]), 2).close()
