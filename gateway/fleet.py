@@ -58,6 +58,7 @@ class Fleet:
                 raise StartError(self._failed.result())
         finally:
             asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
 
     async def stop(self, patience_s: float, hurry: asyncio.Event) -> None:
         """Ends every instance: asked to at first, killed when time or patience is over."""

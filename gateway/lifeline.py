@@ -37,9 +37,11 @@ class Lifeline:
         return {PARENT: str(os.getpid()), PIPE: str(self.fd)}
 
     def close(self) -> None:
-        """Lets go: children that are still tied end at once."""
-        os.close(self._writing)
-        os.close(self.fd)
+        """Lets go: children that are still tied end at once. A second call does nothing."""
+        if self._writing >= 0:
+            os.close(self._writing)
+            os.close(self.fd)
+            self._writing = self.fd = -1
 
 
 def tie() -> None:
