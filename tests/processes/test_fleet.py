@@ -89,7 +89,7 @@ def test_processes_that_compute_share_the_cpus() -> None:
 
 def test_a_name_that_is_many_addresses_cannot_be_started_here() -> None:
     spec = {"instances": ["dns+http://model:80"], "serve": {"model": "m:M"}}
-    with pytest.raises(ServeError, match=r"^backend a: dns\+http://model:80 cannot be started here"):
+    with pytest.raises(ServeError, match=r"dns\+http://model:80 cannot be started here"):
         plan(table(a=spec), Path("f"), Path(), 1)
 
 
