@@ -1,8 +1,9 @@
-"""How does a model take a picture? As a file in a form, or as the body itself.
+r"""How does a model take a picture? As a file in a form, or as the body itself.
 
     headgate up examples/images/headgate.yaml
-    curl localhost:8080/picture --form image=@examples/images/seven.png
-    curl localhost:8080/picture --data-binary @examples/images/seven.png -H 'Content-Type: image/png'
+    curl localhost:8080/picture --form image=@examples/images/three.png
+    curl localhost:8080/picture -H 'Content-Type: image/png' \
+         --data-binary @examples/images/three.png
 
 The picture becomes a scan of 8×8 (dark or bright ink, whatever its corners say the paper
 is) and is read by the digit model of `examples/digits`. A file that is no picture is 422;
