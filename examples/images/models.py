@@ -29,7 +29,7 @@ class Picture(Cnn):
 
     example = None
 
-    def decode_request(self, request: Any) -> list[list[float]]:  # type: ignore[override]
+    def decode_request(self, request: Any) -> list[list[float]]:
         return scan(picture_of(request))
 
 

@@ -8,6 +8,7 @@ import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from instance import ModelAPI, endpoint
 
@@ -83,7 +84,7 @@ class Choice(BaseModel):
     @classmethod
     def has_a_root(cls, value: float, others: ValidationInfo) -> float:
         if others.data.get("model_type") == "root" and value < 0:
-            raise ValueError("a negative number has no square root")
+            raise PydanticCustomError("no_root", "a negative number has no square root")
         return value
 
 
