@@ -69,6 +69,9 @@ def _file(where: str) -> ModuleType:
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        log.exception("running %s failed", where)
+        raise LoadError(f"{where} imports {error.name!r}, which is not installed") from None
     except Exception as error:
         log.exception("running %s failed", where)
         raise LoadError(f"running {where} failed: {_line(error)}") from None

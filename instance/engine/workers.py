@@ -76,6 +76,9 @@ class Worker:
             await self._process.start(self._driver.settings, self.device)
             how = await self._process.gone()
             self.state = after(self.state, Signal.EXIT)
+            if not self.first.done():  # never ready: whoever started us is told, once
+                self.first.set_result(self._failure or f"the model's process ended with {how}")
+                return
             self._bury(how)
             if self.state is State.DOWN:
                 await asyncio.sleep(self._backoff.delay_s)
@@ -83,8 +86,6 @@ class Worker:
 
     def _bury(self, how: str) -> None:
         """What the dead process was computing has failed; what it had not begun waits again."""
-        if not self.first.done():
-            self.first.set_result(self._failure or f"the model's process ended with {how}")
         if self.state is State.DOWN:
             lived_s = time.monotonic() - self._ready_at if self._ready_at else 0.0
             self._backoff = self._backoff.failed(lived_s)
