@@ -108,6 +108,7 @@ class Gateway:
 
     async def start(self) -> None:
         """Start the processes and return once both listeners answer."""
+        self.document["gateway"].setdefault("access_log", str(self.folder / "access.log"))
         self.file.write_text(yaml.safe_dump(dict(self.document), sort_keys=False))
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
