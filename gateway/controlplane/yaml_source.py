@@ -27,6 +27,7 @@ _WORDS = {
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
 # What YAML 1.1 makes of a plain scalar; we read it again by the rules of YAML 1.2.
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _KINDS = {"str", "int", "float", "bool", "null", "timestamp", "merge", "value"}
 
 
@@ -103,6 +104,8 @@ def _value(node: yaml.Node, at: tuple[str | int, ...], source: Source) -> Any:
     if source.nodes > MAX_NODES or len(at) > MAX_DEPTH:
         raise YamlError(line, "the aliases expand to too much")
     source.lines.setdefault(pointer(*at), line)
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
+        _refuse(node, at, source, f"the tag {node.tag!r} is not understood")
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, at, source)
     if isinstance(node, yaml.SequenceNode):
