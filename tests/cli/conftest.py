@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
-from admin_player import AdminPlayer
+from tests.cli.admin_player import AdminPlayer
 
 from gateway.cli import main
 

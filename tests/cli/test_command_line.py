@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from admin_player import AdminPlayer
+from tests.cli.admin_player import AdminPlayer
 
 from gateway.cli import finding, main
 from gateway.cli.commands import SHOWN
