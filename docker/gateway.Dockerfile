@@ -1,0 +1,32 @@
+# The gateway alone: no model, no torch.
+#
+#   docker build --file docker/gateway.Dockerfile --tag headgate-gateway .
+
+FROM python:3.11-slim AS build
+RUN python -m venv /opt/headgate
+ENV PATH=/opt/headgate/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /src
+# Dependencies before sources: this layer is built anew only when one of them changes.
+COPY pyproject.toml constraints.txt ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" >requirements.txt \
+ && pip install --constraint constraints.txt --requirement requirements.txt
+COPY README.md LICENSE ./
+COPY gateway gateway
+RUN pip install --no-deps .
+
+FROM python:3.11-slim
+RUN useradd --system --uid 10001 --home-dir /var/lib/headgate --create-home --shell /usr/sbin/nologin headgate
+COPY --from=build /opt/headgate /opt/headgate
+COPY docker/headgate.yaml /etc/headgate/headgate.yaml
+ENV PATH=/opt/headgate/bin:$PATH PYTHONUNBUFFERED=1 HEADGATE_STATE_DIR=/var/lib/headgate/state
+USER headgate
+WORKDIR /var/lib/headgate
+# The state (weights edited while running, the admin token) outlives the container.
+RUN mkdir --mode=0700 state
+VOLUME /var/lib/headgate/state
+EXPOSE 8080 8081
+HEALTHCHECK --interval=2s --timeout=2s --start-period=30s --retries=3 \
+  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/-/health', timeout=2)"]
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["headgate"]
+CMD ["gateway", "/etc/headgate/headgate.yaml"]

@@ -1,0 +1,1 @@
+"""Two versions of one model: handwritten digits, read by a linear layer or by a small CNN."""

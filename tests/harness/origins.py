@@ -1,0 +1,451 @@
+"""What answers in an instance's place, and what exactly did it receive?
+
+An `Origin` listens on a free port, records every byte, frames requests strictly with h11 and
+hands each to a responder, a coroutine function that may answer, be slow, break off or lie.
+Health probes are answered apart and never recorded as requests.
+"""
+
+import asyncio
+import hashlib
+import json
+import random
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import h11
+
+KEPT_BODY = 1 << 20
+PROBE = b"/health"
+
+
+class Gone(Exception):
+    """The gateway closed its connection."""
+
+
+class Exchange:
+    """One request as the origin got it, and the means to answer it."""
+
+    def __init__(self, connection: "Connection", request: h11.Request) -> None:
+        self.connection = connection
+        self.method = request.method.decode()
+        self.target = request.target
+        self.headers = [(bytes(k), bytes(v)) for k, v in request.headers]
+        self.raw_names = [bytes(k) for k, _ in request.headers.raw_items()]
+        self.body = bytearray()
+        self.length = 0
+        self.digest = hashlib.sha256()
+        self.trailers: list[tuple[bytes, bytes]] = []
+        self.began = time.monotonic()
+        self.complete = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.gone_at = 0.0
+
+    @property
+    def origin(self) -> "Origin":
+        return self.connection.origin
+
+    @property
+    def id(self) -> str:
+        return self.header("x-test-id")
+
+    def header(self, name: str) -> str:
+        """The first value of header `name`; "" where there is none."""
+        wanted = name.lower().encode()
+        return next((v.decode("latin-1") for k, v in self.headers if k == wanted), "")
+
+    def all(self, name: str) -> list[bytes]:
+        wanted = name.lower().encode()
+        return [v for k, v in self.headers if k == wanted]
+
+    async def read(self) -> bytes:
+        """The whole body (the first MiB of it); Gone if the gateway breaks off before its end."""
+        await self.or_gone(self.complete.wait())
+        return bytes(self.body)
+
+    async def or_gone(self, something: Awaitable) -> None:
+        """Await `something`, but raise Gone as soon as the gateway has closed."""
+        both = [asyncio.ensure_future(something), asyncio.ensure_future(self.gone.wait())]
+        done, rest = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        for task in rest:
+            task.cancel()
+        if both[0] not in done:
+            raise Gone
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep; Gone as soon as the gateway has closed."""
+        await self.or_gone(asyncio.sleep(seconds))
+
+    def write(self, data: bytes) -> None:
+        self.connection.write(data)
+
+    async def drain(self) -> None:
+        """Return once the gateway has taken most of what was written."""
+        await self.or_gone(self.connection.writable.wait())
+
+    def reply(
+        self, status: int = 200, body: bytes = b"", headers: Iterable[tuple[str, str]] = ()
+    ) -> None:
+        """A whole answer framed by Content-Length; the connection stays open."""
+        lines = [f"HTTP/1.1 {status} Stub", f"Content-Length: {len(body)}"]
+        lines += [f"{name}: {value}" for name, value in headers]
+        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        self.write(head if self.method == "HEAD" else head + body)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def reset(self) -> None:
+        """Close with RST, as a killed process does."""
+        self.connection.reset()
+
+
+Responder = Callable[[Exchange], Awaitable[None]]
+
+
+class Connection(asyncio.Protocol):
+    """One connection from the gateway: its bytes, and its requests framed one at a time."""
+
+    def __init__(self, origin: "Origin") -> None:
+        self.origin = origin
+        self.received = bytearray()
+        self.malformed = ""
+        self.probe = False
+        self.closed = False
+        self.exchange: Exchange | None = None
+        self.open: list[Exchange] = []
+        self.transport: asyncio.Transport | None = None
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self._parser = _parser()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.origin.connections.append(self)
+        if self.origin.refuse:
+            self.reset()
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        if self.origin.record:
+            self.received += data
+        if self.malformed or self.closed:
+            return
+        if isinstance(self.exchange, Exchange) and self.exchange.method == "CONNECT":
+            return
+        try:
+            self._parser.receive_data(data)
+            self._advance()
+        except h11.RemoteProtocolError as error:
+            self.malformed = str(error)
+            self.origin.malformed.append(self.malformed)
+            self.write(b"HTTP/1.1 400 Malformed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            self.close()
+
+    def _advance(self) -> None:
+        while True:
+            event = self._parser.next_event()
+            if event is h11.NEED_DATA or event is h11.PAUSED:
+                return
+            if isinstance(event, h11.Request):
+                self._begin(event)
+            elif isinstance(event, h11.Data) and self.exchange is not None:
+                self._body(bytes(event.data))
+            elif isinstance(event, h11.EndOfMessage):
+                self._end(event)
+
+    def _begin(self, request: h11.Request) -> None:
+        if bytes(request.target).startswith(PROBE):
+            self.probe, self.exchange = True, None
+            return
+        fields = {bytes(name) for name, _ in request.headers}
+        if {b"content-length", b"transfer-encoding"} <= fields:
+            raise h11.RemoteProtocolError("Content-Length together with Transfer-Encoding")
+        self.exchange = Exchange(self, request)
+        self.open.append(self.exchange)
+        self.origin.take(self.exchange)
+
+    def _body(self, data: bytes) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        exchange.digest.update(data)
+        exchange.length += len(data)
+        if len(exchange.body) < KEPT_BODY:
+            exchange.body += data
+
+    def _end(self, event: h11.EndOfMessage) -> None:
+        rest, _ = self._parser.trailing_data
+        if self.exchange is not None:
+            self.exchange.trailers = [(bytes(k), bytes(v)) for k, v in event.headers]
+            self.exchange.complete.set()
+        elif self.probe:
+            self.origin.answer_probe(self)
+        self._parser = _parser()
+        if rest:
+            self._parser.receive_data(rest)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True
+        for exchange in self.open:
+            exchange.gone_at = time.monotonic()
+            exchange.gone.set()
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def reset(self) -> None:
+        assert self.transport is not None
+        raw = self.transport.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def hold(self) -> None:
+        """Stop reading, so that the gateway's writes back up."""
+        assert self.transport is not None
+        self.transport.pause_reading()
+
+    def release(self) -> None:
+        assert self.transport is not None
+        self.transport.resume_reading()
+
+
+def _parser() -> h11.Connection:
+    return h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+
+
+class Origin:
+    """A stub instance in this process. `respond` may be replaced at any time.
+
+    `ready`: what probes are told (True 200, False 503, None: never answered).
+    `refuse`: every new connection is reset at once.
+    """
+
+    def __init__(
+        self, respond: Responder | None = None, name: str = "origin", host: str = "127.0.0.1"
+    ) -> None:
+        self.respond: Responder = respond or echo
+        self.host = host
+        self.name = name
+        self.port = 0
+        self.ready: bool | None = True
+        self.refuse = False
+        self.record = True
+        self.exchanges: list[Exchange] = []
+        self.connections: list[Connection] = []
+        self.malformed: list[str] = []
+        self.errors: list[BaseException] = []
+        self.running = 0
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    @property
+    def traffic(self) -> list[Connection]:
+        """The connections that carried anything but probes."""
+        return [c for c in self.connections if not c.probe and c.received]
+
+    def executions(self) -> Counter[str]:
+        """How often each request id arrived here."""
+        return Counter(exchange.id for exchange in self.exchanges)
+
+    async def start(self) -> None:
+        """Listen: on a free port the first time, on the same port ever after."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: Connection(self), self.host, self.port, backlog=1024
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Listen no more and reset every connection, as a killed process does."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for connection in self.connections:
+            if not connection.closed:
+                connection.reset()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def take(self, exchange: Exchange) -> None:
+        self.exchanges.append(exchange)
+        task = asyncio.get_running_loop().create_task(self._answer(exchange))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        self.running += 1
+        try:
+            await self.respond(exchange)
+        except Gone:
+            pass
+        except Exception as error:
+            self.errors.append(error)
+            exchange.close()
+        finally:
+            self.running -= 1
+
+    def answer_probe(self, connection: Connection) -> None:
+        if self.ready is not None:
+            status = "200 OK" if self.ready else "503 Not Ready"
+            connection.write(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok".encode())
+
+
+async def echo(exchange: Exchange) -> None:
+    """Answers with what was received, as JSON."""
+    await exchange.read()
+    exchange.reply(200, described(exchange), [("Content-Type", "application/json")])
+
+
+def described(exchange: Exchange) -> bytes:
+    """What the origin saw of one request, for the client to compare."""
+    return json.dumps(
+        {
+            "id": exchange.id,
+            "instance": exchange.origin.name,
+            "method": exchange.method,
+            "target": exchange.target.decode("latin-1"),
+            "length": exchange.length,
+            "sha256": exchange.digest.hexdigest(),
+        }
+    ).encode()
+
+
+def fixed(status: int = 200, body: bytes = b"ok", headers: Iterable = ()) -> Responder:
+    """Always the same answer, once the body has been read."""
+
+    async def respond(exchange: Exchange) -> None:
+        await exchange.read()
+        exchange.reply(status, body, headers)
+
+    return respond
+
+
+def after(seconds: float, then: Responder = echo) -> Responder:
+    """`then`, but `seconds` after the request's body was read."""
+
+    async def respond(exchange: Exchange) -> None:
+        await exchange.read()
+        await exchange.sleep(seconds)
+        await then(exchange)
+
+    return respond
+
+
+def raw(data: bytes, close: bool = True) -> Responder:
+    """Exactly these bytes, whatever was asked."""
+
+    async def respond(exchange: Exchange) -> None:
+        await exchange.read()
+        exchange.write(data)
+        if close:
+            exchange.close()
+
+    return respond
+
+
+async def hang(exchange: Exchange) -> None:
+    """Never answers; ends when the gateway closes."""
+    await exchange.gone.wait()
+
+
+async def reset(exchange: Exchange) -> None:
+    """Breaks the connection before any byte of an answer."""
+    await exchange.read()
+    exchange.reset()
+
+
+def served(
+    slots: int, service_s: float, *, spread: float = 0.0, report: bool = True, seed: int = 1
+) -> Responder:
+    """As an instance does: `slots` at once, the rest queue; answers carry the load report.
+
+    `spread` is the sigma of a lognormal factor on the service time (0: constant).
+    """
+    room = asyncio.Semaphore(slots)
+    chance = random.Random(seed)
+    waiting = running = 0
+
+    async def respond(exchange: Exchange) -> None:
+        nonlocal waiting, running
+        await exchange.read()
+        waiting += 1
+        try:
+            await room.acquire()
+        finally:
+            waiting -= 1
+        running += 1
+        try:
+            factor = chance.lognormvariate(0, spread) if spread else 1.0
+            await exchange.sleep(service_s * factor)
+        finally:
+            running -= 1
+            room.release()
+        headers = [("Content-Type", "application/json")]
+        if report:
+            wait = 1000 * service_s * (waiting + 1) / slots if running >= slots else 0.0
+            load = {"queue": waiting, "running": running, "slots": slots, "wait_ms": wait}
+            value = "JSON " + json.dumps({"named_metrics": load})
+            headers.append(("endpoint-load-metrics", value))
+        exchange.reply(200, described(exchange), headers)
+
+    return respond
+
+
+def events(count: int, interval_s: float, size: int = 20) -> Responder:
+    """Server-sent events, chunked; each carries its number and the moment it was written."""
+
+    async def respond(exchange: Exchange) -> None:
+        await exchange.read()
+        exchange.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        for number in range(count):
+            data = f"data: {number} {time.monotonic():.6f} {'x' * size}\n\n".encode()
+            exchange.write(b"%x\r\n%s\r\n" % (len(data), data))
+            await exchange.sleep(interval_s)
+        exchange.write(b"0\r\n\r\n")
+
+    return respond
+
+
+@asynccontextmanager
+async def origins(count: int = 1, respond: Responder | None = None) -> AsyncIterator[list[Origin]]:
+    """`count` origins named o0, o1, …, all with the same responder."""
+    async with AsyncExitStack() as stack:
+        made = []
+        for number in range(count):
+            one = Origin(respond, f"o{number}")
+            await one.start()
+            stack.push_async_callback(one.stop)
+            made.append(one)
+        yield made
+
+
+@asynccontextmanager
+async def one_origin(respond: Responder | None = None) -> AsyncIterator[Origin]:
+    async with origins(1, respond) as made:
+        yield made[0]

@@ -1,0 +1,1 @@
+"""One file per requirement of the reliability list, named by its number."""

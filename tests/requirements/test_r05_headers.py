@@ -1,0 +1,97 @@
+"""R5: hop-by-hop and nominated headers stop here; all others pass byte for byte or not at all."""
+
+from tests.harness.cases import play
+from tests.harness.gateway import one_backend, running_gateway
+from tests.harness.origins import fixed, one_origin, raw
+from tests.harness.wire import wire
+
+HOP = {
+    "Connection": "close, X-Hop, Authorization, X-Forwarded-For, Host, Content-Length",
+    "X-Hop": "nominated",
+    "Authorization": "Basic bm9taW5hdGVk",
+    "Keep-Alive": "timeout=5",
+    "Proxy-Connection": "keep-alive",
+    "Proxy-Authorization": "Basic c2VjcmV0",
+    "TE": "trailers, deflate",
+    "Upgrade": "h2c",
+}
+REFUSED_FIELDS = [
+    b"Na me: v",
+    b"Na\x00me: v",
+    b"Na(me: v",
+    b"Name : v",
+    b": v",
+    b"X-A: a\x00b",
+    b"X-A: a\x01b",
+    b"X-A: a\x7fb",
+    b"X-A: a\rb",
+    b" X-A: folded",
+]
+
+
+async def test_r05_hop_by_hop_and_nominated_headers_never_pass() -> None:
+    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
+        async with wire(gateway.data_port) as client:
+            fields = "".join(f"{name}: {value}\r\n" for name, value in HOP.items())
+            head = f"POST /x HTTP/1.1\r\nHost: gw.test\r\n{fields}Content-Length: 2\r\n\r\nok"
+            await client.send(head.encode())
+            assert (await client.read_response()).status == 200
+        seen = origin.exchanges[0]
+        for name in ("x-hop", "keep-alive", "proxy-connection", "te", "upgrade"):
+            assert seen.all(name) == [], name
+        nominated = {b"x-hop", b"authorization", b"x-forwarded-for", b"host", b"close"}
+        assert not any(word.strip().lower() in nominated for word in b",".join(
+            seen.all("connection")).split(b","))  # fmt: skip
+        assert seen.header("x-forwarded-for").endswith("127.0.0.1")
+        assert len(seen.all("host")) == 1
+        assert seen.header("host") == "gw.test"
+        assert seen.body == b"ok"
+
+
+async def test_r05_a_field_that_is_no_field_is_refused() -> None:
+    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
+        for field in REFUSED_FIELDS:
+            data = b"GET / HTTP/1.1\r\nHost: gw.test\r\n" + field + b"\r\n\r\n"
+            outcome = await play(gateway, origin, [data])
+            assert outcome.statuses == [400], (field, outcome)
+            assert outcome.upstream == [], field
+
+
+async def test_r05_a_field_that_is_no_field_from_an_instance_becomes_502() -> None:
+    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
+        for field in REFUSED_FIELDS:
+            origin.respond = raw(
+                b"HTTP/1.1 200 OK\r\n" + field + b"\r\nContent-Length: 2\r\n\r\nok"
+            )
+            outcome = await play(gateway, origin, [b"GET / HTTP/1.1\r\nHost: gw.test\r\n\r\n"])
+            assert outcome.statuses == [502], (field, outcome)
+
+
+async def test_r05_names_with_underscores_are_dropped_unless_a_setting_says_otherwise() -> None:
+    data = b"GET / HTTP/1.1\r\nHost: gw.test\r\nX_User: root\r\nX-User: me\r\n\r\n"
+    for policy, status, passed in (
+        ("drop", 200, []),
+        ("pass", 200, [b"root"]),
+        ("refuse", 400, []),
+    ):
+        async with one_origin() as origin:
+            settings = {"underscore_headers": policy}
+            async with running_gateway(one_backend(origin), **settings) as gateway:
+                outcome = await play(gateway, origin, [data])
+                assert outcome.statuses == [status], policy
+                got = [value for one in origin.exchanges for value in one.all("x_user")]
+                assert got == passed, policy
+
+
+async def test_r05_other_bytes_pass_unaltered_both_ways() -> None:
+    value = bytes(range(0x21, 0x7F)) + b" \t " + bytes(range(0x80, 0x100))
+    answer = fixed(200, b"ok", [("X-Back", value.decode("latin-1")), ("x-lower-CASE", "1")])
+    async with one_origin(answer) as origin, running_gateway(one_backend(origin)) as gateway:
+        async with wire(gateway.data_port) as client:
+            await client.send(b"GET / HTTP/1.1\r\nHost: gw.test\r\nX-There: " + value + b"\r\n\r\n")
+            reply = await client.read_response()
+        if reply.status == 400:
+            assert origin.exchanges == []
+            return
+        assert origin.exchanges[0].all("x-there") == [value]
+        assert dict(reply.headers)[b"x-back"] == value

@@ -1,0 +1,73 @@
+"""R8: only a WebSocket handshake opens a tunnel, and only when the instance agrees."""
+
+import base64
+import hashlib
+
+from tests.harness.cases import play
+from tests.harness.gateway import one_backend, running_gateway
+from tests.harness.origins import Exchange, one_origin, raw
+from tests.harness.wire import wire
+
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+WEBSOCKET = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+WEBSOCKET += b"Sec-WebSocket-Key: " + KEY + b"\r\n"
+EVIL = b"GET /evil HTTP/1.1\r\nHost: gw.test\r\n\r\n"
+DECLINED = {
+    "POST": b"POST /up HTTP/1.1\r\nHost: gw.test\r\n" + WEBSOCKET + b"Content-Length: 0\r\n\r\n",
+    "HTTP/1.0": b"GET /up HTTP/1.0\r\nHost: gw.test\r\n" + WEBSOCKET + b"\r\n",
+    "h2c": b"GET /up HTTP/1.1\r\nHost: gw.test\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+    b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+    "unknown": b"GET /up HTTP/1.1\r\nHost: gw.test\r\n"
+    b"Connection: Upgrade\r\nUpgrade: foo/2\r\n\r\n",
+}
+
+
+async def agree(exchange: Exchange) -> None:
+    """Switches protocols whatever was asked, as a careless instance might."""
+    digest = hashlib.sha1(KEY + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
+    exchange.write(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + base64.b64encode(digest) + b"\r\n\r\n"
+    )
+
+
+async def test_r08_nothing_but_a_websocket_handshake_yields_101() -> None:
+    async with one_origin(agree) as origin, running_gateway(one_backend(origin)) as gateway:
+        for kind, data in DECLINED.items():
+            outcome = await play(gateway, origin, [data])
+            assert 101 not in outcome.statuses, (kind, outcome)
+        assert all(e.all("upgrade") == [] for e in origin.exchanges)
+
+
+async def test_r08_a_body_after_a_declined_upgrade_is_never_run_as_a_request() -> None:
+    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
+        data = (
+            b"POST /up HTTP/1.1\r\nHost: gw.test\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(EVIL)
+        )
+        outcome = await play(gateway, origin, [data + EVIL])
+        assert len(outcome.statuses) == 1, outcome
+        assert all(exchange.target != b"/evil" for exchange in origin.exchanges)
+
+
+async def test_r08_an_unsolicited_101_becomes_502() -> None:
+    answer = raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+    async with one_origin(answer) as origin, running_gateway(one_backend(origin)) as gateway:
+        outcome = await play(gateway, origin, [b"GET /up HTTP/1.1\r\nHost: gw.test\r\n\r\n"])
+        assert outcome.statuses == [502], outcome
+
+
+async def test_r08_a_websocket_carries_messages_both_ways() -> None:
+    async with one_origin(agree) as origin, running_gateway(one_backend(origin)) as gateway:
+        async with wire(gateway.data_port) as client:
+            await client.send(b"GET /up HTTP/1.1\r\nHost: gw.test\r\n" + WEBSOCKET + b"\r\n")
+            head = await client.read_until(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 101")
+            del client.received[:]
+            origin.exchanges[0].write(b"\x81\x05hello")
+            assert (await client.read_until(b"hello"))[:2] == b"\x81\x05"
+            masked = b"\x82\x84abcd" + bytes(a ^ b for a, b in zip(b"pong", b"abcd", strict=True))
+            await client.send(masked)
+            await client.read_some(0.2)
+        connection = origin.exchanges[0].connection
+        assert b"\x82" in bytes(connection.received).partition(b"\r\n\r\n")[2]
