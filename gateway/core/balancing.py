@@ -211,6 +211,12 @@ def tolerable_wait_s(service_s: float) -> float:
     return max(TOLERABLE_S, TOLERABLE_SERVICES * service_s)
 
 
+def usual_most(loads: Sequence[Load]) -> float:
+    """The most that any instance should have at once, as far as they said so: what is fair to
+    expect of one that has not answered yet, for the instances of a backend are alike."""
+    return max((load.most for load in loads if load.slots), default=math.inf)
+
+
 def most_at_once(slots: float, service_s: float) -> float:
     """How many requests an instance should have at once; infinite while `slots` is 0.
 
@@ -248,7 +254,11 @@ def choose(
         load = loads[index]
         in_flight = load.in_flight
         occupied = load.occupied(now)
-        most = load.most + ahead if load.weight >= 1.0 else (load.most + ahead) * load.weight
+        most = load.most + ahead
+        if most == math.inf and not load.samples:
+            most = usual_most(loads)
+        if load.weight < 1.0:
+            most *= load.weight
         if in_flight < max_in_flight and (occupied < most or not in_flight):
             if not least_loaded:
                 return index
