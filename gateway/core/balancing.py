@@ -245,24 +245,26 @@ def choose(
     at once and `ahead` more, at most `max_in_flight`; but a worker may always send one, for
     what it knows of the others is old.
     """
-    least_loaded = balance == "least_loaded"
     count = len(loads)
-    index = (scrambled(turn) * count) >> 64 if balance == "random" else turn % count if count else 0
+    if not count:
+        return -1
+    least_loaded = balance == "least_loaded" and count > 1
+    index = turn % count if balance != "random" else (scrambled(turn) * count) >> 64
     best, least, shunned = -1, 0.0, False
     usual_s = 0.0
     for _ in range(count):
         load = loads[index]
         in_flight = load.in_flight
-        occupied = load.occupied(now)
+        occupied = load.occupied(now) if load.reported_at else in_flight + load.others
         most = load.most + ahead
-        if most == math.inf and not load.samples:
+        if not load.samples and most == math.inf:
             most = usual_most(loads)
         if load.weight < 1.0:
             most *= load.weight
         if in_flight < max_in_flight and (occupied < most or not in_flight):
             if not least_loaded:
                 return index
-            if not usual_s and not load.service_s:
+            if not load.service_s and not usual_s:
                 usual_s = usual_service_s(loads)
             delay = load.delay(now, occupied, usual_s)
             avoid = load.failures >= SHUN_AFTER and load.shunned_until > now

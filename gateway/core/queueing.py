@@ -31,6 +31,9 @@ class Placement(NamedTuple):
     position: int
 
 
+_ONLY: Final = Placement(0, 0)
+
+
 class Admit(NamedTuple):
     """Wait, expecting `wait_s`."""
 
@@ -58,8 +61,10 @@ def place(
     index = choose(balance, loads, turn, now, max_in_flight, ahead)
     if index < 0:
         return None
+    if count == 1:
+        return _ONLY
     candidate = loads[index]
-    if balance == "least_loaded" and count > 1:
+    if balance == "least_loaded":
         own_s = candidate.alone_s / MUCH_SLOWER
         for load in loads:
             if load.alone_s < own_s or candidate.failures >= SHUN_AFTER:
