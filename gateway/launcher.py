@@ -37,7 +37,11 @@ def run_up(file: str | os.PathLike[str], state_dir: str | os.PathLike[str]) -> i
         say(str(error))
         prepared.close()
         return 1
-    return asyncio.run(Launch(prepared, servings, progress()).run())
+    return asyncio.run(_launch(prepared, servings))
+
+
+async def _launch(prepared: Prepared, servings: Sequence[Serving]) -> int:
+    return await Launch(prepared, servings, progress()).run()
 
 
 class Launch:
