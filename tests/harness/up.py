@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import yaml
 
+from gateway.controlplane import yaml_source
 from tests.harness.gateway import ROOT, Gateway, eventually, free_port
 
 
@@ -44,10 +45,12 @@ class Up(Gateway):
 
 def on_free_ports(file: str) -> dict[str, Any]:
     """The document in `file` (below the repository's root), on ports that are free."""
-    document: dict[str, Any] = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
+    # Read as the gateway reads it: to YAML 1.1 the key `on` is the word true.
+    document: dict[str, Any] = yaml_source.read((ROOT / file).read_text("utf-8")).value
     document["gateway"] |= {
         "listen": f"127.0.0.1:{free_port()}",
         "admin": f"127.0.0.1:{free_port()}",
+        "lame_duck": "100ms",  # nobody here has to notice that the gateway is about to go
     }
     for backend in document["backends"].values():
         backend["instances"] = [f"http://127.0.0.1:{free_port()}" for _ in backend["instances"]]
