@@ -114,6 +114,8 @@ async def make_admin(tmp_path: Path) -> AsyncIterator[MakeAdmin]:
         )
         clock = [0.0]
         server = TestServer(admin_application(parts, clock=lambda: clock[0]))
+        # As the gateway runs it: the audit line is the publisher's.
+        await server.start_server(access_log=None)
         client: TestClient[Any, Any] = TestClient(server)
         await client.start_server()
         started.append(Admin(client, parts, clock))
