@@ -126,7 +126,7 @@ def _mapping(node: yaml.MappingNode, at: tuple[str | int, ...], source: Source) 
         if not isinstance(key_node, yaml.ScalarNode):
             source.errors.append(YamlError(line, "a key must be plain text", pointer(*at)))
             continue
-        key = key_node.value
+        key = _ON if _was_on(key_node, at) else key_node.value
         if key == "<<" and not key_node.style:
             merged = {**_merged(value_node, at, source), **merged}
             continue
@@ -139,6 +139,17 @@ def _mapping(node: yaml.MappingNode, at: tuple[str | int, ...], source: Source) 
         source.lines[where] = line
         said[key] = _value(value_node, (*at, key), source)
     return {**merged, **said}
+
+
+_ON = "on"
+
+
+def _was_on(key: yaml.ScalarNode, at: tuple[str | int, ...]) -> bool:
+    """Whether the key was `retries.on` before a YAML 1.1 program read and wrote the file.
+
+    Such a program takes a plain `on` for the truth, and writes `true`.
+    """
+    return key.value == "true" and not key.style and at[-1:] == ("retries",)
 
 
 def _merged(node: yaml.Node, at: tuple[str | int, ...], source: Source) -> dict[str, Any]:
