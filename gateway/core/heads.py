@@ -71,6 +71,7 @@ _status_line = re.compile(
     rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?"
 ).fullmatch
 _LONG_TARGET = re.compile(rb"[A-Z][A-Z-]{0,31} [^ ]*")
+_method_start = re.compile(rb"[A-Z][A-Z-]{0,31}(?: .*)?", re.DOTALL).fullmatch
 _MAX_NAMES = 2048
 _PLAIN_CONNECTION = (b"keep-alive", b"Keep-Alive", b"close")
 
@@ -230,8 +231,11 @@ class RequestHead(_Head):
         )
 
 
-def parse_request(head: bytes, max_target: int, max_headers: int, underscores: str) -> RequestHead:
-    """The request whose head, without its final empty line, is `head`. Raises ClientFault."""
+def parse_request(
+    head: bytes, max_target: int, max_headers: int, underscores: str, whole: bool = True
+) -> RequestHead:
+    """The request whose head, without its final empty line, is `head`. Raises ClientFault.
+    Not `whole`: only the lines so far, and nothing is said about what may be missing."""
     try:
         lines = _split(head)
         request = RequestHead(lines)
@@ -256,10 +260,30 @@ def parse_request(head: bytes, max_target: int, max_headers: int, underscores: s
                 request.note(kind, value, line, underscores)
             else:
                 forward.append(line)
-        _settle(request)
+        if whole:
+            _settle(request)
         return request
     except ValueError as error:
         raise ClientFault(f"Malformed request: {error}.") from None
+
+
+def check_start(data: bytes, max_target: int, max_headers: int, underscores: str) -> None:
+    """Raises ClientFault if `data`, the start of a head, cannot become a proper one.
+
+    Whoever sends garbage is told so at once and not when the time for the head is over.
+    """
+    at = data.rfind(CRLF)
+    last = data[at + 2 :] if at >= 0 else data
+    left = last.translate(None, _FIELD_BYTES)
+    if left and (left != b"\r" or last[-1] != 0x0D):
+        raise ClientFault("Malformed request: control character in the head.")
+    if at < 0:
+        if not _method_start(last[:33]):
+            raise ClientFault("Malformed request: malformed request line.")
+        return
+    if last[:1] in (b" ", b"\t"):
+        raise ClientFault("Malformed request: folded header line.")
+    parse_request(data[:at], max_target, max_headers, underscores, whole=False)
 
 
 def _settle(request: RequestHead) -> None:

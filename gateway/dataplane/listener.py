@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from gateway.core.errors import ClientFault, GatewayError
 from gateway.core.framing import Body, Chunked, Sized
-from gateway.core.heads import CHUNKED, RequestHead, parse_request, too_large
+from gateway.core.heads import CHUNKED, RequestHead, check_start, parse_request, too_large
 from gateway.dataplane.deadlines import NEVER, Timed
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.tunnel import Tunnel
@@ -146,12 +146,8 @@ class Client(asyncio.Protocol, Timed):
             end = data.find(b"\r\n\r\n")
             options = self.plane.options
             if end < 0 or end > options.max_head:
-                if len(data) > options.max_head or end > 0:
-                    self._refuse(too_large(data, options.max_target))
+                if not self._is_beginning(data, end):
                     return
-                if not self._head_since:
-                    self._head_since = self.plane.now()
-                    self._wait_for(options.head_timeout_s)
                 break
             self._head_since = 0.0
             try:
@@ -167,6 +163,21 @@ class Client(asyncio.Protocol, Timed):
             data = self._begin(head, data[end + 4 :])
         self._pumping = False
         self._buffer = data if self.state in (HEAD, WAIT, TUNNEL) else b""
+
+    def _is_beginning(self, data: bytes, end: int) -> bool:
+        """Whether `data` may still become a head; otherwise it is refused."""
+        options = self.plane.options
+        try:
+            if len(data) > options.max_head or end > 0:
+                raise too_large(data, options.max_target)
+            check_start(data, options.max_target, options.max_headers, options.underscore_headers)
+        except ClientFault as fault:
+            self._refuse(fault)
+            return False
+        if not self._head_since:
+            self._head_since = self.plane.now()
+            self._wait_for(options.head_timeout_s)
+        return True
 
     def _begin(self, head: RequestHead, data: bytes) -> bytes:
         """Starts the request of `head`; gives what lies behind it of `data`."""
