@@ -5,6 +5,7 @@ read of the snapshot, and the decision for route and backend. Nothing here knows
 instance is asked or what it answers.
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 import orjson
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.dataplane.context import Plane
     from gateway.dataplane.listener import Client
 
+log = logging.getLogger(__name__)
 GATHERING, WAITING, TRYING, ANSWERING, TUNNEL, OVER = range(6)
 
 
@@ -103,6 +105,9 @@ class Intake(Timed):
                 self._foresee()
         except GatewayError as fault:
             self.refuse(fault)
+        except Exception:
+            log.exception("fault in the gateway")
+            self.fail(GatewayError("The gateway failed.", "internal"))
 
     def feed(self, payload: bytes, done: bool) -> None:
         """Takes more of the body."""
@@ -182,7 +187,8 @@ class Intake(Timed):
             raise ClientFault("The body is larger than the route takes.", "body_too_large")
         if EXPECT in head.special and head.minor and not self.received:
             self.client.write(CONTINUE)
-        if head.length is not None and head.length > gather:
+        self._check_size()
+        if max(head.length or 0, self.received) > gather:
             self._decide()
 
     def _gathered(self) -> None:
