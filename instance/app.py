@@ -1,0 +1,118 @@
+"""How do the parts of an instance come together, start and stop?
+
+Composes settings, driver, surface and server; owns the listening socket and the signals.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from contextlib import suppress
+
+from aiohttp import web
+
+from instance.engine.driver import Driver, StartError
+from instance.settings import Settings
+from instance.surface.http import Surface
+from instance.telemetry.logs import configure_logging
+from instance.telemetry.metrics import Metrics
+
+log = logging.getLogger("instance")
+BACKLOG = 1024
+MAX_HEAD = 32 << 10
+STREAM_BUFFER = 256 << 10
+
+
+class PortTaken(Exception):
+    """The address cannot be listened on; the message is one line."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; PortTaken says which address and why not."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise PortTaken(f"cannot listen on {host}:{port}: {reason}") from None
+    sock.setblocking(False)
+    return sock
+
+
+async def serve(settings: Settings) -> int:
+    """Runs the instance until a signal ends it; gives the exit code."""
+    sock = listen(settings.host, settings.port)
+    host, port = sock.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    log.info("listening on http://%s:%d, loading %s", shown, port, settings.model)
+    metrics = Metrics()
+    driver = Driver(settings, metrics)
+    server = web.Server(
+        Surface(driver, metrics),
+        handler_cancellation=True,
+        access_log=None,
+        keepalive_timeout=settings.keep_alive_s,
+        max_line_size=MAX_HEAD,
+        max_field_size=MAX_HEAD,
+        lingering_time=2.0,
+        read_bufsize=STREAM_BUFFER,
+    )
+    listener = await asyncio.get_running_loop().create_server(server, sock=sock)
+    try:
+        return await _until_signalled(driver)
+    finally:
+        listener.close()
+        await driver.stop()
+        server.pre_shutdown()
+        await server.shutdown(2.0)
+
+
+async def _until_signalled(driver: Driver) -> int:
+    """Starts, serves, and drains at the first signal; a second one ends it at once."""
+    loop = asyncio.get_running_loop()
+    signals = asyncio.Queue[int]()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    stop = loop.create_task(signals.get())
+    start = loop.create_task(driver.start())
+    await asyncio.wait({stop, start}, return_when=asyncio.FIRST_COMPLETED)
+    if not start.done():
+        start.cancel()
+        with suppress(asyncio.CancelledError):
+            await start
+        return 0
+    try:
+        start.result()
+    except StartError:
+        stop.cancel()
+        raise
+    log.info("ready: %s at %s", driver.info["name"], driver.info["path"])
+    await stop
+    log.info("shutting down: finishing what was accepted")
+    drain = loop.create_task(driver.drain())
+    again = loop.create_task(signals.get())
+    await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (drain, again):
+        task.cancel()
+    # One more turn for the answers that have just been resolved to be written.
+    await asyncio.sleep(0.05)
+    return 0
+
+
+def run(settings: Settings) -> int:
+    """Runs the instance in this process; exit code 1 and one line when it cannot start."""
+    configure_logging()
+    try:
+        if sys.platform != "win32":
+            import uvloop
+
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(serve(settings))
+        return asyncio.run(serve(settings))
+    except (PortTaken, StartError) as error:
+        print(f"headgate instance: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,98 @@
+"""Which errors does an instance answer with, and what does their body say?
+
+One table owns code, status and title. This module refuses to know where an error arose: the
+model's process sends a code and a detail, never an exception, and never a traceback.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One error code: its status and its human title."""
+
+    code: str
+    status: int
+    title: str
+
+
+KINDS: dict[str, Kind] = {
+    kind.code: kind
+    for kind in (
+        Kind("bad_request", 400, "Bad request"),
+        Kind("not_found", 404, "No such path"),
+        Kind("method_not_allowed", 405, "Method not allowed"),
+        Kind("body_too_large", 413, "Body too large"),
+        Kind("unsupported_media_type", 415, "Unsupported media type"),
+        Kind("expectation_failed", 417, "Expectation cannot be met"),
+        Kind("invalid_request", 422, "The request does not fit the model"),
+        Kind("refused", 400, "The model refused the request"),
+        Kind("model_error", 500, "The model failed"),
+        Kind("queue_full", 503, "The queue is full"),
+        Kind("not_ready", 503, "Not ready"),
+        Kind("deadline", 504, "The request's deadline passed"),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One field of a request that is wrong; `pointer` is its JSON pointer."""
+
+    pointer: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error as the client will see it.
+
+    `status` is 0 unless the model chose one itself; `detail` is shown to the client, and may
+    be any JSON value where the model's own exception carried one.
+    """
+
+    code: str
+    detail: Any
+    status: int = 0
+    faults: Sequence[Fault] = ()
+    headers: Sequence[tuple[str, str]] = ()
+    retry_after_s: float | None = None
+
+    @property
+    def status_code(self) -> int:
+        return self.status or KINDS[self.code].status
+
+    def document(self, request_id: str | None) -> Mapping[str, Any]:
+        """The body as RFC 9457 has it, with our `code`, `request_id` and `errors`."""
+        status = self.status_code
+        document = {
+            "type": "about:blank",
+            "title": KINDS[self.code].title,
+            "status": status,
+            "detail": self.detail,
+            "code": self.code,
+        }
+        if request_id is not None:
+            document["request_id"] = request_id
+        if self.faults:
+            document["errors"] = [
+                {"pointer": fault.pointer, "code": fault.code, "detail": fault.detail}
+                for fault in self.faults
+            ]
+        return document
+
+
+class Refused(Exception):
+    """A request that is not taken; carries the problem to answer with."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.code)
+        self.problem = problem
+
+
+def refuse(code: str, detail: str, retry_after_s: float | None = None) -> Refused:
+    """The exception to raise for `code`."""
+    return Refused(Problem(code, detail, retry_after_s=retry_after_s))

@@ -1,0 +1,71 @@
+"""What does the HTTP process have to know of a model it never sees?
+
+Plain values for the queue and the batcher, and JSON Schemas for the documentation.
+"""
+
+import inspect
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
+
+from instance.engine.model import Model
+from instance.requests import Request
+
+DEFAULT_CONCURRENCY = 64  # requests that an async model without batches works on at once
+
+
+def describe(model: Model, name: str) -> dict[str, Any]:
+    """Values that marshal carries, under the names the HTTP process uses."""
+    api, hooks = model.api, model.hooks
+    concurrency = int(getattr(api, "concurrency", 0) or 0)
+    if not concurrency:
+        plain_or_batched = not hooks.is_async or hooks.max_batch_size > 1
+        concurrency = 1 if plain_or_batched else DEFAULT_CONCURRENCY
+    return {
+        "name": name.rpartition(":")[2] or name,
+        "doc": inspect.getdoc(api) if type(api).__module__ != "instance.api" else api.__doc__,
+        "device": model.device,
+        "path": str(getattr(api, "api_path", None) or "/predict"),
+        "max_batch_size": hooks.max_batch_size,
+        "batch_timeout_s": float(getattr(api, "batch_timeout", 0.0) or 0.0),
+        "stream": hooks.stream,
+        "is_async": hooks.is_async,
+        "concurrency": concurrency if hooks.is_async else 1,
+        "wants_request": hooks.wants_context or hooks.request_type is Request,
+        "has_health": model.has_health,
+        "media_type": model.media_type or "",
+        "request_schema": _request_schema(model),
+        "answer_schema": _answer_schema(hooks.answer_type),
+        "example": _example(getattr(api, "example", None)),
+    }
+
+
+def _request_schema(model: Model) -> bytes:
+    if model.request_adapter is None:
+        return b""
+    return _schema(model.request_adapter, "validation")
+
+
+def _answer_schema(annotation: Any) -> bytes:
+    if annotation in (inspect.Parameter.empty, None, bytes):
+        return b""
+    try:
+        return _schema(TypeAdapter(annotation), "serialization")
+    except (PydanticSchemaGenerationError, TypeError):
+        return b""
+
+
+def _schema(adapter: TypeAdapter[Any], mode: Any) -> bytes:
+    try:
+        template = "#/components/schemas/{model}"
+        return orjson.dumps(adapter.json_schema(mode=mode, ref_template=template))
+    except PydanticInvalidForJsonSchema:
+        return b""
+
+
+def _example(example: Any) -> bytes:
+    if example is None or isinstance(example, bytes):
+        return b""
+    return orjson.dumps(example)

@@ -1,0 +1,138 @@
+"""Which device does a worker compute on, and what can be known of it?
+
+The only module of this package that imports torch, and only where the model already did or
+a CUDA device is there. `visible` runs in the HTTP process and never imports it.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_DEVICE = re.compile(r"cpu|mps|auto|cuda(?::\d+)?")
+
+
+def parse_devices(text: str) -> tuple[str, ...]:
+    """The devices of a comma-separated list; ValueError names the one that is none."""
+    devices = tuple(part.strip() for part in text.split(",") if part.strip())
+    for device in devices:
+        if not _DEVICE.fullmatch(device):
+            raise ValueError(f"{device!r} is no device; use cpu, cuda:N, mps or auto")
+    return devices
+
+
+def visible(device: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """What to add to a worker's environment so that it sees its own device and no other.
+
+    `cuda:N` counts among the devices that are visible here already.
+    """
+    if device == "auto":
+        return {}
+    if not device.startswith("cuda"):
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    index = int(device.partition(":")[2] or 0)
+    outer = environment.get("CUDA_VISIBLE_DEVICES")
+    if not outer:
+        return {"CUDA_VISIBLE_DEVICES": str(index)}
+    names = [name.strip() for name in outer.split(",")]
+    return {"CUDA_VISIBLE_DEVICES": names[index] if index < len(names) else str(index)}
+
+
+def inside(device: str) -> str:
+    """What `device` is called in its own worker: the only GPU it sees is the first."""
+    if device.startswith("cuda"):
+        return "cuda:0"
+    if device != "auto":
+        return device
+    if _may_have_cuda():
+        names = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[0]
+        torch = _torch(load=True)
+        if torch is not None and torch.cuda.is_available():
+            return "cuda:0"
+        return "cpu"
+    if sys.platform == "darwin":
+        torch = _torch(load=True)
+        if torch is not None and torch.backends.mps.is_available():
+            return "mps"
+    return "cpu"
+
+
+def check(device: str) -> None:
+    """ValueError, in one line, when `device` cannot be used in this process."""
+    if device == "cpu":
+        return
+    torch = _torch(load=True)
+    if torch is None:
+        raise ValueError(f"device {device} needs torch, which is not installed")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError("no CUDA device is available here; use --device cpu")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("mps is not available here; use --device cpu")
+
+
+def use_threads(count: int) -> None:
+    """Lets torch compute with `count` CPU threads, if the model uses torch at all."""
+    torch = _torch()
+    if torch is not None and torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
+def enter_inference_mode() -> None:
+    """From here on this thread records no gradients, if the model uses torch at all."""
+    torch = _torch()
+    if torch is not None:
+        torch.inference_mode().__enter__()
+
+
+def memory(device: str) -> tuple[int, int] | None:
+    """(bytes in use, bytes in all) of a GPU; None where there is none."""
+    torch = _torch()
+    if torch is None or not device.startswith("cuda"):
+        return None
+    free, total = torch.cuda.mem_get_info()
+    return total - free, total
+
+
+def stack_tensors(tensors: Any) -> Any:
+    """One tensor of `tensors`, in pinned memory where that speeds up the way to a GPU."""
+    import torch
+
+    first = tensors[0]
+    if first.device.type == "cpu" and _cuda_in_use(torch):
+        shape = (len(tensors), *first.shape)
+        pinned = torch.empty(shape, dtype=first.dtype, pin_memory=True)
+        return torch.stack(list(tensors), out=pinned)
+    return torch.stack(list(tensors))
+
+
+def _cuda_in_use(torch: Any) -> bool:
+    return bool(torch.cuda.is_available() and torch.cuda.is_initialized())
+
+
+def tensor_value(tensor: Any) -> Any:
+    """`tensor` as a numpy array of the same shape, whatever device and type it has."""
+    tensor = tensor.detach().cpu()
+    if str(tensor.dtype) == "torch.bfloat16":
+        tensor = tensor.float()
+    return tensor.numpy()
+
+
+def _torch(load: bool = False) -> Any:
+    """torch if it is loaded, or can be when `load`; else None."""
+    if not load and "torch" not in sys.modules:
+        return None
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
+
+
+def _may_have_cuda() -> bool:
+    """Whether a look at torch is worth its seconds of import."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return False
+    return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()

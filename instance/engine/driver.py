@@ -1,0 +1,269 @@
+"""Who computes what, and when? The loop around the batcher.
+
+Holds the queue and the workers, hands batches out and replies back, notices hung and dead
+workers and starts new ones. Decisions are the core's; HTTP is the surface's.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from math import ceil, inf
+from typing import Any
+
+from instance.core.batching import Batcher, Policy
+from instance.core.errors import Problem, refuse
+from instance.core.lifecycle import State, is_ready
+from instance.core.pacing import Pace
+from instance.engine.jobs import Job
+from instance.engine.workers import Batch, Worker
+from instance.settings import Settings
+from instance.telemetry.metrics import Metrics
+
+log = logging.getLogger("instance")
+SWEEP_S = 0.02  # how late a deadline may be noticed
+CHECK_S = 2.0
+
+
+class StartError(Exception):
+    """The instance cannot start; the message is one line."""
+
+
+class Driver:
+    """The queue and the workers of one instance."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.info: dict[str, Any] = {}
+        self.draining = False
+        self.pace = Pace()
+        self.batcher: Batcher[Job] = Batcher(Policy())
+        self.workers = [Worker(self, device) for device in settings.worker_devices()]
+        self.ids = itertools.count(1)
+        self._was_ready = False
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._checker: asyncio.TimerHandle | None = None
+        self._quiet = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    # -- life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Starts every worker; returns when all are warm. StartError when one cannot be."""
+        for worker in self.workers:
+            worker.start()
+        results = await asyncio.gather(*(worker.first for worker in self.workers))
+        for failure in results:
+            if failure is not None:
+                raise StartError(failure)
+        self._was_ready = True
+        if self.info["has_health"] or any("cuda" in w.info["device"] for w in self.workers):
+            self._check()
+
+    async def drain(self) -> None:
+        """Takes nothing new, and returns when all that was taken is answered, or too late."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(self.settings.drain_s):
+                while self.batcher.waiting or self.batcher.running:
+                    self._quiet.clear()
+                    await self._quiet.wait()
+        except TimeoutError:
+            log.warning("%d requests were not finished in time", self.batcher.running)
+
+    async def stop(self) -> None:
+        """Ends every worker, with its `teardown` where it can still run."""
+        self.draining = True
+        for handle in (self._timer, self._sweeper, self._checker):
+            if handle is not None:
+                handle.cancel()
+        await asyncio.gather(*(worker.stop() for worker in self.workers))
+
+    @property
+    def ready(self) -> bool:
+        return is_ready(
+            [worker.state for worker in self.workers],
+            was_ready=self._was_ready,
+            draining=self.draining,
+            healthy=all(worker.healthy for worker in self.workers),
+        )
+
+    def learn_model(self, info: dict[str, Any]) -> None:
+        """A worker has said what the model is; the first to do so sets up the queue."""
+        if self.info:
+            return
+        self.info = info
+        size = info["max_batch_size"]
+        window_s = info["batch_timeout_s"] if size > 1 else 0.0
+        self.batcher = Batcher(Policy(size, self.settings.queue_size(size), window_s))
+
+    # -- requests --------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Queues `job`; raises Refused when there is no room, or no use in waiting."""
+        if self.draining or not self._was_ready:
+            raise refuse(
+                "not_ready",
+                "the instance is shutting down" if self.draining else "the model is still loading",
+                1.0,
+            )
+        if not any(worker.hopeful for worker in self.workers):
+            raise refuse("not_ready", "the model keeps failing to start", 5.0)
+        if job.deadline != inf and self._hopeless(job):
+            raise refuse("queue_full", "the wait is longer than the deadline", self.retry_after())
+        if not self.batcher.offer(job):
+            raise refuse("queue_full", "too many requests wait already", self.retry_after())
+        if not self._scheduled:
+            # Not at once: requests that came in the same turn of the loop share a batch.
+            self._scheduled = True
+            self._loop.call_soon(self._dispatch)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def abandon(self, job: Job) -> None:
+        """The client of `job` left: its place is free, its stream is stopped."""
+        if job.taken:
+            if job.worker is not None and (self.info["stream"] or self.info["is_async"]):
+                job.worker.send(("cancel", job.id))
+        else:
+            self.batcher.leave(job)
+            self._notice_quiet()
+
+    def acknowledge(self, job: Job, size: int) -> None:
+        """`size` bytes of a stream, with what each item counts besides, were sent on."""
+        if job.worker is not None:
+            job.worker.send(("ack", job.id, size))
+
+    def retry_after(self) -> float:
+        """Seconds after which a refused client may find room."""
+        return float(max(1, ceil(self.wait_s())))
+
+    # -- load ------------------------------------------------------------------------------
+
+    def slots(self) -> int:
+        """Requests that all live workers together can compute at once."""
+        ready = sum(worker.capacity for worker in self.workers if worker.state is State.READY)
+        return ready * self.batcher.limit
+
+    def wait_s(self) -> float:
+        """How long the next request is expected to wait."""
+        batcher = self.batcher
+        ready = sum(worker.capacity for worker in self.workers if worker.state is State.READY)
+        return self.pace.wait_s(batcher.waiting, batcher.running, ready, batcher.limit)
+
+    def report(self) -> tuple[int, int, int, float]:
+        """(queue, running, slots, expected wait in milliseconds), as ORCA carries them.
+
+        A batch sent ahead to a busy worker waits there, so it counts as waiting.
+        """
+        slots = self.slots()
+        running = min(self.batcher.running, slots)
+        queue = self.batcher.waiting + self.batcher.running - running
+        return queue, running, slots, self.wait_s() * 1000.0
+
+    def _hopeless(self, job: Job) -> bool:
+        return self.batcher.waiting > 0 and job.arrived + self.wait_s() > job.deadline
+
+    # -- batches ---------------------------------------------------------------------------
+
+    def dispatch_soon(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._scheduled = False
+        now = time.monotonic()
+        while self.batcher.waiting:
+            worker = self._idle()
+            if worker is None:
+                worker = self._ahead()
+            elif (delay := self.batcher.delay(now)) and not self.draining:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer = self._loop.call_later(delay, self.dispatch_soon)
+                return
+            if worker is None:
+                return
+            jobs, expired = self.batcher.take(now)
+            self._expire(expired)
+            if jobs:
+                worker.run(jobs, now)
+                self.metrics.batch_size.observe(len(jobs))
+                for job in jobs:
+                    self.metrics.queue_seconds.observe(now - job.arrived)
+
+    def _idle(self) -> Worker | None:
+        """The ready worker with most room; None when all are busy."""
+        best, most = None, 0
+        for worker in self.workers:
+            if worker.room > most:
+                best, most = worker, worker.room
+        return best
+
+    def _ahead(self) -> Worker | None:
+        """A lone worker may have one *full* batch in its pipe while it computes another: a
+        full batch cannot grow, so nothing is lost by forming it early."""
+        if len(self.workers) > 1 or self.batcher.waiting < self.batcher.limit:
+            return None
+        worker = self.workers[0]
+        return worker if worker.can_take_ahead else None
+
+    def batch_done(self, batch: Batch, seconds: float) -> None:
+        """A batch came back; `seconds` is what it took in the worker, 0 if it failed there."""
+        self.batcher.finish(len(batch.jobs))
+        if seconds:
+            self.metrics.predict_seconds.observe(seconds)
+            self.pace.learn(len(batch.jobs), seconds)
+            if self.settings.target_latency_s:
+                self.batcher.limit = self.pace.largest_within(
+                    self.settings.target_latency_s, self.batcher.policy.max_batch_size
+                )
+        if self.batcher.waiting:
+            self.dispatch_soon()
+        self._notice_quiet()
+
+    def put_back(self, batch: Batch) -> None:
+        """A batch that its worker never started waits again."""
+        for job in batch.jobs:
+            job.taken, job.worker = 0.0, None
+        self.batcher.put_back(batch.jobs)
+
+    def fail_waiting(self, problem: Problem) -> None:
+        """Answers all that wait: no worker will come for them soon."""
+        for job in self.batcher.clear():
+            job.resolve(problem)
+        self._notice_quiet()
+
+    def _notice_quiet(self) -> None:
+        if not self.batcher.waiting and not self.batcher.running:
+            self._quiet.set()
+
+    # -- time ------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """One timer for all deadlines and all hung batches; none while nothing is there."""
+        self._sweeper = None
+        now = time.monotonic()
+        self._expire(self.batcher.expire(now))
+        for worker in self.workers:
+            worker.end_if_hung(now)
+        if self.batcher.waiting or self.batcher.running:
+            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+        else:
+            self._notice_quiet()
+
+    def _expire(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            job.resolve(Problem("deadline", "the deadline passed while the request waited"))
+
+    def _check(self) -> None:
+        """Asks workers that are not busy how they are."""
+        self._checker = self._loop.call_later(CHECK_S, self._check)
+        for worker in self.workers:
+            worker.check()
+            if worker.gpu_memory is not None:
+                self.metrics.gpu_memory[worker.device] = worker.gpu_memory

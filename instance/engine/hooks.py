@@ -1,0 +1,138 @@
+"""How is each hook of a model called?
+
+Looks at a model once, after it is made, and says of every hook whether it is plain, async or
+a generator, and whether it wants the context. Defaults are None here, so that what a model
+leaves out costs nothing. Refuses to run anything.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from instance.api import Endpoint, type_hints
+from instance.engine import devices
+
+BASES = ("ModelAPI.", "LitAPI.")
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One hook: what to call, and how."""
+
+    call: Callable[..., Any]
+    wants_context: bool
+    is_async: bool
+    is_generator: bool
+
+    def __call__(self, value: Any, context: Any) -> Any:
+        if self.wants_context:
+            return self.call(value, context=context)
+        return self.call(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """The hooks of one model; None where the default is used."""
+
+    predict: Hook
+    decode: Hook | None
+    batch: Hook | None
+    unbatch: Hook | None
+    encode: Hook | None
+    stream: bool
+    max_batch_size: int
+    request_type: Any  # annotation of one request, inspect.Parameter.empty if there is none
+    answer_type: Any
+
+    @property
+    def is_async(self) -> bool:
+        hooks = (self.predict, self.decode, self.batch, self.unbatch, self.encode)
+        return any(hook.is_async for hook in hooks if hook is not None)
+
+    @property
+    def wants_context(self) -> bool:
+        hooks = (self.predict, self.decode, self.batch, self.unbatch, self.encode)
+        return any(hook.wants_context for hook in hooks if hook is not None)
+
+
+def hooks_of(api: Any) -> Hooks:
+    """The hooks of `api`; ValueError, in one line, when they do not fit together."""
+    stream = bool(getattr(api, "stream", False))
+    predict = _hook(api, "predict")
+    assert predict is not None
+    encode = _hook(api, "encode_response")
+    if not stream and (predict.is_generator or (encode is not None and encode.is_generator)):
+        raise ValueError("predict or encode_response is a generator but stream is not set")
+    encodes_plainly = encode is not None and encode.is_generator and not encode.is_async
+    if stream and encodes_plainly and predict.is_generator and predict.is_async:
+        raise ValueError("predict is an async generator, so encode_response must be one too")
+    request_type, answer_type = _types(api)
+    return Hooks(
+        predict=predict,
+        decode=_hook(api, "decode_request"),
+        batch=_hook(api, "batch"),
+        unbatch=_hook(api, "unbatch"),
+        encode=encode,
+        stream=stream,
+        max_batch_size=int(getattr(api, "max_batch_size", 1) or 1),
+        request_type=request_type,
+        answer_type=answer_type,
+    )
+
+
+def _hook(api: Any, name: str) -> Hook | None:
+    call = getattr(api, name, None)
+    if call is None or not callable(call):
+        return None
+    inner = inspect.unwrap(getattr(call, "__func__", call))
+    if name != "predict" and getattr(inner, "__qualname__", "").startswith(BASES):
+        return None
+    try:
+        wants_context = "context" in inspect.signature(call).parameters
+    except (TypeError, ValueError):
+        wants_context = False
+    is_async_generator = inspect.isasyncgenfunction(inner)
+    return Hook(
+        call=call,
+        wants_context=wants_context,
+        is_async=inspect.iscoroutinefunction(inner) or is_async_generator,
+        is_generator=inspect.isgeneratorfunction(inner) or is_async_generator,
+    )
+
+
+def _types(api: Any) -> tuple[Any, Any]:
+    """(annotation of one request, annotation of one answer)."""
+    if isinstance(api, Endpoint):
+        return api.annotations()
+    empty = inspect.Parameter.empty
+    request: Any = empty
+    answer: Any = empty
+    decode = getattr(api, "decode_request", None)
+    if decode is not None:
+        parameters = list(inspect.signature(decode).parameters)
+        if parameters:
+            request = type_hints(decode).get(parameters[0], empty)
+    encode = getattr(api, "encode_response", None)
+    if encode is not None:
+        answer = type_hints(encode).get("return", empty)
+    return (empty if request is Any else request), (empty if answer is Any else answer)
+
+
+def stack(inputs: Sequence[Any]) -> Any:
+    """The default batch: tensors and arrays are stacked, anything else stays a list."""
+    first = inputs[0]
+    if hasattr(first, "__torch_function__"):
+        return devices.stack_tensors(inputs)
+    if type(first).__name__ == "ndarray" and type(first).__module__ == "numpy":
+        import numpy as np
+
+        return np.stack(inputs)
+    return inputs
+
+
+def shape_of(value: Any) -> Any:
+    """What must be equal for two inputs to be stacked; None for what is not stacked."""
+    if hasattr(value, "__torch_function__") or type(value).__name__ == "ndarray":
+        return (tuple(value.shape), str(value.dtype))
+    return None

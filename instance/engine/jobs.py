@@ -1,0 +1,101 @@
+"""What is a request while it waits for, and gets, its answer?
+
+A `Job` belongs to the HTTP process: it is queued, taken into a batch, and resolved with a
+reply. A streaming job is resolved when its head is known and then has `Parts`.
+"""
+
+import asyncio
+from collections import deque
+from math import inf
+from typing import Any
+
+from instance.core.errors import Problem
+from instance.engine.replies import Answer, Reply
+
+
+class Parts:
+    """What has come of a stream and has not been sent on yet."""
+
+    __slots__ = ("_queue", "_waiter", "content_type", "ended", "last", "problem", "size")
+
+    def __init__(self, content_type: str) -> None:
+        self.content_type = content_type
+        self.ended = False
+        self.problem: Problem | None = None
+        self.last: bytes | bytearray = b""  # said before a connection is broken off
+        self.size = 0  # bytes that wait here
+        self._queue: deque[bytes | bytearray] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+
+    def add(self, part: bytes | bytearray) -> None:
+        self._queue.append(part)
+        self.size += len(part)
+        self._wake()
+
+    def end(self, problem: Problem | None, last: bytes | bytearray = b"") -> None:
+        if not self.ended:
+            self.ended, self.problem, self.last = True, problem, last
+            self._wake()
+
+    async def take(self) -> list[bytes | bytearray]:
+        """All that is there, at least one part; empty when the stream has ended."""
+        while not self._queue:
+            if self.ended:
+                return []
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        parts = list(self._queue)
+        self._queue.clear()
+        self.size = 0
+        return parts
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+        self._waiter = None
+
+
+class Job:
+    """One request; `future` gets the reply, or the `Parts` of a stream when it has begun."""
+
+    __slots__ = (
+        "arrived", "body", "content_type", "deadline", "future", "gone", "id", "meta", "parts",
+        "sse", "taken", "worker",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: int,
+        arrived: float,
+        body: bytes | bytearray,
+        content_type: str,
+        future: "asyncio.Future[Answer | Problem | Parts]",
+        deadline: float = inf,
+        sse: bool = False,
+        meta: tuple[str, str, str, list[tuple[str, str]]] | None = None,
+    ) -> None:
+        self.id = id
+        self.arrived = arrived
+        self.deadline = deadline
+        self.gone = False
+        self.body = body
+        self.content_type = content_type
+        self.sse = sse
+        self.meta = meta
+        self.future = future
+        self.parts: Parts | None = None
+        self.taken = 0.0
+        self.worker: Any = None
+
+    def resolve(self, reply: Reply) -> None:
+        """The reply, unless there is one or nobody waits; ends a stream that has begun."""
+        if self.parts is not None:
+            self.parts.end(reply if isinstance(reply, Problem) else None)
+        elif not self.future.done():
+            self.future.set_result(reply)
+
+    def begin(self, content_type: str) -> None:
+        """The head of a stream is known."""
+        self.parts = Parts(content_type)
+        if not self.future.done():
+            self.future.set_result(self.parts)

@@ -1,0 +1,98 @@
+"""What does a worker hold: a model, its hooks, and the ways to run and check it."""
+
+import inspect
+import logging
+from typing import Any
+
+import orjson
+
+from instance.core.errors import Problem
+from instance.engine import devices
+from instance.engine.hooks import BASES, Hooks
+from instance.engine.pipeline import Pipeline, Work
+from instance.engine.replies import Blame
+from instance.engine.streams import Streams
+from instance.requests import Request
+from instance.surface.codec import parser_for
+
+log = logging.getLogger("instance")
+
+
+class Model:
+    """A loaded model, ready to be set up."""
+
+    def __init__(self, api: Any, hooks: Hooks, device: str) -> None:
+        self.api = api
+        self.hooks = hooks
+        self.device = device
+        self.media_type: str | None = getattr(api, "media_type", None)
+        parse, self.request_adapter = parser_for(hooks.request_type)
+        blame = Blame()
+        self.pipeline = Pipeline(hooks, parse, blame, self.media_type)
+        self.streams = Streams(self.pipeline, blame, self.media_type)
+
+    @property
+    def has_health(self) -> bool:
+        """Whether the model has a `health` of its own."""
+        health = getattr(self.api, "health", None)
+        inner = getattr(health, "__func__", health)
+        return callable(health) and not getattr(inner, "__qualname__", "").startswith(BASES)
+
+    async def check(self) -> tuple[bool, int, int]:
+        """(whether `health()` says yes, bytes in use and in all of its GPU or zeros)."""
+        healthy = True
+        if self.has_health:
+            try:
+                answer = self.api.health()
+                healthy = bool(await answer if inspect.isawaitable(answer) else answer)
+            except Exception:
+                log.exception("health() raised")
+                healthy = False
+        used, total = devices.memory(self.device) or (0, 0)
+        return healthy, used, total
+
+    async def warm_up(self) -> list[Problem]:
+        """Runs the example alone, and as a full batch where there are batches; gives what
+        went wrong."""
+        example = getattr(self.api, "example", None)
+        if example is None:
+            return []
+        body = example if isinstance(example, bytes) else orjson.dumps(example)
+        content_type = "application/octet-stream" if isinstance(example, bytes) else ""
+        for size in sorted({1, self.hooks.max_batch_size}):
+            works = [
+                Work(-i, Request(body=body, content_type=content_type), False) for i in range(size)
+            ]
+            if self.hooks.stream:
+                silent = Silent()
+                await self.streams.run(works, silent)
+                problems = silent.problems
+            else:
+                replies = await self.pipeline.answer(works)
+                problems = [reply for reply in replies if isinstance(reply, Problem)]
+            if problems:
+                return problems
+        return []
+
+
+class Silent:
+    """A link to nobody, for streams that only warm up."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def send(self, message: tuple[Any, ...], blobs: list[Any] | None = None) -> None:
+        if message[0] == "end" and message[2] is not None:
+            self.problems.append(Problem(message[2][1], message[2][2]))
+
+    def open(self, job: int) -> None: ...
+
+    def close(self, job: int) -> None: ...
+
+    def charge(self, job: int, size: int) -> None: ...
+
+    def cancelled(self, job: int) -> bool:
+        return False
+
+    async def room(self, job: int) -> bool:
+        return True

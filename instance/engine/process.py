@@ -1,0 +1,117 @@
+"""How is one worker process started, spoken to and ended?
+
+One object is one life of a worker, from its start to its exit; the driver makes the next.
+What its messages mean for the queue is the driver's.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from instance.engine import devices
+from instance.engine.frames import Buffer, Decoder, Frame, pack
+from instance.settings import Settings
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+)  # fmt: skip
+
+
+class WorkerProcess(asyncio.BufferedProtocol):
+    """One life of a worker. `gone` is done once it has exited and all it sent was read."""
+
+    def __init__(self, on_frame: Callable[[Frame], None]) -> None:
+        self._on_frame = on_frame
+        self._decoder = Decoder()
+        self._transport: asyncio.Transport | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._lifeline = -1
+        self._closed = asyncio.get_running_loop().create_future()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process is not None else 0
+
+    async def start(self, settings: Settings, device: str) -> None:
+        """Starts the interpreter; what comes of the model is told by its messages."""
+        ours, theirs = socket.socketpair()
+        lifeline, self._lifeline = os.pipe()
+        options = {
+            "parent": os.getpid(),
+            "lifeline": lifeline,
+            "socket": theirs.fileno(),
+            "model": settings.model,
+            "device": device,
+            "threads": settings.worker_threads(),
+            "attributes": settings.attributes(),
+        }
+        try:
+            ours.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.connect_accepted_socket(lambda: self, ours)
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "instance.engine.worker", json.dumps(options),
+                pass_fds=(theirs.fileno(), lifeline),
+                stdin=asyncio.subprocess.DEVNULL,
+                env=environment(settings, device, os.environ),
+            )  # fmt: skip
+        finally:
+            theirs.close()
+            os.close(lifeline)
+
+    def send(self, message: tuple[Any, ...], blobs: list[Buffer] | None = None) -> None:
+        """Queues a message; lost, as the worker then is, when it has gone."""
+        if self._transport is not None and not self._transport.is_closing():
+            buffers = pack(message, blobs)
+            if len(buffers) == 1:
+                self._transport.write(buffers[0])
+            else:
+                self._transport.writelines(buffers)
+
+    def kill(self) -> None:
+        """Ends it at once, whatever it is doing."""
+        if self._process is not None and self._process.returncode is None:
+            try:
+                self._process.send_signal(signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    async def gone(self) -> str:
+        """Waits for its end and says how it ended."""
+        await asyncio.shield(self._closed)
+        assert self._process is not None
+        try:
+            code = await asyncio.wait_for(self._process.wait(), 5.0)
+        except TimeoutError:
+            self.kill()
+            code = await self._process.wait()
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape only
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._decoder.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        for frame in self._decoder.updated(nbytes):
+            self._on_frame(frame)
+
+
+def environment(settings: Settings, device: str, outer: Mapping[str, str]) -> dict[str, str]:
+    """A worker's environment: its own GPU and its share of the cores."""
+    threads = str(settings.worker_threads())
+    shares = dict.fromkeys(_THREAD_VARIABLES, threads)
+    return {**shares, **outer, **devices.visible(device, outer)}

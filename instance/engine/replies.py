@@ -1,0 +1,90 @@
+"""What does a worker answer, in plain values?
+
+An answer or a problem as tuples that marshal can carry, and back. What a user's exception
+says about itself is decided here; the exception never leaves the worker.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from instance.core.errors import Fault, Problem, Refused
+from instance.engine.frames import Buffer, found, place
+from instance.surface.codec import UnencodableError
+
+log = logging.getLogger("instance.model")
+MAX_TRACEBACKS_PER_S = 5
+
+
+@dataclass(slots=True)
+class Answer:
+    """One whole answer: status, media type, further headers, body."""
+
+    body: Buffer
+    content_type: str = "application/json"
+    status: int = 200
+    headers: list[tuple[str, str]] | None = None
+
+
+Reply = Answer | Problem
+
+
+def pack_reply(reply: Reply, blobs: list[Buffer]) -> tuple[Any, ...]:
+    """`reply` as plain values; a large body goes to `blobs`."""
+    if isinstance(reply, Answer):
+        return (reply.status, reply.content_type, place(reply.body, blobs), reply.headers)
+    faults = [(fault.pointer, fault.code, fault.detail) for fault in reply.faults]
+    headers = [(str(name), str(value)) for name, value in reply.headers]
+    return (0, reply.code, _plain_detail(reply.detail), reply.status, faults, headers)
+
+
+def unpack_reply(packed: tuple[Any, ...], blobs: list[bytearray]) -> Reply:
+    """The reply that `pack_reply` was given."""
+    if packed[0]:
+        status, content_type, body, headers = packed
+        return Answer(found(body, blobs), content_type, status, headers)
+    _, code, detail, status, faults, headers = packed
+    return Problem(code, detail, status, [Fault(*fault) for fault in faults], headers)
+
+
+def _plain_detail(detail: Any) -> Any:
+    if detail is None or isinstance(detail, str):
+        return detail
+    try:
+        return orjson.loads(orjson.dumps(detail, default=str))
+    except TypeError:
+        return str(detail)
+
+
+class Blame:
+    """Turns exceptions of hooks into problems, and writes their tracebacks to the log, a few
+    in a second at most: a flood of bad items must not become a flood of lines."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._written = 0
+
+    def problem(self, error: BaseException) -> Problem:
+        """What the client is told of `error`: nothing of the code that raised it."""
+        if isinstance(error, Refused):
+            return error.problem
+        if isinstance(error, UnencodableError):
+            return Problem("model_error", str(error))
+        status = getattr(error, "status_code", None)
+        if isinstance(status, int) and 400 <= status <= 599 and hasattr(error, "detail"):
+            code = "refused" if status < 500 else "model_error"
+            headers = getattr(error, "headers", None) or {}
+            return Problem(code, getattr(error, "detail", None), status, (), list(headers.items()))
+        self._write(error)
+        return Problem("model_error", "the model failed on this request; its log says why")
+
+    def _write(self, error: BaseException) -> None:
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._written = second, 0
+        self._written += 1
+        if self._written <= MAX_TRACEBACKS_PER_S:
+            log.error("a hook raised %s", type(error).__name__, exc_info=error)

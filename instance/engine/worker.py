@@ -1,0 +1,222 @@
+"""The process that holds the model: how does it start, serve and end?
+
+Started by the HTTP process as `python -m instance.engine.worker`; talks to it over one socket.
+Everything of the user's runs here and nowhere else. A model whose hooks are all plain gets
+this thread to itself and no event loop; any async hook gives all of them a loop.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from instance.core.errors import Problem
+from instance.engine import devices, lifeline
+from instance.engine.describe import describe
+from instance.engine.frames import Buffer, Frame, found
+from instance.engine.hooks import hooks_of
+from instance.engine.links import AsyncLink, BlockingLink, Link
+from instance.engine.loader import LoadError, load
+from instance.engine.model import Model
+from instance.engine.pipeline import Work
+from instance.engine.replies import pack_reply
+from instance.requests import Headers, Request
+from instance.telemetry.logs import configure_logging
+
+log = logging.getLogger("instance")
+
+
+def main() -> None:
+    options = json.loads(sys.argv[1])
+    lifeline.hang_on(options["parent"], options["lifeline"])
+    # A terminal's Ctrl-C and a container's stop reach the whole group: the parent decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    configure_logging()
+    sock = socket.socket(fileno=options["socket"])
+    link = BlockingLink(sock)
+    try:
+        model, run = prepare(options, link)
+    except LoadError as error:
+        link.send(("failed", str(error)))
+        sys.exit(1)
+    if isinstance(run, asyncio.Runner):
+        run.run(serve_async(model, sock))
+    else:
+        serve_plain(model, link)
+    teardown = getattr(model.api, "teardown", None)
+    if callable(teardown):
+        _finish(run, teardown())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # what a library left running must not keep the worker alive
+
+
+def prepare(options: dict[str, Any], link: BlockingLink) -> tuple[Model, asyncio.Runner | None]:
+    """The model, set up and warm. Tells the HTTP process what it is as soon as that is known.
+
+    Raises LoadError, with the traceback in the log where the fault is in the user's code.
+    """
+    try:
+        device = devices.inside(options["device"])
+        devices.check(device)
+        api = load(options["model"])
+        _apply(api, options, device)
+        hooks = hooks_of(api)
+    except ValueError as error:
+        raise LoadError(str(error)) from None
+    model = Model(api, hooks, device)
+    link.send(("loaded", describe(model, options["model"])))
+    run = asyncio.Runner() if hooks.is_async else None
+    try:
+        _finish(run, api.setup(device))
+        devices.use_threads(options["threads"])
+        if getattr(api, "inference_mode", True):
+            devices.enter_inference_mode()
+    except Exception as error:
+        log.exception("setup of %s failed", options["model"])
+        raise LoadError(f"setup of {options['model']} failed: {_line(error)}") from None
+    for problem in _finish(run, model.warm_up()):
+        raise LoadError(f"warm-up of {options['model']} with its example failed: {problem.detail}")
+    link.send(("ready",))
+    return model, run
+
+
+def _apply(api: Any, options: dict[str, Any], device: str) -> None:
+    """Options given at start win over the class's own attributes."""
+    for name, value in options["attributes"].items():
+        setattr(api, name, value)
+    if hasattr(type(api), "device") or not hasattr(api, "device"):
+        try:
+            api.device = device
+        except AttributeError:
+            pass
+    pre_setup = getattr(api, "pre_setup", None)
+    if callable(pre_setup):
+        pre_setup()
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _finish(run: asyncio.Runner | None, result: Any) -> Any:
+    """The value of a hook's result, whichever kind the hook is."""
+    if not asyncio.iscoroutine(result):
+        return result
+    return drive(result) if run is None else run.run(result)
+
+
+def drive(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Runs a coroutine that never suspends, which costs no event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    raise RuntimeError("a hook waits for something but is no `async def`")
+
+
+def works_of(frame: Frame) -> list[Work]:
+    """The requests of a batch message."""
+    message, blobs = frame
+    works = []
+    for job, content_type, body, deadline, sse, meta in message[2]:
+        request = Request(
+            body=found(body, blobs),  # type: ignore[arg-type]
+            content_type=content_type,
+            deadline=deadline,
+        )
+        if meta is not None:
+            request.method, request.path, request.query = meta[0], meta[1], meta[2]
+            request.headers = Headers(meta[3])
+        works.append(Work(job, request, sse))
+    return works
+
+
+async def run_batch(model: Model, frame: Frame, link: Link) -> None:
+    """Computes one batch and sends what came of it."""
+    works = works_of(frame)
+    started = time.perf_counter()
+    blobs: list[Buffer] = []
+    packed = []
+    if model.hooks.stream:
+        await model.streams.run(works, link)
+    else:
+        replies = await model.pipeline.answer(works)
+        packed = [pack_reply(reply, blobs) for reply in replies]
+    seconds = time.perf_counter() - started
+    link.send(("answers", frame[0][1], seconds, packed), blobs)
+
+
+def serve_plain(model: Model, link: BlockingLink) -> None:
+    """One message after the other, until told to stop or the parent is gone."""
+    while (frame := link.receive()) is not None:
+        kind = frame[0][0]
+        if kind == "batch":
+            drive(run_batch(model, frame, link))
+        elif kind == "check":
+            link.send(("checked", *drive(model.check())))
+        elif kind == "stop":
+            return
+
+
+async def serve_async(model: Model, sock: socket.socket) -> None:
+    """As `serve_plain`, with every batch a task of its own."""
+    loop = asyncio.get_running_loop()
+    stop = loop.create_future()
+    tasks: dict[int, asyncio.Task[None]] = {}  # by each job of the batch
+
+    def on_frame(frame: Frame | None) -> None:
+        if frame is None or frame[0][0] == "stop":
+            if not stop.done():
+                stop.set_result(None)
+            return
+        kind = frame[0][0]
+        if kind == "batch":
+            jobs = [job[0] for job in frame[0][2]]
+            task = loop.create_task(_guarded(model, frame, link))
+            tasks.update(dict.fromkeys(jobs, task))
+            task.add_done_callback(lambda _: [tasks.pop(job, None) for job in jobs])
+        elif kind == "cancel":
+            task_of = tasks.get(frame[0][1])
+            if task_of is not None and sum(task is task_of for task in tasks.values()) == 1:
+                task_of.cancel()
+        elif kind == "check":
+            check = loop.create_task(_send_check(model, link))
+            checks.add(check)
+            check.add_done_callback(checks.discard)
+
+    checks: set[asyncio.Task[None]] = set()
+    link = AsyncLink(on_frame)
+    sock.setblocking(False)
+    await loop.connect_accepted_socket(lambda: link, sock)
+    await stop
+    for task in set(tasks.values()) | checks:
+        task.cancel()
+    await asyncio.gather(*tasks.values(), *checks, return_exceptions=True)
+
+
+async def _guarded(model: Model, frame: Frame, link: Link) -> None:
+    """A batch whose only client left is cancelled, and still has its end."""
+    try:
+        await run_batch(model, frame, link)
+    except asyncio.CancelledError:
+        gone = Problem("model_error", "the client left")
+        packed = [] if model.hooks.stream else [pack_reply(gone, []) for _ in frame[0][2]]
+        link.send(("answers", frame[0][1], 0.0, packed))
+        raise
+
+
+async def _send_check(model: Model, link: Link) -> None:
+    link.send(("checked", *await model.check()))
+
+
+if __name__ == "__main__":
+    main()

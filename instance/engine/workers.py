@@ -1,0 +1,273 @@
+"""What is known of one worker, and what is done when it is hung or dead?
+
+A `Worker` outlives its processes: it starts the next one after a back-off. Which batch it
+gets is the driver's decision.
+"""
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from instance.core.errors import Problem
+from instance.core.lifecycle import Backoff, Signal, State, after
+from instance.engine.frames import Buffer, Frame, found, place
+from instance.engine.jobs import Job
+from instance.engine.links import WINDOW
+from instance.engine.process import WorkerProcess
+from instance.engine.replies import unpack_reply
+
+if TYPE_CHECKING:
+    from instance.engine.driver import Driver
+
+log = logging.getLogger("instance")
+JSON_LINES = "application/x-ndjson"
+GRACE_S = 5.0  # for a teardown, and for an async job to heed its cancellation
+HOPELESS_AFTER = 3  # starts in a row that failed
+DIED = Problem("model_error", "the model's process died while it computed this request")
+REPLACED = Problem("deadline", "the model did not answer within its timeout")
+
+
+class Batch:
+    """Requests that were sent to a worker together; `progress` is when it last gave a sign."""
+
+    __slots__ = ("cancelled", "id", "jobs", "progress")
+
+    def __init__(self, id: int, jobs: list[Job], now: float) -> None:
+        self.id = id
+        self.jobs = jobs
+        self.progress = now
+        self.cancelled = False
+
+
+class Worker:
+    """One device's place: the process that serves it now, and the batches it has."""
+
+    def __init__(self, driver: "Driver", device: str) -> None:
+        self.device = device
+        self.state = State.DOWN
+        self.info: dict[str, Any] = {}
+        self.capacity = 1
+        self.healthy = True
+        self.gpu_memory: tuple[int, int] | None = None
+        self.first: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._driver = driver
+        self._process: WorkerProcess | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._batches: dict[int, Batch] = {}
+        self._streams: dict[int, tuple[Job, Batch]] = {}
+        self._ready_at = 0.0
+        self._failure = ""
+        self._end = DIED
+        self._backoff = Backoff()
+        self._checking = False
+
+    # -- life ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._live())
+
+    async def _live(self) -> None:
+        """Process after process, until told to stop."""
+        while self.state is State.DOWN:
+            self.state = after(self.state, Signal.START)
+            self._process = WorkerProcess(self._on_frame)
+            self._ready_at = 0.0
+            await self._process.start(self._driver.settings, self.device)
+            how = await self._process.gone()
+            self.state = after(self.state, Signal.EXIT)
+            if not self.first.done():  # never ready: whoever started us is told, once
+                self.first.set_result(self._failure or f"the model's process ended with {how}")
+                return
+            self._bury(how)
+            if self.state is State.DOWN:
+                await asyncio.sleep(self._backoff.delay_s)
+                self._driver.metrics.restarts += 1
+
+    def _bury(self, how: str) -> None:
+        """What the dead process was computing has failed; what it had not begun waits again."""
+        if self.state is State.DOWN:
+            lived_s = time.monotonic() - self._ready_at if self._ready_at else 0.0
+            self._backoff = self._backoff.failed(lived_s)
+            why = self._failure or how
+            log.error("worker on %s ended (%s); starting again", self.device, why)
+        batches = list(self._batches.values())
+        self._batches.clear()
+        self._streams.clear()
+        started = len(batches) if self.info.get("is_async") else 1
+        for batch in reversed(batches[started:]):
+            self._driver.put_back(batch)
+        for batch in batches[:started]:
+            for job in batch.jobs:
+                job.resolve(self._end)
+            self._driver.batch_done(batch, 0.0)
+        self._end = DIED
+        self._failure = ""
+        if not any(worker.hopeful for worker in self._driver.workers):
+            self._driver.fail_waiting(Problem("not_ready", "the model keeps failing to start"))
+
+    async def stop(self) -> None:
+        """Asks it to end, and ends it when it takes too long."""
+        if self._task is None:
+            return
+        was = self.state
+        self.state = after(self.state, Signal.STOP)
+        if was is State.DOWN:
+            self._task.cancel()
+        elif self._process is not None:
+            if was is State.READY:
+                self.send(("stop",))
+            else:
+                self._process.kill()
+            await asyncio.wait([self._task], timeout=GRACE_S)
+            self._process.kill()
+        await asyncio.wait([self._task])
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether requests may wait for it."""
+        return self.state is State.READY or self._backoff.failures < HOPELESS_AFTER
+
+    # -- batches ---------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        """Batches it could begin now."""
+        if self.state is not State.READY:
+            return 0
+        return self.capacity - len(self._batches)
+
+    @property
+    def can_take_ahead(self) -> bool:
+        return (
+            self.state is State.READY
+            and len(self._batches) == 1
+            and not self.info["is_async"]
+            and not self.info["stream"]
+        )
+
+    def run(self, jobs: list[Job], now: float) -> None:
+        """Sends `jobs` as one batch."""
+        blobs: list[Buffer] = []
+        packed = []
+        batch = Batch(next(self._driver.ids), jobs, now)
+        stream = self.info["stream"]
+        for job in jobs:
+            job.taken, job.worker = now, self
+            body = place(job.body, blobs)
+            packed.append((job.id, job.content_type, body, job.deadline, job.sse, job.meta))
+            if stream:
+                self._streams[job.id] = (job, batch)
+        self._batches[batch.id] = batch
+        self.send(("batch", batch.id, packed), blobs)
+
+    def send(self, message: tuple[Any, ...], blobs: list[Buffer] | None = None) -> None:
+        if self._process is not None:
+            self._process.send(message, blobs)
+
+    def check(self) -> None:
+        """Asks for health and memory, unless it computes or has not answered yet."""
+        busy = bool(self._batches) and not self.info.get("is_async")
+        if self.state is State.READY and not busy and not self._checking:
+            self._checking = True
+            self.send(("check",))
+
+    def end_if_hung(self, now: float) -> None:
+        """Replaces a worker whose batch has given no sign for the timeout."""
+        timeout_s = self._driver.settings.timeout_s
+        if not timeout_s:
+            return
+        for batch in self._batches.values():
+            if now - batch.progress <= timeout_s or self._client_is_slow(batch):
+                if self.info["is_async"]:
+                    continue
+                return
+            if self.info["is_async"] and not batch.cancelled:
+                batch.cancelled = True
+                batch.progress = now - timeout_s + GRACE_S
+                for job in batch.jobs:
+                    job.resolve(REPLACED)
+                    self.send(("cancel", job.id))
+                continue
+            log.error("worker on %s is hung for %.1f s; replacing it", self.device, timeout_s)
+            self._end = REPLACED
+            assert self._process is not None
+            self._process.kill()
+            return
+
+    def _client_is_slow(self, batch: Batch) -> bool:
+        return any(job.parts is not None and job.parts.size >= WINDOW // 2 for job in batch.jobs)
+
+    # -- messages --------------------------------------------------------------------------
+
+    def _on_frame(self, frame: Frame) -> None:
+        message, blobs = frame
+        kind = message[0]
+        if kind == "answers":
+            self._on_answers(message, blobs)
+        elif kind == "item":
+            self._on_item(message, blobs)
+        elif kind == "head":
+            if (found_ := self._streams.get(message[1])) is not None:
+                found_[0].begin(message[2])
+        elif kind == "end":
+            self._on_end(message, blobs)
+        elif kind == "checked":
+            self._checking = False
+            self.healthy = message[1]
+            self.gpu_memory = (message[2], message[3]) if message[3] else None
+        elif kind == "loaded":
+            self.info = message[1]
+            self.capacity = self.info["concurrency"]
+            self._driver.learn_model(self.info)
+        elif kind == "ready":
+            self._on_ready()
+        elif kind == "failed":
+            self._failure = message[1]
+
+    def _on_ready(self) -> None:
+        if self.state is not State.STARTING:
+            return
+        self.state = after(self.state, Signal.WARM)
+        self.healthy, self._checking = True, False
+        self._ready_at = time.monotonic()
+        if not self.first.done():
+            self.first.set_result(None)
+        self._driver.dispatch_soon()
+
+    def _on_answers(self, message: tuple[Any, ...], blobs: list[bytearray]) -> None:
+        _, id, seconds, packed = message
+        batch = self._batches.pop(id, None)
+        if batch is None:
+            return
+        for job, reply in zip(batch.jobs, packed, strict=False):
+            job.resolve(unpack_reply(reply, blobs))
+        for job in batch.jobs:
+            job.worker = None
+            self._streams.pop(job.id, None)
+        for follower in self._batches.values():
+            follower.progress = max(follower.progress, time.monotonic())
+            break
+        self._driver.batch_done(batch, seconds)
+
+    def _on_item(self, message: tuple[Any, ...], blobs: list[bytearray]) -> None:
+        if (stream := self._streams.get(message[1])) is not None:
+            job, batch = stream
+            batch.progress = time.monotonic()
+            assert job.parts is not None
+            job.parts.add(found(message[2], blobs))
+
+    def _on_end(self, message: tuple[Any, ...], blobs: list[bytearray]) -> None:
+        if (stream := self._streams.pop(message[1], None)) is None:
+            return
+        job = stream[0]
+        job.worker = None
+        reply = None if message[2] is None else unpack_reply(message[2], blobs)
+        problem = reply if isinstance(reply, Problem) else None
+        if job.parts is None:
+            if problem is not None:
+                job.resolve(problem)
+                return
+            job.begin("text/event-stream" if job.sse else self.info["media_type"] or JSON_LINES)
+        assert job.parts is not None
+        job.parts.end(problem, message[3])

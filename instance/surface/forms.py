@@ -1,0 +1,74 @@
+"""How does a form become fields and files?
+
+Takes a whole body and gives a `Form`. The parsing of multipart is python-multipart's.
+"""
+
+from io import BytesIO
+from typing import Any
+from urllib.parse import parse_qsl
+
+from python_multipart import FormParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+
+from instance.core.errors import refuse
+from instance.requests import Form, Upload
+
+MAX_FIELDS = 1000
+
+
+def parse_form(media_type: str, content_type: str, body: bytes) -> Form:
+    """The fields of `body`; `bad_request` when it is malformed."""
+    if media_type != "multipart/form-data":
+        return _urlencoded(body)
+    boundary = parse_options_header(content_type)[1].get(b"boundary")
+    if not boundary:
+        raise refuse("bad_request", "multipart/form-data needs a boundary")
+    pairs: list[tuple[str, str | Upload]] = []
+
+    def on_field(field: Any) -> None:
+        _room(pairs)
+        pairs.append((_text(field.field_name), _text(field.value or b"")))
+
+    def on_file(file: Any) -> None:
+        _room(pairs)
+        source: BytesIO = file.file_object
+        source.seek(0)
+        kind = getattr(file, "content_type", None)
+        kind_text = _text(kind) if kind else "application/octet-stream"
+        pairs.append(
+            (_text(file.field_name), Upload(_text(file.file_name), kind_text, source.read()))
+        )
+
+    parser = FormParser(
+        "multipart/form-data",
+        on_field,
+        on_file,
+        boundary=boundary,
+        config={"MAX_MEMORY_FILE_SIZE": len(body) + 1, "MAX_BODY_SIZE": len(body) + 1},
+    )
+    try:
+        parser.write(bytes(body))
+        parser.finalize()
+    except FormParserError as error:
+        raise refuse("bad_request", f"the form is malformed: {error}") from None
+    return Form(pairs)
+
+
+def _urlencoded(body: bytes) -> Form:
+    try:
+        text = bytes(body).decode()
+        return Form(list(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)))
+    except ValueError as error:
+        raise refuse("bad_request", f"the form is malformed: {error}") from None
+
+
+def _room(pairs: list[Any]) -> None:
+    if len(pairs) >= MAX_FIELDS:
+        raise refuse("bad_request", f"the form has more than {MAX_FIELDS} fields")
+
+
+def _text(raw: bytes | str | None) -> str:
+    if raw is None:
+        return ""
+    return raw if isinstance(raw, str) else raw.decode("utf-8", "replace")

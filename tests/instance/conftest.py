@@ -1,0 +1,133 @@
+"""Real instances for tests: each a process on a port of its own, stopped at the end."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Instance:
+    """One `python -m instance` process; its log is read as it is written."""
+
+    def __init__(self, model: str, arguments: tuple[str, ...], cwd: Path) -> None:
+        self.log: list[str] = []
+        self._changed = threading.Condition()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "instance", model, "--port", "0", *arguments],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                self.log.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self.log.append("<end>")
+            self._changed.notify_all()
+
+    def wait_for(self, pattern: str, timeout: float = 30.0, count: int = 1) -> re.Match[str]:
+        """The `count`th match of `pattern` in the log so far or to come."""
+        ends = time.monotonic() + timeout
+        with self._changed:
+            while True:
+                found = [m for line in self.log if (m := re.search(pattern, line))]
+                if len(found) >= count:
+                    return found[count - 1]
+                left = ends - time.monotonic()
+                assert left > 0, "".join(self.log)
+                assert "<end>" not in self.log, "".join(self.log)
+                self._changed.wait(left)
+
+    @property
+    def url(self) -> str:
+        return self.wait_for(r"listening on (http://\S+?),")[1]
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def ready(self) -> "Instance":
+        self.wait_for(r"\bready: ")
+        return self
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=30.0, **options)
+
+    def post(self, json: Any = None, path: str = "/predict", **options: Any) -> httpx.Response:
+        if json is not None:
+            options["json"] = json
+        return httpx.post(self.url + path, timeout=30.0, **options)
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=30.0)
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes that live now."""
+        return psutil.Process(self.process.pid).children()
+
+    def metric(self, name: str) -> float:
+        """The value of the one sample called `name`, labels included."""
+        for line in self.get("/metrics").text.splitlines():
+            if line.startswith(name + " "):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
+    def terminate(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(20)
+
+
+Serve = Callable[..., Instance]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Starts an instance of the classes in `source`; `name` is what to serve."""
+    started: list[Instance] = []
+
+    def start(source: str, name: str = "Model", *arguments: str, wait: bool = True) -> Instance:
+        (tmp_path / "model.py").write_text(dedent(source))
+        instance = Instance(f"model.py:{name}", arguments, tmp_path)
+        started.append(instance)
+        return instance.ready() if wait else instance
+
+    yield start
+    for instance in started:
+        instance.end()
+
+
+def eventually(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+    """The first true value of `condition`, asked again and again until `timeout`."""
+    ends = time.monotonic() + timeout
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if value := condition():
+                return value
+        assert time.monotonic() < ends, "it did not happen in time"
+        time.sleep(0.01)

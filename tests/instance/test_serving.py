@@ -1,0 +1,239 @@
+"""What a client of an instance sees: answers, errors, health, documentation."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from openapi_spec_validator import validate
+
+from tests.instance.conftest import ROOT, Serve, eventually
+
+TYPED = """
+    from pydantic import BaseModel, Field
+    from instance import ModelAPI
+
+    class Picture(BaseModel):
+        pixels: list[list[float]] = Field(min_length=1)
+        name: str = "x"
+
+    class Digit(BaseModel):
+        digit: int
+
+    class Model(ModelAPI):
+        "Sums pixels."
+        max_batch_size = 8
+        example = {"pixels": [[1.0]]}
+
+        def setup(self, device):
+            self.device_seen = device
+
+        def decode_request(self, request: Picture):
+            return request.pixels
+
+        def predict(self, batch):
+            return [sum(map(sum, pixels)) for pixels in batch]
+
+        def encode_response(self, output) -> Digit:
+            return {"digit": int(output)}
+"""
+
+ECHO = """
+    class Model:
+        def setup(self, device): ...
+        def predict(self, x):
+            return {"got": x}
+"""
+
+
+def test_a_typed_request_is_answered_with_json(serve: Serve) -> None:
+    answer = serve(TYPED).post({"pixels": [[3, 4]]})
+    assert (answer.status_code, answer.json()) == (200, {"digit": 7})
+    assert answer.headers["content-type"] == "application/json"
+
+
+def test_a_wrong_field_is_422_and_every_one_is_named(serve: Serve) -> None:
+    instance = serve(TYPED)
+    answer = instance.post({"pixels": [["a", 1], [2, "b"]], "name": 3})
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["code"] == "invalid_request"
+    pointers = {error["pointer"] for error in problem["errors"]}
+    assert pointers == {"/pixels/0/0", "/pixels/1/1", "/name"}
+    assert instance.post({}).json()["errors"][0]["pointer"] == "/pixels"
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"pixels": [[NaN]]}', b'{"pixels": [[1]]'])
+def test_what_is_not_json_is_400(serve: Serve, body: bytes) -> None:
+    answer = serve(TYPED).post(content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+
+
+def test_another_media_type_is_415_for_a_typed_model(serve: Serve) -> None:
+    answer = serve(TYPED).post(content=b"a=1", headers={"Content-Type": "text/csv"})
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+
+
+def test_a_large_body_is_413_by_its_announced_length_and_by_count(serve: Serve) -> None:
+    instance = serve(ECHO, "Model", "--max-body", "1KiB")
+    for content in (b"x" * 2000, iter([b"x" * 600] * 3)):
+        answer = instance.post(content=content)
+        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    assert instance.post("x" * 500).status_code == 200
+
+
+def test_unknown_paths_and_wrong_methods_are_problems(serve: Serve) -> None:
+    instance = serve(ECHO)
+    assert instance.get("/nothing").json()["code"] == "not_found"
+    answer = instance.get("/predict")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert instance.post({}, path="/health").status_code == 405
+
+
+def test_a_problem_carries_the_request_id(serve: Serve) -> None:
+    answer = serve(TYPED).post({}, headers={"X-Request-Id": "abc"})
+    assert answer.json()["request_id"] == "abc"
+
+
+def test_every_answer_carries_the_load_report(serve: Serve) -> None:
+    instance = serve(TYPED)
+    for answer in (instance.post({"pixels": [[1]]}), instance.post({}), instance.get("/health"),
+                   instance.get("/nothing"), instance.get("/metrics")):  # fmt: skip
+        kind, _, report = answer.headers["endpoint-load-metrics"].partition(" ")
+        assert kind == "JSON"
+        metrics = json.loads(report)["named_metrics"]
+        assert set(metrics) == {"queue", "running", "slots", "wait_ms"}
+        assert metrics["slots"] == 8
+
+
+def test_health_info_and_metrics(serve: Serve) -> None:
+    instance = serve(TYPED)
+    for path in ("/health", "/health/ready", "/health/live"):
+        answer = instance.get(path)
+        assert (answer.status_code, answer.text) == (200, "ok")
+    info = instance.get("/info").json()
+    assert (info["path"], info["max_batch_size"]) == ("/predict", 8)
+    assert info["workers"] == [{"device": "cpu", "state": "ready"}]
+    instance.post({"pixels": [[1]]})
+    assert instance.metric('instance_requests_total{code="200"}') >= 5
+    assert instance.metric('instance_batch_size_bucket{le="1.0"}') == 1
+    for name in ("queue_depth", "running", "queue_seconds", "predict_seconds",
+                 "worker_restarts_total"):  # fmt: skip
+        assert f"instance_{name}" in instance.get("/metrics").text
+
+
+def test_the_openapi_document_is_valid_and_says_the_types(serve: Serve) -> None:
+    instance = serve(TYPED)
+    document = instance.get("/openapi.json").json()
+    validate(document)
+    content = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
+    assert content["schema"] == {"$ref": "#/components/schemas/Picture"}
+    assert content["example"] == {"pixels": [[1.0]]}
+    assert "digit" in document["components"]["schemas"]["Digit"]["properties"]
+    page = instance.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+
+
+def test_it_is_not_ready_before_setup_and_warm_up_are_done(serve: Serve, tmp_path) -> None:
+    instance = serve(
+        """
+        import pathlib, time
+        class Model:
+            example = 1
+            def setup(self, device):
+                while not pathlib.Path("go").exists():
+                    time.sleep(0.01)
+            def predict(self, x):
+                pathlib.Path("warm").touch()
+                return x
+        """,
+        wait=False,
+    )
+    assert eventually(lambda: instance.get("/health/live")).status_code == 200
+    assert (instance.get("/health").status_code, instance.get("/health").text) == (503, "not ready")
+    answer = instance.post(1)
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    assert "retry-after" in answer.headers
+    (tmp_path / "go").touch()
+    eventually(lambda: instance.get("/health/ready").status_code == 200)
+    assert (tmp_path / "warm").exists()
+
+
+def test_r69_at_sigterm_accepted_requests_are_answered_and_new_ones_refused(serve: Serve) -> None:
+    instance = serve(
+        """
+        import time
+        class Model:
+            def setup(self, device): ...
+            def predict(self, x):
+                time.sleep(0.5)
+                return x
+        """
+    )
+    first, second = socket.create_connection(("127.0.0.1", instance.port)), None
+    body = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1"
+    first.sendall(body)
+    eventually(lambda: instance.metric("instance_running") == 1)
+    instance.process.send_signal(signal.SIGTERM)
+    eventually(lambda: instance.get("/health").status_code == 503)
+    second = socket.create_connection(("127.0.0.1", instance.port))
+    second.sendall(body)
+    refused = second.recv(65536)
+    assert refused.startswith(b"HTTP/1.1 503")
+    assert b"Connection: close" in refused
+    answered = first.recv(65536)
+    assert answered.startswith(b"HTTP/1.1 200")
+    assert answered.endswith(b"\r\n\r\n1")
+    assert instance.process.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "says"),
+    [
+        (ECHO, "Modle", "did you mean 'Model'"),
+        ("import nothing_like_it", "Model", "'nothing_like_it', which is not installed"),
+        ("class Model:\n  def setup(self, d): ...", "Model", r"has no predict\(\)"),
+        ("class Model:\n  def predict(self, x): ...", "Model", r"has no setup\(\)"),
+        (
+            "class Model:\n  def setup(self, d): 1/0\n  def predict(self, x): ...",
+            "Model",
+            "setup of .* failed: ZeroDivisionError",
+        ),
+        (
+            "class Model:\n  example = 1\n  def setup(self, d): ...\n  def predict(self, x): 1/0",
+            "Model",
+            "warm-up .* failed",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_one_line_and_exit_1(
+    serve: Serve, source: str, name: str, says: str
+) -> None:
+    instance = serve(source, name, wait=False)
+    assert instance.process.wait(20) == 1
+    instance.wait_for("<end>")
+    lines = [line for line in instance.log if line.startswith("headgate instance: ")]
+    assert len(lines) == 1
+    instance.log = [line for line in instance.log if line != "<end>"]
+    instance.wait_for(says)
+
+
+def test_a_taken_port_is_one_line_and_exit_1(serve: Serve) -> None:
+    instance = serve(ECHO)
+    command = [sys.executable, "-m", "instance", "x:Y", "--port", str(instance.port)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert ran.returncode == 1
+    assert ran.stderr.count("\n") == 1
+    assert "cannot listen on 127.0.0.1" in ran.stderr
+
+
+def test_wrong_usage_is_exit_2() -> None:
+    command = [sys.executable, "-m", "instance", "x:Y", "--timeout", "soon"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert ran.returncode == 2
+    assert "'soon' is no duration" in ran.stderr
