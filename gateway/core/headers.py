@@ -87,7 +87,7 @@ def upstream_head(
             b"1.1 " if head.minor else b"1.0 ", node,
             b"\r\nX-Request-Id: ", ident,
             b"" if special and TRACEPARENT in special else _trace(ident),
-            b"\r\nX-Headgate-Timeout-Ms: %d\r\n" % timeout_ms, framing, CRLF,
+            b"\r\nX-Headgate-Timeout-Ms: %d\r\n%b\r\n" % (timeout_ms, framing),
         )
     )  # fmt: skip
 

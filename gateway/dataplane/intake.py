@@ -12,7 +12,7 @@ import orjson
 
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.headers import CONTINUE, forwarded, is_loop, patience_s, request_id
-from gateway.core.heads import DEADLINE, EXPECT, UPGRADE, VIA, RequestHead
+from gateway.core.heads import CRLF, DEADLINE, EXPECT, UPGRADE, VIA, RequestHead
 from gateway.core.matching import Json
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.current import BodyNeeded, LiveRoute
@@ -221,8 +221,11 @@ class Intake(Timed):
         if self.received > most:
             raise ClientFault("The body is larger than the route takes.", "body_too_large")
         now = self.ready_at
-        plane.budget.note_request(now)
-        self.added = forwarded(head, self.client.peer, self.client.trusted)
+        client = self.client
+        if client.trusted or head.host is None:
+            self.added = forwarded(head, client.peer, client.trusted)
+        else:
+            self.added = client.forwarding + head.host + CRLF
         limit_s = route.route.deadline_s
         if DEADLINE in head.special:
             said_s = patience_s(head)

@@ -32,6 +32,7 @@ class Client(asyncio.Protocol, Timed):
         "_buffer",
         "_head_since",
         "_held",
+        "_keep_alive_s",
         "_last_piece",
         "_lingered",
         "_pumping",
@@ -40,6 +41,7 @@ class Client(asyncio.Protocol, Timed):
         "_window_bytes",
         "address",
         "exchange",
+        "forwarding",
         "keep",
         "peer",
         "plane",
@@ -70,6 +72,8 @@ class Client(asyncio.Protocol, Timed):
         self._window = 0.0
         self._window_bytes = 0
         self._lingered = 0
+        self._keep_alive_s = plane.options.keep_alive_s
+        self.forwarding = b""
 
     # asyncio.Protocol
 
@@ -80,6 +84,9 @@ class Client(asyncio.Protocol, Timed):
         self.peer = self.address.encode("latin-1")
         plane = self.plane
         self.trusted = plane.trusts(self.address)
+        self.forwarding = (
+            b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: " % self.peer
+        )
         high = plane.options.buffer
         self.transport.set_write_buffer_limits(high=high, low=high // 4)
         plane.clients.add(self)
@@ -260,7 +267,7 @@ class Client(asyncio.Protocol, Timed):
             self.keep = False
         return not self.keep
 
-    def finished(self, exchange: Exchange) -> None:
+    def finished(self, now: float) -> None:
         """The answer is written: on to the next request, or the end."""
         self.exchange = None
         self._tunnel = None
@@ -272,8 +279,9 @@ class Client(asyncio.Protocol, Timed):
             self.close_soon()
         else:
             self.state = HEAD
-            self.release()
-            self._wait_for(self.plane.options.keep_alive_s)
+            if self._held:
+                self.release()
+            self.plane.wheel.set(self, now + self._keep_alive_s)
             if self._buffer and not self._pumping:
                 data, self._buffer = self._buffer, b""
                 self._pump(data)

@@ -250,6 +250,6 @@ async def test_the_body_is_sent_again_whole(rig, stub):
 async def test_an_internal_fault_is_a_500_and_nothing_else(rig, stub):
     gateway = await rig()
     gateway.one(await stub())
-    gateway.plane.budget = None
+    gateway.plane.snapshot = None
     answer = await gateway.ask(GET)
     assert (answer.status, answer.error) == (500, "internal")
