@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import yaml
 
+from gateway.controlplane.yaml_source import read
 from tests.harness.gateway import ROOT, Gateway, eventually, free_port
 
 
@@ -44,7 +45,8 @@ class Up(Gateway):
 
 def on_free_ports(file: str) -> dict[str, Any]:
     """The document in `file` (below the repository's root), on ports that are free."""
-    document: dict[str, Any] = yaml.safe_load((ROOT / file).read_text(encoding="utf-8"))
+    # The gateway's own reader: to plain YAML 1.1 the key `on` would be true.
+    document: dict[str, Any] = read((ROOT / file).read_text(encoding="utf-8")).value
     document["gateway"] |= {
         "listen": f"127.0.0.1:{free_port()}",
         "admin": f"127.0.0.1:{free_port()}",
