@@ -149,15 +149,23 @@ class Settings(Spec):
     @property
     def admin_is_loopback(self) -> bool:
         """Whether only this machine can reach the admin listener."""
-        host, _ = self.admin_address
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        return _is_loopback(self.admin_address[0])
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach either listener."""
+        return self.admin_is_loopback and _is_loopback(self.listen_address[0])
 
     def dataplane(self) -> dict[str, Any]:
         """What the workers are told (`configure`): seconds, bytes and plain values."""
         return {name: getattr(self, name) for name in _DATAPLANE}
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 _DATAPLANE = (

@@ -10,15 +10,15 @@ from gateway.cli.screen import Cell
 MARKS = {"add": ("+", "good"), "remove": ("-", "bad"), "replace": ("~", "warn")}
 
 
-def lines(diff: Sequence[Mapping[str, Any]]) -> list[Cell]:
-    """One line per change: `~ routes/digits/split/digits-cnn: 10 → 50`."""
-    return [_line(change) for change in diff] or [Cell("nothing would change", "dim")]
+def lines(diff: Sequence[Mapping[str, Any]], width: int = 160) -> list[Cell]:
+    """One line per change: `~ routes/digits/split/digits-cnn: 10 → 50`; values cut at `width`."""
+    return [_line(change, width) for change in diff] or [Cell("nothing would change", "dim")]
 
 
-def _line(change: Mapping[str, Any]) -> Cell:
+def _line(change: Mapping[str, Any], width: int) -> Cell:
     mark, meaning = MARKS.get(str(change.get("op")), ("~", "warn"))
     where = str(change.get("pointer", "")).lstrip("/").replace("~1", "/").replace("~0", "~")
-    sides = [value(change[side]) for side in ("before", "after") if side in change]
+    sides = [value(change[side], width) for side in ("before", "after") if side in change]
     what = " → ".join(sides)
     return Cell(f"{mark} {where}: {what}", meaning)
 

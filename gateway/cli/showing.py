@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def history(options: argparse.Namespace) -> int:
     rows = [
         (
             Cell(str(edit["revision"]), "strong"),
-            str(edit.get("time", "")),
+            when(edit.get("time")),
             str(edit.get("who", "")),
             str(edit.get("why") or ""),
             _summary(edit.get("diff") or []),
@@ -94,18 +95,26 @@ def split(weights: Mapping[str, int]) -> str:
     return "  ".join(f"{name} {weight}" for name, weight in weights.items())
 
 
+def when(time: str | None) -> str:
+    """A time of the admin API (UTC) on the clock of this machine, to the second."""
+    try:
+        return f"{datetime.fromisoformat(time or '').astimezone():%Y-%m-%d %H:%M:%S}"
+    except ValueError:
+        return time or ""
+
+
 def _one(options: argparse.Namespace, edit: Json) -> int:
     if options.json:
         screen.print_json(edit)
         return 0
     why = f": {edit['why']}" if edit.get("why") else ""
-    head = f"revision {edit['revision']}, {edit.get('time', '')}, by {edit.get('who', '')}{why}"
+    head = f"revision {edit['revision']}, {when(edit.get('time'))}, by {edit.get('who', '')}{why}"
     screen.show(Cell(head, "strong"), *difference.lines(edit.get("diff") or []))
     return 0
 
 
 def _summary(diff: list[Mapping[str, Any]]) -> str:
-    told = [cell.text for cell in difference.lines(diff[:1])] if diff else [""]
+    told = [cell.text for cell in difference.lines(diff[:1], width=60)] if diff else [""]
     more = f" and {len(diff) - 1} more" if len(diff) > 1 else ""
     return told[0] + more
 

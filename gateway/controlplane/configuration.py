@@ -100,7 +100,10 @@ def examine(
         section: _entries(section, _section(value, section, faults), faults) for section in SECTIONS
     }
     raw = {section: value.get(section) for section in SECTIONS}
-    return settings, document, [*faults, *cross_faults(raw, settings)]
+    # Where a value is wrong in itself, what it clashes with would only confuse.
+    known = {fault.pointer for fault in faults}
+    clashes = [fault for fault in cross_faults(raw, settings) if fault.pointer not in known]
+    return settings, document, [*faults, *clashes]
 
 
 def entry(section: str, name: str, spec: Any, at: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -30,7 +30,15 @@ from gateway.fields import (
 )
 from gateway.settings import Settings
 
-Weight = Annotated[int, Field(ge=0, le=MAX_WEIGHT)]
+
+def _weight(value: Any) -> Any:
+    if type(value) is not int or not 0 <= value <= MAX_WEIGHT:
+        raise fault("weight", f"must be a whole number from 0 to {MAX_WEIGHT:,}")
+    return value
+
+
+_SHOWN_WEIGHT = {"type": "integer", "minimum": 0, "maximum": MAX_WEIGHT}
+Weight = Annotated[Any, AfterValidator(_weight), Shown(_SHOWN_WEIGHT)]
 
 
 def _said(description: str, **more: Any) -> Any:
@@ -92,7 +100,7 @@ class RetriesSpec(Spec):
     """When a request is tried again, on another instance, before any byte was answered."""
 
     attempts: int = _said("Tries in all, the first included (2).", ge=1, le=10)
-    on: list[RetryReason] = _said("What is worth another try ([connect_failure]).")
+    on: list[RetryReason] = _said("What is worth another try ([connect_failure, reset]).")
     retry_safe: bool = _said("Whether running a POST twice does no harm (false).")
 
 

@@ -27,6 +27,7 @@ _WORDS = {
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
 # What YAML 1.1 makes of a plain scalar; we read it again by the rules of YAML 1.2.
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _KINDS = {"str", "int", "float", "bool", "null", "timestamp", "merge", "value"}
 
 
@@ -103,6 +104,8 @@ def _value(node: yaml.Node, at: tuple[str | int, ...], source: Source) -> Any:
     if source.nodes > MAX_NODES or len(at) > MAX_DEPTH:
         raise YamlError(line, "the aliases expand to too much")
     source.lines.setdefault(pointer(*at), line)
+    if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:
+        _refuse(node, at, source, f"the tag {node.tag!r} is not understood")
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, at, source)
     if isinstance(node, yaml.SequenceNode):
@@ -123,7 +126,7 @@ def _mapping(node: yaml.MappingNode, at: tuple[str | int, ...], source: Source) 
         if not isinstance(key_node, yaml.ScalarNode):
             source.errors.append(YamlError(line, "a key must be plain text", pointer(*at)))
             continue
-        key = key_node.value
+        key = _ON if _was_on(key_node, at) else key_node.value
         if key == "<<" and not key_node.style:
             merged = {**_merged(value_node, at, source), **merged}
             continue
@@ -136,6 +139,17 @@ def _mapping(node: yaml.MappingNode, at: tuple[str | int, ...], source: Source) 
         source.lines[where] = line
         said[key] = _value(value_node, (*at, key), source)
     return {**merged, **said}
+
+
+_ON = "on"
+
+
+def _was_on(key: yaml.ScalarNode, at: tuple[str | int, ...]) -> bool:
+    """Whether the key was `retries.on` before a YAML 1.1 program read and wrote the file.
+
+    Such a program takes a plain `on` for the truth, and writes `true`.
+    """
+    return key.value == "true" and not key.style and at[-1:] == ("retries",)
 
 
 def _merged(node: yaml.Node, at: tuple[str | int, ...], source: Source) -> dict[str, Any]:

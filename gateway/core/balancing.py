@@ -7,9 +7,11 @@ instance itself last reported. All instances are looked at each time: two random
 lose to that when there are few.
 
 `Load` is plain state that its owner updates; `choose` decides and changes nothing. Which
-instances may get requests at all is `health`; how many each may have is `queueing`.
+instances may get requests at all is `health`; whether a request had better wait than go to
+the chosen one is `queueing`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -17,10 +19,15 @@ FRESH_S: Final = 0.1  # while a report is newer than what the other workers say
 FADE_S: Final = 2.0  # after which a report says nothing more
 FORGET_S: Final = 10.0  # after which what an unused instance taught is tried anew
 LEARN: Final = 0.05  # the least weight of a new answer in the learned service time
+LEARN_CROWD: Final = 0.05
+TOLERABLE_S: Final = 0.1
+TOLERABLE_SERVICES: Final = 4.0
 RELEARN: Final = 0.5  # and its weight after FORGET_S without one
 SHUN_AFTER: Final = 5  # failed answers in a row
 SHUN_S: Final = 5.0
 MOST_SLOTS: Final = 65_536.0
+TURNAROUND_S: Final = 0.002  # from an instance's answer to the arrival of its next request
+MOST_AHEAD: Final = 8.0  # requests sent ahead to an instance of few slots
 _MOST_WAIT_S: Final = 5.0
 _STEP: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 64) - 1
@@ -31,12 +38,14 @@ class Load:
 
     `in_flight` counts this worker's own requests, `others` those of the other workers.
     `slots` is how many the instance computes at once and `service_s` how long one takes
-    without waiting; 0.0 while unknown. `weight` is below 1 during slow start.
+    without waiting; 0.0 while unknown. `most` is how many it should have at once. `weight`
+    is below 1 during slow start.
     """
 
     __slots__ = (
-        "failures", "foreign", "in_flight", "learned_at", "others", "reported_at",
-        "samples", "service_s", "shunned_until", "slots", "wait_until", "weight",
+        "alone_s", "base_s", "crowd", "crowd_since", "failures", "foreign", "in_flight",
+        "learned_at", "most", "others", "reported_at", "samples", "service_s",
+        "shunned_until", "slots", "wait_until", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -53,7 +62,12 @@ class Load:
         self.slots = slots
         self.service_s = service_s
         self.weight = weight
+        self.most = most_at_once(slots, service_s)
         self.samples = 0
+        self.alone_s = service_s
+        self.base_s = 0.0
+        self.crowd = 0.0
+        self.crowd_since = 0
         self.learned_at = 0.0
         self.foreign = 0.0
         self.reported_at = 0.0
@@ -96,6 +110,33 @@ class Load:
             gain = RELEARN
         self.service_s += (sample - self.service_s) * gain
         self.learned_at = now
+        if slots:
+            self.alone_s = self.service_s
+            self.most = most_at_once(slots, self.service_s)
+        else:
+            self._feel(sample, occupied)
+            self.alone_s = self.service_s if self.most == math.inf else self.base_s
+
+    def _feel(self, sample: float, occupied: float) -> None:
+        """Feels for the room of an instance that does not report.
+
+        While a lone request is answered much sooner than one among many, requests wait in
+        there; as many may as are answered within the wait that `tolerable_wait_s` allows.
+        By Little's law that is their count now times the time allowed over the time taken.
+        """
+        base = self.base_s
+        if occupied <= max(1.0, self.most / 8.0 if self.most < math.inf else 1.0) or not base:
+            self.base_s = base = base + (sample - base) * 0.1 if base else sample
+        self.crowd += (occupied - self.crowd) * LEARN_CROWD
+        self.crowd_since += 1
+        if self.crowd_since < max(8.0, self.crowd):
+            return
+        self.crowd_since = 0
+        allowed_s = base + tolerable_wait_s(base)
+        if self.service_s > allowed_s:
+            self.most = max(1.0, self.crowd * allowed_s / self.service_s)
+        elif self.service_s < 0.7 * allowed_s and self.crowd > 0.7 * self.most:
+            self.most = 1.25 * self.most + 1.0
 
     def reported(
         self, now: float, queue: float, running: float, slots: float, wait_ms: float
@@ -111,7 +152,9 @@ class Load:
             and 0.0 <= wait_ms < 1e9
         ):
             return
-        self.slots = slots
+        if slots != self.slots:
+            self.slots = slots
+            self.most = most_at_once(slots, self.service_s)
         # Its own requests this worker knows better, and later.
         foreign = queue + running - self.in_flight
         self.foreign = foreign if foreign > 0.0 else 0.0
@@ -143,9 +186,14 @@ class Load:
             service_s = usual_s
         elif now - self.learned_at > FORGET_S and not self.in_flight:
             return 0.0
-        # Without known slots, answers already get slower as more are under way.
-        slots = self.slots or 1.0
-        delay = service_s * (occupied + 1.0) / slots if occupied + 1.0 > slots else service_s
+        if self.slots:
+            ratio = (occupied + 1.0) / self.slots
+            delay = service_s * ratio if ratio > 1.0 else service_s
+        else:
+            # What it took among so many, scaled to how many there are now.
+            delay = service_s * (occupied + 1.0) / (self.crowd if self.crowd > 1.0 else 1.0)
+            if delay < self.base_s:
+                delay = self.base_s
         if self.wait_until > now:
             reported = self.wait_until - now + service_s
             if reported > delay:
@@ -163,30 +211,61 @@ def usual_service_s(loads: Sequence[Load]) -> float:
     return total / known if known else 1.0
 
 
-def choose(balance: str, loads: Sequence[Load], turn: int, now: float) -> int:
-    """The index in `loads`, which is not empty, of the instance for one more request.
+def tolerable_wait_s(service_s: float) -> float:
+    """How long requests may wait as a rule, where nobody has said how patient they are."""
+    return max(TOLERABLE_S, TOLERABLE_SERVICES * service_s)
+
+
+def most_at_once(slots: float, service_s: float) -> float:
+    """How many requests an instance should have at once; infinite while `slots` is 0.
+
+    One for each slot, and as many more as keep the slots busy while an answer and the next
+    request are under way.
+    """
+    if not slots:
+        return math.inf
+    if not service_s or slots * TURNAROUND_S < service_s:
+        return slots
+    return slots + min(slots * TURNAROUND_S // service_s, max(slots, MOST_AHEAD))
+
+
+def choose(
+    balance: str,
+    loads: Sequence[Load],
+    turn: int,
+    now: float,
+    max_in_flight: int = 1 << 62,
+    ahead: int = 0,
+) -> int:
+    """The index in `loads` of the instance for one more request; -1 when none has room.
 
     `turn` counts up with each choice from a random start: it breaks ties by rotation, is the
-    position of `round_robin` and the chance of `random`.
+    position of `round_robin` and the chance of `random`. Room is up to what each should have
+    at once and `ahead` more, at most `max_in_flight`; but a worker may always send one, for
+    what it knows of the others is old.
     """
+    least_loaded = balance == "least_loaded"
     count = len(loads)
-    if count == 1:
-        return 0
-    if balance == "round_robin":
-        return turn % count
-    if balance == "random":
-        return (scrambled(turn) * count) >> 64
+    index = (scrambled(turn) * count) >> 64 if balance == "random" else turn % count if count else 0
+    best, least, shunned = -1, 0.0, False
     usual_s = 0.0
-    first = turn % count
-    best, least, shunned = first, -1.0, False
-    for index in (*range(first, count), *range(first)):
+    for _ in range(count):
         load = loads[index]
-        if not load.service_s and not usual_s:
-            usual_s = usual_service_s(loads)
-        delay = load.delay(now, load.occupied(now), usual_s)
-        avoid = load.failures >= SHUN_AFTER and load.shunned_until > now
-        if least < 0.0 or (delay < least if avoid == shunned else shunned):
-            best, least, shunned = index, delay, avoid
+        in_flight = load.in_flight
+        occupied = load.occupied(now)
+        most = load.most + ahead if load.weight >= 1.0 else (load.most + ahead) * load.weight
+        if in_flight < max_in_flight and (occupied < most or not in_flight):
+            if not least_loaded:
+                return index
+            if not usual_s and not load.service_s:
+                usual_s = usual_service_s(loads)
+            delay = load.delay(now, occupied, usual_s)
+            avoid = load.failures >= SHUN_AFTER and load.shunned_until > now
+            if best < 0 or (delay < least if avoid == shunned else shunned):
+                best, least, shunned = index, delay, avoid
+        index += 1
+        if index == count:
+            index = 0
     return best
 
 

@@ -9,18 +9,17 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from gateway.core.balancing import SHUN_AFTER, Load, choose, usual_service_s
+from gateway.core.balancing import SHUN_AFTER, Load, choose, tolerable_wait_s, usual_service_s
 from gateway.core.retrying import retry_after_s
 from gateway.core.table import Queue
 
-TURNAROUND_S: Final = 0.002  # from an instance's answer to the arrival of its next request
-OVERLAP: Final = 8.0
-TARGET_S: Final = 0.1  # a standing queue under overload is kept this short,
-TARGET_SERVICES: Final = 4.0  # or as short as this many service times
+PERSISTENT_S: Final = 1.0
+MEASURABLE: Final = 20  # departures from which a rate can be told
 GRACE_S: Final = 0.1  # a burst may begin a standing queue without being called overload
 DEEP: Final = 1  # waiting requests per instance from which on pipelining costs nothing
-EARLY: Final = 0.5
-MUCH_SLOWER: Final = 1.25
+EARLY: Final = 0.5  # part of its delay, waiting for which is worth a slow instance: the
+# others in the queue gain by who leaves it
+MUCH_SLOWER: Final = 2.0
 
 
 class Placement(NamedTuple):
@@ -44,29 +43,6 @@ class Refuse(NamedTuple):
     retry_after_s: int
 
 
-def has_room(load: Load, max_in_flight: int, now: float, deep: bool) -> bool:
-    """Whether an instance may have one more request.
-
-    Up to its slots, and as many more as keep them busy while an answer and the next request
-    are under way; to `max_in_flight` while its slots are unknown. `deep`: so many are
-    waiting that one of them may as well wait there. Each worker may always have one, for
-    what it knows of the others is old.
-    """
-    in_flight = load.in_flight
-    if in_flight >= max_in_flight:
-        return False
-    slots = load.slots
-    if not slots or not in_flight:
-        return True
-    most = slots + 1.0 if deep else slots
-    service_s = load.service_s
-    if service_s and slots * TURNAROUND_S >= service_s:
-        most += min(slots * TURNAROUND_S // service_s, max(slots, OVERLAP))
-    if load.weight < 1.0:
-        most *= load.weight
-    return load.occupied(now) < most
-
-
 def place(
     balance: str, loads: Sequence[Load], waiting: int, max_in_flight: int, turn: int, now: float
 ) -> Placement | None:
@@ -76,40 +52,41 @@ def place(
     With `least_loaded`, a free but slow instance is left alone until the queue is so long
     that its newest request would be answered sooner there, and it is that one that goes.
     """
-    deep = waiting > DEEP * len(loads)
-    if len(loads) == 1:
-        return _ONLY if has_room(loads[0], max_in_flight, now, deep) else None
-    free = [index for index, load in enumerate(loads) if has_room(load, max_in_flight, now, deep)]
-    if not free:
+    count = len(loads)
+    ahead = 1 if waiting > DEEP * count else 0
+    index = choose(balance, loads, turn, now, max_in_flight, ahead)
+    if index < 0:
         return None
-    if len(free) == len(loads):
-        return Placement(choose(balance, loads, turn, now), 0)
-    index = free[choose(balance, [loads[index] for index in free], turn, now)]
-    if balance != "least_loaded":
-        return Placement(index, 0)
-    return _now_or_later(loads, index, waiting, now)
-
-
-_ONLY: Final = Placement(0, 0)
+    candidate = loads[index]
+    if balance == "least_loaded" and count > 1:
+        own_s = candidate.alone_s / MUCH_SLOWER
+        for load in loads:
+            if load.alone_s < own_s or candidate.failures >= SHUN_AFTER:
+                return _now_or_later(loads, index, waiting, now)
+    return Placement(index, 0)
 
 
 def _now_or_later(loads: Sequence[Load], index: int, waiting: int, now: float) -> Placement | None:
     """Whether the best free instance is better than waiting for one that is busy."""
-    usual_s = usual_service_s(loads)
     candidate = loads[index]
+    usual_s = usual_service_s(loads)
+    own_s = candidate.alone_s or usual_s
+    delay = candidate.delay(now, candidate.occupied(now), usual_s)
     if candidate.failures >= SHUN_AFTER and candidate.shunned_until > now:
-        delay = math.inf
-    else:
-        delay = candidate.delay(now, candidate.occupied(now), usual_s)
-    own_s = candidate.service_s or usual_s
+        own_s = delay = math.inf
     rate, slots_sum = 0.0, 0.0
     for load in loads:
-        service_s = load.service_s or usual_s
-        shunned = load.failures >= SHUN_AFTER and load.shunned_until > now
-        if load is not candidate and service_s * MUCH_SLOWER < own_s and not shunned:
-            slots = load.slots or 1.0
-            rate += slots / service_s
-            slots_sum += slots
+        # Only an instance with a request of ours will tell when it has room: nobody may wait
+        # for what never comes.
+        if not load.in_flight or load is candidate:
+            continue
+        if (load.alone_s or usual_s) * MUCH_SLOWER >= own_s:
+            continue
+        if load.failures >= SHUN_AFTER and load.shunned_until > now:
+            continue
+        slots = load.slots or load.in_flight
+        rate += slots / (load.service_s or usual_s)
+        slots_sum += slots
     if not rate:
         return Placement(index, 0)
     # Waiting behind k others for any of the faster ones: k+1 departures, then the service.
@@ -124,13 +101,14 @@ def _now_or_later(loads: Sequence[Load], index: int, waiting: int, now: float) -
 def rate_per_s(loads: Sequence[Load]) -> float:
     """Requests a second that the instances answer for this worker, as far as known."""
     usual_s = usual_service_s(loads)
-    rate = own = all_ = 0.0
+    rate = own = everybody = 0.0
     for load in loads:
         busy = load.in_flight + load.others
+        # Without known slots, by Little's law: as many as are there, in the time they take.
         rate += (load.slots or max(busy, 1.0)) / (load.service_s or usual_s)
         own += load.in_flight
-        all_ += busy
-    return rate * own / all_ if own else rate
+        everybody += busy
+    return rate * own / everybody if own else rate
 
 
 class Admission:
@@ -169,40 +147,40 @@ class Admission:
         `patience_s` is how long its client will wait for the answer, infinite if unknown.
         """
         rate = self._rate(now, loads)
-        service_s = usual_service_s(loads) if not rate else len(loads) / rate
+        service_s = len(loads) / rate
         wait_s = (waiting + 1) / rate
-        target_s = max(TARGET_S, TARGET_SERVICES * service_s)
-        self._note(now, waiting, wait_s > target_s)
+        long_s = tolerable_wait_s(service_s)
+        self._note(now, waiting, wait_s > long_s)
         queue = self._queue
-        if waiting >= queue.size or wait_s > queue.timeout_s or wait_s + service_s > patience_s:
-            return Refuse("queue_full", retry_after_s(wait_s))
-        if self._overloaded and wait_s > target_s:
+        full = waiting >= queue.size or wait_s > queue.timeout_s
+        if full and self._since is not None and now > self._since + PERSISTENT_S:
+            self._overloaded = True
+        if full or wait_s + service_s > patience_s or (self._overloaded and wait_s > long_s):
             return Refuse("queue_full", retry_after_s(wait_s))
         return Admit(wait_s)
 
     def _rate(self, now: float, loads: Sequence[Load]) -> float:
         """What leaves the queue a second: measured once there is enough, expected before."""
-        if self._since is not None and self._gone >= 20:
+        if self._since is not None and self._gone >= MEASURABLE:
             return self._gone / (now - self._since - GRACE_S)
         return rate_per_s(loads)
 
     def _note(self, now: float, waiting: int, long: bool) -> None:
+        """Counts what comes against what goes while the queue stands."""
         if waiting == 0 or not (long or self._overloaded):
             self._overloaded = False
             self._since = None
-            return
-        if self._since is None:
+        elif self._since is None:
             self._restart(now)
         elif now >= self._since + GRACE_S:
             self._arrived += 1
             excess, gone = self._arrived - self._gone, self._gone
-            if excess > 5 + 0.05 * gone + 4 * math.sqrt(gone):
+            # Four standard deviations of chance, and what a few more clients make.
+            if excess > 5 + 0.03 * gone + 4 * math.sqrt(gone):
                 self._overloaded = True
-            if gone >= 100 and now > self._since + 1.0:
-                if excess <= 0.05 * gone:
-                    self._overloaded = False
-                if self._overloaded or gone >= 500:
-                    self._restart(now - GRACE_S)
+            if self._overloaded and gone >= 5 * MEASURABLE and now > self._since + PERSISTENT_S:
+                self._overloaded = excess > 0.05 * gone
+                self._restart(now - GRACE_S)
 
     def _restart(self, now: float) -> None:
         self._since = now

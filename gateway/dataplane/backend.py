@@ -8,10 +8,10 @@ instance. The decisions are the core's; this carries them out.
 from collections import deque
 from typing import TYPE_CHECKING
 
-from gateway.core.balancing import Load, usual_service_s
+from gateway.core.balancing import Load
 from gateway.core.errors import NoRoom
 from gateway.core.health import serving
-from gateway.core.queueing import Admission, Refuse, place, rate_per_s
+from gateway.core.queueing import Admission, Refuse, place
 from gateway.core.table import Backend
 from gateway.dataplane.instance import LiveInstance
 
@@ -80,14 +80,8 @@ class LiveBackend:
 
     def _admit(self, exchange: "Exchange", now: float) -> None:
         """Whether it is worth waiting: who cannot be answered in time is told so at once."""
-        loads = self.loads
-        service_s = usual_service_s(loads)
         verdict = self.admission.admit(
-            now,
-            len(self.waiting) - 1,
-            rate_per_s(loads, now),
-            service_s,
-            exchange.patience_until - now,
+            now, self.loads, len(self.waiting) - 1, exchange.patience_until - now
         )
         if isinstance(verdict, Refuse):
             self.waiting.remove(exchange)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
-from admin_player import AdminPlayer
 
 from gateway.cli import main
+from tests.cli.admin_player import AdminPlayer
 
 
 @dataclass(frozen=True, slots=True)

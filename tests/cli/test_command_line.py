@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from admin_player import AdminPlayer
 
 from gateway.cli import finding, main
 from gateway.cli.commands import SHOWN
+from tests.cli.admin_player import AdminPlayer
 
 ROOT = Path(__file__).parents[2]
 
