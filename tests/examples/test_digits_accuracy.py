@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from examples.digits import accuracy, scans
 from examples.digits.models import SEVEN
@@ -21,7 +22,7 @@ HELD_OUT = scans.load()[1]
 VERSIONS = {"linear": "digits-linear", "cnn": "digits-cnn"}
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def up(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Up]:
     document = on_free_ports("examples/digits/headgate.yaml")
     async with running(Path(tmp_path_factory.mktemp("digits")), document) as everything:

@@ -382,7 +382,7 @@ def served(
 ) -> Responder:
     """As an instance does: `slots` at once, the rest queue; answers carry the load report.
 
-    `spread` is the sigma of a lognormal factor on the service time (0: constant).
+    `spread` is the sigma of a lognormal factor of mean 1 on the service time (0: constant).
     """
     room = asyncio.Semaphore(slots)
     chance = random.Random(seed)
@@ -398,7 +398,7 @@ def served(
             waiting -= 1
         running += 1
         try:
-            factor = chance.lognormvariate(0, spread) if spread else 1.0
+            factor = chance.lognormvariate(-spread * spread / 2, spread) if spread else 1.0
             await exchange.sleep(service_s * factor)
         finally:
             running -= 1
