@@ -72,7 +72,8 @@ def upstream_head(
     """The head that an instance gets, with its final empty line.
 
     `added` are the X-Forwarded-* lines, `timeout` the one of `timeout_line`, `framing` the
-    Content-Length, Transfer-Encoding or Upgrade lines. A trace that nobody started begins here with the request's own id.
+    Content-Length, Transfer-Encoding or Upgrade lines. A trace that nobody started begins here,
+    with the request's own id.
     """
     special = head.special
     via = special.get(VIA) if special else None

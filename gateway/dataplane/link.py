@@ -129,7 +129,7 @@ class Link:
         for name, backend in plane.instances.backends.items():
             known = in_flight.get(name, {})
             for address, instance in backend.instances.items():
-                instance.load.heard(known.get(address, 0))
+                instance.load.others = known.get(address, 0)
             if backend.waiting:
                 plane.soon(backend)
 
