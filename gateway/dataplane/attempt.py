@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import orjson
 
 from gateway.core.framing import LAST_CHUNK, chunk
-from gateway.core.headers import length_line, upstream_head
-from gateway.core.heads import CHUNKED, LOAD, RETRY_AFTER, ResponseHead
+from gateway.core.headers import length_line, timeout_line, upstream_head
+from gateway.core.heads import CHUNKED, ResponseHead
 from gateway.core.health import CLEAR
+from gateway.core.lines import LOAD, RETRY_AFTER
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.upstream import Upstream
@@ -99,7 +100,9 @@ class Attempt:
         if done and length is not None:
             length = exchange.received
         self._chunked = length == CHUNKED
-        patience_s = min(exchange.patience_until - now, timeouts.response_s)
+        timeout = instance.backend.timeout_line
+        if exchange.patience_until != NEVER:
+            timeout = timeout_line(min(exchange.patience_until - now, timeouts.response_s))
         data = upstream_head(
             head,
             exchange.target,
@@ -107,7 +110,7 @@ class Attempt:
             exchange.added,
             plane.node,
             exchange.ident,
-            max(1, int(patience_s * 1000)),
+            timeout,
             _UPGRADE if exchange.upgrades else length_line(length),
         )
         payload = exchange.take_pending()
