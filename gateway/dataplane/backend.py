@@ -8,7 +8,7 @@ instance. The decisions are the core's; this carries them out.
 from collections import deque
 from typing import TYPE_CHECKING
 
-from gateway.core.balancing import Load
+from gateway.core.balancing import Load, choose
 from gateway.core.errors import NoRoom
 from gateway.core.headers import timeout_line
 from gateway.core.health import serving
@@ -151,8 +151,8 @@ class LiveBackend:
         loads = [each.load for each in left]
         self.turn += 1
         config = self.config
-        spot = place(config.balance, loads, 1, config.max_in_flight, self.turn, now)
-        return left[spot.instance] if spot is not None else None
+        index = choose(config.balance, loads, self.turn, now, config.max_in_flight)
+        return left[index] if index >= 0 else None
 
     def withdraw(self, exchange: "Exchange") -> None:
         """`exchange` waits no more."""
