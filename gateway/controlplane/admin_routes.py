@@ -43,8 +43,10 @@ async def write_entry(
     """Publishes `edit` of one route or backend and answers with what was and what is."""
 
     def guarded(document: Document) -> Document:
+        # A condition counts only where the edit would be made without it (RFC 9110, 13.2.1).
+        edited = edit(document)
         call.guard(current(document, section, name))
-        return edit(document)
+        return edited
 
     published = await call.publisher.publish(
         guarded, who=call.who, why=call.why, dry_run=call.dry_run
@@ -134,8 +136,9 @@ async def _write_weights(call: Call, *, partial: bool) -> web.Response:
     route, weights = call.part("route"), await call.mapping()
 
     def weighted(document: Document) -> Document:
+        edited = edits.set_weights(document, route, weights, partial=partial)
         call.guard(edits.weights_of(document, route))
-        return edits.set_weights(document, route, weights, partial=partial)
+        return edited
 
     published = await call.publisher.publish(
         weighted, who=call.who, why=call.why, dry_run=call.dry_run

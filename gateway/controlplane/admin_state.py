@@ -61,7 +61,8 @@ async def _file(call: Call) -> Document:
     """The document of the file in the body; its settings are checked and otherwise left alone."""
     if call.is_yaml:
         try:
-            return parse(await call.yaml_text())[1]
+            # An empty body is a mishap of a script, not the wish to remove everything.
+            return parse(await call.yaml_text(), may_be_empty=False)[1]
         except ConfigurationError as error:
             raise Refused(
                 Fault(
@@ -97,12 +98,13 @@ async def get_revision(call: Call) -> web.Response:
 
 
 async def restore_revision(call: Call) -> web.Response:
-    number = _number(call)
+    number, dry_run, why = _number(call), call.dry_run, call.why
+    await call.publisher.revision(number)
     table = call.publisher.table
     expected = table.revision if call.request.headers.get("If-Match") else None
     call.guard(table_body(table), table_tag(table))
     published = await call.publisher.restore(
-        number, who=call.who, why=call.why, dry_run=call.dry_run, expected=expected
+        number, who=call.who, why=why, dry_run=dry_run, expected=expected
     )
     body = outcome(published, restored=number, previous=published.previous.revision)
     return answer(body, tag=f'"{published.revision}"', revision=published.revision)

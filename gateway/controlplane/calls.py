@@ -103,9 +103,9 @@ class Call:
     def flag(self, name: str) -> bool:
         """A truth in the query; anything but true and false is refused."""
         said = self.request.query.getall(name, ["false"])
-        if len(said) != 1 or said[0] not in ("true", "false", "1", "0", ""):
+        if len(said) != 1 or said[0] not in ("true", "false"):
             raise Problem("bad_request", f"?{name} is true or false")
-        return said[0] in ("true", "1", "")
+        return said[0] == "true"
 
     def number(self, name: str, default: int | None, *, most: int) -> int | None:
         """A whole number from 1 to `most` in the query."""
