@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from gateway.controlplane.calls import Call, answer, etag, outcome
+from gateway.controlplane.calls import LARGE, Call, answer, aside, etag, outcome
 from gateway.controlplane.configuration import entry
 from gateway.core import edits
 from gateway.core.faults import Fault, Missing, Refused
@@ -64,7 +64,9 @@ async def write_entry(
 
 
 async def put_entry(call: Call, section: str, name: str) -> web.Response:
-    spec = entry(section, name, await call.json())
+    said = await call.json()
+    size = call.request.content_length or LARGE
+    spec = await aside(size, lambda: entry(section, name, said))
     return await write_entry(call, section, name, lambda d: edits.put(d, section, name, spec))
 
 
