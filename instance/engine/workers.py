@@ -91,6 +91,7 @@ class Worker:
             self._backoff = self._backoff.failed(lived_s)
             why = self._failure or how
             log.error("worker on %s ended (%s); starting again", self.device, why)
+        self._driver.changes += 1
         batches = list(self._batches.values())
         self._batches.clear()
         self._streams.clear()
@@ -229,6 +230,7 @@ class Worker:
         if self.state is not State.STARTING:
             return
         self.state = after(self.state, Signal.WARM)
+        self._driver.changes += 1
         self.healthy, self._checking = True, False
         self._ready_at = time.monotonic()
         if not self.first.done():

@@ -38,6 +38,8 @@ class Surface:
         self._path = ""  # until a worker has said which path the model wants
         self._wants_request = False
         self._loop = asyncio.get_running_loop()
+        self._load: tuple[int, int, int, int] = (-1, 0, 0, 0)
+        self._report = b""
         self._pages: dict[str, Callable[[], WholeAnswer]] = {
             "/health": self._health,
             "/health/ready": self._ready,
@@ -97,7 +99,7 @@ class Surface:
             deadline = deadline_of(headers.get(HEADER), arrived)
         except ValueError as error:
             raise refuse("bad_request", str(error)) from None
-        if not driver.ready and driver.draining:
+        if driver.draining:
             raise refuse("not_ready", "the instance is shutting down", 1.0)
         body = await self._body(request)
         if deadline <= arrived:
@@ -218,10 +220,17 @@ class Surface:
         return WholeAnswer(status, content_type, body, self._orca() + extra, close)
 
     def _orca(self) -> bytes:
-        return (
-            b'endpoint-load-metrics: JSON {"named_metrics": {"queue": %d, "running": %d, '
-            b'"slots": %d, "wait_ms": %.1f}}\r\n' % self._driver.report()
-        )
+        """The load report; the answers of one batch, written together, share its text."""
+        driver = self._driver
+        batcher = driver.batcher
+        load = (batcher.waiting, batcher.running, batcher.limit, driver.changes)
+        if load != self._load:
+            self._load = load
+            self._report = (
+                b'endpoint-load-metrics: JSON {"named_metrics": {"queue": %d, "running": %d, '
+                b'"slots": %d, "wait_ms": %.1f}}\r\n' % driver.report()
+            )
+        return self._report
 
     def _text(self, status: int, text: str) -> WholeAnswer:
         return self._answer(status, "text/plain; charset=utf-8", text.encode())
