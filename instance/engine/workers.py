@@ -25,6 +25,7 @@ JSON_LINES = "application/x-ndjson"
 GRACE_S = 5.0  # for a teardown, and for an async job to heed its cancellation
 HOPELESS_AFTER = 3  # starts in a row that failed
 DIED = Problem("model_error", "the model's process died while it computed this request")
+UNENDED = Problem("model_error", "the model's stream was broken off")
 REPLACED = Problem("deadline", "the model did not answer within its timeout")
 
 
@@ -246,7 +247,8 @@ class Worker:
             job.resolve(unpack_reply(reply, blobs))
         for job in batch.jobs:
             job.worker = None
-            self._streams.pop(job.id, None)
+            if self._streams.pop(job.id, None) is not None:
+                job.resolve(UNENDED)
         for follower in self._batches.values():
             follower.progress = max(follower.progress, time.monotonic())
             break

@@ -6,7 +6,8 @@ worker's, which has the model's types. Everything that is not the model's path i
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -17,15 +18,15 @@ from instance.core.deadlines import HEADER, deadline_of
 from instance.core.errors import Problem, Refused, refuse
 from instance.engine.driver import Driver
 from instance.engine.jobs import Job, Parts
+from instance.specs.openai_errors import error_of
 from instance.surface.answers import WholeAnswer, header_lines
 from instance.surface.docs import docs_page
 from instance.surface.openapi import openapi
+from instance.surface.pages import pages_of
 from instance.surface.streaming import StreamAnswer
 from instance.telemetry.metrics import Metrics
 
-Handler = Callable[[BaseRequest], Awaitable[web.StreamResponse]]
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_SLACK = 64 << 10
 
 
 class Surface:
@@ -66,6 +67,12 @@ class Surface:
         if not info:
             return False
         self._path, self._wants_request = info["path"], info["wants_request"]
+        for page, document in pages_of(info).items():
+            self._pages[page] = partial(self._json, 200, document)
+        if info["spec"] == "open-inference":
+            self._pages["/v2/health/live"] = self._pages["/health/live"]
+            self._pages["/v2/health/ready"] = self._ready
+            self._pages[f"/v2/models/{info['name']}/ready"] = self._ready
         return path == self._path
 
     # -- the model's path ------------------------------------------------------------------
@@ -199,6 +206,8 @@ class Surface:
 
     def _problem(self, request: BaseRequest, problem: Problem) -> WholeAnswer:
         document = problem.document(request.headers.get("X-Request-Id"))
+        if self._driver.info.get("spec", "").startswith("openai"):
+            document["error"] = error_of(problem)
         extra = header_lines(list(problem.headers)) if problem.headers else b""
         if problem.retry_after_s is not None:
             extra += b"Retry-After: %d\r\n" % max(1, round(problem.retry_after_s))
