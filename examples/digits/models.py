@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import BaseModel, Field
 from torch import nn
+from typing_extensions import TypedDict  # the one of `typing` lacks what pydantic needs in 3.11
 
 from examples.digits.networks import WEIGHTS, CnnNetwork, LinearNetwork, load
 
@@ -37,7 +38,7 @@ class Scan(BaseModel):
     pixels: Annotated[list[Row], Field(min_length=8, max_length=8, examples=[SEVEN])]
 
 
-class Reading(BaseModel):
+class Reading(TypedDict):
     """The digit that was read, how probable each of the ten is, and which version read it."""
 
     digit: int
@@ -50,7 +51,7 @@ class Reader:
 
     max_batch_size = 64
     batch_timeout = 0.0  # a lone scan never waits for company
-    example: ClassVar[dict[str, Any]] = {"pixels": SEVEN}
+    example: ClassVar[dict[str, Any] | None] = {"pixels": SEVEN}
     version: ClassVar[Version]
     network_class: ClassVar[type[nn.Module]]
 
@@ -67,12 +68,12 @@ class Reader:
         probabilities: list[list[float]] = self.network(inputs).softmax(-1).tolist()
         return probabilities
 
-    def encode_response(self, probabilities: list[float]) -> dict[str, Any]:
-        return {
-            "digit": probabilities.index(max(probabilities)),
-            "probabilities": [round(share, 4) for share in probabilities],
-            "model": self.version,
-        }
+    def encode_response(self, probabilities: list[float]) -> Reading:
+        return Reading(
+            digit=probabilities.index(max(probabilities)),
+            probabilities=[round(share, 4) for share in probabilities],
+            model=self.version,
+        )
 
 
 class Linear(Reader):

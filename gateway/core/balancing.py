@@ -2,36 +2,50 @@
 
 The one with the least expected delay: how long it takes for an answer, learned from its own
 answers, stretched by what it already has to do. What it has to do is what this worker sent
-and has not got back, what others sent, and what the instance itself last reported. All
-instances are looked at each time; two random choices lose to that when there are few.
+and has not got back, and the more credible of what the other workers say and what the
+instance itself last reported. All instances are looked at each time: two random choices
+lose to that when there are few.
 
 `Load` is plain state that its owner updates; `choose` decides and changes nothing. Which
-instances may get requests at all is `health`; how many each may have is `queueing`.
+instances may get requests at all is `health`; whether a request had better wait than go to
+the chosen one is `queueing`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
+FRESH_S: Final = 0.1  # while a report is newer than what the other workers say
 FADE_S: Final = 2.0  # after which a report says nothing more
-FORGET_S: Final = 30.0  # after which an unused instance is thought as fast as its peers
-LEARN: Final = 0.1  # weight of a new answer in the learned service time
+FORGET_S: Final = 10.0  # after which what an unused instance taught is tried anew
+LEARN: Final = 0.05  # the least weight of a new answer in the learned service time
+LEARN_CROWD: Final = 0.05
+TOLERABLE_S: Final = 0.1
+TOLERABLE_SERVICES: Final = 4.0
+RELEARN: Final = 0.5  # and its weight after FORGET_S without one
+SHUN_AFTER: Final = 5  # failed answers in a row
 SHUN_S: Final = 5.0
-SHUN_AFTER: Final = 5
+MOST_SLOTS: Final = 65_536.0
+TURNAROUND_S: Final = 0.002  # from an instance's answer to the arrival of its next request
+MOST_AHEAD: Final = 8.0  # requests sent ahead to an instance of few slots
+_MOST_WAIT_S: Final = 5.0
 _STEP: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 64) - 1
 
 
 class Load:
-    """What one worker knows of one instance's load. Lives as long as the instance does.
+    """What one worker knows of one instance's load; lives as long as the instance does.
 
-    `in_flight` counts this worker's own requests and `others` those of other workers;
-    `slots` is how many it computes at once, 0 while unknown; `service_s` how long one takes
-    without waiting, 0.0 while unknown; `weight` is below 1 during slow start.
+    `in_flight` counts this worker's own requests, `others` those of the other workers.
+    `slots` is how many the instance computes at once and `service_s` how long one takes
+    without waiting; 0.0 while unknown. `most` is how many it should have at once. `weight`
+    is below 1 during slow start.
     """
 
     __slots__ = (
-        "_foreign", "_learned_at", "_reported_at", "_wait_s",
-        "failures", "in_flight", "others", "service_s", "shunned_until", "slots", "weight",
+        "alone_s", "base_s", "crowd", "crowd_since", "failures", "foreign", "in_flight",
+        "learned_at", "most", "others", "reported_at", "samples", "service_s",
+        "shunned_until", "slots", "wait_until", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -48,16 +62,22 @@ class Load:
         self.slots = slots
         self.service_s = service_s
         self.weight = weight
+        self.most = most_at_once(slots, service_s)
+        self.samples = 0
+        self.alone_s = service_s
+        self.base_s = 0.0
+        self.crowd = 0.0
+        self.crowd_since = 0
+        self.learned_at = 0.0
+        self.foreign = 0.0
+        self.reported_at = 0.0
+        self.wait_until = 0.0
         self.failures = 0
         self.shunned_until = 0.0
-        self._foreign = 0.0
-        self._wait_s = 0.0
-        self._reported_at = -FADE_S
-        self._learned_at = 0.0
 
     def sent(self, now: float) -> float:
-        """Notes a request sent; gives what `answered` wants to know: the requests at the
-        instance, this one included."""
+        """Notes a request sent; gives what `answered` wants to know: how many requests are
+        at the instance now, this one included."""
         self.in_flight += 1
         return self.occupied(now)
 
@@ -77,49 +97,103 @@ class Load:
                 self.shunned_until = now + SHUN_S
             return
         self.failures = 0
-        self.shunned_until = 0.0
-        slots = self.slots or 1.0
-        sample = elapsed_s * slots / occupied if self.slots and occupied > slots else elapsed_s
-        known = self.service_s
-        self.service_s = known + (sample - known) * LEARN if known else sample
-        self._learned_at = now
+        slots = self.slots
+        sample = elapsed_s * slots / occupied if 0.0 < slots < occupied else elapsed_s
+        self.samples = samples = self.samples + 1
+        gain = 1.0 / samples if samples * LEARN < 1.0 else LEARN
+        if now - self.learned_at > FORGET_S and gain < RELEARN:
+            gain = RELEARN
+        self.service_s += (sample - self.service_s) * gain
+        self.learned_at = now
+        if slots:
+            self.alone_s = self.service_s
+            self.most = most_at_once(slots, self.service_s)
+        else:
+            self._feel(sample, occupied)
+            self.alone_s = self.service_s if self.most == math.inf else self.base_s
+
+    def _feel(self, sample: float, occupied: float) -> None:
+        """Feels for the room of an instance that does not report.
+
+        While a lone request is answered much sooner than one among many, requests wait in
+        there; as many may as are answered within the wait that `tolerable_wait_s` allows.
+        By Little's law that is their count now times the time allowed over the time taken.
+        """
+        base = self.base_s
+        if occupied <= max(1.0, self.most / 8.0 if self.most < math.inf else 1.0) or not base:
+            self.base_s = base = base + (sample - base) * 0.1 if base else sample
+        self.crowd += (occupied - self.crowd) * LEARN_CROWD
+        self.crowd_since += 1
+        if self.crowd_since < max(8.0, self.crowd):
+            return
+        self.crowd_since = 0
+        allowed_s = base + tolerable_wait_s(base)
+        if self.service_s > allowed_s:
+            self.most = max(1.0, self.crowd * allowed_s / self.service_s)
+        elif self.service_s < 0.7 * allowed_s and self.crowd > 0.7 * self.most:
+            self.most = 1.25 * self.most + 1.0
 
     def reported(
         self, now: float, queue: float, running: float, slots: float, wait_ms: float
     ) -> None:
-        """Notes an ORCA report that came with an answer; call it before `done`."""
-        self.slots = slots
-        self._foreign = max(0.0, queue + running - self.in_flight)
-        self._wait_s = wait_ms / 1000.0
-        self._reported_at = now
+        """Notes an ORCA report that came with an answer; call it before `done`.
+
+        A report that makes no sense is not believed.
+        """
+        if not (
+            0.0 <= queue < 1e9
+            and 0.0 <= running < 1e9
+            and 1.0 <= slots <= MOST_SLOTS
+            and 0.0 <= wait_ms < 1e9
+        ):
+            return
+        if slots != self.slots:
+            self.slots = slots
+            self.most = most_at_once(slots, self.service_s)
+        # Its own requests this worker knows better, and later.
+        foreign = queue + running - self.in_flight
+        self.foreign = foreign if foreign > 0.0 else 0.0
+        wait_s = wait_ms / 1000.0
+        self.wait_until = now + (wait_s if wait_s < _MOST_WAIT_S else _MOST_WAIT_S)
+        self.reported_at = now
 
     def occupied(self, now: float) -> float:
-        """Requests at the instance, as far as known: own, and the more credible count of
-        everybody else's (told by the other workers, or left over in a fading report)."""
-        foreign = self._foreign
-        if foreign:
-            foreign *= max(0.0, 1.0 - (now - self._reported_at) / FADE_S)
+        """Requests at the instance, as far as known: own, and everybody else's, as told by
+        the other workers or left over in a fading report, whichever is more."""
+        age = now - self.reported_at
+        if age < FRESH_S and self.reported_at:
+            return self.in_flight + self.foreign
         others = self.others
-        return self.in_flight + (foreign if foreign > others else others)
+        if self.foreign and age < FADE_S:
+            foreign = self.foreign * (1.0 - age / FADE_S)
+            if foreign > others:
+                others = foreign
+        return self.in_flight + others
 
-    def service(self, now: float, usual_s: float) -> float:
-        """Seconds of service, drifting back to `usual_s` while nothing new is learned."""
-        known = self.service_s
-        if not known:
-            return usual_s
-        idle = now - self._learned_at - 1.0
-        if idle <= 0.0:
-            return known
-        return usual_s + (known - usual_s) * max(0.0, 1.0 - idle / FORGET_S)
+    def delay(self, now: float, occupied: float, usual_s: float) -> float:
+        """Expected seconds until one more request would be answered.
 
-    def delay(self, now: float, usual_s: float) -> float:
-        """Expected seconds until one more request would be answered."""
-        occupied = self.occupied(now)
-        service_s = self.service(now, usual_s)
-        slots = self.slots or 1.0
-        delay = service_s * (occupied + 1.0) / slots if occupied + 1.0 > slots else service_s
-        reported = self._wait_s - (now - self._reported_at) + service_s
-        return (reported if reported > delay else delay) / self.weight
+        `usual_s` stands in while nothing is known of this instance. One whose answers are
+        long ago counts as instant, so that one request asks how it is now.
+        """
+        service_s = self.service_s
+        if not service_s:
+            service_s = usual_s
+        elif now - self.learned_at > FORGET_S and not self.in_flight:
+            return 0.0
+        if self.slots:
+            ratio = (occupied + 1.0) / self.slots
+            delay = service_s * ratio if ratio > 1.0 else service_s
+        else:
+            # What it took among so many, scaled to how many there are now.
+            delay = service_s * (occupied + 1.0) / (self.crowd if self.crowd > 1.0 else 1.0)
+            if delay < self.base_s:
+                delay = self.base_s
+        if self.wait_until > now:
+            reported = self.wait_until - now + service_s
+            if reported > delay:
+                delay = reported
+        return delay if self.weight >= 1.0 else delay / self.weight
 
 
 def usual_service_s(loads: Sequence[Load]) -> float:
@@ -132,26 +206,67 @@ def usual_service_s(loads: Sequence[Load]) -> float:
     return total / known if known else 1.0
 
 
-def choose(balance: str, loads: Sequence[Load], turn: int, now: float) -> int:
-    """The index in `loads`, which is not empty, of the instance for one more request.
+def tolerable_wait_s(service_s: float) -> float:
+    """How long requests may wait as a rule, where nobody has said how patient they are."""
+    return max(TOLERABLE_S, TOLERABLE_SERVICES * service_s)
+
+
+def most_at_once(slots: float, service_s: float) -> float:
+    """How many requests an instance should have at once; infinite while `slots` is 0.
+
+    One for each slot, and as many more as keep the slots busy while an answer and the next
+    request are under way.
+    """
+    if not slots:
+        return math.inf
+    if not service_s or slots * TURNAROUND_S < service_s:
+        return slots
+    return slots + min(slots * TURNAROUND_S // service_s, max(slots, MOST_AHEAD))
+
+
+def choose(
+    balance: str,
+    loads: Sequence[Load],
+    turn: int,
+    now: float,
+    max_in_flight: int = 1 << 62,
+    ahead: int = 0,
+) -> int:
+    """The index in `loads` of the instance for one more request; -1 when none has room.
 
     `turn` counts up with each choice from a random start: it breaks ties by rotation, is the
-    position of `round_robin` and the chance of `random`.
+    position of `round_robin` and the chance of `random`. Room is up to what each should have
+    at once and `ahead` more, at most `max_in_flight`; but a worker may always send one, for
+    what it knows of the others is old.
     """
+    least_loaded = balance == "least_loaded"
     count = len(loads)
-    if count == 1:
-        return 0
-    if balance == "round_robin":
-        return turn % count
-    if balance == "random":
-        return (turn * _STEP & _MASK) * count >> 64
-    usual_s = usual_service_s(loads)
-    best, least = 0, (True, 0.0)
-    first = turn % count
-    for step in range(count):
-        index = (first + step) % count
+    index = (scrambled(turn) * count) >> 64 if balance == "random" else turn % count if count else 0
+    best, least, shunned = -1, 0.0, False
+    usual_s = 0.0
+    for _ in range(count):
         load = loads[index]
-        cost = (load.shunned_until > now, load.delay(now, usual_s))
-        if step == 0 or cost < least:
-            best, least = index, cost
+        in_flight = load.in_flight
+        occupied = load.occupied(now)
+        most = load.most + ahead if load.weight >= 1.0 else (load.most + ahead) * load.weight
+        if in_flight < max_in_flight and (occupied < most or not in_flight):
+            if not least_loaded:
+                return index
+            if not usual_s and not load.service_s:
+                usual_s = usual_service_s(loads)
+            delay = load.delay(now, occupied, usual_s)
+            avoid = load.failures >= SHUN_AFTER and load.shunned_until > now
+            if best < 0 or (delay < least if avoid == shunned else shunned):
+                best, least, shunned = index, delay, avoid
+        index += 1
+        if index == count:
+            index = 0
     return best
+
+
+def scrambled(turn: int) -> int:
+    """`turn` as a number in [0, 2^64) that looks like chance (splitmix64, Steele 2014)."""
+    z = turn * _STEP & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)

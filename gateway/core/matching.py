@@ -342,7 +342,7 @@ def normalise_host(raw: str) -> str:
     host, port = raw, ""
     if raw.startswith("["):
         literal, bracket, rest = raw.partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
+        if not bracket or "%" in literal or (rest and not rest.startswith(":")):
             raise ValueError(f"{raw!r} is no host")
         ipaddress.IPv6Address(literal[1:])
         host, port = literal.lower() + "]", rest[1:]

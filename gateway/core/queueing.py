@@ -1,30 +1,39 @@
 """May a request go to an instance now, should it wait at the gateway, or be refused?
 
 Requests wait in one queue per backend rather than behind others in a slow instance: `place`
-says which instance may take one more now and which waiting request it should be. `Admission`
-says whether it is worth waiting: who cannot be answered in time is told so at once.
+says which instance may take one more now and which of the waiting should go there.
+`Admission` says whether it is worth to wait: who cannot be answered in time is told at once.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from gateway.core.balancing import Load, choose, usual_service_s
+from gateway.core.balancing import SHUN_AFTER, Load, choose, tolerable_wait_s, usual_service_s
 from gateway.core.retrying import retry_after_s
 from gateway.core.table import Queue
 
-TURNAROUND_S: Final = 0.002  # from an instance's answer to the arrival of its next request
-OVERLAP: Final = 8.0
-TARGET_S: Final = 0.1
-GRACE_S: Final = 0.1
+PERSISTENT_S: Final = 1.0
+MEASURABLE: Final = 20  # departures from which a rate can be told
+GRACE_S: Final = 0.1  # a burst may begin a standing queue without being called overload
+DEEP: Final = 1  # waiting requests per instance from which on pipelining costs nothing
+EARLY: Final = 0.5  # part of its delay, waiting for which is worth a slow instance: the
+# others in the queue gain by who leaves it
+MUCH_SLOWER: Final = 2.0
 
 
 class Placement(NamedTuple):
-    """The index of the `instance`, and the `position` of the waiting request that it should get
-    (0 is the oldest)."""
+    """The index of the `instance`, and the `position` of the waiting request that it should
+    get (0 is the oldest)."""
 
     instance: int
     position: int
+
+
+class Admit(NamedTuple):
+    """Wait, expecting `wait_s`."""
+
+    wait_s: float
 
 
 class Refuse(NamedTuple):
@@ -34,138 +43,153 @@ class Refuse(NamedTuple):
     retry_after_s: int
 
 
-class Admit(NamedTuple):
-    """Wait, expecting `wait_s`."""
-
-    wait_s: float
-
-
-def limit(load: Load, max_in_flight: int, usual_s: float) -> float:
-    """How many requests an instance may have at once.
-
-    Its slots, and as many more as keep them busy while an answer and the next request are
-    under way; `max_in_flight` when it does not report.
-    """
-    slots = load.slots
-    if not slots:
-        return max_in_flight
-    ahead = int(slots * TURNAROUND_S / (load.service_s or usual_s))
-    most = slots + min(ahead, max(slots, OVERLAP))
-    if load.weight < 1.0:
-        most = max(1.0, most * load.weight)
-    return min(most, max_in_flight)
-
-
 def place(
     balance: str, loads: Sequence[Load], waiting: int, max_in_flight: int, turn: int, now: float
 ) -> Placement | None:
-    """Where one of `waiting` requests (at least 1, a new one counted last) goes now; None
+    """Where one of the `waiting` requests (at least 1, the newest included) goes now; None
     when all of them do better to wait.
 
     With `least_loaded`, a free but slow instance is left alone until the queue is so long
-    that its last request is answered sooner there.
+    that its newest request would be answered sooner there, and it is that one that goes.
     """
-    usual_s = usual_service_s(loads)
-    free = [
-        index
-        for index, load in enumerate(loads)
-        if load.occupied(now) < limit(load, max_in_flight, usual_s)
-    ]
-    if not free:
+    count = len(loads)
+    ahead = 1 if waiting > DEEP * count else 0
+    index = choose(balance, loads, turn, now, max_in_flight, ahead)
+    if index < 0:
         return None
-    index = free[choose(balance, [loads[index] for index in free], turn, now)]
-    if balance != "least_loaded" or len(free) == len(loads):
-        return Placement(index, 0)
     candidate = loads[index]
-    delay = candidate.delay(now, usual_s)
-    rate, service_sum, faster = 0.0, 0.0, 0
+    if balance == "least_loaded" and count > 1:
+        own_s = candidate.alone_s / MUCH_SLOWER
+        for load in loads:
+            if load.alone_s < own_s or candidate.failures >= SHUN_AFTER:
+                return _now_or_later(loads, index, waiting, now)
+    return Placement(index, 0)
+
+
+def _now_or_later(loads: Sequence[Load], index: int, waiting: int, now: float) -> Placement | None:
+    """Whether the best free instance is better than waiting for one that is busy."""
+    candidate = loads[index]
+    usual_s = usual_service_s(loads)
+    own_s = candidate.alone_s or usual_s
+    delay = candidate.delay(now, candidate.occupied(now), usual_s)
+    if candidate.failures >= SHUN_AFTER and candidate.shunned_until > now:
+        own_s = delay = math.inf
+    rate, slots_sum = 0.0, 0.0
     for load in loads:
-        service_s = load.service(now, usual_s)
-        if load is not candidate and service_s < delay and load.shunned_until <= now:
-            rate += (load.slots or 1.0) / service_s
-            service_sum += service_s
-            faster += 1
-    if not faster:
+        # Only an instance with a request of ours will tell when it has room: nobody may wait
+        # for what never comes.
+        if not load.in_flight or load is candidate:
+            continue
+        if (load.alone_s or usual_s) * MUCH_SLOWER >= own_s:
+            continue
+        if load.failures >= SHUN_AFTER and load.shunned_until > now:
+            continue
+        slots = load.slots or load.in_flight
+        rate += slots / (load.service_s or usual_s)
+        slots_sum += slots
+    if not rate:
         return Placement(index, 0)
-    usual_s = service_sum / faster
-    if 1 / rate + usual_s >= delay:
+    # Waiting behind k others for any of the faster ones: k+1 departures, then the service.
+    faster_s = slots_sum / rate
+    if 1.0 / rate + faster_s >= delay:
         return Placement(index, 0)
-    if waiting / rate + usual_s >= delay:
+    if waiting / rate + faster_s >= EARLY * delay:
         return Placement(index, waiting - 1)
     return None
 
 
-def rate_per_s(loads: Sequence[Load], now: float) -> float:
-    """Requests a second that the instances can answer together, as far as known."""
+def rate_per_s(loads: Sequence[Load]) -> float:
+    """Requests a second that the instances answer for this worker, as far as known."""
     usual_s = usual_service_s(loads)
-    return sum((load.slots or 1.0) / load.service(now, usual_s) for load in loads)
-
-
-@dataclass(slots=True)
-class _Trial:
-    """Since when the queue stands, and what came and went since a little later."""
-
-    since: float
-    arrived: int = 0
-    gone: int = 0
+    rate = own = everybody = 0.0
+    for load in loads:
+        busy = load.in_flight + load.others
+        # Without known slots, by Little's law: as many as are there, in the time they take.
+        rate += (load.slots or max(busy, 1.0)) / (load.service_s or usual_s)
+        own += load.in_flight
+        everybody += busy
+    return rate * own / everybody if own else rate
 
 
 class Admission:
-    """Decides who may wait; one per backend and worker, its owner tells what happens.
+    """Decides who may wait; one per backend and worker, told by its owner what happens.
 
-    Three bounds, tightest first: the request's patience; the queue's size and timeout; and,
-    while more comes than goes, a short wait, because a long standing queue serves nobody
-    sooner. A standing queue alone is no overload: clients that wait for their answers
-    before they ask again keep one without making it grow.
+    Bounds: the request's patience; the queue's size and timeout; and, while more comes than
+    goes, a short wait, because a queue that only grows serves nobody sooner. A standing
+    queue alone is no overload: clients that await their answers before they ask again keep
+    one without making it grow.
     """
 
-    __slots__ = ("_overloaded", "_pace", "_pace_at", "_queue", "_trial")
+    __slots__ = ("_gone", "_overloaded", "_queue", "_refused", "_since", "_waited")
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
-        self._trial: _Trial | None = None
         self._overloaded = False
-        self._pace = 0.0
-        self._pace_at = 0.0
+        self._since = math.inf  # since when the queue stands; the counts begin a grace later
+        self._waited = 0  # how many waited then
+        self._refused = 0
+        self._gone = 0
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether more comes than goes."""
+        return self._overloaded
 
     def dispatched(self, now: float) -> None:
-        """Notes a request sent to an instance, whether it waited or not."""
-        if self._trial is not None and now >= self._trial.since + GRACE_S:
-            self._trial.gone += 1
+        """Notes a request sent to an instance, whether it had waited or not."""
+        if now >= self._since + GRACE_S:
+            self._gone += 1
 
     def admit(
-        self, now: float, waiting: int, rate: float, service_s: float, patience_s: float
+        self, now: float, loads: Sequence[Load], waiting: int, patience_s: float
     ) -> Admit | Refuse:
         """Whether a request that found no room may wait behind `waiting` others.
 
-        `rate` is how many are answered a second, `service_s` how long one takes,
-        `patience_s` how long its client will wait for the answer.
+        `patience_s` is how long its client will wait for the answer, infinite if unknown.
         """
-        wait_s = (waiting + 1) / rate if rate else 0.0
-        self._note(now, wait_s, service_s)
+        rate = self._rate(now, loads)
+        if not rate:
+            return Refuse("no_backend", 1)
+        service_s = len(loads) / rate
+        wait_s = (waiting + 1) / rate
+        long_s = tolerable_wait_s(service_s)
+        self._judge(now, waiting, wait_s > long_s)
         queue = self._queue
-        if waiting >= queue.size:
-            return Refuse("queue_full", retry_after_s(wait_s))
-        if wait_s > queue.timeout_s or wait_s + service_s > patience_s:
-            return Refuse("queue_full", retry_after_s(wait_s))
-        if self._overloaded and wait_s > max(TARGET_S, 4 * service_s):
+        full = waiting >= queue.size or wait_s > queue.timeout_s
+        if full and now > self._since + PERSISTENT_S:
+            self._overloaded = True
+        if full or wait_s + service_s > patience_s or (self._overloaded and wait_s > long_s):
+            self._refused += 1
             return Refuse("queue_full", retry_after_s(wait_s))
         return Admit(wait_s)
 
-    def _note(self, now: float, wait_s: float, service_s: float) -> None:
-        trial = self._trial
-        if wait_s <= max(TARGET_S, 4 * service_s) and not self._overloaded:
-            self._trial = None
-            return
-        if trial is None:
-            self._trial = _Trial(now)
-            return
-        if now < trial.since + GRACE_S:
-            return
-        trial.arrived += 1
-        if trial.arrived - trial.gone > 3 + 0.05 * trial.gone + 3 * trial.gone**0.5:
-            self._overloaded = True
-            self._trial = _Trial(now)
-        elif now > trial.since + 1.0:
+    def _rate(self, now: float, loads: Sequence[Load]) -> float:
+        """What leaves a second: measured once there is enough of it, expected before."""
+        if self._gone >= MEASURABLE:
+            return self._gone / max(0.001, now - self._since - GRACE_S)
+        return rate_per_s(loads)
+
+    def _judge(self, now: float, waiting: int, long: bool) -> None:
+        """Compares what came with what went while the queue stood."""
+        if waiting == 0 or not (long or self._overloaded):
             self._overloaded = False
-            self._trial = None
+            self._since = math.inf
+            self._gone = 0
+        elif self._since == math.inf:
+            self._restart(now, waiting)
+        elif now < self._since + GRACE_S:
+            self._waited, self._refused = waiting, 0
+        else:
+            gone = self._gone
+            excess = waiting - self._waited + self._refused
+            # Four standard deviations of chance, and what a few more clients make.
+            if excess > 5 + 0.03 * gone + 4 * math.sqrt(gone):
+                self._overloaded = True
+            if self._overloaded and gone >= 5 * MEASURABLE and now > self._since + PERSISTENT_S:
+                self._overloaded = excess > 0.05 * gone
+                self._restart(now - GRACE_S, waiting)
+
+    def _restart(self, now: float, waiting: int) -> None:
+        self._since = now
+        self._waited = waiting
+        self._refused = self._gone = 0

@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from examples.digits import scans
-from examples.digits.models import SEVEN, Cnn, Linear, Reader, Scan
+from examples.digits.models import SEVEN, Cnn, Linear, Reader, Reading, Scan
 from examples.digits.networks import WEIGHTS, LinearNetwork, load
 
 PROMISED = {Linear: 0.93, Cnn: 0.975}
@@ -22,7 +22,7 @@ def model(request: pytest.FixtureRequest) -> Reader:
     return ready
 
 
-def answers(model: Reader, bodies: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def answers(model: Reader, bodies: list[dict[str, Any]]) -> list[Reading]:
     """What an instance answers to `bodies` that arrived together."""
     decoded = [model.decode_request(Scan.model_validate(body)) for body in bodies]
     return [model.encode_response(output) for output in model.predict(decoded)]

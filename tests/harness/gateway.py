@@ -14,7 +14,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,13 @@ async def eventually(
 class Gateway:
     """One running gateway: its addresses, its processes and its admin API."""
 
-    def __init__(self, folder: Path, document: Mapping[str, Any], env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        document: Mapping[str, Any],
+        env: Mapping[str, str],
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.document = document
         self.data_port = int(document["gateway"]["listen"].rpartition(":")[2])
@@ -87,6 +93,7 @@ class Gateway:
         self.file = folder / "headgate.yaml"
         self.log = folder / "gateway.log"
         self.env = {**os.environ, **env}
+        self.prefix = tuple(prefix)
         self.client = Client()
         self._family: set[psutil.Process] = set()
         self.process: asyncio.subprocess.Process | None = None
@@ -101,11 +108,11 @@ class Gateway:
 
     async def start(self) -> None:
         """Start the processes and return once both listeners answer."""
+        self.document["gateway"].setdefault("access_log", str(self.folder / "access.log"))
         self.file.write_text(yaml.safe_dump(dict(self.document), sort_keys=False))
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-X", "dev" if self.env.get("HEADGATE_TEST_DEV") else "utf8",
-                "-m", "gateway", "gateway", str(self.file),
+                *self.prefix, sys.executable, "-m", "gateway", "gateway", str(self.file),
                 "--state-dir", str(self.folder / "state"),
                 cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
@@ -186,14 +193,9 @@ class Gateway:
         return [worker["pid"] for worker in status["workers"]]
 
     async def control_pid(self) -> int:
-        """The process that owns the admin listener."""
-        for process in self.family():
-            if _is_alive(process) and any(
-                c.laddr.port == self.admin_port and c.status == psutil.CONN_LISTEN
-                for c in process.net_connections("tcp")
-            ):
-                return process.pid
-        raise AssertionError("nothing listens on the admin port")
+        """The control process; the supervisor holds the admin listener too, so ask."""
+        pid: int = (await self.status())["control"]["pid"]
+        return pid
 
     async def worker_rss(self) -> int:
         """Bytes of resident memory of all workers together."""
@@ -250,15 +252,17 @@ async def running_gateway(
     *,
     up: bool | int = True,
     env: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
     check_end: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """A gateway of `document`; `settings` are keys of its `gateway:` section.
 
     `up`: wait until all instances (True), that many (int) or none (False) are up.
+    `prefix`: a command that executes what follows it, to run the gateway under.
     """
     with tempfile.TemporaryDirectory(prefix="headgate-test-") as folder:
-        gateway = Gateway(Path(folder), complete(document, settings), env or {})
+        gateway = Gateway(Path(folder), complete(document, settings), env or {}, prefix)
         try:
             await gateway.start()
             if up is not False:

@@ -234,8 +234,11 @@ class Origin:
     `refuse`: every new connection is reset at once.
     """
 
-    def __init__(self, respond: Responder | None = None, name: str = "origin") -> None:
+    def __init__(
+        self, respond: Responder | None = None, name: str = "origin", host: str = "127.0.0.1"
+    ) -> None:
         self.respond: Responder = respond or echo
+        self.host = host
         self.name = name
         self.port = 0
         self.ready: bool | None = True
@@ -251,11 +254,11 @@ class Origin:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def traffic(self) -> list[Connection]:
@@ -270,7 +273,7 @@ class Origin:
         """Listen: on a free port the first time, on the same port ever after."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Connection(self), "127.0.0.1", self.port, backlog=1024
+            lambda: Connection(self), self.host, self.port, backlog=1024
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -379,7 +382,7 @@ def served(
 ) -> Responder:
     """As an instance does: `slots` at once, the rest queue; answers carry the load report.
 
-    `spread` is the sigma of a lognormal factor on the service time (0: constant).
+    `spread` is the sigma of a lognormal factor of mean 1 on the service time (0: constant).
     """
     room = asyncio.Semaphore(slots)
     chance = random.Random(seed)
@@ -395,7 +398,7 @@ def served(
             waiting -= 1
         running += 1
         try:
-            factor = chance.lognormvariate(0, spread) if spread else 1.0
+            factor = chance.lognormvariate(-spread * spread / 2, spread) if spread else 1.0
             await exchange.sleep(service_s * factor)
         finally:
             running -= 1

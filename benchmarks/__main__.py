@@ -1,0 +1,82 @@
+"""Which benchmarks to run, for how long, and where the results go."""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import fleet, gateways, instance, report, streams
+from benchmarks.goals import table
+
+SECTIONS = ("requests", "routes", "idle", "bodies", "events", "uneven", "overload", "instance")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=", ".join(SECTIONS))
+    parser.add_argument("--quick", action="store_true", help="one short round of everything")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8, help="of each measurement")
+    parser.add_argument("--save", type=Path, help="keep the figures as JSON, and add to them")
+    parser.add_argument("--dry-run", action="store_true", help="do not write docs/benchmarks.md")
+    options = parser.parse_args()
+    unknown = set(options.sections) - set(SECTIONS)
+    if unknown:
+        parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {SECTIONS}")
+    if options.quick:
+        options.rounds, options.seconds = 1, 2
+    return options
+
+
+def _plan(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, Callable]:
+    rounds, seconds = options.rounds, options.seconds
+    long = 6 if options.quick else 20
+    return {
+        "requests": lambda: gateways.requests(rounds, seconds, say),
+        "routes": lambda: gateways.many_routes(rounds, seconds),
+        "idle": lambda: gateways.idle(rounds, seconds),
+        "bodies": lambda: streams.big_bodies(rounds, say, (1 << 28) if options.quick else 1 << 30),
+        "events": lambda: streams.events(say),
+        "uneven": lambda: fleet.uneven(rounds, long, say),
+        "overload": lambda: fleet.overload(rounds, long, say),
+        "instance": lambda: instance.trivial(rounds, seconds, say),
+    }
+
+
+def main() -> int:
+    options = _arguments()
+    for tool in ("wrk", "nginx"):
+        if shutil.which(tool) is None:
+            print(f"{tool} is needed: it makes the load or answers it", file=sys.stderr)
+            return 1
+    left_out: list[str] = []
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+        if text.startswith("left out") and text not in left_out:
+            left_out.append(text)
+
+    results: dict[str, Any] = {}
+    if options.save and options.save.exists():
+        results = json.loads(options.save.read_text())
+    for name, measure in _plan(options, say).items():
+        if options.sections and name not in options.sections:
+            continue
+        say(f"== {name}")
+        results[name] = measure()
+        say(json.dumps(results[name], indent=1, ensure_ascii=False))
+        if options.save:
+            options.save.write_text(json.dumps(results, indent=1))
+    for measure_name, goal, value, verdict in table(results):
+        print(f"{measure_name:58} {goal:>10} {value:>12}  {verdict}")
+    if not options.dry_run:
+        length = f"{options.rounds} rounds of {options.seconds:g} s"
+        print(f"written: {report.write(results, length, left_out)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

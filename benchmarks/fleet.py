@@ -1,0 +1,96 @@
+"""Uneven instances and overload: who waits where, and what still gets done.
+
+Four stub instances of two slots and 20 ms (lognormal), one of them five times slower, together
+320 requests a second; Poisson arrivals timed from their intended moment.
+"""
+
+import asyncio
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.machine import script
+from benchmarks.proxies import Work, missing, proxy
+from tests.harness.load import Ask, Reply, open_loop, percentile
+
+CAPACITY = 3 * 2 / 0.02 + 2 / 0.1
+IN_TIME_S = 0.5
+LOST_S = 5.0
+Results = dict[str, Any]
+
+UNEVEN: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "Headgate, by default": ("Headgate", "least", {}),
+    "HAProxy leastconn, maxconn 2 by hand": ("HAProxy", "least", {"maxconn": 2}),
+    "HAProxy leastconn": ("HAProxy", "least", {}),
+    "nginx least_conn": ("nginx", "least", {}),
+    "Envoy LEAST_REQUEST": ("Envoy", "least", {}),
+}
+OVERLOAD: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "Headgate, by default": ("Headgate", "least", {}),
+    "HAProxy, maxconn 4 and queue 64 by hand": (
+        "HAProxy",
+        "least",
+        {"maxconn": 4, "maxqueue": 16, "queue_timeout": "400ms"},
+    ),
+    "nginx, max_conns 8 by hand": ("nginx", "least", {"max_conns": 8}),
+    "Envoy, 32 requests by hand": ("Envoy", "least", {"max_requests": 32}),
+    "HAProxy leastconn": ("HAProxy", "least", {}),
+}
+
+
+def _make(number: int) -> Ask:
+    return Ask("POST", "/predict", [("Content-Type", "application/json")], b'{"input": 4.0}')
+
+
+def _loaded(
+    rows: dict[str, tuple[str, str, dict[str, Any]]],
+    rate: float,
+    rounds: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> dict[str, list[list[Reply]]]:
+    """Per row the settled replies of each round, with fresh stubs every time."""
+    replies: dict[str, list[list[Reply]]] = {}
+    for number in range(rounds):
+        for name, (peer, policy, hand) in rows.items():
+            if missing(peer):
+                continue
+            with script("benchmarks.upstreams", "stubs") as ports:
+                work = Work({"main": (1, ports)}, policy=policy, hand=hand)
+                with proxy(peer, work) as one:
+                    run = open_loop(
+                        one.url, rate, seconds, _make, poisson=True, seed=number, timeout=LOST_S
+                    )
+                    got = asyncio.run(run)
+            replies.setdefault(name, []).append(got[len(got) // 5 :])
+        say(f"round {number + 1} of {rounds} at {rate:.0f}/s")
+    return replies
+
+
+def uneven(rounds: int, seconds: float, say: Callable[[str], None]) -> Results:
+    """p99 in milliseconds at 70 and 90 % of the capacity; a lost request counts as 5 s."""
+    results: Results = {}
+    for share in (70, 90):
+        rate = CAPACITY * share / 100
+        for name, got in _loaded(UNEVEN, rate, rounds, seconds, say).items():
+            figures = [percentile([r.took_s if r.ok else LOST_S for r in one], 99) for one in got]
+            results.setdefault(name, {})[f"p99_{share}"] = 1000 * statistics.median(figures)
+    return results
+
+
+def overload(rounds: int, seconds: float, say: Callable[[str], None]) -> Results:
+    """Goodput as a share of the capacity at three times of it, and how quick refusals are."""
+    results: Results = {}
+    for name, got in _loaded(OVERLOAD, 3 * CAPACITY, rounds, seconds, say).items():
+        goodputs, refusals = [], []
+        for one in got:
+            span = max(r.intended for r in one) - min(r.intended for r in one)
+            good = [r for r in one if r.ok and r.took_s <= IN_TIME_S]
+            goodputs.append(len(good) / span / CAPACITY)
+            refused = [r.took_s for r in one if not r.ok and r.status]
+            refusals.append(1000 * percentile(refused, 99))
+        results[name] = {
+            "goodput": statistics.median(goodputs),
+            "refusal_p99": statistics.median(refusals),
+        }
+    return results

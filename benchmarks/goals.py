@@ -1,0 +1,115 @@
+"""Which goals were set, and which of them does this run meet?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Results = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One line of the goals table. `value` takes the results; KeyError means not measured."""
+
+    measure: str
+    limit: float
+    at_least: bool
+    unit: str
+    value: Callable[[Results], float]
+
+    def line(self, results: Results) -> tuple[str, str, str, str]:
+        """Measure, goal, what was measured, and `met`, `missed` or `not measured`."""
+        sign = "≥" if self.at_least else "≤"
+        goal = f"{sign} {self.limit:g}{self.unit}"
+        try:
+            value = self.value(results)
+        except (KeyError, ZeroDivisionError):
+            return self.measure, goal, "–", "not measured"
+        met = value >= self.limit if self.at_least else value <= self.limit
+        return self.measure, goal, f"{value:.3g}{self.unit}", "met" if met else "missed"
+
+
+def _rate(peer: str) -> Callable[[Results], float]:
+    return lambda r: r["requests"]["Headgate"]["rate"] / r["requests"][peer]["rate"]
+
+
+def _added(name: str, results: Results) -> float:
+    return results["requests"][name]["one"] - results["requests"]["direct"]["one"]
+
+
+def _moved(way: str) -> Callable[[Results], float]:
+    return lambda r: r["bodies"]["Headgate"][way] / r["bodies"]["nginx"][way]
+
+
+def _memory(kind: str) -> Callable[[Results], float]:
+    return lambda r: r["bodies"]["Headgate"][kind] / (1 << 20)
+
+
+BY_HAND = "HAProxy leastconn, maxconn 2 by hand"
+OURS = "Headgate, by default"
+
+GOALS = (
+    Goal("requests/s, small POST, 9:1 split, of Envoy's", 1.0, True, "×", _rate("Envoy")),
+    Goal("… of plain aiohttp's", 4.0, True, "×", _rate("plain aiohttp")),
+    Goal("… of HAProxy's", 0.5, True, "×", _rate("HAProxy")),
+    Goal(
+        "added p50 at one connection, of Envoy's", 1.2, False, "×",
+        lambda r: _added("Headgate", r) / _added("Envoy", r),
+    ),
+    Goal(
+        "p99 at half of our rate, of Envoy's", 1.5, False, "×",
+        lambda r: r["requests"]["Headgate"]["half_p99"] / r["requests"]["Envoy"]["half_p99"],
+    ),
+    Goal("1 GiB down, of nginx's", 0.8, True, "×", _moved("down")),
+    Goal("1 GiB up, of nginx's", 0.8, True, "×", _moved("up")),
+    Goal("memory for 1 GiB", 32, False, " MiB", _memory("memory")),
+    Goal("memory for 50 slow readers", 32, False, " MiB", _memory("slow_readers")),
+    Goal(
+        "first event, added", 1.0, False, " ms",
+        lambda r: r["events"]["Headgate"]["first"] - r["events"]["direct"]["first"],
+    ),
+    Goal(
+        "1,000 streams × 10 events/s, p99", 50, False, " ms",
+        lambda r: r["events"]["Headgate"]["p99"],
+    ),
+    Goal("1,000 routes × 4 backends, loss", 3, False, " %", lambda r: 100 * r["routes"]["loss"]),
+    Goal("10,000 idle connections, loss", 3, False, " %", lambda r: 100 * r["idle"]["loss"]),
+    Goal(
+        "an idle connection", 20, False, " KiB", lambda r: r["idle"]["bytes_each"] / 1024
+    ),
+    Goal(
+        "uneven instances at 70 %, p99, of HAProxy's set by hand", 1.0, False, "×",
+        lambda r: r["uneven"][OURS]["p99_70"] / r["uneven"][BY_HAND]["p99_70"],
+    ),
+    Goal(
+        "uneven instances at 90 %, p99, of HAProxy's set by hand", 1.0, False, "×",
+        lambda r: r["uneven"][OURS]["p99_90"] / r["uneven"][BY_HAND]["p99_90"],
+    ),
+    Goal(
+        "goodput at three times the capacity", 98, True, " %",
+        lambda r: 100 * r["overload"][OURS]["goodput"],
+    ),
+    Goal(
+        "refusals then, p99", 5, False, " ms", lambda r: r["overload"][OURS]["refusal_p99"]
+    ),
+    Goal(
+        "wake-ups of an idle gateway, each process", 10, False, "/s",
+        lambda r: max(r["idle"]["wakeups"].values()),
+    ),
+    Goal(
+        "instance, requests/s, of LitServe's", 12.0, True, "×",
+        lambda r: r["instance"]["Headgate"]["rate"] / r["instance"]["LitServe"]["rate"],
+    ),
+    Goal(
+        "instance, requests/s, of mosec's", 1.0, True, "×",
+        lambda r: r["instance"]["Headgate"]["rate"] / r["instance"]["mosec"]["rate"],
+    ),
+    Goal(
+        "a lone request through a 5 ms window", 1.5, False, " ms",
+        lambda r: r["instance"]["Headgate"]["lone"],
+    ),
+)  # fmt: skip
+
+
+def table(results: Results) -> list[tuple[str, str, str, str]]:
+    return [goal.line(results) for goal in GOALS]

@@ -1,0 +1,110 @@
+"""Which core does what, how is a process started for a measurement, and what did it use?"""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = sys.executable
+PROXY_CORE, LOAD_CORE = "0", "1"
+
+
+def on_core(core: str, command: Sequence[str]) -> list[str]:
+    """`command` kept to one core, where `taskset` is there."""
+    if shutil.which("taskset") is None or (os.cpu_count() or 1) < 2:
+        return list(command)
+    return ["taskset", "-c", core, *command]
+
+
+def free_port() -> int:
+    """A port nobody listens on, below those the kernel hands to connecting sockets."""
+    while True:
+        port = random.randrange(12_000, 30_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+class Running:
+    """A started process and its children."""
+
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path) -> None:
+        self.process, self.folder = process, folder
+
+    def family(self) -> list[psutil.Process]:
+        top = psutil.Process(self.process.pid)
+        return [top, *top.children(recursive=True)]
+
+    def rss(self) -> int:
+        """Resident bytes of all its processes."""
+        return sum(p.memory_info().rss for p in self.family() if p.is_running())
+
+    def stop(self) -> None:
+        """SIGTERM, then SIGKILL to whatever is left after five seconds."""
+        family = self.family() if self.process.poll() is None else []
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        _, left = psutil.wait_procs(family, timeout=5)
+        for process in left:
+            process.kill()
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def start(command: Sequence[str], folder: Path, **more: Any) -> Running:
+    """Start `command` with its output in `folder`/log."""
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, **more)
+    return Running(process, folder)
+
+
+def wait_for(url: str, running: Running, seconds: float = 30) -> None:
+    """Return once `url` answers 200."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urlopen(url, timeout=1) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            pass
+        if running.process.poll() is not None or time.monotonic() > end:
+            tail = (running.folder / "log").read_text(errors="replace")[-2000:]
+            running.stop()
+            raise RuntimeError(f"{url} does not answer:\n{tail}")
+        time.sleep(0.05)
+
+
+def new_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="headgate-bench-"))
+
+
+@contextmanager
+def script(module: str, *arguments: str, core: str = LOAD_CORE) -> Iterator[list[int]]:
+    """A Python module of ours on the load's core; yields the ports it prints on one line."""
+    process = subprocess.Popen(
+        on_core(core, [PYTHON, "-m", module, *arguments]), cwd=ROOT, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        yield [int(word) for word in process.stdout.readline().split()]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -1,0 +1,192 @@
+"""How are results told: a page with tables and a picture, from one run's figures."""
+
+import platform
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.goals import table
+
+Results = dict[str, Any]
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+INK, OURS, THEIRS = "#24292f", "#2563eb", "#94a3b8"
+
+
+def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _requests(r: Results) -> str:
+    direct = r["direct"]["one"]
+    rows = [
+        (
+            name, f"{one['rate']:,.0f}", f"{one['p50']:.2f}", f"{one['p99']:.2f}",
+            f"{one['one']:.3f}", f"{one['one'] - direct:+.3f}", f"{one['half_p99']:.2f}",
+            str(one["errors"]),
+        )
+        for name, one in r.items()
+    ]  # fmt: skip
+    head = (
+        "", "requests/s", "p50 ms", "p99 ms", "p50 at 1, ms", "added, ms", "p99 at half, ms",
+        "errors",
+    )  # fmt: skip
+    return (
+        "## Requests\n\nSmall JSON POST, 9:1 split over two upstreams, 32 keep-alive connections; "
+        "then one connection; then at half of Headgate's own rate with random think times.\n\n"
+        + _rows(head, rows)
+    )
+
+
+def _bodies(r: Results) -> str:
+    rows = [
+        (
+            name, f"{one['down']:,.0f}", f"{one['up']:,.0f}", f"{one['memory'] / 2**20:.1f}",
+            f"{one['slow_readers'] / 2**20:.1f}",
+        )
+        for name, one in r.items()
+    ]  # fmt: skip
+    head = ("", "down MiB/s", "up MiB/s", "memory +MiB", "50 slow readers +MiB")
+    return "## Big bodies\n\n1 GiB each way; nginx without buffering.\n\n" + _rows(head, rows)
+
+
+def _events(r: Results) -> str:
+    rows = [
+        (name, f"{one['first']:.2f}", f"{one['p50']:.2f}", f"{one['p99']:.2f}")
+        for name, one in r.items()
+    ]
+    head = ("", "first event ms", "p50 ms", "p99 ms")
+    text = "## Server-sent events\n\n1,000 streams × 10 events/s; from written to received.\n\n"
+    return text + _rows(head, rows)
+
+
+def _uneven(r: Results) -> str:
+    rows = [(name, f"{one['p99_70']:.0f}", f"{one['p99_90']:.0f}") for name, one in r.items()]
+    head = ("", "p99 at 70 %, ms", "p99 at 90 %, ms")
+    return (
+        "## Uneven instances\n\nFour instances, two slots of 20 ms (lognormal), one five times "
+        "slower; open loop, Poisson; a request without an answer counts as 5 s.\n\n"
+        + _rows(head, rows)
+    )
+
+
+def _overload(r: Results) -> str:
+    rows = [
+        (name, f"{100 * one['goodput']:.0f} %", f"{one['refusal_p99']:.1f}")
+        for name, one in r.items()
+    ]
+    head = ("", "goodput, of capacity", "refusals p99, ms")
+    return (
+        "## Overload\n\nThe same instances at three times their capacity; answers within "
+        "500 ms count.\n\n" + _rows(head, rows)
+    )
+
+
+def _costs(results: Results) -> str:
+    lines = []
+    if "routes" in results:
+        r = results["routes"]
+        lines.append(
+            f"* 1,000 routes × 4 backends: {r['many']:,.0f} requests/s against {r['few']:,.0f} "
+            f"with one route ({100 * r['loss']:.1f} % lost)"
+        )
+    if "idle" in results:
+        r = results["idle"]
+        lines.append(
+            f"* {r['connections']:,} idle connections: {r['bytes_each'] / 1024:.1f} KiB each, "
+            f"{100 * r['loss']:.1f} % of the rate lost"
+        )
+        wakeups = ", ".join(f"{value:.1f}" for value in r["wakeups"].values())
+        lines.append(f"* Wake-ups a second of each process with nothing to do: {wakeups}")
+    return "## What standing costs\n\n" + "\n".join(lines)
+
+
+def _instance(r: Results) -> str:
+    rows = [
+        (
+            name, f"{one['rate']:,.0f}", f"{one['p50']:.2f}", f"{one['p99']:.2f}",
+            f"{one['lone']:.2f}",
+        )
+        for name, one in r.items()
+    ]  # fmt: skip
+    head = ("", "requests/s", "p50 ms", "p99 ms", "lone request, 5 ms window, p50 ms")
+    return (
+        '## Instances\n\n`{"input": 4.0}` → its square, 32 connections, batches of up to 32 '
+        "where the server has them (FastAPI has none), both cores shared with wrk.\n\n"
+        + _rows(head, rows)
+    )
+
+
+_SECTIONS = {
+    "requests": _requests,
+    "bodies": _bodies,
+    "events": _events,
+    "uneven": _uneven,
+    "overload": _overload,
+    "instance": _instance,
+}
+
+
+def page(results: Results, options: str, left_out: Sequence[str]) -> str:
+    """The whole page as Markdown."""
+    memory = psutil.virtual_memory().total / 2**30
+    parts = [
+        "# Benchmarks",
+        "Made by `make bench`; every figure is from one run, rounds alternate between the "
+        "contenders, and medians are shown. **Compare within the page only**: the same machine "
+        "gives other absolute figures an hour later. One core is the proxy's, the other is "
+        "shared by the load and the upstreams. Peers run as their manuals recommend for speed, "
+        "without an access log; Headgate runs with its defaults and an access log in a file.",
+        f"Run of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.system()} "
+        f"{platform.machine()}, {psutil.cpu_count()} cores, {memory:.0f} GiB, Python "
+        f"{platform.python_version()}, {options}.",
+    ]
+    if left_out:
+        parts.append("\n".join(f"* {line}" for line in left_out))
+    parts.append("## Goals\n\n" + _rows(("measure", "goal", "here", ""), table(results)))
+    if "requests" in results:
+        parts.append("![Requests per second](benchmarks.svg)")
+    parts += [_SECTIONS[name](results[name]) for name in _SECTIONS if name in results]
+    if "routes" in results or "idle" in results:
+        parts.append(_costs(results))
+    return "\n\n".join(parts) + "\n"
+
+
+def bars(values: dict[str, float], title: str) -> str:
+    """A bar per value as SVG; Headgate's stands out."""
+    width, left, row = 720, 150, 34
+    top = max(values.values(), default=1) or 1
+    height = 50 + row * len(values)
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="14" fill="{INK}">',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        f'<text x="16" y="28" font-size="16" font-weight="bold">{escape(title)}</text>',
+    ]
+    for number, (name, value) in enumerate(values.items()):
+        y = 46 + row * number
+        long = (width - left - 110) * value / top
+        colour = OURS if name == "Headgate" else THEIRS
+        out += [
+            f'<text x="{left - 10}" y="{y + 17}" text-anchor="end">{escape(name)}</text>',
+            f'<rect x="{left}" y="{y}" width="{long:.1f}" height="24" rx="3" fill="{colour}"/>',
+            f'<text x="{left + long + 8:.1f}" y="{y + 17}">{value:,.0f}</text>',
+        ]
+    return "\n".join([*out, "</svg>"]) + "\n"
+
+
+def write(results: Results, options: str, left_out: Sequence[str]) -> Path:
+    """Write docs/benchmarks.md and its picture; returns the page's path."""
+    DOCS.mkdir(exist_ok=True)
+    target = DOCS / "benchmarks.md"
+    target.write_text(page(results, options, left_out))
+    if "requests" in results:
+        rates = {n: one["rate"] for n, one in results["requests"].items() if n != "direct"}
+        ordered = dict(sorted(rates.items(), key=lambda item: -item[1]))
+        title = "Requests per second and core: small JSON POST, 9:1 split"
+        (DOCS / "benchmarks.svg").write_text(bars(ordered, title))
+    return target

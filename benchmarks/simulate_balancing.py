@@ -1,0 +1,340 @@
+"""How would the balancing policies fare, without processes and noise?
+
+A discrete-event simulation of open-loop Poisson arrivals at gateway workers in front of
+instances with slots, lognormal service times and a queue of their own. It runs the very code
+of `gateway.core` with simulated time, so that a change of policy is judged in seconds.
+
+    python -m benchmarks.simulate_balancing
+"""
+
+import heapq
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gateway.core.balancing import Load
+from gateway.core.queueing import Admission, Refuse, place
+from gateway.core.table import Queue
+
+HOP_S = 0.0003  # one way, gateway to instance
+GOSSIP_S = 0.25  # between the workers' exchanges of their counts
+LOST_S = 5.0  # what a request without an answer counts as
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """An instance as it really is: `slots` at once, each taking `mean_s` on average."""
+
+    slots: int = 2
+    mean_s: float = 0.02
+    sigma: float = 0.5
+    reports: bool = True
+    fails: bool = False  # with a 500, in a millisecond
+
+
+@dataclass(slots=True)
+class Request:
+    """One request: when it was meant to be sent, and when and by whom it was answered."""
+
+    arrived: float
+    worker: int = 0
+    machine: int = -1
+    sent: float = 0.0
+    occupied: float = 0.0
+    answered: float | None = None
+    refused: float | None = None
+    tries: int = 1
+    failed: bool = False
+
+    def latency_s(self) -> float:
+        return LOST_S if self.answered is None else min(LOST_S, self.answered - self.arrived)
+
+
+class Gateway(Protocol):
+    """What a simulated worker does with a request and with an answer."""
+
+    loads: list[Load]
+
+    def arrive(self, request: Request, now: float) -> None: ...
+    def answer(self, request: Request, now: float, report: dict[str, float] | None) -> None: ...
+
+
+class Fleet:
+    """The machines, the wires and the clock."""
+
+    def __init__(self, machines: list[Machine], seed: int) -> None:
+        self.machines = machines
+        self.random = random.Random(seed)
+        self.running = [0] * len(machines)
+        self.waiting: list[deque[Request]] = [deque() for _ in machines]
+        self.workers: list[Gateway] = []
+        self.served = [0] * len(machines)
+        self.is_stopped = [False] * len(machines)
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._count = 0
+
+    def at(self, when: float, what: Callable[..., None], *arguments: Any) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (when, self._count, what, arguments))
+
+    def run(self, until: float) -> None:
+        """Lets everything happen that happens before `until`."""
+        while self._events and self._events[0][0] <= until:
+            now, _, what, arguments = heapq.heappop(self._events)
+            what(now, *arguments)
+
+    def stop(self, index: int) -> None:
+        """From now on machine `index` takes requests and answers none."""
+        self.is_stopped[index] = True
+
+    def send(self, request: Request, machine: int, now: float) -> None:
+        request.machine, request.sent = machine, now
+        self.at(now + HOP_S, self._reach, request)
+
+    def _reach(self, now: float, request: Request) -> None:
+        self.waiting[request.machine].append(request)
+        self._start(request.machine, now)
+
+    def _start(self, index: int, now: float) -> None:
+        machine = self.machines[index]
+        while (
+            self.waiting[index]
+            and self.running[index] < machine.slots
+            and not self.is_stopped[index]
+        ):
+            request = self.waiting[index].popleft()
+            self.running[index] += 1
+            mu = math.log(machine.mean_s) - machine.sigma**2 / 2
+            took_s = 0.001 if machine.fails else self.random.lognormvariate(mu, machine.sigma)
+            self.at(now + took_s, self._finish, request)
+
+    def _finish(self, now: float, request: Request) -> None:
+        index = request.machine
+        machine = self.machines[index]
+        if self.is_stopped[index]:
+            return
+        request.failed = machine.fails
+        self.running[index] -= 1
+        self.served[index] += 1
+        self._start(index, now)
+        report = None
+        if machine.reports:
+            queue, running = len(self.waiting[index]), self.running[index]
+            wait_s = max(0, queue + running + 1 - machine.slots) * machine.mean_s / machine.slots
+            report = {
+                "queue": queue,
+                "running": running,
+                "slots": machine.slots,
+                "wait_ms": wait_s * 1000,
+            }
+        self.at(now + HOP_S, self._return, request, report)
+
+    def _return(self, now: float, request: Request, report: dict[str, float] | None) -> None:
+        request.answered = now
+        self.workers[request.worker].answer(request, now, report)
+
+
+@dataclass
+class Headgate:
+    """A worker that uses the policies of `gateway.core`."""
+
+    fleet: Fleet
+    balance: str = "least_loaded"
+    max_in_flight: int = 256
+    queue: Queue = field(default_factory=Queue)
+    patience_s: float = math.inf
+    refused: Callable[[Request, float], None] | None = None
+    turn: int = 0
+
+    def __post_init__(self) -> None:
+        self.loads = [Load() for _ in self.fleet.machines]
+        self.serving = list(range(len(self.loads)))
+        self.waiting: deque[Request] = deque()
+        self.admission = Admission(self.queue)
+
+    def arrive(self, request: Request, now: float) -> None:
+        self.waiting.append(request)
+        self.dispatch(now)
+        if request.machine >= 0:
+            return
+        loads = [self.loads[index] for index in self.serving]
+        verdict = self.admission.admit(now, loads, len(self.waiting) - 1, self.patience_s)
+        if isinstance(verdict, Refuse):
+            self.waiting.remove(request)
+            request.refused = now
+            if self.refused is not None:
+                self.refused(request, now)
+
+    def dispatch(self, now: float) -> None:
+        loads = [self.loads[index] for index in self.serving]
+        while self.waiting:
+            self.turn += 1
+            chosen = place(
+                self.balance, loads, len(self.waiting), self.max_in_flight, self.turn, now
+            )
+            if chosen is None:
+                return
+            request = self.waiting[chosen.position]
+            del self.waiting[chosen.position]
+            self.admission.dispatched(now)
+            request.occupied = loads[chosen.instance].sent(now)
+            self.fleet.send(request, self.serving[chosen.instance], now)
+
+    def remove(self, index: int) -> None:
+        """The probes say that machine `index` is gone."""
+        self.serving.remove(index)
+
+    def answer(self, request: Request, now: float, report: dict[str, float] | None) -> None:
+        load = self.loads[request.machine]
+        load.answered(now, now - request.sent, request.occupied, request.failed)
+        if report:
+            load.reported(now, **report)
+        load.done()
+        self.dispatch(now)
+
+
+@dataclass
+class LeastConnections:
+    """A peer: fewest connections first, at most `most` each, the rest waits in one queue."""
+
+    fleet: Fleet
+    most: int = 1 << 30
+    turn: int = 0
+
+    def __post_init__(self) -> None:
+        self.loads = [Load() for _ in self.fleet.machines]
+        self.waiting: deque[Request] = deque()
+
+    def arrive(self, request: Request, now: float) -> None:
+        self.waiting.append(request)
+        self.dispatch(now)
+
+    def dispatch(self, now: float) -> None:
+        while self.waiting:
+            self.turn += 1
+            order = [(i + self.turn) % len(self.loads) for i in range(len(self.loads))]
+            least = min(order, key=lambda i: self.loads[i].in_flight)
+            if self.loads[least].in_flight >= self.most:
+                return
+            self.loads[least].in_flight += 1
+            self.fleet.send(self.waiting.popleft(), least, now)
+
+    def answer(self, request: Request, now: float, report: dict[str, float] | None) -> None:
+        self.loads[request.machine].in_flight -= 1
+        self.dispatch(now)
+
+
+@dataclass
+class Oracle(LeastConnections):
+    """Least expected delay with every instance's speed known, and no queue at the gateway."""
+
+    def dispatch(self, now: float) -> None:
+        while self.waiting:
+            self.turn += 1
+
+            def delay(i: int) -> float:
+                machine, ahead = self.fleet.machines[i], self.loads[i].in_flight + 1
+                return machine.mean_s * max(1.0, ahead / machine.slots)
+
+            order = [(i + self.turn) % len(self.loads) for i in range(len(self.loads))]
+            least = min(order, key=delay)
+            self.loads[least].in_flight += 1
+            self.fleet.send(self.waiting.popleft(), least, now)
+
+
+def arrivals(phases: list[tuple[float, float]], source: random.Random) -> Iterator[float]:
+    """Moments of a Poisson process through `phases` of (seconds, rate a second)."""
+    begin = 0.0
+    for seconds, rate in phases:
+        now = begin + source.expovariate(rate)
+        while now < begin + seconds:
+            yield now
+            now += source.expovariate(rate)
+        begin += seconds
+
+
+def simulate(
+    gateways: Callable[[Fleet], Gateway],
+    machines: list[Machine],
+    phases: list[tuple[float, float]],
+    seed: int = 1,
+    workers: int = 1,
+    events: dict[float, Callable[[Fleet], None]] | None = None,
+) -> tuple[list[Request], Fleet]:
+    """Every request of a run through `phases`, with what became of it, and the fleet."""
+    fleet = Fleet(machines, seed)
+    fleet.workers = [gateways(fleet) for _ in range(workers)]
+    requests = []
+    for when in arrivals(phases, random.Random(seed + 1000)):
+        request = Request(when, worker=fleet.random.randrange(workers))
+        requests.append(request)
+        fleet.at(when, lambda now, r: fleet.workers[r.worker].arrive(r, now), request)
+    for when, event in (events or {}).items():
+        fleet.at(when, lambda _, event: event(fleet), event)
+    seconds = sum(phase[0] for phase in phases)
+    if workers > 1:
+        for tick in range(1, int(seconds / GOSSIP_S)):
+            fleet.at(tick * GOSSIP_S, lambda _: _gossip(fleet.workers))
+    fleet.run(seconds + LOST_S)
+    return requests, fleet
+
+
+def _gossip(workers: list[Gateway]) -> None:
+    for index in range(len(workers[0].loads)):
+        total = sum(worker.loads[index].in_flight for worker in workers)
+        for worker in workers:
+            worker.loads[index].others = total - worker.loads[index].in_flight
+
+
+UNEVEN = [Machine(), Machine(), Machine(), Machine(mean_s=0.1)]
+CAPACITY = sum(machine.slots / machine.mean_s for machine in UNEVEN)
+
+
+def percentile_s(requests: list[Request], share: float) -> float:
+    """The latency within which `share` of `requests` were answered."""
+    latencies = sorted(request.latency_s() for request in requests)
+    return latencies[min(len(latencies) - 1, int(share * len(latencies)))]
+
+
+def goodput(requests: list[Request], seconds: float, within_s: float) -> float:
+    """Answers a second that came within `within_s`."""
+    return sum(request.latency_s() <= within_s for request in requests) / seconds
+
+
+def main() -> None:
+    policies: dict[str, tuple[Callable[[Fleet], Gateway], int]] = {
+        "least connections": (LeastConnections, 1),
+        "least connections, 2 at most": (lambda fleet: LeastConnections(fleet, 2), 1),
+        "oracle, no queue": (Oracle, 1),
+        "headgate": (Headgate, 1),
+        "headgate, 2 workers": (Headgate, 2),
+        "headgate, 4 workers": (Headgate, 4),
+    }
+    print(f"{'policy':34}{'p99 at 70 %':>12}{'at 90 %':>10}{'slow one':>10}")
+    for name, (gateways, workers) in policies.items():
+        tails: dict[float, list[float]] = {0.7: [], 0.9: []}
+        slow = []
+        for seed in range(1, 8):
+            for load, found in tails.items():
+                requests, fleet = simulate(
+                    gateways, UNEVEN, [(20.0, load * CAPACITY)], seed, workers
+                )
+                found.append(percentile_s(requests, 0.99))
+                if load == 0.7:
+                    slow.append(fleet.served[-1] / len(requests))
+        middle = [sorted(found)[3] * 1000 for found in tails.values()]
+        print(f"{name:34}{middle[0]:>9.0f} ms{middle[1]:>7.0f} ms{sorted(slow)[3]:>9.1%}")
+    print(f"\n{'three times the capacity':34}{'within 500 ms':>14}{'refused':>9}")
+    for name, (gateways, workers) in policies.items():
+        if "headgate" in name:
+            requests, _ = simulate(gateways, UNEVEN, [(20.0, 3 * CAPACITY)], workers=workers)
+            good = goodput(requests, 20.0, 0.5) / CAPACITY
+            refused = sum(request.refused is not None for request in requests) / len(requests)
+            print(f"{name:34}{good:>14.1%}{refused:>9.1%}")
+
+
+if __name__ == "__main__":
+    main()

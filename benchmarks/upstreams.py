@@ -1,0 +1,120 @@
+"""What stands behind the proxies: nginx with a static answer, a sink for big bodies, stubs.
+
+`python -m benchmarks.upstreams sink` and `… stubs` print their ports on one line.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import math
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.machine import LOAD_CORE, free_port, new_folder, on_core, start, wait_for
+from tests.harness.origins import Origin, served
+
+ANSWER = json.dumps({"output": 16.0, "model": "square"})
+
+
+@contextmanager
+def nginx_upstreams(count: int = 2) -> Iterator[list[int]]:
+    """`count` ports of one nginx worker that answers a small static JSON, read body or not."""
+    folder, ports = new_folder(), [free_port() for _ in range(count)]
+    listens = " ".join(f"listen 127.0.0.1:{port} backlog=4096;" for port in ports)
+    (folder / "nginx.conf").write_text(
+        f"""worker_processes 1; daemon off; pid {folder}/pid; error_log {folder}/error.log;
+events {{ worker_connections 16384; }}
+http {{
+  access_log off; keepalive_requests 100000000; default_type application/json;
+  client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
+  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  server {{ {listens} location / {{ return 200 '{ANSWER}'; }} }}
+}}
+"""
+    )
+    command = ["nginx", "-c", str(folder / "nginx.conf"), "-p", str(folder)]
+    running = start(on_core(LOAD_CORE, command), folder)
+    try:
+        wait_for(f"http://127.0.0.1:{ports[0]}/", running)
+        yield ports
+    finally:
+        running.stop()
+
+
+def _sink_one(client: socket.socket) -> None:
+    """GET /N answers N bytes; a POST is read to its end and answered with its length."""
+    buffer, zeros = bytearray(1 << 20), bytes(1 << 20)
+    with client, contextlib.suppress(OSError):
+        rest = b""
+        while True:
+            while b"\r\n\r\n" not in rest:
+                data = client.recv(1 << 16)
+                if not data:
+                    return
+                rest += data
+            head, _, rest = rest.partition(b"\r\n\r\n")
+            lines = head.lower().split(b"\r\n")
+            fields = dict(line.split(b": ", 1) for line in lines[1:])
+            left = int(fields.get(b"content-length", b"0")) - len(rest)
+            while left > 0:
+                left -= client.recv_into(buffer)
+            rest = b""
+            word = head.split()[1].strip(b"/")
+            size = int(word) if word.isdigit() else 2
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+            for start_at in range(0, size, len(zeros)):
+                client.sendall(zeros[: size - start_at])
+
+
+def sink() -> None:
+    """Serve big bodies from blocking threads: the copying is the kernel's."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    print(listener.getsockname()[1], flush=True)
+    while True:
+        client, _ = listener.accept()
+        threading.Thread(target=_sink_one, args=(client,), daemon=True).start()
+
+
+async def stubs(slots: int, service_s: float, spread: float, slow: float, count: int) -> None:
+    """`count` instances with load reports; the last is `slow` times slower."""
+    made = []
+    for number in range(count):
+        factor = slow if number == count - 1 else 1.0
+        respond = served(slots, service_s * factor, spread=spread, seed=random.randrange(1 << 30))
+        origin = Origin(respond, f"i{number}")
+        origin.record = False
+        await origin.start()
+        made.append(origin)
+    print(*(origin.port for origin in made), flush=True)
+    while True:
+        await asyncio.sleep(1)
+        for origin in made:
+            origin.exchanges.clear()
+            origin.connections = [c for c in origin.connections if not c.closed]
+            for connection in origin.connections:
+                connection.open.clear()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=["sink", "stubs"])
+    parser.add_argument("--slots", type=int, default=2)
+    parser.add_argument("--service", type=float, default=0.02)
+    parser.add_argument("--spread", type=float, default=math.log(2) / 2)
+    parser.add_argument("--slow", type=float, default=5.0)
+    parser.add_argument("--count", type=int, default=4)
+    options = parser.parse_args()
+    if options.kind == "sink":
+        sink()
+    else:
+        asyncio.run(
+            stubs(options.slots, options.service, options.spread, options.slow, options.count)
+        )
+
+
+if __name__ == "__main__":
+    main()

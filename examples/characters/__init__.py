@@ -1,0 +1,1 @@
+"""A model that answers as a stream: text, one character after the other."""

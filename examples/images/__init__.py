@@ -1,0 +1,1 @@
+"""A model that takes pictures: a digit as a PNG or PGM file of any size."""

@@ -1,0 +1,66 @@
+"""What does `headgate` do with its command line?
+
+It reads it, hands it to one command and turns every way that can end into an exit code: 0 done,
+1 refused with one clear line on stderr, 2 wrong usage. No traceback reaches a user. Everything
+beyond this file is imported by the command that needs it, so that a worker process never loads
+a table printer and `headgate --version` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of the command in `argv` (the process's own arguments when None)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] == "instance":
+        return run_instance(arguments[1:])
+    if arguments in (["--version"], ["-V"]):
+        return print_version()
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has left (`| head`): nothing is wrong, nobody listens.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def run(arguments: list[str]) -> int:
+    """Parses `arguments` and runs their command; every refusal is one line and a 1."""
+    from gateway.cli import parsing, refusals
+
+    try:
+        options = parsing.parse(arguments)
+    except SystemExit as exit:  # argparse has printed the usage or the help
+        return int(exit.code or 0)
+    try:
+        return parsing.load(options.run)(options)
+    except BrokenPipeError:
+        raise
+    except parsing.Usage as mistake:
+        print(f"headgate: {mistake}\ntry: headgate {options.command} --help", file=sys.stderr)
+        return 2
+    except Exception as error:
+        if os.environ.get("HEADGATE_DEBUG"):
+            raise
+        print(f"headgate: {refusals.line(error)}", file=sys.stderr)
+        return 1
+
+
+def run_instance(arguments: list[str]) -> int:
+    """Becomes the instance's own program: the two packages meet over HTTP and here."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "instance", *arguments])  # noqa: S606
+
+
+def print_version() -> int:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        print(f"headgate {version('headgate')}")
+    except PackageNotFoundError:
+        print("headgate, run from its source")
+    return 0

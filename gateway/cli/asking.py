@@ -1,0 +1,122 @@
+"""What do the commands ask of a gateway alike?
+
+How an edit is made, what came of it, and which name was meant when there is none like it.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from gateway.cli.parsing import suggestion
+from gateway.cli.refusals import Refusal
+from gateway.client import AdminClient, Change, Json, Refused
+
+PRECONDITION_REQUIRED = 428
+
+Answered = TypeVar("Answered")
+
+
+def change(options: argparse.Namespace, etag: str | None = None) -> Change:
+    """How the options want an edit made, bound to `etag` where there is one."""
+    return Change(options.reason or "", options.dry_run, etag)
+
+
+def bound(
+    options: argparse.Namespace, revision: Callable[[], int], etag: Callable[[], str]
+) -> str | None:
+    """The tag that --if-revision binds an edit to; None without it.
+
+    The tag is read first: what changes between the two looks is seen by one of them.
+    """
+    if options.if_revision is None:
+        return None
+    tag, now = etag(), revision()
+    if now != options.if_revision:
+        raise Refusal(f"the revision is no longer {options.if_revision}: it is {now} now")
+    return tag
+
+
+def made(edit: Callable[[Change], Answered], wanted: Change, etag: Callable[[], str]) -> Answered:
+    """The answer to `edit`; bound to what is there now where the gateway requires a condition."""
+    try:
+        return edit(wanted)
+    except Refused as refused:
+        if refused.status != PRECONDITION_REQUIRED or wanted.etag:
+            raise
+        return edit(replace(wanted, etag=etag()))
+
+
+def outcome(answer: Mapping[str, Any], options: argparse.Namespace) -> str:
+    """The line below an edit: which revision it made, on how many workers."""
+    if options.dry_run:
+        return "a dry run: nothing was changed"
+    workers = (answer.get("applied") or {}).get("workers")
+    on = "" if workers is None else f", on {workers} worker{'' if workers == 1 else 's'}"
+    return f"revision {answer['revision']}{on}"
+
+
+def routes(client: AdminClient) -> dict[str, Json]:
+    found: dict[str, Json] = client.table().get("routes") or {}
+    return found
+
+
+def backends(client: AdminClient) -> dict[str, Json]:
+    found: dict[str, Json] = client.table().get("backends") or {}
+    return found
+
+
+@contextmanager
+def about(client: AdminClient, *, route: str) -> Iterator[None]:
+    """Turns the 404 of a route into a line that names the nearest one."""
+    try:
+        yield
+    except Refused as refused:
+        if refused.status != 404:
+            raise
+        known = routes(client)
+        if route in known:
+            raise
+        there = suggestion(route, known) or _there("route", known)
+        raise Refusal(f"there is no route {route!r}{there}") from None
+
+
+def backend_of(client: AdminClient, address: str, wanted: str | None) -> str:
+    """The backend that the instance at `address` belongs to; Refusal when it is not clear."""
+    live = client.status().get("backends") or {}
+    owners: dict[str, list[str]] = {}
+    for backend, state in live.items():
+        for instance in state.get("instances") or {}:
+            owners.setdefault(instance, []).append(backend)
+    if wanted is not None:
+        if wanted not in live:
+            raise Refusal(f"there is no backend {wanted!r}{suggestion(wanted, live)}")
+        if address in live[wanted].get("instances", {}):
+            return wanted
+        raise Refusal(f"{wanted!r} has no instance {address!r}{suggestion(address, owners)}")
+    found = owners.get(address, [])
+    if not found:
+        there = suggestion(address, owners) or _there("instance", owners)
+        raise Refusal(f"there is no instance {address!r}{there}")
+    if len(found) > 1:
+        names = " and ".join(repr(name) for name in found)
+        raise Refusal(f"{address} belongs to {names}: say which with --backend")
+    return found[0]
+
+
+def names(client: AdminClient, kind: str) -> list[str]:
+    """All names of a kind: route, backend, instance, or `weight` (each backend with a `=`)."""
+    if kind == "route":
+        return list(routes(client))
+    if kind == "backend":
+        return list(backends(client))
+    if kind == "weight":
+        return [f"{name}=" for name in backends(client)]
+    live = client.status().get("backends") or {}
+    return [address for state in live.values() for address in state.get("instances") or {}]
+
+
+def _there(kind: str, known: Mapping[str, Any]) -> str:
+    names = ", ".join(list(known)[:8])
+    return f" (there is {names})" if names else f" (there is no {kind} at all)"

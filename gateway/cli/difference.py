@@ -1,0 +1,37 @@
+"""How is the difference between two tables told?"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from gateway.cli.screen import Cell
+
+MARKS = {"add": ("+", "good"), "remove": ("-", "bad"), "replace": ("~", "warn")}
+
+
+def lines(diff: Sequence[Mapping[str, Any]], width: int = 160) -> list[Cell]:
+    """One line per change: `~ routes/digits/split/digits-cnn: 10 → 50`; values cut at `width`."""
+    return [_line(change, width) for change in diff] or [Cell("nothing would change", "dim")]
+
+
+def _line(change: Mapping[str, Any], width: int) -> Cell:
+    mark, meaning = MARKS.get(str(change.get("op")), ("~", "warn"))
+    where = str(change.get("pointer", "")).lstrip("/").replace("~1", "/").replace("~0", "~")
+    sides = [value(change[side], width) for side in ("before", "after") if side in change]
+    what = " → ".join(sides)
+    return Cell(f"{mark} {where}: {what}", meaning)
+
+
+def value(found: Any, width: int = 160) -> str:
+    """`found` as people read it: text as it is, the rest as short JSON."""
+    text = found if isinstance(found, str) else orjson.dumps(found).decode()
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def overridden(lost: Mapping[str, Any]) -> Cell:
+    """A live edit that a file wins over, in words."""
+    where = str(lost.get("pointer", "")).lstrip("/")
+    live = value(lost["before"]) if "before" in lost else "nothing"
+    file = value(lost["after"]) if "after" in lost else "nothing"
+    return Cell(f"! {where}: edited live to {live}, the file says {file} and wins", "warn")

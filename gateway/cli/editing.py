@@ -1,0 +1,150 @@
+"""The commands that change a running gateway: apply, restore and one instance's state."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+from gateway.cli import asking, difference, finding, screen
+from gateway.cli.refusals import Refusal
+from gateway.cli.screen import Cell
+from gateway.client import AdminClient, Change, Json, revision_tag
+
+LOOK_S = 0.25
+
+
+def apply(options: argparse.Namespace) -> int:
+    """Prints what the file would change, then changes it unless it is a dry run.
+
+    The edit is bound to the revision that the difference was shown against: what is applied
+    is what was printed, or nothing.
+    """
+    content = Path(options.file).read_bytes()
+    client = finding.client(options)
+    given = None if options.if_revision is None else revision_tag(options.if_revision)
+    tried = asking.made(
+        lambda change: client.apply(content, change),
+        Change(options.reason or "", True, given),
+        lambda: revision_tag(client.table()["revision"]),
+    )
+    if options.dry_run:
+        return _tell(options, tried)
+    if not options.json:
+        screen.show(*_told(tried))
+    if not tried.get("diff") and not options.json:
+        return 0
+    done = client.apply(content, asking.change(options, revision_tag(tried["previous"])))
+    if options.json:
+        screen.print_json(done)
+    else:
+        screen.show(Cell(asking.outcome(done, options), "dim"))
+    return 0
+
+
+def restore(options: argparse.Namespace) -> int:
+    """Goes back to a revision and shows what that changed."""
+    client = finding.client(options)
+    given = None if options.if_revision is None else revision_tag(options.if_revision)
+    answer = asking.made(
+        lambda change: client.restore(options.revision, change),
+        asking.change(options, given),
+        lambda: revision_tag(client.table()["revision"]),
+    )
+    return _tell(options, answer)
+
+
+def drain(options: argparse.Namespace) -> int:
+    """Sends an instance nothing new; with --wait, until it has finished what it had."""
+    client = finding.client(options)
+    backend, answer = _act(client, options, "drain")
+    if not options.wait or options.dry_run:
+        return _acted(options, answer, "draining")
+    emptied = wait_until_empty(
+        lambda: in_flight(client, backend, options.instance),
+        progress=None if options.json else sys.stderr,
+        timeout_s=options.timeout,
+    )
+    if not emptied:
+        raise Refusal(f"{options.instance} still has requests in flight after {options.timeout} s")
+    return _acted(options, answer, "drained")
+
+
+def resume(options: argparse.Namespace) -> int:
+    return _acted(
+        options, _act(finding.client(options), options, "resume")[1], "takes requests again"
+    )
+
+
+def disable(options: argparse.Namespace) -> int:
+    return _acted(options, _act(finding.client(options), options, "disable")[1], "disabled")
+
+
+def enable(options: argparse.Namespace) -> int:
+    return _acted(options, _act(finding.client(options), options, "enable")[1], "enabled")
+
+
+def in_flight(client: AdminClient, backend: str, address: str) -> int:
+    """Requests in flight at the instance, over all workers; 0 once it is gone."""
+    live = (client.status().get("backends") or {}).get(backend) or {}
+    instance = (live.get("instances") or {}).get(address) or {}
+    return int(instance.get("in_flight") or 0)
+
+
+def wait_until_empty(
+    left: Callable[[], int],
+    *,
+    progress: TextIO | None,
+    timeout_s: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """True once `left()` is 0, False when `timeout_s` passed first; tells each new count."""
+    started, told = clock(), -1
+    while (count := left()) > 0:
+        if timeout_s is not None and clock() - started >= timeout_s:
+            return False
+        if progress is not None and count != told:
+            print(f"{count} in flight", file=progress, flush=True)
+            told = count
+        sleep(LOOK_S)
+    return True
+
+
+def _act(client: AdminClient, options: argparse.Namespace, action: str) -> tuple[str, Json]:
+    """The backend of the instance that was named, and the answer to the action."""
+    backend = asking.backend_of(client, options.instance, options.backend)
+    etag = asking.bound(
+        options, lambda: int(client.table()["revision"]), lambda: client.backend_tag(backend)
+    )
+    answer = asking.made(
+        lambda change: client.instance_action(backend, options.instance, action, change),
+        asking.change(options, etag),
+        lambda: client.backend_tag(backend),
+    )
+    return backend, answer
+
+
+def _acted(options: argparse.Namespace, answer: Json, word: str) -> int:
+    if options.json:
+        screen.print_json(answer)
+    elif options.dry_run:
+        screen.show(*_told(answer))
+    else:
+        line = f"{options.instance}: {word} ({asking.outcome(answer, options)})"
+        screen.show(Cell(line))
+    return 0
+
+
+def _tell(options: argparse.Namespace, answer: Json) -> int:
+    if options.json:
+        screen.print_json(answer)
+    else:
+        screen.show(*_told(answer), Cell(asking.outcome(answer, options), "dim"))
+    return 0
+
+
+def _told(answer: Json) -> list[Cell]:
+    lost = [difference.overridden(change) for change in answer.get("overridden") or ()]
+    return [*difference.lines(answer.get("diff") or []), *lost]

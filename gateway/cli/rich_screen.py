@@ -1,0 +1,66 @@
+"""How do the same grids look on a terminal? The only file that imports rich."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from gateway.cli.screen import STYLES, Cell, Grid, clean
+
+Part = Grid | Cell | str
+
+
+def show(parts: Sequence[Part], out: TextIO) -> None:
+    """Prints `parts` in order, with colours where the terminal has them."""
+    console = Console(file=out, highlight=False)
+    for part in parts:
+        console.print(drawn(part))
+
+
+@contextmanager
+def refreshing(out: TextIO) -> Iterator["Screenful"]:
+    """A screen of its own that each `draw` replaces; the terminal is as before afterwards."""
+    console = Console(file=out, highlight=False)
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        yield Screenful(live)
+
+
+class Screenful:
+    """What the terminal shows now."""
+
+    def __init__(self, live: Live) -> None:
+        self._live = live
+
+    def draw(self, parts: Sequence[Part]) -> None:
+        self._live.update(Group(*(drawn(part) for part in parts)), refresh=True)
+
+
+def drawn(part: Part) -> RenderableType:
+    if isinstance(part, Grid):
+        return _table(part)
+    return _text(part)
+
+
+def _table(grid: Grid) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=None, pad_edge=False, show_edge=False)
+    for column in grid.columns:
+        right = column.startswith(">")
+        table.add_column(
+            Text(column.lstrip(">"), style="dim"),
+            justify="right" if right else "left",
+            overflow="fold",
+        )
+    for row in grid.rows:
+        table.add_row(*(_text(cell) for cell in row))
+    return table
+
+
+def _text(part: Cell | str) -> Text:
+    if isinstance(part, Cell):
+        return Text(clean(part.text), style=STYLES[part.meaning])
+    return Text(clean(part))

@@ -1,0 +1,123 @@
+"""The commands that show what is kept: routes, backends, history and the token."""
+
+import argparse
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from gateway.cli import difference, finding, screen
+from gateway.cli.refusals import Refusal
+from gateway.cli.screen import Cell, Grid
+from gateway.client import Json
+
+
+def routes(options: argparse.Namespace) -> int:
+    """The routes that are configured, and how each divides its requests."""
+    table = finding.client(options).table()
+    if options.json:
+        screen.print_json(table.get("routes") or {})
+        return 0
+    rows = [
+        (Cell(name, "strong"), matched(spec.get("match")), split(spec.get("split") or {}))
+        for name, spec in (table.get("routes") or {}).items()
+    ]
+    screen.show(Grid(("route", "match", "split"), rows), _revision(table))
+    return 0
+
+
+def backends(options: argparse.Namespace) -> int:
+    """The backends that are configured, with their instances."""
+    table = finding.client(options).table()
+    if options.json:
+        screen.print_json(table.get("backends") or {})
+        return 0
+    rows = []
+    for name, spec in (table.get("backends") or {}).items():
+        states = spec.get("states") or {}
+        for index, url in enumerate(spec.get("instances") or ["–"]):
+            state = states.get(url.partition("://")[2], "")
+            first = Cell(name if index == 0 else "", "strong")
+            balance = spec.get("balance", "least_loaded") if index == 0 else ""
+            rows.append((first, url, Cell(state, "warn"), balance))
+    screen.show(Grid(("backend", "instance", "state", "balance"), rows), _revision(table))
+    return 0
+
+
+def history(options: argparse.Namespace) -> int:
+    """The edits so far, newest first, or one of them with its difference."""
+    client = finding.client(options)
+    if options.revision is not None:
+        return _one(options, client.revision(options.revision))
+    answer = client.history(options.limit)
+    if options.json:
+        screen.print_json(answer)
+        return 0
+    rows = [
+        (
+            Cell(str(edit["revision"]), "strong"),
+            when(edit.get("time")),
+            str(edit.get("who", "")),
+            str(edit.get("why") or ""),
+            _summary(edit.get("diff") or []),
+        )
+        for edit in answer.get("revisions") or []
+    ]
+    screen.show(Grid((">revision", "when", "who", "why", "what"), rows))
+    return 0
+
+
+def token(options: argparse.Namespace) -> int:
+    """Prints the token alone, so that it can be given to another command."""
+    if options.file is not None and not options.state_dir:
+        directory: Path | None = Path(options.file).absolute().parent / finding.STATE_NAME
+    else:
+        directory = finding.state_dir(options.state_dir)
+    if directory is None:
+        raise Refusal("there is no state directory here: say which with --state-dir")
+    print(finding.read_token(directory))
+    return 0
+
+
+def matched(match: str | Mapping[str, Any] | None) -> str:
+    """What a route asks for, on one line."""
+    if match is None or isinstance(match, str):
+        return match or "/"
+    parts = [f"={match['exact']}" if "exact" in match else str(match.get("path", "/"))]
+    parts += [",".join(match["methods"])] if match.get("methods") else []
+    parts += [",".join(match["hosts"])] if match.get("hosts") else []
+    for key in ("headers", "json"):
+        parts += [f"{name}={found}" for name, found in (match.get(key) or {}).items()]
+    return " ".join(parts)
+
+
+def split(weights: Mapping[str, int]) -> str:
+    return "  ".join(f"{name} {weight}" for name, weight in weights.items())
+
+
+def when(time: str | None) -> str:
+    """A time of the admin API (UTC) on the clock of this machine, to the second."""
+    try:
+        return f"{datetime.fromisoformat(time or '').astimezone():%Y-%m-%d %H:%M:%S}"
+    except ValueError:
+        return time or ""
+
+
+def _one(options: argparse.Namespace, edit: Json) -> int:
+    if options.json:
+        screen.print_json(edit)
+        return 0
+    why = f": {edit['why']}" if edit.get("why") else ""
+    head = f"revision {edit['revision']}, {when(edit.get('time'))}, by {edit.get('who', '')}{why}"
+    screen.show(Cell(head, "strong"), *difference.lines(edit.get("diff") or []))
+    return 0
+
+
+def _summary(diff: list[Mapping[str, Any]]) -> str:
+    told = [cell.text for cell in difference.lines(diff[:1], width=60)] if diff else [""]
+    more = f" and {len(diff) - 1} more" if len(diff) > 1 else ""
+    return told[0] + more
+
+
+def _revision(table: Json) -> Cell:
+    return Cell(f"revision {table.get('revision')}", "dim")

@@ -1,0 +1,186 @@
+"""Routes, weights, backends and instances: how is each read and written?
+
+Every write is a pure edit handed to the publisher together with the request's condition,
+which is judged inside it. Nothing here decides what is valid or what becomes of a table.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from gateway.controlplane.calls import Call, answer, etag, outcome
+from gateway.controlplane.configuration import entry
+from gateway.core import edits
+from gateway.core.faults import Fault, Missing, Refused
+from gateway.core.table import Document, parse_instance
+
+Json = Any
+
+
+def current(document: Document, section: str, name: str) -> Json | None:
+    """Entry `name` of `section` as it was written; None when there is none."""
+    return (document.get(section) or {}).get(name)
+
+
+def existing(document: Document, section: str, name: str) -> Json:
+    found = current(document, section, name)
+    if found is None:
+        raise Missing(f"no {section.removesuffix('s')} {name!r}")
+    return found
+
+
+async def get_entry(call: Call, section: str, name: str) -> web.Response:
+    table = call.publisher.table
+    found = existing(table.document, section, name)
+    return answer(found, tag=etag(found), revision=table.revision)
+
+
+async def write_entry(
+    call: Call, section: str, name: str, edit: Callable[[Document], Document]
+) -> web.Response:
+    """Publishes `edit` of one route or backend and answers with what was and what is."""
+
+    def guarded(document: Document) -> Document:
+        call.guard(current(document, section, name))
+        return edit(document)
+
+    published = await call.publisher.publish(
+        guarded, who=call.who, why=call.why, dry_run=call.dry_run
+    )
+    before = current(published.previous.document, section, name)
+    after = current(published.table.document, section, name)
+    what = {section.removesuffix("s"): name, "previous": before, "current": after}
+    created = before is None and not published.dry_run
+    return answer(
+        outcome(published, **what),
+        status=201 if created else 200,
+        tag=None if after is None else etag(after),
+        revision=published.revision,
+    )
+
+
+async def put_entry(call: Call, section: str, name: str) -> web.Response:
+    spec = entry(section, name, await call.json())
+    return await write_entry(call, section, name, lambda d: edits.put(d, section, name, spec))
+
+
+async def patch_entry(call: Call, section: str, name: str) -> web.Response:
+    patch = await call.mapping()
+
+    def patched(document: Document) -> Document:
+        merged = edits.merge_patch(existing(document, section, name), patch)
+        return edits.put(document, section, name, entry(section, name, merged))
+
+    return await write_entry(call, section, name, patched)
+
+
+async def get_route(call: Call) -> web.Response:
+    return await get_entry(call, "routes", call.part("route"))
+
+
+async def put_route(call: Call) -> web.Response:
+    return await put_entry(call, "routes", call.part("route"))
+
+
+async def patch_route(call: Call) -> web.Response:
+    return await patch_entry(call, "routes", call.part("route"))
+
+
+async def delete_route(call: Call) -> web.Response:
+    name = call.part("route")
+    return await write_entry(call, "routes", name, lambda d: edits.delete_route(d, name))
+
+
+async def get_backend(call: Call) -> web.Response:
+    return await get_entry(call, "backends", call.part("backend"))
+
+
+async def put_backend(call: Call) -> web.Response:
+    return await put_entry(call, "backends", call.part("backend"))
+
+
+async def patch_backend(call: Call) -> web.Response:
+    return await patch_entry(call, "backends", call.part("backend"))
+
+
+async def delete_backend(call: Call) -> web.Response:
+    name = call.part("backend")
+    return await write_entry(call, "backends", name, lambda d: edits.delete_backend(d, name))
+
+
+async def get_weights(call: Call) -> web.Response:
+    route, table = call.part("route"), call.publisher.table
+    weights = edits.weights_of(table.document, route)
+    body = {
+        "revision": table.revision,
+        "route": route,
+        "weights": weights,
+        "effective": call.parts.live.effective(route),
+    }
+    return answer(body, tag=etag(weights), revision=table.revision)
+
+
+async def put_weights(call: Call) -> web.Response:
+    return await _write_weights(call, partial=False)
+
+
+async def patch_weights(call: Call) -> web.Response:
+    return await _write_weights(call, partial=True)
+
+
+async def _write_weights(call: Call, *, partial: bool) -> web.Response:
+    route, weights = call.part("route"), await call.mapping()
+
+    def weighted(document: Document) -> Document:
+        call.guard(edits.weights_of(document, route))
+        return edits.set_weights(document, route, weights, partial=partial)
+
+    published = await call.publisher.publish(
+        weighted, who=call.who, why=call.why, dry_run=call.dry_run
+    )
+    after = edits.weights_of(published.table.document, route)
+    body = outcome(
+        published,
+        route=route,
+        previous=edits.weights_of(published.previous.document, route),
+        weights=after,
+    )
+    return answer(body, tag=etag(after), revision=published.revision)
+
+
+async def add_instance(call: Call) -> web.Response:
+    backend, said = call.part("backend"), await call.mapping()
+    faults = [Fault(f"/{key}", "unknown_key", "unknown key") for key in said if key != "url"]
+    if "url" not in said:
+        faults.append(Fault("/url", "missing", "is missing"))
+    if faults:
+        raise Refused(faults)
+    url = said["url"]
+    try:
+        entry("backends", "x", {"instances": [url]})
+    except Refused as refused:
+        raise Refused(Fault("/url", each.code, each.detail) for each in refused.faults) from None
+    response = await write_entry(
+        call, "backends", backend, lambda d: edits.add_instance(d, backend, url)
+    )
+    if not call.dry_run:
+        response.set_status(201)
+        response.headers["Location"] = f"{call.request.path}/{parse_instance(url).address}"
+    return response
+
+
+async def remove_instance(call: Call) -> web.Response:
+    backend, address = call.part("backend"), unquote(call.part("address"))
+    return await write_entry(
+        call, "backends", backend, lambda d: edits.remove_instance(d, backend, address)
+    )
+
+
+async def set_instance_state(call: Call) -> web.Response:
+    backend, address = call.part("backend"), unquote(call.part("address"))
+    state = edits.STATES[call.part("verb")]
+    return await write_entry(
+        call, "backends", backend, lambda d: edits.set_state(d, backend, address, state)
+    )

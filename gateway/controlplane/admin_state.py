@@ -1,0 +1,181 @@
+"""The table as a whole, its history, and what is live: how is each read and written?
+
+Files are applied three ways, old revisions come back as new ones, and events are streamed
+as they happen. What the numbers mean is the data plane's business.
+"""
+
+import asyncio
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from gateway.controlplane.calls import Call, answer, outcome
+from gateway.controlplane.configuration import ConfigurationError, examine, parse
+from gateway.controlplane.events import Event, Subscription
+from gateway.controlplane.problems import Problem
+from gateway.controlplane.store import Revision
+from gateway.core.faults import Fault, Refused
+from gateway.core.table import Document, Table
+
+Json = Any
+_KEEP_ALIVE_S = 15.0
+
+
+def table_tag(table: Table) -> str:
+    return f'"{table.revision}"'
+
+
+def table_body(table: Table) -> Json:
+    return {
+        "revision": table.revision,
+        "backends": table.document.get("backends") or {},
+        "routes": table.document.get("routes") or {},
+    }
+
+
+async def get_table(call: Call) -> web.Response:
+    table = call.publisher.table
+    return answer(table_body(table), tag=table_tag(table), revision=table.revision)
+
+
+async def apply_file(call: Call) -> web.Response:
+    file = await _file(call)
+    applied = await call.publisher.apply(
+        file,
+        who=call.who,
+        why=call.why,
+        dry_run=call.dry_run,
+        guard=lambda table: call.guard(table_body(table), table_tag(table)),
+    )
+    published = applied.published
+    body = outcome(
+        published,
+        previous=published.previous.revision,
+        overridden=[change.as_json() for change in applied.overridden],
+    )
+    return answer(body, tag=f'"{published.revision}"', revision=published.revision)
+
+
+async def _file(call: Call) -> Document:
+    """The document of the file in the body; its settings are checked and otherwise left alone."""
+    if call.is_yaml:
+        try:
+            return parse(await call.yaml_text())[1]
+        except ConfigurationError as error:
+            raise Refused(
+                Fault(
+                    problem.pointer,
+                    "invalid",
+                    f"line {problem.line}: {problem.detail}" if problem.line else problem.detail,
+                    problem.hint,
+                )
+                for problem in error.problems
+            ) from None
+    _, document, faults = examine(await call.mapping())
+    if faults:
+        raise Refused(faults)
+    return document
+
+
+async def get_history(call: Call) -> web.Response:
+    limit = call.number("limit", 100, most=1000) or 100
+    before = call.number("before", None, most=2**53)
+    revisions = await call.publisher.history(limit=limit, before=before)
+    body = {
+        "revisions": [_summary(revision) for revision in revisions],
+        "next": revisions[-1].number if len(revisions) == limit else None,
+    }
+    newest = call.publisher.table.revision
+    return answer(body, tag=f'"{newest}"', revision=newest)
+
+
+async def get_revision(call: Call) -> web.Response:
+    revision = await call.publisher.revision(_number(call))
+    body = {**_summary(revision), "document": revision.document}
+    return answer(body, tag=f'"{revision.number}"')
+
+
+async def restore_revision(call: Call) -> web.Response:
+    number = _number(call)
+    table = call.publisher.table
+    expected = table.revision if call.request.headers.get("If-Match") else None
+    call.guard(table_body(table), table_tag(table))
+    published = await call.publisher.restore(
+        number, who=call.who, why=call.why, dry_run=call.dry_run, expected=expected
+    )
+    body = outcome(published, restored=number, previous=published.previous.revision)
+    return answer(body, tag=f'"{published.revision}"', revision=published.revision)
+
+
+def _number(call: Call) -> int:
+    text = call.part("revision")
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise Problem("not_found", "a revision is a whole number")
+    return int(text)
+
+
+def _summary(revision: Revision) -> Json:
+    return {
+        "revision": revision.number,
+        "time": revision.time,
+        "who": revision.who,
+        "why": revision.why,
+        "source": revision.source,
+        "diff": list(revision.diff),
+    }
+
+
+async def get_status(call: Call) -> web.Response:
+    table = call.publisher.table
+    live = await call.parts.live.status()
+    return answer({"revision": table.revision, **live}, revision=table.revision)
+
+
+async def get_metrics(call: Call) -> web.Response:
+    return web.Response(
+        body=await call.parts.metrics(),
+        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+    )
+
+
+async def get_livez(call: Call) -> web.Response:
+    return answer({"status": "ok"})
+
+
+async def get_readyz(call: Call) -> web.Response:
+    if not call.parts.ready():
+        raise Problem("not_ready", "no worker serves the current table yet")
+    return answer({"status": "ok"})
+
+
+async def stream_events(call: Call) -> web.StreamResponse:
+    """Server-sent events until the client leaves or the gateway stops."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    subscription = call.parts.events.subscribe()
+    try:
+        await response.prepare(call.request)
+        await response.write(_frame({"type": "hello", "revision": call.publisher.table.revision}))
+        await _relay(subscription, response)
+    except ConnectionError:
+        pass
+    finally:
+        subscription.close()
+    return response
+
+
+async def _relay(subscription: Subscription, response: web.StreamResponse) -> None:
+    while True:
+        try:
+            async with asyncio.timeout(_KEEP_ALIVE_S):
+                event = await anext(subscription, None)
+        except TimeoutError:
+            await response.write(b": nothing new\n\n")
+            continue
+        if event is None:
+            return
+        await response.write(_frame(event))
+
+
+def _frame(event: Event) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event))

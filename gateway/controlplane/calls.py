@@ -1,0 +1,210 @@
+"""What does one admin request ask for, and under which conditions?
+
+A `Call` reads the common parts of a request: its body, `If-Match`, `?dry_run`, the reason,
+who asks. Preconditions are judged against the state that the publisher holds under its lock,
+so that nothing can change between the judgement and the edit. It edits nothing itself.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+from aiohttp import hdrs, web
+
+from gateway.controlplane.events import Events
+from gateway.controlplane.problems import Problem
+from gateway.controlplane.publisher import Published, Publisher
+from gateway.controlplane.security import Role, Tokens
+from gateway.controlplane.store import checksum
+from gateway.controlplane.strict_json import loads
+from gateway.core.faults import Fault, Refused
+from gateway.settings import Settings
+
+Json = Any
+MAX_REASON = 500
+JSON_TYPES = ("application/json", "application/merge-patch+json")
+YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
+
+
+class Live(Protocol):
+    """What is known of the running workers and instances."""
+
+    async def status(self) -> dict[str, Any]:
+        """Health, in-flight counts, rates and workers, as JSON."""
+
+    def effective(self, route: str) -> dict[str, float]:
+        """The shares of `route` that hold now, after health; they sum to 1 or are all 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminParts:
+    """What the admin API is put together from.
+
+    `metrics` renders the Prometheus text; `ready` says whether requests can be served.
+    """
+
+    publisher: Publisher
+    settings: Settings
+    live: Live
+    events: Events
+    tokens: Tokens
+    metrics: Callable[[], Awaitable[bytes]]
+    ready: Callable[[], bool]
+
+
+PARTS: web.AppKey[AdminParts] = web.AppKey("parts", AdminParts)
+REQUEST_ID = web.RequestKey("request_id", str)
+ROLE = web.RequestKey("role", str)
+
+
+def etag(resource: Json) -> str:
+    """The strong entity tag of a resource: equal for equal content, whoever wrote it."""
+    return f'"{checksum(resource)[:24]}"'
+
+
+class Call:
+    """One request to the admin API."""
+
+    __slots__ = ("parts", "request")
+
+    def __init__(self, request: web.Request) -> None:
+        self.request = request
+        self.parts = request.app[PARTS]
+
+    @property
+    def publisher(self) -> Publisher:
+        return self.parts.publisher
+
+    @property
+    def who(self) -> str:
+        """Whom the history names: the role of the token and the address it came from."""
+        role: Role | str = self.request[ROLE]
+        return f"{role if self.parts.tokens.required else 'local'}@{self.request.remote or 'unix'}"
+
+    def part(self, name: str) -> str:
+        """A variable part of the path, decoded once."""
+        return self.request.match_info[name]
+
+    @property
+    def why(self) -> str:
+        """The reason given in X-Change-Reason: one printable line; "" for none."""
+        reason = self.request.headers.get("X-Change-Reason", "").strip(" \t")
+        if len(reason) > MAX_REASON or not reason.isprintable():
+            raise Problem(
+                "bad_request", f"X-Change-Reason is one printable line of up to {MAX_REASON}"
+            )
+        return reason
+
+    @property
+    def dry_run(self) -> bool:
+        return self.flag("dry_run")
+
+    def flag(self, name: str) -> bool:
+        """A truth in the query; anything but true and false is refused."""
+        said = self.request.query.getall(name, ["false"])
+        if len(said) != 1 or said[0] not in ("true", "false", "1", "0", ""):
+            raise Problem("bad_request", f"?{name} is true or false")
+        return said[0] in ("true", "1", "")
+
+    def number(self, name: str, default: int | None, *, most: int) -> int | None:
+        """A whole number from 1 to `most` in the query."""
+        text = self.request.query.get(name)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:20]) <= most:
+            raise Problem("bad_request", f"?{name} is a whole number from 1 to {most}")
+        return int(text)
+
+    async def json(self) -> Json:
+        """The body as strict JSON; NotJson or a 415 say why it cannot be read."""
+        self._require_type(JSON_TYPES)
+        return loads(await self.request.read())
+
+    async def mapping(self) -> dict[str, Json]:
+        """The body, which must be a JSON object."""
+        value = await self.json()
+        if not isinstance(value, dict):
+            raise Refused([Fault("", "type", "must be an object")])
+        return value
+
+    @property
+    def is_yaml(self) -> bool:
+        return self.request.content_type in YAML_TYPES
+
+    def _require_type(self, accepted: tuple[str, ...]) -> None:
+        said = self.request.headers.get(hdrs.CONTENT_TYPE)
+        charset = (self.request.charset or "utf-8").lower()
+        if said is None or self.request.content_type not in accepted:
+            raise Problem("unsupported_media_type", f"send {accepted[0]}")
+        if charset not in ("utf-8", "utf8") or hdrs.CONTENT_ENCODING in self.request.headers:
+            raise Problem("unsupported_media_type", "send UTF-8 as it is, not encoded again")
+
+    async def yaml_text(self) -> str:
+        """The body as text, which must be YAML by its type and UTF-8."""
+        self._require_type(YAML_TYPES)
+        try:
+            return (await self.request.read()).decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise Problem("not_json", "the body is not UTF-8") from None
+
+    def guard(self, current: Json, tag: str | None = None) -> None:
+        """Judges If-Match and If-None-Match against `current` (None: there is nothing).
+
+        412 carries the current state; 428 says that a condition is required.
+        """
+        tag = tag or (None if current is None else etag(current))
+        said = self.request.headers.getall(hdrs.IF_MATCH, [])
+        unless = self.request.headers.get(hdrs.IF_NONE_MATCH)
+        if said and not _matches(",".join(said), tag):
+            raise _changed(current, tag)
+        if unless is not None and _matches(unless, tag):
+            raise _changed(current, tag)
+        needed = self.parts.settings.require_if_match and current is not None
+        if needed and not said:
+            raise Problem(
+                "precondition_required", "send If-Match with the ETag that you read", more={}
+            )
+
+
+def _matches(said: str, tag: str | None) -> bool:
+    tags = [each.strip() for each in said.split(",")]
+    return tag is not None and ("*" in tags or tag in tags)
+
+
+def _changed(current: Json, tag: str | None) -> Problem:
+    return Problem(
+        "precondition_failed",
+        "the resource is not what the condition says; its current state is in `current`",
+        more={"current": current, "etag": tag},
+        headers={"ETag": tag} if tag else {},
+    )
+
+
+def answer(
+    body: Json,
+    *,
+    status: int = 200,
+    tag: str | None = None,
+    revision: int | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """`body` as JSON with its entity tag and the revision it belongs to."""
+    more = dict(headers or {})
+    if tag:
+        more["ETag"] = tag
+    if revision is not None:
+        more["X-Headgate-Revision"] = str(revision)
+    return web.Response(
+        body=orjson.dumps(body), status=status, content_type="application/json", headers=more
+    )
+
+
+def outcome(published: Published, **what: Json) -> dict[str, Json]:
+    """What every write answers: the revision, what it was about, the difference."""
+    body: dict[str, Json] = {"revision": published.revision, **what}
+    body["diff"] = [change.as_json() for change in published.diff]
+    body["applied"] = {"workers": published.workers}
+    if published.dry_run:
+        body["dry_run"] = True
+    return body

@@ -1,0 +1,58 @@
+// What is asked of a person before something happens: the token, and whether to go on.
+
+import { keepToken, Refused } from "./api.js";
+import { changes } from "./difference.js";
+import { by, say } from "./dom.js";
+
+let asking = null;
+
+// Resolves once a token was given; several askers share one dialog.
+export function askToken() {
+  asking ??= new Promise((given) => {
+    const dialog = by("token-dialog");
+    const again = dialog.dataset.asked === "yes";
+    say(by("token-fault"), again ? "That was not the token." : "");
+    dialog.dataset.asked = "yes";
+    by("token-form").addEventListener("submit", () => {
+      keepToken(by("token").value.trim());
+      by("token").value = "";
+      asking = null;
+      given();
+    }, { once: true });
+    dialog.addEventListener("cancel", (event) => event.preventDefault());
+    dialog.showModal();
+  });
+  return asking;
+}
+
+// Shows in a dry run what `edit` would change and makes it when it is confirmed: the answer, or
+// null. `tag` gives the entity tag that binds the edit to what was shown.
+export async function confirmEdit({ title, text, action, edit, tag }) {
+  const etag = tag();
+  const tried = await edit({ dryRun: true, etag });
+  const dialog = by("confirm-dialog");
+  say(by("confirm-title"), title);
+  say(by("confirm-text"), text);
+  say(by("confirm-apply"), action);
+  say(by("confirm-fault"), "");
+  by("confirm-reason").value = "";
+  by("confirm-diff").replaceChildren(changes(tried.diff || []));
+  dialog.showModal();
+  by("confirm-reason").focus();
+  return new Promise((done) => {
+    const closed = () => done(null);
+    dialog.addEventListener("close", closed, { once: true });
+    by("confirm-cancel").onclick = () => dialog.close();
+    by("confirm-form").onsubmit = async (event) => {
+      event.preventDefault();
+      try {
+        const answer = await edit({ reason: by("confirm-reason").value.trim(), etag });
+        dialog.removeEventListener("close", closed);
+        dialog.close();
+        done(answer);
+      } catch (error) {
+        say(by("confirm-fault"), error instanceof Refused ? error.words : error.message);
+      }
+    };
+  });
+}

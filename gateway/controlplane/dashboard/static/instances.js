@@ -1,0 +1,110 @@
+// Which instances are there, how are they, and what have they to do?
+
+import { api, Refused } from "./api.js";
+import { announce, by, h, keepRoles, mark, say, vars } from "./dom.js";
+import { colours, health, number } from "./model.js";
+
+const COLUMNS = ["Instance", "Health", "In flight", "Queued there", "Running", "Wait, ms", ""];
+const ACTIONS = { "": ["drain", "disable"], draining: ["resume", "disable"], disabled: ["enable"] };
+
+export function instances(state, refresh) {
+  const root = by("instances-body");
+  let shape = null;
+  let rows = new Map();
+
+  function build() {
+    const tints = colours(state.table);
+    rows = new Map();
+    const bodies = Object.entries(state.status.backends || {}).map(([backend, live]) => {
+      const made = Object.keys(live.instances || {}).map((address) => {
+        const row = new InstanceRow(backend, address, refresh);
+        rows.set(row, [backend, address]);
+        return row.element;
+      });
+      const chip = h("span", { class: "chip", "aria-hidden": true, vars: { "--tint": `var(--tint-${tints.get(backend) ?? 0})` } });
+      const title = h("tr", { class: "of" }, h("th", { colspan: COLUMNS.length, scope: "rowgroup" }, chip, backend));
+      const none = h("tr", {}, h("td", { colspan: COLUMNS.length, class: "none" }, "no instance"));
+      return h("tbody", {}, title, ...(made.length ? made : [none]));
+    });
+    const head = h("thead", {}, h("tr", {}, ...COLUMNS.map((words, index) =>
+      h("th", { scope: "col", class: index > 1 && words ? "num" : "" }, words || h("span", { class: "unseen" }, "Actions")))));
+    root.replaceChildren(keepRoles(h("table", { class: "instances" },
+      h("caption", { class: "unseen" }, "Instances by backend"), head, ...bodies)));
+  }
+
+  return {
+    update() {
+      const backends = state.status.backends || {};
+      const next = JSON.stringify(Object.entries(backends).map(([name, live]) => [name, Object.keys(live.instances || {})]));
+      if (next !== shape) {
+        shape = next;
+        build();
+      }
+      for (const [row, [backend, address]] of rows) row.update(backends[backend].instances[address]);
+    },
+  };
+}
+
+class InstanceRow {
+  constructor(backend, address, refresh) {
+    Object.assign(this, { backend, address, refresh });
+    const cell = (label) => h("td", { class: "num", "data-label": label });
+    this.word = h("span", { class: "pill" });
+    this.more = h("span", { class: "quiet more" });
+    this.count = h("span");
+    this.bar = h("span", { class: "meter", "aria-hidden": true });
+    this.cells = { queue: cell("Queued there"), running: cell("Running"), wait: cell("Wait, ms") };
+    this.actions = h("td", { class: "actions" });
+    this.element = h("tr", { "data-instance": address },
+      h("th", { scope: "row" }, h("code", {}, address)),
+      h("td", { class: "health" }, this.word, this.more),
+      h("td", { class: "num load", "data-label": "In flight" }, this.bar, this.count),
+      ...Object.values(this.cells), this.actions);
+    this.stateShown = null;
+  }
+
+  update(live) {
+    const { word, tone, more } = health(live);
+    say(this.word, word);
+    mark(this.word, "data-tone", tone);
+    say(this.more, more || "");
+    const report = live.report || {};
+    say(this.count, number(live.in_flight, 0));
+    const slots = report.slots || Math.max(1, live.in_flight || 0);
+    vars(this.bar, { "--part": `${Math.min(100, (100 * (live.in_flight || 0)) / slots)}%` });
+    say(this.cells.queue, number(report.queue, 0));
+    say(this.cells.running, report.slots ? `${number(report.running, 0)}/${number(report.slots, 0)}` : number(report.running, 0));
+    say(this.cells.wait, number(report.wait_ms));
+    this.offer(live.state || "");
+  }
+
+  // The actions that make sense in this state.
+  offer(state) {
+    if (state === this.stateShown) return;
+    this.stateShown = state;
+    const held = this.actions.contains(document.activeElement);
+    this.actions.replaceChildren(...(ACTIONS[state] || []).map((action) => h("button", {
+      type: "button", class: "small", "aria-label": `${action} ${this.address}`, onclick: () => this.act(action),
+    }, action)));
+    if (held) this.actions.querySelector("button")?.focus();
+  }
+
+  async act(action) {
+    try {
+      const answer = await this.edit(action);
+      announce(`Revision ${answer.revision}: ${action} ${this.address}`);
+      await this.refresh();
+    } catch (error) {
+      announce(error instanceof Refused ? error.words : error.message, { bad: true });
+    }
+  }
+
+  async edit(action) {
+    try {
+      return await api.instance(this.backend, this.address, action, {});
+    } catch (error) {
+      if (!(error instanceof Refused) || error.status !== 428) throw error;
+      return api.instance(this.backend, this.address, action, { etag: await api.backendTag(this.backend) });
+    }
+  }
+}

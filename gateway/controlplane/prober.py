@@ -1,0 +1,210 @@
+"""Which instances answer their health checks?
+
+One task per instance asks its health path, again and again, and the state machine of
+`gateway.core.health` makes words of what it saw; every change of a word goes out at once.
+What is known of an instance is keyed by its backend and address and survives every edit that
+keeps it. This module refuses to decide who gets requests: it says what probes saw.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gateway.controlplane.resolver import Endpoints, addresses_of
+from gateway.core.health import Probed, ProbeSignal, Word
+from gateway.core.table import EMPTY, Health, Table
+
+EAGER_S = 0.2
+"""While an instance starts, it is asked this often, so that it serves as soon as it can."""
+
+HEAD_LIMIT = 32 << 10
+
+
+class Key(NamedTuple):
+    backend: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to ask and how."""
+
+    host: str
+    port: int
+    health: Health
+
+
+Words = dict[str, dict[str, Word]]
+Probe = Callable[[Target], Awaitable[ProbeSignal]]
+
+
+async def probe(target: Target) -> ProbeSignal:
+    """One health check over a connection of its own: `ready`, `unready` or `unreachable`.
+
+    Redirects are not followed: an instance must not be able to send us elsewhere.
+    """
+    limit_s = target.health.timeout_s
+    try:
+        async with asyncio.timeout(limit_s):
+            reader, writer = await asyncio.open_connection(
+                target.host, target.port, limit=HEAD_LIMIT
+            )
+    except (OSError, TimeoutError):
+        return "unreachable"
+    try:
+        async with asyncio.timeout(limit_s):
+            host = f"[{target.host}]" if ":" in target.host else target.host
+            writer.write(
+                f"GET {target.health.path} HTTP/1.1\r\nHost: {host}:{target.port}\r\n"
+                "User-Agent: headgate-probe\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode()
+            )
+            return "ready" if is_success(await reader.readuntil(b"\r\n\r\n")) else "unready"
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        return "unready"
+    finally:
+        writer.close()
+
+
+def is_success(head: bytes) -> bool:
+    """Whether the head of an answer begins with a 2xx status line."""
+    parts = head.split(b"\r\n", 1)[0].split(b" ", 2)
+    return len(parts) >= 2 and parts[0].startswith(b"HTTP/1.") and parts[1][:1] == b"2"
+
+
+def targets_of(table: Table, endpoints: Endpoints) -> dict[Key, Target]:
+    """Every instance of `table` that has an address."""
+    return {
+        Key(backend.name, address): Target(host, instance.port, backend.health)
+        for backend in table.backends.values()
+        for instance in backend.instances
+        for address, host in addresses_of(
+            instance, endpoints.get(backend.name, {}).get(instance.url, ())
+        )
+    }
+
+
+class Prober:
+    """Keeps `words` true. `on_change(words, changes)` gets all of them and what changed."""
+
+    def __init__(
+        self,
+        on_change: Callable[[Words, Sequence[tuple[Key, Word, Word]]], None],
+        *,
+        probe: Probe = probe,
+        remembered: Mapping[str, Mapping[str, Word]] | None = None,
+        chance: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_change, self._probe = on_change, probe
+        self._chance, self._clock = chance, clock
+        self._remembered = remembered or {}
+        self._table = EMPTY
+        self._endpoints: Endpoints = {}
+        self._targets: dict[Key, Target] = {}
+        self._probed: dict[Key, Probed] = {}
+        self._since: dict[Key, float] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._nudges: dict[Key, asyncio.Event] = {}
+        self._asked: dict[Key, int] = {}
+        self._answered = asyncio.Event()
+
+    @property
+    def words(self) -> Words:
+        """Backend → address → word, of every instance that has an address."""
+        words: Words = {}
+        for key, probed in self._probed.items():
+            words.setdefault(key.backend, {})[key.address] = probed.word
+        return words
+
+    def since_s(self, key: Key) -> float:
+        """For how many seconds the word of `key` has been what it is."""
+        return self._clock() - self._since[key]
+
+    def sync(self, table: Table) -> None:
+        """Asks what `table` names from now on: keeps, adds and drops only what changed."""
+        self._table = table
+        self._arrange()
+
+    def set_endpoints(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
+        self._arrange()
+
+    def nudge(self, keys: Iterable[tuple[str, str]]) -> None:
+        """Asks these now: a worker saw one of them fail."""
+        for backend, address in keys:
+            if (event := self._nudges.get(Key(backend, address))) is not None:
+                event.set()
+
+    async def settled(self, within_s: float) -> None:
+        """Returns once every instance was asked often enough to be up, or after `within_s`."""
+        try:
+            async with asyncio.timeout(within_s):
+                while any(self._is_open(key) for key in self._targets):
+                    self._answered.clear()
+                    await self._answered.wait()
+        except TimeoutError:
+            return
+
+    def _is_open(self, key: Key) -> bool:
+        """Whether the next probes of an instance that is well would still change its word."""
+        rise = self._targets[key].health.rise
+        return self._probed[key].word == "starting" and self._asked.get(key, 0) < rise
+
+    async def close(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _arrange(self) -> None:
+        self._targets = targets_of(self._table, self._endpoints)
+        for key in self._tasks.keys() - self._targets.keys():
+            self._tasks.pop(key).cancel()
+            del self._probed[key], self._nudges[key], self._since[key]
+            self._asked.pop(key, None)
+        for key in self._targets.keys() - self._tasks.keys():
+            word = self._remembered.get(key.backend, {}).get(key.address)
+            self._probed[key] = Probed() if word is None else Probed(word)
+            self._since[key] = self._clock()
+            self._nudges[key] = asyncio.Event()
+            self._tasks[key] = asyncio.create_task(self._keep_asking(key))
+
+    async def _keep_asking(self, key: Key) -> None:
+        nudge = self._nudges[key]
+        while True:
+            nudge.clear()
+            signal = await self._probe(self._targets[key])
+            self._note(key, signal)
+            self._asked[key] = self._asked.get(key, 0) + 1
+            self._answered.set()
+            await self._pause(key, nudge, signal)
+
+    def _note(self, key: Key, signal: ProbeSignal) -> None:
+        before = self._probed[key]
+        after = self._probed[key] = before.after(signal, self._targets[key].health)
+        if after.word != before.word:
+            self._since[key] = self._clock()
+            self._on_change(self.words, [(key, before.word, after.word)])
+
+    async def _pause(self, key: Key, nudge: asyncio.Event, signal: ProbeSignal) -> None:
+        """Waits for the next turn.
+
+        What starts is asked eagerly, and so is what could just not be connected to: the word
+        changes after several in a row, and an instance that is gone should not get requests
+        for several intervals. A nudge wakes at most as often: a burst of failing requests is
+        no burst of probes.
+        """
+        word, interval_s = self._probed[key].word, self._targets[key].health.interval_s
+        eager_s = min(interval_s, EAGER_S)
+        await asyncio.sleep(eager_s)
+        if word == "starting" or (signal == "unreachable" and word != "down"):
+            return
+        # A tenth of chance, or the probes of a thousand instances would march in step.
+        pause_s = interval_s * (0.9 + 0.2 * self._chance()) - eager_s
+        try:
+            async with asyncio.timeout(pause_s):
+                await nudge.wait()
+        except TimeoutError:
+            return

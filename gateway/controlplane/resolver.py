@@ -1,0 +1,177 @@
+"""Which IP addresses are behind the names of the table?
+
+Every name is looked up again every few seconds, by the system's own resolver, so that a
+`dns+http` backend follows what is scaled and a moved name is followed at all. A name that
+cannot be looked up keeps the addresses it had: a broken resolver must not take a working
+service down. This module refuses to judge whether anything answers at an address.
+"""
+
+import asyncio
+import ipaddress
+import random
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+from gateway.core.table import Instance, Table
+
+EVERY_S = 3.0
+LOOK_UP_WITHIN_S = 5.0
+
+Endpoints = dict[str, dict[str, list[str]]]
+LookUp = Callable[[str, int], Awaitable[list[str]]]
+
+
+async def look_up(host: str, port: int) -> list[str]:
+    """Every A and AAAA record of `host`, IPv4 first; OSError when there is no answer."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = {str(info[4][0]) for info in found if is_permitted(str(info[4][0]))}
+    if not addresses:
+        raise OSError("it resolves to addresses only that no instance can have")
+    return sorted(addresses, key=lambda text: (":" in text, text))
+
+
+def is_name(host: str) -> bool:
+    """Whether `host` has to be looked up: it is no IP address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False
+
+
+def is_permitted(address: str) -> bool:
+    """Whether a name may lead to `address`.
+
+    Whoever answers for a name must not be able to point the gateway at a cloud's metadata
+    service or at "every address of this machine". Workers connect only to what passes here.
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    return not (ip.is_link_local or ip.is_unspecified or ip.is_multicast)
+
+
+def addresses_of(instance: Instance, known: Sequence[str]) -> list[tuple[str, str]]:
+    """[(identity, host to connect to)] of what `instance` stands for.
+
+    `known` are the addresses behind its name; nothing while a name was never resolved. A
+    `dns+http` URL is one instance per address, any other name one at its first address.
+    """
+    if instance.dns:
+        hosts = list(known) if is_name(instance.host) else [instance.host]
+        return [(Instance("", host, instance.port).address, host) for host in hosts]
+    if not is_name(instance.host):
+        return [(instance.address, instance.host)]
+    return [(instance.address, host) for host in known[:1]]
+
+
+class Resolver:
+    """Keeps `endpoints` true; `on_change` is called whenever they changed."""
+
+    def __init__(
+        self,
+        on_change: Callable[[Endpoints], None],
+        *,
+        look_up: LookUp = look_up,
+        remembered: Endpoints | None = None,
+        every_s: float = EVERY_S,
+        chance: Callable[[], float] = random.random,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.endpoints: Endpoints = remembered or {}
+        self._on_change, self._look_up, self._say = on_change, look_up, say
+        self._every_s, self._chance = every_s, chance
+        self._names: dict[str, set[tuple[str, str, int]]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._asked: dict[str, asyncio.Event] = {}
+        self._silent: set[str] = set()
+
+    def sync(self, table: Table) -> None:
+        """Looks up what `table` names, at once what is new, and forgets what it no longer does."""
+        names: dict[str, set[tuple[str, str, int]]] = {}
+        for backend in table.backends.values():
+            for instance in backend.instances:
+                if is_name(instance.host):
+                    use = (backend.name, instance.url, instance.port)
+                    names.setdefault(instance.host, set()).add(use)
+        for host in self._tasks.keys() - names.keys():
+            self._tasks.pop(host).cancel()
+            del self._asked[host]
+        before = self._names
+        self._names = names
+        self._prune()
+        for host, uses in names.items():
+            if host not in self._tasks:
+                self._asked[host] = asyncio.Event()
+                self._tasks[host] = asyncio.create_task(self._keep(host))
+            elif uses != before.get(host):
+                self._share(host)
+
+    async def settled(self, within_s: float) -> None:
+        """Returns once every name has been looked up, or after `within_s`."""
+        waits = [asyncio.create_task(event.wait()) for event in self._asked.values()]
+        if waits:
+            _, late = await asyncio.wait(waits, timeout=within_s)
+            for task in late:
+                task.cancel()
+
+    async def close(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    async def _keep(self, host: str) -> None:
+        while True:
+            await self._resolve(host)
+            self._asked[host].set()
+            # Spread out, or all names of a big table would be asked for at the same moment.
+            await asyncio.sleep(self._every_s * (0.8 + 0.4 * self._chance()))
+
+    async def _resolve(self, host: str) -> None:
+        port = next(iter(self._names[host]))[2]
+        try:
+            async with asyncio.timeout(LOOK_UP_WITHIN_S):
+                found = await self._look_up(host, port)
+        except (OSError, TimeoutError, UnicodeError) as error:
+            if host not in self._silent:
+                self._silent.add(host)
+                self._say(
+                    f"cannot resolve {host}: {error or 'no answer in time'}; keeping "
+                    f"{', '.join(self._known(host)) or 'it without an address'}"
+                )
+            return
+        self._silent.discard(host)
+        before = self._known(host)
+        # What was there keeps its place: a name that is one instance then stays where it is
+        # while its resolver merely turns the order around.
+        kept = [address for address in before if address in found]
+        self._set(host, kept + [address for address in found if address not in kept])
+
+    def _known(self, host: str) -> list[str]:
+        for backend, url, _ in self._names.get(host, ()):
+            if known := self.endpoints.get(backend, {}).get(url):
+                return known
+        return []
+
+    def _share(self, host: str) -> None:
+        if known := self._known(host):
+            self._set(host, known)
+
+    def _set(self, host: str, addresses: Sequence[str]) -> None:
+        changed = {name: dict(urls) for name, urls in self.endpoints.items()}
+        for backend, url, _ in self._names.get(host, ()):
+            changed.setdefault(backend, {})[url] = list(addresses)
+        if changed != self.endpoints:
+            self.endpoints = changed
+            self._on_change(changed)
+
+    def _prune(self) -> None:
+        """Forgets the endpoints of URLs that the table no longer has; tells nobody: the table
+        itself, which is on its way, says so."""
+        used = {(backend, url) for uses in self._names.values() for backend, url, _ in uses}
+        pruned: Endpoints = {}
+        for backend, urls in self.endpoints.items():
+            for url, addresses in urls.items():
+                if (backend, url) in used:
+                    pruned.setdefault(backend, {})[url] = addresses
+        self.endpoints = pruned

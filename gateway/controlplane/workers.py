@@ -1,0 +1,323 @@
+"""Which workers are there, what do they serve, and what do they see?
+
+The control process's ends of the channels (`gateway.messages`). Tables, endpoints and health
+go to every worker; ejections and loads are passed from each to all others; counters are
+asked for and kept when a worker retires. `spread` is the guarantee behind every edit: when
+it returns, no worker decides a new request by an older table, because each has said so or
+has been replaced.
+
+It refuses to know how processes are started: the supervisor tells which process runs in
+which slot (`expect`) and kills what `replace` is called with.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from gateway.channel import Channel
+from gateway.controlplane.counters import fold, nothing
+from gateway.core.table import EMPTY, Table
+from gateway.messages import Metrics
+
+HELLO_WITHIN_S = 10.0
+ANSWER_WITHIN_S = 5.0
+SCRAPE_WITHIN_S = 1.0
+BEAT_S = 1.0
+MISSED_BEATS = 10
+LOADS_TOGETHER_S = 0.05
+
+Endpoints = Mapping[str, Mapping[str, Sequence[str]]]
+Words = Mapping[str, Mapping[str, str]]
+
+
+class Link:
+    """One worker as the control process knows it."""
+
+    __slots__ = ("channel", "heard", "in_flight", "metrics", "missed", "pid", "revision", "slot")
+
+    def __init__(self, channel: Channel, slot: int, pid: int) -> None:
+        self.channel, self.slot, self.pid, self.revision = channel, slot, pid, 0
+        self.metrics: Metrics | None = None
+        self.in_flight: Mapping[str, Mapping[str, int]] = {}
+        self.heard, self.missed = True, 0
+
+
+class Workers:
+    """The links to all workers.
+
+    `configure` is what a worker is told first. `replace(pid)` has that process killed and
+    another started. `on_signals` and `on_ejections` hear what workers report.
+    """
+
+    def __init__(
+        self,
+        configure: Mapping[str, Any],
+        *,
+        replace: Callable[[int], None],
+        on_signals: Callable[[Sequence[Sequence[Any]]], None] = lambda _: None,
+        on_ejections: Callable[[Sequence[Sequence[Any]]], None] = lambda _: None,
+        on_workers: Callable[[str, int, int], None] = lambda _what, _slot, _pid: None,
+        retired: Metrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        answer_within_s: float = ANSWER_WITHIN_S,
+    ) -> None:
+        self._configure = dict(configure)
+        self._replace = replace
+        self._on_signals, self._on_ejections = on_signals, on_ejections
+        self._on_workers = on_workers
+        self._clock, self._answer_within_s = clock, answer_within_s
+        self._table = EMPTY
+        self._endpoints: Endpoints = {}
+        self._words: Words = {}
+        self._ejections: dict[tuple[str, str], tuple[float, int]] = {}
+        self._links: dict[int, Link] = {}
+        self._pids: list[int | None] = []
+        self._serving: set[int] = set()
+        self._told = False
+        self._changed = asyncio.Event()
+        self._scrapes: dict[int, dict[int, asyncio.Future[Metrics]]] = {}
+        self._scrape_id = 0
+        self._loads_due = False
+        self.retired = retired if retired is not None else nothing()
+        self._last: dict[int, Metrics] = {}
+
+    # -- what the supervisor says
+
+    def expect(self, pids: Sequence[int | None]) -> None:
+        """The process in each slot, None where there is none now.
+
+        Those of the first call were there before this control process: they may serve
+        another table already, so `spread` waits for them although they never said hello.
+        """
+        running = {pid for pid in pids if pid is not None}
+        if not self._told:
+            self._told = True
+            self._serving |= running
+        self._pids = list(pids)
+        self._serving &= running
+        self._retire()
+        self._note_change()
+
+    # -- what the planes and the prober ask
+
+    @property
+    def links(self) -> list[Link]:
+        """The workers that are connected, by slot."""
+        return [self._links[slot] for slot in sorted(self._links)]
+
+    @property
+    def slots(self) -> list[int | None]:
+        """The process id per slot, None where a worker is just being replaced."""
+        return list(self._pids)
+
+    async def spread(self, table: Table) -> int:
+        """How many workers serve `table` now; no other worker decides anything any more."""
+        self._table = table
+        self._send_all(self._table_message())
+        if not await self._settled(table.revision, self._answer_within_s):
+            for pid in self._behind(table.revision):
+                self._replace(pid)
+            # Killed processes leave `expect`; nothing waits for their successors, which get
+            # this table before they serve at all.
+            await self._settled(table.revision, self._answer_within_s)
+        return sum(link.revision >= table.revision for link in self._links.values())
+
+    async def all_serve(self, count: int) -> None:
+        """Returns when `count` workers serve the newest table."""
+        while sum(link.revision >= self._table.revision for link in self.links) < count:
+            await self._next_change()
+
+    def set_endpoints(self, endpoints: Endpoints) -> None:
+        """What names resolve to from now on."""
+        self._endpoints = endpoints
+        self._send_all({"type": "endpoints", "endpoints": endpoints})
+
+    def set_health(self, words: Words) -> None:
+        """What the probes say from now on."""
+        self._words = words
+        self._send_all({"type": "health", "instances": words})
+
+    def drain(self, lame_duck_s: float, drain_s: float) -> None:
+        self._send_all({"type": "drain", "lame_duck_s": lame_duck_s, "drain_s": drain_s})
+
+    async def scrape(self) -> list[Metrics]:
+        """The counters of every worker as of now, and of the retired together.
+
+        A worker that does not answer within a second counts as it did last.
+        """
+        self._scrape_id += 1
+        scrape_id = self._scrape_id
+        loop = asyncio.get_running_loop()
+        waiting = {link.pid: loop.create_future() for link in self.links}
+        self._scrapes[scrape_id] = waiting
+        try:
+            self._send_all({"type": "scrape", "id": scrape_id})
+            if waiting:
+                await asyncio.wait(waiting.values(), timeout=SCRAPE_WITHIN_S)
+        finally:
+            del self._scrapes[scrape_id]
+        return [*self._last.values(), self.retired]
+
+    def ejected(self) -> dict[tuple[str, str], float]:
+        """Seconds left per ejected (backend, address)."""
+        now = self._clock()
+        return {key: until - now for key, (until, _) in self._ejections.items() if until > now}
+
+    # -- what runs all the time
+
+    async def watch(self, on_beat: Callable[[Sequence[Metrics]], None]) -> None:
+        """Asks for counters each second and hands them on; replaces a worker that says
+        nothing any more."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            on_beat(await self.scrape())
+            for link in self.links:
+                # Beats are counted, not seconds: after a pause of our own the answers that
+                # wait in the socket must be read before anybody is judged.
+                link.missed = 0 if link.heard else link.missed + 1
+                link.heard = False
+                if link.missed >= MISSED_BEATS:
+                    self._replace(link.pid)
+
+    async def attend(self, channel: Channel) -> None:
+        """Serves one channel until it ends."""
+        link: Link | None = None
+        try:
+            async with asyncio.timeout(HELLO_WITHIN_S):
+                hello = await channel.receive()
+            if hello is None or hello.get("type") != "hello":
+                return
+            link = self._welcome(channel, hello)
+            while (message := await channel.receive()) is not None:
+                link.heard = True
+                self._hear(link, message)
+        except TimeoutError:
+            return
+        finally:
+            channel.close()
+            if link is not None and self._links.get(link.slot) is link:
+                del self._links[link.slot]
+                self._on_workers("lost", link.slot, link.pid)
+                self._share_loads()
+                self._retire()
+            self._note_change()
+
+    # -- inside
+
+    def _welcome(self, channel: Channel, hello: Mapping[str, Any]) -> Link:
+        # Whatever revision it says it serves: what counts is that it applies what is sent now.
+        link = Link(channel, hello["slot"], hello["pid"])
+        before = self._links.get(link.slot)
+        if before is not None:
+            before.channel.close()
+        self._links[link.slot] = link
+        self._serving.add(link.pid)
+        channel.send_soon({"type": "configure", "settings": self._configure})
+        channel.send_soon(self._table_message())
+        channel.send_soon({"type": "health", "instances": self._words})
+        if ejected := self._ejections_message():
+            channel.send_soon(ejected)
+        self._on_workers("joined", link.slot, link.pid)
+        return link
+
+    def _hear(self, link: Link, message: Mapping[str, Any]) -> None:
+        match message["type"]:
+            case "applied":
+                link.revision = message["revision"]
+                self._note_change()
+            case "metrics":
+                self._take_metrics(link, cast(Metrics, message))
+            case "signals":
+                self._on_signals(message["signals"])
+            case "ejections":
+                self._take_ejections(link, message["ejections"])
+            case "loads":
+                link.in_flight = message["in_flight"]
+                self._share_loads()
+
+    def _take_metrics(self, link: Link, metrics: Metrics) -> None:
+        link.metrics = self._last[link.pid] = metrics
+        waiting = self._scrapes.get(metrics["id"], {}).get(link.pid)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(metrics)
+
+    def _take_ejections(self, link: Link, ejections: Sequence[Sequence[Any]]) -> None:
+        now = self._clock()
+        for backend, address, seconds, times in ejections:
+            self._ejections[backend, address] = (now + seconds, times)
+        message = {"type": "ejections", "ejections": ejections}
+        for other in self._links.values():
+            if other is not link:
+                other.channel.send_soon(message)
+        self._on_ejections(ejections)
+
+    def _ejections_message(self) -> dict[str, Any] | None:
+        now = self._clock()
+        self._ejections = {k: v for k, v in self._ejections.items() if v[0] > now}
+        left = [[b, a, until - now, times] for (b, a), (until, times) in self._ejections.items()]
+        return {"type": "ejections", "ejections": left} if left else None
+
+    def _retire(self) -> None:
+        """Folds the last words of processes that are gone, once and for good."""
+        alive = {link.pid for link in self._links.values()} | set(self._pids)
+        for pid in [pid for pid in self._last if pid not in alive]:
+            self.retired = fold(self.retired, self._last.pop(pid))
+
+    def _share_loads(self) -> None:
+        """Tells each worker what all others have in flight, soon and once for many changes."""
+        if not self._loads_due:
+            self._loads_due = True
+            asyncio.get_running_loop().call_later(LOADS_TOGETHER_S, self._send_loads)
+
+    def _send_loads(self) -> None:
+        self._loads_due = False
+        if len(self._links) > 1:
+            for link in self._links.values():
+                others = (other.in_flight for other in self._links.values() if other is not link)
+                link.channel.send_soon({"type": "loads", "in_flight": add_loads(others)})
+
+    def _table_message(self) -> dict[str, Any]:
+        return {
+            "type": "table",
+            "revision": self._table.revision,
+            "document": self._table.document,
+            "endpoints": self._endpoints,
+        }
+
+    def _send_all(self, message: Mapping[str, Any]) -> None:
+        for link in self._links.values():
+            link.channel.send_soon(message)
+
+    def _behind(self, revision: int) -> list[int]:
+        """The processes that may decide by a table older than `revision`."""
+        current = {link.pid for link in self._links.values() if link.revision >= revision}
+        known = {link.pid for link in self._links.values()}
+        return sorted((self._serving | known) - current)
+
+    async def _settled(self, revision: int, within_s: float) -> bool:
+        try:
+            async with asyncio.timeout(within_s):
+                while self._behind(revision):
+                    await self._next_change()
+        except TimeoutError:
+            return False
+        return True
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _next_change(self) -> None:
+        await self._changed.wait()
+
+
+def add_loads(loads: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
+    """The sums per backend and address."""
+    sums: dict[str, dict[str, int]] = {}
+    for load in loads:
+        for backend, addresses in load.items():
+            into = sums.setdefault(backend, {})
+            for address, count in addresses.items():
+                into[address] = into.get(address, 0) + count
+    return sums

@@ -1,0 +1,176 @@
+"""Which document comes out of an edit, and what is the difference?
+
+Pure: a document goes in, another comes out, and the first is left as it was. An edit here
+checks what it needs to have a meaning (that its route exists, that no weight is missing);
+whether the outcome as a whole can be served is the publisher's question.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.core.faults import Conflict, Fault, Missing, Refused, did_you_mean, pointer
+from gateway.core.table import MAX_WEIGHT, Document, parse_instance
+
+Json = Any
+STATES = {"drain": "draining", "disable": "disabled", "resume": "", "enable": ""}
+
+
+def weights_of(document: Document, route: str) -> dict[str, int]:
+    """Backend → weight of `route`; Missing when there is no such route."""
+    return dict(_entry(document, "routes", route)["split"])
+
+
+def set_weights(
+    document: Document, route: str, weights: Mapping[str, Json], *, partial: bool
+) -> Document:
+    """`document` with new weights of `route`.
+
+    Whole (PUT): every backend of the split must be named. Partial (PATCH): the others keep
+    theirs and null takes a backend out. Either may name a further backend of the table.
+    Refused names every weight that is no whole number from 0 to MAX_WEIGHT.
+    """
+    spec = _entry(document, "routes", route)
+    split = dict(spec["split"])
+    faults = list(_weight_faults(document, weights, split, partial=partial))
+    if not partial:
+        faults += [
+            Fault(pointer(name), "missing", f"the weight of {name!r} is missing")
+            for name in split
+            if name not in weights
+        ]
+    changed = {**split, **weights}
+    changed = {name: weight for name, weight in changed.items() if weight is not None}
+    if not faults and not changed:
+        faults.append(Fault("", "empty", "a route needs at least one backend"))
+    if faults:
+        raise Refused(faults)
+    return put(document, "routes", route, {**spec, "split": changed})
+
+
+def _weight_faults(
+    document: Document, weights: Mapping[str, Json], split: Mapping[str, int], *, partial: bool
+) -> list[Fault]:
+    faults = []
+    backends = document.get("backends") or {}
+    for name, weight in weights.items():
+        if name not in backends:
+            hint = did_you_mean(name, split or backends)
+            faults.append(Fault(pointer(name), "unknown_backend", f"no backend {name!r}", hint))
+        elif weight is None and partial:
+            continue
+        elif type(weight) is not int or not 0 <= weight <= MAX_WEIGHT:
+            faults.append(
+                Fault(pointer(name), "weight", f"must be a whole number from 0 to {MAX_WEIGHT:,}")
+            )
+    return faults
+
+
+def put(document: Document, section: str, name: str, spec: Json) -> Document:
+    """`document` with `spec` as entry `name` of `section`, which keeps its place or comes last."""
+    return {**document, section: {**(document.get(section) or {}), name: spec}}
+
+
+def delete_route(document: Document, name: str) -> Document:
+    """`document` without route `name`; Missing when there is none."""
+    _entry(document, "routes", name)
+    return _without(document, "routes", name)
+
+
+def delete_backend(document: Document, name: str) -> Document:
+    """`document` without backend `name`; Conflict while a route still names it."""
+    _entry(document, "backends", name)
+    users = [
+        route for route, spec in (document.get("routes") or {}).items() if name in backends_of(spec)
+    ]
+    if users:
+        raise Conflict(f"backend {name!r} is still used by {_listed('route', users)}")
+    return _without(document, "backends", name)
+
+
+def backends_of(spec: Mapping[str, Any]) -> set[str]:
+    """Every backend that a route's `spec` names: split, fallback and mirror."""
+    named = set(spec.get("split") or {})
+    fallback = spec.get("on_unavailable")
+    if isinstance(fallback, Mapping):
+        named.add(fallback["fallback"])
+    if spec.get("mirror"):
+        named.add(spec["mirror"]["backend"])
+    return named
+
+
+def add_instance(document: Document, backend: str, url: str) -> Document:
+    """`document` with one more instance; Conflict when the backend has its address already."""
+    spec = _entry(document, "backends", backend)
+    address = _address(url)
+    urls = list(spec.get("instances") or ())
+    if address in map(_address, urls):
+        raise Conflict(f"backend {backend!r} has an instance {address} already")
+    return put(document, "backends", backend, {**spec, "instances": [*urls, url]})
+
+
+def remove_instance(document: Document, backend: str, address: str) -> Document:
+    """`document` without the instance at `address`, and without its state."""
+    spec = _backend_with(document, backend, address)
+    left = [url for url in spec["instances"] if _address(url) != address]
+    return put(document, "backends", backend, _stated({**spec, "instances": left}, address, ""))
+
+
+def set_state(document: Document, backend: str, address: str, state: str) -> Document:
+    """`document` with the instance "draining", "disabled" or, with "", in service."""
+    spec = _backend_with(document, backend, address)
+    return put(document, "backends", backend, _stated(spec, address, state))
+
+
+def merge_patch(target: Json, patch: Json) -> Json:
+    """`target` after the JSON merge patch `patch` (RFC 7396): null removes, objects merge."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(target) if isinstance(target, Mapping) else {}
+    for key, value in patch.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = merge_patch(merged.get(key), value)
+    return merged
+
+
+def _entry(document: Document, section: str, name: str) -> Mapping[str, Any]:
+    entries: Mapping[str, Any] = document.get(section) or {}
+    if name not in entries:
+        kind = section.removesuffix("s")
+        hint = did_you_mean(name, entries)
+        raise Missing(f"no {kind} {name!r}{f'; {hint}' if hint else ''}")
+    spec: Mapping[str, Any] = entries[name]
+    return spec
+
+
+def _without(document: Document, section: str, name: str) -> Document:
+    kept = {key: spec for key, spec in document[section].items() if key != name}
+    return {**document, section: kept}
+
+
+def _backend_with(document: Document, backend: str, address: str) -> Mapping[str, Any]:
+    spec = _entry(document, "backends", backend)
+    addresses = [_address(url) for url in spec.get("instances") or ()]
+    if address not in addresses:
+        hint = did_you_mean(address, addresses)
+        raise Missing(f"backend {backend!r} has no instance {address}{f'; {hint}' if hint else ''}")
+    return spec
+
+
+def _stated(spec: Mapping[str, Any], address: str, state: str) -> dict[str, Any]:
+    states = {key: word for key, word in (spec.get("states") or {}).items() if key != address}
+    if state:
+        states[address] = state
+    bare = {key: value for key, value in spec.items() if key != "states"}
+    return {**bare, "states": states} if states else bare
+
+
+def _address(url: str) -> str:
+    return parse_instance(url).address
+
+
+def _listed(kind: str, names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{kind}{'s' if len(names) > 1 else ''} {shown}{more}"

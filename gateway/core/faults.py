@@ -1,0 +1,54 @@
+"""What is wrong with something that was asked for, and where?
+
+A `Fault` names one thing by its JSON pointer; `Refused` carries all of them at once, so that
+nobody mends a document one error at a time. This module words nothing and logs nothing.
+"""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`pointer` (RFC 6901) says where, `code` what in one word, `detail` in a sentence.
+
+    `hint` says how to mend it and may be empty.
+    """
+
+    pointer: str
+    code: str
+    detail: str
+    hint: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        """The form of the admin API: `{pointer, code, detail}`, the hint in the detail."""
+        detail = f"{self.detail}; {self.hint}" if self.hint else self.detail
+        return {"pointer": self.pointer, "code": self.code, "detail": detail}
+
+
+class Refused(ValueError):
+    """An edit or a document that cannot be; nothing was changed."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(f"{fault.pointer}: {fault.detail}" for fault in self.faults))
+
+
+class Missing(LookupError):
+    """The route, backend, instance or revision that an edit is about does not exist."""
+
+
+class Conflict(ValueError):
+    """The edit contradicts something else that is configured and was not mentioned."""
+
+
+def pointer(*parts: str | int) -> str:
+    """The JSON pointer of `parts`, escaped as RFC 6901 says; "" is the whole document."""
+    return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`did you mean x?` for the known word closest to `word`; "" when none is close."""
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else ""

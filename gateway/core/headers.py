@@ -1,0 +1,121 @@
+"""Which headers does the gateway add on the way, in either direction?
+
+Heads are built as bytes from the lines that pass (`gateway.core.heads`) and from blocks that
+are made once per connection, backend or instance, so that a request touches each header
+once. Framing is always regenerated here, never copied.
+"""
+
+import re
+
+from gateway.core.heads import (
+    CHUNKED,
+    CRLF,
+    DEADLINE,
+    FORWARDED_FOR,
+    FORWARDED_HOST,
+    FORWARDED_PROTO,
+    REQUEST_ID,
+    TRACEPARENT,
+    TRUSTED,
+    VIA,
+    RequestHead,
+)
+from gateway.core.units import parse_duration
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_is_request_id = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}").fullmatch
+
+
+def forwarded(head: RequestHead, peer: bytes, trusted: bool) -> bytes:
+    """The X-Forwarded-* lines. What the client says of itself counts only if it is trusted."""
+    special = head.special
+    host = head.host
+    if not trusted or not special:
+        lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n" % peer
+        return lines + b"X-Forwarded-Host: %b\r\n" % host if host else lines
+    hops = special.get(FORWARDED_FOR)
+    lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (
+        hops + b", " + peer if hops else peer,
+        special.get(FORWARDED_PROTO, b"http"),
+    )
+    host = special.get(FORWARDED_HOST, host)
+    if host:
+        lines += b"X-Forwarded-Host: %b\r\n" % host
+    return lines + special[TRUSTED] + CRLF if TRUSTED in special else lines
+
+
+def request_id(head: RequestHead, trusted: bool, fresh: bytes) -> bytes:
+    """The id of a request: `fresh`, or the one that a trusted proxy gave it."""
+    if trusted:
+        given = head.special.get(REQUEST_ID)
+        if given is not None and _is_request_id(given):
+            return given
+    return fresh
+
+
+def is_loop(head: RequestHead, node: bytes) -> bool:
+    """Whether this request came through the gateway called `node` before."""
+    via = head.special.get(VIA)
+    if via is None or node not in via:
+        return False
+    return any(node in entry.split() for entry in via.split(b","))
+
+
+def upstream_head(
+    head: RequestHead,
+    target: bytes,
+    instance: bytes,
+    added: bytes,
+    node: bytes,
+    ident: bytes,
+    timeout_ms: int,
+    framing: bytes,
+) -> bytes:
+    """The head that an instance gets, with its final empty line.
+
+    `added` are the X-Forwarded-* lines, `framing` the Content-Length, Transfer-Encoding or
+    Upgrade lines. A trace that nobody started begins here with the request's own id.
+    """
+    special = head.special
+    via = special.get(VIA) if special else None
+    forward = head.forward
+    return b"".join(
+        (
+            head.method, b" ", target, b" HTTP/1.1\r\nHost: ", head.host or instance, CRLF,
+            CRLF.join(forward), CRLF if forward else b"", added,
+            b"Via: " if via is None else b"Via: " + via + b", ",
+            b"1.1 " if head.minor else b"1.0 ", node,
+            b"\r\nX-Request-Id: ", ident,
+            b"" if special and TRACEPARENT in special else _trace(ident),
+            b"\r\nX-Headgate-Timeout-Ms: %d\r\n%b\r\n" % (timeout_ms, framing),
+        )
+    )  # fmt: skip
+
+
+def _trace(ident: bytes) -> bytes:
+    if len(ident) != 32:
+        return b""
+    return b"\r\ntraceparent: 00-" + ident + b"-" + ident[16:] + b"-00"
+
+
+def length_line(length: int | None) -> bytes:
+    """The framing line of a body of `length` bytes, CHUNKED, or None: no body announced."""
+    if length is None:
+        return b""
+    if length == CHUNKED:
+        return b"Transfer-Encoding: chunked\r\n"
+    return b"Content-Length: %d\r\n" % length
+
+
+def patience_s(head: RequestHead) -> float | None:
+    """How long the client says it will wait (X-Request-Timeout), in seconds; None if it does
+    not say, or says it in no form that is known: `2.5`, `250ms`, `2s`."""
+    given = head.special.get(DEADLINE)
+    if given is None:
+        return None
+    text = given.decode("latin-1")
+    try:
+        seconds = float(text) if text[-1:].isdigit() else parse_duration(text)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < 1e6 else None

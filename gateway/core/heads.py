@@ -1,0 +1,387 @@
+"""What does the head of a request or a response say?
+
+The strict grammar of RFC 9112, read from bytes in one pass: a head is either understood
+exactly or refused. Header lines that nobody here has to understand are kept as the bytes
+they came as; every other is sorted out by the kind of its name. This module decides what a
+message *means*; what is added to it on the way is `gateway.core.headers`.
+"""
+
+import re
+
+from gateway.core.errors import ClientFault, UpstreamFault
+
+# Kinds of header names. PASS is 0, so that the common case is one truth test.
+(
+    PASS, HOST, LENGTH, CODING, CONNECTION, DROP, EXPECT, UPGRADE, UNDERSCORE,
+    FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, TRUSTED, REQUEST_ID, TRACEPARENT,
+    VIA, OVERRIDE, DEADLINE, LOAD, RETRY_AFTER, KEEP_ALIVE,
+) = range(21)  # fmt: skip
+
+CHUNKED = -1
+CRLF = b"\r\n"
+
+_REQUEST_KINDS = {
+    b"host": HOST,
+    b"content-length": LENGTH,
+    b"transfer-encoding": CODING,
+    b"connection": CONNECTION,
+    b"expect": EXPECT,
+    b"upgrade": UPGRADE,
+    b"keep-alive": DROP,
+    b"proxy-connection": DROP,
+    b"proxy-authorization": DROP,
+    b"te": DROP,
+    b"trailer": DROP,
+    b"http2-settings": DROP,
+    b"x-forwarded-for": FORWARDED_FOR,
+    b"x-forwarded-proto": FORWARDED_PROTO,
+    b"x-forwarded-host": FORWARDED_HOST,
+    b"x-forwarded-port": TRUSTED,
+    b"forwarded": TRUSTED,
+    b"x-real-ip": TRUSTED,
+    b"x-request-id": REQUEST_ID,
+    b"traceparent": TRACEPARENT,
+    b"via": VIA,
+    b"x-headgate-backend": OVERRIDE,
+    b"x-request-timeout": DEADLINE,
+}
+_RESPONSE_KINDS = {
+    b"content-length": LENGTH,
+    b"transfer-encoding": CODING,
+    b"connection": CONNECTION,
+    b"upgrade": UPGRADE,
+    b"keep-alive": KEEP_ALIVE,
+    b"proxy-connection": DROP,
+    b"proxy-authenticate": DROP,
+    b"te": DROP,
+    b"trailer": DROP,
+    b"x-request-id": DROP,
+    b"endpoint-load-metrics": LOAD,
+    b"retry-after": RETRY_AFTER,
+}
+
+_FIELD_BYTES = bytes([9, *range(0x20, 0x7F), *range(0x80, 0x100)])
+_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_is_token = re.compile(_TOKEN).fullmatch
+# No `#` and no `\`: what one server reads as a fragment or a separator another reads as path.
+_request_line = re.compile(
+    rb"([A-Z][A-Z-]{0,31}) ([\x21\x22\x24-\x5b\x5d-\x7e]+) HTTP/1\.([01])"
+).fullmatch
+_status_line = re.compile(
+    rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?"
+).fullmatch
+_LONG_TARGET = re.compile(rb"[A-Z][A-Z-]{0,31} [^ ]*")
+_method_start = re.compile(rb"[A-Z][A-Z-]{0,31}(?: .*)?", re.DOTALL).fullmatch
+_MAX_NAMES = 2048
+_KEEP_ALIVE = (b"keep-alive", b"Keep-Alive")
+
+
+class Names(dict[bytes, int]):
+    """Kinds of header names by the very bytes they were sent as, learned as they come.
+
+    Bounded: a client that invents names only empties it.
+    """
+
+    def __init__(self, kinds: dict[bytes, int]) -> None:
+        super().__init__()
+        self._kinds = kinds
+
+    def __missing__(self, name: bytes) -> int:
+        if not _is_token(name):
+            raise ValueError("malformed header name")
+        lower = name.lower()
+        kind = self._kinds.get(lower, PASS)
+        if kind == PASS:
+            if lower.startswith(b"x-headgate-"):
+                kind = DROP  # ours alone to say, on either side
+            elif b"_" in lower:
+                kind = UNDERSCORE
+        if len(self) >= _MAX_NAMES:
+            self.clear()
+        self[name] = kind
+        return kind
+
+
+_request_names = Names(_REQUEST_KINDS)
+_response_names = Names(_RESPONSE_KINDS)
+
+
+def _split(head: bytes) -> list[bytes]:
+    """The lines of `head`; ValueError for any control character but the CRLFs between them."""
+    lines = head.split(CRLF)
+    # What is left without all field bytes must be exactly the line ends that split() saw: a
+    # bare CR or LF, a NUL or another control character adds to it.
+    if head.translate(None, _FIELD_BYTES) != CRLF * (len(lines) - 1):
+        raise ValueError("control character in the head")
+    return lines
+
+
+def _length(values: bytes) -> int:
+    value = values.strip(b" \t")
+    if not value.isdigit() or len(value) > 18:
+        raise ValueError("malformed Content-Length")
+    return int(value)
+
+
+class _Head:
+    """What request and response heads share. `length` is None (none announced), a number of
+    bytes, or CHUNKED; `forward` holds the header lines that pass, as they came."""
+
+    __slots__ = ("close", "forward", "length", "lines", "minor", "nominated", "special")
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self.lines = lines
+        self.forward: list[bytes] = []
+        self.length: int | None = None
+        self.close = False
+        self.minor = 1
+        self.nominated: list[bytes] | None = None
+        self.special: dict[int, bytes] = {}
+
+    def get(self, name: str) -> str | None:
+        """The value of header `name`, repeated ones joined by commas; None if there is none."""
+        wanted = name.lower().encode("latin-1")
+        size = len(wanted)
+        found = [
+            line[size + 1 :].strip(b" \t").decode("latin-1")
+            for line in self.lines[1:]
+            if line[size : size + 1] == b":" and line[:size].lower() == wanted
+        ]
+        return ", ".join(found) if found else None
+
+    def _connection(self, value: bytes) -> None:
+        value = value.strip(b" \t")
+        if value in _KEEP_ALIVE:
+            return
+        names = [name.strip(b" \t").lower() for name in value.split(b",")]
+        if b"close" in names:
+            self.close = True
+        self.nominated = (self.nominated or []) + names
+
+    def _framing(self, kind: int, value: bytes) -> None:
+        if self.length is not None:
+            raise ValueError("ambiguous framing")
+        if kind == LENGTH:
+            self.length = _length(value)
+        elif value.strip(b" \t").lower() != b"chunked" or self.minor == 0:
+            raise ValueError("transfer coding not supported")
+        else:
+            self.length = CHUNKED
+
+    def _drop_nominated(self) -> None:
+        """Hop-by-hop headers by nomination go; Host and our own are not in `forward`."""
+        if self.nominated:
+            dropped = {name for name in self.nominated if name not in (b"close", b"upgrade")}
+            self.forward = [
+                line for line in self.forward if line.partition(b":")[0].lower() not in dropped
+            ]
+
+
+class RequestHead(_Head):
+    """A request: `method`, `target` and `host` are the bytes that go on unchanged."""
+
+    __slots__ = ("host", "method", "target")
+
+    def __init__(self, lines: list[bytes], method: bytes = b"", target: bytes = b"") -> None:
+        _Head.__init__(self, lines)
+        self.method = method
+        self.target = target
+        self.host: bytes | None = None
+
+    def note(self, kind: int, value: bytes, line: bytes, underscores: str) -> None:
+        """Takes one header that is not just passed on."""
+        if kind == HOST:
+            if self.host is not None:
+                raise ValueError("more than one Host")
+            self.host = value.strip(b" \t")
+        elif kind in (LENGTH, CODING):
+            self._framing(kind, value)
+        elif kind == CONNECTION:
+            self._connection(value)
+        elif kind == UNDERSCORE:
+            if underscores == "refuse":
+                raise ValueError("header name with an underscore")
+            if underscores == "pass":
+                self.forward.append(line)
+        elif kind != DROP:
+            self._keep(kind, value, line)
+
+    def _keep(self, kind: int, value: bytes, line: bytes) -> None:
+        value = value.strip(b" \t")
+        special = self.special
+        if kind in (DEADLINE, TRACEPARENT):
+            self.forward.append(line)
+        if kind == TRUSTED:
+            special[kind] = special[kind] + CRLF + line if kind in special else line
+        else:
+            special[kind] = special[kind] + b", " + value if kind in special else value
+
+    @property
+    def upgrades(self) -> bool:
+        """Whether this asks for a WebSocket in the one form that is proxied."""
+        return (
+            self.special.get(UPGRADE, b"").lower() == b"websocket"
+            and self.method == b"GET"
+            and self.minor == 1
+            and self.nominated is not None
+            and b"upgrade" in self.nominated
+            and not self.length
+        )
+
+
+def parse_request(
+    head: bytes, max_target: int, max_headers: int, underscores: str, whole: bool = True
+) -> RequestHead:
+    """The request whose head, without its final empty line, is `head`. Raises ClientFault.
+    Not `whole`: only the lines so far, and nothing is said about what may be missing."""
+    try:
+        lines = _split(head)
+        first = _request_line(lines[0])
+        if first is None:
+            raise ValueError("malformed request line")
+        method, target, minor = first.groups()
+        request = RequestHead(lines, method, target)
+        if len(target) > max_target:
+            raise ClientFault("The request target is too long.", "uri_too_long")
+        if len(lines) - 1 > max_headers:
+            raise ClientFault("The request has too many headers.", "head_too_large")
+        if minor == b"0":
+            request.minor = 0
+        forward = request.forward
+        names = _request_names
+        for line in lines[1:]:
+            name, colon, value = line.partition(b":")
+            kind = names[name]
+            if not colon:
+                raise ValueError("header line without a colon")
+            if not kind:
+                forward.append(line)
+            elif kind == HOST and request.host is None:
+                request.host = value.strip(b" \t")
+            elif kind == LENGTH and request.length is None:
+                request.length = _length(value)
+            else:
+                request.note(kind, value, line, underscores)
+        if whole:
+            _settle(request)
+        return request
+    except ValueError as error:
+        raise ClientFault(f"Malformed request: {error}.") from None
+
+
+def check_start(data: bytes, max_target: int, max_headers: int, underscores: str) -> None:
+    """Raises ClientFault if `data`, the start of a head, cannot become a proper one.
+
+    Whoever sends garbage is told so at once and not when the time for the head is over.
+    """
+    at = data.rfind(CRLF)
+    last = data[at + 2 :] if at >= 0 else data
+    left = last.translate(None, _FIELD_BYTES)
+    if left and (left != b"\r" or last[-1] != 0x0D):
+        raise ClientFault("Malformed request: control character in the head.")
+    if at < 0:
+        if not _method_start(last[:33]):
+            raise ClientFault("Malformed request: malformed request line.")
+        return
+    if last[:1] in (b" ", b"\t"):
+        raise ClientFault("Malformed request: folded header line.")
+    parse_request(data[:at], max_target, max_headers, underscores, whole=False)
+
+
+def _settle(request: RequestHead) -> None:
+    """What only the whole head can tell."""
+    if request.nominated:
+        request._drop_nominated()
+    if request.minor == 0:
+        request.close = True  # a connection of HTTP/1.0 carries one request
+    elif request.host is None:
+        raise ValueError("no Host")
+    if request.target[0] != 0x2F:
+        _absolute(request)
+    if (
+        request.special
+        and EXPECT in request.special
+        and request.special[EXPECT].lower() != b"100-continue"
+    ):
+        raise ClientFault("Only 100-continue can be expected.", "expectation_failed")
+
+
+def _absolute(request: RequestHead) -> None:
+    """Absolute-form: its authority is the host (RFC 9112 §3.2.2), its path the target."""
+    target = request.target
+    if target[:7].lower() != b"http://":
+        if target == b"*" and request.method == b"OPTIONS":
+            return
+        raise ValueError("request target is no path")
+    authority, slash, path = target[7:].partition(b"/")
+    authority, question, query = authority.partition(b"?")
+    if question:
+        slash, path = b"/", b"?" + query + slash + path
+    request.host = authority
+    request.target = b"/" + path
+
+
+class ResponseHead(_Head):
+    """An answer of an instance; `status_line` goes on as it is, from the code on."""
+
+    __slots__ = ("status", "status_line")
+
+    def __init__(self, lines: list[bytes], status: int, status_line: bytes) -> None:
+        _Head.__init__(self, lines)
+        self.status = status
+        self.status_line = status_line
+
+    def note(self, kind: int, value: bytes, line: bytes) -> None:
+        if kind in (LENGTH, CODING):
+            self._framing(kind, value)
+        elif kind == CONNECTION:
+            self._connection(value)
+        elif kind == UNDERSCORE:
+            self.forward.append(line)
+        elif kind != DROP:
+            if kind == RETRY_AFTER:
+                self.forward.append(line)
+            self.special[kind] = value.strip(b" \t")
+
+
+def parse_response(head: bytes, max_headers: int) -> ResponseHead:
+    """The response whose head, without its final empty line, is `head`. Raises UpstreamFault."""
+    try:
+        lines = _split(head)
+        first = _status_line(lines[0])
+        if first is None:
+            raise ValueError("malformed status line")
+        minor, status, reason = first.groups()
+        status_line = lines[0][9:] if reason is not None else status + b" "
+        response = ResponseHead(lines, int(status), status_line)
+        if len(lines) - 1 > max_headers:
+            raise ValueError("too many headers")
+        if minor == b"0":
+            response.minor = 0
+            response.close = True
+        forward = response.forward
+        names = _response_names
+        for line in lines[1:]:
+            name, colon, value = line.partition(b":")
+            kind = names[name]
+            if not colon:
+                raise ValueError("header line without a colon")
+            if not kind:
+                forward.append(line)
+            elif kind == LENGTH and response.length is None:
+                response.length = _length(value)
+            elif kind != CONNECTION or value != b" keep-alive":
+                response.note(kind, value, line)
+        if response.nominated:
+            response._drop_nominated()
+        return response
+    except ValueError as error:
+        raise UpstreamFault(f"The instance answered malformed HTTP: {error}.") from None
+
+
+def too_large(start: bytes, max_target: int) -> ClientFault:
+    """Why a head that has outgrown its limit, and begins with `start`, is refused."""
+    line = _LONG_TARGET.match(start)
+    if line is not None and len(line[0]) > max_target:
+        return ClientFault("The request target is too long.", "uri_too_long")
+    return ClientFault("The request head is too large.", "head_too_large")

@@ -1,0 +1,139 @@
+"""How do two documents differ, and what comes of a file that meets edited state?
+
+`diff` is what history, dry runs and `headgate apply` show. `merge` is the three-way rule of
+`kubectl apply`: what the file changed since it was last applied wins, what only the admin
+API changed stays. Neither knows whether the outcome makes sense.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.core.faults import pointer
+from gateway.core.table import Document
+
+Json = Any
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+ABSENT: Final = _Absent()
+"""No value at all, which is not the same as null."""
+
+# Their keys exclude or complete one another, so half of one and half of another is neither.
+ATOMIC = frozenset({"match", "sticky", "on_unavailable", "mirror", "serve"})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One value that differs; ABSENT on the side where there is none."""
+
+    pointer: str
+    before: Json
+    after: Json
+
+    @property
+    def op(self) -> str:
+        if self.before is ABSENT:
+            return "add"
+        return "remove" if self.after is ABSENT else "replace"
+
+    def as_json(self) -> dict[str, Json]:
+        """`{op, pointer, before?, after?}`: a side that is absent has no key."""
+        change = {"op": self.op, "pointer": self.pointer}
+        if self.before is not ABSENT:
+            change["before"] = self.before
+        if self.after is not ABSENT:
+            change["after"] = self.after
+        return change
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """What a file and the live document make together.
+
+    `overridden` are live edits that the file undid: from what was live to what is now.
+    """
+
+    document: Document
+    overridden: tuple[Change, ...]
+
+
+def diff(before: Json, after: Json) -> tuple[Change, ...]:
+    """The changes that lead from `before` to `after`, deepest values only, in document order."""
+    changes: list[Change] = []
+    _diff(before, after, (), changes)
+    return tuple(changes)
+
+
+def _diff(before: Json, after: Json, at: tuple[str, ...], changes: list[Change]) -> None:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key in [*before, *(key for key in after if key not in before)]:
+            _diff(before.get(key, ABSENT), after.get(key, ABSENT), (*at, key), changes)
+    elif not same(before, after):
+        changes.append(Change(pointer(*at), before, after))
+
+
+def same(left: Json, right: Json) -> bool:
+    """Equal as JSON: true is not 1, 1 is not 1.0, and the order of keys is no difference."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
+    if isinstance(left, list | tuple) and isinstance(right, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    return type(left) is type(right) and bool(left == right)
+
+
+def merge(base: Document, file: Document, live: Document) -> Merge:
+    """`live` with everything that `file` changed since `base`, the file last applied."""
+    overridden: list[Change] = []
+    merged = _merge(base, file, live, (), overridden)
+    return Merge(merged, tuple(overridden))
+
+
+def _merge(base: Json, file: Json, live: Json, at: tuple[str, ...], lost: list[Change]) -> Json:
+    if same(file, base):
+        return live
+    if len(at) == 3 and at[0] == "backends" and at[2] == "instances":
+        return _merge_instances(base, file, live, at, lost)
+    nested = isinstance(file, Mapping) and isinstance(live, Mapping)
+    if nested and not (at and at[-1] in ATOMIC and len(at) == 3):
+        return _merge_objects(base if isinstance(base, Mapping) else {}, file, live, at, lost)
+    if not same(live, base) and not same(live, file):
+        lost.append(Change(pointer(*at), live, file))
+    return file
+
+
+def _merge_objects(
+    base: Mapping[str, Json],
+    file: Mapping[str, Json],
+    live: Mapping[str, Json],
+    at: tuple[str, ...],
+    lost: list[Change],
+) -> dict[str, Json]:
+    merged = {}
+    # The file's order first: that is the one its author looks at.
+    for key in [*file, *(key for key in live if key not in file)]:
+        value = _merge(
+            base.get(key, ABSENT), file.get(key, ABSENT), live.get(key, ABSENT), (*at, key), lost
+        )
+        if value is not ABSENT:
+            merged[key] = value
+    return merged
+
+
+def _merge_instances(
+    base: Json, file: Json, live: Json, at: tuple[str, ...], lost: list[Change]
+) -> Json:
+    """A set of URLs: what the file added or took out, on what the admin API made of it."""
+    if live is ABSENT or file is ABSENT:
+        if live is not ABSENT and not same(live, base):
+            lost.append(Change(pointer(*at), live, file))
+        return file
+    known = [] if base is ABSENT else base
+    removed = [url for url in known if url not in file]
+    gone = [url for url in known if url not in live]
+    added = [url for url in file if url not in known or url not in gone]
+    return [*added, *(url for url in live if url not in added and url not in removed)]

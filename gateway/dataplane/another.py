@@ -1,0 +1,75 @@
+"""Is there another attempt after one that failed, and at which instance?
+
+Only before any byte went to the client, never at the same instance, inside the same backend
+first, and paid from the budget. Whether it is safe and wanted is the core's `may_retry`.
+"""
+
+from typing import TYPE_CHECKING
+
+from gateway.core.errors import GatewayError
+from gateway.core.retrying import IDEMPOTENT, may_retry
+from gateway.dataplane.attempt import Attempt
+from gateway.dataplane.instance import LiveInstance
+
+if TYPE_CHECKING:
+    from gateway.dataplane.exchange import Exchange
+
+
+def another(
+    exchange: "Exchange",
+    attempt: Attempt,
+    reason: str,
+    status: int | None,
+    has_retry_after: bool,
+    was_reused: bool,
+) -> LiveInstance | None:
+    """The instance for the next attempt, which is then paid for; None: there is none."""
+    plane, route = exchange.plane, exchange.route
+    assert route is not None
+    method = exchange.head.method.decode("latin-1")
+    if not may_retry(
+        route.retries,
+        method,
+        reason,
+        status,
+        has_retry_after,
+        exchange.attempts,
+        exchange.is_replayable,
+        exchange.head_sent,
+    ):
+        return None
+    exchange.tried = (*exchange.tried, attempt.instance)
+    instance = _next(exchange, plane.now())
+    if instance is None and was_reused and method in IDEMPOTENT:
+        # The connection was stale, the instance need not be: on a fresh one, once more.
+        attempt.instance.close_idle()
+        if attempt.instance in attempt.instance.backend.serving:
+            instance = attempt.instance
+    if instance is None:
+        return None
+    if not plane.may_spend():
+        plane.counters.retries_denied += 1
+        return None
+    plane.counters.retried(route.route.name, reason or str(status))
+    return instance
+
+
+def _next(exchange: "Exchange", now: float) -> LiveInstance | None:
+    """An untried instance with room: of the same backend, or of another if the route
+    redistributes."""
+    route, backend = exchange.route, exchange.backend
+    assert route is not None
+    assert backend is not None
+    instance = backend.other(exchange.tried, now)
+    if instance is not None or route.route.on_unavailable.policy == "fail":
+        return instance
+    try:
+        other = route.choose(exchange.head, without=backend)
+    except GatewayError:
+        return None
+    if other is backend:
+        return None
+    instance = other.other(exchange.tried, now)
+    if instance is not None:
+        exchange.backend = other
+    return instance

@@ -1,0 +1,206 @@
+"""How does one try of one request at one instance go?
+
+An Attempt holds the in-flight guard from the moment the instance is chosen until the last
+byte of its answer, whatever happens in between, and names what went wrong by blame. It
+learns from the answer (speed, load report, health signals) and passes it on; whether another
+attempt follows is the exchange's to say.
+"""
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+from gateway.core.framing import LAST_CHUNK, chunk
+from gateway.core.headers import length_line, upstream_head
+from gateway.core.heads import CHUNKED, LOAD, RETRY_AFTER, ResponseHead
+from gateway.core.health import CLEAR
+from gateway.dataplane.deadlines import NEVER
+from gateway.dataplane.instance import LiveInstance
+from gateway.dataplane.upstream import Upstream
+
+if TYPE_CHECKING:
+    from gateway.dataplane.exchange import Exchange
+
+_UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+_REPORT = ("queue", "running", "slots", "wait_ms")
+
+
+class Attempt:
+    """One try. Ends exactly once: by `_end`."""
+
+    __slots__ = (
+        "_chunked", "_is_over", "_occupied", "exchange", "failed", "instance", "method",
+        "sent_at", "upstream",
+    )  # fmt: skip
+
+    def __init__(self, exchange: "Exchange", instance: LiveInstance, now: float) -> None:
+        self.exchange = exchange
+        self.instance = instance
+        self.method = exchange.head.method
+        self.upstream: Upstream | None = None
+        self.sent_at = 0.0
+        self.failed = False
+        self._is_over = False
+        self._chunked = False
+        self._occupied = instance.load.sent(now)
+
+    def begin(self, now: float) -> None:
+        """Sends the request on a pooled connection, or opens one first."""
+        upstream = self.instance.take(now)
+        if upstream is None:
+            self.instance.connect(self._connected, self._connect_failed)
+        else:
+            self._send(upstream, self.instance.plane.now())
+
+    def cancel(self) -> None:
+        """The answer is wanted no more: the instance learns it by the end of the connection."""
+        if self.upstream is not None:
+            self.upstream.abort()
+            self.upstream = None
+        self._end(self.instance.plane.now(), learn=False)
+
+    def write(self, payload: bytes, done: bool) -> None:
+        """Sends on what came of the request body."""
+        upstream = self.upstream
+        if upstream is None:
+            return
+        if self._chunked:
+            payload = (chunk(payload) if payload else b"") + (LAST_CHUNK if done else b"")
+        if payload:
+            upstream.transport.write(payload)
+        if done:
+            upstream.request_done = True
+            plane = self.instance.plane
+            response_s = self.instance.backend.config.timeouts.response_s
+            plane.wheel.set(upstream, plane.now() + response_s)
+
+    def _connected(self, upstream: Upstream) -> None:
+        if self._is_over:
+            self.instance.put(upstream, self.instance.plane.now())
+        else:
+            self._send(upstream, self.instance.plane.now())
+
+    def _connect_failed(self, detail: str) -> None:
+        if not self._is_over:
+            self.failed = True
+            now = self.instance.plane.now()
+            self._end(now, learn=False)
+            self.instance.note("connect_failure", now)
+            self.exchange.attempt_failed(self, "connect_failure", detail)
+
+    def _send(self, upstream: Upstream, now: float) -> None:
+        exchange, instance = self.exchange, self.instance
+        head, plane = exchange.head, instance.plane
+        self.upstream = upstream
+        self.sent_at = now
+        timeouts = instance.backend.config.timeouts
+        done = exchange.done
+        length = head.length
+        if done and length is not None:
+            length = exchange.received
+        self._chunked = length == CHUNKED
+        patience_s = min(exchange.patience_until - now, timeouts.response_s)
+        data = upstream_head(
+            head,
+            exchange.target,
+            instance.label,
+            exchange.added,
+            plane.node,
+            exchange.ident,
+            max(1, int(patience_s * 1000)),
+            _UPGRADE if exchange.upgrades else length_line(length),
+        )
+        payload = exchange.take_pending()
+        if payload:
+            data += chunk(payload) if self._chunked else payload
+        upstream.send(self, data, done, exchange.upgrades)
+        plane.wheel.set(upstream, now + timeouts.response_s if done else NEVER)
+
+    # upstream.Receiver
+
+    def answered(
+        self, head: ResponseHead, payload: bytes, done: bool, has_body: bool, now: float
+    ) -> None:
+        instance = self.instance
+        special, status = head.special, head.status
+        if special and LOAD in special:
+            self._report(special[LOAD], now)
+        if status >= 500:
+            self.failed = not (status in (429, 503) and RETRY_AFTER in special)
+            if 502 <= status <= 504 and self.failed:
+                instance.note("gateway_error", now)
+        elif instance.ejection is not CLEAR:
+            instance.note("success", now)
+        if done:
+            self.upstream = None
+            self._end(now, learn=True)
+        self.exchange.answered(self, head, payload, done, has_body, now)
+
+    def received(self, payload: bytes, done: bool, now: float) -> None:
+        if done:
+            self.upstream = None
+            self._end(now, learn=True)
+        self.exchange.body(payload, done, now)
+
+    def broke(self, reason: str, detail: str) -> None:
+        self.failed = True
+        reused = self.upstream is not None and self.upstream.is_reused
+        self.upstream = None
+        now = self.instance.plane.now()
+        self._end(now, learn=False)
+        if reason != "reset" or not reused or self.exchange.head_sent:
+            self.instance.note(reason, now)
+        self.exchange.attempt_failed(self, reason, detail, was_reused=reused)
+
+    def switched(self, head: ResponseHead, rest: bytes) -> None:
+        if self.instance.ejection is not CLEAR:
+            self.instance.note("success", self.instance.plane.now())
+        self.exchange.switched(self, head, rest)
+
+    def tunnelled(self, data: bytes) -> None:
+        raise AssertionError("a tunnel takes over its connection")
+
+    def sending_paused(self) -> None:
+        self.exchange.hold_client()
+        if self.upstream is not None and not self.upstream.request_done:
+            plane = self.instance.plane
+            idle_s = self.instance.backend.config.timeouts.idle_s
+            plane.wheel.set(self.upstream, plane.now() + idle_s)
+
+    def sending_resumed(self) -> None:
+        if self.upstream is not None and not self.upstream.request_done:
+            self.instance.plane.wheel.set(self.upstream, NEVER)
+        self.exchange.release_client()
+
+    # the guard
+
+    def _end(self, now: float, learn: bool) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        instance = self.instance
+        load = instance.load
+        if learn or self.failed:
+            load.answered(now, now - self.sent_at, self._occupied, self.failed)
+        load.done()
+        if instance.gone:
+            if not load.in_flight:
+                instance.plane.instances.left(instance)
+        elif instance.backend.waiting:
+            instance.plane.soon(instance.backend)
+
+    def end_tunnel(self, now: float) -> None:
+        """A tunnel is over; it teaches nothing of speed."""
+        self.upstream = None
+        self._end(now, learn=False)
+
+    def _report(self, value: bytes, now: float) -> None:
+        """Reads an ORCA load report; one that is malformed is no report."""
+        try:
+            metrics = orjson.loads(value.removeprefix(b"JSON "))["named_metrics"]
+            report = {name: float(metrics[name]) for name in _REPORT}
+        except (ValueError, KeyError, TypeError):
+            return
+        self.instance.report = report
+        load = self.instance.load
+        load.reported(now, report["queue"], report["running"], report["slots"], report["wait_ms"])

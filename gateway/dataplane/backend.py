@@ -1,0 +1,149 @@
+"""Who serves a backend's requests now, and who waits for them?
+
+The live side of one configured backend: its instances, which of them may get requests, and
+the one queue in which requests wait at the gateway rather than behind others in a slow
+instance. The decisions are the core's; this carries them out.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from gateway.core.balancing import Load
+from gateway.core.errors import NoRoom
+from gateway.core.health import serving
+from gateway.core.queueing import Admission, Refuse, place
+from gateway.core.table import Backend
+from gateway.dataplane.instance import LiveInstance
+
+if TYPE_CHECKING:
+    from gateway.dataplane.context import Plane
+    from gateway.dataplane.exchange import Exchange
+
+
+class LiveBackend:
+    """The instances of one backend, who of them serves, and who waits for them."""
+
+    __slots__ = (
+        "admission", "config", "instances", "loads", "name", "plane", "serving", "turn", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, plane: "Plane", config: Backend) -> None:
+        self.plane = plane
+        self.name = config.name
+        self.config = config
+        self.instances: dict[str, LiveInstance] = {}
+        self.serving: tuple[LiveInstance, ...] = ()
+        self.loads: tuple[Load, ...] = ()
+        self.waiting: deque[Exchange] = deque()
+        self.admission = Admission(config.queue)
+        self.turn = plane.random()
+
+    def words(self) -> dict[str, str]:
+        """What the probes say of each instance that may get new requests by command."""
+        return {
+            address: instance.word
+            for address, instance in self.instances.items()
+            if not instance.state
+        }
+
+    def ejected(self, now: float) -> frozenset[str]:
+        return frozenset(
+            address for address, instance in self.instances.items() if instance.ejection.until > now
+        )
+
+    def refresh(self) -> None:
+        """Decides anew who serves. Called whenever evidence or commands changed."""
+        serve = serving(self.words(), self.ejected(self.plane.now()))
+        before = self.serving
+        self.serving = tuple(each for key, each in self.instances.items() if key in serve)
+        if self.serving != before:
+            self.loads = tuple(each.load for each in self.serving)
+            self.plane.generation += 1
+        if self.waiting:
+            self.plane.soon(self)
+
+    # requests: one goes to an instance at once, or waits here for the first that has room
+
+    def enter(self, exchange: "Exchange", now: float) -> None:
+        """Sends `exchange` to an instance or lets it wait; raises NoRoom to refuse it."""
+        self.turn = turn = self.turn + 1
+        if not self.waiting:
+            config = self.config
+            if len(self.loads) == 1:
+                # The usual case in short: one instance that does not report and has room.
+                load = self.loads[0]
+                if not load.slots and load.in_flight + load.others < config.max_in_flight:
+                    self._send(exchange, self.serving[0], now)
+                    return
+            spot = place(config.balance, self.loads, 1, config.max_in_flight, turn, now)
+            if spot is not None:
+                self._send(exchange, self.serving[spot.instance], now)
+                return
+        self.waiting.append(exchange)
+        self.dispatch()
+        if exchange in self.waiting:
+            self._admit(exchange, now)
+
+    def _admit(self, exchange: "Exchange", now: float) -> None:
+        """Whether it is worth waiting: who cannot be answered in time is told so at once."""
+        verdict = self.admission.admit(
+            now, self.loads, len(self.waiting) - 1, exchange.patience_until - now
+        )
+        if isinstance(verdict, Refuse):
+            self.waiting.remove(exchange)
+            raise NoRoom(
+                "The backend's queue is full.", verdict.code, retry_after_s=verdict.retry_after_s
+            )
+        until = min(exchange.patience_until, now + self.config.queue.timeout_s)
+        self.plane.wheel.set(exchange, until)
+
+    def dispatch(self) -> None:
+        """Sends who waits to where there is room now."""
+        waiting = self.waiting
+        now = self.plane.now()
+        while waiting:
+            if not self.serving:
+                self._turn_away()
+                return
+            self.turn += 1
+            spot = place(
+                self.config.balance,
+                self.loads,
+                len(waiting),
+                self.config.max_in_flight,
+                self.turn,
+                now,
+            )
+            if spot is None:
+                return
+            exchange = waiting[spot.position]
+            del waiting[spot.position]
+            self._send(exchange, self.serving[spot.instance], now)
+
+    def _turn_away(self) -> None:
+        while self.waiting:
+            self.waiting.popleft().fail(NoRoom("No instance can take the request now."))
+
+    def _send(self, exchange: "Exchange", instance: LiveInstance, now: float) -> None:
+        self.admission.dispatched(now)
+        exchange.begin(instance, now)
+
+    def other(self, tried: tuple[LiveInstance, ...], now: float) -> LiveInstance | None:
+        """An instance that was not tried and has room now."""
+        left = [each for each in self.serving if each not in tried]
+        if not left:
+            return None
+        loads = [each.load for each in left]
+        self.turn += 1
+        config = self.config
+        spot = place(config.balance, loads, 1, config.max_in_flight, self.turn, now)
+        return left[spot.instance] if spot is not None else None
+
+    def withdraw(self, exchange: "Exchange") -> None:
+        """`exchange` waits no more."""
+        if exchange in self.waiting:
+            self.waiting.remove(exchange)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(each.load.in_flight for each in self.instances.values())

@@ -1,0 +1,240 @@
+"""Which table decides this request, and which backend does it choose?
+
+A Snapshot is a table made ready for the request path: matcher, splits, prepared header
+blocks. It is read once per request and never changed; the next table is another snapshot.
+What changes with health (which backends can serve) is a cache beside the split, renewed when
+the plane's generation has moved. Choosing the instance inside the backend is not done here.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from gateway.core.errors import ClientFault, NoRoom
+from gateway.core.heads import OVERRIDE, RequestHead
+from gateway.core.matching import (
+    UNREAD,
+    Found,
+    Json,
+    Matcher,
+    NeedsBody,
+    Unread,
+    WrongMethod,
+    normalise_host,
+    target_fault,
+)
+from gateway.core.splitting import Split, Spread, sticky_backend
+from gateway.core.table import Route, Sticky, Table
+from gateway.dataplane.backend import LiveBackend
+from gateway.dataplane.instance import LiveInstance
+from gateway.telemetry.metrics import Cell
+
+if TYPE_CHECKING:
+    from gateway.dataplane.context import Plane
+
+_MOST_CACHED = 1024
+_LONGEST_CACHED = 256
+_FAULTS = {
+    "form": "The request target is no path.",
+    "control": "The request target holds a control character.",
+    "fragment": "The request target holds a fragment.",
+    "dots": "The request target holds dot segments.",
+}
+
+
+class BodyNeeded(Exception):
+    """No route can be chosen before the JSON body is there, up to `most` bytes."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.most = most
+
+
+class WrongMethodFault(ClientFault):
+    """The path is known, the method is not; `allow` is the header's value."""
+
+    code = "method_not_allowed"
+
+    def __init__(self, allow: tuple[str, ...]) -> None:
+        super().__init__(f"Allowed: {', '.join(allow)}.")
+        self.allow = ", ".join(allow)
+
+
+class LiveRoute:
+    """One route of one snapshot with all it needs to decide."""
+
+    __slots__ = (
+        "_generation", "_open", "_snapshot", "backends", "cells", "exposed", "fallback", "mirror",
+        "retries", "route", "split", "spread",
+    )  # fmt: skip
+
+    def __init__(self, snapshot: "Snapshot", route: Route, spread: Spread) -> None:
+        self._snapshot = snapshot
+        self.route = route
+        self.retries = route.retries
+        self.spread = spread
+        self.split = Split.of(route.split)
+        live = snapshot.plane.instances.backends
+        self.backends: dict[str, LiveBackend] = {name: live[name] for name, _ in route.split}
+        fallback = route.on_unavailable.backend
+        self.fallback = live[fallback] if fallback else None
+        self.mirror = live.get(route.mirror.backend) if route.mirror else None
+        self.cells: dict[LiveInstance, Cell] = {}
+        self.exposed: dict[LiveInstance, bytes] = {}
+        self._open = self.split
+        self._generation = 0
+
+    def choose(self, head: RequestHead, without: LiveBackend | None = None) -> LiveBackend:
+        """The backend for one request, by override, sticky key or ticket; raises NoRoom."""
+        plane = self._snapshot.plane
+        if self._generation != plane.generation:
+            self._renew(plane.generation)
+        if self.route.override and OVERRIDE in head.special:
+            return self._overridden(head.special[OVERRIDE])
+        split = self._open
+        if without is not None:
+            others = frozenset(n for n, each in self.backends.items() if each is not without)
+            split = split.among(others)
+        name = None
+        if self.route.sticky is not None:
+            key = sticky_key(head, self.route.sticky)
+            if key:
+                name = sticky_backend(self.route.name, key, split.weights)
+        if name is None:
+            name = split.pick(self.spread.next())
+        if name is None:
+            return self._nobody(without)
+        backend = self.backends[name]
+        return backend if backend.serving else self._unavailable()
+
+    def is_open(self) -> bool:
+        """Whether some backend could serve now."""
+        backends = self.backends.values()
+        return any(each.serving for each in backends) or bool(
+            self.fallback and self.fallback.serving
+        )
+
+    def _renew(self, generation: int) -> None:
+        self._generation = generation
+        if self.route.on_unavailable.policy == "redistribute":
+            serve = frozenset(name for name, each in self.backends.items() if each.serving)
+            self._open = self.split.among(serve)
+
+    def _overridden(self, wanted: bytes) -> LiveBackend:
+        backend = self.backends.get(wanted.decode("latin-1"))
+        if backend is None:
+            raise ClientFault("X-Headgate-Backend names no backend of this route.")
+        if not backend.serving:
+            raise NoRoom("No instance of the backend asked for can take the request.")
+        return backend
+
+    def _nobody(self, without: LiveBackend | None) -> LiveBackend:
+        if without is None and self.split.pick(0) is None:
+            raise NoRoom("Every backend of the route has weight 0.", "no_weight")
+        return self._unavailable()
+
+    def _unavailable(self) -> LiveBackend:
+        fallback = self.fallback
+        if fallback is not None and fallback.serving:
+            return fallback
+        raise NoRoom("No instance can take the request now.")
+
+    def cell(self, instance: LiveInstance) -> Cell:
+        cell = self.cells.get(instance)
+        if cell is None:
+            counters = self._snapshot.plane.counters
+            cell = counters.cell(self.route.name, instance.backend.name, instance.address)
+            self.cells[instance] = cell
+        return cell
+
+    def expose(self, instance: LiveInstance) -> bytes:
+        """The response lines that say who answered, up to the request id."""
+        lines = self.exposed.get(instance)
+        if lines is None:
+            plane = self._snapshot.plane
+            lines = b"Via: 1.1 %b\r\n" % plane.node
+            if plane.options.expose:
+                lines += (
+                    f"X-Headgate-Route: {self.route.name}\r\n"
+                    f"X-Headgate-Backend: {instance.backend.name}\r\n"
+                    f"X-Headgate-Instance: {instance.address}\r\n"
+                    f"X-Headgate-Revision: {self._snapshot.revision}\r\n"
+                    "X-Request-Id: "
+                ).encode()
+            self.exposed[instance] = lines
+        return lines
+
+
+class Snapshot:
+    """A table, ready. `find` is the route of a request."""
+
+    __slots__ = ("_cache", "_matcher", "plane", "revision", "routes")
+
+    def __init__(self, plane: "Plane", table: Table, before: "Snapshot | None") -> None:
+        self.plane = plane
+        self.revision = table.revision
+        self._matcher = Matcher.of(table.routes.values())
+        self._cache: dict[tuple[Any, ...], tuple[LiveRoute, bytes]] = {}
+        known = before.routes if before is not None else {}
+        self.routes: dict[str, LiveRoute] = {
+            name: LiveRoute(
+                self, route, known[name].spread if name in known else Spread(plane.random())
+            )
+            for name, route in table.routes.items()
+        }
+
+    def find(self, head: RequestHead, body: Json | Unread = UNREAD) -> tuple[LiveRoute, bytes]:
+        """The route and the target to ask its instances for.
+
+        Raises BodyNeeded, or the ClientFault that the request is answered with. What depends
+        on method, host and target alone is remembered.
+        """
+        key = (head.target, head.host, head.method)
+        found = self._cache.get(key)
+        if found is not None:
+            return found
+        target = head.target.decode("latin-1")
+        fault = target_fault(target)
+        if fault is not None:
+            raise ClientFault(_FAULTS[fault])
+        asked = False
+
+        def header(name: str) -> str | None:
+            nonlocal asked
+            asked = True
+            return head.get(name)
+
+        method, host = head.method.decode("latin-1"), _host(head.host)
+        matched = self._matcher.match(method, host, target, header, body)
+        if not isinstance(matched, Found):
+            if isinstance(matched, NeedsBody):
+                raise BodyNeeded(matched.max_body)
+            if isinstance(matched, WrongMethod):
+                raise WrongMethodFault(matched.allow)
+            raise ClientFault("No route matches the request.", "no_route")
+        found = (self.routes[matched.route.name], matched.forwarded_path.encode("latin-1"))
+        if body is UNREAD and not asked and len(target) <= _LONGEST_CACHED:
+            if len(self._cache) >= _MOST_CACHED:
+                self._cache.clear()
+            self._cache[key] = found
+        return found
+
+
+def _host(raw: bytes | None) -> str:
+    if raw is None:
+        return ""
+    try:
+        return normalise_host(raw.decode("latin-1"))
+    except ValueError:
+        raise ClientFault("The Host is no host.") from None
+
+
+def sticky_key(head: RequestHead, sticky: Sticky) -> bytes | None:
+    """What the split of this request sticks to; None when the client did not send it."""
+    if sticky.header is not None:
+        value = head.get(sticky.header)
+        return value.encode("latin-1") if value else None
+    wanted = sticky.cookie
+    for pair in (head.get("cookie") or "").replace(",", ";").split(";"):
+        name, _, value = pair.strip().partition("=")
+        if name == wanted and value:
+            return value.encode("latin-1")
+    return None

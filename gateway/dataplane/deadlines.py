@@ -1,0 +1,97 @@
+"""When does something on the data plane have to be looked at again?
+
+One wheel for every deadline of a worker. An item is entered once and then only its
+`deadline` is moved, which is an assignment; the wheel looks when the entry comes up whether
+the deadline really passed. So a request costs no timer, and an idle worker sleeps until the
+earliest entry. Resolution is TICK_S; a deadline never fires early.
+"""
+
+import heapq
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+TICK_S = 0.02
+NEVER = math.inf
+
+
+class Timer(Protocol):
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """What the wheel needs of an event loop."""
+
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer: ...
+
+
+class Timed:
+    """Something with one deadline. Move it by Wheel.set; `expired` is told when it passed."""
+
+    __slots__ = ("armed", "deadline")
+
+    def __init__(self) -> None:
+        self.deadline = NEVER
+        self.armed = NEVER
+
+    def expired(self, now: float) -> None:
+        raise NotImplementedError
+
+
+class Wheel:
+    """Deadlines in buckets of TICK_S. `now` gives monotonic seconds."""
+
+    __slots__ = ("_buckets", "_clock", "_now", "_ticks", "_timer", "_timer_tick")
+
+    def __init__(self, clock: Clock, now: Callable[[], float]) -> None:
+        self._clock = clock
+        self._now = now
+        self._buckets: dict[int, list[Timed]] = {}
+        self._ticks: list[int] = []
+        self._timer: Timer | None = None
+        self._timer_tick = 0
+
+    def set(self, item: Timed, deadline: float) -> None:
+        """Moves the deadline of `item`, NEVER for none."""
+        item.deadline = deadline
+        if deadline < item.armed:
+            self._arm(item)
+
+    def _arm(self, item: Timed) -> None:
+        tick = int(item.deadline / TICK_S) + 1
+        item.armed = tick * TICK_S
+        bucket = self._buckets.get(tick)
+        if bucket is None:
+            self._buckets[tick] = [item]
+            heapq.heappush(self._ticks, tick)
+            if self._timer is None or tick < self._timer_tick:
+                self._schedule()
+        else:
+            bucket.append(item)
+
+    def _schedule(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._ticks:
+            self._timer_tick = self._ticks[0]
+            # A hair late rather than early: early would only mean to come back.
+            delay = self._timer_tick * TICK_S - self._now() + 0.001
+            self._timer = self._clock.call_later(max(0.0, delay), self._turn)
+
+    def _turn(self) -> None:
+        now = self._now()
+        self._timer = None
+        while self._ticks and self._ticks[0] * TICK_S <= now:
+            tick = heapq.heappop(self._ticks)
+            entered = tick * TICK_S
+            for item in self._buckets.pop(tick):
+                if item.armed != entered:
+                    continue  # entered again, earlier, since
+                item.armed = NEVER
+                if item.deadline <= now:
+                    item.deadline = NEVER
+                    item.expired(now)
+                elif item.deadline != NEVER:
+                    self._arm(item)
+        self._schedule()

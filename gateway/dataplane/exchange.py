@@ -1,0 +1,280 @@
+"""How does one request go from its decision to the last byte of its answer?
+
+The walk: a backend was chosen; instance; attempt; perhaps another one; the account. From the
+one read of the snapshot until an instance is chosen nothing awaits, hence no lock. The
+client's connection is `listener`, the instance's `upstream`; this is what lies between.
+"""
+
+from typing import TYPE_CHECKING
+
+from gateway.core.errors import ClientFault, GatewayError, NoRoom, UpstreamFault
+from gateway.core.framing import LAST_CHUNK, chunk
+from gateway.core.heads import CHUNKED, CRLF, RETRY_AFTER, RequestHead, ResponseHead
+from gateway.dataplane.account import settle
+from gateway.dataplane.another import another
+from gateway.dataplane.attempt import Attempt
+from gateway.dataplane.backend import LiveBackend
+from gateway.dataplane.current import WrongMethodFault
+from gateway.dataplane.deadlines import NEVER
+from gateway.dataplane.instance import LiveInstance
+from gateway.dataplane.intake import ANSWERING, OVER, TRYING, TUNNEL, WAITING, Intake
+from gateway.dataplane.mirroring import mirror
+from gateway.dataplane.replies import problem, reply
+from gateway.dataplane.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from gateway.dataplane.context import Plane
+    from gateway.dataplane.listener import Client
+
+_CODES = {"connect_failure": "connect_failed", "timeout": "response_timeout"}
+
+
+class Exchange(Intake):
+    """One request of one client. Its deadline is the queue's, or the request's own."""
+
+    __slots__ = (
+        "_chunked", "attempts", "backend", "first_at", "head_sent", "sent", "status", "tried",
+    )  # fmt: skip
+
+    def __init__(self, plane: "Plane", client: "Client", head: RequestHead, now: float) -> None:
+        super().__init__(plane, client, head, now)
+        self.backend: LiveBackend | None = None
+        self.attempts = 0
+        self.tried: tuple[LiveInstance, ...] = ()
+        self.head_sent = False
+        self.first_at = 0.0
+        self.sent = 0
+        self.status = 0
+        self._chunked = False
+
+    def enter(self, backend: LiveBackend, now: float) -> None:
+        """A backend was chosen: its next instance with room, at once or after a wait."""
+        if self.route is not None and self.route.mirror is not None:
+            mirror(self, self.route)
+        self.backend = backend
+        self.state = WAITING
+        backend.enter(self, now)
+
+    def begin(self, instance: LiveInstance, now: float) -> None:
+        """The chosen instance has room: one attempt."""
+        self.state = TRYING
+        if self.deadline != self.patience_until:
+            self.plane.wheel.set(self, self.patience_until)
+        self.attempts += 1
+        self.attempt = attempt = Attempt(self, instance, now)
+        attempt.begin(now)
+
+    # the answer
+
+    def answered(
+        self,
+        attempt: Attempt,
+        head: ResponseHead,
+        payload: bytes,
+        done: bool,
+        has_body: bool,
+        now: float,
+    ) -> None:
+        """An instance's head came, with what there was of the body."""
+        if attempt.failed and self._again(
+            attempt, "", head.status, RETRY_AFTER in head.special, False, done
+        ):
+            return
+        assert self.route is not None
+        self.state = ANSWERING
+        self.first_at = now
+        self.status = head.status
+        self._kept = None
+        self.head_sent = True
+        client, plane = self.client, self.plane
+        close = client.closes(self)
+        framing = self._framing(head, payload, done, has_body)
+        if self._chunked and payload:
+            payload = chunk(payload)
+        forward = head.forward
+        client.write(
+            b"".join(
+                (
+                    b"HTTP/1.1 ", head.status_line, CRLF,
+                    CRLF.join(forward), CRLF if forward else b"",
+                    self.route.expose(attempt.instance),
+                    self.ident + CRLF if plane.options.expose else b"",
+                    framing, b"Connection: close\r\n\r\n" if close else CRLF, payload,
+                )
+            )
+        )  # fmt: skip
+        self.sent = len(payload)
+        if done:
+            self._finish(now, "")
+
+    def _framing(self, head: ResponseHead, payload: bytes, done: bool, has_body: bool) -> bytes:
+        if not has_body:
+            if head.length is None or head.length == CHUNKED or head.status == 204:
+                return b""
+            return b"Content-Length: %d\r\n" % head.length
+        if done:
+            return b"Content-Length: %d\r\n" % len(payload)
+        if head.length is not None and head.length != CHUNKED:
+            return b"Content-Length: %d\r\n" % head.length
+        if self.head.minor == 0:
+            return b""  # the end of the connection is the end of the body
+        self._chunked = True
+        return b"Transfer-Encoding: chunked\r\n"
+
+    def body(self, payload: bytes, done: bool, now: float) -> None:
+        """More of the instance's body came."""
+        self.sent += len(payload)
+        if self._chunked:
+            payload = (chunk(payload) if payload else b"") + (LAST_CHUNK if done else b"")
+        if payload:
+            self.client.write(payload)
+        if done:
+            self._finish(now, "")
+
+    def switched(self, attempt: Attempt, head: ResponseHead, rest: bytes) -> None:
+        """The instance took the upgrade: from here on bytes are passed both ways."""
+        assert self.route is not None
+        assert attempt.upstream is not None
+        self.state = TUNNEL
+        self.status = 101
+        self.first_at = self.plane.now()
+        self.head_sent = True
+        self.plane.wheel.set(self, NEVER)
+        lines = CRLF.join((b"HTTP/1.1 " + head.status_line, *head.forward)) + CRLF
+        lines += self.route.expose(attempt.instance)
+        if self.plane.options.expose:
+            lines += self.ident + CRLF
+        tunnel = Tunnel(self, attempt.upstream)
+        self.client.tunnel(tunnel)
+        self.client.write(lines + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        if rest:
+            tunnel.tunnelled(rest)
+
+    def tunnel_over(self, reason: str, sent: int) -> None:
+        self.sent = sent
+        now = self.plane.now()
+        if self.attempt is not None:
+            self.attempt.end_tunnel(now)
+        self._finish(now, reason)
+
+    # what goes wrong
+
+    def attempt_failed(
+        self, attempt: Attempt, reason: str, detail: str, was_reused: bool = False
+    ) -> None:
+        """The instance broke off. Another attempt only before any byte went to the client."""
+        if self.state == OVER:
+            return
+        if self.head_sent:
+            self.client.abort()
+            self._finish(self.plane.now(), "upstream_broke")
+            return
+        if self._again(attempt, reason, None, False, was_reused, True):
+            return
+        self.refuse(UpstreamFault(detail, _CODES.get(reason, "upstream_broke")))
+
+    def _again(
+        self,
+        attempt: Attempt,
+        reason: str,
+        status: int | None,
+        has_retry_after: bool,
+        was_reused: bool,
+        done: bool,
+    ) -> bool:
+        """Begins another attempt if that is safe, wanted and paid for."""
+        instance = another(self, attempt, reason, status, has_retry_after, was_reused)
+        if instance is None:
+            return False
+        if not done:
+            attempt.cancel()
+        self._replay()
+        self.begin(instance, self.plane.now())
+        return True
+
+    def fail(self, fault: GatewayError) -> None:
+        """Ends a request that may already be under way."""
+        self._withdraw()
+        if self.head_sent:
+            self.client.abort()
+            self._finish(self.plane.now(), fault.code)
+        else:
+            self.refuse(fault)
+
+    def refuse(self, fault: GatewayError) -> None:
+        """Answers `fault`. What of the request has not come is not waited for."""
+        allow = fault.allow if isinstance(fault, WrongMethodFault) else None
+        lines, body = problem(fault, self.ident, allow)
+        if self.plane.options.expose:
+            lines += b"X-Request-Id: %b\r\n" % self.ident
+            if self.route is not None:
+                lines += b"X-Headgate-Route: %b\r\n" % self.route.route.name.encode()
+        self._reply(fault.kind.status, lines, body, fault.code)
+
+    def _reply(self, status: int, lines: bytes, body: bytes, reason: str) -> None:
+        self.status = status
+        self.head_sent = True
+        close = self.client.closes(self)
+        self.client.write(reply(status, lines, body, close, self.head.method == b"HEAD"))
+        self.sent = len(body)
+        self.first_at = self.plane.now()
+        self._finish(self.first_at, reason)
+
+    def answer_reserved(self) -> None:
+        path = self.head.target.partition(b"?")[0]
+        if self.head.method not in (b"GET", b"HEAD"):
+            raise WrongMethodFault(("GET", "HEAD"))
+        if path == b"/-/health":
+            if self.plane.lame:
+                raise NoRoom("This worker is shutting down.", "draining")
+            self._reply(
+                200, b"Content-Type: text/plain\r\nCache-Control: no-store\r\n", b"ok\n", ""
+            )
+            return
+        document = self.plane.documents.get(path)
+        if document is None:
+            raise ClientFault("There is nothing at this path.", "no_route")
+        kind, body = document
+        self._reply(200, b"Content-Type: %b\r\n" % kind, body, "")
+
+    def client_left(self) -> None:
+        """The client's connection ended: the instance is told at once."""
+        if self.state == OVER:
+            return
+        self._withdraw()
+        if not self.head_sent:
+            self.status = 499
+        self._finish(self.plane.now(), "client_left")
+
+    def expired(self, now: float) -> None:
+        if self.state == OVER:
+            return
+        if now >= self.patience_until:
+            self.fail(UpstreamFault("The request's deadline passed.", "deadline"))
+        elif self.state == WAITING:
+            self.fail(NoRoom("The request waited too long in the queue.", "queue_timeout"))
+
+    def _withdraw(self) -> None:
+        if self.state == WAITING and self.backend is not None:
+            self.backend.withdraw(self)
+        attempt = self.attempt
+        if attempt is not None:
+            attempt.cancel()
+
+    # back-pressure
+
+    def hold_instance(self) -> None:
+        """The client does not take what it gets."""
+        if self.attempt is not None and self.attempt.upstream is not None:
+            self.attempt.upstream.pause()
+
+    def release_instance(self) -> None:
+        if self.attempt is not None and self.attempt.upstream is not None:
+            self.attempt.upstream.resume()
+
+    def _finish(self, now: float, reason: str) -> None:
+        self.state = OVER
+        self.deadline = NEVER
+        settle(self, now, reason)
+        self.attempt = None  # no cycle: what is over is freed at once, not by the collector
+        self.client.finished(now)

@@ -1,0 +1,374 @@
+"""How does one client connection carry one request after another?
+
+An asyncio protocol that frames requests strictly, one at a time: while one is under way,
+what a client pipelines waits in a bounded buffer, so answers come in order. What a request
+means is `exchange`. A connection that was refused mid-request is lingered on, so that the
+client can read the answer before it learns that nobody reads the rest.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from gateway.core.errors import ClientFault, GatewayError
+from gateway.core.framing import Body, Chunked, Sized
+from gateway.core.heads import CHUNKED, RequestHead, check_start, parse_request, too_large
+from gateway.dataplane.deadlines import NEVER, Timed
+from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from gateway.dataplane.context import Plane
+
+HEAD, BODY, WAIT, TUNNEL, LINGER, CLOSED = range(6)
+LINGER_S = 2.0
+LINGER_BYTES = 16 << 20
+
+
+class Client(asyncio.Protocol, Timed):
+    """One client connection. Its deadline depends on its state; see `expired`."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_head_since",
+        "_held",
+        "_keep_alive_s",
+        "_last_piece",
+        "_lingered",
+        "_pumping",
+        "_tunnel",
+        "_window",
+        "_window_bytes",
+        "address",
+        "exchange",
+        "forwarding",
+        "keep",
+        "peer",
+        "plane",
+        "stalled",
+        "state",
+        "transport",
+        "trusted",
+    )  # fmt: skip
+
+    def __init__(self, plane: "Plane") -> None:
+        self.deadline = self.armed = NEVER
+        self.plane = plane
+        self.transport = cast(asyncio.Transport, None)
+        self.address = ""
+        self.peer = b""
+        self.trusted = False
+        self.state = HEAD
+        self.exchange: Exchange | None = None
+        self.keep = True
+        self.stalled = False
+        self._tunnel: Tunnel | None = None
+        self._buffer = b""
+        self._body: Body | None = None
+        self._held = False
+        self._pumping = False
+        self._last_piece = 0.0
+        self._head_since = 0.0
+        self._window = 0.0
+        self._window_bytes = 0
+        self._lingered = 0
+        self._keep_alive_s = plane.options.keep_alive_s
+        self.forwarding = b""
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        name = transport.get_extra_info("peername")
+        self.address = name[0] if isinstance(name, tuple) else "unix"
+        self.peer = self.address.encode("latin-1")
+        plane = self.plane
+        self.trusted = plane.trusts(self.address)
+        self.forwarding = (
+            b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: " % self.peer
+        )
+        high = plane.options.buffer
+        self.transport.set_write_buffer_limits(high=high, low=high // 4)
+        plane.clients.add(self)
+        plane.wheel.set(self, plane.now() + plane.options.keep_alive_s)
+
+    def data_received(self, data: bytes) -> None:
+        state = self.state
+        if state == HEAD:
+            self._pump(self._buffer + data if self._buffer else data)
+        elif state == BODY:
+            self._more(data)
+        elif state == WAIT:
+            self._buffer += data
+            if len(self._buffer) > self.plane.options.max_head:
+                self.hold()
+        elif state == TUNNEL:
+            if self._tunnel is not None:
+                self._tunnel.from_client(data)
+        elif state == LINGER:
+            self._lingered += len(data)
+            if self._lingered > LINGER_BYTES:
+                self.abort()
+
+    def eof_received(self) -> bool:
+        # A client that has said its last word is taken to have left: waiting for an answer
+        # with a closed half cannot be told from having gone, and work for nobody is worse.
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.plane.clients.discard(self)
+        self.state = CLOSED
+        self.deadline = NEVER
+        tunnel, exchange = self._tunnel, self.exchange
+        if tunnel is not None:
+            tunnel.client_left()
+        elif exchange is not None:
+            exchange.client_left()
+        self.exchange = None
+        self._tunnel = None
+
+    def pause_writing(self) -> None:
+        self.stalled = True
+        if self.exchange is not None:
+            self.exchange.hold_instance()
+        self._wait_for(self.plane.options.stream_idle_s)
+
+    def resume_writing(self) -> None:
+        self.stalled = False
+        if self.state in (WAIT, TUNNEL):
+            self.deadline = NEVER
+        if self.exchange is not None:
+            self.exchange.release_instance()
+
+    # requests
+
+    def _pump(self, data: bytes) -> None:
+        """Reads as many requests as are there and can be answered at once."""
+        self._pumping = True
+        while self.state == HEAD:
+            while data[:2] == b"\r\n":
+                data = data[2:]
+            if not data:
+                break
+            end = data.find(b"\r\n\r\n")
+            options = self.plane.options
+            if end < 0 or end > options.max_head:
+                if not self._is_beginning(data, end):
+                    return
+                break
+            self._head_since = 0.0
+            try:
+                head = parse_request(
+                    data[:end],
+                    options.max_target,
+                    options.max_headers,
+                    options.underscore_headers,
+                )
+            except ClientFault as fault:
+                self._refuse(fault)
+                return
+            data = self._begin(head, data[end + 4 :])
+        self._pumping = False
+        self._buffer = data if self.state in (HEAD, WAIT, TUNNEL) else b""
+
+    def _is_beginning(self, data: bytes, end: int) -> bool:
+        """Whether `data` may still become a head; otherwise it is refused."""
+        options = self.plane.options
+        try:
+            if len(data) > options.max_head or end > 0:
+                raise too_large(data, options.max_target)
+            check_start(data, options.max_target, options.max_headers, options.underscore_headers)
+        except ClientFault as fault:
+            self._refuse(fault)
+            return False
+        if not self._head_since:
+            self._head_since = self.plane.now()
+            self._wait_for(options.head_timeout_s)
+        return True
+
+    def _begin(self, head: RequestHead, data: bytes) -> bytes:
+        """Starts the request of `head`; gives what lies behind it of `data`."""
+        plane = self.plane
+        now = plane.now()
+        self.keep = not head.close
+        length = head.length
+        self.exchange = exchange = Exchange(plane, self, head, now)
+        if not length:
+            self.state = WAIT
+            self.deadline = NEVER
+            exchange.start(b"", True)
+            return data
+        if 0 < length <= len(data):
+            self.state = WAIT
+            self.deadline = NEVER
+            exchange.start(data[:length], True)
+            return data[length:]
+        body: Body = Chunked() if length == CHUNKED else Sized(length)
+        try:
+            payload = body.feed(data) if data else b""
+        except ValueError as error:
+            self.state = WAIT
+            self.keep = False
+            exchange.refuse(ClientFault(f"Malformed request body: {error}."))
+            return b""
+        self._body = body
+        self._last_piece = self._window = now
+        self._window_bytes = 0
+        if body.done:
+            self.state = WAIT
+            self.deadline = NEVER
+        else:
+            self.state = BODY
+            self._wait_for(plane.options.body_idle_s)
+        exchange.start(payload, body.done)
+        return body.rest
+
+    def _more(self, data: bytes) -> None:
+        """Takes more of the body of the request under way."""
+        body, exchange = self._body, self.exchange
+        assert body is not None
+        assert exchange is not None
+        try:
+            payload = body.feed(data)
+        except ValueError as error:
+            self.keep = False
+            exchange.fail(ClientFault(f"Malformed request body: {error}."))
+            return
+        if body.done:
+            self.state = WAIT
+            self.deadline = NEVER
+            self._buffer = body.rest
+            self._body = None
+            exchange.feed(payload, True)
+            return
+        self._last_piece = self.plane.now()
+        self._window_bytes += len(payload)
+        exchange.feed(payload, False)
+
+    def _refuse(self, fault: GatewayError) -> None:
+        """Answers a request that never became one."""
+        self._pumping = False
+        self.keep = False
+        self._buffer = b""
+        exchange = Exchange(self.plane, self, RequestHead([b""]), self.plane.now())
+        self.state = BODY  # what follows is the rest of something that nobody understood
+        self.exchange = exchange
+        exchange.refuse(fault)
+
+    # what an exchange does with its client
+
+    def write(self, data: bytes) -> None:
+        if self.state != CLOSED:
+            self.transport.write(data)
+
+    def closes(self, exchange: Exchange) -> bool:
+        """Whether the connection ends with this answer."""
+        if self.plane.lame or self.state == BODY:
+            self.keep = False
+        return not self.keep
+
+    def finished(self, now: float) -> None:
+        """The answer is written: on to the next request, or the end."""
+        self.exchange = None
+        self._tunnel = None
+        if self.state == CLOSED or self.transport.is_closing():
+            return
+        if self.state == BODY:
+            self._linger()
+        elif not self.keep:
+            self.close_soon()
+        else:
+            self.state = HEAD
+            if self._held:
+                self.release()
+            self.plane.wheel.set(self, now + self._keep_alive_s)
+            if self._buffer and not self._pumping:
+                data, self._buffer = self._buffer, b""
+                self._pump(data)
+
+    def tunnel(self, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+        self.state = TUNNEL
+        self.deadline = NEVER
+        if self._buffer:
+            data, self._buffer = self._buffer, b""
+            tunnel.from_client(data)
+
+    def hold(self) -> None:
+        """Reads no more for now."""
+        if not self._held and self.state != CLOSED:
+            self._held = True
+            self.transport.pause_reading()
+
+    def release(self) -> None:
+        if self._held:
+            self._held = False
+            self._last_piece = self._window = self.plane.now()
+            self._window_bytes = 0
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def close_soon(self) -> None:
+        """Ends the connection when everything is written."""
+        self.state = CLOSED
+        self._wait_for(self.plane.options.stream_idle_s)
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Ends the connection so that an unfinished answer looks like one."""
+        self.state = CLOSED
+        self.transport.abort()
+
+    def _linger(self) -> None:
+        self.state = LINGER
+        self._body = None
+        self._buffer = b""
+        self._lingered = 0
+        self.release()
+        self._wait_for(LINGER_S)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def shut(self) -> None:
+        """Draining: an idle connection ends, a busy one with its answer."""
+        if self.state == HEAD and not self._buffer:
+            self.close_soon()
+        elif self._tunnel is not None:
+            self._tunnel.shut()
+        else:
+            self.keep = False
+
+    # time
+
+    def _wait_for(self, seconds: float) -> None:
+        self.plane.wheel.set(self, self.plane.now() + seconds)
+
+    def expired(self, now: float) -> None:
+        if self.state == CLOSED or self.state == LINGER or self.stalled:
+            self.abort()
+        elif self.state == HEAD:
+            if self._head_since:
+                self._refuse(ClientFault("The request head took too long.", "request_timeout"))
+            else:
+                self.close_soon()
+        elif self.state == BODY and self.exchange is not None:
+            self._check_upload(now)
+
+    def _check_upload(self, now: float) -> None:
+        """408 for a body that stalls or trickles; one that is held back by us is excused."""
+        options = self.plane.options
+        idle_s = options.body_idle_s
+        if self._held:
+            self._last_piece = self._window = now
+        else:
+            too_slow = self._window_bytes < options.body_min_rate * (now - self._window)
+            window_over = now - self._window >= idle_s
+            if now - self._last_piece >= idle_s or (window_over and too_slow):
+                assert self.exchange is not None
+                fault = ClientFault("The request body took too long.", "request_timeout")
+                self.exchange.fail(fault)
+                return
+            if window_over:
+                self._window = now
+                self._window_bytes = 0
+        self.plane.wheel.set(self, min(self._last_piece, self._window) + idle_s)

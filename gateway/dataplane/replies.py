@@ -1,0 +1,49 @@
+"""What does the gateway answer by itself?
+
+Problem documents (RFC 9457) for its own errors and the few paths below `/-/`. Translated
+here once, at the boundary: inside, errors are GatewayErrors.
+"""
+
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+
+import orjson
+
+from gateway.core.errors import GatewayError
+
+RESERVED = b"/-/"
+
+
+def problem(fault: GatewayError, ident: bytes, allow: str | None) -> tuple[bytes, bytes]:
+    """Header lines and body of the answer to `fault`."""
+    kind = fault.kind
+    body = orjson.dumps(
+        {
+            "type": "about:blank",
+            "title": kind.title,
+            "status": kind.status,
+            "detail": fault.detail,
+            "code": kind.code,
+            "request_id": ident.decode("latin-1"),
+        }
+    )
+    lines = f"Content-Type: application/problem+json\r\nX-Headgate-Error: {kind.code}\r\n"
+    if kind.retry_after:
+        lines += f"Retry-After: {max(1, int(fault.retry_after_s))}\r\n"
+    if allow is not None:
+        lines += f"Allow: {allow}\r\n"
+    return lines.encode("latin-1"), body
+
+
+def reply(status: int, lines: bytes, body: bytes, close: bool, is_head: bool) -> bytes:
+    """A whole response of the gateway's own."""
+    return b"HTTP/1.1 %d %b\r\nDate: %b\r\n%bContent-Length: %d\r\n%b\r\n%b" % (
+        status,
+        HTTPStatus(status).phrase.encode(),
+        formatdate(time.time(), usegmt=True).encode(),
+        lines,
+        len(body),
+        b"Connection: close\r\n" if close else b"",
+        b"" if is_head else body,
+    )

@@ -1,0 +1,152 @@
+"""What passes between client and instance once a WebSocket is open?
+
+Bytes, both ways, with back-pressure and one limit on silence. Frames are not interpreted but
+for their boundaries towards the client (`FrameBounds`), so that a shutdown can say 1001
+between two frames instead of inside one.
+"""
+
+from typing import TYPE_CHECKING
+
+from gateway.core.heads import ResponseHead
+from gateway.dataplane.deadlines import Timed
+from gateway.dataplane.upstream import Upstream
+
+if TYPE_CHECKING:
+    from gateway.dataplane.exchange import Exchange
+
+GOING_AWAY = b"\x88\x02\x03\xe9"
+
+
+class FrameBounds:
+    """Follows a stream of WebSocket frames and knows whether it stands between two."""
+
+    __slots__ = ("_header", "_left")
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._left = 0
+
+    @property
+    def between(self) -> bool:
+        return not self._left and not self._header
+
+    def feed(self, data: bytes) -> None:
+        at, size = 0, len(data)
+        while at < size:
+            if self._left:
+                step = min(self._left, size - at)
+                self._left -= step
+                at += step
+                continue
+            header = self._header + data[at : at + 14 - len(self._header)]
+            length = _frame_length(header)
+            if length is None:
+                self._header = header
+                return
+            consumed, self._left = length
+            at += consumed - len(self._header)
+            self._header = b""
+
+
+def _frame_length(header: bytes) -> tuple[int, int] | None:
+    """(bytes of the frame's header, bytes of its payload); None while the header is partial."""
+    if len(header) < 2:
+        return None
+    code = header[1] & 0x7F
+    extra = 2 if code == 126 else 8 if code == 127 else 0
+    whole = 2 + extra + (4 if header[1] & 0x80 else 0)
+    if len(header) < whole:
+        return None
+    return whole, int.from_bytes(header[2 : 2 + extra], "big") if extra else code
+
+
+class Tunnel(Timed):
+    """Takes over both connections of an exchange; receiver of the upstream."""
+
+    __slots__ = ("_bounds", "_closing", "_exchange", "_is_over", "_sent", "_upstream", "method")
+
+    def __init__(self, exchange: "Exchange", upstream: Upstream) -> None:
+        super().__init__()
+        self.method = b"GET"
+        self._exchange = exchange
+        self._upstream = upstream
+        self._bounds = FrameBounds()
+        self._closing = False
+        self._is_over = False
+        self._sent = 0
+        upstream.receiver = self
+        self._touch()
+
+    def _touch(self) -> None:
+        plane = self._exchange.plane
+        plane.wheel.set(self, plane.now() + plane.options.stream_idle_s)
+
+    # from the client
+
+    def from_client(self, data: bytes) -> None:
+        self._touch()
+        self._upstream.transport.write(data)
+
+    def client_left(self) -> None:
+        self._upstream.abort()
+        self._end("client_left")
+
+    # from the instance: upstream.Receiver
+
+    def tunnelled(self, data: bytes) -> None:
+        self._touch()
+        self._sent += len(data)
+        self._bounds.feed(data)
+        self._exchange.client.write(data)
+        if self._closing and self._bounds.between:
+            self._go_away()
+
+    def received(self, payload: bytes, done: bool, now: float) -> None:
+        """The instance closed its end."""
+        self._exchange.client.close_soon()
+        self._end("")
+
+    def broke(self, reason: str, detail: str) -> None:
+        self._exchange.client.abort()
+        self._end("upstream_broke")
+
+    def answered(
+        self, head: ResponseHead, payload: bytes, done: bool, has_body: bool, now: float
+    ) -> None:
+        raise AssertionError("a tunnel has no answers")
+
+    def switched(self, head: ResponseHead, rest: bytes) -> None:
+        raise AssertionError("a tunnel switches once")
+
+    def sending_paused(self) -> None:
+        self._exchange.client.hold()
+
+    def sending_resumed(self) -> None:
+        self._exchange.client.release()
+
+    # the end
+
+    def shut(self) -> None:
+        """Says 1001 to the client as soon as no frame is under way, and ends."""
+        self._closing = True
+        if self._bounds.between:
+            self._go_away()
+
+    def _go_away(self) -> None:
+        if self._is_over:
+            return
+        self._exchange.client.write(GOING_AWAY)
+        self._upstream.abort()
+        self._exchange.client.close_soon()
+        self._end("draining")
+
+    def expired(self, now: float) -> None:
+        if not self._is_over:
+            self._upstream.abort()
+            self._exchange.client.abort()
+            self._end("idle")
+
+    def _end(self, reason: str) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._exchange.tunnel_over(reason, self._sent)

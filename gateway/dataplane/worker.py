@@ -1,0 +1,139 @@
+"""What does a data-plane worker process do from its start to its end?
+
+It follows the control process, listens once it has a first table, serves, and on SIGTERM or
+`drain` leaves in order: lame duck (health says 503, answers end their connections), no new
+connections, what is in flight finishes, exit 0. A second SIGTERM ends it within a second.
+"""
+
+import asyncio
+import signal
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.core.options import DataplaneOptions
+from gateway.dataplane.context import Plane
+from gateway.dataplane.link import Link
+from gateway.dataplane.listener import Client
+from gateway.telemetry import logs
+
+BACKLOG = 1024
+POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a worker must know before it has a channel. Everything else is sent to it.
+
+    `retry_least_s` and `retry_most_s` bound the pause before the channel is opened again;
+    `set_up_logs` is off where the worker runs inside another program.
+    """
+
+    retry_least_s: float = 0.05
+    retry_most_s: float = 1.0
+    set_up_logs: bool = True
+
+
+async def serve(
+    options: WorkerOptions, sockets: list[socket.socket], channel_path: str, slot: int
+) -> int:
+    """Serves on `sockets`, which are bound, until told to go; the process's exit code."""
+    if options.set_up_logs:
+        logs.set_up()
+    worker = Worker(options, sockets, channel_path, slot)
+    return await worker.run()
+
+
+class Worker:
+    """One worker: its plane, its listening sockets and its way out."""
+
+    def __init__(
+        self, options: WorkerOptions, sockets: list[socket.socket], channel_path: str, slot: int
+    ) -> None:
+        self._sockets = sockets
+        self._servers: list[asyncio.Server] = []
+        self._plane: Plane | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._leave = asyncio.Event()
+        self._now = asyncio.Event()
+        self._limits_s: tuple[float, float] | None = None
+        self._link = Link(
+            channel_path,
+            slot,
+            self._make,
+            self._listen_once,
+            self._told_to_drain,
+            (options.retry_least_s, options.retry_most_s),
+        )
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        following = asyncio.create_task(self._link.follow())
+        try:
+            await self._leave.wait()
+            await self._go()
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+            if self._plane is not None:
+                self._plane.ledger.settle()
+                self._plane.log.close()
+        return 0
+
+    def _make(self, settings: dict[str, Any]) -> Plane:
+        self._plane = Plane(DataplaneOptions.from_dict(settings), asyncio.get_running_loop())
+        return self._plane
+
+    def _listen_once(self) -> None:
+        if self._listening is None:
+            self._listening = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        plane = self._plane
+        assert plane is not None
+        for each in self._sockets:
+            server = await loop.create_server(lambda: Client(plane), sock=each, backlog=BACKLOG)
+            self._servers.append(server)
+
+    def _signalled(self) -> None:
+        if self._leave.is_set():
+            self._now.set()
+        self._leave.set()
+
+    def _told_to_drain(self, lame_duck_s: float, drain_s: float) -> None:
+        self._limits_s = (lame_duck_s, drain_s)
+        self._leave.set()
+
+    async def _go(self) -> None:
+        """Leaves in order; each step is cut short by a second signal."""
+        plane = self._plane
+        if plane is None:
+            return
+        lame_duck_s, drain_s = self._limits_s or (plane.options.lame_duck_s, plane.options.drain_s)
+        # Whoever asks for health learns first and has the time to send others elsewhere;
+        # connections are still accepted meanwhile.
+        plane.lame = True
+        await self._pause(lame_duck_s)
+        for server in self._servers:
+            server.close()
+        plane.draining = True
+        for client in list(plane.clients):
+            client.shut()
+        until = plane.now() + drain_s
+        while plane.clients and plane.now() < until and not self._now.is_set():
+            await self._pause(POLL_S)
+        for client in list(plane.clients):
+            client.abort()
+        await asyncio.sleep(0)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._now.wait()
+        except TimeoutError:
+            pass

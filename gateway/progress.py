@@ -1,0 +1,89 @@
+"""What does a person see while models load?
+
+On a terminal one moving line per instance; anywhere else one plain line when it begins and
+one when it is ready, so that logs stay readable. Everything goes to stderr: stdout is for
+results.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import Progress as RichProgress
+from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from gateway.serving import Serving
+
+
+class Progress(Protocol):
+    """Shows instances coming up; `relay` passes on a line that an instance wrote."""
+
+    def begin(self, serving: Serving) -> None: ...
+    def finish(self, serving: Serving) -> None: ...
+    def relay(self, line: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class Plain:
+    """Plain lines."""
+
+    def __init__(
+        self,
+        write: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._write = write or (lambda line: print(line, file=sys.stderr, flush=True))
+        self._clock = clock
+        self._begun: dict[Serving, float] = {}
+
+    def begin(self, serving: Serving) -> None:
+        self._begun[serving] = self._clock()
+        self._write(f"starting {describe(serving)}")
+
+    def finish(self, serving: Serving) -> None:
+        lasted_s = self._clock() - self._begun[serving]
+        self._write(f"ready    {serving.name} after {lasted_s:.1f} s")
+
+    def relay(self, line: str) -> None:
+        self._write(line)
+
+    def close(self) -> None:
+        """Plain lines leave nothing to clear away."""
+
+
+class Moving:
+    """One moving line per instance, as long as any is loading."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = RichProgress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._tasks: dict[Serving, TaskID] = {}
+        self._progress.start()
+
+    def begin(self, serving: Serving) -> None:
+        self._tasks[serving] = self._progress.add_task(describe(serving), total=1)
+
+    def finish(self, serving: Serving) -> None:
+        self._progress.update(self._tasks[serving], completed=1)
+
+    def relay(self, line: str) -> None:
+        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def progress() -> Progress:
+    """The display that suits stderr."""
+    console = Console(stderr=True)
+    return Moving(console) if console.is_terminal else Plain()
+
+
+def describe(serving: Serving) -> str:
+    return f"{serving.name}: {serving.model} on {', '.join(serving.devices)}"

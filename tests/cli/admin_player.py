@@ -1,0 +1,322 @@
+"""A small real HTTP server that plays the admin API by the contract, in memory.
+
+`with AdminPlayer() as player:` listens on a port of its own choice. A test sets its table and its
+live state, and reads what it was asked in `player.asked`.
+"""
+
+import copy
+import hashlib
+import json
+import queue
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
+
+TABLE: dict[str, Any] = {
+    "routes": {
+        "digits": {
+            "match": {"path": "/digits"},
+            "rewrite": "/predict",
+            "split": {"digits-linear": 90, "digits-cnn": 10},
+        },
+        "square": {"match": "/v1/square", "split": {"square": 1}},
+    },
+    "backends": {
+        "digits-linear": {"instances": ["http://127.0.0.1:8001"]},
+        "digits-cnn": {"instances": ["http://127.0.0.1:8002", "http://127.0.0.1:8003"]},
+        "square": {"instances": ["http://127.0.0.1:8001"]},
+    },
+}
+ACTIONS = {"drain": "draining", "disable": "disabled", "resume": "", "enable": ""}
+
+
+class Problem(Exception):
+    def __init__(self, status: int, detail: str, **more: Any) -> None:
+        self.status = status
+        self.body = {"title": "Refused", "status": status, "detail": detail, **more}
+
+
+class AdminPlayer:
+    """The state of the play, and the server that shows it."""
+
+    def __init__(self, *, token: str | None = None, table: dict[str, Any] | None = None) -> None:
+        self.token = token
+        self.table: dict[str, Any] = copy.deepcopy(table or TABLE)
+        self.revision = 42
+        self.revisions: list[dict[str, Any]] = [
+            {"revision": 42, "time": "2026-11-22T10:00:00Z", "who": "file", "why": "", "diff": []}
+        ]
+        self.documents = {42: copy.deepcopy(self.table)}
+        self.live: dict[tuple[str, str], dict[str, Any]] = {}
+        self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.require_if_match = self.broken = False
+        self.listeners: list[queue.Queue[dict[str, Any] | None]] = []
+        self.lock = threading.RLock()
+        self.pages: dict[str, tuple[str, bytes]] = {}
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for listener in self.listeners:
+            listener.put(None)
+        self._server.shutdown()
+        self._server.server_close()
+
+    # -- what a test says ---------------------------------------------------------------------
+
+    def set_live(self, backend: str, address: str, **facts: Any) -> None:
+        with self.lock:
+            self.live.setdefault((backend, address), {}).update(facts)
+
+    def emit(self, event: dict[str, Any]) -> None:
+        for listener in list(self.listeners):
+            listener.put(event)
+
+    # -- reading ------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        backends = {}
+        for name, spec in self.table["backends"].items():
+            instances = {u.partition("://")[2]: self._instance(name, u) for u in spec["instances"]}
+            backends[name] = {
+                "queue_depth": 0,
+                "in_flight": sum(one["in_flight"] for one in instances.values()),
+                "requests_per_s": 12.5,
+                "errors_per_s": 0.0,
+                "latency_ms": {"p50": 1.2, "p95": 3.4, "p99": 9.9},
+                "instances": instances,
+            }
+        routes = {
+            name: {"weights": spec["split"], "effective": self.effective(spec["split"])}
+            for name, spec in self.table["routes"].items()
+        }
+        workers = [{"slot": 0, "pid": 4711, "revision": self.revision}]
+        return {
+            "revision": self.revision, "routes": routes, "backends": backends, "workers": workers,
+        }  # fmt: skip
+
+    def _instance(self, backend: str, url: str) -> dict[str, Any]:
+        address = url.partition("://")[2]
+        report = {"queue": 0, "running": 1, "slots": 4, "wait_ms": 0.5}
+        state = self.table["backends"][backend].get("states", {}).get(address, "")
+        found = {"url": url, "health": "up", "ejected_s": 0, "in_flight": 0, "report": report}
+        return {**found, "state": state, **self.live.get((backend, address), {})}
+
+    def effective(self, split: dict[str, int]) -> dict[str, float]:
+        up = {name: weight if self._serves(name) else 0 for name, weight in split.items()}
+        total = sum(up.values())
+        return {name: weight / total if total else 0.0 for name, weight in up.items()}
+
+    def _serves(self, backend: str) -> bool:
+        instances = self.table["backends"][backend]["instances"]
+        return any(self._instance(backend, url)["health"] == "up" for url in instances)
+
+    # -- writing ------------------------------------------------------------------------------
+
+    def edit(self, wanted: dict[str, Any], ask: "Ask", tag: str) -> dict[str, Any]:
+        """Makes `wanted` the table unless it is a dry run, and answers as every edit does."""
+        if ask.if_match is None and self.require_if_match:
+            raise Problem(428, "send If-Match with the ETag that you read")
+        if ask.if_match is not None and ask.if_match != tag:
+            raise Problem(412, "edited since", etag=tag)
+        changes = difference(self.table, wanted)
+        previous = self.revision
+        if not ask.dry_run:
+            self.revision += 1
+            self.table = wanted
+            self.documents[self.revision] = copy.deepcopy(wanted)
+            entry = {
+                "revision": self.revision, "time": "2026-11-22T11:00:00Z", "who": "operator",
+                "why": ask.reason, "diff": changes,
+            }  # fmt: skip
+            self.revisions.insert(0, entry)
+            self.emit({"type": "edit", **entry})
+        return {
+            "revision": self.revision, "previous": previous, "diff": changes,
+            "dry_run": ask.dry_run, "applied": {"workers": 0 if ask.dry_run else 1},
+        }  # fmt: skip
+
+
+def tagged(resource: Any) -> str:
+    """The entity tag: of the table its revision, of anything else its content."""
+    if isinstance(resource, int):
+        return f'"{resource}"'
+    return f'"{hashlib.sha256(json.dumps(resource).encode()).hexdigest()[:12]}"'
+
+
+def difference(before: Any, after: Any, at: str = "") -> list[dict[str, Any]]:
+    """The deepest values that differ, as the admin API names them."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        found = []
+        for key in {**before, **after}:
+            found += difference(before.get(key), after.get(key), f"{at}/{key}")
+        return found
+    if before == after:
+        return []
+    op = "add" if before is None else "remove" if after is None else "replace"
+    sides = {"before": before, "after": after}
+    return [{"op": op, "pointer": at, **{k: v for k, v in sides.items() if v is not None}}]
+
+
+class Ask:
+    """One request, read."""
+
+    def __init__(self, handler: BaseHTTPRequestHandler) -> None:
+        parts = urlsplit(handler.path)
+        self.method = handler.command
+        self.path = [unquote(part) for part in parts.path.split("/")[1:]]
+        self.query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        self.dry_run = self.query.get("dry_run") == "true"
+        self.reason = handler.headers.get("X-Change-Reason", "").encode("latin-1").decode()
+        self.if_match = handler.headers.get("If-Match")
+        self.body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
+    """The answer to `ask`; Problem when it is refused."""
+    match (ask.method, *ask.path[2:]):
+        case ("GET", "table"):
+            return {"revision": player.revision, **player.table}
+        case ("GET", "status"):
+            return player.status()
+        case ("GET", "history"):
+            limit = int(ask.query.get("limit", 1000))
+            return {"revisions": player.revisions[:limit]}
+        case ("GET", "history", number):
+            return next(e for e in player.revisions if e["revision"] == int(number))
+        case ("POST", "history", number, "restore"):
+            if int(number) not in player.documents:
+                raise Problem(404, f"no revision {number}")
+            back = copy.deepcopy(player.documents[int(number)])
+            return player.edit(back, ask, tagged(player.revision))
+        case ("POST", "apply"):
+            return _apply(player, ask)
+        case (method, "routes", route, "weights"):
+            return _weights(player, ask, method, route)
+        case ("POST", "backends", backend, "instances", address, action) if action in ACTIONS:
+            wanted = copy.deepcopy(player.table)
+            wanted["backends"][backend].setdefault("states", {})[address] = ACTIONS[action]
+            return player.edit(wanted, ask, tagged(player.table["backends"][backend]))
+        case ("GET", "backends", backend):
+            return dict(player.table["backends"][backend])
+    raise Problem(404, "no such resource")
+
+
+def _weights(player: AdminPlayer, ask: Ask, method: str, route: str) -> dict[str, Any]:
+    if route not in player.table["routes"]:
+        raise Problem(404, f"no route {route!r}")
+    split = player.table["routes"][route]["split"]
+    if method == "GET":
+        effective = player.effective(split)
+        known = {"revision": player.revision, "route": route, "weights": split}
+        return {**known, "effective": effective}
+    wanted = copy.deepcopy(player.table)
+    given = ask.json()
+    faults = [
+        {"pointer": f"/{name}", "code": "weight", "detail": "must be a whole number"}
+        for name, weight in given.items()
+        if type(weight) is not int or weight < 0
+    ]
+    if faults:
+        raise Problem(400, "weights were refused", errors=faults)
+    wanted["routes"][route]["split"] = {**split, **given} if method == "PATCH" else given
+    answer = player.edit(wanted, ask, tagged(split))
+    weights = wanted["routes"][route]["split"]
+    return {**answer, "route": route, "previous": split, "weights": weights}
+
+
+def _apply(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
+    content = yaml.safe_load(ask.body)
+    if not isinstance(content, dict) or "routes" not in content:
+        fault = {"pointer": "/routes", "code": "missing", "detail": "routes is missing"}
+        raise Problem(400, "the file was refused", errors=[fault])
+    wanted = {"routes": content["routes"], "backends": content["backends"]}
+    return {**player.edit(wanted, ask, tagged(player.revision)), "overridden": []}
+
+
+def resource(answer: dict[str, Any]) -> Any:
+    """What an answer is about, for its entity tag."""
+    if "weights" in answer and "route" in answer:
+        return answer["weights"]
+    return answer.get("revision", answer)
+
+
+def _handler(player: AdminPlayer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _any(self) -> None:
+            ask = Ask(self)
+            player.asked.append((self.command, self.path, dict(self.headers)))
+            wants = f"Bearer {player.token}"
+            if player.broken:
+                self.close_connection = True
+            elif ask.path[0] != "admin":
+                self._page(urlsplit(self.path).path)
+            elif player.token is not None and self.headers.get("Authorization") != wants:
+                self._answer(401, {"title": "Unauthorized", "detail": "a token is required"})
+            elif ask.path[2:] == ["events"]:
+                self._events()
+            else:
+                with player.lock:
+                    try:
+                        status, body = 200, play(player, ask)
+                    except Problem as problem:
+                        status, body = problem.status, problem.body
+                self._answer(status, body)
+
+        do_GET = do_PUT = do_PATCH = do_POST = do_DELETE = _any
+
+        def _page(self, path: str) -> None:
+            kind, content = player.pages.get(path, ("text/plain", b"no such page"))
+            self.send_response(200 if path in player.pages else 404)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header(
+                "Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'"
+            )
+            self.end_headers()
+            self.wfile.write(content)
+
+        def _answer(self, status: int, body: dict[str, Any]) -> None:
+            content = json.dumps(body).encode()
+            kind = "application/json" if status < 400 else "application/problem+json"
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", tagged(resource(body)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def _events(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.flush()
+            listener: queue.Queue[dict[str, Any] | None] = queue.Queue()
+            player.listeners.append(listener)
+            self.close_connection = True
+            try:
+                while (event := listener.get()) is not None:
+                    text = f"event: {event['type']}\ndata: {json.dumps(event)}\n\n"
+                    self.wfile.write(text.encode())
+                    self.wfile.flush()
+            except OSError:
+                player.listeners.remove(listener)
+
+        def log_message(self, *_: object) -> None:
+            """Tests read `asked`, not a log."""
+
+    return Handler

@@ -1,0 +1,181 @@
+"""Exit codes, one line on stderr, tokens and URLs: how every command behaves alike."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import finding, main
+from gateway.cli.commands import SHOWN
+from tests.cli.admin_player import AdminPlayer
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from gateway.cli import main; sys.exit(main())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True, text=True, env=environment, timeout=60, **options,
+    )  # fmt: skip
+
+
+def test_a_wrong_word_is_usage_and_names_the_nearest_one(headgate) -> None:
+    ran = headgate("wieghts")
+    assert ran.code == 2
+    assert ran.err.splitlines()[0] == (
+        "headgate: there is no command 'wieghts' (did you mean 'weights'?)"
+    )
+    ran = headgate("status", "--jsno")
+    assert ran.code == 2
+    assert "(did you mean '--json'?)" in ran.err
+    assert headgate().code == 2
+    assert headgate("weights").code == 2
+
+
+def test_help_names_every_command_and_no_hidden_one(headgate) -> None:
+    ran = headgate("--help")
+    assert ran.code == 0
+    for command in SHOWN:
+        assert f"\n    {command.name} " in ran.out
+        if command.name != "instance":  # that one is another program
+            assert headgate(command.name, "--help").code == 0
+    assert "_names" not in ran.out
+
+
+def test_nobody_listening_is_one_line(headgate, monkeypatch) -> None:
+    monkeypatch.setenv("HEADGATE_URL", "http://127.0.0.1:9")
+    ran = headgate("status")
+    assert ran.code == 1
+    assert ran.err == "headgate: no gateway answers at http://127.0.0.1:9: connection refused\n"
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://u:p@127.0.0.1:1", "http://", "http://x:99999"])
+def test_a_url_that_is_none_is_one_line(headgate, url) -> None:
+    ran = headgate("status", "--url", url)
+    assert ran.code == 1
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_the_token_is_sent_in_the_header_only(capsys, monkeypatch) -> None:
+    with AdminPlayer(token="s" * 32) as player:
+        assert main(["status", "--url", player.url]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("headgate: the admin API wants another token")
+        assert len(error.splitlines()) == 1
+        assert main(["status", "--url", player.url, "--token", "s" * 32]) == 0
+        monkeypatch.setenv("HEADGATE_TOKEN", "s" * 32)
+        assert main(["status", "--url", player.url]) == 0
+        assert all("s" * 32 not in path for _, path, _ in player.asked)
+
+
+def test_the_token_of_a_local_state_directory_is_found_by_itself(capsys, tmp_path, monkeypatch):
+    state = tmp_path / ".headgate"
+    state.mkdir()
+    (state / "token").write_text("t" * 40 + "\n")
+    below = tmp_path / "deep" / "er"
+    below.mkdir(parents=True)
+    monkeypatch.chdir(below)
+    with AdminPlayer(token="t" * 40) as player:
+        assert main(["status", "--url", player.url]) == 0
+    capsys.readouterr()
+    assert main(["token"]) == 0
+    assert capsys.readouterr().out == "t" * 40 + "\n"
+    assert main(["token", str(tmp_path / "headgate.yaml")]) == 0
+
+
+def test_a_token_of_this_machine_never_leaves_it(tmp_path) -> None:
+    (tmp_path / "token").write_text("t" * 40)
+    here = finding.find_token(None, "http://localhost:8081", tmp_path, {})
+    there = finding.find_token(None, "http://headgate.example:8081", tmp_path, {})
+    assert (here, there) == ("t" * 40, None)
+    assert finding.find_token(None, "http://[::1]:8081", tmp_path, {}) == "t" * 40
+    # what was said outright goes where it was said to go
+    assert finding.find_token("x", "http://headgate.example", tmp_path, {}) == "x"
+
+
+def test_no_state_directory_is_one_line(headgate, tmp_path) -> None:
+    ran = headgate("token")
+    assert ran.code == 1
+    assert len(ran.err.splitlines()) == 1
+    ran = headgate("token", "--state-dir", str(tmp_path))
+    assert ran.code == 1
+    assert "holds no token" in ran.err
+
+
+def test_a_reader_that_leaves_is_no_error(player) -> None:
+    script = (
+        f"{sys.executable} -c 'import sys; from gateway.cli import main; sys.exit(main())'"
+        f" status --url {player.url} | true"
+    )
+    ran = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+    )  # fmt: skip
+    assert ran.stderr == ""
+
+
+def test_workers_and_version_load_neither_rich_nor_pydantic() -> None:
+    code = (
+        "import sys; from gateway.cli import main; main(['--version']);"
+        "print([m for m in sys.modules if m.split('.')[0] in ('rich', 'pydantic', 'yaml')])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+    )  # fmt: skip
+    assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_instance_is_its_own_program(tmp_path) -> None:
+    (tmp_path / "instance").mkdir()
+    (tmp_path / "instance" / "__init__.py").touch()
+    (tmp_path / "instance" / "__main__.py").write_text("import sys; print(sys.argv[1:])")
+    code = "import sys; from gateway.cli import main; sys.exit(main())"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, "instance", "m:N", "--port", "0", "--help"],
+        capture_output=True, text=True, cwd=tmp_path, timeout=60,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )  # fmt: skip
+    assert ran.stdout == "['m:N', '--port', '0', '--help']\n"
+
+
+def test_completion_is_valid_in_the_shell_it_is_for(headgate, tmp_path) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        script = headgate("completion", shell).out
+        assert "weights" in script
+    assert headgate("completion", "tcsh").code == 2
+    (tmp_path / "c").write_text(headgate("completion", "bash").out)
+    check = tmp_path / "check"
+    check.write_text(
+        'source c; COMP_WORDS=(headgate "$@"); COMP_CWORD=$#; _headgate; echo "${COMPREPLY[@]}"'
+    )
+
+    def complete(*words: str) -> str:
+        ran = subprocess.run(
+            ["bash", "check", *words], capture_output=True, text=True, cwd=tmp_path
+        )
+        return ran.stdout.strip()
+
+    assert complete("wei") == "weights"
+    assert complete("status", "--u") == "--url"
+    assert complete("completion", "z") == "zsh"
+
+
+def test_completion_asks_the_gateway_for_names(headgate, monkeypatch) -> None:
+    assert headgate("_names", "route").out.split() == ["digits", "square"]
+    assert headgate("_names", "weight").out.split()[0] == "digits-linear="
+    assert "127.0.0.1:8003" in headgate("_names", "instance").out.split()
+    monkeypatch.setenv("HEADGATE_URL", "http://127.0.0.1:9")
+    ran = headgate("_names", "route")
+    assert (ran.out, ran.err) == ("", "")
+
+
+def test_json_of_an_edit_is_the_answer_of_the_admin_api(headgate) -> None:
+    answer = json.loads(headgate("weights", "digits", "digits-cnn=20", "--json").out)
+    assert answer["revision"] == 43
+    assert answer["previous"] == {"digits-linear": 90, "digits-cnn": 10}

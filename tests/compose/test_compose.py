@@ -1,0 +1,199 @@
+"""`docker compose up --build --wait` on a real engine, as somebody who has just cloned does it.
+
+One composition for the whole file, under a project name and on ports of its own; the tests
+run in order, and everything is brought down afterwards.
+"""
+
+import json
+import os
+import re
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from examples.digits.models import SEVEN
+from tests.harness.gateway import ROOT, free_port
+
+pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
+BUILD_S = 1500
+PIXELS = {"pixels": SEVEN}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """The project as it runs: its published ports, and the commands to change it."""
+
+    project: str
+    port: int
+    admin_port: int
+
+    def compose(self, *arguments: str, timeout_s: float = 180) -> str:
+        """What `docker compose ARGUMENTS` prints; fails the test when it fails."""
+        published = {
+            "HEADGATE_PUBLISH": str(self.port),
+            "HEADGATE_PUBLISH_ADMIN": str(self.admin_port),
+        }
+        done = subprocess.run(
+            ["docker", "compose", "--project-name", self.project, *arguments],
+            cwd=ROOT, env={**os.environ, **published, "DOCKER_BUILDKIT": "1"},
+            capture_output=True, text=True, timeout=timeout_s, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, f"{arguments}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+        return done.stdout
+
+    def token(self) -> str:
+        """The admin token as the gateway printed it when it started for the first time."""
+        printed = self.compose("logs", "--no-log-prefix", "--no-color", "gateway")
+        found = re.search(r"token\W+([\w-]{32,})", printed)
+        assert found, printed[-4000:]
+        return found[1]
+
+    def digit(self) -> Answer:
+        return ask("POST", f"http://127.0.0.1:{self.port}/digits", PIXELS)
+
+    def weights(self, token: str, edit: dict[str, int] | None = None) -> Answer:
+        """Reads the weights, or edits them."""
+        url = f"http://127.0.0.1:{self.admin_port}/admin/v1/routes/digits/weights"
+        return ask("PATCH" if edit else "GET", url, edit, {"Authorization": f"Bearer {token}"})
+
+
+def ask(method: str, url: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
+    """One request with a JSON body; errors of HTTP are answers too."""
+    data = None if body is None else json.dumps(body).encode()
+    fields = {**(headers or {}), **({"Content-Type": "application/json"} if data else {})}
+    request = urllib.request.Request(url, data, fields, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return Answer(response.status, dict(response.headers), json.load(response))
+    except urllib.error.HTTPError as error:
+        return Answer(error.code, dict(error.headers), json.load(error))
+
+
+def engine_is_missing() -> str:
+    """Why no composition can run here; "" where it can."""
+    for command in (["docker", "compose", "version"], ["docker", "info"]):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        except OSError:
+            return "no Docker Engine here: there is no docker command"
+        if done.returncode:
+            return f"no Docker Engine here: {' '.join(command)} fails"
+    return ""
+
+
+@pytest.fixture(scope="module")
+def composition() -> Iterator[Composition]:
+    if missing := engine_is_missing():
+        pytest.skip(missing)
+    running = Composition(f"headgate-test-{os.getpid()}", free_port(), free_port())
+    try:
+        running.compose("up", "--build", "--wait", timeout_s=BUILD_S)
+        yield running
+    finally:
+        running.compose("down", "--volumes", "--remove-orphans")
+
+
+def several(composition: Composition, count: int) -> list[Answer]:
+    with ThreadPoolExecutor(8) as threads:
+        return list(threads.map(lambda _: composition.digit(), range(count)))
+
+
+def test_digits_are_answered_as_soon_as_up_has_returned(composition: Composition) -> None:
+    answers = several(composition, 100)
+    assert Counter(answer.status for answer in answers) == {200: 100}
+    assert {answer.body["digit"] for answer in answers} == {7}
+    versions = Counter(answer.body["model"] for answer in answers)
+    assert abs(versions["linear"] - 90) <= 4
+
+
+def test_weights_are_edited_through_the_published_port_with_the_printed_token(
+    composition: Composition,
+) -> None:
+    token = composition.token()
+    assert composition.weights("x" * 43).status == 401
+    edited = composition.weights(token, {"digits-linear": 0, "digits-cnn": 100})
+    assert edited.status == 200
+    assert edited.body["previous"] == {"digits-linear": 90, "digits-cnn": 10}
+    after = several(composition, 50)
+    assert {(answer.status, answer.body["model"]) for answer in after} == {(200, "cnn")}
+    assert {answer.headers["X-Headgate-Revision"] for answer in after} == {
+        str(edited.body["revision"])
+    }
+
+
+def test_state_outlives_the_containers(composition: Composition) -> None:
+    token = composition.token()
+    edited = composition.weights(token, {"digits-linear": 70, "digits-cnn": 30})
+    assert edited.status == 200
+    composition.compose("down")
+    composition.compose("up", "--wait")
+    kept = composition.weights(token)
+    assert (kept.status, kept.body["weights"]) == (200, {"digits-linear": 70, "digits-cnn": 30})
+    assert kept.body["revision"] >= edited.body["revision"]
+    assert composition.digit().status == 200
+    printed = composition.compose("logs", "--no-log-prefix", "gateway")
+    assert token not in printed
+
+
+def test_a_second_container_is_found_by_dns_and_shares_the_load(composition: Composition) -> None:
+    composition.compose("up", "--wait", "--no-recreate", "--scale", "digits-cnn=2")
+    instances = shares(composition, wanted=2)
+    assert min(instances.values()) >= 60, instances
+
+    composition.compose("up", "--wait", "--no-recreate", "--scale", "digits-cnn=1")
+    assert len(shares(composition, wanted=1)) == 1
+
+
+def shares(composition: Composition, wanted: int) -> Counter[str]:
+    """How many of 200 requests to the CNN each container answers, once `wanted` do."""
+    deadline = time.monotonic() + 30
+    while True:
+        answers = [answer for answer in several(composition, 700) if answer.status == 200]
+        counts = Counter(
+            answer.headers["X-Headgate-Instance"]
+            for answer in answers
+            if answer.body["model"] == "cnn"
+        )
+        if len(counts) == wanted or time.monotonic() > deadline:
+            assert len(answers) == 700
+            return counts
+
+
+@pytest.mark.parametrize("service", ["gateway", "digits-linear", "digits-cnn"])
+def test_no_container_runs_as_root(composition: Composition, service: str) -> None:
+    assert composition.compose("exec", "-T", service, "id", "-u").strip() == "10001"
+
+
+def test_the_gateway_has_no_torch(composition: Composition) -> None:
+    look = "import importlib.util as u; print(u.find_spec('torch'), bool(u.find_spec('gateway')))"
+    assert composition.compose("exec", "-T", "gateway", "python", "-c", look).split() == [
+        "None",
+        "True",
+    ]
+
+
+def test_with_gpus_each_version_has_one_of_its_own(composition: Composition) -> None:
+    shown = composition.compose(
+        "-f", "compose.yaml", "-f", "docker/compose.gpu.yaml", "config", "--format", "json"
+    )
+    services = json.loads(shown)["services"]
+    reserved = [
+        services[name]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"]
+        for name in ("digits-linear", "digits-cnn")
+    ]
+    assert reserved == [["0"], ["1"]]

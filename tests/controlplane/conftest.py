@@ -1,0 +1,136 @@
+"""An admin listener in this process, on memory, with workers that only count."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from gateway.controlplane.admin import admin_application
+from gateway.controlplane.calls import AdminParts
+from gateway.controlplane.checks import cross_faults
+from gateway.controlplane.configuration import parse
+from gateway.controlplane.events import Events
+from gateway.controlplane.publisher import Publisher
+from gateway.controlplane.security import Tokens
+from gateway.controlplane.store import MemoryStore, Store
+from gateway.core.table import Table
+from gateway.settings import Settings
+
+FILE = """
+backends:
+  digits-linear:
+    instances: [http://127.0.0.1:8001]
+  digits-cnn:
+    instances: [http://127.0.0.1:8002, http://127.0.0.1:8003]
+routes:
+  digits:
+    match: /digits
+    rewrite: /predict
+    split: {digits-linear: 90, digits-cnn: 10}
+"""
+
+OPERATOR = "operator-token-that-is-long-enough-0001"
+VIEWER = "viewer-token-that-is-long-enough-000001"
+
+
+class ScriptedWorkers:
+    """Workers that take every table at once and remember which."""
+
+    def __init__(self) -> None:
+        self.spreads: list[Table] = []
+
+    async def spread(self, table: Table) -> int:
+        self.spreads.append(table)
+        return 1
+
+
+class ScriptedInstances:
+    """A prober that remembers which addresses it was told to watch."""
+
+    def __init__(self) -> None:
+        self.synced: list[set[str]] = []
+
+    def sync(self, table: Table) -> None:
+        self.synced.append({i.address for b in table.backends.values() for i in b.instances})
+
+
+class ScriptedLive:
+    """Live status with nothing alive."""
+
+    async def status(self) -> dict[str, Any]:
+        return {"backends": {}, "workers": []}
+
+    def effective(self, route: str) -> dict[str, float]:
+        return {}
+
+
+class Admin:
+    """A started admin listener and what it was put together from."""
+
+    def __init__(self, client: TestClient[Any, Any], parts: AdminParts, clock: list[float]) -> None:
+        self.client = client
+        self.parts = parts
+        self.clock = clock
+
+    @property
+    def table(self) -> Table:
+        return self.parts.publisher.table
+
+    async def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+        """Status and JSON of one call."""
+        if body is not None:
+            more["json"] = body
+        async with self.client.request(method, path, **more) as response:
+            return response.status, await response.json(content_type=None), response.headers
+
+
+MakeAdmin = Callable[..., Awaitable[Admin]]
+
+
+def make_publisher(store: Store, settings: Settings | None = None) -> Publisher:
+    return Publisher(
+        store,
+        ScriptedWorkers(),
+        ScriptedInstances(),
+        Events(),
+        check=lambda document: cross_faults(document, settings),
+    )
+
+
+@pytest.fixture
+async def make_admin(tmp_path: Path) -> AsyncIterator[MakeAdmin]:
+    started: list[Admin] = []
+
+    async def make(
+        file: str = FILE, *, tokens: Tokens = Tokens(), store: Store | None = None
+    ) -> Admin:
+        settings, document = parse(file)
+        publisher = make_publisher(store or MemoryStore(), settings)
+        publisher.start(document, why="test")
+        parts = AdminParts(
+            publisher, settings, ScriptedLive(), publisher._events, tokens, no_metrics, lambda: True
+        )
+        clock = [0.0]
+        server = TestServer(admin_application(parts, clock=lambda: clock[0]))
+        # As the gateway runs it: the audit line is the publisher's.
+        await server.start_server(access_log=None)
+        client: TestClient[Any, Any] = TestClient(server)
+        await client.start_server()
+        started.append(Admin(client, parts, clock))
+        return started[-1]
+
+    yield make
+    for admin in started:
+        await admin.client.close()
+        await admin.parts.publisher.close()
+
+
+@pytest.fixture
+async def admin(make_admin: MakeAdmin) -> Admin:
+    return await make_admin()
+
+
+async def no_metrics() -> bytes:
+    return b"headgate_revision 1\n"

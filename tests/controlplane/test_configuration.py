@@ -1,0 +1,377 @@
+"""What a file says, and what is said about a file with faults."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.controlplane import file_schema
+from gateway.controlplane.configuration import ConfigurationError, load, parse
+from gateway.controlplane.yaml_source import YamlError, read
+from gateway.core.table import Table
+from gateway.settings import Settings
+
+BACKENDS = "backends:\n  a: {instances: [http://127.0.0.1:8001]}\n  b: {}\n"
+ROUTE = "routes:\n  r:\n    match: /r\n    split: {a: 1}\n"
+
+
+def problems(text: str, environment: dict[str, str] | None = None) -> list[str]:
+    """`LINE POINTER DETAIL; HINT` of everything that is wrong with `text`."""
+    with pytest.raises(ConfigurationError) as refused:
+        parse(text, environment=environment or {})
+    return [
+        f"{p.line} {p.pointer} {p.detail}{f'; {p.hint}' if p.hint else ''}"
+        for p in refused.value.problems
+    ]
+
+
+FULL = """
+gateway: {listen: "0.0.0.0:8080", admin: "127.0.0.1:8081", workers: 2, store: sqlite}
+backends:
+  digits-linear: &common
+    instances: [http://127.0.0.1:8001]
+    serve: {model: examples.digits.models:Linear, devices: [cpu]}
+    balance: least_loaded
+    max_in_flight: 256
+    queue: {size: 512, timeout: 5s}
+    health: {path: /health/ready, interval: 1s, timeout: 1s, rise: 2, fall: 3}
+    eject: {failures: 5, base: 5s, max: 60s}
+    timeouts: {connect: 2s, response: 120s, idle: 300s}
+  digits-cnn:
+    <<: *common
+    instances: ["dns+http://name:80"]
+    serve: {model: m:N}
+routes:
+  digits:
+    match: {path: /digits, hosts: ["*.example.com"], methods: [POST], headers: {X-A: b},
+            json: {model_type: model_a, n: 1, f: 1.5, t: true, z: null}}
+    rewrite: /predict
+    split: {digits-linear: 90, digits-cnn: 10}
+    sticky: {header: X-User-Id}
+    retries: {attempts: 2, on: [connect_failure, "503"], retry_safe: false}
+    on_unavailable: {fallback: digits-cnn}
+    mirror: {backend: digits-cnn, percent: 1.5}
+    override: true
+    max_body: 64MiB
+    deadline: 60s
+  short: {match: /short, split: {digits-cnn: 0}, sticky: {cookie: id}, on_unavailable: fail}
+"""
+
+
+def test_a_file_with_everything_makes_a_table() -> None:
+    text = FULL.replace("dns+http://name:80", "http://127.0.0.1:8002")
+    read_settings, document = parse(text)
+    table = Table.from_document(document, 1)
+    route = table.routes["digits"]
+    assert read_settings.workers == 2
+    assert route.match.json[-1] == ("z", None)
+    assert route.retries.on == ("connect_failure", "503")
+    assert route.deadline_s == 60.0
+    assert table.backends["digits-cnn"].queue.size == 512
+
+
+def test_only_what_was_said_is_kept_with_shorthands_expanded() -> None:
+    _, document = parse(BACKENDS + ROUTE)
+    assert document == {
+        "backends": {"a": {"instances": ["http://127.0.0.1:8001"]}, "b": {}},
+        "routes": {"r": {"match": {"path": "/r"}, "split": {"a": 1}}},
+    }
+
+
+def test_an_empty_file_is_an_empty_table_with_default_settings() -> None:
+    found, document = parse("")
+    assert document == {"backends": {}, "routes": {}}
+    assert found.listen == "0.0.0.0:8080"
+    assert parse("gateway:\nbackends:\nroutes:\n")[1] == document
+
+
+def test_every_problem_is_named_at_once_with_its_line() -> None:
+    text = """\
+gateway:
+  wokers: 2
+  listen: 8080
+backends:
+  a:
+    instances: [http://127.0.0.1]
+    healt: {path: /x}
+routes:
+  digits:
+    match: /digits
+    split: {a: -1, aa: 10}
+    retries: {on: [503]}
+  empty:
+    split: {}
+"""
+    assert problems(text) == [
+        "2 /gateway/wokers unknown key; did you mean workers?",
+        '3 /gateway/listen must be text; write it in quotes: "8080"',
+        "6 /backends/a/instances/0 'http://127.0.0.1' must name a host and a port from 1 to 65535",
+        "7 /backends/a/healt unknown key; did you mean health?",
+        "11 /routes/digits/split/a must be a whole number from 0 to 1,000,000",
+        "11 /routes/digits/split/aa no backend 'aa'; did you mean a?",
+        '12 /routes/digits/retries/on/0 must be text; write it in quotes: "503"',
+        "13 /routes/empty/match is missing",
+        "14 /routes/empty/split needs at least 1 entry",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("routes: [", "not YAML: did not find expected node content"),
+        ("a: 1\n\tb: 2", "not YAML"),
+        ("routes: {}\nroutes: {}", "2 /routes the key 'routes' stands twice, first in line 1"),
+        ("- a", "1  the file must be a mapping"),
+        ("route: {}", "1 /route unknown key; did you mean routes?"),
+        ("routes: []", "1 /routes must be a mapping"),
+        ("gateway: {workers: .inf}", "/gateway/workers .inf is not a finite number"),
+        ("gateway: {workers: 1e400}", "the number is too large"),
+        ("gateway: !!python/object:os.system {}", "1 /gateway the tag"),
+        ("a: *nobody", "not YAML: found undefined alias"),
+        ("---\n---\n", "2  a file holds one document"),
+        ("x: " + "[" * 40 + "]" * 40, "nested deeper than 32 levels"),
+        ("? [a]\n: b", "a key must be plain text"),
+        ("gateway: {admin: 127.0.0.1:8080, listen: 0.0.0.0:8080}", "both on port 8080"),
+        ("gateway: {token: short}", "must have at least 32 characters"),
+        ("gateway: {token: ''}", "must have at least 32 characters"),
+        ("gateway: {trusted_proxies: [10.0.0.1/8]}", "has host bits set; write it like"),
+        ("gateway: {head_timeout: 10}", "10 has no unit: write it as text"),
+        ("gateway: {head_timeout: 10 seconds}", "no duration; write it like 250ms, 2s or 5m"),
+        ("gateway: {max_head: 32KB}", "no size; write it like 64KiB or 64MiB"),
+        ("gateway: {workers: 0}", "must be at least 1"),
+        ("gateway: {store: postgres}", "must be 'sqlite' or 'memory'"),
+        ("gateway: {expose: null}", "must be true or false; leave the key out"),
+        (BACKENDS + "  a.: {}", "is no name"),
+    ],
+)
+def test_bad_files_are_refused_in_plain_words(text: str, problem: str) -> None:
+    assert problem in "\n".join(problems(text))
+
+
+@pytest.mark.parametrize(
+    ("spec", "problem"),
+    [
+        ("{split: {a: 1}}", "/routes/r/match is missing"),
+        ("{match: r, split: {a: 1}}", "/routes/r/match/path 'r' is no path"),
+        ("{match: /a/../b, split: {a: 1}}", "has a '.' or '..' segment"),
+        ("{match: '/a?b', split: {a: 1}}", "is no path"),
+        ("{match: /%zz, split: {a: 1}}", "is no path"),
+        ('{match: "/a\\nb", split: {a: 1}}', "is no path"),
+        ("{match: /-/x, split: {a: 1}}", "paths under /-/ are the gateway's own"),
+        ("{match: {path: /a, exact: /a}, split: {a: 1}}", "only one of path and exact"),
+        ("{match: {hosts: [A.com]}, split: {a: 1}}", "'A.com' is no host"),
+        ("{match: {methods: [get]}, split: {a: 1}}", "/routes/r/match/methods/0"),
+        ("{match: {headers: {'a b': c}}, split: {a: 1}}", "/routes/r/match/headers/a b"),
+        ('{match: {headers: {a: "b\\r\\nc"}}, split: {a: 1}}', "no control characters"),
+        ("{match: {json: {a: [1]}}, split: {a: 1}}", "must be text, a number, true, false or null"),
+        ("{match: /r, split: {a: true}}", "/routes/r/split/a must be a whole number"),
+        ("{match: /r, split: {a: 1.5}}", "/routes/r/split/a must be a whole number"),
+        ("{match: /r, split: {a: 1000001}}", "from 0 to 1,000,000"),
+        ("{match: /r, split: {a: 1}, sticky: {}}", "must have exactly one of header and cookie"),
+        ("{match: /r, split: {a: 1}, sticky: {header: a, cookie: b}}", "exactly one of"),
+        ("{match: /r, split: {a: 1}, on_unavailable: explode}", "redistribute, fail or"),
+        ("{match: /r, split: {a: 1}, on_unavailable: {fallback: z}}", "no backend 'z'"),
+        ("{match: /r, split: {a: 1}, mirror: {backend: z}}", "/routes/r/mirror/backend no backend"),
+        ("{match: /r, split: {a: 1}, mirror: {backend: b, percent: 101}}", "at most 100"),
+        ("{match: /r, split: {a: 1}, retries: {on: [sometimes]}}", 'quotes, like "503"'),
+        ("{match: /r, split: {a: 1}, retries: {attempts: 0}}", "must be at least 1"),
+        ("{match: /r, split: {a: 1}, max_body: 1MB}", "no size"),
+        ("{match: /r, split: {a: 1}, deadline: 0s}", "must be longer than 0"),
+        ("{match: /r, split: {a: 1}, rewrite: predict}", "is no path"),
+        ("null", "/routes/r must be a mapping; leave the key out"),
+    ],
+)
+def test_bad_routes_are_refused_in_plain_words(spec: str, problem: str) -> None:
+    assert problem in "\n".join(problems(f"{BACKENDS}routes:\n  r: {spec}\n"))
+
+
+def test_two_routes_that_ask_for_the_same_are_refused_however_they_are_written() -> None:
+    text = (
+        BACKENDS
+        + """\
+routes:
+  one: {match: {path: /r, hosts: [a.com, b.com], headers: {X-A: "1"}}, split: {a: 1}}
+  two: {match: {path: /r/, hosts: [b.com, a.com], headers: {x-a: "1"}}, split: {a: 1}}
+  three: {match: {exact: /r, hosts: [b.com, a.com], headers: {x-a: "1"}}, split: {a: 1}}
+"""
+    )
+    assert problems(text) == ["6 /routes/two/match asks for the same as route 'one'"]
+
+
+def test_two_instances_served_on_one_port_are_refused() -> None:
+    text = """\
+backends:
+  a: {instances: ["http://127.0.0.1:8001"], serve: {model: m:N}}
+  b: {instances: ["http://localhost:8001"], serve: {model: m:N}}
+  c: {instances: ["http://127.0.0.1:8001"]}
+"""
+    assert problems(text) == [
+        "3 /backends/b/instances/0 port 8001 is already served for backend 'a'; "
+        "give each instance its own port"
+    ]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254:80",
+        "http://0.0.0.0:80",
+        "http://[::ffff:127.0.0.1]:80",
+        "http://[fe80::1%25eth0]:80",
+        "http://224.0.0.1:80",
+        "http://2130706433:80",
+        "http://0x7f000001:80",
+        "http://0177.0.0.1:80",
+        "http://127.1:80",
+        "http://user:secret@10.0.0.1:80",
+        "http://10.0.0.1:80/path",
+        "http://10.0.0.1:80/?q",
+        "http://10.0.0.1:80#f",
+        "http://10.0.0.1:80\\r\\nX: y",
+        "http://10.0.0.1:0",
+        "http://10.0.0.1:65536",
+        "http://10.0.0.1",
+        "https://10.0.0.1:80",
+        "file:///etc/passwd",
+        "unix:/run/x",
+        "ftp://10.0.0.1:80",
+        "http://ex\\u0430mple.com:80",
+        "http://a%2eb:80",
+        "http://a..b:80",
+        "http://127.0.0.1:8080",
+        "http://127.0.0.1:8081",
+        "http://localhost:8080",
+    ],
+)
+def test_r61_no_file_can_name_these_as_instances(url: str) -> None:
+    assert len(problems(f'backends: {{a: {{instances: ["{url}"]}}}}')) == 1
+
+
+def test_r61_instances_stay_inside_the_networks_that_are_allowed() -> None:
+    text = (
+        "gateway: {instance_networks: [10.0.0.0/8, fd00::/8]}\n"
+        'backends: {a: {instances: ["http://10.1.2.3:80", "http://[fd00::1]:80", '
+        '"http://192.168.0.1:80", "http://name:80"]}}'
+    )
+    assert problems(text) == [
+        "2 /backends/a/instances/2 192.168.0.1 is outside gateway.instance_networks"
+    ]
+
+
+def test_words_of_yaml_1_1_are_words() -> None:
+    source = read("{on: [yes, no, off, 010, 1:30, 2026-01-01, ~, 0x10, 1e3, '5', !!str 5]}")
+    assert source.errors == []
+    assert source.value == {
+        "on": ["yes", "no", "off", 10, "1:30", "2026-01-01", None, "0x10", 1000.0, "5", "5"]
+    }
+
+
+def test_aliases_that_would_fill_the_memory_are_refused() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    with pytest.raises(YamlError, match="expand to too much"):
+        read("\n".join(lines))
+
+
+def test_an_alias_to_itself_is_refused() -> None:
+    with pytest.raises(YamlError):
+        read("a: &a [*a]")
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc<", max_size=3), inner),
+    max_leaves=10,
+)  # fmt: skip
+
+
+@given(JSON_VALUES)
+@settings(max_examples=200)
+def test_json_is_read_as_json(value: Any) -> None:
+    source = read(json.dumps(value, ensure_ascii=False))
+    assert source.errors == []
+    assert json.dumps(source.value) == json.dumps(value)
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=300)
+def test_no_text_breaks_the_reader(text: str) -> None:
+    with suppress(ConfigurationError):
+        parse(text)
+
+
+def test_the_environment_overrides_every_key() -> None:
+    environment = {
+        "HEADGATE_WORKERS": "3",
+        "HEADGATE_DRAIN": "1s",
+        "HEADGATE_EXPOSE": "false",
+        "HEADGATE_TRUSTED_PROXIES": "10.0.0.0/8, ::1/128",
+        "HEADGATE_NODE": "123",
+        "HEADGATE_RETRY_PERCENT": "5",
+        "HEADGATE_TOKEN": "0" * 32,
+        "HEADGATE_URL": "http://not.ours",
+    }
+    found, _ = parse("gateway: {workers: 1, drain: 30s}", environment=environment)
+    assert (found.workers, found.drain_s, found.expose, found.node) == (3, 1.0, False, "123")
+    assert found.trusted_proxies == ["10.0.0.0/8", "::1/128"]
+    assert found.retry_percent == 5
+    assert found.token is not None
+    assert found.token.get_secret_value() == "0" * 32
+
+
+def test_a_fault_of_the_environment_names_the_variable() -> None:
+    assert problems("", {"HEADGATE_WORKERS": "many"}) == [
+        "0 /gateway/workers must be a whole number; set by HEADGATE_WORKERS"
+    ]
+
+
+def test_r65_a_token_never_shows_in_settings_or_problems() -> None:
+    secret = "a-canary-token-that-is-long-enough-1234"
+    found, _ = parse(f"gateway: {{token: {secret}}}")
+    assert secret not in repr(found)
+    assert secret not in str(found.model_dump())
+    assert secret not in found.model_dump_json()
+    assert "canary" not in "\n".join(problems("gateway: {token: canary}"))
+
+
+def test_the_data_plane_is_told_seconds_and_bytes() -> None:
+    told = Settings.model_validate({"head_timeout": "250ms", "max_head": "1KiB"}).dataplane()
+    assert told["head_timeout_s"] == 0.25
+    assert told["max_head"] == 1024
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_the_data_plane_knows_every_key_it_is_told() -> None:
+    options = pytest.importorskip("gateway.core.options")
+    told = Settings().dataplane()
+    unknown = set(told) - set(options.DataplaneOptions.__slots__)
+    assert unknown <= {"access_log_sample", "log_level"}
+
+
+def test_an_unreadable_file_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read: No such file"):
+        load(tmp_path / "none.yaml")
+    with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
+        load(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match="is not UTF-8"):
+        load(tmp_path / "binary.yaml")
+
+
+def test_the_shipped_schema_is_the_one_of_the_models() -> None:
+    assert file_schema.PATH.read_text() == file_schema.rendered()
+
+
+def test_the_shipped_schema_accepts_what_we_accept_and_refuses_what_it_can() -> None:
+    schema = json.loads(file_schema.PATH.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(read(FULL).value, schema)
+    for wrong in ("gateway: {drain: 10}", "gateway: {drian: 1s}", "routes: {r: {split: {}}}"):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(read(wrong).value, schema)

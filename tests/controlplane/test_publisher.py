@@ -1,0 +1,278 @@
+"""What happens to an edit, in which order, and what does not happen when a step fails."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from gateway.controlplane.checks import cross_faults
+from gateway.controlplane.events import Events
+from gateway.controlplane.publisher import Publisher, Stale
+from gateway.controlplane.store import MemoryStore, Revision, StoreFull
+from gateway.core import edits
+from gateway.core.faults import Missing, Refused
+from gateway.core.table import Document, Table
+
+FILE: Document = {
+    "backends": {"a": {"instances": ["http://127.0.0.1:1"]}, "b": {}},
+    "routes": {"r": {"match": {"path": "/r"}, "split": {"a": 90, "b": 10}}},
+}
+
+
+class Journal:
+    """Store, workers and prober in one, which write down what was asked of them."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.store = MemoryStore()
+        self.full = False
+        self.hold: asyncio.Event | None = None
+
+    def load(self) -> Any:
+        return self.store.load()
+
+    def commit(self, revision: Revision, applied: Document | None = None) -> None:
+        if self.full:
+            raise StoreFull("no space")
+        self.store.commit(revision, applied)
+        self.lines.append(f"durable {revision.number}")
+
+    def applied_again(self, applied: Document) -> None:
+        self.store.applied_again(applied)
+
+    def history(self, *, limit: int, before: int | None = None) -> list[Revision]:
+        return self.store.history(limit=limit, before=before)
+
+    def get(self, number: int) -> Revision | None:
+        return self.store.get(number)
+
+    def close(self) -> None:
+        self.lines.append("closed")
+
+    def sync(self, table: Table) -> None:
+        ports = sorted(i.port for b in table.backends.values() for i in b.instances)
+        self.lines.append(f"watch {ports}")
+
+    async def spread(self, table: Table) -> int:
+        self.lines.append(f"spread {table.revision}")
+        if self.hold is not None:
+            await self.hold.wait()
+        return 2
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal()
+
+
+@pytest.fixture
+async def publisher(journal: Journal) -> AsyncIterator[Publisher]:
+    made = new_publisher(journal)
+    made.start(FILE, why="start")
+    journal.lines.clear()
+    yield made
+    await made.close()
+
+
+def new_publisher(journal: Journal, events: Events | None = None) -> Publisher:
+    return Publisher(journal, journal, journal, events or Events(), check=cross_faults)
+
+
+def weights(**new: int) -> Any:
+    return lambda document: edits.set_weights(document, "r", new, partial=True)
+
+
+async def test_an_edit_is_durable_then_visible_then_acknowledged(
+    publisher: Publisher, journal: Journal
+) -> None:
+    published = await publisher.publish(weights(b=50), who="me", why="more")
+    assert journal.lines == ["durable 2", "watch [1]", "spread 2", "watch [1]"]
+    assert (published.revision, published.previous.revision, published.workers) == (2, 1, 2)
+    assert publisher.table.routes["r"].weights == {"a": 90, "b": 50}
+    assert [change.as_json() for change in published.diff] == [
+        {"op": "replace", "pointer": "/routes/r/split/b", "before": 10, "after": 50}
+    ]
+
+
+async def test_instances_of_either_table_are_watched_until_all_workers_took_it_over(
+    publisher: Publisher, journal: Journal
+) -> None:
+    def swap(document: Document) -> Document:
+        added = edits.add_instance(document, "a", "http://127.0.0.1:2")
+        return edits.remove_instance(added, "a", "127.0.0.1:1")
+
+    await publisher.publish(swap, who="me")
+    assert journal.lines == ["durable 2", "watch [1, 2]", "spread 2", "watch [2]"]
+
+
+async def test_r38_what_cannot_be_stored_changes_nothing_and_the_next_edit_works(
+    publisher: Publisher, journal: Journal
+) -> None:
+    journal.full = True
+    with pytest.raises(StoreFull):
+        await publisher.publish(weights(b=50), who="me")
+    assert journal.lines == []
+    assert publisher.table.revision == 1
+    assert publisher.table.routes["r"].weights == {"a": 90, "b": 10}
+    journal.full = False
+    assert (await publisher.publish(weights(b=50), who="me")).revision == 2
+
+
+async def test_a_dry_run_shows_the_outcome_and_does_nothing(
+    publisher: Publisher, journal: Journal
+) -> None:
+    published = await publisher.publish(weights(b=50), who="me", dry_run=True)
+    assert published.revision == 1
+    assert published.table.routes["r"].weights == {"a": 90, "b": 50}
+    assert journal.lines == []
+    assert publisher.table.revision == 1
+
+
+async def test_an_outcome_that_cannot_be_is_refused_with_every_fault(
+    publisher: Publisher, journal: Journal
+) -> None:
+    def worse(document: Document) -> Document:
+        spec = {"match": {"path": "/r"}, "split": {"x": 1, "y": 1}}
+        return edits.put(document, "routes", "s", spec)
+
+    with pytest.raises(Refused) as refused:
+        await publisher.publish(worse, who="me")
+    assert [fault.pointer for fault in refused.value.faults] == [
+        "/routes/s/split/x",
+        "/routes/s/split/y",
+        "/routes/s/match",
+    ]
+    assert journal.lines == []
+
+
+async def test_an_edit_for_another_revision_is_stale(publisher: Publisher) -> None:
+    await publisher.publish(weights(b=1), who="me", expected=1)
+    with pytest.raises(Stale):
+        await publisher.publish(weights(b=2), who="me", expected=1)
+    assert publisher.table.routes["r"].weights["b"] == 1
+
+
+async def test_a_caller_that_leaves_stops_no_edit_half_way(
+    publisher: Publisher, journal: Journal
+) -> None:
+    journal.hold = asyncio.Event()
+    leaving = asyncio.create_task(publisher.publish(weights(b=50), who="me"))
+    while "spread 2" not in journal.lines:
+        await asyncio.sleep(0)
+    leaving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    journal.hold.set()
+    journal.hold = None
+    assert (await publisher.publish(weights(b=51), who="me")).revision == 3
+    assert journal.lines[3:] == ["watch [1]", "durable 3", "watch [1]", "spread 3", "watch [1]"]
+
+
+async def test_closing_waits_for_the_edit_under_way(journal: Journal) -> None:
+    publisher = new_publisher(journal)
+    publisher.start(FILE, why="start")
+    edit = asyncio.create_task(publisher.publish(weights(b=50), who="me"))
+    await asyncio.sleep(0)
+    await publisher.close()
+    assert (await edit).revision == 2
+    assert journal.lines[-1] == "closed"
+
+
+async def test_edits_are_one_after_another(publisher: Publisher, journal: Journal) -> None:
+    def one_more(document: Document) -> Document:
+        now = edits.weights_of(document, "r")["b"]
+        return edits.set_weights(document, "r", {"b": now + 1}, partial=True)
+
+    await asyncio.gather(*(publisher.publish(one_more, who="me") for _ in range(200)))
+    assert publisher.table.revision == 201
+    assert publisher.table.routes["r"].weights["b"] == 210
+    spread = [line for line in journal.lines if line.startswith(("durable", "spread"))]
+    assert spread == [line for n in range(2, 202) for line in (f"durable {n}", f"spread {n}")]
+
+
+async def test_an_old_revision_comes_back_as_a_new_one(publisher: Publisher) -> None:
+    await publisher.publish(weights(b=50), who="me")
+    published = await publisher.restore(1, who="you")
+    assert published.revision == 3
+    assert publisher.table.document == FILE
+    history = await publisher.history(limit=10)
+    assert [(r.number, r.source, r.who, r.why) for r in history] == [
+        (3, "restore", "you", "back to 1"),
+        (2, "api", "me", ""),
+        (1, "file", "file", "start"),
+    ]
+    with pytest.raises(Missing):
+        await publisher.restore(99, who="you")
+
+
+async def test_events_tell_of_every_edit(journal: Journal) -> None:
+    events = Events()
+    publisher = new_publisher(journal, events)
+    publisher.start(FILE, why="start")
+    heard = events.subscribe()
+    await publisher.publish(weights(b=50), who="me", why="more")
+    event = await anext(heard)
+    assert (event["type"], event["revision"], event["who"]) == ("edit", 2, "me")
+    await publisher.close()
+
+
+class TestAFileThatMeetsEditedState:
+    """Contract: as `kubectl apply` does, at start and through the admin API."""
+
+    async def restarted(self, journal: Journal, file: Document) -> tuple[Publisher, list[str]]:
+        publisher = new_publisher(journal)
+        applied = publisher.start(file, why="again")
+        return publisher, [change.pointer for change in applied.overridden]
+
+    async def test_the_same_file_keeps_live_edits_and_makes_no_revision(
+        self, publisher: Publisher, journal: Journal
+    ) -> None:
+        await publisher.publish(weights(b=50), who="me")
+        again, overridden = await self.restarted(journal, FILE)
+        assert again.table == publisher.table
+        assert overridden == []
+
+    async def test_what_the_file_changed_wins_and_is_named(
+        self, publisher: Publisher, journal: Journal
+    ) -> None:
+        await publisher.publish(weights(a=80, b=50), who="me")
+        file = edits.set_weights(FILE, "r", {"b": 20}, partial=True)
+        again, overridden = await self.restarted(journal, file)
+        assert again.table.routes["r"].weights == {"a": 80, "b": 20}
+        assert again.table.revision == 3
+        assert overridden == ["/routes/r/split/b"]
+
+    async def test_applying_is_the_same_while_running(
+        self, publisher: Publisher, journal: Journal
+    ) -> None:
+        await publisher.publish(weights(a=80, b=50), who="me")
+        file = edits.set_weights(FILE, "r", {"b": 20}, partial=True)
+        tried = await publisher.apply(file, who="me", dry_run=True)
+        assert tried.published.revision == 2
+        applied = await publisher.apply(file, who="me")
+        assert [change.pointer for change in applied.overridden] == ["/routes/r/split/b"]
+        assert applied.published.revision == 3
+        same = await publisher.apply(file, who="me")
+        assert (same.published.revision, same.published.diff) == (3, ())
+
+    async def test_a_file_that_agrees_with_the_live_table_is_remembered(
+        self, publisher: Publisher, journal: Journal
+    ) -> None:
+        await publisher.publish(weights(b=50), who="me")
+        agreed = edits.set_weights(FILE, "r", {"b": 50}, partial=True)
+        applied = await publisher.apply(agreed, who="me")
+        assert applied.published.revision == 2
+        # Back to the first file: that is a change of the file now.
+        back = await publisher.apply(FILE, who="me")
+        assert publisher.table.routes["r"].weights["b"] == 10
+        assert back.published.revision == 3
+
+    async def test_a_file_that_does_not_fit_with_live_edits_is_refused(
+        self, publisher: Publisher, journal: Journal
+    ) -> None:
+        spec = {"match": {"path": "/live"}, "split": {"b": 1}}
+        await publisher.publish(lambda d: edits.put(d, "routes", "live", spec), who="me")
+        file = {"backends": {"a": FILE["backends"]["a"]}, "routes": {}}
+        with pytest.raises(Refused, match="/routes/live/split/b"):
+            await self.restarted(journal, file)

@@ -1,0 +1,249 @@
+"""What every store promises, on each of them; and what SQLite does with damage."""
+
+import os
+import random
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.controlplane.sqlite_store import SqliteStore
+from gateway.controlplane.state_directory import StateDirectory
+from gateway.controlplane.store import (
+    MemoryStore,
+    Revision,
+    StateRefused,
+    Store,
+    StoreError,
+    StoreFull,
+)
+
+DOCUMENT = {"backends": {"b": {"instances": ["http://127.0.0.1:1"]}}, "routes": {}}
+
+
+def revision(number: int, **changes: object) -> Revision:
+    document = {**DOCUMENT, "routes": {"r": {"match": {"path": "/"}, "split": {"b": number}}}}
+    fields = {
+        "time": f"2026-01-01T00:00:{number % 60:02}.000Z",
+        "who": "me",
+        "why": "because",
+        "document": document,
+    }
+    return Revision(number=number, source="api", diff=[{"op": "add"}], **{**fields, **changes})
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
+    made: Store = (
+        MemoryStore(keep=5)
+        if request.param == "memory"
+        else SqliteStore(tmp_path / "state.db", keep=5)
+    )
+    yield made
+    made.close()
+
+
+class TestEveryStore:
+    """The conformance class: a new store is done when it passes."""
+
+    def test_is_empty_at_first(self, store: Store) -> None:
+        assert store.load() is None
+        assert store.history(limit=10) == []
+        assert store.get(1) is None
+
+    def test_gives_back_the_newest_revision_whole(self, store: Store) -> None:
+        store.commit(revision(1))
+        store.commit(revision(2, why="ünïcode ☃ 'quotes\" \x00"))
+        stored = store.load()
+        assert stored is not None
+        assert stored.newest == revision(2, why="ünïcode ☃ 'quotes\" \x00")
+        assert stored.applied is None
+
+    def test_remembers_the_file_last_applied(self, store: Store) -> None:
+        store.commit(revision(1), DOCUMENT)
+        store.commit(revision(2))
+        stored = store.load()
+        assert stored is not None
+        assert stored.applied == DOCUMENT
+        store.applied_again({"routes": {}})
+        stored = store.load()
+        assert stored is not None
+        assert stored.applied == {"routes": {}}
+        assert stored.newest.number == 2
+
+    def test_keeps_the_order_of_keys(self, store: Store) -> None:
+        split = {"z": 1, "a": 2, "m": 3}
+        store.commit(revision(1, document={"routes": {"r": {"split": split}}}))
+        found = store.get(1)
+        assert found is not None
+        assert list(found.document["routes"]["r"]["split"]) == ["z", "a", "m"]
+
+    def test_lists_history_newest_first_in_pages(self, store: Store) -> None:
+        for number in range(1, 5):
+            store.commit(revision(number))
+        assert [r.number for r in store.history(limit=3)] == [4, 3, 2]
+        assert [r.number for r in store.history(limit=3, before=2)] == [1]
+
+    def test_forgets_the_oldest_beyond_what_it_keeps(self, store: Store) -> None:
+        for number in range(1, 9):
+            store.commit(revision(number))
+        assert [r.number for r in store.history(limit=100)] == [8, 7, 6, 5, 4]
+        assert store.get(3) is None
+        assert store.get(4) == revision(4)
+
+    def test_refuses_a_number_used_before_and_changes_nothing(self, store: Store) -> None:
+        store.commit(revision(1), DOCUMENT)
+        with pytest.raises(StoreError):
+            store.commit(revision(1, why="again"), {"routes": {}})
+        stored = store.load()
+        assert stored is not None
+        assert stored.newest == revision(1)
+        assert stored.applied == DOCUMENT
+
+    def test_has_no_revision_beyond_any_number(self, store: Store) -> None:
+        for number in (-1, 0, 2**63, 2**80):
+            assert store.get(number) is None
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A state file with three revisions, closed as it should be."""
+    path = tmp_path / "state.db"
+    store = SqliteStore(path)
+    for number in range(1, 4):
+        store.commit(revision(number), DOCUMENT)
+    store.close()
+    return path
+
+
+def opened(path: Path) -> list[Revision] | str:
+    """What is in the file at `path`, or the line with which it is refused."""
+    try:
+        store = SqliteStore(path)
+        try:
+            stored = store.load()
+            assert stored is not None, "silently empty"
+            assert stored.newest == revision(3)
+            assert stored.applied == DOCUMENT
+            return store.history(limit=10)
+        finally:
+            store.close()
+    except (StateRefused, StoreError) as error:
+        return str(error)
+
+
+def test_state_files_are_for_their_owner_only(path: Path) -> None:
+    store = SqliteStore(path)
+    store.commit(revision(4))
+    modes = {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir()}
+    store.close()
+    assert set(modes) >= {"state.db", "state.db-wal"}
+    assert set(modes.values()) == {0o600}
+
+
+def test_r53_a_truncated_file_is_refused_and_kept(path: Path, tmp_path: Path) -> None:
+    whole = path.read_bytes()
+    for size in [*range(0, len(whole), 97), len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        refused = opened(path)
+        assert isinstance(refused, str), f"{size} bytes"
+        assert "\n" not in refused
+        assert path.read_bytes() == whole[:size]
+
+
+def test_r53_no_flipped_bit_changes_what_is_read(path: Path) -> None:
+    whole = path.read_bytes()
+    chance = random.Random(53)
+    refusals = 0
+    for _ in range(1000):
+        bit = chance.randrange(len(whole) * 8)
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        found = opened(path)
+        if isinstance(found, str):
+            refusals += 1
+            assert "\n" not in found
+            assert path.read_bytes() == damaged, f"bit {bit}"
+        else:
+            assert found == [revision(n) for n in (3, 2, 1)], f"bit {bit}"
+        for leftover in ("state.db-wal", "state.db-shm"):
+            (path.parent / leftover).unlink(missing_ok=True)
+    assert refusals > 50
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda p: p.write_bytes(b""), "is empty"),
+        (lambda p: p.write_bytes(b"routes: {}\n"), "not a database"),
+        (lambda p: (p.unlink(), p.mkdir()), "not a plain file"),
+        (lambda p: p.chmod(0o644), "chmod 600"),
+        (lambda p: _execute(p, "PRAGMA user_version = 99"), "version 99"),
+        (lambda p: _execute(p, "PRAGMA application_id = 1"), "not a Headgate state file"),
+        (lambda p: _execute(p, "DELETE FROM revisions WHERE number = 3"), "newest revision"),
+        (lambda p: _execute(p, "UPDATE revisions SET who = 'you' WHERE number = 3"), "checksum"),
+        (lambda p: _execute(p, "DROP TABLE head"), "no such table"),
+        (lambda p: _execute(p, "DELETE FROM head"), "newest revision"),
+    ],
+)
+def test_r53_other_damage_is_refused_with_one_clear_line(
+    path: Path, damage: Callable[[Path], object], words: str
+) -> None:
+    damage(path)
+    refused = opened(path)
+    assert isinstance(refused, str)
+    assert words in refused
+    assert str(path) in refused
+    assert "\n" not in refused
+    assert path.exists()
+
+
+def _execute(path: Path, statement: str) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute(statement)
+    db.close()
+
+
+def test_a_start_that_died_while_making_the_file_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / "state.db.new").write_bytes(b"half")
+    store = SqliteStore(tmp_path / "state.db")
+    assert store.load() is None
+    store.close()
+
+
+def test_r38_a_full_disk_refuses_the_edit_and_nothing_else(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "state.db")
+    store.commit(revision(1))
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    large = revision(2, why="x" * 100_000)
+    with pytest.raises(StoreFull, match="full"):
+        store.commit(large)
+    assert store.history(limit=5) == [revision(1)]
+    store._db.execute("PRAGMA max_page_count = 100000")
+    store.commit(large)
+    assert store.history(limit=5) == [large, revision(1)]
+    store.close()
+
+
+def test_r54_a_second_gateway_on_one_state_directory_is_refused(tmp_path: Path) -> None:
+    first = StateDirectory(tmp_path / "state")
+    with pytest.raises(StateRefused, match=f"in use by another gateway .process {os.getpid()}"):
+        StateDirectory(tmp_path / "state")
+    first.close()
+    StateDirectory(tmp_path / "state").close()
+
+
+def test_r54_a_lock_file_left_behind_is_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text("99999\n")
+    StateDirectory(tmp_path).close()
+
+
+def test_a_state_directory_that_cannot_be_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateRefused, match="state directory"):
+        StateDirectory(tmp_path / "file")
+    shutil.rmtree(tmp_path)

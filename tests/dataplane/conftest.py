@@ -1,0 +1,43 @@
+"""Shared by the data plane's tests: rigs and stub instances that end with the test."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvloop
+
+from tests.dataplane.rig import Rig, Script, StubInstance, echo
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy() -> uvloop.EventLoopPolicy:
+    """The loop that the worker runs on."""
+    return uvloop.EventLoopPolicy()
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[Callable[..., Awaitable[StubInstance]]]:
+    started: list[StubInstance] = []
+
+    async def start(script: Script = echo, port: int = 0) -> StubInstance:
+        instance = await StubInstance(script).start(port)
+        started.append(instance)
+        return instance
+
+    yield start
+    for instance in started:
+        await instance.stop()
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Callable[..., Awaitable[Rig]]]:
+    started: list[Rig] = []
+
+    async def start(**options: Any) -> Rig:
+        made = await Rig(**options).start()
+        started.append(made)
+        return made
+
+    yield start
+    for made in started:
+        await made.stop()

@@ -1,0 +1,287 @@
+"""A data plane in the test's own loop, with a scripted control process and instances."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from gateway.channel import Channel
+from gateway.core.options import DataplaneOptions
+from gateway.core.table import Table
+from gateway.dataplane.context import Plane
+from gateway.dataplane.listener import Client
+
+Script = Callable[["Conversation"], Awaitable[None]]
+
+
+class Conversation:
+    """One connection to a scripted instance: read requests, write what you like."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, number: int
+    ) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.number = number
+
+    async def head(self) -> bytes:
+        return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def request(self) -> tuple[bytes, bytes]:
+        """The next request: head and body."""
+        head = await self.head()
+        lower = head.lower()
+        if b"\r\ntransfer-encoding: chunked" in lower:
+            body = b""
+            while True:
+                size = int((await self.reader.readuntil(b"\r\n")), 16)
+                data = await self.reader.readexactly(size + 2)
+                if not size:
+                    return head, body
+                body += data[:-2]
+        length = 0
+        for line in lower.split(b"\r\n"):
+            if line.startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        return head, await self.reader.readexactly(length)
+
+    def write(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def answer(self, body: bytes = b"ok", status: int = 200, extra: bytes = b"") -> None:
+        self.write(
+            b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n%b\r\n%b" % (status, len(body), extra, body)
+        )
+        await self.writer.drain()
+
+    def reset(self) -> None:
+        """Ends with RST instead of FIN."""
+        sock = self.writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        self.writer.transport.abort()
+
+
+async def echo(conversation: Conversation) -> None:
+    """Answers every request with its own body."""
+    while True:
+        _, body = await conversation.request()
+        await conversation.answer(body)
+
+
+class StubInstance:
+    """A scripted instance; `requests` are the heads it saw, by `Conversation.request`."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.connections = 0
+        self.open = 0
+        self.received: list[bytes] = []
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.port = 0
+
+    async def start(self, port: int = 0) -> "StubInstance":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            await self.script(Conversation(reader, writer, self.connections))
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self.open -= 1
+            self._tasks.discard(task)
+            writer.close()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.sleep(0)
+
+
+class Rig:
+    """A plane that listens on an ephemeral port, without any control process."""
+
+    def __init__(self, **options: Any) -> None:
+        self.plane = Plane(DataplaneOptions(**options), asyncio.get_running_loop())
+        self.port = 0
+        self.revision = 0
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> "Rig":
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Client(self.plane), "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def table(self, document: dict[str, Any], words: str = "up") -> None:
+        """Serves `document`; every instance is said to be `words`."""
+        self.revision += 1
+        table = Table.from_document(document, self.revision)
+        self.plane.instances.hear(
+            {
+                name: {instance.address: words for instance in backend.instances}
+                for name, backend in table.backends.items()
+            }
+        )
+        self.plane.swap(table)
+
+    def one(self, *stubs: StubInstance, route: Any = None, backend: Any = None) -> None:
+        """The usual table: every path, one backend `b` of these instances."""
+        self.table(
+            {
+                "backends": {"b": {"instances": [stub.url for stub in stubs], **(backend or {})}},
+                "routes": {"r": {"match": "/", "split": {"b": 1}, **(route or {})}},
+            }
+        )
+
+    async def connect(self) -> "Peer":
+        return Peer(*await asyncio.open_connection("127.0.0.1", self.port))
+
+    async def ask(self, data: bytes) -> "Answer":
+        """One request on a connection of its own."""
+        peer = await self.connect()
+        peer.write(data)
+        answer = await peer.answer()
+        peer.close()
+        return answer
+
+    def count(self, reason: str | None = None) -> int:
+        """Requests counted, of one reason or all."""
+        self.plane.ledger.settle()
+        return sum(
+            count
+            for labels, count in self.plane.counters.message()["requests"]
+            if reason is None or labels[5] == reason
+        )
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for client in list(self.plane.clients):
+            client.abort()
+        for backend in self.plane.instances.backends.values():
+            for instance in backend.instances.values():
+                for upstream in list(instance.connections):
+                    upstream.abort()
+                for task in list(instance.connecting):
+                    task.cancel()
+        await asyncio.sleep(0.01)
+
+
+class Answer:
+    """A response as it came: `whole` is false when the connection ended inside it."""
+
+    def __init__(self, head: bytes, body: bytes, whole: bool) -> None:
+        self.head = head
+        self.body = body
+        self.whole = whole
+        lines = head.split(b"\r\n")
+        self.status = int(lines[0].split(b" ")[1]) if lines[0] else 0
+        self.fields = [
+            (name.lower().decode(), value.strip().decode("latin-1"))
+            for name, _, value in (line.partition(b":") for line in lines[1:])
+        ]
+
+    def get(self, name: str) -> str | None:
+        found = [value for key, value in self.fields if key == name.lower()]
+        return found[0] if found else None
+
+    @property
+    def error(self) -> str | None:
+        return self.get("x-headgate-error")
+
+
+class Peer:
+    """A raw client connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def write(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def answer(self, method: bytes = b"GET") -> Answer:
+        try:
+            head = (await self.reader.readuntil(b"\r\n\r\n"))[:-4]
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            return Answer(b"", getattr(error, "partial", b""), False)
+        answer = Answer(head, b"", True)
+        if method == b"HEAD" or answer.status in (101, 204, 304) or answer.status < 200:
+            return answer
+        try:
+            answer.body = await self._body(answer)
+        except asyncio.IncompleteReadError as error:
+            answer.body += error.partial
+            answer.whole = False
+        except ConnectionError:
+            answer.whole = False
+        return answer
+
+    async def _body(self, answer: Answer) -> bytes:
+        length = answer.get("content-length")
+        if length is not None:
+            return await self.reader.readexactly(int(length))
+        if answer.get("transfer-encoding") == "chunked":
+            body = b""
+            while True:
+                size = int(await self.reader.readuntil(b"\r\n"), 16)
+                data = await self.reader.readexactly(size + 2)
+                if not size:
+                    return body
+                body += data[:-2]
+                answer.body = body
+        return await self.reader.read()
+
+    async def at_end(self, timeout: float = 3.0) -> bytes:
+        """Everything until the gateway ends the connection."""
+        async with asyncio.timeout(timeout):
+            try:
+                return await self.reader.read()
+            except ConnectionError:
+                return b""
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+async def until(condition: Callable[[], bool], timeout: float = 3.0) -> None:
+    """Waits until `condition` holds; fails when it does not in time."""
+    async with asyncio.timeout(timeout):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def control(path: Path) -> AsyncIterator["asyncio.Queue[Channel]"]:
+    """A control process that only accepts channels."""
+    channels: asyncio.Queue[Channel] = asyncio.Queue()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await channels.put(Channel(reader, writer))
+
+    server = await asyncio.start_unix_server(accept, path)
+    try:
+        yield channels
+    finally:
+        server.close()

@@ -1,0 +1,70 @@
+"""The least that can stand in for the gateway's own processes: run as `_control` or `_worker`.
+
+The control process says `ready` once it is told of all workers; a worker answers each
+connection with its slot and pid. What FAKE holds makes them misbehave.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+
+from gateway.channel import Channel
+from gateway.lifeline import tie
+from gateway.supervisor import FAULT
+
+
+async def control(options: argparse.Namespace) -> int:
+    line = Channel(*await asyncio.open_connection(sock=socket.socket(fileno=options.line_fd)))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, os._exit, 0)
+    while (message := await line.receive()) is not None:
+        if None not in message["pids"] and not os.environ.get("FAKE", "").endswith("_worker"):
+            await line.send({"type": "ready", "pid": os.getpid(), "pids": message["pids"]})
+        if "replace" in os.environ.get("FAKE", ""):
+            await line.send({"type": "replace", "pid": message["pids"][0]})
+            os.environ.pop("FAKE")
+    return 1
+
+
+async def worker(options: argparse.Namespace) -> int:
+    stop = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(json.dumps({"slot": options.slot, "pid": os.getpid()}).encode())
+        writer.close()
+
+    loop = asyncio.get_running_loop()
+    if "deaf" in os.environ.get("FAKE", ""):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    else:
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+    bound = socket.socket(fileno=options.data_fd)
+    server = await asyncio.start_server(answer, sock=bound)
+    await stop.wait()
+    server.close()
+    return 0
+
+
+def main() -> int:
+    tie()
+    fake = os.environ.get("FAKE", "")
+    if fake == f"fault{sys.argv[1]}":
+        print("the file is wrong in line 3", file=sys.stderr)
+        return FAULT
+    if fake == f"crash{sys.argv[1]}":
+        return 3
+    parser = argparse.ArgumentParser()
+    for name in ("--slot", "--data-fd", "--admin-fd", "--channels-fd", "--line-fd", "--workers"):
+        parser.add_argument(name, type=int)
+    for name in ("--channel", "--file", "--directory"):
+        parser.add_argument(name)
+    parser.add_argument("--again", action="store_true")
+    options = parser.parse_args(sys.argv[2:])
+    return asyncio.run({"_control": control, "_worker": worker}[sys.argv[1]](options))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""A whole gateway, as a user starts it, whose processes are killed one by one."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tests.harness.gateway import (
+    ROOT,
+    Gateway,
+    backend,
+    complete,
+    eventually,
+    one_backend,
+    running_gateway,
+)
+from tests.harness.load import Ask, failures, open_loop
+from tests.harness.origins import after, origins
+
+from .waiting import alive, descendants
+
+BACK_WITHIN_S = 5.0
+
+
+def two_backends(a: Any, b: Any) -> dict[str, Any]:
+    split = {"a": 90, "b": 10}
+    return {
+        "backends": {"a": backend(a), "b": backend(b)},
+        "routes": {"all": {"match": "/", "split": split}},
+    }
+
+
+async def test_a_killed_control_process_takes_nothing_with_it() -> None:
+    """Requests, weights, health and counters go on as they were."""
+    async with origins(2, after(0.002)) as (one, other):
+        async with running_gateway(two_backends(one, other), workers=2) as gateway:
+            await gateway.set_weights("all", {"a": 70, "b": 30})
+            replies = await open_loop(gateway.url, 50, 1, lambda n: Ask(path=f"/{n}"))
+            assert failures(replies) == []
+            first = (await gateway.status())["control"]["pid"]
+            workers = await gateway.worker_pids()
+
+            load = asyncio.create_task(open_loop(gateway.url, 50, 4, lambda n: Ask(path=f"/{n}")))
+            await asyncio.sleep(0.5)
+            os.kill(first, signal.SIGKILL)
+
+            async def back() -> bool:
+                return bool((await gateway.status())["control"]["pid"] != first)
+
+            # The listener stays open: even a request during the gap is answered, a bit later.
+            await eventually(back, BACK_WITHIN_S, "another control process answers")
+            weights = (await gateway.admin("GET", "/admin/v1/routes/all/weights")).json()
+            assert weights["weights"] == {"a": 70, "b": 30}
+            assert weights["effective"] == {"a": 0.7, "b": 0.3}
+            assert await gateway.worker_pids() == workers
+            replies = await load
+            assert failures(replies) == []
+            samples = await gateway.metrics()
+            assert samples.total("headgate_requests_total", route="all", code="200") == 250
+
+
+async def test_r70_counters_outlive_the_worker_and_the_control_process() -> None:
+    async with origins(1) as (origin,):
+        async with running_gateway(one_backend(origin), workers=2) as gateway:
+            await open_loop(gateway.url, 50, 1, lambda n: Ask(path=f"/{n}"))
+
+            async def counted() -> bool:
+                found = (await gateway.metrics()).total("headgate_requests_total", route="all")
+                return bool(found == 50)
+
+            await eventually(counted)
+            for pid in await gateway.worker_pids():
+                os.kill(pid, signal.SIGKILL)
+
+            async def new_workers() -> bool:
+                workers = (await gateway.status())["workers"]
+                return all(worker["connected"] and worker["revision"] for worker in workers)
+
+            await asyncio.sleep(0.1)
+            await eventually(new_workers, BACK_WITHIN_S)
+            assert await counted()
+            await asyncio.sleep(1.2)  # the memory is written once a second
+            os.kill(await gateway.control_pid(), signal.SIGKILL)
+            assert await counted()
+
+
+async def test_a_killed_worker_is_back_at_once_and_refuses_nobody() -> None:
+    async with origins(1, after(0.002)) as (origin,):
+        async with running_gateway(one_backend(origin), workers=1) as gateway:
+            (first,) = await gateway.worker_pids()
+            load = asyncio.create_task(open_loop(gateway.url, 50, 4, lambda n: Ask(path=f"/{n}")))
+            await asyncio.sleep(1)
+            os.kill(first, signal.SIGKILL)
+            replies = await load
+            assert [reply for reply in replies if reply.error.startswith("connect")] == []
+            assert len(failures(replies)) <= 3
+            assert await gateway.worker_pids() != [first]
+
+
+async def test_a_killed_supervisor_leaves_nobody_behind() -> None:
+    async with origins(1) as (origin,):
+        async with running_gateway(one_backend(origin), workers=2, check_end=False) as gateway:
+            assert gateway.process is not None
+            below = descendants(gateway.process.pid)
+            assert len(below) == 3
+            gateway.process.kill()
+            await eventually(lambda: not any(alive(pid) for pid in below), 2)
+
+
+async def test_a_stuck_worker_is_replaced_and_the_edit_is_acknowledged() -> None:
+    async with origins(1) as (origin,):
+        async with running_gateway(one_backend(origin), workers=2) as gateway:
+            stuck, _ = await gateway.worker_pids()
+            os.kill(stuck, signal.SIGSTOP)
+            answer = await gateway.set_weights("all", {"main": 7})
+            assert answer["applied"]["workers"] >= 1
+            assert not alive(stuck)
+
+            async def both_serve_it() -> bool:
+                workers = (await gateway.status())["workers"]
+                return [worker["revision"] for worker in workers] == [answer["revision"]] * 2
+
+            await eventually(both_serve_it, BACK_WITHIN_S)
+
+
+async def test_what_the_admin_api_changed_survives_a_restart_and_overrides_are_named() -> None:
+    async with origins(2) as (one, other):
+        async with running_gateway(two_backends(one, other)) as gateway:
+            await gateway.set_weights("all", {"a": 1, "b": 1})
+            await gateway.stop()
+            await gateway.start()
+            answer = await gateway.admin("GET", "/admin/v1/routes/all/weights")
+            assert answer.json()["weights"] == {"a": 1, "b": 1}
+            await gateway.stop()
+
+            document = {
+                **gateway.document,
+                "routes": {"all": {"match": "/", "split": {"a": 2, "b": 10}}},
+            }
+            gateway.document = document
+            await gateway.start()
+            answer = await gateway.admin("GET", "/admin/v1/routes/all/weights")
+            assert answer.json()["weights"] == {"a": 2, "b": 1}
+            named = [line for line in gateway.log_text().splitlines() if "overrides" in line]
+            assert len(named) == 1
+            assert "/routes/all/split/a" in named[0]
+
+
+async def test_a_file_that_is_edited_while_the_gateway_runs_is_not_read_by_accident() -> None:
+    async with origins(2) as (one, other):
+        async with running_gateway(two_backends(one, other)) as gateway:
+            gateway.file.write_text("broken: [")
+            first = await gateway.control_pid()
+            os.kill(first, signal.SIGKILL)
+
+            async def back() -> bool:
+                return await gateway.control_pid() != first
+
+            await eventually(back, BACK_WITHIN_S)
+
+
+async def test_names_are_resolved_and_probed() -> None:
+    async with origins(1) as (origin,):
+        port = origin.url.rpartition(":")[2]
+        document = two_backends(f"http://localhost:{port}", f"dns+http://localhost:{port}")
+        async with running_gateway(document, up=False) as gateway:
+
+            async def known() -> bool:
+                backends = (await gateway.status())["backends"]
+                return [
+                    backends["a"]["instances"][f"localhost:{port}"]["health"],
+                    backends["b"]["instances"].get(f"127.0.0.1:{port}", {}).get("health"),
+                ] == ["up", "up"]
+
+            await eventually(known)
+            reply = await gateway.client.get(f"{gateway.url}/x")
+            assert reply.status == 200
+
+
+def start(
+    folder: Path, document: dict[str, Any], *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a gateway that is expected to refuse to start."""
+    file = folder / "headgate.yaml"
+    if document:
+        file.write_text(yaml.safe_dump(document))
+    return subprocess.run(
+        [sys.executable, "-m", "gateway", "gateway", str(file), *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert done.returncode == 1, done
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("headgate: ")
+    for word in words:
+        assert word in line
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("listener", ["listen", "admin"])
+async def test_a_taken_port_is_one_clear_line(tmp_path: Path, listener: str) -> None:
+    async with origins(1) as (origin,):
+        taken = origin.url.removeprefix("http://")
+        document = complete(one_backend("http://127.0.0.1:9"), {listener: taken})
+        done = await asyncio.to_thread(start, tmp_path, document)
+        assert_refused(done, taken, "taken")
+
+
+def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
+    assert_refused(start(tmp_path, {}), str(tmp_path / "headgate.yaml"))
+
+
+def test_r53_a_damaged_state_is_one_clear_line_and_is_kept(tmp_path: Path) -> None:
+    state = tmp_path / ".headgate"
+    state.mkdir(mode=0o700)
+    (state / "state.db").write_bytes(b"not a database at all" * 100)
+    (state / "state.db").chmod(0o600)
+    document = complete(one_backend("http://127.0.0.1:9"), {})
+    assert_refused(start(tmp_path, document), "state.db")
+    assert (state / "state.db").read_bytes() == b"not a database at all" * 100
+
+
+async def test_r54_a_second_gateway_on_one_state_directory_is_refused() -> None:
+    async with origins(1) as (origin,):
+        async with running_gateway(one_backend(origin)) as gateway:
+            document = complete(one_backend(origin), {})
+            folder = gateway.folder / "second"
+            folder.mkdir()
+            state = ("--state-dir", str(gateway.folder / "state"))
+            done = await asyncio.to_thread(start, folder, document, *state)
+            assert_refused(done, "in use by another gateway")
+
+
+async def test_r68_a_stop_during_the_start_is_clean(tmp_path: Path) -> None:
+    document = complete(one_backend("http://127.0.0.1:9"), {})
+    for after_s in (0.05, 0.3, 0.6, 1.0):
+        gateway = Gateway(tmp_path, document, {})
+        gateway.file.write_text(yaml.safe_dump(document))
+        with gateway.log.open("ab") as log:
+            gateway.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "gateway", "gateway", str(gateway.file)),
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
+        await asyncio.sleep(after_s)
+        below = descendants(gateway.process.pid)
+        gateway.process.terminate()
+        code = await asyncio.wait_for(gateway.process.wait(), 5)
+        assert code in (0, -signal.SIGTERM), gateway.log_text()
+        assert "Traceback" not in gateway.log_text()
+        await eventually(lambda below=below: not any(alive(pid) for pid in below), 2)
+
+
+async def test_the_state_is_whole_after_every_kill() -> None:
+    async with origins(2) as (one, other):
+        async with running_gateway(two_backends(one, other), check_end=False) as gateway:
+            answer = await gateway.set_weights("all", {"a": 3, "b": 4})
+            for process in gateway.family():
+                if psutil.pid_exists(process.pid):
+                    process.kill()
+            with sqlite3.connect(gateway.folder / "state" / "state.db") as db:
+                ((newest,),) = db.execute("SELECT number FROM head").fetchall()
+            assert newest == answer["revision"]

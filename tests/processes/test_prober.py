@@ -1,0 +1,288 @@
+"""Probing and resolving, with scripts for what instances and resolvers answer."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from gateway.controlplane.prober import Key, Prober, Target, is_success, probe, targets_of
+from gateway.controlplane.resolver import Endpoints, Resolver, is_permitted
+from gateway.core.table import Health, Table
+
+from .waiting import until
+
+FAST = {"interval": "20ms", "timeout": "300ms", "rise": 2, "fall": 3}
+
+
+def table(*instances: str, health: dict[str, Any] = FAST) -> Table:
+    backends = {"a": {"instances": list(instances), "health": health}}
+    return Table.from_document({"backends": backends, "routes": {}}, 1)
+
+
+class Script:
+    """Answers each probe with the next letter per address; the last one stays.
+
+    r: ready, u: unready, x: unreachable.
+    """
+
+    def __init__(self, **letters: str) -> None:
+        self.letters = {int(port[1:]): list(text) for port, text in letters.items()}
+        self.asked: dict[int, int] = {}
+
+    async def __call__(self, target: Target) -> Any:
+        self.asked[target.port] = self.asked.get(target.port, 0) + 1
+        letters = self.letters[target.port]
+        letter = letters.pop(0) if len(letters) > 1 else letters[0]
+        return {"r": "ready", "u": "unready", "x": "unreachable"}[letter]
+
+
+class Watched:
+    def __init__(self, script: Callable[[Target], Awaitable[Any]], **options: Any) -> None:
+        self.changes: list[tuple[int, str, str]] = []
+        self.prober = Prober(self.note, probe=script, chance=lambda: 0.5, **options)
+
+    def note(self, _words: Any, changes: Any) -> None:
+        self.changes += [(int(key.address.split(":")[-1]), old, new) for key, old, new in changes]
+
+
+@contextlib.asynccontextmanager
+async def probing(
+    script: Callable[[Target], Awaitable[Any]], **options: Any
+) -> AsyncIterator[Watched]:
+    watched = Watched(script, **options)
+    try:
+        yield watched
+    finally:
+        await watched.prober.close()
+
+
+async def test_r30_an_instance_is_up_only_after_enough_good_probes() -> None:
+    async with probing(Script(_1="uuurr")) as it:
+        it.prober.sync(table("http://127.0.0.1:1"))
+        assert it.prober.words == {"a": {"127.0.0.1:1": "starting"}}
+        await until(lambda: it.changes == [(1, "starting", "up")])
+        assert it.prober.words == {"a": {"127.0.0.1:1": "up"}}
+
+
+async def test_a_gone_instance_is_down_and_a_failing_one_is_failing() -> None:
+    async with probing(Script(_1="rrxxx", _2="rruuu")) as it:
+        it.prober.sync(table("http://127.0.0.1:1", "http://127.0.0.1:2"))
+        await until(lambda: {(1, "up", "down"), (2, "up", "failing")} <= set(it.changes))
+
+
+async def test_health_survives_edits_of_everything_else() -> None:
+    async with probing(Script(_1="r", _2="r")) as it:
+        it.prober.sync(table("http://127.0.0.1:1"))
+        await until(lambda: bool(it.changes))
+        it.prober.sync(table("http://127.0.0.1:2", "http://127.0.0.1:1"))
+        assert it.prober.words["a"] == {"127.0.0.1:1": "up", "127.0.0.1:2": "starting"}
+        it.prober.sync(table("http://127.0.0.1:2"))
+        assert set(it.prober.words["a"]) == {"127.0.0.1:2"}
+
+
+async def test_r57_an_instance_that_was_removed_and_comes_again_starts_clean() -> None:
+    async with probing(Script(_1="r")) as it:
+        it.prober.sync(table("http://127.0.0.1:1"))
+        await until(lambda: bool(it.changes))
+        it.prober.sync(table())
+        it.prober.sync(table("http://127.0.0.1:1"))
+        assert it.prober.words["a"] == {"127.0.0.1:1": "starting"}
+
+
+async def test_what_an_earlier_control_process_knew_is_where_this_one_begins() -> None:
+    async with probing(Script(_1="u"), remembered={"a": {"127.0.0.1:1": "up"}}) as it:
+        it.prober.sync(table("http://127.0.0.1:1"))
+        assert it.prober.words == {"a": {"127.0.0.1:1": "up"}}
+
+
+async def test_r24_a_nudge_asks_at_once() -> None:
+    script = Script(_1="rrx")
+    async with probing(script) as it:
+        it.prober.sync(table("http://127.0.0.1:1", health={**FAST, "interval": "1h"}))
+        await until(lambda: it.changes == [(1, "starting", "up")], 3)
+        it.prober.nudge([("a", "127.0.0.1:1"), ("a", "unknown:1")])
+        assert await until(lambda: (1, "up", "down") in it.changes, 3) < 2
+
+
+async def test_whoever_is_well_is_known_to_be_so_after_the_first_look() -> None:
+    async with probing(Script(_1="r", _2="u", _3="x")) as it:
+        ports = (f"http://127.0.0.1:{port}" for port in (1, 2, 3))
+        it.prober.sync(table(*ports))
+        await it.prober.settled(3)
+        assert it.prober.words["a"]["127.0.0.1:1"] == "up"
+        assert it.prober.words["a"]["127.0.0.1:2"] == "starting"
+
+
+async def test_the_first_look_does_not_wait_for_who_hangs() -> None:
+    async def hang(_: Target) -> Any:
+        await asyncio.Event().wait()
+
+    async with probing(hang) as it:
+        it.prober.sync(table("http://127.0.0.1:1"))
+        async with asyncio.timeout(2):
+            await it.prober.settled(0.05)
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: bytes, hold: bool = False) -> AsyncIterator[Target]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(answer)
+            await writer.drain()
+            if hold:
+                await reader.read()
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield Target("127.0.0.1", port, Health(timeout_s=0.3))
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "signal"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "ready"),
+        (b"HTTP/1.0 204 No Content\r\n\r\n", "ready"),
+        (b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", "unready"),
+        (b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\n\r\n", "unready"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "unready"),
+        (b"", "unready"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000, "unready"),
+    ],
+)
+async def test_a_probe_wants_a_success_and_nothing_else(answer: bytes, signal: str) -> None:
+    async with answering(answer) as target:
+        assert await probe(target) == signal
+
+
+async def test_r25_a_probe_that_hangs_ends_in_time() -> None:
+    async with answering(b"HTTP/1.1 200", hold=True) as target, asyncio.timeout(2):
+        assert await probe(target) == "unready"
+
+
+async def test_nobody_there_is_told_from_unready() -> None:
+    async with answering(b"") as target:
+        pass
+    assert await probe(target) == "unreachable"
+
+
+def test_only_2xx_is_success() -> None:
+    heads = [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 204\r\n", b"HTTP/1.1 \r\n", b"", b"HTTP/1.1 404 x"]
+    assert [is_success(head) for head in heads] == [True, True, False, False, False]
+
+
+class Names:
+    """A resolver whose answers are set by the test; None: it is broken."""
+
+    def __init__(self, **names: list[str] | None) -> None:
+        self.names, self.asked = names, 0
+
+    async def __call__(self, host: str, _port: int) -> list[str]:
+        self.asked += 1
+        found = self.names[host]
+        if found is None:
+            raise OSError("no answer")
+        return list(found)
+
+
+@contextlib.asynccontextmanager
+async def resolving(names: Names) -> AsyncIterator[tuple[Resolver, list[Endpoints], list[str]]]:
+    heard: list[Endpoints] = []
+    said: list[str] = []
+    resolver = Resolver(
+        heard.append, look_up=names, every_s=0.01, chance=lambda: 0.5, say=said.append
+    )
+    try:
+        yield resolver, heard, said
+    finally:
+        await resolver.close()
+
+
+async def test_r34_a_name_that_moves_is_followed() -> None:
+    names = Names(model=["10.0.0.1"])
+    async with resolving(names) as (resolver, heard, _):
+        resolver.sync(table("dns+http://model:80"))
+        await resolver.settled(2)
+        assert heard == [{"a": {"dns+http://model:80": ["10.0.0.1"]}}]
+        names.names["model"] = ["10.0.0.2", "10.0.0.3"]
+        await until(lambda: len(heard) == 2)
+        assert heard[1] == {"a": {"dns+http://model:80": ["10.0.0.2", "10.0.0.3"]}}
+
+
+async def test_r34_a_broken_resolver_changes_nothing_and_is_named_once() -> None:
+    names = Names(model=["10.0.0.1"])
+    async with resolving(names) as (resolver, heard, said):
+        resolver.sync(table("http://model:80"))
+        await resolver.settled(2)
+        names.names["model"] = None
+        asked = names.asked
+        await until(lambda: names.asked > asked + 3)
+        assert len(heard) == 1
+        assert said == ["cannot resolve model: no answer; keeping 10.0.0.1"]
+        names.names["model"] = ["10.0.0.9"]
+        await until(lambda: len(heard) == 2)
+
+
+async def test_an_order_that_turns_around_moves_nobody() -> None:
+    names = Names(model=["10.0.0.1", "10.0.0.2"])
+    async with resolving(names) as (resolver, heard, _):
+        resolver.sync(table("http://model:80"))
+        await resolver.settled(2)
+        names.names["model"] = ["10.0.0.2", "10.0.0.1"]
+        asked = names.asked
+        await until(lambda: names.asked > asked + 3)
+        assert len(heard) == 1
+
+
+async def test_a_name_already_known_serves_a_new_url_at_once() -> None:
+    async with resolving(Names(model=["10.0.0.1"])) as (resolver, heard, _):
+        resolver.sync(table("http://model:80"))
+        await resolver.settled(2)
+        resolver.sync(table("http://model:80", "http://model:81"))
+        assert heard[-1] == {
+            "a": {"http://model:80": ["10.0.0.1"], "http://model:81": ["10.0.0.1"]}
+        }
+        resolver.sync(table())
+        assert resolver.endpoints == {}
+
+
+def test_every_address_of_a_dns_name_is_an_instance() -> None:
+    both = table("dns+http://model:80", "http://other:81", "http://[::1]:82", "http://10.1.1.1:83")
+    endpoints = {
+        "a": {
+            "dns+http://model:80": ["10.0.0.1", "fd00::1"],
+            "http://other:81": ["10.0.0.3", "::9"],
+        }
+    }
+    found = targets_of(both, endpoints)
+    assert {key: target.host for key, target in found.items()} == {
+        Key("a", "10.0.0.1:80"): "10.0.0.1",
+        Key("a", "[fd00::1]:80"): "fd00::1",
+        Key("a", "other:81"): "10.0.0.3",
+        Key("a", "[::1]:82"): "::1",
+        Key("a", "10.1.1.1:83"): "10.1.1.1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("address", "permitted"),
+    [
+        ("10.0.0.1", True),
+        ("127.0.0.1", True),
+        ("::1", True),
+        ("169.254.169.254", False),
+        ("::ffff:169.254.169.254", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("224.0.0.1", False),
+        ("fe80::1%eth0", False),
+    ],
+)
+def test_r61_a_name_cannot_lead_everywhere(address: str, permitted: bool) -> None:
+    assert is_permitted(address) is permitted

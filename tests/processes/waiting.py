@@ -1,0 +1,36 @@
+"""Waiting for conditions that real processes bring about: by looking, with a deadline."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import psutil
+
+
+async def until(
+    condition: Callable[[], bool | Awaitable[bool]], within_s: float = 20.0, what: str = ""
+) -> float:
+    """Seconds until `condition` held; AssertionError when it never did."""
+    begun = time.monotonic()
+    while True:
+        holds = condition()
+        if (await holds) if isinstance(holds, Awaitable) else holds:
+            return time.monotonic() - begun
+        assert time.monotonic() - begun < within_s, f"not within {within_s} s: {what or condition}"
+        await asyncio.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs: a zombie does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process below `pid` that runs."""
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []

@@ -1,0 +1,95 @@
+"""R10: limits hold where they are said to be, and abuse costs the abuser more than the gateway."""
+
+import psutil
+import pytest
+
+from tests.harness.cases import play
+from tests.harness.gateway import Gateway, one_backend, running_gateway
+from tests.harness.origins import one_origin
+from tests.harness.wire import wire
+
+GET = b"GET %s HTTP/1.1\r\nHost: gw.test\r\n%s\r\n"
+POST = b"POST /x HTTP/1.1\r\nHost: gw.test\r\n%s\r\n"
+MANY = b"".join(b"X-%d: v\r\n" % number for number in range(120))
+FEW = b"".join(b"X-%d: v\r\n" % number for number in range(80))
+WIDE = b"".join(b"X-%d: %s\r\n" % (number, b"v" * 1000) for number in range(40))
+PASS = {
+    "a target of 8,000 bytes": GET % (b"/" + b"a" * 7999, b""),
+    "a header of 7 KiB": GET % (b"/", b"X-Long: " + b"v" * 7168 + b"\r\n"),
+    "80 headers": GET % (b"/", FEW),
+}
+REFUSE = {
+    "a target of 9 KiB": (GET % (b"/" + b"a" * 9216, b""), (414, 400)),
+    "120 headers": (GET % (b"/", MANY), (431, 400)),
+    "a head of 40 KiB": (GET % (b"/", WIDE), (431, 400)),
+}
+
+
+async def test_r10_heads_within_the_limits_pass_and_beyond_are_refused() -> None:
+    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
+        for name, data in PASS.items():
+            outcome = await play(gateway, origin, [data])
+            assert outcome.statuses == [200], (name, outcome)
+        for name, (data, statuses) in REFUSE.items():
+            outcome = await play(gateway, origin, [data])
+            assert len(outcome.statuses) == 1, (name, outcome)
+            assert outcome.statuses[0] in statuses, (name, outcome)
+            assert outcome.upstream == [], name
+
+
+async def test_r10_limits_hold_when_a_byte_comes_at_a_time() -> None:
+    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
+        data, statuses = REFUSE["a target of 9 KiB"]
+        async with wire(gateway.data_port) as client:
+            await client.send_slowly(data)
+            await client.read_until_quiet(0.5)
+            assert client.received[9:12] in [b"%d" % status for status in statuses] or client.ended
+        assert origin.exchanges == []
+
+
+async def test_r10_a_body_over_the_limit_is_413_announced_or_counted() -> None:
+    async with one_origin() as origin:
+        document = one_backend(origin, route={"max_body": "64KiB"})
+        async with running_gateway(document) as gateway:
+            outcome = await play(gateway, origin, [POST % b"Content-Length: 65537\r\n"])
+            assert outcome.statuses == [413], outcome
+            assert outcome.upstream == []
+            chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+            data = POST % b"Transfer-Encoding: chunked\r\n" + chunk * 4 + b"0\r\n\r\n"
+            outcome = await play(gateway, origin, [data])
+            assert outcome.statuses in ([413], []), outcome
+            assert outcome.completed == 0
+            outcome = await play(
+                gateway, origin, [POST % b"Content-Length: 65536\r\n" + b"x" * 65536]
+            )
+            assert outcome.statuses == [200], outcome
+
+
+async def _cost(gateway: Gateway, data: bytes) -> tuple[bytes, int, float]:
+    """The answer to `data`, and what it cost the workers in bytes and CPU seconds."""
+    workers = [psutil.Process(pid) for pid in await gateway.worker_pids()]
+    rss = sum(w.memory_info().rss for w in workers)
+    cpu = sum(sum(w.cpu_times()[:2]) for w in workers)
+    async with wire(gateway.data_port) as client:
+        await client.send(data)
+        await client.read_until_quiet(20, after_data_s=0.1)
+        answer = bytes(client.received)
+    grown = sum(w.memory_info().rss for w in workers) - rss
+    return answer, grown, sum(sum(w.cpu_times()[:2]) for w in workers) - cpu
+
+
+@pytest.mark.parametrize("kind", ["extensions", "trailers", "tiny chunks"])
+async def test_r10_abusive_chunks_are_refused_or_served_cheaply(kind: str) -> None:
+    head = POST % b"Transfer-Encoding: chunked\r\n"
+    data = {
+        "extensions": head + b"5;" + b"e" * 102_400 + b"\r\nhello\r\n0\r\n\r\n",
+        "trailers": head + b"0\r\n" + b"X-T: v\r\n" * 100_000 + b"\r\n",
+        "tiny chunks": head + b"1\r\nx\r\n" * 300_000 + b"0\r\n\r\n",
+    }[kind]
+    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
+        answer, grown, cpu_s = await _cost(gateway, data)
+        assert answer.startswith(b"HTTP/1.1 ") or answer == b""
+        assert grown <= 32 << 20, f"{grown >> 20} MiB"
+        assert cpu_s <= 10, f"{cpu_s} s of CPU"
+        assert origin.malformed == []
+        assert (await gateway.client.get(f"{gateway.url}/after")).status == 200

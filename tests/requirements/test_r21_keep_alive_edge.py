@@ -1,0 +1,39 @@
+"""R21: at the edge of the keep-alive limit a request is answered or the close is clean."""
+
+import asyncio
+import random
+
+from tests.harness.gateway import Gateway, one_backend, running_gateway
+from tests.harness.origins import one_origin
+from tests.harness.wire import wire
+
+ASK = b"GET /edge HTTP/1.1\r\nHost: gw.test\r\n\r\n"
+
+
+async def edge(gateway: Gateway, wait_s: float) -> str:
+    """One connection whose second request begins `wait_s` after the first's answer."""
+    async with wire(gateway.data_port) as client:
+        await client.send(ASK)
+        await client.read_response(10)
+        await asyncio.sleep(wait_s)
+        if client.reader.at_eof():
+            return "closed first"
+        await client.send(ASK)
+        await client.read_for(0.5)
+        if client.received.startswith(b"HTTP/1.1 200"):
+            return "answered"
+        assert client.received == b"", bytes(client.received)
+        return "closed cleanly" if client.ended else "silence"
+
+
+async def test_r21_every_request_around_the_limit_is_answered_or_cleanly_refused() -> None:
+    chance = random.Random(21)
+    async with one_origin() as origin:
+        async with running_gateway(one_backend(origin), keep_alive="1s") as gateway:
+            edges = [edge(gateway, 1 + chance.uniform(-0.05, 0.05)) for _ in range(300)]
+            ends = await asyncio.gather(*edges)
+            early = await asyncio.gather(*(edge(gateway, 0.5) for _ in range(50)))
+            late = await asyncio.gather(*(edge(gateway, 2.5) for _ in range(50)))
+    assert "silence" not in ends
+    assert set(early) == {"answered"}
+    assert set(late) == {"closed first"}

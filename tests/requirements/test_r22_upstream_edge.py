@@ -1,0 +1,55 @@
+"""R22: an instance that closes idle connections never costs an idempotent request."""
+
+import asyncio
+import random
+import time
+
+from tests.harness.gateway import Gateway, one_backend, running_gateway
+from tests.harness.load import Client, Reply
+from tests.harness.origins import Connection, Exchange, echo, one_origin
+
+IDLE_S = 1.0
+
+
+async def closing(exchange: Exchange) -> None:
+    """Answers, then closes the connection once it has been idle for IDLE_S."""
+    await echo(exchange)
+    connection = exchange.connection
+    asyncio.get_running_loop().call_later(IDLE_S, _close_if_idle, connection, len(connection.open))
+
+
+def _close_if_idle(connection: Connection, requests: int) -> None:
+    if len(connection.open) == requests:
+        connection.close()
+
+
+async def lane(gateway: Gateway, number: int, end: float, chance: random.Random) -> list[Reply]:
+    """One request every IDLE_S ± 50 ms on the same path, GET and POST by turns."""
+    client, replies = Client(), []
+    while time.monotonic() < end:
+        method = "POST" if number % 2 else "GET"
+        name = f"{number}-{len(replies)}"
+        reply = await client.request(
+            method, f"{gateway.url}/x", headers=[("X-Test-Id", name)],
+            body=b"{}" if number % 2 else None,
+        )  # fmt: skip
+        reply.id = f"{method} {name}"
+        replies.append(reply)
+        await asyncio.sleep(IDLE_S + chance.uniform(-0.05, 0.05))
+    await client.close()
+    return replies
+
+
+async def test_r22_an_instance_that_closes_idle_connections_costs_no_idempotent_request() -> None:
+    chance, end = random.Random(22), time.monotonic() + 14
+    async with one_origin(closing) as origin:
+        async with running_gateway(one_backend(origin)) as gateway:
+            lanes = await asyncio.gather(*(lane(gateway, n, end, chance) for n in range(40)))
+        runs = origin.executions()
+    replies = [reply for one in lanes for reply in one]
+    failed = [reply for reply in replies if not reply.ok]
+    assert [r.id for r in failed if r.id.startswith("GET")] == []
+    posts = [r for r in failed if r.id.startswith("POST")]
+    assert all(r.status == 502 for r in posts)
+    assert len(posts) <= 1 + len(replies) // 100, len(posts)
+    assert max(runs[r.id.split()[1]] for r in replies if r.id.startswith("POST")) <= 1

@@ -1,0 +1,55 @@
+"""R23: events arrive when they are written, for as long as they come."""
+
+import time
+
+import pytest
+
+from tests.harness.gateway import one_backend, running_gateway
+from tests.harness.origins import Exchange, events, one_origin
+from tests.harness.wire import wire
+
+
+async def _lags(count: int, interval_s: float) -> list[float]:
+    """How late each event came, in seconds, through a stream with an idle limit of 1 s."""
+    lags: list[float] = []
+    async with one_origin(events(count, interval_s)) as origin:
+        document = one_backend(origin, timeouts={"idle": "1s", "response": "1s"})
+        async with running_gateway(document, stream_idle="1s") as gateway:
+
+            def seen(data: bytes) -> None:
+                now = time.monotonic()
+                for line in data.split(b"\n\n"):
+                    if line.startswith(b"data: "):
+                        lags.append(now - float(line.split()[2]))
+
+            reply = await gateway.client.get(f"{gateway.url}/s", timeout=3600, on_body=seen)
+    assert (reply.status, reply.error) == (200, "")
+    return lags
+
+
+async def test_r23_an_active_stream_is_never_cut_and_events_come_at_once() -> None:
+    lags = await _lags(count=12, interval_s=0.4)
+    assert len(lags) == 12
+    assert sorted(lags)[6] <= 0.05, lags
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+async def test_r23_ten_minutes_of_events_are_never_cut() -> None:
+    assert len(await _lags(count=750, interval_s=0.8)) == 750
+
+
+async def test_r23_a_silent_stream_is_closed_at_the_idle_limit_and_not_cleanly() -> None:
+    async def silent(exchange: Exchange) -> None:
+        exchange.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\ndata: 1\r\n")
+        await exchange.gone.wait()
+
+    async with one_origin(silent) as origin:
+        document = one_backend(origin, timeouts={"idle": "1s"})
+        async with running_gateway(document, stream_idle="1s") as gateway:
+            async with wire(gateway.data_port) as client:
+                await client.send(b"GET /s HTTP/1.1\r\nHost: gw.test\r\n\r\n")
+                await client.read_until(b"data: 1")
+                took = await client.ends_within(3)
+                assert 0.5 <= took <= 2.5
+                assert not client.received.endswith(b"0\r\n\r\n")

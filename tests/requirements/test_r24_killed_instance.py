@@ -1,0 +1,45 @@
+"""R24: a killed instance costs at most what was in flight on it, and comes back by itself."""
+
+import asyncio
+import time
+
+from tests.harness.gateway import one_backend, running_gateway
+from tests.harness.load import Ask, open_loop
+from tests.harness.origin_process import OriginProcess
+
+RETRIES = {"attempts": 3, "on": ["connect_failure", "reset"]}
+
+
+def mixed(number: int) -> Ask:
+    if number % 2:
+        return Ask("POST", "/x", body=b"{}", id=f"POST {number}")
+    return Ask("GET", "/x", id=f"GET {number}")
+
+
+async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request() -> None:
+    stubs = [OriginProcess(name=f"p{n}") for n in range(3)]
+    try:
+        for stub in stubs:
+            stub.start()
+        document = one_backend(*stubs, route={"retries": RETRIES})
+        async with running_gateway(document) as gateway:
+            began = time.monotonic()
+            load = asyncio.create_task(open_loop(gateway.url, 120, 12, mixed))
+            await asyncio.sleep(2)
+            stubs[0].kill()
+            killed = time.monotonic()
+            await asyncio.sleep(2)
+            await asyncio.to_thread(stubs[0].start)
+            back = time.monotonic()
+            replies = await load
+    finally:
+        for stub in stubs:
+            stub.kill()
+    assert [r.id for r in replies if not r.ok and r.id.startswith("GET")] == []
+    lost = [r for r in replies if not r.ok]
+    assert all(r.status == 502 and r.took_s <= 1 for r in lost), lost[:3]
+    assert len(lost) <= 8, len(lost)
+    mine = [r.intended for r in replies if r.header("x-headgate-instance") == stubs[0].address]
+    assert [t for t in mine if began <= t < killed], "it had traffic before"
+    assert [t for t in mine if killed + 1 < t < back] == [], "requests to a dead instance"
+    assert [t for t in mine if t > back + 3], "no traffic 3 s after its return"

@@ -1,0 +1,54 @@
+"""R26: a reset before the head is tried elsewhere if that is safe, and is a 502 if it is not."""
+
+import asyncio
+
+from tests.harness.gateway import one_backend, running_gateway
+from tests.harness.load import Ask, failures, open_loop
+from tests.harness.origins import Exchange, Responder, echo, origins
+
+RETRIES = {"attempts": 3, "on": ["connect_failure", "reset"]}
+
+
+def flaky(every: int) -> Responder:
+    """Resets every `every`th request before any byte of an answer."""
+    count = 0
+
+    async def respond(exchange: Exchange) -> None:
+        nonlocal count
+        await exchange.read()
+        count += 1
+        if count % every == 0:
+            exchange.reset()
+        else:
+            await echo(exchange)
+
+    return respond
+
+
+def ask(method: str) -> Ask:
+    return Ask(method, "/x", body=None if method == "GET" else b"{}")
+
+
+async def test_r26_a_reset_before_the_head_is_retried_for_get_and_502_for_post() -> None:
+    async with origins(3, flaky(16)) as stubs:
+        document = one_backend(*stubs, eject={"failures": 1000000}, route={"retries": RETRIES})
+        async with running_gateway(document) as gateway:
+            got, posted = await asyncio.gather(
+                open_loop(gateway.url, 100, 4, lambda n: ask("GET")),
+                open_loop(gateway.url, 100, 4, lambda n: ask("POST")),
+            )
+            assert failures(got) == []
+            assert set(failures(posted)) == {"502"}
+            assert len(failures(posted)) <= len(posted) / 8
+            retried = (await gateway.metrics()).total("headgate_retries_total", reason="reset")
+            assert retried >= 10
+        assert sum(len(stub.exchanges) for stub in stubs) == len(got) + len(posted) + retried
+
+
+async def test_r26_a_retry_safe_route_retries_a_post_too() -> None:
+    async with origins(3, flaky(16)) as stubs:
+        route = {"retries": {**RETRIES, "retry_safe": True}}
+        document = one_backend(*stubs, eject={"failures": 1000000}, route=route)
+        async with running_gateway(document) as gateway:
+            posted = await open_loop(gateway.url, 100, 3, lambda n: ask("POST"))
+    assert failures(posted) == []

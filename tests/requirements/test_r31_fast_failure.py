@@ -1,0 +1,39 @@
+"""R31: an instance that fails fast attracts nothing; an answer of 500 is an answer."""
+
+from tests.harness.gateway import one_backend, running_gateway
+from tests.harness.load import Ask, open_loop
+from tests.harness.origins import fixed, origins, reset, served
+
+
+def make(number: int) -> Ask:
+    return Ask("POST", "/x", body=b"{}")
+
+
+async def test_r31_fast_500s_get_no_more_than_a_fair_share() -> None:
+    async with origins(3, served(4, 0.02)) as stubs:
+        stubs[0].respond = fixed(500, b"broken")
+        async with running_gateway(one_backend(*stubs)) as gateway:
+            replies = await open_loop(gateway.url, 120, 5, make)
+    failed = [r for r in replies if r.status == 500]
+    assert {r.status for r in replies} <= {200, 500}
+    assert len(failed) <= 1.2 * len(replies) / 3, f"{len(failed)} of {len(replies)}"
+
+
+async def test_r31_fast_resets_are_ejected_within_five_failures() -> None:
+    async with origins(3, served(4, 0.02)) as stubs:
+        stubs[0].respond = reset
+        document = one_backend(*stubs, eject={"failures": 5, "base": "30s"})
+        async with running_gateway(document) as gateway:
+            replies = await open_loop(gateway.url, 60, 4, make)
+    assert len(stubs[0].exchanges) <= 10, len(stubs[0].exchanges)
+    assert all(r.ok for r in replies[-100:])
+
+
+async def test_r31_all_answering_500_is_passed_through_without_ejections() -> None:
+    async with origins(3, fixed(500, b"model says no")) as stubs:
+        async with running_gateway(one_backend(*stubs)) as gateway:
+            replies = await open_loop(gateway.url, 60, 3, make)
+            metrics = await gateway.metrics()
+    assert {(r.status, r.body) for r in replies} == {(500, b"model says no")}
+    assert metrics.total("headgate_ejections_total") == 0
+    assert min(len(stub.exchanges) for stub in stubs) > len(replies) / 6

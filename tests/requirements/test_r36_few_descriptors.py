@@ -1,0 +1,41 @@
+"""R36: out of file descriptors the gateway sheds, stays calm and stays manageable."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import psutil
+
+from tests.harness.gateway import eventually, one_backend, running_gateway
+from tests.harness.origins import one_origin
+from tests.harness.wire import wire
+
+LIMITED = ("sh", "-c", 'ulimit -n 256 && exec "$@"', "sh")
+
+
+async def test_r36_four_hundred_connections_on_256_descriptors() -> None:
+    async with one_origin() as origin:
+        async with running_gateway(one_backend(origin), prefix=LIMITED) as gateway:
+            pids = await gateway.worker_pids()
+            lines = len(gateway.log_text().splitlines())
+            async with AsyncExitStack() as stack:
+                clients = [
+                    await stack.enter_async_context(wire(gateway.data_port)) for _ in range(400)
+                ]
+                for client in clients:
+                    await client.send(b"GET /x HTTP/1.1\r\nHost: gw.test\r\n\r\n")
+                before = [sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids]
+                await asyncio.sleep(3)
+                used = [sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids]
+                assert max(b - a for a, b in zip(before, used, strict=True)) < 1.5
+                answered = 0
+                for client in clients:
+                    await client.read_some(0.001)
+                    answered += client.received.startswith(b"HTTP/1.1 200")
+                assert answered >= 100, answered
+                assert (await gateway.admin("GET", "/admin/v1/status", timeout=5)).status == 200
+                assert len(gateway.log_text().splitlines()) - lines <= 15
+
+            async def normal() -> bool:
+                return (await gateway.client.get(f"{gateway.url}/y", timeout=1)).status == 200
+
+            await eventually(normal, 2, "normal after the crowd has left")

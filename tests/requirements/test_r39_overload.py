@@ -1,0 +1,41 @@
+"""R39: at three times its capacity a backend still does its work, and the rest is told at once."""
+
+import pytest
+
+from tests.harness.gateway import one_backend, running_gateway
+from tests.harness.load import Ask, open_loop, percentile
+from tests.harness.origins import origins, served
+
+SLO_S = 0.5
+CAPACITY = 2 * 2 / 0.04  # two instances, two slots each, 40 ms
+
+
+async def _overload(seconds: float) -> None:
+    async with origins(2) as stubs:
+        for number, stub in enumerate(stubs):
+            stub.respond = served(2, 0.04, seed=number)
+        queue = {"size": 512, "timeout": "500ms"}
+        async with running_gateway(one_backend(*stubs, queue=queue)) as gateway:
+            make = lambda n: Ask("POST", "/x", body=b"{}")  # noqa: E731
+            await open_loop(gateway.url, CAPACITY * 0.7, 2, make, poisson=True)
+            before = await gateway.worker_rss()
+            replies = await open_loop(gateway.url, CAPACITY * 3, seconds, make, poisson=True)
+            grown = await gateway.worker_rss() - before
+    settled = replies[len(replies) // 4 :]
+    good = [r for r in settled if r.ok and r.took_s <= SLO_S]
+    refused = [r for r in settled if not r.ok]
+    assert len(good) >= 0.9 * CAPACITY * seconds * 0.75, len(good)
+    assert percentile([r.took_s for r in settled if r.ok], 99) <= 2 * SLO_S
+    assert {r.status for r in refused} <= {503, 429}
+    assert all(r.header("retry-after") for r in refused)
+    assert percentile([r.took_s for r in refused], 50) <= 0.05
+    assert grown <= 16 << 20
+
+
+async def test_r39_goodput_holds_at_three_times_the_capacity() -> None:
+    await _overload(5)
+
+
+@pytest.mark.soak
+async def test_r39_goodput_holds_for_a_minute() -> None:
+    await _overload(60)

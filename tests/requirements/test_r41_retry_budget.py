@@ -1,0 +1,29 @@
+"""R41: retries are paid from a budget and never made of what an instance has answered."""
+
+from tests.harness.gateway import one_backend, running_gateway
+from tests.harness.load import Ask, open_loop
+from tests.harness.origins import Responder, fixed, origins, reset
+
+RETRIES = {"attempts": 3, "on": ["connect_failure", "reset", "timeout", "503"]}
+
+
+async def attempts(respond: Responder, seconds: float = 3, rate: float = 100) -> tuple[int, list]:
+    """Attempts at the instances and replies to the client."""
+    async with origins(3, respond) as stubs:
+        document = one_backend(*stubs, eject={"failures": 1000000}, route={"retries": RETRIES})
+        async with running_gateway(document) as gateway:
+            replies = await open_loop(gateway.url, rate, seconds, lambda n: Ask(path=f"/{n}"))
+        return sum(len(stub.exchanges) for stub in stubs), replies
+
+
+async def test_r41_attempts_stay_within_the_budget_when_everything_fails() -> None:
+    made, replies = await attempts(reset)
+    assert {r.status for r in replies} == {502}
+    assert len(replies) < made <= 1.1 * len(replies) + 3 * 3 + 13, (made, len(replies))
+
+
+async def test_r41_what_an_instance_answers_is_not_retried() -> None:
+    for status, headers in ((404, []), (500, []), (503, [("Retry-After", "1")])):
+        made, replies = await attempts(fixed(status, b"no", headers), seconds=0.5)
+        assert made == len(replies), status
+        assert {r.status for r in replies} == {status}

@@ -1,0 +1,42 @@
+"""R42: a deadline travels with the request, ends it on time, and stops work nobody awaits."""
+
+from tests.harness.gateway import one_backend, running_gateway
+from tests.harness.load import Ask, open_loop
+from tests.harness.origins import after, hang, one_origin, served
+
+
+async def test_r42_the_gateway_answers_504_at_the_deadline_and_tells_the_instance() -> None:
+    async with one_origin(hang) as origin:
+        document = one_backend(origin, route={"deadline": "500ms"})
+        async with running_gateway(document) as gateway:
+            for _ in range(5):
+                reply = await gateway.client.get(f"{gateway.url}/x")
+                assert reply.status == 504
+                assert reply.header("x-headgate-error") == "deadline"
+                assert 0.45 <= reply.took_s <= 0.65, reply.took_s
+        told = [int(e.header("x-headgate-timeout-ms")) for e in origin.exchanges]
+        assert all(350 <= ms <= 500 for ms in told), told
+        assert all(e.gone.is_set() for e in origin.exchanges)
+
+
+async def test_r42_what_expires_in_the_queue_is_never_sent() -> None:
+    async with one_origin(served(1, 0.2)) as origin:
+        document = one_backend(
+            origin, max_in_flight=1, queue={"size": 100, "timeout": "30s"},
+            route={"deadline": "600ms"},
+        )  # fmt: skip
+        async with running_gateway(document) as gateway:
+            make = lambda n: Ask("POST", "/x", [("X-Test-Id", f"q{n}")], b"{}", id=f"q{n}")  # noqa: E731
+            replies = await open_loop(gateway.url, 30, 1.0, make)
+        runs = origin.executions()
+    assert {r.status for r in replies} <= {200, 503, 504}
+    late = [r for r in replies if r.status == 504]
+    assert all(r.took_s <= 0.8 for r in late), [r.took_s for r in late]
+    assert sum(runs.values()) <= len([r for r in replies if r.ok]) + 6
+    assert all(int(e.header("x-headgate-timeout-ms")) > 0 for e in origin.exchanges)
+
+
+async def test_r42_a_route_without_a_deadline_waits_for_its_response_timeout() -> None:
+    async with one_origin(after(0.8)) as origin:
+        async with running_gateway(one_backend(origin)) as gateway:
+            assert (await gateway.client.get(f"{gateway.url}/x")).status == 200

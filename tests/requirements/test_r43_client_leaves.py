@@ -1,0 +1,97 @@
+"""R43: when the client leaves, so does the work: within 200 ms, wherever the request was."""
+
+import asyncio
+import time
+
+from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
+from tests.harness.origins import Exchange, Origin, events, hang, one_origin
+from tests.harness.wire import Wire, wire
+
+SOON_S = 0.3  # 200 ms and what two shared cores add
+GET = b"GET /x HTTP/1.1\r\nHost: gw.test\r\n\r\n"
+UPLOAD = b"POST /x HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 9000000\r\n\r\n" + b"x" * 200_000
+WEBSOCKET = (
+    b"GET /x HTTP/1.1\r\nHost: gw.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+async def accept(exchange: Exchange) -> None:
+    """A WebSocket that says nothing more."""
+    exchange.write(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+    )
+    await exchange.gone.wait()
+
+
+async def leave(origin: Origin, client: Wire, ready: bytes = b"") -> float:
+    """Leave once the instance has the request (and `ready` came back); how long it took to hear."""
+    await eventually(lambda: origin.exchanges, 3, "the request reaches the instance")
+    if ready:
+        await client.read_until(ready)
+    left = time.monotonic()
+    client.reset()
+    exchange = origin.exchanges[-1]
+    await eventually(exchange.gone.is_set, 3, "the instance hears of it", 0.005)
+    return exchange.gone_at - left
+
+
+async def calm(gateway: Gateway) -> None:
+    async def idle() -> bool:
+        return (await gateway.metrics()).total("headgate_in_flight") == 0
+
+    await eventually(idle, 2, "nothing is in flight")
+
+
+async def test_r43_leaving_aborts_the_instance_wherever_the_request_was() -> None:
+    cases = [
+        ("before the first byte", GET, hang, b""),
+        ("in the middle of a stream", GET, events(1000, 0.05), b"data: 2"),
+        ("from a WebSocket", WEBSOCKET, accept, b"101 Switching"),
+        ("during the upload", UPLOAD, hang, b""),
+    ]
+    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
+        for name, data, respond, ready in cases:
+            origin.respond = respond
+            origin.exchanges.clear()
+            async with wire(gateway.data_port) as client:
+                client.writer.write(data)
+                took = await leave(origin, client, ready)
+            assert took <= SOON_S, f"{name}: {took:.3f} s"
+            await calm(gateway)
+        codes = (await gateway.metrics()).by("headgate_requests_total", "code")
+    assert codes.get("499", 0) >= 2, codes
+
+
+async def test_r43_leaving_the_queue_frees_the_place_and_nothing_is_sent() -> None:
+    async with one_origin(hang) as origin:
+        document = one_backend(origin, max_in_flight=1, queue={"size": 4, "timeout": "30s"})
+        async with running_gateway(document) as gateway:
+            async with wire(gateway.data_port) as first, wire(gateway.data_port) as second:
+                await first.send(GET)
+                await eventually(lambda: origin.exchanges, 3)
+                await second.send(GET)
+
+                async def depth(wanted: int) -> bool:
+                    metrics = await gateway.metrics()
+                    return metrics.total("headgate_queue_depth") == wanted
+
+                await eventually(lambda: depth(1), 2, "the second request waits")
+                second.reset()
+                await eventually(lambda: depth(0), 1, "its place is free")
+                assert len(origin.exchanges) == 1
+
+
+async def test_r43_a_client_that_half_closes_after_its_request_is_still_answered() -> None:
+    async def slowly(exchange: Exchange) -> None:
+        await asyncio.sleep(0.2)
+        exchange.reply(200, b"still here")
+
+    async with one_origin(slowly) as origin, running_gateway(one_backend(origin)) as gateway:
+        async with wire(gateway.data_port) as client:
+            await client.send(GET)
+            client.half_close()
+            await client.read_for(2)
+        # Either is sound: answered as HTTP allows, or taken for a client that left.
+        assert client.received == b"" or b"still here" in client.received

@@ -1,0 +1,30 @@
+"""R45: the gateway's queue has an end; who finds it full is told at once, and admin never waits."""
+
+import asyncio
+
+from tests.harness.gateway import eventually, one_backend, running_gateway
+from tests.harness.load import Ask, open_loop, percentile
+from tests.harness.origins import hang, one_origin
+
+
+async def test_r45_beyond_the_queue_the_answer_is_a_quick_503() -> None:
+    async with one_origin(hang) as origin:
+        document = one_backend(origin, max_in_flight=2, queue={"size": 5, "timeout": "20s"})
+        async with running_gateway(document) as gateway:
+            load = asyncio.create_task(
+                open_loop(gateway.url, 50, 1, lambda n: Ask(path="/x"), timeout=3)
+            )
+
+            async def full() -> bool:
+                return (await gateway.metrics()).total("headgate_queue_depth") == 5
+
+            await eventually(full, 2, "the queue is full")
+            assert (await gateway.client.get(f"{gateway.url}/-/health")).status == 200
+            assert (await gateway.status())["workers"]
+            replies = await load
+    refused = [r for r in replies if r.status == 503]
+    assert len(refused) == len(replies) - 7, len(refused)
+    assert {r.header("x-headgate-error") for r in refused} == {"queue_full"}
+    assert all(r.header("retry-after") for r in refused)
+    assert percentile([r.took_s for r in refused], 50) <= 0.05
+    assert len(origin.exchanges) == 2

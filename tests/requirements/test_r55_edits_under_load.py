@@ -1,0 +1,54 @@
+"""R55: an acknowledged edit decides every request that comes after it."""
+
+import asyncio
+import time
+
+import pytest
+
+from tests.harness.gateway import backend, running_gateway
+from tests.harness.load import Ask, failures, open_loop
+from tests.harness.origins import after, origins
+
+EVEN, ONE = {"a": 50, "b": 50}, {"a": 100, "b": 0}
+
+
+async def _flips(seconds: float, workers: int) -> None:
+    async with origins(2, after(0.005)) as (a, b):
+        document = {
+            "backends": {"a": backend(a), "b": backend(b)},
+            "routes": {"r": {"match": "/", "split": EVEN}},
+        }
+        async with running_gateway(document, workers=workers) as gateway:
+            load = asyncio.create_task(
+                open_loop(gateway.url, 150, seconds, lambda n: Ask(path=f"/{n}"))
+            )
+            spans, revisions = [], {(await gateway.set_weights("r", EVEN))["revision"]}
+            end = time.monotonic() + seconds - 0.5
+            while time.monotonic() < end:
+                answer = await gateway.set_weights("r", ONE)
+                acked = time.monotonic()
+                revisions.add(answer["revision"])
+                await asyncio.sleep(0.1)
+                spans.append((acked, time.monotonic()))
+                revisions.add((await gateway.set_weights("r", EVEN))["revision"])
+                await asyncio.sleep(0.1)
+            replies = await load
+    assert failures(replies) == []
+    first = min(revisions) - 1
+    assert {int(r.header("x-headgate-revision")) for r in replies} <= revisions | {first}
+    wrong = [
+        r.id
+        for r in replies
+        if r.header("x-headgate-backend") == "b"
+        and any(acked <= r.intended and r.done <= end for acked, end in spans)
+    ]
+    assert wrong == []
+
+
+async def test_r55_after_the_acknowledgement_no_request_is_decided_by_the_old_weights() -> None:
+    await _flips(6, workers=2)
+
+
+@pytest.mark.soak
+async def test_r55_a_minute_of_flips() -> None:
+    await _flips(60, workers=2)

@@ -1,0 +1,48 @@
+"""R57: an instance that is removed finishes what it has; one that is added again starts clean."""
+
+import asyncio
+
+from tests.harness.gateway import eventually, one_backend, running_gateway
+from tests.harness.load import Ask, failures, open_loop
+from tests.harness.origins import after, origins
+
+INSTANCES = "/admin/v1/backends/main/instances"
+
+
+async def test_r57_removing_and_adding_an_instance_under_load_costs_nothing() -> None:
+    async with origins(2, after(0.05)) as (one, two):
+        async with running_gateway(one_backend(one, two)) as gateway:
+            load = asyncio.create_task(
+                open_loop(gateway.url, 80, 6, lambda n: Ask("POST", f"/{n}", body=b"{}"))
+            )
+            await asyncio.sleep(1)
+            reply = await gateway.admin("DELETE", f"{INSTANCES}/{one.address}")
+            assert reply.status in (200, 204), reply
+            sent = len(one.exchanges)
+            await eventually(
+                lambda: all(c.closed for c in one.connections), 6, "its connections are closed"
+            )
+            assert len(one.exchanges) <= sent + 1
+            assert all(e.complete.is_set() for e in one.exchanges)
+            reply = await gateway.admin("POST", INSTANCES, {"url": one.url})
+            assert reply.status in (200, 201), reply
+            await eventually(lambda: len(one.exchanges) > sent + 5, 4, "traffic to it again")
+            replies = await load
+    assert failures(replies) == []
+
+
+async def test_r57_draining_sends_nothing_new_and_resume_undoes_it() -> None:
+    async with origins(2, after(0.02)) as (one, two):
+        async with running_gateway(one_backend(one, two)) as gateway:
+            load = asyncio.create_task(open_loop(gateway.url, 60, 4, lambda n: Ask(path=f"/{n}")))
+            await asyncio.sleep(1)
+            reply = await gateway.admin("POST", f"{INSTANCES}/{one.address}/drain")
+            assert reply.status == 200, reply
+            sent = len(one.exchanges)
+            await asyncio.sleep(1)
+            assert len(one.exchanges) <= sent
+            reply = await gateway.admin("POST", f"{INSTANCES}/{one.address}/resume")
+            assert reply.status == 200, reply
+            await eventually(lambda: len(one.exchanges) > sent, 2, "traffic to it again")
+            replies = await load
+    assert failures(replies) == []
