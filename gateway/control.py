@@ -237,6 +237,8 @@ class Control:
         self._memory.keep()
 
     def _on_beat(self, metrics: Sequence[Metrics]) -> None:
+        if self._line is not None:
+            self._line.send_soon({"type": "alive"})
         self._live.note_beat(metrics)
         self._memory.retired = metrics[-1]
         self._memory.keep()
