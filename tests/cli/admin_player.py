@@ -52,7 +52,7 @@ class AdminPlayer:
         self.documents = {42: copy.deepcopy(self.table)}
         self.live: dict[tuple[str, str], dict[str, Any]] = {}
         self.asked: list[tuple[str, str, dict[str, str]]] = []
-        self.require_if_match = False
+        self.require_if_match = self.broken = False
         self.listeners: list[queue.Queue[dict[str, Any] | None]] = []
         self.lock = threading.RLock()
         self.pages: dict[str, tuple[str, bytes]] = {}
@@ -260,7 +260,9 @@ def _handler(player: AdminPlayer) -> type[BaseHTTPRequestHandler]:
             ask = Ask(self)
             player.asked.append((self.command, self.path, dict(self.headers)))
             wants = f"Bearer {player.token}"
-            if ask.path[0] != "admin":
+            if player.broken:
+                self.close_connection = True
+            elif ask.path[0] != "admin":
                 self._page(urlsplit(self.path).path)
             elif player.token is not None and self.headers.get("Authorization") != wants:
                 self._answer(401, {"title": "Unauthorized", "detail": "a token is required"})

@@ -35,6 +35,18 @@ export function mark(element, name, value) {
   } else if (element.getAttribute(name) !== String(value)) element.setAttribute(name, value);
 }
 
+const ROLES = { TABLE: "table", THEAD: "rowgroup", TBODY: "rowgroup", TR: "row", TD: "cell" };
+
+// Says what a table's parts are: on a phone they are laid out as blocks, and browsers then forget.
+export function keepRoles(table) {
+  for (const part of [table, ...table.querySelectorAll("thead, tbody, tr, th, td")]) {
+    const scope = part.getAttribute("scope");
+    const header = scope === "col" ? "columnheader" : "rowheader";
+    mark(part, "role", part.tagName === "TH" ? header : ROLES[part.tagName]);
+  }
+  return table;
+}
+
 let toastTimer = 0;
 
 // Told to the eye for a while and to a screen reader once.

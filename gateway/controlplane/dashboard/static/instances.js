@@ -1,7 +1,7 @@
 // Which instances are there, how are they, and what have they to do?
 
 import { api, Refused } from "./api.js";
-import { announce, by, h, mark, say, vars } from "./dom.js";
+import { announce, by, h, keepRoles, mark, say, vars } from "./dom.js";
 import { colours, health, number } from "./model.js";
 
 const COLUMNS = ["Instance", "Health", "In flight", "Queued there", "Running", "Wait, ms", ""];
@@ -28,7 +28,8 @@ export function instances(state, refresh) {
     });
     const head = h("thead", {}, h("tr", {}, ...COLUMNS.map((words, index) =>
       h("th", { scope: "col", class: index > 1 && words ? "num" : "" }, words || h("span", { class: "unseen" }, "Actions")))));
-    root.replaceChildren(h("table", { class: "instances" }, h("caption", { class: "unseen" }, "Instances by backend"), head, ...bodies));
+    root.replaceChildren(keepRoles(h("table", { class: "instances" },
+      h("caption", { class: "unseen" }, "Instances by backend"), head, ...bodies)));
   }
 
   return {

@@ -3,7 +3,7 @@
 // Rows are made when the table changes and only written into afterwards. A split that is being
 // edited is never rebuilt under the hand that edits it: its editor rebases itself.
 
-import { by, h, mark, say, vars } from "./dom.js";
+import { by, h, keepRoles, mark, say, vars } from "./dom.js";
 import { colours, health, matched, number, percent, same, shares } from "./model.js";
 import { SplitEditor } from "./split_editor.js";
 
@@ -31,7 +31,8 @@ export function routes(state, refresh) {
     });
     const head = h("thead", {}, h("tr", {}, ...COLUMNS.map(([words, kind]) => h("th", { scope: "col", class: kind }, words))));
     root.replaceChildren(bodies.length
-      ? h("table", { class: "routes" }, h("caption", { class: "unseen" }, "Routes with the weight and the load of each backend"), head, ...bodies)
+      ? keepRoles(h("table", { class: "routes" },
+        h("caption", { class: "unseen" }, "Routes with the weight and the load of each backend"), head, ...bodies))
       : h("p", { class: "none" }, "There is no route yet. Apply a file with headgate apply."));
   }
 

@@ -47,6 +47,7 @@ export class SplitEditor {
     const exact = h("input", { type: "number", min: 0, max: MAX_WEIGHT, step: 1, inputmode: "numeric", "aria-label": `Weight of ${backend} in ${this.route}, as a number` });
     slider.addEventListener("input", () => this.move(backend, Number(slider.value), this.keep.checked));
     exact.addEventListener("input", () => this.type(backend, exact));
+    exact.addEventListener("focus", () => exact.select());
     exact.addEventListener("blur", () => this.draw());
     for (const input of [slider, exact]) {
       input.addEventListener("keydown", (event) => { if (event.key === "Escape") this.discard(); });

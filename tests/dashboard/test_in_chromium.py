@@ -1,0 +1,266 @@
+"""The dashboard in a real browser, on a played gateway."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.dashboard.conftest import Page
+from tests.dashboard.demo import TABLE, Demo
+
+pytestmark = pytest.mark.browser
+
+CNN = '[data-route="digits"] [data-backend="digits-cnn"]'
+SLIDER = f'{CNN} input[type="range"]'
+EXACT = f'{CNN} input[type="number"]'
+WORD = '[data-route="digits"] .word'
+APPLY = '[data-route="digits"] button.main'
+
+
+def split(demo: Demo) -> dict[str, int]:
+    return demo.table["routes"]["digits"]["split"]
+
+
+def test_it_shows_what_is_live_and_the_console_stays_silent(page: Page, demo: Demo) -> None:
+    page.open(demo.url)
+    page.until(lambda: page.text("#link-text") == "live")
+    assert "revision 42 · 1 worker" in page.text("#facts")
+    assert "90.0 %" in page.text('[data-backend="digits-linear"]')
+    assert len(page.all(".chart path.line")) == 5 * 5
+    assert page.text("#summary").count("7 of 7") == 1
+    assert page.complaints() == []
+
+
+def test_moving_a_slider_shows_a_dry_run_and_changes_nothing(page: Page, demo: Demo) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    page.open(demo.url)
+    slider = page.find(SLIDER)
+    ActionChains(page.driver).drag_and_drop_by_offset(slider, 60, 0).perform()
+    page.until(lambda: "Dry run: 2 weights would change" in page.text(WORD), "the dry run")
+    assert split(demo) == {"digits-linear": 90, "digits-cnn": 10}
+    assert demo.revision == 42
+    drawn = {name: int(page.find(f'[data-backend="{name}"] input').get_property("value"))
+             for name in split(demo)}  # fmt: skip
+    assert sum(drawn.values()) == 100
+    page.find('[data-route="digits"] .buttons button').click()
+    assert page.find(EXACT).get_property("value") == "10"
+    assert not page.find('[data-route="digits"] tr.editing').is_displayed()
+
+
+def test_an_edit_is_applied_with_its_reason_and_seen_everywhere(page: Page, demo: Demo) -> None:
+    page.open(demo.url)
+    exact = page.find(EXACT)
+    page.write(exact, "35")
+    page.until(lambda: "Dry run" in page.text(WORD))
+    page.find('[data-route="digits"] .edit input[type="text"]').send_keys("größer")
+    page.find(APPLY).click()
+    page.until(lambda: demo.revision == 43)
+    assert split(demo) == {"digits-linear": 65, "digits-cnn": 35}
+    assert demo.revisions[0]["why"] == "größer"
+    page.until(lambda: "revision 43" in page.text("#facts"))
+    page.until(lambda: page.all('[data-revision="43"] [data-tone="good"]'), "history names it")
+    page.until(lambda: "größer" in page.text("#events-body"), "the event stream tells it")
+    assert "Revision 43" in page.script("return document.getElementById('announcer').textContent")
+
+
+def test_the_keyboard_is_enough_to_edit_a_split(page: Page, demo: Demo) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page.open(demo.url)
+    slider = page.find(SLIDER)
+    slider.send_keys(Keys.ARROW_RIGHT * 3)
+    page.until(lambda: "Dry run" in page.text(WORD))
+    assert slider.get_attribute("aria-valuetext") == "13, 13.0 %"
+    slider.send_keys(Keys.ESCAPE)
+    assert slider.get_property("value") == "10"
+    slider.send_keys(Keys.ARROW_RIGHT)
+    page.until(lambda: "Dry run" in page.text(WORD))
+    page.find('[data-route="digits"] .edit input[type="text"]').send_keys("one more", Keys.ENTER)
+    page.until(lambda: split(demo) == {"digits-linear": 89, "digits-cnn": 11})
+
+
+def test_an_edit_by_someone_else_moves_the_base_and_not_the_draft(page: Page, demo: Demo) -> None:
+    page.open(demo.url)
+    exact = page.find(EXACT)
+    page.write(exact, "35")
+    page.until(lambda: "Dry run" in page.text(WORD))
+    with demo.lock:
+        demo.table["routes"]["digits"]["split"] = {"digits-linear": 80, "digits-cnn": 20}
+        demo.revision = 43
+    page.until(lambda: "20 → 35" in page.text('[data-route="digits"] .told'))
+    page.until(lambda: "43 → 44" in page.text(WORD))
+    assert exact.get_property("value") == "35"
+
+
+def test_a_refusal_is_shown_where_the_edit_is(page: Page, demo: Demo) -> None:
+    page.open(demo.url)
+    exact = page.find(EXACT)
+    page.write(exact, "-4")
+    assert exact.get_attribute("aria-invalid") == "true"
+    page.script("document.querySelector(arguments[0]).blur()", EXACT)
+    assert page.find(EXACT).get_property("value") == "10"
+
+
+def test_an_instance_that_dies_turns_and_the_split_says_so(page: Page, demo: Demo) -> None:
+    page.open(demo.url)
+    page.until(lambda: page.text('[data-instance="127.0.0.1:8002"] .pill') == "up")
+    demo.set_live("digits-cnn", "127.0.0.1:8002", health="down")
+    page.until(lambda: page.text('[data-instance="127.0.0.1:8002"] .pill') == "down")
+    assert "100.0 %" in page.text('[data-backend="digits-linear"]')
+    assert "6 of 7" in page.text("#summary")
+
+
+def test_an_instance_is_drained_and_resumed(page: Page, demo: Demo) -> None:
+    page.open(demo.url)
+    page.find('[aria-label="drain 127.0.0.1:8002"]').click()
+    page.until(lambda: page.text('[data-instance="127.0.0.1:8002"] .pill') == "draining")
+    page.find('[aria-label="resume 127.0.0.1:8002"]').click()
+    page.until(lambda: page.text('[data-instance="127.0.0.1:8002"] .pill') == "up")
+
+
+def test_a_revision_is_restored_after_showing_what_that_changes(page: Page, demo: Demo) -> None:
+    page.open(demo.url)
+    exact = page.find(EXACT)
+    page.write(exact, "35")
+    page.until(lambda: "Dry run" in page.text(WORD))
+    page.find(APPLY).click()
+    page.find('[aria-label="Restore revision 42"]').click()
+    page.until(lambda: "35 → 10" in page.text("#confirm-diff"))
+    assert demo.revision == 43
+    page.find("#confirm-reason").send_keys("worse")
+    page.find("#confirm-apply").click()
+    page.until(lambda: demo.revision == 44)
+    assert split(demo) == {"digits-linear": 90, "digits-cnn": 10}
+    assert demo.revisions[0]["why"] == "worse"
+
+
+def test_r60_the_token_is_asked_for_and_kept_nowhere(page: Page) -> None:
+    token = "s" * 40
+    with Demo(token=token) as demo:
+        page.open(demo.url)
+        field = page.find("#token")
+        page.until(field.is_displayed)
+        field.send_keys("wrong")
+        page.find("#token-form button").click()
+        page.until(lambda: page.text("#token-fault") == "That was not the token.")
+        field.send_keys(token)
+        page.find("#token-form button").click()
+        page.until(lambda: page.text("#link-text") == "live")
+        kept = page.script(
+            "return [JSON.stringify(localStorage), JSON.stringify(sessionStorage),"
+            " document.cookie, location.href, document.documentElement.outerHTML,"
+            " document.getElementById('token').value].join(' ')"
+        )
+        assert token not in kept
+        assert all(token not in path for _, path, _ in demo.asked)
+        guesses = [
+            h for _, path, h in demo.asked if "v1/events" in path and "Authorization" not in h
+        ]
+        assert guesses == []
+
+
+def test_r63_naughty_names_are_shown_as_text(page: Page) -> None:
+    names = [
+        "<script>window.evil=1</script>", '"><img src=x onerror="window.evil=1">',
+        "javascript:window.evil=1", "{{evil}}", "\u202etxet", "a" * 200, "__proto__x",
+        "ｔｅｓｔ 🚰",
+    ]  # fmt: skip
+    table = copy.deepcopy(TABLE)
+    for name in names:
+        table["backends"][name] = {"instances": ["http://127.0.0.1:8009"]}
+        table["routes"][name] = {"match": f"/{name}", "split": {name: 1}}
+    with Demo(table=table) as demo:
+        demo.revisions[0]["why"] = demo.revisions[0]["who"] = names[1]
+        page.open(demo.url)
+        page.until(lambda: page.text("#link-text") == "live")
+        demo.emit({"type": "effective", "route": names[0], "effective": {names[1]: 1}})
+        page.until(lambda: names[0] in page.text("#events-body"))
+        shown = page.text("#routes-body")
+        assert all(name in shown for name in names)
+        assert page.script("return window.evil") is None
+        assert page.complaints() == []
+        assert page.script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1024, 1380, 2560])
+def test_nothing_hangs_out_of_the_page_at_any_width(page: Page, demo: Demo, width: int) -> None:
+    page.resize(width, 900)
+    page.open(demo.url)
+    page.until(lambda: page.text("#link-text") == "live")
+    exact = page.find(EXACT)
+    page.script("arguments[0].value = 35; arguments[0].dispatchEvent(new Event('input'))", exact)
+    page.until(lambda: "Dry run" in page.text(WORD))
+    wide = page.script(
+        "return [...document.querySelectorAll('main *')].filter((e) =>"
+        " e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.unseen, svg, thead'))"
+        ".map((e) => e.outerHTML.slice(0, 90))"
+    )
+    assert wide == []
+    assert page.script("return document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_it_is_dark_where_people_want_it_dark(page: Page, demo: Demo) -> None:
+    page.resize(1380, 900, dark=True)
+    page.open(demo.url)
+    page.until(lambda: page.text("#link-text") == "live")
+    ground = page.script("return getComputedStyle(document.body).backgroundColor")
+    assert max(int(part) for part in ground[4:-1].split(",")) < 60
+
+
+def test_everything_that_can_be_used_has_a_name(page: Page, demo: Demo) -> None:
+    page.open(demo.url)
+    page.until(lambda: page.text("#link-text") == "live")
+    tree = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    used = {"button", "slider", "spinbutton", "textbox", "checkbox", "combobox", "image", "link"}
+    nameless = [
+        node["role"]["value"]
+        for node in tree
+        if not node.get("ignored") and node.get("role", {}).get("value") in used
+        and not node.get("name", {}).get("value")
+    ]  # fmt: skip
+    assert nameless == []
+    roles = {node["role"]["value"] for node in tree if "role" in node}
+    assert {"table", "row", "rowheader", "columnheader", "main", "banner"} <= roles
+
+
+def test_a_phone_keeps_the_tables_tables_for_screen_readers(page: Page, demo: Demo) -> None:
+    page.resize(390, 844)
+    page.open(demo.url)
+    page.until(lambda: page.text("#link-text") == "live")
+    tree = page.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    roles = [node["role"]["value"] for node in tree if "role" in node]
+    assert roles.count("table") == 2
+    assert roles.count("row") > 10
+
+
+def test_a_gateway_that_leaves_is_said_and_found_again(page: Page) -> None:
+    with Demo() as demo:
+        page.open(demo.url)
+        page.until(lambda: page.text("#link-text") == "live")
+        demo.broken = True
+        page.until(
+            lambda: page.script("return document.getElementById('link').dataset.state") == "lost"
+        )
+        demo.broken = False
+        page.until(lambda: page.text("#link-text") == "live")
+
+
+def test_the_charts_are_read_with_the_arrow_keys(page: Page, demo: Demo) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    page.open(demo.url)
+    page.until(lambda: page.text("#link-text") == "live")
+    plot = page.find('[data-chart="requests"] svg')
+    page.until(lambda: "digits-linear" in plot.get_attribute("aria-label"))
+    assert ", now: " in plot.get_attribute("aria-label")
+    page.script("arguments[0].focus()", plot)
+    plot.send_keys(Keys.ARROW_LEFT)
+    assert " seconds ago: digits-linear" in plot.get_attribute("aria-label")
+
+
+def test_the_screenshot_of_the_readme_is_there_and_small() -> None:
+    picture = Path(__file__).parents[2] / "docs" / "images" / "dashboard.png"
+    assert picture.stat().st_size < 300_000
+    assert json.dumps(picture.read_bytes()[:4].decode("latin-1")) == '"\\u0089PNG"'

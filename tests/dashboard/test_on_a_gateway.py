@@ -1,0 +1,109 @@
+"""The dashboard on a real gateway, under load: what it shows is what happens."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.dashboard.conftest import Page
+from tests.harness.gateway import backend, running_gateway
+from tests.harness.load import Ask, Reply, open_loop
+from tests.harness.origin_process import OriginProcess
+
+pytestmark = pytest.mark.browser
+
+RATE = 50
+SLIDER = '[data-backend="cnn"] input[type="range"]'
+
+
+@pytest.fixture
+def stubs() -> Iterator[tuple[OriginProcess, OriginProcess]]:
+    linear, cnn = OriginProcess(name="linear"), OriginProcess(name="cnn")
+    linear.start()
+    cnn.start()
+    yield linear, cnn
+    linear.kill()
+    cnn.kill()
+
+
+def split(replies: list[Reply], since: float, until: float) -> Counter[str]:
+    """Who answered the requests that were sent in that time."""
+    sent = (reply for reply in replies if since <= reply.intended < until)
+    return Counter(reply.header("x-headgate-backend") for reply in sent)
+
+
+def drag_to_half(page: Page) -> float:
+    """Drags the weight of `cnn` from 10 to about 50 and applies it; when that was acknowledged."""
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    page.until(lambda: page.text("#link-text") == "live")
+    slider = page.find(SLIDER)
+    width = slider.size["width"] - 12  # of the way that the middle of the thumb can go
+    start = -width / 2 + 0.1 * width
+    actions = ActionChains(page.driver)
+    actions.move_to_element_with_offset(slider, round(start), 0).click_and_hold()
+    actions.move_by_offset(round(0.2 * width), 0).move_by_offset(round(0.2 * width), 0)
+    actions.release().perform()
+    page.until(lambda: "Dry run: 2 weights would change" in page.text(".word"))
+    page.find('.edit input[type="text"]').send_keys("half each")
+    page.find('[data-route="all"] button.main').click()
+    page.until(lambda: "revision 2 " in page.text("#facts"))
+    return time.monotonic()
+
+
+async def test_a_weight_is_dragged_under_load_and_the_split_moves(page: Page, stubs) -> None:
+    linear, cnn = stubs
+    document = {
+        "backends": {"linear": backend(linear), "cnn": backend(cnn)},
+        "routes": {"all": {"match": "/", "split": {"linear": 90, "cnn": 10}}},
+    }
+    async with running_gateway(document) as gateway:
+        began = time.monotonic()
+        load = asyncio.create_task(open_loop(gateway.url, RATE, 14, lambda n: Ask(path=f"/{n}")))
+        await asyncio.to_thread(page.open, gateway.admin_url)
+        acknowledged = await asyncio.to_thread(drag_to_half, page)
+        weights = (await gateway.status())["routes"]["all"]["weights"]
+        assert abs(weights["cnn"] - 50) <= 4, weights
+        assert sum(weights.values()) == 100
+
+        cnn.kill()
+        await asyncio.to_thread(
+            page.until, lambda: page.text(f'[data-instance="{cnn.address}"] .pill') == "down"
+        )
+        await asyncio.to_thread(
+            page.until, lambda: "100.0 %" in page.text('[data-backend="linear"]')
+        )
+        killed = time.monotonic()
+        await asyncio.to_thread(page.find('[aria-label="Restore revision 1"]').click)
+        await asyncio.to_thread(page.until, lambda: "→ 10" in page.text("#confirm-diff"))
+        await asyncio.to_thread(page.find("#confirm-apply").click)
+        await asyncio.to_thread(page.until, lambda: "revision 3 " in page.text("#facts"))
+        restored = await gateway.status()
+        assert restored["routes"]["all"]["weights"] == {"linear": 90, "cnn": 10}
+        assert page.complaints() == []
+        replies = await load
+    before = split(replies, began, acknowledged - 3)
+    assert before["cnn"] <= 0.2 * before.total()
+    assert split(replies, killed, killed + 1)["cnn"] == 0
+    edited = Counter(
+        reply.header("x-headgate-backend")
+        for reply in replies
+        if reply.header("x-headgate-revision") == "2" and reply.intended < killed - 2
+    )
+    assert edited.total() == 0 or abs(edited["cnn"] / edited.total() - 0.5) < 0.15
+
+
+async def test_r60_the_real_listener_sends_what_keeps_the_pages_safe() -> None:
+    document = {"backends": {"b": {"instances": []}},
+                "routes": {"all": {"match": "/", "split": {"b": 1}}}}  # fmt: skip
+    async with running_gateway(document, up=False) as gateway:
+        for path in ("/", "/dashboard/main.js", "/docs"):
+            reply = await gateway.client.get(gateway.admin_url + path)
+            assert reply.status == 200, path
+            policy = reply.header("content-security-policy")
+            assert "default-src 'self'" in policy
+            assert "frame-ancestors 'none'" in policy
+            assert "unsafe" not in policy
+            assert reply.header("x-content-type-options") == "nosniff"
