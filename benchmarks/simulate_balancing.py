@@ -32,6 +32,7 @@ class Machine:
     mean_s: float = 0.02
     sigma: float = 0.5
     reports: bool = True
+    fails: bool = False  # with a 500, in a millisecond
 
 
 @dataclass(slots=True)
@@ -45,6 +46,8 @@ class Request:
     occupied: float = 0.0
     answered: float | None = None
     refused: float | None = None
+    tries: int = 1
+    failed: bool = False
 
     def latency_s(self) -> float:
         return LOST_S if self.answered is None else min(LOST_S, self.answered - self.arrived)
@@ -69,6 +72,7 @@ class Fleet:
         self.waiting: list[deque[Request]] = [deque() for _ in machines]
         self.workers: list[Gateway] = []
         self.served = [0] * len(machines)
+        self.is_stopped = [False] * len(machines)
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
 
@@ -82,6 +86,10 @@ class Fleet:
             now, _, what, arguments = heapq.heappop(self._events)
             what(now, *arguments)
 
+    def stop(self, index: int) -> None:
+        """From now on machine `index` takes requests and answers none."""
+        self.is_stopped[index] = True
+
     def send(self, request: Request, machine: int, now: float) -> None:
         request.machine, request.sent = machine, now
         self.at(now + HOP_S, self._reach, request)
@@ -92,15 +100,23 @@ class Fleet:
 
     def _start(self, index: int, now: float) -> None:
         machine = self.machines[index]
-        while self.waiting[index] and self.running[index] < machine.slots:
+        while (
+            self.waiting[index]
+            and self.running[index] < machine.slots
+            and not self.is_stopped[index]
+        ):
             request = self.waiting[index].popleft()
             self.running[index] += 1
             mu = math.log(machine.mean_s) - machine.sigma**2 / 2
-            self.at(now + self.random.lognormvariate(mu, machine.sigma), self._finish, request)
+            took_s = 0.001 if machine.fails else self.random.lognormvariate(mu, machine.sigma)
+            self.at(now + took_s, self._finish, request)
 
     def _finish(self, now: float, request: Request) -> None:
         index = request.machine
         machine = self.machines[index]
+        if self.is_stopped[index]:
+            return
+        request.failed = machine.fails
         self.running[index] -= 1
         self.served[index] += 1
         self._start(index, now)
@@ -130,38 +146,50 @@ class Headgate:
     max_in_flight: int = 256
     queue: Queue = field(default_factory=Queue)
     patience_s: float = math.inf
+    refused: Callable[[Request, float], None] | None = None
     turn: int = 0
 
     def __post_init__(self) -> None:
         self.loads = [Load() for _ in self.fleet.machines]
+        self.serving = list(range(len(self.loads)))
         self.waiting: deque[Request] = deque()
         self.admission = Admission(self.queue)
 
     def arrive(self, request: Request, now: float) -> None:
-        chosen = self.admission.admit(now, self.loads, len(self.waiting), self.patience_s)
-        if isinstance(chosen, Refuse):
-            request.refused = now
-            return
         self.waiting.append(request)
         self.dispatch(now)
+        if request.machine >= 0:
+            return
+        loads = [self.loads[index] for index in self.serving]
+        verdict = self.admission.admit(now, loads, len(self.waiting) - 1, self.patience_s)
+        if isinstance(verdict, Refuse):
+            self.waiting.remove(request)
+            request.refused = now
+            if self.refused is not None:
+                self.refused(request, now)
 
     def dispatch(self, now: float) -> None:
+        loads = [self.loads[index] for index in self.serving]
         while self.waiting:
             self.turn += 1
             chosen = place(
-                self.balance, self.loads, len(self.waiting), self.max_in_flight, self.turn, now
+                self.balance, loads, len(self.waiting), self.max_in_flight, self.turn, now
             )
             if chosen is None:
                 return
             request = self.waiting[chosen.position]
             del self.waiting[chosen.position]
             self.admission.dispatched(now)
-            request.occupied = self.loads[chosen.instance].sent(now)
-            self.fleet.send(request, chosen.instance, now)
+            request.occupied = loads[chosen.instance].sent(now)
+            self.fleet.send(request, self.serving[chosen.instance], now)
+
+    def remove(self, index: int) -> None:
+        """The probes say that machine `index` is gone."""
+        self.serving.remove(index)
 
     def answer(self, request: Request, now: float, report: dict[str, float] | None) -> None:
         load = self.loads[request.machine]
-        load.answered(now, now - request.sent, request.occupied, failed=False)
+        load.answered(now, now - request.sent, request.occupied, request.failed)
         if report:
             load.reported(now, **report)
         load.done()
@@ -217,29 +245,36 @@ class Oracle(LeastConnections):
             self.fleet.send(self.waiting.popleft(), least, now)
 
 
-def arrivals(rate: float, seconds: float, source: random.Random) -> Iterator[float]:
-    now = source.expovariate(rate)
-    while now < seconds:
-        yield now
-        now += source.expovariate(rate)
+def arrivals(phases: list[tuple[float, float]], source: random.Random) -> Iterator[float]:
+    """Moments of a Poisson process through `phases` of (seconds, rate a second)."""
+    begin = 0.0
+    for seconds, rate in phases:
+        now = begin + source.expovariate(rate)
+        while now < begin + seconds:
+            yield now
+            now += source.expovariate(rate)
+        begin += seconds
 
 
 def simulate(
     gateways: Callable[[Fleet], Gateway],
     machines: list[Machine],
-    rate: float,
-    seconds: float = 20.0,
+    phases: list[tuple[float, float]],
     seed: int = 1,
     workers: int = 1,
+    events: dict[float, Callable[[Fleet], None]] | None = None,
 ) -> tuple[list[Request], Fleet]:
-    """Every request of a run at `rate` a second, with what became of it."""
+    """Every request of a run through `phases`, with what became of it, and the fleet."""
     fleet = Fleet(machines, seed)
     fleet.workers = [gateways(fleet) for _ in range(workers)]
     requests = []
-    for when in arrivals(rate, seconds, random.Random(seed + 1000)):
+    for when in arrivals(phases, random.Random(seed + 1000)):
         request = Request(when, worker=fleet.random.randrange(workers))
         requests.append(request)
         fleet.at(when, lambda now, r: fleet.workers[r.worker].arrive(r, now), request)
+    for when, event in (events or {}).items():
+        fleet.at(when, lambda _, event: event(fleet), event)
+    seconds = sum(phase[0] for phase in phases)
     if workers > 1:
         for tick in range(1, int(seconds / GOSSIP_S)):
             fleet.at(tick * GOSSIP_S, lambda _: _gossip(fleet.workers))
@@ -251,7 +286,7 @@ def _gossip(workers: list[Gateway]) -> None:
     for index in range(len(workers[0].loads)):
         total = sum(worker.loads[index].in_flight for worker in workers)
         for worker in workers:
-            worker.loads[index].heard(total - worker.loads[index].in_flight)
+            worker.loads[index].others = total - worker.loads[index].in_flight
 
 
 UNEVEN = [Machine(), Machine(), Machine(), Machine(mean_s=0.1)]
@@ -285,7 +320,7 @@ def main() -> None:
         for seed in range(1, 8):
             for load, found in tails.items():
                 requests, fleet = simulate(
-                    gateways, UNEVEN, load * CAPACITY, seed=seed, workers=workers
+                    gateways, UNEVEN, [(20.0, load * CAPACITY)], seed, workers
                 )
                 found.append(percentile_s(requests, 0.99))
                 if load == 0.7:
@@ -295,7 +330,7 @@ def main() -> None:
     print(f"\n{'three times the capacity':34}{'within 500 ms':>14}{'refused':>9}")
     for name, (gateways, workers) in policies.items():
         if "headgate" in name:
-            requests, _ = simulate(gateways, UNEVEN, 3 * CAPACITY, workers=workers)
+            requests, _ = simulate(gateways, UNEVEN, [(20.0, 3 * CAPACITY)], workers=workers)
             good = goodput(requests, 20.0, 0.5) / CAPACITY
             refused = sum(request.refused is not None for request in requests) / len(requests)
             print(f"{name:34}{good:>14.1%}{refused:>9.1%}")

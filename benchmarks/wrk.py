@@ -40,7 +40,7 @@ def wrk(
         file = Path(folder) / "post.lua"
         file.write_text(lua)
         command = [
-            "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "5s",
+            "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", "--timeout", "5s",
             "-s", str(file), url + path,
         ]  # fmt: skip
         done = subprocess.run(

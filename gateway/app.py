@@ -47,12 +47,15 @@ class CannotStart(Exception):
 def prepare(file: Path, state_dir: Path) -> Prepared:
     """The gateway that `file` describes; CannotStart when there is anything wrong with it."""
     from gateway.controlplane.configuration import ConfigurationError, load
+    from gateway.controlplane.guards import start_refusals
 
     try:
         loaded = load(file)
     except ConfigurationError as error:
         raise CannotStart(str(error)) from None
     settings = loaded.settings
+    if refusals := start_refusals(settings):
+        raise CannotStart("\n".join(refusals))
     data: list[socket.socket] = []
     try:
         data = bind(settings.listen, settings.workers)

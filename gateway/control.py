@@ -40,6 +40,7 @@ from gateway.supervisor import FAULT, say
 from gateway.telemetry import exposition
 
 NAMES_WITHIN_S = 3.0
+LOOK_WITHIN_S = 2.0
 SUSPICIOUS = frozenset({"connect_failure", "reset", "timeout"})
 
 
@@ -137,7 +138,11 @@ class Control:
     async def run(self, stop: asyncio.Event) -> int:
         """Serves until `stop` is set; the exit code."""
         applied = self._publisher.start(self._document, why=f"start with {self._options.name}")
-        await self._resolver.settled(NAMES_WITHIN_S)
+        if not self._options.again:
+            # Clients wait in the backlog meanwhile: better than being told that nobody is
+            # well because nobody was asked yet. Later on, what is remembered will do.
+            await self._resolver.settled(NAMES_WITHIN_S)
+            await self._prober.settled(LOOK_WITHIN_S)
         async with AsyncExitStack() as stack:
             # In this order: whoever connects finds the table, its names and its health.
             self._workers.set_endpoints(self._resolver.endpoints)

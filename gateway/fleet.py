@@ -128,7 +128,7 @@ class Fleet:
 
     def _explain(self, serving: Serving, exit: Exit) -> str:
         words = [line.strip() for line in self._output[serving] if line.strip()]
-        reason = words[-1].removeprefix("headgate: ") if words else f"it {exit}"
+        reason = words[-1].removeprefix("headgate instance: ") if words else f"it {exit}"
         if exit.code < 0:
             reason = f"it {exit}"
         return f"backend {serving.backend}: model {serving.model} could not be started: {reason}"

@@ -104,8 +104,7 @@ class _Gate:
 
 
 async def _secure(request: web.Request, response: web.StreamResponse) -> None:
-    for name, value in HEADERS.items():
-        response.headers.setdefault(name, value)
+    response.headers.update(HEADERS)
 
 
 async def _end_streams(application: web.Application) -> None:

@@ -89,7 +89,7 @@ class Call:
     @property
     def why(self) -> str:
         """The reason given in X-Change-Reason: one printable line; "" for none."""
-        reason = self.request.headers.get("X-Change-Reason", "").strip()
+        reason = self.request.headers.get("X-Change-Reason", "").strip(" \t")
         if len(reason) > MAX_REASON or not reason.isprintable():
             raise Problem(
                 "bad_request", f"X-Change-Reason is one printable line of up to {MAX_REASON}"

@@ -86,11 +86,17 @@ class Live:
         return {name: shares(route, available) for name, route in self._table().routes.items()}
 
     def up(self) -> dict[str, dict[str, bool]]:
-        """Backend → address → whether it may get requests."""
+        """Backend → address → whether it is well: ready, not ejected, not out by command.
+
+        When none is, some that are not well may still get requests (fail open).
+        """
+        words, ejected = self._prober.words, self._workers.ejected()
         return {
             backend.name: {
-                address: address in self._serving(backend)
-                for _, address in self._instances(backend)
+                address: words.get(backend.name, {}).get(address) == "up"
+                and (backend.name, address) not in ejected
+                and not instance.state
+                for instance, address in self._instances(backend)
             }
             for backend in self._table().backends.values()
         }

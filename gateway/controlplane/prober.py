@@ -108,6 +108,8 @@ class Prober:
         self._since: dict[Key, float] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._nudges: dict[Key, asyncio.Event] = {}
+        self._asked: dict[Key, int] = {}
+        self._answered = asyncio.Event()
 
     @property
     def words(self) -> Words:
@@ -136,6 +138,21 @@ class Prober:
             if (event := self._nudges.get(Key(backend, address))) is not None:
                 event.set()
 
+    async def settled(self, within_s: float) -> None:
+        """Returns once every instance was asked often enough to be up, or after `within_s`."""
+        try:
+            async with asyncio.timeout(within_s):
+                while any(self._is_open(key) for key in self._targets):
+                    self._answered.clear()
+                    await self._answered.wait()
+        except TimeoutError:
+            return
+
+    def _is_open(self, key: Key) -> bool:
+        """Whether the next probes of an instance that is well would still change its word."""
+        rise = self._targets[key].health.rise
+        return self._probed[key].word == "starting" and self._asked.get(key, 0) < rise
+
     async def close(self) -> None:
         for task in self._tasks.values():
             task.cancel()
@@ -146,6 +163,7 @@ class Prober:
         for key in self._tasks.keys() - self._targets.keys():
             self._tasks.pop(key).cancel()
             del self._probed[key], self._nudges[key], self._since[key]
+            self._asked.pop(key, None)
         for key in self._targets.keys() - self._tasks.keys():
             word = self._remembered.get(key.backend, {}).get(key.address)
             self._probed[key] = Probed() if word is None else Probed(word)
@@ -159,6 +177,8 @@ class Prober:
             nudge.clear()
             signal = await self._probe(self._targets[key])
             self._note(key, signal)
+            self._asked[key] = self._asked.get(key, 0) + 1
+            self._answered.set()
             await self._pause(key, nudge, signal)
 
     def _note(self, key: Key, signal: ProbeSignal) -> None:

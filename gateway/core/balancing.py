@@ -75,11 +75,6 @@ class Load:
         self.failures = 0
         self.shunned_until = 0.0
 
-    def heard(self, others: float) -> None:
-        """Notes the other workers' requests, smoothed: the count is a moment's, and what all
-        workers see at the same moment they would all act upon."""
-        self.others += (others - self.others) / 2.0
-
     def sent(self, now: float) -> float:
         """Notes a request sent; gives what `answered` wants to know: how many requests are
         at the instance now, this one included."""

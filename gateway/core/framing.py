@@ -14,6 +14,7 @@ CRLF = b"\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
 MAX_LINE = 1024
 MAX_OVERHEAD = 16 << 10
+FORBIDDEN_TRAILERS = (b"content-length", b"transfer-encoding", b"host", b"trailer", b"expect")
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
@@ -144,6 +145,8 @@ class Chunked:
         else:
             if _match_trailer(line) is None:
                 raise ValueError("malformed trailer")
+            if line.partition(b":")[0].lower() in FORBIDDEN_TRAILERS:
+                raise ValueError("trailer that would change framing or routing")
             self._spend(len(line) + 2)
 
     def _spend(self, overhead: int) -> None:

@@ -29,18 +29,18 @@ _is_request_id = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}").fullmatch
 def forwarded(head: RequestHead, peer: bytes, trusted: bool) -> bytes:
     """The X-Forwarded-* lines. What the client says of itself counts only if it is trusted."""
     special = head.special
-    host = head.host or b""
+    host = head.host
     if not trusted or not special:
-        return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: %b\r\n" % (
-            peer,
-            host,
-        )
+        lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n" % peer
+        return lines + b"X-Forwarded-Host: %b\r\n" % host if host else lines
     hops = special.get(FORWARDED_FOR)
-    lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\n" % (
+    lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (
         hops + b", " + peer if hops else peer,
         special.get(FORWARDED_PROTO, b"http"),
-        special.get(FORWARDED_HOST, host),
     )
+    host = special.get(FORWARDED_HOST, host)
+    if host:
+        lines += b"X-Forwarded-Host: %b\r\n" % host
     return lines + special[TRUSTED] + CRLF if TRUSTED in special else lines
 
 
@@ -87,7 +87,7 @@ def upstream_head(
             b"1.1 " if head.minor else b"1.0 ", node,
             b"\r\nX-Request-Id: ", ident,
             b"" if special and TRACEPARENT in special else _trace(ident),
-            b"\r\nX-Headgate-Timeout-Ms: %d\r\n" % timeout_ms, framing, CRLF,
+            b"\r\nX-Headgate-Timeout-Ms: %d\r\n%b\r\n" % (timeout_ms, framing),
         )
     )  # fmt: skip
 

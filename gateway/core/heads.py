@@ -71,8 +71,9 @@ _status_line = re.compile(
     rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?"
 ).fullmatch
 _LONG_TARGET = re.compile(rb"[A-Z][A-Z-]{0,31} [^ ]*")
+_method_start = re.compile(rb"[A-Z][A-Z-]{0,31}(?: .*)?", re.DOTALL).fullmatch
 _MAX_NAMES = 2048
-_PLAIN_CONNECTION = (b"keep-alive", b"Keep-Alive", b"close")
+_KEEP_ALIVE = (b"keep-alive", b"Keep-Alive")
 
 
 class Names(dict[bytes, int]):
@@ -150,9 +151,7 @@ class _Head:
 
     def _connection(self, value: bytes) -> None:
         value = value.strip(b" \t")
-        if value in _PLAIN_CONNECTION:
-            if value == b"close":
-                self.close = True
+        if value in _KEEP_ALIVE:
             return
         names = [name.strip(b" \t").lower() for name in value.split(b",")]
         if b"close" in names:
@@ -183,10 +182,10 @@ class RequestHead(_Head):
 
     __slots__ = ("host", "method", "target")
 
-    def __init__(self, lines: list[bytes]) -> None:
-        super().__init__(lines)
-        self.method = b""
-        self.target = b""
+    def __init__(self, lines: list[bytes], method: bytes = b"", target: bytes = b"") -> None:
+        _Head.__init__(self, lines)
+        self.method = method
+        self.target = target
         self.host: bytes | None = None
 
     def note(self, kind: int, value: bytes, line: bytes, underscores: str) -> None:
@@ -230,16 +229,19 @@ class RequestHead(_Head):
         )
 
 
-def parse_request(head: bytes, max_target: int, max_headers: int, underscores: str) -> RequestHead:
-    """The request whose head, without its final empty line, is `head`. Raises ClientFault."""
+def parse_request(
+    head: bytes, max_target: int, max_headers: int, underscores: str, whole: bool = True
+) -> RequestHead:
+    """The request whose head, without its final empty line, is `head`. Raises ClientFault.
+    Not `whole`: only the lines so far, and nothing is said about what may be missing."""
     try:
         lines = _split(head)
-        request = RequestHead(lines)
         first = _request_line(lines[0])
         if first is None:
             raise ValueError("malformed request line")
-        request.method, request.target, minor = first.groups()
-        if len(request.target) > max_target:
+        method, target, minor = first.groups()
+        request = RequestHead(lines, method, target)
+        if len(target) > max_target:
             raise ClientFault("The request target is too long.", "uri_too_long")
         if len(lines) - 1 > max_headers:
             raise ClientFault("The request has too many headers.", "head_too_large")
@@ -252,14 +254,38 @@ def parse_request(head: bytes, max_target: int, max_headers: int, underscores: s
             kind = names[name]
             if not colon:
                 raise ValueError("header line without a colon")
-            if kind:
-                request.note(kind, value, line, underscores)
-            else:
+            if not kind:
                 forward.append(line)
-        _settle(request)
+            elif kind == HOST and request.host is None:
+                request.host = value.strip(b" \t")
+            elif kind == LENGTH and request.length is None:
+                request.length = _length(value)
+            else:
+                request.note(kind, value, line, underscores)
+        if whole:
+            _settle(request)
         return request
     except ValueError as error:
         raise ClientFault(f"Malformed request: {error}.") from None
+
+
+def check_start(data: bytes, max_target: int, max_headers: int, underscores: str) -> None:
+    """Raises ClientFault if `data`, the start of a head, cannot become a proper one.
+
+    Whoever sends garbage is told so at once and not when the time for the head is over.
+    """
+    at = data.rfind(CRLF)
+    last = data[at + 2 :] if at >= 0 else data
+    left = last.translate(None, _FIELD_BYTES)
+    if left and (left != b"\r" or last[-1] != 0x0D):
+        raise ClientFault("Malformed request: control character in the head.")
+    if at < 0:
+        if not _method_start(last[:33]):
+            raise ClientFault("Malformed request: malformed request line.")
+        return
+    if last[:1] in (b" ", b"\t"):
+        raise ClientFault("Malformed request: folded header line.")
+    parse_request(data[:at], max_target, max_headers, underscores, whole=False)
 
 
 def _settle(request: RequestHead) -> None:
@@ -272,7 +298,11 @@ def _settle(request: RequestHead) -> None:
         raise ValueError("no Host")
     if request.target[0] != 0x2F:
         _absolute(request)
-    if EXPECT in request.special and request.special[EXPECT].lower() != b"100-continue":
+    if (
+        request.special
+        and EXPECT in request.special
+        and request.special[EXPECT].lower() != b"100-continue"
+    ):
         raise ClientFault("Only 100-continue can be expected.", "expectation_failed")
 
 
@@ -296,10 +326,10 @@ class ResponseHead(_Head):
 
     __slots__ = ("status", "status_line")
 
-    def __init__(self, lines: list[bytes]) -> None:
-        super().__init__(lines)
-        self.status = 0
-        self.status_line = b""
+    def __init__(self, lines: list[bytes], status: int, status_line: bytes) -> None:
+        _Head.__init__(self, lines)
+        self.status = status
+        self.status_line = status_line
 
     def note(self, kind: int, value: bytes, line: bytes) -> None:
         if kind in (LENGTH, CODING):
@@ -318,17 +348,17 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
     """The response whose head, without its final empty line, is `head`. Raises UpstreamFault."""
     try:
         lines = _split(head)
-        response = ResponseHead(lines)
         first = _status_line(lines[0])
         if first is None:
             raise ValueError("malformed status line")
+        minor, status, reason = first.groups()
+        status_line = lines[0][9:] if reason is not None else status + b" "
+        response = ResponseHead(lines, int(status), status_line)
         if len(lines) - 1 > max_headers:
             raise ValueError("too many headers")
-        if first[1] == b"0":
+        if minor == b"0":
             response.minor = 0
             response.close = True
-        response.status = int(first[2])
-        response.status_line = lines[0][9:] if first[3] is not None else first[2] + b" "
         forward = response.forward
         names = _response_names
         for line in lines[1:]:
@@ -336,10 +366,12 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
             kind = names[name]
             if not colon:
                 raise ValueError("header line without a colon")
-            if kind:
-                response.note(kind, value, line)
-            else:
+            if not kind:
                 forward.append(line)
+            elif kind == LENGTH and response.length is None:
+                response.length = _length(value)
+            elif kind != CONNECTION or value != b" keep-alive":
+                response.note(kind, value, line)
         if response.nominated:
             response._drop_nominated()
         return response

@@ -120,13 +120,14 @@ class Admission:
     one without making it grow.
     """
 
-    __slots__ = ("_arrived", "_gone", "_overloaded", "_queue", "_since")
+    __slots__ = ("_gone", "_overloaded", "_queue", "_refused", "_since", "_waited")
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._overloaded = False
-        self._since: float | None = None  # since when the queue stands
-        self._arrived = 0  # since then, but for the grace, refused ones too
+        self._since = math.inf  # since when the queue stands; the counts begin a grace later
+        self._waited = 0  # how many waited then
+        self._refused = 0
         self._gone = 0
 
     @property
@@ -135,8 +136,8 @@ class Admission:
         return self._overloaded
 
     def dispatched(self, now: float) -> None:
-        """Notes that a request which had waited was sent to an instance."""
-        if self._since is not None and now >= self._since + GRACE_S:
+        """Notes a request sent to an instance, whether it had waited or not."""
+        if now >= self._since + GRACE_S:
             self._gone += 1
 
     def admit(
@@ -147,41 +148,48 @@ class Admission:
         `patience_s` is how long its client will wait for the answer, infinite if unknown.
         """
         rate = self._rate(now, loads)
+        if not rate:
+            return Refuse("no_backend", 1)
         service_s = len(loads) / rate
         wait_s = (waiting + 1) / rate
         long_s = tolerable_wait_s(service_s)
-        self._note(now, waiting, wait_s > long_s)
+        self._judge(now, waiting, wait_s > long_s)
         queue = self._queue
         full = waiting >= queue.size or wait_s > queue.timeout_s
-        if full and self._since is not None and now > self._since + PERSISTENT_S:
+        if full and now > self._since + PERSISTENT_S:
             self._overloaded = True
         if full or wait_s + service_s > patience_s or (self._overloaded and wait_s > long_s):
+            self._refused += 1
             return Refuse("queue_full", retry_after_s(wait_s))
         return Admit(wait_s)
 
     def _rate(self, now: float, loads: Sequence[Load]) -> float:
-        """What leaves the queue a second: measured once there is enough, expected before."""
-        if self._since is not None and self._gone >= MEASURABLE:
-            return self._gone / (now - self._since - GRACE_S)
+        """What leaves a second: measured once there is enough of it, expected before."""
+        if self._gone >= MEASURABLE:
+            return self._gone / max(0.001, now - self._since - GRACE_S)
         return rate_per_s(loads)
 
-    def _note(self, now: float, waiting: int, long: bool) -> None:
-        """Counts what comes against what goes while the queue stands."""
+    def _judge(self, now: float, waiting: int, long: bool) -> None:
+        """Compares what came with what went while the queue stood."""
         if waiting == 0 or not (long or self._overloaded):
             self._overloaded = False
-            self._since = None
-        elif self._since is None:
-            self._restart(now)
-        elif now >= self._since + GRACE_S:
-            self._arrived += 1
-            excess, gone = self._arrived - self._gone, self._gone
+            self._since = math.inf
+            self._gone = 0
+        elif self._since == math.inf:
+            self._restart(now, waiting)
+        elif now < self._since + GRACE_S:
+            self._waited, self._refused = waiting, 0
+        else:
+            gone = self._gone
+            excess = waiting - self._waited + self._refused
             # Four standard deviations of chance, and what a few more clients make.
             if excess > 5 + 0.03 * gone + 4 * math.sqrt(gone):
                 self._overloaded = True
             if self._overloaded and gone >= 5 * MEASURABLE and now > self._since + PERSISTENT_S:
                 self._overloaded = excess > 0.05 * gone
-                self._restart(now - GRACE_S)
+                self._restart(now - GRACE_S, waiting)
 
-    def _restart(self, now: float) -> None:
+    def _restart(self, now: float, waiting: int) -> None:
         self._since = now
-        self._arrived = self._gone = 0
+        self._waited = waiting
+        self._refused = self._gone = 0

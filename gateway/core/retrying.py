@@ -29,11 +29,11 @@ class RetryBudget:
         self._recent = 0.0
         self._at: float | None = None
 
-    def note_request(self, now: float) -> None:
-        """Counts a request (not an attempt)."""
+    def note_request(self, now: float, count: int = 1) -> None:
+        """Counts requests (not attempts) that came within the last moment."""
         self._earn(now)
-        self._recent += 1.0
-        self._tokens += self.share
+        self._recent += count
+        self._tokens += count * self.share
 
     def try_spend(self, now: float) -> bool:
         """Whether a retry is paid for; it is then spent."""

@@ -47,7 +47,7 @@ def another(
             instance = attempt.instance
     if instance is None:
         return None
-    if not plane.budget.try_spend(plane.now()):
+    if not plane.may_spend():
         plane.counters.retries_denied += 1
         return None
     plane.counters.retried(route.route.name, reason or str(status))

@@ -50,7 +50,7 @@ class Attempt:
         if upstream is None:
             self.instance.connect(self._connected, self._connect_failed)
         else:
-            self._send(upstream, now)
+            self._send(upstream, self.instance.plane.now())
 
     def cancel(self) -> None:
         """The answer is wanted no more: the instance learns it by the end of the connection."""
@@ -76,7 +76,7 @@ class Attempt:
 
     def _connected(self, upstream: Upstream) -> None:
         if self._is_over:
-            self.instance.put(upstream)
+            self.instance.put(upstream, self.instance.plane.now())
         else:
             self._send(upstream, self.instance.plane.now())
 
@@ -118,9 +118,10 @@ class Attempt:
 
     # upstream.Receiver
 
-    def answered(self, head: ResponseHead, payload: bytes, done: bool, has_body: bool) -> None:
-        plane, instance = self.instance.plane, self.instance
-        now = plane.now()
+    def answered(
+        self, head: ResponseHead, payload: bytes, done: bool, has_body: bool, now: float
+    ) -> None:
+        instance = self.instance
         special, status = head.special, head.status
         if special and LOAD in special:
             self._report(special[LOAD], now)
@@ -135,11 +136,11 @@ class Attempt:
             self._end(now, learn=True)
         self.exchange.answered(self, head, payload, done, has_body, now)
 
-    def received(self, payload: bytes, done: bool) -> None:
+    def received(self, payload: bytes, done: bool, now: float) -> None:
         if done:
             self.upstream = None
-            self._end(self.instance.plane.now(), learn=True)
-        self.exchange.body(payload, done)
+            self._end(now, learn=True)
+        self.exchange.body(payload, done, now)
 
     def broke(self, reason: str, detail: str) -> None:
         self.failed = True

@@ -69,6 +69,12 @@ class LiveBackend:
         self.turn = turn = self.turn + 1
         if not self.waiting:
             config = self.config
+            if len(self.loads) == 1:
+                # The usual case in short: one instance that does not report and has room.
+                load = self.loads[0]
+                if not load.slots and load.in_flight + load.others < config.max_in_flight:
+                    self._send(exchange, self.serving[0], now)
+                    return
             spot = place(config.balance, self.loads, 1, config.max_in_flight, turn, now)
             if spot is not None:
                 self._send(exchange, self.serving[spot.instance], now)

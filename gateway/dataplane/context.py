@@ -20,6 +20,7 @@ from gateway.dataplane.deadlines import Clock, Wheel
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.instances import Endpoints, Instances
 from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.ledger import Ledger
 from gateway.telemetry.metrics import Counters
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class Plane:
 
     __slots__ = (
         "_awake", "_id", "_loop", "_trusted", "budget", "clients", "counters", "documents",
-        "draining", "ejected_news", "generation", "instances", "lame", "log", "mirrored", "node",
-        "notify", "now", "options", "signals", "snapshot", "wheel",
+        "draining", "ejected_news", "generation", "instances", "lame", "ledger", "log", "mirrored",
+        "node", "notify", "now", "options", "signals", "snapshot", "wheel",
     )  # fmt: skip
 
     def __init__(self, options: DataplaneOptions, loop: asyncio.AbstractEventLoop | Any) -> None:
@@ -54,7 +55,8 @@ class Plane:
         self.mirrored = 0
         self.clients: set[Client] = set()
         self.counters = Counters()
-        self.log = AccessLog(options.access_log, lambda flush: loop.call_later(0.25, flush))
+        self.log = AccessLog(options.access_log)
+        self.ledger = Ledger(self.log, loop.call_later, self._noted)
         self.budget = RetryBudget(options.retry_percent / 100.0, options.retry_min_per_s)
         self.notify: Callable[[], None] = _nobody
         self.signals: list[tuple[str, str, str]] = []
@@ -89,6 +91,14 @@ class Plane:
         except ValueError:
             return False
         return any(peer in network for network in self._trusted)
+
+    def _noted(self, count: int) -> None:
+        self.budget.note_request(self.now(), count)
+
+    def may_spend(self) -> bool:
+        """Whether one retry is paid for; it is then spent."""
+        self.ledger.settle()
+        return self.budget.try_spend(self.now())
 
     def soon(self, backend: LiveBackend) -> None:
         """Looks again at who waits for `backend`, after the current event."""

@@ -121,7 +121,7 @@ class Exchange(Intake):
         self._chunked = True
         return b"Transfer-Encoding: chunked\r\n"
 
-    def body(self, payload: bytes, done: bool) -> None:
+    def body(self, payload: bytes, done: bool, now: float) -> None:
         """More of the instance's body came."""
         self.sent += len(payload)
         if self._chunked:
@@ -129,7 +129,7 @@ class Exchange(Intake):
         if payload:
             self.client.write(payload)
         if done:
-            self._finish(self.plane.now(), "")
+            self._finish(now, "")
 
     def switched(self, attempt: Attempt, head: ResponseHead, rest: bytes) -> None:
         """The instance took the upgrade: from here on bytes are passed both ways."""
@@ -276,4 +276,5 @@ class Exchange(Intake):
         self.state = OVER
         self.deadline = NEVER
         settle(self, now, reason)
-        self.client.finished(self)
+        self.attempt = None  # no cycle: what is over is freed at once, not by the collector
+        self.client.finished(now)

@@ -70,12 +70,11 @@ class LiveInstance(Timed):
             upstream.abort()
         return None
 
-    def put(self, upstream: Upstream) -> None:
+    def put(self, upstream: Upstream, now: float) -> None:
         """A connection is idle again."""
         if self.gone or self.state == "disabled":
             upstream.abort()
             return
-        now = self.plane.now()
         upstream.idle_since = now
         self.idle.append(upstream)
         self.plane.wheel.set(upstream, now + self.idle_limit_s)

@@ -5,13 +5,14 @@ read of the snapshot, and the decision for route and backend. Nothing here knows
 instance is asked or what it answers.
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 import orjson
 
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.headers import CONTINUE, forwarded, is_loop, patience_s, request_id
-from gateway.core.heads import DEADLINE, EXPECT, UPGRADE, VIA, RequestHead
+from gateway.core.heads import CRLF, DEADLINE, EXPECT, UPGRADE, VIA, RequestHead
 from gateway.core.matching import Json
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.current import BodyNeeded, LiveRoute
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from gateway.dataplane.context import Plane
     from gateway.dataplane.listener import Client
 
+log = logging.getLogger(__name__)
 GATHERING, WAITING, TRYING, ANSWERING, TUNNEL, OVER = range(6)
 
 
@@ -103,6 +105,9 @@ class Intake(Timed):
                 self._foresee()
         except GatewayError as fault:
             self.refuse(fault)
+        except Exception:
+            log.exception("fault in the gateway")
+            self.fail(GatewayError("The gateway failed.", "internal"))
 
     def feed(self, payload: bytes, done: bool) -> None:
         """Takes more of the body."""
@@ -182,7 +187,8 @@ class Intake(Timed):
             raise ClientFault("The body is larger than the route takes.", "body_too_large")
         if EXPECT in head.special and head.minor and not self.received:
             self.client.write(CONTINUE)
-        if head.length is not None and head.length > gather:
+        self._check_size()
+        if max(head.length or 0, self.received) > gather:
             self._decide()
 
     def _gathered(self) -> None:
@@ -215,8 +221,11 @@ class Intake(Timed):
         if self.received > most:
             raise ClientFault("The body is larger than the route takes.", "body_too_large")
         now = self.ready_at
-        plane.budget.note_request(now)
-        self.added = forwarded(head, self.client.peer, self.client.trusted)
+        client = self.client
+        if client.trusted or head.host is None:
+            self.added = forwarded(head, client.peer, client.trusted)
+        else:
+            self.added = client.forwarding + head.host + CRLF
         limit_s = route.route.deadline_s
         if DEADLINE in head.special:
             said_s = patience_s(head)

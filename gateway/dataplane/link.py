@@ -189,6 +189,7 @@ class Link:
 
 def metrics(plane: Plane, ident: int) -> dict[str, Any]:
     """The answer to a scrape: gateway.messages.Metrics."""
+    plane.ledger.settle()
     now = plane.now()
     backends = plane.instances.backends
     gauges = [

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from gateway.core.errors import ClientFault, GatewayError
 from gateway.core.framing import Body, Chunked, Sized
-from gateway.core.heads import CHUNKED, RequestHead, parse_request, too_large
+from gateway.core.heads import CHUNKED, RequestHead, check_start, parse_request, too_large
 from gateway.dataplane.deadlines import NEVER, Timed
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.tunnel import Tunnel
@@ -32,6 +32,7 @@ class Client(asyncio.Protocol, Timed):
         "_buffer",
         "_head_since",
         "_held",
+        "_keep_alive_s",
         "_last_piece",
         "_lingered",
         "_pumping",
@@ -40,6 +41,7 @@ class Client(asyncio.Protocol, Timed):
         "_window_bytes",
         "address",
         "exchange",
+        "forwarding",
         "keep",
         "peer",
         "plane",
@@ -70,6 +72,8 @@ class Client(asyncio.Protocol, Timed):
         self._window = 0.0
         self._window_bytes = 0
         self._lingered = 0
+        self._keep_alive_s = plane.options.keep_alive_s
+        self.forwarding = b""
 
     # asyncio.Protocol
 
@@ -80,6 +84,9 @@ class Client(asyncio.Protocol, Timed):
         self.peer = self.address.encode("latin-1")
         plane = self.plane
         self.trusted = plane.trusts(self.address)
+        self.forwarding = (
+            b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: " % self.peer
+        )
         high = plane.options.buffer
         self.transport.set_write_buffer_limits(high=high, low=high // 4)
         plane.clients.add(self)
@@ -146,12 +153,8 @@ class Client(asyncio.Protocol, Timed):
             end = data.find(b"\r\n\r\n")
             options = self.plane.options
             if end < 0 or end > options.max_head:
-                if len(data) > options.max_head or end > 0:
-                    self._refuse(too_large(data, options.max_target))
+                if not self._is_beginning(data, end):
                     return
-                if not self._head_since:
-                    self._head_since = self.plane.now()
-                    self._wait_for(options.head_timeout_s)
                 break
             self._head_since = 0.0
             try:
@@ -167,6 +170,21 @@ class Client(asyncio.Protocol, Timed):
             data = self._begin(head, data[end + 4 :])
         self._pumping = False
         self._buffer = data if self.state in (HEAD, WAIT, TUNNEL) else b""
+
+    def _is_beginning(self, data: bytes, end: int) -> bool:
+        """Whether `data` may still become a head; otherwise it is refused."""
+        options = self.plane.options
+        try:
+            if len(data) > options.max_head or end > 0:
+                raise too_large(data, options.max_target)
+            check_start(data, options.max_target, options.max_headers, options.underscore_headers)
+        except ClientFault as fault:
+            self._refuse(fault)
+            return False
+        if not self._head_since:
+            self._head_since = self.plane.now()
+            self._wait_for(options.head_timeout_s)
+        return True
 
     def _begin(self, head: RequestHead, data: bytes) -> bytes:
         """Starts the request of `head`; gives what lies behind it of `data`."""
@@ -249,7 +267,7 @@ class Client(asyncio.Protocol, Timed):
             self.keep = False
         return not self.keep
 
-    def finished(self, exchange: Exchange) -> None:
+    def finished(self, now: float) -> None:
         """The answer is written: on to the next request, or the end."""
         self.exchange = None
         self._tunnel = None
@@ -261,8 +279,9 @@ class Client(asyncio.Protocol, Timed):
             self.close_soon()
         else:
             self.state = HEAD
-            self.release()
-            self._wait_for(self.plane.options.keep_alive_s)
+            if self._held:
+                self.release()
+            self.plane.wheel.set(self, now + self._keep_alive_s)
             if self._buffer and not self._pumping:
                 data, self._buffer = self._buffer, b""
                 self._pump(data)

@@ -76,11 +76,13 @@ class Copy:
         response_s = self._instance.backend.config.timeouts.response_s
         plane.wheel.set(upstream, plane.now() + response_s)
 
-    def answered(self, head: ResponseHead, payload: bytes, done: bool, has_body: bool) -> None:
+    def answered(
+        self, head: ResponseHead, payload: bytes, done: bool, has_body: bool, now: float
+    ) -> None:
         if done:
             self._end()
 
-    def received(self, payload: bytes, done: bool) -> None:
+    def received(self, payload: bytes, done: bool, now: float) -> None:
         if done:
             self._end()
 

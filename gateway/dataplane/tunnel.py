@@ -101,7 +101,7 @@ class Tunnel(Timed):
         if self._closing and self._bounds.between:
             self._go_away()
 
-    def received(self, payload: bytes, done: bool) -> None:
+    def received(self, payload: bytes, done: bool, now: float) -> None:
         """The instance closed its end."""
         self._exchange.client.close_soon()
         self._end("")
@@ -110,7 +110,9 @@ class Tunnel(Timed):
         self._exchange.client.abort()
         self._end("upstream_broke")
 
-    def answered(self, head: ResponseHead, payload: bytes, done: bool, has_body: bool) -> None:
+    def answered(
+        self, head: ResponseHead, payload: bytes, done: bool, has_body: bool, now: float
+    ) -> None:
         raise AssertionError("a tunnel has no answers")
 
     def switched(self, head: ResponseHead, rest: bytes) -> None:

@@ -27,8 +27,10 @@ class Receiver(Protocol):
 
     method: bytes
 
-    def answered(self, head: ResponseHead, payload: bytes, done: bool, has_body: bool) -> None: ...
-    def received(self, payload: bytes, done: bool) -> None: ...
+    def answered(
+        self, head: ResponseHead, payload: bytes, done: bool, has_body: bool, now: float
+    ) -> None: ...
+    def received(self, payload: bytes, done: bool, now: float) -> None: ...
     def broke(self, reason: str, detail: str) -> None: ...
     def switched(self, head: ResponseHead, rest: bytes) -> None: ...
     def tunnelled(self, data: bytes) -> None: ...
@@ -121,12 +123,13 @@ class Upstream(asyncio.Protocol, Timed):
                 return
             receiver = self.receiver
             assert receiver is not None
+            now = self.instance.plane.now()
             if body.done:
-                self._release(not body.rest)
-                receiver.received(payload, True)
+                self._release(not body.rest, now)
+                receiver.received(payload, True, now)
             else:
-                self.instance.plane.wheel.set(self, self._idle_deadline())
-                receiver.received(payload, False)
+                self.instance.plane.wheel.set(self, self._idle_deadline(now))
+                receiver.received(payload, False, now)
         elif state == TUNNEL:
             assert self.receiver is not None
             self.receiver.tunnelled(data)
@@ -149,7 +152,7 @@ class Upstream(asyncio.Protocol, Timed):
         if (
             state == BODY and isinstance(self._body, UntilClose) and error is None
         ) or state == TUNNEL:
-            receiver.received(b"", True)
+            receiver.received(b"", True, self.instance.plane.now())
         elif state == BODY:
             receiver.broke("reset", "The instance broke off in the middle of its answer.")
         else:
@@ -161,7 +164,7 @@ class Upstream(asyncio.Protocol, Timed):
             self.abort()
         elif self.paused:
             # The client does not read, and answers for that with its own deadline.
-            self.instance.plane.wheel.set(self, self._idle_deadline())
+            self.instance.plane.wheel.set(self, self._idle_deadline(now))
         elif self.state == TUNNEL:
             self._break("timeout", "The tunnel was silent for too long.")
         elif self.state in (HEAD, BODY):
@@ -194,17 +197,19 @@ class Upstream(asyncio.Protocol, Timed):
     def _answer(self, head: ResponseHead, data: bytes) -> None:
         receiver = self.receiver
         assert receiver is not None
+        now = self.instance.plane.now()
         length = head.length
         status = head.status
         if status == 204 or status == 304 or receiver.method == b"HEAD":
             self._reusable = not head.close
-            self._release(not data)
-            receiver.answered(head, b"", True, False)
+            self._release(not data, now)
+            receiver.answered(head, b"", True, False, now)
             return
         if length is not None and length >= 0 and length <= len(data):
             self._reusable = not head.close
-            self._release(length == len(data))
-            receiver.answered(head, data if length == len(data) else data[:length], True, True)
+            exact = length == len(data)
+            self._release(exact, now)
+            receiver.answered(head, data if exact else data[:length], True, True, now)
             return
         if length is None:
             body: Body = UntilClose()
@@ -213,13 +218,13 @@ class Upstream(asyncio.Protocol, Timed):
         self._reusable = not head.close and length is not None
         payload = body.feed(data) if data else b""
         if body.done:
-            self._release(not body.rest)
-            receiver.answered(head, payload, True, True)
+            self._release(not body.rest, now)
+            receiver.answered(head, payload, True, True, now)
             return
         self._body = body
         self.state = BODY
-        self.instance.plane.wheel.set(self, self._idle_deadline())
-        receiver.answered(head, payload, False, True)
+        self.instance.plane.wheel.set(self, self._idle_deadline(now))
+        receiver.answered(head, payload, False, True, now)
 
     def _switch(self, head: ResponseHead, data: bytes) -> None:
         if not self.expects_upgrade:
@@ -230,18 +235,17 @@ class Upstream(asyncio.Protocol, Timed):
         self.instance.plane.wheel.set(self, NEVER)
         receiver.switched(head, data)
 
-    def _idle_deadline(self) -> float:
-        plane = self.instance.plane
-        return plane.now() + self.instance.backend.config.timeouts.idle_s
+    def _idle_deadline(self, now: float) -> float:
+        return now + self.instance.backend.config.timeouts.idle_s
 
-    def _release(self, clean: bool) -> None:
+    def _release(self, clean: bool, now: float) -> None:
         """The answer ended: back into the pool, or closed where it did not end cleanly."""
         self.receiver = None
         self._body = None
         if clean and self._reusable and self.request_done:
             self.paused = False
             self.state = IDLE
-            self.instance.put(self)
+            self.instance.put(self, now)
         else:
             self.state = CLOSED
             self.deadline = NEVER

@@ -80,6 +80,7 @@ class Worker:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
             if self._plane is not None:
+                self._plane.ledger.settle()
                 self._plane.log.close()
         return 0
 

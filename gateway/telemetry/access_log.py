@@ -1,6 +1,6 @@
 """What is written down about each request, and when is it written?
 
-One JSON object per line. A request leaves a tuple; lines are made and written together,
+One JSON object per line. A request leaves an `Entry`; lines are made and written together,
 shortly after, so that no request waits for a disk and none is formatted on its own. The
 query, headers and bodies are never logged: they may hold secrets.
 """
@@ -8,45 +8,33 @@ query, headers and bodies are never logged: they may hold secrets.
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 import orjson
 
-MOST_KEPT = 20_000
+Labels = tuple[str, str, str]
+Entry = tuple[
+    float, bytes, str, bytes, bytes, int, str, Labels, int, int, int, int, float,
+]  # fmt: skip
+"""One request: monotonic end, id, client, method, target, status, reason, labels (route,
+backend, instance), revision, attempts, bytes of body received and sent, seconds."""
 
-
-class Entry(NamedTuple):
-    """One request. `ended` is monotonic; durations in seconds; sizes of bodies in bytes."""
-
-    ended: float
-    ident: bytes
-    client: str
-    method: bytes
-    target: bytes
-    status: int
-    reason: str
-    route: str
-    backend: str
-    instance: str
-    revision: int
-    attempts: int
-    received: int
-    sent: int
-    seconds: float
+_LINE = (
+    b'{"time":"%b.%03dZ","request_id":"%b","client":"%b","method":"%b","path":"%b",'
+    b'"status":%d,"reason":"%b",%b,"revision":%d,"attempts":%d,"received":%d,"sent":%d,'
+    b'"seconds":%.6f}\n'
+)
 
 
 class AccessLog:
-    """Collects entries and writes them in batches. `later` runs `flush` once, soon."""
+    """Writes entries in batches to a path, to standard output ("-") or nowhere ("off")."""
 
-    __slots__ = ("_clock", "_entries", "_fd", "_later", "_owned", "dropped")
+    __slots__ = ("_fd", "_labels", "_owned", "dropped")
 
-    def __init__(self, where: str, later: Callable[[Callable[[], None]], object]) -> None:
-        self._later = later
-        self._entries: list[Entry] = []
-        self._clock = (time.time, time.monotonic)
+    def __init__(self, where: str) -> None:
         self._owned = False
+        self._labels: dict[Labels, bytes] = {}
         self.dropped = 0
         self._fd: int | None = None
         if where == "-":
@@ -59,56 +47,49 @@ class AccessLog:
     def is_on(self) -> bool:
         return self._fd is not None
 
-    def note(self, entry: Entry) -> None:
-        """Keeps `entry` for the next batch; drops it when the disk has long not kept up."""
-        entries = self._entries
-        if not entries:
-            self._later(self.flush)
-        if len(entries) < MOST_KEPT:
-            entries.append(entry)
-        else:
-            self.dropped += 1
-
-    def flush(self) -> None:
-        """Writes what was noted. A write that fails loses the batch, never a request."""
-        entries, self._entries = self._entries, []
-        if self._fd is None or not entries:
+    def write(self, entries: Iterable[Entry]) -> None:
+        """Writes a batch. One that fails is lost and counted, and no request notices."""
+        if self._fd is None:
             return
-        wall, monotonic = self._clock
-        offset = wall() - monotonic()
-        data = b"".join([line(entry, offset) for entry in entries])
+        data = self.lines(entries, time.time() - time.monotonic())
         try:
             os.write(self._fd, data)
         except OSError:
-            self.dropped += len(entries)
+            self.dropped += data.count(b"\n")
+
+    def lines(self, entries: Iterable[Entry], offset: float) -> bytes:
+        """The lines of `entries`; `offset` turns monotonic into wall-clock seconds."""
+        lines: list[bytes] = []
+        second, stamp = -1, b""
+        for (
+            ended, ident, client, method, target, status, reason, labels, revision, attempts,
+            received, sent, seconds,
+        ) in entries:  # fmt: skip
+            moment = ended + offset
+            if int(moment) != second:
+                second = int(moment)
+                stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
+            known = self._labels.get(labels) or self._label(labels)
+            # Request targets hold neither `\\` nor control characters: `"` is all there is.
+            path = target.partition(b"?")[0].replace(b'"', b'\\"')
+            lines.append(
+                _LINE
+                % (
+                    stamp, (moment - second) * 1000, ident, client.encode(), method, path, status,
+                    reason.encode(), known, revision, attempts, received, sent, seconds,
+                )
+            )  # fmt: skip
+        return b"".join(lines)
+
+    def _label(self, labels: Labels) -> bytes:
+        if len(self._labels) > 10_000:
+            self._labels.clear()
+        route, backend, instance = labels
+        members = orjson.dumps({"route": route, "backend": backend, "instance": instance})
+        self._labels[labels] = members[1:-1]
+        return members[1:-1]
 
     def close(self) -> None:
-        self.flush()
         if self._owned and self._fd is not None:
             os.close(self._fd)
         self._fd = None
-
-
-def line(entry: Entry, offset: float) -> bytes:
-    """The line of `entry`; `offset` is what turns monotonic into wall-clock seconds."""
-    moment = datetime.fromtimestamp(entry.ended + offset, UTC)
-    return orjson.dumps(
-        {
-            "time": moment.isoformat(timespec="milliseconds"),
-            "request_id": entry.ident.decode("latin-1"),
-            "client": entry.client,
-            "method": entry.method.decode("latin-1"),
-            "path": entry.target.partition(b"?")[0].decode("latin-1"),
-            "status": entry.status,
-            "reason": entry.reason,
-            "route": entry.route,
-            "backend": entry.backend,
-            "instance": entry.instance,
-            "revision": entry.revision,
-            "attempts": entry.attempts,
-            "received": entry.received,
-            "sent": entry.sent,
-            "seconds": round(entry.seconds, 6),
-        },
-        option=orjson.OPT_APPEND_NEWLINE,
-    )

@@ -49,6 +49,12 @@ class Cell:
         key = (method if method in METHODS else b"other", code, reason)
         self.counts[key] = self.counts.get(key, 0) + 1
 
+    def time(self, request_s: float, first_byte_s: float, overhead_s: float) -> None:
+        """Observes one answered request."""
+        self.times.request.observe(request_s)
+        self.times.first_byte.observe(first_byte_s)
+        self.times.overhead.observe(overhead_s)
+
 
 class Times:
     """The histograms of one route at one backend."""

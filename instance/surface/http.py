@@ -105,7 +105,8 @@ class Surface:
         meta = None
         if self._wants_request:
             path, _, query = request._message.path.partition("?")
-            meta = ("POST", path, query, list(headers.items()))
+            # Plain text: names come as a subclass that cannot cross to the worker.
+            meta = ("POST", path, query, [(str(name), value) for name, value in headers.items()])
         return Job(
             next(driver.ids),
             arrived,

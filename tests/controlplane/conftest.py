@@ -110,10 +110,12 @@ async def make_admin(tmp_path: Path) -> AsyncIterator[MakeAdmin]:
         publisher = make_publisher(store or MemoryStore(), settings)
         publisher.start(document, why="test")
         parts = AdminParts(
-            publisher, settings, ScriptedLive(), publisher._events, tokens, _metrics, lambda: True
+            publisher, settings, ScriptedLive(), publisher._events, tokens, no_metrics, lambda: True
         )
         clock = [0.0]
         server = TestServer(admin_application(parts, clock=lambda: clock[0]))
+        # As the gateway runs it: the audit line is the publisher's.
+        await server.start_server(access_log=None)
         client: TestClient[Any, Any] = TestClient(server)
         await client.start_server()
         started.append(Admin(client, parts, clock))
@@ -130,5 +132,5 @@ async def admin(make_admin: MakeAdmin) -> Admin:
     return await make_admin()
 
 
-async def _metrics() -> bytes:
+async def no_metrics() -> bytes:
     return b"headgate_revision 1\n"

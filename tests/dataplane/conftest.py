@@ -4,8 +4,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+import uvloop
 
 from tests.dataplane.rig import Rig, Script, StubInstance, echo
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy() -> uvloop.EventLoopPolicy:
+    """The loop that the worker runs on."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture

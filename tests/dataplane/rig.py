@@ -167,6 +167,7 @@ class Rig:
 
     def count(self, reason: str | None = None) -> int:
         """Requests counted, of one reason or all."""
+        self.plane.ledger.settle()
         return sum(
             count
             for labels, count in self.plane.counters.message()["requests"]

@@ -81,7 +81,7 @@ async def test_a_chunked_body_reaches_the_instance_whole(rig, stub):
     gateway.one(instance)
     answer = await gateway.ask(
         b"POST /x HTTP/1.1\r\nHost: gw.test\r\nTransfer-Encoding: chunked\r\n\r\n"
-        b"3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nTrailer: 1\r\n\r\n"
+        b"3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nX-Sum: 1\r\n\r\n"
     )
     assert answer.body == b"abcdefg"
 

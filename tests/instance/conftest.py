@@ -18,6 +18,12 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
+# One client for all tests and no kept connections: making a client costs more than a request.
+CLIENT = httpx.Client(
+    timeout=30.0,
+    verify=False,
+    limits=httpx.Limits(max_keepalive_connections=0),
+)
 
 
 class Instance:
@@ -72,15 +78,15 @@ class Instance:
         return self
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30.0, **options)
+        return httpx.Client(base_url=self.url, timeout=30.0, verify=False, **options)
 
     def post(self, json: Any = None, path: str = "/predict", **options: Any) -> httpx.Response:
         if json is not None:
             options["json"] = json
-        return httpx.post(self.url + path, timeout=30.0, **options)
+        return CLIENT.post(self.url + path, **options)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30.0)
+        return CLIENT.get(self.url + path)
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes that live now."""

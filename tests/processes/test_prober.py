@@ -48,7 +48,9 @@ class Watched:
 
 
 @contextlib.asynccontextmanager
-async def probing(script: Script, **options: Any) -> AsyncIterator[Watched]:
+async def probing(
+    script: Callable[[Target], Awaitable[Any]], **options: Any
+) -> AsyncIterator[Watched]:
     watched = Watched(script, **options)
     try:
         yield watched
@@ -102,6 +104,25 @@ async def test_r24_a_nudge_asks_at_once() -> None:
         await until(lambda: it.changes == [(1, "starting", "up")], 3)
         it.prober.nudge([("a", "127.0.0.1:1"), ("a", "unknown:1")])
         assert await until(lambda: (1, "up", "down") in it.changes, 3) < 2
+
+
+async def test_whoever_is_well_is_known_to_be_so_after_the_first_look() -> None:
+    async with probing(Script(_1="r", _2="u", _3="x")) as it:
+        ports = (f"http://127.0.0.1:{port}" for port in (1, 2, 3))
+        it.prober.sync(table(*ports))
+        await it.prober.settled(3)
+        assert it.prober.words["a"]["127.0.0.1:1"] == "up"
+        assert it.prober.words["a"]["127.0.0.1:2"] == "starting"
+
+
+async def test_the_first_look_does_not_wait_for_who_hangs() -> None:
+    async def hang(_: Target) -> Any:
+        await asyncio.Event().wait()
+
+    async with probing(hang) as it:
+        it.prober.sync(table("http://127.0.0.1:1"))
+        async with asyncio.timeout(2):
+            await it.prober.settled(0.05)
 
 
 @contextlib.asynccontextmanager

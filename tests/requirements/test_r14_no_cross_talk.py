@@ -1,12 +1,13 @@
 """R14: no answer ever reaches a request that is not its own."""
 
+import asyncio
 import random
 
 import pytest
 
 from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.load import Ask, open_loop
-from tests.harness.origins import Exchange, Responder, echo, origins
+from tests.harness.origins import Exchange, Responder, described, echo, one_origin, origins
 
 STRAY = b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"id":"stray"}'
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -22,14 +23,11 @@ def unruly(seed: int) -> Responder:
         if kind < 0.1:
             await exchange.sleep(0.35)
             await echo(exchange)
-        elif kind < 0.2:
-            await echo(exchange)
-            exchange.write(STRAY)
+        elif kind < 0.25:
+            body = described(exchange)
+            head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+            exchange.write(head + body + STRAY)
         elif kind < 0.3:
-            await echo(exchange)
-            await exchange.sleep(chance.random() * 0.02)
-            exchange.write(STRAY)
-        elif kind < 0.35:
             await echo(exchange)
             await exchange.sleep(chance.random() * 0.02)
             exchange.write(TIMED_OUT)
@@ -39,6 +37,17 @@ def unruly(seed: int) -> Responder:
             await echo(exchange)
 
     return respond
+
+
+async def test_r14_an_answer_to_nothing_spoils_only_its_own_connection() -> None:
+    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
+        for number in range(20):
+            reply = await gateway.client.get(
+                f"{gateway.url}/x", headers=[("X-Test-Id", str(number))]
+            )
+            assert reply.json()["id"] == str(number)
+            origin.exchanges[-1].write(STRAY if number % 2 else TIMED_OUT)
+            await asyncio.sleep(0.05)
 
 
 async def _unruly(rate: float, seconds: float) -> None:

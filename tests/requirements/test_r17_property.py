@@ -34,7 +34,7 @@ class Stage:
 
     def __enter__(self) -> "Stage":
         self.opened: Origin = self.runner.run(self.origin.__aenter__())
-        self.gateway = running_gateway(one_backend(self.opened, health={"fall": 1000}))
+        self.gateway = running_gateway(one_backend(self.opened, health={"fall": 100}))
         self.running = self.runner.run(self.gateway.__aenter__())
         return self
 

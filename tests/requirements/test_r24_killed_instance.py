@@ -24,7 +24,7 @@ async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request() -> None:
         document = one_backend(*stubs, route={"retries": RETRIES})
         async with running_gateway(document) as gateway:
             began = time.monotonic()
-            load = asyncio.create_task(open_loop(gateway.url, 120, 8, mixed))
+            load = asyncio.create_task(open_loop(gateway.url, 120, 12, mixed))
             await asyncio.sleep(2)
             stubs[0].kill()
             killed = time.monotonic()

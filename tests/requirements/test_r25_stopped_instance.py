@@ -19,7 +19,7 @@ async def test_r25_sigstop_of_one_in_three_costs_its_share_for_three_seconds_at_
         document = one_backend(*stubs, health=health, timeouts={"response": "1s"})
         async with running_gateway(document) as gateway:
             make = lambda n: Ask("POST", "/x", [("X-Test-Id", f"q{n}")], b"{}", id=f"q{n}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, rate, 11, make))
+            load = asyncio.create_task(open_loop(gateway.url, rate, 13, make))
             await asyncio.sleep(2)
             stubs[0].send(signal.SIGSTOP)
             stopped = time.monotonic()

@@ -6,7 +6,7 @@ from tests.harness.gateway import backend, eventually, one_backend, running_gate
 from tests.harness.load import Ask, failures, open_loop
 from tests.harness.origins import origins
 
-CALM = {"interval": "30s", "timeout": "1s", "rise": 1, "fall": 3}
+CALM = {"interval": "1s", "timeout": "1s", "rise": 1, "fall": 3}
 
 
 class BlackHole:

@@ -42,10 +42,13 @@ def client_side(replies: list[Reply]) -> Counter[str]:
 
 
 async def counted(gateway: Gateway) -> Counter[str]:
+    """The counts by code, without what the harness itself asked to see it start."""
     metrics = await gateway.metrics()
-    return Counter(
-        {k: int(v) for k, v in metrics.by("headgate_requests_total", "code").items() if v}
-    )
+    counts: Counter[str] = Counter()
+    for sample in metrics.where("headgate_requests_total"):
+        if sample.labels["route"] or sample.labels["code"] == "404":
+            counts[sample.labels["code"]] += int(sample.value)
+    return counts
 
 
 async def _accounting(document: dict[str, Any], workers: int) -> None:
@@ -105,6 +108,6 @@ async def test_r70_attempts_are_counted_apart_from_requests() -> None:
                 await asyncio.sleep(0.1)
             metrics = await gateway.metrics()
         assert {r.status for r in replies} == {502}
-        assert metrics.total("headgate_requests_total") == 5
+        assert metrics.total("headgate_requests_total", route="r0") == 5
         retried = metrics.total("headgate_retries_total", reason="reset")
         assert sum(len(stub.exchanges) for stub in stubs) == 5 + retried

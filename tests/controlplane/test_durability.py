@@ -1,0 +1,161 @@
+"""What is left after `kill -9`, a full disk and a second gateway: R38, R52, R54, as processes."""
+
+import asyncio
+import random
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.controlplane.test_store import opened as read_state
+
+WEIGHTS = "/admin/v1/routes/digits/weights"
+START_WITHIN_S = 10.0
+
+
+@dataclass
+class Process:
+    """A running control plane and a client of its admin API."""
+
+    process: asyncio.subprocess.Process
+    session: aiohttp.ClientSession
+    port: int
+    started_in_s: float
+
+    async def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with self.session.request(method, url, json=body) as response:
+            return response.status, await response.json(content_type=None)
+
+
+async def spawn(folder: Path) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.controlplane.lone_admin", str(folder),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Process]:
+    begun = time.monotonic()
+    process = await spawn(folder)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    async with asyncio.timeout(START_WITHIN_S):
+        line = await process.stdout.readline()
+    assert line, (await process.stderr.read()).decode()
+    async with aiohttp.ClientSession() as session:
+        try:
+            yield Process(process, session, int(line), time.monotonic() - begun)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
+
+
+async def write_until_gone(process: Process, acknowledged: list[tuple[int, int]]) -> None:
+    """One edit after another, each with its own weight, until nobody answers."""
+    weight = acknowledged[-1][1] if acknowledged else 0
+    try:
+        while True:
+            weight += 1
+            status, answer = await process.ask("PATCH", WEIGHTS, {"digits-cnn": weight % 1_000_000})
+            assert status == 200
+            acknowledged.append((answer["revision"], weight))
+    except aiohttp.ClientError:
+        pass
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [20, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])],
+)
+async def test_r52_no_acknowledged_edit_is_lost_to_kill_9(tmp_path: Path, kills: int) -> None:
+    chance = random.Random(52)
+    acknowledged: list[tuple[int, int]] = []
+    checked = 0
+    slowest = 0.0
+    for _ in range(kills):
+        async with running(tmp_path) as process:
+            slowest = max(slowest, process.started_in_s)
+            _, table = await process.ask("GET", "/admin/v1/table")
+            last = acknowledged[-1][0] if acknowledged else 1
+            assert table["revision"] - last in (0, 1), "at most one that was not acknowledged"
+            for number, weight in acknowledged[checked:]:
+                _, found = await process.ask("GET", f"/admin/v1/history/{number}")
+                assert found["document"]["routes"]["digits"]["split"]["digits-cnn"] == weight
+            checked = len(acknowledged)
+            if table["revision"] > last:
+                weight = table["routes"]["digits"]["split"]["digits-cnn"]
+                acknowledged.append((table["revision"], weight))
+            writer = asyncio.create_task(write_until_gone(process, acknowledged))
+            await asyncio.sleep(chance.random() * 0.2)
+            process.process.kill()
+            await writer
+    assert len(acknowledged) > kills
+    assert slowest < START_WITHIN_S
+
+
+async def test_r54_a_second_gateway_is_refused_and_a_killed_one_succeeded(tmp_path: Path) -> None:
+    async with running(tmp_path) as first:
+        second = await spawn(tmp_path)
+        output, errors = await second.communicate()
+        assert second.returncode == 1
+        assert output == b""
+        assert errors.decode().strip() == (
+            f"state directory {tmp_path} is in use by another gateway (process {first.process.pid})"
+        )
+        first.process.kill()
+        await first.process.wait()
+        async with running(tmp_path) as third:
+            status, _ = await third.ask("PATCH", WEIGHTS, {"digits-cnn": 3})
+            assert status == 200
+
+
+async def test_r38_a_full_disk_refuses_edits_until_there_is_room_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as process:
+        pid = process.process.pid
+        _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        # No file may grow beyond this: what SQLite sees is a write that fails.
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (64 << 10, most))
+        weight = 0
+        status, answer = 200, None
+        while status == 200:
+            weight += 1
+            assert weight < 1000
+            status, answer = await process.ask("PATCH", WEIGHTS, {"digits-cnn": weight})
+        assert (status, answer["code"]) == (507, "store_full")
+        for _ in range(3):
+            status, answer = await process.ask("PATCH", WEIGHTS, {"digits-cnn": 7777})
+            assert status == 507
+        _, table = await process.ask("GET", "/admin/v1/table")
+        assert table["routes"]["digits"]["split"]["digits-cnn"] == weight - 1
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
+        status, answer = await process.ask("PATCH", WEIGHTS, {"digits-cnn": 8888})
+        assert (status, answer["revision"]) == (200, table["revision"] + 1)
+    async with running(tmp_path) as process:
+        _, again = await process.ask("GET", "/admin/v1/table")
+        assert again["revision"] == table["revision"] + 1
+        assert again["routes"]["digits"]["split"]["digits-cnn"] == 8888
+
+
+async def test_r53_a_damaged_state_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    async with running(tmp_path):
+        pass
+    for leftover in ("state.db-wal", "state.db-shm"):
+        (tmp_path / leftover).unlink(missing_ok=True)
+    damaged = b"not a database" * 100
+    (tmp_path / "state.db").write_bytes(damaged)
+    process = await spawn(tmp_path)
+    _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert len(errors.splitlines()) == 1
+    assert (tmp_path / "state.db").read_bytes() == damaged
+    assert isinstance(read_state(tmp_path / "state.db"), str)

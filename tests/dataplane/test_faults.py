@@ -1,0 +1,255 @@
+"""Blame, retries, cancellation, deadlines, ejection (R19, R24, R26, R31, R32, R41–R43)."""
+
+import asyncio
+
+from tests.dataplane.rig import Conversation, until
+
+HOST = b"Host: gw.test\r\n"
+GET = b"GET /x HTTP/1.1\r\n" + HOST + b"\r\n"
+POST = b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\nhi"
+
+
+async def hang(conversation: Conversation) -> None:
+    await conversation.request()
+    await conversation.reader.read()
+
+
+async def drop(conversation: Conversation) -> None:
+    await conversation.request()
+    conversation.reset()
+
+
+def named(name: bytes):
+    async def script(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await conversation.answer(name)
+
+    return script
+
+
+async def test_r24_a_dead_instance_costs_nothing_that_was_not_sent(rig, stub):
+    gateway = await rig(retry_min_per_s=1000.0)
+    dead, alive = await stub(named(b"dead")), await stub(named(b"alive"))
+    gateway.one(dead, alive, backend={"balance": "round_robin"})
+    await dead.stop()
+    for _ in range(4):
+        answer = await gateway.ask(POST)
+        assert (answer.status, answer.body) == (200, b"alive")
+
+
+async def test_r26_a_reset_is_retried_elsewhere_only_where_it_is_harmless(rig, stub):
+    gateway = await rig(retry_min_per_s=1000.0)
+    breaks, works = await stub(drop), await stub(named(b"ok"))
+    gateway.one(breaks, works, backend={"balance": "round_robin", "eject": {"failures": 1000}})
+    answers = [await gateway.ask(GET) for _ in range(10)]
+    assert {answer.status for answer in answers} == {200}
+    answers = [await gateway.ask(POST) for _ in range(10)]
+    assert {answer.status for answer in answers} == {200, 502}
+    assert {a.error for a in answers if a.status == 502} == {"upstream_broke"}
+
+
+async def test_r32_when_nobody_is_up_the_answer_is_503_at_once(rig, stub):
+    gateway = await rig()
+    gateway.one(await stub())
+    gateway.plane.instances.hear({})
+    answer = await gateway.ask(GET)
+    assert (answer.status, answer.error) == (503, "no_backend")
+    assert answer.get("retry-after") is not None
+
+
+async def test_connect_failure_is_502(rig, stub):
+    gateway, instance = await rig(), await stub()
+    gateway.one(instance)
+    await instance.stop()
+    answer = await gateway.ask(GET)
+    assert (answer.status, answer.error) == (502, "connect_failed")
+
+
+async def test_r42_a_deadline_is_told_and_kept(rig, stub):
+    seen: list[bytes] = []
+
+    async def script(conversation: Conversation) -> None:
+        seen.append(await conversation.head())
+        await conversation.reader.read()
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance, route={"deadline": "200ms"})
+    began = asyncio.get_running_loop().time()
+    answer = await gateway.ask(GET)
+    took = asyncio.get_running_loop().time() - began
+    assert (answer.status, answer.error) == (504, "deadline")
+    assert 0.2 <= took < 0.3
+    (line,) = [part for part in seen[0].split(b"\r\n") if part.startswith(b"X-Headgate-Timeout")]
+    assert 150 <= int(line.split(b":")[1]) <= 200
+    await until(lambda: instance.open == 0, 0.2)
+
+
+async def test_r42_the_client_may_say_how_long_it_waits(rig, stub):
+    gateway = await rig()
+    gateway.one(await stub(hang))
+    answer = await gateway.ask(b"GET /x HTTP/1.1\r\n" + HOST + b"X-Request-Timeout: 0.1\r\n\r\n")
+    assert (answer.status, answer.error) == (504, "deadline")
+
+
+async def test_an_instance_that_never_answers_is_a_504(rig, stub):
+    gateway = await rig()
+    gateway.one(await stub(hang), backend={"timeouts": {"response": "100ms"}})
+    answer = await gateway.ask(GET)
+    assert (answer.status, answer.error) == (504, "response_timeout")
+
+
+async def test_r43_a_client_that_leaves_takes_its_work_back(rig, stub):
+    gateway, instance = await rig(), await stub(hang)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(POST)
+    await until(lambda: instance.open == 1)
+    peer.close()
+    await until(lambda: instance.open == 0, 0.2)
+    await until(lambda: gateway.count("client_left") == 1)
+    backend = gateway.plane.instances.backends["b"]
+    assert backend.in_flight == 0
+
+
+async def test_r43_a_client_that_leaves_the_queue_is_not_sent(rig, stub):
+    gateway, instance = await rig(), await stub(hang)
+    gateway.one(instance, backend={"max_in_flight": 1})
+    first, second = await gateway.connect(), await gateway.connect()
+    first.write(POST)
+    await until(lambda: instance.open == 1)
+    second.write(POST)
+    backend = gateway.plane.instances.backends["b"]
+    await until(lambda: len(backend.waiting) == 1)
+    second.close()
+    await until(lambda: not backend.waiting)
+    assert instance.connections == 1
+
+
+async def test_r19_a_stalled_upload_holds_no_slot(rig, stub):
+    gateway, instance = await rig(body_idle_s=0.1), await stub()
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 10\r\n\r\nab")
+    answer = await peer.answer()
+    assert (answer.status, answer.error) == (408, "request_timeout")
+    assert instance.connections == 0
+
+
+async def test_r19_a_trickling_large_upload_ends_too(rig, stub):
+    gateway, instance = await rig(body_idle_s=0.2), await stub(hang)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 1000000\r\n\r\n")
+    answering = asyncio.ensure_future(peer.answer())
+    while not answering.done():
+        peer.write(b"x")
+        await asyncio.wait([answering], timeout=0.02)
+    assert answering.result().status == 408
+    await until(lambda: instance.open == 0)
+
+
+async def test_r18_a_slow_head_is_ended(rig):
+    gateway = await rig(head_timeout_s=0.1)
+    peer = await gateway.connect()
+    peer.write(b"GET / HTTP/1.1\r\nX:")
+    assert (await peer.answer()).status == 408
+    assert await peer.at_end() == b""
+
+
+async def test_r21_an_idle_client_is_closed_cleanly(rig):
+    gateway = await rig(keep_alive_s=0.1)
+    peer = await gateway.connect()
+    assert await peer.at_end() == b""
+
+
+async def test_r22_an_idle_limit_is_learned_from_the_instance(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        while True:
+            async with asyncio.timeout(0.15):
+                await conversation.request()
+            await conversation.answer()
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    for _ in range(10):
+        peer.write(POST)
+        assert (await peer.answer()).status == 200
+        await asyncio.sleep(0.16)
+    (live,) = gateway.plane.instances.backends["b"].instances.values()
+    assert live.idle_limit_s < 0.15
+
+
+async def test_passive_failures_eject_and_time_brings_back(rig, stub):
+    gateway = await rig()
+    breaks, works = await stub(drop), await stub(named(b"ok"))
+    gateway.one(
+        breaks, works,
+        backend={"balance": "round_robin", "eject": {"failures": 2, "base": "200ms"}},
+    )  # fmt: skip
+    for _ in range(6):
+        await gateway.ask(POST)
+    backend = gateway.plane.instances.backends["b"]
+    assert [each.address for each in backend.serving] == [works.address]
+    assert gateway.plane.ejected_news[0][:2] == ("b", breaks.address)
+    await until(lambda: len(backend.serving) == 2)
+
+
+async def test_the_last_instance_is_never_ejected(rig, stub):
+    gateway, only = await rig(), await stub(drop)
+    gateway.one(only, backend={"eject": {"failures": 1}})
+    for _ in range(5):
+        await gateway.ask(POST)
+    assert len(gateway.plane.instances.backends["b"].serving) == 1
+
+
+async def test_r41_retries_are_paid_from_a_budget(rig, stub):
+    gateway = await rig(retry_percent=0, retry_min_per_s=1.0)
+    one, two = await stub(drop), await stub(drop)
+    gateway.one(one, two, backend={"eject": {"failures": 1000}})
+    for _ in range(20):
+        assert (await gateway.ask(GET)).status == 502
+    assert gateway.plane.counters.retries_denied >= 15
+
+
+async def test_a_status_is_retried_where_the_route_says_so(rig, stub):
+    async def busy(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await conversation.answer(b"busy", 503)
+
+    gateway = await rig(retry_min_per_s=1000.0)
+    gateway.one(
+        await stub(busy), await stub(named(b"ok")),
+        route={"retries": {"on": ["503"], "attempts": 2}}, backend={"balance": "round_robin"},
+    )  # fmt: skip
+    for _ in range(4):
+        assert (await gateway.ask(POST)).body == b"ok"
+
+
+async def test_the_body_is_sent_again_whole(rig, stub):
+    async def drop_whole(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.reset()
+
+    gateway = await rig()
+    gateway.one(
+        await stub(drop_whole), await stub(),
+        route={"retries": {"on": ["reset"], "retry_safe": True}},
+        backend={"balance": "round_robin", "eject": {"failures": 1000}},
+    )  # fmt: skip
+    body = b"x" * 200_000
+    for _ in range(2):
+        answer = await gateway.ask(
+            b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 200000\r\n\r\n" + body
+        )
+        assert answer.body == body
+
+
+async def test_an_internal_fault_is_a_500_and_nothing_else(rig, stub):
+    gateway = await rig()
+    gateway.one(await stub())
+    gateway.plane.snapshot = None
+    answer = await gateway.ask(GET)
+    assert (answer.status, answer.error) == (500, "internal")

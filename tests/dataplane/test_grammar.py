@@ -1,0 +1,217 @@
+"""The grammar: what is understood, what is refused, and that h11 agrees."""
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.errors import ClientFault, UpstreamFault
+from gateway.core.framing import Chunked, Sized
+from gateway.core.heads import CHUNKED, Names, check_start, parse_request, parse_response
+
+
+def request(head: bytes):
+    return parse_request(head, 8192, 100, "drop")
+
+
+def refused(head: bytes) -> str:
+    with pytest.raises(ClientFault) as caught:
+        request(head)
+    return caught.value.code
+
+
+BASE = b"POST /a HTTP/1.1\r\nHost: h\r\n"
+
+
+def test_a_request_is_read():
+    head = request(b"POST /a?b HTTP/1.1\r\nHost: h:80\r\nX-A: 1\r\nContent-Length: 05")
+    assert (head.method, head.target, head.host) == (b"POST", b"/a?b", b"h:80")
+    assert (head.length, head.forward, head.close) == (5, [b"X-A: 1"], False)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET  /a HTTP/1.1\r\nHost: h",
+        b"GET /a HTTP/1.1 \r\nHost: h",
+        b"get /a HTTP/1.1\r\nHost: h",
+        b"GET /a HTTP/2.0\r\nHost: h",
+        b"GET /a\\b HTTP/1.1\r\nHost: h",
+        b"GET /a#b HTTP/1.1\r\nHost: h",
+        b"GET /a\x01 HTTP/1.1\r\nHost: h",
+        b"GET /\xc3\xa9 HTTP/1.1\r\nHost: h",
+        b"GET /a HTTP/1.1",
+        b"GET /a HTTP/1.1\r\nHost: h\r\nHost: h",
+        BASE + b"Content-Length: 1\r\nContent-Length: 1",
+        BASE + b"Content-Length: 1\r\nTransfer-Encoding: chunked",
+        BASE + b"Content-Length: +1",
+        BASE + b"Content-Length: 1,1",
+        BASE + b"Content-Length: 0x1",
+        BASE + b"Content-Length:",
+        BASE + b"Transfer-Encoding: xchunked",
+        BASE + b"Transfer-Encoding: gzip, chunked",
+        BASE + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        BASE + b" folded: 1",
+        BASE + b"X-A : 1",
+        BASE + b": 1",
+        BASE + b"X-A",
+        BASE + b"X-A: 1\x00",
+        BASE + b"X-A: 1\nX-B: 2",
+        BASE + b"X-A: 1\rX-B: 2",
+        b"POST /a HTTP/1.0\r\nTransfer-Encoding: chunked",
+    ],
+)
+def test_what_two_servers_could_read_in_two_ways_is_refused(head):
+    assert refused(head) == "bad_request"
+
+
+def test_limits_have_their_own_codes():
+    assert refused(b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: h") == "uri_too_long"
+    assert refused(BASE[:-2] + b"\r\nX: 1" * 100) == "head_too_large"
+    assert refused(BASE + b"Expect: 200-ok") == "expectation_failed"
+
+
+def test_nominated_headers_go_and_ours_stay():
+    head = request(BASE + b"Connection: X-A, Host, close\r\nX-A: 1\r\nX-B: 2")
+    assert (head.forward, head.host, head.close) == ([b"X-B: 2"], b"h", True)
+
+
+def test_absolute_form_routes_by_its_authority():
+    head = request(b"GET http://other:1?q HTTP/1.1\r\nHost: h")
+    assert (head.host, head.target) == (b"other:1", b"/?q")
+
+
+@pytest.mark.parametrize(
+    ("mode", "forwarded"), [("drop", []), ("pass", [b"X_A: 1"]), ("refuse", None)]
+)
+def test_underscores_follow_the_setting(mode, forwarded):
+    if forwarded is None:
+        with pytest.raises(ClientFault):
+            parse_request(BASE + b"X_A: 1", 8192, 100, mode)
+    else:
+        assert parse_request(BASE + b"X_A: 1", 8192, 100, mode).forward == forwarded
+
+
+def test_a_start_that_cannot_become_a_head_is_refused_at_once():
+    check_start(b"GET / HT", 8192, 100, "drop")
+    check_start(BASE + b"X-A: 1\r", 8192, 100, "drop")
+    for start in (b"\x16\x03\x01", b"GET /\n", BASE + b"X: \r1", BASE + b" x", BASE + b"A\r\n"):
+        with pytest.raises(ClientFault):
+            check_start(start, 8192, 100, "drop")
+
+
+def test_invented_names_do_not_fill_the_memory():
+    names = Names({})
+    for number in range(10_000):
+        names[b"x-%d" % number]
+    assert len(names) <= 2048
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 3",
+        b"HTTP/1.1 20 OK",
+        b"HTTP/1.1 2000 OK",
+        b"HTTP/2 200 OK",
+        b"HTTP/1.1 200 OK\r\n X: 1",
+        b"HTTP/1.1 200 OK\r\nX\x00: 1",
+        b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked",
+    ],
+)
+def test_a_malformed_answer_is_the_instances_fault(head):
+    with pytest.raises(UpstreamFault):
+        parse_response(head, 100)
+
+
+def test_internal_headers_never_pass_either_way():
+    assert request(BASE + b"X-Headgate-Error: x\r\nX-Headgate-Timeout-Ms: 1").forward == []
+    answer = parse_response(b"HTTP/1.1 200 OK\r\nX-Headgate-Error: x\r\nX-Request-Id: y", 100)
+    assert answer.forward == []
+
+
+def trickle(body, wire: bytes) -> None:
+    for number in range(len(wire)):
+        body.feed(wire[number : number + 1])
+
+
+# bodies
+
+
+def test_a_sized_body_ends_where_it_says():
+    body = Sized(5)
+    assert (body.feed(b"abc"), body.done) == (b"abc", False)
+    assert (body.feed(b"defgh"), body.done, body.rest) == (b"de", True, b"fgh")
+
+
+@given(st.lists(st.binary(min_size=1, max_size=50)), st.lists(st.integers(1, 40)))
+def test_chunks_come_out_however_they_were_cut(chunks, cuts):
+    wire = b"".join(b"%x;a=b\r\n%b\r\n" % (len(c), c) for c in chunks) + b"0\r\nX: 1\r\n\r\nNEXT"
+    body, out, at = Chunked(), b"", 0
+    for cut in [*cuts, len(wire)]:
+        if body.done:
+            break
+        out += body.feed(wire[at : at + cut])
+        at += cut
+    assert out == b"".join(chunks)
+    assert body.done
+    assert body.rest + wire[at:] == b"NEXT"
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"3\nabc\r\n",
+        b"3\r\nabcd\r\n",
+        b"3 \r\nabc\r\n",
+        b"0x3\r\nabc\r\n",
+        b"-3\r\nabc\r\n",
+        b"3;\nx\r\nabc\r\n",
+        b"\r\n",
+        b"g\r\n",
+        b"0\r\nContent-Length: 5\r\n\r\n",
+        b"0\r\n bad\r\n\r\n",
+        b"1" * 16 + b"\r\n",
+        b"1;" + b"x" * 2000,
+    ],
+)
+def test_whatever_is_not_exactly_chunks_is_refused(wire):
+    with pytest.raises(ValueError):
+        Chunked().feed(wire)
+    with pytest.raises(ValueError):
+        trickle(Chunked(), wire)
+
+
+def test_extensions_and_trailers_are_bounded():
+    with pytest.raises(ValueError, match="too long"):
+        Chunked().feed((b"1;" + b"x" * 500 + b"\r\na\r\n") * 1000)
+    with pytest.raises(ValueError, match="too long"):
+        Chunked().feed(b"0\r\n" + b"X: 1\r\n" * 100_000)
+
+
+NAMES = st.sampled_from(
+    [b"Host", b"Content-Length", b"Transfer-Encoding", b"X-A", b"x a", b"", b"T:"]
+)
+VALUES = st.sampled_from(
+    [b"h", b"5", b"5, 5", b"chunked", b" x ", b"\tx", b"a\rb", b"\x0b", b"\xff"]
+)
+ENDS = st.sampled_from([b"\r\n"] * 8 + [b"\n", b"\r", b"\r\r\n"])
+
+
+@given(st.lists(st.tuples(NAMES, st.sampled_from([b":", b": ", b" :"]), VALUES, ENDS), max_size=5))
+def test_what_is_accepted_h11_accepts_with_the_same_meaning(lines):
+    head = b"POST /a HTTP/1.1\r\nHost: h\r\n" + b"".join(b"".join(line) for line in lines)
+    if not head.endswith(b"\r\n") or b"\r\n\r\n" in head:
+        return
+    try:
+        ours = request(head[:-2])
+    except ClientFault:
+        return
+    judge = h11.Connection(h11.SERVER)
+    judge.receive_data(head + b"\r\n")
+    theirs = judge.next_event()
+    assert isinstance(theirs, h11.Request)
+    fields = dict(theirs.headers)
+    length = CHUNKED if b"transfer-encoding" in fields else fields.get(b"content-length")
+    assert ours.length == (int(length) if length is not None else None)

@@ -1,0 +1,283 @@
+"""Framing, upgrades, 1xx, HEAD and aborts on the wire (R4, R8, R9, R11–R15)."""
+
+import asyncio
+import hashlib
+
+import pytest
+
+from tests.dataplane.rig import Conversation, until
+
+HOST = b"Host: gw.test\r\n"
+GET = b"GET /x HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+def says(wire: bytes, close: bool = True):
+    """A script that answers each request with `wire`."""
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            conversation.write(wire)
+            if close:
+                return
+
+    return script
+
+
+@pytest.mark.parametrize("size", [0, 1, 64 << 10, 5 << 20])
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_r04_framing_is_made_anew_and_the_body_is_the_same(rig, stub, size, chunked):
+    seen: list[tuple[bytes, str]] = []
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            head, body = await conversation.request()
+            seen.append((head.lower(), hashlib.sha256(body).hexdigest()))
+            await conversation.answer(body)
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    body = bytes(range(256)) * (size // 256) + b"z" * (size % 256)
+    framing = b"Transfer-Encoding: chunked\r\n" if chunked else b"Content-Length: %d\r\n" % size
+    peer = await gateway.connect()
+    peer.write(b"POST /x HTTP/1.1\r\n" + HOST + framing + b"\r\n")
+    if chunked and body:
+        peer.write(b"%x\r\n%b\r\n" % (len(body), body))
+    peer.write(b"0\r\n\r\n" if chunked else body)
+    answer = await peer.answer()
+    assert answer.body == body
+    head, digest = seen[0]
+    assert digest == hashlib.sha256(body).hexdigest()
+    assert (b"content-length:" in head) != (b"transfer-encoding:" in head)
+
+
+async def test_r08_an_unsolicited_101_is_a_broken_answer(rig, stub):
+    gateway = await rig()
+    instance = await stub(says(b"HTTP/1.1 101 Y\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"))
+    gateway.one(instance)
+    answer = await gateway.ask(GET)
+    assert (answer.status, answer.error) == (502, "upstream_broke")
+
+
+UPGRADE = b"GET /ws HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+async def test_r08_a_websocket_is_tunnelled_both_ways(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        head = await conversation.head()
+        assert b"Upgrade: websocket\r\n" in head
+        conversation.write(
+            b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: abc\r\n\r\nfirst"
+        )
+        while data := await conversation.reader.read(100):
+            conversation.write(data.upper())
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(UPGRADE)
+    answer = await peer.answer()
+    assert answer.status == 101
+    assert answer.get("sec-websocket-accept") == "abc"
+    assert await peer.reader.readexactly(5) == b"first"
+    peer.write(b"hello")
+    assert await peer.reader.readexactly(5) == b"HELLO"
+    peer.close()
+    await until(lambda: instance.open == 0)
+    assert gateway.count() == 1
+
+
+async def test_r08_a_declined_upgrade_is_an_ordinary_answer(rig, stub):
+    gateway, instance = await rig(), await stub()
+    gateway.one(instance)
+    answer = await gateway.ask(UPGRADE)
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /ws HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Content-Length: 0\r\n\r\n",
+        b"GET /ws HTTP/1.0\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /ws HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+        b"GET /ws HTTP/1.1\r\n" + HOST + b"Upgrade: websocket\r\n\r\n",
+    ],
+)
+async def test_r08_other_upgrades_never_reach_the_instance(rig, stub, head):
+    seen: list[bytes] = []
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            seen.append(await conversation.head())
+            await conversation.answer()
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    assert (await gateway.ask(head)).status == 200
+    assert b"upgrade" not in seen[0].lower()
+
+
+EXPECT = b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+
+
+async def test_r09_an_accepted_expectation_gets_one_100(rig, stub):
+    gateway, instance = await rig(), await stub()
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(EXPECT)
+    assert (await peer.answer()).status == 100
+    peer.write(b"hello")
+    assert (await peer.answer()).body == b"hello"
+
+
+async def test_r09_a_refused_expectation_gets_no_100(rig, stub):
+    gateway, instance = await rig(), await stub()
+    gateway.one(instance, route={"max_body": "4B"})
+    assert (await gateway.ask(EXPECT)).status == 413
+    gateway.table(
+        {
+            "backends": {"b": {"instances": [instance.url]}},
+            "routes": {"r": {"match": "/", "split": {"b": 1}}},
+        },
+        words="down",
+    )
+    assert (await gateway.ask(EXPECT)).status == 503
+
+
+@pytest.mark.parametrize(
+    ("wire", "status"),
+    [
+        (b"HTTP/1.1 204 None\r\nContent-Length: 0\r\n\r\n", 204),
+        (b"HTTP/1.1 304 Same\r\nContent-Length: 10\r\n\r\n", 304),
+        (b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 200),
+        (b"HTTP/1.1 100 Go on\r\n\r\nHTTP/1.1 204 None\r\n\r\n", 204),
+    ],
+)
+async def test_r11_answers_without_a_body(rig, stub, wire, status):
+    gateway, instance = await rig(), await stub(says(wire, close=False))
+    gateway.one(instance)
+    peer = await gateway.connect()
+    for _ in range(2):
+        peer.write(GET)
+        answer = await peer.answer()
+        assert (answer.status, answer.body) == (status, b"")
+    assert instance.connections == 1
+
+
+async def test_r11_the_answer_to_head_keeps_its_length(rig, stub):
+    wire = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
+    gateway, instance = await rig(), await stub(says(wire, close=False))
+    gateway.one(instance)
+    peer = await gateway.connect()
+    for _ in range(2):
+        peer.write(b"HEAD /x HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert (await peer.answer(b"HEAD")).get("content-length") == "10"
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n",
+    ],
+)
+async def test_r13_a_truncated_answer_looks_truncated(rig, stub, wire):
+    gateway, instance = await rig(), await stub(says(wire))
+    gateway.one(instance)
+    answer = await gateway.ask(GET)
+    assert answer.status == 200
+    assert not answer.whole
+    assert answer.body in (b"short", b"")
+    assert gateway.count("upstream_broke") == 1
+
+
+async def test_an_answer_until_close_is_passed_on_in_chunks(rig, stub):
+    gateway, instance = await rig(), await stub(says(b"HTTP/1.1 200 OK\r\n\r\nall of it"))
+    gateway.one(instance)
+    answer = await gateway.ask(GET)
+    assert (answer.body, answer.whole) == (b"all of it", True)
+
+
+async def test_r14_a_second_answer_reaches_nobody(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        while True:
+            head, _ = await conversation.request()
+            path = head.split(b" ")[1]
+            await conversation.answer(path)
+            await conversation.answer(b"late and wrong")
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    for number in range(50):
+        peer.write(b"GET /%d HTTP/1.1\r\n" % number + HOST + b"\r\n")
+        assert (await peer.answer()).body == b"/%d" % number
+
+
+async def test_r15_pipelined_requests_are_answered_in_order(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        while True:
+            head, _ = await conversation.request()
+            await conversation.answer(head.split(b" ")[1])
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(b"".join(b"GET /%d HTTP/1.1\r\n%b\r\n" % (n, HOST) for n in range(50)))
+    assert [(await peer.answer()).body for _ in range(50)] == [b"/%d" % n for n in range(50)]
+
+
+async def test_r15_a_hanging_request_bounds_what_is_pipelined_behind_it(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        await asyncio.Event().wait()
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(GET * 200_000)
+    await until(lambda: any(client._held for client in gateway.plane.clients))
+    (client,) = gateway.plane.clients
+    assert len(client._buffer) < 1 << 20
+
+
+async def test_pipelined_refusals_do_not_nest(rig):
+    gateway = await rig()
+    gateway.table({"backends": {}, "routes": {}})
+    peer = await gateway.connect()
+    peer.write(GET * 3000)
+    for _ in range(3000):
+        assert (await peer.answer()).status == 404
+
+
+async def test_a_loop_is_detected(rig, stub):
+    gateway = await rig(node="gate-7")
+    gateway.one(await stub())
+    answer = await gateway.ask(b"GET /x HTTP/1.1\r\n" + HOST + b"Via: 1.1 a, 1.1 gate-7\r\n\r\n")
+    assert (answer.status, answer.error) == (508, "loop_detected")
+
+
+async def test_a_body_above_the_limit_is_refused_by_count(rig, stub):
+    gateway = await rig()
+    gateway.one(await stub(), route={"max_body": "100KiB"})
+    peer = await gateway.connect()
+    peer.write(b"POST /x HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n")
+    peer.write(b"19000\r\n" + b"x" * 0x19000 + b"\r\n" + b"1\r\nx\r\n")
+    answer = await peer.answer()
+    assert (answer.status, answer.error) == (413, "body_too_large")
+
+
+async def test_an_http_1_0_client_gets_an_answer_until_close(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await asyncio.sleep(0.02)
+        conversation.write(b"3\r\nabc\r\n0\r\n\r\n")
+
+    gateway = await rig()
+    gateway.one(await stub(script))
+    answer = await gateway.ask(b"GET /x HTTP/1.0\r\n\r\n")
+    assert answer.get("transfer-encoding") is None
+    assert (answer.body, answer.get("connection")) == (b"abc", "close")

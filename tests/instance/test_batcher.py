@@ -1,0 +1,184 @@
+"""The queue's two rules, deadlines and places, without a clock."""
+
+from dataclasses import dataclass
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instance.core.batching import Batcher, Policy
+
+
+@dataclass(eq=False)
+class Item:
+    arrived: float
+    deadline: float = inf
+    gone: bool = False
+
+
+def batcher(size: int = 4, queue: int = 100, window_s: float = 0.0) -> Batcher[Item]:
+    return Batcher(Policy(size, queue, window_s))
+
+
+def test_an_idle_worker_takes_what_is_there_at_once() -> None:
+    queue = batcher()
+    items = [Item(0.0), Item(0.0)]
+    for item in items:
+        assert queue.offer(item)
+    assert queue.delay(0.0) == 0.0
+    assert queue.take(0.0) == (items, [])
+    assert (queue.waiting, queue.running, queue.delay(0.0)) == (0, 2, None)
+
+
+def test_a_batch_is_the_oldest_and_no_larger_than_allowed() -> None:
+    queue = batcher(size=2)
+    items = [Item(float(i)) for i in range(3)]
+    for item in items:
+        queue.offer(item)
+    assert queue.take(9.0)[0] == items[:2]
+    assert queue.take(9.0)[0] == items[2:]
+
+
+def test_r45_a_full_queue_takes_nothing_more_until_there_is_room() -> None:
+    queue = batcher(size=1, queue=2)
+    first = Item(0.0)
+    assert queue.offer(first)
+    assert queue.offer(Item(0.0))
+    assert not queue.offer(Item(0.0))
+    queue.leave(first)
+    assert queue.offer(Item(0.0))
+
+
+def test_r43_who_left_is_in_no_batch_and_leaving_twice_frees_one_place() -> None:
+    queue = batcher()
+    stays, leaves = Item(0.0), Item(0.0)
+    queue.offer(leaves)
+    queue.offer(stays)
+    queue.leave(leaves)
+    queue.leave(leaves)
+    assert queue.waiting == 1
+    assert queue.take(0.0) == ([stays], [])
+
+
+def test_r42_who_expired_is_dropped_as_the_batch_forms_and_takes_no_place_in_it() -> None:
+    queue = batcher(size=2)
+    late, one, two = Item(0.0, deadline=1.0), Item(0.0), Item(0.0, deadline=3.0)
+    for item in (late, one, two):
+        queue.offer(item)
+    assert queue.take(1.0) == ([one, two], [late])
+    assert (queue.waiting, queue.running) == (0, 2)
+
+
+def test_r42_who_expires_while_waiting_leaves_the_queue() -> None:
+    queue = batcher()
+    late, stays = Item(0.0, deadline=1.0), Item(0.0)
+    queue.offer(late)
+    queue.offer(stays)
+    assert queue.expire(0.9) == []
+    assert queue.expire(1.0) == [late]
+    assert queue.take(1.0) == ([stays], [])
+
+
+def test_a_lone_client_never_waits_for_company() -> None:
+    queue = batcher(window_s=5.0)
+    now = 0.0
+    for _ in range(5):
+        queue.offer(Item(now))
+        assert queue.delay(now) == 0.0
+        queue.take(now)
+        queue.finish(1)
+        now += 0.001
+
+
+def test_with_company_lately_the_window_counts_from_the_oldest_arrival() -> None:
+    queue = batcher(size=4, window_s=5.0)
+    for _ in range(3):
+        queue.offer(Item(0.0))
+    queue.take(0.0)
+    queue.finish(3)
+    queue.offer(Item(10.0))
+    assert queue.delay(10.0) == 5.0
+    queue.offer(Item(12.0))
+    assert queue.delay(12.0) == 3.0
+    queue.offer(Item(13.0))
+    assert queue.delay(13.0) == 0.0  # all three are back: nobody else is known
+    assert len(queue.take(13.0)[0]) == 3
+
+
+def test_the_window_does_not_wait_for_those_that_are_being_computed() -> None:
+    queue = batcher(size=4, window_s=5.0)
+    for _ in range(3):
+        queue.offer(Item(0.0))
+    queue.take(0.0)  # all three run on another worker
+    queue.offer(Item(1.0))
+    assert queue.delay(1.0) == 0.0
+
+
+def test_jobs_that_were_never_started_are_first_in_line_again() -> None:
+    queue = batcher(size=2)
+    items = [Item(float(i)) for i in range(4)]
+    for item in items:
+        queue.offer(item)
+    taken, _ = queue.take(5.0)
+    queue.put_back(taken)
+    assert (queue.waiting, queue.running) == (4, 0)
+    assert queue.take(5.0)[0] == items[:2]
+
+
+ACT = st.sampled_from(["offer", "leave", "take", "finish", "expire", "tick"])
+ACTS = st.lists(
+    st.tuples(ACT, st.integers(0, 7)),
+    max_size=120,
+)
+
+
+@given(ACTS, st.integers(1, 5), st.sampled_from([0.0, 0.5]))
+def test_r47_every_request_ends_once_in_order_whatever_happens(
+    acts: list[tuple[str, int]], size: int, window_s: float
+) -> None:
+    queue, now, offered, ended = batcher(size, 6, window_s), 0.0, [], []
+    for act, number in acts:
+        waiting = [item for item in offered if not item.gone and item not in ended]
+        if act == "offer":
+            item = Item(now, deadline=now + number if number else inf)
+            if queue.offer(item):
+                offered.append(item)
+            else:
+                assert len(waiting) >= 6
+        elif act == "leave" and waiting:
+            leaver = waiting[number % len(waiting)]
+            queue.leave(leaver)
+            ended.append(leaver)
+        elif act == "take":
+            delay = queue.delay(now)
+            assert (delay is None) == (not waiting)
+            if delay:
+                assert delay <= window_s
+            batch, expired = queue.take(now)
+            assert len(batch) <= size
+            assert all(item.deadline > now for item in batch)
+            assert all(item.deadline <= now for item in expired)
+            assert [item for item in waiting if item in batch] == batch
+            ended += batch + expired
+        elif act == "finish" and queue.running:
+            queue.finish(1)
+        elif act == "expire":
+            ended += queue.expire(now)
+        elif act == "tick":
+            now += 0.25 * number
+        assert queue.waiting == len([i for i in offered if i not in ended])
+    assert len(ended) == len(set(map(id, ended)))
+
+
+@pytest.mark.parametrize("when", [0.0, 0.4, 1.9])
+def test_r47_nobody_waits_longer_than_the_window(when: float) -> None:
+    queue = batcher(size=100, window_s=2.0)
+    for _ in range(50):
+        queue.offer(Item(0.0))
+    queue.take(0.0)
+    queue.finish(50)
+    queue.offer(Item(100.0))
+    queue.offer(Item(100.0 + when))
+    assert queue.delay(100.0 + when) == pytest.approx(2.0 - when)
+    assert queue.delay(102.0) == 0.0

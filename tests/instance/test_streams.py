@@ -1,0 +1,227 @@
+"""Streams, item by item, through a real instance."""
+
+import itertools
+import json
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+
+from tests.instance.conftest import Serve, eventually
+
+STREAMS = """
+    import asyncio, time, pathlib
+    from instance import ModelAPI, endpoint
+
+    class Base(ModelAPI):
+        stream = True
+        def setup(self, device): ...
+
+    class Words(Base):
+        def predict(self, x):
+            for i in range(x["n"]):
+                yield f"w{i} "
+
+    class Objects(Base):
+        def predict(self, x):
+            for i in range(x["n"]):
+                yield i
+        def encode_response(self, outputs):
+            for output in outputs:
+                yield {"i": output}
+
+    class Events(Objects):
+        media_type = "text/event-stream"
+
+    class PlainEncode(Objects):
+        def encode_response(self, output):
+            return {"twice": output * 2}
+
+    class Async(Base):
+        async def predict(self, x):
+            for i in range(x["n"]):
+                await asyncio.sleep(0)
+                yield {"i": i}
+
+    class Batched(Base):
+        max_batch_size = 4
+        batch_timeout = 0.5
+        def predict(self, batch):
+            for step in range(max(x["n"] for x in batch)):
+                yield [{"step": step, "of": len(batch)} if step < x["n"] else None for x in batch]
+
+    class Failing(Base):
+        def predict(self, x):
+            for i in range(x["n"]):
+                yield {"i": i}
+            raise ValueError("a secret")
+
+    class FailingWords(Base):
+        def predict(self, x):
+            yield "some words"
+            raise ValueError("a secret")
+
+    class Endless(Base):
+        def predict(self, x):
+            try:
+                while True:
+                    pathlib.Path("made").open("a").write(".")
+                    yield "x" * 10_000
+            finally:
+                pathlib.Path("closed").touch()
+
+    class EndlessAsync(Base):
+        async def predict(self, x):
+            try:
+                while True:
+                    await asyncio.sleep(0.01)
+                    yield "x"
+            finally:
+                pathlib.Path("closed").touch()
+
+    class Slow(Base):
+        def predict(self, x):
+            for i in range(5):
+                yield {"i": i}
+                time.sleep(0.15)
+"""
+
+
+def lines(answer: httpx.Response) -> list:
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("name", "content_type", "text"),
+    [
+        ("Words", "text/plain; charset=utf-8", "w0 w1 w2 "),
+        ("Objects", "application/x-ndjson", '{"i":0}\n{"i":1}\n{"i":2}\n'),
+        ("PlainEncode", "application/x-ndjson", '{"twice":0}\n{"twice":2}\n{"twice":4}\n'),
+        ("Async", "application/x-ndjson", '{"i":0}\n{"i":1}\n{"i":2}\n'),
+        (
+            "Events",
+            "text/event-stream",
+            'data: {"i":0}\n\ndata: {"i":1}\n\ndata: {"i":2}\n\n',
+        ),
+    ],
+)
+def test_every_form_of_stream_is_framed_by_its_items(
+    serve: Serve, name: str, content_type: str, text: str
+) -> None:
+    instance = serve(STREAMS, name)
+    answer = instance.post({"n": 3})
+    assert answer.headers["content-type"] == content_type
+    assert answer.text == text
+    assert instance.post({"n": 0}).text == ""
+    assert len(instance.post({"n": 10_000}).content) > 40_000
+
+
+def test_a_client_may_ask_for_events(serve: Serve) -> None:
+    answer = serve(STREAMS, "Words").post({"n": 2}, headers={"Accept": "text/event-stream"})
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.text == "data: w0 \n\ndata: w1 \n\n"
+
+
+def test_items_come_one_by_one(serve: Serve) -> None:
+    times = []
+    instance = serve(STREAMS, "Slow")
+    with instance.client() as client, client.stream("POST", "/predict", json={}) as answer:
+        for _ in answer.iter_lines():
+            times.append(time.monotonic())
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert len(times) == 5
+    assert min(gaps) > 0.1
+
+
+def test_streams_of_a_batch_end_one_by_one(serve: Serve) -> None:
+    instance = serve(STREAMS, "Batched")
+    answers: dict[int, list] = {}
+    threads = [
+        threading.Thread(target=lambda n=n: answers.update({n: lines(instance.post({"n": n}))}))
+        for n in (1, 2, 5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {n: [line["step"] for line in answer] for n, answer in answers.items()} == {
+        n: list(range(n)) for n in (1, 2, 5)
+    }
+
+
+def test_an_error_before_the_first_item_is_a_plain_problem(serve: Serve) -> None:
+    answer = serve(STREAMS, "Failing").post({"n": 0})
+    assert (answer.status_code, answer.json()["code"]) == (500, "model_error")
+    assert "secret" not in answer.text
+
+
+@pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
+def test_a_later_error_is_an_explicit_event_and_a_broken_connection(
+    serve: Serve, accept: str
+) -> None:
+    instance = serve(STREAMS, "Failing")
+    got = bytearray()
+
+    def read() -> None:
+        with (
+            instance.client() as client,
+            client.stream("POST", "/predict", json={"n": 2}, headers={"Accept": accept}) as answer,
+        ):
+            for part in answer.iter_bytes():
+                got.extend(part)
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        read()
+    assert b'"i":1' in got
+    if accept == "text/event-stream":
+        assert got.rpartition(b"event: error\ndata: ")[2].startswith(b"{")
+    else:
+        assert json.loads(got.splitlines()[-1])["error"]["code"] == "model_error"
+    assert b"secret" not in got
+    with pytest.raises(httpx.RemoteProtocolError):
+        serve(STREAMS, "FailingWords").post({})
+
+
+@pytest.mark.parametrize("name", ["Endless", "EndlessAsync"])
+def test_r43_a_client_that_leaves_stops_its_generator(serve: Serve, tmp_path, name: str) -> None:
+    instance = serve(STREAMS, name)
+    with instance.client() as client, client.stream("POST", "/predict", json={}) as answer:
+        next(answer.iter_bytes())
+        assert not (tmp_path / "closed").exists()
+    started = time.monotonic()
+    eventually((tmp_path / "closed").exists)
+    assert time.monotonic() - started < 0.2
+    eventually(lambda: instance.metric("instance_running") == 0)
+
+
+def test_a_client_that_does_not_read_holds_the_generator_and_no_memory(
+    serve: Serve, tmp_path
+) -> None:
+    instance = serve(STREAMS, "Endless")
+    client = socket.create_connection(("127.0.0.1", instance.port))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+    eventually((tmp_path / "made").exists)
+
+    def stands_still() -> bool:
+        before = (tmp_path / "made").stat().st_size
+        time.sleep(0.3)
+        return (tmp_path / "made").stat().st_size == before
+
+    eventually(stands_still)
+    assert (tmp_path / "made").stat().st_size * 10_000 < 8 << 20
+    client.close()
+    eventually((tmp_path / "closed").exists)
+
+
+def test_http_1_0_gets_a_stream_that_ends_with_the_connection(serve: Serve) -> None:
+    instance = serve(STREAMS, "Words")
+    client = socket.create_connection(("127.0.0.1", instance.port))
+    client.sendall(b'POST /predict HTTP/1.0\r\nContent-Length: 8\r\n\r\n{"n": 2}')
+    got = b""
+    while part := client.recv(65536):
+        got += part
+    assert got.endswith(b"\r\n\r\nw0 w1 ")
+    assert b"chunked" not in got
