@@ -8,7 +8,7 @@ these parts do is in here.
 import asyncio
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from gateway.controlplane.admin import admin_application
 from gateway.controlplane.calls import AdminParts
 from gateway.controlplane.checks import cross_faults
 from gateway.controlplane.configuration import ConfigurationError, Loaded, load
+from gateway.controlplane.descriptions import Descriptions
 from gateway.controlplane.events import Events
 from gateway.controlplane.live import Live
 from gateway.controlplane.memory import Memory
@@ -63,13 +64,16 @@ class ControlOptions:
 class Instances:
     """What the publisher calls when instances come or go: names first, then probes."""
 
-    def __init__(self, resolver: Resolver, prober: Prober) -> None:
-        self._resolver, self._prober = resolver, prober
+    def __init__(
+        self, resolver: Resolver, prober: Prober, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._resolver, self._prober, self._changed = resolver, prober, changed
 
     def sync(self, table: Table) -> None:
         self._resolver.sync(table)
         self._prober.set_endpoints(self._resolver.endpoints)
         self._prober.sync(table)
+        self._changed()
 
 
 async def control(options: ControlOptions) -> int:
@@ -115,9 +119,12 @@ class Control:
         self._publisher = Publisher(
             self._store(),
             self._workers,
-            Instances(self._resolver, self._prober),
+            Instances(self._resolver, self._prober, lambda: self._descriptions.nudge()),
             self._events,
             check=lambda document: cross_faults(document, self._settings),
+        )
+        self._descriptions = Descriptions(
+            lambda: self._publisher.table, self._prober.up, self._workers.set_documents
         )
         self._live = Live(
             lambda: self._publisher.table,
@@ -154,6 +161,7 @@ class Control:
             stack.push_async_callback(self._resolver.close)
             stack.push_async_callback(self._prober.close)
             self._own(stack, self._workers.watch(self._on_beat))
+            self._own(stack, self._descriptions.watch())
             self._own(stack, self._report_ready(applied))
             await stop.wait()
         await self._publisher.close()
@@ -233,6 +241,7 @@ class Control:
     def _on_health(self, words: Words, changes: Sequence[tuple[Key, Word, Word]]) -> None:
         self._workers.set_health(words)
         self._live.note_health(words, changes)
+        self._descriptions.nudge()
         self._memory.words = words
         self._memory.keep()
 

@@ -119,6 +119,10 @@ class Prober:
             words.setdefault(key.backend, {})[key.address] = probed.word
         return words
 
+    def up(self) -> list[tuple[Key, Target]]:
+        """Every instance that is up, and where it is."""
+        return [(k, self._targets[k]) for k, probed in self._probed.items() if probed.word == "up"]
+
     def since_s(self, key: Key) -> float:
         """For how many seconds the word of `key` has been what it is."""
         return self._clock() - self._since[key]
