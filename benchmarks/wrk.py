@@ -40,8 +40,8 @@ def wrk(
         file = Path(folder) / "post.lua"
         file.write_text(lua)
         command = [
-            "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency", "--timeout", "5s",
-            "-s", str(file), url + path,
+            "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--latency",
+            "--timeout", "5s", "-s", str(file), url + path,
         ]  # fmt: skip
         done = subprocess.run(
             on_core(LOAD_CORE, command), capture_output=True, text=True, check=True
