@@ -124,8 +124,8 @@ class Worker:
     async def _go(self) -> None:
         """Leaves in order; each step is cut short by a second signal."""
         plane = self._plane
-        if plane is None:
-            return
+        if plane is None or not self._servers:
+            return  # nobody was ever served here
         lame_duck_s, drain_s = self._limits_s or (plane.options.lame_duck_s, plane.options.drain_s)
         # Whoever asks for health learns first and has the time to send others elsewhere;
         # connections are still accepted meanwhile.
