@@ -24,6 +24,7 @@ from gateway.controlplane.checks import cross_faults
 from gateway.controlplane.configuration import ConfigurationError, Loaded, load
 from gateway.controlplane.documents import Documents
 from gateway.controlplane.events import Events
+from gateway.controlplane.listener import AdminRunner
 from gateway.controlplane.live import Live
 from gateway.controlplane.memory import Memory
 from gateway.controlplane.prober import Key, Prober, Words
@@ -208,7 +209,7 @@ class Control:
             metrics=self._metrics,
             ready=lambda: self._ready,
         )
-        runner = web.AppRunner(admin_application(parts), access_log=None, shutdown_timeout=1.0)
+        runner = AdminRunner(admin_application(parts))
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, socket.socket(fileno=self._options.admin_fd)).start()
