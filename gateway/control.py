@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,12 @@ from gateway.controlplane.checks import cross_faults
 from gateway.controlplane.configuration import ConfigurationError, Loaded, load
 from gateway.controlplane.documents import Documents
 from gateway.controlplane.events import Events
+from gateway.controlplane.listener import AdminRunner
 from gateway.controlplane.live import Live
 from gateway.controlplane.memory import Memory
 from gateway.controlplane.prober import Key, Prober, Words
 from gateway.controlplane.publisher import Applied, Publisher
-from gateway.controlplane.resolver import Endpoints, Resolver
+from gateway.controlplane.resolver import Endpoints, Resolver, look_up
 from gateway.controlplane.security import admin_tokens
 from gateway.controlplane.sqlite_store import SqliteStore
 from gateway.controlplane.state_directory import StateDirectory
@@ -114,7 +116,12 @@ class Control:
             retired=self._memory.retired,
             answer_within_s=self._settings.ack_timeout_s,
         )
-        self._resolver = Resolver(self._on_endpoints, remembered=self._memory.endpoints, say=say)
+        self._resolver = Resolver(
+            self._on_endpoints,
+            look_up=partial(look_up, networks=self._settings.instance_networks),
+            remembered=self._memory.endpoints,
+            say=say,
+        )
         self._prober = Prober(self._on_health, remembered=self._memory.words)
         self._publisher = Publisher(
             self._store(),
@@ -202,7 +209,7 @@ class Control:
             metrics=self._metrics,
             ready=lambda: self._ready,
         )
-        runner = web.AppRunner(admin_application(parts), access_log=None, shutdown_timeout=1.0)
+        runner = AdminRunner(admin_application(parts))
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, socket.socket(fileno=self._options.admin_fd)).start()
@@ -261,8 +268,7 @@ class Control:
         self._memory.retired = metrics[-1]
         self._memory.keep()
 
-    async def _metrics(self) -> bytes:
+    async def _metrics(self, accept: str) -> tuple[str, bytes]:
         table = self._publisher.table
         live = exposition.Live(table, self._live.up(), self._live.effective_shares())
-        _, body = exposition.render(await self._live.scrape(), live)
-        return body
+        return exposition.render(await self._live.scrape(), live, accept)

@@ -12,6 +12,7 @@ import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
+from gateway.core.addresses import refusal
 from gateway.core.table import Instance, Table
 
 EVERY_S = 3.0
@@ -21,10 +22,14 @@ Endpoints = dict[str, dict[str, list[str]]]
 LookUp = Callable[[str, int], Awaitable[list[str]]]
 
 
-async def look_up(host: str, port: int) -> list[str]:
-    """Every A and AAAA record of `host`, IPv4 first; OSError when there is no answer."""
+async def look_up(host: str, port: int, networks: Sequence[str] = ()) -> list[str]:
+    """Every A and AAAA record of `host`, IPv4 first; OSError when there is no answer.
+
+    Addresses that no instance may have, or outside `networks` where there are any, are left
+    out each time: a name that turns bad after it was checked leads nowhere.
+    """
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = {str(info[4][0]) for info in found if is_permitted(str(info[4][0]))}
+    addresses = {str(info[4][0]) for info in found if is_permitted(str(info[4][0]), networks)}
     if not addresses:
         raise OSError("it resolves to addresses only that no instance can have")
     return sorted(addresses, key=lambda text: (":" in text, text))
@@ -39,16 +44,13 @@ def is_name(host: str) -> bool:
     return False
 
 
-def is_permitted(address: str) -> bool:
+def is_permitted(address: str, networks: Sequence[str] = ()) -> bool:
     """Whether a name may lead to `address`.
 
     Whoever answers for a name must not be able to point the gateway at a cloud's metadata
     service or at "every address of this machine". Workers connect only to what passes here.
     """
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return not (ip.is_link_local or ip.is_unspecified or ip.is_multicast)
+    return not refusal(address.partition("%")[0], networks)
 
 
 def addresses_of(instance: Instance, known: Sequence[str]) -> list[tuple[str, str]]:
