@@ -132,6 +132,14 @@ class Prober:
         self._endpoints = endpoints
         self._arrange()
 
+    def well(self) -> dict[str, Target]:
+        """An instance that is up, per backend that has one."""
+        return {
+            key.backend: self._targets[key]
+            for key, probed in self._probed.items()
+            if probed.word == "up"
+        }
+
     def nudge(self, keys: Iterable[tuple[str, str]]) -> None:
         """Asks these now: a worker saw one of them fail."""
         for backend, address in keys:

@@ -70,6 +70,7 @@ class Workers:
         self._table = EMPTY
         self._endpoints: Endpoints = {}
         self._words: Words = {}
+        self._documents: Mapping[str, tuple[str, str]] = {}
         self._ejections: dict[tuple[str, str], tuple[float, int]] = {}
         self._links: dict[int, Link] = {}
         self._pids: list[int | None] = []
@@ -137,6 +138,11 @@ class Workers:
         """What the probes say from now on."""
         self._words = words
         self._send_all({"type": "health", "instances": words})
+
+    def set_documents(self, documents: Mapping[str, tuple[str, str]]) -> None:
+        """What workers serve below `/-/` from now on: path → (content type, text)."""
+        self._documents = documents
+        self._send_all({"type": "documents", "documents": documents})
 
     def drain(self, lame_duck_s: float, drain_s: float) -> None:
         self._send_all({"type": "drain", "lame_duck_s": lame_duck_s, "drain_s": drain_s})
@@ -216,6 +222,8 @@ class Workers:
         channel.send_soon({"type": "configure", "settings": self._configure})
         channel.send_soon(self._table_message())
         channel.send_soon({"type": "health", "instances": self._words})
+        if self._documents:
+            channel.send_soon({"type": "documents", "documents": self._documents})
         if ejected := self._ejections_message():
             channel.send_soon(ejected)
         self._on_workers("joined", link.slot, link.pid)
