@@ -114,7 +114,12 @@ class Control:
             retired=self._memory.retired,
             answer_within_s=self._settings.ack_timeout_s,
         )
-        self._resolver = Resolver(self._on_endpoints, remembered=self._memory.endpoints, say=say)
+        self._resolver = Resolver(
+            self._on_endpoints,
+            remembered=self._memory.endpoints,
+            networks=[str(network) for network in self._settings.instance_networks],
+            say=say,
+        )
         self._prober = Prober(self._on_health, remembered=self._memory.words)
         self._publisher = Publisher(
             self._store(),
