@@ -5,10 +5,13 @@ under names that do not clash, and where two backends of a route differ, the uni
 Pure; who fetches the documents and who serves the outcome is not its business.
 """
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import orjson
 
 from gateway.controlplane.openapi_parts import Part, components, pointed, renamed
 from gateway.controlplane.openapi_union import union
@@ -52,18 +55,16 @@ def merge(table: Table, documents: Mapping[str, Any], *, title: str = "Headgate"
             _add(merged, route, path, method, operation)
         if not operations:
             undescribed.append(route.name)
-    return {
+    document: Json = {
         "openapi": "3.1.0",
-        "info": {
-            "title": title,
-            "version": str(table.revision),
-            "description": _about(table, undescribed),
-        },
+        "info": {"title": title, "version": "", "description": _about(table, undescribed)},
         "servers": [{"url": "/"}],
-        "tags": [{"name": route.name, "description": _asked(route)} for route in _listed(table)],
+        "tags": [{"name": r.name, "description": _asked(r)} for r in table.routes.values()],
         "paths": merged.paths,
         "components": _components(everybody, names),
     }
+    document["info"]["version"] = _version(document)
+    return document
 
 
 def client_path(route: Route, path: str) -> str | None:
@@ -185,14 +186,15 @@ def _components(
 
 def _about(table: Table, undescribed: Sequence[str]) -> str:
     count = len(table.routes)
-    text = f"{count} route{'' if count == 1 else 's'} at revision {table.revision}."
+    text = f"{count} route{'' if count == 1 else 's'} behind this gateway."
     if undescribed:
         text += f" No instance describes: {', '.join(undescribed)}."
     return text
 
 
-def _listed(table: Table) -> Iterator[Route]:
-    return iter(table.routes.values())
+def _version(document: Json) -> str:
+    """A name for what `document` says: an edit of a weight alone does not change it."""
+    return hashlib.sha256(orjson.dumps(document)).hexdigest()[:12]
 
 
 def _asked(route: Route) -> str:

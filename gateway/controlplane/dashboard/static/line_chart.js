@@ -71,17 +71,21 @@ export class LineChart {
     const y = (value) => TOP + (1 - value / most) * (HEIGHT - TOP - BOTTOM);
     const parts = [...this.grid(most, y), ...this.edits()];
     for (const line of this.lines) parts.push(this.line(line, y));
+    parts.push(...this.scale(most, y));
     if (this.cursor.at !== null && this.cursor.at >= this.since) parts.push(...this.crosshair(y));
     this.plot.replaceChildren(...parts);
     this.tell();
   }
 
   grid(most, y) {
-    const parts = [];
-    for (const value of [0, most / 2, most]) {
-      parts.push(h("line", { class: "grid", x1: 0, x2: this.width, y1: y(value), y2: y(value) }));
-      if (value) parts.push(h("text", { class: "tick", x: 2, y: y(value) - 3 }, number(value, value < 10 && value % 1 ? 1 : 0)));
-    }
+    return [0, most / 2, most].map((value) =>
+      h("line", { class: "grid", x1: 0, x2: this.width, y1: y(value), y2: y(value) }));
+  }
+
+  // Over the lines, with a halo: a line that passes behind a number leaves it legible.
+  scale(most, y) {
+    const parts = [most / 2, most].map((value) =>
+      h("text", { class: "tick", x: 0, y: y(value) - 3 }, value.toLocaleString("en", { maximumFractionDigits: 2 })));
     const step = this.span > 150_000 ? 60 : this.span > 90_000 ? 30 : 15;
     for (let back = step; back * 1000 < this.span - 5000; back += step) {
       const words = back % 60 ? `−${back} s` : `−${back / 60} min`;

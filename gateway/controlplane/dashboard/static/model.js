@@ -100,8 +100,11 @@ export function number(value, digits) {
 
 export const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
+// Where and what: a weight by its route and backend, anything else by its whole path.
 export function changeWords(change) {
-  const where = change.pointer.slice(1).replaceAll("/", " › ").replaceAll("~1", "/").replaceAll("~0", "~");
+  const path = change.pointer.slice(1).split("/").map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
+  const weight = path[0] === "routes" && path[2] === "split" && path.length === 4;
+  const where = weight ? `${path[1]}: ${path[3]}` : path.join(" › ");
   const sides = ["before", "after"].filter((side) => side in change).map((side) => short(change[side]));
   return { where, what: sides.join(" → "), op: change.op };
 }
