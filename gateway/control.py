@@ -216,8 +216,16 @@ class Control:
         await self._workers.all_serve(self._options.workers)
         self._ready = True
         if self._line is not None:
-            notes = [f"the file overrides a live edit: {lost}" for lost in applied.overridden]
-            await self._line.send({"type": "ready", "notes": notes, "token": self._new_token})
+            ready = {
+                "type": "ready",
+                "notes": [f"the file overrides a live edit: {lost}" for lost in applied.overridden],
+                "token": self._new_token,
+                "routes": [
+                    (route.match.path, ", ".join(f"{name} {w}" for name, w in route.split))
+                    for route in self._publisher.table.routes.values()
+                ],
+            }
+            await self._line.send(ready)
 
     def _own(self, stack: AsyncExitStack, work: Any) -> None:
         """Runs `work` as long as `stack` is open; its failure is the process's."""
