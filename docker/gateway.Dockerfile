@@ -25,8 +25,8 @@ WORKDIR /var/lib/headgate
 RUN mkdir --mode=0700 state
 VOLUME /var/lib/headgate/state
 EXPOSE 8080 8081
-HEALTHCHECK --interval=2s --timeout=2s --start-period=30s --retries=3 \
-  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/-/health', timeout=2)"]
+HEALTHCHECK --interval=3s --timeout=5s --start-period=30s --retries=3 \
+  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8080/-/health', timeout=4)"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["headgate"]
 CMD ["gateway", "/etc/headgate/headgate.yaml"]

@@ -29,8 +29,8 @@ WORKDIR /srv/models
 COPY examples examples
 USER headgate
 EXPOSE 8000
-HEALTHCHECK --interval=2s --timeout=2s --start-period=60s --retries=3 \
-  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health/ready', timeout=2)"]
+HEALTHCHECK --interval=3s --timeout=5s --start-period=60s --retries=3 \
+  CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health/ready', timeout=4)"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["headgate", "instance", "--host", "0.0.0.0", "--port", "8000"]
 CMD ["examples.digits.models:Linear"]

@@ -4,7 +4,9 @@ Names that begin with an underscore are how the supervisor and the launcher run 
 children; nobody else calls them and they may change at any time.
 """
 
+import os
 import sys
+from collections.abc import Callable, Sequence
 
 from gateway.lifeline import exec_tied, tie
 
@@ -14,19 +16,28 @@ def main() -> int:
     name, arguments = sys.argv[1:2], sys.argv[2:]
     if name == ["_tied"]:
         exec_tied(arguments)
-    if name == ["_control"]:
+    if name in (["_control"], ["_worker"]):
         tie()
-        from gateway.app import run_control
+        from gateway.app import run_control, run_worker
 
-        return run_control(arguments)
-    if name == ["_worker"]:
-        tie()
-        from gateway.app import run_worker
-
-        return run_worker(arguments)
+        return guarded(run_control if name == ["_control"] else run_worker, arguments)
     from gateway.cli import main as command_line
 
     return command_line()
+
+
+def guarded(process: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    """The exit code of `process`; a fault of ours is one line, as it is for the commands."""
+    try:
+        return process(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("HEADGATE_DEBUG"):
+            raise
+        fault = f"a fault in headgate itself: {type(error).__name__}: {error}".replace("\n", " ")
+        print(f"headgate: {fault} (HEADGATE_DEBUG=1 shows where)", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

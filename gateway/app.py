@@ -111,6 +111,7 @@ def run_control(arguments: Sequence[str]) -> int:
     import uvloop
 
     from gateway.control import ControlOptions, control
+    from gateway.telemetry import logs
 
     parser = argparse.ArgumentParser(prog="headgate _control")
     parser.add_argument("--file", type=Path, required=True)
@@ -121,6 +122,7 @@ def run_control(arguments: Sequence[str]) -> int:
         parser.add_argument(descriptor, type=int, required=True)
     parser.add_argument("--again", action="store_true")
     options = ControlOptions(**vars(parser.parse_args(arguments)))
+    logs.set_up()
     return uvloop.run(control(options))
 
 

@@ -160,10 +160,10 @@ class Child:
             start_new_session=True,
         )
 
-    def stop(self) -> None:
-        """Asks the child to end (SIGTERM); it is not started again."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Asks the child to end; it is not started again."""
         self._stopping.set()
-        self.signal(signal.SIGTERM)
+        self.signal(number)
 
     def kill(self) -> None:
         """Ends the child and all of its process group now."""

@@ -21,7 +21,7 @@ from gateway.controlplane.admin import admin_application
 from gateway.controlplane.calls import AdminParts
 from gateway.controlplane.checks import cross_faults
 from gateway.controlplane.configuration import ConfigurationError, Loaded, load
-from gateway.controlplane.descriptions import Descriptions
+from gateway.controlplane.documents import Documents
 from gateway.controlplane.events import Events
 from gateway.controlplane.live import Live
 from gateway.controlplane.memory import Memory
@@ -64,16 +64,14 @@ class ControlOptions:
 class Instances:
     """What the publisher calls when instances come or go: names first, then probes."""
 
-    def __init__(
-        self, resolver: Resolver, prober: Prober, changed: Callable[[], None] = lambda: None
-    ) -> None:
-        self._resolver, self._prober, self._changed = resolver, prober, changed
+    def __init__(self, resolver: Resolver, prober: Prober, told: Callable[[], None]) -> None:
+        self._resolver, self._prober, self._told = resolver, prober, told
 
     def sync(self, table: Table) -> None:
         self._resolver.sync(table)
         self._prober.set_endpoints(self._resolver.endpoints)
         self._prober.sync(table)
-        self._changed()
+        self._told()
 
 
 async def control(options: ControlOptions) -> int:
@@ -81,12 +79,12 @@ async def control(options: ControlOptions) -> int:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     try:
-        process = Control(options, load(options.file))
+        process = Control(options, load(options.file), stop)
     except (ConfigurationError, StoreError) as error:
         say(str(error))
         return FAULT
     try:
-        return await process.run(stop)
+        return await process.run()
     except (Refused, StoreError) as error:
         say(f"{options.name}: {error}")
         return FAULT
@@ -95,7 +93,9 @@ async def control(options: ControlOptions) -> int:
 class Control:
     """The parts of one control process, and the wires between them."""
 
-    def __init__(self, options: ControlOptions, loaded: Loaded) -> None:
+    def __init__(self, options: ControlOptions, loaded: Loaded, stop: asyncio.Event) -> None:
+        self._stop = stop
+        self._failure: BaseException | None = None
         self._options, self._settings = options, loaded.settings
         self._document = loaded.document
         # Two gateways on one state directory would undo each other's edits: this locks it.
@@ -119,12 +119,12 @@ class Control:
         self._publisher = Publisher(
             self._store(),
             self._workers,
-            Instances(self._resolver, self._prober, lambda: self._descriptions.nudge()),
+            Instances(self._resolver, self._prober, lambda: self._documents.stir()),
             self._events,
             check=lambda document: cross_faults(document, self._settings),
         )
-        self._descriptions = Descriptions(
-            lambda: self._publisher.table, self._prober.up, self._workers.set_documents
+        self._documents = Documents(
+            lambda: self._publisher.table, self._prober.well, self._workers.set_documents
         )
         self._live = Live(
             lambda: self._publisher.table,
@@ -142,7 +142,7 @@ class Control:
             raise StoreError(f"{path} is gone; the workers serve on with the table they have")
         return SqliteStore(path, keep=self._settings.history)
 
-    async def run(self, stop: asyncio.Event) -> int:
+    async def run(self) -> int:
         """Serves until `stop` is set; the exit code."""
         applied = self._publisher.start(self._document, why=f"start with {self._options.name}")
         if not self._options.again:
@@ -155,32 +155,34 @@ class Control:
             self._workers.set_endpoints(self._resolver.endpoints)
             self._workers.set_health(self._prober.words)
             await self._workers.spread(self._publisher.table)
-            await self._open_line(stack, stop)
+            await self._open_line(stack)
             await self._open_channels(stack)
             await self._open_admin(stack)
             stack.push_async_callback(self._resolver.close)
             stack.push_async_callback(self._prober.close)
             self._own(stack, self._workers.watch(self._on_beat))
-            self._own(stack, self._descriptions.watch())
+            self._own(stack, self._documents.keep())
             self._own(stack, self._report_ready(applied))
-            await stop.wait()
+            await self._stop.wait()
         await self._publisher.close()
         self._state.close()
+        if self._failure is not None:
+            raise self._failure
         return 0
 
     # -- coming up
 
-    async def _open_line(self, stack: AsyncExitStack, stop: asyncio.Event) -> None:
+    async def _open_line(self, stack: AsyncExitStack) -> None:
         bound = socket.socket(fileno=self._options.line_fd)
         self._line = Channel(*await asyncio.open_connection(sock=bound))
         first = await self._line.receive()
         self._workers.expect(first["pids"] if first else [])
-        self._own(stack, self._hear_supervisor(self._line, stop))
+        self._own(stack, self._hear_supervisor(self._line))
 
-    async def _hear_supervisor(self, line: Channel, stop: asyncio.Event) -> None:
+    async def _hear_supervisor(self, line: Channel) -> None:
         while (message := await line.receive()) is not None:
             self._workers.expect(message["pids"])
-        stop.set()
+        self._stop.set()
 
     async def _open_channels(self, stack: AsyncExitStack) -> None:
         async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -213,14 +215,21 @@ class Control:
             await self._line.send({"type": "ready", "notes": notes, "token": self._new_token})
 
     def _own(self, stack: AsyncExitStack, work: Any) -> None:
-        """Runs `work` as long as `stack` is open."""
+        """Runs `work` as long as `stack` is open; its failure is the process's."""
         task = asyncio.create_task(work)
+        task.add_done_callback(self._note_end)
 
         async def end() -> None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
         stack.push_async_callback(end)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        # A control process that lacks a part is worse than one that starts again.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+            self._stop.set()
 
     # -- what one part tells another
 
@@ -241,11 +250,13 @@ class Control:
     def _on_health(self, words: Words, changes: Sequence[tuple[Key, Word, Word]]) -> None:
         self._workers.set_health(words)
         self._live.note_health(words, changes)
-        self._descriptions.nudge()
+        self._documents.stir()
         self._memory.words = words
         self._memory.keep()
 
     def _on_beat(self, metrics: Sequence[Metrics]) -> None:
+        if self._line is not None:
+            self._line.send_soon({"type": "alive"})
         self._live.note_beat(metrics)
         self._memory.retired = metrics[-1]
         self._memory.keep()

@@ -22,6 +22,10 @@ DURATION = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"
 SIZE = r"^[0-9]+(B|KiB|MiB|GiB)$"
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$"
 TOKEN = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"  # noqa: S105 -- RFC 9110's word for a name
+MAX_COUNT = 1_000_000
+MAX_SECONDS = 366 * 86400.0
+MAX_BYTES = 1 << 50
+MAX_JSON_INTEGER = 2**53 - 1  # beyond it programs disagree about which number it is (RFC 7493)
 _HOST_LABEL = r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"(\*\.)?{_HOST_LABEL}(\.{_HOST_LABEL})*")
 _PATH = re.compile(r"/[!$&'()*+,;=:@%A-Za-z0-9._~/-]*")
@@ -63,19 +67,30 @@ def _parsed(parse: Callable[[str], object], code: str) -> BeforeValidator:
 
 
 def _positive(text: str) -> float:
-    seconds = parse_duration(text)
-    if seconds <= 0:
+    if _duration(text) <= 0:
         raise ValueError("must be longer than 0")
+    return parse_duration(text)
+
+
+def _duration(text: str) -> float:
+    if (seconds := parse_duration(text)) > MAX_SECONDS:
+        raise ValueError("must be no longer than a year")
     return seconds
+
+
+def _size(text: str) -> int:
+    if (size := parse_size(text)) > MAX_BYTES:
+        raise ValueError("must be no larger than a pebibyte")
+    return size
 
 
 _SHOWN_DURATION = {"type": "string", "pattern": DURATION, "examples": ["250ms", "2s", "5m"]}
 _SHOWN_SIZE = {"type": "string", "pattern": SIZE, "examples": ["64KiB", "64MiB"]}
 
 Duration = Annotated[str, _checked(_positive, "duration"), Shown(_SHOWN_DURATION)]
-Size = Annotated[str, _checked(parse_size, "size"), Shown(_SHOWN_SIZE)]
-Seconds = Annotated[float, _parsed(parse_duration, "duration"), Shown(_SHOWN_DURATION)]
-Bytes = Annotated[int, _parsed(parse_size, "size"), Shown(_SHOWN_SIZE)]
+Size = Annotated[str, _checked(_size, "size"), Shown(_SHOWN_SIZE)]
+Seconds = Annotated[float, _parsed(_duration, "duration"), Shown(_SHOWN_DURATION)]
+Bytes = Annotated[int, _parsed(_size, "size"), Shown(_SHOWN_SIZE)]
 
 
 def _name(text: str) -> str:
@@ -145,6 +160,8 @@ Method = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_-]{0,31}$")]
 def _json_scalar(value: Any) -> Any:
     if value is not None and type(value) not in {str, int, float, bool}:
         raise fault("json_value", "must be text, a number, true, false or null")
+    if type(value) is int and abs(value) > MAX_JSON_INTEGER:
+        raise fault("json_value", "is beyond the whole numbers that every program can hold")
     return value
 
 

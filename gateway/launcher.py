@@ -17,7 +17,7 @@ from gateway.core.table import Table
 from gateway.fleet import Fleet, StartError, cpu_count
 from gateway.progress import Progress, progress
 from gateway.serving import ServeError, Serving, plan
-from gateway.supervisor import Supervisor, say
+from gateway.supervisor import Supervisor, passed_on, say
 
 INSTANCE_PATIENCE_S = 10.0
 
@@ -58,7 +58,7 @@ class Launch:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, self.stop)
+                loop.add_signal_handler(number, self.stop, passed_on(number))
         try:
             return await self._start_and_serve()
         except StartError as error:
@@ -71,13 +71,13 @@ class Launch:
             self._progress.close()
             await self._fleet.stop(INSTANCE_PATIENCE_S, self._hurry)
 
-    def stop(self) -> None:
+    def stop(self, number: signal.Signals) -> None:
         """The first call stops in order, the second at once."""
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
         if self._supervisor is not None:
-            self._supervisor.stop()
+            self._supervisor.stop(number)
 
     async def _start_and_serve(self) -> int:
         if not await self._start_instances():

@@ -5,7 +5,7 @@ Tables and health go down, observations come up. Both planes import these shapes
 neither imports the other. Nothing here blocks a request: a worker that has lost its channel
 serves on with what it knows and opens the channel again.
 
-Down: configure, table, endpoints, health, loads, ejections, documents, scrape, drain.
+Down: configure, table, endpoints, health, documents, loads, ejections, scrape, drain.
 Up:   hello, applied, signals, loads, ejections, metrics.
 """
 
@@ -113,8 +113,8 @@ class Loads(TypedDict):
 
 
 class Documents(TypedDict):
-    """What every worker answers below `/-/` by itself: path → [content type, body]; whole
-    each time."""
+    """What workers serve below `/-/` of their own: path → [content type, text]. Whole each
+    time; the documents change with the table and with what instances say of themselves."""
 
     type: Literal["documents"]
     documents: dict[str, tuple[str, str]]

@@ -11,7 +11,17 @@ from typing import Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from gateway.fields import Bytes, Host, Listener, Network, Seconds, Spec, fault, split_listener
+from gateway.fields import (
+    MAX_COUNT,
+    Bytes,
+    Host,
+    Listener,
+    Network,
+    Seconds,
+    Spec,
+    fault,
+    split_listener,
+)
 
 ENVIRONMENT_PREFIX = "HEADGATE_"
 MIN_TOKEN_LENGTH = 32
@@ -33,7 +43,7 @@ class Settings(Spec):
     store: Literal["sqlite", "memory"] = _field(
         "sqlite", "Where edits are kept; `memory` forgets them at the end."
     )
-    history: int = _field(10_000, "How many revisions the history keeps.", ge=1)
+    history: int = _field(10_000, "How many revisions the history keeps.", ge=1, le=MAX_COUNT)
     ack_timeout_s: Seconds = _field(
         "2s",
         "A worker that has not taken over a new table by then is replaced.",
@@ -68,7 +78,7 @@ class Settings(Spec):
         "30s", "Between two parts of a request's body.", alias="body_idle"
     )
     body_min_rate: int = _field(
-        240, "Bytes a second below which an upload counts as stalled.", ge=0
+        240, "Bytes a second below which an upload counts as stalled.", ge=0, le=1 << 30
     )
     keep_alive_s: Seconds = _field(
         "75s", "How long an idle client connection is kept.", alias="keep_alive"
@@ -93,7 +103,9 @@ class Settings(Spec):
     retry_percent: float = _field(
         10.0, "The retry budget, as a share of the requests.", ge=0, le=100
     )
-    retry_min_per_s: float = _field(3.0, "Retries a second that are always allowed.", ge=0)
+    retry_min_per_s: float = _field(
+        3.0, "Retries a second that are always allowed.", ge=0, le=MAX_COUNT
+    )
     mirror_in_flight: int = _field(
         32, "Mirrored requests at once; beyond it copies are dropped.", ge=0, le=10_000
     )

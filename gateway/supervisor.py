@@ -8,7 +8,7 @@ edits; it is small so that it has no reason to fail.
 
 To each control process it holds a *line* (a `Channel` over a socket pair). Down go the
 workers' process ids, whenever one changes. Up come `ready`, once, when every worker serves
-the first table, and `replace`, for a worker that no longer answers.
+the first table; `replace`, for a worker that no longer answers; and `alive`, each second.
 """
 
 import asyncio
@@ -33,6 +33,9 @@ FAULT = 78
 was given is wrong, and starting it again would change nothing."""
 
 TRIES_AT_START = 5
+SILENCE_S = 20.0
+"""A control process says that it is alive each second; one that does not for so long hangs."""
+
 LAST_WORDS_S = 1.0
 
 
@@ -65,9 +68,11 @@ class Supervisor:
         on_ready: Callable[[Mapping[str, Any]], None],
         say: Callable[[str], None],
         program: Callable[..., list[str]] = this_program,
+        silence_s: float = SILENCE_S,
     ) -> None:
         self._plan, self._program = plan, program
         self._on_ready, self._say = on_ready, say
+        self._silence_s = silence_s
         self._lifeline = Lifeline()
         self._directory = Path(tempfile.mkdtemp(prefix="headgate-"))
         self._channel_path = self._directory / "control.sock"
@@ -75,7 +80,7 @@ class Supervisor:
         self._file = self._directory / "headgate.yaml"
         self._file.write_bytes(plan.configuration)
         self._stop_asked, self._hurry = asyncio.Event(), asyncio.Event()
-        self._ready, self._code = False, 0
+        self._ready, self._code, self._number = False, 0, signal.SIGTERM
         self._line: Channel | None = None
         self._control_end: socket.socket | None = None
         self._line_task: asyncio.Task[None] | None = None
@@ -85,10 +90,17 @@ class Supervisor:
             for slot in range(len(plan.data))
         ]
 
-    def stop(self) -> None:
-        """The first call drains; the second ends everything now."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """The first call drains; the second ends everything now.
+
+        `number` is passed on to the workers: after SIGTERM they announce their end for a
+        while before they stop to listen; after SIGINT, which a person sends who waits for
+        the prompt, they do not.
+        """
         if self._stop_asked.is_set():
             self._hurry.set()
+        else:
+            self._number = number
         self._stop_asked.set()
 
     async def run(self) -> int:
@@ -116,7 +128,7 @@ class Supervisor:
         for bound in self._plan.data:
             bound.close()
         for worker in self._workers:
-            worker.stop()
+            worker.stop(self._number)
         await self._ended(workers, self._plan.patience_s)
 
     async def _ended(self, tasks: list[asyncio.Task[None]], patience_s: float) -> None:
@@ -206,13 +218,26 @@ class Supervisor:
     async def _listen(self, ours: socket.socket) -> None:
         self._line = line = Channel(*await asyncio.open_connection(sock=ours))
         self._tell_workers()
+        # How long a start may take nobody can say; afterwards silence means something.
+        within_s: float | None = None
         try:
-            while (message := await line.receive()) is not None:
+            while (message := await self._next(line, within_s)) is not None:
+                within_s = self._silence_s
                 self._hear(message)
         finally:
             line.close()
             if self._line is line:
                 self._line = None
+
+    async def _next(self, line: Channel, within_s: float | None) -> dict[str, Any] | None:
+        """The next message; kills a control process that hangs."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await line.receive()
+        except TimeoutError:
+            self._say("the control process does not answer; replacing it")
+            self._control.kill()
+            return None
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         if message["type"] == "ready" and not self._ready:
@@ -251,8 +276,13 @@ async def supervise(supervisor: Supervisor) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         # Under nohup SIGHUP is ignored, and shall stay so.
         if signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, supervisor.stop)
+            loop.add_signal_handler(number, supervisor.stop, passed_on(number))
     return await supervisor.run()
+
+
+def passed_on(number: signal.Signals) -> signal.Signals:
+    """What children get for `number`: they know SIGTERM and SIGINT."""
+    return signal.SIGINT if number is signal.SIGINT else signal.SIGTERM
 
 
 def say(line: str) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from gateway.controlplane.calls import Call, answer, etag, outcome
+from gateway.controlplane.calls import LARGE, Call, answer, aside, etag, outcome
 from gateway.controlplane.configuration import entry
 from gateway.core import edits
 from gateway.core.faults import Fault, Missing, Refused
@@ -43,8 +43,10 @@ async def write_entry(
     """Publishes `edit` of one route or backend and answers with what was and what is."""
 
     def guarded(document: Document) -> Document:
+        # A condition counts only where the edit would be made without it (RFC 9110, 13.2.1).
+        edited = edit(document)
         call.guard(current(document, section, name))
-        return edit(document)
+        return edited
 
     published = await call.publisher.publish(
         guarded, who=call.who, why=call.why, dry_run=call.dry_run
@@ -62,7 +64,9 @@ async def write_entry(
 
 
 async def put_entry(call: Call, section: str, name: str) -> web.Response:
-    spec = entry(section, name, await call.json())
+    said = await call.json()
+    size = call.request.content_length or LARGE
+    spec = await aside(size, lambda: entry(section, name, said))
     return await write_entry(call, section, name, lambda d: edits.put(d, section, name, spec))
 
 
@@ -134,8 +138,9 @@ async def _write_weights(call: Call, *, partial: bool) -> web.Response:
     route, weights = call.part("route"), await call.mapping()
 
     def weighted(document: Document) -> Document:
+        edited = edits.set_weights(document, route, weights, partial=partial)
         call.guard(edits.weights_of(document, route))
-        return edits.set_weights(document, route, weights, partial=partial)
+        return edited
 
     published = await call.publisher.publish(
         weighted, who=call.who, why=call.why, dry_run=call.dry_run

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from gateway.controlplane.calls import Call, answer, outcome
+from gateway.controlplane.calls import LARGE, Call, answer, aside, outcome
 from gateway.controlplane.configuration import ConfigurationError, examine, parse
 from gateway.controlplane.events import Event, Subscription
 from gateway.controlplane.problems import Problem
@@ -60,8 +60,10 @@ async def apply_file(call: Call) -> web.Response:
 async def _file(call: Call) -> Document:
     """The document of the file in the body; its settings are checked and otherwise left alone."""
     if call.is_yaml:
+        text = await call.yaml_text()
         try:
-            return parse(await call.yaml_text())[1]
+            # An empty body is a mishap of a script, not the wish to remove everything.
+            return (await aside(len(text), lambda: parse(text, may_be_empty=False)))[1]
         except ConfigurationError as error:
             raise Refused(
                 Fault(
@@ -72,7 +74,9 @@ async def _file(call: Call) -> Document:
                 )
                 for problem in error.problems
             ) from None
-    _, document, faults = examine(await call.mapping())
+    value = await call.mapping()
+    size = call.request.content_length or LARGE
+    _, document, faults = await aside(size, lambda: examine(value))
     if faults:
         raise Refused(faults)
     return document
@@ -97,12 +101,13 @@ async def get_revision(call: Call) -> web.Response:
 
 
 async def restore_revision(call: Call) -> web.Response:
-    number = _number(call)
+    number, dry_run, why = _number(call), call.dry_run, call.why
+    await call.publisher.revision(number)
     table = call.publisher.table
     expected = table.revision if call.request.headers.get("If-Match") else None
     call.guard(table_body(table), table_tag(table))
     published = await call.publisher.restore(
-        number, who=call.who, why=call.why, dry_run=call.dry_run, expected=expected
+        number, who=call.who, why=why, dry_run=dry_run, expected=expected
     )
     body = outcome(published, restored=number, previous=published.previous.revision)
     return answer(body, tag=f'"{published.revision}"', revision=published.revision)

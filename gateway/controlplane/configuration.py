@@ -65,7 +65,11 @@ def load(path: str | os.PathLike[str], environment: Mapping[str, str] | None = N
 
 
 def parse(
-    text: str, *, environment: Mapping[str, str] = {}, name: str = "configuration"
+    text: str,
+    *,
+    environment: Mapping[str, str] = {},
+    name: str = "configuration",
+    may_be_empty: bool = True,
 ) -> tuple[Settings, Document]:
     """Settings and document in `text`; ConfigurationError names every problem of it."""
     try:
@@ -73,7 +77,7 @@ def parse(
     except YamlError as error:
         raise ConfigurationError(name, [Problem(error.line, "", error.detail)]) from None
     problems = [Problem(e.line, e.pointer, e.detail) for e in source.errors]
-    value = {} if source.value is None else source.value
+    value = {} if source.value is None and may_be_empty else source.value
     if not isinstance(value, dict):
         raise ConfigurationError(name, [Problem(1, "", "the file must be a mapping")])
     overrides = environment_overrides(environment)

@@ -236,7 +236,7 @@ def _body(operation: Operation) -> Schema:
     if special:
         types = {special: content, **types}
     if operation.body == "File":
-        types[YAML_TYPES[0]] = {"schema": _TEXT}
+        types[YAML_TYPES[0]] = {"schema": _ref("File")}
     return {"required": True, "content": types}
 
 

@@ -119,10 +119,6 @@ class Prober:
             words.setdefault(key.backend, {})[key.address] = probed.word
         return words
 
-    def up(self) -> list[tuple[Key, Target]]:
-        """Every instance that is up, and where it is."""
-        return [(k, self._targets[k]) for k, probed in self._probed.items() if probed.word == "up"]
-
     def since_s(self, key: Key) -> float:
         """For how many seconds the word of `key` has been what it is."""
         return self._clock() - self._since[key]
@@ -135,6 +131,14 @@ class Prober:
     def set_endpoints(self, endpoints: Endpoints) -> None:
         self._endpoints = endpoints
         self._arrange()
+
+    def well(self) -> dict[str, Target]:
+        """An instance that is up, per backend that has one."""
+        return {
+            key.backend: self._targets[key]
+            for key, probed in self._probed.items()
+            if probed.word == "up"
+        }
 
     def nudge(self, keys: Iterable[tuple[str, str]]) -> None:
         """Asks these now: a worker saw one of them fail."""

@@ -21,6 +21,7 @@ from gateway.core.table import EMPTY, Document, Table, TableError
 
 Edit = Callable[[Document], Document]
 T = TypeVar("T")
+_LARGE = 200
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +215,8 @@ class Publisher:
             previous = self._table
             if expected is not None and expected != previous.revision:
                 raise Stale(f"the current revision is {previous.revision}, not {expected}")
-            table = self._made(edit(previous.document), previous.revision + 1)
+            number = previous.revision + 1
+            table = await self._aside(lambda: self._made(edit(previous.document), number))
             if dry_run:
                 return Published(previous, table, diff(previous.document, table.document), 0, True)
             return await self._take(_revision(previous, table, who, why, source), table)
@@ -231,13 +233,14 @@ class Publisher:
         async with self._lock:
             previous = self._table
             guard(previous)
-            merged = merge(self._applied, file, previous.document)
+            merged = await self._aside(lambda: merge(self._applied, file, previous.document))
             if same(merged.document, previous.document):
                 if not dry_run and not same(self._applied, file):
                     await self._on_disk(lambda: self._store.applied_again(file))
                     self._applied = file
                 return Applied(Published(previous, previous, (), 0, dry_run), merged.overridden)
-            table = self._made(merged.document, previous.revision + 1)
+            number = previous.revision + 1
+            table = await self._aside(lambda: self._made(merged.document, number))
             if dry_run:
                 changes = diff(previous.document, table.document)
                 published = Published(previous, table, changes, 0, True)
@@ -298,6 +301,11 @@ class Publisher:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
+
+    async def _aside(self, call: Callable[[], T]) -> T:
+        """The result of `call`, in a thread once tables are so large that the loop would stall."""
+        size = len(self._table.routes) + len(self._table.backends)
+        return call() if size < _LARGE else await asyncio.to_thread(call)
 
     async def _on_disk(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, call)

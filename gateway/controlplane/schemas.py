@@ -13,6 +13,7 @@ from pydantic import WithJsonSchema as Shown
 
 from gateway.core.table import INSTANCE_STATES, MAX_WEIGHT, RETRY_REASONS
 from gateway.fields import (
+    MAX_COUNT,
     Duration,
     HeaderName,
     HeaderValue,
@@ -167,16 +168,16 @@ class ServeSpec(Spec):
     devices: list[str] = _said("cpu, cuda:N, mps or auto; one worker process each.", min_length=1)
     path: Path = _said("Where the instance answers (its class's api_path, or /predict).")
     workers: int = _said("Worker processes per device (1).", ge=1, le=256)
-    max_batch_size: int = _said("Most inputs in one batch.", ge=1)
+    max_batch_size: int = _said("Most inputs in one batch.", ge=1, le=MAX_COUNT)
     batch_timeout: Duration = _said("How long a batch may wait for company.")
-    max_queue: int = _said("Most requests that wait in the instance.", ge=0)
+    max_queue: int = _said("Most requests that wait in the instance.", ge=0, le=MAX_COUNT)
     timeout: Duration = _said("How long one prediction may take.")
 
 
 class QueueSpec(Spec):
     """Requests that wait at the gateway for room at the backend."""
 
-    size: int = _said("Most requests that wait (512).", ge=0)
+    size: int = _said("Most requests that wait (512).", ge=0, le=MAX_COUNT)
     timeout: Duration = _said("How long one waits (5s).")
 
 
@@ -193,7 +194,7 @@ class HealthSpec(Spec):
 class EjectSpec(Spec):
     """When failed requests alone take an instance out for a while."""
 
-    failures: int = _said("Failures in a row (5).", ge=1)
+    failures: int = _said("Failures in a row (5).", ge=1, le=MAX_COUNT)
     base: Duration = _said("For how long, times the ejections in a row (5s).")
     max: Duration = _said("For how long at most (60s).")
 
@@ -219,7 +220,9 @@ class BackendSpec(Spec):
     balance: Literal["least_loaded", "round_robin", "random"] = _said(
         "How an instance is chosen (least_loaded)."
     )
-    max_in_flight: int = _said("Requests per instance; beyond it they queue (256).", ge=1)
+    max_in_flight: int = _said(
+        "Requests per instance; beyond it they queue (256).", ge=1, le=MAX_COUNT
+    )
     queue: QueueSpec = _said("Who waits for room.")
     health: HealthSpec = _said("How the instances are probed.")
     eject: EjectSpec = _said("When failed requests take an instance out.")

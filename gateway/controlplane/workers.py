@@ -140,7 +140,7 @@ class Workers:
         self._send_all({"type": "health", "instances": words})
 
     def set_documents(self, documents: Mapping[str, tuple[str, str]]) -> None:
-        """What is answered below `/-/` from now on: path → content type and body."""
+        """What workers serve below `/-/` from now on: path → (content type, text)."""
         self._documents = documents
         self._send_all({"type": "documents", "documents": documents})
 

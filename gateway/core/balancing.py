@@ -211,6 +211,12 @@ def tolerable_wait_s(service_s: float) -> float:
     return max(TOLERABLE_S, TOLERABLE_SERVICES * service_s)
 
 
+def usual_most(loads: Sequence[Load]) -> float:
+    """The most that any instance should have at once, as far as they said so: what is fair to
+    expect of one that has not answered yet, for the instances of a backend are alike."""
+    return max((load.most for load in loads if load.slots), default=math.inf)
+
+
 def most_at_once(slots: float, service_s: float) -> float:
     """How many requests an instance should have at once; infinite while `slots` is 0.
 
@@ -239,20 +245,26 @@ def choose(
     at once and `ahead` more, at most `max_in_flight`; but a worker may always send one, for
     what it knows of the others is old.
     """
-    least_loaded = balance == "least_loaded"
     count = len(loads)
-    index = (scrambled(turn) * count) >> 64 if balance == "random" else turn % count if count else 0
+    if not count:
+        return -1
+    least_loaded = balance == "least_loaded" and count > 1
+    index = turn % count if balance != "random" else (scrambled(turn) * count) >> 64
     best, least, shunned = -1, 0.0, False
     usual_s = 0.0
     for _ in range(count):
         load = loads[index]
         in_flight = load.in_flight
-        occupied = load.occupied(now)
-        most = load.most + ahead if load.weight >= 1.0 else (load.most + ahead) * load.weight
+        occupied = load.occupied(now) if load.reported_at else in_flight + load.others
+        most = load.most + ahead
+        if not load.samples and most == math.inf:
+            most = usual_most(loads)
+        if load.weight < 1.0:
+            most *= load.weight
         if in_flight < max_in_flight and (occupied < most or not in_flight):
             if not least_loaded:
                 return index
-            if not usual_s and not load.service_s:
+            if not load.service_s and not usual_s:
                 usual_s = usual_service_s(loads)
             delay = load.delay(now, occupied, usual_s)
             avoid = load.failures >= SHUN_AFTER and load.shunned_until > now

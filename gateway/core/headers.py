@@ -7,9 +7,8 @@ once. Framing is always regenerated here, never copied.
 
 import re
 
-from gateway.core.heads import (
-    CHUNKED,
-    CRLF,
+from gateway.core.heads import CHUNKED, CRLF, RequestHead
+from gateway.core.lines import (
     DEADLINE,
     FORWARDED_FOR,
     FORWARDED_HOST,
@@ -18,7 +17,6 @@ from gateway.core.heads import (
     TRACEPARENT,
     TRUSTED,
     VIA,
-    RequestHead,
 )
 from gateway.core.units import parse_duration
 

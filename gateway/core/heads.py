@@ -9,60 +9,28 @@ message *means*; what is added to it on the way is `gateway.core.headers`.
 import re
 
 from gateway.core.errors import ClientFault, UpstreamFault
-
-# Kinds of header names. PASS is 0, so that the common case is one truth test.
-(
-    PASS, HOST, LENGTH, CODING, CONNECTION, DROP, EXPECT, UPGRADE, UNDERSCORE,
-    FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, TRUSTED, REQUEST_ID, TRACEPARENT,
-    VIA, OVERRIDE, DEADLINE, LOAD, RETRY_AFTER, KEEP_ALIVE,
-) = range(21)  # fmt: skip
+from gateway.core.lines import (
+    CODING,
+    CONNECTION,
+    DEADLINE,
+    DROP,
+    EXPECT,
+    FIELD_BYTES,
+    HOST,
+    LENGTH,
+    REQUEST_LINES,
+    RESPONSE_LINES,
+    RETRY_AFTER,
+    TRACEPARENT,
+    TRUSTED,
+    UNDERSCORE,
+    UPGRADE,
+    Line,
+)  # fmt: skip
 
 CHUNKED = -1
 CRLF = b"\r\n"
 
-_REQUEST_KINDS = {
-    b"host": HOST,
-    b"content-length": LENGTH,
-    b"transfer-encoding": CODING,
-    b"connection": CONNECTION,
-    b"expect": EXPECT,
-    b"upgrade": UPGRADE,
-    b"keep-alive": DROP,
-    b"proxy-connection": DROP,
-    b"proxy-authorization": DROP,
-    b"te": DROP,
-    b"trailer": DROP,
-    b"http2-settings": DROP,
-    b"x-forwarded-for": FORWARDED_FOR,
-    b"x-forwarded-proto": FORWARDED_PROTO,
-    b"x-forwarded-host": FORWARDED_HOST,
-    b"x-forwarded-port": TRUSTED,
-    b"forwarded": TRUSTED,
-    b"x-real-ip": TRUSTED,
-    b"x-request-id": REQUEST_ID,
-    b"traceparent": TRACEPARENT,
-    b"via": VIA,
-    b"x-headgate-backend": OVERRIDE,
-    b"x-request-timeout": DEADLINE,
-}
-_RESPONSE_KINDS = {
-    b"content-length": LENGTH,
-    b"transfer-encoding": CODING,
-    b"connection": CONNECTION,
-    b"upgrade": UPGRADE,
-    b"keep-alive": KEEP_ALIVE,
-    b"proxy-connection": DROP,
-    b"proxy-authenticate": DROP,
-    b"te": DROP,
-    b"trailer": DROP,
-    b"x-request-id": DROP,
-    b"endpoint-load-metrics": LOAD,
-    b"retry-after": RETRY_AFTER,
-}
-
-_FIELD_BYTES = bytes([9, *range(0x20, 0x7F), *range(0x80, 0x100)])
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_is_token = re.compile(_TOKEN).fullmatch
 # No `#` and no `\`: what one server reads as a fragment or a separator another reads as path.
 _request_line = re.compile(
     rb"([A-Z][A-Z-]{0,31}) ([\x21\x22\x24-\x5b\x5d-\x7e]+) HTTP/1\.([01])"
@@ -72,55 +40,11 @@ _status_line = re.compile(
 ).fullmatch
 _LONG_TARGET = re.compile(rb"[A-Z][A-Z-]{0,31} [^ ]*")
 _method_start = re.compile(rb"[A-Z][A-Z-]{0,31}(?: .*)?", re.DOTALL).fullmatch
-_MAX_NAMES = 2048
+_MOST_KNOWN = 1024
+_LONGEST_KNOWN = 256
+_known_requests: dict[bytes, tuple[bytes, bytes, int]] = {}
+_known_statuses: dict[bytes, tuple[int, bytes, int]] = {}
 _KEEP_ALIVE = (b"keep-alive", b"Keep-Alive")
-
-
-class Names(dict[bytes, int]):
-    """Kinds of header names by the very bytes they were sent as, learned as they come.
-
-    Bounded: a client that invents names only empties it.
-    """
-
-    def __init__(self, kinds: dict[bytes, int]) -> None:
-        super().__init__()
-        self._kinds = kinds
-
-    def __missing__(self, name: bytes) -> int:
-        if not _is_token(name):
-            raise ValueError("malformed header name")
-        lower = name.lower()
-        kind = self._kinds.get(lower, PASS)
-        if kind == PASS:
-            if lower.startswith(b"x-headgate-"):
-                kind = DROP  # ours alone to say, on either side
-            elif b"_" in lower:
-                kind = UNDERSCORE
-        if len(self) >= _MAX_NAMES:
-            self.clear()
-        self[name] = kind
-        return kind
-
-
-_request_names = Names(_REQUEST_KINDS)
-_response_names = Names(_RESPONSE_KINDS)
-
-
-def _split(head: bytes) -> list[bytes]:
-    """The lines of `head`; ValueError for any control character but the CRLFs between them."""
-    lines = head.split(CRLF)
-    # What is left without all field bytes must be exactly the line ends that split() saw: a
-    # bare CR or LF, a NUL or another control character adds to it.
-    if head.translate(None, _FIELD_BYTES) != CRLF * (len(lines) - 1):
-        raise ValueError("control character in the head")
-    return lines
-
-
-def _length(values: bytes) -> int:
-    value = values.strip(b" \t")
-    if not value.isdigit() or len(value) > 18:
-        raise ValueError("malformed Content-Length")
-    return int(value)
 
 
 class _Head:
@@ -129,12 +53,12 @@ class _Head:
 
     __slots__ = ("close", "forward", "length", "lines", "minor", "nominated", "special")
 
-    def __init__(self, lines: list[bytes]) -> None:
+    def __init__(self, lines: list[bytes], minor: int) -> None:
         self.lines = lines
+        self.minor = minor
+        self.close = not minor  # a connection of HTTP/1.0 carries one message each way
         self.forward: list[bytes] = []
         self.length: int | None = None
-        self.close = False
-        self.minor = 1
         self.nominated: list[bytes] | None = None
         self.special: dict[int, bytes] = {}
 
@@ -150,7 +74,6 @@ class _Head:
         return ", ".join(found) if found else None
 
     def _connection(self, value: bytes) -> None:
-        value = value.strip(b" \t")
         if value in _KEEP_ALIVE:
             return
         names = [name.strip(b" \t").lower() for name in value.split(b",")]
@@ -158,12 +81,12 @@ class _Head:
             self.close = True
         self.nominated = (self.nominated or []) + names
 
-    def _framing(self, kind: int, value: bytes) -> None:
+    def _framing(self, kind: int, value: bytes, number: int) -> None:
         if self.length is not None:
             raise ValueError("ambiguous framing")
         if kind == LENGTH:
-            self.length = _length(value)
-        elif value.strip(b" \t").lower() != b"chunked" or self.minor == 0:
+            self.length = number
+        elif value.lower() != b"chunked" or self.minor == 0:
             raise ValueError("transfer coding not supported")
         else:
             self.length = CHUNKED
@@ -182,20 +105,23 @@ class RequestHead(_Head):
 
     __slots__ = ("host", "method", "target")
 
-    def __init__(self, lines: list[bytes], method: bytes = b"", target: bytes = b"") -> None:
-        _Head.__init__(self, lines)
+    def __init__(
+        self, lines: list[bytes], method: bytes = b"", target: bytes = b"", minor: int = 1
+    ) -> None:
+        _Head.__init__(self, lines, minor)
         self.method = method
         self.target = target
         self.host: bytes | None = None
 
-    def note(self, kind: int, value: bytes, line: bytes, underscores: str) -> None:
+    def note(self, entry: Line, line: bytes, underscores: str) -> None:
         """Takes one header that is not just passed on."""
+        kind, value, number = entry
         if kind == HOST:
             if self.host is not None:
                 raise ValueError("more than one Host")
-            self.host = value.strip(b" \t")
+            self.host = value
         elif kind in (LENGTH, CODING):
-            self._framing(kind, value)
+            self._framing(kind, value, number)
         elif kind == CONNECTION:
             self._connection(value)
         elif kind == UNDERSCORE:
@@ -207,7 +133,6 @@ class RequestHead(_Head):
             self._keep(kind, value, line)
 
     def _keep(self, kind: int, value: bytes, line: bytes) -> None:
-        value = value.strip(b" \t")
         special = self.special
         if kind in (DEADLINE, TRACEPARENT):
             self.forward.append(line)
@@ -235,38 +160,40 @@ def parse_request(
     """The request whose head, without its final empty line, is `head`. Raises ClientFault.
     Not `whole`: only the lines so far, and nothing is said about what may be missing."""
     try:
-        lines = _split(head)
-        first = _request_line(lines[0])
-        if first is None:
-            raise ValueError("malformed request line")
-        method, target, minor = first.groups()
-        request = RequestHead(lines, method, target)
-        if len(target) > max_target:
-            raise ClientFault("The request target is too long.", "uri_too_long")
+        lines = head.split(CRLF)
+        method, target, minor = _known_requests.get(lines[0]) or _first_line(lines[0], max_target)
+        request = RequestHead(lines, method, target, minor)
         if len(lines) - 1 > max_headers:
             raise ClientFault("The request has too many headers.", "head_too_large")
-        if minor == b"0":
-            request.minor = 0
         forward = request.forward
-        names = _request_names
+        known = REQUEST_LINES
         for line in lines[1:]:
-            name, colon, value = line.partition(b":")
-            kind = names[name]
-            if not colon:
-                raise ValueError("header line without a colon")
-            if not kind:
+            entry = known[line]
+            if entry is None:
                 forward.append(line)
-            elif kind == HOST and request.host is None:
-                request.host = value.strip(b" \t")
-            elif kind == LENGTH and request.length is None:
-                request.length = _length(value)
             else:
-                request.note(kind, value, line, underscores)
+                request.note(entry, line, underscores)
         if whole:
             _settle(request)
         return request
     except ValueError as error:
         raise ClientFault(f"Malformed request: {error}.") from None
+
+
+def _first_line(line: bytes, max_target: int) -> tuple[bytes, bytes, int]:
+    """Method, target and minor version of a request line."""
+    found = _request_line(line)
+    if found is None:
+        raise ValueError("malformed request line")
+    method, target, minor = found.groups()
+    if len(target) > max_target:
+        raise ClientFault("The request target is too long.", "uri_too_long")
+    first = (method, target, int(minor))
+    if len(line) <= _LONGEST_KNOWN:
+        if len(_known_requests) >= _MOST_KNOWN:
+            _known_requests.clear()
+        _known_requests[line] = first
+    return first
 
 
 def check_start(data: bytes, max_target: int, max_headers: int, underscores: str) -> None:
@@ -276,7 +203,7 @@ def check_start(data: bytes, max_target: int, max_headers: int, underscores: str
     """
     at = data.rfind(CRLF)
     last = data[at + 2 :] if at >= 0 else data
-    left = last.translate(None, _FIELD_BYTES)
+    left = last.translate(None, FIELD_BYTES)
     if left and (left != b"\r" or last[-1] != 0x0D):
         raise ClientFault("Malformed request: control character in the head.")
     if at < 0:
@@ -292,9 +219,7 @@ def _settle(request: RequestHead) -> None:
     """What only the whole head can tell."""
     if request.nominated:
         request._drop_nominated()
-    if request.minor == 0:
-        request.close = True  # a connection of HTTP/1.0 carries one request
-    elif request.host is None:
+    if request.minor and request.host is None:
         raise ValueError("no Host")
     if request.target[0] != 0x2F:
         _absolute(request)
@@ -326,14 +251,15 @@ class ResponseHead(_Head):
 
     __slots__ = ("status", "status_line")
 
-    def __init__(self, lines: list[bytes], status: int, status_line: bytes) -> None:
-        _Head.__init__(self, lines)
+    def __init__(self, lines: list[bytes], status: int, status_line: bytes, minor: int) -> None:
+        _Head.__init__(self, lines, minor)
         self.status = status
         self.status_line = status_line
 
-    def note(self, kind: int, value: bytes, line: bytes) -> None:
+    def note(self, entry: Line, line: bytes) -> None:
+        kind, value, number = entry
         if kind in (LENGTH, CODING):
-            self._framing(kind, value)
+            self._framing(kind, value, number)
         elif kind == CONNECTION:
             self._connection(value)
         elif kind == UNDERSCORE:
@@ -341,42 +267,44 @@ class ResponseHead(_Head):
         elif kind != DROP:
             if kind == RETRY_AFTER:
                 self.forward.append(line)
-            self.special[kind] = value.strip(b" \t")
+            self.special[kind] = value
 
 
 def parse_response(head: bytes, max_headers: int) -> ResponseHead:
     """The response whose head, without its final empty line, is `head`. Raises UpstreamFault."""
     try:
-        lines = _split(head)
-        first = _status_line(lines[0])
-        if first is None:
-            raise ValueError("malformed status line")
-        minor, status, reason = first.groups()
-        status_line = lines[0][9:] if reason is not None else status + b" "
-        response = ResponseHead(lines, int(status), status_line)
+        lines = head.split(CRLF)
+        status, status_line, minor = _known_statuses.get(lines[0]) or _status(lines[0])
+        response = ResponseHead(lines, status, status_line, minor)
         if len(lines) - 1 > max_headers:
             raise ValueError("too many headers")
-        if minor == b"0":
-            response.minor = 0
-            response.close = True
         forward = response.forward
-        names = _response_names
+        known = RESPONSE_LINES
         for line in lines[1:]:
-            name, colon, value = line.partition(b":")
-            kind = names[name]
-            if not colon:
-                raise ValueError("header line without a colon")
-            if not kind:
+            entry = known[line]
+            if entry is None:
                 forward.append(line)
-            elif kind == LENGTH and response.length is None:
-                response.length = _length(value)
-            elif kind != CONNECTION or value != b" keep-alive":
-                response.note(kind, value, line)
+            else:
+                response.note(entry, line)
         if response.nominated:
             response._drop_nominated()
         return response
     except ValueError as error:
         raise UpstreamFault(f"The instance answered malformed HTTP: {error}.") from None
+
+
+def _status(line: bytes) -> tuple[int, bytes, int]:
+    """Status, status line from the code on, and minor version."""
+    found = _status_line(line)
+    if found is None:
+        raise ValueError("malformed status line")
+    minor, code, reason = found.groups()
+    status = (int(code), line[9:] if reason is not None else code + b" ", int(minor))
+    if len(line) <= _LONGEST_KNOWN:
+        if len(_known_statuses) >= _MOST_KNOWN:
+            _known_statuses.clear()
+        _known_statuses[line] = status
+    return status
 
 
 def too_large(start: bytes, max_target: int) -> ClientFault:

@@ -14,6 +14,7 @@ from gateway.core.retrying import retry_after_s
 from gateway.core.table import Queue
 
 PERSISTENT_S: Final = 1.0
+FORGOTTEN_S: Final = 10.0
 MEASURABLE: Final = 20  # departures from which a rate can be told
 GRACE_S: Final = 0.1  # a burst may begin a standing queue without being called overload
 DEEP: Final = 1  # waiting requests per instance from which on pipelining costs nothing
@@ -28,6 +29,9 @@ class Placement(NamedTuple):
 
     instance: int
     position: int
+
+
+_ONLY: Final = Placement(0, 0)
 
 
 class Admit(NamedTuple):
@@ -57,8 +61,10 @@ def place(
     index = choose(balance, loads, turn, now, max_in_flight, ahead)
     if index < 0:
         return None
+    if count == 1:
+        return _ONLY
     candidate = loads[index]
-    if balance == "least_loaded" and count > 1:
+    if balance == "least_loaded":
         own_s = candidate.alone_s / MUCH_SLOWER
         for load in loads:
             if load.alone_s < own_s or candidate.failures >= SHUN_AFTER:
@@ -120,13 +126,13 @@ class Admission:
     one without making it grow.
     """
 
-    __slots__ = ("_gone", "_overloaded", "_queue", "_refused", "_since", "_waited")
+    __slots__ = ("_gone", "_overloaded", "_present", "_queue", "_refused", "_since")
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._overloaded = False
         self._since = math.inf  # since when the queue stands; the counts begin a grace later
-        self._waited = 0  # how many waited then
+        self._present = 0  # how many waited or were in flight then
         self._refused = 0
         self._gone = 0
 
@@ -153,7 +159,11 @@ class Admission:
         service_s = len(loads) / rate
         wait_s = (waiting + 1) / rate
         long_s = tolerable_wait_s(service_s)
-        self._judge(now, waiting, wait_s > long_s)
+        present = waiting + sum([load.in_flight for load in loads])
+        if waiting == 0 or not (wait_s > long_s or self._overloaded):
+            self._calm()
+        else:
+            self._judge(now, present, sigmas=1.5 if wait_s > 3.0 * long_s else 4.0)
         queue = self._queue
         full = waiting >= queue.size or wait_s > queue.timeout_s
         if full and now > self._since + PERSISTENT_S:
@@ -169,27 +179,31 @@ class Admission:
             return self._gone / max(0.001, now - self._since - GRACE_S)
         return rate_per_s(loads)
 
-    def _judge(self, now: float, waiting: int, long: bool) -> None:
-        """Compares what came with what went while the queue stood."""
-        if waiting == 0 or not (long or self._overloaded):
-            self._overloaded = False
-            self._since = math.inf
-            self._gone = 0
-        elif self._since == math.inf:
-            self._restart(now, waiting)
+    def _calm(self) -> None:
+        self._overloaded = False
+        self._since = math.inf
+        self._gone = 0
+
+    def _judge(self, now: float, present: int, sigmas: float) -> None:
+        """Compares what came with what went while the queue stood.
+
+        The longer the queue, the fewer standard deviations of chance (`sigmas`) are waited
+        for. Once overloaded, it stays so until somebody finds the queue empty.
+        """
+        if self._since == math.inf:
+            self._restart(now, present)
         elif now < self._since + GRACE_S:
-            self._waited, self._refused = waiting, 0
+            self._present, self._refused = present, 0
         else:
             gone = self._gone
-            excess = waiting - self._waited + self._refused
-            # Four standard deviations of chance, and what a few more clients make.
-            if excess > 5 + 0.03 * gone + 4 * math.sqrt(gone):
+            excess = present - self._present + self._refused
+            if excess > 5 + 0.03 * gone + sigmas * math.sqrt(gone):
                 self._overloaded = True
-            if self._overloaded and gone >= 5 * MEASURABLE and now > self._since + PERSISTENT_S:
-                self._overloaded = excess > 0.05 * gone
-                self._restart(now - GRACE_S, waiting)
+            if now > self._since + (PERSISTENT_S if self._overloaded else FORGOTTEN_S):
+                # The queue still stands, but what was measured may be true no more.
+                self._restart(now - GRACE_S, present)
 
-    def _restart(self, now: float, waiting: int) -> None:
+    def _restart(self, now: float, present: int) -> None:
         self._since = now
-        self._waited = waiting
+        self._present = present
         self._refused = self._gone = 0

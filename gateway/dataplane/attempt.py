@@ -12,8 +12,9 @@ import orjson
 
 from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line, upstream_head
-from gateway.core.heads import CHUNKED, LOAD, RETRY_AFTER, ResponseHead
+from gateway.core.heads import CHUNKED, ResponseHead
 from gateway.core.health import CLEAR
+from gateway.core.lines import LOAD, RETRY_AFTER
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.upstream import Upstream

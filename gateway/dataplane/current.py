@@ -9,7 +9,8 @@ the plane's generation has moved. Choosing the instance inside the backend is no
 from typing import TYPE_CHECKING, Any
 
 from gateway.core.errors import ClientFault, NoRoom
-from gateway.core.heads import OVERRIDE, RequestHead
+from gateway.core.heads import RequestHead
+from gateway.core.lines import OVERRIDE
 from gateway.core.matching import (
     UNREAD,
     Found,

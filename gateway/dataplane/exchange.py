@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from gateway.core.errors import ClientFault, GatewayError, NoRoom, UpstreamFault
 from gateway.core.framing import LAST_CHUNK, chunk
-from gateway.core.heads import CHUNKED, CRLF, RETRY_AFTER, RequestHead, ResponseHead
+from gateway.core.heads import CHUNKED, CRLF, RequestHead, ResponseHead
+from gateway.core.lines import RETRY_AFTER
 from gateway.dataplane.account import settle
 from gateway.dataplane.another import another
 from gateway.dataplane.attempt import Attempt

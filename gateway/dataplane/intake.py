@@ -12,7 +12,8 @@ import orjson
 
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.headers import CONTINUE, forwarded, is_loop, patience_s, request_id
-from gateway.core.heads import CRLF, DEADLINE, EXPECT, UPGRADE, VIA, RequestHead
+from gateway.core.heads import CRLF, RequestHead
+from gateway.core.lines import DEADLINE, EXPECT, UPGRADE, VIA
 from gateway.core.matching import Json
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.current import BodyNeeded, LiveRoute

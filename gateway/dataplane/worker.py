@@ -68,8 +68,8 @@ class Worker:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled)
+        loop.add_signal_handler(signal.SIGTERM, self._signalled)
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
         following = asyncio.create_task(self._link.follow())
         try:
             await self._leave.wait()
@@ -104,6 +104,12 @@ class Worker:
         if self._leave.is_set():
             self._now.set()
         self._leave.set()
+
+    def _interrupted(self) -> None:
+        """A person waits for the prompt, and no balancer in front has to be told first."""
+        if self._plane is not None:
+            self._limits_s = (0.0, self._plane.options.drain_s)
+        self._signalled()
 
     def _told_to_drain(self, lame_duck_s: float, drain_s: float) -> None:
         self._limits_s = (lame_duck_s, drain_s)

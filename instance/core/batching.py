@@ -87,14 +87,16 @@ class Batcher(Generic[J]):
             return 0.0
         return max(0.0, self._oldest().arrived + window_s - now)
 
-    def take(self, now: float) -> tuple[list[J], list[J]]:
+    def take(self, now: float, most: int | None = None) -> tuple[list[J], list[J]]:
         """(the batch to run, those found expired): both leave the queue.
 
-        The batch holds at most `limit` jobs, oldest first, none expired, none gone.
+        The batch holds at most `most` jobs, `limit` by default, oldest first, none expired,
+        none gone.
         """
         batch: list[J] = []
         expired: list[J] = []
-        queue, limit = self._queue, self.limit
+        queue = self._queue
+        limit = self.limit if most is None else most
         while queue and len(batch) < limit:
             job = queue.popleft()
             if job.gone:

@@ -4,7 +4,7 @@ One table owns code, status and title. This module refuses to know where an erro
 model's process sends a code and a detail, never an exception, and never a traceback.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +65,10 @@ class Problem:
     def status_code(self) -> int:
         return self.status or KINDS[self.code].status
 
-    def document(self, request_id: str | None) -> Mapping[str, Any]:
+    def document(self, request_id: str | None) -> dict[str, Any]:
         """The body as RFC 9457 has it, with our `code`, `request_id` and `errors`."""
         status = self.status_code
-        document = {
+        document: dict[str, Any] = {
             "type": "about:blank",
             "title": KINDS[self.code].title,
             "status": status,

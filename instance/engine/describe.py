@@ -23,21 +23,27 @@ def describe(model: Model, name: str) -> dict[str, Any]:
     if not concurrency:
         plain_or_batched = not hooks.is_async or hooks.max_batch_size > 1
         concurrency = 1 if plain_or_batched else DEFAULT_CONCURRENCY
+    path = str(getattr(api, "api_path", None) or "/predict")
+    if model.spec is not None and path == "/predict":
+        path = model.spec.path.format(name=type(api).__name__)
     return {
         "name": name.rpartition(":")[2] or name,
         "doc": inspect.getdoc(api) if type(api).__module__ != "instance.api" else api.__doc__,
         "device": model.device,
-        "path": str(getattr(api, "api_path", None) or "/predict"),
+        "path": path,
+        "spec": model.spec.name if model.spec is not None else "",
         "max_batch_size": hooks.max_batch_size,
         "batch_timeout_s": float(getattr(api, "batch_timeout", 0.0) or 0.0),
         "stream": hooks.stream,
         "is_async": hooks.is_async,
         "concurrency": concurrency if hooks.is_async else 1,
-        "wants_request": hooks.wants_context or hooks.request_type is Request,
+        "wants_request": hooks.wants_context or model.request_type is Request,
         "has_health": model.has_health,
         "media_type": model.media_type or "",
         "request_schema": _request_schema(model),
-        "answer_schema": _answer_schema(hooks.answer_type),
+        "answer_schema": _answer_schema(model.answer_type),
+        "inputs": _tensors(getattr(api, "inputs", None)),
+        "outputs": _tensors(getattr(api, "outputs", None)),
         "example": _example(getattr(api, "example", None)),
     }
 
@@ -63,6 +69,16 @@ def _schema(adapter: TypeAdapter[Any], mode: Any) -> bytes:
         return orjson.dumps(adapter.json_schema(mode=mode, ref_template=template))
     except PydanticInvalidForJsonSchema:
         return b""
+
+
+def _tensors(declared: Any) -> list[dict[str, Any]]:
+    """What a model of named tensors says of them: `{"x": ("FP32", [-1, 3])}`."""
+    if not isinstance(declared, dict):
+        return []
+    return [
+        {"name": str(name), "datatype": str(datatype), "shape": [int(size) for size in shape]}
+        for name, (datatype, shape) in declared.items()
+    ]
 
 
 def _example(example: Any) -> bytes:

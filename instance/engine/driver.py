@@ -22,6 +22,8 @@ from instance.telemetry.metrics import Metrics
 
 log = logging.getLogger("instance")
 SWEEP_S = 0.02  # how late a deadline may be noticed
+TRAIN_S = 0.002  # work that a model without batches may be sent in one message
+TRAIN_MAX = 32
 CHECK_S = 2.0
 
 
@@ -37,6 +39,7 @@ class Driver:
         self.metrics = metrics
         self.info: dict[str, Any] = {}
         self.draining = False
+        self.changes = 0  # batches done and workers come or gone: what `report` depends on
         self.pace = Pace()
         self.batcher: Batcher[Job] = Batcher(Policy())
         self.workers = [Worker(self, device) for device in settings.worker_devices()]
@@ -110,7 +113,7 @@ class Driver:
                 "the instance is shutting down" if self.draining else "the model is still loading",
                 1.0,
             )
-        if not any(worker.hopeful for worker in self.workers):
+        if not self.workers[0].hopeful and not any(worker.hopeful for worker in self.workers):
             raise refuse("not_ready", "the model keeps failing to start", 5.0)
         if job.deadline != inf and self._hopeless(job):
             raise refuse("queue_full", "the wait is longer than the deadline", self.retry_after())
@@ -146,7 +149,7 @@ class Driver:
     def slots(self) -> int:
         """Requests that all live workers together can compute at once."""
         ready = sum(worker.capacity for worker in self.workers if worker.state is State.READY)
-        return ready * self.batcher.limit
+        return ready * min(self.batcher.limit, self.batcher.policy.max_batch_size)
 
     def wait_s(self) -> float:
         """How long the next request is expected to wait."""
@@ -170,6 +173,7 @@ class Driver:
     # -- batches ---------------------------------------------------------------------------
 
     def dispatch_soon(self) -> None:
+        """Looks at the queue in the next turn of the loop."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._dispatch)
@@ -188,7 +192,7 @@ class Driver:
                 return
             if worker is None:
                 return
-            jobs, expired = self.batcher.take(now)
+            jobs, expired = self.batcher.take(now, self._share())
             self._expire(expired)
             if jobs:
                 worker.run(jobs, now)
@@ -212,19 +216,37 @@ class Driver:
         worker = self.workers[0]
         return worker if worker.can_take_ahead else None
 
+    def _share(self) -> int:
+        """What one worker may take of a train: not what others, idle now, could do as well."""
+        if self.batcher.policy.max_batch_size > 1 or len(self.workers) == 1:
+            return self.batcher.limit
+        idle = sum(worker.room > 0 for worker in self.workers)
+        return min(self.batcher.limit, ceil(self.batcher.waiting / max(idle, 1)))
+
     def batch_done(self, batch: Batch, seconds: float) -> None:
         """A batch came back; `seconds` is what it took in the worker, 0 if it failed there."""
         self.batcher.finish(len(batch.jobs))
+        self.changes += 1
         if seconds:
             self.metrics.predict_seconds.observe(seconds)
             self.pace.learn(len(batch.jobs), seconds)
-            if self.settings.target_latency_s:
-                self.batcher.limit = self.pace.largest_within(
-                    self.settings.target_latency_s, self.batcher.policy.max_batch_size
-                )
+            self.batcher.limit = self._limit()
         if self.batcher.waiting:
             self.dispatch_soon()
         self._notice_quiet()
+
+    def _limit(self) -> int:
+        """How many jobs go into one message from now on.
+
+        A model without batches computes one by one; where that takes microseconds, several
+        share a message all the same, as long as all of it is done in TRAIN_S.
+        """
+        size = self.batcher.policy.max_batch_size
+        if size == 1 and not self.info["stream"] and not self.info["is_async"]:
+            return self.pace.largest_within(TRAIN_S, TRAIN_MAX)
+        if self.settings.target_latency_s:
+            return self.pace.largest_within(self.settings.target_latency_s, size)
+        return size
 
     def put_back(self, batch: Batch) -> None:
         """A batch that its worker never started waits again."""

@@ -13,6 +13,7 @@ from instance.engine.pipeline import Pipeline, Work
 from instance.engine.replies import Blame
 from instance.engine.streams import Streams
 from instance.requests import Request
+from instance.specs import spec_of
 from instance.surface.codec import parser_for
 
 log = logging.getLogger("instance")
@@ -26,9 +27,13 @@ class Model:
         self.hooks = hooks
         self.device = device
         self.media_type: str | None = getattr(api, "media_type", None)
-        parse, self.request_adapter = parser_for(hooks.request_type)
+        self.spec = spec_of(api)
+        # A model inside a spec is asked in the spec's terms, whatever it says itself.
+        self.request_type = self.spec.request_type if self.spec else hooks.request_type
+        self.answer_type = self.spec.answer_type if self.spec else hooks.answer_type
+        parse, self.request_adapter = parser_for(self.request_type)
         blame = Blame()
-        self.pipeline = Pipeline(hooks, parse, blame, self.media_type)
+        self.pipeline = Pipeline(hooks, parse, blame, self.media_type, self.spec)
         self.streams = Streams(self.pipeline, blame, self.media_type)
 
     @property

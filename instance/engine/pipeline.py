@@ -15,6 +15,7 @@ from instance.core.errors import Problem
 from instance.engine.hooks import Hook, Hooks, shape_of, stack
 from instance.engine.replies import Answer, Blame, Reply
 from instance.requests import Context, Request
+from instance.specs import Spec
 from instance.surface.codec import Parse, UnencodableError, encode_json
 
 EXPIRED = Problem("deadline", "the deadline passed before the model could run")
@@ -23,13 +24,14 @@ EXPIRED = Problem("deadline", "the deadline passed before the model could run")
 class Work:
     """One request on its way through the hooks."""
 
-    __slots__ = ("context", "id", "reply", "request", "sse", "value")
+    __slots__ = ("context", "id", "parsed", "reply", "request", "sse", "value")
 
     def __init__(self, id: int, request: Request, sse: bool) -> None:
         self.id = id
         self.request = request
         self.sse = sse
         self.context = Context(request)
+        self.parsed: Any = None  # the validated request, where a spec wants to see it again
         self.value: Any = None
         self.reply: Reply | None = None
 
@@ -49,8 +51,16 @@ async def call(hook: Hook, value: Any, context: Any) -> Any:
 class Pipeline:
     """The hooks of one model, ready to run batches."""
 
-    def __init__(self, hooks: Hooks, parse: Parse, blame: Blame, media_type: str | None) -> None:
+    def __init__(
+        self,
+        hooks: Hooks,
+        parse: Parse,
+        blame: Blame,
+        media_type: str | None,
+        spec: Spec | None = None,
+    ) -> None:
         self.hooks = hooks
+        self.spec = spec
         self._parse = parse
         self._blame = blame
         self._media_type = media_type
@@ -66,8 +76,13 @@ class Pipeline:
                 continue
             try:
                 value = self._parse(work.request)
+                if self.spec is not None:
+                    work.parsed = value
+                    work.context.update(self.spec.context(value))
                 if decode is not None:
                     value = await call(decode, value, work.context)
+                elif self.spec is not None:
+                    value = self.spec.decoded(value)
             except Exception as error:
                 work.reply = self._blame.problem(error)
                 continue
@@ -135,6 +150,8 @@ class Pipeline:
     async def _encode(self, output: Any, work: Work) -> Reply:
         if self.hooks.encode is not None:
             output = await call(self.hooks.encode, output, work.context)
+        if self.spec is not None:
+            output = self.spec.answer(output, work.parsed)
         return answer_of(output, self._media_type)
 
 

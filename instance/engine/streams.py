@@ -16,13 +16,14 @@ from instance.engine.hooks import stack
 from instance.engine.links import Link
 from instance.engine.pipeline import CountError, Pipeline, Work, call
 from instance.engine.replies import Blame, pack_reply
+from instance.specs import Framing, Spec
 from instance.surface.codec import encode_json
 
 SSE = "text/event-stream"
 JSON_LINES = "application/x-ndjson"
 
 
-class Framing:
+class ItemFraming:
     """Turns items into bytes: as events, as lines of JSON, or as they are."""
 
     def __init__(self, first: Any, sse: bool, media_type: str | None) -> None:
@@ -49,6 +50,9 @@ class Framing:
         body = encode_json(value)
         return b"data: " + body + b"\n\n" if self.sse else body + b"\n"
 
+    def finish(self) -> bytes:
+        return b""
+
     def error(self, problem: Problem) -> bytes:
         """The explicit end of a stream that failed; empty where the framing has no word
         for it, and only the broken connection tells."""
@@ -63,12 +67,16 @@ class Framing:
 class Sender:
     """The way of one stream to its client."""
 
-    def __init__(self, work: Work, link: Link, media_type: str | None) -> None:
+    def __init__(
+        self, work: Work, link: Link, media_type: str | None, spec: Spec | None = None
+    ) -> None:
         self.work = work
         self.ended = False
         self._link = link
         self._media_type = media_type
+        self._spec = spec
         self._framing: Framing | None = None
+        self._begun = False
         link.open(work.id)
 
     async def room(self) -> bool:
@@ -81,12 +89,22 @@ class Sender:
 
     def item(self, value: Any) -> None:
         if self._framing is None:
-            framing = Framing(value, self.work.sse, self._media_type)
-            body = framing.item(value)
-            self._framing = framing
-            self._link.send(("head", self.work.id, framing.content_type))
-        else:
-            body = self._framing.item(value)
+            self._framing = self._framed(value)
+        self._send(self._framing.item(value))
+
+    def _framed(self, first: Any) -> Framing:
+        if self._spec is not None:
+            return self._spec.framing(self.work.parsed)
+        return ItemFraming(first, self.work.sse, self._media_type)
+
+    def _send(self, body: Buffer) -> None:
+        """Sends a part, and the head before the first."""
+        if not body:
+            return
+        if not self._begun:
+            self._begun = True
+            assert self._framing is not None
+            self._link.send(("head", self.work.id, self._framing.content_type))
         blobs: list[Buffer] = []
         self._link.charge(self.work.id, len(body))
         self._link.send(("item", self.work.id, place(body, blobs)), blobs)
@@ -95,11 +113,16 @@ class Sender:
         """Ends it once: in order, or with `problem`, before or after its head."""
         if self.ended:
             return
+        last = b""
+        if problem is None:
+            if self._framing is None and self._spec is not None:
+                self._framing = self._framed(None)
+            if self._framing is not None:
+                self._send(self._framing.finish())
+        elif self._begun and self._framing is not None:
+            last = self._framing.error(problem)
         self.ended = True
         blobs: list[Buffer] = []
-        last = b""
-        if problem is not None and self._framing is not None:
-            last = self._framing.error(problem)
         packed = None if problem is None else pack_reply(problem, blobs)
         self._link.send(("end", self.work.id, packed, last))
         self._link.close(self.work.id)
@@ -116,7 +139,8 @@ class Streams:
 
     async def run(self, works: Sequence[Work], link: Link) -> None:
         """Streams every one of `works` to its end."""
-        senders = {work.id: Sender(work, link, self._media_type) for work in works}
+        spec = self._pipeline.spec
+        senders = {work.id: Sender(work, link, self._media_type, spec) for work in works}
         good = await self._pipeline.decode(works)
         for work in works:
             if isinstance(work.reply, Problem):

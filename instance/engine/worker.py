@@ -27,6 +27,7 @@ from instance.engine.model import Model
 from instance.engine.pipeline import Work
 from instance.engine.replies import pack_reply
 from instance.requests import Headers, Request
+from instance.specs import spec_of
 from instance.telemetry.logs import configure_logging
 
 log = logging.getLogger("instance")
@@ -92,6 +93,9 @@ def _apply(api: Any, options: dict[str, Any], device: str) -> None:
     """Options given at start win over the class's own attributes."""
     for name, value in options["attributes"].items():
         setattr(api, name, value)
+    spec = spec_of(api)
+    if spec is not None and isinstance(getattr(api, "spec", None), str):
+        api.stream = spec.streams
     if hasattr(type(api), "device") or not hasattr(api, "device"):
         try:
             api.device = device

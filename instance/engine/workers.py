@@ -25,6 +25,7 @@ JSON_LINES = "application/x-ndjson"
 GRACE_S = 5.0  # for a teardown, and for an async job to heed its cancellation
 HOPELESS_AFTER = 3  # starts in a row that failed
 DIED = Problem("model_error", "the model's process died while it computed this request")
+UNENDED = Problem("model_error", "the model's stream was broken off")
 REPLACED = Problem("deadline", "the model did not answer within its timeout")
 
 
@@ -91,6 +92,7 @@ class Worker:
             self._backoff = self._backoff.failed(lived_s)
             why = self._failure or how
             log.error("worker on %s ended (%s); starting again", self.device, why)
+        self._driver.changes += 1
         batches = list(self._batches.values())
         self._batches.clear()
         self._streams.clear()
@@ -229,6 +231,7 @@ class Worker:
         if self.state is not State.STARTING:
             return
         self.state = after(self.state, Signal.WARM)
+        self._driver.changes += 1
         self.healthy, self._checking = True, False
         self._ready_at = time.monotonic()
         if not self.first.done():
@@ -244,7 +247,8 @@ class Worker:
             job.resolve(unpack_reply(reply, blobs))
         for job in batch.jobs:
             job.worker = None
-            self._streams.pop(job.id, None)
+            if self._streams.pop(job.id, None) is not None:
+                job.resolve(UNENDED)
         for follower in self._batches.values():
             follower.progress = max(follower.progress, time.monotonic())
             break

@@ -5,6 +5,7 @@ HTTP process is this. Streams are written by `surface.streaming`.
 """
 
 import time
+from functools import lru_cache
 from http import HTTPStatus
 
 from aiohttp import web
@@ -40,6 +41,14 @@ _date = _Date()
 
 def status_line(status: int) -> bytes:
     return _STATUS_LINES.get(status) or f"HTTP/1.1 {status} Unknown\r\n".encode()
+
+
+@lru_cache(maxsize=64)
+def _kind_line(content_type: str) -> bytes:
+    """The media type, and the beginning of the line of the length."""
+    if any(mark in content_type for mark in "\r\n\0"):
+        content_type = "application/octet-stream"
+    return f"Content-Type: {content_type}\r\nContent-Length: ".encode("latin-1", "replace")
 
 
 def date_line() -> bytes:
@@ -102,9 +111,7 @@ class WholeAnswer(web.StreamResponse):
         bodiless = self._code in _BODILESS
         parts = [_STATUS_LINES.get(self._code) or status_line(self._code)]
         if not bodiless:
-            parts.append(
-                f"Content-Type: {self._kind}\r\nContent-Length: {len(body)}\r\n".encode("latin-1")
-            )
+            parts.append(_kind_line(self._kind) + b"%d\r\n" % len(body))
         parts.append(_date.line())
         if close:
             parts.append(b"Connection: close\r\n")

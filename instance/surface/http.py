@@ -6,7 +6,8 @@ worker's, which has the model's types. Everything that is not the model's path i
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -17,15 +18,15 @@ from instance.core.deadlines import HEADER, deadline_of
 from instance.core.errors import Problem, Refused, refuse
 from instance.engine.driver import Driver
 from instance.engine.jobs import Job, Parts
+from instance.specs.openai_errors import error_of
 from instance.surface.answers import WholeAnswer, header_lines
 from instance.surface.docs import docs_page
 from instance.surface.openapi import openapi
+from instance.surface.pages import pages_of
 from instance.surface.streaming import StreamAnswer
 from instance.telemetry.metrics import Metrics
 
-Handler = Callable[[BaseRequest], Awaitable[web.StreamResponse]]
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_SLACK = 64 << 10
 
 
 class Surface:
@@ -38,6 +39,8 @@ class Surface:
         self._path = ""  # until a worker has said which path the model wants
         self._wants_request = False
         self._loop = asyncio.get_running_loop()
+        self._load: tuple[int, int, int, int] = (-1, 0, 0, 0)
+        self._report = b""
         self._pages: dict[str, Callable[[], WholeAnswer]] = {
             "/health": self._health,
             "/health/ready": self._ready,
@@ -64,6 +67,12 @@ class Surface:
         if not info:
             return False
         self._path, self._wants_request = info["path"], info["wants_request"]
+        for page, document in pages_of(info).items():
+            self._pages[page] = partial(self._json, 200, document)
+        if info["spec"] == "open-inference":
+            self._pages["/v2/health/live"] = self._pages["/health/live"]
+            self._pages["/v2/health/ready"] = self._ready
+            self._pages[f"/v2/models/{info['name']}/ready"] = self._ready
         return path == self._path
 
     # -- the model's path ------------------------------------------------------------------
@@ -97,7 +106,7 @@ class Surface:
             deadline = deadline_of(headers.get(HEADER), arrived)
         except ValueError as error:
             raise refuse("bad_request", str(error)) from None
-        if not driver.ready and driver.draining:
+        if driver.draining:
             raise refuse("not_ready", "the instance is shutting down", 1.0)
         body = await self._body(request)
         if deadline <= arrived:
@@ -197,6 +206,8 @@ class Surface:
 
     def _problem(self, request: BaseRequest, problem: Problem) -> WholeAnswer:
         document = problem.document(request.headers.get("X-Request-Id"))
+        if self._driver.info.get("spec", "").startswith("openai"):
+            document["error"] = error_of(problem)
         extra = header_lines(list(problem.headers)) if problem.headers else b""
         if problem.retry_after_s is not None:
             extra += b"Retry-After: %d\r\n" % max(1, round(problem.retry_after_s))
@@ -218,10 +229,17 @@ class Surface:
         return WholeAnswer(status, content_type, body, self._orca() + extra, close)
 
     def _orca(self) -> bytes:
-        return (
-            b'endpoint-load-metrics: JSON {"named_metrics": {"queue": %d, "running": %d, '
-            b'"slots": %d, "wait_ms": %.1f}}\r\n' % self._driver.report()
-        )
+        """The load report; the answers of one batch, written together, share its text."""
+        driver = self._driver
+        batcher = driver.batcher
+        load = (batcher.waiting, batcher.running, batcher.limit, driver.changes)
+        if load != self._load:
+            self._load = load
+            self._report = (
+                b'endpoint-load-metrics: JSON {"named_metrics": {"queue": %d, "running": %d, '
+                b'"slots": %d, "wait_ms": %.1f}}\r\n' % driver.report()
+            )
+        return self._report
 
     def _text(self, status: int, text: str) -> WholeAnswer:
         return self._answer(status, "text/plain; charset=utf-8", text.encode())

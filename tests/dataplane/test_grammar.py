@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import ClientFault, UpstreamFault
 from gateway.core.framing import Chunked, Sized
-from gateway.core.heads import CHUNKED, Names, check_start, parse_request, parse_response
+from gateway.core.heads import CHUNKED, check_start, parse_request, parse_response
+from gateway.core.lines import Lines
 
 
 def request(head: bytes):
@@ -100,11 +101,14 @@ def test_a_start_that_cannot_become_a_head_is_refused_at_once():
             check_start(start, 8192, 100, "drop")
 
 
-def test_invented_names_do_not_fill_the_memory():
-    names = Names({})
+def test_what_is_kept_of_header_lines_is_bounded_and_no_secret():
+    lines = Lines({})
     for number in range(10_000):
-        names[b"x-%d" % number]
-    assert len(names) <= 2048
+        lines[b"x-%d: y" % number]
+    assert len(lines) <= 2048
+    lines.clear()
+    lines[b"Authorization: secret"]
+    assert not lines
 
 
 @pytest.mark.parametrize(

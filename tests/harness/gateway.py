@@ -213,6 +213,11 @@ class Gateway:
         """One request to the admin API; `body` is sent as JSON."""
         return await self.client.json(method, self.admin_url + path, body, headers, timeout)
 
+    async def health(self, backend: str = "main") -> dict[str, str]:
+        """What the probes say of each instance of `backend`."""
+        instances = (await self.status())["backends"][backend]["instances"]
+        return {address: instance["health"] for address, instance in instances.items()}
+
     async def status(self) -> dict[str, Any]:
         reply = await self.admin("GET", "/admin/v1/status")
         assert reply.status == 200, reply

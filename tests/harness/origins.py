@@ -433,12 +433,16 @@ def events(count: int, interval_s: float, size: int = 20) -> Responder:
 
 
 @asynccontextmanager
-async def origins(count: int = 1, respond: Responder | None = None) -> AsyncIterator[list[Origin]]:
-    """`count` origins named o0, o1, …, all with the same responder."""
+async def origins(
+    count: int = 1,
+    respond: Responder | None = None,
+    each: Callable[[], Responder] | None = None,
+) -> AsyncIterator[list[Origin]]:
+    """`count` origins named o0, o1, …, with one responder or with one made for `each`."""
     async with AsyncExitStack() as stack:
         made = []
         for number in range(count):
-            one = Origin(respond, f"o{number}")
+            one = Origin(each() if each is not None else respond, f"o{number}")
             await one.start()
             stack.push_async_callback(one.stop)
             made.append(one)

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,19 @@ async def test_r68_a_stop_during_the_start_is_clean(tmp_path: Path) -> None:
         assert code in (0, -signal.SIGTERM), gateway.log_text()
         assert "Traceback" not in gateway.log_text()
         await eventually(lambda below=below: not any(alive(pid) for pid in below), 2)
+
+
+@pytest.mark.parametrize(("number", "lame"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+async def test_ctrl_c_needs_no_lame_duck(number: signal.Signals, lame: bool) -> None:
+    """A person waits for the prompt; after SIGTERM a balancer in front must learn of it."""
+    async with origins(1) as (origin,):
+        document = one_backend(origin)
+        async with running_gateway(document, check_end=False, lame_duck="4s") as gateway:
+            assert gateway.process is not None
+            begun = time.monotonic()
+            gateway.process.send_signal(number)
+            took_s = await gateway.ended(0, begun, 10)
+            assert (took_s >= 4) is lame
 
 
 async def test_the_state_is_whole_after_every_kill() -> None:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,9 @@ def fake_program(*arguments: str) -> list[str]:
 class Running:
     """A supervisor that runs in the background, and what it said."""
 
-    def __init__(self, workers: int = 1, fake: str = "", patience_s: float = 5.0) -> None:
+    def __init__(
+        self, workers: int = 1, fake: str = "", patience_s: float = 5.0, silence_s: float = 60
+    ) -> None:
         self.ready: list[dict] = []
         self.said: list[str] = []
         self.data = bind("127.0.0.1:0", workers)
@@ -44,7 +47,11 @@ class Running:
             environment={"FAKE": fake, "PYTHONPATH": str(FAKE.parents[2])},
         )
         self.supervisor = Supervisor(
-            plan, on_ready=self.ready.append, say=self.said.append, program=fake_program
+            plan,
+            on_ready=self.ready.append,
+            say=self.said.append,
+            program=fake_program,
+            silence_s=silence_s,
         )
         self.task = asyncio.create_task(self.supervisor.run())
 
@@ -60,10 +67,8 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(
-    workers: int = 1, fake: str = "", patience_s: float = 5.0
-) -> AsyncIterator[Running]:
-    it = Running(workers, fake, patience_s)
+async def running(**options: Any) -> AsyncIterator[Running]:
+    it = Running(**options)
     try:
         yield it
     finally:
@@ -96,6 +101,12 @@ async def test_a_killed_control_process_is_replaced_and_workers_serve_on() -> No
         await until(lambda: gateway.said == ["control was ended by SIGKILL; starting it again"])
         assert await gateway.pid_that_answers() in workers
         assert len(gateway.ready) == 1, "being ready is news only once"
+
+
+async def test_a_control_process_that_hangs_is_replaced() -> None:
+    async with running(silence_s=0.5) as gateway:
+        await until(lambda: "control was ended by SIGKILL; starting it again" in gateway.said)
+        assert gateway.said[0] == "the control process does not answer; replacing it"
 
 
 async def test_a_worker_that_control_calls_silent_is_replaced() -> None:

@@ -1,6 +1,7 @@
 """R26: a reset before the head is tried elsewhere if that is safe, and is a 502 if it is not."""
 
 import asyncio
+import random
 
 from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.load import Ask, failures, open_loop
@@ -10,14 +11,12 @@ RETRIES = {"attempts": 3, "on": ["connect_failure", "reset"]}
 
 
 def flaky(every: int) -> Responder:
-    """Resets every `every`th request before any byte of an answer."""
-    count = 0
+    """Resets one in `every` requests before any byte of an answer."""
+    chance = random.Random(26)
 
     async def respond(exchange: Exchange) -> None:
-        nonlocal count
         await exchange.read()
-        count += 1
-        if count % every == 0:
+        if chance.randrange(every) == 0:
             exchange.reset()
         else:
             await echo(exchange)

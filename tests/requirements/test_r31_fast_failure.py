@@ -10,7 +10,7 @@ def make(number: int) -> Ask:
 
 
 async def test_r31_fast_500s_get_no_more_than_a_fair_share() -> None:
-    async with origins(3, served(4, 0.02)) as stubs:
+    async with origins(3, each=lambda: served(4, 0.02)) as stubs:
         stubs[0].respond = fixed(500, b"broken")
         async with running_gateway(one_backend(*stubs)) as gateway:
             replies = await open_loop(gateway.url, 120, 5, make)
@@ -20,7 +20,7 @@ async def test_r31_fast_500s_get_no_more_than_a_fair_share() -> None:
 
 
 async def test_r31_fast_resets_are_ejected_within_five_failures() -> None:
-    async with origins(3, served(4, 0.02)) as stubs:
+    async with origins(3, each=lambda: served(4, 0.02)) as stubs:
         stubs[0].respond = reset
         document = one_backend(*stubs, eject={"failures": 5, "base": "30s"})
         async with running_gateway(document) as gateway:

@@ -12,7 +12,7 @@ async def test_r32_all_down_is_a_quick_503_and_ends_soon_after_one_is_back() -> 
                 await stub.stop()
 
             async def known() -> bool:
-                return (await gateway.metrics()).total("headgate_instance_up") == 0
+                return set((await gateway.health()).values()) == {"down"}
 
             await eventually(known, 3, "both instances are known to be down")
             replies = await open_loop(gateway.url, 60, 2, lambda n: Ask(path=f"/{n}"))
@@ -37,7 +37,7 @@ async def test_r32_failing_probes_of_all_do_not_stop_traffic() -> None:
                 stub.ready = False
 
             async def known() -> bool:
-                return (await gateway.metrics()).total("headgate_instance_up") == 0
+                return set((await gateway.health()).values()) == {"failing"}
 
             await eventually(known, 3, "both instances fail their probes")
             replies = await open_loop(gateway.url, 50, 1, lambda n: Ask(path=f"/{n}"))

@@ -20,7 +20,7 @@ async def stubborn(url: str, client: Client) -> Reply:
 
 
 async def test_r40_after_a_flood_of_retrying_clients_all_is_normal_within_five_seconds() -> None:
-    async with origins(2, served(2, 0.04)) as stubs:
+    async with origins(2, each=lambda: served(2, 0.04)) as stubs:
         queue = {"size": 512, "timeout": "500ms"}
         async with running_gateway(one_backend(*stubs, queue=queue)) as gateway:
             client, crowd = Client(), []

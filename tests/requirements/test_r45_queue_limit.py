@@ -21,10 +21,10 @@ async def test_r45_beyond_the_queue_the_answer_is_a_quick_503() -> None:
             await eventually(full, 2, "the queue is full")
             assert (await gateway.client.get(f"{gateway.url}/-/health")).status == 200
             assert (await gateway.status())["workers"]
+            assert len(origin.exchanges) == 2
             replies = await load
     refused = [r for r in replies if r.status == 503]
     assert len(refused) == len(replies) - 7, len(refused)
     assert {r.header("x-headgate-error") for r in refused} == {"queue_full"}
     assert all(r.header("retry-after") for r in refused)
     assert percentile([r.took_s for r in refused], 50) <= 0.05
-    assert len(origin.exchanges) == 2

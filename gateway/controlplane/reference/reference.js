@@ -1,4 +1,7 @@
-// Shows the OpenAPI document as one readable page. Everything is set as text, never as markup.
+// Shows an OpenAPI document as one readable page: the one that ?document= of this script's own
+// address names. Everything is set as text, never as markup.
+
+const source = new URL(import.meta.url).searchParams.get("document") ?? "/openapi.json";
 
 const made = (name, text, ...children) => {
   const element = document.createElement(name);
@@ -21,7 +24,7 @@ const table = (heads, rows) =>
 const schemaName = (schema) => (schema?.$ref ?? "").split("/").pop() || JSON.stringify(schema ?? {});
 
 const curl = (method, path, body) => {
-  const parts = [`curl -X ${method} http://127.0.0.1:8081${path}`];
+  const parts = [`curl -X ${method} ${location.origin}${path}`];
   if (body !== undefined) {
     parts.push("-H 'Content-Type: application/json'", `-d '${JSON.stringify(body)}'`);
   }
@@ -31,7 +34,7 @@ const curl = (method, path, body) => {
 const operation = (path, method, spec, resolve) => {
   const summary = made("summary", "",
     named("method", made("code", method.toUpperCase())), made("code", path),
-    named("what", made("span", spec.summary)));
+    named("what", made("span", spec.summary ?? "")));
   const details = made("details", "", summary);
   details.id = spec.operationId;
   const bodies = Object.entries(spec.requestBody?.content ?? {});
@@ -44,10 +47,10 @@ const operation = (path, method, spec, resolve) => {
   if (bodies.length) {
     details.append(table(["body", "schema"], bodies.map(([type, body]) => [type, schemaName(body.schema)])));
   }
-  details.append(table(["status", "answer"], Object.entries(spec.responses).map(([status, answer]) => {
+  details.append(table(["status", "answer"], Object.entries(spec.responses ?? {}).map(([status, answer]) => {
     const found = resolve(answer);
     const [type, content] = Object.entries(found.content ?? {})[0] ?? ["", {}];
-    return [status, `${found.description} ${type} ${schemaName(content.schema)}`];
+    return [status, `${found.description ?? ""} ${type} ${schemaName(content.schema)}`];
   })));
   return details;
 };
@@ -56,16 +59,16 @@ const show = (api) => {
   const main = document.getElementById("operations");
   const sections = new Map();
   const resolve = (answer) =>
-    answer.$ref ? api.components.responses[answer.$ref.split("/").pop()] : answer;
+    answer.$ref ? api.components?.responses?.[answer.$ref.split("/").pop()] ?? {} : answer;
   for (const [path, methods] of Object.entries(api.paths)) {
     for (const [method, spec] of Object.entries(methods)) {
-      const tag = spec.tags[0];
+      const tag = spec.tags?.[0] ?? "";
       if (!sections.has(tag)) sections.set(tag, made("section", "", made("h2", tag)));
       sections.get(tag).append(operation(path, method, spec, resolve));
     }
   }
   const schemas = made("section", "", made("h2", "schemas"));
-  for (const [name, schema] of Object.entries(api.components.schemas)) {
+  for (const [name, schema] of Object.entries(api.components?.schemas ?? {})) {
     schemas.append(made("details", "", made("summary", "", made("code", name)),
       made("pre", JSON.stringify(schema, null, 2))));
   }
@@ -73,5 +76,5 @@ const show = (api) => {
   main.removeAttribute("aria-busy");
 };
 
-const response = await fetch("/openapi.json");
+const response = await fetch(source);
 show(await response.json());

@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 
-from gateway.controlplane.descriptions import rendered
+from gateway.controlplane.documents import render
 from gateway.core.table import Table
 from tests.dashboard.conftest import Page
 
@@ -52,7 +52,7 @@ TABLE = Table.from_document(
 
 
 class Handler(BaseHTTPRequestHandler):
-    pages = rendered(TABLE, {"linear": SAYS})
+    pages = render(TABLE, {"linear": SAYS})
 
     def do_GET(self) -> None:
         kind, body = self.pages.get(self.path, ("text/plain", ""))

@@ -1,0 +1,79 @@
+"""Ready-made shapes of requests and answers that clients of other systems speak.
+
+A spec stands around a model's hooks: it says what a request looks like, what `predict` gets
+of it where the model does not decode it itself, and how outputs become answers. A model
+names one with `spec = "openai-chat"`, `"openai-embeddings"` or `"open-inference"`.
+"""
+
+from typing import Any, Protocol
+
+from instance.core.errors import Problem
+
+
+class Framing(Protocol):
+    """How the items of one stream become bytes."""
+
+    content_type: str
+
+    def item(self, value: Any) -> bytes | bytearray | memoryview:
+        """The bytes of one item; empty if nothing is to be sent yet."""
+        ...
+
+    def finish(self) -> bytes:
+        """The bytes after the last item of a stream that ends in order."""
+        ...
+
+    def error(self, problem: Problem) -> bytes:
+        """The explicit end of a stream that failed; empty where there is no word for it."""
+        ...
+
+
+class Spec(Protocol):
+    """What stands around the hooks of a model; one object serves all its requests."""
+
+    name: str
+    path: str  # with {name} for the model's name
+    streams: bool
+    request_type: Any
+    answer_type: Any
+
+    def decoded(self, request: Any) -> Any:
+        """The model's input of a validated request, if it does not decode it itself."""
+        ...
+
+    def context(self, request: Any) -> dict[str, Any]:
+        """What the hooks find in their context."""
+        ...
+
+    def answer(self, output: Any, request: Any) -> Any:
+        """The whole answer of an encoded output."""
+        ...
+
+    def framing(self, request: Any) -> Framing:
+        """How the outputs of a streaming model become the answer."""
+        ...
+
+
+def spec_of(api: Any) -> Spec | None:
+    """The spec that a model names; ValueError when there is none of that name.
+
+    Objects are known by their class, so that a model written for LitServe's specs runs.
+    """
+    named = getattr(api, "spec", None)
+    if named is None:
+        return None
+    name = named if isinstance(named, str) else type(named).__name__
+    if name in ("openai-chat", "OpenAISpec"):
+        from instance.specs.openai_chat import Chat
+
+        return Chat()
+    if name in ("openai-embeddings", "OpenAIEmbeddingSpec"):
+        from instance.specs.openai_embeddings import Embeddings
+
+        return Embeddings()
+    if name == "open-inference":
+        from instance.specs.open_inference import OpenInference
+
+        return OpenInference(type(api).__name__)
+    known = "openai-chat, openai-embeddings, open-inference"
+    raise ValueError(f"there is no spec {name!r}; use one of {known}")

@@ -1,0 +1,76 @@
+"""A machine that knows only the OpenAPI document tries to break the admin API."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
+
+from gateway.controlplane.admin import admin_application
+from gateway.controlplane.calls import AdminParts
+from gateway.controlplane.configuration import parse
+from gateway.controlplane.openapi import openapi
+from gateway.controlplane.operations import OPERATIONS
+from gateway.controlplane.security import Tokens
+from gateway.controlplane.store import MemoryStore
+from tests.controlplane.conftest import FILE, ScriptedLive, make_publisher, no_metrics
+
+schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+
+STREAMS = {operation.name for operation in OPERATIONS if operation.answer == "EventStream"}
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The root of an admin listener that runs in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    ready: list[str] = []
+
+    async def serve() -> None:
+        read, document = parse(FILE)
+        publisher = make_publisher(MemoryStore(), read)
+        publisher.start(document, why="start")
+        parts = AdminParts(
+            publisher, read, ScriptedLive(), publisher._events, Tokens(), no_metrics, lambda: True
+        )
+        runner = web.AppRunner(admin_application(parts), access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        ready.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
+
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(serve(), loop).result(10)
+    yield ready[0]
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+
+
+def operations() -> list[Any]:
+    schema = schemathesis.openapi.from_dict(openapi())
+    found = [result.ok() for result in schema.get_all_operations()]
+    return [each for each in found if each.definition.raw["operationId"] not in STREAMS]
+
+
+@pytest.mark.parametrize("operation", operations(), ids=lambda o: o.definition.raw["operationId"])
+@pytest.mark.parametrize("examples", [10, pytest.param(300, marks=pytest.mark.soak)])
+def test_schemathesis_finds_nothing(operation: Any, examples: int, url: str) -> None:
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+    # A schema cannot know which backends exist or which ETag is current.
+    excluded = [positive_data_acceptance]
+    for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
+
+        @given(operation.as_strategy(generation_mode=mode))
+        @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck))
+        def probe(case: Any) -> None:
+            case.call_and_validate(base_url=url, excluded_checks=excluded)
+
+        try:
+            probe()
+        except Unsatisfiable:
+            assert mode is schemathesis.GenerationMode.NEGATIVE  # nothing in it can be wrong

@@ -1,0 +1,273 @@
+"""The instance with the least expected delay, from what is known of each."""
+
+import math
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.core.balancing import (
+    FADE_S,
+    FORGET_S,
+    SHUN_AFTER,
+    SHUN_S,
+    Load,
+    choose,
+    most_at_once,
+    usual_service_s,
+)
+
+NOW = 1000.0
+
+
+def load(in_flight: int = 0, slots: float = 0.0, service_s: float = 0.02, **more: Any) -> Load:
+    made = Load(in_flight, slots=slots, service_s=service_s, **more)
+    made.learned_at, made.samples = NOW, 1
+    return made
+
+
+def picks(loads: list[Load], balance: str = "least_loaded", turns: int = 120) -> Counter[int]:
+    return Counter(choose(balance, loads, turn, NOW) for turn in range(turns))
+
+
+def test_equal_instances_take_turns() -> None:
+    assert picks([load() for _ in range(4)]) == dict.fromkeys(range(4), 30)
+    assert picks([load(1, 2) for _ in range(3)]) == dict.fromkeys(range(3), 40)
+
+
+def test_the_one_with_least_to_do_is_chosen() -> None:
+    assert set(picks([load(2), load(1), load(3)])) == {1}
+    assert set(picks([load(5, 8), load(3, 2), load(9, 8)])) == {0}
+
+
+def test_a_fast_instance_with_a_queue_may_be_sooner_than_a_slow_one_without() -> None:
+    fast, slow = load(4, 2, 0.02), load(0, 2, 0.1)
+    fast.most = slow.most = 99
+    assert set(picks([fast, slow])) == {0}
+    fast.in_flight = 10
+    assert set(picks([fast, slow])) == {1}
+
+
+def test_what_other_workers_sent_counts() -> None:
+    assert set(picks([load(0, others=2.0), load(1)])) == {1}
+
+
+def test_an_instance_says_that_it_is_busy_with_others_and_the_news_fades() -> None:
+    busy, idle = load(1, 2), load(1, 2)
+    busy.reported(NOW, queue=6, running=2, slots=2, wait_ms=0)
+    assert busy.occupied(NOW) == 8
+    assert picks([busy, idle]).keys() == {1}
+    assert busy.occupied(NOW + FADE_S / 2) == pytest.approx(1 + 7 / 2)
+    assert busy.occupied(NOW + FADE_S) == 1
+
+
+def test_a_fresh_report_is_believed_over_what_other_workers_said() -> None:
+    told = load(1, 2, others=9.0)
+    told.reported(NOW, queue=0, running=1, slots=2, wait_ms=0)
+    assert told.occupied(NOW + 0.05) == 1
+    assert told.occupied(NOW + 0.5) == 10
+
+
+def test_an_estimated_wait_runs_down_as_time_passes() -> None:
+    waits = load(0, 2, 0.02)
+    waits.reported(NOW, queue=0, running=0, slots=2, wait_ms=300)
+    assert waits.delay(NOW, 0, 1.0) == pytest.approx(0.32)
+    assert waits.delay(NOW + 0.2, 0, 1.0) == pytest.approx(0.12)
+    assert waits.delay(NOW + 0.4, 0, 1.0) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    "report",
+    [(math.nan, 0, 1, 0), (-1, 0, 1, 0), (0, math.inf, 1, 0), (0, 0, 0, 0), (0, 0, -3, 0),
+     (0, 0, 1e300, 0), (0, 0, 1, math.nan), (0, 0, 1, -5), (0, 0, math.nan, 0)],
+)  # fmt: skip
+def test_a_report_that_makes_no_sense_is_not_believed(report: tuple[float, ...]) -> None:
+    told = load(1, 4)
+    told.reported(NOW, *report)
+    assert (told.slots, told.occupied(NOW), told.wait_until) == (4, 1, 0.0)
+
+
+def test_a_wait_of_hours_keeps_nobody_away_for_longer_than_seconds() -> None:
+    told = load()
+    told.reported(NOW, 0, 0, 1, 1e8)
+    assert told.wait_until <= NOW + 5
+
+
+def answer(load: Load, took_s: float, times: int = 1, failed: bool = False) -> None:
+    for _ in range(times):
+        load.answered(NOW, took_s, load.sent(NOW), failed)
+        load.done()
+
+
+def test_the_service_time_is_learned_from_answers() -> None:
+    fresh = Load(slots=1)
+    answer(fresh, 0.1)
+    assert fresh.service_s == 0.1
+    answer(fresh, 0.3)
+    assert fresh.service_s == pytest.approx(0.2)
+    answer(fresh, 0.02, times=200)
+    assert fresh.service_s == pytest.approx(0.02, rel=0.01)
+
+
+def test_waiting_inside_an_instance_is_not_taken_for_slowness() -> None:
+    busy = Load(slots=2)
+    for _ in range(7):
+        busy.sent(NOW)
+    busy.answered(NOW, 0.08, busy.sent(NOW), failed=False)
+    assert busy.service_s == pytest.approx(0.02)
+
+
+def test_r31_failures_teach_no_speed_and_five_of_them_keep_requests_away() -> None:
+    loads = [load(0, 2) for _ in range(3)]
+    sent: Counter[int] = Counter()
+    for turn in range(300):
+        index = choose("least_loaded", loads, turn, NOW)
+        sent[index] += 1
+        answer(loads[index], 0.001 if index == 0 else 0.02, failed=index == 0)
+    assert sent[0] == SHUN_AFTER
+    assert loads[0].service_s == 0.02
+
+
+def test_r31_when_all_fail_all_are_used() -> None:
+    loads = [load(0, 2) for _ in range(3)]
+    for each in loads:
+        answer(each, 0.001, times=9, failed=True)
+    assert picks(loads) == dict.fromkeys(range(3), 40)
+
+
+def test_r31_after_a_while_one_failing_instance_is_tried_once_more() -> None:
+    bad, good = load(0, 2), load(1, 2)
+    answer(bad, 0.001, times=9, failed=True)
+    assert choose("least_loaded", [bad, good], 0, NOW + SHUN_S - 0.1) == 1
+    assert choose("least_loaded", [bad, good], 0, NOW + SHUN_S + 0.1) == 0
+    bad.answered(NOW + SHUN_S + 0.1, 0.001, 1.0, failed=True)
+    assert choose("least_loaded", [bad, good], 0, NOW + SHUN_S + 0.2) == 1
+    bad.answered(NOW + SHUN_S + 0.3, 0.02, 1.0, failed=False)
+    assert choose("least_loaded", [bad, good], 0, NOW + SHUN_S + 0.4) == 0
+
+
+def test_r24_slow_start_gives_a_part_of_the_usual_load() -> None:
+    loads = [load(slots=8), load(slots=8, weight=0.25)]
+    for turn in range(10):
+        loads[choose("least_loaded", loads, turn, NOW, 256)].in_flight += 1
+    assert loads[0].in_flight == 8
+    assert loads[1].in_flight == 2
+
+
+def test_an_unknown_instance_is_thought_as_fast_as_the_known_ones() -> None:
+    known, unknown = load(1, 1, 0.02), load(0, 0, 0.0)
+    assert usual_service_s([known, unknown]) == 0.02
+    assert usual_service_s([unknown]) == 1.0
+    assert set(picks([known, unknown])) == {1}
+
+
+def test_what_was_slow_long_ago_is_asked_again() -> None:
+    slow, fast = load(0, 2, 1.0), load(1, 2, 0.02)
+    assert choose("least_loaded", [slow, fast], 0, NOW + FORGET_S - 1) == 1
+    fast.learned_at = NOW + FORGET_S
+    assert choose("least_loaded", [slow, fast], 0, NOW + FORGET_S + 1) == 0
+    slow.in_flight += 1  # one is enough to find out
+    assert choose("least_loaded", [slow, fast], 0, NOW + FORGET_S + 1) == 1
+    slow.samples = 100
+    slow.answered(NOW + FORGET_S + 2, 0.02, 1.0, failed=False)
+    assert slow.service_s == pytest.approx(0.51)
+
+
+def test_slots_are_filled_and_short_work_is_sent_ahead() -> None:
+    assert most_at_once(0, 0.1) == math.inf
+    assert most_at_once(2, 0.02) == 2
+    assert most_at_once(4, 0.0) == 4
+    assert most_at_once(1, 0.001) == 3  # 2 ms of work for the time of a turnaround
+    assert most_at_once(1, 0.0001) == 9
+    assert most_at_once(32, 0.004) == 48
+
+
+def test_nobody_is_chosen_when_nobody_has_room() -> None:
+    loads = [load(2, 2), load(2, 2)]
+    assert choose("least_loaded", loads, 0, NOW, 256) == -1
+    assert choose("least_loaded", loads, 0, NOW, 256, ahead=1) in (0, 1)
+    assert choose("round_robin", [load(3), load(4)], 1, NOW, 3) == -1
+    assert choose("least_loaded", [], 0, NOW) == -1
+
+
+def test_a_worker_may_always_have_one_request_at_an_instance() -> None:
+    assert choose("least_loaded", [load(0, 2, others=50.0)], 0, NOW, 256) == 0
+
+
+def test_round_robin_takes_turns_whatever_the_load() -> None:
+    loads = [load(9), load(0), load(0, service_s=5.0)]
+    assert [choose("round_robin", loads, turn, NOW) for turn in range(6)] == [0, 1, 2, 0, 1, 2]
+
+
+def test_random_looks_like_chance() -> None:
+    loads = [load() for _ in range(4)]
+    turns = [choose("random", loads, turn, NOW) for turn in range(4000)]
+    assert all(900 < count < 1100 for count in Counter(turns).values())
+    pairs = Counter(pairwise(turns))
+    assert len(pairs) == 16
+    assert all(170 < count < 330 for count in pairs.values())
+
+
+def feel(load: Load, took_s: float, among: int, times: int) -> None:
+    for _ in range(times):
+        load.answered(NOW, took_s, float(among), failed=False)
+
+
+def test_an_instance_that_does_not_report_is_felt_for_its_room() -> None:
+    silent = Load()
+    feel(silent, 0.02, among=1, times=20)
+    assert silent.most == math.inf
+    # Two slots of 20 ms: 50 at once take half a second each, and so much nobody should wait.
+    feel(silent, 0.5, among=50, times=200)
+    assert 8 <= silent.most <= 16
+    # It got twice as many slots: there is no wait any more, so there may be more.
+    for _ in range(30):
+        feel(silent, 0.03, among=int(silent.most), times=int(silent.most) + 8)
+    assert silent.most > 50
+
+
+def test_one_that_takes_as_long_alone_as_in_a_crowd_is_not_limited() -> None:
+    silent = Load()
+    feel(silent, 0.5, among=1, times=5)
+    feel(silent, 0.6, among=200, times=1000)
+    assert silent.most == math.inf
+
+
+LOADS = st.lists(
+    st.builds(
+        load,
+        in_flight=st.integers(0, 300),
+        slots=st.sampled_from([0.0, 1.0, 2.0, 64.0]),
+        service_s=st.sampled_from([0.0, 0.001, 0.02, 3.0]),
+        others=st.floats(0, 100),
+        weight=st.floats(0.1, 1.0),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(LOADS, st.integers(0, 1 << 64), st.sampled_from(["least_loaded", "round_robin", "random"]))
+def test_whoever_is_chosen_has_room_and_nobody_is_only_if_none_has(
+    loads: list[Load], turn: int, balance: str
+) -> None:
+    index = choose(balance, loads, turn, NOW, 256)
+    room = [
+        each.in_flight < 256
+        and (each.occupied(NOW) < each.most * each.weight or each.in_flight == 0)
+        for each in loads
+    ]
+    assert room[index] if index >= 0 else not any(room)
+
+
+def test_an_instance_that_never_answered_is_given_what_its_peers_can_take() -> None:
+    silent = Load()
+    loads = [load(2, 2), silent]
+    for turn in range(9):
+        index = choose("least_loaded", loads, turn, NOW, 256)
+        if index >= 0:
+            loads[index].in_flight += 1
+    assert silent.in_flight == 2
