@@ -129,20 +129,16 @@ class Attempt:
         if special and LOAD in special:
             self._report(special[LOAD], now)
         if status >= 500:
-            self.failed = not (status in (429, 503) and RETRY_AFTER in special)
+            self.failed = not (status == 503 and RETRY_AFTER in special)
             if 502 <= status <= 504 and self.failed:
                 instance.note("gateway_error", now)
-        elif instance.ejection is not CLEAR:
-            instance.note("success", now)
         if done:
-            self.upstream = None
-            self._end(now, learn=True)
+            self._complete(now)
         self.exchange.answered(self, head, payload, done, has_body, now)
 
     def received(self, payload: bytes, done: bool, now: float) -> None:
         if done:
-            self.upstream = None
-            self._end(now, learn=True)
+            self._complete(now)
         self.exchange.body(payload, done, now)
 
     def broke(self, reason: str, detail: str) -> None:
@@ -176,6 +172,19 @@ class Attempt:
         self.exchange.release_client()
 
     # the guard
+
+    def _complete(self, now: float) -> None:
+        """The whole answer is there. Only now it is a success: a head is easily sent."""
+        self.upstream = None
+        if not self.failed and self.instance.ejection is not CLEAR:
+            self.instance.note("success", now)
+        self._end(now, learn=True)
+
+    def overdue(self, now: float) -> None:
+        """The route's own deadline passed while the instance had the request."""
+        self.failed = True
+        self.cancel()
+        self.instance.note("timeout", now)
 
     def _end(self, now: float, learn: bool) -> None:
         if self._is_over:
