@@ -292,7 +292,7 @@ JSON_VALUES = st.recursive(
 
 
 @given(JSON_VALUES)
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_json_is_read_as_json(value: Any) -> None:
     source = read(json.dumps(value, ensure_ascii=False))
     assert source.errors == []
@@ -300,7 +300,7 @@ def test_json_is_read_as_json(value: Any) -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_no_text_breaks_the_reader(text: str) -> None:
     with suppress(ConfigurationError):
         parse(text)
