@@ -143,6 +143,7 @@ routes:
         ("gateway: {head_timeout: 10}", "10 has no unit: write it as text"),
         ("gateway: {head_timeout: 10 seconds}", "no duration; write it like 250ms, 2s or 5m"),
         ("gateway: {max_head: 32KB}", "no size; write it like 64KiB or 64MiB"),
+        ("gateway: {head_timeout: 0s}", "must be longer than 0"),
         ("gateway: {workers: 0}", "must be at least 1"),
         ("gateway: {store: postgres}", "must be 'sqlite' or 'memory'"),
         ("gateway: {expose: null}", "must be true or false; leave the key out"),
