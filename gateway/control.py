@@ -11,7 +11,6 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from gateway.controlplane.live import Live
 from gateway.controlplane.memory import Memory
 from gateway.controlplane.prober import Key, Prober, Words
 from gateway.controlplane.publisher import Applied, Publisher
-from gateway.controlplane.resolver import Endpoints, Resolver, look_up
+from gateway.controlplane.resolver import Endpoints, Resolver
 from gateway.controlplane.security import admin_tokens
 from gateway.controlplane.sqlite_store import SqliteStore
 from gateway.controlplane.state_directory import StateDirectory
@@ -118,8 +117,8 @@ class Control:
         )
         self._resolver = Resolver(
             self._on_endpoints,
-            look_up=partial(look_up, networks=self._settings.instance_networks),
             remembered=self._memory.endpoints,
+            networks=[str(network) for network in self._settings.instance_networks],
             say=say,
         )
         self._prober = Prober(self._on_health, remembered=self._memory.words)
@@ -218,8 +217,16 @@ class Control:
         await self._workers.all_serve(self._options.workers)
         self._ready = True
         if self._line is not None:
-            notes = [f"the file overrides a live edit: {lost}" for lost in applied.overridden]
-            await self._line.send({"type": "ready", "notes": notes, "token": self._new_token})
+            ready = {
+                "type": "ready",
+                "notes": [f"the file overrides a live edit: {lost}" for lost in applied.overridden],
+                "token": self._new_token,
+                "routes": [
+                    (route.match.path, ", ".join(f"{name} {w}" for name, w in route.split))
+                    for route in self._publisher.table.routes.values()
+                ],
+            }
+            await self._line.send(ready)
 
     def _own(self, stack: AsyncExitStack, work: Any) -> None:
         """Runs `work` as long as `stack` is open; its failure is the process's."""

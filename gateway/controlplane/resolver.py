@@ -22,17 +22,10 @@ Endpoints = dict[str, dict[str, list[str]]]
 LookUp = Callable[[str, int], Awaitable[list[str]]]
 
 
-async def look_up(host: str, port: int, networks: Sequence[str] = ()) -> list[str]:
-    """Every A and AAAA record of `host`, IPv4 first; OSError when there is no answer.
-
-    Addresses that no instance may have, or outside `networks` where there are any, are left
-    out each time: a name that turns bad after it was checked leads nowhere.
-    """
+async def look_up(host: str, port: int) -> list[str]:
+    """Every A and AAAA record of `host`, IPv4 first; OSError when there is no answer."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = {str(info[4][0]) for info in found if is_permitted(str(info[4][0]), networks)}
-    if not addresses:
-        raise OSError("it resolves to addresses only that no instance can have")
-    return sorted(addresses, key=lambda text: (":" in text, text))
+    return sorted({str(info[4][0]) for info in found}, key=lambda text: (":" in text, text))
 
 
 def is_name(host: str) -> bool:
@@ -45,7 +38,7 @@ def is_name(host: str) -> bool:
 
 
 def is_permitted(address: str, networks: Sequence[str] = ()) -> bool:
-    """Whether a name may lead to `address`.
+    """Whether a name may lead to `address`: into `networks`, or anywhere sensible without any.
 
     Whoever answers for a name must not be able to point the gateway at a cloud's metadata
     service or at "every address of this machine". Workers connect only to what passes here.
@@ -75,6 +68,7 @@ class Resolver:
         on_change: Callable[[Endpoints], None],
         *,
         look_up: LookUp = look_up,
+        networks: Sequence[str] = (),
         remembered: Endpoints | None = None,
         every_s: float = EVERY_S,
         chance: Callable[[], float] = random.random,
@@ -82,7 +76,7 @@ class Resolver:
     ) -> None:
         self.endpoints: Endpoints = remembered or {}
         self._on_change, self._look_up, self._say = on_change, look_up, say
-        self._every_s, self._chance = every_s, chance
+        self._every_s, self._chance, self._networks = every_s, chance, networks
         self._names: dict[str, set[tuple[str, str, int]]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, asyncio.Event] = {}
@@ -133,7 +127,7 @@ class Resolver:
         port = next(iter(self._names[host]))[2]
         try:
             async with asyncio.timeout(LOOK_UP_WITHIN_S):
-                found = await self._look_up(host, port)
+                found = self._permitted(await self._look_up(host, port))
         except (OSError, TimeoutError, UnicodeError) as error:
             if host not in self._silent:
                 self._silent.add(host)
@@ -148,6 +142,12 @@ class Resolver:
         # while its resolver merely turns the order around.
         kept = [address for address in before if address in found]
         self._set(host, kept + [address for address in found if address not in kept])
+
+    def _permitted(self, found: Sequence[str]) -> list[str]:
+        kept = [address for address in found if is_permitted(address, self._networks)]
+        if not kept:
+            raise OSError("it leads to addresses only that no instance may have")
+        return kept
 
     def _known(self, host: str) -> list[str]:
         for backend, url, _ in self._names.get(host, ()):
