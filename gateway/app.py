@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from gateway.children import python_path
 from gateway.core.table import Document
 from gateway.settings import Settings
 from gateway.sockets import ListenError, bind, url_of
-from gateway.supervisor import Plan, Supervisor, say, supervise
+from gateway.supervisor import Plan, Supervisor, say, supervise, write
 
 DRAIN_MARGIN_S = 1.0
 ROUTES_SHOWN = 10
@@ -91,7 +92,7 @@ def announce(prepared: Prepared, facts: Mapping[str, Any]) -> None:
     lines.append(f"  admin     {prepared.admin_url}")
     if facts.get("token"):
         lines.append(f"  token     {facts['token']}  (shown once; `headgate token` finds it)")
-    print("\n".join(lines), flush=True)
+    write(sys.stdout, "\n".join(lines))
 
 
 def run_gateway(file: str | os.PathLike[str], state_dir: str | os.PathLike[str]) -> int:

@@ -205,12 +205,17 @@ class Control:
             events=self._events,
             tokens=self._tokens,
             metrics=self._metrics,
-            ready=lambda: self._ready,
+            ready=self._is_ready,
         )
         runner = web.AppRunner(admin_application(parts), access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, socket.socket(fileno=self._options.admin_fd)).start()
+
+    def _is_ready(self) -> bool:
+        """Whether requests can be served: all workers were there once, and one is now."""
+        revision = self._publisher.table.revision
+        return self._ready and any(link.revision >= revision for link in self._workers.links)
 
     async def _report_ready(self, applied: Applied) -> None:
         await self._workers.all_serve(self._options.workers)

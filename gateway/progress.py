@@ -15,6 +15,7 @@ from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from gateway.serving import Serving
+from gateway.supervisor import write
 
 
 class Progress(Protocol):
@@ -31,10 +32,10 @@ class Plain:
 
     def __init__(
         self,
-        write: Callable[[str], None] | None = None,
+        to: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._write = write or (lambda line: print(line, file=sys.stderr, flush=True))
+        self._write = to or (lambda line: write(sys.stderr, line))
         self._clock = clock
         self._begun: dict[Serving, float] = {}
 

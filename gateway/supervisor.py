@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gateway.channel import Channel
 from gateway.children import Child, Command, Exit, this_program
@@ -287,4 +287,13 @@ def passed_on(number: signal.Signals) -> signal.Signals:
 
 def say(line: str) -> None:
     """One line of the program's own words, on stderr."""
-    print(f"headgate: {line}", file=sys.stderr, flush=True)
+    write(sys.stderr, f"headgate: {line}")
+
+
+def write(stream: TextIO, text: str) -> None:
+    """Writes a line where somebody may read it. That nobody does (a pipe that was closed, a
+    disk that is full) must not stop what keeps the processes running."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        pass
