@@ -270,7 +270,6 @@ class Control:
         self._live.note_health(words, changes)
         self._documents.stir()
         self._memory.words = words
-        self._memory.keep()
 
     def _on_beat(self, metrics: Sequence[Metrics]) -> None:
         if self._line is not None:
