@@ -23,6 +23,7 @@ from gateway.controlplane.checks import cross_faults
 from gateway.controlplane.configuration import ConfigurationError, Loaded, load
 from gateway.controlplane.documents import Documents
 from gateway.controlplane.events import Events
+from gateway.controlplane.listener import AdminRunner
 from gateway.controlplane.live import Live
 from gateway.controlplane.memory import Memory
 from gateway.controlplane.prober import Key, Prober, Words
@@ -207,7 +208,7 @@ class Control:
             metrics=self._metrics,
             ready=self._is_ready,
         )
-        runner = web.AppRunner(admin_application(parts), access_log=None, shutdown_timeout=1.0)
+        runner = AdminRunner(admin_application(parts))
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, socket.socket(fileno=self._options.admin_fd)).start()
@@ -278,8 +279,7 @@ class Control:
         self._memory.retired = metrics[-1]
         self._memory.keep()
 
-    async def _metrics(self) -> bytes:
+    async def _metrics(self, accept: str) -> tuple[str, bytes]:
         table = self._publisher.table
         live = exposition.Live(table, self._live.up(), self._live.effective_shares())
-        _, body = exposition.render(await self._live.scrape(), live)
-        return body
+        return exposition.render(await self._live.scrape(), live, accept)

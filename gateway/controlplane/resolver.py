@@ -12,6 +12,7 @@ import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
+from gateway.core.addresses import refusal
 from gateway.core.table import Instance, Table
 
 EVERY_S = 3.0
@@ -42,12 +43,7 @@ def is_permitted(address: str, networks: Sequence[str] = ()) -> bool:
     Whoever answers for a name must not be able to point the gateway at a cloud's metadata
     service or at "every address of this machine". Workers connect only to what passes here.
     """
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    if ip.is_link_local or ip.is_unspecified or ip.is_multicast:
-        return False
-    return not networks or any(ip in ipaddress.ip_network(each) for each in networks)
+    return not refusal(address.partition("%")[0], networks)
 
 
 def addresses_of(instance: Instance, known: Sequence[str]) -> list[tuple[str, str]]:
