@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from gateway.children import python_path
+from gateway.console import say, write
 from gateway.core.table import Document
 from gateway.settings import Settings
 from gateway.sockets import ListenError, bind, url_of
-from gateway.supervisor import Plan, Supervisor, say, supervise, write
+from gateway.supervisor import Plan, Supervisor, supervise
 
 DRAIN_MARGIN_S = 1.0
 ROUTES_SHOWN = 10
@@ -75,6 +76,7 @@ def prepare(file: Path, state_dir: Path) -> Prepared:
         patience_s=settings.lame_duck_s + settings.drain_s + DRAIN_MARGIN_S,
         # Drawn once here: a control process that takes over must not rename the gateway.
         environment={**python_path(), "HEADGATE_NODE": settings.node},
+        state_dir=state_dir,
     )
     return Prepared(plan, settings, loaded.document, url_of(data[0]), url_of(admin))
 

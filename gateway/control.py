@@ -17,6 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway.channel import Channel
+from gateway.console import say
 from gateway.controlplane.admin import admin_application
 from gateway.controlplane.calls import AdminParts
 from gateway.controlplane.checks import cross_faults
@@ -38,7 +39,7 @@ from gateway.core.faults import Refused
 from gateway.core.health import Word
 from gateway.core.table import Table
 from gateway.messages import Metrics
-from gateway.supervisor import FAULT, say
+from gateway.supervisor import FAULT
 from gateway.telemetry import exposition
 
 NAMES_WITHIN_S = 3.0

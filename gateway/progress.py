@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from gateway.console import write
 from gateway.serving import Serving
-from gateway.supervisor import write
 
 
 class Progress(Protocol):
