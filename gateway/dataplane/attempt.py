@@ -30,8 +30,17 @@ class Attempt:
     """One try. Ends exactly once: by `_end`."""
 
     __slots__ = (
-        "_chunked", "_is_over", "_occupied", "exchange", "failed", "instance", "method",
-        "sent_at", "teaches", "upstream",
+        "_chunked",
+        "_is_over",
+        "_occupied",
+        "exchange",
+        "failed",
+        "instance",
+        "is_well",
+        "method",
+        "sent_at",
+        "teaches",
+        "upstream",
     )  # fmt: skip
 
     def __init__(self, exchange: "Exchange", instance: LiveInstance, now: float) -> None:
@@ -42,6 +51,7 @@ class Attempt:
         self.sent_at = 0.0
         self.failed = False
         self.teaches = False
+        self.is_well = False
         self._is_over = False
         self._chunked = False
         self._occupied = instance.load.sent(now)
@@ -132,22 +142,27 @@ class Attempt:
         instance.load.is_new = False
         # Refusals and complaints are quick: they say nothing of how fast an instance works.
         self.teaches = status < 400
-        if status >= 500:
+        self.is_well = status < 500
+        if not self.is_well:
             self.failed = not (status in (429, 503) and RETRY_AFTER in special)
             if 502 <= status <= 504 and self.failed:
                 instance.note("gateway_error", now)
-        elif instance.ejection is not CLEAR:
-            instance.note("success", now)
         if done:
-            self.upstream = None
-            self._end(now, learn=self.teaches)
+            self._complete(now)
         self.exchange.answered(self, head, payload, done, has_body, now)
 
     def received(self, payload: bytes, done: bool, now: float) -> None:
         if done:
-            self.upstream = None
-            self._end(now, learn=self.teaches)
+            self._complete(now)
         self.exchange.body(payload, done, now)
+
+    def _complete(self, now: float) -> None:
+        """The answer is whole. Only now it speaks for the instance: a head is soon sent by one
+        that then drips."""
+        self.upstream = None
+        self._end(now, learn=self.teaches)
+        if self.is_well and self.instance.ejection is not CLEAR:
+            self.instance.note("success", now)
 
     def broke(self, reason: str, detail: str) -> None:
         self.failed = True
