@@ -56,10 +56,16 @@ def _bodies(r: Results) -> str:
 
 def _events(r: Results) -> str:
     rows = [
-        (name, f"{one['first']:.2f}", f"{one['p50']:.2f}", f"{one['p99']:.2f}")
+        (
+            name,
+            f"{one['first']:.2f}",
+            f"{one['p50']:.2f}",
+            f"{one['p99']:.2f}",
+            f"{one['events']:,.0f}",
+        )
         for name, one in r.items()
     ]
-    head = ("", "first event ms", "p50 ms", "p99 ms")
+    head = ("", "first event ms", "p50 ms", "p99 ms", "events in 10 s")
     text = "## Server-sent events\n\n1,000 streams × 10 events/s; from written to received.\n\n"
     return text + _rows(head, rows)
 

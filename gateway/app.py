@@ -22,6 +22,7 @@ from gateway.sockets import ListenError, bind, url_of
 from gateway.supervisor import Plan, Supervisor, say, supervise
 
 DRAIN_MARGIN_S = 1.0
+ROUTES_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +82,15 @@ def announce(prepared: Prepared, facts: Mapping[str, Any]) -> None:
     """Prints where the gateway is, on stdout, and what is worth knowing about this start."""
     for line in facts.get("notes", ()):
         say(line)
-    lines = ["headgate is ready", f"  data plane  {prepared.data_url}"]
-    lines.append(f"  admin       {prepared.admin_url}")
+    lines = ["headgate is ready", f"  requests  {prepared.data_url}"]
+    routes: Sequence[tuple[str, str]] = facts.get("routes", ())
+    for path, split in routes[:ROUTES_SHOWN]:
+        lines.append(f"            {path} → {split}")
+    if len(routes) > ROUTES_SHOWN:
+        lines.append(f"            and {len(routes) - ROUTES_SHOWN} more routes")
+    lines.append(f"  admin     {prepared.admin_url}")
     if facts.get("token"):
-        lines.append(f"  admin token {facts['token']}  (shown once; kept in the state directory)")
+        lines.append(f"  token     {facts['token']}  (shown once; `headgate token` finds it)")
     print("\n".join(lines), flush=True)
 
 

@@ -23,6 +23,7 @@ from gateway.controlplane.checks import cross_faults
 from gateway.controlplane.configuration import ConfigurationError, Loaded, load
 from gateway.controlplane.documents import Documents
 from gateway.controlplane.events import Events
+from gateway.controlplane.listener import AdminRunner
 from gateway.controlplane.live import Live
 from gateway.controlplane.memory import Memory
 from gateway.controlplane.prober import Key, Prober, Words
@@ -114,7 +115,12 @@ class Control:
             retired=self._memory.retired,
             answer_within_s=self._settings.ack_timeout_s,
         )
-        self._resolver = Resolver(self._on_endpoints, remembered=self._memory.endpoints, say=say)
+        self._resolver = Resolver(
+            self._on_endpoints,
+            remembered=self._memory.endpoints,
+            networks=[str(network) for network in self._settings.instance_networks],
+            say=say,
+        )
         self._prober = Prober(self._on_health, remembered=self._memory.words)
         self._publisher = Publisher(
             self._store(),
@@ -202,7 +208,7 @@ class Control:
             metrics=self._metrics,
             ready=lambda: self._ready,
         )
-        runner = web.AppRunner(admin_application(parts), access_log=None, shutdown_timeout=1.0)
+        runner = AdminRunner(admin_application(parts))
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, socket.socket(fileno=self._options.admin_fd)).start()
@@ -211,8 +217,16 @@ class Control:
         await self._workers.all_serve(self._options.workers)
         self._ready = True
         if self._line is not None:
-            notes = [f"the file overrides a live edit: {lost}" for lost in applied.overridden]
-            await self._line.send({"type": "ready", "notes": notes, "token": self._new_token})
+            ready = {
+                "type": "ready",
+                "notes": [f"the file overrides a live edit: {lost}" for lost in applied.overridden],
+                "token": self._new_token,
+                "routes": [
+                    (route.match.path, ", ".join(f"{name} {w}" for name, w in route.split))
+                    for route in self._publisher.table.routes.values()
+                ],
+            }
+            await self._line.send(ready)
 
     def _own(self, stack: AsyncExitStack, work: Any) -> None:
         """Runs `work` as long as `stack` is open; its failure is the process's."""
@@ -261,8 +275,7 @@ class Control:
         self._memory.retired = metrics[-1]
         self._memory.keep()
 
-    async def _metrics(self) -> bytes:
+    async def _metrics(self, accept: str) -> tuple[str, bytes]:
         table = self._publisher.table
         live = exposition.Live(table, self._live.up(), self._live.effective_shares())
-        _, body = exposition.render(await self._live.scrape(), live)
-        return body
+        return exposition.render(await self._live.scrape(), live, accept)

@@ -125,12 +125,6 @@ class Settings(Spec):
 
     # Logs
     access_log: str = _field("-", "A file, `-` for standard output, or `off`.", min_length=1)
-    access_log_sample: float = _field(
-        1.0, "Share of successful requests that are logged; failures always are.", ge=0, le=1
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = _field(
-        "info", "The least severe message that is logged."
-    )
     node: str = Field(
         default_factory=lambda: f"headgate-{secrets.token_hex(4)}",
         description="This gateway's name in Via, by which loops are found; random if left out.",
@@ -195,8 +189,6 @@ _DATAPLANE = (
     "lame_duck_s",
     "drain_s",
     "access_log",
-    "access_log_sample",
-    "log_level",
     "node",
     "retry_percent",
     "retry_min_per_s",

@@ -7,6 +7,7 @@ keeps it. This module refuses to decide who gets requests: it says what probes s
 """
 
 import asyncio
+import errno
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ EAGER_S = 0.2
 """While an instance starts, it is asked this often, so that it serves as soon as it can."""
 
 HEAD_LIMIT = 32 << 10
+OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 class Key(NamedTuple):
@@ -38,11 +40,14 @@ class Target:
 
 
 Words = dict[str, dict[str, Word]]
-Probe = Callable[[Target], Awaitable[ProbeSignal]]
+Probe = Callable[[Target], Awaitable[ProbeSignal | None]]
 
 
-async def probe(target: Target) -> ProbeSignal:
+async def probe(target: Target) -> ProbeSignal | None:
     """One health check over a connection of its own: `ready`, `unready` or `unreachable`.
+
+    None when we could not even ask, for want of descriptors, ports or memory of our own: that
+    says nothing about an instance.
 
     Redirects are not followed: an instance must not be able to send us elsewhere.
     """
@@ -52,8 +57,8 @@ async def probe(target: Target) -> ProbeSignal:
             reader, writer = await asyncio.open_connection(
                 target.host, target.port, limit=HEAD_LIMIT
             )
-    except (OSError, TimeoutError):
-        return "unreachable"
+    except OSError as error:
+        return None if error.errno in OUR_OWN else "unreachable"
     try:
         async with asyncio.timeout(limit_s):
             host = f"[{target.host}]" if ":" in target.host else target.host
@@ -184,7 +189,8 @@ class Prober:
         while True:
             nudge.clear()
             signal = await self._probe(self._targets[key])
-            self._note(key, signal)
+            if signal is not None:
+                self._note(key, signal)
             self._asked[key] = self._asked.get(key, 0) + 1
             self._answered.set()
             await self._pause(key, nudge, signal)
@@ -196,7 +202,7 @@ class Prober:
             self._since[key] = self._clock()
             self._on_change(self.words, [(key, before.word, after.word)])
 
-    async def _pause(self, key: Key, nudge: asyncio.Event, signal: ProbeSignal) -> None:
+    async def _pause(self, key: Key, nudge: asyncio.Event, signal: ProbeSignal | None) -> None:
         """Waits for the next turn.
 
         What starts is asked eagerly, and so is what could just not be connected to: the word

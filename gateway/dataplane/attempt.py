@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from gateway.core.framing import LAST_CHUNK, chunk
-from gateway.core.headers import length_line, upstream_head
+from gateway.core.headers import length_line, timeout_line, upstream_head
 from gateway.core.heads import CHUNKED, ResponseHead
 from gateway.core.health import CLEAR
 from gateway.core.lines import LOAD, RETRY_AFTER
@@ -31,7 +31,7 @@ class Attempt:
 
     __slots__ = (
         "_chunked", "_is_over", "_occupied", "exchange", "failed", "instance", "method",
-        "sent_at", "upstream",
+        "sent_at", "teaches", "upstream",
     )  # fmt: skip
 
     def __init__(self, exchange: "Exchange", instance: LiveInstance, now: float) -> None:
@@ -41,6 +41,7 @@ class Attempt:
         self.upstream: Upstream | None = None
         self.sent_at = 0.0
         self.failed = False
+        self.teaches = False
         self._is_over = False
         self._chunked = False
         self._occupied = instance.load.sent(now)
@@ -100,7 +101,9 @@ class Attempt:
         if done and length is not None:
             length = exchange.received
         self._chunked = length == CHUNKED
-        patience_s = min(exchange.patience_until - now, timeouts.response_s)
+        timeout = instance.backend.timeout_line
+        if exchange.patience_until != NEVER:
+            timeout = timeout_line(min(exchange.patience_until - now, timeouts.response_s))
         data = upstream_head(
             head,
             exchange.target,
@@ -108,7 +111,7 @@ class Attempt:
             exchange.added,
             plane.node,
             exchange.ident,
-            max(1, int(patience_s * 1000)),
+            timeout,
             _UPGRADE if exchange.upgrades else length_line(length),
         )
         payload = exchange.take_pending()
@@ -126,6 +129,9 @@ class Attempt:
         special, status = head.special, head.status
         if special and LOAD in special:
             self._report(special[LOAD], now)
+        instance.load.is_new = False
+        # Refusals and complaints are quick: they say nothing of how fast an instance works.
+        self.teaches = status < 400
         if status >= 500:
             self.failed = not (status in (429, 503) and RETRY_AFTER in special)
             if 502 <= status <= 504 and self.failed:
@@ -134,13 +140,13 @@ class Attempt:
             instance.note("success", now)
         if done:
             self.upstream = None
-            self._end(now, learn=True)
+            self._end(now, learn=self.teaches)
         self.exchange.answered(self, head, payload, done, has_body, now)
 
     def received(self, payload: bytes, done: bool, now: float) -> None:
         if done:
             self.upstream = None
-            self._end(now, learn=True)
+            self._end(now, learn=self.teaches)
         self.exchange.body(payload, done, now)
 
     def broke(self, reason: str, detail: str) -> None:

@@ -88,7 +88,9 @@ class Intake(Timed):
         """Begins with the head and what there is of the body."""
         self.done = done
         if body:
-            self._hold(body)
+            self.received = self._pending_size = len(body)
+            self._pending = [body]
+            self._kept = [body] if len(body) <= self.plane.options.replay else None
         head = self.head
         try:
             if head.target.startswith(RESERVED):

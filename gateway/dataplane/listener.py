@@ -34,6 +34,7 @@ class Client(asyncio.Protocol, Timed):
         "_held",
         "_keep_alive_s",
         "_last_piece",
+        "_limits",
         "_lingered",
         "_pumping",
         "_tunnel",
@@ -72,7 +73,9 @@ class Client(asyncio.Protocol, Timed):
         self._window = 0.0
         self._window_bytes = 0
         self._lingered = 0
-        self._keep_alive_s = plane.options.keep_alive_s
+        options = plane.options
+        self._keep_alive_s = options.keep_alive_s
+        self._limits = (options.max_target, options.max_headers, options.underscore_headers)
         self.forwarding = b""
 
     # asyncio.Protocol
@@ -151,19 +154,13 @@ class Client(asyncio.Protocol, Timed):
             if not data:
                 break
             end = data.find(b"\r\n\r\n")
-            options = self.plane.options
-            if end < 0 or end > options.max_head:
+            if end < 0 or end > self.plane.options.max_head:
                 if not self._is_beginning(data, end):
                     return
                 break
             self._head_since = 0.0
             try:
-                head = parse_request(
-                    data[:end],
-                    options.max_target,
-                    options.max_headers,
-                    options.underscore_headers,
-                )
+                head = parse_request(data[:end], *self._limits)
             except ClientFault as fault:
                 self._refuse(fault)
                 return
@@ -177,7 +174,7 @@ class Client(asyncio.Protocol, Timed):
         try:
             if len(data) > options.max_head or end > 0:
                 raise too_large(data, options.max_target)
-            check_start(data, options.max_target, options.max_headers, options.underscore_headers)
+            check_start(data, *self._limits)
         except ClientFault as fault:
             self._refuse(fault)
             return False

@@ -6,6 +6,7 @@ connections, what is in flight finishes, exit 0. A second SIGTERM ends it within
 """
 
 import asyncio
+import gc
 import signal
 import socket
 from dataclasses import dataclass
@@ -96,6 +97,11 @@ class Worker:
         loop = asyncio.get_running_loop()
         plane = self._plane
         assert plane is not None
+        # What is there now stays; requests leave no cycles behind, so that the collector need
+        # not look after every few hundred of them.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         for each in self._sockets:
             server = await loop.create_server(lambda: Client(plane), sock=each, backlog=BACKLOG)
             self._servers.append(server)
@@ -118,8 +124,8 @@ class Worker:
     async def _go(self) -> None:
         """Leaves in order; each step is cut short by a second signal."""
         plane = self._plane
-        if plane is None:
-            return
+        if plane is None or not self._servers:
+            return  # nobody was ever served here
         lame_duck_s, drain_s = self._limits_s or (plane.options.lame_duck_s, plane.options.drain_s)
         # Whoever asks for health learns first and has the time to send others elsewhere;
         # connections are still accepted meanwhile.

@@ -24,6 +24,7 @@ KINDS: dict[str, Kind] = {
         Kind("bad_request", 400, "Bad request"),
         Kind("not_found", 404, "No such path"),
         Kind("method_not_allowed", 405, "Method not allowed"),
+        Kind("request_timeout", 408, "Request not received in time"),
         Kind("body_too_large", 413, "Body too large"),
         Kind("unsupported_media_type", 415, "Unsupported media type"),
         Kind("expectation_failed", 417, "Expectation cannot be met"),

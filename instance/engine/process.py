@@ -60,6 +60,9 @@ class WorkerProcess(asyncio.BufferedProtocol):
                 stdin=asyncio.subprocess.DEVNULL,
                 env=environment(settings, device, os.environ),
             )  # fmt: skip
+        except OSError:
+            self._let_go()
+            raise
         finally:
             theirs.close()
             os.close(lifeline)
@@ -90,10 +93,13 @@ class WorkerProcess(asyncio.BufferedProtocol):
         except TimeoutError:
             self.kill()
             code = await self._process.wait()
+        self._let_go()
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def _let_go(self) -> None:
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
-        return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by shape only

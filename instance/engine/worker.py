@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from instance.core.errors import Problem
@@ -47,10 +47,13 @@ def main() -> None:
     except LoadError as error:
         link.send(("failed", str(error)))
         sys.exit(1)
-    if isinstance(run, asyncio.Runner):
-        run.run(serve_async(model, sock))
-    else:
-        serve_plain(model, link)
+    try:
+        if isinstance(run, asyncio.Runner):
+            run.run(serve_async(model, sock))
+        else:
+            serve_plain(model, link)
+    except BrokenPipeError:  # the HTTP process is gone, and nobody waits for an answer
+        os._exit(1)
     teardown = getattr(model.api, "teardown", None)
     if callable(teardown):
         _finish(run, teardown())
@@ -74,7 +77,7 @@ def prepare(options: dict[str, Any], link: BlockingLink) -> tuple[Model, asyncio
         raise LoadError(str(error)) from None
     model = Model(api, hooks, device)
     link.send(("loaded", describe(model, options["model"])))
-    run = asyncio.Runner() if hooks.is_async else None
+    run = asyncio.Runner(loop_factory=_loop_factory()) if hooks.is_async else None
     try:
         _finish(run, api.setup(device))
         devices.use_threads(options["threads"])
@@ -87,6 +90,15 @@ def prepare(options: dict[str, Any], link: BlockingLink) -> tuple[Model, asyncio
         raise LoadError(f"warm-up of {options['model']} with its example failed: {problem.detail}")
     link.send(("ready",))
     return model, run
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's loops, where there is uvloop."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 def _apply(api: Any, options: dict[str, Any], device: str) -> None:

@@ -74,8 +74,11 @@ class Worker:
             self.state = after(self.state, Signal.START)
             self._process = WorkerProcess(self._on_frame)
             self._ready_at = 0.0
-            await self._process.start(self._driver.settings, self.device)
-            how = await self._process.gone()
+            try:
+                await self._process.start(self._driver.settings, self.device)
+                how = await self._process.gone()
+            except OSError as error:  # the machine has no process or file left
+                how = f"no process: {error}"
             self.state = after(self.state, Signal.EXIT)
             if not self.first.done():  # never ready: whoever started us is told, once
                 self.first.set_result(self._failure or f"the model's process ended with {how}")

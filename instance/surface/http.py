@@ -26,6 +26,7 @@ from instance.surface.pages import pages_of
 from instance.surface.streaming import StreamAnswer
 from instance.telemetry.metrics import Metrics
 
+BODY_IDLE_S = 30.0
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -140,10 +141,15 @@ class Surface:
             raise self._too_large()
         self._expect(request)
         whole = bytearray()
-        while part := await content.readany():
-            whole += part
-            if len(whole) > self._max_body:
-                raise self._too_large()
+        try:
+            async with asyncio.timeout(BODY_IDLE_S) as patience:
+                while part := await content.readany():
+                    patience.reschedule(self._loop.time() + BODY_IDLE_S)
+                    whole += part
+                    if len(whole) > self._max_body:
+                        raise self._too_large()
+        except TimeoutError:
+            raise refuse("request_timeout", "the body stopped coming") from None
         return whole
 
     def _expect(self, request: BaseRequest) -> None:

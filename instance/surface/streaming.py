@@ -5,6 +5,8 @@ after its head says so where its framing has a word for it, and then breaks the 
 a truncated answer never looks complete.
 """
 
+import asyncio
+
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_request import BaseRequest
@@ -63,7 +65,7 @@ class StreamAnswer(web.StreamResponse):
             body = b"".join(items)
             send(request, pending + (chunk(body) if chunked else body))
             pending = b""
-            await request.writer.drain()
+            await self._taken(request)
             self._driver.acknowledge(self._job, taken)
         if parts.problem is not None:
             self._must_close = True
@@ -72,6 +74,20 @@ class StreamAnswer(web.StreamResponse):
             break_off(request)
         else:
             send(request, pending + (b"0\r\n\r\n" if chunked else b""))
+
+    async def _taken(self, request: BaseRequest) -> None:
+        """Waits while the client is behind; one that takes nothing any more is given up,
+        because it holds the worker."""
+        transport = request.transport
+        if transport is None or not transport.get_write_buffer_size():
+            return
+        limit_s = self._driver.settings.timeout_s or None
+        try:
+            async with asyncio.timeout(limit_s):
+                await request.writer.drain()
+        except TimeoutError:
+            transport.abort()
+            raise ConnectionResetError("the client stopped reading") from None
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""

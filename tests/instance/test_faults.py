@@ -136,13 +136,14 @@ def test_r42_expired_requests_are_answered_at_their_deadline_and_never_run(
     serve: Serve, tmp_path: Path
 ) -> None:
     instance = serve(MODEL, "Slow")
-    first = later(lambda: instance.post({"id": "first", "s": 0.6}))
-    second = later(lambda: instance.post({"id": "ahead", "s": 0.01}))
+    first = later(lambda: instance.post({"id": "first", "s": 0.8}))
     eventually(lambda: ran(tmp_path) == ["first"])
+    second = later(lambda: instance.post({"id": "ahead", "s": 0.01}))
+    eventually(lambda: instance.metric("instance_queue_depth") == 1)
     started = time.monotonic()
     headers = {"X-Headgate-Timeout-Ms": "200"}
     answers = together([lambda: instance.post({"id": "late"}, headers=headers)] * 5)
-    assert 0.15 < time.monotonic() - started < 0.55
+    assert 0.15 < time.monotonic() - started < 0.6
     assert {(a.status_code, a.json()["code"]) for a in answers} <= {
         (504, "deadline"),
         (503, "queue_full"),

@@ -188,7 +188,8 @@ def test_a_later_error_is_an_explicit_event_and_a_broken_connection(
 def test_r43_a_client_that_leaves_stops_its_generator(serve: Serve, tmp_path, name: str) -> None:
     instance = serve(STREAMS, name)
     with instance.client() as client, client.stream("POST", "/predict", json={}) as answer:
-        next(answer.iter_bytes())
+        parts = answer.iter_bytes()
+        next(parts)
         assert not (tmp_path / "closed").exists()
     started = time.monotonic()
     eventually((tmp_path / "closed").exists)

@@ -8,7 +8,8 @@ from typing import Any
 
 from gateway.channel import Channel
 from gateway.controlplane.counters import nothing
-from gateway.controlplane.workers import Workers, add_loads
+from gateway.controlplane.relay import add_loads
+from gateway.controlplane.workers import Workers
 from gateway.core.table import Table
 
 from .waiting import until
