@@ -62,7 +62,8 @@ async def test_r70_prometheus_counts_what_the_clients_saw(tmp_path: Path) -> Non
                     return float(found[0]["value"][1]) if found else None
 
                 async def is_up() -> bool:
-                    return await value("headgate_instance_up") == 1
+                    found = f'headgate_instance_up{{backend="main",instance="{origin.address}"}}'
+                    return await value(found) == 1
 
                 await eventually(is_up, 30, "Prometheus sees the instance up")
                 replies = await open_loop(gateway.url, 60, 2, lambda n: Ask(path=f"/{n}"))
