@@ -7,6 +7,8 @@ client can read the answer before it learns that nobody reads the rest.
 """
 
 import asyncio
+import os
+import socket
 from typing import TYPE_CHECKING, cast
 
 from gateway.core.errors import ClientFault, GatewayError
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 HEAD, BODY, WAIT, TUNNEL, LINGER, CLOSED = range(6)
 LINGER_S = 2.0
+RACE_S = 0.05
 LINGER_BYTES = 16 << 20
 
 
@@ -346,10 +349,22 @@ class Client(asyncio.Protocol, Timed):
         elif self.state == HEAD:
             if self._head_since:
                 self._refuse(ClientFault("The request head took too long.", "request_timeout"))
+            elif self._has_unread():
+                self._wait_for(RACE_S)  # a request came just before we went: it is answered
             else:
                 self.close_soon()
         elif self.state == BODY and self.exchange is not None:
             self._check_upload(now)
+
+    def _has_unread(self) -> bool:
+        """Whether bytes have come that the loop has not yet handed over."""
+        try:
+            with socket.socket(
+                fileno=os.dup(self.transport.get_extra_info("socket").fileno())
+            ) as s:
+                return bool(s.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
 
     def _check_upload(self, now: float) -> None:
         """408 for a body that stalls or trickles; one that is held back by us is excused."""
