@@ -203,6 +203,7 @@ def headgate_document(folder: Path, port: int, work: Work) -> dict[str, Any]:
             name: {
                 "instances": [f"http://127.0.0.1:{p}" for p in ports],
                 "health": {"path": work.check},
+                **work.hand.get("backend", {}),
             }
             for name, (_, ports) in work.backends.items()
         },

@@ -107,7 +107,9 @@ def events(say: Callable[[str], None], streams: int = 1000, seconds: float = 10)
     names = [name for name in available(say) if name in ("Headgate", "Envoy", "nginx")]
     results: Results = {}
     with script("benchmarks.streams", "origin") as ports:
-        work = Work({"main": (1, ports)}, check="/health/ready")
+        # More streams than a backend's instance gets by default, for Envoy as for Headgate.
+        hand = {"backend": {"max_in_flight": 4096}, "max_requests": 4096}
+        work = Work({"main": (1, ports)}, hand=hand)
         with started(names, work, say) as proxies:
             for name, port in [("direct", ports[0])] + [(p.name, p.port) for p in proxies]:
                 command = [

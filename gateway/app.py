@@ -10,18 +10,21 @@ import argparse
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gateway.children import python_path
+from gateway.console import say, write
 from gateway.core.table import Document
 from gateway.settings import Settings
 from gateway.sockets import ListenError, bind, url_of
-from gateway.supervisor import Plan, Supervisor, say, supervise
+from gateway.supervisor import Plan, Supervisor, supervise
 
 DRAIN_MARGIN_S = 1.0
+ROUTES_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ def prepare(file: Path, state_dir: Path) -> Prepared:
         patience_s=settings.lame_duck_s + settings.drain_s + DRAIN_MARGIN_S,
         # Drawn once here: a control process that takes over must not rename the gateway.
         environment={**python_path(), "HEADGATE_NODE": settings.node},
+        state_dir=state_dir,
     )
     return Prepared(plan, settings, loaded.document, url_of(data[0]), url_of(admin))
 
@@ -81,11 +85,16 @@ def announce(prepared: Prepared, facts: Mapping[str, Any]) -> None:
     """Prints where the gateway is, on stdout, and what is worth knowing about this start."""
     for line in facts.get("notes", ()):
         say(line)
-    lines = ["headgate is ready", f"  data plane  {prepared.data_url}"]
-    lines.append(f"  admin       {prepared.admin_url}")
+    lines = ["headgate is ready", f"  requests  {prepared.data_url}"]
+    routes: Sequence[tuple[str, str]] = facts.get("routes", ())
+    for path, split in routes[:ROUTES_SHOWN]:
+        lines.append(f"            {path} → {split}")
+    if len(routes) > ROUTES_SHOWN:
+        lines.append(f"            and {len(routes) - ROUTES_SHOWN} more routes")
+    lines.append(f"  admin     {prepared.admin_url}")
     if facts.get("token"):
-        lines.append(f"  admin token {facts['token']}  (shown once; kept in the state directory)")
-    print("\n".join(lines), flush=True)
+        lines.append(f"  token     {facts['token']}  (shown once; `headgate token` finds it)")
+    write(sys.stdout, "\n".join(lines))
 
 
 def run_gateway(file: str | os.PathLike[str], state_dir: str | os.PathLike[str]) -> int:

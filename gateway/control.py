@@ -17,12 +17,14 @@ from typing import Any
 from aiohttp import web
 
 from gateway.channel import Channel
+from gateway.console import say
 from gateway.controlplane.admin import admin_application
 from gateway.controlplane.calls import AdminParts
 from gateway.controlplane.checks import cross_faults
 from gateway.controlplane.configuration import ConfigurationError, Loaded, load
 from gateway.controlplane.documents import Documents
 from gateway.controlplane.events import Events
+from gateway.controlplane.listener import AdminRunner
 from gateway.controlplane.live import Live
 from gateway.controlplane.memory import Memory
 from gateway.controlplane.prober import Key, Prober, Words
@@ -37,7 +39,7 @@ from gateway.core.faults import Refused
 from gateway.core.health import Word
 from gateway.core.table import Table
 from gateway.messages import Metrics
-from gateway.supervisor import FAULT, say
+from gateway.supervisor import FAULT
 from gateway.telemetry import exposition
 
 NAMES_WITHIN_S = 3.0
@@ -114,7 +116,12 @@ class Control:
             retired=self._memory.retired,
             answer_within_s=self._settings.ack_timeout_s,
         )
-        self._resolver = Resolver(self._on_endpoints, remembered=self._memory.endpoints, say=say)
+        self._resolver = Resolver(
+            self._on_endpoints,
+            remembered=self._memory.endpoints,
+            networks=[str(network) for network in self._settings.instance_networks],
+            say=say,
+        )
         self._prober = Prober(self._on_health, remembered=self._memory.words)
         self._publisher = Publisher(
             self._store(),
@@ -200,19 +207,32 @@ class Control:
             events=self._events,
             tokens=self._tokens,
             metrics=self._metrics,
-            ready=lambda: self._ready,
+            ready=self._is_ready,
         )
-        runner = web.AppRunner(admin_application(parts), access_log=None, shutdown_timeout=1.0)
+        runner = AdminRunner(admin_application(parts))
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, socket.socket(fileno=self._options.admin_fd)).start()
+
+    def _is_ready(self) -> bool:
+        """Whether requests can be served: all workers were there once, and one is now."""
+        revision = self._publisher.table.revision
+        return self._ready and any(link.revision >= revision for link in self._workers.links)
 
     async def _report_ready(self, applied: Applied) -> None:
         await self._workers.all_serve(self._options.workers)
         self._ready = True
         if self._line is not None:
-            notes = [f"the file overrides a live edit: {lost}" for lost in applied.overridden]
-            await self._line.send({"type": "ready", "notes": notes, "token": self._new_token})
+            ready = {
+                "type": "ready",
+                "notes": [f"the file overrides a live edit: {lost}" for lost in applied.overridden],
+                "token": self._new_token,
+                "routes": [
+                    (route.match.path, ", ".join(f"{name} {w}" for name, w in route.split))
+                    for route in self._publisher.table.routes.values()
+                ],
+            }
+            await self._line.send(ready)
 
     def _own(self, stack: AsyncExitStack, work: Any) -> None:
         """Runs `work` as long as `stack` is open; its failure is the process's."""
@@ -252,7 +272,6 @@ class Control:
         self._live.note_health(words, changes)
         self._documents.stir()
         self._memory.words = words
-        self._memory.keep()
 
     def _on_beat(self, metrics: Sequence[Metrics]) -> None:
         if self._line is not None:
@@ -261,8 +280,7 @@ class Control:
         self._memory.retired = metrics[-1]
         self._memory.keep()
 
-    async def _metrics(self) -> bytes:
+    async def _metrics(self, accept: str) -> tuple[str, bytes]:
         table = self._publisher.table
         live = exposition.Live(table, self._live.up(), self._live.effective_shares())
-        _, body = exposition.render(await self._live.scrape(), live)
-        return body
+        return exposition.render(await self._live.scrape(), live, accept)

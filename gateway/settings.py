@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, field_validator
 from gateway.fields import (
     MAX_COUNT,
     Bytes,
+    Grace,
     Host,
     Listener,
     Network,
@@ -60,9 +61,7 @@ class Settings(Spec):
     expose: bool = _field(True, "Whether answers carry the X-Headgate-* headers.")
 
     # Admin API
-    token: SecretStr | None = _field(
-        None, "Bearer token of operators; at least 32 characters. See also HEADGATE_TOKEN."
-    )
+    token: SecretStr | None = _field(None, "Bearer token of operators; at least 32 characters.")
     viewer_token: SecretStr | None = _field(
         None, "Bearer token of viewers, who may read everything and change nothing."
     )
@@ -118,19 +117,13 @@ class Settings(Spec):
     )
 
     # Stopping
-    lame_duck_s: Seconds = _field(
+    lame_duck_s: Grace = _field(
         "5s", "How long to serve on, saying `Connection: close`, after SIGTERM.", alias="lame_duck"
     )
-    drain_s: Seconds = _field("30s", "How long requests may take to finish then.", alias="drain")
+    drain_s: Grace = _field("30s", "How long requests may take to finish then.", alias="drain")
 
     # Logs
     access_log: str = _field("-", "A file, `-` for standard output, or `off`.", min_length=1)
-    access_log_sample: float = _field(
-        1.0, "Share of successful requests that are logged; failures always are.", ge=0, le=1
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = _field(
-        "info", "The least severe message that is logged."
-    )
     node: str = Field(
         default_factory=lambda: f"headgate-{secrets.token_hex(4)}",
         description="This gateway's name in Via, by which loops are found; random if left out.",
@@ -195,8 +188,6 @@ _DATAPLANE = (
     "lame_duck_s",
     "drain_s",
     "access_log",
-    "access_log_sample",
-    "log_level",
     "node",
     "retry_percent",
     "retry_min_per_s",

@@ -1,1 +1,1 @@
-"""Two models, x² and √x, behind one gateway in three ways: see the YAML files."""
+"""Two models, x² and √x, behind one gateway in four ways: see the YAML files."""

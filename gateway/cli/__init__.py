@@ -46,7 +46,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("HEADGATE_DEBUG"):
             raise
-        print(f"headgate: {refusals.line(error)}", file=sys.stderr)
+        for line in refusals.lines(error):
+            print(f"headgate: {line}", file=sys.stderr)
         return 1
 
 

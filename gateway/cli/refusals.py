@@ -1,26 +1,35 @@
-"""How is an error told to a person in one line?
+"""How is an error told to a person, a line for each thing that is wrong?
 
-The line says what was refused and, where it can, what to do next. Errors that are nobody's
+A line says what was refused and, where it can, what to do next. Errors that are nobody's
 intention are named as what they are, without a traceback: HEADGATE_DEBUG=1 shows that one.
 """
 
-from gateway.client import Refused, Unreachable
+from gateway.client import Fault, Refused, Unreachable
 
 
 class Refusal(Exception):
     """A command cannot do what was asked; the message is the line."""
 
 
-def line(error: Exception) -> str:
-    """What `error` means to the person who typed the command, on one line."""
+def lines(error: Exception) -> list[str]:
+    """What `error` means to the person who typed the command.
+
+    One line, or one for each fault where the gateway found several in what it was sent.
+    """
+    if isinstance(error, Refused) and error.status == 400 and error.faults:
+        return [_one_line(_fault(fault)) for fault in error.faults]
+    return [_one_line(_words(error))]
+
+
+def _words(error: Exception) -> str:
     if isinstance(error, Refused):
-        return _one_line(_refused(error))
+        return _refused(error)
     if isinstance(error, Refusal | Unreachable | ValueError):
-        return _one_line(str(error))
+        return str(error)
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
-        return _one_line(f"{where}{error.strerror.lower()}")
-    return _one_line(
+        return f"{where}{error.strerror.lower()}"
+    return (
         f"a fault in headgate itself: {type(error).__name__}: {error}"
         " (HEADGATE_DEBUG=1 shows where)"
     )
@@ -34,9 +43,13 @@ def _refused(error: Refused) -> str:
         )
     if error.status == 412:
         return "someone else edited in between: look again, then repeat"
-    faults = [f"{fault.get('pointer', '')}: {fault.get('detail', '')}" for fault in error.faults]
-    named = [fault for fault in faults if fault.strip(": ") and fault not in error.detail]
-    return "; ".join([error.detail.rstrip("."), *named]) if named else error.detail
+    return error.detail
+
+
+def _fault(fault: Fault) -> str:
+    where = fault.get("pointer", "").lstrip("/").replace("~1", "/").replace("~0", "~")
+    detail = fault.get("detail", "")
+    return f"{where}: {detail}" if where else detail
 
 
 def _one_line(text: str) -> str:

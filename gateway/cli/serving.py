@@ -4,26 +4,32 @@ They hand over to the modules that do it, imported only then.
 """
 
 import argparse
-import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.cli import finding, screen
 from gateway.cli.refusals import Refusal
 
+if TYPE_CHECKING:
+    from gateway.controlplane.configuration import Problem
+
 
 def up(options: argparse.Namespace) -> int:
     """Runs the file's instances and the gateway until told to stop."""
+    from gateway import launcher
+
     file = _file(options.file)
-    return int(_imported("launcher").run_up(file, _state_dir(options, file)))
+    return launcher.run_up(file, _state_dir(options, file))
 
 
 def gateway(options: argparse.Namespace) -> int:
     """Runs the gateway until told to stop."""
+    from gateway import app
+
     file = _file(options.file)
-    return int(_imported("app").run_gateway(file, _state_dir(options, file)))
+    return app.run_gateway(file, _state_dir(options, file))
 
 
 def instance(options: argparse.Namespace) -> int:
@@ -33,13 +39,14 @@ def instance(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Prints every problem of the file with its line; 1 when there is any."""
-    configuration = _imported("controlplane.configuration")
+    from gateway.controlplane import configuration
+
     file = _file(options.file)
-    problems: list[Any] = []
+    problems: list[configuration.Problem] = []
     try:
         configuration.load(file)
     except configuration.ConfigurationError as error:
-        problems = list(error.problems)
+        problems = error.problems
     if options.json:
         screen.print_json({"ok": not problems, "problems": [_fields(p) for p in problems]})
     elif problems:
@@ -50,12 +57,7 @@ def check(options: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _imported(module: str) -> Any:
-    """A module of the gateway, loaded by the one command that needs it."""
-    return importlib.import_module(f"gateway.{module}")
-
-
-def _fields(problem: Any) -> dict[str, Any]:
+def _fields(problem: "Problem") -> dict[str, Any]:
     return {
         "line": problem.line,
         "pointer": problem.pointer,
@@ -64,7 +66,7 @@ def _fields(problem: Any) -> dict[str, Any]:
     }
 
 
-def _line(file: str, problem: Any) -> str:
+def _line(file: str, problem: "Problem") -> str:
     """`file:12: routes/digits: what is wrong; did you mean this?`, which editors can follow."""
     where = f"{file}:{problem.line}: " if problem.line else f"{file}: "
     pointer = f"{problem.pointer.lstrip('/')}: " if problem.pointer.strip("/") else ""

@@ -138,10 +138,8 @@ async def get_status(call: Call) -> web.Response:
 
 
 async def get_metrics(call: Call) -> web.Response:
-    return web.Response(
-        body=await call.parts.metrics(),
-        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
-    )
+    kind, body = await call.parts.metrics(call.request.headers.get("Accept", ""))
+    return web.Response(body=body, headers={"Content-Type": kind})
 
 
 async def get_livez(call: Call) -> web.Response:

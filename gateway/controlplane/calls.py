@@ -44,7 +44,8 @@ class Live(Protocol):
 class AdminParts:
     """What the admin API is put together from.
 
-    `metrics` renders the Prometheus text; `ready` says whether requests can be served.
+    `metrics` gives content type and content of a scrape for the scraper's Accept header;
+    `ready` says whether requests can be served.
     """
 
     publisher: Publisher
@@ -52,7 +53,7 @@ class AdminParts:
     live: Live
     events: Events
     tokens: Tokens
-    metrics: Callable[[], Awaitable[bytes]]
+    metrics: Callable[[str], Awaitable[tuple[str, bytes]]]
     ready: Callable[[], bool]
 
 

@@ -10,7 +10,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from importlib.resources import files
 from typing import Any
 
 import aiohttp
@@ -18,6 +17,7 @@ import orjson
 
 from gateway.controlplane.openapi_merge import merge
 from gateway.controlplane.prober import Target
+from gateway.controlplane.route_docs import route_docs_page
 from gateway.core.table import Table
 
 log = logging.getLogger(__name__)
@@ -109,15 +109,5 @@ class Documents:
 def render(table: Table, documents: Mapping[str, Any]) -> Served:
     """Everything workers serve below `/-/` that is made here."""
     merged = json.dumps(merge(table, documents), ensure_ascii=False, separators=(",", ":"))
-    return {"/-/openapi.json": ("application/json", merged), **_PAGES}
-
-
-def _page(name: str) -> str:
-    return (files(__package__) / "reference" / name).read_text("utf-8")
-
-
-_PAGES: Served = {
-    "/-/docs": ("text/html; charset=utf-8", _page("routes.html")),
-    "/-/docs/reference.js": ("text/javascript; charset=utf-8", _page("reference.js")),
-    "/-/docs/reference.css": ("text/css; charset=utf-8", _page("reference.css")),
-}
+    page = ("text/html; charset=utf-8", route_docs_page())
+    return {"/-/openapi.json": ("application/json", merged), "/-/docs": page}

@@ -7,6 +7,7 @@ keeps it. This module refuses to decide who gets requests: it says what probes s
 """
 
 import asyncio
+import errno
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ EAGER_S = 0.2
 """While an instance starts, it is asked this often, so that it serves as soon as it can."""
 
 HEAD_LIMIT = 32 << 10
+OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 
 class Key(NamedTuple):
@@ -38,11 +40,14 @@ class Target:
 
 
 Words = dict[str, dict[str, Word]]
-Probe = Callable[[Target], Awaitable[ProbeSignal]]
+Probe = Callable[[Target], Awaitable[ProbeSignal | None]]
 
 
-async def probe(target: Target) -> ProbeSignal:
+async def probe(target: Target) -> ProbeSignal | None:
     """One health check over a connection of its own: `ready`, `unready` or `unreachable`.
+
+    None when we could not even ask, for want of descriptors, ports or memory of our own: that
+    says nothing about an instance.
 
     Redirects are not followed: an instance must not be able to send us elsewhere.
     """
@@ -52,8 +57,8 @@ async def probe(target: Target) -> ProbeSignal:
             reader, writer = await asyncio.open_connection(
                 target.host, target.port, limit=HEAD_LIMIT
             )
-    except (OSError, TimeoutError):
-        return "unreachable"
+    except OSError as error:
+        return None if error.errno in OUR_OWN else "unreachable"
     try:
         async with asyncio.timeout(limit_s):
             host = f"[{target.host}]" if ":" in target.host else target.host
@@ -106,6 +111,7 @@ class Prober:
         self._targets: dict[Key, Target] = {}
         self._probed: dict[Key, Probed] = {}
         self._since: dict[Key, float] = {}
+        self._words: Words | None = None
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._nudges: dict[Key, asyncio.Event] = {}
         self._asked: dict[Key, int] = {}
@@ -114,10 +120,11 @@ class Prober:
     @property
     def words(self) -> Words:
         """Backend → address → word, of every instance that has an address."""
-        words: Words = {}
-        for key, probed in self._probed.items():
-            words.setdefault(key.backend, {})[key.address] = probed.word
-        return words
+        if self._words is None:
+            self._words = {}
+            for key, probed in self._probed.items():
+                self._words.setdefault(key.backend, {})[key.address] = probed.word
+        return self._words
 
     def since_s(self, key: Key) -> float:
         """For how many seconds the word of `key` has been what it is."""
@@ -168,6 +175,7 @@ class Prober:
 
     def _arrange(self) -> None:
         self._targets = targets_of(self._table, self._endpoints)
+        self._words = None
         for key in self._tasks.keys() - self._targets.keys():
             self._tasks.pop(key).cancel()
             del self._probed[key], self._nudges[key], self._since[key]
@@ -184,7 +192,8 @@ class Prober:
         while True:
             nudge.clear()
             signal = await self._probe(self._targets[key])
-            self._note(key, signal)
+            if signal is not None:
+                self._note(key, signal)
             self._asked[key] = self._asked.get(key, 0) + 1
             self._answered.set()
             await self._pause(key, nudge, signal)
@@ -194,9 +203,10 @@ class Prober:
         after = self._probed[key] = before.after(signal, self._targets[key].health)
         if after.word != before.word:
             self._since[key] = self._clock()
+            self._words = None
             self._on_change(self.words, [(key, before.word, after.word)])
 
-    async def _pause(self, key: Key, nudge: asyncio.Event, signal: ProbeSignal) -> None:
+    async def _pause(self, key: Key, nudge: asyncio.Event, signal: ProbeSignal | None) -> None:
         """Waits for the next turn.
 
         What starts is asked eagerly, and so is what could just not be connected to: the word

@@ -275,13 +275,9 @@ class Publisher:
         return Published(previous, table, changes, workers)
 
     def _tell(self, revision: Revision, previous: Table) -> None:
-        log.info(
-            "revision %d by %s (%s)%s",
-            revision.number,
-            revision.who,
-            revision.source,
-            f": {revision.why}" if revision.why else "",
-        )
+        facts = {"who": revision.who, "why": revision.why, "source": revision.source}
+        # Each edit is a line of its own: the number is part of the message on purpose.
+        log.info(f"revision {revision.number}", extra={"facts": facts})
         self._events.publish(
             {
                 "type": "edit",

@@ -12,6 +12,7 @@ import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 
+from gateway.core.addresses import refusal
 from gateway.core.table import Instance, Table
 
 EVERY_S = 3.0
@@ -24,10 +25,7 @@ LookUp = Callable[[str, int], Awaitable[list[str]]]
 async def look_up(host: str, port: int) -> list[str]:
     """Every A and AAAA record of `host`, IPv4 first; OSError when there is no answer."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    addresses = {str(info[4][0]) for info in found if is_permitted(str(info[4][0]))}
-    if not addresses:
-        raise OSError("it resolves to addresses only that no instance can have")
-    return sorted(addresses, key=lambda text: (":" in text, text))
+    return sorted({str(info[4][0]) for info in found}, key=lambda text: (":" in text, text))
 
 
 def is_name(host: str) -> bool:
@@ -39,16 +37,13 @@ def is_name(host: str) -> bool:
     return False
 
 
-def is_permitted(address: str) -> bool:
-    """Whether a name may lead to `address`.
+def is_permitted(address: str, networks: Sequence[str] = ()) -> bool:
+    """Whether a name may lead to `address`: into `networks`, or anywhere sensible without any.
 
     Whoever answers for a name must not be able to point the gateway at a cloud's metadata
     service or at "every address of this machine". Workers connect only to what passes here.
     """
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return not (ip.is_link_local or ip.is_unspecified or ip.is_multicast)
+    return not refusal(address.partition("%")[0], networks)
 
 
 def addresses_of(instance: Instance, known: Sequence[str]) -> list[tuple[str, str]]:
@@ -73,6 +68,7 @@ class Resolver:
         on_change: Callable[[Endpoints], None],
         *,
         look_up: LookUp = look_up,
+        networks: Sequence[str] = (),
         remembered: Endpoints | None = None,
         every_s: float = EVERY_S,
         chance: Callable[[], float] = random.random,
@@ -80,7 +76,7 @@ class Resolver:
     ) -> None:
         self.endpoints: Endpoints = remembered or {}
         self._on_change, self._look_up, self._say = on_change, look_up, say
-        self._every_s, self._chance = every_s, chance
+        self._every_s, self._chance, self._networks = every_s, chance, networks
         self._names: dict[str, set[tuple[str, str, int]]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, asyncio.Event] = {}
@@ -131,7 +127,7 @@ class Resolver:
         port = next(iter(self._names[host]))[2]
         try:
             async with asyncio.timeout(LOOK_UP_WITHIN_S):
-                found = await self._look_up(host, port)
+                found = self._permitted(await self._look_up(host, port))
         except (OSError, TimeoutError, UnicodeError) as error:
             if host not in self._silent:
                 self._silent.add(host)
@@ -146,6 +142,12 @@ class Resolver:
         # while its resolver merely turns the order around.
         kept = [address for address in before if address in found]
         self._set(host, kept + [address for address in found if address not in kept])
+
+    def _permitted(self, found: Sequence[str]) -> list[str]:
+        kept = [address for address in found if is_permitted(address, self._networks)]
+        if not kept:
+            raise OSError("it leads to addresses only that no instance may have")
+        return kept
 
     def _known(self, host: str) -> list[str]:
         for backend, url, _ in self._names.get(host, ()):

@@ -12,11 +12,12 @@ which slot (`expect`) and kills what `replace` is called with.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from gateway.channel import Channel
 from gateway.controlplane.counters import fold, nothing
+from gateway.controlplane.relay import Relay
 from gateway.core.table import EMPTY, Table
 from gateway.messages import Metrics
 
@@ -25,7 +26,7 @@ ANSWER_WITHIN_S = 5.0
 SCRAPE_WITHIN_S = 1.0
 BEAT_S = 1.0
 MISSED_BEATS = 10
-LOADS_TOGETHER_S = 0.05
+HEALTH_TOGETHER_S = 0.002
 
 Endpoints = Mapping[str, Mapping[str, Sequence[str]]]
 Words = Mapping[str, Mapping[str, str]]
@@ -66,12 +67,12 @@ class Workers:
         self._replace = replace
         self._on_signals, self._on_ejections = on_signals, on_ejections
         self._on_workers = on_workers
-        self._clock, self._answer_within_s = clock, answer_within_s
+        self._answer_within_s = answer_within_s
         self._table = EMPTY
         self._endpoints: Endpoints = {}
         self._words: Words = {}
+        self._health_due = False
         self._documents: Mapping[str, tuple[str, str]] = {}
-        self._ejections: dict[tuple[str, str], tuple[float, int]] = {}
         self._links: dict[int, Link] = {}
         self._pids: list[int | None] = []
         self._serving: set[int] = set()
@@ -79,7 +80,7 @@ class Workers:
         self._changed = asyncio.Event()
         self._scrapes: dict[int, dict[int, asyncio.Future[Metrics]]] = {}
         self._scrape_id = 0
-        self._loads_due = False
+        self._relay = Relay(lambda: self.links, clock)
         self.retired = retired if retired is not None else nothing()
         self._last: dict[int, Metrics] = {}
 
@@ -137,7 +138,14 @@ class Workers:
     def set_health(self, words: Words) -> None:
         """What the probes say from now on."""
         self._words = words
-        self._send_all({"type": "health", "instances": words})
+        if not self._health_due:
+            # Whole each time, so that changes which come together are sent together.
+            self._health_due = True
+            asyncio.get_running_loop().call_later(HEALTH_TOGETHER_S, self._send_health)
+
+    def _send_health(self) -> None:
+        self._health_due = False
+        self._send_all({"type": "health", "instances": self._words})
 
     def set_documents(self, documents: Mapping[str, tuple[str, str]]) -> None:
         """What workers serve below `/-/` from now on: path → (content type, text)."""
@@ -167,8 +175,7 @@ class Workers:
 
     def ejected(self) -> dict[tuple[str, str], float]:
         """Seconds left per ejected (backend, address)."""
-        now = self._clock()
-        return {key: until - now for key, (until, _) in self._ejections.items() if until > now}
+        return self._relay.ejected()
 
     # -- what runs all the time
 
@@ -205,7 +212,7 @@ class Workers:
             if link is not None and self._links.get(link.slot) is link:
                 del self._links[link.slot]
                 self._on_workers("lost", link.slot, link.pid)
-                self._share_loads()
+                self._relay.share_loads()
                 self._retire()
             self._note_change()
 
@@ -224,7 +231,7 @@ class Workers:
         channel.send_soon({"type": "health", "instances": self._words})
         if self._documents:
             channel.send_soon({"type": "documents", "documents": self._documents})
-        if ejected := self._ejections_message():
+        if ejected := self._relay.ejections_message():
             channel.send_soon(ejected)
         self._on_workers("joined", link.slot, link.pid)
         return link
@@ -239,10 +246,11 @@ class Workers:
             case "signals":
                 self._on_signals(message["signals"])
             case "ejections":
-                self._take_ejections(link, message["ejections"])
+                self._relay.take_ejections(link, message["ejections"])
+                self._on_ejections(message["ejections"])
             case "loads":
                 link.in_flight = message["in_flight"]
-                self._share_loads()
+                self._relay.share_loads()
 
     def _take_metrics(self, link: Link, metrics: Metrics) -> None:
         link.metrics = self._last[link.pid] = metrics
@@ -250,40 +258,11 @@ class Workers:
         if waiting is not None and not waiting.done():
             waiting.set_result(metrics)
 
-    def _take_ejections(self, link: Link, ejections: Sequence[Sequence[Any]]) -> None:
-        now = self._clock()
-        for backend, address, seconds, times in ejections:
-            self._ejections[backend, address] = (now + seconds, times)
-        message = {"type": "ejections", "ejections": ejections}
-        for other in self._links.values():
-            if other is not link:
-                other.channel.send_soon(message)
-        self._on_ejections(ejections)
-
-    def _ejections_message(self) -> dict[str, Any] | None:
-        now = self._clock()
-        self._ejections = {k: v for k, v in self._ejections.items() if v[0] > now}
-        left = [[b, a, until - now, times] for (b, a), (until, times) in self._ejections.items()]
-        return {"type": "ejections", "ejections": left} if left else None
-
     def _retire(self) -> None:
         """Folds the last words of processes that are gone, once and for good."""
         alive = {link.pid for link in self._links.values()} | set(self._pids)
         for pid in [pid for pid in self._last if pid not in alive]:
             self.retired = fold(self.retired, self._last.pop(pid))
-
-    def _share_loads(self) -> None:
-        """Tells each worker what all others have in flight, soon and once for many changes."""
-        if not self._loads_due:
-            self._loads_due = True
-            asyncio.get_running_loop().call_later(LOADS_TOGETHER_S, self._send_loads)
-
-    def _send_loads(self) -> None:
-        self._loads_due = False
-        if len(self._links) > 1:
-            for link in self._links.values():
-                others = (other.in_flight for other in self._links.values() if other is not link)
-                link.channel.send_soon({"type": "loads", "in_flight": add_loads(others)})
 
     def _table_message(self) -> dict[str, Any]:
         return {
@@ -318,14 +297,3 @@ class Workers:
 
     async def _next_change(self) -> None:
         await self._changed.wait()
-
-
-def add_loads(loads: Iterable[Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
-    """The sums per backend and address."""
-    sums: dict[str, dict[str, int]] = {}
-    for load in loads:
-        for backend, addresses in load.items():
-            into = sums.setdefault(backend, {})
-            for address, count in addresses.items():
-                into[address] = into.get(address, 0) + count
-    return sums

@@ -27,6 +27,7 @@ SHUN_AFTER: Final = 5  # failed answers in a row
 SHUN_S: Final = 5.0
 MOST_SLOTS: Final = 65_536.0
 TURNAROUND_S: Final = 0.002  # from an instance's answer to the arrival of its next request
+MOST_OF_NEW: Final = 32.0
 MOST_AHEAD: Final = 8.0  # requests sent ahead to an instance of few slots
 _MOST_WAIT_S: Final = 5.0
 _STEP: Final = 0x9E3779B97F4A7C15
@@ -39,12 +40,12 @@ class Load:
     `in_flight` counts this worker's own requests, `others` those of the other workers.
     `slots` is how many the instance computes at once and `service_s` how long one takes
     without waiting; 0.0 while unknown. `most` is how many it should have at once. `weight`
-    is below 1 during slow start.
+    is below 1 during slow start. `is_new` until it has shown in any way that it answers.
     """
 
     __slots__ = (
         "alone_s", "base_s", "crowd", "crowd_since", "failures", "foreign", "in_flight",
-        "learned_at", "most", "others", "reported_at", "samples", "service_s",
+        "is_new", "learned_at", "most", "others", "reported_at", "samples", "service_s",
         "shunned_until", "slots", "wait_until", "weight",
     )  # fmt: skip
 
@@ -64,6 +65,7 @@ class Load:
         self.weight = weight
         self.most = most_at_once(slots, service_s)
         self.samples = 0
+        self.is_new = True
         self.alone_s = service_s
         self.base_s = 0.0
         self.crowd = 0.0
@@ -91,6 +93,7 @@ class Load:
         `occupied` is what `sent` gave. A failure, such as a 500, teaches no speed: to fail
         is quick, and whoever fails quickly must attract nothing.
         """
+        self.is_new = False
         if failed:
             self.failures += 1
             if self.failures >= SHUN_AFTER:
@@ -147,6 +150,7 @@ class Load:
             and 0.0 <= wait_ms < 1e9
         ):
             return
+        self.is_new = False
         if slots != self.slots:
             self.slots = slots
             self.most = most_at_once(slots, self.service_s)
@@ -212,9 +216,9 @@ def tolerable_wait_s(service_s: float) -> float:
 
 
 def usual_most(loads: Sequence[Load]) -> float:
-    """The most that any instance should have at once, as far as they said so: what is fair to
-    expect of one that has not answered yet, for the instances of a backend are alike."""
-    return max((load.most for load in loads if load.slots), default=math.inf)
+    """What a new instance should have at once: as many as its peers, for the instances of a
+    backend are alike, or a cautious number until one of them has answered."""
+    return max((load.most for load in loads if load.slots), default=MOST_OF_NEW)
 
 
 def most_at_once(slots: float, service_s: float) -> float:
@@ -257,7 +261,7 @@ def choose(
         in_flight = load.in_flight
         occupied = load.occupied(now) if load.reported_at else in_flight + load.others
         most = load.most + ahead
-        if not load.samples and most == math.inf:
+        if load.is_new and most == math.inf:
             most = usual_most(loads)
         if load.weight < 1.0:
             most *= load.weight

@@ -66,13 +66,14 @@ def upstream_head(
     added: bytes,
     node: bytes,
     ident: bytes,
-    timeout_ms: int,
+    timeout: bytes,
     framing: bytes,
 ) -> bytes:
     """The head that an instance gets, with its final empty line.
 
-    `added` are the X-Forwarded-* lines, `framing` the Content-Length, Transfer-Encoding or
-    Upgrade lines. A trace that nobody started begins here with the request's own id.
+    `added` are the X-Forwarded-* lines, `timeout` the one of `timeout_line`, `framing` the
+    Content-Length, Transfer-Encoding or Upgrade lines. A trace that nobody started begins here,
+    with the request's own id.
     """
     special = head.special
     via = special.get(VIA) if special else None
@@ -85,9 +86,14 @@ def upstream_head(
             b"1.1 " if head.minor else b"1.0 ", node,
             b"\r\nX-Request-Id: ", ident,
             b"" if special and TRACEPARENT in special else _trace(ident),
-            b"\r\nX-Headgate-Timeout-Ms: %d\r\n%b\r\n" % (timeout_ms, framing),
+            timeout, framing, CRLF,
         )
     )  # fmt: skip
+
+
+def timeout_line(seconds: float) -> bytes:
+    """Tells an instance how long the client will wait; begins with the line end before it."""
+    return b"\r\nX-Headgate-Timeout-Ms: %d\r\n" % max(1, int(seconds * 1000))
 
 
 def _trace(ident: bytes) -> bytes:

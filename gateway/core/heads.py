@@ -171,6 +171,10 @@ def parse_request(
             entry = known[line]
             if entry is None:
                 forward.append(line)
+            elif entry[0] == HOST and request.host is None:
+                request.host = entry[1]
+            elif entry[0] == LENGTH and request.length is None:
+                request.length = entry[2]
             else:
                 request.note(entry, line, underscores)
         if whole:
@@ -284,6 +288,8 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
             entry = known[line]
             if entry is None:
                 forward.append(line)
+            elif entry[0] == LENGTH and response.length is None:
+                response.length = entry[2]
             else:
                 response.note(entry, line)
         if response.nominated:

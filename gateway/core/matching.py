@@ -6,17 +6,16 @@ that name methods, then the order of declaration. The table is indexed at constr
 that a match costs a look-up per path segment and 1,000 routes cost what one does.
 
 Paths are compared as they will be forwarded: nothing is decoded, folded or normalised here.
-Whether a target is fit to be forwarded at all is `target_fault`.
+Whether a target is fit to be forwarded at all is asked in `targets`.
 """
 
-import ipaddress
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from gateway.core.table import Route
+from gateway.core.targets import normalise_host
 
 Json = Any
 Header = Callable[[str], str | None]
@@ -327,53 +326,3 @@ def _rewritten(route: Route, path: str) -> str:
         return rewrite
     rest = path[len(_prefix(route.match.path)) :]
     return (rewrite.removesuffix("/") + rest) if rest else rewrite
-
-
-_NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
-_PORT = re.compile(r"[0-9]{0,5}")
-
-
-def normalise_host(raw: str) -> str:
-    """The one form of a Host value or authority: lower case, no port, no trailing dot.
-
-    IPv6 literals stay bracketed. ValueError when it is no host (empty, user info, a port
-    past 65535, characters that no name has).
-    """
-    host, port = raw, ""
-    if raw.startswith("["):
-        literal, bracket, rest = raw.partition("]")
-        if not bracket or "%" in literal or (rest and not rest.startswith(":")):
-            raise ValueError(f"{raw!r} is no host")
-        ipaddress.IPv6Address(literal[1:])
-        host, port = literal.lower() + "]", rest[1:]
-    else:
-        host, _, port = raw.lower().partition(":")
-        host = host.removesuffix(".")
-        if not _NAME.fullmatch(host):
-            raise ValueError(f"{raw!r} is no host")
-    if not _PORT.fullmatch(port) or int(port or 0) > 65535:
-        raise ValueError(f"{raw!r} has no valid port")
-    return host
-
-
-_CONTROL = re.compile(r"[\x00-\x20\x7f]|%00")
-_DOTS = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:$|[/?;\\]|%2f|%5c|%3b)", re.IGNORECASE)
-
-
-def target_fault(target: str) -> Literal["form", "control", "fragment", "dots"] | None:
-    """Why a request target must not be routed, or None.
-
-    Only origin form is routed. Control characters, raw or `%00`, and fragments belong to no
-    target. Dot segments, however written, may be resolved differently behind the gateway:
-    the path a route was chosen by must be the path that is asked for.
-    """
-    if not target.startswith("/"):
-        return "form"
-    if _CONTROL.search(target):
-        return "control"
-    if "#" in target:
-        return "fragment"
-    path = target.partition("?")[0]
-    if ("." in path or "%2" in path) and _DOTS.search(path):
-        return "dots"
-    return None

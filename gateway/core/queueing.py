@@ -104,17 +104,29 @@ def _now_or_later(loads: Sequence[Load], index: int, waiting: int, now: float) -
     return None
 
 
-def rate_per_s(loads: Sequence[Load]) -> float:
-    """Requests a second that the instances answer for this worker, as far as known."""
+class Capacity(NamedTuple):
+    """What instances can do for one worker: `rate` requests a second, each of which takes
+    `service_s` without waiting."""
+
+    rate: float
+    service_s: float
+
+
+def capacity(loads: Sequence[Load]) -> Capacity:
+    """What `loads` can do together, as far as known."""
     usual_s = usual_service_s(loads)
-    rate = own = everybody = 0.0
+    rate = service_s = own = everybody = 0.0
     for load in loads:
         busy = load.in_flight + load.others
         # Without known slots, by Little's law: as many as are there, in the time they take.
-        rate += (load.slots or max(busy, 1.0)) / (load.service_s or usual_s)
+        part = (load.slots or max(busy, 1.0)) / (load.service_s or usual_s)
+        rate += part
+        service_s += part * (load.alone_s or usual_s)
         own += load.in_flight
         everybody += busy
-    return rate * own / everybody if own else rate
+    if not rate:
+        return Capacity(0.0, 1.0)
+    return Capacity(rate * own / everybody if own else rate, service_s / rate)
 
 
 class Admission:
@@ -153,10 +165,11 @@ class Admission:
 
         `patience_s` is how long its client will wait for the answer, infinite if unknown.
         """
-        rate = self._rate(now, loads)
+        rate, service_s = capacity(loads)
         if not rate:
             return Refuse("no_backend", 1)
-        service_s = len(loads) / rate
+        if self._gone >= MEASURABLE:
+            rate = self._gone / max(0.001, now - self._since - GRACE_S)
         wait_s = (waiting + 1) / rate
         long_s = tolerable_wait_s(service_s)
         present = waiting + sum([load.in_flight for load in loads])
@@ -172,12 +185,6 @@ class Admission:
             self._refused += 1
             return Refuse("queue_full", retry_after_s(wait_s))
         return Admit(wait_s)
-
-    def _rate(self, now: float, loads: Sequence[Load]) -> float:
-        """What leaves a second: measured once there is enough of it, expected before."""
-        if self._gone >= MEASURABLE:
-            return self._gone / max(0.001, now - self._since - GRACE_S)
-        return rate_per_s(loads)
 
     def _calm(self) -> None:
         self._overloaded = False

@@ -8,8 +8,9 @@ instance. The decisions are the core's; this carries them out.
 from collections import deque
 from typing import TYPE_CHECKING
 
-from gateway.core.balancing import Load
+from gateway.core.balancing import Load, choose
 from gateway.core.errors import NoRoom
+from gateway.core.headers import timeout_line
 from gateway.core.health import serving
 from gateway.core.queueing import Admission, Refuse, place
 from gateway.core.table import Backend
@@ -24,7 +25,8 @@ class LiveBackend:
     """The instances of one backend, who of them serves, and who waits for them."""
 
     __slots__ = (
-        "admission", "config", "instances", "loads", "name", "plane", "serving", "turn", "waiting",
+        "admission", "config", "instances", "loads", "name", "plane", "serving",
+        "timeout_line", "turn", "waiting",
     )  # fmt: skip
 
     def __init__(self, plane: "Plane", config: Backend) -> None:
@@ -36,7 +38,15 @@ class LiveBackend:
         self.loads: tuple[Load, ...] = ()
         self.waiting: deque[Exchange] = deque()
         self.admission = Admission(config.queue)
+        self.timeout_line = timeout_line(config.timeouts.response_s)
         self.turn = plane.random()
+
+    def configure(self, config: Backend) -> None:
+        """Takes an edit; what did not change goes on as it was."""
+        if config.queue != self.config.queue:
+            self.admission = Admission(config.queue)
+        self.config = config
+        self.timeout_line = timeout_line(config.timeouts.response_s)
 
     def words(self) -> dict[str, str]:
         """What the probes say of each instance that may get new requests by command."""
@@ -70,9 +80,14 @@ class LiveBackend:
         if not self.waiting:
             config = self.config
             if len(self.loads) == 1:
-                # The usual case in short: one instance that does not report and has room.
+                # The usual case in short: one instance that has room.
                 load = self.loads[0]
-                if not load.slots and load.in_flight + load.others < config.max_in_flight:
+                in_flight = load.in_flight
+                if not in_flight or (
+                    in_flight < config.max_in_flight
+                    and load.weight >= 1.0
+                    and load.occupied(now) < load.most
+                ):
                     self._send(exchange, self.serving[0], now)
                     return
             spot = place(config.balance, self.loads, 1, config.max_in_flight, turn, now)
@@ -136,8 +151,8 @@ class LiveBackend:
         loads = [each.load for each in left]
         self.turn += 1
         config = self.config
-        spot = place(config.balance, loads, 1, config.max_in_flight, self.turn, now)
-        return left[spot.instance] if spot is not None else None
+        index = choose(config.balance, loads, self.turn, now, config.max_in_flight)
+        return left[index] if index >= 0 else None
 
     def withdraw(self, exchange: "Exchange") -> None:
         """`exchange` waits no more."""

@@ -19,11 +19,10 @@ from gateway.core.matching import (
     NeedsBody,
     Unread,
     WrongMethod,
-    normalise_host,
-    target_fault,
 )
 from gateway.core.splitting import Split, Spread, sticky_backend
 from gateway.core.table import Route, Sticky, Table
+from gateway.core.targets import normalise_host, target_fault
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.instance import LiveInstance
 from gateway.telemetry.metrics import Cell

@@ -8,7 +8,6 @@ resolved names arrive here; what they mean for one backend is `LiveBackend.refre
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from gateway.core.queueing import Admission
 from gateway.core.table import Backend, Instance, Table
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.instance import LiveInstance
@@ -39,9 +38,8 @@ class Instances:
             backend = self.backends.get(name)
             if backend is None:
                 backend = self.backends[name] = LiveBackend(self._plane, config)
-            elif backend.config.queue != config.queue:
-                backend.admission = Admission(config.queue)
-            backend.config = config
+            else:
+                backend.configure(config)
             self._sync_backend(backend)
         for name in [name for name in self.backends if name not in table.backends]:
             backend = self.backends.pop(name)

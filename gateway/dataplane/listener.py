@@ -7,6 +7,8 @@ client can read the answer before it learns that nobody reads the rest.
 """
 
 import asyncio
+import os
+import socket
 from typing import TYPE_CHECKING, cast
 
 from gateway.core.errors import ClientFault, GatewayError
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 HEAD, BODY, WAIT, TUNNEL, LINGER, CLOSED = range(6)
 LINGER_S = 2.0
+RACE_S = 0.05
 LINGER_BYTES = 16 << 20
 
 
@@ -34,6 +37,7 @@ class Client(asyncio.Protocol, Timed):
         "_held",
         "_keep_alive_s",
         "_last_piece",
+        "_limits",
         "_lingered",
         "_pumping",
         "_tunnel",
@@ -72,7 +76,9 @@ class Client(asyncio.Protocol, Timed):
         self._window = 0.0
         self._window_bytes = 0
         self._lingered = 0
-        self._keep_alive_s = plane.options.keep_alive_s
+        options = plane.options
+        self._keep_alive_s = options.keep_alive_s
+        self._limits = (options.max_target, options.max_headers, options.underscore_headers)
         self.forwarding = b""
 
     # asyncio.Protocol
@@ -83,6 +89,9 @@ class Client(asyncio.Protocol, Timed):
         self.address = name[0] if isinstance(name, tuple) else "unix"
         self.peer = self.address.encode("latin-1")
         plane = self.plane
+        if len(plane.clients) >= plane.most_clients:
+            self.abort()
+            return
         self.trusted = plane.trusts(self.address)
         self.forwarding = (
             b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: " % self.peer
@@ -151,19 +160,13 @@ class Client(asyncio.Protocol, Timed):
             if not data:
                 break
             end = data.find(b"\r\n\r\n")
-            options = self.plane.options
-            if end < 0 or end > options.max_head:
+            if end < 0 or end > self.plane.options.max_head:
                 if not self._is_beginning(data, end):
                     return
                 break
             self._head_since = 0.0
             try:
-                head = parse_request(
-                    data[:end],
-                    options.max_target,
-                    options.max_headers,
-                    options.underscore_headers,
-                )
+                head = parse_request(data[:end], *self._limits)
             except ClientFault as fault:
                 self._refuse(fault)
                 return
@@ -177,7 +180,7 @@ class Client(asyncio.Protocol, Timed):
         try:
             if len(data) > options.max_head or end > 0:
                 raise too_large(data, options.max_target)
-            check_start(data, options.max_target, options.max_headers, options.underscore_headers)
+            check_start(data, *self._limits)
         except ClientFault as fault:
             self._refuse(fault)
             return False
@@ -349,10 +352,22 @@ class Client(asyncio.Protocol, Timed):
         elif self.state == HEAD:
             if self._head_since:
                 self._refuse(ClientFault("The request head took too long.", "request_timeout"))
+            elif self._has_unread():
+                self._wait_for(RACE_S)  # a request came just before we went: it is answered
             else:
                 self.close_soon()
         elif self.state == BODY and self.exchange is not None:
             self._check_upload(now)
+
+    def _has_unread(self) -> bool:
+        """Whether bytes have come that the loop has not yet handed over."""
+        try:
+            with socket.socket(
+                fileno=os.dup(self.transport.get_extra_info("socket").fileno())
+            ) as s:
+                return bool(s.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except OSError:
+            return False
 
     def _check_upload(self, now: float) -> None:
         """408 for a body that stalls or trickles; one that is held back by us is excused."""

@@ -54,7 +54,7 @@ class Copy:
             exchange.added,
             plane.node,
             exchange.ident,
-            int(instance.backend.config.timeouts.response_s * 1000),
+            instance.backend.timeout_line,
             length_line(length) + b"X-Headgate-Mirror: 1\r\n",
         ) + b"".join(exchange.pending())
 

@@ -6,6 +6,8 @@ connections, what is in flight finishes, exit 0. A second SIGTERM ends it within
 """
 
 import asyncio
+import gc
+import resource
 import signal
 import socket
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from gateway.telemetry import logs
 
 BACKLOG = 1024
 POLL_S = 0.02
+RESERVED = 40  # descriptors for sockets, channel, log, and names
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,15 @@ async def serve(
         logs.set_up()
     worker = Worker(options, sockets, channel_path, slot)
     return await worker.run()
+
+
+def most_clients(descriptors: float) -> float:
+    """How many clients a process with so many file descriptors can serve.
+
+    Each may need a connection to an instance; a client that is let in and then finds no
+    descriptor for that is worse off than one that is turned away.
+    """
+    return max(1, (descriptors - RESERVED) // 2)
 
 
 class Worker:
@@ -86,6 +98,7 @@ class Worker:
 
     def _make(self, settings: dict[str, Any]) -> Plane:
         self._plane = Plane(DataplaneOptions.from_dict(settings), asyncio.get_running_loop())
+        self._plane.most_clients = most_clients(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         return self._plane
 
     def _listen_once(self) -> None:
@@ -96,6 +109,11 @@ class Worker:
         loop = asyncio.get_running_loop()
         plane = self._plane
         assert plane is not None
+        # What is there now stays; requests leave no cycles behind, so that the collector need
+        # not look after every few hundred of them.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         for each in self._sockets:
             server = await loop.create_server(lambda: Client(plane), sock=each, backlog=BACKLOG)
             self._servers.append(server)
@@ -118,8 +136,8 @@ class Worker:
     async def _go(self) -> None:
         """Leaves in order; each step is cut short by a second signal."""
         plane = self._plane
-        if plane is None:
-            return
+        if plane is None or not self._servers:
+            return  # nobody was ever served here
         lame_duck_s, drain_s = self._limits_s or (plane.options.lame_duck_s, plane.options.drain_s)
         # Whoever asks for health learns first and has the time to send others elsewhere;
         # connections are still accepted meanwhile.

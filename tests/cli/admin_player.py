@@ -239,8 +239,11 @@ def _weights(player: AdminPlayer, ask: Ask, method: str, route: str) -> dict[str
 def _apply(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
     content = yaml.safe_load(ask.body)
     if not isinstance(content, dict) or "routes" not in content:
-        fault = {"pointer": "/routes", "code": "missing", "detail": "routes is missing"}
-        raise Problem(400, "the file was refused", errors=[fault])
+        faults = [
+            {"pointer": "/routes", "code": "missing", "detail": "is missing"},
+            {"pointer": "/backends", "code": "empty", "detail": "has no entry"},
+        ]
+        raise Problem(400, "the file was refused", errors=faults)
     wanted = {"routes": content["routes"], "backends": content["backends"]}
     return {**player.edit(wanted, ask, tagged(player.revision)), "overridden": []}
 

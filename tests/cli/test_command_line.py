@@ -179,3 +179,45 @@ def test_json_of_an_edit_is_the_answer_of_the_admin_api(headgate) -> None:
     answer = json.loads(headgate("weights", "digits", "digits-cnn=20", "--json").out)
     assert answer["revision"] == 43
     assert answer["previous"] == {"digits-linear": 90, "digits-cnn": 10}
+
+
+def test_check_names_every_problem_with_its_line(headgate, tmp_path) -> None:
+    (tmp_path / "bad.yaml").write_text(
+        "gateway: {listne: 0.0.0.0:1}\n"
+        "backends:\n  a: {instances: ['http://127.0.0.1:8001']}\n"
+        "routes:\n  r:\n    match: /x\n    split: {a: -1, aa: 3}\n"
+    )
+    ran = headgate("check", "bad.yaml")
+    assert ran.code == 1
+    first, second, third = ran.err.splitlines()
+    assert first.startswith("bad.yaml:1: gateway/listne: ")
+    assert "did you mean listen?" in first
+    assert second.startswith("bad.yaml:7: routes/r/split/a: ")
+    assert third.startswith("bad.yaml:7: routes/r/split/aa: ")
+    problems = json.loads(headgate("check", "bad.yaml", "--json").out)["problems"]
+    assert [problem["line"] for problem in problems] == [1, 7, 7]
+
+
+def test_check_of_a_good_file_says_so(headgate) -> None:
+    ran = headgate("check", str(ROOT / "examples" / "digits" / "headgate.yaml"))
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.out.endswith("headgate.yaml is valid\n")
+
+
+@pytest.mark.parametrize("command", ["up", "gateway", "check", "apply"])
+def test_a_file_that_is_not_there_is_one_line(headgate, command, tmp_path) -> None:
+    ran = headgate(command, "nowhere.yaml")
+    assert ran.code == 1
+    assert "nowhere.yaml" in ran.err
+    assert len(ran.err.splitlines()) == 1
+    ran = headgate(command, str(tmp_path))
+    assert ran.code == 1
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["up", "gateway", "check"])
+def test_malformed_yaml_is_one_line(headgate, command, tmp_path) -> None:
+    (tmp_path / "m.yaml").write_text("routes: [\n")
+    ran = headgate(command, "m.yaml")
+    assert ran.code == 1
+    assert len(ran.err.splitlines()) == 1

@@ -113,11 +113,11 @@ def test_apply_binds_the_edit_to_the_difference_it_printed(headgate, player, tmp
     assert posts[-1]["Content-Type"] == "application/yaml"
 
 
-def test_apply_says_every_fault_of_a_file_on_one_line(headgate, tmp_path) -> None:
+def test_apply_says_every_fault_of_a_file_on_a_line_of_its_own(headgate, tmp_path) -> None:
     (tmp_path / "bad.yaml").write_text("backends: {}\n")
     ran = headgate("apply", "bad.yaml")
     assert ran.code == 1
-    assert ran.err == "headgate: the file was refused; /routes: routes is missing\n"
+    assert ran.err == "headgate: routes: is missing\nheadgate: backends: has no entry\n"
     ran = headgate("apply", "missing.yaml")
     assert (ran.code, ran.err) == (1, "headgate: missing.yaml: no such file or directory\n")
 

@@ -132,5 +132,5 @@ async def admin(make_admin: MakeAdmin) -> Admin:
     return await make_admin()
 
 
-async def no_metrics() -> bytes:
-    return b"headgate_revision 1\n"
+async def no_metrics(accept: str) -> tuple[str, bytes]:
+    return "text/plain; version=0.0.4; charset=utf-8", b"headgate_revision 1\n"

@@ -14,6 +14,7 @@ from gateway.controlplane.calls import AdminParts
 from gateway.controlplane.checks import cross_faults
 from gateway.controlplane.configuration import parse
 from gateway.controlplane.events import Events
+from gateway.controlplane.listener import AdminRunner
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.security import Tokens
 from gateway.controlplane.sqlite_store import SqliteStore
@@ -43,7 +44,7 @@ async def serve(folder: Path) -> None:
     parts = AdminParts(
         publisher, settings, ScriptedLive(), events, Tokens(), no_metrics, lambda: True
     )
-    runner = web.AppRunner(admin_application(parts), access_log=None)
+    runner = AdminRunner(admin_application(parts))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

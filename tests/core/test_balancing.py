@@ -25,7 +25,7 @@ NOW = 1000.0
 
 def load(in_flight: int = 0, slots: float = 0.0, service_s: float = 0.02, **more: Any) -> Load:
     made = Load(in_flight, slots=slots, service_s=service_s, **more)
-    made.learned_at, made.samples = NOW, 1
+    made.learned_at, made.is_new = NOW, False
     return made
 
 
@@ -271,3 +271,12 @@ def test_an_instance_that_never_answered_is_given_what_its_peers_can_take() -> N
         if index >= 0:
             loads[index].in_flight += 1
     assert silent.in_flight == 2
+
+
+def test_nobody_is_flooded_before_the_first_answer() -> None:
+    loads = [Load()]
+    while choose("least_loaded", loads, 0, NOW, 256) == 0:
+        loads[0].in_flight += 1
+    assert loads[0].in_flight == 32
+    loads[0].answered(NOW, 0.1, 1.0, failed=False)
+    assert choose("least_loaded", loads, 0, NOW, 256) == 0

@@ -21,7 +21,7 @@ from benchmarks.simulate_balancing import (
     simulate,
 )
 from gateway.core.balancing import SHUN_AFTER, SHUN_S, Load
-from gateway.core.queueing import Admission, Admit, Placement, Refuse, place, rate_per_s
+from gateway.core.queueing import Admission, Admit, Placement, Refuse, capacity, place
 from gateway.core.table import Queue
 
 NOW = 1000.0
@@ -133,8 +133,8 @@ def test_without_any_instance_nobody_waits() -> None:
 
 
 def test_a_worker_counts_on_its_part_of_shared_instances() -> None:
-    assert rate_per_s([load(2), load(2)]) == pytest.approx(200)
-    assert rate_per_s([load(1, others=1.0), load(1, others=1.0)]) == pytest.approx(100)
+    assert capacity([load(2), load(2)]) == pytest.approx((200, 0.02))
+    assert capacity([load(1, others=1.0), load(1, others=1.0)]) == pytest.approx((100, 0.02))
 
 
 # whole fleets, by the simulation that runs the same code

@@ -1,4 +1,4 @@
-"""x² and √x, each file as it is shipped: two instances, paths of their own, one instance."""
+"""x² and √x, each file as it is shipped: two instances, own paths, one instance."""
 
 import math
 from pathlib import Path
@@ -57,9 +57,25 @@ async def test_one_instance_chooses_by_the_model_type_in_the_body(tmp_path: Path
         assert await refused(up, "/predict", {"model_type": "root", "input": -2}) == ["/input"]
 
 
+async def test_the_gateway_chooses_among_instances_by_the_body(tmp_path: Path) -> None:
+    document = on_free_ports(f"{FOLDER}/chosen_by_gateway.yaml")
+    async with running(tmp_path, document) as up:
+        asked = {"model_type": "square", "input": 3}
+        assert await answer(up, "/predict", asked) == (9.0, "square")
+        asked = {"model_type": "root", "input": 9}
+        assert await answer(up, "/predict", asked) == (3.0, "root")
+        asked = {"model_type": "cube", "input": 3}
+        assert (await up.client.json("POST", f"{up.url}/predict", asked)).status == 404
+
+
 @pytest.mark.parametrize(
     ("file", "ports"),
-    [("two_instances", [8000, 8001]), ("custom_paths", [8000, 8001]), ("one_instance", [8000])],
+    [
+        ("two_instances", [8000, 8001]),
+        ("custom_paths", [8000, 8001]),
+        ("one_instance", [8000]),
+        ("chosen_by_gateway", [8000, 8001]),
+    ],
 )
 def test_the_files_name_the_ports_that_the_documentation_does(file: str, ports: list[int]) -> None:
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ from tests.harness.gateway import (
     backend,
     complete,
     eventually,
+    free_port,
     one_backend,
     running_gateway,
 )
@@ -233,6 +235,50 @@ def test_r53_a_damaged_state_is_one_clear_line_and_is_kept(tmp_path: Path) -> No
     document = complete(one_backend("http://127.0.0.1:9"), {})
     assert_refused(start(tmp_path, document), "state.db")
     assert (state / "state.db").read_bytes() == b"not a database at all" * 100
+
+
+def test_a_state_directory_that_cannot_be_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / ".headgate").touch()
+    document = complete(one_backend("http://127.0.0.1:9"), {})
+    assert_refused(start(tmp_path, document), ".headgate")
+
+
+async def test_a_token_that_is_made_is_printed_once(tmp_path: Path) -> None:
+    async with origins(1) as (origin,):
+        admin = f"0.0.0.0:{free_port()}"
+        gateway = Gateway(tmp_path, complete(one_backend(origin), {"admin": admin}), {})
+        await gateway.start()
+        token_file = tmp_path / "state" / "token"
+        token = token_file.read_text().strip()
+        assert token_file.stat().st_mode & 0o777 == 0o600
+        assert gateway.log_text().count(token) == 1
+        refused = await gateway.admin("GET", "/admin/v1/table")
+        assert refused.status == 401
+        bearer = [("Authorization", f"Bearer {token}")]
+        assert (await gateway.admin("GET", "/admin/v1/table", headers=bearer)).status == 200
+        assert await stopped(gateway) == 0
+        await gateway.start()
+        assert gateway.log_text().count(token) == 1, "the second start finds it where it is"
+        assert await stopped(gateway) == 0
+
+
+async def stopped(gateway: Gateway) -> int:
+    await gateway.client.close()
+    assert gateway.process is not None
+    gateway.process.terminate()
+    return await asyncio.wait_for(gateway.process.wait(), 10)
+
+
+async def test_r58_requests_do_not_need_the_control_plane_or_its_state() -> None:
+    async with origins(1, after(0.002)) as (origin,):
+        async with running_gateway(one_backend(origin), workers=2, check_end=False) as gateway:
+            await gateway.set_weights("all", {"main": 5})
+            shutil.rmtree(gateway.folder / "state")
+            os.kill(await gateway.control_pid(), signal.SIGKILL)
+            replies = await open_loop(gateway.url, 50, 6, lambda n: Ask(path=f"/{n}"))
+            assert failures(replies) == []
+            assert "state.db is gone" in gateway.log_text(), "an empty table is never made up"
+            assert len(gateway.log_text().splitlines()) < 30
 
 
 async def test_r54_a_second_gateway_on_one_state_directory_is_refused() -> None:

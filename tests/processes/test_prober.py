@@ -24,7 +24,7 @@ def table(*instances: str, health: dict[str, Any] = FAST) -> Table:
 class Script:
     """Answers each probe with the next letter per address; the last one stays.
 
-    r: ready, u: unready, x: unreachable.
+    r: ready, u: unready, x: unreachable, ?: could not be asked.
     """
 
     def __init__(self, **letters: str) -> None:
@@ -35,7 +35,7 @@ class Script:
         self.asked[target.port] = self.asked.get(target.port, 0) + 1
         letters = self.letters[target.port]
         letter = letters.pop(0) if len(letters) > 1 else letters[0]
-        return {"r": "ready", "u": "unready", "x": "unreachable"}[letter]
+        return {"r": "ready", "u": "unready", "x": "unreachable", "?": None}[letter]
 
 
 class Watched:
@@ -250,6 +250,32 @@ async def test_a_name_already_known_serves_a_new_url_at_once() -> None:
         }
         resolver.sync(table())
         assert resolver.endpoints == {}
+
+
+async def test_r61_a_name_that_leads_astray_is_not_followed() -> None:
+    names = Names(model=["10.0.0.1"])
+    async with resolving(names) as (resolver, heard, said):
+        resolver.sync(table("http://model:80"))
+        await resolver.settled(2)
+        names.names["model"] = ["169.254.169.254", "0.0.0.0"]
+        await until(lambda: bool(said))
+        assert resolver.endpoints == heard[0]
+        names.names["model"] = ["169.254.169.254", "10.0.0.2"]
+        await until(lambda: len(heard) == 2)
+        assert heard[1] == {"a": {"http://model:80": ["10.0.0.2"]}}
+
+
+def test_r61_networks_of_the_settings_hold_for_names_too() -> None:
+    assert is_permitted("10.1.2.3", ["10.0.0.0/8", "fd00::/8"])
+    assert not is_permitted("192.168.1.1", ["10.0.0.0/8", "fd00::/8"])
+
+
+async def test_a_probe_that_could_not_be_made_says_nothing() -> None:
+    script = Script(_1="rr?")
+    async with probing(script) as it:
+        it.prober.sync(table("http://127.0.0.1:1"))
+        await until(lambda: script.asked.get(1, 0) > 8)
+        assert it.changes == [(1, "starting", "up")]
 
 
 def test_every_address_of_a_dns_name_is_an_instance() -> None:

@@ -1,0 +1,59 @@
+"""Is this host a host, and is this request target fit to be routed?
+
+A host is brought into its one form, so that a route cannot be missed or met by spelling. A
+target is only judged, never changed: the path a route was chosen by is the path that is
+asked for, byte for byte. Which route that is, `matching` decides.
+"""
+
+import ipaddress
+import re
+from typing import Literal
+
+_NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_PORT = re.compile(r"[0-9]{0,5}")
+
+
+def normalise_host(raw: str) -> str:
+    """The one form of a Host value or authority: lower case, no port, no trailing dot.
+
+    IPv6 literals stay bracketed. ValueError when it is no host (empty, user info, a port
+    past 65535, characters that no name has).
+    """
+    host, port = raw, ""
+    if raw.startswith("["):
+        literal, bracket, rest = raw.partition("]")
+        if not bracket or "%" in literal or (rest and not rest.startswith(":")):
+            raise ValueError(f"{raw!r} is no host")
+        ipaddress.IPv6Address(literal[1:])
+        host, port = literal.lower() + "]", rest[1:]
+    else:
+        host, _, port = raw.lower().partition(":")
+        host = host.removesuffix(".")
+        if not _NAME.fullmatch(host):
+            raise ValueError(f"{raw!r} is no host")
+    if not _PORT.fullmatch(port) or int(port or 0) > 65535:
+        raise ValueError(f"{raw!r} has no valid port")
+    return host
+
+
+_CONTROL = re.compile(r"[\x00-\x20\x7f]|%00")
+_DOTS = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:$|[/?;\\]|%2f|%5c|%3b)", re.IGNORECASE)
+
+
+def target_fault(target: str) -> Literal["form", "control", "fragment", "dots"] | None:
+    """Why a request target must not be routed, or None.
+
+    Only origin form is routed. Control characters, raw or `%00`, and fragments belong to no
+    target. Dot segments, however written, may be resolved differently behind the gateway:
+    the path a route was chosen by must be the path that is asked for.
+    """
+    if not target.startswith("/"):
+        return "form"
+    if _CONTROL.search(target):
+        return "control"
+    if "#" in target:
+        return "fragment"
+    path = target.partition("?")[0]
+    if ("." in path or "%2" in path) and _DOTS.search(path):
+        return "dots"
+    return None

@@ -1,0 +1,80 @@
+"""What a person at a terminal sees, on a terminal."""
+
+import os
+import pty
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+
+from gateway.cli import manual
+
+ROOT = Path(__file__).parents[2]
+ALTERNATE, BACK = "\x1b[?1049h", "\x1b[?1049l"
+
+
+class Terminal:
+    """`headgate` on a pseudo-terminal."""
+
+    def __init__(self, url: str, *arguments: str) -> None:
+        self.pid, self.end = pty.fork()
+        if self.pid == 0:
+            os.environ.update(HEADGATE_URL=url, TERM="xterm-256color", COLUMNS="140", LINES="40")
+            os.chdir(ROOT)
+            code = "import sys; from gateway.cli import main; sys.exit(main())"
+            os.execv(sys.executable, [sys.executable, "-c", code, *arguments])
+        self.printed = ""
+
+    def read(self, until: str = "", within_s: float = 20.0) -> str:
+        """All that was printed so far, once `until` (the end, where empty) came."""
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            if until and until in self.printed:
+                break
+            if select.select([self.end], [], [], 0.05)[0]:
+                try:
+                    more = os.read(self.end, 1 << 16)
+                except OSError:  # the other end is gone: Linux says EIO
+                    break
+                self.printed += more.decode()
+        return self.printed
+
+    def code(self) -> int:
+        self.read()
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self.end)
+        return os.waitstatus_to_exitcode(status)
+
+
+def test_a_terminal_gets_colours_and_a_ruled_table(player) -> None:
+    player.set_live("digits-cnn", "127.0.0.1:8002", health="down")
+    terminal = Terminal(player.url, "status")
+    assert terminal.code() == 0
+    assert "\x1b[31mdown" in terminal.printed
+    assert "───" in terminal.printed
+
+
+def test_top_gives_the_terminal_back_after_ctrl_c(player) -> None:
+    terminal = Terminal(player.url, "top", "--interval", "0.1")
+    terminal.read(until="revision 42 on 1 worker")
+    os.kill(terminal.pid, signal.SIGINT)
+    assert terminal.code() == 0
+    assert terminal.printed.index(ALTERNATE) < terminal.printed.index(BACK)
+    assert "Traceback" not in terminal.printed
+
+
+def test_top_outlives_a_gateway_that_is_away_for_a_moment(player) -> None:
+    terminal = Terminal(player.url, "top", "--interval", "0.1")
+    terminal.read(until="revision 42 on 1 worker")
+    player.broken = True
+    terminal.read(until="no gateway answers")
+    player.broken = False
+    player.revision = 43
+    assert "revision 43 on 1 worker" in terminal.read(until="revision 43 on 1 worker")
+    os.kill(terminal.pid, signal.SIGINT)
+    assert terminal.code() == 0
+
+
+def test_the_manual_is_what_the_table_of_commands_says() -> None:
+    assert (ROOT / "docs" / "commands.md").read_text() == manual.page()

@@ -1,0 +1,173 @@
+"""What only a whole gateway can show: R58, R65, R66, on real processes."""
+
+import asyncio
+import json
+import re
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tests.harness.gateway import ROOT, backend, complete, free_port, running_gateway
+from tests.harness.load import Ask, failures, open_loop
+from tests.harness.origins import after, origins
+
+TOKEN = "canary-token-0123456789-0123456789-0123456789"
+SECRET = "canary-secret-9876543210"
+
+
+def one_route(*instances: Any) -> dict[str, Any]:
+    return {
+        "backends": {"a": backend(*instances)},
+        "routes": {"r": {"match": "/", "split": {"a": 1}}},
+    }
+
+
+@pytest.mark.parametrize(
+    "seconds",
+    [6, pytest.param(600, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
+)
+async def test_r58_the_data_plane_serves_on_without_control_and_state(seconds: int) -> None:
+    async with (
+        origins(1, after(0.005)) as (origin,),
+        running_gateway(one_route(origin), check_end=False) as gateway,
+    ):
+        load = asyncio.create_task(open_loop(gateway.url, 50, seconds, lambda n: Ask(path=f"/{n}")))
+        await asyncio.sleep(1)
+        shutil.rmtree(gateway.folder / "state")
+        for _ in range(3):
+            for process in gateway.family():
+                if "_control" in _words(process):
+                    process.send_signal(signal.SIGKILL)
+            await asyncio.sleep(1)
+        replies = await load
+        assert failures(replies) == []
+        assert len(replies) >= 50 * seconds * 0.95
+
+
+def _words(process: Any) -> list[str]:
+    try:
+        words: list[str] = process.cmdline()
+    except psutil.Error:
+        return []
+    return words
+
+
+async def test_r65_secrets_are_found_nowhere_afterwards() -> None:
+    async with (
+        origins(1) as (origin,),
+        running_gateway(
+            one_route(origin), up=False, check_end=False, env={"HEADGATE_TOKEN": TOKEN}
+        ) as gateway,
+    ):
+        bearer = [("Authorization", f"Bearer {TOKEN}")]
+        seen: list[bytes] = []
+        for headers in (bearer, [("Authorization", f"Bearer {SECRET}")], [("Cookie", SECRET)]):
+            for method, path, body in (
+                ("GET", f"/admin/v1/table?token={SECRET}", None),
+                ("PATCH", "/admin/v1/routes/r/weights", {SECRET + "!": 1}),
+                ("PUT", "/admin/v1/routes/x", {"match": SECRET}),
+                ("GET", "/metrics", None),
+                ("GET", "/admin/v1/status", None),
+                ("GET", "/admin/v1/history", None),
+            ):
+                reply = await gateway.admin(method, path, body, headers)
+                shown = reply.body.decode()
+                # What the caller itself sent may be named to it; nothing else may.
+                seen.append(shown.encode() if body is None else b"")
+        for n in range(50):
+            await gateway.client.get(
+                f"{gateway.url}/{n}?password={SECRET}", headers=[("Cookie", SECRET), *bearer]
+            )
+        await _malformed(gateway.data_port)
+        await _malformed(gateway.admin_port)
+        await asyncio.sleep(1.5)
+        texts = {str(n): text for n, text in enumerate(seen)}
+        for file in gateway.folder.rglob("*"):
+            if file.is_file() and file != gateway.file:
+                texts[str(file)] = file.read_bytes()
+        for process in gateway.family():
+            texts[f"cmdline {process.pid}"] = " ".join(_words(process)).encode()
+        for where, text in texts.items():
+            assert TOKEN.encode() not in text, where
+            assert SECRET.encode() not in text, where
+        for name in ("state.db", "lock"):
+            assert (gateway.folder / "state" / name).stat().st_mode & 0o777 == 0o600
+
+
+async def _malformed(port: int) -> None:
+    for _ in range(100):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET /{SECRET} HTTP/1.1\r\nHost: a\r\nX: {SECRET}\x01\r\n\r\n".encode())
+        answer = await reader.read(4096)
+        assert b"Traceback" not in answer
+        assert SECRET.encode() not in answer
+        writer.close()
+
+
+async def test_r65_a_flood_of_malformed_requests_writes_few_lines() -> None:
+    async with (
+        origins(1) as (origin,),
+        running_gateway(one_route(origin), up=False, access_log="off") as gateway,
+    ):
+        before = len(gateway.log_text().splitlines())
+        begun = time.monotonic()
+        for _ in range(5):
+            await _malformed(gateway.data_port)
+            await _malformed(gateway.admin_port)
+        seconds = time.monotonic() - begun
+        lines = len(gateway.log_text().splitlines()) - before
+        assert lines <= 10 * (seconds + 1)
+
+
+async def _refused(folder: Path, *, arguments: list[str] = [], **settings: Any) -> str:
+    """What a gateway says that does not start."""
+    file = folder / "headgate.yaml"
+    file.write_text(yaml.safe_dump(complete({}, settings)))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, "-m", "gateway", "gateway", str(file),
+        "--state-dir", str(folder / "state"),
+        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 1, output
+    return output.decode()
+
+
+async def test_r66_switched_off_checks_stop_the_start(tmp_path: Path) -> None:
+    said = await _refused(tmp_path, arguments=["-O"])
+    assert "python -O" in said
+    assert len(said.splitlines()) == 1
+
+
+async def test_r66_r59_a_short_token_stops_the_start(tmp_path: Path) -> None:
+    said = await _refused(tmp_path, token="short")
+    assert "at least 32 characters" in said
+    assert "Traceback" not in said
+
+
+async def test_r66_a_state_that_others_can_read_stops_the_start(tmp_path: Path) -> None:
+    async with running_gateway({}, up=False) as gateway:
+        shutil.copytree(gateway.folder / "state", tmp_path / "state")
+    (tmp_path / "state" / "state.db").chmod(0o644)
+    said = await _refused(tmp_path)
+    assert "chmod 600" in said
+    assert "Traceback" not in said
+
+
+async def test_a_token_is_made_and_told_once_where_others_can_reach_the_admin_port() -> None:
+    async with running_gateway({}, up=False, admin=f"0.0.0.0:{free_port()}") as gateway:
+        said = gateway.log_text()
+        token = (gateway.folder / "state" / "token").read_text().strip()
+        assert said.count(token) == 1
+        assert (await gateway.admin("GET", "/admin/v1/table")).status == 401
+        bearer = [("Authorization", f"Bearer {token}")]
+        assert (await gateway.admin("GET", "/admin/v1/table", headers=bearer)).status == 200
+        problem = json.loads((await gateway.admin("GET", "/admin/v1/table")).body)
+        assert re.fullmatch(r"[0-9a-f]{16}", problem["request_id"])

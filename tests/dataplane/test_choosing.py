@@ -1,0 +1,215 @@
+"""Which backend and instance: sticky, override, unavailable, queue, edits, draining."""
+
+import asyncio
+
+from tests.dataplane.rig import Conversation, until
+
+HOST = b"Host: gw.test\r\n"
+GET = b"GET /x HTTP/1.1\r\n" + HOST + b"\r\n"
+
+
+def get(*lines: bytes) -> bytes:
+    return b"GET /x HTTP/1.1\r\n" + HOST + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
+
+
+def two(one, other, **route):
+    return {
+        "backends": {"a": {"instances": [one.url]}, "b": {"instances": [other.url]}},
+        "routes": {"r": {"match": "/", "split": {"a": 1, "b": 1}, **route}},
+    }
+
+
+async def test_a_sticky_key_keeps_its_backend(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(), await stub(), sticky={"header": "X-User"}))
+    seen: dict[bytes, set[str | None]] = {}
+    for _ in range(3):
+        for user in (b"ann", b"bob", b"cy", b"dee", b"eve", b"flo"):
+            answer = await gateway.ask(get(b"X-User: " + user))
+            seen.setdefault(user, set()).add(answer.get("x-headgate-backend"))
+    assert all(len(backends) == 1 for backends in seen.values())
+    assert len(set.union(*seen.values())) == 2
+
+
+async def test_a_cookie_can_be_the_sticky_key(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(), await stub(), sticky={"cookie": "uid"}))
+    backends = {
+        (await gateway.ask(get(b"Cookie: a=b; uid=7; c=d"))).get("x-headgate-backend")
+        for _ in range(8)
+    }
+    assert len(backends) == 1
+
+
+async def test_an_override_counts_only_where_the_route_allows_it(rig, stub):
+    gateway, one, other = await rig(), await stub(), await stub()
+    gateway.table(two(one, other, split={"a": 1, "b": 0}, override=True))
+    forced = await gateway.ask(get(b"X-Headgate-Backend: b"))
+    assert forced.get("x-headgate-backend") == "b"
+    unknown = await gateway.ask(get(b"X-Headgate-Backend: zz"))
+    assert (unknown.status, unknown.error) == (400, "bad_request")
+    gateway.table(two(one, other, split={"a": 1, "b": 0}))
+    assert (await gateway.ask(get(b"X-Headgate-Backend: b"))).get("x-headgate-backend") == "a"
+
+
+async def test_no_weight_is_its_own_error(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(), await stub(), split={"a": 0, "b": 0}))
+    assert (await gateway.ask(GET)).error == "no_weight"
+
+
+async def test_r33_a_backend_that_is_down_is_redistributed_failed_or_replaced(rig, stub):
+    gateway, one, other = await rig(), await stub(), await stub()
+
+    async def outcome(policy) -> set[str | None]:
+        gateway.table(two(one, other, on_unavailable=policy))
+        gateway.plane.instances.hear({"a": {one.address: "up"}, "b": {}})
+        answers = [await gateway.ask(GET) for _ in range(6)]
+        return {answer.error or answer.get("x-headgate-backend") for answer in answers}
+
+    assert await outcome("redistribute") == {"a"}
+    assert await outcome("fail") == {"a", "no_backend"}
+    assert await outcome({"fallback": "a"}) == {"a"}
+
+
+async def test_failing_instances_are_better_than_none(rig, stub):
+    gateway = await rig()
+    instance = await stub()
+    gateway.one(instance)
+    gateway.plane.instances.hear({"b": {instance.address: "failing"}})
+    assert (await gateway.ask(GET)).status == 200
+
+
+async def slow(conversation: Conversation) -> None:
+    while True:
+        await conversation.request()
+        await asyncio.sleep(0.1)
+        await conversation.answer()
+
+
+async def test_requests_queue_for_room_and_are_all_answered(rig, stub):
+    gateway, instance = await rig(), await stub(slow)
+    gateway.one(instance, backend={"max_in_flight": 2})
+    answers = await asyncio.gather(*(gateway.ask(GET) for _ in range(8)))
+    assert [answer.status for answer in answers] == [200] * 8
+    assert instance.connections == 2
+
+
+async def test_a_full_queue_refuses_at_once(rig, stub):
+    gateway, instance = await rig(), await stub(slow)
+    gateway.one(instance, backend={"max_in_flight": 1, "queue": {"size": 1}})
+    first = asyncio.ensure_future(gateway.ask(GET))
+    await until(lambda: gateway.plane.instances.backends["b"].in_flight == 1)
+    second = asyncio.ensure_future(gateway.ask(GET))
+    await until(lambda: len(gateway.plane.instances.backends["b"].waiting) == 1)
+    third = await gateway.ask(GET)
+    assert (third.status, third.error) == (503, "queue_full")
+    assert int(third.get("retry-after") or 0) >= 1
+    assert (await first).status == (await second).status == 200
+
+
+async def test_waiting_too_long_is_a_503(rig, stub):
+    async def hang(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.reader.read()
+
+    gateway = await rig()
+    gateway.one(await stub(hang), backend={"max_in_flight": 1, "queue": {"timeout": "2s"}})
+    first = await gateway.connect()
+    first.write(GET)
+    backend = gateway.plane.instances.backends["b"]
+    await until(lambda: backend.in_flight == 1)
+    second = asyncio.ensure_future(gateway.ask(GET))
+    await until(lambda: len(backend.waiting) == 1)
+    gateway.plane.wheel.set(backend.waiting[0], gateway.plane.now())
+    answer = await second
+    assert (answer.status, answer.error) == (503, "queue_timeout")
+    assert not backend.waiting
+
+
+async def test_the_load_report_is_read_and_removed(rig, stub):
+    async def reports(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await conversation.answer(
+                extra=b'endpoint-load-metrics: JSON {"named_metrics": {"queue": 3, "running": 2,'
+                b' "slots": 4, "wait_ms": 12.5}}\r\n'
+            )
+
+    gateway, instance = await rig(), await stub(reports)
+    gateway.one(instance)
+    answer = await gateway.ask(GET)
+    assert answer.get("endpoint-load-metrics") is None
+    live = gateway.plane.instances.backends["b"].instances[instance.address]
+    assert live.report == {"queue": 3, "running": 2, "slots": 4, "wait_ms": 12.5}
+    assert live.load.slots == 4
+
+
+async def test_an_edit_keeps_what_stays_and_drains_what_goes(rig, stub):
+    gateway, stays, goes = await rig(), await stub(slow), await stub(slow)
+    gateway.one(stays, goes, backend={"balance": "round_robin"})
+    asking = [asyncio.ensure_future(gateway.ask(GET)) for _ in range(4)]
+    backend = gateway.plane.instances.backends["b"]
+    await until(lambda: backend.in_flight == 4)
+    kept, gone = (backend.instances[each.address] for each in (stays, goes))
+    gateway.one(stays)
+    assert backend.instances == {stays.address: kept}
+    assert kept.load.in_flight == 2
+    assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
+    assert (await gateway.ask(GET)).get("x-headgate-revision") == "2"
+    await until(lambda: goes.open == 0)
+    assert not gone.load.in_flight
+    assert gone not in gateway.plane.instances.leaving
+    assert stays.open > 0
+
+
+async def test_a_draining_instance_gets_nothing_new(rig, stub):
+    gateway, works, drains = await rig(), await stub(), await stub()
+    gateway.one(works, drains, backend={"states": {drains.address: "draining"}})
+    for _ in range(6):
+        assert (await gateway.ask(GET)).get("x-headgate-instance") == works.address
+
+
+async def test_a_json_field_chooses_the_route(rig, stub):
+    gateway, one, other = await rig(), await stub(), await stub()
+    gateway.table(
+        {
+            "backends": {"a": {"instances": [one.url]}, "b": {"instances": [other.url]}},
+            "routes": {
+                "special": {
+                    "match": {"path": "/x", "json": {"model": "m1"}},
+                    "split": {"b": 1},
+                },
+                "rest": {"match": "/x", "split": {"a": 1}, "max_body": "1KiB"},
+            },
+        }
+    )
+
+    async def route(body: bytes) -> str | None:
+        peer = await gateway.connect()
+        peer.write(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(body))
+        await asyncio.sleep(0.01)
+        peer.write(body)
+        answer = await peer.answer()
+        return answer.error or answer.get("x-headgate-route")
+
+    assert await route(b'{"model": "m1"}') == "special"
+    assert await route(b'{"model": "m2"}') == "rest"
+    assert await route(b"not json") == "rest"
+    assert await route(b'{"pad": "' + b"x" * 2000 + b'"}') == "body_too_large"
+
+
+async def test_names_are_connected_to_by_their_resolved_address(rig, stub):
+    gateway, instance = await rig(), await stub()
+    url = f"dns+http://models.test:{instance.port}"
+    gateway.table(
+        {
+            "backends": {"b": {"instances": [url]}},
+            "routes": {"r": {"match": "/", "split": {"b": 1}}},
+        }
+    )
+    assert (await gateway.ask(GET)).error == "no_backend"
+    gateway.plane.instances.resolve({"b": {url: ["127.0.0.1"]}})
+    gateway.plane.instances.hear({"b": {instance.address: "up"}})
+    answer = await gateway.ask(GET)
+    assert answer.get("x-headgate-instance") == instance.address

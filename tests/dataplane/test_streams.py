@@ -1,0 +1,224 @@
+"""Streams: events at once, bounded memory both ways, slow readers, WebSocket, mirror."""
+
+import asyncio
+import time
+
+import psutil
+import pytest
+
+from tests.dataplane.rig import Conversation, until
+
+HOST = b"Host: gw.test\r\n"
+GET = b"GET /x HTTP/1.1\r\n" + HOST + b"\r\n"
+MIB = 1 << 20
+
+
+async def test_r23_events_are_passed_on_one_by_one_at_once(rig, stub):
+    go = asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        for number in range(5):
+            event = b"data: %d\n\n" % number
+            conversation.write(b"%x\r\n%b\r\n" % (len(event), event))
+            await go.wait()
+            go.clear()
+        conversation.write(b"0\r\n\r\n")
+
+    gateway = await rig()
+    gateway.one(await stub(script))
+    peer = await gateway.connect()
+    peer.write(GET)
+    await peer.reader.readuntil(b"\r\n\r\n")
+    for number in range(5):
+        async with asyncio.timeout(1):
+            assert await peer.reader.readuntil(b"\n\n\r\n") == b"9\r\ndata: %d\n\n\r\n" % number
+        go.set()
+    assert await peer.reader.readexactly(5) == b"0\r\n\r\n"
+
+
+async def test_a_silent_stream_ends_at_its_idle_limit(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        await conversation.reader.read()
+
+    gateway = await rig()
+    gateway.one(await stub(script), backend={"timeouts": {"idle": "100ms"}})
+    answer = await gateway.ask(GET)
+    assert (answer.status, answer.whole) == (200, False)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_large_bodies_pass_within_little_memory(rig, stub, chunked):
+    total = 64 * MIB
+    piece = b"x" * MIB
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        if chunked:
+            conversation.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        else:
+            conversation.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % total)
+        for _ in range(total // MIB):
+            conversation.write(b"%x\r\n%b\r\n" % (MIB, piece) if chunked else piece)
+            await conversation.writer.drain()
+        if chunked:
+            conversation.write(b"0\r\n\r\n")
+        await conversation.reader.read()
+
+    gateway = await rig()
+    gateway.one(await stub(script))
+    peer = await gateway.connect()
+    peer.write(GET)
+    await peer.reader.readuntil(b"\r\n\r\n")
+    before = psutil.Process().memory_info().rss
+    received, most = 0, 0
+    while received < total:
+        data = await peer.reader.read(MIB)
+        assert data
+        received += len(data)
+        most = max(most, psutil.Process().memory_info().rss)
+    assert most - before < 32 * MIB
+
+
+async def test_a_large_upload_passes_within_little_memory(rig, stub):
+    total = 64 * MIB
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        left = total
+        while left:
+            left -= len(await conversation.reader.read(MIB))
+            await asyncio.sleep(0.0005)
+        await conversation.answer(b"done")
+
+    gateway = await rig()
+    gateway.one(await stub(script))
+    peer = await gateway.connect()
+    peer.write(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % total)
+    before = psutil.Process().memory_info().rss
+    most = 0
+    for _ in range(total // MIB):
+        peer.write(b"y" * MIB)
+        await peer.writer.drain()
+        most = max(most, psutil.Process().memory_info().rss)
+    assert (await peer.answer()).body == b"done"
+    assert most - before < 32 * MIB
+
+
+async def test_r20_a_client_that_does_not_read_pauses_the_instance_and_is_ended(rig, stub):
+    sent = 0
+
+    async def script(conversation: Conversation) -> None:
+        nonlocal sent
+        await conversation.head()
+        conversation.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (50 * MIB))
+        for _ in range(800):
+            conversation.write(b"x" * (64 << 10))
+            await conversation.writer.drain()
+            sent += 64 << 10
+
+    gateway, instance = await rig(stream_idle_s=0.5), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.writer.transport.pause_reading()
+    peer.write(GET)
+    await until(lambda: any(client.stalled for client in gateway.plane.clients))
+    await asyncio.sleep(0.2)
+    held = sent
+    assert held < 20 * MIB
+    await until(lambda: not gateway.plane.clients)
+    await until(lambda: instance.open == 0)
+    assert gateway.count("client_left") == 1
+
+
+UPGRADE = b"GET /ws HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+SWITCH = b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+
+
+async def test_r68_a_websocket_is_closed_with_1001_between_two_frames(rig, stub):
+    go = asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        conversation.write(SWITCH + b"\x81\x05he")
+        await go.wait()
+        conversation.write(b"llo")
+        await conversation.reader.read()
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(UPGRADE)
+    assert (await peer.answer()).status == 101
+    assert await peer.reader.readexactly(4) == b"\x81\x05he"
+    (client,) = gateway.plane.clients
+    client.shut()
+    go.set()
+    assert await peer.at_end() == b"llo\x88\x02\x03\xe9"
+    await until(lambda: instance.open == 0)
+
+
+async def test_a_silent_websocket_ends_at_its_idle_limit(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        conversation.write(SWITCH)
+        await conversation.reader.read()
+
+    gateway, instance = await rig(stream_idle_s=0.2), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(UPGRADE)
+    assert (await peer.answer()).status == 101
+    began = time.monotonic()
+    await peer.at_end()
+    assert 0.15 < time.monotonic() - began < 1.0
+    await until(lambda: instance.open == 0)
+    assert gateway.plane.instances.backends["b"].in_flight == 0
+
+
+async def test_a_mirror_gets_a_copy_and_the_client_only_its_answer(rig, stub):
+    copies: list[tuple[bytes, bytes]] = []
+
+    async def mirror(conversation: Conversation) -> None:
+        while True:
+            copies.append(await conversation.request())
+            await conversation.answer(b"mirrored")
+
+    gateway, main, shadow = await rig(), await stub(), await stub(mirror)
+    gateway.table(
+        {
+            "backends": {"a": {"instances": [main.url]}, "m": {"instances": [shadow.url]}},
+            "routes": {"r": {"match": "/", "split": {"a": 1}, "mirror": {"backend": "m"}}},
+        }
+    )
+    answer = await gateway.ask(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\nhi")
+    assert answer.body == b"hi"
+    await until(lambda: len(copies) == 1)
+    head, body = copies[0]
+    assert body == b"hi"
+    assert b"X-Headgate-Mirror: 1\r\n" in head
+    await until(lambda: gateway.plane.mirrored == 0)
+    assert gateway.count() == 1
+
+
+async def test_a_dead_mirror_delays_nobody(rig, stub):
+    async def hang(conversation: Conversation) -> None:
+        await conversation.reader.read(1 << 20)
+        await asyncio.Event().wait()
+
+    gateway, main, shadow = await rig(mirror_in_flight=2), await stub(), await stub(hang)
+    gateway.table(
+        {
+            "backends": {"a": {"instances": [main.url]}, "m": {"instances": [shadow.url]}},
+            "routes": {"r": {"match": "/", "split": {"a": 1}, "mirror": {"backend": "m"}}},
+        }
+    )
+    for _ in range(10):
+        assert (await gateway.ask(GET)).status == 200
+    assert gateway.plane.mirrored <= 2
