@@ -10,16 +10,18 @@ import argparse
 import asyncio
 import os
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gateway.children import python_path
+from gateway.console import say, write
 from gateway.core.table import Document
 from gateway.settings import Settings
 from gateway.sockets import ListenError, bind, url_of
-from gateway.supervisor import Plan, Supervisor, say, supervise
+from gateway.supervisor import Plan, Supervisor, supervise
 
 DRAIN_MARGIN_S = 1.0
 ROUTES_SHOWN = 10
@@ -74,6 +76,7 @@ def prepare(file: Path, state_dir: Path) -> Prepared:
         patience_s=settings.lame_duck_s + settings.drain_s + DRAIN_MARGIN_S,
         # Drawn once here: a control process that takes over must not rename the gateway.
         environment={**python_path(), "HEADGATE_NODE": settings.node},
+        state_dir=state_dir,
     )
     return Prepared(plan, settings, loaded.document, url_of(data[0]), url_of(admin))
 
@@ -91,7 +94,7 @@ def announce(prepared: Prepared, facts: Mapping[str, Any]) -> None:
     lines.append(f"  admin     {prepared.admin_url}")
     if facts.get("token"):
         lines.append(f"  token     {facts['token']}  (shown once; `headgate token` finds it)")
-    print("\n".join(lines), flush=True)
+    write(sys.stdout, "\n".join(lines))
 
 
 def run_gateway(file: str | os.PathLike[str], state_dir: str | os.PathLike[str]) -> int:

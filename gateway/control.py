@@ -17,6 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway.channel import Channel
+from gateway.console import say
 from gateway.controlplane.admin import admin_application
 from gateway.controlplane.calls import AdminParts
 from gateway.controlplane.checks import cross_faults
@@ -38,7 +39,7 @@ from gateway.core.faults import Refused
 from gateway.core.health import Word
 from gateway.core.table import Table
 from gateway.messages import Metrics
-from gateway.supervisor import FAULT, say
+from gateway.supervisor import FAULT
 from gateway.telemetry import exposition
 
 NAMES_WITHIN_S = 3.0
@@ -206,12 +207,17 @@ class Control:
             events=self._events,
             tokens=self._tokens,
             metrics=self._metrics,
-            ready=lambda: self._ready,
+            ready=self._is_ready,
         )
         runner = AdminRunner(admin_application(parts))
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, socket.socket(fileno=self._options.admin_fd)).start()
+
+    def _is_ready(self) -> bool:
+        """Whether requests can be served: all workers were there once, and one is now."""
+        revision = self._publisher.table.revision
+        return self._ready and any(link.revision >= revision for link in self._workers.links)
 
     async def _report_ready(self, applied: Applied) -> None:
         await self._workers.all_serve(self._options.workers)
@@ -266,7 +272,6 @@ class Control:
         self._live.note_health(words, changes)
         self._documents.stir()
         self._memory.words = words
-        self._memory.keep()
 
     def _on_beat(self, metrics: Sequence[Metrics]) -> None:
         if self._line is not None:

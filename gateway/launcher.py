@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.app import CannotStart, Prepared, announce, prepare
+from gateway.console import say
 from gateway.core.table import Table
 from gateway.fleet import Fleet, StartError, cpu_count
 from gateway.progress import Progress, progress
 from gateway.serving import ServeError, Serving, plan
-from gateway.supervisor import Supervisor, passed_on, say
+from gateway.supervisor import Supervisor, passed_on
 
 INSTANCE_PATIENCE_S = 10.0
 

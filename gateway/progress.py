@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from gateway.console import write
 from gateway.serving import Serving
 
 
@@ -31,10 +32,10 @@ class Plain:
 
     def __init__(
         self,
-        write: Callable[[str], None] | None = None,
+        to: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._write = write or (lambda line: print(line, file=sys.stderr, flush=True))
+        self._write = to or (lambda line: write(sys.stderr, line))
         self._clock = clock
         self._begun: dict[Serving, float] = {}
 

@@ -121,11 +121,11 @@ def _options(serve: Mapping[str, Any]) -> Iterator[str]:
 
 def _devices(backend: Backend) -> tuple[str, ...]:
     assert backend.serve is not None
-    return tuple(backend.serve.get("devices") or ("cpu",))
+    return tuple(backend.serve.get("devices") or ("auto",))
 
 
 def _cpu_workers(backend: Backend) -> int:
-    """How many processes of `backend` compute on the CPU."""
+    """How many processes of `backend` may compute on the CPU; `auto` may turn out to be it."""
     assert backend.serve is not None
-    on_cpu = sum(device == "cpu" for _, devices in deal(backend) for device in devices)
+    on_cpu = sum(device in ("cpu", "auto") for _, devices in deal(backend) for device in devices)
     return on_cpu * int(backend.serve.get("workers", 1))

@@ -15,7 +15,6 @@ import asyncio
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +45,8 @@ class Plan:
     `configuration` is the file as it was read at the start, so that a control process that
     takes over hours later does not stumble over an edit of it. `control` and `worker` are
     the arguments of `python -m gateway` before the ones that the supervisor adds;
-    `patience_s` is how long a drain may take in all.
+    `patience_s` is how long a drain may take in all. `state_dir` is used for what is usually
+    temporary where there is no other place to write to.
     """
 
     data: Sequence[socket.socket]
@@ -56,6 +56,7 @@ class Plan:
     worker: Sequence[str]
     patience_s: float
     environment: Mapping[str, str]
+    state_dir: Path
 
 
 class Supervisor:
@@ -74,7 +75,7 @@ class Supervisor:
         self._on_ready, self._say = on_ready, say
         self._silence_s = silence_s
         self._lifeline = Lifeline()
-        self._directory = Path(tempfile.mkdtemp(prefix="headgate-"))
+        self._directory = _private_directory(plan.state_dir)
         self._channel_path = self._directory / "control.sock"
         self._channels = _listen_unix(self._channel_path)
         self._file = self._directory / "headgate.yaml"
@@ -110,6 +111,8 @@ class Supervisor:
         # The control process begins first: whatever worker it then finds was started later
         # and serves nothing before it got a table.
         workers = [asyncio.create_task(worker.run()) for worker in self._workers]
+        for task in (control, *workers):
+            task.add_done_callback(self._note_end)
         try:
             await self._stop_asked.wait()
             await self._drain(workers)
@@ -142,6 +145,12 @@ class Supervisor:
         finally:
             hurry.cancel()
             done.cancel()
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """Nobody would start a child again whose keeper has failed."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._say(f"a fault in headgate itself: {type(error).__name__}: {error}")
+            self._fail()
 
     def _fail(self) -> None:
         self._code = 1
@@ -262,6 +271,15 @@ class Supervisor:
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
+def _private_directory(state_dir: Path) -> Path:
+    """A new directory that only we may enter; in a container without /tmp, in `state_dir`."""
+    try:
+        return Path(tempfile.mkdtemp(prefix="headgate-"))
+    except OSError:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix="run-", dir=state_dir))
+
+
 def _listen_unix(path: Path) -> socket.socket:
     bound = socket.socket(socket.AF_UNIX)
     bound.setblocking(False)
@@ -283,8 +301,3 @@ async def supervise(supervisor: Supervisor) -> int:
 def passed_on(number: signal.Signals) -> signal.Signals:
     """What children get for `number`: they know SIGTERM and SIGINT."""
     return signal.SIGINT if number is signal.SIGINT else signal.SIGTERM
-
-
-def say(line: str) -> None:
-    """One line of the program's own words, on stderr."""
-    print(f"headgate: {line}", file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ metrics and the events. It decides nothing; who may get requests is said by the 
 `gateway.core.health.serving` that the workers ask, so that what is shown is what is done.
 """
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,8 @@ from gateway.core.health import Word, serving
 from gateway.core.splitting import Split
 from gateway.core.table import Backend, Instance, Route, Table
 from gateway.messages import Metrics
+
+log = logging.getLogger(__name__)
 
 
 class Live:
@@ -115,6 +118,7 @@ class Live:
     def note_health(self, _words: Words, changes: Sequence[tuple[Key, Word, Word]]) -> None:
         """Tells subscribers which instances changed, and which routes that moves."""
         for key, before, after in changes:
+            log.info(f"instance {key.address} of {key.backend}: {before}, now {after}")
             self._events.publish(
                 {
                     "type": "health",
@@ -129,6 +133,8 @@ class Live:
     def note_ejections(self, ejections: Sequence[Sequence[Any]]) -> None:
         """Tells subscribers who was ejected, for how long, or came back (0 seconds)."""
         for backend, address, seconds, times in ejections:
+            what = f"ejected for {seconds:.1f} s" if seconds else "no longer ejected"
+            log.info(f"instance {address} of {backend}: {what}")
             self._events.publish(
                 {
                     "type": "ejection",

@@ -111,6 +111,7 @@ class Prober:
         self._targets: dict[Key, Target] = {}
         self._probed: dict[Key, Probed] = {}
         self._since: dict[Key, float] = {}
+        self._words: Words | None = None
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._nudges: dict[Key, asyncio.Event] = {}
         self._asked: dict[Key, int] = {}
@@ -119,10 +120,11 @@ class Prober:
     @property
     def words(self) -> Words:
         """Backend → address → word, of every instance that has an address."""
-        words: Words = {}
-        for key, probed in self._probed.items():
-            words.setdefault(key.backend, {})[key.address] = probed.word
-        return words
+        if self._words is None:
+            self._words = {}
+            for key, probed in self._probed.items():
+                self._words.setdefault(key.backend, {})[key.address] = probed.word
+        return self._words
 
     def since_s(self, key: Key) -> float:
         """For how many seconds the word of `key` has been what it is."""
@@ -173,6 +175,7 @@ class Prober:
 
     def _arrange(self) -> None:
         self._targets = targets_of(self._table, self._endpoints)
+        self._words = None
         for key in self._tasks.keys() - self._targets.keys():
             self._tasks.pop(key).cancel()
             del self._probed[key], self._nudges[key], self._since[key]
@@ -200,6 +203,7 @@ class Prober:
         after = self._probed[key] = before.after(signal, self._targets[key].health)
         if after.word != before.word:
             self._since[key] = self._clock()
+            self._words = None
             self._on_change(self.words, [(key, before.word, after.word)])
 
     async def _pause(self, key: Key, nudge: asyncio.Event, signal: ProbeSignal | None) -> None:

@@ -26,6 +26,7 @@ ANSWER_WITHIN_S = 5.0
 SCRAPE_WITHIN_S = 1.0
 BEAT_S = 1.0
 MISSED_BEATS = 10
+HEALTH_TOGETHER_S = 0.002
 
 Endpoints = Mapping[str, Mapping[str, Sequence[str]]]
 Words = Mapping[str, Mapping[str, str]]
@@ -70,6 +71,7 @@ class Workers:
         self._table = EMPTY
         self._endpoints: Endpoints = {}
         self._words: Words = {}
+        self._health_due = False
         self._documents: Mapping[str, tuple[str, str]] = {}
         self._links: dict[int, Link] = {}
         self._pids: list[int | None] = []
@@ -136,7 +138,14 @@ class Workers:
     def set_health(self, words: Words) -> None:
         """What the probes say from now on."""
         self._words = words
-        self._send_all({"type": "health", "instances": words})
+        if not self._health_due:
+            # Whole each time, so that changes which come together are sent together.
+            self._health_due = True
+            asyncio.get_running_loop().call_later(HEALTH_TOGETHER_S, self._send_health)
+
+    def _send_health(self) -> None:
+        self._health_due = False
+        self._send_all({"type": "health", "instances": self._words})
 
     def set_documents(self, documents: Mapping[str, tuple[str, str]]) -> None:
         """What workers serve below `/-/` from now on: path → (content type, text)."""

@@ -30,8 +30,8 @@ class Attempt:
     """One try. Ends exactly once: by `_end`."""
 
     __slots__ = (
-        "_chunked", "_is_over", "_occupied", "exchange", "failed", "instance", "method",
-        "sent_at", "teaches", "upstream",
+        "_chunked", "_is_over", "_occupied", "exchange", "failed", "instance", "is_well",
+        "method", "sent_at", "teaches", "upstream",
     )  # fmt: skip
 
     def __init__(self, exchange: "Exchange", instance: LiveInstance, now: float) -> None:
@@ -42,6 +42,7 @@ class Attempt:
         self.sent_at = 0.0
         self.failed = False
         self.teaches = False
+        self.is_well = False
         self._is_over = False
         self._chunked = False
         self._occupied = instance.load.sent(now)
@@ -132,21 +133,18 @@ class Attempt:
         instance.load.is_new = False
         # Refusals and complaints are quick: they say nothing of how fast an instance works.
         self.teaches = status < 400
-        if status >= 500:
-            self.failed = not (status in (429, 503) and RETRY_AFTER in special)
+        self.is_well = status < 500
+        if not self.is_well:
+            self.failed = not (status == 503 and RETRY_AFTER in special)
             if 502 <= status <= 504 and self.failed:
                 instance.note("gateway_error", now)
-        elif instance.ejection is not CLEAR:
-            instance.note("success", now)
         if done:
-            self.upstream = None
-            self._end(now, learn=self.teaches)
+            self._complete(now)
         self.exchange.answered(self, head, payload, done, has_body, now)
 
     def received(self, payload: bytes, done: bool, now: float) -> None:
         if done:
-            self.upstream = None
-            self._end(now, learn=self.teaches)
+            self._complete(now)
         self.exchange.body(payload, done, now)
 
     def broke(self, reason: str, detail: str) -> None:
@@ -180,6 +178,19 @@ class Attempt:
         self.exchange.release_client()
 
     # the guard
+
+    def _complete(self, now: float) -> None:
+        """The whole answer is there. Only now it is a success: a head is easily sent."""
+        self.upstream = None
+        if self.is_well and self.instance.ejection is not CLEAR:
+            self.instance.note("success", now)
+        self._end(now, learn=self.teaches)
+
+    def overdue(self, now: float) -> None:
+        """The route's own deadline passed while the instance had the request."""
+        self.failed = True
+        self.cancel()
+        self.instance.note("timeout", now)
 
     def _end(self, now: float, learn: bool) -> None:
         if self._is_over:

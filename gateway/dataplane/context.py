@@ -6,6 +6,7 @@ once, handed to whoever serves a request; there is no global state. It decides n
 
 import asyncio
 import ipaddress
+import math
 import secrets
 import time
 from collections.abc import Callable
@@ -36,7 +37,7 @@ class Plane:
     __slots__ = (
         "_awake", "_id", "_loop", "_trusted", "budget", "clients", "counters", "documents",
         "draining", "ejected_news", "generation", "instances", "lame", "ledger", "log", "mirrored",
-        "node", "notify", "now", "options", "signals", "snapshot", "wheel",
+        "most_clients", "node", "notify", "now", "options", "signals", "snapshot", "wheel",
     )  # fmt: skip
 
     def __init__(self, options: DataplaneOptions, loop: asyncio.AbstractEventLoop | Any) -> None:
@@ -54,6 +55,7 @@ class Plane:
         self.draining = False
         self.mirrored = 0
         self.clients: set[Client] = set()
+        self.most_clients = math.inf
         self.counters = Counters()
         self.log = AccessLog(options.access_log)
         self.ledger = Ledger(self.log, loop.call_later, self._noted)

@@ -251,6 +251,8 @@ class Exchange(Intake):
         if self.state == OVER:
             return
         if now >= self.patience_until:
+            if self.attempt is not None and self.blames_instance:
+                self.attempt.overdue(now)
             self.fail(UpstreamFault("The request's deadline passed.", "deadline"))
         elif self.state == WAITING:
             self.fail(NoRoom("The request waited too long in the queue.", "queue_timeout"))

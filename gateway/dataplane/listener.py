@@ -89,6 +89,9 @@ class Client(asyncio.Protocol, Timed):
         self.address = name[0] if isinstance(name, tuple) else "unix"
         self.peer = self.address.encode("latin-1")
         plane = self.plane
+        if len(plane.clients) >= plane.most_clients:
+            self.abort()
+            return
         self.trusted = plane.trusts(self.address)
         self.forwarding = (
             b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: " % self.peer

@@ -200,6 +200,11 @@ class Upstream(asyncio.Protocol, Timed):
         now = self.instance.plane.now()
         length = head.length
         status = head.status
+        if status == 408 and head.close and self.is_reused:
+            # The end of an idle connection, said at the moment of the next request: that
+            # request was not read, and the words are about the silence before it.
+            self._break("reset", "The instance closed an idle connection.")
+            return
         if status == 204 or status == 304 or receiver.method == b"HEAD":
             self._reusable = not head.close
             self._release(not data, now)

@@ -7,6 +7,7 @@ connections, what is in flight finishes, exit 0. A second SIGTERM ends it within
 
 import asyncio
 import gc
+import resource
 import signal
 import socket
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from gateway.telemetry import logs
 
 BACKLOG = 1024
 POLL_S = 0.02
+RESERVED = 40  # descriptors for sockets, channel, log, and names
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,15 @@ async def serve(
         logs.set_up()
     worker = Worker(options, sockets, channel_path, slot)
     return await worker.run()
+
+
+def most_clients(descriptors: float) -> float:
+    """How many clients a process with so many file descriptors can serve.
+
+    Each may need a connection to an instance; a client that is let in and then finds no
+    descriptor for that is worse off than one that is turned away.
+    """
+    return max(1, (descriptors - RESERVED) // 2)
 
 
 class Worker:
@@ -87,6 +98,7 @@ class Worker:
 
     def _make(self, settings: dict[str, Any]) -> Plane:
         self._plane = Plane(DataplaneOptions.from_dict(settings), asyncio.get_running_loop())
+        self._plane.most_clients = most_clients(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         return self._plane
 
     def _listen_once(self) -> None:

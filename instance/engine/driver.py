@@ -128,6 +128,7 @@ class Driver:
 
     def abandon(self, job: Job) -> None:
         """The client of `job` left: its place is free, its stream is stopped."""
+        job.on_reply = None
         if job.taken:
             if job.worker is not None and (self.info["stream"] or self.info["is_async"]):
                 job.worker.send(("cancel", job.id))

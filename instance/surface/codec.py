@@ -52,13 +52,26 @@ def media_type_of(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
+def meant_media_type(request: Request) -> str:
+    """The media type, but JSON where the body is said to be a form and can be none.
+
+    curl and others say "form" of whatever they send unless they are told the type.
+    """
+    media_type = media_type_of(request.content_type)
+    if media_type == FORM_TYPES[0]:
+        body = bytes(request.body).strip()
+        if body[:1] in (b"{", b"[") or b"=" not in body:
+            return "application/json"
+    return media_type
+
+
 def is_json(media_type: str) -> bool:
     return media_type in ("", "application/json") or media_type.endswith("+json")
 
 
 def parse_untyped(request: Request) -> Any:
     """JSON for JSON types and for no type; a `Form` for forms; bytes for everything else."""
-    media_type = media_type_of(request.content_type)
+    media_type = meant_media_type(request)
     if is_json(media_type):
         return parse_json(request.body)
     if media_type in FORM_TYPES:
@@ -77,7 +90,7 @@ def parse_json(body: bytes) -> Any:
 
 def parse_typed(request: Request, adapter: TypeAdapter[Any]) -> Any:
     """The validated value; `invalid_request` names every field that is wrong."""
-    media_type = media_type_of(request.content_type)
+    media_type = meant_media_type(request)
     if not is_json(media_type):
         if media_type not in FORM_TYPES or adapter.core_schema.get("type") != "model":
             say = f"this model takes application/json, not {media_type or 'an unnamed type'}"

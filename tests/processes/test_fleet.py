@@ -67,7 +67,7 @@ def test_backends_without_serve_are_left_to_others() -> None:
 @pytest.mark.parametrize(
     ("devices", "instances", "dealt"),
     [
-        ((), 1, [("cpu",)]),
+        ((), 1, [("auto",)]),
         (("cuda:0", "cuda:1"), 1, [("cuda:0", "cuda:1")]),
         (("cuda:0", "cuda:1"), 2, [("cuda:0",), ("cuda:1",)]),
         (("cuda:0", "cuda:1", "cuda:2"), 2, [("cuda:0", "cuda:2"), ("cuda:1",)]),
@@ -82,7 +82,7 @@ def test_devices_are_dealt_in_turn(
 
 
 def test_processes_that_compute_share_the_cpus() -> None:
-    both = table(a=served("cpu", ports=(1, 2)), b=served("cpu", ports=(3,), workers=2))
+    both = table(a=served(ports=(1, 2)), b=served("cpu", ports=(3,), workers=2))
     threads = {options(serving)["--threads"] for serving in plan(both, Path("f"), Path(), 8)}
     assert threads == {"2"}
 
@@ -161,7 +161,7 @@ async def test_a_fleet_has_started_when_every_instance_is_ready() -> None:
         starting = [line for line in it.shown if line.startswith("starting")]
         assert len(starting) == 2
         assert len([line for line in it.shown if line.startswith("ready")]) == 2
-        assert starting[0].endswith("one:Model on cpu")
+        assert starting[0].endswith("one:Model on auto")
         assert f"a:{it.servings[0].instance.port} | loaded" in it.shown
 
 

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -44,6 +43,7 @@ class Running:
             control=(),
             worker=(),
             patience_s=patience_s,
+            state_dir=Path("unused"),
             environment={"FAKE": fake, "PYTHONPATH": str(FAKE.parents[2])},
         )
         self.supervisor = Supervisor(
@@ -161,10 +161,9 @@ async def test_a_process_that_keeps_dying_at_the_start_ends_the_start() -> None:
 
 
 async def test_nothing_is_left_in_the_file_system() -> None:
-    before = set(Path(tempfile.gettempdir()).glob("headgate-*"))
     async with running() as gateway:
         await until(lambda: bool(gateway.ready))
-        (made,) = set(Path(tempfile.gettempdir()).glob("headgate-*")) - before
+        made = gateway.supervisor._directory
         assert made.stat().st_mode & 0o777 == 0o700
     assert not made.exists()
 

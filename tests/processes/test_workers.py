@@ -110,8 +110,8 @@ async def test_a_worker_is_told_settings_then_table_then_health(tmp_path: Path) 
         await it.workers.spread(table(7))
         it.workers.set_health({"a": {"127.0.0.1:1": "up"}})
         worker = await it.start(0, 100)
-        await until(lambda: len(worker.got) == 3)
-        assert [message["type"] for message in worker.got] == ["configure", "table", "health"]
+        await until(lambda: len(worker.got) >= 3)
+        assert [it["type"] for it in worker.got[:3]] == ["configure", "table", "health"]
         assert worker.got[0]["settings"] == {"drain_s": 1}
         assert worker.got[1]["revision"] == 7
         assert worker.got[2]["instances"] == {"a": {"127.0.0.1:1": "up"}}

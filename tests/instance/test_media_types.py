@@ -1,0 +1,38 @@
+"""What a body is taken for, when its sender said nothing or the wrong thing."""
+
+import pytest
+from pydantic import BaseModel, TypeAdapter
+
+from instance.core.errors import Refused
+from instance.requests import Request
+from instance.surface.codec import parse_typed, parse_untyped
+
+FORM = "application/x-www-form-urlencoded"
+
+
+class Number(BaseModel):
+    input: float
+
+
+def typed(body: bytes, content_type: str) -> float:
+    request = Request(body=body, content_type=content_type)
+    return parse_typed(request, TypeAdapter(Number)).input
+
+
+@pytest.mark.parametrize("content_type", ["", "application/json", FORM, f"{FORM}; charset=utf-8"])
+def test_json_is_json_whatever_a_client_adds_unasked(content_type: str) -> None:
+    assert typed(b'{"input": 4.5}', content_type) == 4.5
+    request = Request(body=b' {"input": 4.5}', content_type=content_type)
+    assert parse_untyped(request) == {"input": 4.5}
+
+
+def test_a_form_stays_a_form() -> None:
+    assert typed(b"input=4.5", FORM) == 4.5
+    assert dict(parse_untyped(Request(body=b"input=4.5", content_type=FORM))) == {"input": "4.5"}
+
+
+@pytest.mark.parametrize("body", [b"", b"not json", b"{", b"[1"])
+def test_what_is_neither_json_nor_a_form_is_a_bad_request(body: bytes) -> None:
+    with pytest.raises(Refused) as refused:
+        typed(body, FORM)
+    assert refused.value.problem.code == "bad_request"
