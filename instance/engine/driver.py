@@ -171,7 +171,11 @@ class Driver:
         return queue, running, slots, self.wait_s() * 1000.0
 
     def _hopeless(self, job: Job) -> bool:
-        return self.batcher.waiting > 0 and job.arrived + self.wait_s() > job.deadline
+        """Whether its answer, after the wait and its own batch, would come too late."""
+        if not self.batcher.waiting:
+            return False
+        ready_s = self.wait_s() + self.pace.seconds(self.batcher.limit)
+        return job.arrived + ready_s > job.deadline
 
     # -- batches ---------------------------------------------------------------------------
 
