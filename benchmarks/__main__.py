@@ -42,7 +42,7 @@ def _plan(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, 
         "events": lambda: streams.events(say),
         "uneven": lambda: fleet.uneven(rounds, long, say),
         "overload": lambda: fleet.overload(rounds, long, say),
-        "instance": lambda: instance.trivial(rounds, seconds, say),
+        "instance": lambda: instance.everything(rounds, seconds, say),
     }
 
 

@@ -45,6 +45,14 @@ def _memory(kind: str) -> Callable[[Results], float]:
     return lambda r: r["bodies"]["Headgate"][kind] / (1 << 20)
 
 
+def _instance(kind: str, peer: str) -> Callable[[Results], float]:
+    return lambda r: r["instance"][kind]["Headgate"]["rate"] / r["instance"][kind][peer]["rate"]
+
+
+def _large(results: Results, name: str) -> float:
+    return float(results["instance"]["large"][name]["ms"])
+
+
 BY_HAND = "HAProxy leastconn, maxconn 2 by hand"
 OURS = "Headgate, by default"
 
@@ -96,17 +104,21 @@ GOALS = (
         "wake-ups of an idle gateway, each process", 10, False, "/s",
         lambda r: max(r["idle"]["wakeups"].values()),
     ),
-    Goal(
-        "instance, requests/s, of LitServe's", 12.0, True, "×",
-        lambda r: r["instance"]["Headgate"]["rate"] / r["instance"]["LitServe"]["rate"],
-    ),
-    Goal(
-        "instance, requests/s, of mosec's", 1.0, True, "×",
-        lambda r: r["instance"]["Headgate"]["rate"] / r["instance"]["mosec"]["rate"],
-    ),
+    Goal("instance, requests/s, of LitServe's", 12, True, "×", _instance("trivial", "LitServe")),
+    Goal("instance, requests/s, of mosec's", 1.0, True, "×", _instance("trivial", "mosec")),
     Goal(
         "a lone request through a 5 ms window", 1.5, False, " ms",
-        lambda r: r["instance"]["Headgate"]["lone"],
+        lambda r: r["instance"]["trivial"]["Headgate"]["lone"],
+    ),
+    Goal(
+        "saturated batches, of the offline loop's best", 0.95, True, "×",
+        _instance("heavy", "offline loop"),
+    ),
+    Goal("… of LitServe's", 1.5, True, "×", _instance("heavy", "LitServe")),
+    Goal("one stream of 10,000, of LitServe's", 3, True, "×", _instance("streamed", "LitServe")),
+    Goal(
+        "10 MiB in and out, of bare sockets", 1.3, False, "×",
+        lambda r: _large(r, "Headgate") / _large(r, "bare sockets"),
     ),
 )  # fmt: skip
 

@@ -7,60 +7,76 @@ Everybody shares both cores with wrk. A lone request is measured through a batch
 import contextlib
 import importlib.util
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.request import Request, urlopen
 
-from benchmarks.machine import PYTHON, free_port, new_folder, start
+from benchmarks.machine import PYTHON, ROOT, Running, free_port, new_folder, script, start
 from benchmarks.wrk import BODY, Load, wrk
 
 Results = dict[str, Any]
 WINDOW_S = 0.005
+ASK = BODY.encode()
 
 
-def _headgate(port: int, window_s: float) -> list[str]:
-    return [
-        PYTHON, "-m", "instance", "benchmarks.models.headgate_square:Square",
-        "--host", "127.0.0.1", "--port", str(port), "--max-batch-size", "32",
-        "--batch-timeout", str(window_s), "--device", "cpu",
+def _headgate(model: str, port: int, window_s: float) -> list[str]:
+    command = [
+        PYTHON, "-m", "instance", f"benchmarks.models.{model}",
+        "--host", "127.0.0.1", "--port", str(port), "--device", "cpu",
     ]  # fmt: skip
+    if model == SQUARE:
+        command += ["--max-batch-size", "32", "--batch-timeout", f"{window_s * 1000:g}ms"]
+    return command
 
 
-def _module(name: str) -> Callable[[int, float], list[str]]:
-    return lambda port, window_s: [
+def _litserve(model: str, port: int, window_s: float) -> list[str]:
+    module = "benchmarks.models.litserve_server"
+    return [PYTHON, "-m", module, f"benchmarks.models.{model}", str(port), str(window_s)]
+
+
+def _module(name: str) -> Callable[[str, int, float], list[str]]:
+    return lambda model, port, window_s: [
         PYTHON, "-m", f"benchmarks.models.{name}_square", str(port), str(window_s)
     ]  # fmt: skip
 
 
-SERVERS: dict[str, tuple[str, Callable[[int, float], list[str]]]] = {
+SQUARE = "headgate_square:Square"
+SERVERS: dict[str, tuple[str, Callable[[str, int, float], list[str]]]] = {
     "Headgate": ("instance", _headgate),
     "mosec": ("mosec", _module("mosec")),
-    "LitServe": ("litserve", _module("litserve")),
+    "LitServe": ("litserve", _litserve),
     "FastAPI": ("fastapi", _module("fastapi")),
 }
 
 
 @contextmanager
-def server(name: str, window_s: float) -> Iterator[str]:
-    """The server `name` with the square model; yields its URL once it predicts."""
+def server(name: str, window_s: float, model: str = SQUARE, ask: bytes = ASK) -> Iterator[str]:
+    """The server `name` with `model`; yields its URL once it answers `ask`."""
     folder, port = new_folder(), free_port()
-    running = start(SERVERS[name][1](port, window_s), folder)
+    running = start(SERVERS[name][1](model, port, window_s), folder)
     url = f"http://127.0.0.1:{port}"
     try:
-        _until_it_predicts(url, running)
+        _until_it_predicts(url, running, ask)
         yield url
     finally:
         running.stop()
 
 
-def _until_it_predicts(url: str, running: Any, seconds: float = 60) -> None:
+def _post(url: str, body: bytes, timeout: float = 60) -> bytes:
+    kind = "application/json" if body.startswith(b"{") else "application/octet-stream"
+    request = Request(url + "/predict", body, {"Content-Type": kind})
+    with urlopen(request, timeout=timeout) as answer:
+        return bytes(answer.read())
+
+
+def _until_it_predicts(url: str, running: Running, ask: bytes, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
-    ask = Request(url + "/predict", BODY.encode(), {"Content-Type": "application/json"})
     while True:
-        with contextlib.suppress(OSError), urlopen(ask, timeout=2) as answer:
-            assert b"16.0" in answer.read()
+        with contextlib.suppress(OSError):
+            _post(url, ask, 5)
             return
         if running.process.poll() is not None or time.monotonic() > end:
             tail = (running.folder / "log").read_text(errors="replace")[-2000:]
@@ -95,4 +111,89 @@ def trivial(rounds: int, seconds: float, say: Callable[[str], None]) -> Results:
         }
         for name, one in loads.items()
         if one["many"] and one["lone"]
+    }
+
+
+def heavy(rounds: int, seconds: float, say: Callable[[str], None]) -> Results:
+    """Predictions a second of a network of ResNet-18's shape, against the bare loop."""
+    rates: dict[str, list[float]] = {}
+    for number in range(rounds):
+        rates.setdefault("offline loop", []).append(_offline(seconds))
+        for name in ("Headgate", "LitServe"):
+            if importlib.util.find_spec(SERVERS[name][0]) is None:
+                continue
+            with server(name, WINDOW_S, "resnet:ResNet") as url:
+                wrk(url, 32, 2)
+                rates.setdefault(name, []).append(wrk(url, 32, seconds).rate)
+        say(f"round {number + 1}: " + ", ".join(f"{n} {r[-1]:.0f}/s" for n, r in rates.items()))
+    return {name: {"rate": statistics.median(values)} for name, values in rates.items()}
+
+
+def _offline(seconds: float) -> float:
+    """The best rate of the same network without a server, over some batch sizes."""
+    code = f"""
+import time
+from benchmarks.models.resnet import ResNet
+model, best = ResNet(), 0.0
+model.setup("cpu")
+for size in (4, 8, 16, 32):
+    inputs, done = [4.0] * size, 0
+    model.predict(inputs)
+    end = time.monotonic() + {seconds / 4}
+    began = time.monotonic()
+    while time.monotonic() < end:
+        model.predict(inputs)
+        done += size
+    best = max(best, done / (time.monotonic() - began))
+print(best)
+"""
+    done = subprocess.run([PYTHON, "-c", code], cwd=ROOT, capture_output=True, check=True)
+    return float(done.stdout)
+
+
+def streamed(rounds: int, items: int = 10_000) -> Results:
+    """Items a second of one stream, from the question to its last item."""
+    results: Results = {}
+    for name in ("Headgate", "LitServe"):
+        if importlib.util.find_spec(SERVERS[name][0]) is None:
+            continue
+        with server(name, 0.0, "counting:Counting", b'{"input": 3}') as url:
+            took = []
+            for _ in range(max(3, rounds)):
+                began = time.monotonic()
+                answer = _post(url, b'{"input": %d}' % items)
+                took.append(time.monotonic() - began)
+                assert str(items - 1).encode() in answer[-200:], answer[-200:]
+        results[name] = {"rate": items / statistics.median(took)}
+    return results
+
+
+def large(rounds: int, size: int = 10 << 20) -> Results:
+    """Milliseconds for 10 MiB in and out, and for copying it through one socket and memory."""
+    results: Results = {}
+    body = bytes(size)
+    with server("Headgate", 0.0, "echo:Echo", b"hello") as url:
+        took = []
+        for _ in range(max(5, rounds)):
+            began = time.monotonic()
+            assert len(_post(url, body)) == size
+            took.append(time.monotonic() - began)
+        results["Headgate"] = {"ms": 1000 * statistics.median(took)}
+    with script("benchmarks.upstreams", "sink") as ports:
+        took = []
+        for _ in range(max(5, rounds)):
+            began = time.monotonic()
+            assert len(_post(f"http://127.0.0.1:{ports[0]}/{size}?", body)) == size
+            took.append(time.monotonic() - began)
+        results["bare sockets"] = {"ms": 1000 * statistics.median(took)}
+    return results
+
+
+def everything(rounds: int, seconds: float, say: Callable[[str], None]) -> Results:
+    """All of this file's measurements."""
+    return {
+        "trivial": trivial(rounds, seconds, say),
+        "heavy": heavy(rounds, seconds, say),
+        "streamed": streamed(rounds),
+        "large": large(rounds),
     }

@@ -117,14 +117,26 @@ def _instance(r: Results) -> str:
             name, f"{one['rate']:,.0f}", f"{one['p50']:.2f}", f"{one['p99']:.2f}",
             f"{one['lone']:.2f}",
         )
-        for name, one in r.items()
+        for name, one in r["trivial"].items()
     ]  # fmt: skip
     head = ("", "requests/s", "p50 ms", "p99 ms", "lone request, 5 ms window, p50 ms")
-    return (
+    text = (
         '## Instances\n\n`{"input": 4.0}` → its square, 32 connections, batches of up to 32 '
         "where the server has them (FastAPI has none), both cores shared with wrk.\n\n"
         + _rows(head, rows)
     )
+    rates = (("heavy", "a network of ResNet-18's shape, batches of up to 32, 32 connections"),
+             ("streamed", "items of one stream of 10,000"))  # fmt: skip
+    lines = [
+        f"* Per second, {what}: "
+        + ", ".join(f"{name} {one['rate']:,.0f}" for name, one in r[kind].items())
+        for kind, what in rates
+        if kind in r
+    ]
+    if "large" in r:
+        took = ", ".join(f"{name} {one['ms']:.0f} ms" for name, one in r["large"].items())
+        lines.append(f"* 10 MiB in and out: {took}")
+    return text + "\n\n" + "\n".join(lines)
 
 
 _SECTIONS = {

@@ -63,7 +63,7 @@ def _sink_one(client: socket.socket) -> None:
             while left > 0:
                 left -= client.recv_into(buffer)
             rest = b""
-            word = head.split()[1].strip(b"/")
+            word = head.split()[1].strip(b"/").partition(b"?")[0]
             size = int(word) if word.isdigit() else 2
             client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
             for start_at in range(0, size, len(zeros)):

@@ -89,7 +89,9 @@ _SHOWN_SIZE = {"type": "string", "pattern": SIZE, "examples": ["64KiB", "64MiB"]
 
 Duration = Annotated[str, _checked(_positive, "duration"), Shown(_SHOWN_DURATION)]
 Size = Annotated[str, _checked(_size, "size"), Shown(_SHOWN_SIZE)]
-Seconds = Annotated[float, _parsed(_duration, "duration"), Shown(_SHOWN_DURATION)]
+Seconds = Annotated[float, _parsed(_positive, "duration"), Shown(_SHOWN_DURATION)]
+Grace = Annotated[float, _parsed(_duration, "duration"), Shown(_SHOWN_DURATION)]
+"""Seconds that may be none."""
 Bytes = Annotated[int, _parsed(_size, "size"), Shown(_SHOWN_SIZE)]
 
 

@@ -14,6 +14,7 @@ from pydantic import Field, SecretStr, field_validator
 from gateway.fields import (
     MAX_COUNT,
     Bytes,
+    Grace,
     Host,
     Listener,
     Network,
@@ -60,9 +61,7 @@ class Settings(Spec):
     expose: bool = _field(True, "Whether answers carry the X-Headgate-* headers.")
 
     # Admin API
-    token: SecretStr | None = _field(
-        None, "Bearer token of operators; at least 32 characters. See also HEADGATE_TOKEN."
-    )
+    token: SecretStr | None = _field(None, "Bearer token of operators; at least 32 characters.")
     viewer_token: SecretStr | None = _field(
         None, "Bearer token of viewers, who may read everything and change nothing."
     )
@@ -118,10 +117,10 @@ class Settings(Spec):
     )
 
     # Stopping
-    lame_duck_s: Seconds = _field(
+    lame_duck_s: Grace = _field(
         "5s", "How long to serve on, saying `Connection: close`, after SIGTERM.", alias="lame_duck"
     )
-    drain_s: Seconds = _field("30s", "How long requests may take to finish then.", alias="drain")
+    drain_s: Grace = _field("30s", "How long requests may take to finish then.", alias="drain")
 
     # Logs
     access_log: str = _field("-", "A file, `-` for standard output, or `off`.", min_length=1)

@@ -10,18 +10,15 @@ import socket
 import sys
 from contextlib import suppress
 
-from aiohttp import web
-
 from instance.engine.driver import Driver, StartError
 from instance.settings import Settings
+from instance.surface.connection import Server
 from instance.surface.http import Surface
 from instance.telemetry.logs import configure_logging
 from instance.telemetry.metrics import Metrics
 
 log = logging.getLogger("instance")
 BACKLOG = 1024
-MAX_HEAD = 32 << 10
-STREAM_BUFFER = 256 << 10
 
 
 class PortTaken(Exception):
@@ -51,24 +48,17 @@ async def serve(settings: Settings) -> int:
     log.info("listening on http://%s:%d, loading %s", shown, port, settings.model)
     metrics = Metrics()
     driver = Driver(settings, metrics)
-    server = web.Server(
-        Surface(driver, metrics),
-        handler_cancellation=True,
-        access_log=None,
-        keepalive_timeout=settings.keep_alive_s,
-        max_line_size=MAX_HEAD,
-        max_field_size=MAX_HEAD,
-        lingering_time=2.0,
-        read_bufsize=STREAM_BUFFER,
-    )
-    listener = await asyncio.get_running_loop().create_server(server, sock=sock)
+    surface = Surface(driver, metrics)
+    server = Server(surface, settings.max_body, settings.keep_alive_s)
+    listener = await asyncio.get_running_loop().create_server(server.factory, sock=sock)
     try:
         return await _until_signalled(driver)
     finally:
         listener.close()
+        server.close_idle()
         await driver.stop()
-        server.pre_shutdown()
-        await server.shutdown(2.0)
+        await surface.finish()
+        server.close()
 
 
 async def _until_signalled(driver: Driver) -> int:

@@ -7,18 +7,16 @@ the token their reader gives them. What the pages look like is the dashboard's b
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from importlib import import_module
 from importlib.resources import files
-from importlib.util import find_spec
 from typing import Final
 
 from aiohttp import web
 
+from gateway.controlplane.dashboard import FILES
 from gateway.controlplane.openapi import openapi_document
 
 Page = tuple[str, Callable[[], bytes]]
 
-_DASHBOARD = "gateway.controlplane.dashboard"
 _HTML = "text/html; charset=utf-8"
 _REFERENCE: Final = {
     "/docs": ("index.html", _HTML),
@@ -31,16 +29,8 @@ def _file(name: str) -> Callable[[], bytes]:
     return (files(__package__) / "reference" / name).read_bytes
 
 
-def _dashboard() -> Mapping[str, Page]:
-    """The dashboard's own table of files; none where it was left out of the installation."""
-    if find_spec(_DASHBOARD) is None:
-        return {}
-    found: Mapping[str, Page] = import_module(_DASHBOARD).FILES
-    return found
-
-
 PAGES: Final[Mapping[str, Page]] = {
-    **_dashboard(),
+    **FILES,
     **{path: (kind, _file(name)) for path, (name, kind) in _REFERENCE.items()},
     "/openapi.json": ("application/json", openapi_document),
 }

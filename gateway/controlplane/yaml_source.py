@@ -17,6 +17,7 @@ from gateway.core.faults import pointer
 MAX_BYTES = 8 << 20
 MAX_DEPTH = 32
 MAX_NODES = 500_000
+MAX_EXPANSION = 10  # values per character of the text, beyond some that any text may have
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _INT = re.compile(r"[-+]?[0-9]+")
@@ -48,7 +49,7 @@ class Source:
     value: Any = None
     lines: dict[str, int] = field(default_factory=dict)
     errors: list[YamlError] = field(default_factory=list)
-    nodes: int = 0
+    nodes_left: int = MAX_NODES
 
     def line(self, where: str) -> int:
         """The line of `where`, or of the nearest thing around it; 1 at worst."""
@@ -61,7 +62,7 @@ def read(text: str) -> Source:
     """What `text` holds. Raises YamlError where it cannot be read on; all else is in `errors`."""
     if len(text) > MAX_BYTES:
         raise YamlError(1, f"the file is larger than {MAX_BYTES >> 20} MiB")
-    source = Source()
+    source = Source(nodes_left=min(MAX_NODES, 1000 + MAX_EXPANSION * len(text)))
     try:
         _check_events(text)
         root = yaml.compose(text, Loader=_LOADER)
@@ -99,9 +100,9 @@ def _check_events(text: str) -> None:
 
 
 def _value(node: yaml.Node, at: tuple[str | int, ...], source: Source) -> Any:
-    source.nodes += 1
+    source.nodes_left -= 1
     line = node.start_mark.line + 1
-    if source.nodes > MAX_NODES or len(at) > MAX_DEPTH:
+    if source.nodes_left < 0 or len(at) > MAX_DEPTH:
         raise YamlError(line, "the aliases expand to too much")
     source.lines.setdefault(pointer(*at), line)
     if isinstance(node, yaml.CollectionNode) and node.tag not in _COLLECTIONS:

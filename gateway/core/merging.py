@@ -5,6 +5,7 @@
 API changed stays. Neither knows whether the outcome makes sense.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -34,6 +35,11 @@ class Change:
     pointer: str
     before: Json
     after: Json
+
+    def __str__(self) -> str:
+        """One line for people: `/routes/r/split/b: 50 → 80`; nothing is shown as `–`."""
+        shown = ["–" if v is ABSENT else json.dumps(v) for v in (self.before, self.after)]
+        return f"{self.pointer}: {' → '.join(shown)}"
 
     @property
     def op(self) -> str:
@@ -70,6 +76,8 @@ def diff(before: Json, after: Json) -> tuple[Change, ...]:
 
 
 def _diff(before: Json, after: Json, at: tuple[str, ...], changes: list[Change]) -> None:
+    if before is after:  # edits share what they leave alone
+        return
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         for key in [*before, *(key for key in after if key not in before)]:
             _diff(before.get(key, ABSENT), after.get(key, ABSENT), (*at, key), changes)
@@ -79,6 +87,8 @@ def _diff(before: Json, after: Json, at: tuple[str, ...], changes: list[Change])
 
 def same(left: Json, right: Json) -> bool:
     """Equal as JSON: true is not 1, 1 is not 1.0, and the order of keys is no difference."""
+    if left is right:
+        return True
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
     if isinstance(left, list | tuple) and isinstance(right, list | tuple):

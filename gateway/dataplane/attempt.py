@@ -30,17 +30,8 @@ class Attempt:
     """One try. Ends exactly once: by `_end`."""
 
     __slots__ = (
-        "_chunked",
-        "_is_over",
-        "_occupied",
-        "exchange",
-        "failed",
-        "instance",
-        "is_well",
-        "method",
-        "sent_at",
-        "teaches",
-        "upstream",
+        "_chunked", "_is_over", "_occupied", "exchange", "failed", "instance", "is_well",
+        "method", "sent_at", "teaches", "upstream",
     )  # fmt: skip
 
     def __init__(self, exchange: "Exchange", instance: LiveInstance, now: float) -> None:
@@ -144,7 +135,7 @@ class Attempt:
         self.teaches = status < 400
         self.is_well = status < 500
         if not self.is_well:
-            self.failed = not (status in (429, 503) and RETRY_AFTER in special)
+            self.failed = not (status == 503 and RETRY_AFTER in special)
             if 502 <= status <= 504 and self.failed:
                 instance.note("gateway_error", now)
         if done:
@@ -155,14 +146,6 @@ class Attempt:
         if done:
             self._complete(now)
         self.exchange.body(payload, done, now)
-
-    def _complete(self, now: float) -> None:
-        """The answer is whole. Only now it speaks for the instance: a head is soon sent by one
-        that then drips."""
-        self.upstream = None
-        self._end(now, learn=self.teaches)
-        if self.is_well and self.instance.ejection is not CLEAR:
-            self.instance.note("success", now)
 
     def broke(self, reason: str, detail: str) -> None:
         self.failed = True
@@ -195,6 +178,19 @@ class Attempt:
         self.exchange.release_client()
 
     # the guard
+
+    def _complete(self, now: float) -> None:
+        """The whole answer is there. Only now it is a success: a head is easily sent."""
+        self.upstream = None
+        if self.is_well and self.instance.ejection is not CLEAR:
+            self.instance.note("success", now)
+        self._end(now, learn=self.teaches)
+
+    def overdue(self, now: float) -> None:
+        """The route's own deadline passed while the instance had the request."""
+        self.failed = True
+        self.cancel()
+        self.instance.note("timeout", now)
 
     def _end(self, now: float, learn: bool) -> None:
         if self._is_over:

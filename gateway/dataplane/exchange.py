@@ -251,20 +251,11 @@ class Exchange(Intake):
         if self.state == OVER:
             return
         if now >= self.patience_until:
-            self._blame_instance(now)
+            if self.attempt is not None and self.blames_instance:
+                self.attempt.overdue(now)
             self.fail(UpstreamFault("The request's deadline passed.", "deadline"))
         elif self.state == WAITING:
             self.fail(NoRoom("The request waited too long in the queue.", "queue_timeout"))
-
-    def _blame_instance(self, now: float) -> None:
-        """Counts a missed deadline against the instance if the route set it. What a client
-        allowed is no evidence: whoever allows a millisecond could eject anybody."""
-        attempt, route = self.attempt, self.route
-        if attempt is None or attempt.upstream is None or route is None:
-            return
-        deadline_s = route.route.deadline_s
-        if deadline_s is not None and now >= self.started + deadline_s:
-            attempt.instance.note("timeout", now)
 
     def _withdraw(self) -> None:
         if self.state == WAITING and self.backend is not None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NEUTRAL_S = 0.02  # an idle connection closed sooner than this teaches nothing of idle limits
 LEAST_IDLE_S = 0.1
+TIMEOUT_WEIGHT = 3  # it held a slot for its whole time, and few come before it has done harm
 
 
 class LiveInstance(Timed):
@@ -134,7 +135,8 @@ class LiveInstance(Timed):
         backend = self.backend
         before = self.ejection.until
         allowed = may_eject(self.address, backend.words(), backend.ejected(now))
-        self.ejection = self.ejection.after(signal, now, backend.config.eject, allowed)
+        for _ in range(TIMEOUT_WEIGHT if signal == "timeout" else 1):
+            self.ejection = self.ejection.after(signal, now, backend.config.eject, allowed)
         self.plane.signalled(self, signal)
         if self.ejection.until > max(before, now):
             self.plane.ejected(self, now)

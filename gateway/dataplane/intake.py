@@ -6,6 +6,7 @@ instance is asked or what it answers.
 """
 
 import logging
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 import orjson
@@ -33,7 +34,8 @@ class Intake(Timed):
     """The request's side. `state` is one of the above, in this order."""
 
     __slots__ = (
-        "_kept", "_most", "_pending", "_pending_size", "added", "attempt", "client", "done", "head",
+        "_kept", "_most", "_pending", "_pending_size", "added", "attempt", "blames_instance",
+        "client", "done", "head",
         "ident", "patience_until", "plane", "ready_at", "received", "revision", "route", "started",
         "state", "target", "upgrades",
     )  # fmt: skip
@@ -55,6 +57,7 @@ class Intake(Timed):
         self.received = 0
         self.patience_until = NEVER
         self.upgrades = False
+        self.blames_instance = True
         self._pending: list[bytes] = []
         self._pending_size = 0
         self._kept: list[bytes] | None = []
@@ -62,17 +65,21 @@ class Intake(Timed):
 
     # what follows, and how the request can end before
 
+    @abstractmethod
     def enter(self, backend: LiveBackend, now: float) -> None:
-        raise NotImplementedError
+        """A backend was chosen: on to an instance of it."""
 
+    @abstractmethod
     def fail(self, fault: GatewayError) -> None:
-        raise NotImplementedError
+        """Ends a request that may already be under way."""
 
+    @abstractmethod
     def refuse(self, fault: GatewayError) -> None:
-        raise NotImplementedError
+        """Answers `fault` to a request that is not under way."""
 
+    @abstractmethod
     def answer_reserved(self) -> None:
-        raise NotImplementedError
+        """Answers what is asked below `/-/`."""
 
     def hold_client(self) -> None:
         """Reads no more from the client for now."""
@@ -232,7 +239,9 @@ class Intake(Timed):
         limit_s = route.route.deadline_s
         if DEADLINE in head.special:
             said_s = patience_s(head)
-            limit_s = min(limit_s or NEVER, said_s) if said_s else limit_s
+            if said_s and said_s < (limit_s or NEVER):
+                # A client may be impatient; that is no evidence about the instance.
+                limit_s, self.blames_instance = said_s, False
         if limit_s is not None:
             self.patience_until = self.started + limit_s
             plane.wheel.set(self, self.patience_until)

@@ -30,6 +30,7 @@ KINDS: dict[str, Kind] = {
         Kind("expectation_failed", 417, "Expectation cannot be met"),
         Kind("invalid_request", 422, "The request does not fit the model"),
         Kind("refused", 400, "The model refused the request"),
+        Kind("head_too_large", 431, "Request head too large"),
         Kind("model_error", 500, "The model failed"),
         Kind("queue_full", 503, "The queue is full"),
         Kind("not_ready", 503, "Not ready"),

@@ -117,6 +117,8 @@ class Driver:
             raise refuse("not_ready", "the model keeps failing to start", 5.0)
         if job.deadline != inf and self._hopeless(job):
             raise refuse("queue_full", "the wait is longer than the deadline", self.retry_after())
+        if self.batcher.waiting >= self.batcher.policy.max_queue:
+            self._dispatch()  # those that only wait for this turn of the loop to end
         if not self.batcher.offer(job):
             raise refuse("queue_full", "too many requests wait already", self.retry_after())
         if not self._scheduled:
@@ -128,6 +130,7 @@ class Driver:
 
     def abandon(self, job: Job) -> None:
         """The client of `job` left: its place is free, its stream is stopped."""
+        job.on_reply = None
         if job.taken:
             if job.worker is not None and (self.info["stream"] or self.info["is_async"]):
                 job.worker.send(("cancel", job.id))

@@ -6,6 +6,7 @@ reply. A streaming job is resolved when its head is known and then has `Parts`.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -56,10 +57,11 @@ class Parts:
 
 
 class Job:
-    """One request; `future` gets the reply, or the `Parts` of a stream when it has begun."""
+    """One request; `on_reply` is called once, with the reply or, when a stream has begun, with
+    its `Parts`. None when nobody waits any more."""
 
     __slots__ = (
-        "arrived", "body", "content_type", "deadline", "future", "gone", "id", "meta", "parts",
+        "arrived", "body", "content_type", "deadline", "gone", "id", "meta", "on_reply", "parts",
         "sse", "taken", "worker",
     )  # fmt: skip
 
@@ -69,7 +71,7 @@ class Job:
         arrived: float,
         body: bytes | bytearray,
         content_type: str,
-        future: "asyncio.Future[Answer | Problem | Parts]",
+        on_reply: Callable[[Answer | Problem | Parts], None],
         deadline: float = inf,
         sse: bool = False,
         meta: tuple[str, str, str, list[tuple[str, str]]] | None = None,
@@ -82,7 +84,7 @@ class Job:
         self.content_type = content_type
         self.sse = sse
         self.meta = meta
-        self.future = future
+        self.on_reply: Callable[[Answer | Problem | Parts], None] | None = on_reply
         self.parts: Parts | None = None
         self.taken = 0.0
         self.worker: Any = None
@@ -91,11 +93,15 @@ class Job:
         """The reply, unless there is one or nobody waits; ends a stream that has begun."""
         if self.parts is not None:
             self.parts.end(reply if isinstance(reply, Problem) else None)
-        elif not self.future.done():
-            self.future.set_result(reply)
+        else:
+            self._tell(reply)
 
     def begin(self, content_type: str) -> None:
         """The head of a stream is known."""
         self.parts = Parts(content_type)
-        if not self.future.done():
-            self.future.set_result(self.parts)
+        self._tell(self.parts)
+
+    def _tell(self, reply: Answer | Problem | Parts) -> None:
+        on_reply, self.on_reply = self.on_reply, None
+        if on_reply is not None:
+            on_reply(reply)

@@ -55,7 +55,8 @@ class WorkerProcess(asyncio.BufferedProtocol):
             loop = asyncio.get_running_loop()
             await loop.connect_accepted_socket(lambda: self, ours)
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "instance.engine.worker", json.dumps(options),
+                sys.executable, *(("-P",) if sys.flags.safe_path else ()),
+                "-m", "instance.engine.worker", json.dumps(options),
                 pass_fds=(theirs.fileno(), lifeline),
                 stdin=asyncio.subprocess.DEVNULL,
                 env=environment(settings, device, os.environ),

@@ -6,28 +6,30 @@ worker's, which has the model's types. Everything that is not the model's path i
 
 import asyncio
 import time
+import zlib
 from collections.abc import Callable
 from functools import partial
+from math import inf
 from typing import Any
 
 import orjson
-from aiohttp import web
-from aiohttp.web_request import BaseRequest
 
 from instance.core.deadlines import HEADER, deadline_of
 from instance.core.errors import Problem, Refused, refuse
 from instance.engine.driver import Driver
 from instance.engine.jobs import Job, Parts
+from instance.engine.replies import Answer
 from instance.specs.openai_errors import error_of
-from instance.surface.answers import WholeAnswer, header_lines
+from instance.surface.answers import BODILESS, JOIN_MAX, Buffer, head, header_lines
+from instance.surface.connection import Incoming
 from instance.surface.docs import docs_page
 from instance.surface.openapi import openapi
 from instance.surface.pages import pages_of
-from instance.surface.streaming import StreamAnswer
+from instance.surface.streaming import stream
 from instance.telemetry.metrics import Metrics
 
-BODY_IDLE_S = 30.0
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+Page = tuple[int, str, bytes]  # status, media type, body
+TIMEOUT = HEADER.lower().encode()
 
 
 class Surface:
@@ -42,25 +44,59 @@ class Surface:
         self._loop = asyncio.get_running_loop()
         self._load: tuple[int, int, int, int] = (-1, 0, 0, 0)
         self._report = b""
-        self._pages: dict[str, Callable[[], WholeAnswer]] = {
-            "/health": self._health,
+        self._streams: set[asyncio.Task[None]] = set()
+        self._pages: dict[str, Callable[[], Page]] = {
+            "/health": self._ready,
             "/health/ready": self._ready,
-            "/health/live": lambda: self._text(200, "ok"),
-            "/info": lambda: self._json(200, self._info()),
+            "/health/live": partial(text_page, 200, "ok"),
+            "/info": lambda: json_page(self._info()),
             "/metrics": self._metrics_page,
-            "/openapi.json": lambda: self._json(200, openapi(self._driver.info)),
-            "/docs": lambda: self._answer(200, "text/html; charset=utf-8", docs_page()),
+            "/openapi.json": lambda: json_page(openapi(self._driver.info)),
+            "/docs": lambda: (200, "text/html; charset=utf-8", docs_page()),
         }
 
-    async def __call__(self, request: BaseRequest) -> web.StreamResponse:
-        """The answer to any request; nothing but a cancellation leaves it."""
+    # -- what a connection asks ------------------------------------------------------------
+
+    def begin(self, incoming: Incoming) -> Problem | None:
+        """Why a request is refused before its body has come: its announced length, or what
+        it expects."""
+        headers = incoming.headers
+        announced = headers.get(b"content-length", b"0")
+        if len(announced) > 18 or int(announced) > self._max_body:
+            detail = f"the body is larger than {self._max_body} bytes"
+            return Problem("body_too_large", detail)
+        expect = headers.get(b"expect")
+        if expect is not None and incoming.version == "1.1" and expect.lower() != b"100-continue":
+            return Problem("expectation_failed", "only 100-continue can be expected")
+        return None
+
+    def handle(self, incoming: Incoming) -> None:
+        """Answers a whole request, now or when its model has."""
+        path = incoming.target.partition(b"?")[0].decode("latin-1")
         try:
-            path = request._message.path.partition("?")[0]
             if path == self._path or (not self._path and self._learn(path)):
-                return await self._predict(request)
-            return self._page(request, path)
+                self._predict(incoming, path)
+            else:
+                self._page(incoming, path)
         except Refused as refused:
-            return self._problem(request, refused.problem)
+            self._problem(incoming, refused.problem)
+
+    def leave(self, incoming: Incoming) -> None:
+        """The client left: its place is freed, its stream stopped."""
+        if incoming.job is not None:
+            self._driver.abandon(incoming.job)
+            if incoming.job.parts is None:
+                self._metrics.requests[499] += 1
+            else:
+                incoming.job.parts.end(None)
+
+    def refuse(self, incoming: Incoming, problem: Problem) -> None:
+        self._problem(incoming, problem)
+
+    async def finish(self) -> None:
+        """Waits a moment for streams that have just ended to be written."""
+        if self._streams:
+            await asyncio.wait(self._streams, timeout=1.0)
 
     def _learn(self, path: str) -> bool:
         """Whether `path` is the model's, once a worker has said so."""
@@ -69,7 +105,7 @@ class Surface:
             return False
         self._path, self._wants_request = info["path"], info["wants_request"]
         for page, document in pages_of(info).items():
-            self._pages[page] = partial(self._json, 200, document)
+            self._pages[page] = partial(json_page, document)
         if info["spec"] == "open-inference":
             self._pages["/v2/health/live"] = self._pages["/health/live"]
             self._pages["/v2/health/ready"] = self._ready
@@ -78,114 +114,79 @@ class Surface:
 
     # -- the model's path ------------------------------------------------------------------
 
-    async def _predict(self, request: BaseRequest) -> web.StreamResponse:
-        if request._message.method != "POST":
-            return self._wrong_method(request, "POST")
-        job = await self._job(request)
-        driver = self._driver
-        driver.submit(job)
-        try:
-            reply = await job.future
-        except asyncio.CancelledError:
-            driver.abandon(job)
-            self._metrics.requests[499] += 1
-            raise
-        if isinstance(reply, Problem):
-            return self._problem(request, reply)
-        if isinstance(reply, Parts):
-            self._metrics.requests[200] += 1
-            extra = self._orca()
-            return StreamAnswer(job, reply, driver, extra, driver.draining)
-        extra = header_lines(reply.headers) if reply.headers else b""
-        return self._answer(reply.status, reply.content_type, reply.body, extra)
+    def _predict(self, incoming: Incoming, path: str) -> None:
+        if incoming.method != "POST":
+            self._wrong_method(incoming, "POST")
+            return
+        job = self._job(incoming, path)
+        self._driver.submit(job)
+        incoming.job = job
 
-    async def _job(self, request: BaseRequest) -> Job:
+    def _job(self, incoming: Incoming, path: str) -> Job:
         arrived = time.monotonic()
-        driver = self._driver
-        headers = request.headers
-        try:
-            deadline = deadline_of(headers.get(HEADER), arrived)
-        except ValueError as error:
-            raise refuse("bad_request", str(error)) from None
-        if driver.draining:
-            raise refuse("not_ready", "the instance is shutting down", 1.0)
-        body = await self._body(request)
-        if deadline <= arrived:
-            raise refuse("deadline", "the deadline had passed on arrival")
+        headers = incoming.headers
+        deadline = inf
+        if TIMEOUT in headers:
+            try:
+                deadline = deadline_of(incoming.header(TIMEOUT), arrived)
+            except ValueError as error:
+                raise refuse("bad_request", str(error)) from None
+            if deadline <= arrived:
+                raise refuse("deadline", "the deadline had passed on arrival")
+        if b"content-encoding" in headers:
+            encoding = headers[b"content-encoding"].decode("latin-1")
+            incoming.body = inflate(incoming.body, encoding, self._max_body)
         meta = None
         if self._wants_request:
-            path, _, query = request._message.path.partition("?")
-            # Plain text: names come as a subclass that cannot cross to the worker.
-            meta = ("POST", path, query, [(str(name), value) for name, value in headers.items()])
+            query = incoming.target.partition(b"?")[2].decode("latin-1")
+            named = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in headers.items()]
+            meta = (incoming.method, path, query, named)
         return Job(
-            next(driver.ids),
+            next(self._driver.ids),
             arrived,
-            body,
-            headers.get("Content-Type", ""),
-            self._loop.create_future(),
+            incoming.body,
+            headers.get(b"content-type", b"").decode("latin-1"),
+            partial(self._reply, incoming),
             deadline,
-            "text/event-stream" in headers.get("Accept", ""),
+            b"text/event-stream" in headers.get(b"accept", b""),
             meta,
         )
 
-    async def _body(self, request: BaseRequest) -> bytes | bytearray:
-        """The whole body; refused by its announced length, or as soon as it is too long."""
-        content = request.content
-        if content.is_eof() and "Expect" not in request.headers:
-            body = content.read_nowait()
-            if len(body) > self._max_body:
-                raise self._too_large()
-            return body
-        announced = request.headers.get("Content-Length")
-        if announced is not None and int(announced) > self._max_body:
-            raise self._too_large()
-        self._expect(request)
-        whole = bytearray()
-        try:
-            async with asyncio.timeout(BODY_IDLE_S) as patience:
-                while part := await content.readany():
-                    patience.reschedule(self._loop.time() + BODY_IDLE_S)
-                    whole += part
-                    if len(whole) > self._max_body:
-                        raise self._too_large()
-        except TimeoutError:
-            raise refuse("request_timeout", "the body stopped coming") from None
-        return whole
-
-    def _expect(self, request: BaseRequest) -> None:
-        expect = request.headers.get("Expect")
-        if expect is None or request._message.version < (1, 1):
-            return
-        if expect.lower() != "100-continue":
-            raise refuse("expectation_failed", "only 100-continue can be expected")
-        if request.transport is not None:
-            request.transport.write(CONTINUE)
-
-    def _too_large(self) -> Refused:
-        return refuse("body_too_large", f"the body is larger than {self._max_body} bytes")
+    def _reply(self, incoming: Incoming, reply: Answer | Problem | Parts) -> None:
+        """What the model, or the queue, has said."""
+        if isinstance(reply, Answer):
+            extra = header_lines(reply.headers) if reply.headers else b""
+            self._answer(incoming, reply.status, reply.content_type, reply.body, extra)
+        elif isinstance(reply, Problem):
+            self._problem(incoming, reply)
+        else:
+            self._metrics.requests[200] += 1
+            incoming.keep_alive = incoming.keep_alive and not self._driver.draining
+            task = self._loop.create_task(stream(incoming, reply, self._driver, self._orca()))
+            self._streams.add(task)
+            task.add_done_callback(self._streams.discard)
 
     # -- other paths -----------------------------------------------------------------------
 
-    def _page(self, request: BaseRequest, path: str) -> WholeAnswer:
+    def _page(self, incoming: Incoming, path: str) -> None:
         page = self._pages.get(path)
         if page is None:
-            if not self._path and not self._driver.info:
+            if not self._driver.info:
                 raise refuse("not_ready", "the model is still loading", 1.0)
             raise refuse("not_found", f"there is no such path; the model is at {self._path}")
-        if request._message.method not in ("GET", "HEAD"):
-            return self._wrong_method(request, "GET, HEAD")
-        return page()
+        if incoming.method not in ("GET", "HEAD"):
+            self._wrong_method(incoming, "GET, HEAD")
+            return
+        status, content_type, body = page()
+        self._answer(incoming, status, content_type, body)
 
-    def _wrong_method(self, request: BaseRequest, allow: str) -> WholeAnswer:
+    def _wrong_method(self, incoming: Incoming, allow: str) -> None:
         problem = Problem("method_not_allowed", f"use {allow}", headers=[("Allow", allow)])
-        return self._problem(request, problem)
+        self._problem(incoming, problem)
 
-    def _health(self) -> WholeAnswer:
+    def _ready(self) -> Page:
         ready = self._driver.ready
-        return self._text(200 if ready else 503, "ok" if ready else "not ready")
-
-    def _ready(self) -> WholeAnswer:
-        return self._health()
+        return text_page(200 if ready else 503, "ok" if ready else "not ready")
 
     def _info(self) -> dict[str, Any]:
         driver = self._driver
@@ -202,37 +203,45 @@ class Surface:
             ],
         }
 
-    def _metrics_page(self) -> WholeAnswer:
+    def _metrics_page(self) -> Page:
         queue, running, _, _ = self._driver.report()
         self._metrics.queue_depth, self._metrics.running = queue, running
-        kind = "text/plain; version=0.0.4; charset=utf-8"
-        return self._answer(200, kind, self._metrics.render())
+        return 200, "text/plain; version=0.0.4; charset=utf-8", self._metrics.render()
 
     # -- answers ---------------------------------------------------------------------------
 
-    def _problem(self, request: BaseRequest, problem: Problem) -> WholeAnswer:
-        document = problem.document(request.headers.get("X-Request-Id"))
+    def _problem(self, incoming: Incoming, problem: Problem) -> None:
+        document = problem.document(incoming.header(b"x-request-id"))
         if self._driver.info.get("spec", "").startswith("openai"):
             document["error"] = error_of(problem)
         extra = header_lines(list(problem.headers)) if problem.headers else b""
         if problem.retry_after_s is not None:
             extra += b"Retry-After: %d\r\n" % max(1, round(problem.retry_after_s))
         body = orjson.dumps(document, default=str)
-        # A body that was refused unread would have to be read to its end: close instead.
-        close = not request.content.is_eof()
-        return self._answer(problem.status_code, "application/problem+json", body, extra, close)
+        self._answer(incoming, problem.status_code, "application/problem+json", body, extra)
 
     def _answer(
         self,
+        incoming: Incoming,
         status: int,
         content_type: str,
-        body: bytes | bytearray | memoryview,
+        body: Buffer,
         extra: bytes = b"",
-        close: bool = False,
-    ) -> WholeAnswer:
+    ) -> None:
         self._metrics.requests[status] += 1
-        close = close or self._driver.draining
-        return WholeAnswer(status, content_type, body, self._orca() + extra, close)
+        if self._driver.draining:
+            incoming.keep_alive = False
+        close = not incoming.keep_alive
+        extra = self._orca() + extra
+        if incoming.version == "1.0" and not close:
+            extra += b"Connection: keep-alive\r\n"
+        begin = head(status, content_type, len(body), extra, close)
+        if incoming.method == "HEAD" or status in BODILESS:
+            incoming.connection.reply(incoming, begin)
+        elif len(body) <= JOIN_MAX:
+            incoming.connection.reply(incoming, begin + body)
+        else:
+            incoming.connection.reply(incoming, begin, body)
 
     def _orca(self) -> bytes:
         """The load report; the answers of one batch, written together, share its text."""
@@ -247,8 +256,24 @@ class Surface:
             )
         return self._report
 
-    def _text(self, status: int, text: str) -> WholeAnswer:
-        return self._answer(status, "text/plain; charset=utf-8", text.encode())
 
-    def _json(self, status: int, value: Any) -> WholeAnswer:
-        return self._answer(status, "application/json", orjson.dumps(value))
+def text_page(status: int, text: str) -> Page:
+    return status, "text/plain; charset=utf-8", text.encode()
+
+
+def json_page(value: Any) -> Page:
+    return 200, "application/json", orjson.dumps(value)
+
+
+def inflate(body: bytes | bytearray, encoding: str, limit: int) -> bytes:
+    """A compressed body, as long as it is within `limit`; else the refusal is raised."""
+    if encoding.lower() not in ("gzip", "deflate"):
+        raise refuse("unsupported_media_type", f"the content encoding {encoding} is not known")
+    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        plain = decoder.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise refuse("bad_request", f"the body is not {encoding}: {error}") from None
+    if len(plain) > limit:
+        raise refuse("body_too_large", f"the body is larger than {limit} bytes")
+    return plain

@@ -143,6 +143,7 @@ routes:
         ("gateway: {head_timeout: 10}", "10 has no unit: write it as text"),
         ("gateway: {head_timeout: 10 seconds}", "no duration; write it like 250ms, 2s or 5m"),
         ("gateway: {max_head: 32KB}", "no size; write it like 64KiB or 64MiB"),
+        ("gateway: {head_timeout: 0s}", "must be longer than 0"),
         ("gateway: {workers: 0}", "must be at least 1"),
         ("gateway: {store: postgres}", "must be 'sqlite' or 'memory'"),
         ("gateway: {expose: null}", "must be true or false; leave the key out"),
@@ -292,7 +293,7 @@ JSON_VALUES = st.recursive(
 
 
 @given(JSON_VALUES)
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_json_is_read_as_json(value: Any) -> None:
     source = read(json.dumps(value, ensure_ascii=False))
     assert source.errors == []
@@ -300,7 +301,7 @@ def test_json_is_read_as_json(value: Any) -> None:
 
 
 @given(st.text(max_size=60))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_no_text_breaks_the_reader(text: str) -> None:
     with suppress(ConfigurationError):
         parse(text)

@@ -118,14 +118,14 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def opened(path: Path) -> list[Revision] | str:
+def opened(path: Path, newest: int = 3) -> list[Revision] | str:
     """What is in the file at `path`, or the line with which it is refused."""
     try:
         store = SqliteStore(path)
         try:
             stored = store.load()
             assert stored is not None, "silently empty"
-            assert stored.newest == revision(3)
+            assert stored.newest == revision(newest)
             assert stored.applied == DOCUMENT
             return store.history(limit=10)
         finally:
@@ -183,7 +183,7 @@ def test_r53_no_flipped_bit_changes_what_is_read(path: Path) -> None:
         (lambda p: p.chmod(0o644), "chmod 600"),
         (lambda p: _execute(p, "PRAGMA user_version = 99"), "version 99"),
         (lambda p: _execute(p, "PRAGMA application_id = 1"), "not a Headgate state file"),
-        (lambda p: _execute(p, "DELETE FROM revisions WHERE number = 3"), "newest revision"),
+        (lambda p: _execute(p, "DELETE FROM revisions WHERE number = 3"), "3 was acknowledged"),
         (lambda p: _execute(p, "UPDATE revisions SET who = 'you' WHERE number = 3"), "checksum"),
         (lambda p: _execute(p, "DROP TABLE head"), "no such table"),
         (lambda p: _execute(p, "DELETE FROM head"), "newest revision"),
@@ -199,6 +199,31 @@ def test_r53_other_damage_is_refused_with_one_clear_line(
     assert str(path) in refused
     assert "\n" not in refused
     assert path.exists()
+
+
+def test_r53_a_log_that_lost_its_end_is_refused(path: Path, tmp_path: Path) -> None:
+    store = SqliteStore(path)
+    store.commit(revision(4))
+    log = path.with_name("state.db-wal")
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for file in (path, log, path.with_suffix(".mark")):
+        shutil.copy(file, killed / file.name)
+    store.close()
+    whole, base = (killed / log.name).read_bytes(), (killed / path.name).read_bytes()
+    chance = random.Random(4)
+    for size in (0, 10, len(whole) // 2, len(whole) - 1):
+        (killed / log.name).write_bytes(whole[:size])
+        (killed / path.name).write_bytes(base)
+        assert "ends at revision 3 and 4 was acknowledged" in str(opened(killed / path.name))
+    for _ in range(50):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        (killed / log.name).write_bytes(damaged)
+        (killed / "state.db-shm").unlink(missing_ok=True)
+        (killed / path.name).write_bytes(base)  # an open that succeeds folds the log into it
+        found = opened(killed / path.name, newest=4)
+        assert isinstance(found, str) or found[0] == revision(4)
 
 
 def _execute(path: Path, statement: str) -> None:

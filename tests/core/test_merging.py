@@ -37,6 +37,7 @@ def test_a_difference_names_the_deepest_values() -> None:
         Change("/r/split/c", ABSENT, 2),
     )
     assert [change.op for change in diff(before, after)] == ["remove", "add"]
+    assert list(map(str, diff(before, after))) == ["/r/split/b: 2 → –", "/r/split/c: – → 2"]
 
 
 def test_true_is_not_one_and_the_order_of_keys_is_no_difference() -> None:

@@ -253,3 +253,28 @@ async def test_an_internal_fault_is_a_500_and_nothing_else(rig, stub):
     gateway.plane.snapshot = None
     answer = await gateway.ask(GET)
     assert (answer.status, answer.error) == (500, "internal")
+
+
+async def drip(conversation: Conversation) -> None:
+    await conversation.request()
+    conversation.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    while True:
+        conversation.write(b"x")
+        await asyncio.sleep(0.02)
+
+
+async def test_r27_a_dripping_instance_is_cut_at_the_deadline_and_ejected(rig, stub):
+    gateway, drips, works = await rig(), await stub(drip), await stub(named(b"ok"))
+    gateway.one(drips, works, route={"deadline": "100ms"}, backend={"balance": "round_robin"})
+    answers = [await gateway.ask(GET) for _ in range(4)]
+    assert {answer.whole for answer in answers} == {True, False}
+    backend = gateway.plane.instances.backends["b"]
+    assert [each.address for each in backend.serving] == [works.address]
+
+
+async def test_an_impatient_client_is_no_evidence_against_an_instance(rig, stub):
+    gateway = await rig()
+    gateway.one(await stub(hang), await stub(hang), backend={"balance": "round_robin"})
+    for _ in range(8):
+        await gateway.ask(b"GET /x HTTP/1.1\r\n" + HOST + b"X-Request-Timeout: 0.02\r\n\r\n")
+    assert len(gateway.plane.instances.backends["b"].serving) == 2

@@ -2,7 +2,7 @@
 
 An `Origin` listens on a free port, records every byte, frames requests strictly with h11 and
 hands each to a responder, a coroutine function that may answer, be slow, break off or lie.
-Health probes are answered apart and never recorded as requests.
+Health probes and the gateway's own questions are answered apart and never recorded as requests.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ import h11
 
 KEPT_BODY = 1 << 20
 PROBE = b"/health"
+OPENAPI = b"/openapi.json"
 
 
 class Gone(Exception):
@@ -164,15 +165,20 @@ class Connection(asyncio.Protocol):
                 self._end(event)
 
     def _begin(self, request: h11.Request) -> None:
-        if bytes(request.target).startswith(PROBE):
+        fields = {bytes(name) for name, _ in request.headers}
+        if self._is_the_gateways_own(bytes(request.target), fields):
             self.probe, self.exchange = True, None
             return
-        fields = {bytes(name) for name, _ in request.headers}
         if {b"content-length", b"transfer-encoding"} <= fields:
             raise h11.RemoteProtocolError("Content-Length together with Transfer-Encoding")
         self.exchange = Exchange(self, request)
         self.open.append(self.exchange)
         self.origin.take(self.exchange)
+
+    @staticmethod
+    def _is_the_gateways_own(target: bytes, fields: set[bytes]) -> bool:
+        """Whether the control process asks for itself: it probes and collects descriptions."""
+        return target.startswith(PROBE) or (target == OPENAPI and b"via" not in fields)
 
     def _body(self, data: bytes) -> None:
         exchange = self.exchange

@@ -1,0 +1,307 @@
+"""How do bytes of a connection become requests, and answers bytes again?
+
+One protocol per connection over llhttp (httptools): no task and no timer for a request. It
+frames, limits and times; what a request means is the surface's. Requests of one connection
+are answered in their order, one after the other.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import httptools
+
+from instance.core.errors import Problem
+from instance.surface.answers import Buffer
+
+MAX_HEAD = 64 << 10
+MAX_HEADERS = 128
+MAX_PIPELINED = 32
+HEAD_S = 10.0  # from the first byte of a head to its end
+BODY_IDLE_S = 30.0  # between two parts of a body
+LINGER_S = 2.0  # for what a client still sends after a refusal
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Incoming:
+    """One request as it comes. `job` is set by the surface while its model is asked."""
+
+    __slots__ = (
+        "body", "connection", "headers", "job", "keep_alive", "method", "parts", "size",
+        "target", "version",
+    )  # fmt: skip
+
+    def __init__(self, connection: "Connection") -> None:
+        self.connection = connection
+        self.method = ""
+        self.target = b""
+        self.version = "1.1"
+        self.headers: dict[bytes, bytes] = {}
+        self.keep_alive = True
+        self.body: bytes | bytearray = b""
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.job: Any = None
+
+    def header(self, name: bytes) -> str | None:
+        """The value of the header called `name`, in lower case."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+
+class Surface(Protocol):
+    """What a connection asks of whoever knows what requests mean."""
+
+    def begin(self, incoming: Incoming) -> Problem | None:
+        """The head is there: why it is refused, or None."""
+
+    def handle(self, incoming: Incoming) -> None:
+        """The body is there too; answers now or later."""
+
+    def leave(self, incoming: Incoming) -> None:
+        """The client left before it had its answer."""
+
+    def refuse(self, incoming: Incoming, problem: Problem) -> None:
+        """Answers with an error, and closes."""
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection."""
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._surface = server.surface
+        self._parser = httptools.HttpRequestParser(self)
+        self._current: Incoming | None = None  # being received
+        self._busy: Incoming | None = None  # being answered
+        self._waiting: deque[Incoming] = deque()
+        self._head_size = 0
+        self._headers = 0
+        self._deaf = False  # nothing more is read from it
+        self._writable: asyncio.Future[None] | None = None
+        self.transport: asyncio.Transport | None = None
+        self.ends = 0.0  # when it is closed unless something happens before
+
+    # -- asyncio ---------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.ends = time.monotonic() + self._server.keep_alive_s
+        self._server.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._server.connections.discard(self)
+        self.resume_writing()
+        busy, self._busy = self._busy, None
+        self._waiting.clear()
+        if busy is not None:
+            self._surface.leave(busy)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._deaf = True  # answered as if it had not asked, and then closed
+            self.close_if_idle()
+        except httptools.HttpParserError as error:
+            self._refuse("bad_request", f"the request is no HTTP: {error}")
+        else:
+            receiving = self._current
+            if receiving is None or receiving.method:  # no head, or all of it
+                self._head_size = 0
+            elif self._head_size > MAX_HEAD:
+                self._refuse("head_too_large", "the head of the request is too large")
+
+    def pause_writing(self) -> None:
+        if self._writable is None:
+            self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+        self._advance()
+
+    async def drain(self) -> None:
+        """Waits while the client is behind with reading."""
+        if self._writable is not None:
+            await self._writable
+
+    # -- llhttp ----------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._current = Incoming(self)
+        self._headers = 0
+        self.ends = time.monotonic() + HEAD_S
+
+    def on_url(self, url: bytes) -> None:
+        if self._current is not None:
+            self._current.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._current is None:  # refused already
+            return
+        headers, key = self._current.headers, name.lower()
+        self._headers += 1
+        if key not in headers:
+            headers[key] = value
+        elif key == b"host":
+            headers[b"host"] = b""  # two of them: as bad as none
+        else:
+            headers[key] += b", " + value
+
+    def on_headers_complete(self) -> None:
+        incoming, parser = self._current, self._parser
+        if incoming is None:
+            return
+        incoming.version = parser.get_http_version()
+        incoming.keep_alive = parser.should_keep_alive()
+        incoming.method = parser.get_method().decode("latin-1")
+        self.ends = time.monotonic() + BODY_IDLE_S
+        if self._headers > MAX_HEADERS:
+            self._refuse("head_too_large", f"there are more than {MAX_HEADERS} headers")
+        elif not incoming.headers.get(b"host") and incoming.version == "1.1":
+            self._refuse("bad_request", "a request must name its host, once")
+        elif (problem := self._surface.begin(incoming)) is not None:
+            self._refuse(problem.code, problem.detail)
+        elif b"expect" in incoming.headers and self._busy is None:
+            self.write(CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        incoming = self._current
+        if incoming is None or self._deaf:
+            return
+        self.ends = time.monotonic() + BODY_IDLE_S
+        incoming.parts.append(body)
+        incoming.size += len(body)
+        if incoming.size > self._server.max_body:
+            limit = self._server.max_body
+            self._refuse("body_too_large", f"the body is larger than {limit} bytes")
+
+    def on_message_complete(self) -> None:
+        incoming, self._current = self._current, None
+        if incoming is None or self._deaf:
+            return
+        parts = incoming.parts
+        incoming.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._waiting.append(incoming)
+        if len(self._waiting) > MAX_PIPELINED:
+            self._deaf = True  # answers what there is; the client sees the connection end
+        self._advance()
+
+    # -- answers ---------------------------------------------------------------------------
+
+    def reply(self, incoming: Incoming, data: Buffer, body: Buffer = b"") -> None:
+        """Writes a whole answer: its head, or head and body in one, and a large body."""
+        if self.transport is None or (incoming is not self._busy and incoming is not self._current):
+            return
+        if body:
+            self.transport.writelines([data, body])
+        else:
+            self.transport.write(data)
+        self.finish(incoming)
+
+    def write(self, data: Buffer) -> None:
+        """Writes a part of a stream; ConnectionResetError when the client has left."""
+        if self.transport is None or self.transport.is_closing():
+            raise ConnectionResetError("the client left")
+        self.transport.write(data)
+
+    def finish(self, incoming: Incoming, close: bool = False) -> None:
+        """The answer to `incoming` is written: what comes next?"""
+        early = incoming is self._current
+        if early:
+            self._current = None
+        else:
+            self._busy = None
+        if self.transport is None:
+            return
+        if early:
+            self._linger()
+        elif close or not incoming.keep_alive or (self._deaf and not self._waiting):
+            self.transport.close()
+        else:
+            self.ends = time.monotonic() + self._server.keep_alive_s
+            self._advance()
+
+    def close_if_idle(self) -> None:
+        if self._busy is None and self._current is None and self.transport is not None:
+            self.transport.close()
+
+    def sweep(self, now: float) -> None:
+        """Closes what has been idle, or slow to send, for too long."""
+        if self._busy is not None or now < self.ends or self.transport is None:
+            return
+        if self._deaf or self._current is None:
+            self.transport.close()
+        else:
+            self._refuse("request_timeout", "the request did not come in time")
+
+    def _advance(self) -> None:
+        if self._busy is not None or self._writable is not None:
+            return  # one after the other, and no answers for who does not read them
+        if self._waiting and self.transport is not None:
+            self._busy = self._waiting.popleft()
+            self._surface.handle(self._busy)
+
+    def _refuse(self, code: str, detail: str) -> None:
+        """Answers before the request is whole, unless another one is being answered."""
+        if self._deaf:
+            return
+        self._deaf = True
+        if self._current is None:
+            self._current = Incoming(self)
+        self._current.keep_alive = False
+        if self._busy is None and not self._waiting:
+            self._surface.refuse(self._current, Problem(code, detail))
+
+    def _linger(self) -> None:
+        """Says that no more will come, and lets the client finish: to close now could throw
+        away the answer before it is read."""
+        self._deaf = True
+        self.ends = time.monotonic() + LINGER_S
+        if self.transport is not None and self.transport.can_write_eof():
+            self.transport.write_eof()
+
+
+class Server:
+    """All connections of an instance, and one timer for them."""
+
+    def __init__(self, surface: Surface, max_body: int, keep_alive_s: float) -> None:
+        self.surface = surface
+        self.max_body = max_body
+        self.keep_alive_s = keep_alive_s
+        self.connections: set[Connection] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    @property
+    def factory(self) -> Callable[[], Connection]:
+        return lambda: Connection(self)
+
+    def add(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(1.0, self._sweep)
+
+    def close_idle(self) -> None:
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+    def close(self) -> None:
+        for connection in list(self.connections):
+            if connection.transport is not None:
+                connection.transport.close()
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now = time.monotonic()
+        for connection in list(self.connections):
+            connection.sweep(now)
+        if self.connections:
+            self._sweeper = asyncio.get_running_loop().call_later(1.0, self._sweep)
