@@ -149,7 +149,7 @@ _SECTIONS = {
 }
 
 
-def page(results: Results, options: str, left_out: Sequence[str]) -> str:
+def page(results: Results, options: str, left_out: Sequence[str], busy: bool) -> str:
     """The whole page as Markdown."""
     memory = psutil.virtual_memory().total / 2**30
     parts = [
@@ -163,6 +163,11 @@ def page(results: Results, options: str, left_out: Sequence[str]) -> str:
         f"{platform.machine()}, {psutil.cpu_count()} cores, {memory:.0f} GiB, Python "
         f"{platform.python_version()}, {options}.",
     ]
+    if busy:
+        parts.append(
+            "> **This run was not on a quiet machine**: other work took part of both cores. "
+            "Read the ratios with care and the latencies not at all."
+        )
     if left_out:
         parts.append("\n".join(f"* {line}" for line in left_out))
     parts.append("## Goals\n\n" + _rows(("measure", "goal", "here", ""), table(results)))
@@ -197,11 +202,11 @@ def bars(values: dict[str, float], title: str) -> str:
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
-def write(results: Results, options: str, left_out: Sequence[str]) -> Path:
+def write(results: Results, options: str, left_out: Sequence[str], busy: bool) -> Path:
     """Write docs/benchmarks.md and its picture; returns the page's path."""
     DOCS.mkdir(exist_ok=True)
     target = DOCS / "benchmarks.md"
-    target.write_text(page(results, options, left_out))
+    target.write_text(page(results, options, left_out, busy))
     if "requests" in results:
         rates = {n: one["rate"] for n, one in results["requests"].items() if n != "direct"}
         ordered = dict(sorted(rates.items(), key=lambda item: -item[1]))
