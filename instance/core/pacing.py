@@ -6,6 +6,7 @@ queues or clocks: durations come in, estimates go out.
 """
 
 from dataclasses import dataclass
+from math import ceil
 
 FADE = 0.95  # of the weight of all earlier batches, at each new one: about the last twenty
 
@@ -65,14 +66,16 @@ class Pace:
     def wait_s(self, ahead: int, running: int, workers: int, limit: int) -> float:
         """Expected wait of a request with `ahead` waiting before it and `running` computed.
 
-        Running batches are half done on average; those waiting go out in full batches.
+        The batch a worker computes is half done on average, one sent ahead is not begun;
+        those waiting go out in full batches.
         """
         if not running and not ahead:
             return 0.0
         slope, fixed = self.line()
         lanes = max(workers, 1)
-        current = min(max(running // lanes, 1), limit)
+        each = running / lanes  # jobs that a worker has
+        begun = ceil(each / limit) - 0.5
         batches, rest = divmod(ahead, limit)
         before = batches * (slope * limit + fixed) + (slope * rest + fixed if rest else 0.0)
-        busy = 0.5 * (slope * current + fixed) if running >= lanes else 0.0
+        busy = begun * (slope * min(each, limit) + fixed) if each >= 1 else 0.0
         return busy + before / lanes

@@ -117,6 +117,8 @@ class Driver:
             raise refuse("not_ready", "the model keeps failing to start", 5.0)
         if job.deadline != inf and self._hopeless(job):
             raise refuse("queue_full", "the wait is longer than the deadline", self.retry_after())
+        if self.batcher.waiting >= self.batcher.policy.max_queue:
+            self._dispatch()  # those that only wait for this turn of the loop to end
         if not self.batcher.offer(job):
             raise refuse("queue_full", "too many requests wait already", self.retry_after())
         if not self._scheduled:
@@ -169,7 +171,11 @@ class Driver:
         return queue, running, slots, self.wait_s() * 1000.0
 
     def _hopeless(self, job: Job) -> bool:
-        return self.batcher.waiting > 0 and job.arrived + self.wait_s() > job.deadline
+        """Whether its answer, after the wait and its own batch, would come too late."""
+        if not self.batcher.waiting:
+            return False
+        ready_s = self.wait_s() + self.pace.seconds(self.batcher.limit)
+        return job.arrived + ready_s > job.deadline
 
     # -- batches ---------------------------------------------------------------------------
 

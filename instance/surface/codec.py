@@ -31,9 +31,9 @@ class UnencodableError(ValueError):
 def parser_for(annotation: Any) -> tuple[Parse, TypeAdapter[Any] | None]:
     """(how a request becomes what the hook takes, the adapter that validates it if any)."""
     if annotation is Request:
-        return (lambda request: request), None
+        return _whole, None
     if annotation is bytes:
-        return (lambda request: request.body), None
+        return _raw, None
     name = getattr(annotation, "__name__", "")
     if annotation is inspect.Parameter.empty or name == "Request":
         # Starlette's Request stands for "JSON or form", as it does for LitServe.
@@ -45,6 +45,16 @@ def parser_for(annotation: Any) -> tuple[Parse, TypeAdapter[Any] | None]:
     except PydanticSchemaGenerationError:
         return parse_untyped, None
     return (lambda request: parse_typed(request, adapter)), adapter
+
+
+def _raw(request: Request) -> bytes:
+    """The body; a large one comes as a bytearray, which is not what hooks are promised."""
+    return request.body if type(request.body) is bytes else bytes(request.body)
+
+
+def _whole(request: Request) -> Request:
+    request.body = _raw(request)
+    return request
 
 
 def media_type_of(content_type: str) -> str:
@@ -76,7 +86,7 @@ def parse_untyped(request: Request) -> Any:
         return parse_json(request.body)
     if media_type in FORM_TYPES:
         return parse_form(media_type, request.content_type, request.body)
-    return bytes(request.body)
+    return _raw(request)
 
 
 def parse_json(body: bytes) -> Any:

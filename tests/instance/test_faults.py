@@ -214,7 +214,7 @@ def test_an_async_model_answers_many_at_once(serve: Serve) -> None:
 def test_r45_beyond_the_queue_it_is_503_at_once_with_retry_after(serve: Serve) -> None:
     instance = serve(MODEL, "Slow", "--max-queue", "2")
     instance.post({"id": "teach", "s": 0.5})
-    waiting = [later(lambda: instance.post({"id": "x", "s": 0.5})) for _ in range(4)]
+    waiting = [later(lambda: instance.post({"id": "x", "s": 1.0})) for _ in range(4)]
     eventually(lambda: instance.metric("instance_queue_depth") == 3)
     started = time.monotonic()
     answer = instance.post({"id": "no"})
@@ -371,6 +371,50 @@ def test_two_workers_compute_at_the_same_time(serve: Serve) -> None:
     calls = [later(lambda: instance.post({"id": 1, "s": 0.8})) for _ in range(2)]
     eventually(lambda: instance.metric("instance_running") == 2)
     assert all(call().status_code == 200 for call in calls)
+
+
+async def test_r39_at_three_times_capacity_the_goodput_stays(serve: Serve) -> None:
+    """80 requests/s can be computed, 240/s come, each with 500 ms of patience."""
+    instance = serve(
+        """
+        import time
+        class Model:
+            max_batch_size = 4
+            def setup(self, device): ...
+            def predict(self, batch):
+                time.sleep(0.05)
+                return batch
+        """
+    )
+    seconds, rate, patience_s = 4.0, 240, 0.5
+    good, refused = [], []
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(instance.url, connector=connector) as session:
+
+        async def one() -> None:
+            started = time.monotonic()
+            headers = {"X-Headgate-Timeout-Ms": str(int(patience_s * 1000))}
+            async with session.post("/predict", json=1, headers=headers) as answer:
+                await answer.read()
+                took = time.monotonic() - started
+                if answer.status == 200 and took <= patience_s + 0.05:
+                    good.append(took)
+                elif answer.status == 503:
+                    refused.append(took)
+                    assert int(answer.headers["Retry-After"]) >= 1
+
+        async with asyncio.TaskGroup() as tasks:
+            started = time.monotonic()
+            for i in range(int(seconds * rate)):
+                await asyncio.sleep(max(0.0, started + i / rate - time.monotonic()))
+                tasks.create_task(one())
+            took = time.monotonic() - started
+    computed = instance.metric("instance_batch_size_sum")
+    assert len(good) >= 0.95 * computed  # hardly anything was computed for nobody …
+    assert computed / instance.metric("instance_batch_size_count") > 3.5  # … in full batches …
+    assert instance.metric("instance_predict_seconds_sum") > 0.8 * took  # … all the time
+    assert len(refused) > len(good)
+    assert sorted(refused)[len(refused) // 2] < 0.05
 
 
 async def test_a_target_latency_keeps_batches_as_small_as_it_needs(serve: Serve) -> None:

@@ -1,0 +1,177 @@
+"""What comes in on a connection of an instance, byte by byte."""
+
+import gzip
+import socket
+import time
+
+import pytest
+
+from tests.instance.conftest import Instance, Serve, eventually
+
+ECHO = """
+    import time
+    class Model:
+        def setup(self, device): ...
+        def predict(self, x):
+            if x == "slow":
+                time.sleep(0.5)
+            return x
+"""
+HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
+
+
+def asked(body: bytes, head: bytes = HEAD) -> bytes:
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def talk(instance: Instance, *parts: bytes, pause: float = 0.0) -> bytes:
+    """All that comes back for `parts` until the other end closes."""
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=15) as sock:
+        for part in parts:
+            sock.sendall(part)
+            time.sleep(pause)
+        got = b""
+        while part := sock.recv(65536):
+            got += part
+    return got
+
+
+def connected(instance: Instance, sent: bytes) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", instance.port), timeout=15)
+    sock.sendall(sent)
+    return sock
+
+
+def until(sock: socket.socket, end: bytes) -> bytes:
+    got = b""
+    while not got.endswith(end):
+        part = sock.recv(65536)
+        assert part, got
+        got += part
+    return got
+
+
+def test_requests_of_one_connection_are_answered_in_their_order(serve: Serve) -> None:
+    instance = serve(ECHO)
+    bodies = [b'"slow"', *(b"%d" % i for i in range(20))]
+    sock = connected(instance, b"".join(map(asked, bodies)))
+    got = until(sock, b"\r\n\r\n19")
+    answers = [part.rpartition(b"\r\n\r\n")[2] for part in got.split(b"HTTP/1.1 200 OK")[1:]]
+    assert answers == bodies
+
+
+def test_a_head_and_body_may_come_byte_by_byte(serve: Serve) -> None:
+    instance = serve(ECHO)
+    sock = connected(instance, b"")
+    for byte in asked(b'{"a": 1}'):
+        sock.sendall(bytes([byte]))
+    assert until(sock, b'{"a":1}').startswith(b"HTTP/1.1 200")
+
+
+def test_chunked_and_compressed_bodies(serve: Serve) -> None:
+    instance = serve(ECHO, "Model", "--max-body", "4KiB")
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n2\r\n[1\r\n2\r\n,2\r\n1\r\n]\r\n0\r\n\r\n"
+    assert until(connected(instance, HEAD + chunked), b"[1,2]").startswith(b"HTTP/1.1 200")
+    headers = {"Content-Encoding": "gzip"}
+    assert instance.post(content=gzip.compress(b"[3]"), headers=headers).json() == [3]
+    bomb = gzip.compress(b'"%s"' % (b"x" * 1_000_000))
+    assert instance.post(content=bomb, headers=headers).status_code == 413
+    assert instance.post(content=b"[3]", headers=headers).status_code == 400
+    headers = {"Content-Encoding": "br"}
+    assert instance.post(content=b"[3]", headers=headers).status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"nonsense\r\n\r\n", 400),
+        (b"POST /predict HTTP/1.1\r\nContent-Length: 1\r\n\r\n1", 400),
+        (HEAD + b"Host: y\r\nContent-Length: 1\r\n\r\n1", 400),
+        (HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n1", 400),
+        (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n11", 400),
+        (HEAD + b"Content-Length: -1\r\n\r\n", 400),
+        (HEAD + b"Expect: miracles\r\nContent-Length: 1\r\n\r\n1", 417),
+        (HEAD + b"Content-Length: 999999999999999999999999\r\n\r\n", 400),
+        (HEAD + b"Content-Length: 99999999999\r\n\r\n", 413),
+        (HEAD + b"".join(b"X%d: y\r\n" % i for i in range(200)) + b"\r\n", 431),
+        (b"GET /" + b"x" * 100_000, 431),
+        (HEAD + b"A: " + b"x" * 100_000, 431),
+    ],
+)
+def test_what_is_malformed_or_too_large_is_refused_once_and_closed(
+    serve: Serve, sent: bytes, status: int
+) -> None:
+    got = talk(serve(ECHO), sent)
+    assert got.count(b"HTTP/1.1") == 1
+    assert got.startswith(b"HTTP/1.1 %d" % status)
+    assert b"Connection: close" in got
+
+
+def test_a_refused_request_does_not_overtake_one_that_is_computed(serve: Serve) -> None:
+    got = until(connected(serve(ECHO), asked(b'"slow"') + b"nonsense\r\n\r\n"), b'"slow"')
+    assert got.startswith(b"HTTP/1.1 200")
+    assert got.count(b"HTTP/1.1") == 1
+
+
+def test_r9_continue_is_said_only_to_what_is_accepted(serve: Serve) -> None:
+    instance = serve(ECHO, "Model", "--max-body", "10B")
+    sock = connected(instance, HEAD + b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\n")
+    assert until(sock, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    sock.sendall(b"7")
+    assert until(sock, b"\r\n\r\n7").startswith(b"HTTP/1.1 200")
+    refused = talk(instance, HEAD + b"Expect: 100-continue\r\nContent-Length: 11\r\n\r\n")
+    assert refused.startswith(b"HTTP/1.1 413")
+
+
+def test_head_http_1_0_and_upgrades(serve: Serve) -> None:
+    instance = serve(ECHO)
+    close = b"Host: x\r\nConnection: close\r\n\r\n"
+    head = talk(instance, b"HEAD /health HTTP/1.1\r\n" + close)
+    assert head.endswith(b"\r\n\r\n")
+    assert b"Content-Length: 2\r\n" in head
+    old = b"POST /predict HTTP/1.0\r\nContent-Length: 1\r\n\r\n1"
+    assert b"Connection: close" in talk(instance, old)
+    kept = connected(instance, old.replace(b"\r\n\r\n", b"\r\nConnection: keep-alive\r\n\r\n") * 2)
+    assert until(kept, b"\r\n\r\n1").count(b"Connection: keep-alive") >= 1
+    upgrade = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    got = talk(instance, upgrade + b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 200")
+    assert got.count(b"HTTP/1.1") == 1
+
+
+def test_r15_a_pipeline_without_end_is_cut_and_what_was_taken_is_answered(serve: Serve) -> None:
+    instance = serve(ECHO)
+    got = talk(instance, asked(b'"slow"') + asked(b"1") * 1_000)
+    answers = got.count(b"HTTP/1.1 200")
+    assert 1 <= answers <= 40
+    assert instance.post(2).json() == 2
+
+
+def test_answers_wait_for_a_client_that_does_not_read(serve: Serve) -> None:
+    instance = serve("""
+        class Model:
+            def setup(self, device): ...
+            def predict(self, x):
+                return b"x" * 5_000_000
+    """)
+    sock = socket.create_connection(("127.0.0.1", instance.port))
+    sock.sendall(asked(b"1") * 20)
+    eventually(lambda: instance.metric('instance_requests_total{code="200"}') >= 1)
+    time.sleep(0.5)
+    assert instance.metric('instance_requests_total{code="200"}') < 20
+    sock.close()
+    eventually(lambda: instance.metric("instance_running") == 0)
+
+
+def test_large_bodies_go_both_ways_unchanged(serve: Serve) -> None:
+    instance = serve("""
+        class Model:
+            def setup(self, device): ...
+            def decode_request(self, request: bytes):
+                assert type(request) is bytes
+                return request
+            def predict(self, x):
+                return x
+    """)
+    body = bytes(range(256)) * 40_000
+    assert instance.post(content=body).content == body
