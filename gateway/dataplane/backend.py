@@ -8,7 +8,7 @@ instance. The decisions are the core's; this carries them out.
 from collections import deque
 from typing import TYPE_CHECKING
 
-from gateway.core.balancing import Load
+from gateway.core.balancing import Load, choose
 from gateway.core.errors import NoRoom
 from gateway.core.headers import timeout_line
 from gateway.core.health import serving
