@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -53,6 +54,9 @@ def main() -> int:
             print(f"{tool} is needed: it makes the load or answers it", file=sys.stderr)
             return 1
     left_out: list[str] = []
+    busy = os.getloadavg()[0]
+    if busy > 0.5:
+        print(f"the machine is not quiet (load average {busy:.1f}): figures will be low and rough")
 
     def say(text: str) -> None:
         print(text, flush=True)
@@ -73,8 +77,8 @@ def main() -> int:
     for measure_name, goal, value, verdict in table(results):
         print(f"{measure_name:58} {goal:>10} {value:>12}  {verdict}")
     if not options.dry_run:
-        length = f"{options.rounds} rounds of {options.seconds:g} s"
-        print(f"written: {report.write(results, length, left_out)}")
+        length = f"{options.rounds} rounds of {options.seconds:g} s, load before {busy:.1f}"
+        print(f"written: {report.write(results, length, left_out, busy > 0.5)}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """The request path: rate, added latency, latency at half load, many routes, idle costs."""
 
 import contextlib
+import resource
 import socket
 import statistics
 import time
@@ -108,7 +109,12 @@ def many_routes(rounds: int, seconds: float) -> Results:
 
 
 def idle(rounds: int, seconds: float, connections: int = 10_000) -> Results:
-    """Memory per idle connection, the rate lost to them, and wake-ups with nothing to do."""
+    """Memory per idle connection, the rate lost to them, and wake-ups with nothing to do.
+
+    A gateway keeps some of its descriptors for instances, so fewer connections are made where
+    the machine allows few.
+    """
+    connections = min(connections, resource.getrlimit(resource.RLIMIT_NOFILE)[1] * 45 // 100)
     with nginx_upstreams(2) as ports, proxy("Headgate", _split(ports)) as headgate:
         assert headgate.running is not None
         wrk(headgate.url, seconds=1)

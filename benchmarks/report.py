@@ -13,6 +13,7 @@ from benchmarks.goals import table
 
 Results = dict[str, Any]
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+REMARKS = Path(__file__).with_name("remarks.md")  # written by hand, kept from run to run
 INK, OURS, THEIRS = "#24292f", "#2563eb", "#94a3b8"
 
 
@@ -149,7 +150,7 @@ _SECTIONS = {
 }
 
 
-def page(results: Results, options: str, left_out: Sequence[str]) -> str:
+def page(results: Results, options: str, left_out: Sequence[str], busy: bool) -> str:
     """The whole page as Markdown."""
     memory = psutil.virtual_memory().total / 2**30
     parts = [
@@ -163,14 +164,20 @@ def page(results: Results, options: str, left_out: Sequence[str]) -> str:
         f"{platform.machine()}, {psutil.cpu_count()} cores, {memory:.0f} GiB, Python "
         f"{platform.python_version()}, {options}.",
     ]
+    if busy:
+        parts.append(
+            "> **This run was not on a quiet machine**: other work took part of both cores. "
+            "Read the ratios with care and the latencies not at all."
+        )
     if left_out:
         parts.append("\n".join(f"* {line}" for line in left_out))
     parts.append("## Goals\n\n" + _rows(("measure", "goal", "here", ""), table(results)))
     if "requests" in results:
-        parts.append("![Requests per second](benchmarks.svg)")
+        parts.append("![Requests per second](images/benchmarks.svg)")
     parts += [_SECTIONS[name](results[name]) for name in _SECTIONS if name in results]
     if "routes" in results or "idle" in results:
         parts.append(_costs(results))
+    parts.append(REMARKS.read_text().strip())
     return "\n\n".join(parts) + "\n"
 
 
@@ -197,14 +204,14 @@ def bars(values: dict[str, float], title: str) -> str:
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
-def write(results: Results, options: str, left_out: Sequence[str]) -> Path:
+def write(results: Results, options: str, left_out: Sequence[str], busy: bool) -> Path:
     """Write docs/benchmarks.md and its picture; returns the page's path."""
-    DOCS.mkdir(exist_ok=True)
+    (DOCS / "images").mkdir(parents=True, exist_ok=True)
     target = DOCS / "benchmarks.md"
-    target.write_text(page(results, options, left_out))
+    target.write_text(page(results, options, left_out, busy))
     if "requests" in results:
         rates = {n: one["rate"] for n, one in results["requests"].items() if n != "direct"}
         ordered = dict(sorted(rates.items(), key=lambda item: -item[1]))
         title = "Requests per second and core: small JSON POST, 9:1 split"
-        (DOCS / "benchmarks.svg").write_text(bars(ordered, title))
+        (DOCS / "images" / "benchmarks.svg").write_text(bars(ordered, title))
     return target

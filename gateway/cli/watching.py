@@ -122,7 +122,7 @@ def number(value: Any, digits: int = 1) -> str:
 
 
 def _errors(value: float | None) -> Cell:
-    return Cell(number(value, 2 if value else 0), "bad" if value else "dim")
+    return Cell(number(value, 2 if value else 1), "bad" if value else "dim")
 
 
 def _latencies(latency: Mapping[str, Any]) -> Iterator[str]:

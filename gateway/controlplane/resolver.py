@@ -81,6 +81,7 @@ class Resolver:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, asyncio.Event] = {}
         self._silent: set[str] = set()
+        self._missed: dict[str, set[str]] = {}
 
     def sync(self, table: Table) -> None:
         """Looks up what `table` names, at once what is new, and forgets what it no longer does."""
@@ -93,6 +94,7 @@ class Resolver:
         for host in self._tasks.keys() - names.keys():
             self._tasks.pop(host).cancel()
             del self._asked[host]
+            self._missed.pop(host, None)
         before = self._names
         self._names = names
         self._prune()
@@ -138,9 +140,11 @@ class Resolver:
             return
         self._silent.discard(host)
         before = self._known(host)
-        # What was there keeps its place: a name that is one instance then stays where it is
-        # while its resolver merely turns the order around.
-        kept = [address for address in before if address in found]
+        missed, self._missed[host] = self._missed.get(host, set()), set(before) - set(found)
+        # An address goes when it was missing twice: by then its successors have been probed,
+        # and traffic moves without a gap. What was there keeps its place: a name that is one
+        # instance then stays where it is while its resolver merely turns the order around.
+        kept = [address for address in before if address in found or address not in missed]
         self._set(host, kept + [address for address in found if address not in kept])
 
     def _permitted(self, found: Sequence[str]) -> list[str]:

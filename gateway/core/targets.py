@@ -31,6 +31,9 @@ def normalise_host(raw: str) -> str:
         host = host.removesuffix(".")
         if not _NAME.fullmatch(host):
             raise ValueError(f"{raw!r} is no host")
+        last = host.rpartition(".")[2]
+        if last.isdigit() or last.startswith("0x"):
+            ipaddress.IPv4Address(host)  # no octal, hexadecimal or short forms of an address
     if not _PORT.fullmatch(port) or int(port or 0) > 65535:
         raise ValueError(f"{raw!r} has no valid port")
     return host

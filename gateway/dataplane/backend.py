@@ -144,15 +144,22 @@ class LiveBackend:
         exchange.begin(instance, now)
 
     def other(self, tried: tuple[LiveInstance, ...], now: float) -> LiveInstance | None:
-        """An instance that was not tried and has room now."""
+        """An instance that was not tried: the best one with room, else the least busy.
+
+        Who is tried again has waited already and is few (the budget sees to it): it does not
+        queue behind others, up to `max_in_flight`.
+        """
         left = [each for each in self.serving if each not in tried]
         if not left:
             return None
-        loads = [each.load for each in left]
         self.turn += 1
         config = self.config
-        index = choose(config.balance, loads, self.turn, now, config.max_in_flight)
-        return left[index] if index >= 0 else None
+        most = config.max_in_flight
+        index = choose(config.balance, [each.load for each in left], self.turn, now, most)
+        if index >= 0:
+            return left[index]
+        best = min(left, key=lambda each: each.load.in_flight)
+        return best if tried and best.load.in_flight < most else None
 
     def withdraw(self, exchange: "Exchange") -> None:
         """`exchange` waits no more."""

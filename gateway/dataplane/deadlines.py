@@ -8,6 +8,7 @@ earliest entry. Resolution is TICK_S; a deadline never fires early.
 
 import heapq
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -34,8 +35,9 @@ class Timed:
         self.deadline = NEVER
         self.armed = NEVER
 
+    @abstractmethod
     def expired(self, now: float) -> None:
-        raise NotImplementedError
+        """The deadline passed; there is none from now on unless it is set again."""
 
 
 class Wheel:

@@ -6,6 +6,7 @@ instance is asked or what it answers.
 """
 
 import logging
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 import orjson
@@ -64,17 +65,21 @@ class Intake(Timed):
 
     # what follows, and how the request can end before
 
+    @abstractmethod
     def enter(self, backend: LiveBackend, now: float) -> None:
-        raise NotImplementedError
+        """A backend was chosen: on to an instance of it."""
 
+    @abstractmethod
     def fail(self, fault: GatewayError) -> None:
-        raise NotImplementedError
+        """Ends a request that may already be under way."""
 
+    @abstractmethod
     def refuse(self, fault: GatewayError) -> None:
-        raise NotImplementedError
+        """Answers `fault` to a request that is not under way."""
 
+    @abstractmethod
     def answer_reserved(self) -> None:
-        raise NotImplementedError
+        """Answers what is asked below `/-/`."""
 
     def hold_client(self) -> None:
         """Reads no more from the client for now."""

@@ -3,7 +3,10 @@
 import copy
 from typing import Any
 
+import jsonschema
 import pytest
+import schemathesis
+from hypothesis import given, settings
 from openapi_spec_validator import validate
 
 from gateway.controlplane.openapi_merge import PROBLEM, client_path, merge
@@ -245,3 +248,19 @@ def test_a_union_with_itself_is_itself_and_its_order_matters_to_nobody() -> None
     for way in ways:
         assert set(way["requestBody"]["content"]) == {"application/json", "text/plain"}
         assert way["requestBody"]["required"] is False
+
+
+def test_a_client_that_is_made_from_it_sends_what_the_instances_take() -> None:
+    strict = {**PIXELS, "properties": {"pixels": {"type": "array", "minItems": 1}}}
+    document = described()
+    document["components"]["schemas"]["Request"] = strict
+    found = merged(table(digits=DIGITS), cnn=document, linear=document)
+    operation = schemathesis.openapi.from_dict(found)["/digits"]["POST"]
+
+    @settings(max_examples=20, deadline=None)
+    @given(case=operation.as_strategy())
+    def sends(case: Any) -> None:
+        assert (case.method, case.formatted_path) == ("POST", "/digits")
+        jsonschema.validate(case.body, strict)
+
+    sends()

@@ -278,3 +278,23 @@ async def test_an_impatient_client_is_no_evidence_against_an_instance(rig, stub)
     for _ in range(8):
         await gateway.ask(b"GET /x HTTP/1.1\r\n" + HOST + b"X-Request-Timeout: 0.02\r\n\r\n")
     assert len(gateway.plane.instances.backends["b"].serving) == 2
+
+
+async def test_a_retry_does_not_fail_for_want_of_room(rig, stub):
+    async def slow(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await asyncio.sleep(0.1)
+            await conversation.answer(b"ok")
+
+    gateway = await rig(retry_min_per_s=1000.0)
+    breaks, works = await stub(drop), await stub(slow)
+    gateway.one(breaks, works, backend={"balance": "round_robin", "eject": {"failures": 1000}})
+    (live,) = [
+        each
+        for each in gateway.plane.instances.backends["b"].instances.values()
+        if each.address == works.address
+    ]
+    live.load.most = 1.0
+    answers = await asyncio.gather(*(gateway.ask(GET) for _ in range(6)))
+    assert {answer.status for answer in answers} == {200}

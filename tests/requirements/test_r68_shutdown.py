@@ -12,6 +12,7 @@ from tests.harness.gateway import eventually, one_backend, running_gateway
 from tests.harness.load import Ask, failures, open_loop
 from tests.harness.origins import after, events, origins
 from tests.harness.wire import wire
+from tests.requirements.test_r43_client_leaves import WEBSOCKET, accept
 
 
 async def test_r68_sigterm_drains_without_a_failed_request_and_exits_0() -> None:
@@ -102,8 +103,6 @@ async def test_r68_a_killed_control_process_stops_no_request_and_comes_back() ->
 
 
 async def test_r68_a_websocket_is_closed_with_1001() -> None:
-    from tests.requirements.test_r43_client_leaves import WEBSOCKET, accept
-
     async with origins(1, accept) as stubs:
         settings = {"lame_duck": "0s", "drain": "1s"}
         async with running_gateway(one_backend(*stubs), check_end=False, **settings) as gateway:

@@ -1,7 +1,4 @@
-// Shows an OpenAPI document as one readable page: the one that ?document= of this script's own
-// address names. Everything is set as text, never as markup.
-
-const source = new URL(import.meta.url).searchParams.get("document") ?? "/openapi.json";
+// Shows the OpenAPI document as one readable page. Everything is set as text, never as markup.
 
 const made = (name, text, ...children) => {
   const element = document.createElement(name);
@@ -76,5 +73,5 @@ const show = (api) => {
   main.removeAttribute("aria-busy");
 };
 
-const response = await fetch(source);
+const response = await fetch("/openapi.json");
 show(await response.json());

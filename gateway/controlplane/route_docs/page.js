@@ -105,6 +105,7 @@ const trial = (method, path, type, body) => {
   const field = made("textarea");
   field.value = body ?? "";
   field.spellcheck = false;
+  field.rows = Math.min(16, field.value.split("\n").length + 1);
   field.setAttribute("aria-label", `Body of ${method} ${path}`);
   const button = made("button", "Send");
   const status = made("span");
@@ -131,13 +132,32 @@ const trial = (method, path, type, body) => {
   return made("div", "", ...parts);
 };
 
+// JSON as people write it: what holds no further structure stays on one line.
+const written = (value, indent = "") => {
+  const below = indent + "  ";
+  const plain = (each) => each === null || typeof each !== "object";
+  if (plain(value)) return JSON.stringify(value);
+  const flat = Object.values(value).every(plain) && JSON.stringify(value).length < 100;
+  const gap = flat ? " " : `\n${below}`;
+  const parts = Array.isArray(value)
+    ? value.map((each) => written(each, below))
+    : Object.entries(value).map(([name, each]) => `${JSON.stringify(name)}: ${written(each, below)}`);
+  const [open, close] = Array.isArray(value) ? "[]" : "{}";
+  if (!parts.length) return open + close;
+  const edge = flat ? "" : gap;
+  return `${open}${edge}${parts.join(`,${gap}`)}${flat ? "" : `\n${indent}`}${close}`;
+};
+
 const pretty = (text) => {
   try {
-    return JSON.stringify(JSON.parse(text), null, 2);
+    return written(JSON.parse(text));
   } catch {
     return text;
   }
 };
+
+// Text in which backticks set code apart.
+const prose = (text) => text.split("`").map((part, index) => (index % 2 ? made("code", part) : part));
 
 const operation = (path, method, spec) => {
   const details = made("details", "", made("summary", "", made("b", method.toUpperCase()), made("code", path), made("span", spec.summary ?? "")));
@@ -147,14 +167,17 @@ const operation = (path, method, spec) => {
     details.append(made("p", "", made("code", name), ` in ${place}${required ? ", needed" : ""} ${typeOf(resolve(schema))} ${description ?? ""}`));
   }
   const [type, media] = Object.entries(resolve(spec.requestBody).content ?? {})[0] ?? [];
-  const body = media && (type.includes("json") ? JSON.stringify(bodyExample(media), null, 2) : "");
+  const body = media && (type.includes("json") ? written(bodyExample(media)) : "");
   if (media) details.append(made("h3", `Body, ${type}`), classed("schema", made("div", "", shape(media.schema))));
+  const errors = made("details", "", made("summary", "Errors"));
   for (const [status, given] of Object.entries(spec.responses ?? {})) {
     const answer = resolve(given);
     const [kind, content] = Object.entries(answer.content ?? {})[0] ?? ["", null];
-    details.append(made("h3", `${status}: ${answer.description ?? ""}${kind ? `, ${kind}` : ""}`));
-    if (content?.schema) details.append(classed("schema", made("div", "", shape(content.schema))));
+    const place = /^[45d]/.test(status) ? errors : details;
+    place.append(made("h3", `${status}: ${answer.description ?? ""}${kind ? `, ${kind}` : ""}`));
+    if (content?.schema) place.append(classed("schema", made("div", "", shape(content.schema))));
   }
+  if (errors.childElementCount > 1) details.append(errors);
   details.append(made("h3", "With curl"), made("pre", curl(method, path, type, body && JSON.stringify(JSON.parse(body || "null")))));
   if (!path.includes("{")) details.append(trial(method, path, type, body));
   return details;
@@ -163,7 +186,7 @@ const operation = (path, method, spec) => {
 const show = () => {
   const sections = new Map();
   for (const { name, description } of api.tags ?? []) {
-    sections.set(name, made("section", "", made("h2", name), classed("about", made("p", description ?? ""))));
+    sections.set(name, made("section", "", made("h2", name), classed("about", made("p", "", ...prose(description ?? "")))));
   }
   for (const [path, item] of Object.entries(api.paths ?? {})) {
     for (const method of METHODS.filter((each) => item[each])) {

@@ -26,9 +26,9 @@ function link(word, text) {
 
 // Reads what an edit may have changed; also called by the views after their own edits.
 async function refresh() {
-  const [table, past] = await Promise.all([api.table(), api.history()]);
-  state.table = table;
-  state.revisions = past.revisions || [];
+  // One after the other: without the token each of them would count as a wrong guess.
+  state.table = await api.table();
+  state.revisions = (await api.history()).revisions || [];
   historyView.update();
   await look();
 }

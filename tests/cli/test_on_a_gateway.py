@@ -1,0 +1,154 @@
+"""The command line against a real gateway, as a person uses it."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import yaml
+
+from tests.harness.gateway import Gateway, backend, free_port, running_gateway
+from tests.harness.load import Ask, open_loop
+from tests.harness.origins import after, origins
+
+ROOT = Path(__file__).parents[2]
+Ran = subprocess.CompletedProcess[str]
+
+
+def at(gateway: Gateway, **environment: str) -> Callable[..., Awaitable[Ran]]:
+    """Runs `headgate …` against `gateway` from its own folder."""
+    url = {"HEADGATE_URL": gateway.admin_url}
+
+    async def run(*arguments: str) -> Ran:
+        return await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "gateway", *arguments],
+            capture_output=True, text=True, timeout=60, cwd=gateway.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **url, **environment},
+        )  # fmt: skip
+
+    return run
+
+
+async def test_a_split_is_edited_looked_at_and_restored() -> None:
+    async with origins(2) as (one, two):
+        document = {
+            "backends": {"one": backend(one), "two": backend(two)},
+            "routes": {"all": {"match": "/", "split": {"one": 90, "two": 10}}},
+        }
+        async with running_gateway(document, workers=2) as gateway:
+            headgate = at(gateway)
+            ran = await headgate("weights", "all", "two=60", "-m", "größer")
+            assert (ran.returncode, ran.stderr) == (0, "")
+            assert ran.stdout.splitlines()[-1] == "revision 2, on 2 workers"
+            assert ran.stdout.splitlines()[2].split()[:4] == ["two", "10", "→", "60"]
+            replies = await open_loop(gateway.url, 100, 1, lambda n: Ask(path=f"/{n}"))
+            assert {r.header("x-headgate-revision") for r in replies} == {"2"}
+
+            history = json.loads((await headgate("history", "--json")).stdout)
+            assert history["revisions"][0]["why"] == "größer"
+            assert "→ 60" in (await headgate("history", "2")).stdout
+            ran = await headgate("restore", "1", "--if-revision", "2")
+            assert "revision 3, on 2 workers" in ran.stdout
+            ran = await headgate("weights", "all", "two=1", "--if-revision", "2")
+            assert ran.returncode == 1
+            assert ran.stderr == "headgate: the revision is no longer 2: it is 3 now\n"
+            status = (await headgate("status")).stdout
+            assert status.splitlines()[-1] == "revision 3 on 2 workers"
+            assert (await headgate("top", "--count", "1")).returncode == 0
+
+
+async def test_refusals_of_a_real_gateway_are_one_line_each() -> None:
+    document = {"backends": {"b": {"instances": []}},
+                "routes": {"all": {"match": "/", "split": {"b": 1}}}}  # fmt: skip
+    async with running_gateway(document, up=False) as gateway:
+        headgate = at(gateway)
+        for words, said in (
+            (("weights", "al"), "there is no route 'al' (did you mean 'all'?)"),
+            (("weights", "all", "bb=1"), "there is no backend 'bb' (did you mean 'b'?)"),
+            (("restore", "77"), "no revision 77"),
+            (("history", "77"), "no revision 77"),
+            (("drain", "127.0.0.1:1"), "there is no instance '127.0.0.1:1'"),
+        ):
+            ran = await headgate(*words)
+            assert ran.returncode == 1, words
+            assert said in ran.stderr, words
+            assert len(ran.stderr.splitlines()) == 1, ran.stderr
+
+
+async def test_a_file_is_applied_three_ways_and_the_difference_comes_first() -> None:
+    async with origins(2) as (one, two):
+        document = {
+            "backends": {"one": backend(one), "two": backend(two)},
+            "routes": {"all": {"match": "/", "split": {"one": 90, "two": 10}}},
+        }
+        async with running_gateway(document) as gateway:
+            headgate = at(gateway)
+            await headgate("weights", "all", "two=20")
+            gateway.document["routes"]["more"] = {"match": "/more", "split": {"one": 1}}
+            gateway.file.write_text(yaml.safe_dump(gateway.document, sort_keys=False))
+            ran = await headgate("apply", "headgate.yaml", "--dry-run")
+            assert "+ routes/more: " in ran.stdout
+            assert ran.stdout.splitlines()[-1] == "a dry run: nothing was changed"
+            ran = await headgate("apply", "headgate.yaml")
+            assert ran.stdout.splitlines()[-1] == "revision 3, on 1 worker"
+            ran = await headgate("weights", "all", "--json")
+            assert json.loads(ran.stdout)["weights"] == {"one": 90, "two": 20}, "the edit stayed"
+            ran = await headgate("apply", "headgate.yaml")
+            assert ran.stdout == "nothing would change\n"
+
+
+async def test_drain_waits_for_what_is_in_flight() -> None:
+    async with origins(2) as (slow, other):
+        slow.respond = after(2.0)
+        document = {
+            "backends": {"main": backend(slow, other)},
+            "routes": {"all": {"match": "/", "split": {"main": 1}}},
+        }
+        async with running_gateway(document) as gateway:
+            headgate = at(gateway)
+            asked = [
+                asyncio.create_task(gateway.client.get(f"{gateway.url}/{n}")) for n in range(8)
+            ]
+            await asyncio.sleep(0.3)
+            began = time.monotonic()
+            ran = await headgate("drain", slow.address, "--wait")
+            assert ran.returncode == 0, ran.stderr
+            assert time.monotonic() - began > 0.5
+            assert "in flight" in ran.stderr
+            assert all(reply.status == 200 for reply in await asyncio.gather(*asked))
+            seen = len(slow.exchanges)
+            await open_loop(gateway.url, 50, 1, lambda n: Ask(path=f"/{n}"))
+            assert len(slow.exchanges) == seen
+            assert (await headgate("resume", slow.address)).returncode == 0
+
+
+async def test_the_token_of_the_state_directory_is_found_and_printed() -> None:
+    document = {"backends": {"b": {"instances": []}},
+                "routes": {"all": {"match": "/", "split": {"b": 1}}}}  # fmt: skip
+    secret = "s" * 40
+    async with running_gateway(document, up=False, env={}) as gateway:
+        state = gateway.folder / "state"
+        headgate = at(gateway)
+        ran = await headgate("token", "--state-dir", str(state))
+        assert ran.returncode == 1
+        assert "holds no token" in ran.stderr
+        (state / "token").write_text(secret)
+        (state / "token").chmod(0o600)
+        found = at(gateway, HEADGATE_STATE_DIR=str(state))
+        assert (await found("token")).stdout == f"{secret}\n"
+        assert (await found("status")).returncode == 0
+
+
+async def test_nobody_home_is_said_at_once() -> None:
+    ran = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "gateway", "status", "--url", f"http://127.0.0.1:{free_port()}"],
+        capture_output=True, text=True, timeout=20, cwd=ROOT,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("headgate: no gateway answers at ")
