@@ -33,6 +33,7 @@ def find_url(given: str | None, environment: Mapping[str, str]) -> str:
 def find_token(
     given: str | None, url: str, directory: Path | None, environment: Mapping[str, str]
 ) -> str | None:
+    """The token to use with the admin API at that URL; None when none is known."""
     token = given or environment.get("HEADGATE_TOKEN")
     if token:
         return token.strip()

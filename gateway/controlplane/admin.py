@@ -63,6 +63,8 @@ class _Gate:
 
     @property
     def pass_through(self) -> Middleware:
+        """The middleware that lets nobody in whom the rules keep out."""
+
         @web.middleware
         async def gate(request: web.Request, handler: Next) -> web.StreamResponse:
             request[REQUEST_ID] = secrets.token_hex(8)

@@ -115,6 +115,7 @@ async def delete_backend(call: Call) -> web.Response:
 
 
 async def get_weights(call: Call) -> web.Response:
+    """The configured weights of one route, and what health makes of them now."""
     route, table = call.part("route"), call.publisher.table
     weights = edits.weights_of(table.document, route)
     body = {
@@ -156,6 +157,7 @@ async def _write_weights(call: Call, *, partial: bool) -> web.Response:
 
 
 async def add_instance(call: Call) -> web.Response:
+    """Adds the instance of the body to one backend; 409 when it is there already."""
     backend, said = call.part("backend"), await call.mapping()
     faults = [Fault(f"/{key}", "unknown_key", "unknown key") for key in said if key != "url"]
     if "url" not in said:

@@ -40,6 +40,7 @@ async def get_table(call: Call) -> web.Response:
 
 
 async def apply_file(call: Call) -> web.Response:
+    """Brings a whole file in, three ways: what the file changed wins, other edits stay."""
     file = await _file(call)
     applied = await call.publisher.apply(
         file,
@@ -83,6 +84,7 @@ async def _file(call: Call) -> Document:
 
 
 async def get_history(call: Call) -> web.Response:
+    """The edits so far, newest first, one page at a time."""
     limit = call.number("limit", 100, most=1000) or 100
     before = call.number("before", None, most=2**53)
     revisions = await call.publisher.history(limit=limit, before=before)
@@ -101,6 +103,7 @@ async def get_revision(call: Call) -> web.Response:
 
 
 async def restore_revision(call: Call) -> web.Response:
+    """Makes the document of an earlier revision current again, as a new revision."""
     number, dry_run, why = _number(call), call.dry_run, call.why
     await call.publisher.revision(number)
     table = call.publisher.table

@@ -30,6 +30,7 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        """A plain answer to bytes that are no request: no echo of them, no trace in the log."""
         if status >= 500:
             log.error("a connection failed outside of any request: %s", type(exc).__name__)
         if request.writer.output_size > 0:

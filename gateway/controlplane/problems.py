@@ -77,6 +77,7 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
     def response(self, request_id: str) -> web.Response:
+        """The answer for `problem`: problem+json (RFC 9457) with its headers."""
         body: dict[str, Any] = {
             "type": "about:blank",
             "title": self.kind.title,

@@ -107,6 +107,7 @@ class SqliteStore:
         self._mark = HighWaterMark(self._path.with_suffix(".mark"))
 
     def load(self) -> Stored | None:
+        """What was stored last, checked; None in a new store. Raises StoreError on damage."""
         with self._refusing():
             head = self._db.execute("SELECT number, checksum FROM head").fetchone()
             row = self._db.execute(
@@ -131,6 +132,7 @@ class SqliteStore:
         return document
 
     def commit(self, revision: Revision, applied: Document | None = None) -> None:
+        """Makes one revision durable in one transaction; nothing of it is kept on failure."""
         row = _row_of(revision)
         with self._transaction() as db:
             db.execute(

@@ -109,6 +109,7 @@ class MemoryStore:
         return Stored(self._revisions[max(self._revisions)], self._applied)
 
     def commit(self, revision: Revision, applied: Document | None = None) -> None:
+        """Keeps one revision, as long as the process lives."""
         newest = max(self._revisions, default=0)
         if revision.number <= newest:
             raise StoreError(f"revision {revision.number} is not above {newest}")

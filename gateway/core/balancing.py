@@ -177,11 +177,13 @@ class Load:
     def delay(self, now: float, occupied: float, usual_s: float) -> float:
         """Expected seconds until one more request would be answered.
 
-        `usual_s` stands in while nothing is known of this instance. One whose answers are
-        long ago counts as instant, so that one request asks how it is now.
+        `usual_s` stands in while nothing is known of this instance. One that has not answered
+        yet, or long ago, counts as instant, so that one request asks how it is now.
         """
         service_s = self.service_s
         if not service_s:
+            if not self.in_flight and not self.failures:
+                return 0.0
             service_s = usual_s
         elif now - self.learned_at > FORGET_S and not self.in_flight:
             return 0.0
@@ -197,7 +199,11 @@ class Load:
             reported = self.wait_until - now + service_s
             if reported > delay:
                 delay = reported
-        return delay if self.weight >= 1.0 else delay / self.weight
+        # A cold instance takes its turn at one request, and gets more the warmer it is: divided
+        # while idle too, it would get nothing as long as its peers are never busy.
+        if self.weight >= 1.0 or not self.in_flight:
+            return delay
+        return delay / self.weight
 
 
 def usual_service_s(loads: Sequence[Load]) -> float:

@@ -261,6 +261,7 @@ class ResponseHead(_Head):
         self.status_line = status_line
 
     def note(self, entry: Line, line: bytes) -> None:
+        """Takes one header that is not just passed on."""
         kind, value, number = entry
         if kind in (LENGTH, CODING):
             self._framing(kind, value, number)

@@ -126,6 +126,7 @@ class Attempt:
     def answered(
         self, head: ResponseHead, payload: bytes, done: bool, has_body: bool, now: float
     ) -> None:
+        """The instance's head came, with what there was of the body."""
         instance = self.instance
         special, status = head.special, head.status
         if special and LOAD in special:
@@ -148,6 +149,7 @@ class Attempt:
         self.exchange.body(payload, done, now)
 
     def broke(self, reason: str, detail: str) -> None:
+        """The connection failed; `reason` names by whose blame."""
         self.failed = True
         reused = self.upstream is not None and self.upstream.is_reused
         self.upstream = None

@@ -155,9 +155,9 @@ class LiveBackend:
         self.turn += 1
         config = self.config
         most = config.max_in_flight
-        spot = place(config.balance, [each.load for each in left], 1, most, self.turn, now)
-        if spot is not None:
-            return left[spot.instance]
+        index = choose(config.balance, [each.load for each in left], self.turn, now, most)
+        if index >= 0:
+            return left[index]
         best = min(left, key=lambda each: each.load.in_flight)
         return best if tried and best.load.in_flight < most else None
 

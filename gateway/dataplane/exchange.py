@@ -222,6 +222,7 @@ class Exchange(Intake):
         self._finish(self.first_at, reason)
 
     def answer_reserved(self) -> None:
+        """Answers what is asked below `/-/`: health, and the documents pushed from control."""
         path = self.head.target.partition(b"?")[0]
         if self.head.method not in (b"GET", b"HEAD"):
             raise WrongMethodFault(("GET", "HEAD"))

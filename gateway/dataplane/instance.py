@@ -6,6 +6,7 @@ decision (`take`). What a request does with a connection is not known here.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -171,7 +172,12 @@ class LiveInstance(Timed):
 
     def _return(self, now: float) -> None:
         self.returned_at = now
-        self.load.weight = slow_start(0.0)
+        load = self.load
+        load.weight = slow_start(0.0)
+        # What was learned before says nothing of it now: one request asks at once.
+        load.failures = 0
+        load.shunned_until = 0.0
+        load.learned_at = -math.inf
         self.plane.wheel.set(self, now + 0.5)
 
     def expired(self, now: float) -> None:

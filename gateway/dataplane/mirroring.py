@@ -59,6 +59,7 @@ class Copy:
         ) + b"".join(exchange.pending())
 
     def begin(self) -> None:
+        """Sends the copy; nobody waits for its answer."""
         instance = self._instance
         now = instance.plane.now()
         instance.plane.mirrored += 1

@@ -31,6 +31,7 @@ class FrameBounds:
         return not self._left and not self._header
 
     def feed(self, data: bytes) -> None:
+        """Takes what came of the frames and says where one ends."""
         at, size = 0, len(data)
         while at < size:
             if self._left:

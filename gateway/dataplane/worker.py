@@ -79,6 +79,7 @@ class Worker:
         )
 
     async def run(self) -> int:
+        """Serves until it is told to go; the process's exit code."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._signalled)
         loop.add_signal_handler(signal.SIGINT, self._interrupted)

@@ -58,6 +58,7 @@ class _Sum(Collector):
         self._live = live
 
     def collect(self) -> Iterator[Metric]:
+        """Every family of the catalogue, for prometheus-client."""
         workers, live = self._metrics, self._live
         yield _counter("headgate_requests_total", _each(m["requests"] for m in workers))
         yield _histogram("headgate_request_seconds", [m["request_seconds"] for m in workers])

@@ -18,6 +18,7 @@ class JsonLines(logging.Formatter):
     """One JSON object per record; `extra={"facts": {…}}` adds members."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One JSON object on one line, whatever the message holds."""
         members = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -38,6 +39,7 @@ class Sparse(logging.Filter):
         self._seen: dict[tuple[str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this message was not let through within the last WINDOW_S."""
         key = (record.name, str(record.msg))
         now = time.monotonic()
         since, count = self._seen.get(key, (-WINDOW_S, 0))

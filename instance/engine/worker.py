@@ -34,6 +34,7 @@ log = logging.getLogger("instance")
 
 
 def main() -> None:
+    """Loads the model, then answers batches until its HTTP process is gone."""
     options = json.loads(sys.argv[1])
     lifeline.hang_on(options["parent"], options["lifeline"])
     # A terminal's Ctrl-C and a container's stop reach the whole group: the parent decides.
@@ -190,6 +191,7 @@ async def serve_async(model: Model, sock: socket.socket) -> None:
     tasks: dict[int, asyncio.Task[None]] = {}  # by each job of the batch
 
     def on_frame(frame: Frame | None) -> None:
+        """Takes one message of the HTTP process."""
         if frame is None or frame[0][0] == "stop":
             if not stop.done():
                 stop.set_result(None)

@@ -126,7 +126,9 @@ class Worker:
                 self._process.kill()
             await asyncio.wait([self._task], timeout=GRACE_S)
             self._process.kill()
-        await asyncio.wait([self._task])
+        # Killed, it is gone in no time; whatever else may hold the task must not hold the exit.
+        await asyncio.wait([self._task], timeout=GRACE_S)
+        self._task.cancel()
 
     @property
     def hopeful(self) -> bool:

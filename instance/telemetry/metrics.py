@@ -60,6 +60,7 @@ class Metrics(Collector):
         self.gpu_memory: dict[str, tuple[int, int]] = {}
 
     def collect(self) -> Iterator[Metric]:
+        """Every metric of the instance, for prometheus-client."""
         requests = CounterMetricFamily(
             "instance_requests", "Requests answered, by status.", labels=["code"]
         )

@@ -237,3 +237,16 @@ def test_wrong_usage_is_exit_2() -> None:
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
     assert ran.returncode == 2
     assert "'soon' is no duration" in ran.stderr
+
+
+def test_r68_sigterm_while_the_model_loads_ends_at_once_with_exit_0(serve: Serve) -> None:
+    source = """
+        import time
+        class Model:
+            def setup(self, device):
+                time.sleep(1000)
+            def predict(self, x): ...
+    """
+    instance = serve(source, wait=False)
+    eventually(lambda: instance.workers() and instance.get("/health/live").status_code == 200)
+    assert instance.terminate() == 0

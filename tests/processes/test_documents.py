@@ -11,7 +11,6 @@ from gateway.controlplane.documents import Documents, Served, fetch
 from gateway.controlplane.prober import Target
 from gateway.core.table import Health, Table
 from tests.harness.gateway import eventually, one_backend, running_gateway
-from tests.harness.origins import Exchange, fixed, origins
 
 PREDICT = {
     "openapi": "3.1.0",
@@ -107,18 +106,28 @@ async def test_only_a_json_document_of_bearable_size_is_taken(
 
 
 async def test_a_client_reads_what_the_gateway_serves() -> None:
-    async def respond(exchange: Exchange) -> None:
-        await fixed(200, json.dumps(PREDICT).encode())(exchange)
+    async def says(_: web.Request) -> web.Response:
+        return web.json_response(PREDICT)
 
-    async with origins(1, respond) as (origin,):
-        route = {"match": "/square", "rewrite": "/predict"}
-        async with running_gateway(one_backend(origin, route=route)) as gateway:
+    async def ready(_: web.Request) -> web.Response:
+        return web.Response()
 
-            async def described() -> bool:
-                reply = await gateway.client.get(f"{gateway.url}/-/openapi.json")
-                return reply.status == 200 and "/square" in reply.json()["paths"]
+    instance = web.Application()
+    instance.router.add_get("/openapi.json", says)
+    instance.router.add_get("/health/ready", ready)
+    runner = web.AppRunner(instance, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    route = {"match": "/square", "rewrite": "/predict"}
+    async with running_gateway(one_backend(url, route=route)) as gateway:
 
-            await eventually(described)
-            for path in ("/-/docs", "/-/docs?theme=x"):
-                reply = await gateway.client.get(gateway.url + path)
-                assert reply.status == 200, path
+        async def described() -> bool:
+            reply = await gateway.client.get(f"{gateway.url}/-/openapi.json")
+            return reply.status == 200 and "/square" in reply.json()["paths"]
+
+        await eventually(described)
+        for path in ("/-/docs", "/-/docs?theme=x"):
+            reply = await gateway.client.get(gateway.url + path)
+            assert reply.status == 200, path
+    await runner.cleanup()

@@ -1,0 +1,145 @@
+"""Models that misbehave, and ways to ask them many things at once."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.instance.conftest import Instance
+
+MODEL = """
+    import asyncio, os, pathlib, time
+    from instance import ModelAPI
+
+    class Slow(ModelAPI):
+        def setup(self, device): ...
+        def predict(self, x):
+            pathlib.Path("ran").open("a").write(f"{x['id']}\\n")
+            time.sleep(x.get("s", 0.3))
+            return x["id"]
+
+    class AsyncSlow(ModelAPI):
+        def setup(self, device): ...
+        async def predict(self, x):
+            pathlib.Path("ran").open("a").write(f"{x['id']}\\n")
+            await asyncio.sleep(x.get("s", 0.3))
+            pathlib.Path("done").open("a").write(f"{x['id']}\\n")
+            return x["id"]
+
+    class Shapes(ModelAPI):
+        max_batch_size = 8
+        batch_timeout = 0.005
+        def setup(self, device):
+            import numpy
+            self.np = numpy
+        def decode_request(self, request):
+            return self.np.array(request["x"], dtype=float)
+        def predict(self, batch):
+            assert batch.ndim == 2
+            return batch.sum(axis=1) * 2
+
+    class Poison(ModelAPI):
+        max_batch_size = 16
+        batch_timeout = 0.02
+        def setup(self, device): ...
+        def decode_request(self, request):
+            if request["kind"] == "decode":
+                raise ValueError("cannot decode")
+            return request
+        def predict(self, batch):
+            if any(x["kind"] == "predict" for x in batch):
+                raise RuntimeError("cannot predict")
+            return [float("nan") if x["kind"] == "nan" else x["id"] for x in batch]
+        def encode_response(self, output):
+            return {"id": output}
+
+    class Crash(ModelAPI):
+        def setup(self, device): ...
+        def predict(self, x):
+            if x == "die":
+                time.sleep(0.2)
+                os._exit(3)
+            if x == "hang":
+                time.sleep(1000)
+            return [x, os.getpid()]
+
+    class Spin(ModelAPI):
+        def setup(self, device): ...
+        def predict(self, x):
+            ends = time.monotonic() + x
+            while time.monotonic() < ends:
+                pass
+            return x
+
+    class Paced(ModelAPI):
+        max_batch_size = 32
+        def setup(self, device): ...
+        def predict(self, batch):
+            time.sleep(0.002 + 0.002 * len(batch))
+            return [len(batch)] * len(batch)
+"""
+
+
+def together(calls: list[Callable[[], Any]]) -> list[Any]:
+    """The results of `calls`, made at the same time."""
+    results: list[Any] = [None] * len(calls)
+
+    def run(index: int) -> None:
+        results[index] = calls[index]()
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
+
+
+def later(call: Callable[[], Any]) -> Callable[[], Any]:
+    """Starts `call`; what is returned waits for its result."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(call()))
+    thread.start()
+
+    def result() -> Any:
+        thread.join()
+        return results[0]
+
+    return result
+
+
+def ran(tmp_path: Path) -> list[str]:
+    return (tmp_path / "ran").read_text().split() if (tmp_path / "ran").exists() else []
+
+
+def raw(instance: Instance, body: bytes, **headers: str) -> socket.socket:
+    """A connection on which one request was sent."""
+    sock = socket.create_connection(("127.0.0.1", instance.port))
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{lines}\r\n"
+    sock.sendall(head.encode() + body)
+    return sock
+
+
+async def many(instance: Instance, bodies: list[Any], at_once: int) -> list[tuple[int, Any]]:
+    """(status, JSON) of each of `bodies`, `at_once` under way at a time."""
+    results: list[Any] = [None] * len(bodies)
+    connector = aiohttp.TCPConnector(limit=at_once)
+    async with aiohttp.ClientSession(instance.url, connector=connector) as session:
+
+        async def one(index: int) -> None:
+            async with session.post("/predict", json=bodies[index]) as answer:
+                results[index] = (answer.status, await answer.json(content_type=None))
+
+        gate = asyncio.Semaphore(at_once)
+
+        async def gated(index: int) -> None:
+            async with gate:
+                await one(index)
+
+        await asyncio.gather(*map(gated, range(len(bodies))))
+    return results

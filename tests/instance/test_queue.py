@@ -1,0 +1,189 @@
+"""Places, deadlines, windows and overload, through a real instance."""
+
+import asyncio
+import json
+import random
+import time
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.instance.conftest import Serve, eventually
+from tests.instance.loads import MODEL, later, many, ran, raw, together
+
+
+def test_r42_expired_requests_are_answered_at_their_deadline_and_never_run(
+    serve: Serve, tmp_path: Path
+) -> None:
+    instance = serve(MODEL, "Slow")
+    first = later(lambda: instance.post({"id": "first", "s": 0.8}))
+    eventually(lambda: ran(tmp_path) == ["first"])
+    second = later(lambda: instance.post({"id": "ahead", "s": 0.01}))
+    eventually(lambda: instance.metric("instance_queue_depth") == 1)
+    started = time.monotonic()
+    headers = {"X-Headgate-Timeout-Ms": "200"}
+    answers = together([lambda: instance.post({"id": "late"}, headers=headers)] * 5)
+    assert 0.15 < time.monotonic() - started < 0.6
+    assert {(a.status_code, a.json()["code"]) for a in answers} <= {
+        (504, "deadline"),
+        (503, "queue_full"),
+    }
+    assert first().json() == "first"
+    assert second().json() == "ahead"
+    assert "late" not in ran(tmp_path)
+    assert instance.post({"id": "after", "s": 0}).json() == "after"
+    past = instance.post({"id": "past"}, headers={"X-Headgate-Timeout-Ms": "0"})
+    assert past.status_code == 504
+    assert instance.post({}, headers={"X-Headgate-Timeout-Ms": "soon"}).status_code == 400
+    assert ran(tmp_path) == ["first", "ahead", "after"]
+
+
+def test_r42_a_request_whose_wait_exceeds_its_deadline_is_refused_at_once(serve: Serve) -> None:
+    instance = serve(MODEL, "Slow")
+    for _ in range(3):
+        instance.post({"id": "teach", "s": 0.2})
+    waiting = [later(lambda: instance.post({"id": "x", "s": 0.2})) for _ in range(6)]
+    eventually(lambda: instance.metric("instance_queue_depth") >= 4)
+    started = time.monotonic()
+    answer = instance.post({"id": "no"}, headers={"X-Headgate-Timeout-Ms": "300"})
+    assert time.monotonic() - started < 0.1
+    assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
+    assert all(wait().status_code == 200 for wait in waiting)
+
+
+def test_r43_clients_that_leave_free_their_place_before_the_batch_forms(
+    serve: Serve, tmp_path: Path
+) -> None:
+    instance = serve(MODEL, "Slow", "--max-queue", "3")
+    busy = [later(lambda: instance.post({"id": "busy", "s": 0.5})) for _ in range(2)]
+    eventually(lambda: instance.metric("instance_queue_depth") == 1)
+    leaving = [raw(instance, b'{"id": "gone"}') for _ in range(3)]
+    eventually(lambda: instance.metric("instance_queue_depth") == 4)
+    assert instance.post({"id": "full"}).status_code == 503
+    for sock in leaving:
+        sock.close()
+    started = time.monotonic()
+    eventually(lambda: instance.metric("instance_queue_depth") == 1)
+    assert time.monotonic() - started < 0.2
+    assert instance.post({"id": "after", "s": 0}).json() == "after"
+    assert all(wait().status_code == 200 for wait in busy)
+    assert "gone" not in ran(tmp_path)
+    assert instance.metric('instance_requests_total{code="499"}') == 3
+
+
+def test_r43_an_async_predict_is_cancelled_when_its_client_leaves(
+    serve: Serve, tmp_path: Path
+) -> None:
+    instance = serve(MODEL, "AsyncSlow")
+    sock = raw(instance, b'{"id": "gone", "s": 0.5}')
+    eventually(lambda: ran(tmp_path) == ["gone"])
+    sock.close()
+    eventually(lambda: instance.metric("instance_running") == 0, timeout=0.4)
+    assert instance.post({"id": "next", "s": 0.6}).json() == "next"
+    assert (tmp_path / "done").read_text().split() == ["next"]
+
+
+def test_an_async_model_answers_many_at_once(serve: Serve) -> None:
+    instance = serve(MODEL, "AsyncSlow")
+    started = time.monotonic()
+    answers = together([lambda: instance.post({"id": 1, "s": 0.5})] * 16)
+    assert {answer.status_code for answer in answers} == {200}
+    assert time.monotonic() - started < 4
+
+
+def test_r45_beyond_the_queue_it_is_503_at_once_with_retry_after(serve: Serve) -> None:
+    instance = serve(MODEL, "Slow", "--max-queue", "2")
+    instance.post({"id": "teach", "s": 0.5})
+    waiting = [later(lambda: instance.post({"id": "x", "s": 1.0})) for _ in range(4)]
+    eventually(lambda: instance.metric("instance_queue_depth") == 3)
+    started = time.monotonic()
+    answer = instance.post({"id": "no"})
+    assert time.monotonic() - started < 0.1
+    assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
+    assert 1 <= int(answer.headers["retry-after"]) <= 5
+    assert instance.get("/health").status_code == 200
+    assert all(wait().status_code == 200 for wait in waiting)
+
+
+@pytest.mark.parametrize("count", [2_000, pytest.param(100_000, marks=pytest.mark.soak)])
+async def test_r47_mixed_shapes_in_random_batches_are_each_answered_with_their_own(
+    serve: Serve, count: int
+) -> None:
+    instance = serve(MODEL, "Shapes")
+    chance = random.Random(7)
+    bodies = [{"x": [i] * chance.randint(1, 3)} for i in range(count)]
+    results = await many(instance, bodies, 32)
+    for body, (status, answer) in zip(bodies, results, strict=True):
+        assert (status, answer) == (200, 2.0 * sum(body["x"]))
+    assert instance.metric("instance_batch_size_count") < count
+
+
+def test_two_workers_compute_at_the_same_time(serve: Serve) -> None:
+    instance = serve(MODEL, "Slow", "--workers", "2")
+    report = instance.get("/health").headers["endpoint-load-metrics"].removeprefix("JSON ")
+    assert json.loads(report)["named_metrics"]["slots"] == 2
+    calls = [later(lambda: instance.post({"id": 1, "s": 0.8})) for _ in range(2)]
+    eventually(lambda: instance.metric("instance_running") == 2)
+    assert all(call().status_code == 200 for call in calls)
+
+
+async def test_r39_at_three_times_capacity_the_goodput_stays(serve: Serve) -> None:
+    """80 requests/s can be computed, 240/s come, each with 500 ms of patience."""
+    instance = serve(
+        """
+        import time
+        class Model:
+            max_batch_size = 4
+            def setup(self, device): ...
+            def predict(self, batch):
+                time.sleep(0.05)
+                return batch
+        """
+    )
+    seconds, rate, patience_s = 4.0, 240, 0.5
+    good, refused = [], []
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(instance.url, connector=connector) as session:
+
+        async def one() -> None:
+            started = time.monotonic()
+            headers = {"X-Headgate-Timeout-Ms": str(int(patience_s * 1000))}
+            async with session.post("/predict", json=1, headers=headers) as answer:
+                await answer.read()
+                took = time.monotonic() - started
+                if answer.status == 200 and took <= patience_s + 0.05:
+                    good.append(took)
+                elif answer.status == 503:
+                    refused.append(took)
+                    assert int(answer.headers["Retry-After"]) >= 1
+
+        async with asyncio.TaskGroup() as tasks:
+            started = time.monotonic()
+            for i in range(int(seconds * rate)):
+                await asyncio.sleep(max(0.0, started + i / rate - time.monotonic()))
+                tasks.create_task(one())
+            took = time.monotonic() - started
+    computed = instance.metric("instance_batch_size_sum")
+    assert len(good) >= 0.95 * computed  # hardly anything was computed for nobody …
+    assert computed / instance.metric("instance_batch_size_count") > 3.5  # … in full batches …
+    assert instance.metric("instance_predict_seconds_sum") > 0.8 * took  # … all the time
+    assert len(refused) > len(good)
+    assert sorted(refused)[len(refused) // 2] < 0.05
+
+
+async def test_a_target_latency_keeps_batches_as_small_as_it_needs(serve: Serve) -> None:
+    instance = serve(MODEL, "Paced", "--target-latency", "12ms")
+    await many(instance, [1] * 600, 32)
+    sizes = [answer for _, answer in await many(instance, [1] * 200, 32)]
+    assert 2 <= sorted(sizes)[100] <= 6
+
+
+def test_a_lone_request_does_not_wait_for_the_window(serve: Serve) -> None:
+    instance = serve(MODEL, "Shapes", "--batch-timeout", "500ms")
+    with instance.client() as client:
+        client.post("/predict", json={"x": [1]})
+        started = time.perf_counter()
+        for _ in range(10):
+            client.post("/predict", json={"x": [1]})
+    assert time.perf_counter() - started < 1.0
