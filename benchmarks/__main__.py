@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ def _plan(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, 
     }
 
 
+def _length(options: argparse.Namespace, busy: float) -> str:
+    """How a section was measured, for the page."""
+    rounds = f"{options.rounds} rounds" if options.rounds > 1 else "1 round"
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {rounds} of {options.seconds:g} s"
+        f"{' (20 s where the loop is open)' if not options.quick else ''}, "
+        f"load average before {busy:.1f}"
+    )
+
+
 def main() -> int:
     options = _arguments()
     for tool in ("wrk", "nginx"):
@@ -71,14 +82,14 @@ def main() -> int:
             continue
         say(f"== {name}")
         results[name] = measure()
+        results.setdefault("runs", {})[name] = _length(options, busy)
         say(json.dumps(results[name], indent=1, ensure_ascii=False))
         if options.save:
             options.save.write_text(json.dumps(results, indent=1))
     for measure_name, goal, value, verdict in table(results):
         print(f"{measure_name:58} {goal:>10} {value:>12}  {verdict}")
     if not options.dry_run:
-        length = f"{options.rounds} rounds of {options.seconds:g} s, load before {busy:.1f}"
-        print(f"written: {report.write(results, length, left_out, busy > 0.5)}")
+        print(f"written: {report.write(results, left_out, busy > 0.5)}")
     return 0
 
 

@@ -2,7 +2,6 @@
 
 import platform
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -150,19 +149,19 @@ _SECTIONS = {
 }
 
 
-def page(results: Results, options: str, left_out: Sequence[str], busy: bool) -> str:
+def page(results: Results, left_out: Sequence[str], busy: bool) -> str:
     """The whole page as Markdown."""
     memory = psutil.virtual_memory().total / 2**30
     parts = [
         "# Benchmarks",
-        "Made by `make bench`; every figure is from one run, rounds alternate between the "
-        "contenders, and medians are shown. **Compare within the page only**: the same machine "
+        "Made by `make bench`; every section is from one run, rounds alternate between the "
+        "contenders, and medians are shown. **Compare within a section only**: the same machine "
         "gives other absolute figures an hour later. One core is the proxy's, the other is "
         "shared by the load and the upstreams. Peers run as their manuals recommend for speed, "
         "without an access log; Headgate runs with its defaults and an access log in a file.",
-        f"Run of {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {platform.system()} "
-        f"{platform.machine()}, {psutil.cpu_count()} cores, {memory:.0f} GiB, Python "
-        f"{platform.python_version()}, {options}.",
+        f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores, {memory:.0f} GiB, "
+        f"Python {platform.python_version()}.",
+        "\n".join(f"* {name}: {how}" for name, how in results.get("runs", {}).items()),
     ]
     if busy:
         parts.append(
@@ -204,11 +203,11 @@ def bars(values: dict[str, float], title: str) -> str:
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
-def write(results: Results, options: str, left_out: Sequence[str], busy: bool) -> Path:
+def write(results: Results, left_out: Sequence[str], busy: bool) -> Path:
     """Write docs/benchmarks.md and its picture; returns the page's path."""
     (DOCS / "images").mkdir(parents=True, exist_ok=True)
     target = DOCS / "benchmarks.md"
-    target.write_text(page(results, options, left_out, busy))
+    target.write_text(page(results, left_out, busy))
     if "requests" in results:
         rates = {n: one["rate"] for n, one in results["requests"].items() if n != "direct"}
         ordered = dict(sorted(rates.items(), key=lambda item: -item[1]))

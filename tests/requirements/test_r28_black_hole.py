@@ -37,7 +37,7 @@ async def test_r28_a_black_hole_costs_the_connect_timeout_and_is_tried_elsewhere
             health=CALM,
             timeouts={"connect": "500ms"},
             eject={"base": "1s"},
-            route={"retries": {"attempts": 2, "on": ["connect_failure"]}},
+            route={"retries": {"attempts": 2, "on": ["connect_failure", "reset"]}},
         )
         async with running_gateway(document) as gateway:
             await gateway.client.get(f"{gateway.url}/warm")
