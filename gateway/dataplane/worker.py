@@ -22,6 +22,7 @@ from gateway.telemetry import logs
 BACKLOG = 1024
 POLL_S = 0.02
 RESERVED = 40  # descriptors for sockets, channel, log, and names
+UPSTREAMS = 4096  # and for connections to instances, where there are many
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,11 @@ def most_clients(descriptors: float) -> float:
     """How many clients a process with so many file descriptors can serve.
 
     Each may need a connection to an instance; a client that is let in and then finds no
-    descriptor for that is worse off than one that is turned away.
+    descriptor for that is worse off than one that is turned away. Where there are many
+    descriptors most clients are idle, and UPSTREAMS are enough.
     """
-    return max(1, (descriptors - RESERVED) // 2)
+    left = descriptors - RESERVED
+    return max(1, left // 2, left - UPSTREAMS)
 
 
 class Worker:
