@@ -259,7 +259,9 @@ class Control:
             self._line.send_soon({"type": "replace", "pid": pid})
 
     def _on_signals(self, signals: Sequence[Sequence[Any]]) -> None:
-        self._prober.nudge((b, a) for b, a, signal in signals if signal in SUSPICIOUS)
+        for backend, address, word in signals:
+            if word in SUSPICIOUS:
+                self._prober.nudge([(backend, address)], refused=word == "connect_failure")
 
     def _on_endpoints(self, endpoints: Endpoints) -> None:
         self._prober.set_endpoints(endpoints)

@@ -147,10 +147,13 @@ class Prober:
             if probed.word == "up"
         }
 
-    def nudge(self, keys: Iterable[tuple[str, str]]) -> None:
-        """Asks these now: a worker saw one of them fail."""
+    def nudge(self, keys: Iterable[tuple[str, str]], refused: bool = False) -> None:
+        """Asks these now: a worker saw one of them fail, or was refused a connection."""
         for backend, address in keys:
-            if (event := self._nudges.get(Key(backend, address))) is not None:
+            key = Key(backend, address)
+            if (event := self._nudges.get(key)) is not None:
+                if refused:
+                    self._probed[key] = self._probed[key].was_refused()
                 event.set()
 
     async def settled(self, within_s: float) -> None:

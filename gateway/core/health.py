@@ -7,7 +7,7 @@ happened and when are arguments.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from gateway.core.table import Eject, Health
@@ -41,16 +41,28 @@ class Probed:
     word: Word = "starting"
     good: int = 0
     bad: int = 0
+    refused: bool = False
 
     def after(self, signal: ProbeSignal, health: Health) -> "Probed":
-        """The state once `signal` came: `rise` good ones or `fall` bad ones in a row tell."""
+        """The state once `signal` came: `rise` good ones or `fall` bad ones in a row tell.
+
+        One that was refused a connection since it was last ready, and then says "not ready",
+        needs no counting: that is a new process at the old address, loading its model.
+        """
+        if signal == "unready" and self.refused and self.word != "starting":
+            return Probed("starting")
         good = self.good + 1 if signal == "ready" else 0
         bad = 0 if signal == "ready" else self.bad + 1
         target = PROBE.get((self.word, signal))
         enough = good >= health.rise or bad >= health.fall or (self.word, signal) in AT_ONCE
         if target is not None and enough:
             return Probed(target)
-        return Probed(self.word, min(good, health.rise), min(bad, health.fall))
+        refused = signal != "ready" and (self.refused or signal == "unreachable")
+        return Probed(self.word, min(good, health.rise), min(bad, health.fall), refused)
+
+    def was_refused(self) -> "Probed":
+        """The state once somebody else was refused a connection: evidence, but no probe."""
+        return replace(self, refused=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -184,8 +184,10 @@ class Attempt:
     def _complete(self, now: float) -> None:
         """The whole answer is there. Only now it is a success: a head is easily sent."""
         self.upstream = None
-        if self.is_well and self.instance.ejection is not CLEAR:
-            self.instance.note("success", now)
+        if self.is_well:
+            self.instance.refused = False
+            if self.instance.ejection is not CLEAR:
+                self.instance.note("success", now)
         self._end(now, learn=self.teaches)
 
     def overdue(self, now: float) -> None:

@@ -81,6 +81,14 @@ class Exchange(Intake):
             attempt, "", head.status, RETRY_AFTER in head.special, False, done
         ):
             return
+        if (
+            head.status == 503
+            and attempt.instance.refused
+            and self._again(attempt, "connect_failure", None, False, False, done)
+        ):
+            # Nobody was there a moment ago: this is a new process that is not ready yet. The
+            # probes will say so; until then it is as if it could not be connected to.
+            return
         assert self.route is not None
         self.state = ANSWERING
         self.first_at = now

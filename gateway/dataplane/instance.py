@@ -30,8 +30,8 @@ class LiveInstance(Timed):
 
     __slots__ = (
         "address", "backend", "connecting", "connections", "ejection", "gone", "host", "idle",
-        "idle_limit_s", "label", "load", "plane", "port", "report", "returned_at", "seen_down",
-        "state", "word",
+        "idle_limit_s", "label", "load", "plane", "port", "refused", "report", "returned_at",
+        "seen_down", "state", "word",
     )  # fmt: skip
 
     def __init__(self, plane: "Plane", backend: "LiveBackend", address: str) -> None:
@@ -50,6 +50,7 @@ class LiveInstance(Timed):
         self.report: dict[str, float] | None = None
         self.returned_at = -1e9
         self.gone = False
+        self.refused = False  # connections, since it last answered well
         self.idle: list[Upstream] = []
         self.connections: set[Upstream] = set()
         self.connecting: set[asyncio.Task[None]] = set()
@@ -131,6 +132,8 @@ class LiveInstance(Timed):
 
     def note(self, signal: str, now: float) -> None:
         """Takes passive evidence: `success`, or a failure by its name."""
+        if signal == "connect_failure":
+            self.refused = True
         if signal == "success" and self.ejection is CLEAR:
             return
         backend = self.backend

@@ -203,3 +203,12 @@ def test_r24_a_returning_instance_is_given_its_load_little_by_little() -> None:
     assert slow_start(0.0) == 0.1
     assert slow_start(5.0) == 0.5
     assert slow_start(10.0) == slow_start(1e9) == 1.0
+
+
+def test_who_was_refused_a_connection_and_then_loads_is_a_new_process_at_once() -> None:
+    up, health = Probed("up"), Health()
+    assert up.after("unready", health).word == "up"  # one bad probe alone is counted
+    assert up.after("unreachable", health).after("unready", health) == Probed("starting")
+    assert up.was_refused().after("unready", health) == Probed("starting")
+    well_again = up.was_refused().after("ready", health)
+    assert well_again.after("unready", health).word == "up"
