@@ -137,6 +137,7 @@ class Resolver:
                     f"cannot resolve {host}: {error or 'no answer in time'}; keeping "
                     f"{', '.join(self._known(host)) or 'it without an address'}"
                 )
+            self._drop_missed(host)
             return
         self._silent.discard(host)
         before = self._known(host)
@@ -146,6 +147,13 @@ class Resolver:
         # instance then stays where it is while its resolver merely turns the order around.
         kept = [address for address in before if address in found or address not in missed]
         self._set(host, kept + [address for address in found if address not in kept])
+
+    def _drop_missed(self, host: str) -> None:
+        """What the last answer no longer held goes now: it was only kept until its successors
+        had been probed, and is not what the name led to last."""
+        missed = self._missed.pop(host, set())
+        if missed and (left := [each for each in self._known(host) if each not in missed]):
+            self._set(host, left)
 
     def _permitted(self, found: Sequence[str]) -> list[str]:
         kept = [address for address in found if is_permitted(address, self._networks)]

@@ -138,7 +138,7 @@ class Attempt:
         if not self.is_well:
             self.failed = not (status == 503 and RETRY_AFTER in special)
             if 502 <= status <= 504 and self.failed:
-                instance.note("gateway_error", now)
+                self._blame("gateway_error", now)
         if done:
             self._complete(now)
         self.exchange.answered(self, head, payload, done, has_body, now)
@@ -156,7 +156,7 @@ class Attempt:
         now = self.instance.plane.now()
         self._end(now, learn=False)
         if reason != "reset" or not reused or self.exchange.head_sent:
-            self.instance.note(reason, now)
+            self._blame(reason, now)
         self.exchange.attempt_failed(self, reason, detail, was_reused=reused)
 
     def switched(self, head: ResponseHead, rest: bytes) -> None:
@@ -194,7 +194,18 @@ class Attempt:
         """The route's own deadline passed while the instance had the request."""
         self.failed = True
         self.cancel()
-        self.instance.note("timeout", now)
+        self._blame("timeout", now)
+
+    def _blame(self, signal: str, now: float) -> None:
+        """Gives evidence against the instance; none that is older than its return: what was
+        sent to it while it hung says nothing of it now."""
+        if not self._is_stale:
+            self.instance.note(signal, now)
+
+    @property
+    def _is_stale(self) -> bool:
+        """Whether this was sent before the instance came back."""
+        return 0.0 < self.sent_at < self.instance.returned_at
 
     def _end(self, now: float, learn: bool) -> None:
         if self._is_over:
@@ -202,7 +213,7 @@ class Attempt:
         self._is_over = True
         instance = self.instance
         load = instance.load
-        if learn or self.failed:
+        if learn or (self.failed and not self._is_stale):
             load.answered(now, now - self.sent_at, self._occupied, self.failed)
         load.done()
         if instance.gone:

@@ -36,6 +36,19 @@ class Page:
         """The first element that `selector` names, once it is there."""
         return self.until(lambda: self.all(selector), selector)[0]
 
+    def press(self, selector: str) -> None:
+        """Clicks what `selector` names; once more where the page drew it anew meanwhile."""
+        self.until(lambda: self._pressed(selector), selector)
+
+    def _pressed(self, selector: str) -> bool:
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        try:
+            self.find(selector).click()
+        except StaleElementReferenceException:
+            return False
+        return True
+
     def all(self, selector: str) -> list[Any]:
         return self.driver.find_elements("css selector", selector)
 

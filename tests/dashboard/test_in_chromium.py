@@ -44,7 +44,7 @@ def test_moving_a_slider_shows_a_dry_run_and_changes_nothing(page: Page, demo: D
     drawn = {name: int(page.find(f'[data-backend="{name}"] input').get_property("value"))
              for name in split(demo)}  # fmt: skip
     assert sum(drawn.values()) == 100
-    page.find('[data-route="digits"] .buttons button').click()
+    page.press('[data-route="digits"] .buttons button')
     assert page.find(EXACT).get_property("value") == "10"
     assert not page.find('[data-route="digits"] tr.editing').is_displayed()
 
@@ -55,7 +55,7 @@ def test_an_edit_is_applied_with_its_reason_and_seen_everywhere(page: Page, demo
     page.write(exact, "35")
     page.until(lambda: "Dry run" in page.text(WORD))
     page.find('[data-route="digits"] .edit input[type="text"]').send_keys("größer")
-    page.find(APPLY).click()
+    page.press(APPLY)
     page.until(lambda: demo.revision == 43)
     assert split(demo) == {"digits-linear": 65, "digits-cnn": 35}
     assert demo.revisions[0]["why"] == "größer"
@@ -114,9 +114,9 @@ def test_an_instance_that_dies_turns_and_the_split_says_so(page: Page, demo: Dem
 
 def test_an_instance_is_drained_and_resumed(page: Page, demo: Demo) -> None:
     page.open(demo.url)
-    page.find('[aria-label="drain 127.0.0.1:8002"]').click()
+    page.press('[aria-label="drain 127.0.0.1:8002"]')
     page.until(lambda: page.text('[data-instance="127.0.0.1:8002"] .pill') == "draining")
-    page.find('[aria-label="resume 127.0.0.1:8002"]').click()
+    page.press('[aria-label="resume 127.0.0.1:8002"]')
     page.until(lambda: page.text('[data-instance="127.0.0.1:8002"] .pill') == "up")
 
 
@@ -125,12 +125,12 @@ def test_a_revision_is_restored_after_showing_what_that_changes(page: Page, demo
     exact = page.find(EXACT)
     page.write(exact, "35")
     page.until(lambda: "Dry run" in page.text(WORD))
-    page.find(APPLY).click()
-    page.find('[aria-label="Restore revision 42"]').click()
+    page.press(APPLY)
+    page.press('[aria-label="Restore revision 42"]')
     page.until(lambda: "35 → 10" in page.text("#confirm-diff"))
     assert demo.revision == 43
     page.find("#confirm-reason").send_keys("worse")
-    page.find("#confirm-apply").click()
+    page.press("#confirm-apply")
     page.until(lambda: demo.revision == 44)
     assert split(demo) == {"digits-linear": 90, "digits-cnn": 10}
     assert demo.revisions[0]["why"] == "worse"
@@ -143,10 +143,10 @@ def test_r60_the_token_is_asked_for_and_kept_nowhere(page: Page) -> None:
         field = page.find("#token")
         page.until(field.is_displayed)
         field.send_keys("wrong")
-        page.find("#token-form button").click()
+        page.press("#token-form button")
         page.until(lambda: page.text("#token-fault") == "That was not the token.")
         field.send_keys(token)
-        page.find("#token-form button").click()
+        page.press("#token-form button")
         page.until(lambda: page.text("#link-text") == "live")
         kept = page.script(
             "return [JSON.stringify(localStorage), JSON.stringify(sessionStorage),"
