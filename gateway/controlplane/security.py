@@ -132,7 +132,7 @@ class Failures:
         self._times: OrderedDict[str, deque[float]] = OrderedDict()
 
     def blocked(self, address: str, now: float) -> bool:
-        """Whether `address` has used up its guesses for now."""
+        """Whether `address` has used up the guesses of this minute."""
         times = self._times.get(address)
         if times is None:
             return False

@@ -82,7 +82,7 @@ class Intake(Timed):
         """Answers what is asked below `/-/`."""
 
     def hold_client(self) -> None:
-        """Reads no more from the client for now."""
+        """Reads no more from the client until `release_client`."""
         if not self.done:
             self.client.hold()
 

@@ -298,7 +298,7 @@ class Client(asyncio.Protocol, Timed):
             tunnel.from_client(data)
 
     def hold(self) -> None:
-        """Reads no more for now."""
+        """Reads no more until `release`."""
         if not self._held and self.state != CLOSED:
             self._held = True
             self.transport.pause_reading()

@@ -264,7 +264,9 @@ def test_r54_a_second_gateway_on_one_state_directory_is_refused(tmp_path: Path) 
 
 def test_r54_a_lock_file_left_behind_is_taken_over(tmp_path: Path) -> None:
     (tmp_path / "lock").write_text("99999\n")
-    StateDirectory(tmp_path).close()
+    directory = StateDirectory(tmp_path)
+    assert (tmp_path / "lock").read_text().strip() == str(os.getpid())
+    directory.close()
 
 
 def test_a_state_directory_that_cannot_be_is_refused(tmp_path: Path) -> None:
