@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.request import Request, urlopen
 
-from benchmarks.machine import PYTHON, ROOT, Running, free_port, new_folder, script, start
+from benchmarks.machine import PYTHON, ROOT, Running, new_folder, script, start
 from benchmarks.wrk import BODY, Load, wrk
+from tests.harness.ports import free_port
 
 Results = dict[str, Any]
 WINDOW_S = 0.005

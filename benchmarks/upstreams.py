@@ -14,8 +14,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from benchmarks.machine import LOAD_CORE, free_port, new_folder, on_core, start, wait_for
+from benchmarks.machine import LOAD_CORE, new_folder, on_core, start, wait_for
 from tests.harness.origins import Origin, served
+from tests.harness.ports import free_port
 
 ANSWER = json.dumps({"output": 16.0, "model": "square"})
 
