@@ -21,8 +21,8 @@ PROXY_CORE, LOAD_CORE = "0", "1"
 
 
 def on_core(core: str, command: Sequence[str]) -> list[str]:
-    """`command` kept to one core, where `taskset` is there."""
-    if shutil.which("taskset") is None or (os.cpu_count() or 1) < 2:
+    """`command` kept to one core ("" for none), where `taskset` is there."""
+    if not core or shutil.which("taskset") is None or (os.cpu_count() or 1) < 2:
         return list(command)
     return ["taskset", "-c", core, *command]
 
