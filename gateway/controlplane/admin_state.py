@@ -137,7 +137,8 @@ def _summary(revision: Revision) -> Json:
 async def get_status(call: Call) -> web.Response:
     table = call.publisher.table
     live = await call.parts.live.status()
-    return answer({"revision": table.revision, **live}, revision=table.revision)
+    body = {"revision": table.revision, "role": call.role, **live}
+    return answer(body, revision=table.revision)
 
 
 async def get_metrics(call: Call) -> web.Response:

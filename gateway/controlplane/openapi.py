@@ -127,7 +127,11 @@ def _answers() -> dict[str, Schema]:
         "RevisionDocument": _object(
             [*_REVISION, "document"], **_REVISION, document=_object([], **entries)
         ),
-        "Status": _object(["revision"], revision=_INT),
+        "Status": _object(
+            ["revision", "role"],
+            revision=_INT,
+            role={"enum": ["viewer", "operator"], "description": "What the one who asks may do."},
+        ),
         "Word": _object(["status"], status=_TEXT),
         "Fault": _object(["pointer", "code", "detail"], pointer=_TEXT, code=_TEXT, detail=_TEXT),
         "Problem": _object(
