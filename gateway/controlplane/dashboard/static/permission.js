@@ -15,6 +15,7 @@ export function permission(state, refresh) {
     update() {
       const viewer = state.status.role === "viewer";
       by("viewer").hidden = !viewer;
+      by("hint").hidden = viewer;
       for (const control of document.querySelectorAll("[data-edits]")) {
         if (control.disabled === viewer) continue;
         control.disabled = viewer;
