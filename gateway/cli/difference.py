@@ -15,6 +15,16 @@ def lines(diff: Sequence[Mapping[str, Any]], width: int = 160) -> list[Cell]:
     return [_line(change, width) for change in diff] or [Cell("nothing would change", "dim")]
 
 
+def summary(diff: Sequence[Mapping[str, Any]]) -> str:
+    """All of it in a few words: `~ digits/digits-cnn: 10 → 50 and 2 more`."""
+    if not diff:
+        return ""
+    parts = str(diff[0].get("pointer", "")).split("/")[2:]
+    short = "/" + "/".join(part for part in parts if part != "split")
+    more = f" and {len(diff) - 1} more" if len(diff) > 1 else ""
+    return _line({**diff[0], "pointer": short}, 60).text + more
+
+
 def _line(change: Mapping[str, Any], width: int) -> Cell:
     mark, meaning = MARKS.get(str(change.get("op")), ("~", "warn"))
     where = str(change.get("pointer", "")).lstrip("/").replace("~1", "/").replace("~0", "~")

@@ -107,8 +107,12 @@ def _answers() -> dict[str, Schema]:
             route=_TEXT, backend=_TEXT, previous=_ANY, current=_ANY, **_WRITTEN,
         ),
         "Applied": _object(
-            ["revision", "previous", "overridden", "diff", "applied"],
+            ["revision", "previous", "overridden", "restart", "diff", "applied"],
             previous=_INT, overridden=_CHANGES, **_WRITTEN,
+            restart={
+                "type": "array", "items": _TEXT,
+                "description": "Settings that the file says otherwise: they take a restart.",
+            },
         ),
         "Restored": _object(
             ["revision", "restored", "previous", "diff", "applied"],
