@@ -7,6 +7,7 @@ import orjson
 
 from gateway.cli.screen import Cell
 
+SHORT = 32
 MARKS = {"add": ("+", "good"), "remove": ("-", "bad"), "replace": ("~", "warn")}
 
 
@@ -21,8 +22,10 @@ def summary(diff: Sequence[Mapping[str, Any]]) -> str:
         return ""
     parts = str(diff[0].get("pointer", "")).split("/")[2:]
     short = "/" + "/".join(part for part in parts if part != "split")
-    more = f" and {len(diff) - 1} more" if len(diff) > 1 else ""
-    return _line({**diff[0], "pointer": short}, 60).text + more
+    told = _line({**diff[0], "pointer": short}, SHORT).text
+    if told.endswith("…"):
+        told = told.partition(": ")[0]
+    return told + (f" and {len(diff) - 1} more" if len(diff) > 1 else "")
 
 
 def _line(change: Mapping[str, Any], width: int) -> Cell:

@@ -148,7 +148,9 @@ def _tell(options: argparse.Namespace, answer: Json) -> int:
 def _told(answer: Json) -> list[Cell]:
     lost = [difference.overridden(change) for change in answer.get("overridden") or ()]
     late = [
-        Cell(f"! gateway/{key}: is not what runs; it is read at the next start", "warn")
+        Cell(
+            f"! gateway/{key}: differs from what runs; settings are read at the next start", "warn"
+        )
         for key in answer.get("restart") or ()
     ]
     return [*difference.lines(answer.get("diff") or []), *lost, *late]

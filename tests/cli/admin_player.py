@@ -256,7 +256,10 @@ def _apply(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
         ]
         raise Problem(400, "the file was refused", errors=faults)
     wanted = {"routes": content["routes"], "backends": content["backends"]}
-    return {**player.edit(wanted, ask, tagged(player.revision)), "overridden": []}
+    late = sorted(content.get("gateway") or ())
+    return {
+        **player.edit(wanted, ask, tagged(player.revision)), "overridden": [], "restart": late,
+    }  # fmt: skip
 
 
 def resource(answer: dict[str, Any]) -> Any:
