@@ -212,3 +212,18 @@ def environment_overrides(environment: Mapping[str, str]) -> dict[str, str]:
         for key in keys()
         if ENVIRONMENT_PREFIX + key.upper() in environment
     }
+
+
+def differing(said: Settings, running: Settings, environment: Mapping[str, str]) -> list[str]:
+    """The keys that a file says otherwise than they are: a gateway reads them when it starts.
+
+    What the environment says counts at a start too, whatever the file says.
+    """
+    fixed = environment_overrides(environment)
+    return [
+        key
+        for name, field in Settings.model_fields.items()
+        if name in said.model_fields_set
+        and (key := field.alias or name) not in fixed
+        and getattr(said, name) != getattr(running, name)
+    ]
