@@ -7,13 +7,14 @@ found and called is the engine's.
 
 import inspect
 import typing
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class ModelAPI:
+class ModelAPI(ABC):
     """The hooks of a model. Write `setup` and `predict`; override others as needed.
 
     Each hook may be a plain or an `async` method. `predict` and `encode_response` may be
@@ -37,7 +38,7 @@ class ModelAPI:
     example: Any = None
     """A request body as JSON value (or bytes): used to warm up and shown in the docs."""
 
-    def setup(self, device: str) -> Any:
+    def setup(self, device: str) -> Any:  # noqa: B027  (some models have nothing to load)
         """Loads the model onto `device` ("cpu", "cuda:0", "mps"); once per worker process."""
 
     def decode_request(self, request: Any) -> Any:
@@ -55,9 +56,9 @@ class ModelAPI:
 
         return stack(inputs)
 
+    @abstractmethod
     def predict(self, x: Any) -> Any:
         """The model's output for one input, or for a batch if `max_batch_size` is above 1."""
-        raise NotImplementedError
 
     def unbatch(self, output: Any) -> Any:
         """The outputs of a batch one by one, in the order of its inputs."""
@@ -72,7 +73,7 @@ class ModelAPI:
         """Whether this model should get requests; asked once in a while."""
         return True
 
-    def teardown(self) -> None:
+    def teardown(self) -> None:  # noqa: B027  (may be left out)
         """Called once when the worker process ends in order."""
 
 

@@ -150,7 +150,7 @@ class Pipeline:
     async def _encode(self, output: Any, work: Work) -> Reply:
         if self.hooks.encode is not None:
             output = await call(self.hooks.encode, output, work.context)
-        if self.spec is not None:
+        if self.spec is not None and self.spec.streams is False:
             output = self.spec.answer(output, work.parsed)
         return answer_of(output, self._media_type)
 

@@ -93,7 +93,7 @@ class Sender:
         self._send(self._framing.item(value))
 
     def _framed(self, first: Any) -> Framing:
-        if self._spec is not None:
+        if self._spec is not None and self._spec.streams is True:
             return self._spec.framing(self.work.parsed)
         return ItemFraming(first, self.work.sse, self._media_type)
 

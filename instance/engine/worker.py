@@ -107,8 +107,8 @@ def _apply(api: Any, options: dict[str, Any], device: str) -> None:
     for name, value in options["attributes"].items():
         setattr(api, name, value)
     spec = spec_of(api)
-    if spec is not None and isinstance(getattr(api, "spec", None), str):
-        api.stream = spec.streams
+    if spec is not None:
+        api.stream = spec.streams  # a spec knows; an option cannot make vectors a stream
     if hasattr(type(api), "device") or not hasattr(api, "device"):
         try:
             api.device = device

@@ -5,7 +5,7 @@ of it where the model does not decode it itself, and how outputs become answers.
 names one with `spec = "openai-chat"`, `"openai-embeddings"` or `"open-inference"`.
 """
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from instance.core.errors import Problem
 
@@ -28,12 +28,11 @@ class Framing(Protocol):
         ...
 
 
-class Spec(Protocol):
-    """What stands around the hooks of a model; one object serves all its requests."""
+class _Asked(Protocol):
+    """What a spec says of requests; one object serves all requests of a model."""
 
     name: str
     path: str  # with {name} for the model's name
-    streams: bool
     request_type: Any
     answer_type: Any
 
@@ -45,13 +44,28 @@ class Spec(Protocol):
         """What the hooks find in their context."""
         ...
 
+
+class AnsweringSpec(_Asked, Protocol):
+    """Around a model that gives one output for a request."""
+
+    streams: Literal[False]
+
     def answer(self, output: Any, request: Any) -> Any:
         """The whole answer of an encoded output."""
         ...
 
+
+class StreamingSpec(_Asked, Protocol):
+    """Around a model that yields its output, whether the client takes it as a stream or not."""
+
+    streams: Literal[True]
+
     def framing(self, request: Any) -> Framing:
-        """How the outputs of a streaming model become the answer."""
+        """How the outputs become the answer."""
         ...
+
+
+Spec = AnsweringSpec | StreamingSpec
 
 
 def spec_of(api: Any) -> Spec | None:

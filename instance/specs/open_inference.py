@@ -5,7 +5,7 @@ Tensors travel as JSON; the binary extension is not spoken.
 """
 
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -56,7 +56,7 @@ class OpenInference:
 
     name = "open-inference"
     path = "/v2/models/{name}/infer"
-    streams = False
+    streams: Literal[False] = False
     request_type: Any = InferRequest
     answer_type: Any = InferAnswer
 
@@ -81,9 +81,6 @@ class OpenInference:
             answer["id"] = request.id
         answer["outputs"] = [tensor_of(name, named[name]) for name in wanted]
         return answer
-
-    def framing(self, request: InferRequest) -> Any:
-        raise NotImplementedError("tensors are never streamed")
 
 
 def array_of(tensor: Tensor, index: int) -> Any:

@@ -61,7 +61,7 @@ class Chat:
 
     name = "openai-chat"
     path = "/v1/chat/completions"
-    streams = True
+    streams: Literal[True] = True
     request_type: Any = ChatRequest
     answer_type: Any = dict[str, Any]
 
@@ -70,9 +70,6 @@ class Chat:
 
     def context(self, request: ChatRequest) -> dict[str, Any]:
         return request.model_dump(exclude={"messages"})
-
-    def answer(self, output: Any, request: ChatRequest) -> Any:
-        raise NotImplementedError("a chat model always streams inside")
 
     def framing(self, request: ChatRequest) -> "Events | Whole":
         return Events(request) if request.stream else Whole(request)

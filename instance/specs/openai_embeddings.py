@@ -39,7 +39,7 @@ class Embeddings:
 
     name = "openai-embeddings"
     path = "/v1/embeddings"
-    streams = False
+    streams: Literal[False] = False
     request_type: Any = EmbeddingRequest
     answer_type: Any = dict[str, Any]
 
@@ -78,9 +78,6 @@ class Embeddings:
                 "total_tokens": int(counts.get("total_tokens", 0)) or prompt,
             },
         }
-
-    def framing(self, request: EmbeddingRequest) -> Any:
-        raise NotImplementedError("embeddings are never streamed")
 
 
 def _numbers(output: Any) -> list[list[float]]:

@@ -146,6 +146,14 @@ def test_litserves_chat_spec_runs_unchanged(serve: Serve) -> None:
     assert answer.choices[0].message.content == "This is a generated output"
 
 
+def test_a_spec_decides_whether_its_model_streams(serve: Serve) -> None:
+    embed = client(serve(MODELS, "Embed", "--stream").url).embeddings
+    assert embed.create(model="m", input=["a"]).data[0].embedding == [1.0, 0.5]
+    chat = client(serve(MODELS, "Chat", "--no-stream").url).chat.completions
+    answer = chat.create(model="m", messages=[{"role": "user", "content": "one"}])
+    assert answer.choices[0].message.content == "You said: one"
+
+
 def test_open_inference_protocol(serve: Serve) -> None:
     instance = serve(MODELS, "Tensors")
     tensor = {"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3, 4]}
