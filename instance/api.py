@@ -38,6 +38,10 @@ class ModelAPI(ABC):
     example: Any = None
     """A request body as JSON value (or bytes): used to warm up and shown in the docs."""
 
+    decode_ahead: bool | None = None
+    """Whether `decode_request` and `batch` may run, in a second thread, for the next batch
+    while `predict` computes one. None: on a GPU yes, on the CPU no."""
+
     def setup(self, device: str) -> Any:  # noqa: B027  (some models have nothing to load)
         """Loads the model onto `device` ("cpu", "cuda:0", "mps"); once per worker process."""
 

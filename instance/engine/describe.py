@@ -36,6 +36,7 @@ def describe(model: Model, name: str) -> dict[str, Any]:
         "batch_timeout_s": float(getattr(api, "batch_timeout", 0.0) or 0.0),
         "stream": hooks.stream,
         "is_async": hooks.is_async,
+        "prepares": model.prepares,
         "concurrency": concurrency if hooks.is_async else 1,
         "wants_request": hooks.wants_context or model.request_type is Request,
         "has_health": model.has_health,

@@ -132,7 +132,8 @@ class Driver:
         """The client of `job` left: its place is free, its stream is stopped."""
         job.on_reply = None
         if job.taken:
-            if job.worker is not None and (self.info["stream"] or self.info["is_async"]):
+            heeds = self.info["stream"] or self.info["is_async"] or self.info["prepares"]
+            if job.worker is not None and heeds:
                 job.worker.send(("cancel", job.id))
         else:
             self.batcher.leave(job)
@@ -216,12 +217,13 @@ class Driver:
         return best
 
     def _ahead(self) -> Worker | None:
-        """A lone worker may have one *full* batch in its pipe while it computes another: a
-        full batch cannot grow, so nothing is lost by forming it early."""
-        if len(self.workers) > 1 or self.batcher.waiting < self.batcher.limit:
+        """The busy worker that may have one further batch: a full one, which cannot grow, and
+        only if a full one is left for every other worker, so that none becomes idle for it."""
+        ready = sum(worker.state is State.READY for worker in self.workers)
+        if self.batcher.waiting < self.batcher.limit * ready:
             return None
-        worker = self.workers[0]
-        return worker if worker.can_take_ahead else None
+        able = [worker for worker in self.workers if worker.can_take_ahead]
+        return min(able, key=lambda worker: worker.busy_since, default=None)
 
     def _share(self) -> int:
         """What one worker may take of a train: not what others, idle now, could do as well."""

@@ -43,6 +43,15 @@ class Model:
         inner = getattr(health, "__func__", health)
         return callable(health) and not getattr(inner, "__qualname__", "").startswith(BASES)
 
+    @property
+    def prepares(self) -> bool:
+        """Whether the next batch is decoded while this one is computed: where the device is
+        not the processor that decodes, unless the model says otherwise."""
+        if self.hooks.is_async or self.hooks.stream:
+            return False
+        said = getattr(self.api, "decode_ahead", None)
+        return self.device != "cpu" if said is None else bool(said)
+
     async def check(self) -> tuple[bool, int, int]:
         """(whether `health()` says yes, bytes in use and in all of its GPU or zeros)."""
         healthy = True

@@ -13,20 +13,20 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from instance.core.errors import Problem
 from instance.engine import devices, lifeline
 from instance.engine.describe import describe
-from instance.engine.frames import Buffer, Frame, found
+from instance.engine.frames import Buffer, Frame
 from instance.engine.hooks import hooks_of
 from instance.engine.links import AsyncLink, BlockingLink, Link
 from instance.engine.loader import LoadError, load
 from instance.engine.model import Model
-from instance.engine.pipeline import Work
+from instance.engine.pipeline import LOST, drive, works_of
+from instance.engine.preparing import Prepared, Preparer, Turns, compute
 from instance.engine.replies import pack_reply
-from instance.requests import Headers, Request
 from instance.specs import spec_of
 from instance.telemetry.logs import configure_logging
 
@@ -51,6 +51,8 @@ def main() -> None:
     try:
         if isinstance(run, asyncio.Runner):
             run.run(serve_async(model, sock))
+        elif model.prepares:
+            serve_ahead(model, link)
         else:
             serve_plain(model, link)
     except BrokenPipeError:  # the HTTP process is gone, and nobody waits for an answer
@@ -130,33 +132,6 @@ def _finish(run: asyncio.Runner | None, result: Any) -> Any:
     return drive(result) if run is None else run.run(result)
 
 
-def drive(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Runs a coroutine that never suspends, which costs no event loop."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-    coroutine.close()
-    raise RuntimeError("a hook waits for something but is no `async def`")
-
-
-def works_of(frame: Frame) -> list[Work]:
-    """The requests of a batch message."""
-    message, blobs = frame
-    works = []
-    for job, content_type, body, deadline, sse, meta in message[2]:
-        request = Request(
-            body=found(body, blobs),  # type: ignore[arg-type]
-            content_type=content_type,
-            deadline=deadline,
-        )
-        if meta is not None:
-            request.method, request.path, request.query = meta[0], meta[1], meta[2]
-            request.headers = Headers(meta[3])
-        works.append(Work(job, request, sse))
-    return works
-
-
 async def run_batch(model: Model, frame: Frame, link: Link) -> None:
     """Computes one batch and sends what came of it."""
     works = works_of(frame)
@@ -181,6 +156,26 @@ def serve_plain(model: Model, link: BlockingLink) -> None:
         elif kind == "check":
             link.send(("checked", *drive(model.check())))
         elif kind == "stop":
+            return
+
+
+def serve_ahead(model: Model, link: BlockingLink) -> None:
+    """As `serve_plain`, with the next batch prepared while this one is computed."""
+    turns = model.pipeline.turn = Turns()
+    preparer = Preparer(model, link, turns)
+    done = 0.0
+    while (work := preparer.next()) is not None:
+        if isinstance(work, Prepared):
+            compute(model, work, link)
+            blobs: list[Buffer] = []
+            packed = [pack_reply(one.reply or LOST, blobs) for one in work.works]
+            # What the device was kept for: what overlapped the batch before is not counted.
+            began, done = max(work.received, done), time.perf_counter()
+            link.send(("answers", work.id, done - began, packed), blobs)
+        elif work[0][0] == "check":
+            with turns:
+                link.send(("checked", *drive(model.check())))
+        elif work[0][0] == "stop":
             return
 
 

@@ -7,6 +7,7 @@ gets is the driver's decision.
 import asyncio
 import logging
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from instance.core.errors import Problem
@@ -152,6 +153,11 @@ class Worker:
             and not self.info["is_async"]
             and not self.info["stream"]
         )
+
+    @property
+    def busy_since(self) -> float:
+        """When its oldest batch last gave a sign."""
+        return min((batch.progress for batch in self._batches.values()), default=inf)
 
     def run(self, jobs: list[Job], now: float) -> None:
         """Sends `jobs` as one batch."""
