@@ -15,12 +15,12 @@ class Framing(Protocol):
 
     content_type: str
 
-    def item(self, value: Any) -> bytes | bytearray | memoryview:
-        """The bytes of one item; empty if nothing is to be sent yet."""
+    def item(self, value: Any, choice: int = 0) -> bytes | bytearray | memoryview:
+        """The bytes of one item of one choice; empty if nothing is to be sent yet."""
         ...
 
     def finish(self) -> bytes:
-        """The bytes after the last item of a stream that ends in order."""
+        """The bytes after the last item of a stream all of whose choices end in order."""
         ...
 
     def error(self, problem: Problem) -> bytes:
@@ -59,6 +59,10 @@ class StreamingSpec(_Asked, Protocol):
     """Around a model that yields its output, whether the client takes it as a stream or not."""
 
     streams: Literal[True]
+
+    def choices(self, request: Any) -> int:
+        """How many answers a request asks for: the model is run once for each."""
+        ...
 
     def framing(self, request: Any) -> Framing:
         """How the outputs become the answer."""
