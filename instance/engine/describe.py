@@ -38,7 +38,9 @@ def describe(model: Model, name: str) -> dict[str, Any]:
         "is_async": hooks.is_async,
         "prepares": model.prepares,
         "concurrency": concurrency if hooks.is_async else 1,
-        "wants_request": hooks.wants_context or model.request_type is Request,
+        "wants_request": hooks.wants_context
+        or model.request_type is Request
+        or (model.spec is not None and model.spec.wants_headers),
         "has_health": model.has_health,
         "media_type": model.media_type or "",
         "request_schema": _request_schema(model),

@@ -112,9 +112,10 @@ class Pipeline:
             work.reply = EXPIRED
             return
         try:
-            value = self._parse(work.request)
-            if self.spec is not None:
-                work.parsed = value
+            if self.spec is None:
+                value = self._parse(work.request)
+            else:
+                value = work.parsed = self.spec.read(work.request, self._parse)
                 work.context.update(self.spec.context(value))
             if self.hooks.decode is not None:
                 value = await call(self.hooks.decode, value, work.context)

@@ -8,6 +8,8 @@ names one with `spec = "openai-chat"`, `"openai-embeddings"` or `"open-inference
 from typing import Any, Literal, Protocol
 
 from instance.core.errors import Problem
+from instance.requests import Request
+from instance.surface.codec import Parse
 
 
 class Framing(Protocol):
@@ -33,8 +35,13 @@ class _Asked(Protocol):
 
     name: str
     path: str  # with {name} for the model's name
+    wants_headers: bool  # of requests, which are else left in the HTTP process
     request_type: Any
     answer_type: Any
+
+    def read(self, request: Request, parse: Parse) -> Any:
+        """The validated request; `parse` validates a JSON body."""
+        ...
 
     def decoded(self, request: Any) -> Any:
         """The model's input of a validated request, if it does not decode it itself."""

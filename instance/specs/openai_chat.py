@@ -13,8 +13,9 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from instance.core.errors import Problem
+from instance.requests import Request
 from instance.specs.openai_errors import error_of
-from instance.surface.codec import UnencodableError, encode_json
+from instance.surface.codec import Parse, UnencodableError, encode_json
 
 MAX_CHOICES = 128
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -63,9 +64,13 @@ class Chat:
 
     name = "openai-chat"
     path = "/v1/chat/completions"
+    wants_headers = False
     streams: Literal[True] = True
     request_type: Any = ChatRequest
     answer_type: Any = dict[str, Any]
+
+    def read(self, request: Request, parse: Parse) -> Any:
+        return parse(request)
 
     def decoded(self, request: ChatRequest) -> ChatRequest:
         return request

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from instance.surface.codec import UnencodableError
+from instance.requests import Request
+from instance.surface.codec import Parse, UnencodableError
 
 
 class EmbeddingRequest(BaseModel):
@@ -39,9 +40,13 @@ class Embeddings:
 
     name = "openai-embeddings"
     path = "/v1/embeddings"
+    wants_headers = False
     streams: Literal[False] = False
     request_type: Any = EmbeddingRequest
     answer_type: Any = dict[str, Any]
+
+    def read(self, request: Request, parse: Parse) -> Any:
+        return parse(request)
 
     def decoded(self, request: EmbeddingRequest) -> list[Any]:
         return request.inputs()
