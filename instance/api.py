@@ -42,6 +42,18 @@ class ModelAPI(ABC):
     """Whether `decode_request` and `batch` may run, in a second thread, for the next batch
     while `predict` computes one. None: on a GPU yes, on the CPU no."""
 
+    request_timeout: float | None = None
+    """Seconds a request may wait in the queue before it is answered 504; None: for ever."""
+
+    callbacks: Sequence[Any] = ()
+    """Objects with `on_before_predict(lit_api)`, `on_after_predict` and so on for `setup`,
+    `decode_request` and `encode_response`."""
+
+    loggers: Sequence[Any] = ()
+    """Objects with `process(key, value)`, which get what `log` says."""
+
+    _entries: Any = None
+
     def setup(self, device: str) -> Any:  # noqa: B027  (some models have nothing to load)
         """Loads the model onto `device` ("cpu", "cuda:0", "mps"); once per worker process."""
 
@@ -79,6 +91,16 @@ class ModelAPI(ABC):
 
     def teardown(self) -> None:  # noqa: B027  (may be left out)
         """Called once when the worker process ends in order."""
+
+    def log(self, key: str, value: Any) -> None:
+        """Hands a pair to the `loggers`, without waiting for them; to the instance's log where
+        there are none, a few in a second at most."""
+        if self._entries is not None:
+            self._entries.put((key, value))
+
+    def set_logger_queue(self, queue: Any) -> None:
+        """Called once, before `setup`: where `log` puts its pairs."""
+        self._entries = queue
 
 
 class Endpoint(Generic[F]):

@@ -281,6 +281,7 @@ class Driver:
         now = time.monotonic()
         self._expire(self.batcher.expire(now))
         for worker in self.workers:
+            self._expire(worker.late(now))
             worker.end_if_hung(now)
         if self.batcher.waiting or self.batcher.running:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)

@@ -9,6 +9,7 @@ import orjson
 from instance.core.errors import Problem
 from instance.engine import devices
 from instance.engine.hooks import BASES, Hooks
+from instance.engine.observers import Entries
 from instance.engine.pipeline import Pipeline, Work
 from instance.engine.replies import Blame
 from instance.engine.streams import Streams
@@ -26,6 +27,7 @@ class Model:
         self.api = api
         self.hooks = hooks
         self.device = device
+        self.entries: Entries | None = None  # where `log` of the model goes
         self.media_type: str | None = getattr(api, "media_type", None)
         self.spec = spec_of(api)
         # A model inside a spec is asked in the spec's terms, whatever it says itself.

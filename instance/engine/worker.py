@@ -24,6 +24,7 @@ from instance.engine.hooks import hooks_of
 from instance.engine.links import AsyncLink, BlockingLink, Link
 from instance.engine.loader import LoadError, load
 from instance.engine.model import Model
+from instance.engine.observers import Callbacks, Entries, refuse_loops
 from instance.engine.pipeline import LOST, drive, works_of
 from instance.engine.preparing import Prepared, Preparer, Turns, compute
 from instance.engine.replies import pack_reply
@@ -60,6 +61,8 @@ def main() -> None:
     teardown = getattr(model.api, "teardown", None)
     if callable(teardown):
         _finish(run, teardown())
+    if model.entries is not None:
+        model.entries.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # what a library left running must not keep the worker alive
@@ -75,14 +78,21 @@ def prepare(options: dict[str, Any], link: BlockingLink) -> tuple[Model, asyncio
         devices.check(device)
         api = load(options["model"])
         _apply(api, options, device)
-        hooks = hooks_of(api)
+        refuse_loops(api)
+        callbacks = Callbacks(api)
+        hooks = callbacks.around(hooks_of(api))
     except ValueError as error:
         raise LoadError(str(error)) from None
     model = Model(api, hooks, device)
+    if callable(set_queue := getattr(api, "set_logger_queue", None)):
+        model.entries = Entries(api)
+        set_queue(model.entries)
     link.send(("loaded", describe(model, options["model"])))
     run = asyncio.Runner(loop_factory=_loop_factory()) if hooks.is_async else None
     try:
+        callbacks.tell("on_before_setup")
         _finish(run, api.setup(device))
+        callbacks.tell("on_after_setup")
         devices.use_threads(options["threads"])
         if getattr(api, "inference_mode", True):
             devices.enter_inference_mode()

@@ -7,6 +7,7 @@ gets is the driver's decision.
 import asyncio
 import logging
 import time
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +159,14 @@ class Worker:
     def busy_since(self) -> float:
         """When its oldest batch last gave a sign."""
         return min((batch.progress for batch in self._batches.values()), default=inf)
+
+    def late(self, now: float) -> list[Job]:
+        """Those sent ahead that have not begun and whose deadline has passed: the worker will
+        see it too, and not run them, but their clients need not wait until it does."""
+        if len(self._batches) < 2 or self.info["is_async"]:
+            return []
+        ahead = islice(self._batches.values(), 1, None)
+        return [job for batch in ahead for job in batch.jobs if job.deadline <= now]
 
     def run(self, jobs: list[Job], now: float) -> None:
         """Sends `jobs` as one batch."""
