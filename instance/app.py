@@ -6,12 +6,14 @@ Composes settings, driver, surface and server; owns the listening socket and the
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
 from contextlib import suppress
 
 from instance.engine.driver import Driver, StartError
+from instance.guards import installed_torch, start_refusals
 from instance.settings import Settings
 from instance.surface.connection import Server
 from instance.surface.http import Surface
@@ -106,6 +108,11 @@ def _rest_the_collector() -> None:
 def run(settings: Settings) -> int:
     """Runs the instance in this process; exit code 1 and one line when it cannot start."""
     configure_logging()
+    refusals = start_refusals(settings.host, os.environ, torch_version=installed_torch())
+    for refusal in refusals:
+        print(f"headgate instance: {refusal}", file=sys.stderr)
+    if refusals:
+        return 1
     try:
         if sys.platform != "win32":
             import uvloop
