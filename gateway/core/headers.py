@@ -21,6 +21,7 @@ from gateway.core.lines import (
 from gateway.core.units import parse_duration
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_is_trace_id = re.compile(rb"[0-9a-f]{32}").fullmatch
 _is_request_id = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}").fullmatch
 
 
@@ -97,7 +98,7 @@ def timeout_line(seconds: float) -> bytes:
 
 
 def _trace(ident: bytes) -> bytes:
-    if len(ident) != 32:
+    if not _is_trace_id(ident):
         return b""
     return b"\r\ntraceparent: 00-" + ident + b"-" + ident[16:] + b"-00"
 
