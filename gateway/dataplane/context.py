@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.options import DataplaneOptions
 from gateway.core.retrying import RetryBudget
+from gateway.core.sampling import Sampling
 from gateway.core.table import EMPTY, Table
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.current import Snapshot
@@ -68,7 +69,8 @@ class Plane:
         self.clients: set[Client] = set()
         self.most_clients = math.inf
         self.counters = Counters()
-        self.log = AccessLog(options.access_log)
+        which = Sampling(options.access_log_percent, options.access_log_slow_s)
+        self.log = AccessLog(options.access_log, which)
         self.ledger = Ledger(self.log, loop.call_later, self._noted)
         self.budget = RetryBudget(options.retry_percent / 100.0, options.retry_min_per_s)
         self.notify: Callable[[], None] = _nobody
