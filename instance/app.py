@@ -5,6 +5,7 @@ Composes settings, driver, surface and server; owns the listening socket and the
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -14,8 +15,10 @@ from instance.engine.driver import Driver, StartError
 from instance.settings import Settings
 from instance.surface.connection import Server
 from instance.surface.http import Surface
+from instance.surface.traced import TracedSurface
 from instance.telemetry.logs import configure_logging
 from instance.telemetry.metrics import Metrics
+from instance.telemetry.tracing import from_environment
 
 log = logging.getLogger("instance")
 BACKLOG = 1024
@@ -48,7 +51,11 @@ async def serve(settings: Settings) -> int:
     log.info("listening on http://%s:%d, loading %s", shown, port, settings.model)
     metrics = Metrics()
     driver = Driver(settings, metrics)
-    surface = Surface(driver, metrics)
+    tracing = from_environment(os.environ, f"{shown}:{port}")
+    if tracing is None:
+        surface = Surface(driver, metrics)
+    else:
+        surface = TracedSurface(driver, metrics, tracing)
     server = Server(surface, settings.max_body, settings.keep_alive_s)
     listener = await asyncio.get_running_loop().create_server(server.factory, sock=sock)
     try:
@@ -59,6 +66,8 @@ async def serve(settings: Settings) -> int:
         await driver.stop()
         await surface.finish()
         server.close()
+        if tracing is not None:
+            tracing.close()
 
 
 async def _until_signalled(driver: Driver) -> int:

@@ -87,15 +87,11 @@ def _provider(protocol: str, name: str, instance: str) -> "tuple[TracerProvider,
 
 
 def _resource(name: str, instance: str) -> "Resource":
-    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 
-    found = Resource.create()
-    ours = {}
-    if str(found.attributes.get("service.name", "unknown_service")).startswith("unknown_service"):
-        ours["service.name"] = name
-    if "service.instance.id" not in found.attributes:
-        ours["service.instance.id"] = instance
-    return found.merge(Resource(ours))
+    said = OTELResourceDetector().detect().attributes
+    ours = {"service.name": name, "service.instance.id": instance}
+    return Resource.create({key: value for key, value in ours.items() if key not in said})
 
 
 class _Ids:

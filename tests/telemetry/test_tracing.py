@@ -10,7 +10,7 @@ from aiohttp import web
 
 from tests.harness.collector import Collector, Span, running_collector
 from tests.harness.gateway import eventually, free_port, one_backend, running_gateway
-from tests.harness.origins import after, echo, fixed, hang, one_origin, origins
+from tests.harness.origins import Exchange, after, echo, fixed, hang, one_origin, origins
 
 pytest.importorskip("opentelemetry.sdk", reason="needs the extra otel")
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -80,7 +80,12 @@ async def test_a_trace_that_nobody_started_has_the_id_of_the_request() -> None:
     assert request.parent == ""
     assert got.all("traceparent") == [f"00-{request.trace}-{attempt.id}-01".encode()]
     assert request.resource["service.name"] == "headgate"
-    assert request.resource["service.instance.id"]
+    assert request.resource["service.instance.id"] == f"{node_of(got)}/0"
+
+
+def node_of(got: Exchange) -> str:
+    """The gateway's own name, as it stands in `Via`."""
+    return got.header("via").split()[-1]
 
 
 async def test_a_malformed_traceparent_begins_a_new_trace() -> None:
