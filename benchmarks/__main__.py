@@ -10,10 +10,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import fleet, gateways, instance, report, streams
+from benchmarks import fleet, gateways, instance, report, resting, streams
 from benchmarks.goals import table
 
-SECTIONS = ("requests", "routes", "idle", "bodies", "events", "uneven", "overload", "instance")
+SECTIONS = (
+    "requests",
+    "routes",
+    "idle",
+    "bodies",
+    "events",
+    "uneven",
+    "overload",
+    "instance",
+    "resting",
+)
 
 
 def _arguments() -> argparse.Namespace:
@@ -45,6 +55,7 @@ def _plan(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, 
         "uneven": lambda: fleet.uneven(rounds, long, say),
         "overload": lambda: fleet.overload(rounds, long, say),
         "instance": lambda: instance.everything(rounds, seconds, say),
+        "resting": resting.resting,
     }
 
 

@@ -15,6 +15,7 @@ import psutil
 from benchmarks.proxies import Proxy, Work, missing, proxy
 from benchmarks.upstreams import nginx_upstreams
 from benchmarks.wrk import Load, wrk
+from gateway.dataplane.worker import most_clients
 
 PEERS = ("Headgate", "Envoy", "HAProxy", "nginx", "plain aiohttp")
 Results = dict[str, Any]
@@ -111,10 +112,11 @@ def many_routes(rounds: int, seconds: float) -> Results:
 def idle(rounds: int, seconds: float, connections: int = 10_000) -> Results:
     """Memory per idle connection, the rate lost to them, and wake-ups with nothing to do.
 
-    A gateway keeps some of its descriptors for instances, so fewer connections are made where
-    the machine allows few.
+    A gateway keeps some of its descriptors for instances, and wrk needs a few: fewer
+    connections are made where the machine allows few.
     """
-    connections = min(connections, resource.getrlimit(resource.RLIMIT_NOFILE)[1] * 45 // 100)
+    allowed = most_clients(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    connections = min(connections, int(allowed) - 64)
     with nginx_upstreams(2) as ports, proxy("Headgate", _split(ports)) as headgate:
         assert headgate.running is not None
         wrk(headgate.url, seconds=1)

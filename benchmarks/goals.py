@@ -117,6 +117,14 @@ GOALS = (
     Goal("… of LitServe's", 1.5, True, "×", _instance("heavy", "LitServe")),
     Goal("one stream of 10,000, of LitServe's", 3, True, "×", _instance("streamed", "LitServe")),
     Goal(
+        "an idle instance, all its processes", 1, False, " % of a core",
+        lambda r: 100 * r["resting"]["cores"],
+    ),
+    Goal(
+        "… memory above bare torch, each process", 60, False, " MiB",
+        lambda r: max(r["resting"]["above"].values()) / (1 << 20),
+    ),
+    Goal(
         "10 MiB in and out, of bare sockets", 1.3, False, "×",
         lambda r: _large(r, "Headgate") / _large(r, "bare sockets"),
     ),

@@ -108,6 +108,13 @@ def _costs(results: Results) -> str:
         )
         wakeups = ", ".join(f"{value:.1f}" for value in r["wakeups"].values())
         lines.append(f"* Wake-ups a second of each process with nothing to do: {wakeups}")
+    if "resting" in results:
+        r = results["resting"]
+        above = ", ".join(f"{name} {size / 2**20:.0f} MiB" for name, size in r["above"].items())
+        lines.append(
+            f"* An instance that nobody asks: {100 * r['cores']:.2f} % of a core, "
+            f"{r['wakeups']:.1f} wake-ups a second, above a bare process with torch: {above}"
+        )
     return "## What standing costs\n\n" + "\n".join(lines)
 
 
@@ -174,7 +181,7 @@ def page(results: Results, left_out: Sequence[str], busy: bool) -> str:
     if "requests" in results:
         parts.append("![Requests per second](images/benchmarks.svg)")
     parts += [_SECTIONS[name](results[name]) for name in _SECTIONS if name in results]
-    if "routes" in results or "idle" in results:
+    if results.keys() & {"routes", "idle", "resting"}:
         parts.append(_costs(results))
     parts.append(REMARKS.read_text().strip())
     return "\n\n".join(parts) + "\n"

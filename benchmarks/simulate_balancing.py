@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from gateway.core.balancing import Load
-from gateway.core.queueing import Admission, Refuse, place
+from gateway.core.queueing import Admission, Refuse, place, rather_than_refuse
 from gateway.core.table import Queue
 
 HOP_S = 0.0003  # one way, gateway to instance
@@ -73,6 +73,7 @@ class Fleet:
         self.workers: list[Gateway] = []
         self.served = [0] * len(machines)
         self.is_stopped = [False] * len(machines)
+        self.paused_until = [0.0] * len(machines)
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
 
@@ -89,6 +90,10 @@ class Fleet:
     def stop(self, index: int) -> None:
         """From now on machine `index` takes requests and answers none."""
         self.is_stopped[index] = True
+
+    def pause(self, index: int, until: float) -> None:
+        """Machine `index` does nothing before `until`; then it goes on."""
+        self.paused_until[index] = until
 
     def send(self, request: Request, machine: int, now: float) -> None:
         request.machine, request.sent = machine, now
@@ -115,6 +120,9 @@ class Fleet:
         index = request.machine
         machine = self.machines[index]
         if self.is_stopped[index]:
+            return
+        if now < self.paused_until[index]:
+            self.at(self.paused_until[index], self._finish, request)
             return
         request.failed = machine.fails
         self.running[index] -= 1
@@ -164,6 +172,10 @@ class Headgate:
         verdict = self.admission.admit(now, loads, len(self.waiting) - 1, self.patience_s)
         if isinstance(verdict, Refuse):
             self.waiting.remove(request)
+            index = rather_than_refuse(loads, self.max_in_flight, self.turn, now)
+            if index >= 0:
+                self._send(request, index, now)
+                return
             request.refused = now
             if self.refused is not None:
                 self.refused(request, now)
@@ -179,9 +191,12 @@ class Headgate:
                 return
             request = self.waiting[chosen.position]
             del self.waiting[chosen.position]
-            self.admission.dispatched(now)
-            request.occupied = loads[chosen.instance].sent(now)
-            self.fleet.send(request, self.serving[chosen.instance], now)
+            self._send(request, chosen.instance, now)
+
+    def _send(self, request: Request, index: int, now: float) -> None:
+        self.admission.dispatched(now)
+        request.occupied = self.loads[self.serving[index]].sent(now)
+        self.fleet.send(request, self.serving[index], now)
 
     def remove(self, index: int) -> None:
         """The probes say that machine `index` is gone."""

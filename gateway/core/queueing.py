@@ -104,6 +104,19 @@ def _now_or_later(loads: Sequence[Load], index: int, waiting: int, now: float) -
     return None
 
 
+def rather_than_refuse(loads: Sequence[Load], max_in_flight: int, turn: int, now: float) -> int:
+    """The index of a free instance for a request that would be refused; -1 if there is none.
+
+    Such a one is slow, or was when last heard of: an answer from it is late, a refusal is
+    none, and only an answer can show that it is slow no more. One that fails quickly is no
+    help.
+    """
+    index = choose("least_loaded", loads, turn, now, max_in_flight)
+    if index >= 0 and loads[index].failures >= SHUN_AFTER and loads[index].shunned_until > now:
+        return -1
+    return index
+
+
 class Capacity(NamedTuple):
     """What instances can do for one worker: `rate` requests a second, each of which takes
     `service_s` without waiting."""

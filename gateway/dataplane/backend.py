@@ -12,7 +12,7 @@ from gateway.core.balancing import Load, choose
 from gateway.core.errors import NoRoom
 from gateway.core.headers import timeout_line
 from gateway.core.health import serving
-from gateway.core.queueing import Admission, Refuse, place
+from gateway.core.queueing import Admission, Refuse, place, rather_than_refuse
 from gateway.core.table import Backend
 from gateway.dataplane.instance import LiveInstance
 
@@ -106,6 +106,10 @@ class LiveBackend:
         )
         if isinstance(verdict, Refuse):
             self.waiting.remove(exchange)
+            index = rather_than_refuse(self.loads, self.config.max_in_flight, self.turn, now)
+            if index >= 0:
+                self._send(exchange, self.serving[index], now)
+                return
             raise NoRoom(
                 "The backend's queue is full.", verdict.code, retry_after_s=verdict.retry_after_s
             )

@@ -11,7 +11,7 @@ from gateway.telemetry.access_log import AccessLog, Entry
 from gateway.telemetry.metrics import Cell
 
 FLUSH_S = 0.25
-MOST = 4096
+MOST = 64
 
 Item = tuple[Cell, Entry, float, float]
 """Where to count, what happened, and the seconds to the first byte (0: there was none) and of
@@ -21,7 +21,7 @@ the gateway's own (negative: unknown)."""
 class Ledger:
     """Entries not yet counted. `later` runs a callback once after some seconds."""
 
-    __slots__ = ("_items", "_later", "_log", "_noted")
+    __slots__ = ("_is_due", "_items", "_later", "_log", "_noted")
 
     def __init__(
         self,
@@ -30,6 +30,7 @@ class Ledger:
         noted: Callable[[int], None],
     ) -> None:
         self._items: list[Item] = []
+        self._is_due = False
         self._log = log
         self._later = later
         self._noted = noted
@@ -37,11 +38,16 @@ class Ledger:
     def add(self, item: Item) -> None:
         """Takes one finished request."""
         items = self._items
-        if not items:
-            self._later(FLUSH_S, self.settle)
+        if not self._is_due:
+            self._is_due = True
+            self._later(FLUSH_S, self._due)
         items.append(item)
         if len(items) >= MOST:
             self.settle()
+
+    def _due(self) -> None:
+        self._is_due = False
+        self.settle()
 
     def settle(self) -> None:
         """Counts and logs all there is. `noted` is told how many requests it was."""

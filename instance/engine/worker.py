@@ -6,6 +6,7 @@ this thread to itself and no event loop; any async hook gives all of them a loop
 """
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -89,6 +90,9 @@ def prepare(options: dict[str, Any], link: BlockingLink) -> tuple[Model, asyncio
         raise LoadError(f"setup of {options['model']} failed: {_line(error)}") from None
     for problem in _finish(run, model.warm_up()):
         raise LoadError(f"warm-up of {options['model']} with its example failed: {problem.detail}")
+    # The model and its libraries stay for good: no later collection has to walk through them.
+    gc.collect()
+    gc.freeze()
     link.send(("ready",))
     return model, run
 

@@ -140,8 +140,13 @@ def test_a_worker_counts_on_its_part_of_shared_instances() -> None:
 # whole fleets, by the simulation that runs the same code
 
 
-def runs(phases: list[tuple[float, float]], machines: list[Machine], **more: Any) -> list[Request]:
-    return simulate(Headgate, machines, phases, **more)[0]
+def runs(
+    phases: list[tuple[float, float]],
+    machines: list[Machine],
+    queue: Queue = Queue(),
+    **more: Any,
+) -> list[Request]:
+    return simulate(lambda fleet: Headgate(fleet, queue=queue), machines, phases, **more)[0]
 
 
 def tail_s(gateways: Any, load: float, workers: int = 1) -> float:
@@ -182,6 +187,18 @@ def test_r39_overload_costs_no_goodput(times: float, workers: int) -> None:
     # With several workers, what one does not know of the others costs a little.
     assert goodput(requests, 20.0, 0.5) >= (0.98 if workers == 1 else 0.96) * CAPACITY
     assert all(each.refused in (None, each.arrived) for each in requests)
+
+
+def test_r39_an_instance_that_stalled_once_does_its_part_of_an_overload() -> None:
+    """What it taught while it stalled keeps requests away, but none is refused for that."""
+    requests = runs(
+        [(1.0, 90.0), (8.0, 300.0)],
+        [Machine(mean_s=0.04, sigma=0.0)] * 2,
+        queue=Queue(size=512, timeout_s=0.5),
+        events={0.02: lambda fleet: fleet.pause(0, 2.02)},
+    )
+    late = [each for each in requests if each.arrived > 4.0]
+    assert goodput(late, 5.0, 0.5) >= 0.98 * 100
 
 
 def test_r39_overload_of_instances_that_do_not_report() -> None:

@@ -1,14 +1,16 @@
 """R39: at three times its capacity a backend still does its work, and the rest is told at once."""
 
+import statistics
 from collections.abc import Callable
 
 import pytest
 
 from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.load import Ask, closed_loop, open_loop, percentile
+from tests.harness.load import Ask, Reply, closed_loop, open_loop, percentile
 from tests.harness.origins import origins, served
 
 SLO_S = 0.5
+WINDOW_S = 0.5
 CAPACITY = 2 * 2 / 0.04  # two instances, two slots each, 40 ms
 
 
@@ -16,6 +18,18 @@ async def _peak(url: str, make: Callable[[int], Ask]) -> float:
     """Requests a second when as many clients ask as there are slots, and a few more."""
     replies = await closed_loop(url, 6, 200, make)
     return len(replies) / (max(r.done for r in replies) - min(r.intended for r in replies))
+
+
+def _goodput(replies: list[Reply]) -> float:
+    """Good answers a second in the median half second: a machine that pauses once, and with it
+    client, gateway and instances, loses one of them and not the measurement."""
+    begin, end = replies[0].intended, replies[-1].intended
+    counts = [0] * int((end - begin) / WINDOW_S)
+    for reply in replies:
+        window = int((reply.done - begin) / WINDOW_S)
+        if reply.ok and reply.took_s <= SLO_S and window < len(counts):
+            counts[window] += 1
+    return statistics.median(counts) / WINDOW_S
 
 
 async def _overload(seconds: float) -> None:
@@ -30,9 +44,9 @@ async def _overload(seconds: float) -> None:
             replies = await open_loop(gateway.url, CAPACITY * 3, seconds, make, poisson=True)
             grown = await gateway.worker_rss() - before
     settled = replies[len(replies) // 4 :]
-    good = [r for r in settled if r.ok and r.took_s <= SLO_S]
     refused = [r for r in settled if not r.ok]
-    assert len(good) >= 0.9 * peak * seconds * 0.75, (len(good), peak)
+    good = _goodput(settled)
+    assert good >= 0.9 * peak, (good, peak)
     assert percentile([r.took_s for r in settled if r.ok], 99) <= 2 * SLO_S
     assert {r.status for r in refused} <= {503, 429}
     assert all(r.header("retry-after") for r in refused)
