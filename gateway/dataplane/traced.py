@@ -41,7 +41,8 @@ class TracedExchange(Exchange):
     """One request of one client, with its spans."""
 
     __slots__ = (
-        "_answered", "_broken", "_lines", "_queued_at", "_request", "_tracing", "_try",
+        "_answered", "_broken", "_is_kept", "_lines", "_queued_at", "_request", "_tracing",
+        "_try",
     )  # fmt: skip
 
     def __init__(self, plane: "Plane", client: "Client", head: RequestHead, now: float) -> None:
@@ -49,6 +50,7 @@ class TracedExchange(Exchange):
         assert plane.tracing is not None
         self._tracing: Tracing = plane.tracing
         self._request: Span | None = None
+        self._is_kept = True  # until the sampler has said otherwise
         self._try: Span | None = None
         self._lines = head.forward
         self._queued_at = 0.0
@@ -61,23 +63,14 @@ class TracedExchange(Exchange):
         # A mirror's copy leaves in here: it belongs to the request, and to no attempt.
         self._pass_on(self._began())
         super().enter(backend, now)
-        if self.state == WAITING:
+        if self.state == WAITING and self._is_kept:
             self._queued_at = self.plane.now()
 
     def begin(self, instance: LiveInstance, now: float) -> None:
-        self._waited(now, "")
-        self._end_try(now, "")
-        facts: Attributes = {
-            "http.request.method": method_of(self.head.method),
-            "url.path": path_of(self.target),
-            **host_facts(instance.address),
-            **self._whose(instance),
-        }
-        if self.attempts:
-            facts["http.request.resend_count"] = self.attempts
-        name = span_name(self.head.method, "")
-        self._try = self._tracing.child(self._began(), name, facts, now, outward=True)
-        self._pass_on(self._try)
+        if self._is_kept:
+            self._waited(now, "")
+            self._end_try(now, "")
+            self._begin_try(instance, now)
         super().begin(instance, now)
 
     def answered(
@@ -103,7 +96,7 @@ class TracedExchange(Exchange):
         super().attempt_failed(attempt, reason, detail, was_reused)
 
     def _finish(self, now: float, reason: str) -> None:
-        if not self.head.target.startswith(RESERVED):
+        if self._is_kept and not self.head.target.startswith(RESERVED):
             self._waited(now, reason)
             self._end_try(now, reason)
             self._end_request(now, reason)
@@ -121,27 +114,36 @@ class TracedExchange(Exchange):
         if said is not None:
             self._lines = without_trace(head.forward, state_too=parent is None)
         path = self.route.route.match.path if self.route is not None else ""
-        facts: Attributes = {
+        facts: Attributes = {  # what a sampler may decide by; the rest is said at the end
             "http.request.method": method_of(head.method),
             "url.path": path_of(head.target),
-            "url.scheme": "http",
-            "client.address": self.client.address,
-            "headgate.request_id": self.ident.decode("latin-1"),
         }
-        if head.host:
-            facts |= host_facts(head.host.decode("latin-1"))
         if self.route is not None:
             facts |= {"http.route": path, "headgate.route": self.route.route.name}
-        self._request = self._tracing.request(
+        self._request = span = self._tracing.request(
             parent, trace_of(self.ident), span_name(head.method, path), facts, self.started
         )
-        return self._request
+        self._is_kept = span.is_recording()
+        return span
 
     def _pass_on(self, span: "Span") -> None:
         """Makes the instance's span a child of `span`."""
         line = self._tracing.line(span)
         self.head.forward = [*self._lines, line]
         self.head.special[TRACEPARENT] = line
+
+    def _begin_try(self, instance: LiveInstance, now: float) -> None:
+        facts: Attributes = {
+            "http.request.method": method_of(self.head.method),
+            "url.path": path_of(self.target),
+            **host_facts(instance.address),
+            **self._whose(instance),
+        }
+        if self.attempts:
+            facts["http.request.resend_count"] = self.attempts
+        name = span_name(self.head.method, "")
+        self._try = self._tracing.child(self._began(), name, facts, now, outward=True)
+        self._pass_on(self._try)
 
     def _waited(self, now: float, reason: str) -> None:
         """The wait in the queue is over, if there was one."""
@@ -168,12 +170,19 @@ class TracedExchange(Exchange):
         self._tracing.end(span, facts, status >= 400 or is_error(0, broken), now)
 
     def _end_request(self, now: float, reason: str) -> None:
-        status = self.status
+        span, status, host = self._began(), self.status, self.head.host
+        if not self._is_kept:
+            return
         facts: Attributes = {
+            "url.scheme": "http",
+            "client.address": self.client.address,
+            "headgate.request_id": self.ident.decode("latin-1"),
             "http.response.status_code": status,
             "http.request.body.size": self.received,
             "http.response.body.size": self.sent,
         }
+        if host:
+            facts |= host_facts(host.decode("latin-1"))
         if self.route is not None:
             facts |= {"headgate.revision": self.revision, "headgate.attempts": self.attempts}
             if self.attempt is not None:
@@ -183,7 +192,7 @@ class TracedExchange(Exchange):
         kind = error_type(status, reason, least=500)
         if kind:
             facts["error.type"] = kind
-        self._tracing.end(self._began(), facts, is_error(status, reason), now)
+        self._tracing.end(span, facts, is_error(status, reason), now)
 
     def _whose(self, instance: LiveInstance) -> Attributes:
         return {

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace.sampling import TraceIdRatioBased
 
 from gateway.core.sampling import EVERY, Sampling, draw
 
@@ -55,8 +56,7 @@ def test_a_larger_share_holds_all_of_a_smaller_one(ident: bytes, one: float, two
 
 
 def test_the_share_is_the_one_that_opentelemetry_samples() -> None:
-    sampling = pytest.importorskip("opentelemetry.sdk.trace.sampling")
-    sampler = sampling.TraceIdRatioBased(0.1)
+    sampler = TraceIdRatioBased(0.1)
     for ident in IDS[:500]:
         chosen = sampler.should_sample(None, int(ident, 16), "x").decision.is_sampled()
         assert chosen == bool(written(TENTH, ident))

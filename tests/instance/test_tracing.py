@@ -11,7 +11,6 @@ from tests.harness.collector import Collector, Span, running_collector
 from tests.harness.gateway import one_backend, running_gateway
 from tests.instance.conftest import Instance, Serve
 
-pytest.importorskip("opentelemetry.sdk", reason="needs the extra otel")
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = {"traceparent": f"00-{TRACE}-{CALLER}-01", "X-Request-Id": "order-7"}
 MODEL = """

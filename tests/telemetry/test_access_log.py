@@ -66,11 +66,17 @@ def entry(ident: bytes, target: bytes = b"/x") -> Entry:
     return (5.0, ident, "c", b"GET", target, 200, "", labels, 1, 1, 0, 2, 0.5)
 
 
-def test_a_log_of_every_request_says_nothing_of_sampling(tmp_path: Path) -> None:
-    log = AccessLog(str(tmp_path / "log"))
-    (line,) = log.lines([entry(b"a")], 0.0).splitlines()
+def test_a_log_of_every_request_says_nothing_of_sampling() -> None:
+    (line,) = AccessLog("off").lines([entry(b"a")], 0.0).splitlines()
     assert "sample_percent" not in json.loads(line)
-    log.close()
+
+
+def test_the_line_in_the_documentation_has_the_members_of_a_line() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    shown = json.loads(page.partition("```json\n")[2].partition("```")[0])
+    log = AccessLog("off")
+    (line,) = log.lines([entry(b"a")], 0.0).splitlines()
+    assert list(shown) == list(json.loads(line))
 
 
 def test_a_batch_with_nothing_to_write_writes_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from tests.harness.collector import Collector, Span, running_collector
 from tests.harness.gateway import eventually, free_port, one_backend, running_gateway
 from tests.harness.origins import Exchange, after, echo, fixed, hang, one_origin, origins
 
-pytest.importorskip("opentelemetry.sdk", reason="needs the extra otel")
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = [("traceparent", f"00-{TRACE}-{CALLER}-01")]
 TWICE = {"retries": {"attempts": 2, "on": ["503"]}}
