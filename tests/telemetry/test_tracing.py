@@ -2,13 +2,15 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import aiohttp
 from aiohttp import web
 
 from tests.harness.collector import Collector, Span, running_collector
-from tests.harness.gateway import eventually, one_backend, running_gateway
-from tests.harness.origins import Exchange, after, fixed, hang, one_origin, origins
+from tests.harness.gateway import backend, eventually, one_backend, running_gateway
+from tests.harness.origins import Exchange, Origin, after, fixed, hang, one_origin, origins
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = [("traceparent", f"00-{TRACE}-{CALLER}-01")]
@@ -117,6 +119,18 @@ async def test_two_attempts_are_two_spans_under_one_request() -> None:
     assert {value for values in parents for value in values} == wanted
 
 
+async def test_a_mirrors_copy_belongs_to_the_request_and_to_no_attempt() -> None:
+    async with running_collector() as collector, origins(2) as (origin, shadow):
+        document = one_backend(origin, route={"mirror": {"backend": "shadow"}})
+        document["backends"]["shadow"] = backend(shadow)
+        async with running_gateway(document, env=collector.environment) as gateway:
+            await gateway.client.get(f"{gateway.url}/x", headers=SAMPLED)
+            request, attempt = await whole(collector, TRACE, 2)
+            await seen(shadow, 1)
+    assert origin.exchanges[0].header("traceparent").split("-")[2] == attempt.id
+    assert shadow.exchanges[0].all("traceparent") == [f"00-{TRACE}-{request.id}-01".encode()]
+
+
 async def test_an_instance_that_cannot_be_connected_to_is_named() -> None:
     async with running_collector() as collector, origins(2) as (dead, well):
         document = one_backend(dead, well, balance="round_robin")
@@ -154,7 +168,7 @@ async def test_who_is_turned_away_leaves_a_span_that_says_why() -> None:
         async with running_gateway(document, env=collector.environment) as gateway:
             get = gateway.client.get
             first = asyncio.create_task(get(f"{gateway.url}/known", timeout=3, fresh=True))
-            await collector_sees(origin, 1)
+            await seen(origin, 1)
             late = asyncio.create_task(get(f"{gateway.url}/known", fresh=True))
 
             async def queued() -> bool:
@@ -179,7 +193,8 @@ async def test_who_is_turned_away_leaves_a_span_that_says_why() -> None:
     assert (wait.facts["error.type"], wait.failed) == ("queue_timeout", True)
 
 
-async def collector_sees(origin, count: int) -> None:
+async def seen(origin: Origin, count: int) -> None:
+    """Returns once `count` requests have come to `origin`."""
     while len(origin.exchanges) < count:
         await asyncio.sleep(0.01)
 
@@ -207,27 +222,25 @@ async def test_a_tunnel_is_one_attempt_as_long_as_it_lasts() -> None:
     assert not request.failed
 
 
-def instance_of(talk):
-    """An instance of aiohttp that answers `talk` below `/ws` and is ready."""
-    from contextlib import asynccontextmanager
+@asynccontextmanager
+async def instance_of(
+    talk: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[str]:
+    """The URL of an instance of aiohttp that answers `talk` at `/ws` and is ready."""
 
-    @asynccontextmanager
-    async def running():
-        async def ready(request: web.Request) -> web.Response:
-            return web.Response(text="ok")
+    async def ready(request: web.Request) -> web.Response:
+        return web.Response(text="ok")
 
-        application = web.Application()
-        application.router.add_get("/health/ready", ready)
-        application.router.add_get("/ws", talk)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        try:
-            yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-        finally:
-            await runner.cleanup()
-
-    return running()
+    application = web.Application()
+    application.router.add_get("/health/ready", ready)
+    application.router.add_get("/ws", talk)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 async def test_a_client_that_leaves_is_nobodys_error() -> None:
@@ -236,7 +249,7 @@ async def test_a_client_that_leaves_is_nobodys_error() -> None:
             task = asyncio.create_task(
                 gateway.client.get(f"{gateway.url}/x", headers=SAMPLED, fresh=True)
             )
-            await collector_sees(origin, 1)
+            await seen(origin, 1)
             task.cancel()
             request, attempt = await whole(collector, TRACE, 2)
     assert request.facts["http.response.status_code"] == 499

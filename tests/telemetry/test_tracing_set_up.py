@@ -1,6 +1,8 @@
 """How tracing is switched on and sampled, and what a bad collector costs: nothing but spans."""
 
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -80,6 +82,15 @@ async def test_a_bad_collector_slows_neither_requests_nor_the_end(fault: str) ->
     assert "Traceback" not in text
     lines = [line for line in text.splitlines() if re.search("span|opentelemetry|trac", line)]
     assert len(lines) <= 4, lines
+
+
+@pytest.mark.parametrize("package", ["gateway.dataplane.worker", "instance.app"])
+def test_who_does_not_trace_loads_none_of_it(package: str) -> None:
+    code = f"import sys, {package}; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert package in ran.stdout
+    assert "opentelemetry" not in ran.stdout
+    assert "google.protobuf" not in ran.stdout
 
 
 async def test_without_the_variables_nothing_is_loaded_and_the_header_is_passed_on() -> None:
