@@ -127,7 +127,7 @@ class Client(asyncio.Protocol, Timed):
     def connection_lost(self, error: Exception | None) -> None:
         self.plane.clients.discard(self)
         self.state = CLOSED
-        self.deadline = NEVER
+        self.plane.wheel.drop(self)
         tunnel, exchange = self._tunnel, self.exchange
         if tunnel is not None:
             tunnel.client_left()
