@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup up test check format soak bench clean
+.PHONY: setup up test check format soak bench bench-gpu clean
 
 setup: $(STAMP)
 
@@ -44,6 +44,11 @@ format: setup
 bench: setup
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
+
+# ResNet-50 on a GPU, served and bare: `make bench-gpu DEVICE=cuda:1`
+DEVICE ?= cuda:0
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu --device $(DEVICE)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
