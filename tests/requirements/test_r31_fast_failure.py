@@ -25,8 +25,9 @@ async def test_r31_fast_resets_are_ejected_within_five_failures() -> None:
         document = one_backend(*stubs, eject={"failures": 5, "base": "30s"})
         async with running_gateway(document) as gateway:
             replies = await open_loop(gateway.url, 60, 4, make)
+    # Not all of them early: another instance may be less loaded for a while.
     assert len(stubs[0].exchanges) <= 10, len(stubs[0].exchanges)
-    assert all(r.ok for r in replies[-100:])
+    assert sum(not r.ok for r in replies) <= len(stubs[0].exchanges)
 
 
 async def test_r31_all_answering_500_is_passed_through_without_ejections() -> None:

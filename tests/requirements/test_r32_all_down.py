@@ -14,7 +14,11 @@ async def test_r32_all_down_is_a_quick_503_and_ends_soon_after_one_is_back() -> 
             async def known() -> bool:
                 return set((await gateway.health()).values()) == {"down"}
 
+            async def refused() -> bool:
+                return (await gateway.client.get(f"{gateway.url}/x")).status == 503
+
             await eventually(known, 3, "both instances are known to be down")
+            await eventually(refused, 1, "the worker has heard of it")
             replies = await open_loop(gateway.url, 60, 2, lambda n: Ask(path=f"/{n}"))
             depth = (await gateway.metrics()).total("headgate_queue_depth")
             assert {r.status for r in replies} == {503}
