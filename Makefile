@@ -17,8 +17,17 @@ $(STAMP): pyproject.toml constraints.txt
 up: setup
 	$(BIN)/headgate up examples/digits/headgate.yaml
 
+# Most tests wait most of the time, so they run beside each other; those that measure time or
+# processors (marked `alone`) come after them, with the machine to themselves.
+SHORT := not soak and not compose
 test: setup
-	$(BIN)/pytest -m 'not soak and not compose'
+	@beside=passed; alone=passed; \
+	echo '== tests that may run beside each other'; \
+	$(BIN)/pytest -m '$(SHORT) and not alone' -n 3 --dist loadfile || beside=FAILED; \
+	echo '== tests that measure, one after the other'; \
+	$(BIN)/pytest -m '$(SHORT) and alone' || alone=FAILED; \
+	echo "== beside each other: $$beside; one after the other: $$alone"; \
+	[ "$$beside $$alone" = 'passed passed' ]
 
 soak: setup
 	$(BIN)/pytest -m soak --timeout 3600

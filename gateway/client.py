@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 import orjson
 
@@ -112,14 +112,14 @@ class AdminClient:
     def __init__(
         self, url: str = DEFAULT_URL, token: str | None = None, *, timeout_s: float = 30.0
     ) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
+        parts, port = _split(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not the http:// or https:// URL of an admin API")
         if parts.username is not None or parts.query or parts.fragment:
             raise ValueError(f"{url!r} must be just a scheme, a host, a port and perhaps a path")
         self._secure = parts.scheme == "https"
         self._host = parts.hostname
-        self._port = parts.port or (443 if self._secure else 80)
+        self._port = port or (443 if self._secure else 80)
         self._base = parts.path.rstrip("/")
         self._token = token
         self._timeout_s = timeout_s
@@ -283,6 +283,14 @@ class AdminClient:
                 self._host, self._port, timeout=self._timeout_s, context=context
             )
         return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+
+
+def _split(url: str) -> tuple[SplitResult, int | None]:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        return parts, parts.port
+    except ValueError:
+        return urlsplit(""), None
 
 
 def _part(name: str) -> str:

@@ -124,6 +124,15 @@ class Settings(Spec):
 
     # Logs
     access_log: str = _field("-", "A file, `-` for standard output, or `off`.", min_length=1)
+    access_log_percent: float = _field(
+        100.0,
+        "How many of 100 ordinary requests are logged; failed, refused and slow ones always are.",
+        gt=0,
+        le=100,
+    )
+    access_log_slow_s: Seconds = _field(
+        "1s", "From when on a request counts as slow there.", alias="access_log_slow"
+    )
     node: str = Field(
         default_factory=lambda: f"headgate-{secrets.token_hex(4)}",
         description="This gateway's name in Via, by which loops are found; random if left out.",
@@ -188,6 +197,8 @@ _DATAPLANE = (
     "lame_duck_s",
     "drain_s",
     "access_log",
+    "access_log_percent",
+    "access_log_slow_s",
     "node",
     "retry_percent",
     "retry_min_per_s",
@@ -212,3 +223,18 @@ def environment_overrides(environment: Mapping[str, str]) -> dict[str, str]:
         for key in keys()
         if ENVIRONMENT_PREFIX + key.upper() in environment
     }
+
+
+def differing(said: Settings, running: Settings, environment: Mapping[str, str]) -> list[str]:
+    """The keys that a file says otherwise than they are: a gateway reads them when it starts.
+
+    What the environment says counts at a start too, whatever the file says.
+    """
+    fixed = environment_overrides(environment)
+    return [
+        key
+        for name, field in Settings.model_fields.items()
+        if name in said.model_fields_set
+        and (key := field.alias or name) not in fixed
+        and getattr(said, name) != getattr(running, name)
+    ]

@@ -7,12 +7,25 @@ import orjson
 
 from gateway.cli.screen import Cell
 
+SHORT = 32
 MARKS = {"add": ("+", "good"), "remove": ("-", "bad"), "replace": ("~", "warn")}
 
 
 def lines(diff: Sequence[Mapping[str, Any]], width: int = 160) -> list[Cell]:
     """One line per change: `~ routes/digits/split/digits-cnn: 10 → 50`; values cut at `width`."""
     return [_line(change, width) for change in diff] or [Cell("nothing would change", "dim")]
+
+
+def summary(diff: Sequence[Mapping[str, Any]]) -> str:
+    """All of it in a few words: `~ digits/digits-cnn: 10 → 50 and 2 more`."""
+    if not diff:
+        return ""
+    parts = str(diff[0].get("pointer", "")).split("/")[2:]
+    short = "/" + "/".join(part for part in parts if part != "split")
+    told = _line({**diff[0], "pointer": short}, SHORT).text
+    if told.endswith("…"):
+        told = told.partition(": ")[0]
+    return told + (f" and {len(diff) - 1} more" if len(diff) > 1 else "")
 
 
 def _line(change: Mapping[str, Any], width: int) -> Cell:

@@ -147,4 +147,10 @@ def _tell(options: argparse.Namespace, answer: Json) -> int:
 
 def _told(answer: Json) -> list[Cell]:
     lost = [difference.overridden(change) for change in answer.get("overridden") or ()]
-    return [*difference.lines(answer.get("diff") or []), *lost]
+    late = [
+        Cell(
+            f"! gateway/{key}: differs from what runs; settings are read at the next start", "warn"
+        )
+        for key in answer.get("restart") or ()
+    ]
+    return [*difference.lines(answer.get("diff") or []), *lost, *late]

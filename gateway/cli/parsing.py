@@ -7,6 +7,8 @@ with the nearest one that is, in one line; nothing here runs a command.
 import argparse
 import difflib
 import importlib
+import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn, cast
 
@@ -30,6 +32,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     SystemExit when there is nothing to run: 2 with the mistake on stderr, 0 after --help.
     """
     parser = build()
+    if not arguments:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
     wrong = next((word for word in arguments if not word.startswith("-")), None)
     if wrong is not None and wrong not in BY_NAME and not arguments[0].startswith("-"):
         parser.error(f"there is no command {wrong!r}{suggestion(wrong, [c.name for c in SHOWN])}")
@@ -73,15 +78,40 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
+def whole(text: str) -> int:
+    """A revision, or how many of something."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """How long something takes."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return found
+
+
+_KINDS: dict[type, Callable[[str], Any]] = {str: str, int: whole, float: seconds}
+
+
 def _add(parser: argparse.ArgumentParser, command: Command) -> None:
     parser.description = command.summary[:1].upper() + command.summary[1:]
     parser.set_defaults(run=command.run)
     for argument in command.arguments:
         extra: dict[str, Any] = {} if argument.nargs is None else {"nargs": argument.nargs}
-        parser.add_argument(argument.name, help=argument.help, type=argument.kind, **extra)
+        if argument.nargs == "*":
+            extra["default"] = []  # or argparse calls it required
+        kind = _KINDS[argument.kind]
+        parser.add_argument(argument.name, help=argument.help, type=kind, **extra)
     for option in command.options:
         names = [option.short, option.name] if option.short else [option.name]
         if option.metavar:
-            parser.add_argument(*names, help=option.help, metavar=option.metavar, type=option.kind)
+            kind = _KINDS[option.kind]
+            parser.add_argument(*names, help=option.help, metavar=option.metavar, type=kind)
         else:
             parser.add_argument(*names, help=option.help, action="store_true")

@@ -47,13 +47,16 @@ def drawn(part: Part) -> RenderableType:
 
 
 def _table(grid: Grid) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=None, pad_edge=False, show_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, title=None, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0)
+    )
     for column in grid.columns:
         right = column.startswith(">")
         table.add_column(
             Text(column.lstrip(">"), style="dim"),
             justify="right" if right else "left",
             overflow="fold",
+            no_wrap=right,
         )
     for row in grid.rows:
         table.add_row(*(_text(cell) for cell in row))

@@ -59,7 +59,7 @@ def history(options: argparse.Namespace) -> int:
             when(edit.get("time")),
             str(edit.get("who", "")),
             str(edit.get("why") or ""),
-            _summary(edit.get("diff") or []),
+            difference.summary(edit.get("diff") or []),
         )
         for edit in answer.get("revisions") or []
     ]
@@ -111,12 +111,6 @@ def _one(options: argparse.Namespace, edit: Json) -> int:
     head = f"revision {edit['revision']}, {when(edit.get('time'))}, by {edit.get('who', '')}{why}"
     screen.show(Cell(head, "strong"), *difference.lines(edit.get("diff") or []))
     return 0
-
-
-def _summary(diff: list[Mapping[str, Any]]) -> str:
-    told = [cell.text for cell in difference.lines(diff[:1], width=60)] if diff else [""]
-    more = f" and {len(diff) - 1} more" if len(diff) > 1 else ""
-    return told[0] + more
 
 
 def _revision(table: Json) -> Cell:

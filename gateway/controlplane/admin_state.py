@@ -5,6 +5,7 @@ as they happen. What the numbers mean is the data plane's business.
 """
 
 import asyncio
+import os
 from typing import Any
 
 import orjson
@@ -17,6 +18,7 @@ from gateway.controlplane.problems import Problem
 from gateway.controlplane.store import Revision
 from gateway.core.faults import Fault, Refused
 from gateway.core.table import Document, Table
+from gateway.settings import Settings, differing
 
 Json = Any
 _KEEP_ALIVE_S = 15.0
@@ -41,7 +43,7 @@ async def get_table(call: Call) -> web.Response:
 
 async def apply_file(call: Call) -> web.Response:
     """Brings a whole file in, three ways: what the file changed wins, other edits stay."""
-    file = await _file(call)
+    settings, file = await _file(call)
     applied = await call.publisher.apply(
         file,
         who=call.who,
@@ -54,17 +56,18 @@ async def apply_file(call: Call) -> web.Response:
         published,
         previous=published.previous.revision,
         overridden=[change.as_json() for change in applied.overridden],
+        restart=differing(settings, call.parts.settings, os.environ),
     )
     return answer(body, tag=f'"{published.revision}"', revision=published.revision)
 
 
-async def _file(call: Call) -> Document:
-    """The document of the file in the body; its settings are checked and otherwise left alone."""
+async def _file(call: Call) -> tuple[Settings, Document]:
+    """What the file in the body says; its settings are checked and otherwise left alone."""
     if call.is_yaml:
         text = await call.yaml_text()
         try:
             # An empty body is a mishap of a script, not the wish to remove everything.
-            return (await aside(len(text), lambda: parse(text, may_be_empty=False)))[1]
+            return await aside(len(text), lambda: parse(text, may_be_empty=False))
         except ConfigurationError as error:
             raise Refused(
                 Fault(
@@ -77,10 +80,10 @@ async def _file(call: Call) -> Document:
             ) from None
     value = await call.mapping()
     size = call.request.content_length or LARGE
-    _, document, faults = await aside(size, lambda: examine(value))
-    if faults:
+    settings, document, faults = await aside(size, lambda: examine(value))
+    if faults or settings is None:
         raise Refused(faults)
-    return document
+    return settings, document
 
 
 async def get_history(call: Call) -> web.Response:
@@ -137,7 +140,8 @@ def _summary(revision: Revision) -> Json:
 async def get_status(call: Call) -> web.Response:
     table = call.publisher.table
     live = await call.parts.live.status()
-    return answer({"revision": table.revision, **live}, revision=table.revision)
+    body = {"revision": table.revision, "role": call.role, **live}
+    return answer(body, revision=table.revision)
 
 
 async def get_metrics(call: Call) -> web.Response:

@@ -59,7 +59,7 @@ class AdminParts:
 
 PARTS: web.AppKey[AdminParts] = web.AppKey("parts", AdminParts)
 REQUEST_ID = web.RequestKey("request_id", str)
-ROLE = web.RequestKey("role", str)
+ROLE: web.RequestKey[Any] = web.RequestKey("role", str)
 
 
 async def aside(size: int, work: Callable[[], T]) -> T:
@@ -88,8 +88,14 @@ class Call:
     @property
     def who(self) -> str:
         """Whom the history names: the role of the token and the address it came from."""
-        role: Role | str = self.request[ROLE]
-        return f"{role if self.parts.tokens.required else 'local'}@{self.request.remote or 'unix'}"
+        name = self.role if self.parts.tokens.required else "local"
+        return f"{name}@{self.request.remote or 'unix'}"
+
+    @property
+    def role(self) -> Role:
+        """What whoever asks may do."""
+        role: Role = self.request[ROLE]
+        return role
 
     def part(self, name: str) -> str:
         """A variable part of the path, decoded once."""

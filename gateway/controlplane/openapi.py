@@ -107,8 +107,12 @@ def _answers() -> dict[str, Schema]:
             route=_TEXT, backend=_TEXT, previous=_ANY, current=_ANY, **_WRITTEN,
         ),
         "Applied": _object(
-            ["revision", "previous", "overridden", "diff", "applied"],
+            ["revision", "previous", "overridden", "restart", "diff", "applied"],
             previous=_INT, overridden=_CHANGES, **_WRITTEN,
+            restart={
+                "type": "array", "items": _TEXT,
+                "description": "Settings that the file says otherwise: they take a restart.",
+            },
         ),
         "Restored": _object(
             ["revision", "restored", "previous", "diff", "applied"],
@@ -127,7 +131,11 @@ def _answers() -> dict[str, Schema]:
         "RevisionDocument": _object(
             [*_REVISION, "document"], **_REVISION, document=_object([], **entries)
         ),
-        "Status": _object(["revision"], revision=_INT),
+        "Status": _object(
+            ["revision", "role"],
+            revision=_INT,
+            role={"enum": ["viewer", "operator"], "description": "What the one who asks may do."},
+        ),
         "Word": _object(["status"], status=_TEXT),
         "Fault": _object(["pointer", "code", "detail"], pointer=_TEXT, code=_TEXT, detail=_TEXT),
         "Problem": _object(

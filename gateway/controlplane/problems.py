@@ -14,7 +14,7 @@ import orjson
 from aiohttp import web
 
 from gateway.controlplane.publisher import Stale
-from gateway.controlplane.store import StoreError, StoreFull
+from gateway.controlplane.store import DiskRefused, StoreError, StoreFull
 from gateway.controlplane.strict_json import NotJson
 from gateway.core.faults import Conflict, Fault, Missing, Refused
 
@@ -113,9 +113,10 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             return Problem("not_json", str(error))
         case Stale():
             return Problem("precondition_failed", str(error))
-        case StoreFull():
+        case DiskRefused():
             log.error("%s (request %s)", error, request_id)
-            return Problem("store_full", "there is no space left; nothing was changed")
+            code = "store_full" if isinstance(error, StoreFull) else "store_failed"
+            return Problem(code, f"{error}; nothing was changed")
         case StoreError():
             log.error("%s (request %s)", error, request_id)
             return Problem("store_failed", "the store failed; nothing was changed")

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from gateway.controlplane.state_directory import refuse_shared_file, sync_directory
 from gateway.controlplane.store import StateRefused
+from gateway.core.addresses import behind
 from gateway.settings import MIN_TOKEN_LENGTH, Settings
 
 Role = Literal["viewer", "operator"]
@@ -123,9 +124,9 @@ def _keep_token(path: Path, token: str) -> None:
 
 
 class Failures:
-    """Wrong tokens by address. `now` is monotonic seconds.
+    """Wrong tokens by who is behind an address. `now` is monotonic seconds.
 
-    The addresses are bounded; the ones longest quiet are forgotten first.
+    The memory is bounded; who is quiet longest is forgotten first.
     """
 
     def __init__(self) -> None:
@@ -133,7 +134,7 @@ class Failures:
 
     def blocked(self, address: str, now: float) -> bool:
         """Whether `address` has used up the guesses of this minute."""
-        times = self._times.get(address)
+        times = self._times.get(behind(address))
         if times is None:
             return False
         while times and times[0] <= now - FAILURE_WINDOW_S:
@@ -142,9 +143,10 @@ class Failures:
 
     def note(self, address: str, now: float) -> bool:
         """Counts a wrong token; whether this is the one that blocks `address`."""
-        times = self._times.setdefault(address, deque(maxlen=MAX_FAILURES))
+        counted = behind(address)
+        times = self._times.setdefault(counted, deque(maxlen=MAX_FAILURES))
         times.append(now)
-        self._times.move_to_end(address)
+        self._times.move_to_end(counted)
         if len(self._times) > _MAX_ADDRESSES:
             self._times.popitem(last=False)
         return self.blocked(address, now)

@@ -6,6 +6,7 @@ lost to damage is missed. A file that is damaged, or is not ours, is refused wit
 and left as it is: an empty table never takes the place of one that cannot be read.
 """
 
+import errno
 import json
 import os
 import sqlite3
@@ -16,6 +17,7 @@ from typing import Any
 
 from gateway.controlplane.state_directory import refuse_shared_file, sync_directory
 from gateway.controlplane.store import (
+    DiskRefused,
     Revision,
     StateRefused,
     Stored,
@@ -56,7 +58,13 @@ MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
 """Version → the step to the next one; run in one transaction at open."""
 
 _ROW = "number, time, who, why, source, diff, document, checksum"
-_FULL = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE)
+_DISK = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+)
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class HighWaterMark:
@@ -191,20 +199,18 @@ class SqliteStore:
             yield self._db
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            self._roll_back()
-            kind = StoreFull if _is_full(error) else StoreError
-            raise kind(f"the edit could not be stored: {error}") from None
-
-    def _roll_back(self) -> None:
-        try:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-        except sqlite3.Error:
-            # What SQLite cannot undo here it undoes at the next open; this connection
-            # is not to be trusted with another edit.
-            self._db.close()
             with suppress(sqlite3.Error):
-                self._db = _connect(self._path)
+                self._db.execute("ROLLBACK")
+            self._bury()
+            raise _refusal(error, self._path) from None
+
+    def _bury(self) -> None:
+        """Writes over what a commit that could not be synced has left at the log's end.
+
+        It is whole there: a start after a crash would believe it, and it was refused.
+        """
+        with suppress(sqlite3.Error):
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
@@ -289,5 +295,33 @@ def _remember(db: sqlite3.Connection, applied: Document) -> None:
     db.execute("INSERT OR REPLACE INTO applied VALUES (1, ?, ?)", row)
 
 
-def _is_full(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", None) in _FULL
+def _refusal(error: sqlite3.Error, path: Path) -> StoreError:
+    """Why an edit could not be stored, in the disk's own words where it has any."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_INTERNAL)
+    if code & 0xFF not in _DISK:
+        return StoreError(f"the edit could not be stored: {error}")
+    complaint = _complaint(path)
+    full = code == sqlite3.SQLITE_FULL or (complaint is not None and complaint.errno in _NO_SPACE)
+    reason = complaint.strerror if complaint else error
+    kind = StoreFull if full else DiskRefused
+    return kind(f"the edit could not be stored: {reason}")
+
+
+def _complaint(path: Path) -> OSError | None:
+    """What the disk says to one more page where the log would grow; None when it takes it.
+
+    SQLite keeps to itself whether a write met a quota, a limit or a broken disk.
+    """
+    trial = path.with_name(f"{path.name}.trial")
+    try:
+        end = path.with_name(f"{path.name}-wal").stat().st_size
+        descriptor = os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(descriptor, bytes(4096), end)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+            trial.unlink(missing_ok=True)
+    except OSError as error:
+        return error
+    return None

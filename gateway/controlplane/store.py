@@ -20,8 +20,15 @@ class StoreError(Exception):
     """The store cannot do what was asked; the text is one line for the operator."""
 
 
-class StoreFull(StoreError):
-    """There is no space left; nothing was changed, and a later try may succeed."""
+class DiskRefused(StoreError):
+    """The disk did not take an edit: nothing was changed, and a later try may succeed.
+
+    The text names no path and may be shown to a client.
+    """
+
+
+class StoreFull(DiskRefused):
+    """There is no space left for an edit."""
 
 
 class StateRefused(StoreError):
@@ -67,7 +74,7 @@ class Store(Protocol):
     def commit(self, revision: Revision, applied: Document | None = None) -> None:
         """Makes `revision` the newest, durably, together with the file it came from, if any.
 
-        Raises StoreFull or StoreError, and then nothing has changed.
+        Raises DiskRefused or StoreError, and then nothing has changed.
         """
 
     def applied_again(self, applied: Document) -> None:

@@ -1,9 +1,10 @@
-"""May the gateway connect to this address at all?
+"""May the gateway connect to this address, and who is behind one that connects to it?
 
 Some addresses are never an instance: link-local ones (where clouds keep their metadata
 service), multicast, the unspecified address, and IPv4 in IPv6 clothes. Beyond that the
 operator may name the networks instances live in. Names are judged when they are resolved,
-each time, so that a name cannot turn from a good address to a bad one.
+each time, so that a name cannot turn from a good address to a bad one. Who connects is told
+apart only as far as one cannot pretend to be many.
 """
 
 import ipaddress
@@ -31,3 +32,20 @@ def refusal(host: str, networks: Sequence[str] = ()) -> str:
     ):
         return "is outside gateway.instance_networks"
     return ""
+
+
+def behind(host: str) -> str:
+    """Whom to count what comes from `host` against: one name for all that one site can call from.
+
+    An IPv6 host chooses freely within its /64, so all of that is one; IPv4 in IPv6 clothes is
+    the IPv4 address. What is no address stands for itself.
+    """
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address) or address.is_loopback:
+        return str(address)
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((address, 64), strict=False))

@@ -7,7 +7,8 @@ know whether anything is alive: health, load and connections belong to the data 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -202,8 +203,13 @@ class Table:
 EMPTY = Table(0, {}, {}, {"backends": {}, "routes": {}})
 
 
-def parse_instance(url: str, state: str = "") -> Instance:
+def parse_instance(url: str) -> Instance:
     """The instance that `url` names; ValueError says what is wrong with the URL."""
+    return _parsed_instance(url)
+
+
+@lru_cache(1 << 14)  # each edit reads every instance of the table several times over
+def _parsed_instance(url: str) -> Instance:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "dns+http"):
         raise ValueError(f"{url!r} must start with http:// or dns+http://")
@@ -215,7 +221,7 @@ def parse_instance(url: str, state: str = "") -> Instance:
         port = None
     if not parts.hostname or not port:
         raise ValueError(f"{url!r} must name a host and a port from 1 to 65535")
-    return Instance(url, parts.hostname, port, parts.scheme == "dns+http", state)
+    return Instance(url, parts.hostname, port, parts.scheme == "dns+http")
 
 
 def _backend(name: str, spec: Mapping[str, Any]) -> Backend:
@@ -228,7 +234,7 @@ def _backend(name: str, spec: Mapping[str, Any]) -> Backend:
         except ValueError as error:
             raise TableError(f"{pointer}/instances/{index}", str(error)) from None
         state = states.get(instance.address, "")
-        instances.append(Instance(instance.url, instance.host, instance.port, instance.dns, state))
+        instances.append(replace(instance, state=state) if state else instance)
     queue, health = spec.get("queue") or {}, spec.get("health") or {}
     eject, timeouts = spec.get("eject") or {}, spec.get("timeouts") or {}
     try:

@@ -189,7 +189,7 @@ class Worker:
         batch = Batch(next(self._driver.ids), jobs, now)
         stream = self.info["stream"]
         for job in jobs:
-            job.taken, job.worker = now, self
+            job.taken, job.worker, job.batch = now, self, len(jobs)
             body = place(job.body, blobs)
             packed.append((job.id, job.content_type, body, job.deadline, job.sse, job.meta))
             if stream:

@@ -162,11 +162,16 @@ class Surface:
         elif isinstance(reply, Problem):
             self._problem(incoming, reply)
         else:
-            self._metrics.requests[200] += 1
-            incoming.keep_alive = incoming.keep_alive and not self._driver.draining
-            task = self._loop.create_task(stream(incoming, reply, self._driver, self._orca()))
-            self._streams.add(task)
-            task.add_done_callback(self._streams.discard)
+            self._stream(incoming, reply)
+
+    def _stream(self, incoming: Incoming, parts: Parts) -> asyncio.Task[None]:
+        """Begins to write a stream; the task that does it."""
+        self._metrics.requests[200] += 1
+        incoming.keep_alive = incoming.keep_alive and not self._driver.draining
+        task = self._loop.create_task(stream(incoming, parts, self._driver, self._orca()))
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
+        return task
 
     # -- other paths -----------------------------------------------------------------------
 

@@ -42,8 +42,15 @@ class Problem(Exception):
 class AdminPlayer:
     """The state of the play, and the server that shows it."""
 
-    def __init__(self, *, token: str | None = None, table: dict[str, Any] | None = None) -> None:
-        self.token = token
+    def __init__(
+        self,
+        *,
+        token: str | None = None,
+        viewer: str | None = None,
+        table: dict[str, Any] | None = None,
+    ) -> None:
+        self.tokens = {f"Bearer {one}": role for one, role in
+                       ((token, "operator"), (viewer, "viewer")) if one}  # fmt: skip
         self.table: dict[str, Any] = copy.deepcopy(table or TABLE)
         self.revision = 42
         self.revisions: list[dict[str, Any]] = [
@@ -79,6 +86,10 @@ class AdminPlayer:
     def emit(self, event: dict[str, Any]) -> None:
         for listener in list(self.listeners):
             listener.put(event)
+
+    def role(self, authorization: str | None) -> str | None:
+        """What the token in that header allows; None for one that is unknown."""
+        return self.tokens.get(authorization or "") if self.tokens else "operator"
 
     # -- reading ------------------------------------------------------------------------------
 
@@ -245,7 +256,10 @@ def _apply(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
         ]
         raise Problem(400, "the file was refused", errors=faults)
     wanted = {"routes": content["routes"], "backends": content["backends"]}
-    return {**player.edit(wanted, ask, tagged(player.revision)), "overridden": []}
+    late = sorted(content.get("gateway") or ())
+    return {
+        **player.edit(wanted, ask, tagged(player.revision)), "overridden": [], "restart": late,
+    }  # fmt: skip
 
 
 def resource(answer: dict[str, Any]) -> Any:
@@ -262,19 +276,23 @@ def _handler(player: AdminPlayer) -> type[BaseHTTPRequestHandler]:
         def _any(self) -> None:
             ask = Ask(self)
             player.asked.append((self.command, self.path, dict(self.headers)))
-            wants = f"Bearer {player.token}"
+            role = player.role(self.headers.get("Authorization"))
             if player.broken:
                 self.close_connection = True
             elif ask.path[0] != "admin":
                 self._page(urlsplit(self.path).path)
-            elif player.token is not None and self.headers.get("Authorization") != wants:
+            elif role is None:
                 self._answer(401, {"title": "Unauthorized", "detail": "a token is required"})
+            elif role == "viewer" and self.command != "GET":
+                self._answer(403, {"title": "Not allowed", "detail": "a viewer may only read"})
             elif ask.path[2:] == ["events"]:
                 self._events()
             else:
                 with player.lock:
                     try:
                         status, body = 200, play(player, ask)
+                        if ask.path[2:] == ["status"]:
+                            body["role"] = role
                     except Problem as problem:
                         status, body = problem.status, problem.body
                 self._answer(status, body)

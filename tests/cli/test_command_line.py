@@ -33,8 +33,31 @@ def test_a_wrong_word_is_usage_and_names_the_nearest_one(headgate) -> None:
     ran = headgate("status", "--jsno")
     assert ran.code == 2
     assert "(did you mean '--json'?)" in ran.err
-    assert headgate().code == 2
-    assert headgate("weights").code == 2
+    ran = headgate("weights")
+    assert ran.code == 2
+    assert ran.err.splitlines()[0] == "headgate: the following arguments are required: route"
+
+
+def test_no_word_at_all_shows_the_help_and_is_still_wrong(headgate) -> None:
+    ran = headgate()
+    assert (ran.code, ran.out) == (2, "")
+    assert "\n    weights " in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("restore", "x"), "'x' is not a whole number above 0"),
+        (("restore", "0"), "'0' is not a whole number above 0"),
+        (("history", "-n", "-1"), "'-1' is not a whole number above 0"),
+        (("top", "-n", "nan"), "'nan' is not a number of seconds"),
+        (("drain", "a", "--timeout", "1h"), "'1h' is not a number of seconds"),
+    ],
+)
+def test_a_number_that_is_none_is_told_as_such(headgate, words, line) -> None:
+    ran = headgate(*words)
+    assert ran.code == 2
+    assert ran.err.splitlines()[0].endswith(f": {line}")
 
 
 def test_help_names_every_command_and_no_hidden_one(headgate) -> None:
@@ -54,11 +77,14 @@ def test_nobody_listening_is_one_line(headgate, monkeypatch) -> None:
     assert ran.err == "headgate: no gateway answers at http://127.0.0.1:9: connection refused\n"
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://u:p@127.0.0.1:1", "http://", "http://x:99999"])
-def test_a_url_that_is_none_is_one_line(headgate, url) -> None:
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "http://u:p@127.0.0.1:1", "http://", "http://x:99999", "http://x:y"]
+)
+def test_a_url_that_is_none_is_one_line_that_names_it(headgate, url) -> None:
     ran = headgate("status", "--url", url)
     assert ran.code == 1
     assert len(ran.err.splitlines()) == 1
+    assert repr(url) in ran.err
 
 
 def test_the_token_is_sent_in_the_header_only(capsys, monkeypatch) -> None:

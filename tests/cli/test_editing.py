@@ -104,6 +104,14 @@ def test_apply_prints_the_difference_and_then_applies_it(headgate, player, tmp_p
     assert player.revision == 43
 
 
+def test_apply_names_the_settings_that_take_a_restart(headgate, player, tmp_path) -> None:
+    (tmp_path / "new.yaml").write_text(yaml.safe_dump({"gateway": {"workers": 2}, **player.table}))
+    assert headgate("apply", "new.yaml").out.splitlines() == [
+        "nothing would change",
+        "! gateway/workers: differs from what runs; settings are read at the next start",
+    ]
+
+
 def test_apply_binds_the_edit_to_the_difference_it_printed(headgate, player, tmp_path) -> None:
     wanted = {**player.table, "routes": {"digits": player.table["routes"]["digits"]}}
     (tmp_path / "new.yaml").write_text(yaml.safe_dump(wanted))

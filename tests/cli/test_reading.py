@@ -66,7 +66,7 @@ def test_history_is_newest_first_and_says_who_and_why(headgate) -> None:
     assert lines[1].split()[:1] == ["43"]
     assert "operator" in lines[1]
     assert "half" in lines[1]
-    assert "~ routes/digits/split/digits-cnn: 10 → 50" in lines[1]
+    assert "~ digits/digits-cnn: 10 → 50" in lines[1]
     assert len(headgate("history", "--limit", "1").out.splitlines()) == 2
 
 

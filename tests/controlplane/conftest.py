@@ -79,10 +79,11 @@ class Admin:
         return self.parts.publisher.table
 
     async def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
-        """Status and JSON of one call."""
+        """Status and JSON of one call. Not by `client.request`, which keeps every answer."""
         if body is not None:
             more["json"] = body
-        async with self.client.request(method, path, **more) as response:
+        url = self.client.make_url(path)
+        async with self.client.session.request(method, url, **more) as response:
             return response.status, await response.json(content_type=None), response.headers
 
 

@@ -267,6 +267,8 @@ async def test_r51_concurrent_writers_lose_no_update(
             else:
                 assert status == 412
                 stale += 1
+                # As a client that wants to get on does: fifty at once would only meet again.
+                await asyncio.sleep(chance.random() * writers / 500)
 
     await asyncio.gather(*(write(random.Random(n)) for n in range(writers)))
     total = writers * writes
@@ -341,6 +343,20 @@ async def test_a_file_is_applied_as_yaml_or_json_and_names_what_it_overrides(
     document = json.loads(json.dumps({**admin.table.document}))
     status, _, _ = await admin.ask("POST", "/admin/v1/apply", document)
     assert status == 200
+
+
+async def test_a_file_whose_settings_are_not_those_that_run_says_which(
+    admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADGATE_DRAIN", "7s")
+    settings = "gateway: {workers: 3, head_timeout: 3s, drain: 9s, keep_alive: 75s}\n"
+    headers = {"Content-Type": "application/yaml"}
+    status, applied, _ = await admin.ask(
+        "POST", "/admin/v1/apply", data=settings + FILE, headers=headers
+    )
+    assert (status, applied["restart"]) == (200, ["workers", "head_timeout"])
+    status, applied, _ = await admin.ask("POST", "/admin/v1/apply", data=FILE, headers=headers)
+    assert (status, applied["restart"]) == (200, [])
 
 
 async def test_a_file_with_faults_is_refused_with_all_of_them_and_their_lines(

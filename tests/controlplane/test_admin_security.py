@@ -158,6 +158,14 @@ def test_r59_the_right_token_from_another_address_still_works() -> None:
     assert not failures.blocked("10.0.0.1", FAILURE_WINDOW_S + 0.05)
 
 
+def test_r59_guesses_spread_over_one_ipv6_network_are_counted_together() -> None:
+    failures = Failures()
+    blocked = [failures.note(f"2001:db8:0:1::{n:x}", 0.0) for n in range(MAX_FAILURES)]
+    assert blocked == [False] * (MAX_FAILURES - 1) + [True]
+    assert failures.blocked("2001:db8:0:1:ffff::1", 1.0)
+    assert not failures.blocked("2001:db8:0:2::1", 1.0)
+
+
 def test_r59_the_memory_of_guesses_is_bounded() -> None:
     failures = Failures()
     for n in range(10_000):
@@ -165,6 +173,7 @@ def test_r59_the_memory_of_guesses_is_bounded() -> None:
     assert len(failures._times) <= 4096
 
 
+@pytest.mark.alone
 def test_r59_a_token_wrong_at_its_start_takes_as_long_as_one_wrong_at_its_end() -> None:
     early, late = bearer("X" + OPERATOR[1:]), bearer(OPERATOR[:-1] + "X")
 

@@ -43,8 +43,8 @@ SPEED_MS = {
 class Demo(AdminPlayer):
     """An AdminPlayer whose numbers move with the time."""
 
-    def __init__(self, *, token: str | None = None, table: dict[str, Any] | None = None) -> None:
-        super().__init__(token=token, table=table or TABLE)
+    def __init__(self, *, table: dict[str, Any] | None = None, **tokens: str | None) -> None:
+        super().__init__(table=table or TABLE, **tokens)
         self.pages = {path: (kind, load()) for path, (kind, load) in FILES.items()}
 
     def status(self) -> dict[str, Any]:

@@ -22,6 +22,13 @@ def split(demo: Demo) -> dict[str, int]:
     return demo.table["routes"]["digits"]["split"]
 
 
+def give(page: Page, token: str) -> None:
+    field = page.find("#token")
+    page.until(field.is_displayed)
+    field.send_keys(token)
+    page.press("#token-form button.main")
+
+
 def test_it_shows_what_is_live_and_the_console_stays_silent(page: Page, demo: Demo) -> None:
     page.open(demo.url)
     page.until(lambda: page.text("#link-text") == "live")
@@ -140,13 +147,9 @@ def test_r60_the_token_is_asked_for_and_kept_nowhere(page: Page) -> None:
     token = "s" * 40
     with Demo(token=token) as demo:
         page.open(demo.url)
-        field = page.find("#token")
-        page.until(field.is_displayed)
-        field.send_keys("wrong")
-        page.press("#token-form button")
+        give(page, "wrong")
         page.until(lambda: page.text("#token-fault") == "That was not the token.")
-        field.send_keys(token)
-        page.press("#token-form button")
+        give(page, token)
         page.until(lambda: page.text("#link-text") == "live")
         kept = page.script(
             "return [JSON.stringify(localStorage), JSON.stringify(sessionStorage),"
@@ -159,6 +162,46 @@ def test_r60_the_token_is_asked_for_and_kept_nowhere(page: Page) -> None:
             h for _, path, h in demo.asked if "v1/events" in path and "Authorization" not in h
         ]
         assert guesses == []
+
+
+def test_a_viewer_sees_everything_and_is_told_why_nothing_can_be_edited(page: Page) -> None:
+    viewer, operator = "v" * 40, "s" * 40
+    with Demo(token=operator, viewer=viewer) as demo:
+        page.open(demo.url)
+        give(page, viewer)
+        page.until(lambda: page.text("#link-text") == "live")
+        page.until(lambda: "may read everything" in page.text("#viewer"))
+        assert "90.0 %" in page.text('[data-backend="digits-linear"]')
+        assert len(page.all("#instances [data-instance]")) == 7
+        editing = page.all("[data-edits]")
+        assert len(editing) >= 5 * 2 + 7 * 2
+        assert not any(control.is_enabled() for control in editing)
+        for control in editing:
+            assert control.get_attribute("title") == "This token may look and not edit."
+            assert control.get_attribute("aria-describedby") == "viewer-why"
+        page.script("document.querySelector(arguments[0]).click()", '[aria-label^="drain"]')
+        assert not any(method != "GET" for method, _, _ in demo.asked)
+        assert [each for each in page.complaints() if "401" not in each] == []
+
+
+def test_a_viewer_becomes_an_operator_by_token_and_may_think_better_of_it(page: Page) -> None:
+    viewer, operator = "v" * 40, "s" * 40
+    with Demo(token=operator, viewer=viewer) as demo:
+        page.open(demo.url)
+        give(page, viewer)
+        page.until(lambda: not page.find(SLIDER).is_enabled())
+        page.press("#upgrade")
+        page.press("#token-cancel")
+        assert not page.find("#token-dialog").is_displayed()
+        assert not page.find(SLIDER).is_enabled(), "still a viewer, and still looking"
+        page.press("#upgrade")
+        give(page, operator)
+        page.until(lambda: page.find(SLIDER).is_enabled())
+        assert not page.find("#viewer").is_displayed()
+        page.write(page.find(EXACT), "35")
+        page.until(lambda: "Dry run" in page.text(WORD))
+        page.press(APPLY)
+        page.until(lambda: split(demo) == {"digits-linear": 65, "digits-cnn": 35})
 
 
 def test_r63_naughty_names_are_shown_as_text(page: Page) -> None:

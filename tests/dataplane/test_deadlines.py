@@ -134,6 +134,21 @@ def test_one_that_expires_may_drop_and_set_its_neighbours() -> None:
     assert moved.fired[0] >= 1002.0
 
 
+def test_after_a_standstill_what_came_meanwhile_is_read_before_anything_expires() -> None:
+    wheel, clock = make()
+    heard, silent = Item(), Item()
+    wheel.set(heard, 1001.0)
+    wheel.set(silent, 1001.0)
+    clock.now = 1003.0  # stopped, say; the loop runs its timers first, and then reads
+    clock.run(1003.0)
+    wheel.set(heard, 1004.0)
+    clock.run(1003.5)
+    assert heard.fired == []
+    assert len(silent.fired) == 1
+    clock.run(1010.0)
+    assert len(heard.fired) == 1
+
+
 def test_with_nothing_left_the_clock_is_asked_for_nothing() -> None:
     wheel, clock = make()
     item = Item()

@@ -2,14 +2,50 @@
 
 import json
 import re
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 
-from gateway.telemetry.catalogue import METRICS
+from gateway.telemetry.catalogue import BY_NAME, METRICS, Metric
 
-FOLDER = Path(__file__).parents[2] / "docker" / "observability"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "docker" / "observability"
 DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
+TARGETS = [target for panel in DASHBOARD["panels"] for target in panel["targets"]]
+EXPRESSIONS = [
+    *(target["expr"] for target in TARGETS),
+    *(annotation["expr"] for annotation in DASHBOARD["annotations"]["list"]),
+]
+SERIES = re.compile(r"(headgate_[a-z_]+)(?:\{([^}]*)\})?")
+NAMED = re.compile(r"\b(?:by|on|without|ignoring)\s*\(([^)]*)\)")
+SCRAPE_LABELS = {"gateway", "job"}
+"""What Prometheus adds to every series by the configuration that is shipped."""
+
+
+def plain(expression: str, window: str = "1m") -> str:
+    """`expression` with Grafana's variables filled in: everything, over `window`."""
+    filled = re.sub(r"\$(route|backend)\b", ".*", expression)
+    return filled.replace("$__rate_interval", window)
+
+
+def metric_of(series: str) -> Metric:
+    return BY_NAME.get(series) or BY_NAME[re.sub(r"_(bucket|sum|count)$", "", series)]
+
+
+def labels_of(series: str) -> set[str]:
+    le = {"le"} if series.endswith("_bucket") else set()
+    return {*metric_of(series).labels, *SCRAPE_LABELS, *le}
+
+
+def selections(expression: str) -> Iterator[tuple[str, set[str]]]:
+    """Each series that `expression` selects, and the labels it selects by."""
+    for series, matchers in SERIES.findall(expression):
+        yield series, set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
 
 
 def known() -> set[str]:
@@ -23,6 +59,80 @@ def known() -> set[str]:
 def test_every_panel_asks_for_series_that_exist() -> None:
     text = json.dumps(DASHBOARD)
     assert set(re.findall(r"headgate_\w+", text)) <= known()
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_every_expression_uses_labels_that_its_series_have(expression: str) -> None:
+    found = list(selections(expression))
+    assert found, "asks for nothing of a gateway"
+    for series, labels in found:
+        assert labels <= labels_of(series), series
+    grouped = {
+        label.strip() for group in NAMED.findall(expression) for label in group.split(",") if label
+    }
+    assert grouped <= set.union(*(labels_of(series) for series, _ in found))
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target["expr"])
+def test_every_legend_names_labels_that_are_left(target: dict[str, Any]) -> None:
+    wanted = set(re.findall(r"\{\{\s*(\w+)\s*\}\}", target["legendFormat"]))
+    kept = NAMED.search(target["expr"])
+    if kept is not None:
+        left = {label.strip() for label in kept[1].split(",")}
+    else:
+        left = set.union(*(labels_of(series) for series, _ in selections(target["expr"])))
+    assert wanted <= left
+
+
+def test_every_variable_asks_for_a_label_that_exists() -> None:
+    asked = re.findall(r"label_values\((\w+), (\w+)\)", json.dumps(DASHBOARD["templating"]))
+    assert {label for _, label in asked} == {"route", "backend"}
+    for series, label in asked:
+        assert label in labels_of(series)
+
+
+def test_prometheus_understands_every_expression(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian's package prometheus)")
+    rules = [
+        {"record": f"dashboard:{number}", "expr": plain(expression)}
+        for number, expression in enumerate(EXPRESSIONS)
+    ]
+    file = tmp_path / "rules.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = subprocess.run(
+        [promtool, "check", "rules", str(file)], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{len(rules)} rules found" in done.stdout
+
+
+def test_grafana_is_given_the_files_where_it_looks_for_them() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    mounts = dict(volume.split(":")[:2][::-1] for volume in services["grafana"]["volumes"])
+    assert all((ROOT / source).is_file() for source in mounts.values())
+    (provider,) = yaml.safe_load((FOLDER / "grafana-dashboards.yml").read_text())["providers"]
+    assert f"{provider['options']['path']}/dashboard.json" in mounts
+    (source,) = yaml.safe_load((FOLDER / "grafana-datasource.yml").read_text())["datasources"]
+    assert source["type"] == DASHBOARD["templating"]["list"][0]["query"]
+    assert source["url"] == "http://prometheus:9090"
+    assert "prometheus" in services
+    home = services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home in mounts
+    for name in ("datasources", "dashboards"):
+        assert f"/etc/grafana/provisioning/{name}/headgate.yml" in mounts
+
+
+def test_every_panel_asks_the_source_that_is_chosen() -> None:
+    chosen = {"type": "prometheus", "uid": "${source}"}
+    assert all(panel["datasource"] == chosen for panel in DASHBOARD["panels"])
+    assert all(target["datasource"] == chosen for target in TARGETS)
+    identities = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(identities) == len(set(identities))
+    for panel in DASHBOARD["panels"]:
+        names = [target["refId"] for target in panel["targets"]]
+        assert len(names) == len(set(names)), panel["title"]
 
 
 def test_every_metric_of_the_catalogue_is_on_the_dashboard() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,9 +12,11 @@ from urllib.parse import quote
 import pytest
 import yaml
 
-from tests.harness.gateway import eventually, free_port, one_backend, running_gateway
+from tests.harness.gateway import eventually, one_backend, running_gateway
 from tests.harness.load import Ask, open_loop
 from tests.harness.origins import origins
+from tests.harness.ports import free_port
+from tests.telemetry.test_observability import EXPRESSIONS, plain
 
 OBSERVABILITY = Path(__file__).parents[2] / "docker" / "observability"
 TOKEN = "p" * 40
@@ -78,6 +81,11 @@ async def test_r70_prometheus_counts_what_the_clients_saw(tmp_path: Path) -> Non
                 slow = await value("histogram_quantile(0.99, headgate_request_seconds_bucket)")
                 assert slow is not None
                 assert 0 < slow < 10
+                for expression in EXPRESSIONS:
+                    # A counter that nothing was counted by yet has no series; all else has one.
+                    empty = re.search(r"> 0$|retries_total|ejections", expression)
+                    found = await value(plain(expression, "10s"))
+                    assert found is not None or empty, expression
             finally:
                 process.terminate()
                 await process.wait()

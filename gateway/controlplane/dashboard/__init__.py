@@ -33,6 +33,7 @@ _NAMES = (
     "history.js",
     "events.js",
     "dialogs.js",
+    "permission.js",
 )
 
 Loader = Callable[[], bytes]

@@ -5,24 +5,39 @@ import { changes } from "./difference.js";
 import { by, say } from "./dom.js";
 
 let asking = null;
+let asked = false;
 
 // Resolves once a token was given; several askers share one dialog.
 export function askToken() {
-  asking ??= new Promise((given) => {
-    const dialog = by("token-dialog");
-    const again = dialog.dataset.asked === "yes";
-    say(by("token-fault"), again ? "That was not the token." : "");
-    dialog.dataset.asked = "yes";
-    by("token-form").addEventListener("submit", () => {
-      keepToken(by("token").value.trim());
-      by("token").value = "";
-      asking = null;
-      given();
-    }, { once: true });
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
-    dialog.showModal();
-  });
+  asking ??= tokenDialog({ fault: asked ? "That was not the token." : "", cancellable: false });
+  asked = true;
   return asking;
+}
+
+// Whether another token was given in place of the one in use.
+export function changeToken() {
+  asking ??= tokenDialog({ fault: "", cancellable: true });
+  return asking;
+}
+
+function tokenDialog({ fault, cancellable }) {
+  const dialog = by("token-dialog");
+  const field = by("token");
+  say(by("token-fault"), fault);
+  by("token-cancel").hidden = !cancellable;
+  by("token-cancel").onclick = () => dialog.close("");
+  dialog.oncancel = (event) => { if (!cancellable) event.preventDefault(); };
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((done) => {
+    dialog.addEventListener("close", () => {
+      const given = dialog.returnValue === "given";
+      if (given) keepToken(field.value.trim());
+      field.value = "";
+      asking = null;
+      done(given);
+    }, { once: true });
+  });
 }
 
 // Shows in a dry run what `edit` would change and makes it when it is confirmed: the answer, or

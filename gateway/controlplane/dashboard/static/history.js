@@ -25,7 +25,7 @@ export function history(state, refresh) {
   function entry(edit) {
     const current = edit.revision === state.table.revision;
     const button = h("button", {
-      type: "button", class: "small", "aria-label": `Restore revision ${edit.revision}`,
+      type: "button", class: "small", "data-edits": true, "aria-label": `Restore revision ${edit.revision}`,
       onclick: () => back(edit.revision).catch((error) => announce(error.words || error.message, { bad: true })),
     }, "restore");
     return h("li", { value: edit.revision, "data-revision": edit.revision },

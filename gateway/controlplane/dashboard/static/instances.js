@@ -84,7 +84,7 @@ class InstanceRow {
     this.stateShown = state;
     const held = this.actions.contains(document.activeElement);
     this.actions.replaceChildren(...(ACTIONS[state] || []).map((action) => h("button", {
-      type: "button", class: "small", "aria-label": `${action} ${this.address}`, onclick: () => this.act(action),
+      type: "button", class: "small", "data-edits": true, "aria-label": `${action} ${this.address}`, onclick: () => this.act(action),
     }, action)));
     if (held) this.actions.querySelector("button")?.focus();
   }

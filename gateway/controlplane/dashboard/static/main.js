@@ -9,13 +9,14 @@ import { events } from "./events.js";
 import { history } from "./history.js";
 import { instances } from "./instances.js";
 import { Series } from "./model.js";
+import { permission } from "./permission.js";
 import { routes } from "./routes.js";
 import { summary } from "./summary.js";
 
 const LOOK_MS = 1000;
 
 const state = { table: null, status: null, revisions: [], series: new Map(), marks: [] };
-const views = [summary, routes, charts, instances].map((view) => view(state, refresh));
+const views = [summary, routes, charts, instances, permission].map((view) => view(state, refresh));
 const historyView = history(state, refresh);
 const eventsView = events();
 

@@ -43,8 +43,8 @@ export class SplitEditor {
   // The slider and the number of one backend.
   control(backend) {
     const tint = `var(--tint-${this.tints.get(backend) ?? 0})`;
-    const slider = h("input", { type: "range", min: 0, step: 1, "aria-label": `Weight of ${backend} in ${this.route}`, vars: { "--tint": tint } });
-    const exact = h("input", { type: "number", min: 0, max: MAX_WEIGHT, step: 1, inputmode: "numeric", "aria-label": `Weight of ${backend} in ${this.route}, as a number` });
+    const slider = h("input", { type: "range", "data-edits": true, min: 0, step: 1, "aria-label": `Weight of ${backend} in ${this.route}`, vars: { "--tint": tint } });
+    const exact = h("input", { type: "number", "data-edits": true, min: 0, max: MAX_WEIGHT, step: 1, inputmode: "numeric", "aria-label": `Weight of ${backend} in ${this.route}, as a number` });
     slider.addEventListener("input", () => this.move(backend, Number(slider.value), this.keep.checked));
     exact.addEventListener("input", () => this.type(backend, exact));
     exact.addEventListener("focus", () => exact.select());
