@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
-from benchmarks.machine import PYTHON, ROOT, Running, free_port, new_folder, start, wait_for
+from benchmarks.machine import PYTHON, ROOT, Running, new_folder, start, wait_for
 from benchmarks.posting import Seen
+from tests.harness.ports import free_port
 
 START_S = 300  # a first import of torch with CUDA, on a cold disk
 SAMPLE_MS = 200
