@@ -10,7 +10,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.machine import PYTHON, ROOT, free_port, new_folder, start, wait_for
+from benchmarks.machine import PYTHON, ROOT, new_folder, start, wait_for
+from tests.harness.ports import free_port
 
 Results = dict[str, Any]
 MODEL = "benchmarks.models.resnet:ResNet"
