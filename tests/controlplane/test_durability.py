@@ -75,7 +75,6 @@ async def write_until_gone(process: Process, acknowledged: list[tuple[int, int]]
         pass
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize(
     "kills",
     [20, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])],
@@ -84,10 +83,8 @@ async def test_r52_no_acknowledged_edit_is_lost_to_kill_9(tmp_path: Path, kills:
     chance = random.Random(52)
     acknowledged: list[tuple[int, int]] = []
     checked = 0
-    started_in_s: list[float] = []
     for _ in range(kills):
         async with running(tmp_path) as process:
-            started_in_s.append(process.started_in_s)
             _, table = await process.ask("GET", "/admin/v1/table")
             last = acknowledged[-1][0] if acknowledged else 1
             assert table["revision"] - last in (0, 1), "at most one that was not acknowledged"
@@ -103,7 +100,18 @@ async def test_r52_no_acknowledged_edit_is_lost_to_kill_9(tmp_path: Path, kills:
             process.process.kill()
             await writer
     assert len(acknowledged) > kills
-    assert median(started_in_s) <= START_WITHIN_S
+
+
+@pytest.mark.alone
+async def test_r52_after_kill_9_it_serves_within_two_seconds(tmp_path: Path) -> None:
+    took_s = []
+    for _ in range(3):
+        async with running(tmp_path) as process:
+            took_s.append(process.started_in_s)
+            await process.ask("PATCH", WEIGHTS, {"digits-cnn": 7})
+            process.process.kill()
+            await process.process.wait()
+    assert median(took_s) <= START_WITHIN_S, took_s
 
 
 async def test_r54_a_second_gateway_is_refused_and_a_killed_one_succeeded(tmp_path: Path) -> None:

@@ -220,7 +220,10 @@ class Gateway:
 
 
 def complete(document: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`document` with a `gateway:` section on free ports, quick to stop."""
+    """`document` with a `gateway:` section on free ports, quick to stop.
+
+    A setting of None is left out of the file, and to the gateway's default.
+    """
     section = {
         "listen": f"127.0.0.1:{free_port()}",
         "admin": f"127.0.0.1:{free_port()}",
@@ -229,6 +232,7 @@ def complete(document: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[s
         **document.get("gateway", {}),
         **settings,
     }
+    section = {key: value for key, value in section.items() if value is not None}
     return {"gateway": section, **{k: v for k, v in document.items() if k != "gateway"}}
 
 

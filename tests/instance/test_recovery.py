@@ -3,8 +3,12 @@
 import asyncio
 import signal
 
+import pytest
+
 from tests.instance.conftest import Serve
 from tests.instance.loads import paced
+
+pytestmark = pytest.mark.alone  # goodput
 
 # Four of 50 ms each at a time, by a clock and not by the processor: 80 a second and worker.
 SLOTS = """

@@ -40,6 +40,25 @@ async def test_r68_sigterm_drains_without_a_failed_request_and_exits_0() -> None
     assert 1.5 <= took <= 2 + 5 + 2, took
 
 
+async def test_r68_with_the_defaults_a_balancer_in_front_has_five_seconds_to_notice() -> None:
+    async with origins(2, after(0.02)) as stubs:
+        defaults = {"lame_duck": None, "drain": None}
+        async with running_gateway(one_backend(*stubs), check_end=False, **defaults) as gateway:
+            load = asyncio.create_task(
+                open_loop(gateway.url, 50, 5, lambda n: Ask("POST", f"/{n}", body=b"{}"))
+            )
+            await asyncio.sleep(1)
+            asked = time.monotonic()
+            assert gateway.process is not None
+            gateway.process.send_signal(signal.SIGTERM)
+            replies = await load
+            health = await gateway.client.get(f"{gateway.url}/-/health", fresh=True)
+            took = await gateway.ended(0, asked, 15)
+    assert failures(replies) == []
+    assert health.status == 503
+    assert 5 <= took <= 7, took
+
+
 async def test_r68_a_stream_is_cut_at_the_drain_limit_and_a_second_sigterm_ends_at_once() -> None:
     async with origins(1, events(1000, 0.1)) as stubs:
         settings = {"lame_duck": "0s", "drain": "30s"}

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.harness.collector import running_collector
-from tests.harness.gateway import free_port, one_backend, running_gateway
+from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.origins import echo, one_origin
+from tests.harness.ports import free_port
 from tests.harness.up import on_free_ports, running
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
