@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup up test check format soak bench clean
+.PHONY: setup up test check format soak bench bench-gpu clean
 
 setup: $(STAMP)
 
@@ -17,8 +17,17 @@ $(STAMP): pyproject.toml constraints.txt
 up: setup
 	$(BIN)/headgate up examples/digits/headgate.yaml
 
+# Most tests wait most of the time, so they run beside each other; those that measure time or
+# processors (marked `alone`) come after them, with the machine to themselves.
+SHORT := not soak and not compose
 test: setup
-	$(BIN)/pytest -m 'not soak and not compose'
+	@beside=passed; alone=passed; \
+	echo '== tests that may run beside each other'; \
+	$(BIN)/pytest -m '$(SHORT) and not alone' -n 3 --dist loadfile || beside=FAILED; \
+	echo '== tests that measure, one after the other'; \
+	$(BIN)/pytest -m '$(SHORT) and alone' || alone=FAILED; \
+	echo "== beside each other: $$beside; one after the other: $$alone"; \
+	[ "$$beside $$alone" = 'passed passed' ]
 
 soak: setup
 	$(BIN)/pytest -m soak --timeout 3600
@@ -35,6 +44,11 @@ format: setup
 bench: setup
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
+
+# ResNet-50 on a GPU, served and bare: `make bench-gpu DEVICE=cuda:1`
+DEVICE ?= cuda:0
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu --device $(DEVICE)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,10 +1,8 @@
 """Which core does what, how is a process started for a measurement, and what did it use?"""
 
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,22 +21,10 @@ PROXY_CORE, LOAD_CORE = "0", "1"
 
 
 def on_core(core: str, command: Sequence[str]) -> list[str]:
-    """`command` kept to one core, where `taskset` is there."""
-    if shutil.which("taskset") is None or (os.cpu_count() or 1) < 2:
+    """`command` kept to one core ("" for none), where `taskset` is there."""
+    if not core or shutil.which("taskset") is None or (os.cpu_count() or 1) < 2:
         return list(command)
     return ["taskset", "-c", core, *command]
-
-
-def free_port() -> int:
-    """A port nobody listens on, below those the kernel hands to connecting sockets."""
-    while True:
-        port = random.randrange(12_000, 30_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 class Running:

@@ -19,12 +19,12 @@ from benchmarks.machine import (
     PROXY_CORE,
     PYTHON,
     Running,
-    free_port,
     new_folder,
     on_core,
     start,
     wait_for,
 )
+from tests.harness.ports import free_port
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def _instance(r: Results) -> str:
         "where the server has them (FastAPI has none), both cores shared with wrk.\n\n"
         + _rows(head, rows)
     )
-    rates = (("heavy", "a network of ResNet-18's shape, batches of up to 32, 32 connections"),
+    rates = (("heavy", "a network of ResNet-18's shape, batches of up to 32, 64 connections"),
              ("streamed", "items of one stream of 10,000"))  # fmt: skip
     lines = [
         f"* Per second, {what}: "

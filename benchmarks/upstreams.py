@@ -1,6 +1,6 @@
 """What stands behind the proxies: nginx with a static answer, a sink for big bodies, stubs.
 
-`python -m benchmarks.upstreams sink` and `… stubs` print their ports on one line.
+`python -m benchmarks.upstreams sink`, `… mirror` and `… stubs` print their ports on one line.
 """
 
 import argparse
@@ -11,11 +11,12 @@ import math
 import random
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from benchmarks.machine import LOAD_CORE, free_port, new_folder, on_core, start, wait_for
+from benchmarks.machine import LOAD_CORE, new_folder, on_core, start, wait_for
 from tests.harness.origins import Origin, served
+from tests.harness.ports import free_port
 
 ANSWER = json.dumps({"output": 16.0, "model": "square"})
 
@@ -45,38 +46,61 @@ http {{
         running.stop()
 
 
+def _head(client: socket.socket) -> tuple[bytes, int, bytes]:
+    """The request's first line, its body's length and what came of the body; b"" at the end."""
+    rest = b""
+    while b"\r\n\r\n" not in rest:
+        data = client.recv(1 << 16)
+        if not data:
+            return b"", 0, b""
+        rest += data
+    head, _, rest = rest.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    fields = dict(line.lower().split(b": ", 1) for line in lines)
+    return first, int(fields.get(b"content-length", b"0")), rest
+
+
 def _sink_one(client: socket.socket) -> None:
     """GET /N answers N bytes; a POST is read to its end and answered with its length."""
     buffer, zeros = bytearray(1 << 20), bytes(1 << 20)
     with client, contextlib.suppress(OSError):
-        rest = b""
         while True:
-            while b"\r\n\r\n" not in rest:
-                data = client.recv(1 << 16)
-                if not data:
-                    return
-                rest += data
-            head, _, rest = rest.partition(b"\r\n\r\n")
-            lines = head.lower().split(b"\r\n")
-            fields = dict(line.split(b": ", 1) for line in lines[1:])
-            left = int(fields.get(b"content-length", b"0")) - len(rest)
+            first, length, rest = _head(client)
+            if not first:
+                return
+            left = length - len(rest)
             while left > 0:
                 left -= client.recv_into(buffer)
-            rest = b""
-            word = head.split()[1].strip(b"/").partition(b"?")[0]
+            word = first.split()[1].strip(b"/").partition(b"?")[0]
             size = int(word) if word.isdigit() else 2
             client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
             for start_at in range(0, size, len(zeros)):
                 client.sendall(zeros[: size - start_at])
 
 
-def sink() -> None:
-    """Serve big bodies from blocking threads: the copying is the kernel's."""
+def _mirror_one(client: socket.socket) -> None:
+    """A request's body is parsed into memory, copied once and sent back."""
+    with client, contextlib.suppress(OSError):
+        while True:
+            first, length, rest = _head(client)
+            if not first:
+                return
+            body = bytearray(length)
+            body[: len(rest)] = rest
+            got, view = len(rest), memoryview(body)
+            while got < length:
+                got += client.recv_into(view[got:])
+            client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length)
+            client.sendall(bytes(body))
+
+
+def serve(one: Callable[[socket.socket], None]) -> None:
+    """Serve from blocking threads, where the copying is the kernel's."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     print(listener.getsockname()[1], flush=True)
     while True:
         client, _ = listener.accept()
-        threading.Thread(target=_sink_one, args=(client,), daemon=True).start()
+        threading.Thread(target=one, args=(client,), daemon=True).start()
 
 
 async def stubs(slots: int, service_s: float, spread: float, slow: float, count: int) -> None:
@@ -101,7 +125,7 @@ async def stubs(slots: int, service_s: float, spread: float, slow: float, count:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["sink", "stubs"])
+    parser.add_argument("kind", choices=["sink", "mirror", "stubs"])
     parser.add_argument("--slots", type=int, default=2)
     parser.add_argument("--service", type=float, default=0.02)
     parser.add_argument("--spread", type=float, default=math.log(2) / 2)
@@ -109,7 +133,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=4)
     options = parser.parse_args()
     if options.kind == "sink":
-        sink()
+        serve(_sink_one)
+    elif options.kind == "mirror":
+        serve(_mirror_one)
     else:
         asyncio.run(
             stubs(options.slots, options.service, options.spread, options.slow, options.count)

@@ -8,7 +8,7 @@ ENV PATH=/opt/headgate/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DI
 WORKDIR /src
 # Dependencies before sources: this layer is built anew only when one of them changes.
 COPY pyproject.toml constraints.txt ./
-RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" >requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['otel'], sep='\n')" >requirements.txt \
  && pip install --constraint constraints.txt --requirement requirements.txt
 COPY README.md LICENSE ./
 COPY gateway gateway

@@ -13,7 +13,7 @@ COPY pyproject.toml constraints.txt ./
 # torch first and alone: it is most of the image and changes least.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --no-deps --retries 2 --extra-index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)"
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['instance'], sep='\n')" >requirements.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['instance'], *p['optional-dependencies']['otel'], sep='\n')" >requirements.txt \
  && pip install --constraint constraints.txt --requirement requirements.txt
 COPY README.md LICENSE ./
 COPY gateway gateway

@@ -124,6 +124,15 @@ class Settings(Spec):
 
     # Logs
     access_log: str = _field("-", "A file, `-` for standard output, or `off`.", min_length=1)
+    access_log_percent: float = _field(
+        100.0,
+        "How many of 100 ordinary requests are logged; failed, refused and slow ones always are.",
+        gt=0,
+        le=100,
+    )
+    access_log_slow_s: Seconds = _field(
+        "1s", "From when on a request counts as slow there.", alias="access_log_slow"
+    )
     node: str = Field(
         default_factory=lambda: f"headgate-{secrets.token_hex(4)}",
         description="This gateway's name in Via, by which loops are found; random if left out.",
@@ -188,6 +197,8 @@ _DATAPLANE = (
     "lame_duck_s",
     "drain_s",
     "access_log",
+    "access_log_percent",
+    "access_log_slow_s",
     "node",
     "retry_percent",
     "retry_min_per_s",

@@ -7,13 +7,14 @@ found and called is the engine's.
 
 import inspect
 import typing
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class ModelAPI:
+class ModelAPI(ABC):
     """The hooks of a model. Write `setup` and `predict`; override others as needed.
 
     Each hook may be a plain or an `async` method. `predict` and `encode_response` may be
@@ -37,7 +38,23 @@ class ModelAPI:
     example: Any = None
     """A request body as JSON value (or bytes): used to warm up and shown in the docs."""
 
-    def setup(self, device: str) -> Any:
+    decode_ahead: bool | None = None
+    """Whether `decode_request` and `batch` may run, in a second thread, for the next batch
+    while `predict` computes one. None: on a GPU yes, on the CPU no."""
+
+    request_timeout: float | None = None
+    """Seconds a request may wait in the queue before it is answered 504; None: for ever."""
+
+    callbacks: Sequence[Any] = ()
+    """Objects with `on_before_predict(lit_api)`, `on_after_predict` and so on for `setup`,
+    `decode_request` and `encode_response`."""
+
+    loggers: Sequence[Any] = ()
+    """Objects with `process(key, value)`, which get what `log` says."""
+
+    _entries: Any = None
+
+    def setup(self, device: str) -> Any:  # noqa: B027  (some models have nothing to load)
         """Loads the model onto `device` ("cpu", "cuda:0", "mps"); once per worker process."""
 
     def decode_request(self, request: Any) -> Any:
@@ -55,9 +72,9 @@ class ModelAPI:
 
         return stack(inputs)
 
+    @abstractmethod
     def predict(self, x: Any) -> Any:
         """The model's output for one input, or for a batch if `max_batch_size` is above 1."""
-        raise NotImplementedError
 
     def unbatch(self, output: Any) -> Any:
         """The outputs of a batch one by one, in the order of its inputs."""
@@ -72,8 +89,18 @@ class ModelAPI:
         """Whether this model should get requests; asked once in a while."""
         return True
 
-    def teardown(self) -> None:
+    def teardown(self) -> None:  # noqa: B027  (may be left out)
         """Called once when the worker process ends in order."""
+
+    def log(self, key: str, value: Any) -> None:
+        """Hands a pair to the `loggers`, without waiting for them; to the instance's log where
+        there are none, a few in a second at most."""
+        if self._entries is not None:
+            self._entries.put((key, value))
+
+    def set_logger_queue(self, queue: Any) -> None:
+        """Called once, before `setup`: where `log` puts its pairs."""
+        self._entries = queue
 
 
 class Endpoint(Generic[F]):

@@ -6,17 +6,21 @@ Composes settings, driver, surface and server; owns the listening socket and the
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
 from contextlib import suppress
 
 from instance.engine.driver import Driver, StartError
+from instance.guards import installed_torch, start_refusals
 from instance.settings import Settings
 from instance.surface.connection import Server
 from instance.surface.http import Surface
+from instance.surface.traced import TracedSurface
 from instance.telemetry.logs import configure_logging
 from instance.telemetry.metrics import Metrics
+from instance.telemetry.tracing import from_environment
 
 log = logging.getLogger("instance")
 BACKLOG = 1024
@@ -49,7 +53,11 @@ async def serve(settings: Settings) -> int:
     log.info("listening on http://%s:%d, loading %s", shown, port, settings.model)
     metrics = Metrics()
     driver = Driver(settings, metrics)
-    surface = Surface(driver, metrics)
+    tracing = from_environment(os.environ, f"{shown}:{port}")
+    if tracing is None:
+        surface = Surface(driver, metrics)
+    else:
+        surface = TracedSurface(driver, metrics, tracing)
     server = Server(surface, settings.max_body, settings.keep_alive_s)
     listener = await asyncio.get_running_loop().create_server(server.factory, sock=sock)
     try:
@@ -60,6 +68,8 @@ async def serve(settings: Settings) -> int:
         await driver.stop()
         await surface.finish()
         server.close()
+        if tracing is not None:
+            tracing.close()
 
 
 async def _until_signalled(driver: Driver) -> int:
@@ -106,6 +116,11 @@ def _rest_the_collector() -> None:
 def run(settings: Settings) -> int:
     """Runs the instance in this process; exit code 1 and one line when it cannot start."""
     configure_logging()
+    refusals = start_refusals(settings.host, os.environ, torch_version=installed_torch())
+    for refusal in refusals:
+        print(f"headgate instance: {refusal}", file=sys.stderr)
+    if refusals:
+        return 1
     try:
         if sys.platform != "win32":
             import uvloop

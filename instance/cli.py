@@ -65,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         help="keep batches small enough for this",
     )
     add("--max-body", type=_checked(parse_size), metavar="SIZE", help="largest body (64MiB)")
+    add(
+        "--weights-only",
+        action="store_true",
+        help="torch.load reads tensors and nothing else, even if the model asks it to",
+    )
     add("--stream", action=argparse.BooleanOptionalAction, help="send answers item by item")
     add(
         "--drain",

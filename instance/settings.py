@@ -54,6 +54,9 @@ class Settings:
     max_body: int = 64 << 20
     """Bytes of a request body."""
 
+    weights_only: bool = False
+    """Whether `torch.load` reads tensors and nothing else, whatever the model asks it for."""
+
     keep_alive_s: float = 90.0
     """An idle connection is closed after this; longer than the gateway keeps its own."""
 

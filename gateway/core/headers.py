@@ -97,8 +97,8 @@ def timeout_line(seconds: float) -> bytes:
 
 
 def _trace(ident: bytes) -> bytes:
-    if len(ident) != 32:
-        return b""
+    if len(ident) != 32 or ident.translate(None, b"0123456789abcdef"):
+        return b""  # a trusted proxy's own id, which need not be a trace's
     return b"\r\ntraceparent: 00-" + ident + b"-" + ident[16:] + b"-00"
 
 

@@ -37,6 +37,7 @@ class DataplaneOptions:
     lame_duck_s        health says 503 before new connections stop
     drain_s            what is in flight may take so long after that
     access_log         a path, "-" for standard output, or "off"
+    access_log_percent, access_log_slow_s  which requests are logged: `core.sampling`
     """
 
     expose: bool = True
@@ -62,6 +63,8 @@ class DataplaneOptions:
     lame_duck_s: float = 5.0
     drain_s: float = 30.0
     access_log: str = "off"
+    access_log_percent: float = 100.0
+    access_log_slow_s: float = 1.0
 
     def __post_init__(self) -> None:
         if self.underscore_headers not in UNDERSCORES:

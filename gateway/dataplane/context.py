@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.core.options import DataplaneOptions
 from gateway.core.retrying import RetryBudget
+from gateway.core.sampling import Sampling
 from gateway.core.table import EMPTY, Table
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.current import Snapshot
 from gateway.dataplane.deadlines import Clock, Wheel
+from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.instances import Endpoints, Instances
+from gateway.dataplane.traced import TracedExchange
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.ledger import Ledger
 from gateway.telemetry.metrics import Counters
+from gateway.telemetry.tracing import Tracing
 
 if TYPE_CHECKING:
     from gateway.dataplane.listener import Client
@@ -36,12 +40,20 @@ class Plane:
 
     __slots__ = (
         "_awake", "_id", "_loop", "_trusted", "budget", "clients", "counters", "documents",
-        "draining", "ejected_news", "generation", "instances", "lame", "ledger", "log", "mirrored",
-        "most_clients", "node", "notify", "now", "options", "signals", "snapshot", "wheel",
+        "draining", "ejected_news", "exchange", "generation", "instances", "lame", "ledger",
+        "log", "mirrored", "most_clients", "node", "notify", "now", "options", "signals",
+        "snapshot", "tracing", "wheel",
     )  # fmt: skip
 
-    def __init__(self, options: DataplaneOptions, loop: asyncio.AbstractEventLoop | Any) -> None:
+    def __init__(
+        self,
+        options: DataplaneOptions,
+        loop: asyncio.AbstractEventLoop | Any,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.options = options
+        self.tracing = tracing
+        self.exchange = Exchange if tracing is None else TracedExchange
         self.now = time.monotonic
         self._loop = loop
         clock: Clock = loop
@@ -57,7 +69,8 @@ class Plane:
         self.clients: set[Client] = set()
         self.most_clients = math.inf
         self.counters = Counters()
-        self.log = AccessLog(options.access_log)
+        which = Sampling(options.access_log_percent, options.access_log_slow_s)
+        self.log = AccessLog(options.access_log, which)
         self.ledger = Ledger(self.log, loop.call_later, self._noted)
         self.budget = RetryBudget(options.retry_percent / 100.0, options.retry_min_per_s)
         self.notify: Callable[[], None] = _nobody

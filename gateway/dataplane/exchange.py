@@ -286,7 +286,8 @@ class Exchange(Intake):
 
     def _finish(self, now: float, reason: str) -> None:
         self.state = OVER
-        self.deadline = NEVER
+        if self.armed != NEVER:
+            self.plane.wheel.drop(self)
         settle(self, now, reason)
         self.attempt = None  # no cycle: what is over is freed at once, not by the collector
         self.client.finished(now)

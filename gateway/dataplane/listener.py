@@ -15,11 +15,11 @@ from gateway.core.errors import ClientFault, GatewayError
 from gateway.core.framing import Body, Chunked, Sized
 from gateway.core.heads import CHUNKED, RequestHead, check_start, parse_request, too_large
 from gateway.dataplane.deadlines import NEVER, Timed
-from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from gateway.dataplane.context import Plane
+    from gateway.dataplane.exchange import Exchange
 
 HEAD, BODY, WAIT, TUNNEL, LINGER, CLOSED = range(6)
 LINGER_S = 2.0
@@ -127,7 +127,7 @@ class Client(asyncio.Protocol, Timed):
     def connection_lost(self, error: Exception | None) -> None:
         self.plane.clients.discard(self)
         self.state = CLOSED
-        self.deadline = NEVER
+        self.plane.wheel.drop(self)
         tunnel, exchange = self._tunnel, self.exchange
         if tunnel is not None:
             tunnel.client_left()
@@ -195,7 +195,7 @@ class Client(asyncio.Protocol, Timed):
         now = plane.now()
         self.keep = not head.close
         length = head.length
-        self.exchange = exchange = Exchange(plane, self, head, now)
+        self.exchange = exchange = plane.exchange(plane, self, head, now)
         if not length:
             self.state = WAIT
             self.deadline = NEVER
@@ -253,7 +253,8 @@ class Client(asyncio.Protocol, Timed):
         self._pumping = False
         self.keep = False
         self._buffer = b""
-        exchange = Exchange(self.plane, self, RequestHead([b""]), self.plane.now())
+        plane = self.plane
+        exchange = plane.exchange(plane, self, RequestHead([b""]), plane.now())
         self.state = BODY  # what follows is the rest of something that nobody understood
         self.exchange = exchange
         exchange.refuse(fault)
@@ -264,7 +265,7 @@ class Client(asyncio.Protocol, Timed):
         if self.state != CLOSED:
             self.transport.write(data)
 
-    def closes(self, exchange: Exchange) -> bool:
+    def closes(self, exchange: "Exchange") -> bool:
         """Whether the connection ends with this answer."""
         if self.plane.lame or self.state == BODY:
             self.keep = False

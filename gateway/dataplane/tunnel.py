@@ -150,4 +150,5 @@ class Tunnel(Timed):
     def _end(self, reason: str) -> None:
         if not self._is_over:
             self._is_over = True
+            self._exchange.plane.wheel.drop(self)
             self._exchange.tunnel_over(reason, self._sent)

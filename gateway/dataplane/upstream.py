@@ -145,7 +145,7 @@ class Upstream(asyncio.Protocol, Timed):
         state, receiver = self.state, self.receiver
         self.state = CLOSED
         self.receiver = None
-        self.deadline = NEVER
+        self.instance.plane.wheel.drop(self)
         self.instance.lost(self, state == IDLE)
         if receiver is None:
             return

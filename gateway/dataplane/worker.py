@@ -7,6 +7,7 @@ connections, what is in flight finishes, exit 0. A second SIGTERM ends it within
 
 import asyncio
 import gc
+import os
 import resource
 import signal
 import socket
@@ -18,6 +19,7 @@ from gateway.dataplane.context import Plane
 from gateway.dataplane.link import Link
 from gateway.dataplane.listener import Client
 from gateway.telemetry import logs
+from gateway.telemetry.tracing import from_environment
 
 BACKLOG = 1024
 POLL_S = 0.02
@@ -66,6 +68,7 @@ class Worker:
         self, options: WorkerOptions, sockets: list[socket.socket], channel_path: str, slot: int
     ) -> None:
         self._sockets = sockets
+        self._slot = slot
         self._servers: list[asyncio.Server] = []
         self._plane: Plane | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -98,10 +101,15 @@ class Worker:
             if self._plane is not None:
                 self._plane.ledger.settle()
                 self._plane.log.close()
+                if self._plane.tracing is not None:
+                    self._plane.tracing.close()
         return 0
 
     def _make(self, settings: dict[str, Any]) -> Plane:
-        self._plane = Plane(DataplaneOptions.from_dict(settings), asyncio.get_running_loop())
+        options = DataplaneOptions.from_dict(settings)
+        who = f"{options.node}/{self._slot}"
+        tracing = from_environment(os.environ, "headgate", who)
+        self._plane = Plane(options, asyncio.get_running_loop(), tracing)
         self._plane.most_clients = most_clients(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         return self._plane
 

@@ -2,7 +2,8 @@
 
 One JSON object per line. A request leaves an `Entry`; lines are made and written together,
 shortly after, so that no request waits for a disk and none is formatted on its own. The
-query, headers and bodies are never logged: they may hold secrets.
+query, headers and bodies are never logged: they may hold secrets. Which requests are left
+out is `gateway.core.sampling`; they are counted all the same, elsewhere.
 """
 
 import os
@@ -12,6 +13,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 import orjson
+
+from gateway.core.sampling import EVERY, Sampling
 
 Labels = tuple[str, str, str]
 Entry = tuple[
@@ -23,16 +26,21 @@ backend, instance), revision, attempts, bytes of body received and sent, seconds
 _LINE = (
     b'{"time":"%b.%03dZ","request_id":"%b","client":"%b","method":"%b","path":"%b",'
     b'"status":%d,"reason":"%b",%b,"revision":%d,"attempts":%d,"received":%d,"sent":%d,'
-    b'"seconds":%.6f}\n'
+    b'"seconds":%.6f%b}\n'
 )
 
 
 class AccessLog:
     """Writes entries in batches to a path, to standard output ("-") or nowhere ("off")."""
 
-    __slots__ = ("_fd", "_labels", "_owned", "dropped")
+    __slots__ = ("_fd", "_labels", "_owned", "_sampling", "_tails", "dropped")
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, sampling: Sampling = EVERY) -> None:
+        self._sampling = sampling
+        self._tails = {100.0: b""}
+        if sampling.percent < 100.0:
+            shares = (100.0, sampling.percent)
+            self._tails = {share: b',"sample_percent":%.6g' % share for share in shares}
         self._owned = False
         self._labels: dict[Labels, bytes] = {}
         self.dropped = 0
@@ -52,6 +60,8 @@ class AccessLog:
         if self._fd is None:
             return
         data = self.lines(entries, time.time() - time.monotonic())
+        if not data:
+            return
         try:
             os.write(self._fd, data)
         except OSError:
@@ -61,10 +71,15 @@ class AccessLog:
         """The lines of `entries`; `offset` turns monotonic into wall-clock seconds."""
         lines: list[bytes] = []
         second, stamp = -1, b""
+        percent_of = self._sampling.percent_of
+        tails = self._tails
         for (
             ended, ident, client, method, target, status, reason, labels, revision, attempts,
             received, sent, seconds,
         ) in entries:  # fmt: skip
+            percent = percent_of(ident, target, status, reason, seconds)
+            if not percent:
+                continue
             moment = ended + offset
             if int(moment) != second:
                 second = int(moment)
@@ -77,6 +92,7 @@ class AccessLog:
                 % (
                     stamp, (moment - second) * 1000, ident, client.encode(), method, path, status,
                     reason.encode(), known, revision, attempts, received, sent, seconds,
+                    tails[percent],
                 )
             )  # fmt: skip
         return b"".join(lines)

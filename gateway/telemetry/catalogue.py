@@ -33,19 +33,22 @@ METRICS: tuple[Metric, ...] = (
         "headgate_request_seconds",
         "histogram",
         ("route", "backend"),
-        "From the first byte of a request to the last byte of its answer",
+        "From a request's head to the last byte of its answer",
+        "Only of requests that an instance answered, here and in the next two.",
     ),
     Metric(
         "headgate_first_byte_seconds",
         "histogram",
         ("route", "backend"),
-        "From the first byte of a request to the first byte of its answer",
+        "From a request's head to the first byte of its answer",
     ),
     Metric(
         "headgate_overhead_seconds",
         "histogram",
         ("route", "backend"),
-        "The gateway's own share of a request: neither waiting for the client nor the instance",
+        "From a whole request to its being sent to the instance that answers it",
+        "The gateway's own share: deciding, waiting in its queue, connecting, and attempts that"
+        " failed before.",
     ),
     Metric(
         "headgate_in_flight",

@@ -4,6 +4,7 @@ Plain values for the queue and the batcher, and JSON Schemas for the documentati
 """
 
 import inspect
+from math import inf
 from typing import Any
 
 import orjson
@@ -34,10 +35,14 @@ def describe(model: Model, name: str) -> dict[str, Any]:
         "spec": model.spec.name if model.spec is not None else "",
         "max_batch_size": hooks.max_batch_size,
         "batch_timeout_s": float(getattr(api, "batch_timeout", 0.0) or 0.0),
+        "request_timeout_s": _patience(getattr(api, "request_timeout", None)),
         "stream": hooks.stream,
         "is_async": hooks.is_async,
+        "prepares": model.prepares,
         "concurrency": concurrency if hooks.is_async else 1,
-        "wants_request": hooks.wants_context or model.request_type is Request,
+        "wants_request": hooks.wants_context
+        or model.request_type is Request
+        or (model.spec is not None and model.spec.wants_headers),
         "has_health": model.has_health,
         "media_type": model.media_type or "",
         "request_schema": _request_schema(model),
@@ -46,6 +51,11 @@ def describe(model: Model, name: str) -> dict[str, Any]:
         "outputs": _tensors(getattr(api, "outputs", None)),
         "example": _example(getattr(api, "example", None)),
     }
+
+
+def _patience(seconds: Any) -> float:
+    """Longest wait in the queue; none is said by None, False and -1, as LitServe has it."""
+    return float(seconds) if seconds and seconds > 0 else inf
 
 
 def _request_schema(model: Model) -> bytes:

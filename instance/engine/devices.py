@@ -7,7 +7,8 @@ a CUDA device is there. `visible` runs in the HTTP process and never imports it.
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,24 @@ def enter_inference_mode() -> None:
     torch = _torch()
     if torch is not None:
         torch.inference_mode().__enter__()
+
+
+@contextmanager
+def beside(device: str) -> Iterator[Callable[[], None]]:
+    """A place for a second thread to fill tensors in while the first computes.
+
+    On CUDA that is a stream of its own, so that copies to the device do not queue behind the
+    kernels of a batch; the function given waits until all of it is done, and is to be called
+    before anybody else touches what was made. Elsewhere there is nothing to wait for.
+    """
+    torch = _torch()
+    if torch is None or not device.startswith("cuda"):
+        yield lambda: None
+        return
+    torch.cuda.synchronize()  # what `setup` loaded, on the stream of the first thread
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        yield stream.synchronize
 
 
 def memory(device: str) -> tuple[int, int] | None:

@@ -25,6 +25,7 @@ SWEEP_S = 0.02  # how late a deadline may be noticed
 TRAIN_S = 0.002  # work that a model without batches may be sent in one message
 TRAIN_MAX = 32
 CHECK_S = 2.0
+STUCK_S, STUCK_TIMES = 0.25, 5  # a batch that takes both this long and as often its time
 
 
 class StartError(Exception):
@@ -132,7 +133,8 @@ class Driver:
         """The client of `job` left: its place is free, its stream is stopped."""
         job.on_reply = None
         if job.taken:
-            if job.worker is not None and (self.info["stream"] or self.info["is_async"]):
+            heeds = self.info["stream"] or self.info["is_async"] or self.info["prepares"]
+            if job.worker is not None and heeds:
                 job.worker.send(("cancel", job.id))
         else:
             self.batcher.leave(job)
@@ -149,16 +151,25 @@ class Driver:
 
     # -- load ------------------------------------------------------------------------------
 
+    def _lanes(self) -> tuple[int, int]:
+        """(batches that can be computed at once, requests that no lane will come to soon): a
+        worker that is stuck is no lane, as long as there is another."""
+        ready = [worker for worker in self.workers if worker.state is State.READY]
+        if len(ready) == 1:
+            return ready[0].capacity, 0
+        moving = [worker for worker in ready if not worker.stuck] or ready
+        held = sum(worker.held for worker in ready if worker not in moving)
+        return sum(worker.capacity for worker in moving), held
+
     def slots(self) -> int:
         """Requests that all live workers together can compute at once."""
-        ready = sum(worker.capacity for worker in self.workers if worker.state is State.READY)
-        return ready * min(self.batcher.limit, self.batcher.policy.max_batch_size)
+        return self._lanes()[0] * min(self.batcher.limit, self.batcher.policy.max_batch_size)
 
     def wait_s(self) -> float:
         """How long the next request is expected to wait."""
         batcher = self.batcher
-        ready = sum(worker.capacity for worker in self.workers if worker.state is State.READY)
-        return self.pace.wait_s(batcher.waiting, batcher.running, ready, batcher.limit)
+        lanes, held = self._lanes()
+        return self.pace.wait_s(batcher.waiting, batcher.running - held, lanes, batcher.limit)
 
     def report(self) -> tuple[int, int, int, float]:
         """(queue, running, slots, expected wait in milliseconds), as ORCA carries them.
@@ -166,8 +177,9 @@ class Driver:
         A batch sent ahead to a busy worker waits there, so it counts as waiting.
         """
         slots = self.slots()
-        running = min(self.batcher.running, slots)
-        queue = self.batcher.waiting + self.batcher.running - running
+        taken = self.batcher.running - self._lanes()[1]
+        running = min(taken, slots)
+        queue = self.batcher.waiting + taken - running
         return queue, running, slots, self.wait_s() * 1000.0
 
     def _hopeless(self, job: Job) -> bool:
@@ -216,12 +228,12 @@ class Driver:
         return best
 
     def _ahead(self) -> Worker | None:
-        """A lone worker may have one *full* batch in its pipe while it computes another: a
-        full batch cannot grow, so nothing is lost by forming it early."""
-        if len(self.workers) > 1 or self.batcher.waiting < self.batcher.limit:
+        """The busy worker that may have one further batch: a full one, which cannot grow, and
+        only if a full one is left for every other worker, so that none becomes idle for it."""
+        if self.batcher.waiting < self.batcher.limit * self._lanes()[0]:
             return None
-        worker = self.workers[0]
-        return worker if worker.can_take_ahead else None
+        able = [worker for worker in self.workers if worker.can_take_ahead]
+        return min(able, key=lambda worker: worker.busy_since, default=None)
 
     def _share(self) -> int:
         """What one worker may take of a train: not what others, idle now, could do as well."""
@@ -278,7 +290,11 @@ class Driver:
         self._sweeper = None
         now = time.monotonic()
         self._expire(self.batcher.expire(now))
+        expected_s = self.pace.seconds(self.batcher.limit)
         for worker in self.workers:
+            self._expire(worker.late(now))
+            if worker.notice_stuck(now, max(STUCK_S, STUCK_TIMES * expected_s)):
+                self.changes += 1
             worker.end_if_hung(now)
         if self.batcher.waiting or self.batcher.running:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)

@@ -61,8 +61,8 @@ class Job:
     its `Parts`. None when nobody waits any more."""
 
     __slots__ = (
-        "arrived", "body", "content_type", "deadline", "gone", "id", "meta", "on_reply", "parts",
-        "sse", "taken", "worker",
+        "arrived", "batch", "body", "content_type", "deadline", "gone", "id", "meta", "on_reply",
+        "parts", "sse", "taken", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +87,7 @@ class Job:
         self.on_reply: Callable[[Answer | Problem | Parts], None] | None = on_reply
         self.parts: Parts | None = None
         self.taken = 0.0
+        self.batch = 0  # how many were taken together
         self.worker: Any = None
 
     def resolve(self, reply: Reply) -> None:

@@ -33,11 +33,18 @@ def load(model: str) -> Any:
     found = getattr(module, name, None) if name else None
     if found is None:
         raise LoadError(_missing(module, where, name))
+    for hook in ("setup", "predict"):
+        if inspect.isclass(found) and hook in getattr(found, "__abstractmethods__", ()):
+            raise LoadError(_lacks(model, hook))
     api = _made(found, model)
     for hook in ("setup", "predict"):
-        if not callable(getattr(api, hook, None)) or _is_abstract(api, hook):
-            raise LoadError(f"{model} has no {hook}(); a model needs setup(device) and predict(x)")
+        if not callable(getattr(api, hook, None)) or _is_litserves_own(api, hook):
+            raise LoadError(_lacks(model, hook))
     return api
+
+
+def _lacks(model: str, hook: str) -> str:
+    return f"{model} has no {hook}(); a model needs setup(device) and predict(x)"
 
 
 def _module(where: str) -> ModuleType:
@@ -106,10 +113,9 @@ def _made(found: Any, model: str) -> Any:
     return found
 
 
-def _is_abstract(api: Any, hook: str) -> bool:
-    """Whether `hook` is the base class's own, which only raises."""
-    name = getattr(getattr(api, hook), "__qualname__", "")
-    return hook == "predict" and name in ("ModelAPI.predict", "LitAPI.predict")
+def _is_litserves_own(api: Any, hook: str) -> bool:
+    """Whether `hook` is LitServe's base class's, which only raises."""
+    return getattr(getattr(api, hook), "__qualname__", "") == f"LitAPI.{hook}"
 
 
 def _line(error: BaseException) -> str:

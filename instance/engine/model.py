@@ -9,6 +9,7 @@ import orjson
 from instance.core.errors import Problem
 from instance.engine import devices
 from instance.engine.hooks import BASES, Hooks
+from instance.engine.observers import Entries
 from instance.engine.pipeline import Pipeline, Work
 from instance.engine.replies import Blame
 from instance.engine.streams import Streams
@@ -26,6 +27,7 @@ class Model:
         self.api = api
         self.hooks = hooks
         self.device = device
+        self.entries: Entries | None = None  # where `log` of the model goes
         self.media_type: str | None = getattr(api, "media_type", None)
         self.spec = spec_of(api)
         # A model inside a spec is asked in the spec's terms, whatever it says itself.
@@ -42,6 +44,15 @@ class Model:
         health = getattr(self.api, "health", None)
         inner = getattr(health, "__func__", health)
         return callable(health) and not getattr(inner, "__qualname__", "").startswith(BASES)
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the next batch is decoded while this one is computed: where the device is
+        not the processor that decodes, unless the model says otherwise."""
+        if self.hooks.is_async or self.hooks.stream:
+            return False
+        said = getattr(self.api, "decode_ahead", None)
+        return self.device != "cpu" if said is None else bool(said)
 
     async def check(self) -> tuple[bool, int, int]:
         """(whether `health()` says yes, bytes in use and in all of its GPU or zeros)."""

@@ -8,17 +8,22 @@ and the worker drives them without an event loop.
 
 import inspect
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 from instance.core.errors import Problem
+from instance.engine.frames import Frame, found
 from instance.engine.hooks import Hook, Hooks, shape_of, stack
 from instance.engine.replies import Answer, Blame, Reply
-from instance.requests import Context, Request
+from instance.requests import Context, Headers, Request
 from instance.specs import Spec
 from instance.surface.codec import Parse, UnencodableError, encode_json
 
+T = TypeVar("T")
 EXPIRED = Problem("deadline", "the deadline passed before the model could run")
+LOST = Problem("model_error", "the model gave no answer to this request")
+UNMADE: Any = object()  # in place of a batch that is still to be made
 
 
 class Work:
@@ -36,6 +41,23 @@ class Work:
         self.reply: Reply | None = None
 
 
+def works_of(frame: Frame) -> list[Work]:
+    """The requests of a batch message."""
+    message, blobs = frame
+    works = []
+    for job, content_type, body, deadline, sse, meta in message[2]:
+        request = Request(
+            body=found(body, blobs),  # type: ignore[arg-type]
+            content_type=content_type,
+            deadline=deadline,
+        )
+        if meta is not None:
+            request.method, request.path, request.query = meta[0], meta[1], meta[2]
+            request.headers = Headers(meta[3])
+        works.append(Work(job, request, sse))
+    return works
+
+
 class CountError(Exception):
     """predict or unbatch gave another number of outputs than there were inputs."""
 
@@ -46,6 +68,17 @@ async def call(hook: Hook, value: Any, context: Any) -> Any:
     if inspect.iscoroutine(result):
         return await result
     return result
+
+
+def drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine that never suspends, which costs no event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        value: T = stop.value
+        return value
+    coroutine.close()
+    raise RuntimeError("a hook waits for something but is no `async def`")
 
 
 class Pipeline:
@@ -64,46 +97,64 @@ class Pipeline:
         self._parse = parse
         self._blame = blame
         self._media_type = media_type
+        # Around every hook but predict, where a second thread runs hooks too.
+        self.turn: AbstractContextManager[Any] = nullcontext()
 
     async def decode(self, works: Sequence[Work]) -> list[Work]:
         """Those that may be computed; the others have their reply."""
-        good = []
-        now = time.monotonic()
-        decode = self.hooks.decode
         for work in works:
-            if work.request.deadline <= now:
-                work.reply = EXPIRED
-                continue
-            try:
+            await self.decode_one(work)
+        return [work for work in works if work.reply is None]
+
+    async def decode_one(self, work: Work) -> None:
+        """Gives `work` its value, or its reply when it has none."""
+        if work.request.deadline <= time.monotonic():
+            work.reply = EXPIRED
+            return
+        try:
+            if self.spec is None:
                 value = self._parse(work.request)
-                if self.spec is not None:
-                    work.parsed = value
-                    work.context.update(self.spec.context(value))
-                if decode is not None:
-                    value = await call(decode, value, work.context)
-                elif self.spec is not None:
-                    value = self.spec.decoded(value)
-            except Exception as error:
-                work.reply = self._blame.problem(error)
-                continue
-            work.value = value
-            good.append(work)
-        return good
+            else:
+                value = work.parsed = self.spec.read(work.request, self._parse)
+                work.context.update(self.spec.context(value))
+            if self.hooks.decode is not None:
+                value = await call(self.hooks.decode, value, work.context)
+            elif self.spec is not None:
+                value = self.spec.decoded(value)
+        except Exception as error:
+            work.reply = self._blame.problem(error)
+            return
+        work.value = value
 
     async def answer(self, works: Sequence[Work]) -> list[Reply]:
         """The replies of `works`, in their order."""
         good = await self.decode(works)
-        if self.hooks.max_batch_size > 1:
-            for group in self._alike(good):
-                await self._answer_group(group)
-        else:
-            for work in good:
-                await self._answer_one(work)
-        return [work.reply or _lost() for work in works]
+        for group in self.groups(good):
+            await self.compute(group)
+        return [work.reply or LOST for work in works]
 
-    def _alike(self, works: list[Work]) -> list[list[Work]]:
-        """`works` in groups that the default `batch` can stack."""
-        if self.hooks.batch is not None or len(works) < 2 or shape_of(works[0].value) is None:
+    async def compute(self, works: list[Work], batch: Any = UNMADE) -> None:
+        """Gives each of a group its reply; `batch` is what `batched` made of the group."""
+        if self.hooks.max_batch_size > 1:
+            await self._answer_group(works, batch)
+        else:
+            for work in works:
+                await self._answer_one(work)
+
+    async def batched(self, works: list[Work]) -> Any:
+        """What `predict` gets for a group; UNMADE for models without batches."""
+        if self.hooks.max_batch_size == 1:
+            return UNMADE
+        inputs = [work.value for work in works]
+        if self.hooks.batch is None:
+            return stack(inputs)
+        return await call(self.hooks.batch, inputs, [work.context for work in works])
+
+    def groups(self, works: list[Work]) -> list[list[Work]]:
+        """`works` in groups that can be computed together: the default `batch` stacks only
+        what is of one shape."""
+        alone = self.hooks.batch is not None or self.hooks.max_batch_size == 1
+        if alone or len(works) < 2 or shape_of(works[0].value) is None:
             return [works] if works else []
         groups: dict[Any, list[Work]] = {}
         for work in works:
@@ -113,34 +164,38 @@ class Pipeline:
     async def _answer_one(self, work: Work) -> None:
         try:
             output = await call(self.hooks.predict, work.value, work.context)
-            work.reply = await self._encode(output, work)
+            with self.turn:
+                work.reply = await self._encode(output, work)
         except Exception as error:
             work.reply = self._blame.problem(error)
 
-    async def _answer_group(self, works: list[Work]) -> None:
+    async def _answer_group(self, works: list[Work], batch: Any) -> None:
         try:
-            outputs = await self._predict_batch(works)
+            outputs = await self._predict_batch(works, batch)
         except Exception as error:
             if len(works) == 1:
                 works[0].reply = self._blame.problem(error)
                 return
             for work in works:
-                await self._answer_group([work])
+                await self._answer_group([work], UNMADE)
             return
-        for work, output in zip(works, outputs, strict=True):
-            try:
-                work.reply = await self._encode(output, work)
-            except Exception as error:
-                work.reply = self._blame.problem(error)
+        with self.turn:
+            for work, output in zip(works, outputs, strict=True):
+                try:
+                    work.reply = await self._encode(output, work)
+                except Exception as error:
+                    work.reply = self._blame.problem(error)
 
-    async def _predict_batch(self, works: list[Work]) -> Sequence[Any]:
+    async def _predict_batch(self, works: list[Work], batch: Any) -> Sequence[Any]:
         hooks = self.hooks
         contexts = [work.context for work in works]
-        batch: Any = [work.value for work in works]
-        batch = stack(batch) if hooks.batch is None else await call(hooks.batch, batch, contexts)
+        if batch is UNMADE:
+            with self.turn:
+                batch = await self.batched(works)
         output = await call(hooks.predict, batch, contexts)
         if hooks.unbatch is not None:
-            outputs = list(await call(hooks.unbatch, output, contexts))
+            with self.turn:
+                outputs = list(await call(hooks.unbatch, output, contexts))
         else:
             outputs = unbatch(output)
         if len(outputs) != len(works):
@@ -150,7 +205,7 @@ class Pipeline:
     async def _encode(self, output: Any, work: Work) -> Reply:
         if self.hooks.encode is not None:
             output = await call(self.hooks.encode, output, work.context)
-        if self.spec is not None:
+        if self.spec is not None and self.spec.streams is False:
             output = self.spec.answer(output, work.parsed)
         return answer_of(output, self._media_type)
 
@@ -186,7 +241,3 @@ def _response(value: Any, status: int) -> Answer:
         else:
             headers.append((str(name), str(header)))
     return Answer(inner.body, content_type, status, headers)
-
-
-def _lost() -> Problem:
-    return Problem("model_error", "the model gave no answer to this request")

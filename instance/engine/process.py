@@ -118,7 +118,8 @@ class WorkerProcess(asyncio.BufferedProtocol):
 
 
 def environment(settings: Settings, device: str, outer: Mapping[str, str]) -> dict[str, str]:
-    """A worker's environment: its own GPU and its share of the cores."""
+    """A worker's environment: its own GPU, its share of the cores, and how it may load."""
     threads = str(settings.worker_threads())
     shares = dict.fromkeys(_THREAD_VARIABLES, threads)
-    return {**shares, **outer, **devices.visible(device, outer)}
+    loading = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1"} if settings.weights_only else {}
+    return {**shares, **outer, **loading, **devices.visible(device, outer)}

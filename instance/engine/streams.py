@@ -8,60 +8,13 @@ import inspect
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-import orjson
-
 from instance.core.errors import Problem
 from instance.engine.frames import Buffer, place
-from instance.engine.hooks import stack
+from instance.engine.framing import ItemFraming
 from instance.engine.links import Link
 from instance.engine.pipeline import CountError, Pipeline, Work, call
 from instance.engine.replies import Blame, pack_reply
 from instance.specs import Framing, Spec
-from instance.surface.codec import encode_json
-
-SSE = "text/event-stream"
-JSON_LINES = "application/x-ndjson"
-
-
-class ItemFraming:
-    """Turns items into bytes: as events, as lines of JSON, or as they are."""
-
-    def __init__(self, first: Any, sse: bool, media_type: str | None) -> None:
-        self.sse = sse or media_type == SSE
-        if self.sse:
-            self.content_type = SSE
-        elif media_type is not None:
-            self.content_type = media_type
-        elif isinstance(first, str):
-            self.content_type = "text/plain; charset=utf-8"
-        elif isinstance(first, (bytes, bytearray, memoryview)):
-            self.content_type = "application/octet-stream"
-        else:
-            self.content_type = JSON_LINES
-
-    def item(self, value: Any) -> Buffer:
-        if isinstance(value, str):
-            if not self.sse or value.startswith(("data:", "event:", "id:", ":")):
-                return value.encode()
-            lines = value.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-            return "".join(f"data: {line}\n" for line in lines).encode() + b"\n"
-        if isinstance(value, (bytes, bytearray, memoryview)):
-            return value
-        body = encode_json(value)
-        return b"data: " + body + b"\n\n" if self.sse else body + b"\n"
-
-    def finish(self) -> bytes:
-        return b""
-
-    def error(self, problem: Problem) -> bytes:
-        """The explicit end of a stream that failed; empty where the framing has no word
-        for it, and only the broken connection tells."""
-        body = orjson.dumps(problem.document(None), default=str)
-        if self.sse:
-            return b"event: error\ndata: " + body + b"\n\n"
-        if self.content_type == JSON_LINES:
-            return b'{"error":' + body + b"}\n"
-        return b""
 
 
 class Sender:
@@ -72,6 +25,7 @@ class Sender:
     ) -> None:
         self.work = work
         self.ended = False
+        self.choices = 1  # that are still to end
         self._link = link
         self._media_type = media_type
         self._spec = spec
@@ -87,13 +41,13 @@ class Sender:
         """Whether nobody wants more of it."""
         return self.ended or self._link.cancelled(self.work.id)
 
-    def item(self, value: Any) -> None:
+    def item(self, value: Any, choice: int) -> None:
         if self._framing is None:
             self._framing = self._framed(value)
-        self._send(self._framing.item(value))
+        self._send(self._framing.item(value, choice))
 
     def _framed(self, first: Any) -> Framing:
-        if self._spec is not None:
+        if self._spec is not None and self._spec.streams is True:
             return self._spec.framing(self.work.parsed)
         return ItemFraming(first, self.work.sse, self._media_type)
 
@@ -128,6 +82,35 @@ class Sender:
         self._link.close(self.work.id)
 
 
+class Lane:
+    """One of the answers that a request asked for; few ask for more than one."""
+
+    __slots__ = ("choice", "ended", "sender", "work")
+
+    def __init__(self, sender: Sender, work: Work, choice: int) -> None:
+        self.sender = sender
+        self.work = work
+        self.choice = choice
+        self.ended = False
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody wants more of it."""
+        return self.ended or self.sender.left
+
+    def item(self, value: Any) -> None:
+        self.sender.item(value, self.choice)
+
+    def end(self, problem: Problem | None = None) -> None:
+        """Ends it once. With a problem the whole stream ends, in order when all have."""
+        if self.ended:
+            return
+        self.ended = True
+        self.sender.choices -= 1
+        if problem is not None or not self.sender.choices:
+            self.sender.end(problem)
+
+
 class Streams:
     """Runs the hooks of streaming models."""
 
@@ -145,86 +128,109 @@ class Streams:
         for work in works:
             if isinstance(work.reply, Problem):
                 senders[work.id].end(work.reply)
-        group = [senders[work.id] for work in good]
-        if self._hooks.max_batch_size > 1:
-            await self._run_group(group)
+        lanes = [lane for work in good for lane in await self._lanes(senders[work.id], work)]
+        size = self._hooks.max_batch_size
+        if size > 1:
+            for at in range(0, len(lanes), size):
+                await self._run_group(lanes[at : at + size])
         else:
-            for sender in group:
-                await self._run_one(sender)
+            for lane in lanes:
+                await self._run_one(lane)
 
-    async def _run_one(self, sender: Sender) -> None:
-        work = sender.work
+    async def _lanes(self, sender: Sender, work: Work) -> list[Lane]:
+        """One lane for each choice; each has its own input, so that none sees what `predict`
+        did to another's."""
+        lanes = [Lane(sender, work, 0)]
+        spec = self._pipeline.spec
+        if spec is not None and spec.streams is True:
+            for choice in range(1, spec.choices(work.parsed)):
+                again = Work(work.id, work.request, work.sse)
+                await self._pipeline.decode_one(again)
+                if isinstance(again.reply, Problem):
+                    sender.end(again.reply)
+                    return []
+                lanes.append(Lane(sender, again, choice))
+            for lane in lanes:
+                lane.work.context["choice"] = lane.choice
+        sender.choices = len(lanes)
+        return lanes
+
+    async def _run_one(self, lane: Lane) -> None:
+        if lane.left:
+            lane.end()
+            return
+        work = lane.work
         source: Any = None
         try:
             output = await call(self._hooks.predict, work.value, work.context)
             source = iterate(await self._encoded(output, work.context))
-            while await sender.room():
+            while await lane.sender.room():
                 try:
                     value = await anext(source)
                 except StopAsyncIteration:
                     break
-                sender.item(value)
-            sender.end()
+                lane.item(value)
+            lane.end()
         except Exception as error:
-            sender.end(self._blame.problem(error))
+            lane.end(self._blame.problem(error))
         finally:
             if source is not None:
                 await source.aclose()
-            sender.end(Problem("model_error", "the stream was ended"))
+            lane.end(Problem("model_error", "the stream was ended"))
 
-    async def _run_group(self, senders: list[Sender]) -> None:
-        if not senders:
+    async def _run_group(self, lanes: list[Lane]) -> None:
+        lanes = [lane for lane in lanes if not lane.left]
+        if not lanes:
             return
         sent = False
         source: Any = None
         try:
-            source = iterate(await self._started(senders))
+            source = iterate(await self._started(lanes))
             async for outputs in source:
-                sent = self._step(senders, list(outputs)) or sent
-                if all(sender.left for sender in senders):
+                sent = self._step(lanes, list(outputs)) or sent
+                if all(lane.left for lane in lanes):
                     break
-                await self._wait_for_room(senders)
-            for sender in senders:
-                sender.end()
+                await self._wait_for_room(lanes)
+            for lane in lanes:
+                lane.end()
         except Exception as error:
-            if len(senders) > 1 and not sent:
-                for sender in senders:
-                    await self._run_group([sender])
+            if len(lanes) > 1 and not sent:
+                for lane in lanes:
+                    await self._run_group([lane])
             else:
                 problem = self._blame.problem(error)
-                for sender in senders:
-                    sender.end(problem)
+                for lane in lanes:
+                    lane.end(problem)
         finally:
             if source is not None:
                 await source.aclose()
 
-    def _step(self, senders: list[Sender], outputs: list[Any]) -> bool:
+    def _step(self, lanes: list[Lane], outputs: list[Any]) -> bool:
         """One step of a batch; None in place of an item is that stream's end."""
-        if len(outputs) != len(senders):
-            raise CountError(f"{len(outputs)} items came for {len(senders)} streams")
-        for sender, value in zip(senders, outputs, strict=True):
-            if sender.left:
+        if len(outputs) != len(lanes):
+            raise CountError(f"{len(outputs)} items came for {len(lanes)} streams")
+        for lane, value in zip(lanes, outputs, strict=True):
+            if lane.left:
                 continue
             if value is None:
-                sender.end()
+                lane.end()
                 continue
             try:
-                sender.item(value)
+                lane.item(value)
             except Exception as error:
-                sender.end(self._blame.problem(error))
+                lane.end(self._blame.problem(error))
         return True
 
-    async def _wait_for_room(self, senders: list[Sender]) -> None:
+    async def _wait_for_room(self, lanes: list[Lane]) -> None:
         """The slowest client of a batch sets its pace."""
-        for sender in senders:
-            if not sender.left:
-                await sender.room()
+        for lane in lanes:
+            if not lane.left:
+                await lane.sender.room()
 
-    async def _started(self, senders: list[Sender]) -> Any:
+    async def _started(self, lanes: list[Lane]) -> Any:
         hooks = self._hooks
-        contexts = [sender.work.context for sender in senders]
-        batch: Any = [sender.work.value for sender in senders]
-        batch = stack(batch) if hooks.batch is None else await call(hooks.batch, batch, contexts)
+        contexts = [lane.work.context for lane in lanes]
+        batch = await self._pipeline.batched([lane.work for lane in lanes])
         output = await call(hooks.predict, batch, contexts)
         if hooks.unbatch is not None:
             output = await call(hooks.unbatch, output, contexts)

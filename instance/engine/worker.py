@@ -14,20 +14,21 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from instance.core.errors import Problem
 from instance.engine import devices, lifeline
 from instance.engine.describe import describe
-from instance.engine.frames import Buffer, Frame, found
+from instance.engine.frames import Buffer, Frame
 from instance.engine.hooks import hooks_of
 from instance.engine.links import AsyncLink, BlockingLink, Link
 from instance.engine.loader import LoadError, load
 from instance.engine.model import Model
-from instance.engine.pipeline import Work
+from instance.engine.observers import Callbacks, Entries, refuse_loops
+from instance.engine.pipeline import LOST, drive, works_of
+from instance.engine.preparing import Prepared, Preparer, Turns, compute
 from instance.engine.replies import pack_reply
-from instance.requests import Headers, Request
 from instance.specs import spec_of
 from instance.telemetry.logs import configure_logging
 
@@ -52,6 +53,8 @@ def main() -> None:
     try:
         if isinstance(run, asyncio.Runner):
             run.run(serve_async(model, sock))
+        elif model.prepares:
+            serve_ahead(model, link)
         else:
             serve_plain(model, link)
     except BrokenPipeError:  # the HTTP process is gone, and nobody waits for an answer
@@ -59,6 +62,8 @@ def main() -> None:
     teardown = getattr(model.api, "teardown", None)
     if callable(teardown):
         _finish(run, teardown())
+    if model.entries is not None:
+        model.entries.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # what a library left running must not keep the worker alive
@@ -74,14 +79,21 @@ def prepare(options: dict[str, Any], link: BlockingLink) -> tuple[Model, asyncio
         devices.check(device)
         api = load(options["model"])
         _apply(api, options, device)
-        hooks = hooks_of(api)
+        refuse_loops(api)
+        callbacks = Callbacks(api)
+        hooks = callbacks.around(hooks_of(api))
     except ValueError as error:
         raise LoadError(str(error)) from None
     model = Model(api, hooks, device)
+    if callable(set_queue := getattr(api, "set_logger_queue", None)):
+        model.entries = Entries(api)
+        set_queue(model.entries)
     link.send(("loaded", describe(model, options["model"])))
     run = asyncio.Runner(loop_factory=_loop_factory()) if hooks.is_async else None
     try:
+        callbacks.tell("on_before_setup")
         _finish(run, api.setup(device))
+        callbacks.tell("on_after_setup")
         devices.use_threads(options["threads"])
         if getattr(api, "inference_mode", True):
             devices.enter_inference_mode()
@@ -111,8 +123,8 @@ def _apply(api: Any, options: dict[str, Any], device: str) -> None:
     for name, value in options["attributes"].items():
         setattr(api, name, value)
     spec = spec_of(api)
-    if spec is not None and isinstance(getattr(api, "spec", None), str):
-        api.stream = spec.streams
+    if spec is not None:
+        api.stream = spec.streams  # a spec knows; an option cannot make vectors a stream
     if hasattr(type(api), "device") or not hasattr(api, "device"):
         try:
             api.device = device
@@ -132,33 +144,6 @@ def _finish(run: asyncio.Runner | None, result: Any) -> Any:
     if not asyncio.iscoroutine(result):
         return result
     return drive(result) if run is None else run.run(result)
-
-
-def drive(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Runs a coroutine that never suspends, which costs no event loop."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-    coroutine.close()
-    raise RuntimeError("a hook waits for something but is no `async def`")
-
-
-def works_of(frame: Frame) -> list[Work]:
-    """The requests of a batch message."""
-    message, blobs = frame
-    works = []
-    for job, content_type, body, deadline, sse, meta in message[2]:
-        request = Request(
-            body=found(body, blobs),  # type: ignore[arg-type]
-            content_type=content_type,
-            deadline=deadline,
-        )
-        if meta is not None:
-            request.method, request.path, request.query = meta[0], meta[1], meta[2]
-            request.headers = Headers(meta[3])
-        works.append(Work(job, request, sse))
-    return works
 
 
 async def run_batch(model: Model, frame: Frame, link: Link) -> None:
@@ -185,6 +170,26 @@ def serve_plain(model: Model, link: BlockingLink) -> None:
         elif kind == "check":
             link.send(("checked", *drive(model.check())))
         elif kind == "stop":
+            return
+
+
+def serve_ahead(model: Model, link: BlockingLink) -> None:
+    """As `serve_plain`, with the next batch prepared while this one is computed."""
+    turns = model.pipeline.turn = Turns()
+    preparer = Preparer(model, link, turns)
+    done = 0.0
+    while (work := preparer.next()) is not None:
+        if isinstance(work, Prepared):
+            compute(model, work, link)
+            blobs: list[Buffer] = []
+            packed = [pack_reply(one.reply or LOST, blobs) for one in work.works]
+            # What the device was kept for: what overlapped the batch before is not counted.
+            began, done = max(work.received, done), time.perf_counter()
+            link.send(("answers", work.id, done - began, packed), blobs)
+        elif work[0][0] == "check":
+            with turns:
+                link.send(("checked", *drive(model.check())))
+        elif work[0][0] == "stop":
             return
 
 

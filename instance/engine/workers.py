@@ -7,6 +7,8 @@ gets is the driver's decision.
 import asyncio
 import logging
 import time
+from itertools import islice
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from instance.core.errors import Problem
@@ -50,6 +52,7 @@ class Worker:
         self.info: dict[str, Any] = {}
         self.capacity = 1
         self.healthy = True
+        self.stuck = False  # it has given no sign for much longer than its batch should take
         self.gpu_memory: tuple[int, int] | None = None
         self.first: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._driver = driver
@@ -148,10 +151,36 @@ class Worker:
     def can_take_ahead(self) -> bool:
         return (
             self.state is State.READY
+            and not self.stuck
             and len(self._batches) == 1
             and not self.info["is_async"]
             and not self.info["stream"]
         )
+
+    @property
+    def busy_since(self) -> float:
+        """When its oldest batch last gave a sign."""
+        return min((batch.progress for batch in self._batches.values()), default=inf)
+
+    @property
+    def held(self) -> int:
+        """Requests that it has."""
+        return sum(len(batch.jobs) for batch in self._batches.values())
+
+    def notice_stuck(self, now: float, limit_s: float) -> bool:
+        """Whether it is stuck is another answer than before. One that is cannot be counted on,
+        though it may still come back: it is replaced only after the timeout."""
+        was, plain = self.stuck, not (self.info["is_async"] or self.info["stream"])
+        self.stuck = plain and now - self.busy_since > limit_s
+        return self.stuck is not was
+
+    def late(self, now: float) -> list[Job]:
+        """Those sent ahead that have not begun and whose deadline has passed: the worker will
+        see it too, and not run them, but their clients need not wait until it does."""
+        if len(self._batches) < 2 or self.info["is_async"]:
+            return []
+        ahead = islice(self._batches.values(), 1, None)
+        return [job for batch in ahead for job in batch.jobs if job.deadline <= now]
 
     def run(self, jobs: list[Job], now: float) -> None:
         """Sends `jobs` as one batch."""
@@ -160,7 +189,7 @@ class Worker:
         batch = Batch(next(self._driver.ids), jobs, now)
         stream = self.info["stream"]
         for job in jobs:
-            job.taken, job.worker = now, self
+            job.taken, job.worker, job.batch = now, self, len(jobs)
             body = place(job.body, blobs)
             packed.append((job.id, job.content_type, body, job.deadline, job.sse, job.meta))
             if stream:
@@ -237,7 +266,7 @@ class Worker:
             return
         self.state = after(self.state, Signal.WARM)
         self._driver.changes += 1
-        self.healthy, self._checking = True, False
+        self.healthy, self._checking, self.stuck = True, False, False
         self._ready_at = time.monotonic()
         if not self.first.done():
             self.first.set_result(None)
@@ -254,6 +283,7 @@ class Worker:
             job.worker = None
             if self._streams.pop(job.id, None) is not None:
                 job.resolve(UNENDED)
+        self.stuck = False
         for follower in self._batches.values():
             follower.progress = max(follower.progress, time.monotonic())
             break

@@ -5,9 +5,11 @@ of it where the model does not decode it itself, and how outputs become answers.
 names one with `spec = "openai-chat"`, `"openai-embeddings"` or `"open-inference"`.
 """
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from instance.core.errors import Problem
+from instance.requests import Request
+from instance.surface.codec import Parse
 
 
 class Framing(Protocol):
@@ -15,12 +17,12 @@ class Framing(Protocol):
 
     content_type: str
 
-    def item(self, value: Any) -> bytes | bytearray | memoryview:
-        """The bytes of one item; empty if nothing is to be sent yet."""
+    def item(self, value: Any, choice: int = 0) -> bytes | bytearray | memoryview:
+        """The bytes of one item of one choice; empty if nothing is to be sent yet."""
         ...
 
     def finish(self) -> bytes:
-        """The bytes after the last item of a stream that ends in order."""
+        """The bytes after the last item of a stream all of whose choices end in order."""
         ...
 
     def error(self, problem: Problem) -> bytes:
@@ -28,14 +30,18 @@ class Framing(Protocol):
         ...
 
 
-class Spec(Protocol):
-    """What stands around the hooks of a model; one object serves all its requests."""
+class _Asked(Protocol):
+    """What a spec says of requests; one object serves all requests of a model."""
 
     name: str
     path: str  # with {name} for the model's name
-    streams: bool
+    wants_headers: bool  # of requests, which are else left in the HTTP process
     request_type: Any
     answer_type: Any
+
+    def read(self, request: Request, parse: Parse) -> Any:
+        """The validated request; `parse` validates a JSON body."""
+        ...
 
     def decoded(self, request: Any) -> Any:
         """The model's input of a validated request, if it does not decode it itself."""
@@ -45,13 +51,32 @@ class Spec(Protocol):
         """What the hooks find in their context."""
         ...
 
+
+class AnsweringSpec(_Asked, Protocol):
+    """Around a model that gives one output for a request."""
+
+    streams: Literal[False]
+
     def answer(self, output: Any, request: Any) -> Any:
         """The whole answer of an encoded output."""
         ...
 
-    def framing(self, request: Any) -> Framing:
-        """How the outputs of a streaming model become the answer."""
+
+class StreamingSpec(_Asked, Protocol):
+    """Around a model that yields its output, whether the client takes it as a stream or not."""
+
+    streams: Literal[True]
+
+    def choices(self, request: Any) -> int:
+        """How many answers a request asks for: the model is run once for each."""
         ...
+
+    def framing(self, request: Any) -> Framing:
+        """How the outputs become the answer."""
+        ...
+
+
+Spec = AnsweringSpec | StreamingSpec
 
 
 def spec_of(api: Any) -> Spec | None:

@@ -1,33 +1,40 @@
 """The Open Inference Protocol, version 2: named tensors in, named tensors out.
 
 `predict` gets a dict of numpy arrays by input name and gives such a dict, or one array.
-Tensors travel as JSON; the binary extension is not spoken.
+Tensors travel as JSON or, each as its client wants it, as bytes after the JSON: how those are
+laid out is `binary_tensors`' to know.
 """
 
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from instance.core.errors import Fault, Problem, Refused
-from instance.surface.codec import UnencodableError
-
-DTYPES = {
-    "BOOL": "bool", "UINT8": "uint8", "UINT16": "uint16", "UINT32": "uint32", "UINT64": "uint64",
-    "INT8": "int8", "INT16": "int16", "INT32": "int32", "INT64": "int64", "FP16": "float16",
-    "FP32": "float32", "FP64": "float64", "BYTES": "object",
-}  # fmt: skip
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+from instance.engine import devices
+from instance.requests import Request, Response
+from instance.specs.binary_tensors import (
+    DTYPES,
+    LENGTH,
+    NAMES,
+    OCTETS,
+    array_from,
+    bytes_of,
+    invalid,
+    split,
+)
+from instance.surface.codec import Parse, UnencodableError, encode_json
 
 
 class Tensor(BaseModel):
-    """One named tensor; `data` is flat or nested, in row-major order."""
+    """One named tensor; `data` is flat or nested, in row-major order, and left out where the
+    tensor lies after the JSON."""
 
     name: str
     shape: list[int]
     datatype: str
     parameters: dict[str, Any] | None = None
-    data: list[Any]
+    data: list[Any] | None = None
+    _raw: memoryview | None = PrivateAttr(None)
 
 
 class WantedOutput(BaseModel):
@@ -56,12 +63,25 @@ class OpenInference:
 
     name = "open-inference"
     path = "/v2/models/{name}/infer"
-    streams = False
+    wants_headers = True  # one of them says where the JSON ends
+    streams: Literal[False] = False
     request_type: Any = InferRequest
     answer_type: Any = InferAnswer
 
     def __init__(self, model: str) -> None:
         self._model = model
+
+    def read(self, request: Request, parse: Parse) -> InferRequest:
+        header = request.headers.get(LENGTH)
+        if header is None:
+            infer: InferRequest = parse(request)
+            attach(infer, None)
+        else:
+            json, rest = split(request.body, header)
+            infer = parse(Request(body=json, content_type="application/json"))
+            attach(infer, rest)
+        binary_outputs(infer)  # a wish that cannot be read is refused before anything is run
+        return infer
 
     def decoded(self, request: InferRequest) -> dict[str, Any]:
         return {tensor.name: array_of(tensor, index) for index, tensor in enumerate(request.inputs)}
@@ -69,21 +89,68 @@ class OpenInference:
     def context(self, request: InferRequest) -> dict[str, Any]:
         return {"id": request.id, "parameters": request.parameters or {}}
 
-    def answer(self, output: Any, request: InferRequest) -> dict[str, Any]:
+    def answer(self, output: Any, request: InferRequest) -> Any:
         named = output if isinstance(output, dict) else {"output": output}
         wanted = [one.name for one in request.outputs] if request.outputs else list(named)
-        for name in wanted:
+        for index, name in enumerate(wanted):
             if name not in named:
-                fault = Fault("/outputs", "unknown", f"the model has no output {name!r}")
-                raise Refused(Problem("invalid_request", fault.detail, faults=[fault]))
+                raise invalid(f"/outputs/{index}/name", f"the model has no output {name!r}")
         answer: dict[str, Any] = {"model_name": self._model}
         if request.id is not None:
             answer["id"] = request.id
-        answer["outputs"] = [tensor_of(name, named[name]) for name in wanted]
-        return answer
+        by_default, binary = binary_outputs(request)
+        raws: list[bytes] = []
+        answer["outputs"] = [
+            tensor_of(name, named[name], raws if binary.get(name, by_default) else None)
+            for name in wanted
+        ]
+        if not raws:
+            return answer
+        json = encode_json(answer)
+        return Response(
+            b"".join([json, *raws]), headers={LENGTH: str(len(json))}, media_type=OCTETS
+        )
 
-    def framing(self, request: InferRequest) -> Any:
-        raise NotImplementedError("tensors are never streamed")
+
+def attach(request: InferRequest, rest: memoryview | None) -> None:
+    """Gives each input that has no `data` its bytes of what came after the JSON."""
+    at = 0
+    for index, tensor in enumerate(request.inputs):
+        pointer = f"/inputs/{index}/parameters/binary_data_size"
+        size = (tensor.parameters or {}).get("binary_data_size")
+        if size is None:
+            if tensor.data is None:
+                raise invalid(f"/inputs/{index}/data", "Field required")
+            continue
+        if type(size) is not int or size < 0:
+            raise invalid(pointer, "must be a whole number of bytes")
+        if tensor.data is not None:
+            raise invalid(pointer, "the tensor has `data` already")
+        if rest is None:
+            raise invalid(pointer, f"needs the header {LENGTH}")
+        if size > len(rest) - at:
+            raise invalid(pointer, f"{size} bytes are announced and {len(rest) - at} are left")
+        tensor._raw = rest[at : at + size]
+        at += size
+    if rest is not None and at != len(rest):
+        raise invalid("/inputs", f"{len(rest) - at} bytes after the JSON belong to no input")
+
+
+def binary_outputs(request: InferRequest) -> tuple[bool, dict[str, bool]]:
+    """(whether outputs go as bytes, for which of them the request says otherwise)."""
+    by_default = _flag(request.parameters, "binary_data_output", "")
+    said = {}
+    for index, output in enumerate(request.outputs or []):
+        if "binary_data" in (output.parameters or {}):
+            said[output.name] = _flag(output.parameters, "binary_data", f"/outputs/{index}")
+    return by_default, said
+
+
+def _flag(parameters: dict[str, Any] | None, name: str, pointer: str) -> bool:
+    value = (parameters or {}).get(name, False)
+    if type(value) is not bool:
+        raise invalid(f"{pointer}/parameters/{name}", "must be true or false")
+    return value
 
 
 def array_of(tensor: Tensor, index: int) -> Any:
@@ -92,36 +159,36 @@ def array_of(tensor: Tensor, index: int) -> Any:
 
     dtype = DTYPES.get(tensor.datatype)
     if dtype is None:
-        raise _invalid(f"/inputs/{index}/datatype", f"{tensor.datatype!r} is no datatype")
+        raise invalid(f"/inputs/{index}/datatype", f"{tensor.datatype!r} is no datatype")
+    if min(tensor.shape, default=1) < 0:
+        raise invalid(f"/inputs/{index}/shape", f"{tensor.shape} has a negative size")
+    elements = prod(tensor.shape)
+    if tensor._raw is not None:
+        pointer = f"/inputs/{index}/parameters/binary_data_size"
+        return array_from(tensor._raw, dtype, elements, pointer).reshape(tensor.shape)
     try:
         array = np.array(tensor.data, dtype=dtype)
     except (TypeError, ValueError, OverflowError) as error:
-        raise _invalid(f"/inputs/{index}/data", f"is not {tensor.datatype}: {error}") from None
-    if min(tensor.shape, default=1) < 0 or array.size != prod(tensor.shape):
-        raise _invalid(
+        raise invalid(f"/inputs/{index}/data", f"is not {tensor.datatype}: {error}") from None
+    if array.size != elements:
+        raise invalid(
             f"/inputs/{index}/shape", f"{tensor.shape} does not fit {array.size} elements"
         )
     return array.reshape(tensor.shape)
 
 
-def tensor_of(name: str, value: Any) -> dict[str, Any]:
-    """`value` as a tensor of the protocol."""
+def tensor_of(name: str, value: Any, raws: list[bytes] | None = None) -> dict[str, Any]:
+    """`value` as a tensor of the protocol; its bytes are added to `raws` where there is one."""
     import numpy as np
 
     if hasattr(value, "__torch_function__"):
-        value = value.detach().cpu().numpy()
+        value = devices.tensor_value(value)
     array = np.asarray(value)
     kind = "object" if array.dtype.kind in "USO" else array.dtype.name
     if kind not in NAMES:
         raise UnencodableError(f"output {name!r} has the type {kind}, which no tensor has")
-    return {
-        "name": name,
-        "shape": list(array.shape),
-        "datatype": NAMES[kind],
-        "data": array.reshape(-1).tolist(),
-    }
-
-
-def _invalid(pointer: str, detail: str) -> Refused:
-    fault = Fault(pointer, "tensor", detail)
-    return Refused(Problem("invalid_request", f"{pointer}: {detail}", faults=[fault]))
+    tensor = {"name": name, "shape": list(array.shape), "datatype": NAMES[kind]}
+    if raws is None:
+        return {**tensor, "data": array.reshape(-1).tolist()}
+    raws.append(bytes_of(array))
+    return {**tensor, "parameters": {"binary_data_size": len(raws[-1])}}

@@ -7,16 +7,19 @@ the client's choice with `stream`.
 
 import time
 import uuid
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from instance.core.errors import Problem
+from instance.requests import Request
 from instance.specs.openai_errors import error_of
-from instance.surface.codec import UnencodableError, encode_json
+from instance.surface.codec import Parse, UnencodableError, encode_json
 
+MAX_CHOICES = 128
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+PARTS = {"content", "tool_calls", "finish_reason"}  # one of these makes a dict a message
 
 
 class Message(BaseModel):
@@ -49,7 +52,7 @@ class ChatRequest(BaseModel):
     messages: list[Message] = Field(min_length=1)
     stream: bool = False
     stream_options: StreamOptions | None = None
-    n: Literal[1] | None = 1
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = 1
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
@@ -61,9 +64,13 @@ class Chat:
 
     name = "openai-chat"
     path = "/v1/chat/completions"
-    streams = True
+    wants_headers = False
+    streams: Literal[True] = True
     request_type: Any = ChatRequest
     answer_type: Any = dict[str, Any]
+
+    def read(self, request: Request, parse: Parse) -> Any:
+        return parse(request)
 
     def decoded(self, request: ChatRequest) -> ChatRequest:
         return request
@@ -71,11 +78,45 @@ class Chat:
     def context(self, request: ChatRequest) -> dict[str, Any]:
         return request.model_dump(exclude={"messages"})
 
-    def answer(self, output: Any, request: ChatRequest) -> Any:
-        raise NotImplementedError("a chat model always streams inside")
+    def choices(self, request: ChatRequest) -> int:
+        return request.n or 1
 
     def framing(self, request: ChatRequest) -> "Events | Whole":
         return Events(request) if request.stream else Whole(request)
+
+
+class _Choice:
+    """What has come of one of the answers that were asked for."""
+
+    __slots__ = ("begun", "calls", "reason", "texts", "usage")
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.texts: list[str] = []
+        self.calls: list[Any] = []
+        self.reason: str | None = None
+        self.usage = dict.fromkeys(COUNTS, 0)
+
+    def message(self, value: Any) -> dict[str, Any]:
+        """`value` as a message; its token counts are added up, its reason to end is kept."""
+        if isinstance(value, BaseModel):
+            value = value.model_dump(exclude_none=True)
+        if isinstance(value, list) and value and isinstance(value[-1], dict):
+            value = value[-1]
+        if value is None or isinstance(value, str):
+            return {"content": value}
+        if not isinstance(value, dict) or not PARTS & set(value):
+            kind = type(value).__name__
+            raise UnencodableError(f"a chat model must give text or messages, not {kind}")
+        message = dict(value)
+        for count in COUNTS:
+            self.usage[count] += message.pop(count, 0) or 0
+        self.reason = message.pop("finish_reason", None) or self.reason
+        return message
+
+    @property
+    def finish_reason(self) -> str:
+        return self.reason or ("tool_calls" if self.calls else "stop")
 
 
 class _Completion:
@@ -85,30 +126,17 @@ class _Completion:
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.model = request.model
-        self.usage = dict.fromkeys(COUNTS, 0)
-
-    def message(self, value: Any) -> dict[str, Any]:
-        """`value` as a message; its token counts are added up."""
-        if isinstance(value, BaseModel):
-            value = value.model_dump(exclude_none=True)
-        if isinstance(value, list) and value and isinstance(value[-1], dict):
-            value = value[-1]
-        if value is None or isinstance(value, str):
-            return {"content": value}
-        if not isinstance(value, dict) or not {"content", "tool_calls"} & set(value):
-            kind = type(value).__name__
-            raise UnencodableError(f"a chat model must give text or messages, not {kind}")
-        message = dict(value)
-        for count in COUNTS:
-            self.usage[count] += message.pop(count, 0) or 0
-        return message
+        self.choices = [_Choice() for _ in range(request.n or 1)]
 
     def used(self) -> dict[str, int]:
-        total = self.usage["total_tokens"]
-        return {
-            **self.usage,
-            "total_tokens": total or self.usage["prompt_tokens"] + self.usage["completion_tokens"],
-        }
+        """Tokens of all choices; the prompt, which they share, counts once."""
+        used = [choice.usage for choice in self.choices]
+        prompt = max(one["prompt_tokens"] for one in used)
+        completion = sum(one["completion_tokens"] for one in used)
+        total = prompt + completion
+        if len(used) == 1 or not total:
+            total = sum(one["total_tokens"] for one in used) or total
+        return dict(zip(COUNTS, (prompt, completion, total), strict=True))
 
 
 class Events(_Completion):
@@ -118,42 +146,43 @@ class Events(_Completion):
 
     def __init__(self, request: ChatRequest) -> None:
         super().__init__(request)
-        self._first = True
-        self._called = False
         options = request.stream_options
         self._with_usage = options is not None and options.include_usage
 
-    def item(self, value: Any) -> bytes:
-        delta = self.message(value)
-        if self._first:
-            delta = {"role": "assistant", **delta}
-            self._first = False
-        else:
+    def item(self, value: Any, choice: int = 0) -> bytes:
+        of = self.choices[choice]
+        delta = of.message(value)
+        if of.begun:
             delta.pop("role", None)
-        if delta.get("tool_calls"):
-            self._called = True
-            calls = delta["tool_calls"]
+        else:
+            delta = {"role": "assistant", **delta}
+            of.begun = True
+        if calls := delta.get("tool_calls"):
+            of.calls += calls
             delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
-        return self._chunk([{"index": 0, "delta": delta, "finish_reason": None}])
+        return self._chunk([{"index": choice, "delta": delta, "finish_reason": None}])
 
     def finish(self) -> bytes:
-        reason = "tool_calls" if self._called else "stop"
-        last = self._chunk([{"index": 0, "delta": {}, "finish_reason": reason}])
-        usage = self._chunk([], usage=self.used()) if self._with_usage else b""
+        last = b"".join(
+            self._chunk([{"index": i, "delta": {}, "finish_reason": choice.finish_reason}])
+            for i, choice in enumerate(self.choices)
+        )
+        usage = self._chunk([], self.used()) if self._with_usage else b""
         return last + usage + b"data: [DONE]\n\n"
 
     def error(self, problem: Problem) -> bytes:
         return b"data: " + orjson.dumps({"error": error_of(problem)}) + b"\n\n"
 
-    def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
-        chunk = {
+    def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> bytes:
+        chunk: dict[str, Any] = {
             "id": self.id,
             "object": "chat.completion.chunk",
             "created": self.created,
             "model": self.model,
             "choices": choices,
-            **more,
         }
+        if self._with_usage:
+            chunk["usage"] = usage
         return b"data: " + encode_json(chunk) + b"\n\n"
 
 
@@ -162,31 +191,29 @@ class Whole(_Completion):
 
     content_type = "application/json"
 
-    def __init__(self, request: ChatRequest) -> None:
-        super().__init__(request)
-        self._texts: list[str] = []
-        self._calls: list[Any] = []
-
-    def item(self, value: Any) -> bytes:
-        message = self.message(value)
+    def item(self, value: Any, choice: int = 0) -> bytes:
+        of = self.choices[choice]
+        message = of.message(value)
         content = message.get("content")
         if content is not None:
-            self._texts.append(content)
-        self._calls += message.get("tool_calls") or []
+            of.texts.append(content)
+        of.calls += message.get("tool_calls") or []
         return b""
 
     def finish(self) -> bytes:
-        message: dict[str, Any] = {"role": "assistant", "content": "".join(self._texts)}
-        if self._calls:
-            message["tool_calls"] = self._calls
-        reason = "tool_calls" if self._calls else "stop"
+        choices = []
+        for index, of in enumerate(self.choices):
+            message: dict[str, Any] = {"role": "assistant", "content": "".join(of.texts)}
+            if of.calls:
+                message["tool_calls"] = of.calls
+            choices.append({"index": index, "message": message, "finish_reason": of.finish_reason})
         return encode_json(
             {
                 "id": self.id,
                 "object": "chat.completion",
                 "created": self.created,
                 "model": self.model,
-                "choices": [{"index": 0, "message": message, "finish_reason": reason}],
+                "choices": choices,
                 "usage": self.used(),
             }
         )

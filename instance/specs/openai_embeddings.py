@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from instance.surface.codec import UnencodableError
+from instance.requests import Request
+from instance.surface.codec import Parse, UnencodableError
 
 
 class EmbeddingRequest(BaseModel):
@@ -39,9 +40,13 @@ class Embeddings:
 
     name = "openai-embeddings"
     path = "/v1/embeddings"
-    streams = False
+    wants_headers = False
+    streams: Literal[False] = False
     request_type: Any = EmbeddingRequest
     answer_type: Any = dict[str, Any]
+
+    def read(self, request: Request, parse: Parse) -> Any:
+        return parse(request)
 
     def decoded(self, request: EmbeddingRequest) -> list[Any]:
         return request.inputs()
@@ -78,9 +83,6 @@ class Embeddings:
                 "total_tokens": int(counts.get("total_tokens", 0)) or prompt,
             },
         }
-
-    def framing(self, request: EmbeddingRequest) -> Any:
-        raise NotImplementedError("embeddings are never streamed")
 
 
 def _numbers(output: Any) -> list[list[float]]:

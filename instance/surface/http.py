@@ -41,6 +41,7 @@ class Surface:
         self._max_body = driver.settings.max_body
         self._path = ""  # until a worker has said which path the model wants
         self._wants_request = False
+        self._patience_s = inf  # longest wait in the queue, by the model's class
         self._loop = asyncio.get_running_loop()
         self._load: tuple[int, int, int, int] = (-1, 0, 0, 0)
         self._report = b""
@@ -104,6 +105,7 @@ class Surface:
         if not info:
             return False
         self._path, self._wants_request = info["path"], info["wants_request"]
+        self._patience_s = info["request_timeout_s"]
         for page, document in pages_of(info).items():
             self._pages[page] = partial(json_page, document)
         if info["spec"] == "open-inference":
@@ -125,10 +127,10 @@ class Surface:
     def _job(self, incoming: Incoming, path: str) -> Job:
         arrived = time.monotonic()
         headers = incoming.headers
-        deadline = inf
+        deadline = arrived + self._patience_s
         if TIMEOUT in headers:
             try:
-                deadline = deadline_of(incoming.header(TIMEOUT), arrived)
+                deadline = min(deadline, deadline_of(incoming.header(TIMEOUT), arrived))
             except ValueError as error:
                 raise refuse("bad_request", str(error)) from None
             if deadline <= arrived:
@@ -160,11 +162,16 @@ class Surface:
         elif isinstance(reply, Problem):
             self._problem(incoming, reply)
         else:
-            self._metrics.requests[200] += 1
-            incoming.keep_alive = incoming.keep_alive and not self._driver.draining
-            task = self._loop.create_task(stream(incoming, reply, self._driver, self._orca()))
-            self._streams.add(task)
-            task.add_done_callback(self._streams.discard)
+            self._stream(incoming, reply)
+
+    def _stream(self, incoming: Incoming, parts: Parts) -> asyncio.Task[None]:
+        """Begins to write a stream; the task that does it."""
+        self._metrics.requests[200] += 1
+        incoming.keep_alive = incoming.keep_alive and not self._driver.draining
+        task = self._loop.create_task(stream(incoming, parts, self._driver, self._orca()))
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
+        return task
 
     # -- other paths -----------------------------------------------------------------------
 

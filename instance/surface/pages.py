@@ -17,7 +17,7 @@ def pages_of(info: Json) -> dict[str, Json]:
             "inputs": info["inputs"],
             "outputs": info["outputs"],
         }
-        server = {"name": "headgate", "version": VERSION, "extensions": []}
+        server = {"name": "headgate", "version": VERSION, "extensions": ["binary_tensor_data"]}
         return {"/v2": server, f"/v2/models/{name}": model}
     if info["spec"].startswith("openai"):
         model = {"id": name, "object": "model", "created": 0, "owned_by": "headgate"}

@@ -34,7 +34,9 @@ async def test_digits_are_answered_split_and_moved_by_one_call(tmp_path: Path) -
         tally = await asyncio.to_thread(accuracy.measure, f"{up.url}/digits", scans.load()[1])
         assert not tally.errors
         assert tally.accuracy("linear") >= 0.93
-        assert tally.accuracy("cnn") >= 0.9  # of a tenth of the scans; tests/examples: of all
+        # A tenth of the scans, some 60, is too few for a bound as sharp as the promised 0.975,
+        # which tests/examples/test_digits_accuracy.py holds over all of them.
+        assert tally.accuracy("cnn") >= 0.9
 
         first = await closed_loop(up.url, 8, 1000, lambda _: DIGIT)
         assert not failures(first)
@@ -50,6 +52,7 @@ async def test_digits_are_answered_split_and_moved_by_one_call(tmp_path: Path) -
         assert {r.header("X-Headgate-Revision") for r in second} == {str(revision)}
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(240)
 async def test_whatever_is_killed_only_its_own_requests_fail_and_all_is_back(
     tmp_path: Path,

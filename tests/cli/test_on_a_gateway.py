@@ -11,9 +11,10 @@ from pathlib import Path
 
 import yaml
 
-from tests.harness.gateway import Gateway, backend, free_port, running_gateway
+from tests.harness.gateway import Gateway, backend, running_gateway
 from tests.harness.load import Ask, open_loop
 from tests.harness.origins import after, origins
+from tests.harness.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 Ran = subprocess.CompletedProcess[str]

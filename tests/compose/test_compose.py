@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 
 from examples.digits.models import SEVEN
-from tests.harness.gateway import ROOT, free_port
+from tests.harness.gateway import ROOT
+from tests.harness.ports import free_port
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 BUILD_S = 1500

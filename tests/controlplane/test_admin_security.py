@@ -173,6 +173,7 @@ def test_r59_the_memory_of_guesses_is_bounded() -> None:
     assert len(failures._times) <= 4096
 
 
+@pytest.mark.alone
 def test_r59_a_token_wrong_at_its_start_takes_as_long_as_one_wrong_at_its_end() -> None:
     early, late = bearer("X" + OPERATOR[1:]), bearer(OPERATOR[:-1] + "X")
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import aiohttp
@@ -17,7 +18,8 @@ import pytest
 from tests.controlplane.test_store import opened as read_state
 
 WEIGHTS = "/admin/v1/routes/digits/weights"
-START_WITHIN_S = 10.0
+START_WITHIN_S = 2.0
+HUNG_AFTER_S = 60.0
 
 
 @dataclass
@@ -48,16 +50,16 @@ async def running(folder: Path) -> AsyncIterator[Process]:
     process = await spawn(folder)
     assert process.stdout is not None
     assert process.stderr is not None
-    async with asyncio.timeout(START_WITHIN_S):
-        line = await process.stdout.readline()
-    assert line, (await process.stderr.read()).decode()
-    async with aiohttp.ClientSession() as session:
-        try:
+    try:
+        async with asyncio.timeout(HUNG_AFTER_S):
+            line = await process.stdout.readline()
+        assert line, (await process.stderr.read()).decode()
+        async with aiohttp.ClientSession() as session:
             yield Process(process, session, int(line), time.monotonic() - begun)
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
 
 
 async def write_until_gone(process: Process, acknowledged: list[tuple[int, int]]) -> None:
@@ -73,6 +75,7 @@ async def write_until_gone(process: Process, acknowledged: list[tuple[int, int]]
         pass
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "kills",
     [20, pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])],
@@ -81,10 +84,10 @@ async def test_r52_no_acknowledged_edit_is_lost_to_kill_9(tmp_path: Path, kills:
     chance = random.Random(52)
     acknowledged: list[tuple[int, int]] = []
     checked = 0
-    slowest = 0.0
+    started_in_s: list[float] = []
     for _ in range(kills):
         async with running(tmp_path) as process:
-            slowest = max(slowest, process.started_in_s)
+            started_in_s.append(process.started_in_s)
             _, table = await process.ask("GET", "/admin/v1/table")
             last = acknowledged[-1][0] if acknowledged else 1
             assert table["revision"] - last in (0, 1), "at most one that was not acknowledged"
@@ -100,7 +103,7 @@ async def test_r52_no_acknowledged_edit_is_lost_to_kill_9(tmp_path: Path, kills:
             process.process.kill()
             await writer
     assert len(acknowledged) > kills
-    assert slowest < START_WITHIN_S
+    assert median(started_in_s) <= START_WITHIN_S
 
 
 async def test_r54_a_second_gateway_is_refused_and_a_killed_one_succeeded(tmp_path: Path) -> None:

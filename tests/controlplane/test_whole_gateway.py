@@ -14,9 +14,10 @@ import psutil
 import pytest
 import yaml
 
-from tests.harness.gateway import ROOT, backend, complete, free_port, running_gateway
+from tests.harness.gateway import ROOT, backend, complete, running_gateway
 from tests.harness.load import Ask, failures, open_loop
 from tests.harness.origins import after, origins
+from tests.harness.ports import free_port
 
 TOKEN = "canary-token-0123456789-0123456789-0123456789"
 SECRET = "canary-secret-9876543210"

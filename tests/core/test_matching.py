@@ -289,6 +289,7 @@ def test_an_exact_match_is_rewritten_as_a_whole() -> None:
     ],
     ids=["paths", "hosts", "headers", "json"],
 )
+@pytest.mark.alone
 def test_a_thousand_routes_cost_what_ten_do(routes: list[Route]) -> None:
     def seconds(count: int) -> float:
         matcher = Matcher.of(routes[:count])
@@ -311,6 +312,7 @@ def test_a_thousand_routes_cost_what_ten_do(routes: list[Route]) -> None:
     assert seconds(1000) < 3 * seconds(10)
 
 
+@pytest.mark.alone
 def test_r10_a_target_of_thousands_of_slashes_costs_little() -> None:
     matcher = Matcher.of([route("a", "/a/b/c")])
     begin = time.perf_counter()

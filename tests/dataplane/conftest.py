@@ -19,8 +19,8 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 async def stub() -> AsyncIterator[Callable[..., Awaitable[StubInstance]]]:
     started: list[StubInstance] = []
 
-    async def start(script: Script = echo, port: int = 0) -> StubInstance:
-        instance = await StubInstance(script).start(port)
+    async def start(script: Script = echo, port: int = 0, host: str = "127.0.0.1") -> StubInstance:
+        instance = await StubInstance(script, host).start(port)
         started.append(instance)
         return instance
 

@@ -73,8 +73,9 @@ async def echo(conversation: Conversation) -> None:
 class StubInstance:
     """A scripted instance; `requests` are the heads it saw, by `Conversation.request`."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, host: str = "127.0.0.1") -> None:
         self.script = script
+        self.host = host
         self.connections = 0
         self.open = 0
         self.received: list[bytes] = []
@@ -83,13 +84,13 @@ class StubInstance:
         self.port = 0
 
     async def start(self, port: int = 0) -> "StubInstance":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        self._server = await asyncio.start_server(self._serve, self.host, port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from tests.dataplane.rig import Conversation, until
 
 HOST = b"Host: gw.test\r\n"
@@ -66,6 +68,7 @@ async def test_connect_failure_is_502(rig, stub):
     assert (answer.status, answer.error) == (502, "connect_failed")
 
 
+@pytest.mark.alone
 async def test_r42_a_deadline_is_told_and_kept(rig, stub):
     seen: list[bytes] = []
 

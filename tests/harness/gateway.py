@@ -7,10 +7,8 @@ lost tasks fails the test that used it, whatever the test was about.
 
 import asyncio
 import os
-import random
 import re
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -24,6 +22,8 @@ import yaml
 
 from tests.harness.load import Client, Reply
 from tests.harness.metrics import Samples, parse_metrics
+from tests.harness.orphans import is_alive
+from tests.harness.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 30.0
@@ -32,18 +32,6 @@ COMPLAINTS = re.compile(
     r"Task was destroyed|Fatal Python error"
 )
 QUICK_HEALTH = {"interval": "200ms", "timeout": "1s", "rise": 1, "fall": 2}
-
-
-def free_port() -> int:
-    """A port nobody listens on, below the range the kernel hands to connecting sockets."""
-    while True:
-        port = random.randrange(12_000, 30_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def backend(*instances: Any, **extra: Any) -> dict[str, Any]:
@@ -167,7 +155,7 @@ class Gateway:
 
     async def _leftovers(self) -> list[psutil.Process]:
         def alive() -> list[psutil.Process]:
-            return [p for p in self._family if _is_alive(p)]
+            return [p for p in self._family if is_alive(p)]
 
         for _ in range(100):
             if not alive():
@@ -231,13 +219,6 @@ class Gateway:
         return reply.json()
 
 
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def complete(document: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """`document` with a `gateway:` section on free ports, quick to stop."""
     section = {
@@ -278,7 +259,7 @@ async def running_gateway(
         finally:
             await gateway.client.close()
             for process in gateway.family() if gateway.process else ():
-                if _is_alive(process):
+                if is_alive(process):
                     process.kill()
             if gateway.process is not None:
                 await gateway.process.wait()

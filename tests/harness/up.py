@@ -11,7 +11,8 @@ import psutil
 import yaml
 
 from gateway.controlplane.yaml_source import read
-from tests.harness.gateway import ROOT, Gateway, eventually, free_port
+from tests.harness.gateway import ROOT, Gateway, eventually
+from tests.harness.ports import free_port
 
 
 class Up(Gateway):

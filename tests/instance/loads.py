@@ -143,3 +143,39 @@ async def many(instance: Instance, bodies: list[Any], at_once: int) -> list[tupl
 
         await asyncio.gather(*map(gated, range(len(bodies))))
     return results
+
+
+async def paced(
+    instance: Instance, rate: float, seconds: float, patience_s: float, tries: int = 1
+) -> list[tuple[float, int, float]]:
+    """(when it was due, status, seconds it took) of requests that come at `rate`, each with a
+    deadline; one that is refused or late is tried again at once, `tries` times in all. Status 0
+    is no answer."""
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=4 * patience_s)
+    headers = {"X-Headgate-Timeout-Ms": str(int(patience_s * 1000))}
+    seen: list[tuple[float, int, float]] = []
+    async with aiohttp.ClientSession(
+        instance.url, connector=connector, timeout=timeout, headers=headers
+    ) as session:
+        clock = asyncio.get_running_loop().time
+        began = clock()
+
+        async def one(due: float) -> None:
+            for _ in range(tries):
+                started, status = clock(), 0
+                try:
+                    async with session.post("/predict", json=1) as answer:
+                        await answer.read()
+                        status = answer.status
+                except (aiohttp.ClientError, TimeoutError):
+                    pass
+                seen.append((due, status, clock() - started))
+                if status == 200:
+                    break
+
+        async with asyncio.TaskGroup() as tasks:
+            for i in range(int(seconds * rate)):
+                await asyncio.sleep(max(0.0, began + i / rate - clock()))
+                tasks.create_task(one(i / rate))
+    return seen

@@ -103,6 +103,7 @@ def test_no_worker_outlives_its_parent(serve: Serve, number: int) -> None:
         sock.close()
 
 
+@pytest.mark.alone
 def test_r37_health_answers_within_100_ms_while_all_cores_compute(serve: Serve) -> None:
     instance = serve(MODEL, "Spin", "--workers", str(len(os.sched_getaffinity(0))))
     computing = [raw(instance, b"3") for _ in instance.workers()]

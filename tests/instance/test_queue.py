@@ -13,6 +13,7 @@ from tests.instance.conftest import Serve, eventually
 from tests.instance.loads import MODEL, later, many, ran, raw, together
 
 
+@pytest.mark.alone
 def test_r42_expired_requests_are_answered_at_their_deadline_and_never_run(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -39,6 +40,7 @@ def test_r42_expired_requests_are_answered_at_their_deadline_and_never_run(
     assert ran(tmp_path) == ["first", "ahead", "after"]
 
 
+@pytest.mark.alone
 def test_r42_a_request_whose_wait_exceeds_its_deadline_is_refused_at_once(serve: Serve) -> None:
     instance = serve(MODEL, "Slow")
     for _ in range(3):
@@ -52,6 +54,7 @@ def test_r42_a_request_whose_wait_exceeds_its_deadline_is_refused_at_once(serve:
     assert all(wait().status_code == 200 for wait in waiting)
 
 
+@pytest.mark.alone
 def test_r43_clients_that_leave_free_their_place_before_the_batch_forms(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -92,6 +95,7 @@ def test_an_async_model_answers_many_at_once(serve: Serve) -> None:
     assert time.monotonic() - started < 4
 
 
+@pytest.mark.alone
 def test_r45_beyond_the_queue_it_is_503_at_once_with_retry_after(serve: Serve) -> None:
     instance = serve(MODEL, "Slow", "--max-queue", "2")
     instance.post({"id": "teach", "s": 0.5})
@@ -128,6 +132,7 @@ def test_two_workers_compute_at_the_same_time(serve: Serve) -> None:
     assert all(call().status_code == 200 for call in calls)
 
 
+@pytest.mark.alone
 async def test_r39_at_three_times_capacity_the_goodput_stays(serve: Serve) -> None:
     """80 requests/s can be computed, 240/s come, each with 500 ms of patience."""
     instance = serve(
@@ -172,6 +177,7 @@ async def test_r39_at_three_times_capacity_the_goodput_stays(serve: Serve) -> No
     assert sorted(refused)[len(refused) // 2] < 0.05
 
 
+@pytest.mark.alone
 async def test_a_target_latency_keeps_batches_as_small_as_it_needs(serve: Serve) -> None:
     instance = serve(MODEL, "Paced", "--target-latency", "12ms")
     await many(instance, [1] * 600, 32)

@@ -199,6 +199,7 @@ def test_r69_at_sigterm_accepted_requests_are_answered_and_new_ones_refused(serv
         ("import nothing_like_it", "Model", "'nothing_like_it', which is not installed"),
         ("class Model:\n  def setup(self, d): ...", "Model", r"has no predict\(\)"),
         ("class Model:\n  def predict(self, x): ...", "Model", r"has no setup\(\)"),
+        ("import instance\nclass Model(instance.ModelAPI): ...", "Model", r"has no predict\(\)"),
         (
             "class Model:\n  def setup(self, d): 1/0\n  def predict(self, x): ...",
             "Model",

@@ -25,6 +25,27 @@ MODELS = """
             if context["temperature"]:
                 yield f" at {context['temperature']}"
 
+    class Counting(ModelAPI):
+        "Every choice says which it is, and changes what it was given."
+        spec = "openai-chat"
+        def setup(self, device): ...
+        def predict(self, request, context):
+            if context["choice"] == 1 and request.messages[0].text() == "fail":
+                raise RequestError(400, "not the second")
+            yield {"content": f"{context['choice']} of {context['n']}", "prompt_tokens": 5}
+            request.messages[0].content += "!"
+            yield {"content": ": " + request.messages[0].content, "completion_tokens": 2}
+            yield {"finish_reason": "length" if context["choice"] == 2 else None}
+
+    class Batched(ModelAPI):
+        "Lists how many lanes each batch had."
+        spec = "openai-chat"
+        max_batch_size = 2
+        def setup(self, device): ...
+        def predict(self, requests):
+            yield [f"{i} of {len(requests)}" for i, _ in enumerate(requests)]
+            yield [None if i == 0 else " more" for i, _ in enumerate(requests)]
+
     class Tools(ModelAPI):
         spec = "openai-chat"
         def setup(self, device): ...
@@ -86,6 +107,58 @@ def test_chat_completions_as_a_stream(serve: Serve) -> None:
     assert raw.text.endswith("data: [DONE]\n\n")
 
 
+def test_several_choices_as_one_answer(serve: Serve) -> None:
+    chat = client(serve(MODELS, "Counting").url).chat.completions
+    messages = [{"role": "user", "content": "hi"}]
+    answer = chat.create(model="m", messages=messages, n=3)
+    assert [(one.index, one.message.content) for one in answer.choices] == [
+        (0, "0 of 3: hi!"), (1, "1 of 3: hi!"), (2, "2 of 3: hi!"),
+    ]  # fmt: skip
+    assert [one.finish_reason for one in answer.choices] == ["stop", "stop", "length"]
+    assert answer.usage.prompt_tokens == 5  # all choices share one prompt
+    assert (answer.usage.completion_tokens, answer.usage.total_tokens) == (6, 11)
+    with pytest.raises(openai.BadRequestError, match="not the second"):
+        chat.create(model="m", messages=[{"role": "user", "content": "fail"}], n=2)
+    for refused in (0, 129, "two"):
+        with pytest.raises(openai.UnprocessableEntityError, match="/n"):
+            chat.create(model="m", messages=messages, n=refused)
+
+
+def test_several_choices_as_a_stream(serve: Serve) -> None:
+    chat = client(serve(MODELS, "Counting").url).chat.completions
+    chunks = list(
+        chat.create(
+            model="m",
+            messages=[{"role": "user", "content": "hi"}],
+            n=3,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    texts, reasons, roles = {}, {}, []
+    for chunk in chunks:
+        for one in chunk.choices:
+            texts[one.index] = texts.get(one.index, "") + (one.delta.content or "")
+            reasons[one.index] = one.finish_reason or reasons.get(one.index)
+            roles += [one.index] if one.delta.role else []
+    assert texts == {index: f"{index} of 3: hi!" for index in range(3)}
+    assert reasons == {0: "stop", 1: "stop", 2: "length"}
+    assert roles == [0, 1, 2]
+    assert [chunk.usage.total_tokens for chunk in chunks if chunk.usage] == [11]
+    assert len({chunk.id for chunk in chunks}) == 1
+    broken = chat.create(
+        model="m", messages=[{"role": "user", "content": "fail"}], n=2, stream=True
+    )
+    with pytest.raises(openai.APIError, match="not the second"):
+        list(broken)
+
+
+def test_choices_of_a_batched_model_never_make_a_larger_batch(serve: Serve) -> None:
+    chat = client(serve(MODELS, "Batched").url).chat.completions
+    answer = chat.create(model="m", messages=[{"role": "user", "content": "hi"}], n=3)
+    assert [one.message.content for one in answer.choices] == ["0 of 2", "1 of 2 more", "0 of 1"]
+
+
 def test_chat_errors_reach_openais_client(serve: Serve) -> None:
     chat = client(serve(MODELS, "Chat").url).chat.completions
     with pytest.raises(openai.BadRequestError, match="not that word"):
@@ -144,6 +217,14 @@ def test_litserves_chat_spec_runs_unchanged(serve: Serve) -> None:
         model="m", messages=[{"role": "user", "content": "x"}]
     )
     assert answer.choices[0].message.content == "This is a generated output"
+
+
+def test_a_spec_decides_whether_its_model_streams(serve: Serve) -> None:
+    embed = client(serve(MODELS, "Embed", "--stream").url).embeddings
+    assert embed.create(model="m", input=["a"]).data[0].embedding == [1.0, 0.5]
+    chat = client(serve(MODELS, "Chat", "--no-stream").url).chat.completions
+    answer = chat.create(model="m", messages=[{"role": "user", "content": "one"}])
+    assert answer.choices[0].message.content == "You said: one"
 
 
 def test_open_inference_protocol(serve: Serve) -> None:

@@ -185,6 +185,7 @@ def test_a_later_error_is_an_explicit_event_and_a_broken_connection(
 
 
 @pytest.mark.parametrize("name", ["Endless", "EndlessAsync"])
+@pytest.mark.alone
 def test_r43_a_client_that_leaves_stops_its_generator(serve: Serve, tmp_path, name: str) -> None:
     instance = serve(STREAMS, name)
     with instance.client() as client, client.stream("POST", "/predict", json={}) as answer:

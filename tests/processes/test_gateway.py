@@ -21,12 +21,12 @@ from tests.harness.gateway import (
     backend,
     complete,
     eventually,
-    free_port,
     one_backend,
     running_gateway,
 )
 from tests.harness.load import Ask, failures, open_loop
 from tests.harness.origins import after, origins
+from tests.harness.ports import free_port
 
 from .waiting import alive, descendants
 

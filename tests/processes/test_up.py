@@ -13,8 +13,9 @@ import psutil
 import pytest
 import yaml
 
-from tests.harness.gateway import ROOT, Gateway, complete, eventually, free_port
+from tests.harness.gateway import ROOT, Gateway, complete, eventually
 from tests.harness.origins import origins
+from tests.harness.ports import free_port
 
 from .waiting import alive, descendants
 

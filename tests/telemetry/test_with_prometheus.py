@@ -12,9 +12,10 @@ from urllib.parse import quote
 import pytest
 import yaml
 
-from tests.harness.gateway import eventually, free_port, one_backend, running_gateway
+from tests.harness.gateway import eventually, one_backend, running_gateway
 from tests.harness.load import Ask, open_loop
 from tests.harness.origins import origins
+from tests.harness.ports import free_port
 from tests.telemetry.test_observability import EXPRESSIONS, plain
 
 OBSERVABILITY = Path(__file__).parents[2] / "docker" / "observability"

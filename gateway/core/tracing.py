@@ -1,0 +1,97 @@
+"""Which trace does a request belong to, and what do its spans say?
+
+W3C Trace Context read and written as bytes, and the names and attributes of spans after
+OpenTelemetry's semantic conventions for HTTP. No span is made here and no time is read. The
+query, headers and bodies are in no attribute: they may hold secrets.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+SAMPLED = 1
+OTHER = "_OTHER"
+QUIET = frozenset({"client_left", "draining"})
+"""Ends of a request that are nobody's error."""
+
+Attributes = dict[str, str | int | float | bool]
+
+_METHODS = frozenset(
+    {b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"TRACE", b"CONNECT"}
+)
+_traceparent = re.compile(
+    rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL
+).fullmatch
+_trace_id = re.compile(rb"[0-9a-f]{32}").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The span that a request says it belongs to."""
+
+    trace_id: int
+    span_id: int
+    sampled: bool
+
+
+def parse_traceparent(value: bytes) -> Parent | None:
+    """What a `traceparent` says; None if it is none, and a new trace is to be begun."""
+    found = _traceparent(value)
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, more = found.groups()
+    if version == b"ff" or (version == b"00" and more is not None):
+        return None
+    parent = Parent(int(trace_id, 16), int(span_id, 16), bool(int(flags, 16) & SAMPLED))
+    return parent if parent.trace_id and parent.span_id else None
+
+
+def traceparent_line(trace_id: int, span_id: int, sampled: bool) -> bytes:
+    """The header line that makes the receiver's span a child of this one."""
+    return b"traceparent: 00-%032x-%016x-%02x" % (trace_id, span_id, SAMPLED if sampled else 0)
+
+
+def trace_of(ident: bytes) -> int:
+    """The trace that begins with the request called `ident`; 0 if that can be no trace's id."""
+    return int(ident, 16) if _trace_id(ident) else 0
+
+
+def without_trace(lines: Iterable[bytes], state_too: bool) -> list[bytes]:
+    """Header lines without `traceparent`; `tracestate` goes with one that was malformed."""
+    dropped = (b"traceparent", b"tracestate") if state_too else (b"traceparent",)
+    return [line for line in lines if line.partition(b":")[0].lower() not in dropped]
+
+
+def method_of(method: bytes) -> str:
+    """The method as an attribute: one that HTTP does not know is not the client's to name."""
+    return method.decode("latin-1") if method in _METHODS else OTHER
+
+
+def span_name(method: bytes, path: str) -> str:
+    """`POST /digits`: few names, whatever clients ask for."""
+    word = method.decode("latin-1") if method in _METHODS else "HTTP"
+    return f"{word} {path}" if path else word
+
+
+def path_of(target: bytes) -> str:
+    """The path of a request target, without its query."""
+    return target.partition(b"?")[0].decode("latin-1")
+
+
+def host_facts(host: str) -> Attributes:
+    """`server.address` and `server.port` of `host:port`, `[ipv6]:port` or a bare host."""
+    name, colon, port = host.rpartition(":")
+    if not colon or not port.isdigit() or len(port) > 5 or host.endswith("]"):
+        name, port = host, ""
+    facts: Attributes = {"server.address": name.removeprefix("[").removesuffix("]")} if name else {}
+    return {**facts, "server.port": int(port)} if port else facts
+
+
+def is_error(status: int, reason: str) -> bool:
+    """Whether a request that ended so failed by the server's fault."""
+    return status >= 500 or (bool(reason) and status < 400 and reason not in QUIET)
+
+
+def error_type(status: int, reason: str, least: int) -> str:
+    """`error.type`: the gateway's own code, else the status from `least` on, else ""."""
+    return reason or (str(status) if status >= least else "")

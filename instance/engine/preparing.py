@@ -1,0 +1,164 @@
+"""How is the next batch made ready while the device computes the one before?
+
+A second thread reads what the HTTP process sends, decodes each request and makes the batch;
+the worker's first thread predicts, and encodes. `decode_request` and `batch` may so run
+beside `predict`; no other two hooks ever run at once. Which requests are in a batch was
+decided before: here one can only fall out, because its client left or its time is up.
+
+Only for plain hooks without streams: async hooks overlap by themselves.
+"""
+
+import logging
+import threading
+import time
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any
+
+from instance.core.errors import Problem
+from instance.engine import devices
+from instance.engine.frames import Frame
+from instance.engine.links import BlockingLink
+from instance.engine.model import Model
+from instance.engine.pipeline import EXPIRED, UNMADE, Work, drive, works_of
+
+log = logging.getLogger("instance")
+LEFT = Problem("model_error", "the client left")
+
+
+class Turns:
+    """Keeps the hooks of two threads apart; the thread that computes goes first, because
+    answers wait for it. It enters with `with turns`, the other with `with turns.other`."""
+
+    def __init__(self) -> None:
+        self.other = _Other(self)
+        self.changed = threading.Condition()
+        self.wanted = False
+        self.taken = False  # by the other thread
+
+    def __enter__(self) -> None:
+        with self.changed:
+            self.wanted = True
+            while self.taken:
+                self.changed.wait()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        with self.changed:
+            self.wanted = False
+            self.changed.notify_all()
+
+
+class _Other:
+    """The turn of the thread that prepares."""
+
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+
+    def __enter__(self) -> None:
+        turns = self._turns
+        with turns.changed:
+            while turns.wanted:
+                turns.changed.wait()
+            turns.taken = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        with self._turns.changed:
+            self._turns.taken = False
+            self._turns.changed.notify_all()
+
+
+class Prepared:
+    """A batch whose requests are decoded: groups that are predicted together, with what
+    `batch` made of each. Kept until its answers are made: its tensors may still be read."""
+
+    __slots__ = ("groups", "id", "received", "works")
+
+    def __init__(self, id: int, works: list[Work], received: float) -> None:
+        self.id = id
+        self.works = works
+        self.received = received
+        self.groups: list[tuple[list[Work], Any]] = []
+
+
+class Preparer:
+    """The second thread of a worker."""
+
+    def __init__(self, model: Model, link: BlockingLink, turns: Turns) -> None:
+        self._model = model
+        self._link = link
+        self._turns = turns
+        self._queue: SimpleQueue[Prepared | Frame | None] = SimpleQueue()
+        # A daemon: one that waits for a message must not hold the process.
+        threading.Thread(target=self._run, name="prepare", daemon=True).start()
+
+    def next(self) -> Prepared | Frame | None:
+        """What is to be done next, in the order it was sent; None when the HTTP process is
+        gone."""
+        return self._queue.get()
+
+    def _run(self) -> None:
+        try:
+            if getattr(self._model.api, "inference_mode", True):
+                devices.enter_inference_mode()
+            with devices.beside(self._model.device) as settle:
+                while (frame := self._link.receive()) is not None:
+                    if frame[0][0] != "batch":
+                        self._queue.put(frame)
+                        continue
+                    prepared = self._prepared(frame)
+                    settle()
+                    self._queue.put(prepared)
+        except BaseException:
+            log.exception("the thread that prepares batches has failed")
+            raise
+        finally:
+            self._queue.put(None)
+
+    def _prepared(self, frame: Frame) -> Prepared:
+        pipeline = self._model.pipeline
+        prepared = Prepared(frame[0][1], works_of(frame), time.perf_counter())
+        for work in prepared.works:
+            self._link.open(work.id)
+        good = []
+        for work in prepared.works:
+            if not self._link.cancelled(work.id):
+                with self._turns.other:
+                    drive(pipeline.decode_one(work))
+            if work.reply is None:
+                good.append(work)
+        for group in pipeline.groups(good):
+            try:
+                with self._turns.other:
+                    prepared.groups.append((group, drive(pipeline.batched(group))))
+            except Exception:
+                # Made again, and blamed, where the bad one of it can be told from the others.
+                prepared.groups.append((group, UNMADE))
+        return prepared
+
+
+def compute(model: Model, prepared: Prepared, link: BlockingLink) -> None:
+    """Gives every request of `prepared` its reply. Who left, or whose time is up, is not
+    computed."""
+    now = time.monotonic()
+    for group, batch in prepared.groups:
+        for work in group:
+            if link.cancelled(work.id):
+                work.reply = LEFT
+            elif work.request.deadline <= now:
+                work.reply = EXPIRED
+        wanted = [work for work in group if work.reply is None]
+        if wanted:
+            whole = len(wanted) == len(group)
+            drive(model.pipeline.compute(wanted, batch if whole else UNMADE))
+    for work in prepared.works:
+        link.close(work.id)

@@ -1,0 +1,84 @@
+"""Where the traffic of a name goes: the resolver and the data plane together, over sockets.
+
+The whole gateway, with a hosts file of its own, is in tests/requirements/test_r34_dns.py; that
+needs a namespace. Here a scripted look-up stands in for the system's resolver, and nothing else.
+"""
+
+import asyncio
+import sys
+
+import pytest
+
+from gateway.controlplane.resolver import Endpoints, Resolver
+from gateway.core.table import Table
+from tests.dataplane.rig import Conversation, Rig, Script
+
+NAME = "instances.headgate.test"
+EVERY_S = 0.05
+GET = b"GET /x HTTP/1.1\r\nHost: gw.test\r\n\r\n"
+
+
+class Names:
+    """What a name server says now; an empty answer is one that does not come."""
+
+    def __init__(self) -> None:
+        self.addresses: list[str] = []
+
+    async def look_up(self, host: str, port: int) -> list[str]:
+        if not self.addresses:
+            raise OSError("Name or service not known")
+        return list(self.addresses)
+
+
+def says(word: bytes) -> Script:
+    """Answers every request with `word`."""
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await conversation.answer(word)
+
+    return script
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 127.0.0.2 by itself")
+async def test_r34_traffic_follows_a_name_without_a_gap_and_stays_when_it_is_lost(
+    rig, stub
+) -> None:
+    gateway: Rig = await rig()
+    one = await stub(says(b"one"))
+    await stub(says(b"two"), one.port, "127.0.0.2")
+    document = {
+        "backends": {"b": {"instances": [f"dns+http://{NAME}:{one.port}"]}},
+        "routes": {"r": {"match": "/", "split": {"b": 1}}},
+    }
+
+    def follow(endpoints: Endpoints) -> None:
+        """What the control process does: tell the workers, and find everything well."""
+        gateway.plane.instances.resolve(endpoints)
+        found = [
+            address for urls in endpoints.values() for known in urls.values() for address in known
+        ]
+        gateway.plane.instances.hear({"b": {f"{host}:{one.port}": "up" for host in found}})
+
+    async def answers(count: int) -> list[bytes]:
+        got = []
+        for _ in range(count):
+            answer = await gateway.ask(GET)
+            assert answer.status == 200
+            got.append(answer.body)
+            await asyncio.sleep(0.01)
+        return got
+
+    names = Names()
+    names.addresses = ["127.0.0.1"]
+    gateway.table(document)
+    resolver = Resolver(follow, look_up=names.look_up, every_s=EVERY_S)
+    resolver.sync(Table.from_document(document, 1))
+    await resolver.settled(5)
+    assert set(await answers(5)) == {b"one"}
+    names.addresses = ["127.0.0.2"]
+    assert (await answers(60))[-1] == b"two", "the traffic never moved"
+    names.addresses = []
+    assert set(await answers(30)) == {b"two"}, "a lost name changes nothing"
+    await resolver.close()

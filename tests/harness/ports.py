@@ -1,0 +1,53 @@
+"""Which port may a test use that has to name an address before anybody listens there?
+
+One below the range the kernel hands to connecting sockets, and one that nobody else was given:
+a port that was free when looked at is free for the next who looks, too. Every process that asks
+holds a lock on one byte of a common file for each port, and the kernel lets go of them when it
+ends, however it ends.
+"""
+
+import fcntl
+import os
+import random
+import socket
+import tempfile
+from functools import cache
+from pathlib import Path
+
+FIRST, BEYOND = 12_000, 30_000
+_given: set[int] = set()
+
+
+def free_port() -> int:
+    """A port nobody listens on, given to nobody else while this process lives."""
+    while True:
+        port = random.randrange(FIRST, BEYOND)
+        if _taken(port) and _nobody_listens(port):
+            return port
+
+
+@cache
+def _ledger() -> int:
+    path = Path(tempfile.gettempdir()) / f"headgate-test-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _taken(port: int) -> bool:
+    """Whether `port` is ours from now on."""
+    if port in _given:  # a process may lock twice what it has locked
+        return False
+    try:
+        fcntl.lockf(_ledger(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    _given.add(port)
+    return True
+
+
+def _nobody_listens(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
