@@ -129,29 +129,29 @@ class AdminClient:
 
     def table(self) -> Json:
         """What is configured, and its revision."""
-        return self._ask("GET", "/admin/v1/table")
+        return self._ask("GET", "/admin/v1/table").body
 
     def status(self) -> Json:
         """What is live: health, in-flight, rates, latencies, workers."""
-        return self._ask("GET", "/admin/v1/status")
+        return self._ask("GET", "/admin/v1/status").body
 
     def weights(self, route: str) -> Weights:
         """The split of `route`, as configured and after health."""
-        answer = self._answer("GET", f"/admin/v1/routes/{_part(route)}/weights")
+        answer = self._ask("GET", f"/admin/v1/routes/{_part(route)}/weights")
         return cast(Weights, {**answer.body, "etag": answer.etag})
 
     def backend_tag(self, backend: str) -> str:
         """The entity tag of `backend`, which an edit of its instances is bound to."""
-        return self._answer("GET", f"/admin/v1/backends/{_part(backend)}").etag
+        return self._ask("GET", f"/admin/v1/backends/{_part(backend)}").etag
 
     def history(self, limit: int | None = None) -> Json:
         """The edits so far, newest first."""
         query = {} if limit is None else {"limit": str(limit)}
-        return self._ask("GET", "/admin/v1/history", query=query)
+        return self._ask("GET", "/admin/v1/history", query=query).body
 
     def revision(self, revision: int) -> Json:
         """One edit: who, when, why and the difference it made."""
-        return self._ask("GET", f"/admin/v1/history/{revision}")
+        return self._ask("GET", f"/admin/v1/history/{revision}").body
 
     def events(self) -> Iterator[Json]:
         """Edits, health and ejections as they happen, until the gateway goes away."""
@@ -178,52 +178,40 @@ class AdminClient:
         """Edits the split of `route`: backends not named keep their weight unless `whole`."""
         path = f"/admin/v1/routes/{_part(route)}/weights"
         method = "PUT" if whole else "PATCH"
-        return cast(WeightsEdit, self._ask(method, path, dict(weights), change))
+        return cast(WeightsEdit, self._ask(method, path, dict(weights), change).body)
 
     def apply(
         self, content: bytes, change: Change = PLAIN, *, media_type: str = "application/yaml"
     ) -> Json:
         """Applies a whole file's content, three ways with what was edited since."""
-        return self._ask("POST", "/admin/v1/apply", content, change, media_type=media_type)
+        return self._ask("POST", "/admin/v1/apply", content, change, media_type=media_type).body
 
     def put_route(self, route: str, spec: Mapping[str, Any], change: Change = PLAIN) -> Json:
-        return self._ask("PUT", f"/admin/v1/routes/{_part(route)}", dict(spec), change)
+        return self._ask("PUT", f"/admin/v1/routes/{_part(route)}", dict(spec), change).body
 
     def delete_route(self, route: str, change: Change = PLAIN) -> Json:
-        return self._ask("DELETE", f"/admin/v1/routes/{_part(route)}", None, change)
+        return self._ask("DELETE", f"/admin/v1/routes/{_part(route)}", None, change).body
 
     def put_backend(self, backend: str, spec: Mapping[str, Any], change: Change = PLAIN) -> Json:
-        return self._ask("PUT", f"/admin/v1/backends/{_part(backend)}", dict(spec), change)
+        return self._ask("PUT", f"/admin/v1/backends/{_part(backend)}", dict(spec), change).body
 
     def delete_backend(self, backend: str, change: Change = PLAIN) -> Json:
-        return self._ask("DELETE", f"/admin/v1/backends/{_part(backend)}", None, change)
+        return self._ask("DELETE", f"/admin/v1/backends/{_part(backend)}", None, change).body
 
     def instance_action(
         self, backend: str, instance: str, action: str, change: Change = PLAIN
     ) -> Json:
         """`action` is drain, resume, disable or enable."""
         path = f"/admin/v1/backends/{_part(backend)}/instances/{_part(instance)}/{action}"
-        return self._ask("POST", path, {}, change)
+        return self._ask("POST", path, {}, change).body
 
     def restore(self, revision: int, change: Change = PLAIN) -> Json:
         """Goes back to `revision`, as a new revision."""
-        return self._ask("POST", f"/admin/v1/history/{revision}/restore", {}, change)
+        return self._ask("POST", f"/admin/v1/history/{revision}/restore", {}, change).body
 
     # -- the wire ----------------------------------------------------------------------------
 
     def _ask(
-        self,
-        method: str,
-        path: str,
-        body: Json | bytes | None = None,
-        change: Change = PLAIN,
-        *,
-        query: Mapping[str, str] | None = None,
-        media_type: str = "application/json",
-    ) -> Json:
-        return self._answer(method, path, body, change, query=query, media_type=media_type).body
-
-    def _answer(
         self,
         method: str,
         path: str,

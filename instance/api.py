@@ -40,7 +40,7 @@ class ModelAPI(ABC):
 
     decode_ahead: bool | None = None
     """Whether `decode_request` and `batch` may run, in a second thread, for the next batch
-    while `predict` computes one. None: on a GPU yes, on the CPU no."""
+    while `predict` computes one. None: on a CUDA device yes, elsewhere no."""
 
     request_timeout: float | None = None
     """Seconds a request may wait in the queue before it is answered 504; None: for ever."""

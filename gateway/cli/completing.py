@@ -41,11 +41,12 @@ def bash() -> Iterator[str]:
     yield "_headgate() {"
     yield "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} words="
     yield '  if [[ $COMP_CWORD -eq 1 ]]; then words="' + _words(c.name for c in SHOWN) + '"; else'
-    yield '  case "${COMP_WORDS[1]}:$before" in'
-    for command in SHOWN:
-        for option in command.options:
-            if option.metavar:
-                yield f"    {command.name}:{option.name}) {_bash_action(option)};;"
+    yield '  case "$before" in'
+    options = {option.name: option for command in SHOWN for option in command.options}
+    for option in options.values():
+        if option.metavar:
+            short = f"|{option.short}" if option.short else ""
+            yield f"    {option.name}{short}) {_bash_action(option)};;"
     yield '    *) case "${COMP_WORDS[1]}" in'
     for command in SHOWN:
         switches = _words(option.name for option in command.options)

@@ -31,9 +31,16 @@ def existing(document: Document, section: str, name: str) -> Json:
     return found
 
 
-async def get_entry(call: Call, section: str, name: str) -> web.Response:
+def named(call: Call) -> tuple[str, str]:
+    """The section and the name of the entry that the path leads to."""
+    section = "routes" if "route" in call.request.match_info else "backends"
+    return section, call.part(section.removesuffix("s"))
+
+
+async def get_entry(call: Call) -> web.Response:
+    """One route or backend as it was written."""
     table = call.publisher.table
-    found = existing(table.document, section, name)
+    found = existing(table.document, *named(call))
     return answer(found, tag=etag(found), revision=table.revision)
 
 
@@ -63,14 +70,16 @@ async def write_entry(
     )
 
 
-async def put_entry(call: Call, section: str, name: str) -> web.Response:
+async def put_entry(call: Call) -> web.Response:
+    section, name = named(call)
     said = await call.json()
     size = call.request.content_length or LARGE
     spec = await aside(size, lambda: entry(section, name, said))
     return await write_entry(call, section, name, lambda d: edits.put(d, section, name, spec))
 
 
-async def patch_entry(call: Call, section: str, name: str) -> web.Response:
+async def patch_entry(call: Call) -> web.Response:
+    section, name = named(call)
     patch = await call.mapping()
 
     def patched(document: Document) -> Document:
@@ -80,38 +89,10 @@ async def patch_entry(call: Call, section: str, name: str) -> web.Response:
     return await write_entry(call, section, name, patched)
 
 
-async def get_route(call: Call) -> web.Response:
-    return await get_entry(call, "routes", call.part("route"))
-
-
-async def put_route(call: Call) -> web.Response:
-    return await put_entry(call, "routes", call.part("route"))
-
-
-async def patch_route(call: Call) -> web.Response:
-    return await patch_entry(call, "routes", call.part("route"))
-
-
-async def delete_route(call: Call) -> web.Response:
-    name = call.part("route")
-    return await write_entry(call, "routes", name, lambda d: edits.delete_route(d, name))
-
-
-async def get_backend(call: Call) -> web.Response:
-    return await get_entry(call, "backends", call.part("backend"))
-
-
-async def put_backend(call: Call) -> web.Response:
-    return await put_entry(call, "backends", call.part("backend"))
-
-
-async def patch_backend(call: Call) -> web.Response:
-    return await patch_entry(call, "backends", call.part("backend"))
-
-
-async def delete_backend(call: Call) -> web.Response:
-    name = call.part("backend")
-    return await write_entry(call, "backends", name, lambda d: edits.delete_backend(d, name))
+async def delete_entry(call: Call) -> web.Response:
+    section, name = named(call)
+    delete = edits.delete_route if section == "routes" else edits.delete_backend
+    return await write_entry(call, section, name, lambda d: delete(d, name))
 
 
 async def get_weights(call: Call) -> web.Response:

@@ -51,7 +51,8 @@ stays.
   `{{pointer, code, detail}}`.
 - `Authorization: Bearer TOKEN` is needed when a token is configured, and always when the listener
   is not on a loopback address. A viewer's token (`gateway.viewer_token`) may read everything and
-  change nothing. Twenty wrong tokens a minute shut an address out for a while (429).
+  change nothing. Twenty wrong tokens a minute shut an address, or an IPv6 network of /64, out for
+  a while (429). The status says the `role` of the token that asks.
 
 ## Operations
 """

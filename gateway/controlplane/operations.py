@@ -59,20 +59,20 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "getRoute", "GET", _ROUTE, "One route as it was written",
-        "viewer", admin_routes.get_route, answer="RouteSpec", tag="routes",
+        "viewer", admin_routes.get_entry, answer="RouteSpec", tag="routes",
     ),
     Operation(
         "putRoute", "PUT", _ROUTE, "Creates or replaces a route",
-        "operator", admin_routes.put_route, "RouteSpec",
+        "operator", admin_routes.put_entry, "RouteSpec",
         created=True, missing=False, tag="routes",
     ),
     Operation(
         "patchRoute", "PATCH", _ROUTE, "Changes parts of a route (JSON merge patch)",
-        "operator", admin_routes.patch_route, "RoutePatch", tag="routes",
+        "operator", admin_routes.patch_entry, "RoutePatch", tag="routes",
     ),
     Operation(
         "deleteRoute", "DELETE", _ROUTE, "Removes a route",
-        "operator", admin_routes.delete_route, tag="routes",
+        "operator", admin_routes.delete_entry, tag="routes",
     ),
     Operation(
         "getWeights", "GET", _WEIGHTS, "The split of a route, configured and effective",
@@ -88,20 +88,20 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "getBackend", "GET", _BACKEND, "One backend as it was written",
-        "viewer", admin_routes.get_backend, answer="BackendSpec", tag="backends",
+        "viewer", admin_routes.get_entry, answer="BackendSpec", tag="backends",
     ),
     Operation(
         "putBackend", "PUT", _BACKEND, "Creates or replaces a backend",
-        "operator", admin_routes.put_backend, "BackendSpec",
+        "operator", admin_routes.put_entry, "BackendSpec",
         created=True, missing=False, tag="backends",
     ),
     Operation(
         "patchBackend", "PATCH", _BACKEND, "Changes parts of a backend (JSON merge patch)",
-        "operator", admin_routes.patch_backend, "BackendPatch", tag="backends",
+        "operator", admin_routes.patch_entry, "BackendPatch", tag="backends",
     ),
     Operation(
         "deleteBackend", "DELETE", _BACKEND, "Removes a backend that no route uses",
-        "operator", admin_routes.delete_backend, tag="backends",
+        "operator", admin_routes.delete_entry, tag="backends",
     ),
     Operation(
         "addInstance", "POST", _INSTANCES, "Adds an instance to a backend",

@@ -140,9 +140,19 @@ class Publisher:
         revision is not `expected`, StoreError when it cannot be stored; then nothing changed.
         Goes on to its end when the caller is cancelled.
         """
-        return await self._finish(
-            self._publish(edit, who=who, why=why, expected=expected, dry_run=dry_run, source=source)
-        )
+
+        async def steps() -> Published:
+            async with self._lock:
+                previous = self._table
+                if expected is not None and expected != previous.revision:
+                    raise Stale(f"the current revision is {previous.revision}, not {expected}")
+                number = previous.revision + 1
+                table = await self._aside(lambda: self._made(edit(previous.document), number))
+                if dry_run:
+                    return _tried(previous, table)
+                return await self._take(_revision(previous, table, who, why, source), table)
+
+        return await self._finish(steps())
 
     async def apply(
         self,
@@ -157,7 +167,27 @@ class Publisher:
 
         `guard` sees the current table under the lock and raises to refuse.
         """
-        return await self._finish(self._apply(file, who=who, why=why, dry_run=dry_run, guard=guard))
+
+        async def steps() -> Applied:
+            async with self._lock:
+                previous = self._table
+                guard(previous)
+                merged = await self._aside(lambda: merge(self._applied, file, previous.document))
+                if same(merged.document, previous.document):
+                    if not dry_run and not same(self._applied, file):
+                        await self._on_disk(lambda: self._store.applied_again(file))
+                        self._applied = file
+                    return Applied(Published(previous, previous, (), 0, dry_run), merged.overridden)
+                number = previous.revision + 1
+                table = await self._aside(lambda: self._made(merged.document, number))
+                if dry_run:
+                    published = _tried(previous, table)
+                else:
+                    revision = _revision(previous, table, who, why, "file")
+                    published = await self._take(revision, table, file)
+                return Applied(published, merged.overridden)
+
+        return await self._finish(steps())
 
     async def restore(
         self,
@@ -170,12 +200,8 @@ class Publisher:
     ) -> Published:
         """The document of revision `number`, as a new revision; Missing when it is not kept."""
         revision = await self.revision(number)
-
-        def back(document: Document) -> Document:
-            return revision.document
-
         return await self.publish(
-            back,
+            lambda document: revision.document,
             who=who,
             why=why or f"back to {number}",
             expected=expected,
@@ -200,54 +226,6 @@ class Publisher:
             await asyncio.wait(self._tasks)
         await self._on_disk(self._store.close)
         self._disk.shutdown()
-
-    async def _publish(
-        self,
-        edit: Edit,
-        *,
-        who: str,
-        why: str,
-        expected: int | None,
-        dry_run: bool,
-        source: Source,
-    ) -> Published:
-        async with self._lock:
-            previous = self._table
-            if expected is not None and expected != previous.revision:
-                raise Stale(f"the current revision is {previous.revision}, not {expected}")
-            number = previous.revision + 1
-            table = await self._aside(lambda: self._made(edit(previous.document), number))
-            if dry_run:
-                return Published(previous, table, diff(previous.document, table.document), 0, True)
-            return await self._take(_revision(previous, table, who, why, source), table)
-
-    async def _apply(
-        self,
-        file: Document,
-        *,
-        who: str,
-        why: str,
-        dry_run: bool,
-        guard: Callable[[Table], None],
-    ) -> Applied:
-        async with self._lock:
-            previous = self._table
-            guard(previous)
-            merged = await self._aside(lambda: merge(self._applied, file, previous.document))
-            if same(merged.document, previous.document):
-                if not dry_run and not same(self._applied, file):
-                    await self._on_disk(lambda: self._store.applied_again(file))
-                    self._applied = file
-                return Applied(Published(previous, previous, (), 0, dry_run), merged.overridden)
-            number = previous.revision + 1
-            table = await self._aside(lambda: self._made(merged.document, number))
-            if dry_run:
-                changes = diff(previous.document, table.document)
-                published = Published(previous, table, changes, 0, True)
-            else:
-                revision = _revision(previous, table, who, why, "file")
-                published = await self._take(revision, table, file)
-            return Applied(published, merged.overridden)
 
     def _made(self, document: Document, revision: int) -> Table:
         faults = self._check(document)
@@ -305,6 +283,10 @@ class Publisher:
 
     async def _on_disk(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, call)
+
+
+def _tried(previous: Table, table: Table) -> Published:
+    return Published(previous, table, diff(previous.document, table.document), 0, True)
 
 
 def _revision(previous: Table, table: Table, who: str, why: str, source: Source) -> Revision:

@@ -6,7 +6,6 @@ lost to damage is missed. A file that is damaged, or is not ours, is refused wit
 and left as it is: an empty table never takes the place of one that cannot be read.
 """
 
-import errno
 import json
 import os
 import sqlite3
@@ -15,6 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from gateway.controlplane import disk
 from gateway.controlplane.state_directory import refuse_shared_file, sync_directory
 from gateway.controlplane.store import (
     DiskRefused,
@@ -22,7 +22,6 @@ from gateway.controlplane.store import (
     StateRefused,
     Stored,
     StoreError,
-    StoreFull,
     canonical,
     checksum,
 )
@@ -58,13 +57,6 @@ MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {}
 """Version → the step to the next one; run in one transaction at open."""
 
 _ROW = "number, time, who, why, source, diff, document, checksum"
-_DISK = (
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_CANTOPEN,
-)
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class HighWaterMark:
@@ -112,6 +104,7 @@ class SqliteStore:
         with self._refusing():
             self._db = _connect(self._path)
             _examine(self._db, self._path)
+        self._file = _identity(self._path)
         self._mark = HighWaterMark(self._path.with_suffix(".mark"))
 
     def load(self) -> Stored | None:
@@ -194,6 +187,9 @@ class SqliteStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if _identity(self._path) != self._file:
+            # SQLite would go on writing into a file that no start will ever find.
+            raise DiskRefused("the edit could not be stored: the state file was taken away")
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield self._db
@@ -202,7 +198,7 @@ class SqliteStore:
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             self._bury()
-            raise _refusal(error, self._path) from None
+            raise disk.refusal(error, self._path) from None
 
     def _bury(self) -> None:
         """Writes over what a commit that could not be synced has left at the log's end.
@@ -222,6 +218,15 @@ class SqliteStore:
     def _damaged(self, why: str) -> StateRefused:
         line = " ".join(why.split())[:200]
         return StateRefused(f"{self._path} cannot be used ({line}); it was kept as it is")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file is at `path`; None when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -293,35 +298,3 @@ def _row_of(revision: Revision) -> tuple[Any, ...]:
 def _remember(db: sqlite3.Connection, applied: Document) -> None:
     row = (canonical(applied), checksum(applied))
     db.execute("INSERT OR REPLACE INTO applied VALUES (1, ?, ?)", row)
-
-
-def _refusal(error: sqlite3.Error, path: Path) -> StoreError:
-    """Why an edit could not be stored, in the disk's own words where it has any."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_INTERNAL)
-    if code & 0xFF not in _DISK:
-        return StoreError(f"the edit could not be stored: {error}")
-    complaint = _complaint(path)
-    full = code == sqlite3.SQLITE_FULL or (complaint is not None and complaint.errno in _NO_SPACE)
-    reason = complaint.strerror if complaint else error
-    kind = StoreFull if full else DiskRefused
-    return kind(f"the edit could not be stored: {reason}")
-
-
-def _complaint(path: Path) -> OSError | None:
-    """What the disk says to one more page where the log would grow; None when it takes it.
-
-    SQLite keeps to itself whether a write met a quota, a limit or a broken disk.
-    """
-    trial = path.with_name(f"{path.name}.trial")
-    try:
-        end = path.with_name(f"{path.name}-wal").stat().st_size
-        descriptor = os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.pwrite(descriptor, bytes(4096), end)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-            trial.unlink(missing_ok=True)
-    except OSError as error:
-        return error
-    return None

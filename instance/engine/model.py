@@ -47,12 +47,12 @@ class Model:
 
     @property
     def prepares(self) -> bool:
-        """Whether the next batch is decoded while this one is computed: where the device is
-        not the processor that decodes, unless the model says otherwise."""
+        """Whether the next batch is decoded while this one is computed: on CUDA, which computes
+        beside the processor and takes work of two threads, unless the model says otherwise."""
         if self.hooks.is_async or self.hooks.stream:
             return False
         said = getattr(self.api, "decode_ahead", None)
-        return self.device != "cpu" if said is None else bool(said)
+        return self.device.startswith("cuda") if said is None else bool(said)
 
     async def check(self) -> tuple[bool, int, int]:
         """(whether `health()` says yes, bytes in use and in all of its GPU or zeros)."""

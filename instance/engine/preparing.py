@@ -9,6 +9,7 @@ Only for plain hooks without streams: async hooks overlap by themselves.
 """
 
 import logging
+import sys
 import threading
 import time
 from queue import SimpleQueue
@@ -23,6 +24,9 @@ from instance.engine.model import Model
 from instance.engine.pipeline import EXPIRED, UNMADE, Work, drive, works_of
 
 log = logging.getLogger("instance")
+# torch gives up the interpreter lock for every operation that predict starts, and must get it
+# back from a decoder written in Python hundreds of times in a batch: soon, not after 5 ms.
+SWITCH_S = 1e-4
 LEFT = Problem("model_error", "the client left")
 
 
@@ -98,6 +102,7 @@ class Preparer:
         self._link = link
         self._turns = turns
         self._queue: SimpleQueue[Prepared | Frame | None] = SimpleQueue()
+        sys.setswitchinterval(SWITCH_S)
         # A daemon: one that waits for a message must not hold the process.
         threading.Thread(target=self._run, name="prepare", daemon=True).start()
 

@@ -114,6 +114,14 @@ async def test_a_viewer_reads_everything_and_changes_nothing(guarded: Admin) -> 
     assert guarded.table.revision == 1
 
 
+async def test_the_status_says_the_role_of_whoever_asks(guarded: Admin, admin: Admin) -> None:
+    for token, role in ((VIEWER, "viewer"), (OPERATOR, "operator")):
+        _, status, _ = await guarded.ask("GET", "/admin/v1/status", headers=bearer(token))
+        assert status["role"] == role
+    _, status, _ = await admin.ask("GET", "/admin/v1/status")
+    assert status["role"] == "operator", "without tokens everybody is"
+
+
 async def test_an_operator_is_named_in_the_history(guarded: Admin) -> None:
     status, _, _ = await guarded.ask(
         "PATCH",

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import jsonschema
-from openapi_spec_validator import validate
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from gateway.controlplane.openapi import openapi
 from gateway.controlplane.operations import OPERATIONS
@@ -14,7 +14,7 @@ from tests.controlplane.test_admin_security import concrete
 
 
 def test_the_document_is_valid_openapi() -> None:
-    validate(openapi())
+    assert list(OpenAPIV31SpecValidator(openapi()).iter_errors()) == []
 
 
 def test_every_reference_leads_somewhere() -> None:

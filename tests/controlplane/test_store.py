@@ -12,6 +12,7 @@ import pytest
 from gateway.controlplane.sqlite_store import SqliteStore
 from gateway.controlplane.state_directory import StateDirectory
 from gateway.controlplane.store import (
+    DiskRefused,
     MemoryStore,
     Revision,
     StateRefused,
@@ -251,6 +252,23 @@ def test_r38_a_full_disk_refuses_the_edit_and_nothing_else(tmp_path: Path) -> No
     store._db.execute("PRAGMA max_page_count = 100000")
     store.commit(large)
     assert store.history(limit=5) == [large, revision(1)]
+    store.close()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_r38_an_edit_is_not_written_where_no_start_would_find_it(
+    tmp_path: Path, replaced: bool
+) -> None:
+    store = SqliteStore(tmp_path / "state.db")
+    store.commit(revision(1))
+    (tmp_path / "state.db").rename(tmp_path / "elsewhere")
+    if replaced:
+        shutil.copy(tmp_path / "elsewhere", tmp_path / "state.db")
+    with pytest.raises(DiskRefused, match="the state file was taken away"):
+        store.commit(revision(2))
+    os.replace(tmp_path / "elsewhere", tmp_path / "state.db")
+    store.commit(revision(2))
+    assert store.history(limit=5) == [revision(2), revision(1)]
     store.close()
 
 

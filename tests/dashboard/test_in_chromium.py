@@ -123,6 +123,7 @@ def test_an_instance_is_drained_and_resumed(page: Page, demo: Demo) -> None:
     page.open(demo.url)
     page.press('[aria-label="drain 127.0.0.1:8002"]')
     page.until(lambda: page.text('[data-instance="127.0.0.1:8002"] .pill') == "draining")
+    assert demo.table["backends"]["digits-cnn"]["states"] == {"127.0.0.1:8002": "draining"}
     page.press('[aria-label="resume 127.0.0.1:8002"]')
     page.until(lambda: page.text('[data-instance="127.0.0.1:8002"] .pill') == "up")
 
@@ -286,6 +287,7 @@ def test_a_gateway_that_leaves_is_said_and_found_again(page: Page) -> None:
         page.until(
             lambda: page.script("return document.getElementById('link').dataset.state") == "lost"
         )
+        assert page.text("#link-text") == "no answer"
         demo.broken = False
         page.until(lambda: page.text("#link-text") == "live")
 

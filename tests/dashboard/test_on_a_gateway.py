@@ -95,6 +95,30 @@ async def test_a_weight_is_dragged_under_load_and_the_split_moves(page: Page, st
     assert edited.total() == 0 or abs(edited["cnn"] / edited.total() - 0.5) < 0.15
 
 
+async def test_a_viewers_token_shows_a_real_gateway_and_edits_nothing(page: Page, stubs) -> None:
+    linear, _ = stubs
+    document = {
+        "backends": {"linear": backend(linear)},
+        "routes": {"all": {"match": "/", "split": {"linear": 1}}},
+    }
+    env = {"HEADGATE_TOKEN": "o" * 40, "HEADGATE_VIEWER_TOKEN": "v" * 40}
+
+    def look() -> None:
+        page.open(gateway.admin_url)
+        field = page.find("#token")
+        page.until(field.is_displayed)
+        field.send_keys("v" * 40)
+        page.press("#token-form button.main")
+        page.until(lambda: page.text("#link-text") == "live")
+        page.until(lambda: "may read everything" in page.text("#viewer"))
+        page.until(lambda: page.text(f'[data-instance="{linear.address}"] .pill') == "up")
+
+    async with running_gateway(document, up=False, env=env) as gateway:
+        await asyncio.to_thread(look)
+        assert page.all("[data-edits]")
+        assert not any(control.is_enabled() for control in page.all("[data-edits]"))
+
+
 async def test_r60_the_real_listener_sends_what_keeps_the_pages_safe() -> None:
     document = {"backends": {"b": {"instances": []}},
                 "routes": {"all": {"match": "/", "split": {"b": 1}}}}  # fmt: skip

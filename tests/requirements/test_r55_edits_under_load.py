@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.harness.gateway import backend, running_gateway
-from tests.harness.load import Ask, failures, open_loop
+from tests.harness.load import Ask, failures, open_loop, percentile
 from tests.harness.origins import after, origins
 
 EVEN, ONE = {"a": 50, "b": 50}, {"a": 100, "b": 0}
@@ -23,14 +23,20 @@ async def _flips(seconds: float, workers: int) -> None:
                 open_loop(gateway.url, 150, seconds, lambda n: Ask(path=f"/{n}"))
             )
             spans, revisions = [], {(await gateway.set_weights("r", EVEN))["revision"]}
+            edits: list[tuple[float, float]] = []
+
+            async def edited(weights: dict[str, int]) -> float:
+                asked = time.monotonic()
+                revisions.add((await gateway.set_weights("r", weights))["revision"])
+                edits.append((asked, acked := time.monotonic()))
+                return acked
+
             end = time.monotonic() + seconds - 0.5
             while time.monotonic() < end:
-                answer = await gateway.set_weights("r", ONE)
-                acked = time.monotonic()
-                revisions.add(answer["revision"])
+                acked = await edited(ONE)
                 await asyncio.sleep(0.1)
                 spans.append((acked, time.monotonic()))
-                revisions.add((await gateway.set_weights("r", EVEN))["revision"])
+                await edited(EVEN)
                 await asyncio.sleep(0.1)
             replies = await load
     assert failures(replies) == []
@@ -43,6 +49,11 @@ async def _flips(seconds: float, workers: int) -> None:
         and any(acked <= r.intended and r.done <= end for acked, end in spans)
     ]
     assert wrong == []
+    # The machine is shared: the middle says what an edit costs, the far end what the others do.
+    assert percentile((acked - asked for asked, acked in edits), 50) <= 0.02
+    during = [r.took_s for r in replies if any(a <= r.intended < b for a, b in edits)]
+    apart = [r.took_s for r in replies if not any(a <= r.intended < b for a, b in edits)]
+    assert not during or percentile(during, 50) <= 2 * percentile(apart, 50) + 0.005
 
 
 async def test_r55_after_the_acknowledgement_no_request_is_decided_by_the_old_weights() -> None:
