@@ -3,8 +3,9 @@
 The one with the least expected delay: how long it takes for an answer, learned from its own
 answers, stretched by what it already has to do. What it has to do is what this worker sent
 and has not got back, and the more credible of what the other workers say and what the
-instance itself last reported. All instances are looked at each time: two random choices
-lose to that when there are few.
+instance itself last reported. Of those that are about as fast the least busy one: what was
+learned is no more exact than that. All instances are looked at each time: two random
+choices lose to that when there are few.
 
 `Load` is plain state that its owner updates; `choose` decides and changes nothing. Which
 instances may get requests at all is `health`; whether a request had better wait than go to
@@ -22,9 +23,13 @@ LEARN: Final = 0.05  # the least weight of a new answer in the learned service t
 LEARN_CROWD: Final = 0.05
 TOLERABLE_S: Final = 0.1
 TOLERABLE_SERVICES: Final = 4.0
+ALIKE: Final = 0.7  # of instances that are about as fast the least busy one is chosen: all
+ALIKE_S: Final = 0.001  # stay warm and known, and none gets a crowd for a hair's breadth
+JUDGED: Final = 8  # answers without which none counts as slow: the first ones are cold
 RELEARN: Final = 0.5  # and its weight after FORGET_S without one
 SHUN_AFTER: Final = 5  # failed answers in a row
 SHUN_S: Final = 5.0
+REFUSED_S: Final = 0.5  # until the probes have asked whoever is at that address now
 MOST_SLOTS: Final = 65_536.0
 TURNAROUND_S: Final = 0.002  # from an instance's answer to the arrival of its next request
 MOST_OF_NEW: Final = 32.0
@@ -87,6 +92,12 @@ class Load:
         """Notes that a request is off the instance, however it ended."""
         self.in_flight -= 1
 
+    def refused(self, now: float) -> None:
+        """Notes that no connection was to be had: whatever is at that address next may be a
+        process that still loads its model, so for a moment it gets nothing that another one
+        can take."""
+        self.shunned_until = max(self.shunned_until, now + REFUSED_S)
+
     def answered(self, now: float, elapsed_s: float, occupied: float, failed: bool) -> None:
         """Learns from an answer that took `elapsed_s` to its last byte.
 
@@ -100,6 +111,7 @@ class Load:
                 self.shunned_until = now + SHUN_S
             return
         self.failures = 0
+        self.shunned_until = 0.0
         slots = self.slots
         sample = elapsed_s * slots / occupied if 0.0 < slots < occupied else elapsed_s
         self.samples = samples = self.samples + 1
@@ -260,7 +272,7 @@ def choose(
         return -1
     least_loaded = balance == "least_loaded" and count > 1
     index = turn % count if balance != "random" else (scrambled(turn) * count) >> 64
-    best, least, shunned = -1, 0.0, False
+    best, least, shunned, least_busy = -1, 0.0, False, 0.0
     usual_s = 0.0
     for _ in range(count):
         load = loads[index]
@@ -277,9 +289,20 @@ def choose(
             if not load.service_s and not usual_s:
                 usual_s = usual_service_s(loads)
             delay = load.delay(now, occupied, usual_s)
-            avoid = load.failures >= SHUN_AFTER and load.shunned_until > now
-            if best < 0 or (delay < least if avoid == shunned else shunned):
-                best, least, shunned = index, delay, avoid
+            avoid = load.shunned_until > now
+            busy = occupied / load.slots if load.slots else occupied
+            if best < 0:
+                better = True
+            elif avoid != shunned:
+                better = shunned
+            elif load.samples < JUDGED or loads[best].samples < JUDGED:
+                better = busy < least_busy
+            elif delay < least:
+                better = delay < least * ALIKE - ALIKE_S or busy < least_busy
+            else:
+                better = busy < least_busy and least >= delay * ALIKE - ALIKE_S
+            if better:
+                best, least, shunned, least_busy = index, delay, avoid, busy
         index += 1
         if index == count:
             index = 0

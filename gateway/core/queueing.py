@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from gateway.core.balancing import SHUN_AFTER, Load, choose, tolerable_wait_s, usual_service_s
+from gateway.core.balancing import Load, choose, tolerable_wait_s, usual_service_s
 from gateway.core.retrying import retry_after_s
 from gateway.core.table import Queue
 
@@ -67,7 +67,7 @@ def place(
     if balance == "least_loaded":
         own_s = candidate.alone_s / MUCH_SLOWER
         for load in loads:
-            if load.alone_s < own_s or candidate.failures >= SHUN_AFTER:
+            if load.alone_s < own_s or candidate.shunned_until > now:
                 return _now_or_later(loads, index, waiting, now)
     return Placement(index, 0)
 
@@ -78,7 +78,7 @@ def _now_or_later(loads: Sequence[Load], index: int, waiting: int, now: float) -
     usual_s = usual_service_s(loads)
     own_s = candidate.alone_s or usual_s
     delay = candidate.delay(now, candidate.occupied(now), usual_s)
-    if candidate.failures >= SHUN_AFTER and candidate.shunned_until > now:
+    if candidate.shunned_until > now:
         own_s = delay = math.inf
     rate, slots_sum = 0.0, 0.0
     for load in loads:
@@ -88,7 +88,7 @@ def _now_or_later(loads: Sequence[Load], index: int, waiting: int, now: float) -
             continue
         if (load.alone_s or usual_s) * MUCH_SLOWER >= own_s:
             continue
-        if load.failures >= SHUN_AFTER and load.shunned_until > now:
+        if load.shunned_until > now:
             continue
         slots = load.slots or load.in_flight
         rate += slots / (load.service_s or usual_s)
@@ -112,7 +112,7 @@ def rather_than_refuse(loads: Sequence[Load], max_in_flight: int, turn: int, now
     help.
     """
     index = choose("least_loaded", loads, turn, now, max_in_flight)
-    if index >= 0 and loads[index].failures >= SHUN_AFTER and loads[index].shunned_until > now:
+    if index >= 0 and loads[index].shunned_until > now:
         return -1
     return index
 

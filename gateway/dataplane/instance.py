@@ -134,6 +134,7 @@ class LiveInstance(Timed):
         """Takes passive evidence: `success`, or a failure by its name."""
         if signal == "connect_failure":
             self.refused = True
+            self.load.refused(now)
         if signal == "success" and self.ejection is CLEAR:
             return
         backend = self.backend

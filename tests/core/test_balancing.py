@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from gateway.core.balancing import (
     FADE_S,
     FORGET_S,
+    JUDGED,
+    REFUSED_S,
     SHUN_AFTER,
     SHUN_S,
     Load,
@@ -25,7 +27,7 @@ NOW = 1000.0
 
 def load(in_flight: int = 0, slots: float = 0.0, service_s: float = 0.02, **more: Any) -> Load:
     made = Load(in_flight, slots=slots, service_s=service_s, **more)
-    made.learned_at, made.is_new = NOW, False
+    made.learned_at, made.is_new, made.samples = NOW, False, 100
     return made
 
 
@@ -36,6 +38,24 @@ def picks(loads: list[Load], balance: str = "least_loaded", turns: int = 120) ->
 def test_equal_instances_take_turns() -> None:
     assert picks([load() for _ in range(4)]) == dict.fromkeys(range(4), 30)
     assert picks([load(1, 2) for _ in range(3)]) == dict.fromkeys(range(3), 40)
+
+
+def test_of_instances_that_are_about_as_fast_the_least_busy_is_chosen_and_a_slow_one_spared() -> (
+    None
+):
+    alike = [load(service_s=0.020), load(service_s=0.024)]
+    assert picks(alike) == {0: 60, 1: 60}
+    assert set(picks([*alike, load(service_s=0.1)])) == {0, 1}
+    assert picks([load(service_s=0.0004), load(service_s=0.0013)]) == {0: 60, 1: 60}
+    assert set(picks([load(2, 4, 0.020), load(1, 4, 0.024), load(0, 4, 0.1)])) == {1}
+
+
+def test_an_idle_instance_is_not_judged_by_its_first_answers() -> None:
+    cold = load(service_s=0.5)
+    cold.samples = 1
+    assert picks([load(), cold]) == {0: 60, 1: 60}
+    cold.samples = JUDGED
+    assert set(picks([load(), cold])) == {0}
 
 
 def test_the_one_with_least_to_do_is_chosen() -> None:
@@ -49,6 +69,16 @@ def test_a_fast_instance_with_a_queue_may_be_sooner_than_a_slow_one_without() ->
     assert set(picks([fast, slow])) == {0}
     fast.in_flight = 10
     assert set(picks([fast, slow])) == {1}
+
+
+def test_r30_one_that_refused_a_connection_gets_nothing_for_a_moment_that_others_can_take() -> None:
+    gone, busy = load(), load(3)
+    gone.refused(NOW)
+    assert set(picks([gone, busy])) == {1}
+    later = NOW + REFUSED_S
+    assert {choose("least_loaded", [gone, busy], turn, later) for turn in range(9)} == {0}
+    busy.refused(NOW)
+    assert set(picks([gone, busy])) == {0}  # better than nothing
 
 
 def test_what_other_workers_sent_counts() -> None:
