@@ -6,6 +6,7 @@
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import math
 import random
@@ -137,6 +138,7 @@ def main() -> None:
     elif options.kind == "mirror":
         serve(_mirror_one)
     else:
+        gc.disable()  # a pause here would be every proxy's
         asyncio.run(
             stubs(options.slots, options.service, options.spread, options.slow, options.count)
         )
