@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gateway.core.errors import ClientFault, GatewayError, NoRoom, UpstreamFault
 from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.heads import CHUNKED, CRLF, RequestHead, ResponseHead
-from gateway.core.lines import RETRY_AFTER
+from gateway.core.lines import LOAD, RETRY_AFTER
 from gateway.dataplane.account import settle
 from gateway.dataplane.another import another
 from gateway.dataplane.attempt import Attempt
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from gateway.dataplane.listener import Client
 
 _CODES = {"connect_failure": "connect_failed", "timeout": "response_timeout"}
+
+
+def _is_leaving(head: ResponseHead) -> bool:
+    """Whether an instance of ours (it reports its load) takes nothing any more: a full one
+    says 503 too, but keeps its connections."""
+    return head.close and LOAD in head.special
 
 
 class Exchange(Intake):
@@ -83,11 +89,13 @@ class Exchange(Intake):
             return
         if (
             head.status == 503
-            and attempt.instance.refused
+            and (attempt.instance.refused or _is_leaving(head))
             and self._again(attempt, "connect_failure", None, False, False, done)
         ):
-            # Nobody was there a moment ago: this is a new process that is not ready yet. The
-            # probes will say so; until then it is as if it could not be connected to.
+            # Nobody was there a moment ago, and this is a new process that is not ready yet; or
+            # the old one that finishes what it has. The probes will say so; until then it is as
+            # if it could not be connected to.
+            attempt.instance.load.refused(now)
             return
         assert self.route is not None
         self.state = ANSWERING

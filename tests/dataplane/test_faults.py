@@ -40,6 +40,35 @@ async def test_r24_a_dead_instance_costs_nothing_that_was_not_sent(rig, stub):
         assert (answer.status, answer.body) == (200, b"alive")
 
 
+def unready(extra: bytes):
+    """An instance that says 503 with its load, and what else is in `extra`."""
+    load = b'{"named_metrics": {"queue": 0, "running": 1, "slots": 1, "wait_ms": 1.0}}'
+    head = b"endpoint-load-metrics: JSON " + load + b"\r\nRetry-After: 1\r\n" + extra
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.answer(b"no", 503, head)
+
+    return script
+
+
+async def test_r69_who_is_about_to_leave_is_left_without_an_error(rig, stub):
+    gateway = await rig(retry_min_per_s=1000.0)
+    leaving, stays = await stub(unready(b"Connection: close\r\n")), await stub(named(b"ok"))
+    gateway.one(leaving, stays, backend={"balance": "round_robin"})
+    answers = [await gateway.ask(POST) for _ in range(6)]
+    assert {answer.status for answer in answers} == {200}
+    assert leaving.connections
+
+
+async def test_r41_who_is_merely_full_is_believed(rig, stub):
+    gateway = await rig(retry_min_per_s=1000.0)
+    full = await stub(unready(b""))
+    gateway.one(full, await stub(named(b"ok")), backend={"balance": "round_robin"})
+    statuses = {(await gateway.ask(POST)).status for _ in range(2)}
+    assert statuses == {200, 503}
+
+
 async def test_r26_a_reset_is_retried_elsewhere_only_where_it_is_harmless(rig, stub):
     gateway = await rig(retry_min_per_s=1000.0)
     breaks, works = await stub(drop), await stub(named(b"ok"))
