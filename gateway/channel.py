@@ -38,6 +38,11 @@ class Channel:
         self.send_soon(message)
         await self._writer.drain()
 
+    async def send_last(self, message: Any) -> None:
+        """Sends `message` and returns when all of it has left this process."""
+        self._writer.transport.set_write_buffer_limits(high=0)
+        await self.send(message)
+
     async def receive(self) -> dict[str, Any] | None:
         """The next message; None when the other end is gone, however it went."""
         try:

@@ -171,8 +171,14 @@ class Settings(Spec):
         return self.admin_is_loopback and _is_loopback(self.listen_address[0])
 
     def dataplane(self) -> dict[str, Any]:
-        """What the workers are told (`configure`): seconds, bytes and plain values."""
-        return {name: getattr(self, name) for name in _DATAPLANE}
+        """What each worker is told (`configure`): seconds, bytes and plain values.
+
+        What is a number per gateway is each worker's part of it.
+        """
+        told = {name: getattr(self, name) for name in _DATAPLANE}
+        told["retry_min_per_s"] = self.retry_min_per_s / self.workers
+        told["mirror_in_flight"] = -(-self.mirror_in_flight // self.workers)
+        return told
 
 
 def _is_loopback(host: str) -> bool:

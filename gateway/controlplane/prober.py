@@ -194,12 +194,13 @@ class Prober:
         nudge = self._nudges[key]
         while True:
             nudge.clear()
+            began = self._clock()
             signal = await self._probe(self._targets[key])
             if signal is not None:
                 self._note(key, signal)
             self._asked[key] = self._asked.get(key, 0) + 1
             self._answered.set()
-            await self._pause(key, nudge, signal)
+            await self._pause(key, nudge, signal, self._clock() - began)
 
     def _note(self, key: Key, signal: ProbeSignal) -> None:
         before = self._probed[key]
@@ -209,23 +210,34 @@ class Prober:
             self._words = None
             self._on_change(self.words, [(key, before.word, after.word)])
 
-    async def _pause(self, key: Key, nudge: asyncio.Event, signal: ProbeSignal | None) -> None:
-        """Waits for the next turn.
+    async def _pause(
+        self, key: Key, nudge: asyncio.Event, signal: ProbeSignal | None, took_s: float
+    ) -> None:
+        """Waits for the next turn, after a probe that took `took_s`: the interval is from one
+        beginning to the next, or silence would be noticed in twice the time.
 
-        What starts is asked eagerly, and so is what could just not be connected to: the word
-        changes after several in a row, and an instance that is gone should not get requests
-        for several intervals. A nudge wakes at most as often: a burst of failing requests is
-        no burst of probes.
+        A nudge wakes no sooner than what is urgent: a burst of failing requests is no burst of
+        probes.
         """
-        word, interval_s = self._probed[key].word, self._targets[key].health.interval_s
-        eager_s = min(interval_s, EAGER_S)
+        interval_s = self._targets[key].health.interval_s
+        eager_s = max(0.0, min(interval_s, EAGER_S) - took_s)
         await asyncio.sleep(eager_s)
-        if word == "starting" or (signal == "unreachable" and word != "down"):
+        if self._is_urgent(key, signal):
             return
         # A tenth of chance, or the probes of a thousand instances would march in step.
-        pause_s = interval_s * (0.9 + 0.2 * self._chance()) - eager_s
+        pause_s = interval_s * (0.9 + 0.2 * self._chance()) - took_s - eager_s
         try:
             async with asyncio.timeout(pause_s):
                 await nudge.wait()
         except TimeoutError:
             return
+
+    def _is_urgent(self, key: Key, signal: ProbeSignal | None) -> bool:
+        """Whether to ask again soon. The word changes after several in a row, and nobody should
+        wait for several intervals: for what starts; without what could just not be connected to
+        and still gets requests; for the first sign of life where nobody else is up."""
+        word = self._probed[key].word
+        if word == "starting" or (signal == "unreachable" and word != "down"):
+            return True
+        others = self.words.get(key.backend, {}).values()
+        return signal == "ready" and word != "up" and "up" not in others

@@ -13,6 +13,8 @@ from gateway.channel import Channel
 
 LOADS_TOGETHER_S = 0.05
 
+Words = Mapping[str, Mapping[str, str]]
+
 
 class Link(Protocol):
     """One worker's channel and what it has in flight."""
@@ -43,6 +45,19 @@ class Relay:
         for other in self._links():
             if other is not link:
                 other.channel.send_soon(message)
+
+    def recovered(self, before: Words, words: Words) -> list[list[Any]]:
+        """The ejections that end because the probes saw their instances come back (0 seconds):
+        every worker takes those back by itself."""
+        back = [
+            (backend, address)
+            for backend, address in self.ejected()
+            if words.get(backend, {}).get(address) == "up"
+            and before.get(backend, {}).get(address) != "up"
+        ]
+        for key in back:
+            del self._ejections[key]
+        return [[*key, 0.0, 0] for key in back]
 
     def ejections_message(self) -> dict[str, Any] | None:
         """What a worker that comes now has to know; None when nobody is ejected."""

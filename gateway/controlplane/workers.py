@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from gateway.channel import Channel
 from gateway.controlplane.counters import fold, nothing
-from gateway.controlplane.relay import Relay
+from gateway.controlplane.relay import Relay, Words
 from gateway.core.table import EMPTY, Table
 from gateway.messages import Metrics
 
@@ -29,7 +29,6 @@ MISSED_BEATS = 10
 HEALTH_TOGETHER_S = 0.002
 
 Endpoints = Mapping[str, Mapping[str, Sequence[str]]]
-Words = Mapping[str, Mapping[str, str]]
 
 
 class Link:
@@ -136,7 +135,9 @@ class Workers:
         self._send_all({"type": "endpoints", "endpoints": endpoints})
 
     def set_health(self, words: Words) -> None:
-        """What the probes say from now on."""
+        """What the probes say from now on. Who is up again is not ejected any more."""
+        if recovered := self._relay.recovered(self._words, words):
+            self._on_ejections(recovered)
         self._words = words
         if not self._health_due:
             # Whole each time, so that changes which come together are sent together.

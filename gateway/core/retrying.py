@@ -25,7 +25,7 @@ class RetryBudget:
     def __init__(self, share: float = 0.1, per_s: float = 3.0) -> None:
         self.share = share
         self.per_s = per_s
-        self._tokens = per_s
+        self._tokens = max(1.0, per_s) if per_s else 0.0
         self._recent = 0.0
         self._at: float | None = None
 

@@ -6,7 +6,6 @@ first, and paid from the budget. Whether it is safe and wanted is the core's `ma
 
 from typing import TYPE_CHECKING
 
-from gateway.core.errors import GatewayError
 from gateway.core.retrying import IDEMPOTENT, may_retry
 from gateway.dataplane.attempt import Attempt
 from gateway.dataplane.instance import LiveInstance
@@ -55,19 +54,16 @@ def another(
 
 
 def _next(exchange: "Exchange", now: float) -> LiveInstance | None:
-    """An untried instance with room: of the same backend, or of another if the route
-    redistributes."""
+    """An untried instance with room: of the same backend, else of the one that the route says
+    takes over."""
     route, backend = exchange.route, exchange.backend
     assert route is not None
     assert backend is not None
     instance = backend.other(exchange.tried, now)
-    if instance is not None or route.route.on_unavailable.policy == "fail":
+    if instance is not None:
         return instance
-    try:
-        other = route.choose(exchange.head, without=backend)
-    except GatewayError:
-        return None
-    if other is backend:
+    other = route.after(backend, exchange.head)
+    if other is None:
         return None
     instance = other.other(exchange.tried, now)
     if instance is not None:

@@ -140,8 +140,9 @@ class LiveBackend:
             self._send(exchange, self.serving[spot.instance], now)
 
     def _turn_away(self) -> None:
+        """Nobody is left here: who waits goes where its route says, or is told so."""
         while self.waiting:
-            self.waiting.popleft().fail(NoRoom("No instance can take the request now."))
+            self.waiting.popleft().move_on()
 
     def _send(self, exchange: "Exchange", instance: LiveInstance, now: float) -> None:
         self.admission.dispatched(now)

@@ -82,7 +82,7 @@ class LiveRoute:
         self._open = self.split
         self._generation = 0
 
-    def choose(self, head: RequestHead, without: LiveBackend | None = None) -> LiveBackend:
+    def choose(self, head: RequestHead) -> LiveBackend:
         """The backend for one request, by override, sticky key or ticket; raises NoRoom."""
         plane = self._snapshot.plane
         if self._generation != plane.generation:
@@ -90,20 +90,43 @@ class LiveRoute:
         if self.route.override and OVERRIDE in head.special:
             return self._overridden(head.special[OVERRIDE])
         split = self._open
-        if without is not None:
-            others = frozenset(n for n, each in self.backends.items() if each is not without)
-            split = split.among(others)
         name = None
         if self.route.sticky is not None:
-            key = sticky_key(head, self.route.sticky)
-            if key:
-                name = sticky_backend(self.route.name, key, split.weights)
+            name = self._stuck(head, split)
         if name is None:
             name = split.pick(self.spread.next())
         if name is None:
-            return self._nobody(without)
+            return self._nobody()
         backend = self.backends[name]
         return backend if backend.serving else self._unavailable()
+
+    def after(self, failed: LiveBackend, head: RequestHead) -> LiveBackend | None:
+        """Who gets a request at which `failed` has failed, as `on_unavailable` says; None: nobody.
+
+        By chance, not by ticket: tickets that some requests take twice would be missing in the
+        shares of the others.
+        """
+        plane = self._snapshot.plane
+        if self._generation != plane.generation:
+            self._renew(plane.generation)
+        policy = self.route.on_unavailable.policy
+        if policy == "fail" or (self.route.override and OVERRIDE in head.special):
+            return None
+        if policy == "fallback":
+            fallback = self.fallback
+            return fallback if fallback is not None and fallback is not failed else None
+        others = frozenset(name for name, each in self.backends.items() if each is not failed)
+        split = self._open.among(others)
+        name = self._stuck(head, split) if self.route.sticky is not None else None
+        if name is None:
+            name = split.pick(plane.random())
+        return self.backends[name] if name is not None else None
+
+    def _stuck(self, head: RequestHead, split: Split) -> str | None:
+        """The backend among those of `split` that the request's sticky key belongs to."""
+        assert self.route.sticky is not None
+        key = sticky_key(head, self.route.sticky)
+        return sticky_backend(self.route.name, key, split.weights) if key else None
 
     def is_open(self) -> bool:
         """Whether some backend could serve now."""
@@ -126,8 +149,8 @@ class LiveRoute:
             raise NoRoom("No instance of the backend asked for can take the request.")
         return backend
 
-    def _nobody(self, without: LiveBackend | None) -> LiveBackend:
-        if without is None and self.split.pick(0) is None:
+    def _nobody(self) -> LiveBackend:
+        if self.split.pick(0) is None:
             raise NoRoom("Every backend of the route has weight 0.", "no_weight")
         return self._unavailable()
 

@@ -62,6 +62,19 @@ class Exchange(Intake):
         self.state = WAITING
         backend.enter(self, now)
 
+    def move_on(self) -> None:
+        """Its backend has nobody left before it was sent: on to the one that takes over."""
+        assert self.route is not None
+        assert self.backend is not None
+        other = self.route.after(self.backend, self.head)
+        try:
+            if other is None or not other.serving:
+                raise NoRoom("No instance can take the request now.")
+            self.backend = other
+            other.enter(self, self.plane.now())
+        except NoRoom as fault:
+            self.fail(fault)
+
     def begin(self, instance: LiveInstance, now: float) -> None:
         """The chosen instance has room: one attempt."""
         self.state = TRYING

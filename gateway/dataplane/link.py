@@ -143,6 +143,14 @@ class Link:
 
     # up
 
+    async def last_words(self) -> None:
+        """Sends what was counted since the last scrape: what is not told now is lost."""
+        if self._channel is not None and self._plane is not None:
+            try:
+                await self._channel.send_last(metrics(self._plane, 0))
+            except ConnectionError:
+                return
+
     def send(self, message: Any) -> None:
         if self._channel is not None:
             self._channel.send_soon(message)

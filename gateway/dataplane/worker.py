@@ -7,6 +7,7 @@ connections, what is in flight finishes, exit 0. A second SIGTERM ends it within
 
 import asyncio
 import gc
+import logging
 import os
 import resource
 import signal
@@ -14,15 +15,19 @@ import socket
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.core.errors import NoRoom
 from gateway.core.options import DataplaneOptions
 from gateway.dataplane.context import Plane
+from gateway.dataplane.intake import TUNNEL
 from gateway.dataplane.link import Link
 from gateway.dataplane.listener import Client
 from gateway.telemetry import logs
 from gateway.telemetry.tracing import from_environment
 
+log = logging.getLogger(__name__)
 BACKLOG = 1024
 POLL_S = 0.02
+GOODBYE_S = 0.5
 RESERVED = 40  # descriptors for sockets, channel, log, and names
 UPSTREAMS = 4096  # and for connections to instances, where there are many
 
@@ -61,6 +66,15 @@ def most_clients(descriptors: float) -> float:
     return max(1, left // 2, left - UPSTREAMS)
 
 
+def _cut(client: Client) -> None:
+    """Time is up: a request without an answer gets one that says so, a stream breaks off."""
+    exchange = client.exchange
+    if exchange is not None and exchange.state < TUNNEL:
+        exchange.fail(NoRoom("The gateway is shutting down.", "draining"))
+    else:
+        client.abort()
+
+
 class Worker:
     """One worker: its plane, its listening sockets and its way out."""
 
@@ -93,6 +107,7 @@ class Worker:
         try:
             await self._leave.wait()
             await self._go()
+            await self._say_goodbye()
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
@@ -164,8 +179,18 @@ class Worker:
         while plane.clients and plane.now() < until and not self._now.is_set():
             await self._pause(POLL_S)
         for client in list(plane.clients):
+            _cut(client)
+        await self._pause(POLL_S)
+        for client in list(plane.clients):
             client.abort()
         await asyncio.sleep(0)
+
+    async def _say_goodbye(self) -> None:
+        try:
+            async with asyncio.timeout(GOODBYE_S):
+                await self._link.last_words()
+        except TimeoutError:
+            log.warning("the control process does not listen: what was counted last is lost")
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -116,9 +116,10 @@ _HEAD = """\
 
 `GET /metrics` on the admin listener answers in the Prometheus text format (OpenMetrics where the
 scraper asks for it). Counters are sums over all workers since the gateway started, also over
-workers that are gone: they equal what clients saw. A label never holds what a client sent, so
-their number is bounded by the table. `docker/observability/` has a Prometheus configuration and
-a Grafana dashboard.
+workers that are gone: they equal what clients saw. (A worker that is killed takes along what it
+counted since it was last asked, at most a second before.) A label never holds what a client
+sent, so their number is bounded by the table. `docker/observability/` has a Prometheus
+configuration and a Grafana dashboard.
 """
 
 

@@ -379,3 +379,12 @@ def test_the_shipped_schema_accepts_what_we_accept_and_refuses_what_it_can() -> 
     for wrong in ("gateway: {drain: 10}", "gateway: {drian: 1s}", "routes: {r: {split: {}}}"):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(read(wrong).value, schema)
+
+
+def test_r41_each_worker_is_told_its_part_of_what_is_a_number_per_gateway() -> None:
+    said = {"workers": 4, "retry_min_per_s": 3, "mirror_in_flight": 10}
+    told = Settings.model_validate(said).dataplane()
+    assert (told["retry_min_per_s"], told["mirror_in_flight"]) == (0.75, 3)
+    none = {"workers": 4, "retry_min_per_s": 0, "mirror_in_flight": 0}
+    told = Settings.model_validate(none).dataplane()
+    assert (told["retry_min_per_s"], told["mirror_in_flight"]) == (0, 0)

@@ -141,3 +141,9 @@ def test_a_clock_that_stands_still_earns_nothing() -> None:
 )
 def test_retry_after_is_whole_seconds_from_1_to_60(wait_s: float, seconds: int) -> None:
     assert retry_after_s(wait_s) == seconds
+
+
+def test_r41_a_small_part_of_a_budget_pays_for_the_first_retry_nevertheless() -> None:
+    budget = RetryBudget(0.1, 0.375)
+    assert [budget.try_spend(0.0) for _ in range(2)] == [True, False]
+    assert not RetryBudget(0.0, 0.0).try_spend(0.0)

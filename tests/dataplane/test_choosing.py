@@ -2,6 +2,7 @@
 
 import asyncio
 
+from gateway.core.splitting import sticky_backend
 from tests.dataplane.rig import Conversation, until
 
 HOST = b"Host: gw.test\r\n"
@@ -213,3 +214,99 @@ async def test_names_are_connected_to_by_their_resolved_address(rig, stub):
     gateway.plane.instances.hear({"b": {instance.address: "up"}})
     answer = await gateway.ask(GET)
     assert answer.get("x-headgate-instance") == instance.address
+
+
+async def drop(conversation: Conversation) -> None:
+    await conversation.request()
+    conversation.reset()
+
+
+GRUMPY = {"eject": {"failures": 1_000_000}}
+
+
+async def test_r56_what_is_tried_again_elsewhere_leaves_the_shares_of_the_rest_alone(rig, stub):
+    gateway, breaks, works = await rig(retry_min_per_s=1e9), await stub(drop), await stub()
+    document = two(breaks, works, split={"a": 60, "b": 40})
+    document["backends"] = {name: {**spec, **GRUMPY} for name, spec in document["backends"].items()}
+    gateway.table(document)
+    count = 300
+    for number in range(1, count + 1):
+        assert (await gateway.ask(GET)).get("x-headgate-backend") == "b"
+        assert abs(breaks.connections - 0.6 * number) <= 4, number
+    assert gateway.plane.counters.retries[("r", "reset")] == breaks.connections
+
+
+async def test_r56_shares_hold_among_sticky_forced_and_json_requests(rig, stub):
+    gateway, one, other = await rig(), await stub(), await stub()
+    document = two(one, other, split={"a": 97, "b": 3}, sticky={"header": "X-User"}, override=True)
+    document["routes"]["r"]["match"] = {"path": "/", "json": {"model": "m"}}
+    gateway.table(document)
+    body = b'{"model": "m"}'
+
+    def post(*lines: bytes) -> bytes:
+        fields = b"".join(line + b"\r\n" for line in (*lines, b"Content-Length: %d" % len(body)))
+        return b"POST /x HTTP/1.1\r\n" + HOST + fields + b"\r\n" + body
+
+    seen = {"a": 0, "b": 0}
+    for number in range(1, 301):
+        answer = await gateway.ask(post())
+        seen[answer.get("x-headgate-backend") or ""] += 1
+        assert abs(seen["b"] - 0.03 * number) <= 4, number
+        forced = await gateway.ask(post(b"X-Headgate-Backend: b"))
+        assert forced.get("x-headgate-backend") == "b"
+        assert (await gateway.ask(post(b"X-User: u%d" % number))).status == 200
+
+
+async def test_r33_a_request_that_failed_goes_to_the_fallback_and_nowhere_else(rig, stub):
+    gateway = await rig(retry_min_per_s=1e9)
+    breaks, small, spare = await stub(drop), await stub(), await stub()
+    gateway.table(
+        {
+            "backends": {
+                "big": {"instances": [breaks.url], **GRUMPY},
+                "small": {"instances": [small.url]},
+                "spare": {"instances": [spare.url]},
+            },
+            "routes": {
+                "r": {
+                    "match": "/",
+                    "split": {"big": 90, "small": 10},
+                    "on_unavailable": {"fallback": "spare"},
+                }
+            },
+        }
+    )
+    seen = [(await gateway.ask(GET)).get("x-headgate-backend") for _ in range(50)]
+    assert abs(seen.count("spare") - 45) <= 4
+    assert abs(seen.count("small") - 5) <= 4
+
+
+async def test_r33_who_waits_for_a_backend_that_goes_is_redistributed_too(rig, stub):
+    async def outcome(policy) -> set[str | None]:
+        gateway, stuck, other = await rig(), await stub(hang), await stub()
+        document = two(stuck, other, on_unavailable=policy, sticky={"header": "X-User"})
+        document["backends"]["a"]["max_in_flight"] = 1
+        gateway.table(document)
+        backend = gateway.plane.instances.backends["a"]
+        sticks = next(  # a client whose key is a's
+            f"X-User: {n}".encode()
+            for n in range(100)
+            if sticky_backend("r", str(n).encode(), (("a", 1), ("b", 1))) == "a"
+        )
+        asking = [asyncio.ensure_future(gateway.ask(get(sticks))) for _ in range(4)]
+        await until(lambda: len(backend.waiting) == 3)
+        gateway.plane.instances.hear({"a": {}, "b": {other.address: "up"}})
+        await until(lambda: sum(each.done() for each in asking) == 3)
+        done = [each for each in asking if each.done()]
+        await gateway.stop()
+        await asyncio.gather(*asking)
+        return {each.result().error or each.result().get("x-headgate-backend") for each in done}
+
+    assert await outcome("redistribute") == {"b"}
+    assert await outcome({"fallback": "b"}) == {"b"}
+    assert await outcome("fail") == {"no_backend"}
+
+
+async def hang(conversation: Conversation) -> None:
+    await conversation.request()
+    await conversation.reader.read()

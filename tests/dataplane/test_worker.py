@@ -198,17 +198,39 @@ async def test_r68_sigterm_is_a_lame_duck_then_a_drain_then_0(tmp_path, stub):
 
 async def test_r68_what_does_not_finish_is_cut_at_the_drain_limit(tmp_path, stub):
     async def hang(conversation: Conversation) -> None:
-        await conversation.request()
+        head = await conversation.head()
+        if b"/stream" in head:
+            conversation.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n")
         await conversation.reader.read()
 
     async with worker(tmp_path) as process:
         await process.meet(lame_duck_s=0.0, drain_s=0.3)
         await process.table(1, await stub(hang))
-        peer = await process.connect()
-        peer.write(GET)
-        await asyncio.sleep(0.1)
+        waits, streams = await process.connect(), await process.connect()
+        waits.write(GET)
+        streams.write(GET.replace(b"/x", b"/stream"))
+        await streams.reader.readuntil(b"hi\r\n")
         process.process.send_signal(signal.SIGTERM)
+        answer = await waits.answer()
+        assert (answer.status, answer.error) == (503, "draining")
+        assert answer.get("retry-after")
+        assert await streams.at_end() == b""  # no last chunk
+        last = await process.receive("metrics")
         assert await process.end(2.0) == 0
+    counted = {(labels[4], labels[5]): count for labels, count in last["requests"]}
+    assert counted == {("503", "draining"): 1, ("200", "draining"): 1}
+
+
+async def test_r70_what_was_counted_last_is_told_before_the_end(tmp_path, stub):
+    async with worker(tmp_path) as process:
+        await process.meet(lame_duck_s=0.0, drain_s=1.0)
+        await process.table(1, await stub())
+        for _ in range(3):
+            assert (await process.ask()).status == 200
+        process.process.send_signal(signal.SIGTERM)
+        last = await process.receive("metrics")
+        assert await process.end(2.0) == 0
+    assert sum(count for _, count in last["requests"]) == 3
 
 
 async def test_r68_a_second_sigterm_ends_it_within_a_second(tmp_path, stub):

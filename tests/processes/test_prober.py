@@ -106,6 +106,34 @@ async def test_r24_a_nudge_asks_at_once() -> None:
         assert await until(lambda: (1, "up", "down") in it.changes, 3) < 2
 
 
+async def test_r25_silence_is_noticed_in_as_many_intervals_as_failures_count() -> None:
+    health = {"interval": "300ms", "timeout": "300ms", "rise": 1, "fall": 3}
+    silent = False
+
+    async def asked(_: Target) -> Any:
+        if silent:
+            await asyncio.sleep(0.3)  # the timeout
+            return "unready"
+        return "ready"
+
+    async with probing(asked) as it:
+        it.prober.sync(table("http://127.0.0.1:1", health=health))
+        await until(lambda: bool(it.changes))
+        silent = True
+        took_s = await until(lambda: it.changes[-1][2] == "failing", 5)
+        assert took_s <= 0.3 * (1 + 3) * 1.1 + 0.1, took_s
+
+
+async def test_r32_the_first_sign_of_life_where_all_are_down_is_followed_up_at_once() -> None:
+    script = Script(_1="rrxxxr", _2="rrxxxx")
+    health = {**FAST, "interval": "1s"}
+    async with probing(script) as it:
+        it.prober.sync(table("http://127.0.0.1:1", "http://127.0.0.1:2", health=health))
+        await until(lambda: sum(new == "down" for _, _, new in it.changes) == 2, 5)
+        # The next turn comes within 1.1 s; the second of two, alone, only another second later.
+        assert await until(lambda: it.changes[-1] == (1, "down", "up"), 5) <= 1.6
+
+
 async def test_whoever_is_well_is_known_to_be_so_after_the_first_look() -> None:
     async with probing(Script(_1="r", _2="u", _3="x")) as it:
         ports = (f"http://127.0.0.1:{port}" for port in (1, 2, 3))

@@ -185,6 +185,23 @@ async def test_ejections_go_to_all_others_and_to_who_comes_later(tmp_path: Path)
         assert it.workers.ejected() == {}
 
 
+async def test_r24_who_is_up_again_is_no_longer_ejected(tmp_path: Path) -> None:
+    async with house(tmp_path) as it:
+        one = await it.start(0, 100)
+        it.workers.set_health({"a": {"h:1": "up", "h:2": "up"}})
+        ejections = [["a", "h:1", 5.0, 1], ["a", "h:2", 5.0, 1]]
+        await one.channel.send({"type": "ejections", "ejections": ejections})
+        await until(lambda: len(it.workers.ejected()) == 2)
+        it.workers.set_health({"a": {"h:1": "down", "h:2": "up"}})
+        assert len(it.workers.ejected()) == 2
+        it.workers.set_health({"a": {"h:1": "up", "h:2": "up"}})
+        assert list(it.workers.ejected()) == [("a", "h:2")]
+        assert it.ejections[2:] == [["a", "h:1", 0.0, 0]]
+        late = await it.start(1, 101)
+        await until(lambda: bool(late.of("ejections")))
+        assert [each[1] for each in late.of("ejections")[0]["ejections"]] == ["h:2"]
+
+
 async def test_loads_come_down_as_sums_over_the_others(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         workers = [await it.start(slot, 100 + slot) for slot in range(3)]

@@ -3,11 +3,14 @@
 import asyncio
 import time
 
+from tests.harness.accounting import assert_counted
 from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.load import Ask, open_loop
 from tests.harness.origin_process import OriginProcess
 
 RETRIES = {"attempts": 3, "on": ["connect_failure", "reset"]}
+DEFAULTS = {"interval": "1s", "timeout": "1s", "rise": 2, "fall": 3}
+RATE = 200
 
 
 def mixed(number: int) -> Ask:
@@ -21,11 +24,12 @@ async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request() -> None:
     try:
         for stub in stubs:
             stub.start()
-        document = one_backend(*stubs, route={"retries": RETRIES})
+        document = one_backend(*stubs, health=DEFAULTS, route={"retries": RETRIES})
         async with running_gateway(document) as gateway:
             began = time.monotonic()
-            load = asyncio.create_task(open_loop(gateway.url, 120, 12, mixed))
+            load = asyncio.create_task(open_loop(gateway.url, RATE, 12, mixed))
             await asyncio.sleep(2)
+            aimed = time.monotonic()
             stubs[0].kill()
             killed = time.monotonic()
             await asyncio.sleep(2)
@@ -33,14 +37,21 @@ async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request() -> None:
             await asyncio.to_thread(stubs[0].start)
             back = time.monotonic()
             replies = await load
+            await assert_counted(gateway, replies)
+            up = (await gateway.metrics()).by("headgate_instance_up", "instance")
     finally:
         for stub in stubs:
             stub.kill()
     assert [r.id for r in replies if not r.ok and r.id.startswith("GET")] == []
     lost = [r for r in replies if not r.ok]
     assert all(r.status == 502 and r.took_s <= 1 for r in lost), lost[:3]
-    assert len(lost) <= 8, len(lost)
+    assert all(r.intended <= killed and r.done >= aimed for r in lost), "it was not sent yet"
+    assert len(lost) <= 4, "more than can be in flight on one of three"
     mine = [r.intended for r in replies if r.header("x-headgate-instance") == stubs[0].address]
-    assert [t for t in mine if began <= t < killed], "it had traffic before"
+    assert [t for t in mine if began <= t < aimed], "it had traffic before"
     assert [t for t in mine if killed + 1 < t < starting] == [], "requests to a dead instance"
-    assert [t for t in mine if t > back + 3], "no traffic 3 s after its return"
+    again = [t for t in mine if t > starting]
+    assert again[0] <= back + 3, "no traffic within rise × interval + 1 s of its return"
+    first = [t for t in again if t <= again[0] + 1]
+    assert len(first) <= 0.8 * RATE / 3, f"{len(first)} requests in its first second: no ramp"
+    assert set(up.values()) == {1}, up

@@ -4,22 +4,22 @@ import asyncio
 import signal
 import time
 
+from tests.harness.accounting import assert_counted
 from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.load import Ask, open_loop
 from tests.harness.origin_process import OriginProcess
+from tests.requirements.test_r24_killed_instance import DEFAULTS, RATE
 
 
 async def test_r25_sigstop_of_one_in_three_costs_its_share_for_three_seconds_at_most() -> None:
     stubs = [OriginProcess(name=f"p{n}") for n in range(3)]
-    rate = 90
     try:
         for stub in stubs:
             stub.start()
-        health = {"interval": "300ms", "timeout": "300ms", "rise": 2, "fall": 3}
-        document = one_backend(*stubs, health=health, timeouts={"response": "1s"})
+        document = one_backend(*stubs, health=DEFAULTS, route={"deadline": "1s"})
         async with running_gateway(document) as gateway:
             make = lambda n: Ask("POST", "/x", [("X-Test-Id", f"q{n}")], b"{}", id=f"q{n}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, rate, 13, make))
+            load = asyncio.create_task(open_loop(gateway.url, RATE, 12, make))
             await asyncio.sleep(2)
             stubs[0].send(signal.SIGSTOP)
             stopped = time.monotonic()
@@ -27,13 +27,16 @@ async def test_r25_sigstop_of_one_in_three_costs_its_share_for_three_seconds_at_
             stubs[0].send(signal.SIGCONT)
             back = time.monotonic()
             replies = await load
+            await assert_counted(gateway, replies)
     finally:
         for stub in stubs:
             stub.kill()
     lost = [r for r in replies if not r.ok]
-    assert {r.status for r in lost} <= {504}, {r.status for r in lost}
-    assert len(lost) <= 8 + rate * 3 / 3
+    assert {r.status for r in lost} == {504}, {r.status for r in lost}
+    assert {r.header("x-headgate-error") for r in lost} == {"deadline"}
+    assert all(0.95 <= r.took_s <= 1.3 for r in lost), [r.took_s for r in lost]
+    assert len(lost) <= 4 + RATE * 3 / 3
     assert [r for r in lost if r.intended > stopped + 3] == []
     assert all(r.json()["id"] == r.id for r in replies if r.ok)
     mine = [r.intended for r in replies if r.header("x-headgate-instance") == stubs[0].address]
-    assert [t for t in mine if t > back + 3], "no traffic 3 s after SIGCONT"
+    assert [t for t in mine if back < t <= back + 3], "no traffic within 3 s of SIGCONT"

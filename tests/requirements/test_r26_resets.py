@@ -3,6 +3,9 @@
 import asyncio
 import random
 
+import pytest
+
+from tests.harness.accounting import assert_counted
 from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.load import Ask, failures, open_loop
 from tests.harness.origins import Exchange, Responder, echo, origins
@@ -28,20 +31,30 @@ def ask(method: str) -> Ask:
     return Ask(method, "/x", body=None if method == "GET" else b"{}")
 
 
-async def test_r26_a_reset_before_the_head_is_retried_for_get_and_502_for_post() -> None:
+async def _resets(seconds: float) -> None:
     async with origins(3, flaky(16)) as stubs:
         document = one_backend(*stubs, eject={"failures": 1000000}, route={"retries": RETRIES})
         async with running_gateway(document) as gateway:
             got, posted = await asyncio.gather(
-                open_loop(gateway.url, 100, 4, lambda n: ask("GET")),
-                open_loop(gateway.url, 100, 4, lambda n: ask("POST")),
+                open_loop(gateway.url, 100, seconds, lambda n: ask("GET")),
+                open_loop(gateway.url, 100, seconds, lambda n: ask("POST")),
             )
             assert failures(got) == []
             assert set(failures(posted)) == {"502"}
             assert len(failures(posted)) <= len(posted) / 8
             retried = (await gateway.metrics()).total("headgate_retries_total", reason="reset")
             assert retried >= 10
+            await assert_counted(gateway, got + posted)
         assert sum(len(stub.exchanges) for stub in stubs) == len(got) + len(posted) + retried
+
+
+async def test_r26_a_reset_before_the_head_is_retried_for_get_and_502_for_post() -> None:
+    await _resets(4)
+
+
+@pytest.mark.soak
+async def test_r26_of_a_thousand_each_a_get_is_retried_and_a_post_is_502() -> None:
+    await _resets(10)
 
 
 async def test_r26_a_retry_safe_route_retries_a_post_too() -> None:

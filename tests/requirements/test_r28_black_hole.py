@@ -1,10 +1,14 @@
 """R28: an address that swallows connections costs its connect timeout, and others take over."""
 
+import asyncio
 import socket
+import time
 
 from tests.harness.gateway import backend, eventually, one_backend, running_gateway
-from tests.harness.load import Ask, failures, open_loop
-from tests.harness.origins import origins
+from tests.harness.load import Ask, Client, Reply, failures, open_loop
+from tests.harness.origins import Exchange, echo, events, origins
+from tests.harness.own_network import drop, in_own_network
+from tests.requirements.test_r24_killed_instance import DEFAULTS
 
 CALM = {"interval": "1s", "timeout": "1s", "rise": 1, "fall": 3}
 
@@ -77,3 +81,49 @@ async def test_r28_an_established_flow_that_falls_silent_ends_at_its_timeout() -
             reply = await gateway.client.get(f"{gateway.url}/x", timeout=3)
     assert reply.error in ("closed_mid_body", "reset_mid_body")
     assert reply.took_s < 2
+
+
+async def stream_or_echo(exchange: Exchange) -> None:
+    if exchange.target == b"/stream":
+        await events(1000, 0.1)(exchange)
+    else:
+        await echo(exchange)
+
+
+@in_own_network
+async def test_r28_dropped_packets_cost_the_timeouts_and_no_idempotent_request() -> None:
+    async with origins(3, stream_or_echo) as stubs:
+        document = one_backend(
+            *stubs,
+            health=DEFAULTS,
+            timeouts={"connect": "2s", "response": "1s", "idle": "1s"},
+            route={
+                "deadline": "5s",
+                "retries": {"attempts": 3, "on": ["connect_failure", "reset", "timeout"]},
+            },
+        )
+        async with running_gateway(document) as gateway:
+            chunks: list[bytes] = []
+            client = Client()
+            url = f"{gateway.url}/stream"
+            stream = asyncio.create_task(client.get(url, on_body=chunks.append))
+            await eventually(lambda: chunks, 3, "the stream has begun")
+            (hole,) = [s for s in stubs if any(e.target == b"/stream" for e in s.exchanges)]
+            make = lambda n: Ask(path=f"/{n}")  # noqa: E731
+            load = asyncio.create_task(open_loop(gateway.url, 50, 10, make))
+            await asyncio.sleep(1)
+            drop(hole.port)
+            fell = time.monotonic()
+            cut: Reply = await stream
+            await asyncio.sleep(fell + 5 - time.monotonic())
+            drop(hole.port, False)
+            gone = time.monotonic()
+            replies = await load
+            await client.close()
+    assert failures(replies) == []
+    assert max(r.took_s for r in replies) < 5
+    assert cut.error in ("closed_mid_body", "reset_mid_body")
+    assert cut.done - fell <= 1 + 0.5, "an established flow ends when it was silent for `idle`"
+    mine = [r for r in replies if r.header("x-headgate-instance") == hole.address]
+    assert [r for r in mine if fell + 3.5 < r.intended < gone] == []
+    assert [r for r in mine if gone < r.intended <= gone + 3], "no traffic 3 s after the rule went"

@@ -16,7 +16,8 @@ async def test_r31_fast_500s_get_no_more_than_a_fair_share() -> None:
             replies = await open_loop(gateway.url, 120, 5, make)
     failed = [r for r in replies if r.status == 500]
     assert {r.status for r in replies} <= {200, 500}
-    assert len(failed) <= 1.2 * len(replies) / 3, f"{len(failed)} of {len(replies)}"
+    # Five in a row, and whatever was sent meanwhile; then none for as long as others are there.
+    assert len(failed) <= 8, f"{len(failed)} of {len(replies)}"
 
 
 async def test_r31_fast_resets_are_ejected_within_five_failures() -> None:
@@ -26,7 +27,7 @@ async def test_r31_fast_resets_are_ejected_within_five_failures() -> None:
         async with running_gateway(document) as gateway:
             replies = await open_loop(gateway.url, 60, 4, make)
     # Not all of them early: another instance may be less loaded for a while.
-    assert len(stubs[0].exchanges) <= 10, len(stubs[0].exchanges)
+    assert len(stubs[0].exchanges) <= 6, len(stubs[0].exchanges)
     assert sum(not r.ok for r in replies) <= len(stubs[0].exchanges)
 
 

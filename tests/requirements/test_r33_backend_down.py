@@ -1,6 +1,7 @@
 """R33: with one backend of a split down, exactly what the route asks for happens."""
 
 import asyncio
+import json
 from collections import Counter
 from typing import Any
 
@@ -22,8 +23,8 @@ def document(big: Origin, small: Origin, spare: Origin, policy: Any) -> dict[str
 
 EXPECTED = {
     "redistribute": ({"small": 200}, {"big": 0.0, "small": 1.0}),
-    "fail": ({"": 180, "small": 20}, None),
-    "fallback": ({"spare": 180, "small": 20}, None),
+    "fail": ({"": 180, "small": 20}, {"big": 0.0, "small": 0.1}),
+    "fallback": ({"spare": 180, "small": 20}, {"big": 0.0, "small": 0.1, "spare": 0.9}),
 }
 
 
@@ -46,16 +47,13 @@ async def test_r33_the_policy_of_the_route_happens_exactly(policy: str) -> None:
                 assert abs(seen[name] - counts.get(name, 0)) <= 4, (policy, seen)
             errors = {r.header("x-headgate-error") for r in replies if not r.ok}
             assert errors <= {"no_backend"}
-            if effective is not None:
-                answer = await gateway.admin("GET", "/admin/v1/routes/r/weights")
-                shares = answer.json()["effective"]
-                whole = sum(shares.values())
-                got = {name: share / whole for name, share in shares.items()}
-                assert got.get("big", 0.0) == effective["big"], got
-                assert got["small"] == effective["small"], got
+            answer = await gateway.admin("GET", "/admin/v1/routes/r/weights")
+            assert answer.json()["effective"] == pytest.approx(effective)
+            shown = (await gateway.metrics()).by("headgate_effective_weight", "backend", route="r")
+            assert shown == pytest.approx(effective)
 
 
-async def test_r33_an_event_tells_that_the_instance_went_down() -> None:
+async def test_r33_events_tell_who_went_down_and_what_the_shares_are_now() -> None:
     async with origins(3) as (big, small, spare):
         async with running_gateway(document(big, small, spare, "redistribute")) as gateway:
             heard = bytearray()
@@ -65,5 +63,19 @@ async def test_r33_an_event_tells_that_the_instance_went_down() -> None:
                 )
             )
             await big.stop()
-            await eventually(lambda: big.address.encode() in heard, 4, "an event names it")
+
+            def told() -> list[dict[str, Any]]:
+                lines = bytes(heard).split(b"\n")
+                return [json.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
+
+            def named() -> bool:
+                health = [e for e in told() if e["type"] == "health" and e["to"] == "down"]
+                shares = [e for e in told() if e["type"] == "effective" and e["route"] == "r"]
+                return (
+                    [e["instance"] for e in health] == [big.address]
+                    and bool(shares)
+                    and shares[-1]["effective"] == {"big": 0.0, "small": 1.0}
+                )
+
+            await eventually(named, 4, "events name the instance and the shares")
             listening.cancel()

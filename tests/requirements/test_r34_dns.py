@@ -58,7 +58,7 @@ async def test_r34_a_changed_address_takes_over_and_a_lost_name_keeps_the_last(
 
             await eventually(lambda: answered_by(b"one"), 5)
             point("127.0.0.2")
-            await eventually(moved, 20, "all traffic goes to the new address")
+            await eventually(moved, 10, "all traffic goes to the new address")
             point()
             for _ in range(40):  # over more than one look-up
                 assert await answered_by(b"two"), replies[-1]
