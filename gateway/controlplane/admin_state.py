@@ -160,12 +160,16 @@ async def get_readyz(call: Call) -> web.Response:
 
 
 async def stream_events(call: Call) -> web.StreamResponse:
-    """Server-sent events until the client leaves or the gateway stops."""
+    """Server-sent events until the client leaves or the gateway stops.
+
+    Who names the last one it read in Last-Event-ID hears first what it missed.
+    """
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    subscription = call.parts.events.subscribe()
+    subscription = call.parts.events.subscribe(call.request.headers.get("Last-Event-ID", ""))
     try:
         await response.prepare(call.request)
-        await response.write(_frame({"type": "hello", "revision": call.publisher.table.revision}))
+        hello = {"type": "hello", "revision": call.publisher.table.revision}
+        await response.write(_frame({"id": subscription.begun, **hello}))
         await _relay(subscription, response)
     except ConnectionError:
         pass
@@ -188,4 +192,6 @@ async def _relay(subscription: Subscription, response: web.StreamResponse) -> No
 
 
 def _frame(event: Event) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event))
+    told = {key: value for key, value in event.items() if key != "id"}
+    number = b"id: %b\n" % event["id"].encode() if "id" in event else b""
+    return b"%bevent: %b\ndata: %b\n\n" % (number, event["type"].encode(), orjson.dumps(told))

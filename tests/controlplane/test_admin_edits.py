@@ -387,20 +387,6 @@ async def test_status_and_metrics_and_health_are_shown(admin: Admin) -> None:
         assert await response.text() == "headgate_revision 1\n"
 
 
-async def test_events_are_streamed_as_they_happen_and_end_with_the_gateway(admin: Admin) -> None:
-    async with admin.client.get("/admin/v1/events") as response:
-        assert response.content_type == "text/event-stream"
-        hello = await response.content.readuntil(b"\n\n")
-        assert b"event: hello" in hello
-        await admin.ask("PATCH", WEIGHTS, {"digits-cnn": 20})
-        event = (await response.content.readuntil(b"\n\n")).decode()
-        kind, data = event.strip().split("\n")
-        assert kind == "event: edit"
-        assert json.loads(data.removeprefix("data: "))["revision"] == 2
-        admin.parts.events.close()
-        assert await response.content.read() == b""
-
-
 async def test_every_example_of_the_reference_is_accepted(make_admin: MakeAdmin) -> None:
     for operation in OPERATIONS:
         if operation.name not in EXAMPLES:
