@@ -27,21 +27,8 @@ async def test_a_weights_write_answers_as_the_contract_says(admin: Admin) -> Non
         "previous": {"digits-linear": 90, "digits-cnn": 10},
         "weights": {"digits-linear": 50, "digits-cnn": 50},
         "applied": {"workers": 1},
-        "diff": [
-            {
-                "op": "replace",
-                "pointer": "/routes/digits/split/digits-linear",
-                "before": 90,
-                "after": 50,
-            },
-            {
-                "op": "replace",
-                "pointer": "/routes/digits/split/digits-cnn",
-                "before": 10,
-                "after": 50,
-            },
-        ],
     }
+    assert list(answer) == ["revision", "route", "previous", "weights", "applied"]
     assert headers["X-Headgate-Revision"] == "2"
 
 
@@ -49,7 +36,7 @@ async def test_weights_are_read_with_what_is_effective(admin: Admin) -> None:
     status, answer, headers = await admin.ask("GET", WEIGHTS)
     assert (status, answer["revision"], answer["route"]) == (200, 1, "digits")
     assert answer["weights"] == {"digits-linear": 90, "digits-cnn": 10}
-    assert "effective" in answer
+    assert set(answer) == {"revision", "route", "weights", "effective"}
     assert headers["ETag"]
 
 
