@@ -37,28 +37,53 @@ def names(options: argparse.Namespace) -> int:
 
 
 def bash() -> Iterator[str]:
-    """A function that looks at the command, the word before and the word itself."""
+    """A function that looks at the command, the word before and the place of the word itself.
+
+    It reads the line and not COMP_WORDS: bash cuts words at `:` and `=`, which our names hold.
+    """
     yield "_headgate() {"
-    yield "  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} words="
-    yield '  if [[ $COMP_CWORD -eq 1 ]]; then words="' + _words(c.name for c in SHOWN) + '"; else'
+    yield "  local line=${COMP_LINE:0:COMP_POINT} words= word before cut last at=0 i"
+    yield "  local -a typed"
+    yield '  read -ra typed <<<"$line"'
+    yield "  [[ $line == *[[:space:]] ]] && typed+=('')"
+    yield "  last=$((${#typed[@]} - 1)); word=${typed[last]} before=${typed[last - 1]}"
+    yield "  for ((i = 2; i < last; i++)); do"
+    yield f'    case "${{typed[i]}}" in {_bash_valued()}) ((i++));; -*) ;; *) ((at++));; esac'
+    yield "  done"
+    yield '  if [[ $last -eq 1 ]]; then words="' + _words(c.name for c in SHOWN) + '"; else'
     yield '  case "$before" in'
     options = {option.name: option for command in SHOWN for option in command.options}
     for option in options.values():
         if option.metavar:
             short = f"|{option.short}" if option.short else ""
             yield f"    {option.name}{short}) {_bash_action(option)};;"
-    yield '    *) case "${COMP_WORDS[1]}" in'
+    yield '    *) case "${typed[1]}" in'
     for command in SHOWN:
         switches = _words(option.name for option in command.options)
-        of = command.arguments[0] if command.arguments else Argument("", "")
-        yield f'      {command.name}) if [[ $word == -* ]]; then words="{switches}";'
-        yield f"        else {_bash_action(of)}; fi;;"
+        yield f'      {command.name}) if [[ $word == -* ]]; then words="{switches}"; else'
+        yield f"        case $at in {_bash_places(command)} *) ;; esac; fi;;"
     yield "      esac;;"
     yield "  esac; fi"
     yield '  [[ -n $words ]] && COMPREPLY=($(compgen -W "$words" -- "$word"))'
-    yield "  [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace"
+    yield "  [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace 2>/dev/null"
+    yield '  cut=${word%"${word##*[:=]}"}'
+    yield '  COMPREPLY=("${COMPREPLY[@]#"$cut"}")'
     yield "}"
     yield "complete -F _headgate headgate"
+
+
+def _bash_valued() -> str:
+    """The options that take a value, as one pattern."""
+    valued = {option for command in SHOWN for option in command.options if option.metavar}
+    return "|".join(sorted({n for o in valued for n in (o.name, o.short) if n}))
+
+
+def _bash_places(command: Command) -> str:
+    """What completes each positional word of `command`; the last one where there may be many."""
+    return " ".join(
+        f"{'*' if argument.nargs == '*' else place}) {_bash_action(argument)};;"
+        for place, argument in enumerate(command.arguments)
+    )
 
 
 def _bash_action(of: Argument | Option) -> str:

@@ -38,6 +38,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     wrong = next((word for word in arguments if not word.startswith("-")), None)
     if wrong is not None and wrong not in BY_NAME and not arguments[0].startswith("-"):
         parser.error(f"there is no command {wrong!r}{suggestion(wrong, [c.name for c in SHOWN])}")
+    if arguments[0] not in ("-h", "--help") and arguments[0].startswith("-"):
+        parser.error(f"options come after the command: headgate COMMAND {arguments[0]}")
     options, rest = parser.parse_known_args(arguments)
     if rest:
         command = BY_NAME[options.command]

@@ -16,7 +16,7 @@ from aiohttp.typedefs import Handler as Next
 from aiohttp.typedefs import Middleware
 
 from gateway.controlplane.calls import PARTS, REQUEST_ID, ROLE, AdminParts, Call
-from gateway.controlplane.operations import OPERATIONS, Handler
+from gateway.controlplane.operations import OPERATIONS, Operation
 from gateway.controlplane.pages import PAGES, add_pages
 from gateway.controlplane.problems import Problem, problem_of
 from gateway.controlplane.security import HEADERS, Failures, Role, Site
@@ -37,7 +37,7 @@ def admin_application(
     )
     application[PARTS] = parts
     for operation in OPERATIONS:
-        handler = partial(_call, operation.handler)
+        handler = partial(_call, operation)
         application.router.add_route(operation.method, operation.path, handler)
         if operation.method == "GET" and operation.answer != "EventStream":
             application.router.add_route("HEAD", operation.path, handler)
@@ -47,8 +47,13 @@ def admin_application(
     return application
 
 
-async def _call(handler: Handler, request: web.Request) -> web.StreamResponse:
-    return await handler(Call(request))
+async def _call(operation: Operation, request: web.Request) -> web.StreamResponse:
+    call = Call(request)
+    if operation.writes:
+        call.check_query()
+        if operation.body is None:
+            await call.spare()
+    return await operation.handler(call)
 
 
 class _Gate:

@@ -5,15 +5,17 @@ which is judged inside it. Nothing here decides what is valid or what becomes of
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
 
 from gateway.controlplane.calls import LARGE, Call, answer, aside, etag, outcome
+from gateway.controlplane.checks import cross_faults
 from gateway.controlplane.configuration import entry
 from gateway.core import edits
-from gateway.core.faults import Fault, Missing, Refused
+from gateway.core.faults import Fault, Refused, pointer
 from gateway.core.table import Document, parse_instance
 
 Json = Any
@@ -22,13 +24,6 @@ Json = Any
 def current(document: Document, section: str, name: str) -> Json | None:
     """Entry `name` of `section` as it was written; None when there is none."""
     return (document.get(section) or {}).get(name)
-
-
-def existing(document: Document, section: str, name: str) -> Json:
-    found = current(document, section, name)
-    if found is None:
-        raise Missing(f"no {section.removesuffix('s')} {name!r}")
-    return found
 
 
 def named(call: Call) -> tuple[str, str]:
@@ -40,8 +35,8 @@ def named(call: Call) -> tuple[str, str]:
 async def get_entry(call: Call) -> web.Response:
     """One route or backend as it was written."""
     table = call.publisher.table
-    found = existing(table.document, *named(call))
-    return answer(found, tag=etag(found), revision=table.revision)
+    found = edits.entry_of(table.document, *named(call))
+    return call.shown(found, etag(found), table.revision)
 
 
 async def write_entry(
@@ -70,12 +65,46 @@ async def write_entry(
     )
 
 
+def read(section: str, name: str, said: Json) -> tuple[Json, list[Fault]]:
+    """The canonical form of an entry, or what was said and every fault that is in it alone."""
+    try:
+        return entry(section, name, said), []
+    except Refused as refused:
+        return said, list(refused.faults)
+
+
+def entered(
+    call: Call, document: Document, section: str, name: str, spec: Json, faults: list[Fault]
+) -> Document:
+    """`document` with `spec` as entry `name`; Refused names every fault by where it is in `spec`.
+
+    `faults` are those of `spec` alone; what it clashes with in the table is added to them.
+    """
+    others = {key: value for key, value in (document.get(section) or {}).items() if key != name}
+    # The entry comes last, so that a clash with another one is said of this one.
+    clashes = cross_faults({**document, section: {**others, name: spec}}, call.parts.settings)
+    known, place = {fault.pointer for fault in faults}, pointer(section, name)
+    found = [each for each in (_within(place, clash) for clash in clashes) if each is not None]
+    if faults := [*faults, *(each for each in found if each.pointer not in known)]:
+        raise Refused(faults)
+    return edits.put(document, section, name, spec)
+
+
+def _within(place: str, fault: Fault) -> Fault | None:
+    """`fault` with its pointer below `place`; None when it is elsewhere."""
+    if fault.pointer != place and not fault.pointer.startswith(f"{place}/"):
+        return None
+    return replace(fault, pointer=fault.pointer.removeprefix(place))
+
+
 async def put_entry(call: Call) -> web.Response:
     section, name = named(call)
     said = await call.json()
     size = call.request.content_length or LARGE
-    spec = await aside(size, lambda: entry(section, name, said))
-    return await write_entry(call, section, name, lambda d: edits.put(d, section, name, spec))
+    spec, faults = await aside(size, lambda: read(section, name, said))
+    return await write_entry(
+        call, section, name, lambda d: entered(call, d, section, name, spec, faults)
+    )
 
 
 async def patch_entry(call: Call) -> web.Response:
@@ -83,8 +112,8 @@ async def patch_entry(call: Call) -> web.Response:
     patch = await call.mapping()
 
     def patched(document: Document) -> Document:
-        merged = edits.merge_patch(existing(document, section, name), patch)
-        return edits.put(document, section, name, entry(section, name, merged))
+        merged = edits.merge_patch(edits.entry_of(document, section, name), patch)
+        return entered(call, document, section, name, *read(section, name, merged))
 
     return await write_entry(call, section, name, patched)
 
@@ -134,25 +163,34 @@ async def _write_weights(call: Call, *, partial: bool) -> web.Response:
         previous=edits.weights_of(published.previous.document, route),
         weights=after,
     )
+    if not published.dry_run:  # `previous` and `weights` say it, and the contract says no more
+        del body["diff"]
     return answer(body, tag=etag(after), revision=published.revision)
 
 
 async def add_instance(call: Call) -> web.Response:
     """Adds the instance of the body to one backend; 409 when it is there already."""
     backend, said = call.part("backend"), await call.mapping()
-    faults = [Fault(f"/{key}", "unknown_key", "unknown key") for key in said if key != "url"]
+    url: Any = said.get("url")
+    faults = [Fault(pointer(key), "unknown_key", "unknown key") for key in said if key != "url"]
     if "url" not in said:
         faults.append(Fault("/url", "missing", "is missing"))
+    else:
+        alone = read("backends", "x", {"instances": [url]})[1]
+        faults += [replace(each, pointer="/url") for each in alone]
     if faults:
         raise Refused(faults)
-    url = said["url"]
-    try:
-        entry("backends", "x", {"instances": [url]})
-    except Refused as refused:
-        raise Refused(Fault("/url", each.code, each.detail) for each in refused.faults) from None
-    response = await write_entry(
-        call, "backends", backend, lambda d: edits.add_instance(d, backend, url)
-    )
+
+    def added(document: Document) -> Document:
+        edited = edits.add_instance(document, backend, url)
+        last = len(edited["backends"][backend]["instances"]) - 1
+        place = pointer("backends", backend, "instances", last)
+        clashes = cross_faults(edited, call.parts.settings)
+        if found := [each for each in clashes if each.pointer == place]:
+            raise Refused(replace(each, pointer="/url") for each in found)
+        return edited
+
+    response = await write_entry(call, "backends", backend, added)
     if not call.dry_run:
         response.set_status(201)
         response.headers["Location"] = f"{call.request.path}/{parse_instance(url).address}"

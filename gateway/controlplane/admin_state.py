@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from gateway.controlplane.calls import LARGE, Call, answer, aside, outcome
+from gateway.controlplane.calls import JSON_TYPES, LARGE, Call, answer, aside, outcome, seal
 from gateway.controlplane.configuration import ConfigurationError, examine, parse
 from gateway.controlplane.events import Event, Subscription
 from gateway.controlplane.problems import Problem
@@ -38,7 +38,7 @@ def table_body(table: Table) -> Json:
 
 async def get_table(call: Call) -> web.Response:
     table = call.publisher.table
-    return answer(table_body(table), tag=table_tag(table), revision=table.revision)
+    return call.shown(table_body(table), table_tag(table), table.revision)
 
 
 async def apply_file(call: Call) -> web.Response:
@@ -78,6 +78,8 @@ async def _file(call: Call) -> tuple[Settings, Document]:
                 )
                 for problem in error.problems
             ) from None
+    if call.request.content_type not in JSON_TYPES:
+        raise Problem("unsupported_media_type", "send application/yaml or application/json")
     value = await call.mapping()
     size = call.request.content_length or LARGE
     settings, document, faults = await aside(size, lambda: examine(value))
@@ -96,13 +98,13 @@ async def get_history(call: Call) -> web.Response:
         "next": revisions[-1].number if len(revisions) == limit else None,
     }
     newest = call.publisher.table.revision
-    return answer(body, tag=f'"{newest}"', revision=newest)
+    return call.shown(body, f'"{newest}"', newest)
 
 
 async def get_revision(call: Call) -> web.Response:
     revision = await call.publisher.revision(_number(call))
     body = {**_summary(revision), "document": revision.document}
-    return answer(body, tag=f'"{revision.number}"')
+    return call.shown(body, f'"{revision.number}"')
 
 
 async def restore_revision(call: Call) -> web.Response:
@@ -141,7 +143,7 @@ async def get_status(call: Call) -> web.Response:
     table = call.publisher.table
     live = await call.parts.live.status()
     body = {"revision": table.revision, "role": call.role, **live}
-    return answer(body, revision=table.revision)
+    return answer(body, tag=seal(body), revision=table.revision)
 
 
 async def get_metrics(call: Call) -> web.Response:
@@ -160,12 +162,16 @@ async def get_readyz(call: Call) -> web.Response:
 
 
 async def stream_events(call: Call) -> web.StreamResponse:
-    """Server-sent events until the client leaves or the gateway stops."""
+    """Server-sent events until the client leaves or the gateway stops.
+
+    Who names the last one it read in Last-Event-ID hears first what it missed.
+    """
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    subscription = call.parts.events.subscribe()
+    subscription = call.parts.events.subscribe(call.request.headers.get("Last-Event-ID", ""))
     try:
         await response.prepare(call.request)
-        await response.write(_frame({"type": "hello", "revision": call.publisher.table.revision}))
+        hello = {"type": "hello", "revision": call.publisher.table.revision}
+        await response.write(_frame({"id": subscription.begun, **hello}))
         await _relay(subscription, response)
     except ConnectionError:
         pass
@@ -188,4 +194,6 @@ async def _relay(subscription: Subscription, response: web.StreamResponse) -> No
 
 
 def _frame(event: Event) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event))
+    told = {key: value for key, value in event.items() if key != "id"}
+    number = b"id: %b\n" % event["id"].encode() if "id" in event else b""
+    return b"%bevent: %b\ndata: %b\n\n" % (number, event["type"].encode(), orjson.dumps(told))

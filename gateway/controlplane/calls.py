@@ -6,6 +6,7 @@ so that nothing can change between the judgement and the edit. It edits nothing 
 """
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -19,7 +20,7 @@ from gateway.controlplane.publisher import Published, Publisher
 from gateway.controlplane.security import Role, Tokens
 from gateway.controlplane.store import checksum
 from gateway.controlplane.strict_json import loads
-from gateway.core.faults import Fault, Refused
+from gateway.core.faults import Fault, Refused, did_you_mean
 from gateway.settings import Settings
 
 Json = Any
@@ -27,6 +28,8 @@ T = TypeVar("T")
 LARGE = 64 << 10
 MAX_REASON = 500
 JSON_TYPES = ("application/json", "application/merge-patch+json")
+# What a page elsewhere may send without asking first, so no write reads it, not even empty.
+FORM_TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 YAML_TYPES = ("application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml")
 
 
@@ -70,6 +73,11 @@ async def aside(size: int, work: Callable[[], T]) -> T:
 def etag(resource: Json) -> str:
     """The strong entity tag of a resource: equal for equal content, whoever wrote it."""
     return f'"{checksum(resource)[:24]}"'
+
+
+def seal(body: Json) -> str:
+    """The entity tag of what is measured and not kept: no two answers need be alike."""
+    return f'"{hashlib.sha256(orjson.dumps(body)).hexdigest()[:24]}"'
 
 
 class Call:
@@ -122,6 +130,13 @@ class Call:
             raise Problem("bad_request", f"?{name} is true or false")
         return said[0] == "true"
 
+    def check_query(self) -> None:
+        """Refuses what no write knows: `?dryrun=true` must not turn out to be the real thing."""
+        for name in self.request.query:
+            if name != "dry_run":
+                hint = did_you_mean(name, ["dry_run"])
+                raise Problem("bad_request", f"no ?{name[:60]} here{f'; {hint}' if hint else ''}")
+
     def number(self, name: str, default: int | None, *, most: int) -> int | None:
         """A whole number from 1 to `most` in the query."""
         text = self.request.query.get(name)
@@ -144,6 +159,14 @@ class Call:
             raise Refused([Fault("", "type", "must be an object")])
         return value
 
+    async def spare(self) -> None:
+        """Refuses a body where none is wanted; nothing and `{}` say the same."""
+        body = await self.request.read()
+        if body or self.request.content_type in FORM_TYPES:
+            self._require_type(JSON_TYPES)
+        if body and await aside(len(body), lambda: loads(body)) != {}:
+            raise Refused([Fault("", "unexpected", "takes no body")])
+
     @property
     def is_yaml(self) -> bool:
         return self.request.content_type in YAML_TYPES
@@ -163,6 +186,13 @@ class Call:
             return (await self.request.read()).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise Problem("not_json", "the body is not UTF-8") from None
+
+    def shown(self, body: Json, tag: str, revision: int | None = None) -> web.Response:
+        """`body`, whose tag tells all of it; 304 for a reader who has it already."""
+        known = self.request.headers.get(hdrs.IF_NONE_MATCH)
+        if known is None or not _matches(known.replace("W/", ""), tag):
+            return answer(body, tag=tag, revision=revision)
+        return web.Response(status=304, headers=_marks(tag, revision))
 
     def guard(self, current: Json, tag: str | None = None) -> None:
         """Judges If-Match and If-None-Match against `current` (None: there is nothing).
@@ -206,14 +236,15 @@ def answer(
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """`body` as JSON with its entity tag and the revision it belongs to."""
-    more = dict(headers or {})
-    if tag:
-        more["ETag"] = tag
-    if revision is not None:
-        more["X-Headgate-Revision"] = str(revision)
+    more = {**(headers or {}), **_marks(tag, revision)}
     return web.Response(
         body=orjson.dumps(body), status=status, content_type="application/json", headers=more
     )
+
+
+def _marks(tag: str | None, revision: int | None) -> dict[str, str]:
+    marks = {"ETag": tag} if tag else {}
+    return marks if revision is None else {**marks, "X-Headgate-Revision": str(revision)}
 
 
 def outcome(published: Published, **what: Json) -> dict[str, Json]:

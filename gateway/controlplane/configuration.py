@@ -120,7 +120,7 @@ def entry(section: str, name: str, spec: Any, at: tuple[str, ...] = ()) -> dict[
         prefix = pointer(section, name)
         raise Refused(
             Fault(
-                pointer(*at) + fault.pointer.removeprefix(prefix),
+                pointer(*at) + _as_said(fault.pointer.removeprefix(prefix), spec),
                 fault.code,
                 fault.detail,
                 fault.hint,
@@ -130,6 +130,12 @@ def entry(section: str, name: str, spec: Any, at: tuple[str, ...] = ()) -> dict[
     kept: BaseModel = getattr(found, section)[name]
     assert isinstance(kept, model)
     return kept.model_dump(by_alias=True, exclude_unset=True)
+
+
+def _as_said(place: str, spec: Any) -> str:
+    """`place` in what was written: a match that is a path alone has nothing below it."""
+    alone = isinstance(spec, Mapping) and isinstance(spec.get("match"), str)
+    return "/match" if alone and place == "/match/path" else place
 
 
 def _entries(section: str, raw: Mapping[str, Any], faults: list[Fault]) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """Who hears of what happened, now?
 
 Events are small dicts with a `type` and a `time`. Subscribers that cannot keep up lose the
-oldest ones and are told how many; nobody who publishes ever waits. Nothing is kept here for
-later: the history is the store's.
+oldest ones and are told how many; nobody who publishes ever waits. The last few are kept, so
+that a stream that broke goes on where it was. Nothing is kept for good: the history is the
+store's.
 """
 
 import asyncio
+import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,9 +22,10 @@ def utc_now() -> str:
 
 
 class Subscription:
-    """One subscriber's events; iterate it until `close`."""
+    """One subscriber's events; iterate it until `close`. `begun` names the event before them."""
 
-    def __init__(self, limit: int, closed: Callable[["Subscription"], None]) -> None:
+    def __init__(self, begun: str, limit: int, closed: Callable[["Subscription"], None]) -> None:
+        self.begun = begun
         self._events: deque[Event] = deque()
         self._limit = limit
         self._lost = 0
@@ -46,7 +49,7 @@ class Subscription:
             await self._ready.wait()
         if self._lost:
             lost, self._lost = self._lost, 0
-            return {"type": "lost", "time": utc_now(), "events": lost}
+            return _lost(lost)
         if self._events:
             return self._events.popleft()
         raise StopAsyncIteration
@@ -62,23 +65,59 @@ class Subscription:
 class Events:
     """Hands each published event to every subscriber."""
 
-    def __init__(self, *, limit: int = 1000) -> None:
+    def __init__(self, *, limit: int = 1000, kept: int = 500) -> None:
         self._limit = limit
         self._subscriptions: set[Subscription] = set()
+        self._kept: deque[Event] = deque(maxlen=kept)
+        # Numbers begin anew with the process: the name tells its events from another's.
+        self._name, self._number = secrets.token_hex(4), 0
 
     def publish(self, event: Event) -> None:
-        """Hands on `event`, with the time of now if it has none. Never waits."""
-        stamped = event if "time" in event else {**event, "time": utc_now()}
+        """Hands on `event` with its `id`, and the time of now if it has none. Never waits."""
+        self._number += 1
+        stamped = {"time": utc_now(), **event, "id": self._id(self._number)}
+        self._kept.append(stamped)
         for subscription in self._subscriptions:
             subscription.push(stamped)
 
-    def subscribe(self) -> Subscription:
-        """Everything that is published from now on."""
-        subscription = Subscription(self._limit, self._subscriptions.discard)
+    def subscribe(self, after: str = "") -> Subscription:
+        """Everything that is published from now on, or since the event with the id `after`.
+
+        What of it is no longer kept is told by an event `lost`, whose number is null where it
+        cannot be known: the id is of another process, or none of ours.
+        """
+        known = self._place(after)
+        begun = self._id(self._number if known is None else known)
+        subscription = Subscription(begun, self._limit, self._subscriptions.discard)
+        if known is not None:
+            for event in self._since(known):
+                subscription.push(event)
+        elif after:
+            subscription.push(_lost(None))
         self._subscriptions.add(subscription)
         return subscription
+
+    def _id(self, number: int) -> str:
+        return f"{self._name}.{number}"
+
+    def _place(self, after: str) -> int | None:
+        """The number in the id `after`; None when it is no id of an event of ours."""
+        name, _, number = after.partition(".")
+        if name != self._name or not (number.isascii() and number.isdigit() and len(number) < 16):
+            return None
+        return int(number) if int(number) <= self._number else None
+
+    def _since(self, number: int) -> Iterator[Event]:
+        missed = self._number - number
+        if missed > len(self._kept):
+            yield _lost(missed - len(self._kept))
+        yield from list(self._kept)[max(0, len(self._kept) - missed) :]
 
     def close(self) -> None:
         """Ends every subscription."""
         for subscription in list(self._subscriptions):
             subscription.close()
+
+
+def _lost(events: int | None) -> Event:
+    return {"type": "lost", "time": utc_now(), "events": events}

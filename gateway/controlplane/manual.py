@@ -46,9 +46,14 @@ stays.
 - `X-Change-Reason: one line` is kept in the history.
 - `ETag` comes with every resource; with `If-Match` a write is refused with 412, and the current
   state in `current`, when the resource has changed since. `gateway.require_if_match` makes the
-  condition compulsory (428). `If-None-Match: *` makes a new resource only.
+  condition compulsory (428). `If-None-Match: *` makes a new resource only; with an `ETag` a read
+  is answered 304 while nothing has changed.
 - Errors are problem+json (RFC 9457); `errors` names every fault at once as
-  `{{pointer, code, detail}}`.
+  `{{pointer, code, detail}}`, each by its place in the body that was sent.
+- A write reads JSON (`apply` also YAML) and refuses queries that it does not know. One that takes
+  no body takes an empty one.
+- Events carry an `id`: a stream that is opened with `Last-Event-ID` begins with those that were
+  missed, or with `lost` where they are no longer kept.
 - `Authorization: Bearer TOKEN` is needed when a token is configured, and always when the listener
   is not on a loopback address. A viewer's token (`gateway.viewer_token`) may read everything and
   change nothing. Twenty wrong tokens a minute shut an address, or an IPv6 network of /64, out for
@@ -159,7 +164,9 @@ def _curl(operation: Operation) -> str:
     lines = [f"curl{stream}{method} http://127.0.0.1:8081{path}"]
     if operation.access != "public":
         lines.append('-H "Authorization: Bearer $HEADGATE_TOKEN"')
-    if operation.body:
+    if operation.body == "File":
+        lines += ["-H 'Content-Type: application/yaml'", "--data-binary @headgate.yaml"]
+    elif operation.body:
         lines.append("-H 'Content-Type: application/json'")
         lines.append(f"-d '{json.dumps(EXAMPLES[operation.name])}'")
     return " \\\n  ".join(lines)

@@ -44,6 +44,10 @@ _BODY_TYPES = {
 }
 
 
+_KNOWN = {"getTable", "getRoute", "getBackend", "getHistory", "getRevision"}
+"""Operations whose entity tag tells all of the answer."""
+
+
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
@@ -93,7 +97,7 @@ def _answers() -> dict[str, Schema]:
             revision=_INT, route=_TEXT, weights=weights, effective=_map_of({"type": "number"}),
         ),
         "WeightsOutcome": _object(
-            ["revision", "route", "previous", "weights", "applied", "diff"],
+            ["revision", "route", "previous", "weights", "applied"],
             route=_TEXT, previous=weights, weights=weights, **_WRITTEN,
         ),
         "RoutePatch": {"type": "object", "description": "RFC 7396: null removes a key."},
@@ -219,6 +223,10 @@ def _parameters(operation: Operation) -> list[Schema]:
             _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
             _query("before", {"type": "integer", "minimum": 1, "maximum": 2**53}),
         ]
+    if operation.name == "streamEvents":
+        found.append(_header("Last-Event-ID", "The last event read; those since come first."))
+    if operation.name in _KNOWN:
+        found.append(_header("If-None-Match", "The ETag of what is there already; 304 if it is."))
     if operation.writes:
         found.append(_query("dry_run", {"type": "boolean", "default": False}))
         found.append(_header("If-Match", "The ETag that was read; 412 if it is another now."))
@@ -264,6 +272,8 @@ def _responses(operation: Operation) -> Schema:
         statuses.add("415")
     if operation.name == "getReadyz":
         statuses.add("503")
+    if operation.name in _KNOWN:
+        responses["304"] = {"description": "It is what the reader has already."}
     return responses | dict.fromkeys(sorted(statuses), problem)
 
 

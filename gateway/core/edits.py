@@ -17,7 +17,7 @@ STATES = {"drain": "draining", "disable": "disabled", "resume": "", "enable": ""
 
 def weights_of(document: Document, route: str) -> dict[str, int]:
     """Backend → weight of `route`; Missing when there is no such route."""
-    return dict(_entry(document, "routes", route)["split"])
+    return dict(entry_of(document, "routes", route)["split"])
 
 
 def set_weights(
@@ -29,7 +29,7 @@ def set_weights(
     theirs and null takes a backend out. Either may name a further backend of the table.
     Refused names every weight that is no whole number from 0 to MAX_WEIGHT.
     """
-    spec = _entry(document, "routes", route)
+    spec = entry_of(document, "routes", route)
     split = dict(spec["split"])
     faults = list(_weight_faults(document, weights, split, partial=partial))
     if not partial:
@@ -72,13 +72,13 @@ def put(document: Document, section: str, name: str, spec: Json) -> Document:
 
 def delete_route(document: Document, name: str) -> Document:
     """`document` without route `name`; Missing when there is none."""
-    _entry(document, "routes", name)
+    entry_of(document, "routes", name)
     return _without(document, "routes", name)
 
 
 def delete_backend(document: Document, name: str) -> Document:
     """`document` without backend `name`; Conflict while a route still names it."""
-    _entry(document, "backends", name)
+    entry_of(document, "backends", name)
     users = [
         route for route, spec in (document.get("routes") or {}).items() if name in backends_of(spec)
     ]
@@ -100,7 +100,7 @@ def backends_of(spec: Mapping[str, Any]) -> set[str]:
 
 def add_instance(document: Document, backend: str, url: str) -> Document:
     """`document` with one more instance; Conflict when the backend has its address already."""
-    spec = _entry(document, "backends", backend)
+    spec = entry_of(document, "backends", backend)
     address = _address(url)
     urls = list(spec.get("instances") or ())
     if address in map(_address, urls):
@@ -134,7 +134,8 @@ def merge_patch(target: Json, patch: Json) -> Json:
     return merged
 
 
-def _entry(document: Document, section: str, name: str) -> Mapping[str, Any]:
+def entry_of(document: Document, section: str, name: str) -> Mapping[str, Any]:
+    """Entry `name` of `section` as it was written; Missing names the nearest one there is."""
     entries: Mapping[str, Any] = document.get(section) or {}
     if name not in entries:
         kind = section.removesuffix("s")
@@ -150,7 +151,7 @@ def _without(document: Document, section: str, name: str) -> Document:
 
 
 def _backend_with(document: Document, backend: str, address: str) -> Mapping[str, Any]:
-    spec = _entry(document, "backends", backend)
+    spec = entry_of(document, "backends", backend)
     addresses = [_address(url) for url in spec.get("instances") or ()]
     if address not in addresses:
         hint = did_you_mean(address, addresses)

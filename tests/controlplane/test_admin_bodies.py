@@ -15,7 +15,7 @@ from gateway.core.edits import merge_patch
 from tests.controlplane.conftest import Admin
 from tests.harness.corpora import folder, rows
 
-WRITES = [
+WITH_BODY = [
     (operation.method, path)
     for operation in OPERATIONS
     if operation.body
@@ -23,6 +23,20 @@ WRITES = [
         operation.path.replace("{route}", "digits").replace("{backend}", "digits-cnn")
     ]
 ]  # fmt: skip
+INSTANCE = "/admin/v1/backends/digits-cnn/instances/127.0.0.1:8002"
+BARE = [
+    ("POST", f"{INSTANCE}/drain"),
+    ("POST", "/admin/v1/history/1/restore"),
+    ("DELETE", INSTANCE),
+    ("DELETE", "/admin/v1/routes/digits"),
+]
+WRITES = WITH_BODY + BARE
+FORM_TYPES = [
+    "text/plain",
+    "text/plain; charset=utf-8",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=x",
+]
 JSON_HEADERS = {"Content-Type": "application/json"}
 
 
@@ -34,6 +48,13 @@ async def send(admin: Admin, method: str, path: str, **more: Any) -> tuple[int, 
     async with admin.client.request(method, path, **more) as response:
         body = await response.read()
         return response.status, json.loads(body)
+
+
+def json_or_none(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
 
 
 def naughty() -> list[str]:
@@ -51,6 +72,8 @@ async def test_r49_every_file_of_the_json_test_suite_is_refused_or_means_what_it
     for row in rows("json_test_suite"):
         before = state(admin)
         body = base64.b64decode(row["b64"])
+        if (method, path) in BARE and (not body or json_or_none(body) == {}):
+            continue  # says nothing, and is as good as no body
         status, answer = await send(admin, method, path, data=body, headers=JSON_HEADERS)
         if status in (200, 201):
             # Only an empty object is an edit: an empty file, an empty patch, a backend of nothing.
@@ -115,9 +138,7 @@ async def test_r49_r50_bodies_that_are_no_weights_change_nothing(
 @pytest.mark.parametrize(
     "content_type",
     [
-        "text/plain",
-        "application/x-www-form-urlencoded",
-        "multipart/form-data; boundary=x",
+        *FORM_TYPES,
         "text/html",
         "application/json; charset=utf-16",
         "application/jsonp",
@@ -137,6 +158,29 @@ async def test_r49_r60_only_json_is_read(
     status, answer = await send(admin, method, path, **kwargs)
     assert (status, answer["code"]) == (415, "unsupported_media_type")
     assert state(admin) == before
+
+
+@pytest.mark.parametrize(("method", "path"), BARE)
+@pytest.mark.parametrize("content_type", FORM_TYPES)
+async def test_r60_an_empty_form_is_no_write(
+    admin: Admin, method: str, path: str, content_type: str
+) -> None:
+    before = state(admin)
+    headers = {"Content-Type": content_type}
+    status, answer = await send(admin, method, path, data=b"", headers=headers)
+    assert (status, answer["code"]) == (415, "unsupported_media_type")
+    assert state(admin) == before
+
+
+@pytest.mark.parametrize(("method", "path"), BARE)
+@pytest.mark.parametrize("body", [None, b"", b"{}"])
+async def test_a_write_that_takes_no_body_takes_an_empty_one(
+    admin: Admin, method: str, path: str, body: bytes | None
+) -> None:
+    status, _ = await send(admin, method, path, data=body, headers=JSON_HEADERS)
+    assert status == 200
+    status, problem = await send(admin, method, path, data=b'{"a": 1}', headers=JSON_HEADERS)
+    assert (status, problem["code"]) == (400, "invalid")
 
 
 @pytest.mark.parametrize(("method", "path"), WRITES)

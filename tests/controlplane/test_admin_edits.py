@@ -27,21 +27,8 @@ async def test_a_weights_write_answers_as_the_contract_says(admin: Admin) -> Non
         "previous": {"digits-linear": 90, "digits-cnn": 10},
         "weights": {"digits-linear": 50, "digits-cnn": 50},
         "applied": {"workers": 1},
-        "diff": [
-            {
-                "op": "replace",
-                "pointer": "/routes/digits/split/digits-linear",
-                "before": 90,
-                "after": 50,
-            },
-            {
-                "op": "replace",
-                "pointer": "/routes/digits/split/digits-cnn",
-                "before": 10,
-                "after": 50,
-            },
-        ],
     }
+    assert list(answer) == ["revision", "route", "previous", "weights", "applied"]
     assert headers["X-Headgate-Revision"] == "2"
 
 
@@ -49,7 +36,7 @@ async def test_weights_are_read_with_what_is_effective(admin: Admin) -> None:
     status, answer, headers = await admin.ask("GET", WEIGHTS)
     assert (status, answer["revision"], answer["route"]) == (200, 1, "digits")
     assert answer["weights"] == {"digits-linear": 90, "digits-cnn": 10}
-    assert "effective" in answer
+    assert set(answer) == {"revision", "route", "weights", "effective"}
     assert headers["ETag"]
 
 
@@ -385,20 +372,6 @@ async def test_status_and_metrics_and_health_are_shown(admin: Admin) -> None:
     async with admin.client.get("/metrics") as response:
         assert response.content_type == "text/plain"
         assert await response.text() == "headgate_revision 1\n"
-
-
-async def test_events_are_streamed_as_they_happen_and_end_with_the_gateway(admin: Admin) -> None:
-    async with admin.client.get("/admin/v1/events") as response:
-        assert response.content_type == "text/event-stream"
-        hello = await response.content.readuntil(b"\n\n")
-        assert b"event: hello" in hello
-        await admin.ask("PATCH", WEIGHTS, {"digits-cnn": 20})
-        event = (await response.content.readuntil(b"\n\n")).decode()
-        kind, data = event.strip().split("\n")
-        assert kind == "event: edit"
-        assert json.loads(data.removeprefix("data: "))["revision"] == 2
-        admin.parts.events.close()
-        assert await response.content.read() == b""
 
 
 async def test_every_example_of_the_reference_is_accepted(make_admin: MakeAdmin) -> None:

@@ -157,7 +157,7 @@ def test_bad_files_are_refused_in_plain_words(text: str, problem: str) -> None:
     ("spec", "problem"),
     [
         ("{split: {a: 1}}", "/routes/r/match is missing"),
-        ("{match: r, split: {a: 1}}", "/routes/r/match/path 'r' is no path"),
+        ("{match: r, split: {a: 1}}", "/routes/r/match 'r' is no path"),
         ("{match: /a/../b, split: {a: 1}}", "has a '.' or '..' segment"),
         ("{match: '/a?b', split: {a: 1}}", "is no path"),
         ("{match: /%zz, split: {a: 1}}", "is no path"),

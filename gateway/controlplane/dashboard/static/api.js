@@ -76,9 +76,13 @@ export const api = {
     ask("POST", `backends/${part(backend)}/instances/${part(address)}/${action}`, { ...options, body: {} }),
 };
 
-// Calls `each` with every event until the stream ends; EventSource cannot carry a token.
+let heard = null;
+
+// Calls `each` with every event until the stream ends; EventSource cannot carry a token. A stream
+// that is opened again begins with what was missed.
 export async function listen(each, opened) {
   const headers = { ...headersOf({}), Accept: "text/event-stream" };
+  if (heard) headers["Last-Event-ID"] = heard;
   const response = await fetch("admin/v1/events", { headers, cache: "no-store", credentials: "omit" });
   if (!response.ok) throw new Refused(response.status, await response.json().catch(() => ({})));
   opened();
@@ -91,8 +95,10 @@ export async function listen(each, opened) {
     const blocks = text.split("\n\n");
     text = blocks.pop();
     for (const block of blocks) {
-      const data = block.split("\n").filter((line) => line.startsWith("data:")).map((line) => line.slice(5));
+      const field = (name) => block.split("\n").filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1).trim());
+      const data = field("data");
       if (data.length) each(JSON.parse(data.join("\n")));
+      heard = field("id").pop() ?? heard;
     }
   }
 }

@@ -53,7 +53,7 @@ function words(event) {
     case "worker":
       return { text: `worker ${event.slot} ${event.what} (process ${event.pid})`, tone: event.what === "lost" ? "bad" : "good" };
     case "lost":
-      return { text: `${event.events} events were missed`, tone: "warn" };
+      return { text: `${event.events ?? "some"} events were missed`, tone: "warn" };
     default: {
       const { type, time, ...rest } = event;
       return { text: JSON.stringify(rest) };
