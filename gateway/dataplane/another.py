@@ -1,7 +1,8 @@
 """Is there another attempt after one that failed, and at which instance?
 
 Only before any byte went to the client, never at the same instance, inside the same backend
-first, and paid from the budget. Whether it is safe and wanted is the core's `may_retry`.
+first, and paid from the budget, unless nobody there takes anything. Whether it is safe and
+wanted is the core's `may_retry`.
 """
 
 from typing import TYPE_CHECKING
@@ -46,11 +47,19 @@ def another(
             instance = attempt.instance
     if instance is None:
         return None
-    if not plane.may_spend():
+    if not _moves_on(attempt, reason, instance) and not plane.may_spend():
         plane.counters.retries_denied += 1
         return None
     plane.counters.retried(route.route.name, reason or str(status))
     return instance
+
+
+def _moves_on(attempt: Attempt, reason: str, instance: LiveInstance) -> bool:
+    """Whether a request is only sent to where those after it go at once: its instance said that
+    it takes nothing, like the rest of its backend, and another backend does. That is no load
+    that grows with failures, for which the budget is, but the few that were under way."""
+    was_told = reason == "connect_failure" and attempt.sent_at > 0.0
+    return was_told and attempt.instance.backend.vacant and not instance.backend.vacant
 
 
 def _next(exchange: "Exchange", now: float) -> LiveInstance | None:

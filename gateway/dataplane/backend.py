@@ -8,12 +8,13 @@ instance. The decisions are the core's; this carries them out.
 from collections import deque
 from typing import TYPE_CHECKING
 
-from gateway.core.balancing import Load, choose
+from gateway.core.balancing import REFUSED_S, Load, choose
 from gateway.core.errors import NoRoom
 from gateway.core.headers import timeout_line
 from gateway.core.health import serving
 from gateway.core.queueing import Admission, Refuse, place, rather_than_refuse
 from gateway.core.table import Backend
+from gateway.dataplane.deadlines import Timed
 from gateway.dataplane.instance import LiveInstance
 
 if TYPE_CHECKING:
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
     from gateway.dataplane.exchange import Exchange
 
 
-class LiveBackend:
-    """The instances of one backend, who of them serves, and who waits for them."""
+class LiveBackend(Timed):
+    """The instances of one backend, who of them serves, and who waits for them. Its deadline
+    ends the moment for which it is `vacant`."""
 
     __slots__ = (
         "admission", "config", "instances", "loads", "name", "plane", "serving",
-        "timeout_line", "turn", "waiting",
+        "timeout_line", "turn", "vacant", "waiting",
     )  # fmt: skip
 
     def __init__(self, plane: "Plane", config: Backend) -> None:
+        super().__init__()
         self.plane = plane
         self.name = config.name
         self.config = config
@@ -40,6 +43,7 @@ class LiveBackend:
         self.admission = Admission(config.queue)
         self.timeout_line = timeout_line(config.timeouts.response_s)
         self.turn = plane.random()
+        self.vacant = False  # every instance turned a request away just now
 
     def configure(self, config: Backend) -> None:
         """Takes an edit; what did not change goes on as it was."""
@@ -67,10 +71,25 @@ class LiveBackend:
         before = self.serving
         self.serving = tuple(each for key, each in self.instances.items() if key in serve)
         if self.serving != before:
+            self.vacant = False
             self.loads = tuple(each.load for each in self.serving)
             self.plane.generation += 1
         if self.waiting:
             self.plane.soon(self)
+
+    def turned_away(self, now: float) -> None:
+        """An instance took no request. When none does, what another backend of the route can take
+        goes there for a moment: the probes need one to say so, and in it a process that died
+        and was started again would cost every request of its share."""
+        if not self.vacant and all(each.refused for each in self.serving):
+            self.vacant = True
+            self.plane.generation += 1
+            self.plane.wheel.set(self, now + REFUSED_S)
+
+    def expired(self, now: float) -> None:
+        """The moment is over: whether somebody is there now is asked by a request."""
+        self.vacant = False
+        self.plane.generation += 1
 
     # requests: one goes to an instance at once, or waits here for the first that has room
 

@@ -98,6 +98,8 @@ class LiveRoute:
         if name is None:
             return self._nobody()
         backend = self.backends[name]
+        if backend.vacant and self.fallback is not None and self.fallback.serving:
+            return self.fallback
         return backend if backend.serving else self._unavailable()
 
     def after(self, failed: LiveBackend, head: RequestHead) -> LiveBackend | None:
@@ -138,8 +140,11 @@ class LiveRoute:
     def _renew(self, generation: int) -> None:
         self._generation = generation
         if self.route.on_unavailable.policy == "redistribute":
-            serve = frozenset(name for name, each in self.backends.items() if each.serving)
-            self._open = self.split.among(serve)
+            serve = {name: each.vacant for name, each in self.backends.items() if each.serving}
+            takes = frozenset(name for name, is_vacant in serve.items() if not is_vacant)
+            self._open = self.split.among(takes)
+            if self._open.pick(0) is None:
+                self._open = self.split.among(frozenset(serve))
 
     def _overridden(self, wanted: bytes) -> LiveBackend:
         backend = self.backends.get(wanted.decode("latin-1"))

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 _CODES = {"connect_failure": "connect_failed", "timeout": "response_timeout"}
 
 
-def _is_leaving(head: ResponseHead) -> bool:
-    """Whether an instance of ours (it reports its load) takes nothing any more: a full one
-    says 503 too, but keeps its connections."""
+def _takes_nothing(head: ResponseHead) -> bool:
+    """Whether an instance of ours (it reports its load) takes nothing yet or any more: a full
+    one says 503 too, but keeps its connections."""
     return head.close and LOAD in head.special
 
 
@@ -100,16 +100,13 @@ class Exchange(Intake):
             attempt, "", head.status, RETRY_AFTER in head.special, False, done
         ):
             return
-        if (
-            head.status == 503
-            and (attempt.instance.refused or _is_leaving(head))
-            and self._again(attempt, "connect_failure", None, False, False, done)
-        ):
-            # Nobody was there a moment ago, and this is a new process that is not ready yet; or
-            # the old one that finishes what it has. The probes will say so; until then it is as
-            # if it could not be connected to.
-            attempt.instance.load.refused(now)
-            return
+        if head.status == 503 and (attempt.instance.refused or _takes_nothing(head)):
+            # A new process that is not ready yet, or the old one that finishes what it has. The
+            # probes shall look now; until they say so it is as if it could not be connected to.
+            attempt.instance.turned_away(now)
+            self.plane.signalled(attempt.instance, "connect_failure")
+            if self._again(attempt, "connect_failure", None, False, False, done):
+                return
         assert self.route is not None
         self.state = ANSWERING
         self.first_at = now

@@ -50,7 +50,7 @@ class LiveInstance(Timed):
         self.report: dict[str, float] | None = None
         self.returned_at = -1e9
         self.gone = False
-        self.refused = False  # connections, since it last answered well
+        self.refused = False  # turned a request away since it last answered well
         self.idle: list[Upstream] = []
         self.connections: set[Upstream] = set()
         self.connecting: set[asyncio.Task[None]] = set()
@@ -130,11 +130,17 @@ class LiveInstance(Timed):
 
     # health
 
+    def turned_away(self, now: float) -> None:
+        """Takes in that a request was not worked on: no connection was to be had, or whoever is
+        there takes none yet, or none any more."""
+        self.refused = True
+        self.load.refused(now)
+        self.backend.turned_away(now)
+
     def note(self, signal: str, now: float) -> None:
         """Takes passive evidence: `success`, or a failure by its name."""
         if signal == "connect_failure":
-            self.refused = True
-            self.load.refused(now)
+            self.turned_away(now)
         if signal == "success" and self.ejection is CLEAR:
             return
         backend = self.backend
@@ -164,6 +170,8 @@ class LiveInstance(Timed):
         if word == self.word:
             return False
         came_back = word == "up" and self.word != "starting"
+        if word == "up":
+            self.refused = False
         if word == "up" and (came_back or self.seen_down):
             self.ejection = self.ejection.after("recovered", now, self.backend.config.eject)
             self._return(now)

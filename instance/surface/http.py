@@ -218,6 +218,10 @@ class Surface:
     # -- answers ---------------------------------------------------------------------------
 
     def _problem(self, incoming: Incoming, problem: Problem) -> None:
+        if problem.code == "not_ready":
+            # With its load report this tells a gateway that nothing is taken here; one that is
+            # merely full keeps its connections.
+            incoming.keep_alive = False
         document = problem.document(incoming.header(b"x-request-id"))
         if self._driver.info.get("spec", "").startswith("openai"):
             document["error"] = error_of(problem)

@@ -61,6 +61,69 @@ async def test_r69_who_is_about_to_leave_is_left_without_an_error(rig, stub):
     assert leaving.connections
 
 
+TWO = {"routes": {"r": {"match": "/", "split": {"a": 1, "b": 1}}}}
+
+
+async def test_r24_a_version_that_loads_again_gives_its_whole_share_to_the_others(rig, stub):
+    """Nobody has been refused a connection and no probe came by: the first answer must do."""
+    gateway = await rig(retry_min_per_s=0.0, retry_percent=0.0)
+    loads, works = await stub(unready(b"Connection: close\r\n")), await stub(named(b"ok"))
+    versions = {"a": {"instances": [loads.url]}, "b": {"instances": [works.url]}}
+    gateway.table({"backends": versions, **TWO})
+    answers = await asyncio.gather(*(gateway.ask(POST) for _ in range(40)))
+    assert {answer.status for answer in answers} == {200}
+    asked = loads.connections
+    assert {(await gateway.ask(POST)).status for _ in range(10)} == {200}
+    assert loads.connections == asked
+    signal = ("a", loads.address, "connect_failure")
+    assert signal in gateway.plane.signals  # the probes look at once
+
+
+async def test_r41_to_move_on_costs_only_where_somebody_takes_requests(rig, stub):
+    gateway = await rig(retry_min_per_s=0.0, retry_percent=0.0)
+    one, two = [await stub(unready(b"Connection: close\r\n")) for _ in range(2)]
+    versions = {"a": {"instances": [one.url]}, "b": {"instances": [two.url]}}
+    gateway.table({"backends": versions, **TWO})
+    answers = [await gateway.ask(POST) for _ in range(20)]
+    assert {answer.status for answer in answers} == {503}
+    assert one.connections + two.connections <= 20 + 1
+
+
+async def test_r24_a_version_that_died_is_asked_again_after_a_moment(rig, stub):
+    gateway = await rig(retry_min_per_s=1.0, retry_percent=0.0)
+    dies, works = await stub(named(b"a")), await stub(named(b"b"))
+    versions = {"a": {"instances": [dies.url]}, "b": {"instances": [works.url]}}
+    gateway.table({"backends": versions, **TWO})
+    await dies.stop()
+    answers = [await gateway.ask(POST) for _ in range(40)]
+    assert {(answer.status, answer.body) for answer in answers} == {(200, b"b")}
+    await dies.start(dies.port)
+    live = gateway.plane.instances.backends["a"]
+    await until(lambda: not live.vacant)
+    assert {(await gateway.ask(POST)).body for _ in range(4)} == {b"a", b"b"}
+
+
+async def test_r24_a_fallback_takes_over_at_once_too(rig, stub):
+    gateway = await rig(retry_min_per_s=1000.0)
+    loads, spare = await stub(unready(b"Connection: close\r\n")), await stub(named(b"ok"))
+    versions = {"a": {"instances": [loads.url]}, "b": {"instances": [spare.url]}}
+    route = {"match": "/", "split": {"a": 1}, "on_unavailable": {"fallback": "b"}}
+    gateway.table({"backends": versions, "routes": {"r": route}})
+    answers = [await gateway.ask(POST) for _ in range(10)]
+    assert {answer.status for answer in answers[1:]} == {200}
+    assert loads.connections == 1
+
+
+async def test_r32_the_only_version_is_asked_even_if_it_just_took_nothing(rig, stub):
+    gateway = await rig()
+    only = await stub(named(b"ok"))
+    gateway.one(only)
+    await only.stop()
+    assert (await gateway.ask(POST)).error == "connect_failed"
+    await only.start(only.port)
+    assert (await gateway.ask(POST)).status == 200
+
+
 async def test_r41_who_is_merely_full_is_believed(rig, stub):
     gateway = await rig(retry_min_per_s=1000.0)
     full = await stub(unready(b""))

@@ -159,6 +159,9 @@ def test_it_is_not_ready_before_setup_and_warm_up_are_done(serve: Serve, tmp_pat
     answer = instance.post(1)
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
     assert "retry-after" in answer.headers
+    # By these two a gateway knows it from one that is merely full.
+    assert answer.headers["connection"] == "close"
+    assert "endpoint-load-metrics" in answer.headers
     (tmp_path / "go").touch()
     eventually(lambda: instance.get("/health/ready").status_code == 200)
     assert (tmp_path / "warm").exists()
