@@ -130,12 +130,17 @@ class LiveRoute:
         key = sticky_key(head, self.route.sticky)
         return sticky_backend(self.route.name, key, split.weights) if key else None
 
-    def is_open(self) -> bool:
-        """Whether some backend could serve now."""
-        backends = self.backends.values()
-        return any(each.serving for each in backends) or bool(
-            self.fallback and self.fallback.serving
-        )
+    def check_open(self, head: RequestHead) -> None:
+        """Raises the NoRoom that a request would meet now, as far as no ticket is needed."""
+        generation = self._snapshot.plane.generation
+        if self._generation != generation:
+            self._renew(generation)
+        if self.route.override and OVERRIDE in head.special:
+            self._overridden(head.special[OVERRIDE])
+        elif self._open.pick(0) is None:
+            self._nobody()
+        elif not any(each.serving for each in self.backends.values()):
+            self._unavailable()
 
     def _renew(self, generation: int) -> None:
         self._generation = generation
@@ -230,7 +235,7 @@ class Snapshot:
             asked = True
             return head.get(name)
 
-        method, host = head.method.decode("latin-1"), _host(head.host)
+        method, host = head.method.decode("latin-1"), host_of(head)
         matched = self._matcher.match(method, host, target, header, body)
         if not isinstance(matched, Found):
             if isinstance(matched, NeedsBody):
@@ -239,18 +244,19 @@ class Snapshot:
                 raise WrongMethodFault(matched.allow)
             raise ClientFault("No route matches the request.", "no_route")
         found = (self.routes[matched.route.name], matched.forwarded_path.encode("latin-1"))
-        if body is UNREAD and not asked and len(target) <= _LONGEST_CACHED:
+        if body is UNREAD and not asked and len(target) + len(host) <= _LONGEST_CACHED:
             if len(self._cache) >= _MOST_CACHED:
                 self._cache.clear()
             self._cache[key] = found
         return found
 
 
-def _host(raw: bytes | None) -> str:
-    if raw is None:
+def host_of(head: RequestHead) -> str:
+    """The host that `head` asks for in its one form, "" for none; ClientFault if it is no host."""
+    if head.host is None:
         return ""
     try:
-        return normalise_host(raw.decode("latin-1"))
+        return normalise_host(head.host.decode("latin-1"))
     except ValueError:
         raise ClientFault("The Host is no host.") from None
 

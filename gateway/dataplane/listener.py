@@ -8,6 +8,7 @@ client can read the answer before it learns that nobody reads the rest.
 
 import asyncio
 import os
+import re
 import socket
 from typing import TYPE_CHECKING, cast
 
@@ -25,34 +26,16 @@ HEAD, BODY, WAIT, TUNNEL, LINGER, CLOSED = range(6)
 LINGER_S = 2.0
 RACE_S = 0.05
 LINGER_BYTES = 16 << 20
+_empty_lines = re.compile(rb"(?:\r\n)+").match
 
 
 class Client(asyncio.Protocol, Timed):
     """One client connection. Its deadline depends on its state; see `expired`."""
 
     __slots__ = (
-        "_body",
-        "_buffer",
-        "_head_since",
-        "_held",
-        "_keep_alive_s",
-        "_last_piece",
-        "_limits",
-        "_lingered",
-        "_pumping",
-        "_tunnel",
-        "_window",
-        "_window_bytes",
-        "address",
-        "exchange",
-        "forwarding",
-        "keep",
-        "peer",
-        "plane",
-        "stalled",
-        "state",
-        "transport",
-        "trusted",
+        "_body", "_buffer", "_head_since", "_held", "_keep_alive_s", "_last_piece", "_limits",
+        "_lingered", "_pumping", "_tunnel", "_window", "_window_bytes", "address", "exchange",
+        "forwarding", "keep", "peer", "plane", "stalled", "state", "transport", "trusted",
     )  # fmt: skip
 
     def __init__(self, plane: "Plane") -> None:
@@ -86,7 +69,8 @@ class Client(asyncio.Protocol, Timed):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
-        self.address = name[0] if isinstance(name, tuple) else "unix"
+        # A socket on [::] calls 192.0.2.1 ::ffff:192.0.2.1; nobody who looks for it would.
+        self.address = name[0].removeprefix("::ffff:") if isinstance(name, tuple) else "unix"
         self.peer = self.address.encode("latin-1")
         plane = self.plane
         if len(plane.clients) >= plane.most_clients:
@@ -140,23 +124,32 @@ class Client(asyncio.Protocol, Timed):
         self.stalled = True
         if self.exchange is not None:
             self.exchange.hold_instance()
+        elif self.state == HEAD:
+            self.hold()
         self._wait_for(self.plane.options.stream_idle_s)
 
     def resume_writing(self) -> None:
         self.stalled = False
         if self.state in (WAIT, TUNNEL):
             self.deadline = NEVER
+        elif self.state == BODY:
+            self._wait_for(self.plane.options.body_idle_s)
         if self.exchange is not None:
             self.exchange.release_instance()
+        elif self.state == HEAD:
+            self._next(self.plane.now())
 
     # requests
 
     def _pump(self, data: bytes) -> None:
         """Reads as many requests as are there and can be answered at once."""
         self._pumping = True
-        while self.state == HEAD:
-            while data[:2] == b"\r\n":
-                data = data[2:]
+        while self.state == HEAD and not self.stalled:
+            if data[:1] == b"\r":
+                skipped = _empty_lines(data)
+                data = data[skipped.end() :] if skipped else data
+                if data == b"\r":
+                    break  # perhaps half of another empty line
             if not data:
                 break
             end = data.find(b"\r\n\r\n")
@@ -239,7 +232,8 @@ class Client(asyncio.Protocol, Timed):
             return
         if body.done:
             self.state = WAIT
-            self.deadline = NEVER
+            if not self.stalled:
+                self.deadline = NEVER
             self._buffer = body.rest
             self._body = None
             exchange.feed(payload, True)
@@ -283,17 +277,25 @@ class Client(asyncio.Protocol, Timed):
             self.close_soon()
         else:
             self.state = HEAD
-            if self._held:
-                self.release()
-            self.plane.wheel.set(self, now + self._keep_alive_s)
-            if self._buffer and not self._pumping:
-                data, self._buffer = self._buffer, b""
-                self._pump(data)
+            if self.stalled:
+                self.hold()  # who takes no answers gets no more of them
+            else:
+                self._next(now)
+
+    def _next(self, now: float) -> None:
+        """On to the next request, which may be here already."""
+        if self._held:
+            self.release()
+        self.plane.wheel.set(self, now + self._keep_alive_s)
+        if self._buffer and not self._pumping:
+            data, self._buffer = self._buffer, b""
+            self._pump(data)
 
     def tunnel(self, tunnel: Tunnel) -> None:
         self._tunnel = tunnel
         self.state = TUNNEL
         self.deadline = NEVER
+        self.release()
         if self._buffer:
             data, self._buffer = self._buffer, b""
             tunnel.from_client(data)
