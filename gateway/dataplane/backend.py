@@ -19,13 +19,14 @@ from gateway.dataplane.instance import LiveInstance
 if TYPE_CHECKING:
     from gateway.dataplane.context import Plane
     from gateway.dataplane.exchange import Exchange
+    from gateway.dataplane.mirroring import Copy
 
 
 class LiveBackend:
     """The instances of one backend, who of them serves, and who waits for them."""
 
     __slots__ = (
-        "admission", "config", "instances", "loads", "name", "plane", "serving",
+        "admission", "config", "copies", "instances", "loads", "name", "plane", "serving",
         "timeout_line", "turn", "waiting",
     )  # fmt: skip
 
@@ -37,6 +38,7 @@ class LiveBackend:
         self.serving: tuple[LiveInstance, ...] = ()
         self.loads: tuple[Load, ...] = ()
         self.waiting: deque[Exchange] = deque()
+        self.copies: set[Copy] = set()  # mirrored here, under way
         self.admission = Admission(config.queue)
         self.timeout_line = timeout_line(config.timeouts.response_s)
         self.turn = plane.random()
@@ -95,6 +97,8 @@ class LiveBackend:
                 self._send(exchange, self.serving[spot.instance], now)
                 return
         self.waiting.append(exchange)
+        if self.copies:
+            self.copies.pop().drop()  # nobody waits for a copy's answer
         self.dispatch()
         if exchange in self.waiting:
             self._admit(exchange, now)
