@@ -20,6 +20,7 @@ from gateway.dataplane.instance import LiveInstance
 if TYPE_CHECKING:
     from gateway.dataplane.context import Plane
     from gateway.dataplane.exchange import Exchange
+    from gateway.dataplane.mirroring import Copy
 
 
 class LiveBackend(Timed):
@@ -27,7 +28,7 @@ class LiveBackend(Timed):
     ends the moment for which it is `vacant`."""
 
     __slots__ = (
-        "admission", "config", "instances", "loads", "name", "plane", "serving",
+        "admission", "config", "copies", "instances", "loads", "name", "plane", "serving",
         "timeout_line", "turn", "vacant", "waiting",
     )  # fmt: skip
 
@@ -40,6 +41,7 @@ class LiveBackend(Timed):
         self.serving: tuple[LiveInstance, ...] = ()
         self.loads: tuple[Load, ...] = ()
         self.waiting: deque[Exchange] = deque()
+        self.copies: set[Copy] = set()  # mirrored here, under way
         self.admission = Admission(config.queue)
         self.timeout_line = timeout_line(config.timeouts.response_s)
         self.turn = plane.random()
@@ -114,6 +116,8 @@ class LiveBackend(Timed):
                 self._send(exchange, self.serving[spot.instance], now)
                 return
         self.waiting.append(exchange)
+        if self.copies:
+            self.copies.pop().drop()  # nobody waits for a copy's answer
         self.dispatch()
         if exchange in self.waiting:
             self._admit(exchange, now)

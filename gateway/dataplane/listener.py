@@ -338,7 +338,8 @@ class Client(asyncio.Protocol, Timed):
     def shut(self) -> None:
         """Draining: an idle connection ends, a busy one with its answer."""
         if self.state == HEAD and not self._buffer:
-            self.close_soon()
+            if not self._has_unread():  # a request that came just before is answered
+                self.close_soon()
         elif self._tunnel is not None:
             self._tunnel.shut()
         else:

@@ -2,7 +2,8 @@
 
 A copy is taken of requests whose body is whole and small enough to be kept, sent to the
 mirror's backend if it has room at once, and its answer is read and forgotten. It never
-delays the client: what does not fit is dropped first.
+delays a client: what does not fit is dropped, and so is a copy under way whose place a client's
+own request needs.
 """
 
 from typing import TYPE_CHECKING
@@ -64,14 +65,24 @@ class Copy:
         now = instance.plane.now()
         instance.plane.mirrored += 1
         instance.load.sent(now)
+        instance.backend.copies.add(self)
         upstream = instance.take(now)
         if upstream is None:
             instance.connect(self._send, lambda detail: self._end())
         else:
             self._send(upstream)
 
+    def drop(self) -> None:
+        """Ends it unanswered: the instance learns it by the end of the connection."""
+        if self._upstream is not None:
+            self._upstream.abort()
+        self._end()
+
     def _send(self, upstream: Upstream) -> None:
         plane = self._instance.plane
+        if self._is_over:
+            self._instance.put(upstream, plane.now())
+            return
         self._upstream = upstream
         upstream.send(self, self._data, True, False)
         response_s = self._instance.backend.config.timeouts.response_s
@@ -108,6 +119,7 @@ class Copy:
         self._is_over = True
         instance = self._instance
         instance.plane.mirrored -= 1
+        instance.backend.copies.discard(self)
         instance.load.done()
         if instance.gone:
             if not instance.load.in_flight:

@@ -222,3 +222,54 @@ async def test_a_dead_mirror_delays_nobody(rig, stub):
     for _ in range(10):
         assert (await gateway.ask(GET)).status == 200
     assert gateway.plane.mirrored <= 2
+
+
+async def test_a_copy_gives_its_place_to_a_clients_own_request(rig, stub):
+    left = asyncio.Event()
+
+    async def one_at_a_time(conversation: Conversation) -> None:
+        while True:
+            head, _ = await conversation.request()
+            if b"X-Headgate-Mirror" in head:
+                await conversation.reader.read()
+                left.set()
+                return
+            await conversation.answer(b"own")
+
+    gateway, main, shadow = await rig(), await stub(), await stub(one_at_a_time)
+    gateway.table(
+        {
+            "backends": {
+                "a": {"instances": [main.url]},
+                "m": {"instances": [shadow.url], "max_in_flight": 1},
+            },
+            "routes": {
+                "r": {"match": "/x", "split": {"a": 1}, "mirror": {"backend": "m"}},
+                "own": {"match": "/own", "split": {"m": 1}},
+            },
+        }
+    )
+    assert (await gateway.ask(GET)).status == 200
+    await until(lambda: shadow.open == 1)
+    assert (await gateway.ask(GET.replace(b"/x", b"/own"))).body == b"own"
+    await asyncio.wait_for(left.wait(), 1)
+    assert gateway.plane.mirrored == 0
+    # While clients hold the place there are no copies at all.
+    backend = gateway.plane.instances.backends["m"]
+    backend.instances[shadow.address].load.in_flight += 1
+    assert (await gateway.ask(GET)).status == 200
+    assert gateway.plane.mirrored == 0
+
+
+async def test_what_is_too_large_to_keep_is_not_copied(rig, stub):
+    gateway, main, shadow = await rig(replay=1000), await stub(), await stub()
+    gateway.table(
+        {
+            "backends": {"a": {"instances": [main.url]}, "m": {"instances": [shadow.url]}},
+            "routes": {"r": {"match": "/", "split": {"a": 1}, "mirror": {"backend": "m"}}},
+        }
+    )
+    for size in (1001, 1000):
+        head = b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % size
+        assert (await gateway.ask(head + b"x" * size)).status == 200
+    await until(lambda: shadow.connections == 1 and gateway.plane.mirrored == 0)

@@ -1,5 +1,6 @@
 """R27: an instance that drips is cut at the deadline, counted as failing and left alone."""
 
+from tests.harness.accounting import assert_counted
 from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.load import Ask, open_loop, percentile
 from tests.harness.origins import Exchange, after, origins
@@ -26,6 +27,7 @@ async def test_r27_a_dripping_instance_is_cut_at_the_deadline_and_ejected() -> N
             stubs[0].respond = drip
             replies = await open_loop(gateway.url, 60, 5, make)
             ejected = (await gateway.metrics()).total("headgate_ejections_total")
+            await assert_counted(gateway, healthy + replies)
     bad = [r for r in replies if not r.ok]
     assert bad, "the dripping instance was never asked"
     assert all(0.8 <= r.took_s <= 1.6 for r in bad), [r.took_s for r in bad]
@@ -33,4 +35,5 @@ async def test_r27_a_dripping_instance_is_cut_at_the_deadline_and_ejected() -> N
     late = [r for r in replies[-120:] if not r.ok]
     assert late == [], "requests still go to the dripping instance"
     good = percentile([r.took_s for r in replies if r.ok], 99)
-    assert good <= 3 * percentile([r.took_s for r in healthy], 99) + 0.1
+    # Of so few the slowest one or two: a pause of the machine is one of them.
+    assert good <= 1.2 * percentile([r.took_s for r in healthy], 99) + 0.02

@@ -7,6 +7,7 @@ for the wall clock (Python, SQLite, uvloop, TLS) sees the step. Where it is miss
 form is left: Python's `time.time`, which everything of the gateway's own asks but the audit.
 """
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 from itertools import pairwise
@@ -15,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness.gateway import Gateway, one_backend, running_gateway
-from tests.harness.load import Ask, Reply, failures, open_loop
-from tests.harness.origins import origins
+from tests.harness.load import Ask, Client, Reply, failures, open_loop
+from tests.harness.origins import Exchange, echo, hang, origins
 
 DAY_S = 86_400
 STEPS = (0, 400, -30, 0)
@@ -63,14 +64,25 @@ def of_python(folder: Path) -> tuple[dict[str, str], Step]:
     return environment, lambda days: _replace(file, str(days * DAY_S))
 
 
-async def stepped(gateway: Gateway, step: Step) -> list[Reply]:
-    """The answers to requests that run while the clock steps, with an edit after each step."""
+async def stepped(gateway: Gateway, step: Step) -> tuple[list[Reply], list[Reply]]:
+    """The answers to requests that run while the clock steps, with an edit after each step, and
+    those to requests that wait for their deadline meanwhile."""
     replies: list[Reply] = []
+    waited: list[Reply] = []
+    client = Client()
     for days in STEPS:
+        waiting = asyncio.create_task(client.get(f"{gateway.url}/hang"))
+        await asyncio.sleep(0.2)
         step(days)
         replies += await open_loop(gateway.url, 50, 1.5, lambda n: Ask(path=f"/{n}"))
+        waited.append(await waiting)
         await gateway.set_weights("all", {"main": 1 + abs(days)})
-    return replies
+    await client.close()
+    return replies, waited
+
+
+async def hang_or_echo(exchange: Exchange) -> None:
+    await (hang if exchange.target == b"/hang" else echo)(exchange)
 
 
 @pytest.mark.parametrize("clock", [of_libc, of_python])
@@ -79,12 +91,16 @@ async def test_r35_a_jumping_wall_clock_fails_no_request_and_ejects_nobody(
 ) -> None:
     environment, step = clock(tmp_path)
     step(0)
-    async with origins(2) as stubs:
-        async with running_gateway(one_backend(*stubs), env=environment) as gateway:
-            replies = await stepped(gateway, step)
+    async with origins(2, hang_or_echo) as stubs:
+        document = one_backend(*stubs)
+        document["routes"]["hang"] = {"match": "/hang", "split": {"main": 1}, "deadline": "1s"}
+        async with running_gateway(document, env=environment) as gateway:
+            replies, waited = await stepped(gateway, step)
             metrics = await gateway.metrics()
             history = (await gateway.admin("GET", "/admin/v1/history")).json()["revisions"]
     assert failures(replies) == []
+    assert [r.status for r in waited] == [504] * len(STEPS)
+    assert all(0.95 <= r.took_s <= 2 for r in waited), [r.took_s for r in waited]
     assert metrics.total("headgate_ejections_total") == 0
     assert metrics.total("headgate_instance_up") == 2
     revisions = [entry["revision"] for entry in history]

@@ -50,7 +50,7 @@ async def _overload(seconds: float) -> None:
     assert percentile([r.took_s for r in settled if r.ok], 99) <= 2 * SLO_S
     assert {r.status for r in refused} <= {503, 429}
     assert all(r.header("retry-after") for r in refused)
-    assert percentile([r.took_s for r in refused], 50) <= 0.05
+    assert percentile([r.took_s for r in refused], 95) <= 0.05
     assert grown <= 16 << 20
 
 

@@ -28,8 +28,9 @@ async def test_r40_after_a_flood_of_retrying_clients_all_is_normal_within_five_s
                 crowd.append(asyncio.create_task(stubborn(gateway.url, client)))
                 await asyncio.sleep(1 / (CAPACITY * 2))
             await asyncio.sleep(2)
-            replies = await open_loop(gateway.url, CAPACITY * 0.6, 3, lambda n: ASK)
+            replies = await open_loop(gateway.url, CAPACITY * 0.7, 3, lambda n: ASK)
             await asyncio.gather(*crowd)
             await client.close()
     assert len(failures(replies)) <= len(replies) * 0.01, failures(replies)
-    assert percentile([r.took_s for r in replies], 50) <= 0.3
+    assert percentile([r.took_s for r in replies], 50) <= 0.1
+    assert percentile([r.took_s for r in replies], 95) <= 0.3

@@ -13,7 +13,7 @@ async def test_r42_the_gateway_answers_504_at_the_deadline_and_tells_the_instanc
                 reply = await gateway.client.get(f"{gateway.url}/x")
                 assert reply.status == 504
                 assert reply.header("x-headgate-error") == "deadline"
-                assert 0.45 <= reply.took_s <= 0.65, reply.took_s
+                assert 0.45 <= reply.took_s <= 0.55, reply.took_s
         told = [int(e.header("x-headgate-timeout-ms")) for e in origin.exchanges]
         assert all(350 <= ms <= 500 for ms in told), told
         assert all(e.gone.is_set() for e in origin.exchanges)
@@ -28,11 +28,15 @@ async def test_r42_what_expires_in_the_queue_is_never_sent() -> None:
         async with running_gateway(document) as gateway:
             make = lambda n: Ask("POST", "/x", [("X-Test-Id", f"q{n}")], b"{}", id=f"q{n}")  # noqa: E731
             replies = await open_loop(gateway.url, 30, 1.0, make)
-        runs = origin.executions()
+        began = {e.id: e.began for e in origin.exchanges}
     assert {r.status for r in replies} <= {200, 503, 504}
-    late = [r for r in replies if r.status == 504]
-    assert all(r.took_s <= 0.8 for r in late), [r.took_s for r in late]
-    assert sum(runs.values()) <= len([r for r in replies if r.ok]) + 6
+    assert all(r.took_s <= 0.65 for r in replies if r.status == 504), [r.took_s for r in replies]
+    sent = {r.id: r.intended for r in replies}
+    assert all(at <= sent[name] + 0.6 for name, at in began.items()), "sent after its deadline"
+    unasked = [r.id for r in replies if r.status == 503 and r.id in began]
+    assert unasked == []
+    # One at a time runs 0.2 s: of those that were sent only the last few can come too late.
+    assert len(began) <= len([r for r in replies if r.ok]) + 2
     assert all(int(e.header("x-headgate-timeout-ms")) > 0 for e in origin.exchanges)
 
 

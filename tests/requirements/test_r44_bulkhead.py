@@ -30,6 +30,6 @@ async def test_r44_a_hung_route_takes_its_own_limit_and_nothing_else() -> None:
     assert failures(alone + beside) == []
     assert {r.status for r in hung} <= {0, 503}
     assert [r for r in hung if r.header("x-headgate-error") == "queue_full"]
-    # Generous for two shared cores; a shared limit would show as seconds.
-    baseline = percentile([r.took_s for r in alone], 90)
-    assert percentile([r.took_s for r in beside], 90) <= 1.5 * baseline + 0.05
+    # Of so few the slowest one or two: a pause of the machine is one of them.
+    baseline = percentile([r.took_s for r in alone], 99)
+    assert percentile([r.took_s for r in beside], 99) <= 1.2 * baseline + 0.02

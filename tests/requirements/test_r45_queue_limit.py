@@ -27,4 +27,4 @@ async def test_r45_beyond_the_queue_the_answer_is_a_quick_503() -> None:
     assert len(refused) == len(replies) - 7, len(refused)
     assert {r.header("x-headgate-error") for r in refused} == {"queue_full"}
     assert all(r.header("retry-after") for r in refused)
-    assert percentile([r.took_s for r in refused], 50) <= 0.05
+    assert percentile([r.took_s for r in refused], 95) <= 0.05

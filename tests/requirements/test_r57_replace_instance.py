@@ -3,8 +3,8 @@
 import asyncio
 
 from tests.harness.gateway import eventually, one_backend, running_gateway
-from tests.harness.load import Ask, failures, open_loop
-from tests.harness.origins import after, origins
+from tests.harness.load import Ask, Client, failures, open_loop
+from tests.harness.origins import after, events, one_origin, origins
 
 INSTANCES = "/admin/v1/backends/main/instances"
 
@@ -29,6 +29,25 @@ async def test_r57_removing_and_adding_an_instance_under_load_costs_nothing() ->
             await eventually(lambda: len(one.exchanges) > sent + 5, 4, "traffic to it again")
             replies = await load
     assert failures(replies) == []
+
+
+async def test_r57_a_stream_of_a_removed_instance_goes_on_to_its_end() -> None:
+    async with one_origin(events(25, 0.1)) as origin:
+        async with running_gateway(one_backend(origin), drain="1s") as gateway:
+            chunks: list[bytes] = []
+            client = Client()
+            stream = asyncio.create_task(client.get(f"{gateway.url}/s", on_body=chunks.append))
+            await eventually(lambda: chunks, 3, "the stream has begun")
+            reply = await gateway.admin("DELETE", f"{INSTANCES}/{origin.address}")
+            assert reply.status in (200, 204), reply
+            whole = await stream
+            await client.close()
+            await eventually(
+                lambda: all(c.closed for c in origin.connections), 1, "its connections are closed"
+            )
+            assert (await gateway.metrics()).total("headgate_in_flight") == 0
+    assert failures([whole]) == []
+    assert whole.body.count(b"data: ") == 25
 
 
 async def test_r57_draining_sends_nothing_new_and_resume_undoes_it() -> None:

@@ -3,11 +3,16 @@
 import asyncio
 import random
 
+import psutil
 import pytest
 
 from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
 from tests.harness.load import Ask, closed_loop
-from tests.harness.origins import Exchange, echo, origins
+from tests.harness.origins import Exchange, Origin, echo, origins
+from tests.harness.wire import wire
+from tests.requirements.test_r43_client_leaves import WEBSOCKET, accept
+
+NOISE = 4 << 20  # what the allocator keeps or gives back between two looks
 
 
 async def mixed(exchange: Exchange) -> None:
@@ -24,6 +29,8 @@ async def mixed(exchange: Exchange) -> None:
             exchange.write(b"9\r\ndata: 1\n\n\r\n")
             await exchange.sleep(0.002)
         exchange.write(b"0\r\n\r\n")
+    elif kind == b"ws":
+        await accept(exchange)
     elif kind == b"slow":
         await exchange.sleep(0.5)
         await echo(exchange)
@@ -46,14 +53,18 @@ async def _leaks(rounds: int, each: int) -> None:
         for stub in stubs:
             stub.record = False
         document = one_backend(*stubs, eject={"failures": 1000000})
-        paths = ("ok", "reset", "cut", "sse", "slow", "all")
+        paths = ("ok", "reset", "cut", "sse", "slow", "all", "ws")
         document["routes"] = {p: {"match": f"/{p}", "split": {"main": 1}} for p in paths}
         async with running_gateway(document) as gateway:
             await closed_loop(gateway.url, 8, each, make)
+            await _websockets(gateway, each // 50)
+            family = _alive(gateway)
             fds, rss = await _footprint(gateway)
             for number in range(rounds):
                 await closed_loop(gateway.url, 8, each, make)
                 await gateway.set_weights("ok", {"main": number + 1})
+                await _restart(stubs[number % 2])
+                await _websockets(gateway, each // 50)
             for stub in stubs:
                 stub.exchanges.clear()
 
@@ -61,16 +72,38 @@ async def _leaks(rounds: int, each: int) -> None:
                 return (await _footprint(gateway))[0] <= fds + 5
 
             await eventually(back, 10, "descriptors back to the baseline")
+            assert len(family) == len(_alive(gateway)), "a process was replaced"
             grown = (await _footprint(gateway))[1] - rss
-            assert grown <= (10 << 20) + 50 * rounds * each, f"{grown >> 10} KiB"
+            slope = max(0, grown - NOISE) / (rounds * each)
+            assert grown <= 10 << 20, f"{grown >> 10} KiB"
+            assert slope <= 50, f"{grown >> 10} KiB, {slope:.0f} bytes a request"
+            assert (await gateway.metrics()).total("headgate_in_flight") == 0
             samples = (await gateway.metrics()).samples
             assert len(samples) <= 3000, len(samples)
+
+
+def _alive(gateway: Gateway) -> list[psutil.Process]:
+    return [p for p in gateway.family() if p.is_running()]
+
+
+async def _restart(stub: Origin) -> None:
+    await stub.stop()
+    await stub.start()
+
+
+async def _websockets(gateway: Gateway, count: int) -> None:
+    """Opens and leaves as many, one after the other."""
+    for _ in range(count):
+        async with wire(gateway.data_port) as client:
+            await client.send(WEBSOCKET.replace(b"/x", b"/ws/x"))
+            await client.read_until(b"\r\n\r\n")
+            assert client.received.startswith(b"HTTP/1.1 101"), bytes(client.received)
 
 
 async def _footprint(gateway: Gateway) -> tuple[int, int]:
     """Open descriptors and resident bytes of all processes of the gateway."""
     await asyncio.sleep(0.3)
-    family = [p for p in gateway.family() if p.is_running()]
+    family = _alive(gateway)
     return sum(p.num_fds() for p in family), sum(p.memory_info().rss for p in family)
 
 

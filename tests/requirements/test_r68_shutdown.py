@@ -8,55 +8,114 @@ import time
 import psutil
 from psutil import NoSuchProcess
 
-from tests.harness.gateway import eventually, one_backend, running_gateway
-from tests.harness.load import Ask, failures, open_loop
-from tests.harness.origins import after, events, origins
+from tests.harness.accounting import assert_counted
+from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
+from tests.harness.load import Ask, Client, failures, open_loop
+from tests.harness.origins import Exchange, after, events, origins
 from tests.harness.wire import wire
 from tests.requirements.test_r43_client_leaves import WEBSOCKET, accept
 
 
-async def test_r68_sigterm_drains_without_a_failed_request_and_exits_0() -> None:
-    async with origins(2, after(0.02)) as stubs:
-        document = one_backend(*stubs)
-        settings = {"workers": 2, "lame_duck": "2s", "drain": "5s"}
-        async with running_gateway(document, check_end=False, **settings) as gateway:
-            load = asyncio.create_task(
-                open_loop(gateway.url, 100, 3, lambda n: Ask("POST", f"/{n}", body=b"{}"))
-            )
-            await asyncio.sleep(1.5)
-            asked = time.monotonic()
+async def by_path(exchange: Exchange) -> None:
+    """A WebSocket, events that end soon or never, or a plain answer."""
+    if exchange.header("upgrade"):
+        await accept(exchange)
+    elif exchange.target == b"/short":
+        await events(70, 0.1)(exchange)
+    elif exchange.target == b"/endless":
+        await events(10_000, 0.1)(exchange)
+    else:
+        await after(0.02)(exchange)
+
+
+async def test_r68_sigterm_costs_no_request_and_ends_streams_and_websockets_in_order() -> None:
+    settings = {"workers": 2, "lame_duck": None, "drain": "4s"}
+    async with origins(2, by_path) as stubs:
+        async with running_gateway(one_backend(*stubs), check_end=False, **settings) as gateway:
             assert gateway.process is not None
-            gateway.process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.5)
-            health = await gateway.client.get(f"{gateway.url}/-/health", fresh=True)
-            assert health.status == 503
-            assert health.header("connection").lower() == "close"
-            replies = await load
+            client = Client()
+            short = asyncio.create_task(client.get(f"{gateway.url}/short"))
+            endless = asyncio.create_task(client.get(f"{gateway.url}/endless"))
+            make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
+            load = asyncio.create_task(open_loop(gateway.url, 200, 5.5, make))
+            async with wire(gateway.data_port) as socket:
+                await socket.send(WEBSOCKET)
+                await socket.read_until(b"\r\n\r\n")
+                del socket.received[:]
+                await asyncio.sleep(1)
+                asked = time.monotonic()
+                gateway.process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(4.5)
+                health = await client.get(f"{gateway.url}/-/health", fresh=True)
+                replies = await load
+                await socket.read_until(b"\x03\xe9")
+                closed_s = time.monotonic() - asked
+            finished, cut = await short, await endless
+            await client.close()
             took = await gateway.ended(0, asked, 15)
     assert failures(replies) == []
     late = [r for r in replies if r.intended > asked + 0.3]
     assert late
     assert all(r.header("connection").lower() == "close" for r in late)
-    assert 1.5 <= took <= 2 + 5 + 2, took
+    assert (health.status, health.header("connection").lower()) == (503, "close")
+    assert 5 <= closed_s <= 6, f"the WebSocket was closed after {closed_s:.2f} s"
+    assert failures([finished]) == []
+    assert cut.error in ("closed_mid_body", "reset_mid_body")
+    assert 5 + 4 <= cut.done - asked <= 5 + 4 + 0.5
+    assert 5 + 4 <= took <= 5 + 4 + 2, took
 
 
-async def test_r68_with_the_defaults_a_balancer_in_front_has_five_seconds_to_notice() -> None:
-    async with origins(2, after(0.02)) as stubs:
-        defaults = {"lame_duck": None, "drain": None}
-        async with running_gateway(one_backend(*stubs), check_end=False, **defaults) as gateway:
-            load = asyncio.create_task(
-                open_loop(gateway.url, 50, 5, lambda n: Ask("POST", f"/{n}", body=b"{}"))
-            )
-            await asyncio.sleep(1)
-            asked = time.monotonic()
-            assert gateway.process is not None
-            gateway.process.send_signal(signal.SIGTERM)
+async def test_r68_workers_replaced_one_after_the_other_cost_no_request_and_no_count() -> None:
+    async with origins(2, after(0.005)) as stubs:
+        settings = {"workers": 2, "lame_duck": "500ms"}
+        async with running_gateway(one_backend(*stubs), **settings) as gateway:
+            make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
+            load = asyncio.create_task(open_loop(gateway.url, 150, 7, make))
+            for old in await gateway.worker_pids():
+                await asyncio.sleep(1)
+                os.kill(old, signal.SIGTERM)
+
+                async def replaced(old: int = old) -> bool:
+                    workers = (await gateway.status())["workers"]
+                    pids = [each["pid"] for each in workers if each["connected"]]
+                    return len(pids) == 2 and old not in pids
+
+                await eventually(replaced, 5, "a new worker in the place of the old")
             replies = await load
-            health = await gateway.client.get(f"{gateway.url}/-/health", fresh=True)
-            took = await gateway.ended(0, asked, 15)
+            await assert_counted(gateway, replies)
     assert failures(replies) == []
-    assert health.status == 503
-    assert 5 <= took <= 7, took
+
+
+async def test_r68_sigterm_during_edits_is_clean_and_keeps_what_was_acknowledged() -> None:
+    async with origins(1) as stubs:
+        async with running_gateway(one_backend(*stubs), check_end=False) as gateway:
+            acknowledged: list[tuple[int, int]] = []
+
+            async def edit() -> None:
+                path = "/admin/v1/routes/all/weights"
+                for weight in range(2, 1_000_000):
+                    reply = await gateway.admin("PUT", path, {"main": weight})
+                    if reply.status != 200:
+                        return
+                    acknowledged.append((reply.json()["revision"], weight))
+
+            editing = asyncio.create_task(edit())
+            await eventually(lambda: len(acknowledged) >= 20, 10, "edits go on")
+            assert gateway.process is not None
+            asked = time.monotonic()
+            gateway.process.send_signal(signal.SIGTERM)
+            await gateway.ended(0, asked, 10)
+            await editing
+            again = Gateway(gateway.folder, gateway.document, {})
+            try:
+                await again.start()
+                table = (await again.admin("GET", "/admin/v1/table")).json()
+                weights = (await again.admin("GET", "/admin/v1/routes/all/weights")).json()
+            finally:
+                await again.stop()
+    revision, weight = acknowledged[-1]
+    assert table["revision"] in (revision, revision + 1)
+    assert weights["weights"]["main"] == weight + table["revision"] - revision
 
 
 async def test_r68_a_stream_is_cut_at_the_drain_limit_and_a_second_sigterm_ends_at_once() -> None:
