@@ -108,7 +108,7 @@ routes:
 """
     assert problems(text) == [
         "2 /gateway/wokers unknown key; did you mean workers?",
-        '3 /gateway/listen must be text; write it in quotes: "8080"',
+        "3 /gateway/listen 8080 must be host:port, like 127.0.0.1:8080",
         "6 /backends/a/instances/0 'http://127.0.0.1' must name a host and a port from 1 to 65535",
         "7 /backends/a/healt unknown key; did you mean health?",
         "11 /routes/digits/split/a must be a whole number from 0 to 1,000,000",
@@ -139,7 +139,12 @@ routes:
         ("gateway: {token: short}", "must have at least 32 characters"),
         ("gateway: {token: ''}", "must have at least 32 characters"),
         ("gateway: {trusted_proxies: [10.0.0.1/8]}", "has host bits set; write it like"),
-        ("gateway: {head_timeout: 10}", "10 has no unit: write it as text"),
+        ("gateway: {head_timeout: 10}", "10 has no unit; write it like 10s"),
+        ("gateway: {lame_duck: 0.5}", "0.5 has no unit; write it like 0.5s"),
+        ("gateway: {max_head: 4096}", "4096 has no unit; write it like 4096B"),
+        ("gateway: {head_timeout: [10s]}", "/gateway/head_timeout must be text"),
+        (BACKENDS + "  c: {queue: {timeout: 5}}", "5 has no unit; write it like 5s"),
+        ("routes: {a: {match: /, split: {}, max_body: 9}}", "9 has no unit; write it like 9B"),
         ("gateway: {head_timeout: 10 seconds}", "no duration; write it like 250ms, 2s or 5m"),
         ("gateway: {max_head: 32KB}", "no size; write it like 64KiB or 64MiB"),
         ("gateway: {head_timeout: 0s}", "must be longer than 0"),
