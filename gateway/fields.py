@@ -99,11 +99,13 @@ _SHOWN_SIZE = {"type": "string", "pattern": SIZE, "examples": ["64KiB", "64MiB"]
 _IN_SECONDS, _IN_BYTES = _with_unit("s", "duration"), _with_unit("B", "size")
 
 Duration = Annotated[str, _IN_SECONDS, _checked(_positive, "duration"), Shown(_SHOWN_DURATION)]
+Pause = Annotated[str, _IN_SECONDS, _checked(_duration, "duration"), Shown(_SHOWN_DURATION)]
+"""A duration that may be none."""
 Size = Annotated[str, _IN_BYTES, _checked(_size, "size"), Shown(_SHOWN_SIZE)]
 # Of two that look at what was written the last one looks first.
 Seconds = Annotated[float, _parsed(_positive, "duration"), _IN_SECONDS, Shown(_SHOWN_DURATION)]
 Grace = Annotated[float, _parsed(_duration, "duration"), _IN_SECONDS, Shown(_SHOWN_DURATION)]
-"""Seconds that may be none."""
+"""Seconds, maybe none."""
 Bytes = Annotated[int, _parsed(_size, "size"), _IN_BYTES, Shown(_SHOWN_SIZE)]
 
 
