@@ -54,10 +54,19 @@ def _checked(parse: Callable[[str], object], code: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _with_unit(unit: str, code: str) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if type(value) in (int, float):
+            raise fault(code, f"{value} has no unit; write it like {value}{unit}")
+        return value
+
+    return BeforeValidator(check)
+
+
 def _parsed(parse: Callable[[str], object], code: str) -> BeforeValidator:
     def convert(text: Any) -> Any:
         if not isinstance(text, str):
-            raise fault(code, f"{text!r} has no unit: write it as text")
+            raise fault(code, "must be text")
         try:
             return parse(text)
         except ValueError as error:
@@ -87,12 +96,17 @@ def _size(text: str) -> int:
 _SHOWN_DURATION = {"type": "string", "pattern": DURATION, "examples": ["250ms", "2s", "5m"]}
 _SHOWN_SIZE = {"type": "string", "pattern": SIZE, "examples": ["64KiB", "64MiB"]}
 
-Duration = Annotated[str, _checked(_positive, "duration"), Shown(_SHOWN_DURATION)]
-Size = Annotated[str, _checked(_size, "size"), Shown(_SHOWN_SIZE)]
-Seconds = Annotated[float, _parsed(_positive, "duration"), Shown(_SHOWN_DURATION)]
-Grace = Annotated[float, _parsed(_duration, "duration"), Shown(_SHOWN_DURATION)]
-"""Seconds that may be none."""
-Bytes = Annotated[int, _parsed(_size, "size"), Shown(_SHOWN_SIZE)]
+_IN_SECONDS, _IN_BYTES = _with_unit("s", "duration"), _with_unit("B", "size")
+
+Duration = Annotated[str, _IN_SECONDS, _checked(_positive, "duration"), Shown(_SHOWN_DURATION)]
+Pause = Annotated[str, _IN_SECONDS, _checked(_duration, "duration"), Shown(_SHOWN_DURATION)]
+"""A duration that may be none."""
+Size = Annotated[str, _IN_BYTES, _checked(_size, "size"), Shown(_SHOWN_SIZE)]
+# Of two that look at what was written the last one looks first.
+Seconds = Annotated[float, _parsed(_positive, "duration"), _IN_SECONDS, Shown(_SHOWN_DURATION)]
+Grace = Annotated[float, _parsed(_duration, "duration"), _IN_SECONDS, Shown(_SHOWN_DURATION)]
+"""Seconds, maybe none."""
+Bytes = Annotated[int, _parsed(_size, "size"), _IN_BYTES, Shown(_SHOWN_SIZE)]
 
 
 def _name(text: str) -> str:
@@ -227,8 +241,15 @@ def split_listener(text: str) -> tuple[str, int]:
     return host or "0.0.0.0", int(port)  # noqa: S104 -- what `:8080` means everywhere
 
 
+def _not_a_port_alone(value: Any) -> Any:
+    if type(value) is int:
+        raise fault("listener", f"{value} must be host:port, like 127.0.0.1:{value}")
+    return value
+
+
 Listener = Annotated[
     str,
+    BeforeValidator(_not_a_port_alone),
     _checked(split_listener, "listener"),
     Shown({"type": "string", "examples": ["127.0.0.1:8080"]}),
 ]

@@ -23,8 +23,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="headgate instance",
         description="Serve one model on one port.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        argument_default=None,
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="package.module:Name or path/to/file.py:Name")

@@ -68,7 +68,8 @@ _FILE_HEAD = f"""# The configuration file
 
 YAML, as YAML 1.2 reads it: `on` and `off` are words. Unknown keys are errors, and
 `headgate check FILE` names every problem with its line. Durations are written `250ms`, `2s`,
-`5m`, `1h`; sizes `64KiB`, `64MiB`. `gateway/headgate.schema.json` is the JSON Schema for editors.
+`5m`, `1h`; sizes `64KiB`, `64MiB`. `gateway/headgate.schema.json`, in the package, is the JSON
+Schema: with `# yaml-language-server: $schema=PATH` as the file's first line editors complete it.
 
 ## `gateway`
 

@@ -5,6 +5,7 @@ shorthands are expanded, only what was said is kept, and defaults stay unsaid. T
 descriptions are the manual of the file. Whether the parts fit together is `checks`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from gateway.fields import (
     Method,
     Name,
     Path,
+    Pause,
     Size,
     Spec,
     fault,
@@ -161,16 +163,32 @@ class RouteSpec(Spec):
     deadline: Duration = _said("When an answer must be complete; left out: never.")
 
 
+_DEVICE = r"cpu|mps|auto|cuda(:[0-9]+)?"
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(_DEVICE, text):
+        raise fault("device", f"{text!r} is no device; write cpu, cuda:N, mps or auto")
+    return text
+
+
+Device = Annotated[
+    str, AfterValidator(_device), Shown({"type": "string", "pattern": f"^({_DEVICE})$"})
+]
+
+
 class ServeSpec(Spec):
     """How `headgate up` starts the instances of a backend."""
 
     model: str = Field(description="package.module:Name or path/to/file.py:Name.", min_length=1)
-    devices: list[str] = _said("cpu, cuda:N, mps or auto; one worker process each.", min_length=1)
+    devices: list[Device] = _said(
+        "cpu, cuda:N, mps or auto; one worker process each.", min_length=1
+    )
     path: Path = _said("Where the instance answers (its class's api_path, or /predict).")
     workers: int = _said("Worker processes per device (1).", ge=1, le=256)
     max_batch_size: int = _said("Most inputs in one batch.", ge=1, le=MAX_COUNT)
-    batch_timeout: Duration = _said("How long a batch may wait for company.")
-    max_queue: int = _said("Most requests that wait in the instance.", ge=0, le=MAX_COUNT)
+    batch_timeout: Pause = _said("How long a batch may wait for company.")
+    max_queue: int = _said("Most requests that wait in the instance.", ge=1, le=MAX_COUNT)
     timeout: Duration = _said("How long one prediction may take.")
 
 

@@ -13,9 +13,10 @@ from gateway.controlplane import file_schema
 from gateway.controlplane.configuration import ConfigurationError, load, parse
 from gateway.controlplane.yaml_source import YamlError, read
 from gateway.core.table import Table
-from gateway.settings import Settings
+from gateway.settings import Settings, keys
 
 BACKENDS = "backends:\n  a: {instances: [http://127.0.0.1:8001]}\n  b: {}\n"
+SERVED = "  c: {instances: [http://127.0.0.1:8003], serve: {model: 'm:M', %s}}\n"
 ROUTE = "routes:\n  r:\n    match: /r\n    split: {a: 1}\n"
 
 
@@ -108,7 +109,7 @@ routes:
 """
     assert problems(text) == [
         "2 /gateway/wokers unknown key; did you mean workers?",
-        '3 /gateway/listen must be text; write it in quotes: "8080"',
+        "3 /gateway/listen 8080 must be host:port, like 127.0.0.1:8080",
         "6 /backends/a/instances/0 'http://127.0.0.1' must name a host and a port from 1 to 65535",
         "7 /backends/a/healt unknown key; did you mean health?",
         "11 /routes/digits/split/a must be a whole number from 0 to 1,000,000",
@@ -139,7 +140,12 @@ routes:
         ("gateway: {token: short}", "must have at least 32 characters"),
         ("gateway: {token: ''}", "must have at least 32 characters"),
         ("gateway: {trusted_proxies: [10.0.0.1/8]}", "has host bits set; write it like"),
-        ("gateway: {head_timeout: 10}", "10 has no unit: write it as text"),
+        ("gateway: {head_timeout: 10}", "10 has no unit; write it like 10s"),
+        ("gateway: {lame_duck: 0.5}", "0.5 has no unit; write it like 0.5s"),
+        ("gateway: {max_head: 4096}", "4096 has no unit; write it like 4096B"),
+        ("gateway: {head_timeout: [10s]}", "/gateway/head_timeout must be text"),
+        (BACKENDS + "  c: {queue: {timeout: 5}}", "5 has no unit; write it like 5s"),
+        ("routes: {a: {match: /, split: {}, max_body: 9}}", "9 has no unit; write it like 9B"),
         ("gateway: {head_timeout: 10 seconds}", "no duration; write it like 250ms, 2s or 5m"),
         ("gateway: {max_head: 32KB}", "no size; write it like 64KiB or 64MiB"),
         ("gateway: {head_timeout: 0s}", "must be longer than 0"),
@@ -147,6 +153,8 @@ routes:
         ("gateway: {store: postgres}", "must be 'sqlite' or 'memory'"),
         ("gateway: {expose: null}", "must be true or false; leave the key out"),
         (BACKENDS + "  a.: {}", "is no name"),
+        (BACKENDS + SERVED % "devices: [gpu7]", "'gpu7' is no device; write cpu, cuda:N"),
+        (BACKENDS + SERVED % "max_queue: 0", "must be at least 1"),
     ],
 )
 def test_bad_files_are_refused_in_plain_words(text: str, problem: str) -> None:
@@ -311,7 +319,34 @@ def test_any_text_is_a_document_or_has_problems(text: str) -> None:
     assert outcome()
 
 
-def test_the_environment_overrides_every_key() -> None:
+SAID = {
+    "listen": "127.0.0.1:1", "admin": "127.0.0.1:2", "workers": "3", "store": "memory",
+    "history": "5", "ack_timeout": "7s", "trusted_proxies": "10.0.0.0/8,::1/128",
+    "instance_networks": "10.0.0.0/8", "expose": "false", "token": "x" * 32,
+    "viewer_token": "y" * 32, "admin_hosts": "a.example, b.example", "require_if_match": "true",
+    "max_edit": "1MiB", "head_timeout": "1s", "body_idle": "1s", "body_min_rate": "1",
+    "keep_alive": "1s", "stream_idle": "1s", "max_head": "1KiB", "max_target": "1KiB",
+    "max_headers": "5", "underscore_headers": "pass", "upstream_idle": "1s",
+    "upstream_max_age": "2h", "retry_percent": "5", "retry_min_per_s": "1.5",
+    "mirror_in_flight": "1", "gather": "1KiB", "replay": "1KiB", "buffer": "1KiB",
+    "lame_duck": "0s", "drain": "1s", "access_log": "off", "access_log_percent": "1",
+    "access_log_slow": "2s", "node": "n1",
+}  # fmt: skip
+
+
+def test_every_key_can_be_set_in_the_environment() -> None:
+    assert set(SAID) == set(keys())
+    usual = Settings()
+    for key, text in SAID.items():
+        found, _ = parse("", environment={f"HEADGATE_{key.upper()}": text})
+        changed = {name for name in Settings.model_fields
+                   if name != "node" and getattr(found, name) != getattr(usual, name)}  # fmt: skip
+        field = next(n for n, each in Settings.model_fields.items() if key in (n, each.alias))
+        assert changed == {field} - {"node"}, key
+    assert parse("", environment={"HEADGATE_NODE": "n1"})[0].node == "n1"
+
+
+def test_the_environment_is_read_as_the_file_is_and_wins() -> None:
     environment = {
         "HEADGATE_WORKERS": "3",
         "HEADGATE_DRAIN": "1s",
@@ -388,3 +423,9 @@ def test_r41_each_worker_is_told_its_part_of_what_is_a_number_per_gateway() -> N
     none = {"workers": 4, "retry_min_per_s": 0, "mirror_in_flight": 0}
     told = Settings.model_validate(none).dataplane()
     assert (told["retry_min_per_s"], told["mirror_in_flight"]) == (0, 0)
+
+
+def test_what_an_instance_takes_may_stand_in_the_file() -> None:
+    said = "devices: [cpu, mps, auto, cuda, cuda:1], batch_timeout: 0ms, max_queue: 1"
+    _, document = parse(BACKENDS + SERVED % said)
+    assert document["backends"]["c"]["serve"]["batch_timeout"] == "0ms"
