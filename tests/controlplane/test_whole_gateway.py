@@ -14,9 +14,9 @@ import psutil
 import pytest
 import yaml
 
-from tests.harness.gateway import ROOT, backend, complete, running_gateway
+from tests.harness.gateway import ROOT, backend, complete, eventually, running_gateway
 from tests.harness.load import Ask, failures, open_loop
-from tests.harness.origins import after, origins
+from tests.harness.origins import after, origins, raw
 from tests.harness.ports import free_port
 
 TOKEN = "canary-token-0123456789-0123456789-0123456789"
@@ -151,6 +151,84 @@ async def test_r66_r59_a_short_token_stops_the_start(tmp_path: Path) -> None:
     said = await _refused(tmp_path, token="short")
     assert "at least 32 characters" in said
     assert "Traceback" not in said
+
+
+async def test_r66_r59_an_empty_token_stops_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADGATE_TOKEN", "")
+    said = await _refused(tmp_path)
+    assert said == (
+        f"headgate: {tmp_path}/headgate.yaml: /gateway/token: "
+        "must have at least 32 characters; set by HEADGATE_TOKEN\n"
+    )
+
+
+async def test_r54_a_second_gateway_on_the_state_of_one_that_runs_is_refused() -> None:
+    async with running_gateway({}, up=False) as gateway:
+        (gateway.folder / "second").mkdir()
+        (gateway.folder / "second" / "state").symlink_to(gateway.folder / "state")
+        said = await _refused(gateway.folder / "second")
+        holder = await gateway.control_pid()
+        assert said.startswith(f"headgate: state directory {gateway.folder}/second/state is in use")
+        assert said.endswith(f"by another gateway (process {holder})\n")
+        assert (await gateway.admin("GET", "/admin/v1/table")).status == 200
+
+
+async def test_r59_guesses_from_one_address_shut_no_other_one_out() -> None:
+    async with running_gateway({}, up=False, env={"HEADGATE_TOKEN": TOKEN}) as gateway:
+
+        async def asked_from(host: str, token: str) -> int:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", gateway.admin_port, local_addr=(host, 0)
+            )
+            writer.write(
+                b"GET /admin/v1/table HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+                b"Authorization: Bearer %b\r\nConnection: close\r\n\r\n" % token.encode()
+            )
+            status = (await reader.read()).split()[1]
+            writer.close()
+            return int(status)
+
+        answers = [await asked_from("127.0.0.2", "x" * 40) for _ in range(21)]
+        assert answers == [401] * 20 + [429]
+        assert await asked_from("127.0.0.2", TOKEN) == 429
+        assert await asked_from("127.0.0.3", TOKEN) == 200
+        assert gateway.log_text().count("too many wrong tokens from 127.0.0.2") == 1
+
+
+async def test_r59_the_data_listener_serves_nothing_of_the_admin_api() -> None:
+    async with (
+        origins(1) as (origin,),
+        running_gateway(one_route(origin), env={"HEADGATE_TOKEN": TOKEN}, up=False) as gateway,
+    ):
+
+        async def served() -> bool:
+            return (await gateway.client.get(f"{gateway.url}/")).ok
+
+        await eventually(served)
+        bearer = [("Authorization", f"Bearer {TOKEN}")]
+        for path in ("/admin/v1/table", "/metrics", "/livez", "/docs", "/", "/dashboard/main.js"):
+            for method in ("GET", "DELETE"):
+                url = f"{gateway.url}{path}"
+                reply = await gateway.client.request(method, url, headers=bearer)
+                assert reply.header("x-headgate-instance") == origin.address, path
+
+
+async def test_r61_where_an_instance_redirects_to_nobody_goes() -> None:
+    async with origins(2) as (origin, elsewhere):
+        there = f"HTTP/1.1 307 Go\r\nLocation: {elsewhere.url}/\r\nContent-Length: 0\r\n\r\n"
+        origin.respond = raw(there.encode())
+        async with running_gateway(one_route(origin)) as gateway:
+            reply = await gateway.client.get(f"{gateway.url}/x")
+            assert (reply.status, reply.header("location")) == (307, f"{elsewhere.url}/")
+            origin.answer_probe = lambda connection: connection.write(there.encode())
+
+            async def not_well() -> bool:
+                return await gateway.health("a") == {origin.address: "failing"}
+
+            await eventually(not_well)
+        assert elsewhere.connections == []
 
 
 async def test_r66_a_state_that_others_can_read_stops_the_start(tmp_path: Path) -> None:

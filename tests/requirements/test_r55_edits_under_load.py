@@ -1,7 +1,9 @@
 """R55: an acknowledged edit decides every request that comes after it."""
 
 import asyncio
+import math
 import time
+from collections import Counter, defaultdict
 
 import pytest
 
@@ -20,14 +22,15 @@ async def _flips(seconds: float, workers: int) -> None:
         }
         async with running_gateway(document, workers=workers) as gateway:
             load = asyncio.create_task(
-                open_loop(gateway.url, 150, seconds, lambda n: Ask(path=f"/{n}"))
+                open_loop(gateway.url, 200, seconds, lambda n: Ask(path=f"/{n}"))
             )
-            spans, revisions = [], {(await gateway.set_weights("r", EVEN))["revision"]}
+            spans: list[tuple[float, float]] = []
+            revisions: dict[int, dict[str, int]] = {1: EVEN}
             edits: list[tuple[float, float]] = []
 
             async def edited(weights: dict[str, int]) -> float:
                 asked = time.monotonic()
-                revisions.add((await gateway.set_weights("r", weights))["revision"])
+                revisions[(await gateway.set_weights("r", weights))["revision"]] = weights
                 edits.append((asked, acked := time.monotonic()))
                 return acked
 
@@ -40,8 +43,15 @@ async def _flips(seconds: float, workers: int) -> None:
                 await asyncio.sleep(0.1)
             replies = await load
     assert failures(replies) == []
-    first = min(revisions) - 1
-    assert {int(r.header("x-headgate-revision")) for r in replies} <= revisions | {first}
+    by_revision: dict[int, Counter[str]] = defaultdict(Counter)
+    for reply in replies:
+        by_revision[int(reply.header("x-headgate-revision"))][
+            reply.header("x-headgate-backend")
+        ] += 1
+    assert set(by_revision) <= set(revisions), "each a real one"
+    for revision, counts in by_revision.items():
+        sent, share = counts.total(), revisions[revision]["a"] / 100
+        assert abs(counts["a"] - share * sent) <= 4 * math.sqrt(sent * share * (1 - share)), counts
     wrong = [
         r.id
         for r in replies
