@@ -12,7 +12,7 @@ from instance.core.errors import Problem
 from instance.engine.frames import Buffer, place
 from instance.engine.framing import ItemFraming
 from instance.engine.links import Link
-from instance.engine.pipeline import CountError, Pipeline, Work, call
+from instance.engine.pipeline import CountError, Pipeline, Work, call, is_ordinary
 from instance.engine.replies import Blame, pack_reply
 from instance.specs import Framing, Spec
 
@@ -256,20 +256,25 @@ async def iterate(source: Any) -> AsyncIterator[Any]:
 
     Closing it closes the generator, so that its `finally` blocks run when a client leaves.
     """
-    if inspect.isasyncgen(source) or hasattr(source, "__aiter__"):
-        try:
-            async for value in source:
-                yield value
-        finally:
-            if hasattr(source, "aclose"):
-                await source.aclose()
-    elif isinstance(source, (str, bytes, dict)) or not hasattr(source, "__iter__"):
-        yield source
-    else:
-        iterator = iter(source)
-        try:
-            for value in iterator:
-                yield value
-        finally:
-            if hasattr(iterator, "close"):
-                iterator.close()
+    try:
+        if inspect.isasyncgen(source) or hasattr(source, "__aiter__"):
+            try:
+                async for value in source:
+                    yield value
+            finally:
+                if hasattr(source, "aclose"):
+                    await source.aclose()
+        elif isinstance(source, (str, bytes, dict)) or not hasattr(source, "__iter__"):
+            yield source
+        else:
+            iterator = iter(source)
+            try:
+                for value in iterator:
+                    yield value
+            finally:
+                if hasattr(iterator, "close"):
+                    iterator.close()
+    except BaseException as error:
+        if is_ordinary(error):
+            raise
+        raise RuntimeError(f"a hook raised {type(error).__name__}") from error

@@ -7,7 +7,11 @@ requests are parsed and validated. HTTP framing is not its business, nor is what
 import inspect
 import json
 import math
+from collections import deque
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from decimal import Decimal
+from pathlib import PurePath
 from typing import Any
 
 import orjson
@@ -197,18 +201,25 @@ def _plain(value: Any) -> Any:
         return array.item() if array.ndim == 0 else array.tolist()
     if hasattr(value, "tolist"):  # numpy: strided arrays, scalars, odd types
         return value.tolist()
-    if isinstance(value, (set, frozenset, tuple)):
+    if isinstance(value, (set, frozenset, tuple, range, deque)):
         return list(value)
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, PurePath):
+        return str(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError("bytes are no JSON; return them alone, or as text")
     raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def _refuse_not_finite(value: Any, pointer: str) -> None:
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="python")
-    elif hasattr(value, "__torch_function__") or hasattr(value, "tolist"):
-        value = _plain(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name, None) for field in fields(value)}
+    elif not isinstance(value, (str, float, dict, list, tuple)):
+        try:
+            value = _plain(value)
+        except TypeError:  # what has no parts, such as a number or a date
+            return
     if isinstance(value, float) and not math.isfinite(value):
         word = "NaN" if math.isnan(value) else "an infinity"
         where = f" at {pointer}" if pointer else ""

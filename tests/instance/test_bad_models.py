@@ -1,0 +1,143 @@
+"""What a model's code may do without harm to other requests, to the worker or to the machine."""
+
+import pytest
+
+from tests.instance.conftest import Serve
+from tests.instance.loads import later
+
+RAISERS = """
+    import asyncio, enum, http, sys
+    from fastapi import HTTPException
+
+    class Panic(BaseException): ...
+
+    class Word(enum.StrEnum):
+        REASON = "reason"
+
+    class Odd(Exception):
+        status_code = 400
+        @property
+        def detail(self):
+            raise ValueError("not even this")
+
+    def do(kind):
+        if kind == "exit": sys.exit(3)
+        if kind == "interrupt": raise KeyboardInterrupt
+        if kind == "panic": raise Panic
+        if kind == "cancelled": raise asyncio.CancelledError
+        if kind == "odd": raise Odd
+        if kind == "enumerations":
+            raise HTTPException(http.HTTPStatus.NOT_FOUND, Word.REASON, {"X-Word": Word.REASON})
+        if kind == "redirect": raise HTTPException(307, "there", {"Location": "/there"})
+        return kind
+
+    class Plain:
+        def setup(self, device): ...
+        def predict(self, kind):
+            return do(kind)
+
+    class Async:
+        def setup(self, device): ...
+        async def predict(self, kind):
+            await asyncio.sleep(0)
+            return do(kind)
+
+    class Batched:
+        max_batch_size = 8
+        def setup(self, device): ...
+        def predict(self, kinds):
+            return [do(kind) for kind in kinds]
+
+    class Encoding:
+        def setup(self, device): ...
+        def predict(self, kind):
+            return kind
+        def encode_response(self, kind):
+            return do(kind)
+
+    class Streaming:
+        stream = True
+        def setup(self, device): ...
+        def predict(self, kind):
+            yield do(kind)
+"""
+KINDS = ["exit", "interrupt", "panic", "cancelled", "odd"]
+
+
+@pytest.mark.parametrize("name", ["Plain", "Async", "Batched", "Encoding", "Streaming"])
+def test_r48_what_is_raised_and_no_exception_fails_alone_too(serve: Serve, name: str) -> None:
+    instance = serve(RAISERS, name)
+    workers = instance.workers()
+    bodies = [*KINDS, "good"] * 3
+    waiting = [later(lambda kind=kind: instance.post(kind)) for kind in bodies]
+    for kind, answer in zip(bodies, (wait() for wait in waiting), strict=True):
+        assert answer.status_code == (200 if kind == "good" else 500), kind
+        assert kind == "good" or answer.json()["code"] == "model_error"
+    answer = instance.post("enumerations")
+    assert (answer.status_code, answer.json()["detail"]) == (404, "reason")
+    assert answer.headers["x-word"] == "reason"
+    answer = instance.post("redirect")
+    assert (answer.status_code, answer.headers["location"]) == (307, "/there")
+    assert instance.workers() == workers
+
+
+VALUES = """
+    import collections, dataclasses, decimal, http, pathlib
+    from fastapi import Response
+    from fastapi.responses import FileResponse, StreamingResponse
+    import instance
+
+    @dataclasses.dataclass
+    class Point:
+        x: float
+
+    class Model:
+        def setup(self, device): ...
+        def predict(self, kind):
+            nan = float("nan")
+            if kind == "cookies":
+                answer = Response("x")
+                answer.set_cookie("a", "1")
+                answer.set_cookie("b", "2")
+                return answer
+            return {
+                "dataclass": Point(1), "nan dataclass": {"p": [Point(nan)]}, "nan set": {nan},
+                "decimal": [decimal.Decimal("1.5"), decimal.Decimal(2**60)],
+                "path": pathlib.Path("/x"), "range": range(2), "deque": collections.deque([1]),
+                "status": instance.Response([1], http.HTTPStatus.CREATED),
+                "file": FileResponse(__file__, media_type="text/x-python"),
+                "stream": StreamingResponse(iter("ab")),
+            }[kind]
+"""
+
+
+def test_further_kinds_of_answer(serve: Serve) -> None:
+    instance = serve(VALUES)
+    for kind, expected in {
+        "dataclass": {"x": 1}, "decimal": [1.5, 2**60], "path": "/x", "range": [0, 1],
+        "deque": [1], "status": [1],
+    }.items():  # fmt: skip
+        assert (kind, instance.post(kind).json()) == (kind, expected)
+    assert instance.post("status").status_code == 201
+    assert instance.post("cookies").headers.get_list("set-cookie") == [
+        "a=1; Path=/; SameSite=lax", "b=2; Path=/; SameSite=lax",
+    ]  # fmt: skip
+    file = instance.post("file")
+    assert file.headers["content-type"].startswith("text/x-python")
+    assert "class Point" in file.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("nan dataclass", "holds NaN at /p/0/x"),
+        ("nan set", "holds NaN at /0"),
+        ("stream", "to stream, say stream = True"),
+    ],
+)
+def test_an_answer_that_cannot_be_sent_says_what_is_wrong(
+    serve: Serve, kind: str, says: str
+) -> None:
+    answer = serve(VALUES).post(kind)
+    assert (answer.status_code, answer.json()["code"]) == (500, "model_error")
+    assert says in answer.json()["detail"]
