@@ -1,8 +1,12 @@
 """What a model's code may do without harm to other requests, to the worker or to the machine."""
 
+import time
+
+import psutil
 import pytest
 
-from tests.instance.conftest import Serve
+from tests.harness.orphans import is_alive
+from tests.instance.conftest import Serve, eventually
 from tests.instance.loads import later
 
 RAISERS = """
@@ -81,6 +85,69 @@ def test_r48_what_is_raised_and_no_exception_fails_alone_too(serve: Serve, name:
     assert instance.workers() == workers
 
 
+FORKS = """
+    import multiprocessing, os, time
+    from concurrent.futures import ProcessPoolExecutor
+    FORK, SPAWN = (multiprocessing.get_context(kind) for kind in ("fork", "spawn"))
+
+    def sleep():
+        time.sleep(1000)
+
+    class Model:
+        def setup(self, device):
+            self.pool = ProcessPoolExecutor(1, FORK)
+            self.pool.submit(abs, 1).result()
+        def predict(self, kind):
+            if kind == "fork":
+                pid = os.fork()
+                if not pid:
+                    sleep()
+                return [pid, *self.pool._processes]
+            if kind == "ended":
+                child = FORK.Process(target=sleep)
+                child.start()
+                child.terminate()
+                child.join(10)
+                return child.exitcode
+            if kind == "spawn":
+                child = SPAWN.Process(target=time.sleep, args=(1000,), daemon=True)
+                child.start()
+                return [child.pid]
+            if kind == "die":
+                os._exit(1)
+            return kind
+"""
+
+
+def forked(pids: list[int]) -> list[psutil.Process]:
+    return [psutil.Process(pid) for pid in pids]
+
+
+def test_what_a_model_forks_does_not_hold_up_the_end_of_its_worker(serve: Serve) -> None:
+    instance = serve(FORKS)
+    children = forked(instance.post("fork").json())
+    started = time.monotonic()
+    assert instance.post("die").status_code == 500
+    assert time.monotonic() - started < 5
+    assert instance.post("again").json() == "again"
+    eventually(lambda: not any(map(is_alive, children)))
+
+
+@pytest.mark.parametrize("how", ["kill", "terminate"])
+def test_what_a_model_forks_does_not_outlive_the_instance(serve: Serve, how: str) -> None:
+    instance = serve(FORKS)
+    children = forked(instance.post("fork").json())
+    if how == "terminate":
+        children += forked(instance.post("spawn").json())
+    getattr(instance.process, how)()
+    instance.process.wait(20)
+    eventually(lambda: not any(map(is_alive, children)))
+
+
+def test_a_model_can_end_what_it_started(serve: Serve) -> None:
+    assert serve(FORKS).post("ended").json() == -15
+
+
 VALUES = """
     import collections, dataclasses, decimal, http, pathlib
     from fastapi import Response
@@ -141,3 +208,20 @@ def test_an_answer_that_cannot_be_sent_says_what_is_wrong(
     answer = serve(VALUES).post(kind)
     assert (answer.status_code, answer.json()["code"]) == (500, "model_error")
     assert says in answer.json()["detail"]
+
+
+def test_what_a_model_prints_is_seen_at_once(serve: Serve, tmp_path) -> None:
+    instance = serve(
+        """
+        import os, sys
+        class Model:
+            def setup(self, device):
+                # As a shell would have it: where the worker writes is a file.
+                os.dup2(os.open("printed", os.O_WRONLY | os.O_CREAT), 1)
+            def predict(self, x):
+                print("seen", x)
+                return x
+        """
+    )
+    instance.post(1)
+    assert (tmp_path / "printed").read_text() == "seen 1\n"
