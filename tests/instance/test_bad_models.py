@@ -1,5 +1,6 @@
 """What a model's code may do without harm to other requests, to the worker or to the machine."""
 
+import re
 import time
 
 import psutil
@@ -146,6 +147,93 @@ def test_what_a_model_forks_does_not_outlive_the_instance(serve: Serve, how: str
 
 def test_a_model_can_end_what_it_started(serve: Serve) -> None:
     assert serve(FORKS).post("ended").json() == -15
+
+
+ODD_CLASSES = """
+    import sys
+    class Model:
+        def setup(self, device): ...
+        def predict(self, x):
+            return x
+
+    class Exits(Model):
+        def setup(self, device):
+            sys.exit("needs a GPU")
+    class PreSetup(Model):
+        def pre_setup(self):
+            raise RuntimeError("not here")
+    class Example(Model):
+        example = object()
+    class Batch(Model):
+        max_batch_size = -2
+    class Path(Model):
+        api_path = "predict"
+    class Timeout(Model):
+        batch_timeout = "soon"
+    class Arguments(Model):
+        def predict(self, x, y):
+            return x
+    class NoDevice(Model):
+        def setup(self): ...
+    class Decorated(Model):
+        def predict(*given):
+            return given[1]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("Exits", "setup of .* failed: SystemExit: needs a GPU"),
+        ("PreSetup", "cannot be served: RuntimeError: not here"),
+        ("Example", "example: .* not JSON serializable"),
+        ("Batch", "max_batch_size must be a whole number of at least 1, not -2"),
+        ("Path", "api_path must start with /, and is 'predict'"),
+        ("Timeout", "batch_timeout must be a number of seconds, not 'soon'"),
+        ("Arguments", r"predict\(x\) cannot be called with its one argument"),
+        ("NoDevice", r"setup\(device\) cannot be called with its one argument"),
+    ],
+)
+def test_a_class_that_cannot_work_is_one_line_at_start(serve: Serve, name: str, says: str) -> None:
+    instance = serve(ODD_CLASSES, name, wait=False)
+    assert instance.process.wait(20) == 1
+    instance.wait_for("<end>")
+    said = [line for line in instance.log if line.startswith("headgate instance: ")]
+    assert len(said) == 1
+    assert re.search(says, said[0])
+
+
+def test_whatever_takes_one_argument_will_do(serve: Serve) -> None:
+    assert serve(ODD_CLASSES, "Decorated").post(3).json() == 3
+
+
+def test_setup_health_and_teardown_may_be_async_where_no_other_hook_is(
+    serve: Serve, tmp_path
+) -> None:
+    instance = serve(
+        """
+        import asyncio, pathlib
+        class Model:
+            async def setup(self, device):
+                await asyncio.sleep(0.01)
+                self.well = True
+            def predict(self, x):
+                self.well = False
+                return x
+            async def health(self):
+                await asyncio.sleep(0.01)
+                return self.well
+            async def teardown(self):
+                await asyncio.sleep(0.01)
+                pathlib.Path("torn").touch()
+        """
+    )
+    assert instance.get("/health").status_code == 200
+    assert instance.post(1).json() == 1
+    eventually(lambda: instance.get("/health").status_code == 503)
+    assert instance.metric("instance_worker_restarts_total") == 0
+    assert instance.terminate() == 0
+    assert (tmp_path / "torn").exists()
 
 
 VALUES = """
