@@ -48,7 +48,8 @@ def parser_for(annotation: Any) -> tuple[Parse, TypeAdapter[Any] | None]:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     except PydanticSchemaGenerationError:
         return parse_untyped, None
-    return (lambda request: parse_typed(request, adapter)), adapter
+    of_fields = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return (lambda request: parse_typed(request, adapter, of_fields)), adapter
 
 
 def _raw(request: Request) -> bytes:
@@ -102,11 +103,12 @@ def parse_json(body: bytes) -> Any:
         raise refuse("bad_request", say) from None
 
 
-def parse_typed(request: Request, adapter: TypeAdapter[Any]) -> Any:
-    """The validated value; `invalid_request` names every field that is wrong."""
+def parse_typed(request: Request, adapter: TypeAdapter[Any], of_fields: bool) -> Any:
+    """The validated value; `invalid_request` names every field that is wrong. A form will do
+    for a type `of_fields`."""
     media_type = meant_media_type(request)
     if not is_json(media_type):
-        if media_type not in FORM_TYPES or adapter.core_schema.get("type") != "model":
+        if media_type not in FORM_TYPES or not of_fields:
             say = f"this model takes application/json, not {media_type or 'an unnamed type'}"
             raise refuse("unsupported_media_type", say)
         form = parse_form(media_type, request.content_type, request.body)
