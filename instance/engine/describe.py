@@ -13,6 +13,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 
 from instance.engine.model import Model
 from instance.requests import Request
+from instance.surface.codec import UnencodableError, encode_json
 
 DEFAULT_CONCURRENCY = 64  # requests that an async model without batches works on at once
 
@@ -25,6 +26,8 @@ def describe(model: Model, name: str) -> dict[str, Any]:
         plain_or_batched = not hooks.is_async or hooks.max_batch_size > 1
         concurrency = 1 if plain_or_batched else DEFAULT_CONCURRENCY
     path = str(getattr(api, "api_path", None) or "/predict")
+    if not path.startswith("/"):
+        raise ValueError(f"api_path must start with /, and is {path!r}")
     if model.spec is not None and path == "/predict":
         path = model.spec.path.format(name=type(api).__name__)
     return {
@@ -34,7 +37,7 @@ def describe(model: Model, name: str) -> dict[str, Any]:
         "path": path,
         "spec": model.spec.name if model.spec is not None else "",
         "max_batch_size": hooks.max_batch_size,
-        "batch_timeout_s": float(getattr(api, "batch_timeout", 0.0) or 0.0),
+        "batch_timeout_s": _seconds(api, "batch_timeout"),
         "request_timeout_s": _patience(getattr(api, "request_timeout", None)),
         "stream": hooks.stream,
         "is_async": hooks.is_async,
@@ -51,6 +54,13 @@ def describe(model: Model, name: str) -> dict[str, Any]:
         "outputs": _tensors(getattr(api, "outputs", None)),
         "example": _example(getattr(api, "example", None)),
     }
+
+
+def _seconds(api: Any, name: str) -> float:
+    value = getattr(api, name, None) or 0.0
+    if not isinstance(value, int | float) or value < 0:
+        raise ValueError(f"{name} must be a number of seconds, not {value!r}")
+    return float(value)
 
 
 def _patience(seconds: Any) -> float:
@@ -94,4 +104,7 @@ def _tensors(declared: Any) -> list[dict[str, Any]]:
 def _example(example: Any) -> bytes:
     if example is None or isinstance(example, bytes):
         return b""
-    return orjson.dumps(example)
+    try:
+        return encode_json(example)
+    except UnencodableError as error:
+        raise ValueError(f"example: {error}") from None

@@ -14,6 +14,11 @@ from instance.api import Endpoint, type_hints
 from instance.engine import devices
 
 BASES = ("ModelAPI.", "LitAPI.")
+FORMS = {
+    "decode_request": "decode_request(request)", "batch": "batch(inputs)",
+    "predict": "predict(x)", "unbatch": "unbatch(output)",
+    "encode_response": "encode_response(output)",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ def hooks_of(api: Any) -> Hooks:
     encodes_plainly = encode is not None and encode.is_generator and not encode.is_async
     if stream and encodes_plainly and predict.is_generator and predict.is_async:
         raise ValueError("predict is an async generator, so encode_response must be one too")
+    _check_arguments(api.setup, "setup(device)")
     request_type, answer_type = _types(api)
     return Hooks(
         predict=predict,
@@ -75,7 +81,7 @@ def hooks_of(api: Any) -> Hooks:
         unbatch=_hook(api, "unbatch"),
         encode=encode,
         stream=stream,
-        max_batch_size=int(getattr(api, "max_batch_size", 1) or 1),
+        max_batch_size=_batch_size(api),
         request_type=request_type,
         answer_type=answer_type,
     )
@@ -92,6 +98,7 @@ def _hook(api: Any, name: str) -> Hook | None:
         wants_context = "context" in inspect.signature(call).parameters
     except (TypeError, ValueError):
         wants_context = False
+    _check_arguments(call, FORMS[name], **({"context": None} if wants_context else {}))
     is_async_generator = inspect.isasyncgenfunction(inner)
     return Hook(
         call=call,
@@ -99,6 +106,26 @@ def _hook(api: Any, name: str) -> Hook | None:
         is_async=inspect.iscoroutinefunction(inner) or is_async_generator,
         is_generator=inspect.isgeneratorfunction(inner) or is_async_generator,
     )
+
+
+def _check_arguments(call: Callable[..., Any], form: str, **named: Any) -> None:
+    """ValueError when `call` cannot be called as `form` says."""
+    try:
+        # As it is, not what it stands around: a decorator may hand on more than it gets.
+        signature = inspect.signature(call, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(None, **named)
+    except TypeError as error:
+        raise ValueError(f"{form} cannot be called with its one argument: {error}") from None
+
+
+def _batch_size(api: Any) -> int:
+    size = getattr(api, "max_batch_size", 1) or 1
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"max_batch_size must be a whole number of at least 1, not {size!r}")
+    return int(size)
 
 
 def _types(api: Any) -> tuple[Any, Any]:

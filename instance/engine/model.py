@@ -4,18 +4,16 @@ import inspect
 import logging
 from typing import Any
 
-import orjson
-
 from instance.core.errors import Problem
 from instance.engine import devices
 from instance.engine.hooks import BASES, Hooks
 from instance.engine.observers import Entries
 from instance.engine.pipeline import Pipeline, Work
-from instance.engine.replies import Blame
+from instance.engine.replies import Blame, plain_text
 from instance.engine.streams import Streams
 from instance.requests import Request
 from instance.specs import spec_of
-from instance.surface.codec import parser_for
+from instance.surface.codec import encode_json, parser_for
 
 log = logging.getLogger("instance")
 
@@ -28,7 +26,8 @@ class Model:
         self.hooks = hooks
         self.device = device
         self.entries: Entries | None = None  # where `log` of the model goes
-        self.media_type: str | None = getattr(api, "media_type", None)
+        media_type = getattr(api, "media_type", None)
+        self.media_type = plain_text(str(media_type)) if media_type else None
         self.spec = spec_of(api)
         # A model inside a spec is asked in the spec's terms, whatever it says itself.
         self.request_type = self.spec.request_type if self.spec else hooks.request_type
@@ -37,6 +36,10 @@ class Model:
         blame = Blame()
         self.pipeline = Pipeline(hooks, parse, blame, self.media_type, self.spec)
         self.streams = Streams(self.pipeline, blame, self.media_type)
+
+    def waits(self, name: str) -> bool:
+        """Whether the hook `name`, called beside requests, is async."""
+        return inspect.iscoroutinefunction(getattr(self.api, name, None))
 
     @property
     def has_health(self) -> bool:
@@ -73,7 +76,7 @@ class Model:
         example = getattr(self.api, "example", None)
         if example is None:
             return []
-        body = example if isinstance(example, bytes) else orjson.dumps(example)
+        body = example if isinstance(example, bytes) else encode_json(example)
         content_type = "application/octet-stream" if isinstance(example, bytes) else ""
         for size in sorted({1, self.hooks.max_batch_size}):
             works = [

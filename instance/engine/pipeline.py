@@ -6,16 +6,19 @@ only the bad one fails. Written as coroutines; where no hook is async they never
 and the worker drives them without an event loop.
 """
 
+import asyncio
 import inspect
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 from instance.core.errors import Problem
 from instance.engine.frames import Frame, found
 from instance.engine.hooks import Hook, Hooks, shape_of, stack
-from instance.engine.replies import Answer, Blame, Reply
+from instance.engine.replies import Answer, Blame, Reply, plain_text
 from instance.requests import Context, Headers, Request
 from instance.specs import Spec
 from instance.surface.codec import Parse, UnencodableError, encode_json
@@ -63,11 +66,29 @@ class CountError(Exception):
 
 
 async def call(hook: Hook, value: Any, context: Any) -> Any:
-    """The hook's result, awaited if it must be."""
-    result = hook(value, context)
-    if inspect.iscoroutine(result):
-        return await result
+    """The hook's result, awaited if it must be. What it raises is an Exception in any case."""
+    try:
+        result = hook(value, context)
+        if inspect.iscoroutine(result):
+            return await result
+    except BaseException as error:
+        if is_ordinary(error):
+            raise
+        raise RuntimeError(f"a hook raised {type(error).__name__}") from error
     return result
+
+
+def is_ordinary(error: BaseException) -> bool:
+    """Whether what came out of a hook may go on as it is: an Exception, or the end that the
+    hook was told to come to. Anything else is the fault of one request as well, a `sys.exit()`
+    deep in a library or a panic of one in Rust, and must not end the worker."""
+    if isinstance(error, Exception | GeneratorExit):
+        return True
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop: all hooks are plain
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -224,7 +245,7 @@ def answer_of(value: Any, media_type: str | None) -> Answer:
     if isinstance(value, str) and media_type is not None and media_type != "application/json":
         return Answer(value.encode(), media_type)
     status = getattr(value, "status_code", None)
-    if isinstance(status, int) and hasattr(value, "body"):
+    if isinstance(status, int):
         return _response(value, status)
     return Answer(encode_json(value), media_type or "application/json")
 
@@ -232,12 +253,24 @@ def answer_of(value: Any, media_type: str | None) -> Answer:
 def _response(value: Any, status: int) -> Answer:
     if not 200 <= status <= 599:
         raise UnencodableError(f"the model's answer has the impossible status {status}")
-    inner = answer_of(value.body, getattr(value, "media_type", None))
+    media_type = getattr(value, "media_type", None)
+    inner = answer_of(_body_of(value), media_type and plain_text(media_type))
     headers: list[tuple[str, str]] = []
     content_type = inner.content_type
-    for name, header in dict(getattr(value, "headers", None) or {}).items():
+    # Starlette's headers give a repeated one, such as Set-Cookie, as often as it is there.
+    for name, header in (getattr(value, "headers", None) or {}).items():
         if name.lower() == "content-type":
-            content_type = str(header)
+            content_type = plain_text(str(header))
         else:
-            headers.append((str(name), str(header)))
-    return Answer(inner.body, content_type, status, headers)
+            headers.append((plain_text(str(name)), plain_text(str(header))))
+    return Answer(inner.body, content_type, int(status), headers)
+
+
+def _body_of(response: Any) -> Any:
+    """The body of a response, read if it is a file's; a stream of its own cannot be sent."""
+    if hasattr(response, "body"):
+        return response.body
+    if isinstance(path := getattr(response, "path", None), str | PathLike):
+        return Path(path).read_bytes()
+    kind = type(response).__name__
+    raise UnencodableError(f"a {kind} has no body; to stream, say stream = True and yield items")

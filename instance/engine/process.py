@@ -87,14 +87,20 @@ class WorkerProcess(asyncio.BufferedProtocol):
 
     async def gone(self) -> str:
         """Waits for its end and says how it ended."""
-        await asyncio.shield(self._closed)
         assert self._process is not None
-        try:
-            code = await asyncio.wait_for(self._process.wait(), 5.0)
-        except TimeoutError:
+        exited = asyncio.ensure_future(self._process.wait())
+        await asyncio.wait({exited, self._closed}, return_when=asyncio.FIRST_COMPLETED)
+        if exited.done():
+            # What the model forked ends with its worker, and lets go of the socket.
+            self._let_go()
+            await asyncio.wait({self._closed}, timeout=1.0)
+        else:
+            await asyncio.wait({exited}, timeout=5.0)
             self.kill()
-            code = await self._process.wait()
+        code = await exited
         self._let_go()
+        if self._transport is not None:
+            self._transport.abort()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     def _let_go(self) -> None:

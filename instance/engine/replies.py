@@ -37,8 +37,7 @@ def pack_reply(reply: Reply, blobs: list[Buffer]) -> tuple[Any, ...]:
     if isinstance(reply, Answer):
         return (reply.status, reply.content_type, place(reply.body, blobs), reply.headers)
     faults = [(fault.pointer, fault.code, fault.detail) for fault in reply.faults]
-    headers = [(str(name), str(value)) for name, value in reply.headers]
-    return (0, reply.code, _plain_detail(reply.detail), reply.status, faults, headers)
+    return (0, reply.code, reply.detail, reply.status, faults, list(reply.headers))
 
 
 def unpack_reply(packed: tuple[Any, ...], blobs: list[bytearray]) -> Reply:
@@ -50,8 +49,25 @@ def unpack_reply(packed: tuple[Any, ...], blobs: list[bytearray]) -> Reply:
     return Problem(code, detail, status, [Fault(*fault) for fault in faults], headers)
 
 
+def _chosen(error: BaseException) -> Problem | None:
+    """The answer that an exception with `status_code` and `detail` asks for."""
+    status = getattr(error, "status_code", None)
+    if not isinstance(status, int) or not 200 <= status <= 599 or not hasattr(error, "detail"):
+        return None
+    headers = getattr(error, "headers", None) or {}
+    named = [(plain_text(str(name)), plain_text(str(value))) for name, value in headers.items()]
+    code = "refused" if status < 500 else "model_error"
+    return Problem(code, _plain_detail(error.detail), int(status), (), named)
+
+
+def plain_text(text: str) -> str:
+    """`text` as a str and no subclass, such as a member of an enumeration: only plain values
+    cross to the HTTP process."""
+    return str.__str__(text)
+
+
 def _plain_detail(detail: Any) -> Any:
-    if detail is None or isinstance(detail, str):
+    if detail is None or type(detail) is str:
         return detail
     try:
         return orjson.loads(orjson.dumps(detail, default=str))
@@ -73,13 +89,14 @@ class Blame:
             return error.problem
         if isinstance(error, UnencodableError):
             return Problem("model_error", str(error))
-        status = getattr(error, "status_code", None)
-        if isinstance(status, int) and 400 <= status <= 599 and hasattr(error, "detail"):
-            code = "refused" if status < 500 else "model_error"
-            headers = getattr(error, "headers", None) or {}
-            return Problem(code, getattr(error, "detail", None), status, (), list(headers.items()))
-        self._write(error)
-        return Problem("model_error", "the model failed on this request; its log says why")
+        try:
+            chosen = _chosen(error)
+        except Exception:  # an exception whose own attributes raise
+            chosen = None
+        if chosen is None:
+            self._write(error)
+            return Problem("model_error", "the model failed on this request; its log says why")
+        return chosen
 
     def _write(self, error: BaseException) -> None:
         second = int(time.monotonic())

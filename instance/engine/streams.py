@@ -5,6 +5,7 @@ soon as the client leaves. Its first item decides how the items are framed.
 """
 
 import inspect
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ from instance.core.errors import Problem
 from instance.engine.frames import Buffer, place
 from instance.engine.framing import ItemFraming
 from instance.engine.links import Link
-from instance.engine.pipeline import CountError, Pipeline, Work, call
+from instance.engine.pipeline import CountError, Pipeline, Work, call, is_ordinary
 from instance.engine.replies import Blame, pack_reply
 from instance.specs import Framing, Spec
+
+SIGN_S = 0.1
 
 
 class Sender:
@@ -31,6 +34,7 @@ class Sender:
         self._spec = spec
         self._framing: Framing | None = None
         self._begun = False
+        self._signed = 0.0  # when the HTTP process was told of an item that it does not get
         link.open(work.id)
 
     async def room(self) -> bool:
@@ -44,7 +48,16 @@ class Sender:
     def item(self, value: Any, choice: int) -> None:
         if self._framing is None:
             self._framing = self._framed(value)
-        self._send(self._framing.item(value, choice))
+        body = self._framing.item(value, choice)
+        if not body:  # kept for an answer in one piece: nobody else can tell that it goes on
+            self._give_sign()
+        self._send(body)
+
+    def _give_sign(self) -> None:
+        now = time.monotonic()
+        if now - self._signed >= SIGN_S:
+            self._signed = now
+            self._link.send(("sign", self.work.id))
 
     def _framed(self, first: Any) -> Framing:
         if self._spec is not None and self._spec.streams is True:
@@ -256,20 +269,25 @@ async def iterate(source: Any) -> AsyncIterator[Any]:
 
     Closing it closes the generator, so that its `finally` blocks run when a client leaves.
     """
-    if inspect.isasyncgen(source) or hasattr(source, "__aiter__"):
-        try:
-            async for value in source:
-                yield value
-        finally:
-            if hasattr(source, "aclose"):
-                await source.aclose()
-    elif isinstance(source, (str, bytes, dict)) or not hasattr(source, "__iter__"):
-        yield source
-    else:
-        iterator = iter(source)
-        try:
-            for value in iterator:
-                yield value
-        finally:
-            if hasattr(iterator, "close"):
-                iterator.close()
+    try:
+        if inspect.isasyncgen(source) or hasattr(source, "__aiter__"):
+            try:
+                async for value in source:
+                    yield value
+            finally:
+                if hasattr(source, "aclose"):
+                    await source.aclose()
+        elif isinstance(source, (str, bytes, dict)) or not hasattr(source, "__iter__"):
+            yield source
+        else:
+            iterator = iter(source)
+            try:
+                for value in iterator:
+                    yield value
+            finally:
+                if hasattr(iterator, "close"):
+                    iterator.close()
+    except BaseException as error:
+        if is_ordinary(error):
+            raise
+        raise RuntimeError(f"a hook raised {type(error).__name__}") from error

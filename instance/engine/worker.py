@@ -10,11 +10,12 @@ import gc
 import json
 import logging
 import os
-import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from io import TextIOWrapper
 from typing import Any
 
 from instance.core.errors import Problem
@@ -39,10 +40,9 @@ def main() -> None:
     """Loads the model, then answers batches until its HTTP process is gone."""
     options = json.loads(sys.argv[1])
     lifeline.hang_on(options["parent"], options["lifeline"])
-    # A terminal's Ctrl-C and a container's stop reach the whole group: the parent decides.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     configure_logging()
+    if isinstance(sys.stdout, TextIOWrapper):  # what a model prints is seen at once, in a pipe too
+        sys.stdout.reconfigure(line_buffering=True)
     sock = socket.socket(fileno=options["socket"])
     link = BlockingLink(sock)
     try:
@@ -51,22 +51,32 @@ def main() -> None:
         link.send(("failed", str(error)))
         sys.exit(1)
     try:
-        if isinstance(run, asyncio.Runner):
+        if run is not None and model.hooks.is_async:
             run.run(serve_async(model, sock))
         elif model.prepares:
-            serve_ahead(model, link)
+            serve_ahead(model, link, run)
         else:
-            serve_plain(model, link)
+            serve_plain(model, link, run)
     except BrokenPipeError:  # the HTTP process is gone, and nobody waits for an answer
         os._exit(1)
+    end(model, run)
+
+
+def end(model: Model, run: asyncio.Runner | None) -> None:
+    """Tears the model down and ends the process, whatever a library left running."""
     teardown = getattr(model.api, "teardown", None)
-    if callable(teardown):
-        _finish(run, teardown())
+    try:
+        if callable(teardown):
+            _finish(run, teardown())
+    except (Exception, SystemExit):
+        log.exception("teardown() raised")
     if model.entries is not None:
         model.entries.close()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # what a library left running must not keep the worker alive
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(ValueError, OSError):  # closed, by the model or at the other end
+            stream.flush()
+    lifeline.end_children()
+    os._exit(0)
 
 
 def prepare(options: dict[str, Any], link: BlockingLink) -> tuple[Model, asyncio.Runner | None]:
@@ -82,14 +92,20 @@ def prepare(options: dict[str, Any], link: BlockingLink) -> tuple[Model, asyncio
         refuse_loops(api)
         callbacks = Callbacks(api)
         hooks = callbacks.around(hooks_of(api))
+        model = Model(api, hooks, device)
+        if callable(set_queue := getattr(api, "set_logger_queue", None)):
+            model.entries = Entries(api)
+            set_queue(model.entries)
+        link.send(("loaded", describe(model, options["model"])))
     except ValueError as error:
         raise LoadError(str(error)) from None
-    model = Model(api, hooks, device)
-    if callable(set_queue := getattr(api, "set_logger_queue", None)):
-        model.entries = Entries(api)
-        set_queue(model.entries)
-    link.send(("loaded", describe(model, options["model"])))
-    run = asyncio.Runner(loop_factory=_loop_factory()) if hooks.is_async else None
+    except Exception as error:
+        if not isinstance(error, LoadError):
+            log.exception("looking at %s failed", options["model"])
+            raise LoadError(f"{options['model']} cannot be served: {_line(error)}") from None
+        raise
+    needs_loop = hooks.is_async or any(map(model.waits, ("setup", "health", "teardown")))
+    run = asyncio.Runner(loop_factory=_loop_factory()) if needs_loop else None
     try:
         callbacks.tell("on_before_setup")
         _finish(run, api.setup(device))
@@ -97,7 +113,7 @@ def prepare(options: dict[str, Any], link: BlockingLink) -> tuple[Model, asyncio
         devices.use_threads(options["threads"])
         if getattr(api, "inference_mode", True):
             devices.enter_inference_mode()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log.exception("setup of %s failed", options["model"])
         raise LoadError(f"setup of {options['model']} failed: {_line(error)}") from None
     for problem in _finish(run, model.warm_up()):
@@ -161,19 +177,19 @@ async def run_batch(model: Model, frame: Frame, link: Link) -> None:
     link.send(("answers", frame[0][1], seconds, packed), blobs)
 
 
-def serve_plain(model: Model, link: BlockingLink) -> None:
+def serve_plain(model: Model, link: BlockingLink, run: asyncio.Runner | None) -> None:
     """One message after the other, until told to stop or the parent is gone."""
     while (frame := link.receive()) is not None:
         kind = frame[0][0]
         if kind == "batch":
             drive(run_batch(model, frame, link))
         elif kind == "check":
-            link.send(("checked", *drive(model.check())))
+            link.send(("checked", *_finish(run, model.check())))
         elif kind == "stop":
             return
 
 
-def serve_ahead(model: Model, link: BlockingLink) -> None:
+def serve_ahead(model: Model, link: BlockingLink, run: asyncio.Runner | None) -> None:
     """As `serve_plain`, with the next batch prepared while this one is computed."""
     turns = model.pipeline.turn = Turns()
     preparer = Preparer(model, link, turns)
@@ -188,7 +204,7 @@ def serve_ahead(model: Model, link: BlockingLink) -> None:
             link.send(("answers", work.id, done - began, packed), blobs)
         elif work[0][0] == "check":
             with turns:
-                link.send(("checked", *drive(model.check())))
+                link.send(("checked", *_finish(run, model.check())))
         elif work[0][0] == "stop":
             return
 

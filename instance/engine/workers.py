@@ -65,6 +65,7 @@ class Worker:
         self._end = DIED
         self._backoff = Backoff()
         self._checking = False
+        self._asked_at = 0.0
 
     # -- life ------------------------------------------------------------------------------
 
@@ -112,7 +113,8 @@ class Worker:
         self._end = DIED
         self._failure = ""
         if not any(worker.hopeful for worker in self._driver.workers):
-            self._driver.fail_waiting(Problem("not_ready", "the model keeps failing to start"))
+            say = "the model keeps failing to start"
+            self._driver.fail_waiting(Problem("not_ready", say, retry_after_s=5.0))
 
     async def stop(self) -> None:
         """Asks it to end, and ends it when it takes too long."""
@@ -202,10 +204,16 @@ class Worker:
             self._process.send(message, blobs)
 
     def check(self) -> None:
-        """Asks for health and memory, unless it computes or has not answered yet."""
+        """Asks for health and memory, unless it computes or has not answered yet. One that does
+        not answer for the timeout hangs in `health()`."""
+        now, timeout_s = time.monotonic(), self._driver.settings.timeout_s
+        if self._checking:
+            if self.state is State.READY and timeout_s and now - self._asked_at > timeout_s:
+                self._end_hung("health() of the ")
+            return
         busy = bool(self._batches) and not self.info.get("is_async")
-        if self.state is State.READY and not busy and not self._checking:
-            self._checking = True
+        if self.state is State.READY and not busy:
+            self._checking, self._asked_at = True, now
             self.send(("check",))
 
     def end_if_hung(self, now: float) -> None:
@@ -225,11 +233,15 @@ class Worker:
                     job.resolve(REPLACED)
                     self.send(("cancel", job.id))
                 continue
-            log.error("worker on %s is hung for %.1f s; replacing it", self.device, timeout_s)
-            self._end = REPLACED
-            assert self._process is not None
-            self._process.kill()
+            self._end_hung("")
             return
+
+    def _end_hung(self, what: str) -> None:
+        timeout_s = self._driver.settings.timeout_s
+        log.error("%sworker on %s is hung for %.1f s; replacing it", what, self.device, timeout_s)
+        self._end = REPLACED
+        assert self._process is not None
+        self._process.kill()
 
     def _client_is_slow(self, batch: Batch) -> bool:
         return any(job.parts is not None and job.parts.size >= WINDOW // 2 for job in batch.jobs)
@@ -258,6 +270,9 @@ class Worker:
             self._driver.learn_model(self.info)
         elif kind == "ready":
             self._on_ready()
+        elif kind == "sign":
+            if (found_ := self._streams.get(message[1])) is not None:
+                found_[1].progress = time.monotonic()
         elif kind == "failed":
             self._failure = message[1]
 

@@ -93,7 +93,7 @@ class _Choice:
     def __init__(self) -> None:
         self.begun = False
         self.texts: list[str] = []
-        self.calls: list[Any] = []
+        self.calls: dict[int, dict[str, Any]] = {}
         self.reason: str | None = None
         self.usage = dict.fromkeys(COUNTS, 0)
 
@@ -113,6 +113,25 @@ class _Choice:
             self.usage[count] += message.pop(count, 0) or 0
         self.reason = message.pop("finish_reason", None) or self.reason
         return message
+
+    def called(self, calls: list[Any]) -> list[dict[str, Any]]:
+        """`calls` with the place that each has among all of this answer; those are kept. One
+        that names a place that is taken is the next piece of the call there."""
+        placed = []
+        for one in calls:
+            call = one.model_dump(exclude_none=True) if isinstance(one, BaseModel) else dict(one)
+            index = call.pop("index", None)
+            if index is None:
+                index = len(self.calls)
+            placed.append({"index": index, **call})
+            known = self.calls.setdefault(index, {})
+            function = {**known.get("function", {}), **(call.get("function") or {})}
+            if known:
+                before = known.get("function", {}).get("arguments") or ""
+                more = (call.get("function") or {}).get("arguments") or ""
+                function["arguments"] = before + more
+            known.update(call, function=function)
+        return placed
 
     @property
     def finish_reason(self) -> str:
@@ -158,8 +177,7 @@ class Events(_Completion):
             delta = {"role": "assistant", **delta}
             of.begun = True
         if calls := delta.get("tool_calls"):
-            of.calls += calls
-            delta["tool_calls"] = [{"index": i, **call} for i, call in enumerate(calls)]
+            delta["tool_calls"] = of.called(calls)
         return self._chunk([{"index": choice, "delta": delta, "finish_reason": None}])
 
     def finish(self) -> bytes:
@@ -197,7 +215,7 @@ class Whole(_Completion):
         content = message.get("content")
         if content is not None:
             of.texts.append(content)
-        of.calls += message.get("tool_calls") or []
+        of.called(message.get("tool_calls") or [])
         return b""
 
     def finish(self) -> bytes:
@@ -205,7 +223,8 @@ class Whole(_Completion):
         for index, of in enumerate(self.choices):
             message: dict[str, Any] = {"role": "assistant", "content": "".join(of.texts)}
             if of.calls:
-                message["tool_calls"] = of.calls
+                message["content"] = message["content"] or None
+                message["tool_calls"] = list(of.calls.values())
             choices.append({"index": index, "message": message, "finish_reason": of.finish_reason})
         return encode_json(
             {

@@ -7,7 +7,11 @@ requests are parsed and validated. HTTP framing is not its business, nor is what
 import inspect
 import json
 import math
+from collections import deque
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from decimal import Decimal
+from pathlib import PurePath
 from typing import Any
 
 import orjson
@@ -44,7 +48,8 @@ def parser_for(annotation: Any) -> tuple[Parse, TypeAdapter[Any] | None]:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
     except PydanticSchemaGenerationError:
         return parse_untyped, None
-    return (lambda request: parse_typed(request, adapter)), adapter
+    of_fields = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return (lambda request: parse_typed(request, adapter, of_fields)), adapter
 
 
 def _raw(request: Request) -> bytes:
@@ -98,11 +103,12 @@ def parse_json(body: bytes) -> Any:
         raise refuse("bad_request", say) from None
 
 
-def parse_typed(request: Request, adapter: TypeAdapter[Any]) -> Any:
-    """The validated value; `invalid_request` names every field that is wrong."""
+def parse_typed(request: Request, adapter: TypeAdapter[Any], of_fields: bool) -> Any:
+    """The validated value; `invalid_request` names every field that is wrong. A form will do
+    for a type `of_fields`."""
     media_type = meant_media_type(request)
     if not is_json(media_type):
-        if media_type not in FORM_TYPES or adapter.core_schema.get("type") != "model":
+        if media_type not in FORM_TYPES or not of_fields:
             say = f"this model takes application/json, not {media_type or 'an unnamed type'}"
             raise refuse("unsupported_media_type", say)
         form = parse_form(media_type, request.content_type, request.body)
@@ -197,18 +203,25 @@ def _plain(value: Any) -> Any:
         return array.item() if array.ndim == 0 else array.tolist()
     if hasattr(value, "tolist"):  # numpy: strided arrays, scalars, odd types
         return value.tolist()
-    if isinstance(value, (set, frozenset, tuple)):
+    if isinstance(value, (set, frozenset, tuple, range, deque)):
         return list(value)
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, PurePath):
+        return str(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError("bytes are no JSON; return them alone, or as text")
     raise TypeError(f"{type(value).__name__} is not JSON serializable")
 
 
 def _refuse_not_finite(value: Any, pointer: str) -> None:
-    if isinstance(value, BaseModel):
-        value = value.model_dump(mode="python")
-    elif hasattr(value, "__torch_function__") or hasattr(value, "tolist"):
-        value = _plain(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name, None) for field in fields(value)}
+    elif not isinstance(value, (str, float, dict, list, tuple)):
+        try:
+            value = _plain(value)
+        except TypeError:  # what has no parts, such as a number or a date
+            return
     if isinstance(value, float) and not math.isfinite(value):
         word = "NaN" if math.isnan(value) else "an infinity"
         where = f" at {pointer}" if pointer else ""

@@ -6,6 +6,8 @@ are answered in their order, one after the other.
 """
 
 import asyncio
+import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -229,6 +231,15 @@ class Connection(asyncio.Protocol):
         else:
             self.ends = time.monotonic() + self._server.keep_alive_s
             self._advance()
+
+    def break_off(self, reset: bool) -> None:
+        """Closes within an answer. Where only the end of the connection ends an answer, a
+        `reset` tells that it is not whole."""
+        if self.transport is None:
+            return
+        if reset and (sock := self.transport.get_extra_info("socket")) is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.close()
 
     def close_if_idle(self) -> None:
         if self._busy is None and self._current is None and self.transport is not None:

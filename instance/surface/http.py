@@ -109,9 +109,11 @@ class Surface:
         for page, document in pages_of(info).items():
             self._pages[page] = partial(json_page, document)
         if info["spec"] == "open-inference":
-            self._pages["/v2/health/live"] = self._pages["/health/live"]
-            self._pages["/v2/health/ready"] = self._ready
-            self._pages[f"/v2/models/{info['name']}/ready"] = self._ready
+            self._pages["/v2/health/live"] = lambda: json_page({"live": True})
+            self._pages["/v2/health/ready"] = self._ready_as_json
+            self._pages[f"/v2/models/{info['name']}/ready"] = partial(
+                self._ready_as_json, name=info["name"]
+            )
         return path == self._path
 
     # -- the model's path ------------------------------------------------------------------
@@ -195,6 +197,11 @@ class Surface:
         ready = self._driver.ready
         return text_page(200 if ready else 503, "ok" if ready else "not ready")
 
+    def _ready_as_json(self, **named: str) -> Page:
+        """As the Open Inference Protocol has it."""
+        ready = self._driver.ready
+        return json_page({**named, "ready": ready}, 200 if ready else 503)
+
     def _info(self) -> dict[str, Any]:
         driver = self._driver
         info = driver.info
@@ -223,8 +230,11 @@ class Surface:
             # merely full keeps its connections.
             incoming.keep_alive = False
         document = problem.document(incoming.header(b"x-request-id"))
-        if self._driver.info.get("spec", "").startswith("openai"):
+        spec = self._driver.info.get("spec", "")
+        if spec.startswith("openai"):
             document["error"] = error_of(problem)
+        elif spec == "open-inference":
+            document["error"] = str(problem.detail)
         extra = header_lines(list(problem.headers)) if problem.headers else b""
         if problem.retry_after_s is not None:
             extra += b"Retry-After: %d\r\n" % max(1, round(problem.retry_after_s))
@@ -272,13 +282,15 @@ def text_page(status: int, text: str) -> Page:
     return status, "text/plain; charset=utf-8", text.encode()
 
 
-def json_page(value: Any) -> Page:
-    return 200, "application/json", orjson.dumps(value)
+def json_page(value: Any, status: int = 200) -> Page:
+    return status, "application/json", orjson.dumps(value)
 
 
 def inflate(body: bytes | bytearray, encoding: str, limit: int) -> bytes:
     """A compressed body, as long as it is within `limit`; else the refusal is raised."""
-    if encoding.lower() not in ("gzip", "deflate"):
+    if encoding.lower() == "identity":
+        return bytes(body)
+    if encoding.lower() not in ("gzip", "x-gzip", "deflate"):
         raise refuse("unsupported_media_type", f"the content encoding {encoding} is not known")
     decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
     try:
@@ -287,4 +299,6 @@ def inflate(body: bytes | bytearray, encoding: str, limit: int) -> bytes:
         raise refuse("bad_request", f"the body is not {encoding}: {error}") from None
     if len(plain) > limit:
         raise refuse("body_too_large", f"the body is larger than {limit} bytes")
+    if not decoder.eof or decoder.unused_data:
+        raise refuse("bad_request", f"the body is not {encoding}: it ends early, or goes on")
     return plain

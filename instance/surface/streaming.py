@@ -30,7 +30,7 @@ async def stream(incoming: Incoming, parts: Parts, driver: Driver, extra: bytes)
         driver.abandon(job)
         return
     if parts.problem is not None and connection.transport is not None:
-        connection.transport.close()
+        connection.break_off(reset=not chunked)
     else:
         connection.finish(incoming, close)
 

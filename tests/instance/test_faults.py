@@ -66,6 +66,53 @@ def test_a_hung_predict_is_ended_after_the_timeout_and_its_worker_replaced(serve
     assert instance.post("a").status_code == 200
 
 
+def test_who_waits_for_a_model_that_keeps_failing_is_told_when_to_come_back(
+    serve: Serve, tmp_path: Path
+) -> None:
+    instance = serve(
+        """
+        import pathlib, os, time
+        class Model:
+            def setup(self, device):
+                if pathlib.Path("broken").exists():
+                    os._exit(1)
+            def predict(self, x):
+                time.sleep(1000)
+        """
+    )
+    computed, waits = later(lambda: instance.post(1)), later(lambda: instance.post(2))
+    eventually(lambda: instance.metric("instance_running") == 1)
+    eventually(lambda: instance.metric("instance_queue_depth") == 1)
+    (tmp_path / "broken").touch()
+    instance.workers()[0].kill()
+    assert computed().json()["code"] == "model_error"
+    assert (waits().status_code, waits().json()["code"]) == (503, "not_ready")
+    assert int(waits().headers["retry-after"]) > 0
+
+
+def test_a_health_that_hangs_is_ended_after_the_timeout(serve: Serve) -> None:
+    instance = serve(
+        """
+        import pathlib, time
+        class Model:
+            def setup(self, device):
+                self.hangs = not pathlib.Path("hung").exists()
+            def predict(self, x):
+                return x
+            def health(self):
+                if self.hangs:
+                    pathlib.Path("hung").touch()
+                    time.sleep(1000)
+                return True
+        """,
+        "Model", "--timeout", "0.5s",
+    )  # fmt: skip
+    instance.wait_for(r"health\(\) of the worker on \S+ is hung")
+    eventually(lambda: instance.metric("instance_worker_restarts_total") == 1)
+    eventually(lambda: instance.get("/health").status_code == 200)
+    assert instance.post(1).json() == 1
+
+
 def test_a_crash_loop_backs_off_and_is_not_ready(serve: Serve, tmp_path: Path) -> None:
     instance = serve(
         """

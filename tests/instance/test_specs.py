@@ -185,6 +185,58 @@ def test_tool_calls(serve: Serve) -> None:
     assert chunks[0].choices[0].delta.tool_calls[0].function.name == "look"
 
 
+def test_a_tool_call_may_come_in_pieces_and_calls_one_by_one(serve: Serve) -> None:
+    instance = serve(
+        """
+        from instance import ModelAPI
+
+        def call(arguments, **more):
+            return {"tool_calls": [{"function": {"arguments": arguments, **more.pop("named", {})},
+                                    **more}]}
+
+        class Model(ModelAPI):
+            spec = "openai-chat"
+            def setup(self, device): ...
+            def predict(self, request):
+                yield call('{"a":', index=0, id="1", type="function", named={"name": "add"})
+                yield call(' 1}', index=0)
+                yield call('{}', id="2", type="function", named={"name": "end"})
+        """
+    )
+    chat = client(instance.url).chat.completions
+    messages = [{"role": "user", "content": "x"}]
+    whole = chat.create(model="m", messages=messages).choices[0]
+    made = [(one.id, one.function.name, one.function.arguments) for one in whole.message.tool_calls]
+    assert made == [("1", "add", '{"a": 1}'), ("2", "end", "{}")]
+    assert (whole.message.content, whole.finish_reason) == (None, "tool_calls")
+    deltas = [c.choices[0].delta for c in chat.create(model="m", messages=messages, stream=True)]
+    calls = [one for delta in deltas for one in delta.tool_calls or []]
+    assert [(one.index, one.function.arguments) for one in calls] == [
+        (0, '{"a":'), (0, " 1}"), (1, "{}"),
+    ]  # fmt: skip
+
+
+def test_an_answer_in_one_piece_may_take_longer_than_one_item_may(serve: Serve) -> None:
+    instance = serve(
+        """
+        import time
+        from instance import ModelAPI
+        class Model(ModelAPI):
+            spec = "openai-chat"
+            def setup(self, device): ...
+            def predict(self, request):
+                for _ in range(10):
+                    time.sleep(0.3)
+                    yield "x"
+        """,
+        "Model", "--timeout", "2s",
+    )  # fmt: skip
+    messages = [{"role": "user", "content": "x"}]
+    answer = client(instance.url).chat.completions.create(model="m", messages=messages)
+    assert answer.choices[0].message.content == "x" * 10
+    assert instance.metric("instance_worker_restarts_total") == 0
+
+
 def test_embeddings_by_openais_client(serve: Serve) -> None:
     embed = client(serve(MODELS, "Embed").url).embeddings
     answer = embed.create(model="m", input=["a", "bcd"])  # base64, as the client prefers
@@ -246,6 +298,12 @@ def test_open_inference_protocol(serve: Serve) -> None:
         refused = instance.post({"inputs": [{**tensor, **wrong}]}, path=path)
         assert refused.status_code == 422
         assert refused.json()["errors"][0]["pointer"] == pointer
+    assert instance.get("/v2/health/live").json() == {"live": True}
+    assert instance.get("/v2/health/ready").json() == {"ready": True}
+    ready = {"name": "Tensors", "ready": True}
+    assert instance.get("/v2/models/Tensors/ready").json() == ready
+    refused = instance.post({"inputs": []}, path=path).json()
+    assert refused["error"] == refused["detail"]
     for page in ("/v2/health/live", "/v2/health/ready", "/v2/models/Tensors/ready", "/v2"):
         assert instance.get(page).status_code == 200
     model = instance.get("/v2/models/Tensors").json()

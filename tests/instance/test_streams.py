@@ -227,3 +227,20 @@ def test_http_1_0_gets_a_stream_that_ends_with_the_connection(serve: Serve) -> N
         got += part
     assert got.endswith(b"\r\n\r\nw0 w1 ")
     assert b"chunked" not in got
+
+
+def test_a_stream_that_fails_is_reset_where_its_end_would_look_complete(serve: Serve) -> None:
+    instance = serve(
+        """
+        class Model:
+            stream = True
+            def setup(self, device): ...
+            def predict(self, x):
+                yield "begun"
+                raise ValueError
+        """
+    )
+    client = socket.create_connection(("127.0.0.1", instance.port))
+    client.sendall(b"POST /predict HTTP/1.0\r\nContent-Length: 1\r\n\r\n1")
+    with pytest.raises(ConnectionResetError):
+        b"".join(iter(lambda: client.recv(65536), b""))
