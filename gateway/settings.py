@@ -189,6 +189,7 @@ def _is_loopback(host: str) -> bool:
 
 
 _DATAPLANE = (
+    "workers",
     "expose",
     "trusted_proxies",
     "head_timeout_s",

@@ -15,6 +15,7 @@ UNDERSCORES = ("drop", "refuse", "pass")
 class DataplaneOptions:
     """Durations in seconds, sizes in bytes.
 
+    workers            processes that share the limits per instance and per backend
     expose             responses name route, backend, instance and revision
     node               this gateway's name in `Via`, by which a loop is found (508)
     trusted_proxies    CIDRs whose X-Forwarded-*, Forwarded, X-Real-IP, X-Request-Id are believed
@@ -40,6 +41,7 @@ class DataplaneOptions:
     access_log_percent, access_log_slow_s  which requests are logged: `core.sampling`
     """
 
+    workers: int = 1
     expose: bool = True
     node: str = "headgate"
     trusted_proxies: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ instance. The decisions are the core's; this carries them out.
 """
 
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gateway.core.balancing import REFUSED_S, Load, choose
@@ -13,7 +14,7 @@ from gateway.core.errors import NoRoom
 from gateway.core.headers import timeout_line
 from gateway.core.health import serving
 from gateway.core.queueing import Admission, Refuse, place, rather_than_refuse
-from gateway.core.table import Backend
+from gateway.core.table import Backend, Queue
 from gateway.dataplane.deadlines import Timed
 from gateway.dataplane.instance import LiveInstance
 
@@ -28,7 +29,7 @@ class LiveBackend(Timed):
     ends the moment for which it is `vacant`."""
 
     __slots__ = (
-        "admission", "config", "copies", "instances", "loads", "name", "plane", "serving",
+        "admission", "config", "copies", "instances", "loads", "most", "name", "plane", "serving",
         "timeout_line", "turn", "vacant", "waiting",
     )  # fmt: skip
 
@@ -42,7 +43,8 @@ class LiveBackend(Timed):
         self.loads: tuple[Load, ...] = ()
         self.waiting: deque[Exchange] = deque()
         self.copies: set[Copy] = set()  # mirrored here, under way
-        self.admission = Admission(config.queue)
+        self.admission = Admission(self._queue(config))
+        self.most = self._most(config)
         self.timeout_line = timeout_line(config.timeouts.response_s)
         self.turn = plane.random()
         self.vacant = False  # every instance turned a request away just now
@@ -50,9 +52,19 @@ class LiveBackend(Timed):
     def configure(self, config: Backend) -> None:
         """Takes an edit; what did not change goes on as it was."""
         if config.queue != self.config.queue:
-            self.admission = Admission(config.queue)
+            self.admission = Admission(self._queue(config))
+        self.most = self._most(config)
         self.config = config
         self.timeout_line = timeout_line(config.timeouts.response_s)
+
+    def _most(self, config: Backend) -> int:
+        """How many requests of this worker an instance may have: the configured number is for
+        all workers together, and connections are dealt out evenly. Each may always send one."""
+        return max(1, config.max_in_flight // self.plane.options.workers)
+
+    def _queue(self, config: Backend) -> Queue:
+        """This worker's part of the backend's queue."""
+        return replace(config.queue, size=-(-config.queue.size // self.plane.options.workers))
 
     def words(self) -> dict[str, str]:
         """What the probes say of each instance that may get new requests by command."""
@@ -105,13 +117,11 @@ class LiveBackend(Timed):
                 load = self.loads[0]
                 in_flight = load.in_flight
                 if not in_flight or (
-                    in_flight < config.max_in_flight
-                    and load.weight >= 1.0
-                    and load.occupied(now) < load.most
+                    in_flight < self.most and load.weight >= 1.0 and load.occupied(now) < load.most
                 ):
                     self._send(exchange, self.serving[0], now)
                     return
-            spot = place(config.balance, self.loads, 1, config.max_in_flight, turn, now)
+            spot = place(config.balance, self.loads, 1, self.most, turn, now)
             if spot is not None:
                 self._send(exchange, self.serving[spot.instance], now)
                 return
@@ -129,7 +139,7 @@ class LiveBackend(Timed):
         )
         if isinstance(verdict, Refuse):
             self.waiting.remove(exchange)
-            index = rather_than_refuse(self.loads, self.config.max_in_flight, self.turn, now)
+            index = rather_than_refuse(self.loads, self.most, self.turn, now)
             if index >= 0:
                 self._send(exchange, self.serving[index], now)
                 return
@@ -152,7 +162,7 @@ class LiveBackend(Timed):
                 self.config.balance,
                 self.loads,
                 len(waiting),
-                self.config.max_in_flight,
+                self.most,
                 self.turn,
                 now,
             )
@@ -181,9 +191,9 @@ class LiveBackend(Timed):
         if not left:
             return None
         self.turn += 1
-        config = self.config
-        most = config.max_in_flight
-        index = choose(config.balance, [each.load for each in left], self.turn, now, most)
+        most = self.most
+        loads = [each.load for each in left]
+        index = choose(self.config.balance, loads, self.turn, now, most)
         if index >= 0:
             return left[index]
         best = min(left, key=lambda each: each.load.in_flight)

@@ -28,3 +28,21 @@ async def test_r45_beyond_the_queue_the_answer_is_a_quick_503() -> None:
     assert {r.header("x-headgate-error") for r in refused} == {"queue_full"}
     assert all(r.header("retry-after") for r in refused)
     assert percentile([r.took_s for r in refused], 95) <= 0.05
+
+
+async def test_r45_the_limits_are_for_all_workers_together() -> None:
+    async with one_origin(hang) as origin:
+        document = one_backend(origin, max_in_flight=8, queue={"size": 8, "timeout": "20s"})
+        async with running_gateway(document, workers=4) as gateway:
+            # Each on a connection of its own, or the refused ones would all meet one worker.
+            make = lambda n: Ask(path="/x", headers=[("Connection", "close")])  # noqa: E731
+            load = asyncio.create_task(open_loop(gateway.url, 100, 1.5, make, timeout=3))
+
+            async def full() -> bool:
+                return (await gateway.metrics()).total("headgate_queue_depth") == 8
+
+            await eventually(full, 3, "every worker's part of the queue is full")
+            assert len(origin.exchanges) == 8
+            replies = await load
+    refused = [r for r in replies if r.status == 503]
+    assert len(refused) == len(replies) - 16
