@@ -233,6 +233,37 @@ def _split() -> dict[str, Any]:
     return {"split": {"digits-cnn": 1}}
 
 
+async def test_r49_naughty_names_of_backends_and_instances_are_refused_or_kept(
+    admin: Admin,
+) -> None:
+    kept = 0
+    for name in naughty():
+        path = f"/admin/v1/backends/{quote(name, safe='')}"
+        before = state(admin)
+        async with admin.client.put(_raw(path), json={"max_in_flight": 7}) as response:
+            status = response.status
+        if status == 201:
+            kept += 1
+            async with admin.client.get(_raw(path)) as response:
+                assert await response.json() == {"max_in_flight": 7}
+            async with admin.client.delete(_raw(path)) as response:
+                assert response.status == 200
+        else:
+            assert 400 <= status < 500, (name, status)
+            assert state(admin) == before, name
+        for method, to, body in (
+            ("PATCH", "/admin/v1/routes/digits/weights", {name: 1}),
+            ("POST", "/admin/v1/backends/digits-cnn/instances", {"url": name}),
+            ("PATCH", "/admin/v1/backends/digits-cnn", {name: name}),
+            ("POST", "/admin/v1/apply", {"backends": {"b": {"instances": [name]}}}),
+        ):
+            before = state(admin)
+            status, _ = await send(admin, method, to, json=body)
+            assert status == 400, (method, to, name)
+            assert state(admin) == before
+    assert kept > 50
+
+
 async def test_r49_naughty_values_are_refused_or_kept_exactly(admin: Admin) -> None:
     for text in naughty():
         for patch in (

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -144,9 +145,12 @@ def test_state_files_are_for_their_owner_only(path: Path) -> None:
     assert set(modes.values()) == {0o600}
 
 
-def test_r53_a_truncated_file_is_refused_and_kept(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "step", [97, pytest.param(1, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])]
+)
+def test_r53_a_truncated_file_is_refused_and_kept(path: Path, step: int) -> None:
     whole = path.read_bytes()
-    for size in [*range(0, len(whole), 97), len(whole) - 1]:
+    for size in [*range(0, len(whole), step), len(whole) - 1]:
         path.write_bytes(whole[:size])
         refused = opened(path)
         assert isinstance(refused, str), f"{size} bytes"
@@ -200,6 +204,23 @@ def test_r53_other_damage_is_refused_with_one_clear_line(
     assert str(path) in refused
     assert "\n" not in refused
     assert path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a while")
+def test_r53_a_file_of_somebody_else_is_refused_and_kept(path: Path) -> None:
+    with TemporaryDirectory() as folder:
+        moved = Path(folder) / path.name
+        shutil.copy(path, moved)
+        os.chown(folder, 65534, 65534)
+        os.seteuid(65534)
+        try:
+            refused = opened(moved)
+        finally:
+            os.seteuid(0)
+        assert isinstance(refused, str)
+        assert str(moved) in refused
+        assert "\n" not in refused
+        assert moved.read_bytes() == path.read_bytes()
 
 
 def test_r53_a_log_that_lost_its_end_is_refused(path: Path, tmp_path: Path) -> None:

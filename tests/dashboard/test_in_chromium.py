@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -287,9 +288,16 @@ def test_a_gateway_that_leaves_is_said_and_found_again(page: Page) -> None:
         page.until(
             lambda: page.script("return document.getElementById('link').dataset.state") == "lost"
         )
-        assert page.text("#link-text") == "no answer"
+        assert re.fullmatch(r"no answer; shown: \d\d:\d\d:\d\d", page.text("#link-text"))
+        assert (
+            page.script("return getComputedStyle(document.querySelector('main')).filter") != "none"
+        )
+        assert page.text("#announcer") == "The gateway: no answer"
         demo.broken = False
         page.until(lambda: page.text("#link-text") == "live")
+        assert (
+            page.script("return getComputedStyle(document.querySelector('main')).filter") == "none"
+        )
 
 
 def test_the_charts_are_read_with_the_arrow_keys(page: Page, demo: Demo) -> None:

@@ -14,7 +14,8 @@ from tests.harness.origins import after, origins
 EVEN, ONE = {"a": 50, "b": 50}, {"a": 100, "b": 0}
 
 
-async def _flips(seconds: float, workers: int) -> None:
+async def _flips(seconds: float, workers: int, *, judged: float) -> None:
+    """`judged`: which percentile of the edits has to be quick."""
     async with origins(2, after(0.005)) as (a, b):
         document = {
             "backends": {"a": backend(a), "b": backend(b)},
@@ -59,17 +60,17 @@ async def _flips(seconds: float, workers: int) -> None:
         and any(acked <= r.intended and r.done <= end for acked, end in spans)
     ]
     assert wrong == []
-    # The machine is shared: the middle says what an edit costs, the far end what the others do.
-    assert percentile((acked - asked for asked, acked in edits), 50) <= 0.02
+    assert percentile((acked - asked for asked, acked in edits), judged) <= 0.02
     during = [r.took_s for r in replies if any(a <= r.intended < b for a, b in edits)]
     apart = [r.took_s for r in replies if not any(a <= r.intended < b for a, b in edits)]
     assert not during or percentile(during, 50) <= 2 * percentile(apart, 50) + 0.005
 
 
 async def test_r55_after_the_acknowledgement_no_request_is_decided_by_the_old_weights() -> None:
-    await _flips(6, workers=2)
+    # The machine is shared: the middle says what an edit costs, the far end what the others do.
+    await _flips(6, workers=2, judged=50)
 
 
 @pytest.mark.soak
 async def test_r55_a_minute_of_flips() -> None:
-    await _flips(60, workers=2)
+    await _flips(60, workers=2, judged=99)

@@ -4,7 +4,7 @@
 import { api, listen, Refused, Unreachable } from "./api.js";
 import { charts } from "./charts.js";
 import { askToken } from "./dialogs.js";
-import { by, mark, say } from "./dom.js";
+import { announce, by, mark, say } from "./dom.js";
 import { events } from "./events.js";
 import { history } from "./history.js";
 import { instances } from "./instances.js";
@@ -19,6 +19,15 @@ const state = { table: null, status: null, revisions: [], series: new Map(), mar
 const views = [summary, routes, charts, instances, permission].map((view) => view(state, refresh));
 const historyView = history(state, refresh);
 const eventsView = events();
+
+let looked = null;
+
+// What is shown while nobody answers is old, and says from when it is.
+function lost(text) {
+  const clock = looked ? looked.toLocaleTimeString("en-GB") : null;
+  if (by("link").dataset.state !== "lost") announce(`The gateway: ${text}`, { bad: true });
+  link("lost", clock ? `${text}; shown: ${clock}` : text);
+}
 
 function link(word, text) {
   mark(by("link"), "data-state", word);
@@ -39,6 +48,7 @@ async function look() {
   if (!state.table || status.revision !== state.table.revision) state.table = await api.table();
   state.status = status;
   const now = Date.now();
+  looked = new Date(now);
   for (const [name, backend] of Object.entries(status.backends || {})) {
     if (!state.series.has(name)) state.series.set(name, new Series());
     state.series.get(name).add(now, backend);
@@ -67,9 +77,9 @@ async function attempt(work) {
       await askToken();
       return attempt(work);
     }
-    const lost = error instanceof Unreachable || error instanceof TypeError;
-    link("lost", lost ? "no answer" : error.words || error.message);
-    if (!lost && !(error instanceof Refused)) throw error;
+    const silent = error instanceof Unreachable || error instanceof TypeError;
+    lost(silent ? "no answer" : error.words || error.message);
+    if (!silent && !(error instanceof Refused)) throw error;
     return false;
   }
 }
