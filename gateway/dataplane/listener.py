@@ -31,28 +31,9 @@ class Client(asyncio.Protocol, Timed):
     """One client connection. Its deadline depends on its state; see `expired`."""
 
     __slots__ = (
-        "_body",
-        "_buffer",
-        "_head_since",
-        "_held",
-        "_keep_alive_s",
-        "_last_piece",
-        "_limits",
-        "_lingered",
-        "_pumping",
-        "_tunnel",
-        "_window",
-        "_window_bytes",
-        "address",
-        "exchange",
-        "forwarding",
-        "keep",
-        "peer",
-        "plane",
-        "stalled",
-        "state",
-        "transport",
-        "trusted",
+        "_body", "_buffer", "_head_since", "_held", "_keep_alive_s", "_last_piece", "_limits",
+        "_lingered", "_pumping", "_tunnel", "_window", "_window_bytes", "address", "exchange",
+        "forwarding", "keep", "peer", "plane", "stalled", "state", "transport", "trusted",
     )  # fmt: skip
 
     def __init__(self, plane: "Plane") -> None:
@@ -140,21 +121,27 @@ class Client(asyncio.Protocol, Timed):
         self.stalled = True
         if self.exchange is not None:
             self.exchange.hold_instance()
+        elif self.state == HEAD:
+            self.hold()
         self._wait_for(self.plane.options.stream_idle_s)
 
     def resume_writing(self) -> None:
         self.stalled = False
         if self.state in (WAIT, TUNNEL):
             self.deadline = NEVER
+        elif self.state == BODY:
+            self._wait_for(self.plane.options.body_idle_s)
         if self.exchange is not None:
             self.exchange.release_instance()
+        elif self.state == HEAD:
+            self._next(self.plane.now())
 
     # requests
 
     def _pump(self, data: bytes) -> None:
         """Reads as many requests as are there and can be answered at once."""
         self._pumping = True
-        while self.state == HEAD:
+        while self.state == HEAD and not self.stalled:
             while data[:2] == b"\r\n":
                 data = data[2:]
             if not data:
@@ -239,7 +226,8 @@ class Client(asyncio.Protocol, Timed):
             return
         if body.done:
             self.state = WAIT
-            self.deadline = NEVER
+            if not self.stalled:
+                self.deadline = NEVER
             self._buffer = body.rest
             self._body = None
             exchange.feed(payload, True)
@@ -283,12 +271,19 @@ class Client(asyncio.Protocol, Timed):
             self.close_soon()
         else:
             self.state = HEAD
-            if self._held:
-                self.release()
-            self.plane.wheel.set(self, now + self._keep_alive_s)
-            if self._buffer and not self._pumping:
-                data, self._buffer = self._buffer, b""
-                self._pump(data)
+            if self.stalled:
+                self.hold()  # who takes no answers gets no more of them
+            else:
+                self._next(now)
+
+    def _next(self, now: float) -> None:
+        """On to the next request, which may be here already."""
+        if self._held:
+            self.release()
+        self.plane.wheel.set(self, now + self._keep_alive_s)
+        if self._buffer and not self._pumping:
+            data, self._buffer = self._buffer, b""
+            self._pump(data)
 
     def tunnel(self, tunnel: Tunnel) -> None:
         self._tunnel = tunnel

@@ -2,9 +2,10 @@
 
 import asyncio
 import random
+import time
 
 from tests.harness.gateway import Gateway, one_backend, running_gateway
-from tests.harness.origins import one_origin
+from tests.harness.origins import fixed, one_origin
 from tests.harness.wire import wire
 
 ASK = b"GET /edge HTTP/1.1\r\nHost: gw.test\r\n\r\n"
@@ -26,11 +27,26 @@ async def edge(gateway: Gateway, wait_s: float) -> str:
         return "closed cleanly" if client.ended else "silence"
 
 
+async def test_r21_a_slow_reader_is_no_idle_connection() -> None:
+    body = random.Random(21).randbytes(2_000_000)
+    async with one_origin(fixed(200, body)) as origin:
+        async with running_gateway(one_backend(origin), keep_alive="500ms") as gateway:
+            async with wire(gateway.data_port, 4096) as client:
+                client.reader._limit = 4096
+                await client.send(ASK)
+                began = time.monotonic()
+                while len(client.received) < len(body) and not client.ended:
+                    await client.read_some(2)
+                    await asyncio.sleep(0.01)
+                assert time.monotonic() - began > 1.5, "read too fast to show anything"
+                assert client.received.endswith(body[-1000:]), "cut off while it was reading"
+
+
 async def test_r21_every_request_around_the_limit_is_answered_or_cleanly_refused() -> None:
     chance = random.Random(21)
     async with one_origin() as origin:
         async with running_gateway(one_backend(origin), keep_alive="1s") as gateway:
-            edges = [edge(gateway, 1 + chance.uniform(-0.05, 0.05)) for _ in range(300)]
+            edges = [edge(gateway, 1 + chance.uniform(-0.05, 0.05)) for _ in range(500)]
             ends = await asyncio.gather(*edges)
             early = await asyncio.gather(*(edge(gateway, 0.5) for _ in range(50)))
             late = await asyncio.gather(*(edge(gateway, 2.5) for _ in range(50)))
