@@ -289,6 +289,7 @@ class Client(asyncio.Protocol, Timed):
         self._tunnel = tunnel
         self.state = TUNNEL
         self.deadline = NEVER
+        self.release()
         if self._buffer:
             data, self._buffer = self._buffer, b""
             tunnel.from_client(data)

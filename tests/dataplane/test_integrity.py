@@ -88,6 +88,28 @@ async def test_r08_a_websocket_is_tunnelled_both_ways(rig, stub):
     assert gateway.count() == 1
 
 
+async def test_r08_what_a_client_sends_before_the_101_arrives_whole_and_in_order(rig, stub):
+    frame = b"\x82\x7f" + (1 << 20).to_bytes(8, "big") + bytes(range(256)) * 4096
+    go = asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        await go.wait()
+        conversation.write(b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        assert await conversation.reader.readexactly(len(frame)) == frame
+        conversation.write(b"\x82\x00")
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(UPGRADE + frame)
+    await until(lambda: any(client._held for client in gateway.plane.clients))
+    go.set()
+    assert (await peer.answer()).status == 101
+    async with asyncio.timeout(3):
+        assert await peer.reader.readexactly(2) == b"\x82\x00"
+
+
 async def test_r08_a_declined_upgrade_is_an_ordinary_answer(rig, stub):
     gateway, instance = await rig(), await stub()
     gateway.one(instance)
