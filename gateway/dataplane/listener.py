@@ -8,6 +8,7 @@ client can read the answer before it learns that nobody reads the rest.
 
 import asyncio
 import os
+import re
 import socket
 from typing import TYPE_CHECKING, cast
 
@@ -25,6 +26,7 @@ HEAD, BODY, WAIT, TUNNEL, LINGER, CLOSED = range(6)
 LINGER_S = 2.0
 RACE_S = 0.05
 LINGER_BYTES = 16 << 20
+_empty_lines = re.compile(rb"(?:\r\n)+").match
 
 
 class Client(asyncio.Protocol, Timed):
@@ -142,8 +144,11 @@ class Client(asyncio.Protocol, Timed):
         """Reads as many requests as are there and can be answered at once."""
         self._pumping = True
         while self.state == HEAD and not self.stalled:
-            while data[:2] == b"\r\n":
-                data = data[2:]
+            if data[:1] == b"\r":
+                skipped = _empty_lines(data)
+                data = data[skipped.end() :] if skipped else data
+                if data == b"\r":
+                    break  # perhaps half of another empty line
             if not data:
                 break
             end = data.find(b"\r\n\r\n")

@@ -40,7 +40,8 @@ class Wire:
         for start in range(0, len(data), size):
             await self.send(data[start : start + size])
             await asyncio.sleep(pause_s)
-            if self.writer.is_closing() or self.reader.at_eof():
+            # Not at_eof(), which is false as long as an answer lies there unread.
+            if self.writer.is_closing() or self.reader._eof:  # type: ignore[attr-defined]
                 return
 
     def half_close(self) -> None:
