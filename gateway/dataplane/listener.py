@@ -69,7 +69,8 @@ class Client(asyncio.Protocol, Timed):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
-        self.address = name[0] if isinstance(name, tuple) else "unix"
+        # A socket on [::] calls 192.0.2.1 ::ffff:192.0.2.1; nobody who looks for it would.
+        self.address = name[0].removeprefix("::ffff:") if isinstance(name, tuple) else "unix"
         self.peer = self.address.encode("latin-1")
         plane = self.plane
         if len(plane.clients) >= plane.most_clients:

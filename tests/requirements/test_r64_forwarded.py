@@ -5,6 +5,7 @@ from typing import Any
 from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.load import Reply
 from tests.harness.origins import Exchange, one_origin
+from tests.harness.ports import free_port
 
 FORGED = [
     ("X-Forwarded-For", "6.6.6.6"),
@@ -20,7 +21,9 @@ FORGED = [
 ]
 
 
-async def through(trusted: list[str], headers: list[tuple[str, str]]) -> tuple[Exchange, Reply]:
+async def through(
+    trusted: list[str], headers: list[tuple[str, str]], **more: Any
+) -> tuple[Exchange, Reply]:
     """What the instance and what the client saw of one request with `headers`."""
 
     async def respond(exchange: Exchange) -> None:
@@ -29,7 +32,7 @@ async def through(trusted: list[str], headers: list[tuple[str, str]]) -> tuple[E
             200, b"ok", [("endpoint-load-metrics", 'JSON {"named_metrics": {"queue": 1}}')]
         )
 
-    settings: dict[str, Any] = {"trusted_proxies": trusted}
+    settings: dict[str, Any] = {"trusted_proxies": trusted, **more}
     async with one_origin(respond) as origin:
         async with running_gateway(one_backend(origin), **settings) as gateway:
             reply = await gateway.client.get(f"{gateway.url}/x", headers=headers)
@@ -69,3 +72,12 @@ async def test_r64_a_trusted_proxy_is_believed_and_extended() -> None:
 async def test_r64_the_load_report_never_reaches_the_client() -> None:
     _, reply = await through([], [])
     assert reply.header("endpoint-load-metrics") == ""
+
+
+async def test_r64_a_client_by_ipv4_is_called_so_on_a_socket_for_both() -> None:
+    seen, _ = await through([], [], listen=f"[::]:{free_port()}")
+    assert seen.all("x-forwarded-for") == [b"127.0.0.1"]
+    seen, _ = await through(
+        ["127.0.0.0/8"], [("X-Forwarded-For", "203.0.113.9")], listen=f"[::]:{free_port()}"
+    )
+    assert seen.all("x-forwarded-for") == [b"203.0.113.9, 127.0.0.1"]
