@@ -119,7 +119,11 @@ class Attempt:
         if payload:
             data += chunk(payload) if self._chunked else payload
         upstream.send(self, data, done, exchange.upgrades)
-        plane.wheel.set(upstream, now + timeouts.response_s if done else NEVER)
+        if done:
+            plane.wheel.set(upstream, now + timeouts.response_s)
+        else:
+            plane.wheel.set(upstream, NEVER)
+            exchange.invite()
 
     # upstream.Receiver
 

@@ -130,12 +130,17 @@ class LiveRoute:
         key = sticky_key(head, self.route.sticky)
         return sticky_backend(self.route.name, key, split.weights) if key else None
 
-    def is_open(self) -> bool:
-        """Whether some backend could serve now."""
-        backends = self.backends.values()
-        return any(each.serving for each in backends) or bool(
-            self.fallback and self.fallback.serving
-        )
+    def check_open(self, head: RequestHead) -> None:
+        """Raises the NoRoom that a request would meet now, as far as no ticket is needed."""
+        generation = self._snapshot.plane.generation
+        if self._generation != generation:
+            self._renew(generation)
+        if self.route.override and OVERRIDE in head.special:
+            self._overridden(head.special[OVERRIDE])
+        elif self._open.pick(0) is None:
+            self._nobody()
+        elif not any(each.serving for each in self.backends.values()):
+            self._unavailable()
 
     def _renew(self, generation: int) -> None:
         self._generation = generation

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from gateway.core.errors import ClientFault, GatewayError, NoRoom
+from gateway.core.errors import ClientFault, GatewayError
 from gateway.core.headers import CONTINUE, forwarded, is_loop, patience_s, request_id
 from gateway.core.heads import CRLF, RequestHead
 from gateway.core.lines import DEADLINE, EXPECT, UPGRADE, VIA
@@ -191,15 +191,21 @@ class Intake(Timed):
         else:
             self._most = route.route.max_body
             gather = self.plane.options.gather
-            if EXPECT in head.special and not route.is_open():
-                raise NoRoom("No instance can take the request now.")
+            if EXPECT in head.special:
+                route.check_open(head)
         if head.length is not None and head.length > self._most:
             raise ClientFault("The body is larger than the route takes.", "body_too_large")
-        if EXPECT in head.special and head.minor and not self.received:
-            self.client.write(CONTINUE)
         self._check_size()
         if max(head.length or 0, self.received) > gather:
             self._decide()
+        else:
+            self.invite()
+
+    def invite(self) -> None:
+        """Asks, once, for a body that the client holds back until its request is taken."""
+        head = self.head
+        if head.special.pop(EXPECT, None) is not None and head.minor and not self.received:
+            self.client.write(CONTINUE)
 
     def _gathered(self) -> None:
         self._check_size()

@@ -1,7 +1,9 @@
 """R9: Expect is the gateway's to answer: once, only when the body will be read, never passed on."""
 
-from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.origins import one_origin
+import pytest
+
+from tests.harness.gateway import eventually, one_backend, running_gateway
+from tests.harness.origins import hang, one_origin
 from tests.harness.wire import parse_responses, wire
 
 HEAD = b"POST /x HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 5\r\n"
@@ -31,10 +33,46 @@ async def test_r09_a_refused_request_gets_no_100_and_its_body_is_never_a_request
                     parsed = parse_responses(bytes(client.received), ["POST"], True)
                     assert [r.status for r in parsed.responses] == [status]
                     assert parsed.responses[0].informational == []
-                    if not client.ended:
-                        await client.send(b"GET /x")
-                        assert len(await client.read_until_quiet(0.3)) >= 0
+                    assert client.ended, "a body that nobody asked for may still come"
+                    assert parsed.responses[0].header("connection") == "close"
         assert origin.exchanges == []
+
+
+LARGE = HEAD.replace(b"Length: 5", b"Length: 1000000") + b"Expect: 100-continue\r\n\r\n"
+SMALL = HEAD + b"Expect: 100-continue\r\n\r\n"
+
+
+@pytest.mark.parametrize("head", [SMALL, LARGE], ids=["small", "large"])
+async def test_r09_a_route_without_weight_asks_for_no_body(head: bytes) -> None:
+    async with one_origin() as origin:
+        document = one_backend(origin, route={"split": {"main": 0}})
+        async with running_gateway(document) as gateway:
+            async with wire(gateway.data_port) as client:
+                await client.send(head)
+                reply = await client.read_response()
+        assert (reply.status, reply.informational) == (503, [])
+        assert reply.header("x-headgate-error") == "no_weight"
+
+
+async def test_r09_a_large_body_is_asked_for_once_there_is_an_instance_for_it() -> None:
+    async with one_origin(hang) as origin:
+        document = one_backend(origin, max_in_flight=1, queue={"size": 1, "timeout": "3s"})
+        async with running_gateway(document) as gateway:
+            async with wire(gateway.data_port) as first, wire(gateway.data_port) as waits:
+                async with wire(gateway.data_port) as full:
+                    await first.send(LARGE)
+                    await first.read_until(b"HTTP/1.1 100")
+                    await waits.send(LARGE)
+
+                    async def queued() -> bool:
+                        return (await gateway.metrics()).total("headgate_queue_depth") == 1
+
+                    await eventually(queued, 2.5, "the second waits")
+                    await full.send(LARGE)
+                    for client, code in ((full, "queue_full"), (waits, "queue_timeout")):
+                        reply = await client.read_response()
+                        assert (reply.status, reply.informational) == (503, [])
+                        assert reply.header("x-headgate-error") == code
 
 
 async def test_r09_an_unknown_expectation_is_417() -> None:
