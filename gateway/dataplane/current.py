@@ -244,7 +244,7 @@ class Snapshot:
                 raise WrongMethodFault(matched.allow)
             raise ClientFault("No route matches the request.", "no_route")
         found = (self.routes[matched.route.name], matched.forwarded_path.encode("latin-1"))
-        if body is UNREAD and not asked and len(target) <= _LONGEST_CACHED:
+        if body is UNREAD and not asked and len(target) + len(host) <= _LONGEST_CACHED:
             if len(self._cache) >= _MOST_CACHED:
                 self._cache.clear()
             self._cache[key] = found
