@@ -235,7 +235,7 @@ class Snapshot:
             asked = True
             return head.get(name)
 
-        method, host = head.method.decode("latin-1"), _host(head.host)
+        method, host = head.method.decode("latin-1"), host_of(head)
         matched = self._matcher.match(method, host, target, header, body)
         if not isinstance(matched, Found):
             if isinstance(matched, NeedsBody):
@@ -251,11 +251,12 @@ class Snapshot:
         return found
 
 
-def _host(raw: bytes | None) -> str:
-    if raw is None:
+def host_of(head: RequestHead) -> str:
+    """The host that `head` asks for in its one form, "" for none; ClientFault if it is no host."""
+    if head.host is None:
         return ""
     try:
-        return normalise_host(raw.decode("latin-1"))
+        return normalise_host(head.host.decode("latin-1"))
     except ValueError:
         raise ClientFault("The Host is no host.") from None
 

@@ -15,7 +15,7 @@ from gateway.dataplane.account import settle
 from gateway.dataplane.another import another
 from gateway.dataplane.attempt import Attempt
 from gateway.dataplane.backend import LiveBackend
-from gateway.dataplane.current import WrongMethodFault
+from gateway.dataplane.current import WrongMethodFault, host_of
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.intake import ANSWERING, OVER, TRYING, TUNNEL, WAITING, Intake
@@ -249,6 +249,7 @@ class Exchange(Intake):
 
     def answer_reserved(self) -> None:
         """Answers what is asked below `/-/`: health, and the documents pushed from control."""
+        host_of(self.head)
         path = self.head.target.partition(b"?")[0]
         if self.head.method not in (b"GET", b"HEAD"):
             raise WrongMethodFault(("GET", "HEAD"))

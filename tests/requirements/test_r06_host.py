@@ -2,7 +2,7 @@
 
 from tests.harness import corpora
 from tests.harness.cases import play
-from tests.harness.gateway import backend, running_gateway
+from tests.harness.gateway import backend, one_backend, running_gateway
 from tests.harness.origins import one_origin
 from tests.harness.wire import parse_responses
 
@@ -27,6 +27,14 @@ async def test_r06_every_host_row_is_routed_by_its_normalised_host_or_refused() 
                 if why := _judged(row["verdict"], outcome, route):
                     faults.append((row["id"], why))
     assert not (unexplained := corpora.unexplained("r06", faults)), "\n".join(unexplained)
+
+
+async def test_r06_an_invalid_host_is_refused_for_the_gateways_own_paths_too() -> None:
+    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
+        for host, status in ((b"gw.test", 200), (b"a b", 400), (b"", 400), (b"a:99999", 400)):
+            data = b"GET /-/health HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
+            outcome = await play(gateway, origin, [data])
+            assert outcome.statuses == [status], (host, outcome)
 
 
 def _judged(verdict: str, outcome: object, route: str) -> str:
