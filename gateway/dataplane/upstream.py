@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from gateway.core.errors import UpstreamFault
 from gateway.core.framing import Body, Chunked, Sized, UntilClose
 from gateway.core.heads import CHUNKED, ResponseHead, parse_response
+from gateway.core.lines import UPGRADE
 from gateway.dataplane.deadlines import NEVER, Timed
 
 if TYPE_CHECKING:
@@ -232,7 +233,8 @@ class Upstream(asyncio.Protocol, Timed):
         receiver.answered(head, payload, False, True, now)
 
     def _switch(self, head: ResponseHead, data: bytes) -> None:
-        if not self.expects_upgrade:
+        # Another protocol than the one asked for is as unasked as none.
+        if not self.expects_upgrade or head.special.get(UPGRADE, b"").lower() != b"websocket":
             raise UpstreamFault("The instance switched protocols unasked.")
         receiver = self.receiver
         assert receiver is not None

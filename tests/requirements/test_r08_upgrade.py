@@ -2,9 +2,15 @@
 
 import base64
 import hashlib
+import random
+
+import aiohttp
+import pytest
+from aiohttp import WSMsgType, web
+from aiohttp.test_utils import TestServer
 
 from tests.harness.cases import play
-from tests.harness.gateway import one_backend, running_gateway
+from tests.harness.gateway import eventually, one_backend, running_gateway
 from tests.harness.origins import Exchange, one_origin, raw
 from tests.harness.wire import wire
 
@@ -57,6 +63,14 @@ async def test_r08_an_unsolicited_101_becomes_502() -> None:
         assert outcome.statuses == [502], outcome
 
 
+async def test_r08_a_switch_to_another_protocol_than_the_one_asked_for_becomes_502() -> None:
+    answer = raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+    async with one_origin(answer) as origin, running_gateway(one_backend(origin)) as gateway:
+        data = b"GET /up HTTP/1.1\r\nHost: gw.test\r\n" + WEBSOCKET + b"\r\n"
+        outcome = await play(gateway, origin, [data])
+        assert outcome.statuses == [502], outcome
+
+
 async def test_r08_a_websocket_carries_messages_both_ways() -> None:
     async with one_origin(agree) as origin, running_gateway(one_backend(origin)) as gateway:
         async with wire(gateway.data_port) as client:
@@ -71,3 +85,52 @@ async def test_r08_a_websocket_carries_messages_both_ways() -> None:
             await client.read_some(0.2)
         connection = origin.exchanges[0].connection
         assert b"\x82" in bytes(connection.received).partition(b"\r\n\r\n")[2]
+
+
+async def test_r08_a_real_websocket_behaves_as_if_nobody_stood_between() -> None:
+    closed: list[int | None] = []
+
+    async def talk(request: web.Request) -> web.StreamResponse:
+        socket = web.WebSocketResponse(protocols=("v1",), max_msg_size=64 << 20)
+        await socket.prepare(request)
+        async for message in socket:
+            if message.type == WSMsgType.BINARY:
+                await socket.send_bytes(message.data)
+            elif message.data == "leave":
+                await socket.close(code=4321, message=b"bye")
+            else:
+                await socket.send_str(message.data)
+        closed.append(socket.close_code)
+        return socket
+
+    async def ready(_: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    application = web.Application()
+    application.add_routes([web.get("/health/ready", ready), web.get("/ws", talk)])
+    async with TestServer(application) as server, aiohttp.ClientSession() as session:
+        async with running_gateway(one_backend(f"http://127.0.0.1:{server.port}")) as gateway:
+            for deflate in (0, 15):
+                options = {"compress": deflate, "max_msg_size": 64 << 20, "autoping": False}
+                async with session.ws_connect(
+                    f"{gateway.url}/ws", protocols=("v1",), **options
+                ) as socket:
+                    assert (socket.protocol, socket.compress) == ("v1", deflate)
+                    await socket.ping(b"are you there")
+                    pong = await socket.receive()
+                    assert (pong.type, pong.data) == (WSMsgType.PONG, b"are you there")
+                    big = random.Random(8).randbytes(5 << 20)
+                    await socket.send_bytes(big)
+                    assert (await socket.receive()).data == big
+                    for number in range(500):
+                        await socket.send_str(str(number))
+                    got = [(await socket.receive()).data for _ in range(500)]
+                    assert got == [str(number) for number in range(500)]
+                    await socket.send_str("leave")
+                    end = await socket.receive()
+                    assert (end.data, end.extra) == (4321, "bye")
+            async with session.ws_connect(f"{gateway.url}/ws") as socket:
+                await socket.close(code=4000)
+            await eventually(lambda: closed[-1:] == [4000], 2, "the client's code arrived")
+            with pytest.raises(aiohttp.WSServerHandshakeError, match="404"):
+                await session.ws_connect(f"{gateway.url}/none")
