@@ -5,6 +5,7 @@ are made once per connection, backend or instance, so that a request touches eac
 once. Framing is always regenerated here, never copied.
 """
 
+import hashlib
 import re
 
 from gateway.core.heads import CHUNKED, CRLF, RequestHead
@@ -21,6 +22,7 @@ from gateway.core.lines import (
 from gateway.core.units import parse_duration
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NO_SPAN = b"0" * 16
 _is_request_id = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}").fullmatch
 
 
@@ -97,9 +99,12 @@ def timeout_line(seconds: float) -> bytes:
 
 
 def _trace(ident: bytes) -> bytes:
-    if len(ident) != 32 or ident.translate(None, b"0123456789abcdef"):
-        return b""  # a trusted proxy's own id, which need not be a trace's
-    return b"\r\ntraceparent: 00-" + ident + b"-" + ident[16:] + b"-00"
+    span = ident[16:]
+    if len(ident) != 32 or ident.translate(None, b"0123456789abcdef") or span == _NO_SPAN:
+        # A trusted proxy's own id, which need not be a trace's: the same one for the same id.
+        ident = hashlib.blake2b(ident, digest_size=16).hexdigest().encode()
+        span = ident[16:]
+    return b"\r\ntraceparent: 00-" + ident + b"-" + span + b"-00"
 
 
 def length_line(length: int | None) -> bytes:

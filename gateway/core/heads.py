@@ -95,6 +95,8 @@ class _Head:
         """Hop-by-hop headers by nomination go; Host and our own are not in `forward`."""
         if self.nominated:
             dropped = {name for name in self.nominated if name not in (b"close", b"upgrade")}
+            if b"traceparent" in dropped:
+                self.special.pop(TRACEPARENT, None)
             self.forward = [
                 line for line in self.forward if line.partition(b":")[0].lower() not in dropped
             ]

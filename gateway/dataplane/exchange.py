@@ -233,14 +233,25 @@ class Exchange(Intake):
         allow = fault.allow if isinstance(fault, WrongMethodFault) else None
         lines, body = problem(fault, self.ident, allow)
         if self.plane.options.expose:
-            lines += b"X-Request-Id: %b\r\n" % self.ident
-            if self.route is not None:
-                lines += b"X-Headgate-Route: %b\r\n" % self.route.route.name.encode()
+            lines += self._decided()
         self._reply(fault.kind.status, lines, body, fault.code)
+
+    def _decided(self) -> bytes:
+        """The response lines that say what was decided of a request before it failed."""
+        if self.route is None:
+            return b""
+        lines = f"X-Headgate-Route: {self.route.route.name}\r\n"
+        if self.backend is not None:
+            lines += f"X-Headgate-Backend: {self.backend.name}\r\n"
+        if self.attempt is not None:
+            lines += f"X-Headgate-Instance: {self.attempt.instance.address}\r\n"
+        return f"{lines}X-Headgate-Revision: {self.revision}\r\n".encode()
 
     def _reply(self, status: int, lines: bytes, body: bytes, reason: str) -> None:
         self.status = status
         self.head_sent = True
+        if self.plane.options.expose:
+            lines += b"X-Request-Id: %b\r\n" % self.ident
         close = self.client.closes(self)
         self.client.write(reply(status, lines, body, close, self.head.method == b"HEAD"))
         self.sent = len(body)

@@ -1,5 +1,9 @@
 """Requests go through, whole and unchanged, and come back."""
 
+import re
+
+import orjson
+
 from gateway.dataplane.context import Plane
 from tests.dataplane.rig import Conversation, echo
 
@@ -65,6 +69,56 @@ async def test_the_gateways_own_errors_are_problem_documents(rig, stub):
     assert (missing.status, missing.error) == (404, "no_route")
     assert missing.get("content-type") == "application/problem+json"
     assert (wrong.status, wrong.error, wrong.get("allow")) == (405, "method_not_allowed", "POST")
+
+
+async def test_an_error_says_what_was_decided_before_it(rig, stub):
+    async def leave(conversation: Conversation) -> None:
+        await conversation.request()
+
+    gateway, instance = await rig(), await stub(leave)
+    gateway.one(instance, route={"match": "/x"})
+    lost = await gateway.ask(GET)
+    assert (lost.status, lost.error) == (502, "upstream_broke")
+    decided = {"route": "r", "backend": "b", "instance": instance.address, "revision": "1"}
+    assert {name: lost.get(f"x-headgate-{name}") for name in decided} == decided
+    document = orjson.loads(lost.body)
+    assert sorted(document) == ["code", "detail", "request_id", "status", "title", "type"]
+    assert (document["status"], document["code"]) == (502, "upstream_broke")
+    assert document["request_id"] == lost.get("x-request-id")
+    undecided = await gateway.ask(b"GET /none HTTP/1.1\r\nHost: gw.test\r\n\r\n")
+    assert [undecided.get(f"x-headgate-{name}") for name in decided] == [None] * 4
+    assert undecided.get("x-request-id") == orjson.loads(undecided.body)["request_id"]
+
+
+async def test_what_is_not_to_be_exposed_is_in_no_answer(rig, stub):
+    gateway, instance = await rig(expose=False), await stub()
+    gateway.one(instance, route={"match": "/x"})
+    for path in (b"/x", b"/none", b"/-/health"):
+        answer = await gateway.ask(b"GET " + path + b" HTTP/1.1\r\nHost: gw.test\r\n\r\n")
+        told = [n for n, _ in answer.fields if n.startswith("x-") and n != "x-headgate-error"]
+        assert told == [], path
+
+
+async def test_every_request_without_a_trace_begins_one(rig, stub):
+    traces: list[list[bytes]] = []
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            head, _ = await conversation.request()
+            found = re.findall(rb"traceparent: 00-([0-9a-f]{32})-([0-9a-f]{16})-00\r\n", head)
+            traces.append([trace for trace, span in found if span != b"0" * 16])
+            await conversation.answer()
+
+    gateway, instance = await rig(trusted_proxies=("127.0.0.0/8",)), await stub(script)
+    gateway.one(instance)
+    named = (b"", b"order-7", b"order-7", b"4bf92f3577b34da6a3ce929d0e0e4736", b"0" * 32)
+    for name in named:
+        line = b"X-Request-Id: " + name + b"\r\n" if name else b""
+        await gateway.ask(GET[:-2] + line + b"\r\n")
+    assert [len(found) for found in traces] == [1] * len(named)
+    assert traces[1] == traces[2] != traces[0], "one request, one trace"
+    assert traces[3] == [named[3]]
+    assert traces[4] != [named[4]]
 
 
 async def test_health_is_answered_by_the_worker(rig):

@@ -48,6 +48,19 @@ async def test_r05_hop_by_hop_and_nominated_headers_never_pass() -> None:
         assert seen.body == b"ok"
 
 
+async def test_r05_nothing_that_the_gateway_adds_can_be_nominated_away() -> None:
+    added = ("Via", "X-Request-Id", "X-Forwarded-Proto", "X-Forwarded-Host", "traceparent",
+             "X-Headgate-Timeout-Ms")  # fmt: skip
+    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
+        async with wire(gateway.data_port) as client:
+            head = f"GET /x HTTP/1.1\r\nHost: gw.test\r\nConnection: {', '.join(added)}\r\n"
+            await client.send(head.encode() + b"traceparent: 00-nominated\r\n\r\n")
+            assert (await client.read_response()).status == 200
+        seen = origin.exchanges[0]
+        assert [len(seen.all(name)) for name in added] == [1] * len(added)
+        assert b"nominated" not in b"".join(value for _, value in seen.headers)
+
+
 async def test_r05_a_field_that_is_no_field_is_refused() -> None:
     async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
         for field in REFUSED_FIELDS:
