@@ -30,13 +30,15 @@ async def _lags(count: int, interval_s: float) -> list[float]:
 async def test_r23_an_active_stream_is_never_cut_and_events_come_at_once() -> None:
     lags = await _lags(count=12, interval_s=0.4)
     assert len(lags) == 12
-    assert sorted(lags)[6] <= 0.05, lags
+    assert max(lags) <= 0.05, lags
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 async def test_r23_ten_minutes_of_events_are_never_cut() -> None:
-    assert len(await _lags(count=750, interval_s=0.8)) == 750
+    lags = await _lags(count=750, interval_s=0.8)
+    assert len(lags) == 750
+    assert sorted(lags)[-8] <= 0.05, sorted(lags)[-20:]  # 99 of 100, on a machine with others
 
 
 async def test_r23_a_silent_stream_is_closed_at_the_idle_limit_and_not_cleanly() -> None:
