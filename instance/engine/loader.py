@@ -37,6 +37,8 @@ def load(model: str) -> Any:
         if inspect.isclass(found) and hook in getattr(found, "__abstractmethods__", ()):
             raise LoadError(_lacks(model, hook))
     api = _made(found, model)
+    if type(api).__name__ == "LitServer":
+        raise LoadError(f"{model} is a LitServer; name the LitAPI that it was given")
     for hook in ("setup", "predict"):
         if not callable(getattr(api, hook, None)) or _is_litserves_own(api, hook):
             raise LoadError(_lacks(model, hook))

@@ -34,6 +34,8 @@ class EmbeddingRequest(BaseModel):
             return [self.input]
         return list(self.input)
 
+    ensure_list = inputs  # as models written for LitServe call it
+
 
 class Embeddings:
     """The spec around an embedding model."""

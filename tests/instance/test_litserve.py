@@ -243,3 +243,35 @@ def test_litserves_own_examples_as_they_are(serve: Serve, name: str) -> None:
     assert instance.post({"input": 4.0}).json() == {
         "output": {"SimpleLitAPI": 16.0, "SimpleBatchedAPI": 16.0, "SimpleTorchAPI": 9.0}[name]
     }
+
+
+def test_litserves_embedding_spec_gives_the_inputs_as_its_models_ask_for_them(serve: Serve) -> None:
+    source = """
+        import litserve as ls
+        class API(ls.LitAPI):
+            def setup(self, device): ...
+            def decode_request(self, request):
+                return request.ensure_list()
+            def predict(self, texts):
+                return [[float(len(text))] for text in texts]
+            def encode_response(self, output):
+                return {"embeddings": output, "prompt_tokens": 2, "total_tokens": 2}
+        Model = API(spec=ls.OpenAIEmbeddingSpec())
+    """
+    answer = serve(source).post({"model": "m", "input": ["a", "bc"]}, path="/v1/embeddings").json()
+    assert [one["embedding"] for one in answer["data"]] == [[1.0], [2.0]]
+    assert answer["usage"]["total_tokens"] == 2
+
+
+def test_a_litserver_in_place_of_its_api_is_named_as_such(serve: Serve) -> None:
+    source = """
+        import litserve as ls
+        class API(ls.LitAPI):
+            def setup(self, device): ...
+            def predict(self, x):
+                return x
+        server = ls.LitServer(API(), accelerator="cpu")
+    """
+    instance = serve(source, "server", wait=False)
+    assert instance.process.wait(30) == 1
+    instance.wait_for("is a LitServer; name the LitAPI")
