@@ -2,9 +2,8 @@
 
 A pick is stateless: a ticket, a number in [0, 2^64), is looked up in ranges that are as wide
 as the weights. Tickets of ordinary requests come from `Spread`; multiples of 2^64/φ never
-cluster: a window of up to 10,000 of them lands within 4 of every share, whatever the weights were
-before. (A rare one does not: the worst of all windows at the worst of all weights is off by 4.7,
-at 83:17 by 4.4.) Sticky requests are
+cluster: a window of up to 10,000 of them lands within 4 of every share, whatever the weights
+were before (docs/decisions/0017 names the rare exception, 4.7 at most). Sticky requests are
 decided by `sticky_backend`. This module refuses to know why a backend is unavailable: the
 caller leaves it out with `among`.
 """
