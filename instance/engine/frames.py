@@ -26,6 +26,15 @@ Frame = tuple[tuple[Any, ...], list[Body]]
 Shared = Callable[[int, int], Body]  # what lies at an offset of the other end's arena, by size
 
 
+def flat(body: Buffer) -> Buffer:
+    """`body` as items of one byte each, which is how lengths are counted here: a view of an
+    array counts its rows."""
+    if not isinstance(body, memoryview):
+        return body
+    plain = body.ndim == 1 and body.itemsize == 1 and body.c_contiguous
+    return body if plain else body.tobytes()
+
+
 def place(body: Body, blobs: list[Body]) -> bytes | int:
     """What stands for `body` in a header: itself, or its index among `blobs`."""
     if len(body) <= INLINE_MAX and not isinstance(body, Room):
