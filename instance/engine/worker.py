@@ -15,10 +15,10 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from io import TextIOWrapper
 from typing import Any
 
-from instance.core.errors import Problem
 from instance.engine import devices, lifeline
 from instance.engine.arena import Arena
 from instance.engine.describe import describe
@@ -29,7 +29,7 @@ from instance.engine.loader import LoadError, load
 from instance.engine.model import Model
 from instance.engine.observers import Callbacks, Entries, refuse_loops
 from instance.engine.pipeline import LOST, drive, works_of
-from instance.engine.preparing import Prepared, Preparer, Turns, compute
+from instance.engine.preparing import LEFT, Prepared, Preparer, Turns, compute
 from instance.engine.replies import pack_reply
 from instance.specs import spec_of
 from instance.telemetry.logs import configure_logging
@@ -234,10 +234,9 @@ async def serve_async(model: Model, sock: socket.socket, before: BlockingLink) -
             return
         kind = frame[0][0]
         if kind == "batch":
-            jobs = [job[0] for job in frame[0][2]]
-            task = loop.create_task(_guarded(model, frame, link))
-            tasks.update(dict.fromkeys(jobs, task))
-            task.add_done_callback(lambda _: [tasks.pop(job, None) for job in jobs])
+            task = loop.create_task(run_batch(model, frame, link))
+            tasks.update(dict.fromkeys((job[0] for job in frame[0][2]), task))
+            task.add_done_callback(partial(over, frame[0]))
         elif kind == "cancel":
             task_of = tasks.get(frame[0][1])
             if task_of is not None and sum(task is task_of for task in tasks.values()) == 1:
@@ -247,6 +246,16 @@ async def serve_async(model: Model, sock: socket.socket, before: BlockingLink) -
             checks.add(check)
             check.add_done_callback(checks.discard)
 
+    def over(message: tuple[Any, ...], task: asyncio.Task[None]) -> None:
+        """A batch whose only client left is cancelled, perhaps before it began, and still
+        has its end."""
+        _, id, jobs = message
+        for job in jobs:
+            tasks.pop(job[0], None)
+        if task.cancelled():
+            packed = [] if model.hooks.stream else [pack_reply(LEFT, []) for _ in jobs]
+            link.send(("answers", id, 0.0, packed))
+
     checks: set[asyncio.Task[None]] = set()
     link = AsyncLink(on_frame, before.theirs, before.ours)
     sock.setblocking(False)
@@ -255,17 +264,6 @@ async def serve_async(model: Model, sock: socket.socket, before: BlockingLink) -
     for task in set(tasks.values()) | checks:
         task.cancel()
     await asyncio.gather(*tasks.values(), *checks, return_exceptions=True)
-
-
-async def _guarded(model: Model, frame: Frame, link: Link) -> None:
-    """A batch whose only client left is cancelled, and still has its end."""
-    try:
-        await run_batch(model, frame, link)
-    except asyncio.CancelledError:
-        gone = Problem("model_error", "the client left")
-        packed = [] if model.hooks.stream else [pack_reply(gone, []) for _ in frame[0][2]]
-        link.send(("answers", frame[0][1], 0.0, packed))
-        raise
 
 
 async def _send_check(model: Model, link: Link) -> None:
