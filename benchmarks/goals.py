@@ -111,10 +111,15 @@ GOALS = (
         lambda r: r["instance"]["trivial"]["Headgate"]["lone"],
     ),
     Goal(
-        "saturated batches, of the offline loop's best", 0.95, True, "×",
+        "saturated batches of a ResNet-18, of the offline loop's best", 0.95, True, "×",
         _instance("heavy", "offline loop"),
     ),
     Goal("… of LitServe's", 1.5, True, "×", _instance("heavy", "LitServe")),
+    Goal(
+        "saturated batches of the digit network, of the offline loop's best", 0.95, True, "×",
+        _instance("digits", "offline loop"),
+    ),
+    Goal("… of LitServe's", 1.5, True, "×", _instance("digits", "LitServe")),
     Goal("one stream of 10,000, of LitServe's", 3, True, "×", _instance("streamed", "LitServe")),
     Goal(
         "an idle instance, all its processes", 1, False, " % of a core",

@@ -12,6 +12,7 @@ other than 200 does not count.
 
 import contextlib
 import importlib.util
+import json
 import os
 import socket
 import statistics
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -31,6 +33,7 @@ Results = dict[str, Any]
 WINDOW_S = 0.005
 ASK = BODY.encode()
 BATCH = 32
+SCAN = [[float((row * column) % 17) for column in range(8)] for row in range(8)]
 THREADS = max(1, (os.cpu_count() or 1) - 1)
 LIMITED = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
 
@@ -98,9 +101,9 @@ def _until_it_predicts(url: str, running: Running, ask: bytes, seconds: float = 
         time.sleep(0.1)
 
 
-def _loaded(url: str, connections: int, seconds: float) -> Load:
+def _loaded(url: str, connections: int, seconds: float, ask: bytes = ASK) -> Load:
     """What wrk saw; RuntimeError when any answer was not what was asked for."""
-    load = wrk(url, connections, seconds)
+    load = wrk(url, connections, seconds, body=ask.decode())
     if load.errors:
         raise RuntimeError(f"{load.errors} answers were errors")
     return load
@@ -136,34 +139,49 @@ def trivial(rounds: int, seconds: float, say: Callable[[str], None]) -> Results:
     }
 
 
-def heavy(rounds: int, seconds: float, say: Callable[[str], None]) -> Results:
-    """Predictions a second of a network of ResNet-18's shape, against the bare loop."""
+@dataclass(frozen=True)
+class Network:
+    """A model that computes enough for batches to matter."""
+
+    model: str  # as SERVERS take it
+    ask: bytes  # a request's body
+    decoded: Any  # what `predict` gets of it
+
+
+RESNET = Network("resnet:ResNet", ASK, 4.0)
+DIGITS = Network("digits:Cnn", json.dumps({"pixels": SCAN}).encode(), SCAN)
+
+
+def saturated(network: Network, rounds: int, seconds: float, say: Callable[[str], None]) -> Results:
+    """Predictions a second with a whole batch always waiting, against the bare loop."""
     rates: dict[str, list[float]] = {}
     for number in range(rounds):
-        rates.setdefault("offline loop", []).append(_offline(seconds))
+        rates.setdefault("offline loop", []).append(_offline(network, seconds))
         answers = set()
         for name in ("Headgate", "LitServe"):
             if importlib.util.find_spec(SERVERS[name][0]) is None:
                 continue
-            with server(name, WINDOW_S, "resnet:ResNet") as url:
-                answers.add(_post(url, ASK))
-                _loaded(url, 2 * BATCH, 2)
-                rates.setdefault(name, []).append(_loaded(url, 2 * BATCH, seconds).rate)
+            with server(name, WINDOW_S, network.model, network.ask) as url:
+                answers.add(_post(url, network.ask))
+                _loaded(url, 2 * BATCH, 2, network.ask)
+                load = _loaded(url, 2 * BATCH, seconds, network.ask)
+                rates.setdefault(name, []).append(load.rate)
         if len(answers) > 1:
             raise RuntimeError(f"the servers do not compute the same: {answers}")
         say(f"round {number + 1}: " + ", ".join(f"{n} {r[-1]:.0f}/s" for n, r in rates.items()))
     return {name: {"rate": statistics.median(values)} for name, values in rates.items()}
 
 
-def _offline(seconds: float) -> float:
+def _offline(network: Network, seconds: float) -> float:
     """The best rate of the same network without a server, over some batch sizes."""
+    module, _, name = network.model.partition(":")
     code = f"""
 import time
-from benchmarks.models.resnet import ResNet
-model, best = ResNet(), 0.0
+from benchmarks.models.{module} import {name}
+model, best = {name}(), 0.0
 model.setup("cpu")
 for size in (4, 8, 16, 32):
-    inputs, done = [4.0] * size, 0
+    inputs, done = [{network.decoded!r}] * size, 0
     model.predict(inputs)
     end = time.monotonic() + {seconds / 4}
     began = time.monotonic()
@@ -236,7 +254,8 @@ def everything(rounds: int, seconds: float, say: Callable[[str], None]) -> Resul
     """All of this file's measurements."""
     return {
         "trivial": trivial(rounds, seconds, say),
-        "heavy": heavy(rounds, seconds, say),
+        "heavy": saturated(RESNET, rounds, seconds, say),
+        "digits": saturated(DIGITS, rounds, seconds, say),
         "streamed": streamed(rounds),
         "large": large(rounds),
     }

@@ -133,6 +133,7 @@ def _instance(r: Results) -> str:
         + _rows(head, rows)
     )
     rates = (("heavy", "a network of ResNet-18's shape, batches of up to 32, 64 connections"),
+             ("digits", "the digit network of the examples, in the same way"),
              ("streamed", "items of one stream of 10,000"))  # fmt: skip
     lines = [
         f"* Per second, {what}: "

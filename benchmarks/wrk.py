@@ -9,8 +9,8 @@ from pathlib import Path
 from benchmarks.machine import LOAD_CORE, on_core
 
 BODY = '{"input": 4.0}'
-POST = f"""wrk.method = "POST"
-wrk.body = '{BODY}'
+POST = """wrk.method = "POST"
+wrk.body = '{body}'
 wrk.headers["Content-Type"] = "application/json"
 """
 # Think times between 0 and twice the mean make arrivals as irregular as those of many clients.
@@ -29,10 +29,15 @@ class Load:
 
 
 def wrk(
-    url: str, connections: int = 32, seconds: float = 5, rate: float = 0, path: str = "/predict"
+    url: str,
+    connections: int = 32,
+    seconds: float = 5,
+    rate: float = 0,
+    path: str = "/predict",
+    body: str = BODY,
 ) -> Load:
     """A closed loop of `connections`, or about `rate` requests per second where one is given."""
-    lua = POST
+    lua = POST.format(body=body)
     if rate:
         connections = 128
         lua += PACED.format(twice=max(1, round(2000 * connections / rate)))

@@ -58,7 +58,7 @@ async def serve(settings: Settings) -> int:
         surface = Surface(driver, metrics)
     else:
         surface = TracedSurface(driver, metrics, tracing)
-    server = Server(surface, settings.max_body, settings.keep_alive_s)
+    server = Server(surface, settings.max_body, settings.keep_alive_s, driver.arena)
     listener = await asyncio.get_running_loop().create_server(server.factory, sock=sock)
     try:
         return await _until_signalled(driver)

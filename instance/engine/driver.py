@@ -15,6 +15,8 @@ from instance.core.batching import Batcher, Policy
 from instance.core.errors import Problem, refuse
 from instance.core.lifecycle import State, is_ready
 from instance.core.pacing import Pace
+from instance.engine import arena
+from instance.engine.arena import Arena
 from instance.engine.jobs import Job
 from instance.engine.workers import Batch, Worker
 from instance.settings import Settings
@@ -43,6 +45,8 @@ class Driver:
         self.changes = 0  # batches done and workers come or gone: what `report` depends on
         self.pace = Pace()
         self.batcher: Batcher[Job] = Batcher(Policy())
+        self.arena_file = arena.new_file()
+        self.arena = None if self.arena_file is None else Arena(self.arena_file)
         self.workers = [Worker(self, device) for device in settings.worker_devices()]
         self.ids = itertools.count(1)
         self._was_ready = False

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from instance.core.errors import Problem
-from instance.engine.frames import Buffer
+from instance.engine.frames import Buffer, flat
 from instance.surface.codec import encode_json
 
 SSE = "text/event-stream"
@@ -39,7 +39,7 @@ class ItemFraming:
             lines = value.replace("\r\n", "\n").replace("\r", "\n").split("\n")
             return "".join(f"data: {line}\n" for line in lines).encode() + b"\n"
         if isinstance(value, (bytes, bytearray, memoryview)):
-            return value
+            return flat(value)
         body = encode_json(value)
         return b"data: " + body + b"\n\n" if self.sse else body + b"\n"
 

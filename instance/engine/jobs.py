@@ -11,6 +11,7 @@ from math import inf
 from typing import Any
 
 from instance.core.errors import Problem
+from instance.engine.frames import Body, Buffer
 from instance.engine.replies import Answer, Reply
 
 
@@ -23,22 +24,22 @@ class Parts:
         self.content_type = content_type
         self.ended = False
         self.problem: Problem | None = None
-        self.last: bytes | bytearray = b""  # said before a connection is broken off
+        self.last: Buffer = b""  # said before a connection is broken off
         self.size = 0  # bytes that wait here
-        self._queue: deque[bytes | bytearray] = deque()
+        self._queue: deque[Buffer] = deque()
         self._waiter: asyncio.Future[None] | None = None
 
-    def add(self, part: bytes | bytearray) -> None:
+    def add(self, part: Buffer) -> None:
         self._queue.append(part)
         self.size += len(part)
         self._wake()
 
-    def end(self, problem: Problem | None, last: bytes | bytearray = b"") -> None:
+    def end(self, problem: Problem | None, last: Buffer = b"") -> None:
         if not self.ended:
             self.ended, self.problem, self.last = True, problem, last
             self._wake()
 
-    async def take(self) -> list[bytes | bytearray]:
+    async def take(self) -> list[Buffer]:
         """All that is there, at least one part; empty when the stream has ended."""
         while not self._queue:
             if self.ended:
@@ -69,7 +70,7 @@ class Job:
         self,
         id: int,
         arrived: float,
-        body: bytes | bytearray,
+        body: Body,
         content_type: str,
         on_reply: Callable[[Answer | Problem | Parts], None],
         deadline: float = inf,

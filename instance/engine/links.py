@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from instance.engine.frames import Buffer, Decoder, Frame, pack
+from instance.engine.arena import Arena
+from instance.engine.frames import Body, Decoder, Frame, pack
 
 WINDOW = 256 << 10  # bytes of a stream that may be under way to its client
 OVERHEAD = 64  # what an item counts besides its bytes
@@ -20,7 +21,7 @@ OVERHEAD = 64  # what an item counts besides its bytes
 class Link(Protocol):
     """What the pipeline of a stream needs."""
 
-    def send(self, message: tuple[Any, ...], blobs: list[Buffer] | None = None) -> None: ...
+    def send(self, message: tuple[Any, ...], blobs: list[Body] | None = None) -> None: ...
 
     def open(self, job: int) -> None: ...
 
@@ -36,12 +37,15 @@ class Link(Protocol):
 
 
 class Credit:
-    """What each stream may still send."""
+    """What each stream may still send, and where large bodies lie: `theirs` is read, `ours` is
+    written; None where there is no such memory."""
 
-    __slots__ = ("_left",)
+    __slots__ = ("_left", "ours", "theirs")
 
-    def __init__(self) -> None:
+    def __init__(self, theirs: Arena | None, ours: Arena | None) -> None:
         self._left: dict[int, int] = {}
+        self.theirs = theirs
+        self.ours = ours
 
     def open(self, job: int) -> None:
         self._left[job] = WINDOW
@@ -60,6 +64,10 @@ class Credit:
     def cancelled(self, job: int) -> bool:
         return job not in self._left
 
+    def leave(self, offset: int, size: int) -> None:
+        if self.ours is not None:
+            self.ours.leave(offset, size)
+
     def has_room(self, job: int) -> bool:
         """Whether the next item may go, also because nobody wants it any more."""
         return self._left.get(job, 1) > 0
@@ -70,16 +78,18 @@ class BlockingLink(Credit):
 
     __slots__ = ("_decoder", "_frames", "_socket")
 
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__()
+    def __init__(
+        self, sock: socket.socket, theirs: Arena | None = None, ours: Arena | None = None
+    ) -> None:
+        super().__init__(theirs, ours)
         sock.setblocking(True)
         self._socket = sock
-        self._decoder = Decoder()
+        self._decoder = Decoder(None if theirs is None else theirs.copy)
         self._frames: deque[Frame] = deque()
 
-    def send(self, message: tuple[Any, ...], blobs: list[Buffer] | None = None) -> None:
+    def send(self, message: tuple[Any, ...], blobs: list[Body] | None = None) -> None:
         """Writes all of it; waits while the HTTP process is behind."""
-        buffers = pack(message, blobs)
+        buffers = pack(message, blobs, self.ours)
         if len(buffers) == 1:
             self._socket.sendall(buffers[0])
             return
@@ -121,6 +131,8 @@ class BlockingLink(Credit):
                 self.acknowledge(message[1], message[2])
             elif message[0] == "cancel":
                 self.close(message[1])
+            elif message[0] == "left":
+                self.leave(message[1], message[2])
             else:
                 self._frames.append(frame)
         return True
@@ -129,9 +141,14 @@ class BlockingLink(Credit):
 class AsyncLink(Credit, asyncio.BufferedProtocol):
     """The end of a worker that has an event loop."""
 
-    def __init__(self, on_frame: Callable[[Frame | None], None]) -> None:
-        super().__init__()
-        self._decoder = Decoder()
+    def __init__(
+        self,
+        on_frame: Callable[[Frame | None], None],
+        theirs: Arena | None = None,
+        ours: Arena | None = None,
+    ) -> None:
+        super().__init__(theirs, ours)
+        self._decoder = Decoder(None if theirs is None else theirs.copy)
         self._on_frame = on_frame
         self._transport: asyncio.Transport | None = None
         self._waiters: dict[int, asyncio.Future[None]] = {}
@@ -155,12 +172,14 @@ class AsyncLink(Credit, asyncio.BufferedProtocol):
                 self.close(message[1])
                 self._wake(message[1])
                 self._on_frame(frame)
+            elif message[0] == "left":
+                self.leave(message[1], message[2])
             else:
                 self._on_frame(frame)
 
-    def send(self, message: tuple[Any, ...], blobs: list[Buffer] | None = None) -> None:
+    def send(self, message: tuple[Any, ...], blobs: list[Body] | None = None) -> None:
         assert self._transport is not None
-        self._transport.writelines(pack(message, blobs))
+        self._transport.writelines(pack(message, blobs, self.ours))
 
     async def room(self, job: int) -> bool:
         while not self.has_room(job):

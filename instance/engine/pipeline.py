@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from instance.core.errors import Problem
-from instance.engine.frames import Frame, found
+from instance.engine.frames import Frame, flat, found
 from instance.engine.hooks import Hook, Hooks, shape_of, stack
 from instance.engine.replies import Answer, Blame, Reply, plain_text
 from instance.requests import Context, Headers, Request
@@ -240,8 +240,10 @@ def unbatch(output: Any) -> list[Any]:
 
 def answer_of(value: Any, media_type: str | None) -> Answer:
     """`value` as an answer: bytes as they are, responses as they say, the rest as JSON."""
+    if type(value) is dict:  # most are, and need not be asked what else they could be
+        return Answer(encode_json(value), media_type or "application/json")
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return Answer(value, media_type or "application/octet-stream")
+        return Answer(flat(value), media_type or "application/octet-stream")
     if isinstance(value, str) and media_type is not None and media_type != "application/json":
         return Answer(value.encode(), media_type)
     status = getattr(value, "status_code", None)

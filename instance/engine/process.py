@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from instance.engine import devices
-from instance.engine.frames import Buffer, Decoder, Frame, pack
+from instance.engine import arena, devices
+from instance.engine.arena import Arena, Room
+from instance.engine.frames import Body, Decoder, Frame, pack
 from instance.settings import Settings
 
 _THREAD_VARIABLES = (
@@ -27,7 +28,8 @@ class WorkerProcess(asyncio.BufferedProtocol):
 
     def __init__(self, on_frame: Callable[[Frame], None]) -> None:
         self._on_frame = on_frame
-        self._decoder = Decoder()
+        self._decoder = Decoder(self._room)
+        self._answers: Arena | None = None  # where the worker puts large ones
         self._transport: asyncio.Transport | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._lifeline = -1
@@ -37,14 +39,21 @@ class WorkerProcess(asyncio.BufferedProtocol):
     def pid(self) -> int:
         return self._process.pid if self._process is not None else 0
 
-    async def start(self, settings: Settings, device: str) -> None:
-        """Starts the interpreter; what comes of the model is told by its messages."""
+    async def start(self, settings: Settings, device: str, requests: int | None) -> None:
+        """Starts the interpreter; what comes of the model is told by its messages.
+
+        `requests` is the file of the arena where large requests lie."""
         ours, theirs = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
+        answers = None if requests is None else arena.new_file()
+        if answers is not None:
+            self._answers = Arena(answers)
+        inherited = [file for file in (theirs.fileno(), lifeline, requests, answers) if file]
         options = {
             "parent": os.getpid(),
             "lifeline": lifeline,
             "socket": theirs.fileno(),
+            "arenas": [requests, answers],
             "model": settings.model,
             "device": device,
             "threads": settings.worker_threads(),
@@ -57,7 +66,7 @@ class WorkerProcess(asyncio.BufferedProtocol):
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, *(("-P",) if sys.flags.safe_path else ()),
                 "-m", "instance.engine.worker", json.dumps(options),
-                pass_fds=(theirs.fileno(), lifeline),
+                pass_fds=inherited,
                 stdin=asyncio.subprocess.DEVNULL,
                 env=environment(settings, device, os.environ),
             )  # fmt: skip
@@ -67,8 +76,10 @@ class WorkerProcess(asyncio.BufferedProtocol):
         finally:
             theirs.close()
             os.close(lifeline)
+            if answers is not None:
+                os.close(answers)
 
-    def send(self, message: tuple[Any, ...], blobs: list[Buffer] | None = None) -> None:
+    def send(self, message: tuple[Any, ...], blobs: list[Body] | None = None) -> None:
         """Queues a message; lost, as the worker then is, when it has gone."""
         if self._transport is not None and not self._transport.is_closing():
             buffers = pack(message, blobs)
@@ -114,6 +125,14 @@ class WorkerProcess(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._closed.done():
             self._closed.set_result(None)
+
+    def _room(self, offset: int, size: int) -> Room:
+        """A large answer: it stays where the worker put it until it is written."""
+        assert self._answers is not None
+        return self._answers.room(offset, size, self._leave)
+
+    def _leave(self, offset: int, size: int) -> None:
+        self.send(("left", offset, size))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._decoder.buffer()

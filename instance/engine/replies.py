@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from instance.core.errors import Fault, Problem, Refused
-from instance.engine.frames import Buffer, found, place
+from instance.engine.frames import Body, found, place
 from instance.surface.codec import UnencodableError
 
 log = logging.getLogger("instance.model")
@@ -23,7 +23,7 @@ MAX_TRACEBACKS_PER_S = 5
 class Answer:
     """One whole answer: status, media type, further headers, body."""
 
-    body: Buffer
+    body: Body
     content_type: str = "application/json"
     status: int = 200
     headers: list[tuple[str, str]] | None = None
@@ -32,7 +32,7 @@ class Answer:
 Reply = Answer | Problem
 
 
-def pack_reply(reply: Reply, blobs: list[Buffer]) -> tuple[Any, ...]:
+def pack_reply(reply: Reply, blobs: list[Body]) -> tuple[Any, ...]:
     """`reply` as plain values; a large body goes to `blobs`."""
     if isinstance(reply, Answer):
         return (reply.status, reply.content_type, place(reply.body, blobs), reply.headers)
@@ -40,7 +40,7 @@ def pack_reply(reply: Reply, blobs: list[Buffer]) -> tuple[Any, ...]:
     return (0, reply.code, reply.detail, reply.status, faults, list(reply.headers))
 
 
-def unpack_reply(packed: tuple[Any, ...], blobs: list[bytearray]) -> Reply:
+def unpack_reply(packed: tuple[Any, ...], blobs: list[Body]) -> Reply:
     """The reply that `pack_reply` was given."""
     if packed[0]:
         status, content_type, body, headers = packed

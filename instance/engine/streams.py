@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from instance.core.errors import Problem
-from instance.engine.frames import Buffer, place
+from instance.engine.frames import Body, Buffer, place
 from instance.engine.framing import ItemFraming
 from instance.engine.links import Link
 from instance.engine.pipeline import CountError, Pipeline, Work, call, is_ordinary
@@ -72,7 +72,7 @@ class Sender:
             self._begun = True
             assert self._framing is not None
             self._link.send(("head", self.work.id, self._framing.content_type))
-        blobs: list[Buffer] = []
+        blobs: list[Body] = []
         self._link.charge(self.work.id, len(body))
         self._link.send(("item", self.work.id, place(body, blobs)), blobs)
 
@@ -89,7 +89,7 @@ class Sender:
         elif self._begun and self._framing is not None:
             last = self._framing.error(problem)
         self.ended = True
-        blobs: list[Buffer] = []
+        blobs: list[Body] = []
         packed = None if problem is None else pack_reply(problem, blobs)
         self._link.send(("end", self.work.id, packed, last))
         self._link.close(self.work.id)

@@ -15,20 +15,21 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from io import TextIOWrapper
 from typing import Any
 
-from instance.core.errors import Problem
 from instance.engine import devices, lifeline
+from instance.engine.arena import Arena
 from instance.engine.describe import describe
-from instance.engine.frames import Buffer, Frame
+from instance.engine.frames import Body, Frame
 from instance.engine.hooks import hooks_of
 from instance.engine.links import AsyncLink, BlockingLink, Link
 from instance.engine.loader import LoadError, load
 from instance.engine.model import Model
 from instance.engine.observers import Callbacks, Entries, refuse_loops
 from instance.engine.pipeline import LOST, drive, works_of
-from instance.engine.preparing import Prepared, Preparer, Turns, compute
+from instance.engine.preparing import LEFT, Prepared, Preparer, Turns, compute
 from instance.engine.replies import pack_reply
 from instance.specs import spec_of
 from instance.telemetry.logs import configure_logging
@@ -44,7 +45,7 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # what a model prints is seen at once, in a pipe too
         sys.stdout.reconfigure(line_buffering=True)
     sock = socket.socket(fileno=options["socket"])
-    link = BlockingLink(sock)
+    link = BlockingLink(sock, *map(_arena, options["arenas"]))
     try:
         model, run = prepare(options, link)
     except LoadError as error:
@@ -52,7 +53,7 @@ def main() -> None:
         sys.exit(1)
     try:
         if run is not None and model.hooks.is_async:
-            run.run(serve_async(model, sock))
+            run.run(serve_async(model, sock, link))
         elif model.prepares:
             serve_ahead(model, link, run)
         else:
@@ -77,6 +78,16 @@ def end(model: Model, run: asyncio.Runner | None) -> None:
             stream.flush()
     lifeline.end_children()
     os._exit(0)
+
+
+def _arena(file: int | None) -> Arena | None:
+    """The arena of a file that the HTTP process gave, and that is only needed to map it."""
+    if file is None:
+        return None
+    try:
+        return Arena(file)
+    finally:
+        os.close(file)
 
 
 def prepare(options: dict[str, Any], link: BlockingLink) -> tuple[Model, asyncio.Runner | None]:
@@ -166,7 +177,7 @@ async def run_batch(model: Model, frame: Frame, link: Link) -> None:
     """Computes one batch and sends what came of it."""
     works = works_of(frame)
     started = time.perf_counter()
-    blobs: list[Buffer] = []
+    blobs: list[Body] = []
     packed = []
     if model.hooks.stream:
         await model.streams.run(works, link)
@@ -197,7 +208,7 @@ def serve_ahead(model: Model, link: BlockingLink, run: asyncio.Runner | None) ->
     while (work := preparer.next()) is not None:
         if isinstance(work, Prepared):
             compute(model, work, link)
-            blobs: list[Buffer] = []
+            blobs: list[Body] = []
             packed = [pack_reply(one.reply or LOST, blobs) for one in work.works]
             # What the device was kept for: what overlapped the batch before is not counted.
             began, done = max(work.received, done), time.perf_counter()
@@ -209,7 +220,7 @@ def serve_ahead(model: Model, link: BlockingLink, run: asyncio.Runner | None) ->
             return
 
 
-async def serve_async(model: Model, sock: socket.socket) -> None:
+async def serve_async(model: Model, sock: socket.socket, before: BlockingLink) -> None:
     """As `serve_plain`, with every batch a task of its own."""
     loop = asyncio.get_running_loop()
     stop = loop.create_future()
@@ -223,10 +234,9 @@ async def serve_async(model: Model, sock: socket.socket) -> None:
             return
         kind = frame[0][0]
         if kind == "batch":
-            jobs = [job[0] for job in frame[0][2]]
-            task = loop.create_task(_guarded(model, frame, link))
-            tasks.update(dict.fromkeys(jobs, task))
-            task.add_done_callback(lambda _: [tasks.pop(job, None) for job in jobs])
+            task = loop.create_task(run_batch(model, frame, link))
+            tasks.update(dict.fromkeys((job[0] for job in frame[0][2]), task))
+            task.add_done_callback(partial(over, frame[0]))
         elif kind == "cancel":
             task_of = tasks.get(frame[0][1])
             if task_of is not None and sum(task is task_of for task in tasks.values()) == 1:
@@ -236,25 +246,24 @@ async def serve_async(model: Model, sock: socket.socket) -> None:
             checks.add(check)
             check.add_done_callback(checks.discard)
 
+    def over(message: tuple[Any, ...], task: asyncio.Task[None]) -> None:
+        """A batch whose only client left is cancelled, perhaps before it began, and still
+        has its end."""
+        _, id, jobs = message
+        for job in jobs:
+            tasks.pop(job[0], None)
+        if task.cancelled():
+            packed = [] if model.hooks.stream else [pack_reply(LEFT, []) for _ in jobs]
+            link.send(("answers", id, 0.0, packed))
+
     checks: set[asyncio.Task[None]] = set()
-    link = AsyncLink(on_frame)
+    link = AsyncLink(on_frame, before.theirs, before.ours)
     sock.setblocking(False)
     await loop.connect_accepted_socket(lambda: link, sock)
     await stop
     for task in set(tasks.values()) | checks:
         task.cancel()
     await asyncio.gather(*tasks.values(), *checks, return_exceptions=True)
-
-
-async def _guarded(model: Model, frame: Frame, link: Link) -> None:
-    """A batch whose only client left is cancelled, and still has its end."""
-    try:
-        await run_batch(model, frame, link)
-    except asyncio.CancelledError:
-        gone = Problem("model_error", "the client left")
-        packed = [] if model.hooks.stream else [pack_reply(gone, []) for _ in frame[0][2]]
-        link.send(("answers", frame[0][1], 0.0, packed))
-        raise
 
 
 async def _send_check(model: Model, link: Link) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from instance.core.errors import Problem
 from instance.core.lifecycle import Backoff, Signal, State, after
-from instance.engine.frames import Buffer, Frame, found, place
+from instance.engine.arena import Room
+from instance.engine.frames import Body, Frame, found, place
 from instance.engine.jobs import Job
 from instance.engine.links import WINDOW
 from instance.engine.process import WorkerProcess
@@ -79,7 +80,9 @@ class Worker:
             self._process = WorkerProcess(self._on_frame)
             self._ready_at = 0.0
             try:
-                await self._process.start(self._driver.settings, self.device)
+                await self._process.start(
+                    self._driver.settings, self.device, self._driver.arena_file
+                )
                 how = await self._process.gone()
             except OSError as error:  # the machine has no process or file left
                 how = f"no process: {error}"
@@ -186,7 +189,7 @@ class Worker:
 
     def run(self, jobs: list[Job], now: float) -> None:
         """Sends `jobs` as one batch."""
-        blobs: list[Buffer] = []
+        blobs: list[Body] = []
         packed = []
         batch = Batch(next(self._driver.ids), jobs, now)
         stream = self.info["stream"]
@@ -199,7 +202,7 @@ class Worker:
         self._batches[batch.id] = batch
         self.send(("batch", batch.id, packed), blobs)
 
-    def send(self, message: tuple[Any, ...], blobs: list[Buffer] | None = None) -> None:
+    def send(self, message: tuple[Any, ...], blobs: list[Body] | None = None) -> None:
         if self._process is not None:
             self._process.send(message, blobs)
 
@@ -287,7 +290,7 @@ class Worker:
             self.first.set_result(None)
         self._driver.dispatch_soon()
 
-    def _on_answers(self, message: tuple[Any, ...], blobs: list[bytearray]) -> None:
+    def _on_answers(self, message: tuple[Any, ...], blobs: list[Body]) -> None:
         _, id, seconds, packed = message
         batch = self._batches.pop(id, None)
         if batch is None:
@@ -304,14 +307,16 @@ class Worker:
             break
         self._driver.batch_done(batch, seconds)
 
-    def _on_item(self, message: tuple[Any, ...], blobs: list[bytearray]) -> None:
+    def _on_item(self, message: tuple[Any, ...], blobs: list[Body]) -> None:
         if (stream := self._streams.get(message[1])) is not None:
             job, batch = stream
             batch.progress = time.monotonic()
             assert job.parts is not None
-            job.parts.add(found(message[2], blobs))
+            item = found(message[2], blobs)
+            # A copy: it may wait here for its client, and the worker's memory is for answers.
+            job.parts.add(bytes(item.view) if isinstance(item, Room) else item)
 
-    def _on_end(self, message: tuple[Any, ...], blobs: list[bytearray]) -> None:
+    def _on_end(self, message: tuple[Any, ...], blobs: list[Body]) -> None:
         if (stream := self._streams.pop(message[1], None)) is None:
             return
         job = stream[0]

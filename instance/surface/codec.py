@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import PurePath
 from typing import Any
 
@@ -25,7 +26,6 @@ from instance.surface.forms import parse_form
 
 Parse = Callable[[Request], Any]
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
-_NOT_FINITE = (b"NaN", b"Infinity")
 
 
 class UnencodableError(ValueError):
@@ -62,6 +62,7 @@ def _whole(request: Request) -> Request:
     return request
 
 
+@lru_cache(maxsize=64)
 def media_type_of(content_type: str) -> str:
     """The media type alone, in lower case."""
     return content_type.partition(";")[0].strip().lower()
@@ -115,7 +116,7 @@ def parse_typed(request: Request, adapter: TypeAdapter[Any], of_fields: bool) ->
         return _validated(lambda: adapter.validate_python(dict(form)))
     body = request.body
     # pydantic's parser lets NaN and Infinity pass, which are no JSON.
-    if any(word in body for word in _NOT_FINITE):
+    if b"NaN" in body or b"Infinity" in body:
         parse_json(body)
     return _validated(lambda: adapter.validate_json(body))
 

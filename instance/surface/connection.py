@@ -16,7 +16,10 @@ from typing import Any, Protocol, cast
 import httptools
 
 from instance.core.errors import Problem
+from instance.engine.arena import ROOM_MIN, Arena, Room
+from instance.engine.frames import Body
 from instance.surface.answers import Buffer
+from instance.surface.bodies import Receiving, Sending, read_with
 
 MAX_HEAD = 64 << 10
 MAX_HEADERS = 128
@@ -42,7 +45,7 @@ class Incoming:
         self.version = "1.1"
         self.headers: dict[bytes, bytes] = {}
         self.keep_alive = True
-        self.body: bytes | bytearray = b""
+        self.body: bytes | Room = b""
         self.parts: list[bytes] = []
         self.size = 0
         self.job: Any = None
@@ -83,6 +86,7 @@ class Connection(asyncio.Protocol):
         self._headers = 0
         self._deaf = False  # nothing more is read from it
         self._writable: asyncio.Future[None] | None = None
+        self._sending = Sending()
         self.transport: asyncio.Transport | None = None
         self.ends = 0.0  # when it is closed unless something happens before
 
@@ -98,6 +102,7 @@ class Connection(asyncio.Protocol):
         self._server.connections.discard(self)
         self.resume_writing()
         busy, self._busy = self._busy, None
+        self._current = None
         self._waiting.clear()
         if busy is not None:
             self._surface.leave(busy)
@@ -117,6 +122,8 @@ class Connection(asyncio.Protocol):
             receiving = self._current
             if receiving is None or receiving.method:  # no head, or all of it
                 self._head_size = 0
+                if receiving is not None and not self._deaf:
+                    self._receive_apart(receiving)
             elif self._head_size > MAX_HEAD:
                 self._refuse("head_too_large", "the head of the request is too large")
 
@@ -125,6 +132,7 @@ class Connection(asyncio.Protocol):
             self._writable = asyncio.get_running_loop().create_future()
 
     def resume_writing(self) -> None:
+        self._sending.over(self.transport)
         writable, self._writable = self._writable, None
         if writable is not None and not writable.done():
             writable.set_result(None)
@@ -190,20 +198,50 @@ class Connection(asyncio.Protocol):
         incoming, self._current = self._current, None
         if incoming is None or self._deaf:
             return
-        parts = incoming.parts
-        incoming.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        if not incoming.body:
+            parts = incoming.parts
+            incoming.body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._waiting.append(incoming)
         if len(self._waiting) > MAX_PIPELINED:
             self._deaf = True  # answers what there is; the client sees the connection end
         self._advance()
 
+    def _receive_apart(self, incoming: Incoming) -> None:
+        """What is missing of a large body goes straight to where its worker reads it."""
+        arena, length = self._server.arena, int(incoming.headers.get(b"content-length", 0))
+        if arena is None or length - incoming.size < ROOM_MIN or b"upgrade" in incoming.headers:
+            return
+        if self.transport is None or self.transport.is_closing():
+            return
+        if (room := arena.take(length)) is None:
+            return
+        room.view[: incoming.size] = b"".join(incoming.parts)
+        incoming.parts.clear()
+        incoming.body = room
+        receiving = Receiving(self, room, incoming.size, self._progressed, self._received)
+        read_with(self.transport, receiving)
+
+    def _progressed(self) -> None:
+        if not self._deaf:
+            self.ends = time.monotonic() + BODY_IDLE_S
+
+    def _received(self) -> None:
+        """The large body is whole; the parser has not seen its end, so the next request gets
+        a new one."""
+        assert self.transport is not None
+        read_with(self.transport, self)
+        self._parser = httptools.HttpRequestParser(self)
+        self.on_message_complete()
+
     # -- answers ---------------------------------------------------------------------------
 
-    def reply(self, incoming: Incoming, data: Buffer, body: Buffer = b"") -> None:
+    def reply(self, incoming: Incoming, data: bytes, body: Body = b"") -> None:
         """Writes a whole answer: its head, or head and body in one, and a large body."""
         if self.transport is None or (incoming is not self._busy and incoming is not self._current):
             return
-        if body:
+        if isinstance(body, Room):
+            self._sending.write(self.transport, data, body)
+        elif body:
             self.transport.writelines([data, body])
         else:
             self.transport.write(data)
@@ -284,10 +322,13 @@ class Connection(asyncio.Protocol):
 class Server:
     """All connections of an instance, and one timer for them."""
 
-    def __init__(self, surface: Surface, max_body: int, keep_alive_s: float) -> None:
+    def __init__(
+        self, surface: Surface, max_body: int, keep_alive_s: float, arena: Arena | None
+    ) -> None:
         self.surface = surface
         self.max_body = max_body
         self.keep_alive_s = keep_alive_s
+        self.arena = arena  # where large bodies are received
         self.connections: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
 

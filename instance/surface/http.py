@@ -16,7 +16,9 @@ import orjson
 
 from instance.core.deadlines import HEADER, deadline_of
 from instance.core.errors import Problem, Refused, refuse
+from instance.engine.arena import Room
 from instance.engine.driver import Driver
+from instance.engine.frames import Body
 from instance.engine.jobs import Job, Parts
 from instance.engine.replies import Answer
 from instance.specs.openai_errors import error_of
@@ -139,7 +141,9 @@ class Surface:
                 raise refuse("deadline", "the deadline had passed on arrival")
         if b"content-encoding" in headers:
             encoding = headers[b"content-encoding"].decode("latin-1")
-            incoming.body = inflate(incoming.body, encoding, self._max_body)
+            body = incoming.body
+            packed = body.view if isinstance(body, Room) else body
+            incoming.body = inflate(packed, encoding, self._max_body)
         meta = None
         if self._wants_request:
             query = incoming.target.partition(b"?")[2].decode("latin-1")
@@ -246,7 +250,7 @@ class Surface:
         incoming: Incoming,
         status: int,
         content_type: str,
-        body: Buffer,
+        body: Body,
         extra: bytes = b"",
     ) -> None:
         self._metrics.requests[status] += 1
@@ -259,7 +263,7 @@ class Surface:
         begin = head(status, content_type, len(body), extra, close)
         if incoming.method == "HEAD" or status in BODILESS:
             incoming.connection.reply(incoming, begin)
-        elif len(body) <= JOIN_MAX:
+        elif len(body) <= JOIN_MAX and not isinstance(body, Room):
             incoming.connection.reply(incoming, begin + body)
         else:
             incoming.connection.reply(incoming, begin, body)
@@ -286,7 +290,7 @@ def json_page(value: Any, status: int = 200) -> Page:
     return status, "application/json", orjson.dumps(value)
 
 
-def inflate(body: bytes | bytearray, encoding: str, limit: int) -> bytes:
+def inflate(body: Buffer, encoding: str, limit: int) -> bytes:
     """A compressed body, as long as it is within `limit`; else the refusal is raised."""
     if encoding.lower() == "identity":
         return bytes(body)

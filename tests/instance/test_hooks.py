@@ -1,6 +1,7 @@
 """Every form of hook, request and answer, through a real instance."""
 
 import json
+import struct
 
 from tests.instance.conftest import Serve, eventually
 
@@ -105,6 +106,8 @@ FORMS = """
                 "nan array": np.array([[0.0], [np.nan]]), "nan model": Result(output=float("nan")),
                 "nan tensor": {"t": torch.tensor([float("nan")])},
                 "object": object(), "bytes in dict": {"b": b"x"},
+                "view": np.arange(30_000, dtype=np.float32).reshape(2, -1).data,
+                "strided view": np.arange(6, dtype=np.uint8).reshape(2, 3).T.data,
             }[kind]
 
     class Raises:
@@ -205,6 +208,9 @@ def test_every_kind_of_answer(serve: Serve) -> None:
             b"\x00\xff",
             "application/octet-stream",
         )
+        floats = struct.pack("<30000f", *range(30_000))
+        assert client.post("/predict", json="view").content == floats
+        assert client.post("/predict", json="strided view").content == bytes((0, 3, 1, 4, 2, 5))
         answer = client.post("/predict", json="response")
         assert (answer.status_code, answer.json(), answer.headers["x-more"]) == (
             201,

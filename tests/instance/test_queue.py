@@ -87,6 +87,26 @@ def test_r43_an_async_predict_is_cancelled_when_its_client_leaves(
     assert (tmp_path / "done").read_text().split() == ["next"]
 
 
+def test_r43_a_client_that_leaves_before_its_async_predict_began_frees_its_place(
+    serve: Serve,
+) -> None:
+    instance = serve("""
+        import time
+        class Model:
+            def setup(self, device): ...
+            async def predict(self, x):
+                time.sleep(x)  # holds the loop: what comes meanwhile is read at once
+                return x
+    """)
+    holding = later(lambda: instance.post(0.5))
+    eventually(lambda: instance.metric("instance_running") == 1)
+    sock = raw(instance, b"0")
+    eventually(lambda: instance.metric("instance_running") == 2)
+    sock.close()
+    assert holding().status_code == 200
+    eventually(lambda: instance.metric("instance_running") == 0)
+
+
 def test_an_async_model_answers_many_at_once(serve: Serve) -> None:
     instance = serve(MODEL, "AsyncSlow")
     started = time.monotonic()
