@@ -31,11 +31,12 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Incoming:
-    """One request as it comes. `job` is set by the surface while its model is asked."""
+    """One request as it comes. What it becomes is set by the surface: `arrived` when it is whole,
+    `unpacked` if its body was compressed, `job` while its model is asked."""
 
     __slots__ = (
-        "body", "connection", "headers", "job", "keep_alive", "method", "parts", "size",
-        "target", "version",
+        "arrived", "body", "connection", "headers", "job", "keep_alive", "method", "parts", "size",
+        "target", "unpacked", "version",
     )  # fmt: skip
 
     def __init__(self, connection: "Connection") -> None:
@@ -48,6 +49,8 @@ class Incoming:
         self.body: bytes | Room = b""
         self.parts: list[bytes] = []
         self.size = 0
+        self.arrived = 0.0
+        self.unpacked: asyncio.Future[bytes] | None = None
         self.job: Any = None
 
     def header(self, name: bytes) -> str | None:

@@ -75,6 +75,32 @@ class Surface:
 
     def handle(self, incoming: Incoming) -> None:
         """Answers a whole request, now or when its model has."""
+        incoming.arrived = time.monotonic()
+        if incoming.body and b"content-encoding" in incoming.headers:
+            self._unpack(incoming)
+        else:
+            self._begin(incoming)
+
+    def _unpack(self, incoming: Incoming) -> None:
+        """Goes on once a thread has unpacked the body: a small one can become a large one, and
+        health is answered meanwhile."""
+        body, encoding = incoming.body, incoming.headers[b"content-encoding"].decode("latin-1")
+        packed = body.view if isinstance(body, Room) else body
+        incoming.unpacked = work = self._loop.run_in_executor(
+            None, inflate, packed, encoding, self._max_body
+        )
+        work.add_done_callback(partial(self._unpacked, incoming))
+
+    def _unpacked(self, incoming: Incoming, work: asyncio.Future[bytes]) -> None:
+        if work.cancelled():  # the loop ends
+            return
+        work.exception()  # looked at even where nobody is told
+        if incoming.connection.transport is None:
+            self._metrics.requests[499] += 1
+        else:
+            self._begin(incoming)
+
+    def _begin(self, incoming: Incoming) -> None:
         path = incoming.target.partition(b"?")[0].decode("latin-1")
         try:
             if path == self._path or (not self._path and self._learn(path)):
@@ -129,21 +155,17 @@ class Surface:
         incoming.job = job
 
     def _job(self, incoming: Incoming, path: str) -> Job:
-        arrived = time.monotonic()
-        headers = incoming.headers
+        arrived, headers = incoming.arrived, incoming.headers
         deadline = arrived + self._patience_s
         if TIMEOUT in headers:
             try:
                 deadline = min(deadline, deadline_of(incoming.header(TIMEOUT), arrived))
             except ValueError as error:
                 raise refuse("bad_request", str(error)) from None
-            if deadline <= arrived:
+            if deadline <= time.monotonic():
                 raise refuse("deadline", "the deadline had passed on arrival")
-        if b"content-encoding" in headers:
-            encoding = headers[b"content-encoding"].decode("latin-1")
-            body = incoming.body
-            packed = body.view if isinstance(body, Room) else body
-            incoming.body = inflate(packed, encoding, self._max_body)
+        if incoming.unpacked is not None:
+            incoming.body = incoming.unpacked.result()
         meta = None
         if self._wants_request:
             query = incoming.target.partition(b"?")[2].decode("latin-1")

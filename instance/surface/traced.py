@@ -31,11 +31,10 @@ class TracedSurface(Surface):
             self._record(incoming, 499, "client_left")
 
     def _predict(self, incoming: Incoming, path: str) -> None:
-        arrived = time.monotonic()
         try:
             super()._predict(incoming, path)
         except Refused as refused:
-            self._record(incoming, refused.problem.status_code, refused.problem.code, arrived)
+            self._record(incoming, refused.problem.status_code, refused.problem.code)
             raise
 
     def _reply(self, incoming: Incoming, reply: Answer | Problem | Parts) -> None:
@@ -57,9 +56,7 @@ class TracedSurface(Surface):
         task.add_done_callback(over)
         return task
 
-    def _record(
-        self, incoming: Incoming, status: int, reason: str, arrived: float = 0.0, device: str = ""
-    ) -> None:
+    def _record(self, incoming: Incoming, status: int, reason: str, device: str = "") -> None:
         job = incoming.job
         self._tracing.record(
             Served(
@@ -67,7 +64,7 @@ class TracedSurface(Surface):
                 traceparent=incoming.header(b"traceparent") or "",
                 tracestate=incoming.header(b"tracestate") or "",
                 request_id=incoming.header(b"x-request-id") or "",
-                arrived=arrived or job.arrived,
+                arrived=incoming.arrived,
                 taken=job.taken if job is not None else 0.0,
                 ended=time.monotonic(),
                 status=status,

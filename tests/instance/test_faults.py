@@ -1,5 +1,6 @@
 """Poison, crashes, hangs and floods, through a real instance."""
 
+import gzip
 import os
 import random
 import signal
@@ -165,6 +166,30 @@ def test_r37_health_answers_within_100_ms_while_all_cores_compute(serve: Serve) 
     assert sorted(took)[-2] < 0.1, took
     for sock in computing:
         sock.close()
+
+
+@pytest.mark.alone
+def test_r37_health_answers_within_100_ms_while_large_bodies_are_unpacked(serve: Serve) -> None:
+    instance = serve(
+        """
+        class Model:
+            def setup(self, device): ...
+            def predict(self, x):
+                return len(x)
+        """
+    )
+    packed = gzip.compress(b'"%b"' % (b"x" * (60 << 20)))  # 60 KiB, a fifth of a second to unpack
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    answers = [later(lambda: instance.post(content=packed, headers=headers)) for _ in range(3)]
+    took = []
+    with instance.client() as client:
+        for _ in range(40):
+            started = time.perf_counter()
+            assert client.get("/health").status_code == 200
+            took.append(time.perf_counter() - started)
+            time.sleep(0.02)
+    assert sorted(took)[-2] < 0.1, took
+    assert [answer().json() for answer in answers] == [60 << 20] * 3
 
 
 def test_r65_a_flood_of_malformed_bodies_writes_no_flood_of_lines(serve: Serve) -> None:
