@@ -46,14 +46,17 @@ class Cell:
         self.counts: dict[tuple[bytes, int, str], int] = {}
 
     def count(self, method: bytes, code: int, reason: str) -> None:
-        key = (method if method in METHODS else b"other", code, reason)
-        self.counts[key] = self.counts.get(key, 0) + 1
+        counts, key = self.counts, (method, code, reason)
+        if key not in counts and method not in METHODS:
+            key = (b"other", code, reason)
+        counts[key] = counts.get(key, 0) + 1
 
     def time(self, request_s: float, first_byte_s: float, overhead_s: float) -> None:
         """Observes one answered request."""
-        self.times.request.observe(request_s)
-        self.times.first_byte.observe(first_byte_s)
-        self.times.overhead.observe(overhead_s)
+        times = self.times
+        times.request.observe(request_s)
+        times.first_byte.observe(first_byte_s)
+        times.overhead.observe(overhead_s)
 
 
 class Times:
