@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from gateway.core.framing import LAST_CHUNK, chunk
-from gateway.core.headers import length_line, timeout_line, upstream_head
+from gateway.core.headers import length_line, timeout_line
 from gateway.core.heads import CHUNKED, ResponseHead
 from gateway.core.health import CLEAR
 from gateway.core.lines import LOAD, RETRY_AFTER
@@ -105,19 +105,11 @@ class Attempt:
         timeout = instance.backend.timeout_line
         if exchange.patience_until != NEVER:
             timeout = timeout_line(min(exchange.patience_until - now, timeouts.response_s))
-        data = upstream_head(
-            head,
-            exchange.target,
-            instance.label,
-            exchange.added,
-            plane.node,
-            exchange.ident,
-            timeout,
-            _UPGRADE if exchange.upgrades else length_line(length),
-        )
+        framing = _UPGRADE if exchange.upgrades else length_line(length)
         payload = exchange.take_pending()
-        if payload:
-            data += chunk(payload) if self._chunked else payload
+        if self._chunked and payload:
+            payload = chunk(payload)
+        data = exchange.message(instance, timeout, framing, payload)
         upstream.send(self, data, done, exchange.upgrades)
         if done:
             plane.wheel.set(upstream, now + timeouts.response_s)
