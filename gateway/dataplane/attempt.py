@@ -6,6 +6,7 @@ learns from the answer (speed, load report, health signals) and passes it on; wh
 attempt follows is the exchange's to say.
 """
 
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import orjson
@@ -16,14 +17,14 @@ from gateway.core.heads import CHUNKED, ResponseHead
 from gateway.core.health import CLEAR
 from gateway.core.lines import LOAD, RETRY_AFTER
 from gateway.dataplane.deadlines import NEVER
-from gateway.dataplane.instance import LiveInstance
+from gateway.dataplane.instance import REPORT, LiveInstance
 from gateway.dataplane.upstream import Upstream
 
 if TYPE_CHECKING:
     from gateway.dataplane.exchange import Exchange
 
 _UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-_REPORT = ("queue", "running", "slots", "wait_ms")
+_reported = itemgetter(*REPORT)
 
 
 class Attempt:
@@ -227,9 +228,9 @@ class Attempt:
         """Reads an ORCA load report; one that is malformed is no report."""
         try:
             metrics = orjson.loads(value.removeprefix(b"JSON "))["named_metrics"]
-            report = {name: float(metrics[name]) for name in _REPORT}
+            queue, running, slots, wait_ms = map(float, _reported(metrics))
         except (ValueError, KeyError, TypeError):
             return
-        self.instance.report = report
-        load = self.instance.load
-        load.reported(now, report["queue"], report["running"], report["slots"], report["wait_ms"])
+        instance = self.instance
+        instance.report = queue, running, slots, wait_ms
+        instance.load.reported(now, queue, running, slots, wait_ms)
