@@ -45,7 +45,7 @@ class Exchange(Intake):
     )  # fmt: skip
 
     def __init__(self, plane: "Plane", client: "Client", head: RequestHead, now: float) -> None:
-        super().__init__(plane, client, head, now)
+        Intake.__init__(self, plane, client, head, now)
         self.backend: LiveBackend | None = None
         self.attempts = 0
         self.tried: tuple[LiveInstance, ...] = ()

@@ -67,10 +67,7 @@ class Intake(Timed):
         self.patience_until = NEVER
         self.upgrades = False
         self.blames_instance = True
-        self._pending: list[bytes] = []
-        self._pending_size = 0
-        self._kept: list[bytes] | None = []
-        self._most = 0
+        self._pending_size = self._most = 0
         self._invited = False
 
     # what follows, and how the request can end before
@@ -104,10 +101,11 @@ class Intake(Timed):
     def start(self, body: bytes, done: bool) -> None:
         """Begins with the head and what there is of the body."""
         self.done = done
-        if body:
-            self.received = self._pending_size = len(body)
-            self._pending = [body]
-            self._kept = [body] if len(body) <= self.plane.options.replay else None
+        self.received = self._pending_size = size = len(body)
+        self._pending: list[bytes] = [body] if size else []
+        self._kept: list[bytes] | None = None
+        if size <= self.plane.options.replay:
+            self._kept = [body] if size else []
         head = self.head
         try:
             if head.target.startswith(RESERVED):
