@@ -148,3 +148,28 @@ async def test_r09_every_repetition_that_expects_it_is_asked_for_its_body_once(r
         peer.write(body)
         answer = await peer.answer()
         assert (answer.status, answer.body) == (200, body)
+
+
+async def test_what_differs_from_the_last_head_is_passed_on_as_it_came(rig, stub) -> None:
+    same = b"POST /x HTTP/1.1\r\nHost: gw.test\r\n"
+    starts = [
+        same,
+        same,
+        b"PUT /x HTTP/1.1\r\nHost: gw.test\r\n",
+        b"PUT /y HTTP/1.1\r\nHost: gw.test\r\n",
+        b"PUT /y HTTP/1.1\r\nHost: other.test\r\n",
+        b"PUT /y HTTP/1.1\r\nHost: other.test\r\nVia: 1.1 there\r\n",
+        b"PUT /y HTTP/1.1\r\nHost: other.test\r\nX-A: 1\r\n",
+        b"PUT /y HTTP/1.1\r\nHost: other.test\r\nX-A: 2\r\n",
+        same,
+    ]
+    requests = [
+        b"%bContent-Length: %d\r\n\r\n%b" % (start, number, b"x" * number)
+        for number, start in enumerate(starts, 1)
+    ]
+    seen = await seen_by(rig, stub, requests, node="here")
+    for start, (head, _) in zip(starts, seen, strict=True):
+        assert head.startswith(start.partition(b"Via:")[0])
+        assert line(head, b"x-forwarded-host")[18:] == line(start, b"host")[6:]
+    vias = [line(head, b"via") for head, _ in seen]
+    assert vias == [b"Via: 1.1 there, 1.1 here" if n == 5 else b"Via: 1.1 here" for n in range(9)]
