@@ -135,11 +135,11 @@ class Load:
         By Little's law that is their count now times the time allowed over the time taken.
         """
         base = self.base_s
-        if occupied <= max(1.0, self.most / 8.0 if self.most < math.inf else 1.0) or not base:
+        if occupied <= 1.0 or not base or occupied <= self.most / 8.0 < math.inf:
             self.base_s = base = base + (sample - base) * 0.1 if base else sample
         self.crowd += (occupied - self.crowd) * LEARN_CROWD
         self.crowd_since += 1
-        if self.crowd_since < max(8.0, self.crowd):
+        if self.crowd_since < 8.0 or self.crowd_since < self.crowd:
             return
         self.crowd_since = 0
         allowed_s = base + tolerable_wait_s(base)

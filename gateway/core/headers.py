@@ -7,6 +7,7 @@ once. Framing is always regenerated here, never copied.
 
 import hashlib
 import re
+from functools import lru_cache
 
 from gateway.core.heads import CHUNKED, CRLF, RequestHead
 from gateway.core.lines import (
@@ -15,7 +16,6 @@ from gateway.core.lines import (
     FORWARDED_HOST,
     FORWARDED_PROTO,
     REQUEST_ID,
-    TRACEPARENT,
     TRUSTED,
     VIA,
 )
@@ -44,13 +44,10 @@ def forwarded(head: RequestHead, peer: bytes, trusted: bool) -> bytes:
     return lines + special[TRUSTED] + CRLF if TRUSTED in special else lines
 
 
-def request_id(head: RequestHead, trusted: bool, fresh: bytes) -> bytes:
-    """The id of a request: `fresh`, or the one that a trusted proxy gave it."""
-    if trusted:
-        given = head.special.get(REQUEST_ID)
-        if given is not None and _is_request_id(given):
-            return given
-    return fresh
+def given_id(head: RequestHead) -> bytes | None:
+    """The id that a trusted proxy gave a request; None if there is none that can be one."""
+    given = head.special.get(REQUEST_ID)
+    return given if given is not None and _is_request_id(given) else None
 
 
 def is_loop(head: RequestHead, node: bytes) -> bool:
@@ -61,34 +58,34 @@ def is_loop(head: RequestHead, node: bytes) -> bool:
     return any(node in entry.split() for entry in via.split(b","))
 
 
-def upstream_head(
-    head: RequestHead,
-    target: bytes,
-    instance: bytes,
-    added: bytes,
-    node: bytes,
-    ident: bytes,
-    timeout: bytes,
-    framing: bytes,
-) -> bytes:
-    """The head that an instance gets, with its final empty line.
-
-    `added` are the X-Forwarded-* lines, `timeout` the one of `timeout_line`, `framing` the
-    Content-Length, Transfer-Encoding or Upgrade lines. A trace that nobody started begins here,
-    with the request's own id.
-    """
-    special = head.special
-    via = special.get(VIA) if special else None
-    forward = head.forward
+def opening(head: RequestHead, target: bytes, host: bytes, added: bytes, node: bytes) -> bytes:
+    """What an instance gets up to the request's id: all that does not change from one request
+    with this head to the next. `added` are the X-Forwarded-* lines."""
+    via = head.special.get(VIA)
     return b"".join(
         (
-            head.method, b" ", target, b" HTTP/1.1\r\nHost: ", head.host or instance, CRLF,
-            CRLF.join(forward), CRLF if forward else b"", added,
+            head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, CRLF,
+            *[line + CRLF for line in head.forward], added,
             b"Via: " if via is None else b"Via: " + via + b", ",
-            b"1.1 " if head.minor else b"1.0 ", node,
-            b"\r\nX-Request-Id: ", ident,
-            b"" if special and TRACEPARENT in special else _trace(ident),
-            timeout, framing, CRLF,
+            b"1.1 " if head.minor else b"1.0 ", node, b"\r\nX-Request-Id: ",
+        )
+    )  # fmt: skip
+
+
+def upstream_message(
+    opening: bytes, ident: bytes, trace: bytes, timeout: bytes, framing: bytes, body: bytes
+) -> bytes:
+    """What an instance gets: a head that begins with `opening`, and `body` as it is framed.
+
+    `timeout` is the line of `timeout_line`, `framing` the Content-Length, Transfer-Encoding or
+    Upgrade lines; `trace` is the one that begins here, b"" where somebody began one before.
+    """
+    if not trace:
+        return b"".join((opening, ident, timeout, framing, CRLF, body))
+    return b"".join(
+        (
+            opening, ident, b"\r\ntraceparent: 00-", trace, b"-", trace[16:], b"-00",
+            timeout, framing, CRLF, body,
         )
     )  # fmt: skip
 
@@ -98,15 +95,15 @@ def timeout_line(seconds: float) -> bytes:
     return b"\r\nX-Headgate-Timeout-Ms: %d\r\n" % max(1, int(seconds * 1000))
 
 
-def _trace(ident: bytes) -> bytes:
-    span = ident[16:]
-    if len(ident) != 32 or ident.translate(None, b"0123456789abcdef") or span == _NO_SPAN:
-        # A trusted proxy's own id, which need not be a trace's: the same one for the same id.
-        ident = hashlib.blake2b(ident, digest_size=16).hexdigest().encode()
-        span = ident[16:]
-    return b"\r\ntraceparent: 00-" + ident + b"-" + span + b"-00"
+def trace_of_id(ident: bytes) -> bytes:
+    """The trace that begins with the request called `ident`. A trusted proxy's own id need not
+    be a trace's: then it is another one, the same for the same id."""
+    if len(ident) != 32 or ident.translate(None, b"0123456789abcdef") or ident[16:] == _NO_SPAN:
+        return hashlib.blake2b(ident, digest_size=16).hexdigest().encode()
+    return ident
 
 
+@lru_cache(4096)
 def length_line(length: int | None) -> bytes:
     """The framing line of a body of `length` bytes, CHUNKED, or None: no body announced."""
     if length is None:

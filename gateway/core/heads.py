@@ -3,7 +3,8 @@
 The strict grammar of RFC 9112, read from bytes in one pass: a head is either understood
 exactly or refused. Header lines that nobody here has to understand are kept as the bytes
 they came as; every other is sorted out by the kind of its name. This module decides what a
-message *means*; what is added to it on the way is `gateway.core.headers`.
+message *means*; what is added to it on the way is `gateway.core.headers`. A connection may
+keep its last head and compare the next one's bytes with it (`said`) instead of reading again.
 """
 
 import re
@@ -30,6 +31,8 @@ from gateway.core.lines import (
 
 CHUNKED = -1
 CRLF = b"\r\n"
+END = b"\r\n\r\n"
+_MEMORABLE = 1024  # bytes of a head up to which a connection keeps its last one
 
 # No `#` and no `\`: what one server reads as a fragment or a separator another reads as path.
 _request_line = re.compile(
@@ -49,12 +52,15 @@ _KEEP_ALIVE = (b"keep-alive", b"Keep-Alive")
 
 class _Head:
     """What request and response heads share. `length` is None (none announced), a number of
-    bytes, or CHUNKED; `forward` holds the header lines that pass, as they came."""
+    bytes, or CHUNKED; `forward` holds the header lines that pass, as they came. Never changed
+    once it is read: `said`, the whole head with its final empty line, is set where the same
+    bytes may come again and then mean the same."""
 
-    __slots__ = ("close", "forward", "length", "lines", "minor", "nominated", "special")
+    __slots__ = ("close", "forward", "length", "lines", "minor", "nominated", "said", "special")
 
     def __init__(self, lines: list[bytes], minor: int) -> None:
         self.lines = lines
+        self.said = b""
         self.minor = minor
         self.close = not minor  # a connection of HTTP/1.0 carries one message each way
         self.forward: list[bytes] = []
@@ -105,7 +111,7 @@ class _Head:
 class RequestHead(_Head):
     """A request: `method`, `target` and `host` are the bytes that go on unchanged."""
 
-    __slots__ = ("host", "method", "target")
+    __slots__ = ("host", "method", "opening", "target")
 
     def __init__(
         self, lines: list[bytes], method: bytes = b"", target: bytes = b"", minor: int = 1
@@ -114,6 +120,7 @@ class RequestHead(_Head):
         self.method = method
         self.target = target
         self.host: bytes | None = None
+        self.opening: tuple[bytes, bytes] | None = None  # target, and headers.opening for it
 
     def note(self, entry: Line, line: bytes, underscores: str) -> None:
         """Takes one header that is not just passed on."""
@@ -165,6 +172,8 @@ def parse_request(
         lines = head.split(CRLF)
         method, target, minor = _known_requests.get(lines[0]) or _first_line(lines[0], max_target)
         request = RequestHead(lines, method, target, minor)
+        if len(head) <= _MEMORABLE:
+            request.said = head + END
         if len(lines) - 1 > max_headers:
             raise ClientFault("The request has too many headers.", "head_too_large")
         forward = request.forward
@@ -253,14 +262,16 @@ def _absolute(request: RequestHead) -> None:
 
 
 class ResponseHead(_Head):
-    """An answer of an instance; `status_line` goes on as it is, from the code on."""
+    """An answer of an instance; `status_line` goes on as it is, from the code on, and `opening`
+    is all that does: the line and the headers that pass."""
 
-    __slots__ = ("status", "status_line")
+    __slots__ = ("opening", "status", "status_line")
 
     def __init__(self, lines: list[bytes], status: int, status_line: bytes, minor: int) -> None:
         _Head.__init__(self, lines, minor)
         self.status = status
         self.status_line = status_line
+        self.opening = b""
 
     def note(self, entry: Line, line: bytes) -> None:
         """Takes one header that is not just passed on."""
@@ -283,6 +294,8 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
         lines = head.split(CRLF)
         status, status_line, minor = _known_statuses.get(lines[0]) or _status(lines[0])
         response = ResponseHead(lines, status, status_line, minor)
+        if len(head) <= _MEMORABLE:
+            response.said = head + END
         if len(lines) - 1 > max_headers:
             raise ValueError("too many headers")
         forward = response.forward
@@ -297,6 +310,8 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
                 response.note(entry, line)
         if response.nominated:
             response._drop_nominated()
+        passing = (b"HTTP/1.1 " + status_line, *response.forward, b"")
+        response.opening = CRLF.join(passing)
         return response
     except ValueError as error:
         raise UpstreamFault(f"The instance answered malformed HTTP: {error}.") from None

@@ -2,8 +2,8 @@
 
 A line is validated, split and sorted by its name the first time it is met; then it is known
 by the very bytes it came as. Clients and instances repeat nearly all of their header lines,
-so that a head costs one look-up per line. What is kept is bounded, and lines that carry
-secrets or are never met twice are not kept at all.
+so that a head costs one look-up per line. What is kept is bounded, and of lines that carry
+secrets or are never met twice the name alone is.
 """
 
 import re
@@ -74,6 +74,7 @@ class Lines(dict[bytes, Line | None]):
     def __init__(self, kinds: dict[bytes, int]) -> None:
         super().__init__()
         self._kinds = kinds
+        self._names: dict[bytes, tuple[int, bool]] = {}
 
     def __missing__(self, line: bytes) -> Line | None:
         """Understands `line`, or raises ValueError."""
@@ -82,22 +83,32 @@ class Lines(dict[bytes, Line | None]):
             raise ValueError("control character in the head")
         if not colon:
             raise ValueError("header line without a colon")
-        if not _is_token(name):
-            raise ValueError("malformed header name")
-        name = name.lower()
-        kind = self._kinds.get(name, PASS)
-        if kind == PASS:
-            if name.startswith(b"x-headgate-"):
-                kind = DROP  # ours alone to say, on either side
-            elif b"_" in name:
-                kind = UNDERSCORE
+        kind, is_kept = self._names.get(name) or self._name(name)
         value = value.strip(b" \t")
         entry = (kind, value, length(value) if kind == LENGTH else 0) if kind else None
-        if len(line) <= _LONGEST and name not in _SECRETS and kind not in _UNKEPT_KINDS:
+        if is_kept and len(line) <= _LONGEST:
             if len(self) >= _MOST:
                 self.clear()
             self[line] = entry
         return entry
+
+    def _name(self, name: bytes) -> tuple[int, bool]:
+        """The kind of header that `name` is, and whether its lines are kept."""
+        if not _is_token(name):
+            raise ValueError("malformed header name")
+        lower = name.lower()
+        kind = self._kinds.get(lower, PASS)
+        if kind == PASS:
+            if lower.startswith(b"x-headgate-"):
+                kind = DROP  # ours alone to say, on either side
+            elif b"_" in lower:
+                kind = UNDERSCORE
+        known = kind, lower not in _SECRETS and kind not in _UNKEPT_KINDS
+        if len(name) <= _LONGEST:
+            if len(self._names) >= _MOST:
+                self._names.clear()
+            self._names[name] = known
+        return known
 
 
 def length(value: bytes) -> int:

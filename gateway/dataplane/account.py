@@ -24,7 +24,7 @@ def settle(exchange: "Exchange", now: float, reason: str) -> None:
         backend = exchange.backend.name if exchange.backend is not None else ""
         cell = exchange.plane.counters.cell(name, backend, "")
     entry = (
-        now, exchange.ident, exchange.client.address, head.method, head.target, exchange.status,
+        now, exchange.ident, exchange.client.peer, head.method, head.target, exchange.status,
         reason, cell.labels, exchange.revision, exchange.attempts, exchange.received,
         exchange.sent, now - started,
     )  # fmt: skip

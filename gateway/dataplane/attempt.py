@@ -6,24 +6,25 @@ learns from the answer (speed, load report, health signals) and passes it on; wh
 attempt follows is the exchange's to say.
 """
 
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import orjson
 
 from gateway.core.framing import LAST_CHUNK, chunk
-from gateway.core.headers import length_line, timeout_line, upstream_head
+from gateway.core.headers import length_line, timeout_line
 from gateway.core.heads import CHUNKED, ResponseHead
 from gateway.core.health import CLEAR
 from gateway.core.lines import LOAD, RETRY_AFTER
 from gateway.dataplane.deadlines import NEVER
-from gateway.dataplane.instance import LiveInstance
+from gateway.dataplane.instance import REPORT, LiveInstance
 from gateway.dataplane.upstream import Upstream
 
 if TYPE_CHECKING:
     from gateway.dataplane.exchange import Exchange
 
 _UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-_REPORT = ("queue", "running", "slots", "wait_ms")
+_reported = itemgetter(*REPORT)
 
 
 class Attempt:
@@ -105,19 +106,11 @@ class Attempt:
         timeout = instance.backend.timeout_line
         if exchange.patience_until != NEVER:
             timeout = timeout_line(min(exchange.patience_until - now, timeouts.response_s))
-        data = upstream_head(
-            head,
-            exchange.target,
-            instance.label,
-            exchange.added,
-            plane.node,
-            exchange.ident,
-            timeout,
-            _UPGRADE if exchange.upgrades else length_line(length),
-        )
+        framing = _UPGRADE if exchange.upgrades else length_line(length)
         payload = exchange.take_pending()
-        if payload:
-            data += chunk(payload) if self._chunked else payload
+        if self._chunked and payload:
+            payload = chunk(payload)
+        data = exchange.message(instance, timeout, framing, payload)
         upstream.send(self, data, done, exchange.upgrades)
         if done:
             plane.wheel.set(upstream, now + timeouts.response_s)
@@ -235,9 +228,9 @@ class Attempt:
         """Reads an ORCA load report; one that is malformed is no report."""
         try:
             metrics = orjson.loads(value.removeprefix(b"JSON "))["named_metrics"]
-            report = {name: float(metrics[name]) for name in _REPORT}
+            queue, running, slots, wait_ms = map(float, _reported(metrics))
         except (ValueError, KeyError, TypeError):
             return
-        self.instance.report = report
-        load = self.instance.load
-        load.reported(now, report["queue"], report["running"], report["slots"], report["wait_ms"])
+        instance = self.instance
+        instance.report = queue, running, slots, wait_ms
+        instance.load.reported(now, queue, running, slots, wait_ms)

@@ -119,7 +119,8 @@ class LiveBackend(Timed):
                 if not in_flight or (
                     in_flight < self.most and load.weight >= 1.0 and load.occupied(now) < load.most
                 ):
-                    self._send(exchange, self.serving[0], now)
+                    self.admission.dispatched(now)
+                    exchange.begin(self.serving[0], now)
                     return
             spot = place(config.balance, self.loads, 1, self.most, turn, now)
             if spot is not None:

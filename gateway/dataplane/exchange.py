@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from gateway.core.errors import ClientFault, GatewayError, NoRoom, UpstreamFault
 from gateway.core.framing import LAST_CHUNK, chunk
+from gateway.core.headers import length_line
 from gateway.core.heads import CHUNKED, CRLF, RequestHead, ResponseHead
 from gateway.core.lines import LOAD, RETRY_AFTER
 from gateway.dataplane.account import settle
@@ -44,7 +45,7 @@ class Exchange(Intake):
     )  # fmt: skip
 
     def __init__(self, plane: "Plane", client: "Client", head: RequestHead, now: float) -> None:
-        super().__init__(plane, client, head, now)
+        Intake.__init__(self, plane, client, head, now)
         self.backend: LiveBackend | None = None
         self.attempts = 0
         self.tried: tuple[LiveInstance, ...] = ()
@@ -118,13 +119,10 @@ class Exchange(Intake):
         framing = self._framing(head, payload, done, has_body)
         if self._chunked and payload:
             payload = chunk(payload)
-        forward = head.forward
         client.write(
             b"".join(
                 (
-                    b"HTTP/1.1 ", head.status_line, CRLF,
-                    CRLF.join(forward), CRLF if forward else b"",
-                    self.route.expose(attempt.instance),
+                    head.opening, self.route.expose(attempt.instance),
                     self.ident + CRLF if plane.options.expose else b"",
                     framing, b"Connection: close\r\n\r\n" if close else CRLF, payload,
                 )
@@ -138,11 +136,11 @@ class Exchange(Intake):
         if not has_body:
             if head.length is None or head.length == CHUNKED or head.status == 204:
                 return b""
-            return b"Content-Length: %d\r\n" % head.length
+            return length_line(head.length)
         if done:
-            return b"Content-Length: %d\r\n" % len(payload)
+            return length_line(len(payload))
         if head.length is not None and head.length != CHUNKED:
-            return b"Content-Length: %d\r\n" % head.length
+            return length_line(head.length)
         if self.head.minor == 0:
             return b""  # the end of the connection is the end of the body
         self._chunked = True
@@ -167,8 +165,7 @@ class Exchange(Intake):
         self.first_at = self.plane.now()
         self.head_sent = True
         self.plane.wheel.set(self, NEVER)
-        lines = CRLF.join((b"HTTP/1.1 " + head.status_line, *head.forward)) + CRLF
-        lines += self.route.expose(attempt.instance)
+        lines = head.opening + self.route.expose(attempt.instance)
         if self.plane.options.expose:
             lines += self.ident + CRLF
         tunnel = Tunnel(self, attempt.upstream)

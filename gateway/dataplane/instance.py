@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gateway.dataplane.backend import LiveBackend
     from gateway.dataplane.context import Plane
 
+REPORT = ("queue", "running", "slots", "wait_ms")
 NEUTRAL_S = 0.02  # an idle connection closed sooner than this teaches nothing of idle limits
 LEAST_IDLE_S = 0.1
 TIMEOUT_WEIGHT = 3  # it held a slot for its whole time, and few come before it has done harm
@@ -47,7 +48,7 @@ class LiveInstance(Timed):
         self.seen_down = False
         self.ejection: Ejection = CLEAR
         self.load = Load()
-        self.report: dict[str, float] | None = None
+        self.report: tuple[float, ...] = ()  # the last one, in the order of REPORT
         self.returned_at = -1e9
         self.gone = False
         self.refused = False  # turned a request away since it last answered well

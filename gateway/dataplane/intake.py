@@ -12,13 +12,23 @@ from typing import TYPE_CHECKING
 import orjson
 
 from gateway.core.errors import ClientFault, GatewayError
-from gateway.core.headers import CONTINUE, forwarded, is_loop, patience_s, request_id
+from gateway.core.headers import (
+    CONTINUE,
+    forwarded,
+    given_id,
+    is_loop,
+    opening,
+    patience_s,
+    trace_of_id,
+    upstream_message,
+)
 from gateway.core.heads import CRLF, RequestHead
-from gateway.core.lines import DEADLINE, EXPECT, UPGRADE, VIA
+from gateway.core.lines import DEADLINE, EXPECT, TRACEPARENT, UPGRADE, VIA
 from gateway.core.matching import Json
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.current import BodyNeeded, LiveRoute
 from gateway.dataplane.deadlines import NEVER, Timed
+from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.replies import RESERVED
 
 if TYPE_CHECKING:
@@ -34,7 +44,7 @@ class Intake(Timed):
     """The request's side. `state` is one of the above, in this order."""
 
     __slots__ = (
-        "_kept", "_most", "_pending", "_pending_size", "added", "attempt", "blames_instance",
+        "_invited", "_kept", "_most", "_pending", "_pending_size", "attempt", "blames_instance",
         "client", "done", "head",
         "ident", "patience_until", "plane", "ready_at", "received", "revision", "route", "started",
         "state", "target", "upgrades",
@@ -46,22 +56,19 @@ class Intake(Timed):
         self.client = client
         self.head = head
         self.started = self.ready_at = now
-        self.ident = request_id(head, client.trusted, plane.fresh_id())
+        self.ident = (client.trusted and given_id(head)) or plane.fresh_id()
         self.state = GATHERING
         self.route: LiveRoute | None = None
         self.attempt: Attempt | None = None
         self.target = b""
-        self.added = b""
         self.revision = 0
         self.done = False
         self.received = 0
         self.patience_until = NEVER
         self.upgrades = False
         self.blames_instance = True
-        self._pending: list[bytes] = []
-        self._pending_size = 0
-        self._kept: list[bytes] | None = []
-        self._most = 0
+        self._pending_size = self._most = 0
+        self._invited = False
 
     # what follows, and how the request can end before
 
@@ -94,10 +101,11 @@ class Intake(Timed):
     def start(self, body: bytes, done: bool) -> None:
         """Begins with the head and what there is of the body."""
         self.done = done
-        if body:
-            self.received = self._pending_size = len(body)
-            self._pending = [body]
-            self._kept = [body] if len(body) <= self.plane.options.replay else None
+        self.received = self._pending_size = size = len(body)
+        self._pending: list[bytes] = [body] if size else []
+        self._kept: list[bytes] | None = None
+        if size <= self.plane.options.replay:
+            self._kept = [body] if size else []
         head = self.head
         try:
             if head.target.startswith(RESERVED):
@@ -175,6 +183,28 @@ class Intake(Timed):
         self._pending = list(self._kept or ())
         self._pending_size = self.received
 
+    def message(self, instance: LiveInstance, timeout: bytes, framing: bytes, body: bytes) -> bytes:
+        """What `instance` gets: the head, and `body` as it is framed."""
+        head, ident = self.head, self.ident
+        made = head.opening
+        start = made[1] if made is not None and made[0] == self.target else self._open(instance)
+        trace = b"" if TRACEPARENT in head.special else ident
+        if trace and self.client.trusted:
+            trace = trace_of_id(ident)
+        return upstream_message(start, ident, trace, timeout, framing, body)
+
+    def _open(self, instance: LiveInstance) -> bytes:
+        """The first part of that; it is kept for the next request with the same head."""
+        head, client, host = self.head, self.client, self.head.host
+        if client.trusted or host is None:
+            added = forwarded(head, client.peer, client.trusted)
+        else:
+            added = client.forwarding + host + CRLF
+        start = opening(head, self.target, host or instance.label, added, self.plane.node)
+        if host:
+            head.opening = (self.target, start)
+        return start
+
     def pending(self) -> list[bytes]:
         """What is held back of the body; it stays where it is."""
         return self._pending
@@ -204,8 +234,10 @@ class Intake(Timed):
     def invite(self) -> None:
         """Asks, once, for a body that the client holds back until its request is taken."""
         head = self.head
-        if head.special.pop(EXPECT, None) is not None and head.minor and not self.received:
-            self.client.write(CONTINUE)
+        if EXPECT in head.special and not self._invited:
+            self._invited = True
+            if head.minor and not self.received:
+                self.client.write(CONTINUE)
 
     def _gathered(self) -> None:
         self._check_size()
@@ -237,11 +269,6 @@ class Intake(Timed):
         if self.received > most:
             raise ClientFault("The body is larger than the route takes.", "body_too_large")
         now = self.ready_at
-        client = self.client
-        if client.trusted or head.host is None:
-            self.added = forwarded(head, client.peer, client.trusted)
-        else:
-            self.added = client.forwarding + head.host + CRLF
         limit_s = route.route.deadline_s
         if DEADLINE in head.special:
             said_s = patience_s(head)

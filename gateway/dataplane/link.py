@@ -14,6 +14,7 @@ from typing import Any
 from gateway.channel import Channel
 from gateway.core.table import Table
 from gateway.dataplane.context import Plane
+from gateway.dataplane.instance import REPORT
 
 log = logging.getLogger(__name__)
 REPORT_S = 0.25
@@ -209,7 +210,7 @@ def metrics(plane: Plane, ident: int) -> dict[str, Any]:
         name: {
             address: {
                 "in_flight": instance.load.in_flight,
-                "report": instance.report,
+                "report": dict(zip(REPORT, instance.report, strict=False)) or None,
                 "ejected_s": max(0.0, instance.ejection.until - now),
             }
             for address, instance in backend.instances.items()

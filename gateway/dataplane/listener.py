@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from gateway.core.errors import ClientFault, GatewayError
 from gateway.core.framing import Body, Chunked, Sized
-from gateway.core.heads import CHUNKED, RequestHead, check_start, parse_request, too_large
+from gateway.core.heads import CHUNKED, END, RequestHead, check_start, parse_request, too_large
 from gateway.dataplane.deadlines import NEVER, Timed
 from gateway.dataplane.tunnel import Tunnel
 
@@ -33,9 +33,10 @@ class Client(asyncio.Protocol, Timed):
     """One client connection. Its deadline depends on its state; see `expired`."""
 
     __slots__ = (
-        "_body", "_buffer", "_head_since", "_held", "_keep_alive_s", "_last_piece", "_limits",
-        "_lingered", "_pumping", "_tunnel", "_window", "_window_bytes", "address", "exchange",
-        "forwarding", "keep", "peer", "plane", "stalled", "state", "transport", "trusted",
+        "_body", "_buffer", "_head_since", "_held", "_keep_alive_s", "_known", "_last_piece",
+        "_limits", "_lingered", "_pumping", "_tunnel", "_window", "_window_bytes", "address",
+        "exchange", "forwarding", "keep", "peer", "plane", "stalled", "state", "transport",
+        "trusted",
     )  # fmt: skip
 
     def __init__(self, plane: "Plane") -> None:
@@ -50,6 +51,7 @@ class Client(asyncio.Protocol, Timed):
         self.keep = True
         self.stalled = False
         self._tunnel: Tunnel | None = None
+        self._known: RequestHead | None = None  # its last head: clients repeat themselves
         self._buffer = b""
         self._body: Body | None = None
         self._held = False
@@ -152,18 +154,23 @@ class Client(asyncio.Protocol, Timed):
                     break  # perhaps half of another empty line
             if not data:
                 break
-            end = data.find(b"\r\n\r\n")
+            known = self._known
+            if known is not None and data.startswith(known.said):
+                data = self._begin(known, data[len(known.said) :])
+                continue
+            end = data.find(END)
             if end < 0 or end > self.plane.options.max_head:
                 if not self._is_beginning(data, end):
                     return
                 break
-            self._head_since = 0.0
             try:
                 head = parse_request(data[:end], *self._limits)
             except ClientFault as fault:
                 self._refuse(fault)
                 return
-            data = self._begin(head, data[end + 4 :])
+            if head.said:
+                self._known = head
+            data = self._begin(head, data[end + len(END) :])
         self._pumping = False
         self._buffer = data if self.state in (HEAD, WAIT, TUNNEL) else b""
 
@@ -186,15 +193,11 @@ class Client(asyncio.Protocol, Timed):
         """Starts the request of `head`; gives what lies behind it of `data`."""
         plane = self.plane
         now = plane.now()
+        self._head_since = 0.0
         self.keep = not head.close
-        length = head.length
+        length = head.length or 0
         self.exchange = exchange = plane.exchange(plane, self, head, now)
-        if not length:
-            self.state = WAIT
-            self.deadline = NEVER
-            exchange.start(b"", True)
-            return data
-        if 0 < length <= len(data):
+        if 0 <= length <= len(data):
             self.state = WAIT
             self.deadline = NEVER
             exchange.start(data[:length], True)

@@ -8,7 +8,7 @@ own request needs.
 
 from typing import TYPE_CHECKING
 
-from gateway.core.headers import length_line, upstream_head
+from gateway.core.headers import length_line
 from gateway.core.heads import ResponseHead
 from gateway.dataplane.current import LiveRoute
 from gateway.dataplane.instance import LiveInstance
@@ -42,22 +42,17 @@ class Copy:
     __slots__ = ("_data", "_instance", "_is_over", "_upstream", "method")
 
     def __init__(self, exchange: "Exchange", instance: LiveInstance) -> None:
-        plane = instance.plane
         self.method = exchange.head.method
         self._instance = instance
         self._upstream: Upstream | None = None
         self._is_over = False
         length = exchange.received if exchange.head.length is not None else None
-        self._data = upstream_head(
-            exchange.head,
-            exchange.target,
-            instance.label,
-            exchange.added,
-            plane.node,
-            exchange.ident,
+        self._data = exchange.message(
+            instance,
             instance.backend.timeout_line,
             length_line(length) + b"X-Headgate-Mirror: 1\r\n",
-        ) + b"".join(exchange.pending())
+            b"".join(exchange.pending()),
+        )
 
     def begin(self) -> None:
         """Sends the copy; nobody waits for its answer."""

@@ -6,6 +6,7 @@ same way as if there were no tracing. It decides nothing about the request: each
 Exchange's, with a note before or after it.
 """
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 from gateway.core.heads import RequestHead, ResponseHead
@@ -46,6 +47,9 @@ class TracedExchange(Exchange):
     )  # fmt: skip
 
     def __init__(self, plane: "Plane", client: "Client", head: RequestHead, now: float) -> None:
+        # The client may say the same head again: what is passed on of it is changed in a copy.
+        head = copy(head)
+        head.special = dict(head.special)
         super().__init__(plane, client, head, now)
         assert plane.tracing is not None
         self._tracing: Tracing = plane.tracing
@@ -131,6 +135,7 @@ class TracedExchange(Exchange):
         line = self._tracing.line(span)
         self.head.forward = [*self._lines, line]
         self.head.special[TRACEPARENT] = line
+        self.head.opening = None
 
     def _begin_try(self, instance: LiveInstance, now: float) -> None:
         facts: Attributes = {

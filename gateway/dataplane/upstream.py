@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from gateway.core.errors import UpstreamFault
 from gateway.core.framing import Body, Chunked, Sized, UntilClose
-from gateway.core.heads import CHUNKED, ResponseHead, parse_response
+from gateway.core.heads import CHUNKED, END, ResponseHead, parse_response
 from gateway.core.lines import UPGRADE
 from gateway.dataplane.deadlines import NEVER, Timed
 
@@ -43,8 +43,9 @@ class Upstream(asyncio.Protocol, Timed):
     """A connection to an instance: idle in its pool, or with one `receiver`."""
 
     __slots__ = (
-        "_body", "_buffer", "_interim", "_reusable", "born", "expects_upgrade", "idle_since",
-        "instance", "is_reused", "paused", "receiver", "request_done", "state", "transport",
+        "_body", "_buffer", "_interim", "_known", "_reusable", "born", "expects_upgrade",
+        "idle_since", "instance", "is_reused", "paused", "receiver", "request_done", "state",
+        "transport",
     )  # fmt: skip
 
     def __init__(self, instance: "LiveInstance") -> None:
@@ -59,6 +60,7 @@ class Upstream(asyncio.Protocol, Timed):
         self.paused = False
         self.request_done = True
         self.expects_upgrade = False
+        self._known: ResponseHead | None = None  # the last head: instances repeat themselves
         self._buffer = b""
         self._body: Body | None = None
         self._interim = 0
@@ -174,18 +176,25 @@ class Upstream(asyncio.Protocol, Timed):
     # reading the answer
 
     def _head(self, data: bytes) -> None:
+        known = self._known
+        if known is not None and data.startswith(known.said):
+            self._buffer = b""
+            self._answer(known, data[len(known.said) :])
+            return
         options = self.instance.plane.options
         while True:
-            end = data.find(b"\r\n\r\n")
+            end = data.find(END)
             if end > options.max_head or (end < 0 and len(data) > options.max_head):
                 raise UpstreamFault("The instance's response head is too large.")
             if end < 0:
                 self._buffer = data
                 return
             head = parse_response(data[:end], options.max_headers)
-            data = data[end + 4 :]
+            data = data[end + len(END) :]
             self._buffer = b""
             if head.status >= 200:
+                if head.said:
+                    self._known = head
                 self._answer(head, data)
                 return
             if head.status == 101:

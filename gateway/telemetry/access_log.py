@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 
 import orjson
 
-from gateway.core.sampling import EVERY, Sampling
+from gateway.core.sampling import EVERY, HEALTH, Sampling
 
 Labels = tuple[str, str, str]
 Entry = tuple[
-    float, bytes, str, bytes, bytes, int, str, Labels, int, int, int, int, float,
+    float, bytes, bytes, bytes, bytes, int, str, Labels, int, int, int, int, float,
 ]  # fmt: skip
 """One request: monotonic end, id, client, method, target, status, reason, labels (route,
 backend, instance), revision, attempts, bytes of body received and sent, seconds."""
@@ -71,28 +71,34 @@ class AccessLog:
         """The lines of `entries`; `offset` turns monotonic into wall-clock seconds."""
         lines: list[bytes] = []
         second, stamp = -1, b""
-        percent_of = self._sampling.percent_of
+        percent_of, is_every = self._sampling.percent_of, self._sampling.percent >= 100.0
         tails = self._tails
+        known, told = b"", None
         for (
             ended, ident, client, method, target, status, reason, labels, revision, attempts,
             received, sent, seconds,
         ) in entries:  # fmt: skip
-            percent = percent_of(ident, target, status, reason, seconds)
-            if not percent:
-                continue
+            if is_every and not target.startswith(HEALTH):
+                percent = 100.0
+            else:
+                percent = percent_of(ident, target, status, reason, seconds)
+                if not percent:
+                    continue
             moment = ended + offset
-            if int(moment) != second:
+            if not 0.0 <= moment - second < 1.0:
                 second = int(moment)
                 stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-            known = self._labels.get(labels) or self._label(labels)
+            if labels is not told:
+                told = labels
+                known = self._labels.get(labels) or self._label(labels)
             # Request targets hold neither `\\` nor control characters: `"` is all there is.
             path = target.partition(b"?")[0].replace(b'"', b'\\"')
             lines.append(
                 _LINE
                 % (
-                    stamp, (moment - second) * 1000, ident, client.encode(), method, path, status,
-                    reason.encode(), known, revision, attempts, received, sent, seconds,
-                    tails[percent],
+                    stamp, (moment - second) * 1000, ident, client, method, path, status,
+                    reason.encode() if reason else b"", known, revision, attempts, received, sent,
+                    seconds, tails[percent],
                 )
             )  # fmt: skip
         return b"".join(lines)

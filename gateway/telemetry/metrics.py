@@ -23,16 +23,11 @@ OVERHEAD = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 
 class Histogram:
     """Counts per bound, not cumulated, one more for what is above, and the sum."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("counts", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
 
 
 class Cell:
@@ -46,14 +41,21 @@ class Cell:
         self.counts: dict[tuple[bytes, int, str], int] = {}
 
     def count(self, method: bytes, code: int, reason: str) -> None:
-        key = (method if method in METHODS else b"other", code, reason)
-        self.counts[key] = self.counts.get(key, 0) + 1
+        counts, key = self.counts, (method, code, reason)
+        if key not in counts and method not in METHODS:
+            key = (b"other", code, reason)
+        counts[key] = counts.get(key, 0) + 1
 
     def time(self, request_s: float, first_byte_s: float, overhead_s: float) -> None:
         """Observes one answered request."""
-        self.times.request.observe(request_s)
-        self.times.first_byte.observe(first_byte_s)
-        self.times.overhead.observe(overhead_s)
+        times = self.times
+        request, first_byte, overhead = times.request, times.first_byte, times.overhead
+        request.counts[bisect_left(SECONDS, request_s)] += 1
+        request.total += request_s
+        first_byte.counts[bisect_left(SECONDS, first_byte_s)] += 1
+        first_byte.total += first_byte_s
+        overhead.counts[bisect_left(OVERHEAD, overhead_s)] += 1
+        overhead.total += overhead_s
 
 
 class Times:

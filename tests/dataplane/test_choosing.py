@@ -142,7 +142,7 @@ async def test_the_load_report_is_read_and_removed(rig, stub):
     answer = await gateway.ask(GET)
     assert answer.get("endpoint-load-metrics") is None
     live = gateway.plane.instances.backends["b"].instances[instance.address]
-    assert live.report == {"queue": 3, "running": 2, "slots": 4, "wait_ms": 12.5}
+    assert live.report == (3.0, 2.0, 4.0, 12.5)
     assert live.load.slots == 4
 
 

@@ -1,8 +1,8 @@
 """Do a gateway's counts equal what its clients saw?
 
 Exactly, per route, backend, instance and code: that is what the contract says of
-`headgate_requests_total`. A reply that names no instance was made by the gateway or lost by
-the client itself; those are compared by code alone.
+`headgate_requests_total`. A reply that is an error of the gateway's own, or names no instance
+because the client itself lost it, is compared by code alone.
 """
 
 from collections import Counter
@@ -26,6 +26,8 @@ def seen(replies: Iterable[Reply]) -> Counter[Key]:
     counts: Counter[Key] = Counter()
     for reply in replies:
         route, backend, instance = (reply.header(name) for name in names)
+        if reply.header("x-headgate-error"):
+            instance = ""  # where it was tried, and not who answered
         counts[(route, backend, instance, code_of(reply)) if instance else ("", "", "", "")] += 1
     return counts
 

@@ -169,7 +169,8 @@ async def reset(exchange: Exchange) -> None:
 def served(
     slots: int, service_s: float, *, spread: float = 0.0, report: bool = True, seed: int = 1
 ) -> Responder:
-    """As an instance does: `slots` at once, the rest queue; answers carry the load report.
+    """As an instance does: `slots` at once, the rest queue; answers carry the load report, and
+    in X-Held-S how many seconds each held its slot.
 
     `spread` is the sigma of a lognormal factor of mean 1 on the service time (0: constant).
     """
@@ -186,13 +187,15 @@ def served(
         finally:
             waiting -= 1
         running += 1
+        since = time.monotonic()
         try:
             factor = chance.lognormvariate(-spread * spread / 2, spread) if spread else 1.0
             await exchange.sleep(service_s * factor)
         finally:
             running -= 1
             room.release()
-        headers = [("Content-Type", "application/json")]
+        held = f"{time.monotonic() - since:.6f}"
+        headers = [("Content-Type", "application/json"), ("X-Held-S", held)]
         if report:
             wait = 1000 * service_s * (waiting + 1) / slots if running >= slots else 0.0
             load = {"queue": waiting, "running": running, "slots": slots, "wait_ms": wait}

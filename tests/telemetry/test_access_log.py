@@ -63,7 +63,7 @@ async def test_health_probes_are_counted_and_not_logged() -> None:
 
 def entry(ident: bytes, target: bytes = b"/x") -> Entry:
     labels = ("r", "b", "127.0.0.1:1")
-    return (5.0, ident, "c", b"GET", target, 200, "", labels, 1, 1, 0, 2, 0.5)
+    return (5.0, ident, b"c", b"GET", target, 200, "", labels, 1, 1, 0, 2, 0.5)
 
 
 def test_a_log_of_every_request_says_nothing_of_sampling() -> None:

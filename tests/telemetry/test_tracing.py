@@ -87,6 +87,18 @@ def node_of(got: Exchange) -> str:
     return got.header("via").split()[-1]
 
 
+async def test_a_client_that_says_the_same_head_again_begins_another_trace() -> None:
+    async with running_collector() as collector, one_origin() as origin:
+        async with running_gateway(one_backend(origin), env=collector.environment) as gateway:
+            replies = [await gateway.client.get(f"{gateway.url}/x") for _ in range(3)]
+            traces = [reply.header("x-request-id") for reply in replies]
+            spans = [await whole(collector, trace, 2) for trace in traces]
+        said = [got.all("traceparent") for got in origin.exchanges]
+    assert len(set(traces)) == 3
+    wanted = [[f"00-{trace}-{tried.id}-01".encode()] for trace, (_, tried) in zip(traces, spans)]
+    assert said == wanted
+
+
 async def test_a_malformed_traceparent_begins_a_new_trace() -> None:
     async with running_collector() as collector, one_origin() as origin:
         async with running_gateway(one_backend(origin), env=collector.environment) as gateway:
