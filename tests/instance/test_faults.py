@@ -81,8 +81,9 @@ def test_who_waits_for_a_model_that_keeps_failing_is_told_when_to_come_back(
                 time.sleep(1000)
         """
     )
-    computed, waits = later(lambda: instance.post(1)), later(lambda: instance.post(2))
+    computed = later(lambda: instance.post(1))
     eventually(lambda: instance.metric("instance_running") == 1)
+    waits = later(lambda: instance.post(2))
     eventually(lambda: instance.metric("instance_queue_depth") == 1)
     (tmp_path / "broken").touch()
     instance.workers()[0].kill()
