@@ -38,7 +38,7 @@ async def test_r23_an_active_stream_is_never_cut_and_events_come_at_once() -> No
 async def test_r23_ten_minutes_of_events_are_never_cut() -> None:
     lags = await _lags(count=750, interval_s=0.8)
     assert len(lags) == 750
-    assert sorted(lags)[-8] <= 0.05, sorted(lags)[-20:]  # 99 of 100, on a machine with others
+    assert max(lags) <= 0.05, sorted(lags)[-20:]
 
 
 async def test_r23_a_silent_stream_is_closed_at_the_idle_limit_and_not_cleanly() -> None:
