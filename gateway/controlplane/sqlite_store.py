@@ -97,11 +97,10 @@ class SqliteStore:
         self._keep = keep
         if os.path.lexists(self._path):
             refuse_shared_file(self._path)
-            if self._path.stat().st_size == 0:
-                raise StateRefused(f"{self._path} is empty; it was kept as it is")
         else:
             _create(self._path)
         with self._refusing():
+            _recognise(self._path)
             self._db = _connect(self._path)
             _examine(self._db, self._path)
         self._file = _identity(self._path)
@@ -261,11 +260,27 @@ def _create(path: Path) -> None:
         raise StateRefused(f"{path} cannot be made: {reason}") from None
 
 
-def _examine(db: sqlite3.Connection, path: Path) -> None:
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if application != APPLICATION_ID:
+def _recognise(path: Path) -> None:
+    """Refuses what is not ours before SQLite opens it, which would write into some of that:
+    it takes a file of one byte for a new one, and another program's file for WAL's.
+
+    https://www.sqlite.org/fileformat.html#the_database_header
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except OSError as error:
+        raise StateRefused(f"{path} cannot be opened: {error.strerror}") from None
+    if not header:
+        raise StateRefused(f"{path} is empty; it was kept as it is")
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        raise ValueError("file is not a database")
+    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
         raise StateRefused(f"{path} is not a Headgate state file; it was kept as it is")
+
+
+def _examine(db: sqlite3.Connection, path: Path) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
     if version != VERSION and version not in MIGRATIONS:
         raise StateRefused(
             f"{path} is of version {version} and this Headgate knows {VERSION}; "

@@ -5,6 +5,7 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -150,7 +151,7 @@ def test_state_files_are_for_their_owner_only(path: Path) -> None:
 )
 def test_r53_a_truncated_file_is_refused_and_kept(path: Path, step: int) -> None:
     whole = path.read_bytes()
-    for size in [*range(0, len(whole), step), len(whole) - 1]:
+    for size in sorted({1, len(whole) - 1, *range(0, len(whole), step)}):
         path.write_bytes(whole[:size])
         refused = opened(path)
         assert isinstance(refused, str), f"{size} bytes"
@@ -207,6 +208,17 @@ def test_r53_other_damage_is_refused_with_one_clear_line(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a while")
+def test_r53_a_database_of_another_program_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE theirs (x)")
+    path.chmod(0o600)
+    whole = path.read_bytes()
+    assert "not a Headgate state file" in str(opened(path))
+    assert path.read_bytes() == whole
+    assert [file.name for file in tmp_path.iterdir()] == ["state.db"]
+
+
 def test_r53_a_file_of_somebody_else_is_refused_and_kept(path: Path) -> None:
     with TemporaryDirectory() as folder:
         moved = Path(folder) / path.name
