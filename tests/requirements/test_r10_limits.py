@@ -1,6 +1,7 @@
 """R10: limits hold where they are said to be, and abuse costs the abuser more than the gateway."""
 
 import socket
+import threading
 import time
 from collections.abc import Iterable
 
@@ -86,16 +87,26 @@ async def _cost(gateway: Gateway, data: bytes, bytewise: bool) -> tuple[bytes, i
     return answer, grown, sum(sum(w.cpu_times()[:2]) for w in workers) - cpu
 
 
-def _made(pieces: Iterable[bytes]) -> tuple[bytes, float]:
-    """The bytes of an attack, and the CPU seconds it takes to make and to send them."""
-    began = time.process_time()
+def _made(pieces: Iterable[bytes], size: int) -> tuple[bytes, float]:
+    """The bytes of an attack, and the CPU seconds it takes to make and to send them, `size` in
+    each write."""
+    began = time.thread_time()
     data = b"".join(pieces)
     here, there = socket.socketpair()
     with here, there:
-        for start in range(0, len(data), 1 << 16):
-            here.sendall(data[start : start + (1 << 16)])
-            there.recv(1 << 16, socket.MSG_WAITALL if start + (1 << 16) <= len(data) else 0)
-    return data, time.process_time() - began
+        reader = threading.Thread(target=_read_all, args=[there])
+        reader.start()
+        for start in range(0, len(data), size):
+            here.sendall(data[start : start + size])
+        spent_s = time.thread_time() - began
+        here.shutdown(socket.SHUT_WR)
+        reader.join()
+    return data, spent_s
+
+
+def _read_all(sock: socket.socket) -> None:
+    while sock.recv(1 << 16):
+        pass
 
 
 CHUNKED = POST % b"Transfer-Encoding: chunked\r\n"
@@ -107,8 +118,9 @@ ABUSE = {
 }
 
 
-async def _abuse(pieces: Iterable[bytes], bytewise: bool = False) -> None:
-    data, spent_s = _made(pieces)
+async def _abuse(pieces: Iterable[bytes], bytewise: bool = False, spending: int = 1 << 16) -> None:
+    """`spending`: the bytes of each write of the client whose CPU ours is compared with."""
+    data, spent_s = _made(pieces, spending)
     async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
         answer, grown, cpu_s = await _cost(gateway, data, bytewise)
         assert answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 4")), answer[:200]
@@ -133,4 +145,5 @@ async def test_r10_abuse_a_byte_at_a_time_is_refused_as_cheaply(kind: str) -> No
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["tiny chunks", "empty lines"])
 async def test_r10_a_million_of_anything_a_byte_at_a_time_costs_no_more(kind: str) -> None:
-    await _abuse(ABUSE[kind](), bytewise=True)
+    # These are served to the last byte, and each byte is a system call for both.
+    await _abuse(ABUSE[kind](), bytewise=True, spending=1)
