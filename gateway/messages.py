@@ -139,7 +139,8 @@ class Metrics(TypedDict):
     """All counters of this worker since it started; labels in the contract's order.
 
     `in_flight`, `queue_depth` are gauges. `live` is per backend and address what only the
-    worker knows: {"in_flight": n, "report": LoadReport | null, "ejected_s": seconds left}.
+    worker knows: {"in_flight": n, "report": LoadReport | null, "ejected_s": seconds left}; the
+    report is null where there was none lately.
     """
 
     type: Literal["metrics"]

@@ -1,8 +1,7 @@
 """Which gateway is meant, and with which token?
 
-The URL is --url, else HEADGATE_URL, else what the state directory says, else the default. A
-token found on this machine is sent to this machine only: never to another host's URL, whoever
-wrote that into the environment.
+The URL is --url, else HEADGATE_URL, else the default. A token found on this machine is sent to
+this machine only: never to another host's URL, whoever wrote that into the environment.
 """
 
 import argparse

@@ -9,8 +9,11 @@ _HEAD = """\
 
 Exit codes: 0 done, 1 refused, with one clear line on stderr (one for each fault of a file),
 2 wrong usage. Tables are drawn on a terminal and plain columns elsewhere; `--json` prints what
-the admin API answered. Ctrl-C ends a command without a word. `headgate completion bash|zsh|fish`
-prints a completion script: `source <(headgate completion bash)`.
+the admin API answered. Ctrl-C ends a command without a word.
+
+Completion, of the running gateway's names too, is a line in the settings of a shell:
+`source <(headgate completion bash)` in `~/.bashrc`, `source <(headgate completion zsh)` in
+`~/.zshrc` after `compinit`, `headgate completion fish | source` in `~/.config/fish/config.fish`.
 """
 
 _CLIENT = """\

@@ -4,7 +4,7 @@ A line says what was refused and, where it can, what to do next. Errors that are
 intention are named as what they are, without a traceback: HEADGATE_DEBUG=1 shows that one.
 """
 
-from gateway.client import Fault, Refused, Unreachable
+from gateway.client import DEFAULT_URL, Fault, Refused, Unreachable
 
 
 class Refusal(Exception):
@@ -24,6 +24,8 @@ def lines(error: Exception) -> list[str]:
 def _words(error: Exception) -> str:
     if isinstance(error, Refused):
         return _refused(error)
+    if isinstance(error, Unreachable) and f" {DEFAULT_URL}:" in str(error):
+        return f"{error}; if it listens elsewhere, say where with --url or HEADGATE_URL"
     if isinstance(error, Refusal | Unreachable | ValueError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:

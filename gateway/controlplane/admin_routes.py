@@ -98,6 +98,7 @@ def _within(place: str, fault: Fault) -> Fault | None:
 
 
 async def put_entry(call: Call) -> web.Response:
+    """One route or backend set to the body; Refused names every fault of it at once."""
     section, name = named(call)
     said = await call.json()
     size = call.request.content_length or LARGE
@@ -108,6 +109,10 @@ async def put_entry(call: Call) -> web.Response:
 
 
 async def patch_entry(call: Call) -> web.Response:
+    """One route or backend merged with the body (RFC 7396).
+
+    Refused when the outcome is at fault, Missing when there is no such entry.
+    """
     section, name = named(call)
     patch = await call.mapping()
 
@@ -119,6 +124,7 @@ async def patch_entry(call: Call) -> web.Response:
 
 
 async def delete_entry(call: Call) -> web.Response:
+    """One route or backend taken out; Conflict while a route still names the backend."""
     section, name = named(call)
     delete = edits.delete_route if section == "routes" else edits.delete_backend
     return await write_entry(call, section, name, lambda d: delete(d, name))
@@ -138,10 +144,12 @@ async def get_weights(call: Call) -> web.Response:
 
 
 async def put_weights(call: Call) -> web.Response:
+    """The split of a route set to the body, which names every backend of it."""
     return await _write_weights(call, partial=False)
 
 
 async def patch_weights(call: Call) -> web.Response:
+    """The split of a route with the weights of the body; the others stay."""
     return await _write_weights(call, partial=True)
 
 
@@ -198,6 +206,7 @@ async def add_instance(call: Call) -> web.Response:
 
 
 async def remove_instance(call: Call) -> web.Response:
+    """The backend without one instance; Missing when it has none there."""
     backend, address = call.part("backend"), unquote(call.part("address"))
     return await write_entry(
         call, "backends", backend, lambda d: edits.remove_instance(d, backend, address)
@@ -205,6 +214,7 @@ async def remove_instance(call: Call) -> web.Response:
 
 
 async def set_instance_state(call: Call) -> web.Response:
+    """The backend with one instance drained, resumed, disabled or enabled."""
     backend, address = call.part("backend"), unquote(call.part("address"))
     state = edits.STATES[call.part("verb")]
     return await write_entry(

@@ -82,23 +82,25 @@ def _map_of(item: Schema) -> Schema:
     return {"type": "object", "additionalProperties": item}
 
 
+_ENTRIES = {"backends": _map_of(_ref("BackendSpec")), "routes": _map_of(_ref("RouteSpec"))}
+
+
 def _answers() -> dict[str, Schema]:
     """Every schema that is not a model of the file."""
-    weights = {"$ref": "#/components/schemas/WeightsPut"}
+    return {**_entries(), **_outcomes(), **_reports(), **_problems()}
+
+
+def _entries() -> dict[str, Schema]:
+    """What is read from the table and written to it."""
+    weights = _ref("WeightsPut")
     partial = {**_WEIGHTS["additionalProperties"], "type": ["integer", "null"]}
-    entries = {"backends": _map_of(_ref("BackendSpec")), "routes": _map_of(_ref("RouteSpec"))}
-    errors = {"type": "array", "items": _ref("Fault")}
     return {
-        "Table": _object(["revision", "backends", "routes"], revision=_INT, **entries),
+        "Table": _object(["revision", "backends", "routes"], revision=_INT, **_ENTRIES),
         "WeightsPut": _WEIGHTS,
         "WeightsPatch": {**_WEIGHTS, "minProperties": 0, "additionalProperties": partial},
         "Weights": _object(
             ["revision", "route", "weights", "effective"],
             revision=_INT, route=_TEXT, weights=weights, effective=_map_of({"type": "number"}),
-        ),
-        "WeightsOutcome": _object(
-            ["revision", "route", "previous", "weights", "applied"],
-            route=_TEXT, previous=weights, weights=weights, **_WRITTEN,
         ),
         "RoutePatch": {"type": "object", "description": "RFC 7396: null removes a key."},
         "BackendPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
@@ -106,6 +108,17 @@ def _answers() -> dict[str, Schema]:
             **_object(["url"], url={"type": "string", "pattern": r"^(dns\+)?http://"}),
             "additionalProperties": False,
         },
+    }  # fmt: skip
+
+
+def _outcomes() -> dict[str, Schema]:
+    """What a write came to."""
+    weights = _ref("WeightsPut")
+    return {
+        "WeightsOutcome": _object(
+            ["revision", "route", "previous", "weights", "applied"],
+            route=_TEXT, previous=weights, weights=weights, **_WRITTEN,
+        ),
         "Outcome": _object(
             ["revision", "previous", "current", "diff", "applied"],
             route=_TEXT, backend=_TEXT, previous=_ANY, current=_ANY, **_WRITTEN,
@@ -126,6 +139,12 @@ def _answers() -> dict[str, Schema]:
             ["op", "pointer"],
             op={"enum": ["add", "remove", "replace"]}, pointer=_TEXT, before=_ANY, after=_ANY,
         ),
+    }  # fmt: skip
+
+
+def _reports() -> dict[str, Schema]:
+    """What was, in the history, and what is live."""
+    return {
         "History": _object(
             ["revisions", "next"],
             revisions={"type": "array", "items": _ref("Revision")},
@@ -133,7 +152,7 @@ def _answers() -> dict[str, Schema]:
         ),
         "Revision": _object(list(_REVISION), **_REVISION),
         "RevisionDocument": _object(
-            [*_REVISION, "document"], **_REVISION, document=_object([], **entries)
+            [*_REVISION, "document"], **_REVISION, document=_object([], **_ENTRIES)
         ),
         "Status": _object(
             ["revision", "role"],
@@ -141,11 +160,18 @@ def _answers() -> dict[str, Schema]:
             role={"enum": ["viewer", "operator"], "description": "What the one who asks may do."},
         ),
         "Word": _object(["status"], status=_TEXT),
+    }
+
+
+def _problems() -> dict[str, Schema]:
+    """What is answered when a call is refused."""
+    return {
         "Fault": _object(["pointer", "code", "detail"], pointer=_TEXT, code=_TEXT, detail=_TEXT),
         "Problem": _object(
             ["type", "title", "status", "detail", "code", "request_id"],
             type=_TEXT, title=_TEXT, status=_INT, detail=_TEXT,
-            code={"enum": sorted(KINDS)}, request_id=_TEXT, errors=errors,
+            code={"enum": sorted(KINDS)}, request_id=_TEXT,
+            errors={"type": "array", "items": _ref("Fault")},
         ),
     }  # fmt: skip
 

@@ -142,6 +142,7 @@ class Publisher:
         """
 
         async def steps() -> Published:
+            """What `publish` promises, under the lock."""
             async with self._lock:
                 previous = self._table
                 if expected is not None and expected != previous.revision:
@@ -169,6 +170,7 @@ class Publisher:
         """
 
         async def steps() -> Applied:
+            """What `apply` promises, under the lock."""
             async with self._lock:
                 previous = self._table
                 guard(previous)
@@ -228,6 +230,7 @@ class Publisher:
         self._disk.shutdown()
 
     def _made(self, document: Document, revision: int) -> Table:
+        """The table of `document`; Refused names every fault of it."""
         faults = self._check(document)
         if faults:
             raise Refused(faults)
@@ -239,6 +242,11 @@ class Publisher:
     async def _take(
         self, revision: Revision, table: Table, applied: Document | None = None
     ) -> Published:
+        """The outcome, once it is durable, then visible on every worker, then told.
+
+        StoreError when it cannot be stored; then nothing changed. `applied` is the file that
+        the edit came from, where it came from one.
+        """
         await self._on_disk(lambda: self._store.commit(revision, applied))
         previous, self._table = self._table, table
         if applied is not None:
@@ -253,6 +261,7 @@ class Publisher:
         return Published(previous, table, changes, workers)
 
     def _tell(self, revision: Revision, previous: Table) -> None:
+        """Says the edit in the log and to those who follow the events."""
         facts = {"who": revision.who, "why": revision.why, "source": revision.source}
         # Each edit is a line of its own: the number is part of the message on purpose.
         log.info(f"revision {revision.number}", extra={"facts": facts})
@@ -282,10 +291,12 @@ class Publisher:
         return call() if size < _LARGE else await asyncio.to_thread(call)
 
     async def _on_disk(self, call: Callable[[], T]) -> T:
+        """The result of `call`, made in the one thread that uses the store."""
         return await asyncio.get_running_loop().run_in_executor(self._disk, call)
 
 
 def _tried(previous: Table, table: Table) -> Published:
+    """The outcome of a dry run: what would be, while `previous` stays."""
     return Published(previous, table, diff(previous.document, table.document), 0, True)
 
 

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.channel import Channel
+from gateway.core.balancing import FADE_S
 from gateway.core.table import Table
 from gateway.dataplane.context import Plane
-from gateway.dataplane.instance import REPORT
+from gateway.dataplane.instance import REPORT, LiveInstance
 
 log = logging.getLogger(__name__)
 REPORT_S = 0.25
@@ -196,6 +197,13 @@ class Link:
                 self.send({"type": "loads", "in_flight": loads})
 
 
+def report(instance: LiveInstance, now: float) -> dict[str, float] | None:
+    """What `instance` last said of its load; None once that is too old to be believed."""
+    if now - instance.load.reported_at > FADE_S:
+        return None
+    return dict(zip(REPORT, instance.report, strict=False)) or None
+
+
 def metrics(plane: Plane, ident: int) -> dict[str, Any]:
     """The answer to a scrape: gateway.messages.Metrics."""
     plane.ledger.settle()
@@ -210,7 +218,7 @@ def metrics(plane: Plane, ident: int) -> dict[str, Any]:
         name: {
             address: {
                 "in_flight": instance.load.in_flight,
-                "report": dict(zip(REPORT, instance.report, strict=False)) or None,
+                "report": report(instance, now),
                 "ejected_s": max(0.0, instance.ejection.until - now),
             }
             for address, instance in backend.instances.items()

@@ -21,7 +21,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from instance.core.errors import Fault, Problem, Refused, refuse
 from instance.engine import devices
-from instance.requests import Request
+from instance.requests import Request, Upload
 from instance.surface.forms import parse_form
 
 Parse = Callable[[Request], Any]
@@ -38,11 +38,10 @@ def parser_for(annotation: Any) -> tuple[Parse, TypeAdapter[Any] | None]:
         return _whole, None
     if annotation is bytes:
         return _raw, None
-    name = getattr(annotation, "__name__", "")
-    if annotation is inspect.Parameter.empty or name == "Request":
+    if annotation is inspect.Parameter.empty or _is_starlettes(annotation, "Request"):
         # Starlette's Request stands for "JSON or form", as it does for LitServe.
         return parse_untyped, None
-    if name == "UploadFile" or getattr(annotation, "__name__", "") == "Upload":
+    if annotation is Upload or _is_starlettes(annotation, "UploadFile"):
         return _parse_upload, None
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation)
@@ -50,6 +49,12 @@ def parser_for(annotation: Any) -> tuple[Parse, TypeAdapter[Any] | None]:
         return parse_untyped, None
     of_fields = isinstance(annotation, type) and issubclass(annotation, BaseModel)
     return (lambda request: parse_typed(request, adapter, of_fields)), adapter
+
+
+def _is_starlettes(annotation: Any, name: str) -> bool:
+    """Whether it is Starlette's or FastAPI's class of that name, and not a model's own."""
+    package = getattr(annotation, "__module__", "").partition(".")[0]
+    return package in ("starlette", "fastapi") and getattr(annotation, "__name__", "") == name
 
 
 def _raw(request: Request) -> bytes:

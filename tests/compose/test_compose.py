@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from examples.digits.models import SEVEN
 from tests.harness.gateway import ROOT
 from tests.harness.ports import free_port
+from tests.telemetry.test_observability import EXPRESSIONS, plain
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(1800)]
 BUILD_S = 1500
@@ -42,12 +44,14 @@ class Composition:
     project: str
     port: int
     admin_port: int
+    prometheus_port: int
 
     def compose(self, *arguments: str, timeout_s: float = 180) -> str:
         """What `docker compose ARGUMENTS` prints; fails the test when it fails."""
         published = {
             "HEADGATE_PUBLISH": str(self.port),
             "HEADGATE_PUBLISH_ADMIN": str(self.admin_port),
+            "HEADGATE_PUBLISH_PROMETHEUS": str(self.prometheus_port),
         }
         done = subprocess.run(
             ["docker", "compose", "--project-name", self.project, *arguments],
@@ -66,6 +70,11 @@ class Composition:
 
     def digit(self) -> Answer:
         return ask("POST", f"http://127.0.0.1:{self.port}/digits", PIXELS)
+
+    def series(self, query: str) -> list[float]:
+        """What Prometheus finds by `query`: the value of each series."""
+        url = f"http://127.0.0.1:{self.prometheus_port}/api/v1/query?query={quote(query)}"
+        return [float(found["value"][1]) for found in ask("GET", url).body["data"]["result"]]
 
     def weights(self, token: str, edit: dict[str, int] | None = None) -> Answer:
         """Reads the weights, or edits them."""
@@ -101,12 +110,12 @@ def engine_is_missing() -> str:
 def composition() -> Iterator[Composition]:
     if missing := engine_is_missing():
         pytest.skip(missing)
-    running = Composition(f"headgate-test-{os.getpid()}", free_port(), free_port())
+    running = Composition(f"headgate-test-{os.getpid()}", free_port(), free_port(), free_port())
     try:
         running.compose("up", "--build", "--wait", timeout_s=BUILD_S)
         yield running
     finally:
-        running.compose("down", "--volumes", "--remove-orphans")
+        running.compose("--profile", "*", "down", "--volumes", "--remove-orphans")
 
 
 def several(composition: Composition, count: int) -> list[Answer]:
@@ -177,6 +186,21 @@ def wait_for_shares(
             assert Counter(answer.status for answer in answers) == {200: 700}
             return
         assert time.monotonic() < deadline, counts
+
+
+def test_prometheus_scrapes_the_gateway_and_every_instance(composition: Composition) -> None:
+    profile = ("--profile", "observability", "up", "--build", "--wait", "--no-recreate")
+    composition.compose(*profile, "prometheus", timeout_s=BUILD_S)
+    deadline = time.monotonic() + 60
+    while True:  # some requests between any two scrapes, until every panel has something to show
+        several(composition, 50)
+        # A counter that nothing was counted by yet has no series; all else has one.
+        asked = [each for each in EXPRESSIONS if not re.search(r"> 0$|retries|ejections", each)]
+        empty = [each for each in asked if not composition.series(plain(each))]
+        if not empty and composition.series("up") == [1, 1, 1]:
+            return
+        assert time.monotonic() < deadline, (composition.series("up"), empty)
+        time.sleep(1)
 
 
 @pytest.mark.parametrize("service", ["gateway", "digits-linear", "digits-cnn"])

@@ -2,7 +2,9 @@
 
 import asyncio
 
+from gateway.core.balancing import FADE_S
 from gateway.core.splitting import sticky_backend
+from gateway.dataplane.link import report
 from tests.dataplane.rig import Conversation, until
 
 HOST = b"Host: gw.test\r\n"
@@ -144,6 +146,9 @@ async def test_the_load_report_is_read_and_removed(rig, stub):
     live = gateway.plane.instances.backends["b"].instances[instance.address]
     assert live.report == (3.0, 2.0, 4.0, 12.5)
     assert live.load.slots == 4
+    told = {"queue": 3.0, "running": 2.0, "slots": 4.0, "wait_ms": 12.5}
+    assert report(live, live.load.reported_at + FADE_S) == told
+    assert report(live, live.load.reported_at + FADE_S + 0.1) is None, "it is no longer known"
 
 
 async def test_an_edit_keeps_what_stays_and_drains_what_goes(rig, stub):

@@ -1,10 +1,10 @@
 """What a body is taken for, when its sender said nothing or the wrong thing."""
 
 import pytest
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, create_model, model_validator
 
 from instance.core.errors import Refused
-from instance.requests import Request
+from instance.requests import Request, Upload
 from instance.surface.codec import parse_untyped, parser_for
 
 FORM = "application/x-www-form-urlencoded"
@@ -40,3 +40,16 @@ def test_what_is_neither_json_nor_a_form_is_a_bad_request(body: bytes) -> None:
     with pytest.raises(Refused) as refused:
         typed(body, FORM)
     assert refused.value.problem.code == "bad_request"
+
+
+@pytest.mark.parametrize("name", ["Request", "UploadFile", "Upload"])
+def test_a_models_own_class_is_validated_whatever_its_name_is(name: str) -> None:
+    own = create_model(name, pixels=(list[int], ...))
+    _, adapter = parser_for(own)
+    assert adapter is not None
+
+
+def test_starlettes_request_and_upload_stand_for_what_they_are_in_litserve() -> None:
+    fastapi = pytest.importorskip("fastapi")
+    assert parser_for(fastapi.Request)[0] is parse_untyped
+    assert parser_for(fastapi.UploadFile) == parser_for(Upload)

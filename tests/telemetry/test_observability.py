@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway.telemetry.catalogue import BY_NAME, METRICS, Metric
+from gateway.telemetry.catalogue import BY_NAME, METRICS
+from instance.telemetry.metrics import Metrics as InstanceMetrics
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docker" / "observability"
@@ -21,10 +22,11 @@ EXPRESSIONS = [
     *(target["expr"] for target in TARGETS),
     *(annotation["expr"] for annotation in DASHBOARD["annotations"]["list"]),
 ]
-SERIES = re.compile(r"(headgate_[a-z_]+)(?:\{([^}]*)\})?")
+SERIES = re.compile(r"((?:headgate|instance)_[a-z_]+)(?:\{([^}]*)\})?")
 NAMED = re.compile(r"\b(?:by|on|without|ignoring)\s*\(([^)]*)\)")
 SCRAPE_LABELS = {"gateway", "job"}
-"""What Prometheus adds to every series by the configuration that is shipped."""
+OF_INSTANCES = {"backend", "instance", "job"}
+"""What Prometheus adds to a gateway's series and an instance's, by the configuration shipped."""
 
 
 def plain(expression: str, window: str = "1m") -> str:
@@ -33,13 +35,20 @@ def plain(expression: str, window: str = "1m") -> str:
     return filled.replace("$__rate_interval", window)
 
 
-def metric_of(series: str) -> Metric:
-    return BY_NAME.get(series) or BY_NAME[re.sub(r"_(bucket|sum|count)$", "", series)]
+def instance_series() -> dict[str, set[str]]:
+    """Every series of an instance that counted something, with its own labels."""
+    metrics = InstanceMetrics()
+    metrics.requests[200] += 1
+    samples = [sample for family in metrics.collect() for sample in family.samples]
+    return {sample.name: set(sample.labels) for sample in samples}
 
 
 def labels_of(series: str) -> set[str]:
+    if series.startswith("instance_"):
+        return instance_series()[series] | OF_INSTANCES
+    metric = BY_NAME.get(series) or BY_NAME[re.sub(r"_(bucket|sum|count)$", "", series)]
     le = {"le"} if series.endswith("_bucket") else set()
-    return {*metric_of(series).labels, *SCRAPE_LABELS, *le}
+    return {*metric.labels, *SCRAPE_LABELS, *le}
 
 
 def selections(expression: str) -> Iterator[tuple[str, set[str]]]:
@@ -53,12 +62,12 @@ def known() -> set[str]:
     parts = ("_bucket", "_sum", "_count")
     histograms = [metric.name for metric in METRICS if metric.kind == "histogram"]
     names = {metric.name for metric in METRICS if metric.kind != "histogram"}
-    return names | {f"{name}{part}" for name in histograms for part in parts}
+    return {*names, *(f"{name}{part}" for name in histograms for part in parts), *instance_series()}
 
 
 def test_every_panel_asks_for_series_that_exist() -> None:
     text = json.dumps(DASHBOARD)
-    assert set(re.findall(r"headgate_\w+", text)) <= known()
+    assert set(re.findall(r"(?:headgate|instance)_\w+", text)) <= known()
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
@@ -156,7 +165,16 @@ def test_panels_lie_side_by_side_and_none_on_another() -> None:
 
 
 def test_prometheus_scrapes_the_admin_listener_with_a_token_from_a_file() -> None:
-    (job,) = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
+    job, _ = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
     assert job["metrics_path"] == "/metrics"
     assert set(job["authorization"]) == {"type", "credentials_file"}
     assert job["static_configs"] == [{"targets": ["gateway:8081"]}]
+
+
+def test_prometheus_finds_the_instances_by_the_names_that_the_gateway_has() -> None:
+    _, job = yaml.safe_load((FOLDER / "prometheus.yml").read_text())["scrape_configs"]
+    (found,) = job["dns_sd_configs"]
+    backends = yaml.safe_load((ROOT / "docker" / "headgate.yaml").read_text())["backends"]
+    asked = {f"dns+http://{name}:{found['port']}" for name in found["names"]}
+    assert asked == {url for backend in backends.values() for url in backend["instances"]}
+    assert set(found["names"]) == set(backends), "the label `backend` is the name"

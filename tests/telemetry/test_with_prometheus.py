@@ -5,21 +5,29 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import pytest
 import yaml
 
 from tests.harness.gateway import eventually, one_backend, running_gateway
-from tests.harness.load import Ask, open_loop
+from tests.harness.load import Ask, Client, open_loop
 from tests.harness.origins import origins
 from tests.harness.ports import free_port
+from tests.instance.conftest import Instance
 from tests.telemetry.test_observability import EXPRESSIONS, plain
 
 OBSERVABILITY = Path(__file__).parents[2] / "docker" / "observability"
 TOKEN = "p" * 40
+MODEL = """
+class Model:
+    def setup(self, device): ...
+    def predict(self, x):
+        return {"output": x}
+"""
 
 
 def tool(name: str) -> str:
@@ -30,68 +38,108 @@ def tool(name: str) -> str:
     return path
 
 
-def configuration(folder: Path, target: str) -> Path:
-    """The shipped configuration, on this gateway, in a hurry."""
+def configuration(folder: Path, gateway: str, instance: str) -> Path:
+    """The shipped configuration, on this gateway and instance, in a hurry."""
     shipped = yaml.safe_load((OBSERVABILITY / "prometheus.yml").read_text())
     shipped["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s"}
-    (job,) = shipped["scrape_configs"]
+    job, instances = shipped["scrape_configs"]
     (folder / "token").write_text(TOKEN)
     job["authorization"]["credentials_file"] = str(folder / "token")
-    job["static_configs"] = [{"targets": [target]}]
+    job["static_configs"] = [{"targets": [gateway]}]
+    del instances["dns_sd_configs"]  # there is no name server here that knows the instance
+    found = {"targets": [instance], "labels": {"__meta_dns_name": "main"}}
+    instances["static_configs"] = [found]
     path = folder / "prometheus.yml"
     path.write_text(yaml.safe_dump(shipped))
     return path
 
 
-async def test_r70_prometheus_counts_what_the_clients_saw(tmp_path: Path) -> None:
-    prometheus, promtool = tool("prometheus"), tool("promtool")
+class Prometheus:
+    """The process, and the values that it answers with."""
+
+    def __init__(self, file: Path, folder: Path, client: Client) -> None:
+        self._port, self._client = free_port(), client
+        self._command = [
+            tool("prometheus"), f"--config.file={file}", f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self._port}", "--log.level=error",
+        ]  # fmt: skip
+
+    async def __aenter__(self) -> Self:
+        nowhere = asyncio.subprocess.DEVNULL
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command, stdout=nowhere, stderr=nowhere
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._process.terminate()
+        await self._process.wait()
+
+    async def value(self, query: str) -> float | None:
+        """The first value of `query`; None where it finds nothing."""
+        url = f"http://127.0.0.1:{self._port}/api/v1/query?query={quote(query)}"
+        reply = await self._client.get(url)
+        found: Any = json.loads(reply.body)["data"]["result"] if reply.ok else []
+        return float(found[0]["value"][1]) if found else None
+
+    async def reads(self, query: str, value: float, within_s: float) -> None:
+        """Returns once `query` has that value."""
+
+        async def is_so() -> bool:
+            return await self.value(query) == value
+
+        await eventually(is_so, within_s, f"Prometheus reads {value} for {query}")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Iterator[Instance]:
+    tool("prometheus")
+    (tmp_path / "model.py").write_text(MODEL)
+    instance = Instance("model.py:Model", (), tmp_path)
+    try:
+        yield instance.ready()
+    finally:
+        instance.end()
+
+
+def check_metrics(exposition: bytes) -> None:
+    checked = subprocess.run(
+        [tool("promtool"), "check", "metrics"], input=exposition, capture_output=True, timeout=30
+    )
+    assert (checked.returncode, checked.stderr) == (0, b"")
+
+
+async def test_r70_prometheus_counts_what_the_clients_saw(tmp_path: Path, model: Instance) -> None:
     async with origins(1) as (origin,):
-        document = one_backend(origin)
         env = {"HEADGATE_TOKEN": TOKEN}
+        document = one_backend(origin)
         async with running_gateway(document, up=False, workers=2, env=env) as gateway:
-            port = free_port()
-            file = configuration(tmp_path, f"127.0.0.1:{gateway.admin_port}")
-            process = await asyncio.create_subprocess_exec(
-                prometheus, f"--config.file={file}", f"--storage.tsdb.path={tmp_path / 'data'}",
-                f"--web.listen-address=127.0.0.1:{port}", "--log.level=error",
-                stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
-            )  # fmt: skip
-            try:
-
-                async def value(query: str) -> float | None:
-                    url = f"http://127.0.0.1:{port}/api/v1/query?query={quote(query)}"
-                    reply = await gateway.client.get(url)
-                    found: Any = json.loads(reply.body)["data"]["result"] if reply.ok else []
-                    return float(found[0]["value"][1]) if found else None
-
-                async def is_up() -> bool:
-                    found = f'headgate_instance_up{{backend="main",instance="{origin.address}"}}'
-                    return await value(found) == 1
-
-                await eventually(is_up, 30, "Prometheus sees the instance up")
+            admin, instance = f"127.0.0.1:{gateway.admin_port}", f"127.0.0.1:{model.port}"
+            file, predict = configuration(tmp_path, admin, instance), f"{model.url}/predict"
+            async with Prometheus(file, tmp_path, gateway.client) as prometheus:
+                up = f'headgate_instance_up{{backend="main",instance="{origin.address}"}}'
+                await prometheus.reads(up, 1, within_s=30)
+                await prometheus.reads(
+                    f'up{{backend="main",instance="{instance}"}}', 1, within_s=10
+                )
                 replies = await open_loop(gateway.url, 60, 2, lambda n: Ask(path=f"/{n}"))
+                for number in range(3):
+                    assert (await gateway.client.post(predict, b"%d" % number)).ok
                 sent = float(len(replies))
-
-                async def counted() -> bool:
-                    return await value('sum(headgate_requests_total{route="all"})') == sent
-
-                await eventually(counted, 10, "Prometheus counts every request")
-                share = await value("headgate_effective_weight")
-                assert share == 1.0
-                slow = await value("histogram_quantile(0.99, headgate_request_seconds_bucket)")
+                total = 'sum(headgate_requests_total{route="all"})'
+                await prometheus.reads(total, sent, within_s=10)
+                await prometheus.reads("instance_batch_size_sum", 3, within_s=10)
+                assert await prometheus.value("headgate_effective_weight") == 1.0
+                p99 = "histogram_quantile(0.99, headgate_request_seconds_bucket)"
+                slow = await prometheus.value(p99)
                 assert slow is not None
                 assert 0 < slow < 10
                 for expression in EXPRESSIONS:
                     # A counter that nothing was counted by yet has no series; all else has one.
                     empty = re.search(r"> 0$|retries_total|ejections", expression)
-                    found = await value(plain(expression, "10s"))
+                    found = await prometheus.value(plain(expression, "10s"))
                     assert found is not None or empty, expression
-            finally:
-                process.terminate()
-                await process.wait()
             headers = [("Authorization", f"Bearer {TOKEN}")]
             scrape = await gateway.client.get(f"{gateway.admin_url}/metrics", headers=headers)
-    checked = subprocess.run(
-        [promtool, "check", "metrics"], input=scrape.body, capture_output=True, timeout=30
-    )
-    assert (checked.returncode, checked.stderr) == (0, b"")
+            check_metrics(scrape.body)
+            check_metrics((await gateway.client.get(f"{model.url}/metrics")).body)
