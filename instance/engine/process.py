@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from instance.engine import arena, devices
+from instance.engine import arena, devices, lifeline
 from instance.engine.arena import Arena, Room
 from instance.engine.frames import Body, Decoder, Frame, pack
 from instance.settings import Settings
@@ -44,14 +44,13 @@ class WorkerProcess(asyncio.BufferedProtocol):
 
         `requests` is the file of the arena where large requests lie."""
         ours, theirs = socket.socketpair()
-        lifeline, self._lifeline = os.pipe()
+        pipe, self._lifeline = os.pipe()
         answers = None if requests is None else arena.new_file()
         if answers is not None:
             self._answers = Arena(answers)
-        inherited = [file for file in (theirs.fileno(), lifeline, requests, answers) if file]
+        inherited = [file for file in (theirs.fileno(), pipe, requests, answers) if file]
         options = {
-            "parent": os.getpid(),
-            "lifeline": lifeline,
+            "lifeline": pipe,
             "socket": theirs.fileno(),
             "arenas": [requests, answers],
             "model": settings.model,
@@ -75,7 +74,7 @@ class WorkerProcess(asyncio.BufferedProtocol):
             raise
         finally:
             theirs.close()
-            os.close(lifeline)
+            os.close(pipe)
             if answers is not None:
                 os.close(answers)
 
@@ -103,16 +102,22 @@ class WorkerProcess(asyncio.BufferedProtocol):
         await asyncio.wait({exited, self._closed}, return_when=asyncio.FIRST_COMPLETED)
         if exited.done():
             # What the model forked ends with its worker, and lets go of the socket.
-            self._let_go()
+            self._end_rest()
             await asyncio.wait({self._closed}, timeout=1.0)
         else:
             await asyncio.wait({exited}, timeout=5.0)
             self.kill()
         code = await exited
-        self._let_go()
+        self._end_rest()
         if self._transport is not None:
             self._transport.abort()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def _end_rest(self) -> None:
+        """Ends what the model started and is still there."""
+        assert self._process is not None
+        self._let_go()
+        lifeline.end_group(self._process.pid)
 
     def _let_go(self) -> None:
         if self._lifeline >= 0:

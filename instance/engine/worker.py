@@ -40,7 +40,7 @@ log = logging.getLogger("instance")
 def main() -> None:
     """Loads the model, then answers batches until its HTTP process is gone."""
     options = json.loads(sys.argv[1])
-    lifeline.hang_on(options["parent"], options["lifeline"])
+    lifeline.hang_on(options["lifeline"])
     configure_logging()
     if isinstance(sys.stdout, TextIOWrapper):  # what a model prints is seen at once, in a pipe too
         sys.stdout.reconfigure(line_buffering=True)
@@ -51,20 +51,20 @@ def main() -> None:
     except LoadError as error:
         link.send(("failed", str(error)))
         sys.exit(1)
-    try:
+    with suppress(BrokenPipeError, SystemExit):  # the HTTP process is gone, as when not told
         if run is not None and model.hooks.is_async:
-            run.run(serve_async(model, sock, link))
+            told = run.run(serve_async(model, sock, link))
         elif model.prepares:
-            serve_ahead(model, link, run)
+            told = serve_ahead(model, link, run)
         else:
-            serve_plain(model, link, run)
-    except BrokenPipeError:  # the HTTP process is gone, and nobody waits for an answer
-        os._exit(1)
-    end(model, run)
+            told = serve_plain(model, link, run)
+        if told:
+            end(model, run)
+    lifeline.end_group()
 
 
 def end(model: Model, run: asyncio.Runner | None) -> None:
-    """Tears the model down and ends the process, whatever a library left running."""
+    """Tears the model down; what a library left running has no say in whether we end."""
     teardown = getattr(model.api, "teardown", None)
     try:
         if callable(teardown):
@@ -76,8 +76,6 @@ def end(model: Model, run: asyncio.Runner | None) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(ValueError, OSError):  # closed, by the model or at the other end
             stream.flush()
-    lifeline.end_children()
-    os._exit(0)
 
 
 def _arena(file: int | None) -> Arena | None:
@@ -188,8 +186,8 @@ async def run_batch(model: Model, frame: Frame, link: Link) -> None:
     link.send(("answers", frame[0][1], seconds, packed), blobs)
 
 
-def serve_plain(model: Model, link: BlockingLink, run: asyncio.Runner | None) -> None:
-    """One message after the other, until told to stop or the parent is gone."""
+def serve_plain(model: Model, link: BlockingLink, run: asyncio.Runner | None) -> bool:
+    """One message after the other, until told to stop, or False: the parent is gone."""
     while (frame := link.receive()) is not None:
         kind = frame[0][0]
         if kind == "batch":
@@ -197,10 +195,11 @@ def serve_plain(model: Model, link: BlockingLink, run: asyncio.Runner | None) ->
         elif kind == "check":
             link.send(("checked", *_finish(run, model.check())))
         elif kind == "stop":
-            return
+            return True
+    return False
 
 
-def serve_ahead(model: Model, link: BlockingLink, run: asyncio.Runner | None) -> None:
+def serve_ahead(model: Model, link: BlockingLink, run: asyncio.Runner | None) -> bool:
     """As `serve_plain`, with the next batch prepared while this one is computed."""
     turns = model.pipeline.turn = Turns()
     preparer = Preparer(model, link, turns)
@@ -217,20 +216,21 @@ def serve_ahead(model: Model, link: BlockingLink, run: asyncio.Runner | None) ->
             with turns:
                 link.send(("checked", *_finish(run, model.check())))
         elif work[0][0] == "stop":
-            return
+            return True
+    return False
 
 
-async def serve_async(model: Model, sock: socket.socket, before: BlockingLink) -> None:
+async def serve_async(model: Model, sock: socket.socket, before: BlockingLink) -> bool:
     """As `serve_plain`, with every batch a task of its own."""
     loop = asyncio.get_running_loop()
-    stop = loop.create_future()
+    stop: asyncio.Future[bool] = loop.create_future()
     tasks: dict[int, asyncio.Task[None]] = {}  # by each job of the batch
 
     def on_frame(frame: Frame | None) -> None:
         """Takes one message of the HTTP process."""
         if frame is None or frame[0][0] == "stop":
             if not stop.done():
-                stop.set_result(None)
+                stop.set_result(frame is not None)
             return
         kind = frame[0][0]
         if kind == "batch":
@@ -260,10 +260,11 @@ async def serve_async(model: Model, sock: socket.socket, before: BlockingLink) -
     link = AsyncLink(on_frame, before.theirs, before.ours)
     sock.setblocking(False)
     await loop.connect_accepted_socket(lambda: link, sock)
-    await stop
+    told = await stop
     for task in set(tasks.values()) | checks:
         task.cancel()
     await asyncio.gather(*tasks.values(), *checks, return_exceptions=True)
+    return told
 
 
 async def _send_check(model: Model, link: Link) -> None:
@@ -272,3 +273,5 @@ async def _send_check(model: Model, link: Link) -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # as `multiprocessing` imports it in what it starts anew
+    lifeline.end_with_parent()
