@@ -1,17 +1,10 @@
 """What a model's code may do without harm to other requests, to the worker or to the machine."""
 
 import re
-import signal
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.harness.orphans import is_alive
-from tests.instance.conftest import Instance, Serve, eventually
+from tests.instance.conftest import Serve, eventually
 from tests.instance.loads import later, raw
 
 RAISERS = """
@@ -34,6 +27,7 @@ RAISERS = """
         if kind == "interrupt": raise KeyboardInterrupt
         if kind == "panic": raise Panic
         if kind == "cancelled": raise asyncio.CancelledError
+        if kind == "closed": raise GeneratorExit
         if kind == "odd": raise Odd
         if kind == "enumerations":
             raise HTTPException(http.HTTPStatus.NOT_FOUND, Word.REASON, {"X-Word": Word.REASON})
@@ -57,6 +51,15 @@ RAISERS = """
         def predict(self, kinds):
             return [do(kind) for kind in kinds]
 
+    class Unbatching:
+        max_batch_size = 8
+        def setup(self, device): ...
+        def predict(self, kinds):
+            return kinds
+        def unbatch(self, kinds):
+            for kind in kinds:
+                yield do(kind)
+
     class Encoding:
         def setup(self, device): ...
         def predict(self, kind):
@@ -69,11 +72,28 @@ RAISERS = """
         def setup(self, device): ...
         def predict(self, kind):
             yield do(kind)
+
+    class StreamingAsync:
+        stream = True
+        def setup(self, device): ...
+        async def predict(self, kind):
+            yield do(kind)
+
+    class StreamingBatches:
+        stream = True
+        max_batch_size = 8
+        def setup(self, device): ...
+        def predict(self, kinds):
+            yield [do(kind) for kind in kinds]
 """
-KINDS = ["exit", "interrupt", "panic", "cancelled", "odd"]
+RAISER_NAMES = [
+    "Plain", "Async", "Batched", "Unbatching", "Encoding", "Streaming", "StreamingAsync",
+    "StreamingBatches",
+]  # fmt: skip
+KINDS = ["exit", "interrupt", "panic", "cancelled", "closed", "odd"]
 
 
-@pytest.mark.parametrize("name", ["Plain", "Async", "Batched", "Encoding", "Streaming"])
+@pytest.mark.parametrize("name", RAISER_NAMES)
 def test_r48_what_is_raised_and_no_exception_fails_alone_too(serve: Serve, name: str) -> None:
     instance = serve(RAISERS, name)
     workers = instance.workers()
@@ -90,116 +110,58 @@ def test_r48_what_is_raised_and_no_exception_fails_alone_too(serve: Serve, name:
     assert instance.workers() == workers
 
 
-STARTERS = """
-    import multiprocessing, os, pathlib, re, subprocess, time
-    from concurrent.futures import ProcessPoolExecutor
-    FORK, SPAWN = (multiprocessing.get_context(kind) for kind in ("fork", "spawn"))
-
-    def sleep():
-        time.sleep(1000)
-
-    def spawned():
-        child = SPAWN.Process(target=time.sleep, args=(1000,))
-        child.start()
-        return child.pid
-
+WAITS = """
+    import asyncio
     class Model:
-        def setup(self, device):
-            self.pool = ProcessPoolExecutor(1, FORK)
-            self.pool.submit(abs, 1).result()
-        def predict(self, kind):
-            if kind == "all":
-                forked = os.fork()
-                if not forked:
-                    sleep()
-                program = subprocess.Popen(["sleep", "1000"]).pid
-                return [forked, *self.pool._processes, spawned(), program]
-            if kind == "ended":
-                child = FORK.Process(target=sleep)
-                child.start()
-                child.terminate()
-                child.join(10)
-                return child.exitcode
-            if kind == "die":
-                os._exit(1)
-            return kind
-
-    class Forkless:  # a fork holds what ties it to the instance, for others too
         def setup(self, device): ...
-        def predict(self, kind):
-            if kind == "die":
-                os._exit(1)
-            if kind == "hold":
-                pathlib.Path("holds").touch()
-                re.match("(a+)+$", "a" * 64 + "b")  # and the interpreter's lock
-            return [spawned(), subprocess.Popen(["sleep", "1000"]).pid]
+        def predict(self, x):
+            return asyncio.sleep(0) if x else x
 """
-DEATHS: dict[str, Callable[[Instance], object]] = {
-    "the worker exits": lambda instance: instance.post("die"),
-    "the worker is killed": lambda instance: instance.workers()[0].kill(),
-    "the instance is killed": lambda instance: instance.process.kill(),
-    "the instance is stopped": lambda instance: instance.process.terminate(),
-}
 
 
-def started_by(instance: Instance) -> list[psutil.Process]:
-    return [psutil.Process(pid) for pid in instance.post("all").json()]
+def test_a_plain_hook_that_gives_what_must_be_awaited_fails_its_request_alone(serve: Serve) -> None:
+    instance = serve(WAITS)
+    workers = instance.workers()
+    assert instance.post(1).json()["code"] == "model_error"
+    assert instance.post(0).json() == 0
+    assert instance.workers() == workers
+    instance.wait_for("a hook waits for something but is no `async def`")
 
 
-@pytest.mark.parametrize("death", DEATHS)
-@pytest.mark.parametrize(("name", "count"), [("Model", 4), ("Forkless", 2)])
-def test_nothing_that_a_model_started_outlives_its_worker(
-    serve: Serve, name: str, count: int, death: str
+CLOSES = """
+    class Model:
+        stream = True
+        def setup(self, device): ...
+        def predict(self, x):
+            try:
+                for i in range(x):
+                    yield "x" * 10_000
+            finally:
+                raise {what}("while it was closed")
+
+    class Async(Model):
+        async def predict(self, x):
+            try:
+                for i in range(x):
+                    yield "x" * 10_000
+            finally:
+                raise {what}("while it was closed")
+"""
+
+
+@pytest.mark.parametrize("what", ["ValueError", "SystemExit"])
+@pytest.mark.parametrize("name", ["Model", "Async"])
+def test_what_a_generator_raises_as_its_client_leaves_harms_nobody(
+    serve: Serve, name: str, what: str
 ) -> None:
-    instance = serve(STARTERS, name)
-    children = started_by(instance)
-    assert len(children) == count
-    assert all(map(is_alive, children))
-    DEATHS[death](instance)
-    eventually(lambda: not any(map(is_alive, children)))
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's help")
-def test_what_a_model_started_ends_with_the_instance_while_no_python_can_run(
-    serve: Serve, tmp_path: Path
-) -> None:
-    instance = serve(STARTERS, "Forkless")
-    (worker,) = instance.workers()
-    children = [*started_by(instance), worker]
-    holding = raw(instance, b'"hold"')
-    eventually((tmp_path / "holds").exists)
-    before = worker.cpu_times().user
-    eventually(lambda: worker.cpu_times().user > before)
-    instance.process.kill()
-    eventually(lambda: not any(map(is_alive, children)))
-    holding.close()
-
-
-def test_what_a_model_spawned_ends_when_all_that_knew_of_it_are_killed_at_once(
-    serve: Serve,
-) -> None:
-    instance = serve(STARTERS, "Forkless")
-    spawned, program = started_by(instance)
-    (worker,) = instance.workers()
-    instance.process.send_signal(signal.SIGSTOP)  # it cannot see to what its worker leaves
-    worker.kill()
-    eventually(lambda: not is_alive(worker))
-    instance.process.kill()
-    eventually(lambda: not is_alive(spawned))
-    program.kill()  # this one is out of reach then
-
-
-def test_what_a_model_forks_does_not_hold_up_the_end_of_its_worker(serve: Serve) -> None:
-    instance = serve(STARTERS)
-    started_by(instance)
-    started = time.monotonic()
-    assert instance.post("die").status_code == 500
-    assert time.monotonic() - started < 5
-    assert instance.post("again").json() == "again"
-
-
-def test_a_model_can_end_what_it_started(serve: Serve) -> None:
-    assert serve(STARTERS).post("ended").json() == -15
+    instance = serve(CLOSES.format(what=what), name)
+    workers = instance.workers()
+    sock = raw(instance, b"1000000")
+    assert sock.recv(100).startswith(b"HTTP/1.1 200")
+    sock.close()
+    instance.wait_for("while it was closed")
+    assert instance.post(0).status_code == 500
+    assert instance.workers() == workers
 
 
 ODD_CLASSES = """
@@ -212,6 +174,9 @@ ODD_CLASSES = """
     class Exits(Model):
         def setup(self, device):
             sys.exit("needs a GPU")
+    class Interrupted(Model):
+        def setup(self, device):
+            raise KeyboardInterrupt
     class PreSetup(Model):
         def pre_setup(self):
             raise RuntimeError("not here")
@@ -238,6 +203,7 @@ ODD_CLASSES = """
     ("name", "says"),
     [
         ("Exits", "setup of .* failed: SystemExit: needs a GPU"),
+        ("Interrupted", "setup of .* failed: KeyboardInterrupt"),
         ("PreSetup", "cannot be served: RuntimeError: not here"),
         ("Example", "example: .* not JSON serializable"),
         ("Batch", "max_batch_size must be a whole number of at least 1, not -2"),
@@ -254,6 +220,24 @@ def test_a_class_that_cannot_work_is_one_line_at_start(serve: Serve, name: str, 
     said = [line for line in instance.log if line.startswith("headgate instance: ")]
     assert len(said) == 1
     assert re.search(says, said[0])
+
+
+def test_a_health_that_exits_makes_its_worker_unwell_and_no_more(serve: Serve) -> None:
+    instance = serve(
+        """
+        import sys
+        class Model:
+            def setup(self, device): ...
+            def predict(self, x):
+                return x
+            def health(self):
+                sys.exit(1)
+        """
+    )
+    workers = instance.workers()
+    eventually(lambda: instance.get("/health").status_code == 503)
+    assert instance.post(1).json() == 1
+    assert instance.workers() == workers
 
 
 def test_whatever_takes_one_argument_will_do(serve: Serve) -> None:
