@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
+from instance.engine import lifeline
 from instance.engine.arena import Arena
 from instance.engine.frames import Body, Decoder, Frame, pack
 
@@ -112,7 +113,7 @@ class BlockingLink(Credit):
         self._read(socket.MSG_DONTWAIT)
         while not self.has_room(job):
             if not self._read(0):
-                raise SystemExit(0)
+                lifeline.end_group()
         return not self.cancelled(job)
 
     def _read(self, flags: int) -> bool:

@@ -6,7 +6,6 @@ only the bad one fails. Written as coroutines; where no hook is async they never
 and the worker drives them without an event loop.
 """
 
-import asyncio
 import inspect
 import time
 from collections.abc import Coroutine, Sequence
@@ -18,7 +17,7 @@ from typing import Any, TypeVar
 from instance.core.errors import Problem
 from instance.engine.frames import Frame, flat, found
 from instance.engine.hooks import Hook, Hooks, shape_of, stack
-from instance.engine.replies import Answer, Blame, Reply, plain_text
+from instance.engine.replies import Answer, Blame, Reply, plain_text, raise_if_cancelled
 from instance.requests import Context, Headers, Request
 from instance.specs import Spec
 from instance.surface.codec import Parse, UnencodableError, encode_json
@@ -66,40 +65,21 @@ class CountError(Exception):
 
 
 async def call(hook: Hook, value: Any, context: Any) -> Any:
-    """The hook's result, awaited if it must be. What it raises is an Exception in any case."""
-    try:
-        result = hook(value, context)
-        if inspect.iscoroutine(result):
-            return await result
-    except BaseException as error:
-        if is_ordinary(error):
-            raise
-        raise RuntimeError(f"a hook raised {type(error).__name__}") from error
-    return result
-
-
-def is_ordinary(error: BaseException) -> bool:
-    """Whether what came out of a hook may go on as it is: an Exception, or the end that the
-    hook was told to come to. Anything else is the fault of one request as well, a `sys.exit()`
-    deep in a library or a panic of one in Rust, and must not end the worker."""
-    if isinstance(error, Exception | GeneratorExit):
-        return True
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no loop: all hooks are plain
-        return False
-    return task is not None and task.cancelling() > 0
+    """The hook's result, awaited if it must be."""
+    result = hook(value, context)
+    return await result if inspect.iscoroutine(result) else result
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine that never suspends, which costs no event loop."""
+    """Runs a coroutine that never suspends, which costs no event loop; a hook that does, and
+    is no `async def`, fails at that point."""
     try:
         coroutine.send(None)
+        while True:
+            coroutine.throw(RuntimeError("a hook waits for something but is no `async def`"))
     except StopIteration as stop:
         value: T = stop.value
         return value
-    coroutine.close()
-    raise RuntimeError("a hook waits for something but is no `async def`")
 
 
 class Pipeline:
@@ -142,7 +122,7 @@ class Pipeline:
                 value = await call(self.hooks.decode, value, work.context)
             elif self.spec is not None:
                 value = self.spec.decoded(value)
-        except Exception as error:
+        except BaseException as error:
             work.reply = self._blame.problem(error)
             return
         work.value = value
@@ -187,13 +167,14 @@ class Pipeline:
             output = await call(self.hooks.predict, work.value, work.context)
             with self.turn:
                 work.reply = await self._encode(output, work)
-        except Exception as error:
+        except BaseException as error:
             work.reply = self._blame.problem(error)
 
     async def _answer_group(self, works: list[Work], batch: Any) -> None:
         try:
             outputs = await self._predict_batch(works, batch)
-        except Exception as error:
+        except BaseException as error:
+            raise_if_cancelled(error)
             if len(works) == 1:
                 works[0].reply = self._blame.problem(error)
                 return
@@ -204,7 +185,7 @@ class Pipeline:
             for work, output in zip(works, outputs, strict=True):
                 try:
                     work.reply = await self._encode(output, work)
-                except Exception as error:
+                except BaseException as error:
                     work.reply = self._blame.problem(error)
 
     async def _predict_batch(self, works: list[Work], batch: Any) -> Sequence[Any]:

@@ -145,7 +145,7 @@ class Preparer:
             try:
                 with self._turns.other:
                     prepared.groups.append((group, drive(pipeline.batched(group))))
-            except Exception:
+            except BaseException:
                 # Made again, and blamed, where the bad one of it can be told from the others.
                 prepared.groups.append((group, UNMADE))
         return prepared

@@ -51,7 +51,7 @@ def main() -> None:
     except LoadError as error:
         link.send(("failed", str(error)))
         sys.exit(1)
-    with suppress(BrokenPipeError, SystemExit):  # the HTTP process is gone, as when not told
+    with suppress(BrokenPipeError):  # the HTTP process is gone, as when we are not told
         if run is not None and model.hooks.is_async:
             told = run.run(serve_async(model, sock, link))
         elif model.prepares:
@@ -69,7 +69,7 @@ def end(model: Model, run: asyncio.Runner | None) -> None:
     try:
         if callable(teardown):
             _finish(run, teardown())
-    except (Exception, SystemExit):
+    except BaseException:
         log.exception("teardown() raised")
     if model.entries is not None:
         model.entries.close()
@@ -122,7 +122,7 @@ def prepare(options: dict[str, Any], link: BlockingLink) -> tuple[Model, asyncio
         devices.use_threads(options["threads"])
         if getattr(api, "inference_mode", True):
             devices.enter_inference_mode()
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         log.exception("setup of %s failed", options["model"])
         raise LoadError(f"setup of {options['model']} failed: {_line(error)}") from None
     for problem in _finish(run, model.warm_up()):
