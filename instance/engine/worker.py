@@ -46,6 +46,7 @@ def main() -> None:
         sys.stdout.reconfigure(line_buffering=True)
     sock = socket.socket(fileno=options["socket"])
     link = BlockingLink(sock, *map(_arena, options["arenas"]))
+    os.register_at_fork(after_in_child=link.sever)
     try:
         model, run = prepare(options, link)
     except LoadError as error:
@@ -258,6 +259,7 @@ async def serve_async(model: Model, sock: socket.socket, before: BlockingLink) -
 
     checks: set[asyncio.Task[None]] = set()
     link = AsyncLink(on_frame, before.theirs, before.ours)
+    os.register_at_fork(after_in_child=link.sever)
     sock.setblocking(False)
     await loop.connect_accepted_socket(lambda: link, sock)
     told = await stop

@@ -123,3 +123,67 @@ def test_what_a_model_forks_does_not_hold_up_the_end_of_its_worker(serve: Serve)
 
 def test_a_model_can_end_what_it_started(serve: Serve) -> None:
     assert serve(STARTERS).post("ended").json() == -15
+
+
+RETURNS = """
+    import asyncio, os
+
+    class Plain:
+        def setup(self, device): ...
+        def predict(self, x):
+            os.fork()
+            return [x, os.getpid()]
+
+    class Setup:
+        def setup(self, device):
+            os.fork()
+        def predict(self, x):
+            return [x, os.getpid()]
+
+    class Ahead(Setup):
+        decode_ahead = True
+        def setup(self, device): ...
+        def decode_request(self, x):
+            os.fork()
+            return x
+
+    class Exits:
+        def setup(self, device): ...
+        def predict(self, x):
+            if not os.fork():
+                raise SystemExit
+            return [x, os.getpid()]
+
+    class Async:
+        def setup(self, device): ...
+        async def predict(self, x):
+            os.fork()
+            return [x, os.getpid()]
+
+    class Awaits:
+        def setup(self, device): ...
+        async def predict(self, x):
+            os.fork()
+            await asyncio.sleep(0.05)
+            return [x, os.getpid()]
+
+    class Streaming:
+        stream = True
+        def setup(self, device): ...
+        def predict(self, x):
+            os.fork()
+            yield str([x, os.getpid()])
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["Plain", "Setup", "Ahead", "Exits", "Async", "Awaits", "Streaming"]
+)
+def test_a_fork_that_comes_back_from_its_hook_answers_nothing(serve: Serve, name: str) -> None:
+    instance = serve(RETURNS, name)
+    (worker,) = instance.workers()
+    for x in range(20):
+        assert instance.post(x).json() == [x, worker.pid]
+    eventually(lambda: not any(map(is_alive, worker.children())))
+    assert instance.workers() == [worker]
+    instance.wait_for("a process that the model forked came back from its hook")
