@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from instance.core.errors import Problem
 from instance.engine.frames import Frame, flat, found
 from instance.engine.hooks import Hook, Hooks, shape_of, stack
+from instance.engine.marks import BEGUN, Marks
 from instance.engine.replies import Answer, Blame, Reply, plain_text, raise_if_cancelled
 from instance.requests import Context, Headers, Request
 from instance.specs import Spec
@@ -98,12 +99,14 @@ class Pipeline:
         self._parse = parse
         self._blame = blame
         self._media_type = media_type
+        self.marks: Marks = [0, 0]  # nobody else sees these
         # Around every hook but predict, where a second thread runs hooks too.
         self.turn: AbstractContextManager[Any] = nullcontext()
 
     async def decode(self, works: Sequence[Work]) -> list[Work]:
         """Those that may be computed; the others have their reply."""
         for work in works:
+            self.marks[BEGUN] = work.id
             await self.decode_one(work)
         return [work for work in works if work.reply is None]
 
@@ -128,10 +131,14 @@ class Pipeline:
         work.value = value
 
     async def answer(self, works: Sequence[Work]) -> list[Reply]:
-        """The replies of `works`, in their order."""
-        good = await self.decode(works)
-        for group in self.groups(good):
-            await self.compute(group)
+        """The replies of `works`, in their order. Without batches each is done with before the
+        next is begun."""
+        if self.hooks.max_batch_size == 1:
+            for work in works:
+                await self.compute(await self.decode([work]))
+        else:
+            for group in self.groups(await self.decode(works)):
+                await self.compute(group)
         return [work.reply or LOST for work in works]
 
     async def compute(self, works: list[Work], batch: Any = UNMADE) -> None:
@@ -140,6 +147,7 @@ class Pipeline:
             await self._answer_group(works, batch)
         else:
             for work in works:
+                self.marks[BEGUN] = work.id
                 await self._answer_one(work)
 
     async def batched(self, works: list[Work]) -> Any:

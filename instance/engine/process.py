@@ -6,6 +6,7 @@ What its messages mean for the queue is the driver's.
 
 import asyncio
 import json
+import mmap
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from typing import Any, cast
 from instance.engine import arena, devices, lifeline
 from instance.engine.arena import Arena, Room
 from instance.engine.frames import Body, Decoder, Frame, pack
+from instance.engine.marks import Marks, mapped
 from instance.settings import Settings
 
 _THREAD_VARIABLES = (
@@ -30,6 +32,7 @@ class WorkerProcess(asyncio.BufferedProtocol):
         self._on_frame = on_frame
         self._decoder = Decoder(self._room)
         self._answers: Arena | None = None  # where the worker puts large ones
+        self.marks: Marks | None = None  # what it has begun; readable when it has gone
         self._transport: asyncio.Transport | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._lifeline = -1
@@ -48,20 +51,25 @@ class WorkerProcess(asyncio.BufferedProtocol):
         answers = None if requests is None else arena.new_file()
         if answers is not None:
             self._answers = Arena(answers)
-        inherited = [file for file in (theirs.fileno(), pipe, requests, answers) if file]
+        marks = arena.new_file(mmap.PAGESIZE)
+        if marks is not None:
+            self.marks = mapped(marks)
         options = {
             "lifeline": pipe,
             "socket": theirs.fileno(),
             "arenas": [requests, answers],
+            "marks": marks,
             "model": settings.model,
             "device": device,
             "threads": settings.worker_threads(),
             "attributes": settings.attributes(),
         }
+        given = [file for file in (pipe, answers, marks) if file is not None]
         try:
             ours.setblocking(False)
             loop = asyncio.get_running_loop()
             await loop.connect_accepted_socket(lambda: self, ours)
+            inherited = [theirs.fileno(), *given, *([] if requests is None else [requests])]
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, *(("-P",) if sys.flags.safe_path else ()),
                 "-m", "instance.engine.worker", json.dumps(options),
@@ -74,9 +82,8 @@ class WorkerProcess(asyncio.BufferedProtocol):
             raise
         finally:
             theirs.close()
-            os.close(pipe)
-            if answers is not None:
-                os.close(answers)
+            for file in given:
+                os.close(file)
 
     def send(self, message: tuple[Any, ...], blobs: list[Body] | None = None) -> None:
         """Queues a message; lost, as the worker then is, when it has gone."""

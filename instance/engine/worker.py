@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, TypeVar
 
 from instance.engine import devices, lifeline
 from instance.engine.arena import Arena
@@ -26,6 +26,7 @@ from instance.engine.frames import Body, Frame
 from instance.engine.hooks import hooks_of
 from instance.engine.links import AsyncLink, BlockingLink, Link
 from instance.engine.loader import LoadError, load
+from instance.engine.marks import mapped
 from instance.engine.model import Model
 from instance.engine.observers import Callbacks, Entries, refuse_loops
 from instance.engine.pipeline import LOST, drive, works_of
@@ -34,6 +35,7 @@ from instance.engine.replies import pack_reply
 from instance.specs import spec_of
 from instance.telemetry.logs import configure_logging
 
+T = TypeVar("T")
 log = logging.getLogger("instance")
 
 
@@ -45,13 +47,16 @@ def main() -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # what a model prints is seen at once, in a pipe too
         sys.stdout.reconfigure(line_buffering=True)
     sock = socket.socket(fileno=options["socket"])
-    link = BlockingLink(sock, *map(_arena, options["arenas"]))
+    link = BlockingLink(sock, *(_taken(file, Arena) for file in options["arenas"]))
+    marks = _taken(options["marks"], mapped)
     os.register_at_fork(after_in_child=link.sever)
     try:
         model, run = prepare(options, link)
     except LoadError as error:
         link.send(("failed", str(error)))
         sys.exit(1)
+    if marks is not None:
+        model.pipeline.marks = marks
     with suppress(BrokenPipeError):  # the HTTP process is gone, as when we are not told
         if run is not None and model.hooks.is_async:
             told = run.run(serve_async(model, sock, link))
@@ -79,12 +84,12 @@ def end(model: Model, run: asyncio.Runner | None) -> None:
             stream.flush()
 
 
-def _arena(file: int | None) -> Arena | None:
-    """The arena of a file that the HTTP process gave, and that is only needed to map it."""
+def _taken(file: int | None, use: Callable[[int], T]) -> T | None:
+    """What `use` makes of a file that the HTTP process gave, and that is only needed to map it."""
     if file is None:
         return None
     try:
-        return Arena(file)
+        return use(file)
     finally:
         os.close(file)
 
