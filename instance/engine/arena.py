@@ -99,8 +99,8 @@ def _whole(size: int) -> int:
     return -(-size // _PAGE) * _PAGE
 
 
-def new_file() -> int | None:
-    """A file for an arena; None on systems that have no such files, or none left."""
+def new_file(size: int = SIZE) -> int | None:
+    """A file of memory; None on systems that have no such files, or none left."""
     if not hasattr(os, "memfd_create"):
         return None
     try:
@@ -108,7 +108,7 @@ def new_file() -> int | None:
     except OSError:
         return None
     try:
-        os.ftruncate(file, SIZE)
+        os.ftruncate(file, size)
     except OSError:
         os.close(file)
         return None

@@ -271,11 +271,13 @@ class Driver:
             return self.pace.largest_within(self.settings.target_latency_s, size)
         return size
 
-    def put_back(self, batch: Batch) -> None:
-        """A batch that its worker never started waits again."""
-        for job in batch.jobs:
+    def put_back(self, jobs: list[Job]) -> None:
+        """Jobs that their worker never began wait again, if their clients do."""
+        wanted = [job for job in jobs if job.on_reply is not None]
+        for job in wanted:
             job.taken, job.worker = 0.0, None
-        self.batcher.put_back(batch.jobs)
+        self.batcher.finish(len(jobs) - len(wanted))
+        self.batcher.put_back(wanted)
 
     def fail_waiting(self, problem: Problem) -> None:
         """Answers all that wait: no worker will come for them soon."""

@@ -6,14 +6,18 @@ has not taken yet, so that a slow client holds its generator and not memory.
 """
 
 import asyncio
+import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
+from instance.engine import lifeline
 from instance.engine.arena import Arena
 from instance.engine.frames import Body, Decoder, Frame, pack
 
+log = logging.getLogger("instance")
 WINDOW = 256 << 10  # bytes of a stream that may be under way to its client
 OVERHEAD = 64  # what an item counts besides its bytes
 
@@ -34,6 +38,15 @@ class Link(Protocol):
     async def room(self, job: int) -> bool:
         """Waits until `job` may send one more item; False when its client has left."""
         ...
+
+
+class Severed:
+    """What a link has in place of its socket in a process that the model forked and that came
+    back from its hook: the answer is its parent's to give, and so is all that comes."""
+
+    def __getattr__(self, name: str) -> Any:
+        log.warning("a process that the model forked came back from its hook; it ends here")
+        os._exit(0)
 
 
 class Credit:
@@ -108,11 +121,15 @@ class BlockingLink(Credit):
                 return None
         return self._frames.popleft()
 
+    def sever(self) -> None:
+        """Ends this process, a fork, as soon as the link is used."""
+        self._socket = self._decoder = cast(Any, Severed())
+
     async def room(self, job: int) -> bool:
         self._read(socket.MSG_DONTWAIT)
         while not self.has_room(job):
             if not self._read(0):
-                raise SystemExit(0)
+                lifeline.end_group()
         return not self.cancelled(job)
 
     def _read(self, flags: int) -> bool:
@@ -180,6 +197,10 @@ class AsyncLink(Credit, asyncio.BufferedProtocol):
     def send(self, message: tuple[Any, ...], blobs: list[Body] | None = None) -> None:
         assert self._transport is not None
         self._transport.writelines(pack(message, blobs, self.ours))
+
+    def sever(self) -> None:
+        """As for `BlockingLink`."""
+        self._transport = self._decoder = cast(Any, Severed())
 
     async def room(self, job: int) -> bool:
         while not self.has_room(job):

@@ -60,7 +60,7 @@ def _module(where: str) -> ModuleType:
             raise LoadError(f"no module named {missing!r} can be found from here") from None
         log.exception("importing %s failed", where)
         raise LoadError(f"{where} imports {missing!r}, which is not installed") from None
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         log.exception("importing %s failed", where)
         raise LoadError(f"importing {where} failed: {_line(error)}") from None
 
@@ -81,7 +81,7 @@ def _file(where: str) -> ModuleType:
     except ModuleNotFoundError as error:
         log.exception("running %s failed", where)
         raise LoadError(f"{where} imports {error.name!r}, which is not installed") from None
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         log.exception("running %s failed", where)
         raise LoadError(f"running {where} failed: {_line(error)}") from None
     return module
@@ -107,7 +107,7 @@ def _made(found: Any, model: str) -> Any:
     if inspect.isclass(found):
         try:
             return found()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             log.exception("making %s failed", model)
             raise LoadError(f"{model}() failed: {_line(error)}") from None
     if inspect.isfunction(found):

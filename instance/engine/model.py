@@ -33,7 +33,7 @@ class Model:
         self.request_type = self.spec.request_type if self.spec else hooks.request_type
         self.answer_type = self.spec.answer_type if self.spec else hooks.answer_type
         parse, self.request_adapter = parser_for(self.request_type)
-        blame = Blame()
+        self.blame = blame = Blame()
         self.pipeline = Pipeline(hooks, parse, blame, self.media_type, self.spec)
         self.streams = Streams(self.pipeline, blame, self.media_type)
 
@@ -64,8 +64,8 @@ class Model:
             try:
                 answer = self.api.health()
                 healthy = bool(await answer if inspect.isawaitable(answer) else answer)
-            except Exception:
-                log.exception("health() raised")
+            except BaseException as error:
+                self.blame.problem(error)
                 healthy = False
         used, total = devices.memory(self.device) or (0, 0)
         return healthy, used, total

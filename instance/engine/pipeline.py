@@ -6,7 +6,6 @@ only the bad one fails. Written as coroutines; where no hook is async they never
 and the worker drives them without an event loop.
 """
 
-import asyncio
 import inspect
 import time
 from collections.abc import Coroutine, Sequence
@@ -18,7 +17,8 @@ from typing import Any, TypeVar
 from instance.core.errors import Problem
 from instance.engine.frames import Frame, flat, found
 from instance.engine.hooks import Hook, Hooks, shape_of, stack
-from instance.engine.replies import Answer, Blame, Reply, plain_text
+from instance.engine.marks import BEGUN, Marks
+from instance.engine.replies import Answer, Blame, Reply, plain_text, raise_if_cancelled
 from instance.requests import Context, Headers, Request
 from instance.specs import Spec
 from instance.surface.codec import Parse, UnencodableError, encode_json
@@ -66,40 +66,21 @@ class CountError(Exception):
 
 
 async def call(hook: Hook, value: Any, context: Any) -> Any:
-    """The hook's result, awaited if it must be. What it raises is an Exception in any case."""
-    try:
-        result = hook(value, context)
-        if inspect.iscoroutine(result):
-            return await result
-    except BaseException as error:
-        if is_ordinary(error):
-            raise
-        raise RuntimeError(f"a hook raised {type(error).__name__}") from error
-    return result
-
-
-def is_ordinary(error: BaseException) -> bool:
-    """Whether what came out of a hook may go on as it is: an Exception, or the end that the
-    hook was told to come to. Anything else is the fault of one request as well, a `sys.exit()`
-    deep in a library or a panic of one in Rust, and must not end the worker."""
-    if isinstance(error, Exception | GeneratorExit):
-        return True
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no loop: all hooks are plain
-        return False
-    return task is not None and task.cancelling() > 0
+    """The hook's result, awaited if it must be."""
+    result = hook(value, context)
+    return await result if inspect.iscoroutine(result) else result
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine that never suspends, which costs no event loop."""
+    """Runs a coroutine that never suspends, which costs no event loop; a hook that does, and
+    is no `async def`, fails at that point."""
     try:
         coroutine.send(None)
+        while True:
+            coroutine.throw(RuntimeError("a hook waits for something but is no `async def`"))
     except StopIteration as stop:
         value: T = stop.value
         return value
-    coroutine.close()
-    raise RuntimeError("a hook waits for something but is no `async def`")
 
 
 class Pipeline:
@@ -118,12 +99,14 @@ class Pipeline:
         self._parse = parse
         self._blame = blame
         self._media_type = media_type
+        self.marks: Marks = [0, 0]  # nobody else sees these
         # Around every hook but predict, where a second thread runs hooks too.
         self.turn: AbstractContextManager[Any] = nullcontext()
 
     async def decode(self, works: Sequence[Work]) -> list[Work]:
         """Those that may be computed; the others have their reply."""
         for work in works:
+            self.marks[BEGUN] = work.id
             await self.decode_one(work)
         return [work for work in works if work.reply is None]
 
@@ -142,16 +125,20 @@ class Pipeline:
                 value = await call(self.hooks.decode, value, work.context)
             elif self.spec is not None:
                 value = self.spec.decoded(value)
-        except Exception as error:
+        except BaseException as error:
             work.reply = self._blame.problem(error)
             return
         work.value = value
 
     async def answer(self, works: Sequence[Work]) -> list[Reply]:
-        """The replies of `works`, in their order."""
-        good = await self.decode(works)
-        for group in self.groups(good):
-            await self.compute(group)
+        """The replies of `works`, in their order. Without batches each is done with before the
+        next is begun."""
+        if self.hooks.max_batch_size == 1:
+            for work in works:
+                await self.compute(await self.decode([work]))
+        else:
+            for group in self.groups(await self.decode(works)):
+                await self.compute(group)
         return [work.reply or LOST for work in works]
 
     async def compute(self, works: list[Work], batch: Any = UNMADE) -> None:
@@ -160,6 +147,7 @@ class Pipeline:
             await self._answer_group(works, batch)
         else:
             for work in works:
+                self.marks[BEGUN] = work.id
                 await self._answer_one(work)
 
     async def batched(self, works: list[Work]) -> Any:
@@ -187,13 +175,14 @@ class Pipeline:
             output = await call(self.hooks.predict, work.value, work.context)
             with self.turn:
                 work.reply = await self._encode(output, work)
-        except Exception as error:
+        except BaseException as error:
             work.reply = self._blame.problem(error)
 
     async def _answer_group(self, works: list[Work], batch: Any) -> None:
         try:
             outputs = await self._predict_batch(works, batch)
-        except Exception as error:
+        except BaseException as error:
+            raise_if_cancelled(error)
             if len(works) == 1:
                 works[0].reply = self._blame.problem(error)
                 return
@@ -204,7 +193,7 @@ class Pipeline:
             for work, output in zip(works, outputs, strict=True):
                 try:
                     work.reply = await self._encode(output, work)
-                except Exception as error:
+                except BaseException as error:
                     work.reply = self._blame.problem(error)
 
     async def _predict_batch(self, works: list[Work], batch: Any) -> Sequence[Any]:

@@ -20,6 +20,7 @@ from instance.core.errors import Problem
 from instance.engine import devices
 from instance.engine.frames import Frame
 from instance.engine.links import BlockingLink
+from instance.engine.marks import BEGUN, DECODED
 from instance.engine.model import Model
 from instance.engine.pipeline import EXPIRED, UNMADE, Work, drive, works_of
 
@@ -138,14 +139,16 @@ class Preparer:
         for work in prepared.works:
             if not self._link.cancelled(work.id):
                 with self._turns.other:
+                    pipeline.marks[DECODED] = work.id
                     drive(pipeline.decode_one(work))
             if work.reply is None:
                 good.append(work)
+        pipeline.marks[DECODED] = 0
         for group in pipeline.groups(good):
             try:
                 with self._turns.other:
                     prepared.groups.append((group, drive(pipeline.batched(group))))
-            except Exception:
+            except BaseException:
                 # Made again, and blamed, where the bad one of it can be told from the others.
                 prepared.groups.append((group, UNMADE))
         return prepared
@@ -155,6 +158,8 @@ def compute(model: Model, prepared: Prepared, link: BlockingLink) -> None:
     """Gives every request of `prepared` its reply. Who left, or whose time is up, is not
     computed."""
     now = time.monotonic()
+    if model.hooks.max_batch_size > 1:
+        model.pipeline.marks[BEGUN] = prepared.works[-1].id
     for group, batch in prepared.groups:
         for work in group:
             if link.cancelled(work.id):

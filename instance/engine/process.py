@@ -6,6 +6,7 @@ What its messages mean for the queue is the driver's.
 
 import asyncio
 import json
+import mmap
 import os
 import signal
 import socket
@@ -13,9 +14,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from instance.engine import arena, devices
+from instance.engine import arena, devices, lifeline
 from instance.engine.arena import Arena, Room
 from instance.engine.frames import Body, Decoder, Frame, pack
+from instance.engine.marks import Marks, mapped
 from instance.settings import Settings
 
 _THREAD_VARIABLES = (
@@ -30,6 +32,7 @@ class WorkerProcess(asyncio.BufferedProtocol):
         self._on_frame = on_frame
         self._decoder = Decoder(self._room)
         self._answers: Arena | None = None  # where the worker puts large ones
+        self.marks: Marks | None = None  # what it has begun; readable when it has gone
         self._transport: asyncio.Transport | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._lifeline = -1
@@ -44,25 +47,29 @@ class WorkerProcess(asyncio.BufferedProtocol):
 
         `requests` is the file of the arena where large requests lie."""
         ours, theirs = socket.socketpair()
-        lifeline, self._lifeline = os.pipe()
+        pipe, self._lifeline = os.pipe()
         answers = None if requests is None else arena.new_file()
         if answers is not None:
             self._answers = Arena(answers)
-        inherited = [file for file in (theirs.fileno(), lifeline, requests, answers) if file]
+        marks = arena.new_file(mmap.PAGESIZE)
+        if marks is not None:
+            self.marks = mapped(marks)
         options = {
-            "parent": os.getpid(),
-            "lifeline": lifeline,
+            "lifeline": pipe,
             "socket": theirs.fileno(),
             "arenas": [requests, answers],
+            "marks": marks,
             "model": settings.model,
             "device": device,
             "threads": settings.worker_threads(),
             "attributes": settings.attributes(),
         }
+        given = [file for file in (pipe, answers, marks) if file is not None]
         try:
             ours.setblocking(False)
             loop = asyncio.get_running_loop()
             await loop.connect_accepted_socket(lambda: self, ours)
+            inherited = [theirs.fileno(), *given, *([] if requests is None else [requests])]
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, *(("-P",) if sys.flags.safe_path else ()),
                 "-m", "instance.engine.worker", json.dumps(options),
@@ -75,9 +82,8 @@ class WorkerProcess(asyncio.BufferedProtocol):
             raise
         finally:
             theirs.close()
-            os.close(lifeline)
-            if answers is not None:
-                os.close(answers)
+            for file in given:
+                os.close(file)
 
     def send(self, message: tuple[Any, ...], blobs: list[Body] | None = None) -> None:
         """Queues a message; lost, as the worker then is, when it has gone."""
@@ -103,16 +109,22 @@ class WorkerProcess(asyncio.BufferedProtocol):
         await asyncio.wait({exited, self._closed}, return_when=asyncio.FIRST_COMPLETED)
         if exited.done():
             # What the model forked ends with its worker, and lets go of the socket.
-            self._let_go()
+            self._end_rest()
             await asyncio.wait({self._closed}, timeout=1.0)
         else:
             await asyncio.wait({exited}, timeout=5.0)
             self.kill()
         code = await exited
-        self._let_go()
+        self._end_rest()
         if self._transport is not None:
             self._transport.abort()
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    def _end_rest(self) -> None:
+        """Ends what the model started and is still there."""
+        assert self._process is not None
+        self._let_go()
+        lifeline.end_group(self._process.pid)
 
     def _let_go(self) -> None:
         if self._lifeline >= 0:

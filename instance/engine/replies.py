@@ -6,6 +6,8 @@ says about itself is decided here; the exception never leaves the worker.
 
 import logging
 import time
+from asyncio import CancelledError, current_task
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +77,15 @@ def _plain_detail(detail: Any) -> Any:
         return str(detail)
 
 
+def raise_if_cancelled(error: BaseException) -> None:
+    """Raises `error` again if it is how our own task comes to the end it was told to come to."""
+    if isinstance(error, CancelledError):
+        with suppress(RuntimeError):  # no loop: all hooks are plain
+            task = current_task()
+            if task is not None and task.cancelling():
+                raise error
+
+
 class Blame:
     """Turns exceptions of hooks into problems, and writes their tracebacks to the log, a few
     in a second at most: a flood of bad items must not become a flood of lines."""
@@ -84,14 +95,18 @@ class Blame:
         self._written = 0
 
     def problem(self, error: BaseException) -> Problem:
-        """What the client is told of `error`: nothing of the code that raised it."""
+        """What the client is told of `error`: nothing of the code that raised it. It need be no
+        Exception: a `sys.exit()` deep in a library or a panic of one in Rust is the fault of one
+        request as well, and must not end the worker. Only what ends our own task on
+        purpose goes on."""
+        raise_if_cancelled(error)
         if isinstance(error, Refused):
             return error.problem
         if isinstance(error, UnencodableError):
             return Problem("model_error", str(error))
         try:
             chosen = _chosen(error)
-        except Exception:  # an exception whose own attributes raise
+        except BaseException:  # an exception whose own attributes raise
             chosen = None
         if chosen is None:
             self._write(error)

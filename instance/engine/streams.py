@@ -13,8 +13,8 @@ from instance.core.errors import Problem
 from instance.engine.frames import Body, Buffer, place
 from instance.engine.framing import ItemFraming
 from instance.engine.links import Link
-from instance.engine.pipeline import CountError, Pipeline, Work, call, is_ordinary
-from instance.engine.replies import Blame, pack_reply
+from instance.engine.pipeline import CountError, Pipeline, Work, call
+from instance.engine.replies import Blame, pack_reply, raise_if_cancelled
 from instance.specs import Framing, Spec
 
 SIGN_S = 0.1
@@ -184,11 +184,10 @@ class Streams:
                     break
                 lane.item(value)
             lane.end()
-        except Exception as error:
+        except BaseException as error:
             lane.end(self._blame.problem(error))
         finally:
-            if source is not None:
-                await source.aclose()
+            await self._close(source)
             lane.end(Problem("model_error", "the stream was ended"))
 
     async def _run_group(self, lanes: list[Lane]) -> None:
@@ -206,7 +205,8 @@ class Streams:
                 await self._wait_for_room(lanes)
             for lane in lanes:
                 lane.end()
-        except Exception as error:
+        except BaseException as error:
+            raise_if_cancelled(error)
             if len(lanes) > 1 and not sent:
                 for lane in lanes:
                     await self._run_group([lane])
@@ -215,8 +215,15 @@ class Streams:
                 for lane in lanes:
                     lane.end(problem)
         finally:
+            await self._close(source)
+
+    async def _close(self, source: Any) -> None:
+        """Has the generator's `finally` blocks run; what they raise is nobody's answer."""
+        try:
             if source is not None:
                 await source.aclose()
+        except BaseException as error:
+            self._blame.problem(error)
 
     def _step(self, lanes: list[Lane], outputs: list[Any]) -> bool:
         """One step of a batch; None in place of an item is that stream's end."""
@@ -230,7 +237,7 @@ class Streams:
                 continue
             try:
                 lane.item(value)
-            except Exception as error:
+            except BaseException as error:
                 lane.end(self._blame.problem(error))
         return True
 
@@ -269,25 +276,20 @@ async def iterate(source: Any) -> AsyncIterator[Any]:
 
     Closing it closes the generator, so that its `finally` blocks run when a client leaves.
     """
-    try:
-        if inspect.isasyncgen(source) or hasattr(source, "__aiter__"):
-            try:
-                async for value in source:
-                    yield value
-            finally:
-                if hasattr(source, "aclose"):
-                    await source.aclose()
-        elif isinstance(source, (str, bytes, dict)) or not hasattr(source, "__iter__"):
-            yield source
-        else:
-            iterator = iter(source)
-            try:
-                for value in iterator:
-                    yield value
-            finally:
-                if hasattr(iterator, "close"):
-                    iterator.close()
-    except BaseException as error:
-        if is_ordinary(error):
-            raise
-        raise RuntimeError(f"a hook raised {type(error).__name__}") from error
+    if inspect.isasyncgen(source) or hasattr(source, "__aiter__"):
+        try:
+            async for value in source:
+                yield value
+        finally:
+            if hasattr(source, "aclose"):
+                await source.aclose()
+    elif isinstance(source, (str, bytes, dict)) or not hasattr(source, "__iter__"):
+        yield source
+    else:
+        iterator = iter(source)
+        try:
+            for value in iterator:
+                yield value
+        finally:
+            if hasattr(iterator, "close"):
+                iterator.close()

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from io import TextIOWrapper
-from typing import Any
+from typing import Any, TypeVar
 
 from instance.engine import devices, lifeline
 from instance.engine.arena import Arena
@@ -26,6 +26,7 @@ from instance.engine.frames import Body, Frame
 from instance.engine.hooks import hooks_of
 from instance.engine.links import AsyncLink, BlockingLink, Link
 from instance.engine.loader import LoadError, load
+from instance.engine.marks import mapped
 from instance.engine.model import Model
 from instance.engine.observers import Callbacks, Entries, refuse_loops
 from instance.engine.pipeline import LOST, drive, works_of
@@ -34,58 +35,61 @@ from instance.engine.replies import pack_reply
 from instance.specs import spec_of
 from instance.telemetry.logs import configure_logging
 
+T = TypeVar("T")
 log = logging.getLogger("instance")
 
 
 def main() -> None:
     """Loads the model, then answers batches until its HTTP process is gone."""
     options = json.loads(sys.argv[1])
-    lifeline.hang_on(options["parent"], options["lifeline"])
+    lifeline.hang_on(options["lifeline"])
     configure_logging()
     if isinstance(sys.stdout, TextIOWrapper):  # what a model prints is seen at once, in a pipe too
         sys.stdout.reconfigure(line_buffering=True)
     sock = socket.socket(fileno=options["socket"])
-    link = BlockingLink(sock, *map(_arena, options["arenas"]))
+    link = BlockingLink(sock, *(_taken(file, Arena) for file in options["arenas"]))
+    marks = _taken(options["marks"], mapped)
+    os.register_at_fork(after_in_child=link.sever)
     try:
         model, run = prepare(options, link)
     except LoadError as error:
         link.send(("failed", str(error)))
         sys.exit(1)
-    try:
+    if marks is not None:
+        model.pipeline.marks = marks
+    with suppress(BrokenPipeError):  # the HTTP process is gone, as when we are not told
         if run is not None and model.hooks.is_async:
-            run.run(serve_async(model, sock, link))
+            told = run.run(serve_async(model, sock, link))
         elif model.prepares:
-            serve_ahead(model, link, run)
+            told = serve_ahead(model, link, run)
         else:
-            serve_plain(model, link, run)
-    except BrokenPipeError:  # the HTTP process is gone, and nobody waits for an answer
-        os._exit(1)
-    end(model, run)
+            told = serve_plain(model, link, run)
+        if told:
+            end(model, run)
+    lifeline.end_group()
 
 
 def end(model: Model, run: asyncio.Runner | None) -> None:
-    """Tears the model down and ends the process, whatever a library left running."""
+    """Tears the model down; what a library left running has no say in whether we end."""
     teardown = getattr(model.api, "teardown", None)
     try:
         if callable(teardown):
             _finish(run, teardown())
-    except (Exception, SystemExit):
+    except BaseException:
         log.exception("teardown() raised")
     if model.entries is not None:
         model.entries.close()
     for stream in (sys.stdout, sys.stderr):
         with suppress(ValueError, OSError):  # closed, by the model or at the other end
             stream.flush()
-    lifeline.end_children()
-    os._exit(0)
 
 
-def _arena(file: int | None) -> Arena | None:
-    """The arena of a file that the HTTP process gave, and that is only needed to map it."""
+def _taken(file: int | None, use: Callable[[int], T]) -> T | None:
+    """What `use` makes of a file that the HTTP process gave, and that is only needed to map it."""
     if file is None:
         return None
     try:
-        return Arena(file)
+        return use(file)
     finally:
         os.close(file)
 
@@ -124,7 +128,7 @@ def prepare(options: dict[str, Any], link: BlockingLink) -> tuple[Model, asyncio
         devices.use_threads(options["threads"])
         if getattr(api, "inference_mode", True):
             devices.enter_inference_mode()
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         log.exception("setup of %s failed", options["model"])
         raise LoadError(f"setup of {options['model']} failed: {_line(error)}") from None
     for problem in _finish(run, model.warm_up()):
@@ -188,8 +192,8 @@ async def run_batch(model: Model, frame: Frame, link: Link) -> None:
     link.send(("answers", frame[0][1], seconds, packed), blobs)
 
 
-def serve_plain(model: Model, link: BlockingLink, run: asyncio.Runner | None) -> None:
-    """One message after the other, until told to stop or the parent is gone."""
+def serve_plain(model: Model, link: BlockingLink, run: asyncio.Runner | None) -> bool:
+    """One message after the other, until told to stop, or False: the parent is gone."""
     while (frame := link.receive()) is not None:
         kind = frame[0][0]
         if kind == "batch":
@@ -197,10 +201,11 @@ def serve_plain(model: Model, link: BlockingLink, run: asyncio.Runner | None) ->
         elif kind == "check":
             link.send(("checked", *_finish(run, model.check())))
         elif kind == "stop":
-            return
+            return True
+    return False
 
 
-def serve_ahead(model: Model, link: BlockingLink, run: asyncio.Runner | None) -> None:
+def serve_ahead(model: Model, link: BlockingLink, run: asyncio.Runner | None) -> bool:
     """As `serve_plain`, with the next batch prepared while this one is computed."""
     turns = model.pipeline.turn = Turns()
     preparer = Preparer(model, link, turns)
@@ -217,20 +222,21 @@ def serve_ahead(model: Model, link: BlockingLink, run: asyncio.Runner | None) ->
             with turns:
                 link.send(("checked", *_finish(run, model.check())))
         elif work[0][0] == "stop":
-            return
+            return True
+    return False
 
 
-async def serve_async(model: Model, sock: socket.socket, before: BlockingLink) -> None:
+async def serve_async(model: Model, sock: socket.socket, before: BlockingLink) -> bool:
     """As `serve_plain`, with every batch a task of its own."""
     loop = asyncio.get_running_loop()
-    stop = loop.create_future()
+    stop: asyncio.Future[bool] = loop.create_future()
     tasks: dict[int, asyncio.Task[None]] = {}  # by each job of the batch
 
     def on_frame(frame: Frame | None) -> None:
         """Takes one message of the HTTP process."""
         if frame is None or frame[0][0] == "stop":
             if not stop.done():
-                stop.set_result(None)
+                stop.set_result(frame is not None)
             return
         kind = frame[0][0]
         if kind == "batch":
@@ -258,12 +264,14 @@ async def serve_async(model: Model, sock: socket.socket, before: BlockingLink) -
 
     checks: set[asyncio.Task[None]] = set()
     link = AsyncLink(on_frame, before.theirs, before.ours)
+    os.register_at_fork(after_in_child=link.sever)
     sock.setblocking(False)
     await loop.connect_accepted_socket(lambda: link, sock)
-    await stop
+    told = await stop
     for task in set(tasks.values()) | checks:
         task.cancel()
     await asyncio.gather(*tasks.values(), *checks, return_exceptions=True)
+    return told
 
 
 async def _send_check(model: Model, link: Link) -> None:
@@ -272,3 +280,5 @@ async def _send_check(model: Model, link: Link) -> None:
 
 if __name__ == "__main__":
     main()
+elif __name__ == "__mp_main__":  # as `multiprocessing` imports it in what it starts anew
+    lifeline.end_with_parent()

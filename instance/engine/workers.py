@@ -17,6 +17,7 @@ from instance.engine.arena import Room
 from instance.engine.frames import Body, Frame, found, place
 from instance.engine.jobs import Job
 from instance.engine.links import WINDOW
+from instance.engine.marks import divide
 from instance.engine.process import WorkerProcess
 from instance.engine.replies import unpack_reply
 
@@ -106,11 +107,11 @@ class Worker:
         batches = list(self._batches.values())
         self._batches.clear()
         self._streams.clear()
-        started = len(batches) if self.info.get("is_async") else 1
-        for batch in reversed(batches[started:]):
-            self._driver.put_back(batch)
-        for batch in batches[:started]:
-            for job in batch.jobs:
+        divided = self._divided([batch.jobs for batch in batches])
+        self._driver.put_back([job for _, waits in divided for job in waits])
+        for batch, (begun, _) in zip(batches, divided, strict=True):
+            batch.jobs = begun
+            for job in begun:
                 job.resolve(self._end)
             self._driver.batch_done(batch, 0.0)
         self._end = DIED
@@ -118,6 +119,15 @@ class Worker:
         if not any(worker.hopeful for worker in self._driver.workers):
             say = "the model keeps failing to start"
             self._driver.fail_waiting(Problem("not_ready", say, retry_after_s=5.0))
+
+    def _divided(self, batches: list[list[Job]]) -> list[tuple[list[Job], list[Job]]]:
+        """Of each batch: (what the dead process had begun, what it had not)."""
+        if self.info.get("is_async"):
+            return [(jobs, []) for jobs in batches]
+        marks = self._process.marks if self._process is not None else None
+        if marks is None:  # only what it was sent ahead is known
+            return [(jobs, []) for jobs in batches[:1]] + [([], jobs) for jobs in batches[1:]]
+        return divide(batches, marks)
 
     async def stop(self) -> None:
         """Asks it to end, and ends it when it takes too long."""

@@ -1,14 +1,11 @@
 """What a model's code may do without harm to other requests, to the worker or to the machine."""
 
 import re
-import time
 
-import psutil
 import pytest
 
-from tests.harness.orphans import is_alive
 from tests.instance.conftest import Serve, eventually
-from tests.instance.loads import later
+from tests.instance.loads import later, raw
 
 RAISERS = """
     import asyncio, enum, http, sys
@@ -30,6 +27,7 @@ RAISERS = """
         if kind == "interrupt": raise KeyboardInterrupt
         if kind == "panic": raise Panic
         if kind == "cancelled": raise asyncio.CancelledError
+        if kind == "closed": raise GeneratorExit
         if kind == "odd": raise Odd
         if kind == "enumerations":
             raise HTTPException(http.HTTPStatus.NOT_FOUND, Word.REASON, {"X-Word": Word.REASON})
@@ -53,6 +51,15 @@ RAISERS = """
         def predict(self, kinds):
             return [do(kind) for kind in kinds]
 
+    class Unbatching:
+        max_batch_size = 8
+        def setup(self, device): ...
+        def predict(self, kinds):
+            return kinds
+        def unbatch(self, kinds):
+            for kind in kinds:
+                yield do(kind)
+
     class Encoding:
         def setup(self, device): ...
         def predict(self, kind):
@@ -65,11 +72,28 @@ RAISERS = """
         def setup(self, device): ...
         def predict(self, kind):
             yield do(kind)
+
+    class StreamingAsync:
+        stream = True
+        def setup(self, device): ...
+        async def predict(self, kind):
+            yield do(kind)
+
+    class StreamingBatches:
+        stream = True
+        max_batch_size = 8
+        def setup(self, device): ...
+        def predict(self, kinds):
+            yield [do(kind) for kind in kinds]
 """
-KINDS = ["exit", "interrupt", "panic", "cancelled", "odd"]
+RAISER_NAMES = [
+    "Plain", "Async", "Batched", "Unbatching", "Encoding", "Streaming", "StreamingAsync",
+    "StreamingBatches",
+]  # fmt: skip
+KINDS = ["exit", "interrupt", "panic", "cancelled", "closed", "odd"]
 
 
-@pytest.mark.parametrize("name", ["Plain", "Async", "Batched", "Encoding", "Streaming"])
+@pytest.mark.parametrize("name", RAISER_NAMES)
 def test_r48_what_is_raised_and_no_exception_fails_alone_too(serve: Serve, name: str) -> None:
     instance = serve(RAISERS, name)
     workers = instance.workers()
@@ -86,67 +110,58 @@ def test_r48_what_is_raised_and_no_exception_fails_alone_too(serve: Serve, name:
     assert instance.workers() == workers
 
 
-FORKS = """
-    import multiprocessing, os, time
-    from concurrent.futures import ProcessPoolExecutor
-    FORK, SPAWN = (multiprocessing.get_context(kind) for kind in ("fork", "spawn"))
-
-    def sleep():
-        time.sleep(1000)
-
+WAITS = """
+    import asyncio
     class Model:
-        def setup(self, device):
-            self.pool = ProcessPoolExecutor(1, FORK)
-            self.pool.submit(abs, 1).result()
-        def predict(self, kind):
-            if kind == "fork":
-                pid = os.fork()
-                if not pid:
-                    sleep()
-                return [pid, *self.pool._processes]
-            if kind == "ended":
-                child = FORK.Process(target=sleep)
-                child.start()
-                child.terminate()
-                child.join(10)
-                return child.exitcode
-            if kind == "spawn":
-                child = SPAWN.Process(target=time.sleep, args=(1000,), daemon=True)
-                child.start()
-                return [child.pid]
-            if kind == "die":
-                os._exit(1)
-            return kind
+        def setup(self, device): ...
+        def predict(self, x):
+            return asyncio.sleep(0) if x else x
 """
 
 
-def forked(pids: list[int]) -> list[psutil.Process]:
-    return [psutil.Process(pid) for pid in pids]
+def test_a_plain_hook_that_gives_what_must_be_awaited_fails_its_request_alone(serve: Serve) -> None:
+    instance = serve(WAITS)
+    workers = instance.workers()
+    assert instance.post(1).json()["code"] == "model_error"
+    assert instance.post(0).json() == 0
+    assert instance.workers() == workers
+    instance.wait_for("a hook waits for something but is no `async def`")
 
 
-def test_what_a_model_forks_does_not_hold_up_the_end_of_its_worker(serve: Serve) -> None:
-    instance = serve(FORKS)
-    children = forked(instance.post("fork").json())
-    started = time.monotonic()
-    assert instance.post("die").status_code == 500
-    assert time.monotonic() - started < 5
-    assert instance.post("again").json() == "again"
-    eventually(lambda: not any(map(is_alive, children)))
+CLOSES = """
+    class Model:
+        stream = True
+        def setup(self, device): ...
+        def predict(self, x):
+            try:
+                for i in range(x):
+                    yield "x" * 10_000
+            finally:
+                raise {what}("while it was closed")
+
+    class Async(Model):
+        async def predict(self, x):
+            try:
+                for i in range(x):
+                    yield "x" * 10_000
+            finally:
+                raise {what}("while it was closed")
+"""
 
 
-@pytest.mark.parametrize("how", ["kill", "terminate"])
-def test_what_a_model_forks_does_not_outlive_the_instance(serve: Serve, how: str) -> None:
-    instance = serve(FORKS)
-    children = forked(instance.post("fork").json())
-    if how == "terminate":
-        children += forked(instance.post("spawn").json())
-    getattr(instance.process, how)()
-    instance.process.wait(20)
-    eventually(lambda: not any(map(is_alive, children)))
-
-
-def test_a_model_can_end_what_it_started(serve: Serve) -> None:
-    assert serve(FORKS).post("ended").json() == -15
+@pytest.mark.parametrize("what", ["ValueError", "SystemExit"])
+@pytest.mark.parametrize("name", ["Model", "Async"])
+def test_what_a_generator_raises_as_its_client_leaves_harms_nobody(
+    serve: Serve, name: str, what: str
+) -> None:
+    instance = serve(CLOSES.format(what=what), name)
+    workers = instance.workers()
+    sock = raw(instance, b"1000000")
+    assert sock.recv(100).startswith(b"HTTP/1.1 200")
+    sock.close()
+    instance.wait_for("while it was closed")
+    assert instance.post(0).status_code == 500
+    assert instance.workers() == workers
 
 
 ODD_CLASSES = """
@@ -159,6 +174,9 @@ ODD_CLASSES = """
     class Exits(Model):
         def setup(self, device):
             sys.exit("needs a GPU")
+    class Interrupted(Model):
+        def setup(self, device):
+            raise KeyboardInterrupt
     class PreSetup(Model):
         def pre_setup(self):
             raise RuntimeError("not here")
@@ -185,6 +203,7 @@ ODD_CLASSES = """
     ("name", "says"),
     [
         ("Exits", "setup of .* failed: SystemExit: needs a GPU"),
+        ("Interrupted", "setup of .* failed: KeyboardInterrupt"),
         ("PreSetup", "cannot be served: RuntimeError: not here"),
         ("Example", "example: .* not JSON serializable"),
         ("Batch", "max_batch_size must be a whole number of at least 1, not -2"),
@@ -201,6 +220,24 @@ def test_a_class_that_cannot_work_is_one_line_at_start(serve: Serve, name: str, 
     said = [line for line in instance.log if line.startswith("headgate instance: ")]
     assert len(said) == 1
     assert re.search(says, said[0])
+
+
+def test_a_health_that_exits_makes_its_worker_unwell_and_no_more(serve: Serve) -> None:
+    instance = serve(
+        """
+        import sys
+        class Model:
+            def setup(self, device): ...
+            def predict(self, x):
+                return x
+            def health(self):
+                sys.exit(1)
+        """
+    )
+    workers = instance.workers()
+    eventually(lambda: instance.get("/health").status_code == 503)
+    assert instance.post(1).json() == 1
+    assert instance.workers() == workers
 
 
 def test_whatever_takes_one_argument_will_do(serve: Serve) -> None:
