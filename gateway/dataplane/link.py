@@ -25,7 +25,8 @@ class Link:
     """One worker's channel, for as long as the worker lives.
 
     `made` gets the settings of the first `configure` and gives the plane; `ready` is called
-    after the first table; `drain` when the control process asks the worker to go.
+    after the first table. `relieved` is set when the worker, once told to go, need accept
+    connections no more.
     """
 
     def __init__(
@@ -34,15 +35,15 @@ class Link:
         slot: int,
         made: Callable[[dict[str, Any]], Plane],
         ready: Callable[[], None],
-        drain: Callable[[float, float], None],
         retry_s: tuple[float, float],
     ) -> None:
         self._path = path
         self._slot = slot
         self._made = made
         self._ready = ready
-        self._drain = drain
         self._retry_s = retry_s
+        self._is_listening = self._is_leaving = False
+        self.relieved = asyncio.Event()
         self._channel: Channel | None = None
         self._plane: Plane | None = None
         self._told: dict[str, dict[str, int]] = {}
@@ -70,7 +71,14 @@ class Link:
     async def _converse(self, channel: Channel) -> None:
         revision = self._plane.snapshot.revision if self._plane is not None else 0
         await channel.send(
-            {"type": "hello", "slot": self._slot, "pid": os.getpid(), "revision": revision}
+            {
+                "type": "hello",
+                "slot": self._slot,
+                "pid": os.getpid(),
+                "revision": revision,
+                "listening": self._is_listening,
+                "leaving": self._is_leaving,
+            }
         )
         self._channel = channel
         self._told = {}
@@ -123,8 +131,8 @@ class Link:
                 path.encode(): (kind_of.encode(), body.encode())
                 for path, (kind_of, body) in message["documents"].items()
             }
-        elif kind == "drain":
-            self._drain(message["lame_duck_s"], message["drain_s"])
+        elif kind == "relieved":
+            self.relieved.set()
 
     def _loads(self, plane: Plane, in_flight: dict[str, dict[str, int]]) -> None:
         for name, backend in plane.instances.backends.items():
@@ -143,6 +151,21 @@ class Link:
                 instance.follow_ejection(seconds, times, now)
 
     # up
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the control process is there now."""
+        return self._channel is not None
+
+    def listening(self) -> None:
+        """Connections are accepted from now on."""
+        self._is_listening = True
+        self.send({"type": "listening"})
+
+    def leaving(self) -> None:
+        """The worker was told to go."""
+        self._is_leaving = True
+        self.send({"type": "leaving"})
 
     async def last_words(self) -> None:
         """Sends what was counted since the last scrape: what is not told now is lost."""
