@@ -13,10 +13,8 @@ told to go and gets its successor while it finishes what it has; and `alive`, ea
 """
 
 import asyncio
-import shutil
 import signal
 import socket
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +24,8 @@ from typing import Any
 from gateway.channel import Channel
 from gateway.children import Child, Command, Exit, this_program
 from gateway.lifeline import Lifeline
-from gateway.sockets import listen
+from gateway.private_directory import PrivateDirectory
+from gateway.sockets import listen, listen_unix
 
 FAULT = 78
 """The exit code (EX_CONFIG) of a child that has said on stderr why it cannot start: what it
@@ -76,10 +75,10 @@ class Supervisor:
         self._on_ready, self._say = on_ready, say
         self._silence_s = silence_s
         self._lifeline = Lifeline()
-        self._directory = _private_directory(plan.state_dir)
-        self._channel_path = self._directory / "control.sock"
-        self._channels = _listen_unix(self._channel_path)
-        self._file = self._directory / "headgate.yaml"
+        self._directory = PrivateDirectory(plan.state_dir)
+        self._channel_path = self._directory.path / "control.sock"
+        self._channels = listen_unix(self._channel_path)
+        self._file = self._directory.path / "headgate.yaml"
         self._file.write_bytes(plan.configuration)
         self._stop_asked, self._hurry = asyncio.Event(), asyncio.Event()
         self._ready, self._code, self._number = False, 0, signal.SIGTERM
@@ -211,7 +210,7 @@ class Supervisor:
         self._our_end = ours
         arguments = [
             *self._plan.control,
-            *("--file", str(self._file), "--directory", str(self._directory)),
+            *("--file", str(self._file), "--directory", str(self._directory.path)),
             *("--admin-fd", str(self._plan.admin.fileno())),
             *("--channels-fd", str(self._channels.fileno())),
             *("--line-fd", str(theirs.fileno())),
@@ -298,24 +297,7 @@ class Supervisor:
         for bound in (*self._plan.data, self._plan.admin, self._channels):
             bound.close()
         self._lifeline.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
-
-
-def _private_directory(state_dir: Path) -> Path:
-    """A new directory that only we may enter; in a container without /tmp, in `state_dir`."""
-    try:
-        return Path(tempfile.mkdtemp(prefix="headgate-"))
-    except OSError:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="run-", dir=state_dir))
-
-
-def _listen_unix(path: Path) -> socket.socket:
-    bound = socket.socket(socket.AF_UNIX)
-    bound.setblocking(False)
-    bound.bind(str(path))
-    bound.listen(128)
-    return bound
+        self._directory.close()
 
 
 async def supervise(supervisor: Supervisor) -> int:

@@ -189,7 +189,7 @@ async def test_a_process_that_keeps_dying_at_the_start_ends_the_start() -> None:
 async def test_nothing_is_left_in_the_file_system() -> None:
     async with running() as gateway:
         await until(lambda: bool(gateway.ready))
-        made = gateway.supervisor._directory
+        made = gateway.supervisor._directory.path
         assert made.stat().st_mode & 0o777 == 0o700
     assert not made.exists()
 
