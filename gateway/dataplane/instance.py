@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 REPORT = ("queue", "running", "slots", "wait_ms")
 NEUTRAL_S = 0.02  # an idle connection closed sooner than this teaches nothing of idle limits
 LEAST_IDLE_S = 0.1
+IDLE_MARGIN_S = 1.0  # what an instance says of its idle limit is true of its own clock and socket
 TIMEOUT_WEIGHT = 3  # it held a slot for its whole time, and few come before it has done harm
 
 
@@ -96,6 +97,11 @@ class LiveInstance(Timed):
             idled_s = self.plane.now() - upstream.idle_since
             if NEUTRAL_S < idled_s < self.idle_limit_s and self.word == "up":
                 self.idle_limit_s = max(LEAST_IDLE_S, idled_s * 0.8)
+
+    def announced(self, idle_s: float | None) -> None:
+        """The instance says for how long it keeps an idle connection."""
+        if idle_s is not None and idle_s - IDLE_MARGIN_S < self.idle_limit_s:
+            self.idle_limit_s = idle_s - IDLE_MARGIN_S
 
     def connect(self, ready: Callable[[Upstream], None], failed: Callable[[str], None]) -> None:
         """Opens a connection and calls one of the two; the task belongs to this instance."""
