@@ -178,11 +178,9 @@ class Admission:
 
         `patience_s` is how long its client will wait for the answer, infinite if unknown.
         """
-        rate, service_s = capacity(loads)
+        rate, service_s = self._pace(now, loads)
         if not rate:
             return Refuse("no_backend", 1)
-        if self._gone >= MEASURABLE:
-            rate = self._gone / max(0.001, now - self._since - GRACE_S)
         wait_s = (waiting + 1) / rate
         long_s = tolerable_wait_s(service_s)
         present = waiting + sum([load.in_flight for load in loads])
@@ -190,12 +188,40 @@ class Admission:
             self._calm()
         else:
             self._judge(now, present, sigmas=1.5 if wait_s > 3.0 * long_s else 4.0)
-        queue = self._queue
-        full = waiting >= queue.size or wait_s > queue.timeout_s
-        if full and now > self._since + PERSISTENT_S:
+        if now > self._since + PERSISTENT_S and self._is_full(waiting, wait_s):
             self._overloaded = True
-        if full or wait_s + service_s > patience_s or (self._overloaded and wait_s > long_s):
+        verdict = self._verdict(waiting, wait_s, service_s, patience_s)
+        if isinstance(verdict, Refuse):
             self._refused += 1
+        return verdict
+
+    def foresee(
+        self, now: float, loads: Sequence[Load], waiting: int, patience_s: float
+    ) -> Admit | Refuse:
+        """What `admit` would say now, for a request that is not there yet. Changes nothing."""
+        rate, service_s = self._pace(now, loads)
+        if not rate:
+            return Refuse("no_backend", 1)
+        return self._verdict(waiting, (waiting + 1) / rate, service_s, patience_s)
+
+    def _pace(self, now: float, loads: Sequence[Load]) -> Capacity:
+        """How fast requests leave, as counted while the queue stands, else as computed."""
+        can = capacity(loads)
+        if can.rate and self._gone >= MEASURABLE:
+            return Capacity(self._gone / max(0.001, now - self._since - GRACE_S), can.service_s)
+        return can
+
+    def _is_full(self, waiting: int, wait_s: float) -> bool:
+        return waiting >= self._queue.size or wait_s > self._queue.timeout_s
+
+    def _verdict(
+        self, waiting: int, wait_s: float, service_s: float, patience_s: float
+    ) -> Admit | Refuse:
+        if (
+            self._is_full(waiting, wait_s)
+            or wait_s + service_s > patience_s
+            or (self._overloaded and wait_s > tolerable_wait_s(service_s))
+        ):
             return Refuse("queue_full", retry_after_s(wait_s))
         return Admit(wait_s)
 

@@ -144,11 +144,18 @@ class LiveBackend(Timed):
             if index >= 0:
                 self._send(exchange, self.serving[index], now)
                 return
-            raise NoRoom(
-                "The backend's queue is full.", verdict.code, retry_after_s=verdict.retry_after_s
-            )
+            raise _no_room(verdict)
         until = min(exchange.patience_until, now + self.config.queue.timeout_s)
         self.plane.wheel.set(exchange, until)
+
+    def foresee(self, patience_s: float, now: float) -> NoRoom | None:
+        """The refusal that a request would get if it entered now; None if it would get none."""
+        loads, waiting = self.loads, len(self.waiting)
+        spot = place(self.config.balance, loads, waiting + 1, self.most, self.turn, now)
+        if spot is not None or rather_than_refuse(loads, self.most, self.turn, now) >= 0:
+            return None
+        verdict = self.admission.foresee(now, loads, waiting, patience_s)
+        return _no_room(verdict) if isinstance(verdict, Refuse) else None
 
     def dispatch(self) -> None:
         """Sends who waits to where there is room now."""
@@ -208,3 +215,8 @@ class LiveBackend(Timed):
     @property
     def in_flight(self) -> int:
         return sum(each.load.in_flight for each in self.instances.values())
+
+
+def _no_room(verdict: Refuse) -> NoRoom:
+    detail = "The backend's queue is full."
+    return NoRoom(detail, verdict.code, retry_after_s=verdict.retry_after_s)
