@@ -31,6 +31,12 @@ class PrivateDirectory:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         scrap.rename(self.path / LOCK)
 
+    def nameless_file(self) -> int:
+        """The descriptor of an empty file that ends with the last process that has it open."""
+        descriptor, name = tempfile.mkstemp(dir=self.path)
+        os.unlink(name)
+        return descriptor
+
     def close(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)

@@ -13,6 +13,7 @@ told to go and gets its successor while it finishes what it has; and `alive`, ea
 """
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +81,7 @@ class Supervisor:
         self._channels = listen_unix(self._channel_path)
         self._file = self._directory.path / "headgate.yaml"
         self._file.write_bytes(plan.configuration)
+        self._turns = self._directory.nameless_file()
         self._stop_asked, self._hurry = asyncio.Event(), asyncio.Event()
         self._ready, self._code, self._number = False, 0, signal.SIGTERM
         self._line: Channel | None = None
@@ -230,10 +232,13 @@ class Supervisor:
             *self._plan.worker,
             *("--slot", str(slot)),
             *("--data-fd", str(bound.fileno())),
+            *("--turns-fd", str(self._turns)),
             *("--channel", str(self._channel_path)),
         ]
         return Command(
-            self._program("_worker", *arguments), (bound.fileno(),), self._plan.environment
+            self._program("_worker", *arguments),
+            (bound.fileno(), self._turns),
+            self._plan.environment,
         )
 
     def _take_up_line(self) -> None:
@@ -296,6 +301,7 @@ class Supervisor:
             self._line_task.cancel()
         for bound in (*self._plan.data, self._plan.admin, self._channels):
             bound.close()
+        os.close(self._turns)
         self._lifeline.close()
         self._directory.close()
 

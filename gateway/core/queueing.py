@@ -48,7 +48,7 @@ class Refuse(NamedTuple):
 
 
 def place(
-    balance: str, loads: Sequence[Load], waiting: int, max_in_flight: int, turn: int, now: float
+    balance: str, loads: Sequence[Load], waiting: int, turn: int, now: float
 ) -> Placement | None:
     """Where one of the `waiting` requests (at least 1, the newest included) goes now; None
     when all of them do better to wait.
@@ -58,7 +58,7 @@ def place(
     """
     count = len(loads)
     ahead = 1 if waiting > DEEP * count else 0
-    index = choose(balance, loads, turn, now, max_in_flight, ahead)
+    index = choose(balance, loads, turn, now, ahead)
     if index < 0:
         return None
     if count == 1:
@@ -104,14 +104,14 @@ def _now_or_later(loads: Sequence[Load], index: int, waiting: int, now: float) -
     return None
 
 
-def rather_than_refuse(loads: Sequence[Load], max_in_flight: int, turn: int, now: float) -> int:
+def rather_than_refuse(loads: Sequence[Load], turn: int, now: float) -> int:
     """The index of a free instance for a request that would be refused; -1 if there is none.
 
     Such a one is slow, or was when last heard of: an answer from it is late, a refusal is
     none, and only an answer can show that it is slow no more. One that fails quickly is no
     help.
     """
-    index = choose("least_loaded", loads, turn, now, max_in_flight)
+    index = choose("least_loaded", loads, turn, now)
     if index >= 0 and loads[index].shunned_until > now:
         return -1
     return index

@@ -23,6 +23,7 @@ from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.instances import Endpoints, Instances
 from gateway.dataplane.traced import TracedExchange
+from gateway.dataplane.turns import TurnsFile
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.ledger import Ledger
 from gateway.telemetry.metrics import Counters
@@ -42,7 +43,7 @@ class Plane:
         "_awake", "_id", "_loop", "_trusted", "budget", "clients", "counters", "documents",
         "draining", "ejected_news", "exchange", "generation", "instances", "lame", "ledger",
         "log", "mirrored", "most_clients", "node", "notify", "now", "options", "signals",
-        "snapshot", "tracing", "wheel",
+        "snapshot", "tracing", "turns", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -50,8 +51,10 @@ class Plane:
         options: DataplaneOptions,
         loop: asyncio.AbstractEventLoop | Any,
         tracing: Tracing | None = None,
+        turns: TurnsFile | None = None,
     ) -> None:
         self.options = options
+        self.turns = turns or TurnsFile(None)
         self.tracing = tracing
         self.exchange = Exchange if tracing is None else TracedExchange
         self.now = time.monotonic
@@ -120,6 +123,9 @@ class Plane:
         if not self._awake:
             self._loop.call_soon(self._wake)
         self._awake.add(backend)
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        self._loop.call_later(seconds, what)
 
     def _wake(self) -> None:
         awake, self._awake = self._awake, set()

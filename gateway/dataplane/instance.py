@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.core.balancing import Load
 from gateway.core.health import CLEAR, Ejection, may_eject, slow_start
 from gateway.dataplane.deadlines import Timed
+from gateway.dataplane.turns import Turns
 from gateway.dataplane.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class LiveInstance(Timed):
     __slots__ = (
         "address", "backend", "connecting", "connections", "ejection", "gone", "host", "idle",
         "idle_limit_s", "label", "load", "plane", "port", "refused", "report", "returned_at",
-        "seen_down", "state", "word",
+        "seen_down", "state", "turns", "word",
     )  # fmt: skip
 
     def __init__(self, plane: "Plane", backend: "LiveBackend", address: str) -> None:
@@ -49,6 +50,7 @@ class LiveInstance(Timed):
         self.seen_down = False
         self.ejection: Ejection = CLEAR
         self.load = Load()
+        self.turns: Turns | None = None  # where requests are counted over all workers
         self.report: tuple[float, ...] = ()  # the last one, in the order of REPORT
         self.returned_at = -1e9
         self.gone = False
@@ -134,6 +136,39 @@ class LiveInstance(Timed):
     def close_idle(self) -> None:
         while self.idle:
             self.idle.pop().abort()
+
+    # room
+
+    def limit_to(self, most: int, is_counted: bool) -> None:
+        """From now on at most so many requests, each of which takes a turn where they are
+        counted."""
+        self.load.limit = most
+        if is_counted:
+            self.turns = self.plane.turns.at(self.backend.name, self.address)
+        elif self.turns is not None and not self.turns.held:
+            self.turns = None
+
+    def takes(self) -> bool:
+        """Whether one more request may be sent, for all that other workers have sent. If so it
+        must be, until `freed`; if not, there is no room for a moment."""
+        backend = self.backend
+        if self.turns is None or not backend.is_counted or self.turns.take(backend.most):
+            return True
+        self.load.limit = self.load.in_flight
+        backend.look_again()
+        return False
+
+    def freed(self) -> None:
+        """A request is off this instance, however it ended."""
+        self.load.done()
+        if self.turns is not None:
+            self.turns.give()
+            self.load.limit = self.backend.most
+        if self.gone:
+            if not self.load.in_flight:
+                self.plane.instances.left(self)
+        elif self.backend.waiting:
+            self.plane.soon(self.backend)
 
     # health
 

@@ -22,6 +22,7 @@ from gateway.dataplane.context import Plane
 from gateway.dataplane.intake import TUNNEL
 from gateway.dataplane.link import Link
 from gateway.dataplane.listener import Client
+from gateway.dataplane.turns import TurnsFile
 from gateway.telemetry import logs
 from gateway.telemetry.tracing import from_environment
 
@@ -38,6 +39,7 @@ UPSTREAMS = 4096  # and for connections to instances, where there are many
 class WorkerOptions:
     """What a worker must know before it has a channel. Everything else is sent to it.
 
+    `turns` is the descriptor of the file that `dataplane.turns` is about, None without others.
     `retry_least_s` and `retry_most_s` bound the pause before the channel is opened again;
     `set_up_logs` is off where the worker runs inside another program.
     """
@@ -45,6 +47,7 @@ class WorkerOptions:
     retry_least_s: float = 0.05
     retry_most_s: float = 1.0
     set_up_logs: bool = True
+    turns: int | None = None
 
 
 async def serve(
@@ -85,6 +88,7 @@ class Worker:
     ) -> None:
         self._sockets = sockets
         self._slot = slot
+        self._turns = TurnsFile(options.turns)
         self._servers: list[asyncio.Server] = []
         self._plane: Plane | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -125,7 +129,7 @@ class Worker:
         options = DataplaneOptions.from_dict(settings)
         who = f"{options.node}/{self._slot}"
         tracing = from_environment(os.environ, "headgate", who)
-        self._plane = Plane(options, asyncio.get_running_loop(), tracing)
+        self._plane = Plane(options, asyncio.get_running_loop(), tracing, self._turns)
         self._plane.most_clients = most_clients(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         return self._plane
 

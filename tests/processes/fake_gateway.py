@@ -58,7 +58,15 @@ def main() -> int:
     if fake == f"crash{sys.argv[1]}":
         return 3
     parser = argparse.ArgumentParser()
-    for name in ("--slot", "--data-fd", "--admin-fd", "--channels-fd", "--line-fd", "--workers"):
+    for name in (
+        "--slot",
+        "--data-fd",
+        "--admin-fd",
+        "--channels-fd",
+        "--line-fd",
+        "--workers",
+        "--turns-fd",
+    ):
         parser.add_argument(name, type=int)
     for name in ("--channel", "--file", "--directory"):
         parser.add_argument(name)
