@@ -5,8 +5,8 @@ Tables and health go down, observations come up. Both planes import these shapes
 neither imports the other. Nothing here blocks a request: a worker that has lost its channel
 serves on with what it knows and opens the channel again.
 
-Down: configure, table, endpoints, health, documents, loads, ejections, scrape, relieved.
-Up:   hello, applied, listening, leaving, signals, loads, ejections, metrics.
+Down: configure, table, endpoints, health, documents, loads, ejections, failures, scrape, relieved.
+Up:   hello, applied, listening, leaving, signals, loads, ejections, failures, metrics.
 """
 
 from typing import Any, Literal, NotRequired, TypedDict
@@ -115,6 +115,14 @@ class Ejections(TypedDict):
 
     type: Literal["ejections"]
     ejections: list[tuple[str, str, float, int]]
+
+
+class Failures(TypedDict):
+    """[backend, address, failed answers in a row, whether a good one came before them]: up from
+    the worker that saw them; down to all others, which count them as their own."""
+
+    type: Literal["failures"]
+    failures: list[tuple[str, str, int, bool]]
 
 
 class LoadReport(TypedDict):

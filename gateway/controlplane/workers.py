@@ -271,6 +271,8 @@ class Workers:
             case "ejections":
                 self._relay.take_ejections(link, message["ejections"])
                 self._on_ejections(message["ejections"])
+            case "failures":
+                self._relay.pass_on(link, message)
             case "loads":
                 link.in_flight = message["in_flight"]
                 self._relay.share_loads()

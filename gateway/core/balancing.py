@@ -27,7 +27,7 @@ ALIKE: Final = 0.7  # of instances that are about as fast the least busy one is 
 ALIKE_S: Final = 0.001  # stay warm and known, and none gets a crowd for a hair's breadth
 JUDGED: Final = 8  # answers without which none counts as slow: the first ones are cold
 RELEARN: Final = 0.5  # and its weight after FORGET_S without one
-SHUN_AFTER: Final = 5  # failed answers in a row
+SHUN_AFTER: Final = 5  # failed answers in a row, of all workers together
 SHUN_S: Final = 5.0
 REFUSED_S: Final = 0.5  # until the probes have asked whoever is at that address now
 MOST_SLOTS: Final = 65_536.0
@@ -110,9 +110,7 @@ class Load:
         """
         self.is_new = False
         if failed:
-            self.failures += 1
-            if self.failures >= SHUN_AFTER:
-                self.shunned_until = now + SHUN_S
+            self._failed(now, 1)
             return
         self.failures = 0
         self.shunned_until = 0.0
@@ -130,6 +128,20 @@ class Load:
         else:
             self._feel(sample, occupied)
             self.alone_s = self.service_s if self.most == math.inf else self.base_s
+
+    def heard(self, now: float, failures: int, after_success: bool) -> None:
+        """Takes in what another worker saw: so many failed answers in a row, `after_success`
+        or in the row that was there."""
+        if after_success:
+            self.failures = 0
+            self.shunned_until = 0.0
+        if failures:
+            self._failed(now, failures)
+
+    def _failed(self, now: float, count: int) -> None:
+        self.failures += count
+        if self.failures >= SHUN_AFTER:
+            self.shunned_until = now + SHUN_S
 
     def _feel(self, sample: float, occupied: float) -> None:
         """Feels for the room of an instance that does not report.

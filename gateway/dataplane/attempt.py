@@ -210,8 +210,11 @@ class Attempt:
         self._is_over = True
         instance = self.instance
         if learn or (self.failed and not self._is_stale):
-            elapsed_s = now - self.sent_at
-            instance.load.answered(now, elapsed_s, self._occupied, self.failed)
+            load = instance.load
+            failures = load.failures
+            load.answered(now, now - self.sent_at, self._occupied, self.failed)
+            if load.failures != failures:
+                instance.plane.failed(instance)
         instance.freed()
 
     def end_tunnel(self, now: float) -> None:

@@ -41,9 +41,9 @@ class Plane:
 
     __slots__ = (
         "_awake", "_id", "_loop", "_trusted", "budget", "clients", "counters", "documents",
-        "draining", "ejected_news", "exchange", "generation", "instances", "lame", "ledger",
-        "log", "mirrored", "most_clients", "node", "notify", "now", "options", "signals",
-        "snapshot", "tracing", "turns", "wheel",
+        "draining", "ejected_news", "exchange", "failures_news", "generation", "instances",
+        "lame", "ledger", "log", "mirrored", "most_clients", "node", "notify", "now", "options",
+        "signals", "snapshot", "tracing", "turns", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +79,7 @@ class Plane:
         self.notify: Callable[[], None] = _nobody
         self.signals: list[tuple[str, str, str]] = []
         self.ejected_news: list[tuple[str, str, float, int]] = []
+        self.failures_news: dict[tuple[str, str], tuple[int, bool]] = {}
         self.documents: dict[bytes, tuple[bytes, bytes]] = {}
         self.instances = Instances(self)
         self.snapshot = Snapshot(self, EMPTY, None)
@@ -138,6 +139,15 @@ class Plane:
         if len(self.signals) < 1000:
             self.signals.append((instance.backend.name, instance.address, signal))
         self.notify()
+
+    def failed(self, instance: LiveInstance) -> None:
+        """Its row of failed answers became longer, or ended: the others shall know."""
+        if self.options.workers > 1:
+            key = (instance.backend.name, instance.address)
+            count, after_success = self.failures_news.get(key, (0, False))
+            is_over = not instance.load.failures
+            self.failures_news[key] = (0, True) if is_over else (count + 1, after_success)
+            self.notify()
 
     def ejected(self, instance: LiveInstance, now: float) -> None:
         self.counters.ejected(instance.backend.name, instance.address)

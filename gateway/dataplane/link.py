@@ -124,6 +124,8 @@ class Link:
             self._loads(plane, message["in_flight"])
         elif kind == "ejections":
             self._ejections(plane, message["ejections"])
+        elif kind == "failures":
+            self._failures(plane, message["failures"])
         elif kind == "scrape":
             self.send(metrics(plane, message["id"]))
         elif kind == "documents":
@@ -149,6 +151,14 @@ class Link:
             instance = backend.instances.get(address) if backend is not None else None
             if instance is not None:
                 instance.follow_ejection(seconds, times, now)
+
+    def _failures(self, plane: Plane, failures: list[tuple[str, str, int, bool]]) -> None:
+        now = plane.now()
+        for name, address, count, after_success in failures:
+            backend = plane.instances.backends.get(name)
+            instance = backend.instances.get(address) if backend is not None else None
+            if instance is not None:
+                instance.load.heard(now, count, after_success)
 
     # up
 
@@ -195,6 +205,10 @@ class Link:
         if plane.ejected_news:
             ejections, plane.ejected_news = plane.ejected_news, []
             self.send({"type": "ejections", "ejections": ejections})
+        if plane.failures_news:
+            news, plane.failures_news = plane.failures_news, {}
+            failures = [[*key, count, after] for key, (count, after) in news.items()]
+            self.send({"type": "failures", "failures": failures})
 
     async def _report(self) -> None:
         """In-flight counts, when they changed."""

@@ -161,6 +161,19 @@ def test_r31_failures_teach_no_speed_and_five_of_them_keep_requests_away() -> No
     assert loads[0].service_s == 0.02
 
 
+def test_r31_what_other_workers_saw_fail_counts_and_so_does_what_they_saw_answer() -> None:
+    bad, good = load(), load(3)
+    bad.answered(NOW, 0.001, 1, True)
+    bad.heard(NOW, SHUN_AFTER - 2, False)
+    assert set(picks([bad, good])) == {0}
+    bad.heard(NOW, 1, False)
+    assert set(picks([bad, good])) == {1}
+    bad.heard(NOW, 0, True)
+    assert set(picks([bad, good])) == {0}
+    bad.heard(NOW, SHUN_AFTER - 1, True)
+    assert set(picks([bad, good])) == {0}
+
+
 def test_r31_when_all_fail_all_are_used() -> None:
     loads = [load(0, 2) for _ in range(3)]
     for each in loads:

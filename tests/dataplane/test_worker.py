@@ -176,6 +176,29 @@ async def test_loads_and_ejections_go_up_and_come_down(tmp_path, stub):
             assert (await process.ask()).get("x-headgate-instance") == spare.address
 
 
+async def test_r31_rows_of_failures_go_up_and_come_down(tmp_path, stub):
+    async def fail(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await conversation.answer(status=500)
+
+    instance, spare = await stub(fail), await stub()
+    async with worker(tmp_path) as process:
+        await process.meet(workers=2)
+        await process.table(1, instance)
+        assert [(await process.ask()).status for _ in range(2)] == [500, 500]
+        told = await process.receive("failures")
+        assert sum(count for _, _, count, _ in told["failures"]) <= 2
+        assert told["failures"][0][:2] == ["b", instance.address]
+        assert process.channel is not None
+        await process.channel.send(
+            {"type": "failures", "failures": [["b", instance.address, 3, False]]}
+        )
+        await process.table(2, instance, spare)
+        for _ in range(4):
+            assert (await process.ask()).get("x-headgate-instance") == spare.address
+
+
 async def test_r68_sigterm_is_a_lame_duck_then_a_drain_then_0(tmp_path, stub):
     release = asyncio.Event()
 

@@ -195,6 +195,16 @@ async def test_ejections_go_to_all_others_and_to_who_comes_later(tmp_path: Path)
         assert it.workers.ejected() == {}
 
 
+async def test_r31_failures_are_passed_on_to_all_others(tmp_path: Path) -> None:
+    async with house(tmp_path) as it:
+        workers = [await it.start(slot, 100 + slot) for slot in range(3)]
+        failures = [["a", "h:1", 2, False]]
+        await workers[0].channel.send({"type": "failures", "failures": failures})
+        await until(lambda: all(bool(each.of("failures")) for each in workers[1:]))
+        assert workers[2].of("failures")[0]["failures"] == failures
+        assert workers[0].of("failures") == []
+
+
 async def test_r24_who_is_up_again_is_no_longer_ejected(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         one = await it.start(0, 100)
