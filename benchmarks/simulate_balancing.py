@@ -159,6 +159,8 @@ class Headgate:
 
     def __post_init__(self) -> None:
         self.loads = [Load() for _ in self.fleet.machines]
+        for load in self.loads:
+            load.limit = self.max_in_flight
         self.serving = list(range(len(self.loads)))
         self.waiting: deque[Request] = deque()
         self.admission = Admission(self.queue)
@@ -172,7 +174,7 @@ class Headgate:
         verdict = self.admission.admit(now, loads, len(self.waiting) - 1, self.patience_s)
         if isinstance(verdict, Refuse):
             self.waiting.remove(request)
-            index = rather_than_refuse(loads, self.max_in_flight, self.turn, now)
+            index = rather_than_refuse(loads, self.turn, now)
             if index >= 0:
                 self._send(request, index, now)
                 return
@@ -184,9 +186,7 @@ class Headgate:
         loads = [self.loads[index] for index in self.serving]
         while self.waiting:
             self.turn += 1
-            chosen = place(
-                self.balance, loads, len(self.waiting), self.max_in_flight, self.turn, now
-            )
+            chosen = place(self.balance, loads, len(self.waiting), self.turn, now)
             if chosen is None:
                 return
             request = self.waiting[chosen.position]

@@ -165,6 +165,10 @@ class Child:
         self._stopping.set()
         self.signal(number)
 
+    def let_go(self) -> None:
+        """The child will end by itself; it is not started again."""
+        self._stopping.set()
+
     def kill(self) -> None:
         """Ends the child and all of its process group now."""
         if self._process is not None:

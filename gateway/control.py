@@ -8,7 +8,7 @@ these parts do is in here.
 import asyncio
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +110,7 @@ class Control:
         self._workers = Workers(
             self._settings.dataplane(),
             replace=self._replace,
+            succeed=lambda pid: self._tell_supervisor("leaving", pid),
             on_signals=self._on_signals,
             on_ejections=lambda ejections: self._live.note_ejections(ejections),
             on_workers=lambda what, slot, pid: self._live.note_worker(what, slot, pid),
@@ -183,13 +184,17 @@ class Control:
         bound = socket.socket(fileno=self._options.line_fd)
         self._line = Channel(*await asyncio.open_connection(sock=bound))
         first = await self._line.receive()
-        self._workers.expect(first["pids"] if first else [])
+        if first is not None:
+            self._expect(first)
         self._own(stack, self._hear_supervisor(self._line))
 
     async def _hear_supervisor(self, line: Channel) -> None:
         while (message := await line.receive()) is not None:
-            self._workers.expect(message["pids"])
+            self._expect(message)
         self._stop.set()
+
+    def _expect(self, message: Mapping[str, Any]) -> None:
+        self._workers.expect(message["pids"], message["leaving"], stopping=message["stopping"])
 
     async def _open_channels(self, stack: AsyncExitStack) -> None:
         async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -255,8 +260,11 @@ class Control:
 
     def _replace(self, pid: int) -> None:
         say(f"worker process {pid} does not answer; replacing it")
+        self._tell_supervisor("replace", pid)
+
+    def _tell_supervisor(self, what: str, pid: int) -> None:
         if self._line is not None:
-            self._line.send_soon({"type": "replace", "pid": pid})
+            self._line.send_soon({"type": what, "pid": pid})
 
     def _on_signals(self, signals: Sequence[Sequence[Any]]) -> None:
         for backend, address, word in signals:

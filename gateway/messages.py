@@ -5,20 +5,23 @@ Tables and health go down, observations come up. Both planes import these shapes
 neither imports the other. Nothing here blocks a request: a worker that has lost its channel
 serves on with what it knows and opens the channel again.
 
-Down: configure, table, endpoints, health, documents, loads, ejections, scrape, drain.
-Up:   hello, applied, signals, loads, ejections, metrics.
+Down: configure, table, endpoints, health, documents, loads, ejections, failures, scrape, relieved.
+Up:   hello, applied, listening, leaving, signals, loads, ejections, failures, metrics.
 """
 
 from typing import Any, Literal, NotRequired, TypedDict
 
 
 class Hello(TypedDict):
-    """First up: who this worker is and the revision it serves (0: none yet)."""
+    """First up: who this worker is, the revision it serves (0: none yet), and whether it
+    accepts connections or was told to go already (`listening`, `leaving`)."""
 
     type: Literal["hello"]
     slot: int
     pid: int
     revision: int
+    listening: bool
+    leaving: bool
 
 
 class Configure(TypedDict):
@@ -47,6 +50,25 @@ class Applied(TypedDict):
     type: Literal["applied"]
     revision: int
     error: NotRequired[str]
+
+
+class Listening(TypedDict):
+    """This worker accepts connections."""
+
+    type: Literal["listening"]
+
+
+class Leaving(TypedDict):
+    """This worker was told to go. It accepts connections until it is `relieved`."""
+
+    type: Literal["leaving"]
+
+
+class Relieved(TypedDict):
+    """The answer to `leaving`: another worker accepts connections in this one's place, or
+    nobody shall."""
+
+    type: Literal["relieved"]
 
 
 class Endpoints(TypedDict):
@@ -93,6 +115,14 @@ class Ejections(TypedDict):
 
     type: Literal["ejections"]
     ejections: list[tuple[str, str, float, int]]
+
+
+class Failures(TypedDict):
+    """[backend, address, failed answers in a row, whether a good one came before them]: up from
+    the worker that saw them; down to all others, which count them as their own."""
+
+    type: Literal["failures"]
+    failures: list[tuple[str, str, int, bool]]
 
 
 class LoadReport(TypedDict):
@@ -156,11 +186,3 @@ class Metrics(TypedDict):
     in_flight: list[tuple[list[str], int]]
     queue_depth: list[tuple[list[str], int]]
     live: dict[str, dict[str, dict[str, Any]]]
-
-
-class Drain(TypedDict):
-    """Lame duck for `lame_duck_s`, then finish within `drain_s` and exit 0."""
-
-    type: Literal["drain"]
-    lame_duck_s: float
-    drain_s: float

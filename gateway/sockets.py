@@ -12,6 +12,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 
 BACKLOG = 4096
 
@@ -55,6 +56,15 @@ def listen(sockets: Iterable[socket.socket]) -> None:
     """Lets clients connect; they wait until somebody accepts them."""
     for bound in sockets:
         bound.listen(BACKLOG)
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """A socket at `path` that others may connect to; they wait until somebody accepts them."""
+    bound = socket.socket(socket.AF_UNIX)
+    bound.setblocking(False)
+    bound.bind(str(path))
+    bound.listen(128)
+    return bound
 
 
 def url_of(bound: socket.socket) -> str:

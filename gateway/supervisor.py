@@ -8,14 +8,14 @@ edits; it is small so that it has no reason to fail.
 
 To each control process it holds a *line* (a `Channel` over a socket pair). Down go the
 workers' process ids, whenever one changes. Up come `ready`, once, when every worker serves
-the first table; `replace`, for a worker that no longer answers; and `alive`, each second.
+the first table; `replace`, for a worker that no longer answers; `leaving`, for one that was
+told to go and gets its successor while it finishes what it has; and `alive`, each second.
 """
 
 import asyncio
-import shutil
+import os
 import signal
 import socket
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,8 @@ from typing import Any
 from gateway.channel import Channel
 from gateway.children import Child, Command, Exit, this_program
 from gateway.lifeline import Lifeline
-from gateway.sockets import listen
+from gateway.private_directory import PrivateDirectory
+from gateway.sockets import listen, listen_unix
 
 FAULT = 78
 """The exit code (EX_CONFIG) of a child that has said on stderr why it cannot start: what it
@@ -75,21 +76,21 @@ class Supervisor:
         self._on_ready, self._say = on_ready, say
         self._silence_s = silence_s
         self._lifeline = Lifeline()
-        self._directory = _private_directory(plan.state_dir)
-        self._channel_path = self._directory / "control.sock"
-        self._channels = _listen_unix(self._channel_path)
-        self._file = self._directory / "headgate.yaml"
+        self._directory = PrivateDirectory(plan.state_dir)
+        self._channel_path = self._directory.path / "control.sock"
+        self._channels = listen_unix(self._channel_path)
+        self._file = self._directory.path / "headgate.yaml"
         self._file.write_bytes(plan.configuration)
+        self._turns = self._directory.nameless_file()
         self._stop_asked, self._hurry = asyncio.Event(), asyncio.Event()
         self._ready, self._code, self._number = False, 0, signal.SIGTERM
         self._line: Channel | None = None
         self._control_end: socket.socket | None = None
         self._line_task: asyncio.Task[None] | None = None
         self._control = self._child("control", self._control_command)
-        self._workers = [
-            self._child(f"worker {slot}", partial(self._worker_command, slot))
-            for slot in range(len(plan.data))
-        ]
+        self._workers = [self._worker(slot) for slot in range(len(plan.data))]
+        self._leaving: list[Child] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """The first call drains; the second ends everything now.
@@ -107,34 +108,34 @@ class Supervisor:
     async def run(self) -> int:
         """The exit code, when every process has ended and every socket is closed."""
         listen((*self._plan.data, self._plan.admin))
-        control = asyncio.create_task(self._control.run())
+        control = self._run(self._control)
         # The control process begins first: whatever worker it then finds was started later
         # and serves nothing before it got a table.
-        workers = [asyncio.create_task(worker.run()) for worker in self._workers]
-        for task in (control, *workers):
-            task.add_done_callback(self._note_end)
+        for worker in self._workers:
+            self._tasks.append(self._run(worker))
         try:
             await self._stop_asked.wait()
-            await self._drain(workers)
+            await self._drain()
             self._control.stop()
             await self._ended([control], LAST_WORDS_S)
         finally:
-            for child in (*self._workers, self._control):
+            for child in (*self._workers, *self._leaving, self._control):
                 child.abandon()
-            await asyncio.gather(control, *workers, return_exceptions=True)
+            await asyncio.gather(control, *self._tasks, return_exceptions=True)
             self._close()
         return self._code
 
-    async def _drain(self, workers: list[asyncio.Task[None]]) -> None:
+    async def _drain(self) -> None:
+        self._tell_workers()  # that nobody comes after them
         # Ours are copies. With them closed, a worker that stops listening at the end of its
         # lame duck really refuses, instead of leaving clients in a backlog nobody reads.
         for bound in self._plan.data:
             bound.close()
         for worker in self._workers:
             worker.stop(self._number)
-        await self._ended(workers, self._plan.patience_s)
+        await self._ended(self._tasks, self._plan.patience_s)
 
-    async def _ended(self, tasks: list[asyncio.Task[None]], patience_s: float) -> None:
+    async def _ended(self, tasks: Sequence[asyncio.Task[None]], patience_s: float) -> None:
         """Waits until `tasks` are done, `patience_s` are over or a second signal hurries."""
         hurry = asyncio.create_task(self._hurry.wait())
         done = asyncio.create_task(asyncio.wait(tasks))
@@ -146,8 +147,17 @@ class Supervisor:
             hurry.cancel()
             done.cancel()
 
-    def _note_end(self, task: asyncio.Task[None]) -> None:
+    def _run(self, child: Child) -> asyncio.Task[None]:
+        task = asyncio.create_task(child.run())
+        task.add_done_callback(partial(self._note_end, child))
+        return task
+
+    def _note_end(self, child: Child, task: asyncio.Task[None]) -> None:
         """Nobody would start a child again whose keeper has failed."""
+        if child in self._leaving:
+            self._leaving.remove(child)
+            self._tasks.remove(task)
+            self._tell_workers()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._say(f"a fault in headgate itself: {type(error).__name__}: {error}")
             self._fail()
@@ -156,6 +166,19 @@ class Supervisor:
         self._code = 1
         self._stop_asked.set()
         self._hurry.set()
+
+    def _worker(self, slot: int) -> Child:
+        return self._child(f"worker {slot}", partial(self._worker_command, slot))
+
+    def _succeed(self, pid: int) -> None:
+        """Starts the successor of a worker that leaves: both accept until it is the only one."""
+        for slot, worker in enumerate(self._workers):
+            if worker.pid == pid and not self._stop_asked.is_set():
+                self._say(f"worker {slot} was told to go; starting another one in its place")
+                worker.let_go()
+                self._leaving.append(worker)
+                self._workers[slot] = self._worker(slot)
+                self._tasks.append(self._run(self._workers[slot]))
 
     def _child(self, name: str, command: Callable[[], Command]) -> Child:
         def started(pid: int, _output: asyncio.StreamReader | None) -> None:
@@ -189,7 +212,7 @@ class Supervisor:
         self._our_end = ours
         arguments = [
             *self._plan.control,
-            *("--file", str(self._file), "--directory", str(self._directory)),
+            *("--file", str(self._file), "--directory", str(self._directory.path)),
             *("--admin-fd", str(self._plan.admin.fileno())),
             *("--channels-fd", str(self._channels.fileno())),
             *("--line-fd", str(theirs.fileno())),
@@ -209,10 +232,13 @@ class Supervisor:
             *self._plan.worker,
             *("--slot", str(slot)),
             *("--data-fd", str(bound.fileno())),
+            *("--turns-fd", str(self._turns)),
             *("--channel", str(self._channel_path)),
         ]
         return Command(
-            self._program("_worker", *arguments), (bound.fileno(),), self._plan.environment
+            self._program("_worker", *arguments),
+            (bound.fileno(), self._turns),
+            self._plan.environment,
         )
 
     def _take_up_line(self) -> None:
@@ -253,39 +279,31 @@ class Supervisor:
             self._ready = True
             self._on_ready(message)
         elif message["type"] == "replace":
-            for worker in self._workers:
+            for worker in (*self._workers, *self._leaving):
                 if worker.pid == message["pid"]:
                     worker.kill()
+        elif message["type"] == "leaving":
+            self._succeed(message["pid"])
 
     def _tell_workers(self) -> None:
         if self._line is not None:
-            pids = [worker.pid for worker in self._workers]
-            self._line.send_soon({"type": "workers", "pids": pids})
+            self._line.send_soon(
+                {
+                    "type": "workers",
+                    "pids": [worker.pid for worker in self._workers],
+                    "leaving": [pid for worker in self._leaving if (pid := worker.pid)],
+                    "stopping": self._stop_asked.is_set(),
+                }
+            )
 
     def _close(self) -> None:
         if self._line_task is not None:
             self._line_task.cancel()
         for bound in (*self._plan.data, self._plan.admin, self._channels):
             bound.close()
+        os.close(self._turns)
         self._lifeline.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
-
-
-def _private_directory(state_dir: Path) -> Path:
-    """A new directory that only we may enter; in a container without /tmp, in `state_dir`."""
-    try:
-        return Path(tempfile.mkdtemp(prefix="headgate-"))
-    except OSError:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix="run-", dir=state_dir))
-
-
-def _listen_unix(path: Path) -> socket.socket:
-    bound = socket.socket(socket.AF_UNIX)
-    bound.setblocking(False)
-    bound.bind(str(path))
-    bound.listen(128)
-    return bound
+        self._directory.close()
 
 
 async def supervise(supervisor: Supervisor) -> int:

@@ -161,13 +161,13 @@ class Live:
     # -- inside
 
     def _worker_states(self) -> list[dict[str, Any]]:
-        links = {link.slot: link for link in self._workers.links}
+        links = {link.pid: link for link in self._workers.links}
         return [
             {
                 "slot": slot,
                 "pid": pid,
-                "revision": links[slot].revision if slot in links else None,
-                "connected": slot in links,
+                "revision": links[pid].revision if pid in links else None,
+                "connected": pid in links,
             }
             for slot, pid in enumerate(self._workers.slots)
         ]

@@ -12,7 +12,8 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 from gateway.controlplane.resolver import Endpoints, addresses_of
 from gateway.core.health import Probed, ProbeSignal, Word
@@ -20,6 +21,9 @@ from gateway.core.table import EMPTY, Health, Table
 
 EAGER_S = 0.2
 """While an instance starts, it is asked this often, so that it serves as soon as it can."""
+
+JITTER = 0.1
+"""This part of an interval is chance, or the probes of a thousand instances would march in step."""
 
 HEAD_LIMIT = 32 << 10
 OUR_OWN = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
@@ -113,6 +117,7 @@ class Prober:
         self._since: dict[Key, float] = {}
         self._words: Words | None = None
         self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._unanswered: dict[Key, list[asyncio.Task[ProbeSignal | None]]] = {}
         self._nudges: dict[Key, asyncio.Event] = {}
         self._asked: dict[Key, int] = {}
         self._answered = asyncio.Event()
@@ -172,15 +177,21 @@ class Prober:
         return self._probed[key].word == "starting" and self._asked.get(key, 0) < rise
 
     async def close(self) -> None:
-        for task in self._tasks.values():
+        tasks = [task for key in list(self._tasks) for task in self._stop(key)]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _stop(self, key: Key) -> list[asyncio.Task[Any]]:
+        """Asks `key` no more, and hears no more of what was asked; the tasks that end."""
+        tasks = [self._tasks.pop(key), *self._unanswered.pop(key)]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        return tasks
 
     def _arrange(self) -> None:
         self._targets = targets_of(self._table, self._endpoints)
         self._words = None
         for key in self._tasks.keys() - self._targets.keys():
-            self._tasks.pop(key).cancel()
+            self._stop(key)
             del self._probed[key], self._nudges[key], self._since[key]
             self._asked.pop(key, None)
         for key in self._targets.keys() - self._tasks.keys():
@@ -188,19 +199,45 @@ class Prober:
             self._probed[key] = Probed() if word is None else Probed(word)
             self._since[key] = self._clock()
             self._nudges[key] = asyncio.Event()
+            self._unanswered[key] = []
             self._tasks[key] = asyncio.create_task(self._keep_asking(key))
 
     async def _keep_asking(self, key: Key) -> None:
-        nudge = self._nudges[key]
+        nudge, unanswered = self._nudges[key], self._unanswered[key]
         while True:
             nudge.clear()
             began = self._clock()
-            signal = await self._probe(self._targets[key])
-            if signal is not None:
-                self._note(key, signal)
-            self._asked[key] = self._asked.get(key, 0) + 1
-            self._answered.set()
-            await self._pause(key, nudge, signal, self._clock() - began)
+            asking = asyncio.create_task(self._ask(key))
+            unanswered.append(asking)
+            asking.add_done_callback(unanswered.remove)
+            await asyncio.wait({asking}, timeout=self._patience_s(key))
+            if asking.done():
+                await self._pause(key, nudge, asking.result(), self._clock() - began)
+
+    def _patience_s(self, key: Key) -> float | None:
+        """After how long without an answer to ask once more; None: wait for this one to end.
+
+        One that gets requests and falls silent shall be out `fall` intervals later, the first
+        of which may pass before it is asked: so the probes that each wait for their whole
+        timeout overlap, where the timeout leaves room for it.
+        """
+        health = self._targets[key].health
+        spare_s = (health.fall - 1.0 - JITTER) * health.interval_s - health.timeout_s
+        if self._probed[key].word != "up" or health.fall < 2 or spare_s <= 0.0:
+            return None
+        return 0.8 * spare_s / (health.fall - 1)
+
+    async def _ask(self, key: Key) -> ProbeSignal | None:
+        signal = await self._probe(self._targets[key])
+        if signal == "ready":  # whatever came to nothing before is older news
+            this = asyncio.current_task()
+            for older in takewhile(lambda each: each is not this, [*self._unanswered[key]]):
+                older.cancel()
+        if signal is not None:
+            self._note(key, signal)
+        self._asked[key] = self._asked.get(key, 0) + 1
+        self._answered.set()
+        return signal
 
     def _note(self, key: Key, signal: ProbeSignal) -> None:
         before = self._probed[key]
@@ -224,8 +261,8 @@ class Prober:
         await asyncio.sleep(eager_s)
         if self._is_urgent(key, signal):
             return
-        # A tenth of chance, or the probes of a thousand instances would march in step.
-        pause_s = interval_s * (0.9 + 0.2 * self._chance()) - took_s - eager_s
+        jitter = JITTER * (2.0 * self._chance() - 1.0)
+        pause_s = interval_s * (1.0 + jitter) - took_s - eager_s
         try:
             async with asyncio.timeout(pause_s):
                 await nudge.wait()

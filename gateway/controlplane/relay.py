@@ -1,6 +1,6 @@
 """What does each worker learn from the others?
 
-Every worker sees a part of the traffic. What one finds out about an instance (it was
+Every worker sees a part of the traffic. What one finds out about an instance (it fails; it was
 ejected; it has so many requests) is passed on to all others, so that N workers behave as one
 would. Nothing is decided here.
 """
@@ -41,7 +41,10 @@ class Relay:
         now = self._clock()
         for backend, address, seconds, times in ejections:
             self._ejections[backend, address] = (now + seconds, times)
-        message = {"type": "ejections", "ejections": ejections}
+        self.pass_on(link, {"type": "ejections", "ejections": ejections})
+
+    def pass_on(self, link: Link, message: Mapping[str, Any]) -> None:
+        """What `link` says is for all others, as it is."""
         for other in self._links():
             if other is not link:
                 other.channel.send_soon(message)

@@ -34,20 +34,26 @@ Endpoints = Mapping[str, Mapping[str, Sequence[str]]]
 class Link:
     """One worker as the control process knows it."""
 
-    __slots__ = ("channel", "heard", "in_flight", "metrics", "missed", "pid", "revision", "slot")
+    __slots__ = (
+        "channel", "heard", "in_flight", "leaving", "listening", "metrics", "missed", "pid",
+        "relieved", "revision", "slot",
+    )  # fmt: skip
 
     def __init__(self, channel: Channel, slot: int, pid: int) -> None:
         self.channel, self.slot, self.pid, self.revision = channel, slot, pid, 0
         self.metrics: Metrics | None = None
         self.in_flight: Mapping[str, Mapping[str, int]] = {}
         self.heard, self.missed = True, 0
+        self.listening = self.leaving = self.relieved = False
 
 
 class Workers:
-    """The links to all workers.
+    """The links to all workers, by process: in one slot there are two while a worker that was
+    told to go finishes what it has.
 
     `configure` is what a worker is told first. `replace(pid)` has that process killed and
-    another started. `on_signals` and `on_ejections` hear what workers report.
+    another started; `succeed(pid)` has another one started beside it. `on_signals` and
+    `on_ejections` hear what workers report.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class Workers:
         configure: Mapping[str, Any],
         *,
         replace: Callable[[int], None],
+        succeed: Callable[[int], None] = lambda _: None,
         on_signals: Callable[[Sequence[Sequence[Any]]], None] = lambda _: None,
         on_ejections: Callable[[Sequence[Sequence[Any]]], None] = lambda _: None,
         on_workers: Callable[[str, int, int], None] = lambda _what, _slot, _pid: None,
@@ -63,7 +70,7 @@ class Workers:
         answer_within_s: float = ANSWER_WITHIN_S,
     ) -> None:
         self._configure = dict(configure)
-        self._replace = replace
+        self._replace, self._succeed = replace, succeed
         self._on_signals, self._on_ejections = on_signals, on_ejections
         self._on_workers = on_workers
         self._answer_within_s = answer_within_s
@@ -74,6 +81,8 @@ class Workers:
         self._documents: Mapping[str, tuple[str, str]] = {}
         self._links: dict[int, Link] = {}
         self._pids: list[int | None] = []
+        self._leaving: set[int] = set()
+        self._stopping = False
         self._serving: set[int] = set()
         self._told = False
         self._changed = asyncio.Event()
@@ -85,19 +94,27 @@ class Workers:
 
     # -- what the supervisor says
 
-    def expect(self, pids: Sequence[int | None]) -> None:
-        """The process in each slot, None where there is none now.
+    def expect(
+        self,
+        pids: Sequence[int | None],
+        leaving: Sequence[int] = (),
+        *,
+        stopping: bool = False,
+    ) -> None:
+        """The process in each slot, None where there is none now; those that are `leaving`
+        and have a successor; and whether all shall go.
 
         Those of the first call were there before this control process: they may serve
         another table already, so `spread` waits for them although they never said hello.
         """
-        running = {pid for pid in pids if pid is not None}
+        running = {pid for pid in pids if pid is not None} | set(leaving)
         if not self._told:
             self._told = True
             self._serving |= running
-        self._pids = list(pids)
+        self._pids, self._leaving, self._stopping = list(pids), set(leaving), stopping
         self._serving &= running
         self._retire()
+        self._relieve()
         self._note_change()
 
     # -- what the planes and the prober ask
@@ -105,7 +122,7 @@ class Workers:
     @property
     def links(self) -> list[Link]:
         """The workers that are connected, by slot."""
-        return [self._links[slot] for slot in sorted(self._links)]
+        return sorted(self._links.values(), key=lambda link: (link.slot, not link.leaving))
 
     @property
     def slots(self) -> list[int | None]:
@@ -122,11 +139,11 @@ class Workers:
             # Killed processes leave `expect`; nothing waits for their successors, which get
             # this table before they serve at all.
             await self._settled(table.revision, self._answer_within_s)
-        return sum(link.revision >= table.revision for link in self._links.values())
+        return self._serve(table.revision)
 
     async def all_serve(self, count: int) -> None:
         """Returns when `count` workers serve the newest table."""
-        while sum(link.revision >= self._table.revision for link in self.links) < count:
+        while self._serve(self._table.revision) < count:
             await self._next_change()
 
     def set_endpoints(self, endpoints: Endpoints) -> None:
@@ -152,9 +169,6 @@ class Workers:
         """What workers serve below `/-/` from now on: path → (content type, text)."""
         self._documents = documents
         self._send_all({"type": "documents", "documents": documents})
-
-    def drain(self, lame_duck_s: float, drain_s: float) -> None:
-        self._send_all({"type": "drain", "lame_duck_s": lame_duck_s, "drain_s": drain_s})
 
     async def scrape(self) -> list[Metrics]:
         """The counters of every worker as of now, and of the retired together.
@@ -210,8 +224,8 @@ class Workers:
             return
         finally:
             channel.close()
-            if link is not None and self._links.get(link.slot) is link:
-                del self._links[link.slot]
+            if link is not None and self._links.get(link.pid) is link:
+                del self._links[link.pid]
                 self._on_workers("lost", link.slot, link.pid)
                 self._relay.share_loads()
                 self._retire()
@@ -222,10 +236,10 @@ class Workers:
     def _welcome(self, channel: Channel, hello: Mapping[str, Any]) -> Link:
         # Whatever revision it says it serves: what counts is that it applies what is sent now.
         link = Link(channel, hello["slot"], hello["pid"])
-        before = self._links.get(link.slot)
+        before = self._links.get(link.pid)
         if before is not None:
             before.channel.close()
-        self._links[link.slot] = link
+        self._links[link.pid] = link
         self._serving.add(link.pid)
         channel.send_soon({"type": "configure", "settings": self._configure})
         channel.send_soon(self._table_message())
@@ -235,6 +249,9 @@ class Workers:
         if ejected := self._relay.ejections_message():
             channel.send_soon(ejected)
         self._on_workers("joined", link.slot, link.pid)
+        link.listening = hello.get("listening", False)
+        if hello.get("leaving"):
+            self._leave(link)
         return link
 
     def _hear(self, link: Link, message: Mapping[str, Any]) -> None:
@@ -242,6 +259,11 @@ class Workers:
             case "applied":
                 link.revision = message["revision"]
                 self._note_change()
+            case "listening":
+                link.listening = True
+                self._relieve()
+            case "leaving":
+                self._leave(link)
             case "metrics":
                 self._take_metrics(link, cast(Metrics, message))
             case "signals":
@@ -249,6 +271,8 @@ class Workers:
             case "ejections":
                 self._relay.take_ejections(link, message["ejections"])
                 self._on_ejections(message["ejections"])
+            case "failures":
+                self._relay.pass_on(link, message)
             case "loads":
                 link.in_flight = message["in_flight"]
                 self._relay.share_loads()
@@ -259,9 +283,23 @@ class Workers:
         if waiting is not None and not waiting.done():
             waiting.set_result(metrics)
 
+    def _leave(self, link: Link) -> None:
+        link.leaving = True
+        if not self._stopping and link.pid not in self._leaving:
+            self._succeed(link.pid)
+        self._relieve()
+
+    def _relieve(self) -> None:
+        """Tells workers that leave whose slots are in other hands, or shall be in none."""
+        taken = {link.slot for link in self._links.values() if link.listening and not link.leaving}
+        for link in self._links.values():
+            if link.leaving and not link.relieved and (self._stopping or link.slot in taken):
+                link.relieved = True
+                link.channel.send_soon({"type": "relieved"})
+
     def _retire(self) -> None:
         """Folds the last words of processes that are gone, once and for good."""
-        alive = {link.pid for link in self._links.values()} | set(self._pids)
+        alive = set(self._links) | set(self._pids) | self._leaving
         for pid in [pid for pid in self._last if pid not in alive]:
             self.retired = fold(self.retired, self._last.pop(pid))
 
@@ -280,8 +318,11 @@ class Workers:
     def _behind(self, revision: int) -> list[int]:
         """The processes that may decide by a table older than `revision`."""
         current = {link.pid for link in self._links.values() if link.revision >= revision}
-        known = {link.pid for link in self._links.values()}
-        return sorted((self._serving | known) - current)
+        return sorted((self._serving | set(self._links)) - current)
+
+    def _serve(self, revision: int) -> int:
+        """In how many slots there is a worker that serves `revision`."""
+        return len({link.slot for link in self._links.values() if link.revision >= revision})
 
     async def _settled(self, revision: int, within_s: float) -> bool:
         try:

@@ -27,13 +27,14 @@ ALIKE: Final = 0.7  # of instances that are about as fast the least busy one is 
 ALIKE_S: Final = 0.001  # stay warm and known, and none gets a crowd for a hair's breadth
 JUDGED: Final = 8  # answers without which none counts as slow: the first ones are cold
 RELEARN: Final = 0.5  # and its weight after FORGET_S without one
-SHUN_AFTER: Final = 5  # failed answers in a row
+SHUN_AFTER: Final = 5  # failed answers in a row, of all workers together
 SHUN_S: Final = 5.0
 REFUSED_S: Final = 0.5  # until the probes have asked whoever is at that address now
 MOST_SLOTS: Final = 65_536.0
 TURNAROUND_S: Final = 0.002  # from an instance's answer to the arrival of its next request
 MOST_OF_NEW: Final = 32.0
 MOST_AHEAD: Final = 8.0  # requests sent ahead to an instance of few slots
+UNLIMITED: Final = 1 << 62
 _MOST_WAIT_S: Final = 5.0
 _STEP: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 64) - 1
@@ -45,12 +46,13 @@ class Load:
     `in_flight` counts this worker's own requests, `others` those of the other workers.
     `slots` is how many the instance computes at once and `service_s` how long one takes
     without waiting; 0.0 while unknown. `most` is how many it should have at once. `weight`
-    is below 1 during slow start. `is_new` until it has shown in any way that it answers.
+    is below 1 during slow start. `limit` bounds `in_flight`, by configuration. `is_new` until
+    it has shown in any way that it answers.
     """
 
     __slots__ = (
         "alone_s", "base_s", "crowd", "crowd_since", "failures", "foreign", "in_flight",
-        "is_new", "learned_at", "most", "others", "reported_at", "samples", "service_s",
+        "is_new", "learned_at", "limit", "most", "others", "reported_at", "samples", "service_s",
         "shunned_until", "slots", "wait_until", "weight",
     )  # fmt: skip
 
@@ -62,6 +64,7 @@ class Load:
         slots: float = 0.0,
         service_s: float = 0.0,
         weight: float = 1.0,
+        limit: int = UNLIMITED,
     ) -> None:
         self.in_flight = in_flight
         self.others = others
@@ -69,6 +72,7 @@ class Load:
         self.service_s = service_s
         self.weight = weight
         self.most = most_at_once(slots, service_s)
+        self.limit = limit
         self.samples = 0
         self.is_new = True
         self.alone_s = service_s
@@ -106,9 +110,7 @@ class Load:
         """
         self.is_new = False
         if failed:
-            self.failures += 1
-            if self.failures >= SHUN_AFTER:
-                self.shunned_until = now + SHUN_S
+            self._failed(now, 1)
             return
         self.failures = 0
         self.shunned_until = 0.0
@@ -126,6 +128,20 @@ class Load:
         else:
             self._feel(sample, occupied)
             self.alone_s = self.service_s if self.most == math.inf else self.base_s
+
+    def heard(self, now: float, failures: int, after_success: bool) -> None:
+        """Takes in what another worker saw: so many failed answers in a row, `after_success`
+        or in the row that was there."""
+        if after_success:
+            self.failures = 0
+            self.shunned_until = 0.0
+        if failures:
+            self._failed(now, failures)
+
+    def _failed(self, now: float, count: int) -> None:
+        self.failures += count
+        if self.failures >= SHUN_AFTER:
+            self.shunned_until = now + SHUN_S
 
     def _feel(self, sample: float, occupied: float) -> None:
         """Feels for the room of an instance that does not report.
@@ -257,15 +273,14 @@ def choose(
     loads: Sequence[Load],
     turn: int,
     now: float,
-    max_in_flight: int = 1 << 62,
     ahead: int = 0,
 ) -> int:
     """The index in `loads` of the instance for one more request; -1 when none has room.
 
     `turn` counts up with each choice from a random start: it breaks ties by rotation, is the
     position of `round_robin` and the chance of `random`. Room is up to what each should have
-    at once and `ahead` more, at most `max_in_flight`; but a worker may always send one, for
-    what it knows of the others is old.
+    at once and `ahead` more, at most its `limit`; but within that a worker may always send one,
+    for what it knows of the others is old.
     """
     count = len(loads)
     if not count:
@@ -283,7 +298,7 @@ def choose(
             most = usual_most(loads)
         if load.weight < 1.0:
             most *= load.weight
-        if in_flight < max_in_flight and (occupied < most or not in_flight):
+        if in_flight < load.limit and (occupied < most or not in_flight):
             if not least_loaded:
                 return index
             if not load.service_s and not usual_s:

@@ -18,6 +18,7 @@ from gateway.core.lines import (
     EXPECT,
     FIELD_BYTES,
     HOST,
+    KEEP_ALIVE,
     LENGTH,
     REQUEST_LINES,
     RESPONSE_LINES,
@@ -48,6 +49,7 @@ _LONGEST_KNOWN = 256
 _known_requests: dict[bytes, tuple[bytes, bytes, int]] = {}
 _known_statuses: dict[bytes, tuple[int, bytes, int]] = {}
 _KEEP_ALIVE = (b"keep-alive", b"Keep-Alive")
+_idle_timeout = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE).search
 
 
 class _Head:
@@ -286,6 +288,13 @@ class ResponseHead(_Head):
             if kind == RETRY_AFTER:
                 self.forward.append(line)
             self.special[kind] = value
+
+    @property
+    def idle_s(self) -> int | None:
+        """For how many seconds the sender keeps an idle connection, where it says so
+        (`Keep-Alive: timeout=5`)."""
+        said = _idle_timeout(self.special.get(KEEP_ALIVE, b""))
+        return int(said[1]) if said else None
 
 
 def parse_response(head: bytes, max_headers: int) -> ResponseHead:

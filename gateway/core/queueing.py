@@ -48,7 +48,7 @@ class Refuse(NamedTuple):
 
 
 def place(
-    balance: str, loads: Sequence[Load], waiting: int, max_in_flight: int, turn: int, now: float
+    balance: str, loads: Sequence[Load], waiting: int, turn: int, now: float
 ) -> Placement | None:
     """Where one of the `waiting` requests (at least 1, the newest included) goes now; None
     when all of them do better to wait.
@@ -58,7 +58,7 @@ def place(
     """
     count = len(loads)
     ahead = 1 if waiting > DEEP * count else 0
-    index = choose(balance, loads, turn, now, max_in_flight, ahead)
+    index = choose(balance, loads, turn, now, ahead)
     if index < 0:
         return None
     if count == 1:
@@ -104,14 +104,14 @@ def _now_or_later(loads: Sequence[Load], index: int, waiting: int, now: float) -
     return None
 
 
-def rather_than_refuse(loads: Sequence[Load], max_in_flight: int, turn: int, now: float) -> int:
+def rather_than_refuse(loads: Sequence[Load], turn: int, now: float) -> int:
     """The index of a free instance for a request that would be refused; -1 if there is none.
 
     Such a one is slow, or was when last heard of: an answer from it is late, a refusal is
     none, and only an answer can show that it is slow no more. One that fails quickly is no
     help.
     """
-    index = choose("least_loaded", loads, turn, now, max_in_flight)
+    index = choose("least_loaded", loads, turn, now)
     if index >= 0 and loads[index].shunned_until > now:
         return -1
     return index
@@ -178,11 +178,9 @@ class Admission:
 
         `patience_s` is how long its client will wait for the answer, infinite if unknown.
         """
-        rate, service_s = capacity(loads)
+        rate, service_s = self._pace(now, loads)
         if not rate:
             return Refuse("no_backend", 1)
-        if self._gone >= MEASURABLE:
-            rate = self._gone / max(0.001, now - self._since - GRACE_S)
         wait_s = (waiting + 1) / rate
         long_s = tolerable_wait_s(service_s)
         present = waiting + sum([load.in_flight for load in loads])
@@ -190,12 +188,40 @@ class Admission:
             self._calm()
         else:
             self._judge(now, present, sigmas=1.5 if wait_s > 3.0 * long_s else 4.0)
-        queue = self._queue
-        full = waiting >= queue.size or wait_s > queue.timeout_s
-        if full and now > self._since + PERSISTENT_S:
+        if now > self._since + PERSISTENT_S and self._is_full(waiting, wait_s):
             self._overloaded = True
-        if full or wait_s + service_s > patience_s or (self._overloaded and wait_s > long_s):
+        verdict = self._verdict(waiting, wait_s, service_s, patience_s)
+        if isinstance(verdict, Refuse):
             self._refused += 1
+        return verdict
+
+    def foresee(
+        self, now: float, loads: Sequence[Load], waiting: int, patience_s: float
+    ) -> Admit | Refuse:
+        """What `admit` would say now, for a request that is not there yet. Changes nothing."""
+        rate, service_s = self._pace(now, loads)
+        if not rate:
+            return Refuse("no_backend", 1)
+        return self._verdict(waiting, (waiting + 1) / rate, service_s, patience_s)
+
+    def _pace(self, now: float, loads: Sequence[Load]) -> Capacity:
+        """How fast requests leave, as counted while the queue stands, else as computed."""
+        can = capacity(loads)
+        if can.rate and self._gone >= MEASURABLE:
+            return Capacity(self._gone / max(0.001, now - self._since - GRACE_S), can.service_s)
+        return can
+
+    def _is_full(self, waiting: int, wait_s: float) -> bool:
+        return waiting >= self._queue.size or wait_s > self._queue.timeout_s
+
+    def _verdict(
+        self, waiting: int, wait_s: float, service_s: float, patience_s: float
+    ) -> Admit | Refuse:
+        if (
+            self._is_full(waiting, wait_s)
+            or wait_s + service_s > patience_s
+            or (self._overloaded and wait_s > tolerable_wait_s(service_s))
+        ):
             return Refuse("queue_full", retry_after_s(wait_s))
         return Admit(wait_s)
 

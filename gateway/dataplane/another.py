@@ -50,6 +50,8 @@ def another(
     if not _moves_on(attempt, reason, instance) and not plane.may_spend():
         plane.counters.retries_denied += 1
         return None
+    if not instance.takes():
+        return None
     plane.counters.retried(route.route.name, reason or str(status))
     return instance
 

@@ -209,15 +209,13 @@ class Attempt:
             return
         self._is_over = True
         instance = self.instance
-        load = instance.load
         if learn or (self.failed and not self._is_stale):
+            load = instance.load
+            failures = load.failures
             load.answered(now, now - self.sent_at, self._occupied, self.failed)
-        load.done()
-        if instance.gone:
-            if not load.in_flight:
-                instance.plane.instances.left(instance)
-        elif instance.backend.waiting:
-            instance.plane.soon(instance.backend)
+            if load.failures != failures:
+                instance.plane.failed(instance)
+        instance.freed()
 
     def end_tunnel(self, now: float) -> None:
         """A tunnel is over; it teaches nothing of speed."""

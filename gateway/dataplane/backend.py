@@ -13,15 +13,18 @@ from gateway.core.balancing import REFUSED_S, Load, choose
 from gateway.core.errors import NoRoom
 from gateway.core.headers import timeout_line
 from gateway.core.health import serving
-from gateway.core.queueing import Admission, Refuse, place, rather_than_refuse
+from gateway.core.queueing import Admission, Placement, Refuse, place, rather_than_refuse
 from gateway.core.table import Backend, Queue
 from gateway.dataplane.deadlines import Timed
 from gateway.dataplane.instance import LiveInstance
+from gateway.dataplane.turns import is_few
 
 if TYPE_CHECKING:
     from gateway.dataplane.context import Plane
     from gateway.dataplane.exchange import Exchange
     from gateway.dataplane.mirroring import Copy
+
+AGAIN_S = 0.001  # between two looks for a turn that another worker may have given back
 
 
 class LiveBackend(Timed):
@@ -29,8 +32,8 @@ class LiveBackend(Timed):
     ends the moment for which it is `vacant`."""
 
     __slots__ = (
-        "admission", "config", "copies", "instances", "loads", "most", "name", "plane", "serving",
-        "timeout_line", "turn", "vacant", "waiting",
+        "_is_looking", "admission", "alone", "config", "copies", "instances", "is_counted",
+        "loads", "most", "name", "plane", "serving", "timeout_line", "turn", "vacant", "waiting",
     )  # fmt: skip
 
     def __init__(self, plane: "Plane", config: Backend) -> None:
@@ -41,26 +44,30 @@ class LiveBackend(Timed):
         self.instances: dict[str, LiveInstance] = {}
         self.serving: tuple[LiveInstance, ...] = ()
         self.loads: tuple[Load, ...] = ()
+        self.alone: LiveInstance | None = None  # the only one that serves, if it is not counted
         self.waiting: deque[Exchange] = deque()
         self.copies: set[Copy] = set()  # mirrored here, under way
         self.admission = Admission(self._queue(config))
-        self.most = self._most(config)
+        self.most, self.is_counted = self._most(config)
         self.timeout_line = timeout_line(config.timeouts.response_s)
         self.turn = plane.random()
+        self._is_looking = False
         self.vacant = False  # every instance turned a request away just now
 
     def configure(self, config: Backend) -> None:
         """Takes an edit; what did not change goes on as it was."""
         if config.queue != self.config.queue:
             self.admission = Admission(self._queue(config))
-        self.most = self._most(config)
+        self.most, self.is_counted = self._most(config)
         self.config = config
         self.timeout_line = timeout_line(config.timeouts.response_s)
 
-    def _most(self, config: Backend) -> int:
-        """How many requests of this worker an instance may have: the configured number is for
-        all workers together, and connections are dealt out evenly. Each may always send one."""
-        return max(1, config.max_in_flight // self.plane.options.workers)
+    def _most(self, config: Backend) -> tuple[int, bool]:
+        """How many requests of this worker an instance may have, and whether each of them takes
+        a turn: the configured number is for all workers together. A large one is shared out,
+        for connections are dealt out evenly; a few are counted."""
+        most, workers = config.max_in_flight, self.plane.options.workers
+        return (most, True) if is_few(most, workers) else (most // workers, False)
 
     def _queue(self, config: Backend) -> Queue:
         """This worker's part of the backend's queue."""
@@ -82,12 +89,16 @@ class LiveBackend(Timed):
     def refresh(self) -> None:
         """Decides anew who serves. Called whenever evidence or commands changed."""
         serve = serving(self.words(), self.ejected(self.plane.now()))
+        for each in self.instances.values():
+            each.limit_to(self.most, self.is_counted)
         before = self.serving
         self.serving = tuple(each for key, each in self.instances.items() if key in serve)
         if self.serving != before:
             self.vacant = False
             self.loads = tuple(each.load for each in self.serving)
             self.plane.generation += 1
+        is_alone = len(self.serving) == 1 and not self.is_counted
+        self.alone = self.serving[0] if is_alone else None
         if self.waiting:
             self.plane.soon(self)
 
@@ -109,20 +120,20 @@ class LiveBackend(Timed):
 
     def enter(self, exchange: "Exchange", now: float) -> None:
         """Sends `exchange` to an instance or lets it wait; raises NoRoom to refuse it."""
-        self.turn = turn = self.turn + 1
+        self.turn += 1
         if not self.waiting:
-            config = self.config
-            if len(self.loads) == 1:
+            alone = self.alone
+            if alone is not None:
                 # The usual case in short: one instance that has room.
-                load = self.loads[0]
+                load = alone.load
                 in_flight = load.in_flight
                 if not in_flight or (
-                    in_flight < self.most and load.weight >= 1.0 and load.occupied(now) < load.most
+                    in_flight < load.limit and load.weight >= 1.0 and load.occupied(now) < load.most
                 ):
                     self.admission.dispatched(now)
-                    exchange.begin(self.serving[0], now)
+                    exchange.begin(alone, now)
                     return
-            spot = place(config.balance, self.loads, 1, self.most, turn, now)
+            spot = self._place(1, now)
             if spot is not None:
                 self._send(exchange, self.serving[spot.instance], now)
                 return
@@ -133,6 +144,14 @@ class LiveBackend(Timed):
         if exchange in self.waiting:
             self._admit(exchange, now)
 
+    def _place(self, waiting: int, now: float) -> Placement | None:
+        """Where one of the `waiting` goes now, if anywhere; its turn there is taken."""
+        balance = self.config.balance
+        while True:
+            spot = place(balance, self.loads, waiting, self.turn, now)
+            if spot is None or not self.is_counted or self.serving[spot.instance].takes():
+                return spot
+
     def _admit(self, exchange: "Exchange", now: float) -> None:
         """Whether it is worth waiting: who cannot be answered in time is told so at once."""
         verdict = self.admission.admit(
@@ -140,15 +159,22 @@ class LiveBackend(Timed):
         )
         if isinstance(verdict, Refuse):
             self.waiting.remove(exchange)
-            index = rather_than_refuse(self.loads, self.most, self.turn, now)
-            if index >= 0:
+            index = rather_than_refuse(self.loads, self.turn, now)
+            if index >= 0 and self.serving[index].takes():
                 self._send(exchange, self.serving[index], now)
                 return
-            raise NoRoom(
-                "The backend's queue is full.", verdict.code, retry_after_s=verdict.retry_after_s
-            )
+            raise _no_room(verdict)
         until = min(exchange.patience_until, now + self.config.queue.timeout_s)
         self.plane.wheel.set(exchange, until)
+
+    def foresee(self, patience_s: float, now: float) -> NoRoom | None:
+        """The refusal that a request would get if it entered now; None if it would get none."""
+        loads, waiting = self.loads, len(self.waiting)
+        spot = place(self.config.balance, loads, waiting + 1, self.turn, now)
+        if spot is not None or rather_than_refuse(loads, self.turn, now) >= 0:
+            return None
+        verdict = self.admission.foresee(now, loads, waiting, patience_s)
+        return _no_room(verdict) if isinstance(verdict, Refuse) else None
 
     def dispatch(self) -> None:
         """Sends who waits to where there is room now."""
@@ -159,19 +185,31 @@ class LiveBackend(Timed):
                 self._turn_away()
                 return
             self.turn += 1
-            spot = place(
-                self.config.balance,
-                self.loads,
-                len(waiting),
-                self.most,
-                self.turn,
-                now,
-            )
+            spot = self._place(len(waiting), now)
             if spot is None:
                 return
             exchange = waiting[spot.position]
             del waiting[spot.position]
             self._send(exchange, self.serving[spot.instance], now)
+
+    def look_again(self) -> None:
+        """Looks for turns again in a moment: another worker has them all, and gives no sign
+        when it gives one back."""
+        if not self._is_looking:
+            self._is_looking = True
+            self.plane.later(AGAIN_S, self._look)
+
+    def _look(self) -> None:
+        self._is_looking = False
+        for each in self.instances.values():
+            each.load.limit = self.most
+        self.dispatch()
+        for each in self.instances.values():
+            if each.turns is not None and each.turns.is_next:
+                if self.waiting:
+                    self.look_again()
+                else:
+                    each.turns.resign()
 
     def _turn_away(self) -> None:
         """Nobody is left here: who waits goes where its route says, or is told so."""
@@ -192,13 +230,12 @@ class LiveBackend(Timed):
         if not left:
             return None
         self.turn += 1
-        most = self.most
         loads = [each.load for each in left]
-        index = choose(self.config.balance, loads, self.turn, now, most)
+        index = choose(self.config.balance, loads, self.turn, now)
         if index >= 0:
             return left[index]
         best = min(left, key=lambda each: each.load.in_flight)
-        return best if tried and best.load.in_flight < most else None
+        return best if tried and best.load.in_flight < best.load.limit else None
 
     def withdraw(self, exchange: "Exchange") -> None:
         """`exchange` waits no more."""
@@ -208,3 +245,8 @@ class LiveBackend(Timed):
     @property
     def in_flight(self) -> int:
         return sum(each.load.in_flight for each in self.instances.values())
+
+
+def _no_room(verdict: Refuse) -> NoRoom:
+    detail = "The backend's queue is full."
+    return NoRoom(detail, verdict.code, retry_after_s=verdict.retry_after_s)

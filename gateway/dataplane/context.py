@@ -23,6 +23,7 @@ from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.instances import Endpoints, Instances
 from gateway.dataplane.traced import TracedExchange
+from gateway.dataplane.turns import TurnsFile
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.ledger import Ledger
 from gateway.telemetry.metrics import Counters
@@ -40,9 +41,9 @@ class Plane:
 
     __slots__ = (
         "_awake", "_id", "_loop", "_trusted", "budget", "clients", "counters", "documents",
-        "draining", "ejected_news", "exchange", "generation", "instances", "lame", "ledger",
-        "log", "mirrored", "most_clients", "node", "notify", "now", "options", "signals",
-        "snapshot", "tracing", "wheel",
+        "draining", "ejected_news", "exchange", "failures_news", "generation", "instances",
+        "lame", "ledger", "log", "mirrored", "most_clients", "node", "notify", "now", "options",
+        "signals", "snapshot", "tracing", "turns", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -50,8 +51,10 @@ class Plane:
         options: DataplaneOptions,
         loop: asyncio.AbstractEventLoop | Any,
         tracing: Tracing | None = None,
+        turns: TurnsFile | None = None,
     ) -> None:
         self.options = options
+        self.turns = turns or TurnsFile(None)
         self.tracing = tracing
         self.exchange = Exchange if tracing is None else TracedExchange
         self.now = time.monotonic
@@ -76,6 +79,7 @@ class Plane:
         self.notify: Callable[[], None] = _nobody
         self.signals: list[tuple[str, str, str]] = []
         self.ejected_news: list[tuple[str, str, float, int]] = []
+        self.failures_news: dict[tuple[str, str], tuple[int, bool]] = {}
         self.documents: dict[bytes, tuple[bytes, bytes]] = {}
         self.instances = Instances(self)
         self.snapshot = Snapshot(self, EMPTY, None)
@@ -121,6 +125,9 @@ class Plane:
             self._loop.call_soon(self._wake)
         self._awake.add(backend)
 
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        self._loop.call_later(seconds, what)
+
     def _wake(self) -> None:
         awake, self._awake = self._awake, set()
         for backend in awake:
@@ -132,6 +139,15 @@ class Plane:
         if len(self.signals) < 1000:
             self.signals.append((instance.backend.name, instance.address, signal))
         self.notify()
+
+    def failed(self, instance: LiveInstance) -> None:
+        """Its row of failed answers became longer, or ended: the others shall know."""
+        if self.options.workers > 1:
+            key = (instance.backend.name, instance.address)
+            count, after_success = self.failures_news.get(key, (0, False))
+            is_over = not instance.load.failures
+            self.failures_news[key] = (0, True) if is_over else (count + 1, after_success)
+            self.notify()
 
     def ejected(self, instance: LiveInstance, now: float) -> None:
         self.counters.ejected(instance.backend.name, instance.address)

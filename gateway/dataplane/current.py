@@ -97,7 +97,10 @@ class LiveRoute:
             name = split.pick(self.spread.next())
         if name is None:
             return self._nobody()
-        backend = self.backends[name]
+        return self._taker(self.backends[name])
+
+    def _taker(self, backend: LiveBackend) -> LiveBackend:
+        """Who takes what falls to `backend`; raises NoRoom."""
         if backend.vacant and self.fallback is not None and self.fallback.serving:
             return self.fallback
         return backend if backend.serving else self._unavailable()
@@ -130,17 +133,33 @@ class LiveRoute:
         key = sticky_key(head, self.route.sticky)
         return sticky_backend(self.route.name, key, split.weights) if key else None
 
-    def check_open(self, head: RequestHead) -> None:
-        """Raises the NoRoom that a request would meet now, as far as no ticket is needed."""
+    def check_open(self, head: RequestHead, patience_s: float, now: float) -> None:
+        """Raises the NoRoom that a request would meet now, whatever its ticket: when nobody
+        serves, and when everybody it may fall to would refuse it."""
         generation = self._snapshot.plane.generation
         if self._generation != generation:
             self._renew(generation)
-        if self.route.override and OVERRIDE in head.special:
-            self._overridden(head.special[OVERRIDE])
-        elif self._open.pick(0) is None:
+        refused: NoRoom | None = None
+        for backend in self._possible(head):
+            try:
+                refused = self._taker(backend).foresee(patience_s, now)
+            except NoRoom as fault:
+                refused = fault
+            if refused is None:
+                return
+        if refused is None:
             self._nobody()
-        elif not any(each.serving for each in self.backends.values()):
-            self._unavailable()
+        else:
+            raise refused
+
+    def _possible(self, head: RequestHead) -> list[LiveBackend]:
+        """The backends that a request may fall to, as far as known without a ticket."""
+        if self.route.override and OVERRIDE in head.special:
+            return [self._overridden(head.special[OVERRIDE])]
+        name = self._stuck(head, self._open) if self.route.sticky is not None else None
+        if name is not None:
+            return [self.backends[name]]
+        return [self.backends[each] for each, weight in self._open.weights if weight]
 
     def _renew(self, generation: int) -> None:
         self._generation = generation

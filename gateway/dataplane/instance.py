@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from gateway.core.balancing import Load
 from gateway.core.health import CLEAR, Ejection, may_eject, slow_start
 from gateway.dataplane.deadlines import Timed
+from gateway.dataplane.turns import Turns
 from gateway.dataplane.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 REPORT = ("queue", "running", "slots", "wait_ms")
 NEUTRAL_S = 0.02  # an idle connection closed sooner than this teaches nothing of idle limits
 LEAST_IDLE_S = 0.1
+IDLE_MARGIN_S = 1.0  # what an instance says of its idle limit is true of its own clock and socket
 TIMEOUT_WEIGHT = 3  # it held a slot for its whole time, and few come before it has done harm
 
 
@@ -32,7 +34,7 @@ class LiveInstance(Timed):
     __slots__ = (
         "address", "backend", "connecting", "connections", "ejection", "gone", "host", "idle",
         "idle_limit_s", "label", "load", "plane", "port", "refused", "report", "returned_at",
-        "seen_down", "state", "word",
+        "seen_down", "state", "turns", "word",
     )  # fmt: skip
 
     def __init__(self, plane: "Plane", backend: "LiveBackend", address: str) -> None:
@@ -48,6 +50,7 @@ class LiveInstance(Timed):
         self.seen_down = False
         self.ejection: Ejection = CLEAR
         self.load = Load()
+        self.turns: Turns | None = None  # where requests are counted over all workers
         self.report: tuple[float, ...] = ()  # the last one, in the order of REPORT
         self.returned_at = -1e9
         self.gone = False
@@ -97,6 +100,11 @@ class LiveInstance(Timed):
             if NEUTRAL_S < idled_s < self.idle_limit_s and self.word == "up":
                 self.idle_limit_s = max(LEAST_IDLE_S, idled_s * 0.8)
 
+    def announced(self, idle_s: float | None) -> None:
+        """The instance says for how long it keeps an idle connection."""
+        if idle_s is not None and idle_s - IDLE_MARGIN_S < self.idle_limit_s:
+            self.idle_limit_s = idle_s - IDLE_MARGIN_S
+
     def connect(self, ready: Callable[[Upstream], None], failed: Callable[[str], None]) -> None:
         """Opens a connection and calls one of the two; the task belongs to this instance."""
         task = asyncio.ensure_future(self._connect(ready, failed))
@@ -128,6 +136,39 @@ class LiveInstance(Timed):
     def close_idle(self) -> None:
         while self.idle:
             self.idle.pop().abort()
+
+    # room
+
+    def limit_to(self, most: int, is_counted: bool) -> None:
+        """From now on at most so many requests, each of which takes a turn where they are
+        counted."""
+        self.load.limit = most
+        if is_counted:
+            self.turns = self.plane.turns.at(self.backend.name, self.address)
+        elif self.turns is not None and not self.turns.held:
+            self.turns = None
+
+    def takes(self) -> bool:
+        """Whether one more request may be sent, for all that other workers have sent. If so it
+        must be, until `freed`; if not, there is no room for a moment."""
+        backend = self.backend
+        if self.turns is None or not backend.is_counted or self.turns.take(backend.most):
+            return True
+        self.load.limit = self.load.in_flight
+        backend.look_again()
+        return False
+
+    def freed(self) -> None:
+        """A request is off this instance, however it ended."""
+        self.load.done()
+        if self.turns is not None:
+            self.turns.give()
+            self.load.limit = self.backend.most
+        if self.gone:
+            if not self.load.in_flight:
+                self.plane.instances.left(self)
+        elif self.backend.waiting:
+            self.plane.soon(self.backend)
 
     # health
 

@@ -102,6 +102,8 @@ class Instances:
     def _leave(self, backend: LiveBackend, instance: LiveInstance) -> None:
         del backend.instances[instance.address]
         instance.gone = True
+        if instance.turns is not None:
+            instance.turns.resign()
         instance.close_idle()
         if instance.load.in_flight:
             self.leaving.add(instance)

@@ -222,7 +222,8 @@ class Intake(Timed):
             self._most = route.route.max_body
             gather = self.plane.options.gather
             if EXPECT in head.special:
-                route.check_open(head)
+                patience = min(route.route.deadline_s or NEVER, patience_s(head) or NEVER)
+                route.check_open(head, patience, self.started)
         if head.length is not None and head.length > self._most:
             raise ClientFault("The body is larger than the route takes.", "body_too_large")
         self._check_size()

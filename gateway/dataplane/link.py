@@ -26,7 +26,8 @@ class Link:
     """One worker's channel, for as long as the worker lives.
 
     `made` gets the settings of the first `configure` and gives the plane; `ready` is called
-    after the first table; `drain` when the control process asks the worker to go.
+    after the first table. `relieved` is set when the worker, once told to go, need accept
+    connections no more.
     """
 
     def __init__(
@@ -35,15 +36,15 @@ class Link:
         slot: int,
         made: Callable[[dict[str, Any]], Plane],
         ready: Callable[[], None],
-        drain: Callable[[float, float], None],
         retry_s: tuple[float, float],
     ) -> None:
         self._path = path
         self._slot = slot
         self._made = made
         self._ready = ready
-        self._drain = drain
         self._retry_s = retry_s
+        self._is_listening = self._is_leaving = False
+        self.relieved = asyncio.Event()
         self._channel: Channel | None = None
         self._plane: Plane | None = None
         self._told: dict[str, dict[str, int]] = {}
@@ -71,7 +72,14 @@ class Link:
     async def _converse(self, channel: Channel) -> None:
         revision = self._plane.snapshot.revision if self._plane is not None else 0
         await channel.send(
-            {"type": "hello", "slot": self._slot, "pid": os.getpid(), "revision": revision}
+            {
+                "type": "hello",
+                "slot": self._slot,
+                "pid": os.getpid(),
+                "revision": revision,
+                "listening": self._is_listening,
+                "leaving": self._is_leaving,
+            }
         )
         self._channel = channel
         self._told = {}
@@ -117,6 +125,8 @@ class Link:
             self._loads(plane, message["in_flight"])
         elif kind == "ejections":
             self._ejections(plane, message["ejections"])
+        elif kind == "failures":
+            self._failures(plane, message["failures"])
         elif kind == "scrape":
             self.send(metrics(plane, message["id"]))
         elif kind == "documents":
@@ -124,8 +134,8 @@ class Link:
                 path.encode(): (kind_of.encode(), body.encode())
                 for path, (kind_of, body) in message["documents"].items()
             }
-        elif kind == "drain":
-            self._drain(message["lame_duck_s"], message["drain_s"])
+        elif kind == "relieved":
+            self.relieved.set()
 
     def _loads(self, plane: Plane, in_flight: dict[str, dict[str, int]]) -> None:
         for name, backend in plane.instances.backends.items():
@@ -143,7 +153,30 @@ class Link:
             if instance is not None:
                 instance.follow_ejection(seconds, times, now)
 
+    def _failures(self, plane: Plane, failures: list[tuple[str, str, int, bool]]) -> None:
+        now = plane.now()
+        for name, address, count, after_success in failures:
+            backend = plane.instances.backends.get(name)
+            instance = backend.instances.get(address) if backend is not None else None
+            if instance is not None:
+                instance.load.heard(now, count, after_success)
+
     # up
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the control process is there now."""
+        return self._channel is not None
+
+    def listening(self) -> None:
+        """Connections are accepted from now on."""
+        self._is_listening = True
+        self.send({"type": "listening"})
+
+    def leaving(self) -> None:
+        """The worker was told to go."""
+        self._is_leaving = True
+        self.send({"type": "leaving"})
 
     async def last_words(self) -> None:
         """Sends what was counted since the last scrape: what is not told now is lost."""
@@ -173,6 +206,10 @@ class Link:
         if plane.ejected_news:
             ejections, plane.ejected_news = plane.ejected_news, []
             self.send({"type": "ejections", "ejections": ejections})
+        if plane.failures_news:
+            news, plane.failures_news = plane.failures_news, {}
+            failures = [[*key, count, after] for key, (count, after) in news.items()]
+            self.send({"type": "failures", "failures": failures})
 
     async def _report(self) -> None:
         """In-flight counts, when they changed."""

@@ -32,7 +32,7 @@ def mirror(exchange: "Exchange", route: LiveRoute) -> None:
     if plane.random() * 100 >= wanted.percent * _WHOLE:
         return
     instance = backend.other((), exchange.ready_at)
-    if instance is not None:
+    if instance is not None and instance.takes():
         Copy(exchange, instance).begin()
 
 
@@ -115,9 +115,4 @@ class Copy:
         instance = self._instance
         instance.plane.mirrored -= 1
         instance.backend.copies.discard(self)
-        instance.load.done()
-        if instance.gone:
-            if not instance.load.in_flight:
-                instance.plane.instances.left(instance)
-        elif instance.backend.waiting:
-            instance.plane.soon(instance.backend)
+        instance.freed()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from gateway.core.errors import UpstreamFault
 from gateway.core.framing import Body, Chunked, Sized, UntilClose
 from gateway.core.heads import CHUNKED, END, ResponseHead, parse_response
-from gateway.core.lines import UPGRADE
+from gateway.core.lines import KEEP_ALIVE, UPGRADE
 from gateway.dataplane.deadlines import NEVER, Timed
 
 if TYPE_CHECKING:
@@ -195,6 +195,8 @@ class Upstream(asyncio.Protocol, Timed):
             if head.status >= 200:
                 if head.said:
                     self._known = head
+                if KEEP_ALIVE in head.special:
+                    self.instance.announced(head.idle_s)
                 self._answer(head, data)
                 return
             if head.status == 101:

@@ -1,8 +1,9 @@
 """What does a data-plane worker process do from its start to its end?
 
-It follows the control process, listens once it has a first table, serves, and on SIGTERM or
-`drain` leaves in order: lame duck (health says 503, answers end their connections), no new
-connections, what is in flight finishes, exit 0. A second SIGTERM ends it within a second.
+It follows the control process, listens once it has a first table, serves, and on SIGTERM
+leaves in order: lame duck (health says 503, answers end their connections), no new
+connections once its successor accepts them, what is in flight finishes, exit 0. A second
+SIGTERM ends it within a second.
 """
 
 import asyncio
@@ -21,6 +22,7 @@ from gateway.dataplane.context import Plane
 from gateway.dataplane.intake import TUNNEL
 from gateway.dataplane.link import Link
 from gateway.dataplane.listener import Client
+from gateway.dataplane.turns import TurnsFile
 from gateway.telemetry import logs
 from gateway.telemetry.tracing import from_environment
 
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 BACKLOG = 1024
 POLL_S = 0.02
 GOODBYE_S = 0.5
+RELIEF_S = 10.0  # what a successor may take to start before nobody accepts for a while
 RESERVED = 40  # descriptors for sockets, channel, log, and names
 UPSTREAMS = 4096  # and for connections to instances, where there are many
 
@@ -36,6 +39,7 @@ UPSTREAMS = 4096  # and for connections to instances, where there are many
 class WorkerOptions:
     """What a worker must know before it has a channel. Everything else is sent to it.
 
+    `turns` is the descriptor of the file that `dataplane.turns` is about, None without others.
     `retry_least_s` and `retry_most_s` bound the pause before the channel is opened again;
     `set_up_logs` is off where the worker runs inside another program.
     """
@@ -43,6 +47,7 @@ class WorkerOptions:
     retry_least_s: float = 0.05
     retry_most_s: float = 1.0
     set_up_logs: bool = True
+    turns: int | None = None
 
 
 async def serve(
@@ -83,6 +88,7 @@ class Worker:
     ) -> None:
         self._sockets = sockets
         self._slot = slot
+        self._turns = TurnsFile(options.turns)
         self._servers: list[asyncio.Server] = []
         self._plane: Plane | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -94,7 +100,6 @@ class Worker:
             slot,
             self._make,
             self._listen_once,
-            self._told_to_drain,
             (options.retry_least_s, options.retry_most_s),
         )
 
@@ -124,7 +129,7 @@ class Worker:
         options = DataplaneOptions.from_dict(settings)
         who = f"{options.node}/{self._slot}"
         tracing = from_environment(os.environ, "headgate", who)
-        self._plane = Plane(options, asyncio.get_running_loop(), tracing)
+        self._plane = Plane(options, asyncio.get_running_loop(), tracing, self._turns)
         self._plane.most_clients = most_clients(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         return self._plane
 
@@ -144,10 +149,13 @@ class Worker:
         for each in self._sockets:
             server = await loop.create_server(lambda: Client(plane), sock=each, backlog=BACKLOG)
             self._servers.append(server)
+        self._link.listening()
 
     def _signalled(self) -> None:
         if self._leave.is_set():
             self._now.set()
+        else:
+            self._link.leaving()
         self._leave.set()
 
     def _interrupted(self) -> None:
@@ -155,10 +163,6 @@ class Worker:
         if self._plane is not None:
             self._limits_s = (0.0, self._plane.options.drain_s)
         self._signalled()
-
-    def _told_to_drain(self, lame_duck_s: float, drain_s: float) -> None:
-        self._limits_s = (lame_duck_s, drain_s)
-        self._leave.set()
 
     async def _go(self) -> None:
         """Leaves in order; each step is cut short by a second signal."""
@@ -170,6 +174,7 @@ class Worker:
         # connections are still accepted meanwhile.
         plane.lame = True
         await self._pause(lame_duck_s)
+        await self._be_relieved()
         for server in self._servers:
             server.close()
         plane.draining = True
@@ -184,6 +189,21 @@ class Worker:
         for client in list(plane.clients):
             client.abort()
         await asyncio.sleep(0)
+
+    async def _be_relieved(self) -> None:
+        """Accepts connections until the successor does: they would wait for its start, or for
+        the end of this process's last stream."""
+        if not self._link.is_open:
+            return  # nobody is there who could start one
+        relieved = asyncio.create_task(self._link.relieved.wait())
+        hurried = asyncio.create_task(self._now.wait())
+        try:
+            await asyncio.wait(
+                {relieved, hurried}, timeout=RELIEF_S, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            relieved.cancel()
+            hurried.cancel()
 
     async def _say_goodbye(self) -> None:
         try:

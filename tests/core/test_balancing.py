@@ -161,6 +161,19 @@ def test_r31_failures_teach_no_speed_and_five_of_them_keep_requests_away() -> No
     assert loads[0].service_s == 0.02
 
 
+def test_r31_what_other_workers_saw_fail_counts_and_so_does_what_they_saw_answer() -> None:
+    bad, good = load(), load(3)
+    bad.answered(NOW, 0.001, 1, True)
+    bad.heard(NOW, SHUN_AFTER - 2, False)
+    assert set(picks([bad, good])) == {0}
+    bad.heard(NOW, 1, False)
+    assert set(picks([bad, good])) == {1}
+    bad.heard(NOW, 0, True)
+    assert set(picks([bad, good])) == {0}
+    bad.heard(NOW, SHUN_AFTER - 1, True)
+    assert set(picks([bad, good])) == {0}
+
+
 def test_r31_when_all_fail_all_are_used() -> None:
     loads = [load(0, 2) for _ in range(3)]
     for each in loads:
@@ -182,7 +195,7 @@ def test_r31_after_a_while_one_failing_instance_is_tried_once_more() -> None:
 def test_r24_slow_start_gives_a_part_of_the_usual_load() -> None:
     loads = [load(slots=8), load(slots=8, weight=0.25)]
     for turn in range(10):
-        loads[choose("least_loaded", loads, turn, NOW, 256)].in_flight += 1
+        loads[choose("least_loaded", loads, turn, NOW)].in_flight += 1
     assert loads[0].in_flight == 8
     assert loads[1].in_flight == 2
 
@@ -217,14 +230,14 @@ def test_slots_are_filled_and_short_work_is_sent_ahead() -> None:
 
 def test_nobody_is_chosen_when_nobody_has_room() -> None:
     loads = [load(2, 2), load(2, 2)]
-    assert choose("least_loaded", loads, 0, NOW, 256) == -1
-    assert choose("least_loaded", loads, 0, NOW, 256, ahead=1) in (0, 1)
-    assert choose("round_robin", [load(3), load(4)], 1, NOW, 3) == -1
+    assert choose("least_loaded", loads, 0, NOW) == -1
+    assert choose("least_loaded", loads, 0, NOW, ahead=1) in (0, 1)
+    assert choose("round_robin", [load(3, limit=3), load(4, limit=3)], 1, NOW) == -1
     assert choose("least_loaded", [], 0, NOW) == -1
 
 
 def test_a_worker_may_always_have_one_request_at_an_instance() -> None:
-    assert choose("least_loaded", [load(0, 2, others=50.0)], 0, NOW, 256) == 0
+    assert choose("least_loaded", [load(0, 2, others=50.0)], 0, NOW) == 0
 
 
 def test_round_robin_takes_turns_whatever_the_load() -> None:
@@ -284,7 +297,9 @@ LOADS = st.lists(
 def test_whoever_is_chosen_has_room_and_nobody_is_only_if_none_has(
     loads: list[Load], turn: int, balance: str
 ) -> None:
-    index = choose(balance, loads, turn, NOW, 256)
+    for each in loads:
+        each.limit = 256
+    index = choose(balance, loads, turn, NOW)
     room = [
         each.in_flight < 256
         and (each.occupied(NOW) < each.most * each.weight or each.in_flight == 0)
@@ -297,7 +312,7 @@ def test_an_instance_that_never_answered_is_given_what_its_peers_can_take() -> N
     silent = Load()
     loads = [load(2, 2), silent]
     for turn in range(9):
-        index = choose("least_loaded", loads, turn, NOW, 256)
+        index = choose("least_loaded", loads, turn, NOW)
         if index >= 0:
             loads[index].in_flight += 1
     assert silent.in_flight == 2
@@ -305,8 +320,8 @@ def test_an_instance_that_never_answered_is_given_what_its_peers_can_take() -> N
 
 def test_nobody_is_flooded_before_the_first_answer() -> None:
     loads = [Load()]
-    while choose("least_loaded", loads, 0, NOW, 256) == 0:
+    while choose("least_loaded", loads, 0, NOW) == 0:
         loads[0].in_flight += 1
     assert loads[0].in_flight == 32
     loads[0].answered(NOW, 0.1, 1.0, failed=False)
-    assert choose("least_loaded", loads, 0, NOW, 256) == 0
+    assert choose("least_loaded", loads, 0, NOW) == 0

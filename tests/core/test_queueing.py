@@ -34,7 +34,7 @@ def load(in_flight: int = 0, slots: float = 2.0, service_s: float = 0.02, **more
 
 
 def placed(loads: list[Load], waiting: int = 1, balance: str = "least_loaded") -> Any:
-    return place(balance, loads, waiting, 256, 0, NOW)
+    return place(balance, loads, waiting, 0, NOW)
 
 
 def test_a_free_slot_is_used_by_the_oldest() -> None:
@@ -83,8 +83,8 @@ def test_other_policies_use_any_instance_with_room(balance: str) -> None:
 
 
 def test_max_in_flight_holds_whatever_an_instance_reports() -> None:
-    assert place("least_loaded", [load(4, slots=64)], 1, 4, 0, NOW) is None
-    assert place("least_loaded", [load(3, slots=64)], 1, 4, 0, NOW) == Placement(0, 0)
+    assert place("least_loaded", [load(4, slots=64, limit=4)], 1, 0, NOW) is None
+    assert place("least_loaded", [load(3, slots=64, limit=4)], 1, 0, NOW) == Placement(0, 0)
 
 
 LOADS = st.lists(
@@ -105,7 +105,7 @@ LOADS = st.lists(
 def test_whoever_must_wait_will_be_told_by_an_answer(
     loads: list[Load], waiting: int, turn: int
 ) -> None:
-    spot = place("least_loaded", loads, waiting, 256, turn, NOW)
+    spot = place("least_loaded", loads, waiting, turn, NOW)
     if spot is None:
         assert any(each.in_flight for each in loads)
     else:

@@ -111,6 +111,36 @@ async def test_a_full_queue_refuses_at_once(rig, stub):
     assert (await first).status == (await second).status == 200
 
 
+async def test_r09_a_body_is_asked_for_unless_every_backend_would_refuse_it(rig, stub):
+    release = asyncio.Event()
+
+    async def held(conversation: Conversation) -> None:
+        await conversation.request()
+        await release.wait()
+        await conversation.answer()
+
+    gateway, one, other = await rig(), await stub(held), await stub(held)
+    full = {"max_in_flight": 1, "queue": {"size": 0}}
+    backends = {name: {"instances": [it.url], **full} for name, it in (("a", one), ("b", other))}
+    route = {"match": "/", "split": {"a": 1, "b": 1}, "override": True}
+    gateway.table({"backends": backends, "routes": {"r": route}})
+    head = b"POST /x HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 1\r\n"
+    asks = head + b"Expect: 100-continue\r\n\r\n"
+    taken = []
+    for name in ("a", "b"):
+        peer = await gateway.connect()
+        peer.write(asks)  # the ticket may still lead to the one that has room
+        assert (await peer.answer()).status == 100
+        peer.close()
+        busy = head + b"X-Headgate-Backend: %b\r\n\r\nx" % name.encode()
+        taken.append(asyncio.ensure_future(gateway.ask(busy)))
+        await until(lambda: gateway.plane.instances.backends[name].in_flight == 1)
+    refused = await gateway.ask(asks)
+    assert (refused.status, refused.error) == (503, "queue_full")
+    release.set()
+    assert [(await each).status for each in taken] == [200, 200]
+
+
 async def test_waiting_too_long_is_a_503(rig, stub):
     async def hang(conversation: Conversation) -> None:
         await conversation.request()

@@ -276,6 +276,32 @@ async def test_r22_an_idle_limit_is_learned_from_the_instance(rig, stub):
     assert live.idle_limit_s < 0.15
 
 
+@pytest.mark.parametrize(
+    ("says", "connections"),
+    [
+        (b"timeout=2", 2),
+        (b"max=100, Timeout = 2", 2),
+        (b"timeout=1", 3),
+        (b"timeout=60", 1),
+        (b"timeout=soon", 1),
+    ],
+)
+async def test_r22_an_idle_limit_that_an_instance_announces_is_kept(rig, stub, says, connections):
+    async def script(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await conversation.answer(extra=b"Keep-Alive: %b\r\n" % says)
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    for pause_s in (0.0, 0.1, 1.1):  # with timeout=2 nothing is used that was idle for 1 s
+        await asyncio.sleep(pause_s)
+        answer = await gateway.ask(POST)
+        assert answer.status == 200
+        assert answer.get("keep-alive") is None, "it is said of one connection, not of two"
+    assert instance.connections == connections
+
+
 async def test_passive_failures_eject_and_time_brings_back(rig, stub):
     gateway = await rig()
     breaks, works = await stub(drop), await stub(named(b"ok"))

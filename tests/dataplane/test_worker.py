@@ -81,6 +81,13 @@ class Process:
         peer.close()
         return answer
 
+    async def told_to_go(self) -> None:
+        """SIGTERM, and the control process says at once that it may stop to accept."""
+        assert self.channel is not None
+        self.process.send_signal(signal.SIGTERM)
+        await self.receive("leaving")
+        await self.channel.send({"type": "relieved"})
+
     async def end(self, within_s: float) -> int:
         async with asyncio.timeout(within_s):
             return int(await self.process.wait())
@@ -169,6 +176,29 @@ async def test_loads_and_ejections_go_up_and_come_down(tmp_path, stub):
             assert (await process.ask()).get("x-headgate-instance") == spare.address
 
 
+async def test_r31_rows_of_failures_go_up_and_come_down(tmp_path, stub):
+    async def fail(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await conversation.answer(status=500)
+
+    instance, spare = await stub(fail), await stub()
+    async with worker(tmp_path) as process:
+        await process.meet(workers=2)
+        await process.table(1, instance)
+        assert [(await process.ask()).status for _ in range(2)] == [500, 500]
+        told = await process.receive("failures")
+        assert sum(count for _, _, count, _ in told["failures"]) <= 2
+        assert told["failures"][0][:2] == ["b", instance.address]
+        assert process.channel is not None
+        await process.channel.send(
+            {"type": "failures", "failures": [["b", instance.address, 3, False]]}
+        )
+        await process.table(2, instance, spare)
+        for _ in range(4):
+            assert (await process.ask()).get("x-headgate-instance") == spare.address
+
+
 async def test_r68_sigterm_is_a_lame_duck_then_a_drain_then_0(tmp_path, stub):
     release = asyncio.Event()
 
@@ -184,8 +214,7 @@ async def test_r68_sigterm_is_a_lame_duck_then_a_drain_then_0(tmp_path, stub):
         busy = await process.connect()
         busy.write(GET)
         await asyncio.sleep(0.1)
-        process.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.1)
+        await process.told_to_go()
         health = await process.connect()
         health.write(b"GET /-/health HTTP/1.1\r\nHost: gw.test\r\n\r\n")
         answer = await health.answer()
@@ -210,7 +239,7 @@ async def test_r68_what_does_not_finish_is_cut_at_the_drain_limit(tmp_path, stub
         waits.write(GET)
         streams.write(GET.replace(b"/x", b"/stream"))
         await streams.reader.readuntil(b"hi\r\n")
-        process.process.send_signal(signal.SIGTERM)
+        await process.told_to_go()
         answer = await waits.answer()
         assert (answer.status, answer.error) == (503, "draining")
         assert answer.get("retry-after")
@@ -227,7 +256,7 @@ async def test_r70_what_was_counted_last_is_told_before_the_end(tmp_path, stub):
         await process.table(1, await stub())
         for _ in range(3):
             assert (await process.ask()).status == 200
-        process.process.send_signal(signal.SIGTERM)
+        await process.told_to_go()
         last = await process.receive("metrics")
         assert await process.end(2.0) == 0
     assert sum(count for _, count in last["requests"]) == 3
@@ -245,13 +274,46 @@ async def test_r68_a_second_sigterm_ends_it_within_a_second(tmp_path, stub):
         assert time.monotonic() - began < 1.0
 
 
-async def test_a_drain_message_says_how_long(tmp_path, stub):
+async def test_r68_a_worker_told_to_go_accepts_until_its_successor_does(tmp_path, stub):
     async with worker(tmp_path) as process:
-        await process.meet()
+        await process.meet(lame_duck_s=0.0, drain_s=5.0)
         await process.table(1, await stub())
         assert process.channel is not None
-        await process.channel.send({"type": "drain", "lame_duck_s": 0.0, "drain_s": 0.2})
+        assert (await process.ask()).status == 200  # it listens
+        process.process.send_signal(signal.SIGTERM)
+        await process.receive("leaving")
+        await asyncio.sleep(0.3)
+        answer = await process.ask()
+        assert (answer.status, answer.get("connection")) == (200, "close")
+        await process.channel.send({"type": "relieved"})
         assert await process.end(2.0) == 0
+
+
+async def test_r68_a_worker_told_to_go_says_so_again_to_who_takes_over(tmp_path, stub):
+    async with worker(tmp_path) as process:
+        await process.meet(lame_duck_s=0.5, drain_s=5.0)
+        await process.table(1, await stub())
+        assert (await process.ask()).status == 200  # it listens
+        process.process.send_signal(signal.SIGTERM)
+        await process.receive("leaving")
+        assert process.channel is not None
+        process.channel.close()
+        await process.meet()
+        assert (process.hello["listening"], process.hello["leaving"]) == (True, True)
+        await process.channel.send({"type": "relieved"})
+        assert await process.end(2.0) == 0
+
+
+async def test_r68_a_worker_without_a_control_process_waits_for_no_successor(tmp_path, stub):
+    async with worker(tmp_path) as process:
+        await process.meet(lame_duck_s=0.3, drain_s=5.0)
+        await process.table(1, await stub())
+        assert process.channel is not None
+        assert (await process.ask()).status == 200  # it listens
+        (tmp_path / "channel").unlink()
+        process.channel.close()
+        process.process.send_signal(signal.SIGTERM)
+        assert await process.end(3.0) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -23,9 +23,10 @@ async def control(options: argparse.Namespace) -> int:
     while (message := await line.receive()) is not None:
         if None not in message["pids"] and not os.environ.get("FAKE", "").endswith("_worker"):
             await line.send({"type": "ready", "pid": os.getpid(), "pids": message["pids"]})
-        if "replace" in os.environ.get("FAKE", ""):
-            await line.send({"type": "replace", "pid": message["pids"][0]})
-            os.environ.pop("FAKE")
+        for word in ("replace", "leaving"):
+            if word in os.environ.get("FAKE", "") and message["pids"][0] is not None:
+                await line.send({"type": word, "pid": message["pids"][0]})
+                os.environ.pop("FAKE")
     return 1
 
 
@@ -57,7 +58,15 @@ def main() -> int:
     if fake == f"crash{sys.argv[1]}":
         return 3
     parser = argparse.ArgumentParser()
-    for name in ("--slot", "--data-fd", "--admin-fd", "--channels-fd", "--line-fd", "--workers"):
+    for name in (
+        "--slot",
+        "--data-fd",
+        "--admin-fd",
+        "--channels-fd",
+        "--line-fd",
+        "--workers",
+        "--turns-fd",
+    ):
         parser.add_argument(name, type=int)
     for name in ("--channel", "--file", "--directory"):
         parser.add_argument(name)

@@ -106,22 +106,56 @@ async def test_r24_a_nudge_asks_at_once() -> None:
         assert await until(lambda: (1, "up", "down") in it.changes, 3) < 2
 
 
-async def test_r25_silence_is_noticed_in_as_many_intervals_as_failures_count() -> None:
-    health = {"interval": "300ms", "timeout": "300ms", "rise": 1, "fall": 3}
-    silent = False
+class Silent:
+    """An instance that answers nothing from `silent` on: each probe waits for its timeout."""
 
-    async def asked(_: Target) -> Any:
-        if silent:
-            await asyncio.sleep(0.3)  # the timeout
+    def __init__(self) -> None:
+        self.silent, self.waiting, self.most_waiting = False, 0, 0
+
+    async def __call__(self, target: Target) -> Any:
+        if not self.silent:
+            return "ready"
+        self.waiting += 1
+        self.most_waiting = max(self.most_waiting, self.waiting)
+        try:
+            await asyncio.sleep(target.health.timeout_s)
+        finally:
+            self.waiting -= 1
+        return "unready"
+
+
+async def test_r25_silence_is_noticed_within_as_many_intervals_as_failures_count() -> None:
+    health = {"interval": "300ms", "timeout": "300ms", "rise": 1, "fall": 3}
+    instance = Silent()
+    async with probing(instance) as it:
+        it.prober.sync(table("http://127.0.0.1:1", health=health))
+        await until(lambda: bool(it.changes))
+        instance.silent = True
+        took_s = await until(lambda: it.changes[-1][2] == "failing", 5)
+        assert took_s <= 0.3 * 3, took_s
+        instance.most_waiting = 0
+        await asyncio.sleep(0.7)
+        assert instance.most_waiting <= 3, "who is out is asked one after the other"
+    assert instance.waiting == 0, "nobody is asked any more"
+
+
+async def test_r25_an_answer_makes_older_silence_void() -> None:
+    """Two probes of a pause are lost and the next ones are answered: that is no three in a row."""
+    health = {"interval": "200ms", "timeout": "200ms", "rise": 1, "fall": 3}
+    asked = 0
+
+    async def pausing(_: Target) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked % 4 in (2, 3):
+            await asyncio.sleep(0.2)
             return "unready"
         return "ready"
 
-    async with probing(asked) as it:
+    async with probing(pausing) as it:
         it.prober.sync(table("http://127.0.0.1:1", health=health))
-        await until(lambda: bool(it.changes))
-        silent = True
-        took_s = await until(lambda: it.changes[-1][2] == "failing", 5)
-        assert took_s <= 0.3 * (1 + 3) * 1.1 + 0.1, took_s
+        await until(lambda: asked > 16)
+        assert it.changes == [(1, "starting", "up")]
 
 
 async def test_r32_the_first_sign_of_life_where_all_are_down_is_followed_up_at_once() -> None:

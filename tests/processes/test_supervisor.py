@@ -114,6 +114,32 @@ async def test_a_worker_that_control_calls_silent_is_replaced() -> None:
         await until(lambda: gateway.said == ["worker 0 was ended by SIGKILL; starting it again"])
 
 
+async def test_r68_a_worker_that_leaves_has_a_successor_before_it_ends() -> None:
+    async with running(fake="leaving") as gateway:
+        await until(lambda: bool(gateway.ready))
+        first = gateway.ready[0]["pids"][0]
+        await until(lambda: len(gateway.supervisor._leaving) == 1)
+        assert alive(first), "both accept until the first one stops"
+        while await gateway.pid_that_answers() == first:
+            pass
+        os.kill(first, signal.SIGTERM)
+        await until(lambda: not gateway.supervisor._leaving)
+        assert await gateway.pid_that_answers() != first
+        assert gateway.said == ["worker 0 was told to go; starting another one in its place"]
+
+
+async def test_r68_a_stop_waits_for_workers_that_left_before() -> None:
+    async with running(fake="leaving") as gateway:
+        await until(lambda: bool(gateway.ready))
+        first = gateway.ready[0]["pids"][0]
+        await until(lambda: len(gateway.supervisor._leaving) == 1)
+        gateway.supervisor.stop()
+        await asyncio.sleep(0.3)
+        assert alive(first), "it was told once; a second signal would hurry it"
+        os.kill(first, signal.SIGTERM)
+        assert await asyncio.wait_for(gateway.task, 5) == 0
+
+
 async def test_r68_the_first_stop_drains_and_leaves_no_process() -> None:
     async with running(workers=2) as gateway:
         await until(lambda: bool(gateway.ready))
@@ -163,7 +189,7 @@ async def test_a_process_that_keeps_dying_at_the_start_ends_the_start() -> None:
 async def test_nothing_is_left_in_the_file_system() -> None:
     async with running() as gateway:
         await until(lambda: bool(gateway.ready))
-        made = gateway.supervisor._directory
+        made = gateway.supervisor._directory.path
         assert made.stat().st_mode & 0o777 == 0o700
     assert not made.exists()
 

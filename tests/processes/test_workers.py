@@ -27,13 +27,21 @@ class Worker:
     def __init__(self, channel: Channel, slot: int, pid: int) -> None:
         self.channel, self.slot, self.pid = channel, slot, pid
         self.deaf = False
+        self.leaving = False
         self.got: list[dict[str, Any]] = []
         self.requests = 0
         self.task = asyncio.create_task(self._listen())
 
     async def _listen(self) -> None:
         await self.channel.send(
-            {"type": "hello", "slot": self.slot, "pid": self.pid, "revision": 0}
+            {
+                "type": "hello",
+                "slot": self.slot,
+                "pid": self.pid,
+                "revision": 0,
+                "listening": False,
+                "leaving": self.leaving,
+            }
         )
         while (message := await self.channel.receive()) is not None:
             self.got.append(message)
@@ -55,10 +63,12 @@ class House:
 
     def __init__(self, path: Path, **options: Any) -> None:
         self.path, self.replaced, self.ejections = path, [], []
+        self.succeeded: list[int] = []
         self.clock = 0.0
         self.workers = Workers(
             {"drain_s": 1},
             replace=self.replace,
+            succeed=self.succeeded.append,
             on_ejections=self.ejections.extend,
             clock=lambda: self.clock,
             answer_within_s=0.2,
@@ -185,6 +195,16 @@ async def test_ejections_go_to_all_others_and_to_who_comes_later(tmp_path: Path)
         assert it.workers.ejected() == {}
 
 
+async def test_r31_failures_are_passed_on_to_all_others(tmp_path: Path) -> None:
+    async with house(tmp_path) as it:
+        workers = [await it.start(slot, 100 + slot) for slot in range(3)]
+        failures = [["a", "h:1", 2, False]]
+        await workers[0].channel.send({"type": "failures", "failures": failures})
+        await until(lambda: all(bool(each.of("failures")) for each in workers[1:]))
+        assert workers[2].of("failures")[0]["failures"] == failures
+        assert workers[0].of("failures") == []
+
+
 async def test_r24_who_is_up_again_is_no_longer_ejected(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         one = await it.start(0, 100)
@@ -200,6 +220,35 @@ async def test_r24_who_is_up_again_is_no_longer_ejected(tmp_path: Path) -> None:
         late = await it.start(1, 101)
         await until(lambda: bool(late.of("ejections")))
         assert [each[1] for each in late.of("ejections")[0]["ejections"]] == ["h:2"]
+
+
+async def test_r68_a_worker_is_relieved_when_its_successor_accepts(tmp_path: Path) -> None:
+    async with house(tmp_path) as it:
+        old, other = await it.start(0, 100), await it.start(1, 101)
+        await other.channel.send({"type": "listening"})
+        await old.channel.send({"type": "leaving"})
+        await until(lambda: it.succeeded == [100])
+        it.pids[0] = None
+        it.workers.expect([102, 101], [100])
+        new = await it.start(0, 102)
+        it.workers.expect([102, 101], [100])
+        assert await it.workers.spread(table(8)) == 2, "slots, not processes"
+        assert old.of("table")[-1]["revision"] == 8, "it still decides, and so is told"
+        assert old.of("relieved") == []
+        await new.channel.send({"type": "listening"})
+        await until(lambda: bool(old.of("relieved")))
+        old.channel.close()
+        await until(lambda: len(it.workers.links) == 2)
+        assert [link.pid for link in it.workers.links] == [102, 101]
+
+
+async def test_r68_when_all_shall_go_nobody_waits_for_a_successor(tmp_path: Path) -> None:
+    async with house(tmp_path) as it:
+        worker = await it.start(0, 100)
+        await worker.channel.send({"type": "leaving"})
+        await until(lambda: it.succeeded == [100])
+        it.workers.expect([100], stopping=True)
+        await until(lambda: bool(worker.of("relieved")))
 
 
 async def test_loads_come_down_as_sums_over_the_others(tmp_path: Path) -> None:

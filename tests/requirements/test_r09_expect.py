@@ -75,6 +75,29 @@ async def test_r09_a_large_body_is_asked_for_once_there_is_an_instance_for_it() 
                         assert reply.header("x-headgate-error") == code
 
 
+async def test_r09_a_full_queue_asks_for_no_small_body_either() -> None:
+    async with one_origin(hang) as origin:
+        document = one_backend(origin, max_in_flight=1, queue={"size": 1, "timeout": "30s"})
+        async with running_gateway(document) as gateway:
+            async with wire(gateway.data_port) as first, wire(gateway.data_port) as waits:
+                for client, where in (
+                    (first, "headgate_in_flight"),
+                    (waits, "headgate_queue_depth"),
+                ):
+                    await client.send(HEAD + b"\r\nhello")
+
+                    async def there(where: str = where) -> bool:
+                        return (await gateway.metrics()).total(where) == 1
+
+                    await eventually(there, 2.5, "one is there, the next one waits")
+                async with wire(gateway.data_port) as full:
+                    await full.send(SMALL)
+                    reply = await full.read_response()
+        assert (reply.status, reply.informational) == (503, [])
+        assert reply.header("x-headgate-error") == "queue_full"
+        assert reply.header("retry-after")
+
+
 async def test_r09_an_unknown_expectation_is_417() -> None:
     async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
         async with wire(gateway.data_port) as client:

@@ -5,7 +5,7 @@ import signal
 import time
 
 from tests.harness.accounting import assert_counted
-from tests.harness.gateway import one_backend, running_gateway
+from tests.harness.gateway import eventually, one_backend, running_gateway
 from tests.harness.load import Ask, open_loop
 from tests.harness.origin_process import OriginProcess
 from tests.requirements.test_r24_killed_instance import DEFAULTS, RATE
@@ -40,3 +40,29 @@ async def test_r25_sigstop_of_one_in_three_costs_its_share_for_three_seconds_at_
     assert all(r.json()["id"] == r.id for r in replies if r.ok)
     mine = [r.intended for r in replies if r.header("x-headgate-instance") == stubs[0].address]
     assert [t for t in mine if back < t <= back + 3], "no traffic within 3 s of SIGCONT"
+
+
+async def test_r25_the_probes_alone_find_a_stopped_instance_within_three_seconds() -> None:
+    """Without a deadline no request that hangs there says anything in that time."""
+    stubs = [OriginProcess(name=f"p{n}") for n in range(3)]
+    took = []
+    try:
+        for stub in stubs:
+            stub.start()
+        async with running_gateway(one_backend(*stubs, health={})) as gateway:
+            for stub in stubs[:2]:
+                stub.send(signal.SIGSTOP)
+                stopped = time.monotonic()
+
+                async def out(address: str = stub.address) -> bool:
+                    return (await gateway.health())[address] != "up"
+
+                await eventually(out, 5, "the stopped instance is out")
+                took.append(time.monotonic() - stopped)
+                make = lambda n: Ask("POST", "/x", body=b"{}")  # noqa: E731
+                replies = await open_loop(gateway.url, 30, 1, make)
+                assert [r for r in replies if not r.ok] == []
+    finally:
+        for stub in stubs:
+            stub.kill()
+    assert max(took) <= 3.0, took

@@ -20,6 +20,16 @@ async def test_r31_fast_500s_get_no_more_than_a_fair_share() -> None:
     assert len(failed) <= 8, f"{len(failed)} of {len(replies)}"
 
 
+async def test_r31_workers_tell_each_other_who_fails() -> None:
+    async with origins(3, each=lambda: served(4, 0.02)) as stubs:
+        stubs[0].respond = fixed(500, b"broken")
+        async with running_gateway(one_backend(*stubs), workers=4) as gateway:
+            replies = await open_loop(gateway.url, 80, 5, make)
+    failed = [r for r in replies if r.status == 500]
+    assert {r.status for r in replies} <= {200, 500}
+    assert len(failed) <= 12, f"{len(failed)} of {len(replies)}: five for all, not for each"
+
+
 async def test_r31_fast_resets_are_ejected_within_five_failures() -> None:
     async with origins(3, each=lambda: served(4, 0.02)) as stubs:
         stubs[0].respond = reset

@@ -1,10 +1,13 @@
 """R44: a route whose instances all hang keeps to its own limits; its neighbours do not notice."""
 
 import asyncio
+import os
+import signal
+import time
 
-from tests.harness.gateway import backend, running_gateway
-from tests.harness.load import Ask, failures, open_loop, percentile
-from tests.harness.origins import after, hang, origins
+from tests.harness.gateway import backend, eventually, one_backend, running_gateway
+from tests.harness.load import Ask, Client, Reply, failures, open_loop, percentile
+from tests.harness.origins import Exchange, Responder, after, events, hang, one_origin, origins
 
 
 async def test_r44_a_hung_route_takes_its_own_limit_and_nothing_else() -> None:
@@ -33,3 +36,61 @@ async def test_r44_a_hung_route_takes_its_own_limit_and_nothing_else() -> None:
     # Of so few the slowest one or two: a pause of the machine is one of them.
     baseline = percentile([r.took_s for r in alone], 99)
     assert percentile([r.took_s for r in beside], 99) <= 1.2 * baseline + 0.02
+
+
+class Crowd:
+    """A responder that notes how many requests it ever had at once."""
+
+    def __init__(self, respond: Responder) -> None:
+        self.respond, self.most = respond, 0
+
+    async def __call__(self, exchange: Exchange) -> None:
+        self.most = max(self.most, exchange.origin.running)
+        await self.respond(exchange)
+
+
+async def _ask_on_and_on(url: str, end: float) -> list[Reply]:
+    client, replies = Client(), []
+    while time.monotonic() < end:
+        replies.append(await client.post(url, b"{}"))
+    await client.close()
+    return replies
+
+
+async def test_r44_a_limit_smaller_than_the_number_of_workers_holds_for_all_together() -> None:
+    """And none of them keeps the one turn there is to itself."""
+    crowd = Crowd(after(0.01))
+    async with one_origin(crowd) as origin:
+        document = one_backend(origin, max_in_flight=1)
+        async with running_gateway(document, workers=3) as gateway:
+            end = time.monotonic() + 3
+            asking = (_ask_on_and_on(gateway.url, end) for _ in range(9))
+            by_client = await asyncio.gather(*asking)
+    assert failures([reply for replies in by_client for reply in replies]) == []
+    assert crowd.most == 1
+    counts = sorted(len(replies) for replies in by_client)
+    assert counts[0] >= sum(counts) / 9 / 5, counts
+
+
+async def test_r44_a_limit_holds_while_a_worker_is_replaced() -> None:
+    async def by_path(exchange: Exchange) -> None:
+        await (events(30, 0.1) if exchange.target == b"/stream" else after(0.01))(exchange)
+
+    crowd = Crowd(by_path)
+    async with one_origin(crowd) as origin:
+        document = one_backend(origin, max_in_flight=1, queue={"timeout": "20s"})
+        async with running_gateway(document, drain="20s") as gateway:
+            stream = asyncio.create_task(Client().get(f"{gateway.url}/stream"))
+            await eventually(lambda: origin.running == 1, 5, "the stream has the only turn")
+            (old,) = await gateway.worker_pids()
+            os.kill(old, signal.SIGTERM)
+
+            async def replaced() -> bool:
+                (worker,) = (await gateway.status())["workers"]
+                return worker["connected"] and worker["pid"] != old
+
+            await eventually(replaced, 10, "a new worker while the old one finishes")
+            replies = await asyncio.gather(*(Client().get(f"{gateway.url}/x") for _ in range(5)))
+            streamed = await stream
+    assert failures([*replies, streamed]) == []
+    assert crowd.most == 1

@@ -86,6 +86,36 @@ async def test_r68_workers_replaced_one_after_the_other_cost_no_request_and_no_c
     assert failures(replies) == []
 
 
+async def test_r68_a_worker_that_still_has_a_stream_has_its_successor_already() -> None:
+    """Nobody waits for the start of the one or for the end of the other."""
+    async with origins(2, by_path) as stubs:
+        settings = {"workers": 1, "lame_duck": "0s", "drain": "30s"}
+        async with running_gateway(one_backend(*stubs), **settings) as gateway:
+            client = Client()
+            stream = asyncio.create_task(client.get(f"{gateway.url}/short"))
+            make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
+            load = asyncio.create_task(open_loop(gateway.url, 50, 6, make))
+            await asyncio.sleep(1)
+            (old,) = await gateway.worker_pids()
+            told = time.monotonic()
+            os.kill(old, signal.SIGTERM)
+
+            async def replaced() -> bool:
+                (worker,) = (await gateway.status())["workers"]
+                return worker["connected"] and worker["pid"] != old
+
+            await eventually(replaced, 10, "a new worker while the old one finishes")
+            replies = await load
+            assert not stream.done(), "the old one was still at it"
+            finished = await stream
+            await client.close()
+            await eventually(lambda: not psutil.pid_exists(old), 5, "the end of the old one")
+            await assert_counted(gateway, [*replies, finished])
+    assert failures([*replies, finished]) == []
+    slow = [round(r.took_s, 3) for r in replies if r.intended > told and r.took_s > 0.5]
+    assert slow == [], "requests waited for somebody to accept them"
+
+
 async def test_r68_sigterm_during_edits_is_clean_and_keeps_what_was_acknowledged() -> None:
     async with origins(1) as stubs:
         async with running_gateway(one_backend(*stubs), check_end=False) as gateway:
