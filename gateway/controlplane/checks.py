@@ -88,7 +88,7 @@ def _match_key(match: Mapping[str, Json]) -> Json:
         path = path.rstrip("/")  # a prefix of whole segments
     exact = match.get("exact")
     unordered = [
-        tuple(sorted({str(item) for item in match.get(key) or ()})) for key in ("hosts", "methods")
+        tuple(sorted({str(item) for item in _list(match, key)})) for key in ("hosts", "methods")
     ]
     headers = frozenset((k.lower(), str(v)) for k, v in _map(match, "headers").items())
     fields = frozenset((k, repr(v)) for k, v in _map(match, "json").items())
@@ -160,8 +160,7 @@ def _networks(backends: Mapping[str, Json], networks: Sequence[str]) -> Iterator
 
 
 def _parsed(backend: str, spec: Json) -> Iterable[tuple[str, Instance]]:
-    urls = spec.get("instances") if isinstance(spec, Mapping) else None
-    for index, url in enumerate(urls if isinstance(urls, list) else ()):
+    for index, url in enumerate(_list(spec, "instances")):
         try:
             yield pointer("backends", backend, "instances", index), parse_instance(url)
         except (ValueError, AttributeError, TypeError):
@@ -195,3 +194,8 @@ def _is_local(host: str) -> bool:
 def _map(value: Json, key: str) -> Mapping[str, Json]:
     inner = value.get(key) if isinstance(value, Mapping) else None
     return inner if isinstance(inner, Mapping) else {}
+
+
+def _list(value: Json, key: str) -> Sequence[Json]:
+    inner = value.get(key) if isinstance(value, Mapping) else None
+    return inner if isinstance(inner, list) else ()

@@ -6,11 +6,11 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.controlplane import file_schema
-from gateway.controlplane.configuration import ConfigurationError, load, parse
+from gateway.controlplane.configuration import ConfigurationError, examine, load, parse
 from gateway.controlplane.yaml_source import YamlError, read
 from gateway.core.table import Table
 from gateway.settings import Settings, keys
@@ -317,6 +317,42 @@ def test_any_text_is_a_document_or_has_problems(text: str) -> None:
             return error.problems
 
     assert outcome()
+
+
+WORDS = [
+    "gateway", "backends", "routes", "a", "b", "match", "path", "exact", "hosts", "methods",
+    "headers", "json", "split", "on_unavailable", "fallback", "mirror", "backend", "sticky",
+    "instances", "states", "serve", "queue", "http://127.0.0.1:8001", "dns+http://a:80",
+]  # fmt: skip
+VALUES = st.recursive(
+    JSON_VALUES | st.sampled_from(WORDS),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def some(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Any value, or a mapping with some of the fields."""
+    return VALUES | st.fixed_dictionaries({}, optional=fields)
+
+
+def named(entries: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return VALUES | st.dictionaries(st.sampled_from("ab"), entries, max_size=2)
+
+
+MATCHES = some(**dict.fromkeys(["path", "exact", "hosts", "methods", "headers", "json"], VALUES))
+ROUTES = some(match=MATCHES, split=VALUES, on_unavailable=VALUES, mirror=VALUES)
+BACKENDS_SAID = some(instances=VALUES, states=VALUES, serve=VALUES)
+
+
+@given(some(gateway=VALUES, backends=named(BACKENDS_SAID), routes=named(ROUTES)))
+@example({"routes": {"a": {"match": {"hosts": True}}}})
+@settings(max_examples=300, deadline=None)
+def test_whatever_stands_anywhere_is_a_fault_and_no_accident(value: Any) -> None:
+    if isinstance(value, dict):
+        examine(value)
 
 
 SAID = {
