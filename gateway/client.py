@@ -15,6 +15,10 @@ from urllib.parse import SplitResult, quote, urlencode, urlsplit
 import orjson
 
 DEFAULT_URL = "http://127.0.0.1:8081"
+# What every admin API has: who does not know one of these is something else.
+ALWAYS_THERE = frozenset(
+    f"/admin/v1/{name}" for name in ("apply", "events", "history", "status", "table")
+)
 
 Json = dict[str, Any]
 
@@ -262,6 +266,8 @@ class AdminClient:
             connection.close()
             raise Unreachable(f"no gateway answers at {self.url}: {_words(error)}") from None
         connection.close()
+        if response.status == 404 and target.partition("?")[0] in ALWAYS_THERE:
+            raise Unreachable(f"what answers at {self.url} is not the admin API of a gateway")
         raise Refused(response.status, _problem(problem, response))
 
     def _connection(self) -> http.client.HTTPConnection:
@@ -312,6 +318,10 @@ def _problem(content: bytes, response: http.client.HTTPResponse) -> Json:
 
 def _words(error: Exception) -> str:
     """What went wrong in words: the name of the error where it brings none of its own."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not to be trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"no TLS there ({error.reason.replace('_', ' ').lower()})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return str(error) or type(error).__name__

@@ -72,10 +72,10 @@ def state_dir(given: str | None, start: Path | None = None) -> Path | None:
 
 def is_here(url: str) -> bool:
     """Whether `url` stays on this machine."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
     try:
+        host = urlsplit(url).hostname or ""
+        if host == "localhost":
+            return True
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False

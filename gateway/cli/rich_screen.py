@@ -19,7 +19,7 @@ def show(parts: Sequence[Part], out: TextIO) -> None:
     """Prints `parts` in order, with colours where the terminal has them."""
     console = Console(file=out, highlight=False)
     for part in parts:
-        console.print(drawn(part))
+        console.print(drawn(part, console))
 
 
 @contextmanager
@@ -37,20 +37,28 @@ class Screenful:
         self._live = live
 
     def draw(self, parts: Sequence[Part]) -> None:
-        self._live.update(Group(*(drawn(part) for part in parts)), refresh=True)
+        console = self._live.console
+        self._live.update(Group(*(drawn(part, console) for part in parts)), refresh=True)
 
 
-def drawn(part: Part) -> RenderableType:
-    if isinstance(part, Grid):
-        return _table(part)
-    return _text(part)
+def drawn(part: Part, console: Console) -> RenderableType:
+    """`part` as rich draws it; a table has as many of its columns as the console is wide."""
+    if not isinstance(part, Grid):
+        return _text(part)
+    endless = console.options.update(max_width=10_000)
+    for count in range(len(part.spare) + 1):
+        table = _table(part, part.spare[:count])
+        if console.measure(table, options=endless).maximum <= console.width:
+            break
+    return table
 
 
-def _table(grid: Grid) -> Table:
+def _table(grid: Grid, without: Sequence[str]) -> Table:
+    shown = [number for number, name in enumerate(grid.columns) if name not in without]
     table = Table(
         box=box.SIMPLE_HEAD, title=None, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0)
     )
-    for column in grid.columns:
+    for column in (grid.columns[number] for number in shown):
         right = column.startswith(">")
         table.add_column(
             Text(column.lstrip(">"), style="dim"),
@@ -59,7 +67,7 @@ def _table(grid: Grid) -> Table:
             no_wrap=right,
         )
     for row in grid.rows:
-        table.add_row(*(_text(cell) for cell in row))
+        table.add_row(*(_text(row[number]) for number in shown))
     return table
 
 

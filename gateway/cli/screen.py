@@ -28,11 +28,15 @@ Row = Sequence[str | Cell]
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table: its columns, `>` before a name aligning it right, and its rows."""
+    """A table: its columns, `>` before a name aligning it right, and its rows.
+
+    `spare` are the columns that a terminal too narrow for all leaves out, the first one first.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Row]
     title: str = ""
+    spare: Sequence[str] = ()
 
 
 def print_json(value: Any, out: TextIO | None = None) -> None:

@@ -85,8 +85,10 @@ def _routes(found: Json) -> Grid:
                 *_latencies(state.get("latency_ms") or {}),
                 number(state.get("queue_depth"), 0),
             ))  # fmt: skip
-    columns = ("route", "backend", ">weight", ">effective", ">req/s", ">err/s")
-    return Grid((*columns, ">p50 ms", ">p95 ms", ">p99 ms", ">queued"), rows)
+    measured = (">req/s", ">err/s", ">p50 ms", ">p95 ms", ">p99 ms", ">queued")
+    columns = ("route", "backend", ">weight", ">effective", *measured)
+    spare = (">p95 ms", ">queued", ">p50 ms", ">err/s", ">p99 ms", ">effective", ">req/s")
+    return Grid(columns, rows, spare=spare)
 
 
 def _instances(found: Json) -> Grid:
@@ -103,8 +105,8 @@ def _instances(found: Json) -> Grid:
                 number(report.get("running"), 0),
                 number(report.get("wait_ms")),
             ))  # fmt: skip
-    columns = ("backend", "instance", "health", ">in flight", ">queue", ">running")
-    return Grid((*columns, ">wait ms"), rows)
+    columns = ("backend", "instance", "health", ">in flight", ">queue", ">running", ">wait ms")
+    return Grid(columns, rows, spare=(">running", ">wait ms", ">queue", ">in flight"))
 
 
 def health(instance: Mapping[str, Any]) -> Cell:

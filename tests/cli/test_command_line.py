@@ -91,13 +91,31 @@ def test_nobody_at_the_usual_place_is_told_how_to_name_another(capsys, monkeypat
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://x", "http://u:p@127.0.0.1:1", "http://", "http://x:99999", "http://x:y"]
+    "url",
+    ["ftp://x", "http://u:p@127.0.0.1:1", "http://", "http://x:99999", "http://x:y", "http://[::1"],
 )
-def test_a_url_that_is_none_is_one_line_that_names_it(headgate, url) -> None:
+def test_a_url_that_is_none_is_one_line_that_names_it(headgate, url, tmp_path) -> None:
+    (tmp_path / ".headgate").mkdir()  # so that a token may be looked for
     ran = headgate("status", "--url", url)
     assert ran.code == 1
     assert len(ran.err.splitlines()) == 1
     assert repr(url) in ran.err
+
+
+@pytest.mark.parametrize("words", [("status",), ("weights", "digits"), ("apply", "f.yaml")])
+def test_what_is_no_admin_api_is_told_as_such(headgate, player, tmp_path, words) -> None:
+    (tmp_path / "f.yaml").write_text("routes: {}")
+    ran = headgate(*words, "--url", f"{player.url}/elsewhere")
+    assert ran.code == 1
+    said = f"what answers at {player.url}/elsewhere is not the admin API of a gateway"
+    assert ran.err == f"headgate: {said}\n"
+
+
+def test_https_where_there_is_none_is_one_line(headgate, player) -> None:
+    ran = headgate("status", "--url", player.url.replace("http:", "https:"))
+    assert ran.code == 1
+    assert "no TLS there" in ran.err
+    assert len(ran.err.splitlines()) == 1
 
 
 def test_the_token_is_sent_in_the_header_only(capsys, monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import select
 import signal
 import sys
@@ -17,10 +18,11 @@ ALTERNATE, BACK = "\x1b[?1049h", "\x1b[?1049l"
 class Terminal:
     """`headgate` on a pseudo-terminal."""
 
-    def __init__(self, url: str, *arguments: str) -> None:
+    def __init__(self, url: str, *arguments: str, columns: int = 140) -> None:
         self.pid, self.end = pty.fork()
         if self.pid == 0:
-            os.environ.update(HEADGATE_URL=url, TERM="xterm-256color", COLUMNS="140", LINES="40")
+            size = {"COLUMNS": str(columns), "LINES": "40"}
+            os.environ.update(HEADGATE_URL=url, TERM="xterm-256color", **size)
             os.chdir(ROOT)
             code = "import sys; from gateway.cli import main; sys.exit(main())"
             os.execv(sys.executable, [sys.executable, "-c", code, *arguments])
@@ -53,6 +55,16 @@ def test_a_terminal_gets_colours_and_a_ruled_table(player) -> None:
     assert terminal.code() == 0
     assert "\x1b[31mdown" in terminal.printed
     assert "───" in terminal.printed
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_names(player) -> None:
+    for columns, left_out in ((140, False), (60, True)):
+        terminal = Terminal(player.url, "status", columns=columns)
+        assert terminal.code() == 0
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", terminal.printed)
+        assert ("p95 ms" not in shown) is left_out
+        assert all(word in shown for word in ("digits-linear", "127.0.0.1:8003", "weight", "up"))
+        assert max(len(line) for line in shown.splitlines()) <= columns
 
 
 def test_top_gives_the_terminal_back_after_ctrl_c(player) -> None:

@@ -215,3 +215,5 @@ def test_a_memory_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "gone" / "memory.json")
     memory.words = {"a": {"127.0.0.1:1": "up"}}
     memory.keep()
+    assert memory.words == {"a": {"127.0.0.1:1": "up"}}
+    assert not (tmp_path / "gone").exists()

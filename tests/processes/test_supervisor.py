@@ -219,4 +219,5 @@ def test_dual_stack_wildcards_take_ipv4_too() -> None:
     (bound,) = bind("[::]:0")
     with bound:
         listen([bound])
-        socket.create_connection(("127.0.0.1", bound.getsockname()[1]), 2).close()
+        with socket.create_connection(("127.0.0.1", bound.getsockname()[1]), 2) as client:
+            assert bound.accept()[1][1] == client.getsockname()[1]
