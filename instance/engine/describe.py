@@ -31,7 +31,8 @@ def describe(model: Model, name: str) -> dict[str, Any]:
     if model.spec is not None and path == "/predict":
         path = model.spec.path.format(name=type(api).__name__)
     return {
-        "name": name.rpartition(":")[2] or name,
+        "name": getattr(model.spec, "model", "") or name.rpartition(":")[2] or name,
+        "version": getattr(model.spec, "version", ""),
         "doc": inspect.getdoc(api) if type(api).__module__ != "instance.api" else api.__doc__,
         "device": model.device,
         "path": path,

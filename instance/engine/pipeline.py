@@ -135,7 +135,10 @@ class Pipeline:
         next is begun."""
         if self.hooks.max_batch_size == 1:
             for work in works:
-                await self.compute(await self.decode([work]))
+                self.marks[BEGUN] = work.id
+                await self.decode_one(work)
+                if work.reply is None:
+                    await self._answer_one(work)
         else:
             for group in self.groups(await self.decode(works)):
                 await self.compute(group)

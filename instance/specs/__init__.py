@@ -99,6 +99,6 @@ def spec_of(api: Any) -> Spec | None:
     if name == "open-inference":
         from instance.specs.open_inference import OpenInference
 
-        return OpenInference(type(api).__name__)
+        return OpenInference(type(api).__name__, getattr(api, "version", "1"))
     known = "openai-chat, openai-embeddings, open-inference"
     raise ValueError(f"there is no spec {name!r}; use one of {known}")

@@ -5,6 +5,7 @@ Tensors travel as JSON or, each as its client wants it, as bytes after the JSON:
 laid out is `binary_tensors`' to know.
 """
 
+import re
 from math import prod
 from typing import Any, Literal
 
@@ -23,6 +24,8 @@ from instance.specs.binary_tensors import (
     split,
 )
 from instance.surface.codec import Parse, UnencodableError, encode_json
+
+_VERSION = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Tensor(BaseModel):
@@ -68,8 +71,11 @@ class OpenInference:
     request_type: Any = InferRequest
     answer_type: Any = InferAnswer
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self, model: str, version: Any) -> None:
+        self.model = model
+        self.version = str(version)
+        if not _VERSION.fullmatch(self.version):
+            raise ValueError(f"version must be letters, digits, '.', '_' or '-', not {version!r}")
 
     def read(self, request: Request, parse: Parse) -> InferRequest:
         header = request.headers.get(LENGTH)
@@ -95,7 +101,7 @@ class OpenInference:
         for index, name in enumerate(wanted):
             if name not in named:
                 raise invalid(f"/outputs/{index}/name", f"the model has no output {name!r}")
-        answer: dict[str, Any] = {"model_name": self._model}
+        answer: dict[str, Any] = {"model_name": self.model, "model_version": self.version}
         if request.id is not None:
             answer["id"] = request.id
         by_default, binary = binary_outputs(request)

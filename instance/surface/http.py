@@ -26,7 +26,7 @@ from instance.surface.answers import BODILESS, JOIN_MAX, Buffer, head, header_li
 from instance.surface.connection import Incoming
 from instance.surface.docs import docs_page
 from instance.surface.openapi import openapi
-from instance.surface.pages import pages_of
+from instance.surface.pages import model_paths, pages_of
 from instance.surface.streaming import stream
 from instance.telemetry.metrics import Metrics
 
@@ -42,6 +42,10 @@ class Surface:
         self._metrics = metrics
         self._max_body = driver.settings.max_body
         self._path = ""  # until a worker has said which path the model wants
+        self._versioned: str | None = (
+            None  # the same by another path, where the model's spec has one
+        )
+        self._elsewhere = ""  # what else is said of where the model is
         self._wants_request = False
         self._patience_s = inf  # longest wait in the queue, by the model's class
         self._loop = asyncio.get_running_loop()
@@ -103,7 +107,7 @@ class Surface:
     def _begin(self, incoming: Incoming) -> None:
         path = incoming.target.partition(b"?")[0].decode("latin-1")
         try:
-            if path == self._path or (not self._path and self._learn(path)):
+            if self._is_models(path):
                 self._predict(incoming, path)
             else:
                 self._page(incoming, path)
@@ -127,22 +131,33 @@ class Surface:
         if self._streams:
             await asyncio.wait(self._streams, timeout=1.0)
 
-    def _learn(self, path: str) -> bool:
-        """Whether `path` is the model's, once a worker has said so."""
+    def _is_models(self, path: str) -> bool:
+        """Whether `path` is the model's, as far as a worker has said it."""
+        if path == self._path:
+            return True
+        if not self._path:
+            self._learn()
+        return bool(self._path) and path in (self._path, self._versioned)
+
+    def _learn(self) -> None:
         info = self._driver.info
         if not info:
-            return False
+            return
         self._path, self._wants_request = info["path"], info["wants_request"]
         self._patience_s = info["request_timeout_s"]
         for page, document in pages_of(info).items():
             self._pages[page] = partial(json_page, document)
         if info["spec"] == "open-inference":
-            self._pages["/v2/health/live"] = lambda: json_page({"live": True})
-            self._pages["/v2/health/ready"] = self._ready_as_json
-            self._pages[f"/v2/models/{info['name']}/ready"] = partial(
-                self._ready_as_json, name=info["name"]
-            )
-        return path == self._path
+            self._learn_protocol(info)
+
+    def _learn_protocol(self, info: dict[str, Any]) -> None:
+        """The paths of the Open Inference Protocol that are no documents."""
+        self._pages["/v2/health/live"] = lambda: json_page({"live": True})
+        self._pages["/v2/health/ready"] = self._ready_as_json
+        for model in model_paths(info):
+            self._pages[f"{model}/ready"] = partial(self._ready_as_json, name=info["name"])
+        self._versioned = f"{model}/infer"
+        self._elsewhere = f"; version {info['version']} of {info['name']} is served here"
 
     # -- the model's path ------------------------------------------------------------------
 
@@ -208,7 +223,8 @@ class Surface:
         if page is None:
             if not self._driver.info:
                 raise refuse("not_ready", "the model is still loading", 1.0)
-            raise refuse("not_found", f"there is no such path; the model is at {self._path}")
+            where = f"the model is at {self._path}{self._elsewhere}"
+            raise refuse("not_found", f"there is no such path; {where}")
         if incoming.method not in ("GET", "HEAD"):
             self._wrong_method(incoming, "GET, HEAD")
             return

@@ -72,6 +72,9 @@ MODELS = """
         def setup(self, device): ...
         def predict(self, tensors):
             return {"sum": tensors["x"].sum(axis=1), "shape": tensors["x"].shape}
+
+    class Second(Tensors):
+        version = 2
 """
 
 
@@ -307,4 +310,31 @@ def test_open_inference_protocol(serve: Serve) -> None:
     for page in ("/v2/health/live", "/v2/health/ready", "/v2/models/Tensors/ready", "/v2"):
         assert instance.get(page).status_code == 200
     model = instance.get("/v2/models/Tensors").json()
+    assert model["versions"] == ["1"]
     assert model["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
+
+
+@pytest.mark.parametrize(("name", "version"), [("Tensors", "1"), ("Second", "2")])
+def test_open_inference_protocol_by_version(serve: Serve, name: str, version: str) -> None:
+    instance = serve(MODELS, name)
+    model = f"/v2/models/{name}"
+    versioned = f"{model}/versions/{version}"
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
+    for path in (f"{model}/infer", f"{versioned}/infer"):
+        answer = instance.post({"inputs": [tensor]}, path=path).json()
+        assert (answer["model_name"], answer["model_version"]) == (name, version)
+        assert answer["outputs"][0]["data"] == [3.0]
+        assert instance.get(path).headers["allow"] == "POST"
+    assert instance.get(versioned).json() == instance.get(model).json()
+    assert instance.get(model).json()["versions"] == [version]
+    assert instance.get(f"{versioned}/ready").json() == {"name": name, "ready": True}
+    refused = [
+        instance.post({"inputs": [tensor]}, path=f"{model}/versions/7/infer"),
+        instance.get(f"{model}/versions/7"),
+        instance.get(f"{model}/versions/7/ready"),
+        instance.get("/v2/models/Other/ready"),
+        instance.post({"inputs": [tensor]}, path=f"/v2/models/Other/versions/{version}/infer"),
+    ]
+    assert {answer.status_code for answer in refused} == {404}
+    for answer in refused:
+        assert f"version {version} of {name} is served here" in answer.json()["error"]
