@@ -143,14 +143,23 @@ def _instance(r: Results) -> str:
              ("streamed", "items of one stream of 10,000"))  # fmt: skip
     lines = [
         f"* Per second, {what}: "
-        + ", ".join(f"{name} {one['rate']:,.0f}" for name, one in r[kind].items())
+        + ", ".join(f"{name} {one['rate']:,.0f}{_range(one)}" for name, one in r[kind].items())
         for kind, what in rates
         if kind in r
     ]
     if "large" in r:
-        took = ", ".join(f"{name} {one['ms']:.0f} ms" for name, one in r["large"].items())
+        took = ", ".join(
+            f"{name} {one['ms']:.1f} ms{_range(one, 1)}" for name, one in r["large"].items()
+        )
         lines.append(f"* 10 MiB in and out: {took}")
     return text + "\n\n" + "\n".join(lines)
+
+
+def _range(one: Results, digits: int = 0) -> str:
+    """The lowest and the highest of what was measured several times."""
+    if "low" not in one:
+        return ""
+    return f" ({one['low']:,.{digits}f} to {one['high']:,.{digits}f})"
 
 
 _SECTIONS = {

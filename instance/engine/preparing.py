@@ -32,20 +32,16 @@ LEFT = Problem("model_error", "the client left")
 
 
 class Turns:
-    """Keeps the hooks of two threads apart; the thread that computes goes first, because
-    answers wait for it. It enters with `with turns`, the other with `with turns.other`."""
+    """Keeps the hooks of two threads apart. Who waits is next: the other cannot enter again
+    before, so answers wait for the decoding of one request at most."""
 
     def __init__(self) -> None:
-        self.other = _Other(self)
-        self.changed = threading.Condition()
-        self.wanted = False
-        self.taken = False  # by the other thread
+        self._next = threading.Lock()
+        self._taken = threading.Lock()
 
     def __enter__(self) -> None:
-        with self.changed:
-            self.wanted = True
-            while self.taken:
-                self.changed.wait()
+        with self._next:
+            self._taken.acquire()
 
     def __exit__(
         self,
@@ -53,33 +49,7 @@ class Turns:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        with self.changed:
-            self.wanted = False
-            self.changed.notify_all()
-
-
-class _Other:
-    """The turn of the thread that prepares."""
-
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
-
-    def __enter__(self) -> None:
-        turns = self._turns
-        with turns.changed:
-            while turns.wanted:
-                turns.changed.wait()
-            turns.taken = True
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        with self._turns.changed:
-            self._turns.taken = False
-            self._turns.changed.notify_all()
+        self._taken.release()
 
 
 class Prepared:
@@ -138,7 +108,7 @@ class Preparer:
         good = []
         for work in prepared.works:
             if not self._link.cancelled(work.id):
-                with self._turns.other:
+                with self._turns:
                     pipeline.marks[DECODED] = work.id
                     drive(pipeline.decode_one(work))
             if work.reply is None:
@@ -146,7 +116,7 @@ class Preparer:
         pipeline.marks[DECODED] = 0
         for group in pipeline.groups(good):
             try:
-                with self._turns.other:
+                with self._turns:
                     prepared.groups.append((group, drive(pipeline.batched(group))))
             except BaseException:
                 # Made again, and blamed, where the bad one of it can be told from the others.

@@ -120,8 +120,9 @@ def parse_typed(request: Request, adapter: TypeAdapter[Any], of_fields: bool) ->
         form = parse_form(media_type, request.content_type, request.body)
         return _validated(lambda: adapter.validate_python(dict(form)))
     body = request.body
-    # pydantic's parser lets NaN and Infinity pass, which are no JSON.
-    if b"NaN" in body or b"Infinity" in body:
+    # pydantic's parser lets NaN and Infinity pass, which are no JSON. To look for one byte
+    # costs a twentieth of looking for a word, and numbers, of which most bodies are made, lack it.
+    if (b"N" in body and b"NaN" in body) or (b"I" in body and b"Infinity" in body):
         parse_json(body)
     return _validated(lambda: adapter.validate_json(body))
 

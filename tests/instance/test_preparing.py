@@ -158,16 +158,16 @@ def test_a_worker_that_dies_fails_one_batch_and_the_prepared_one_waits_again(ser
     assert [answer.status_code for answer in answers] == [200] * 4
 
 
-def test_the_thread_that_computes_has_the_first_turn() -> None:
+def test_the_thread_that_computes_has_the_next_turn_when_it_waits() -> None:
     turns, order = Turns(), []
     inside, go = threading.Event(), threading.Event()
 
     def prepare() -> None:
-        with turns.other:
+        with turns:
             inside.set()
             go.wait()
             order.append("first item")
-        with turns.other:
+        with turns:
             order.append("second item")
 
     def compute() -> None:
@@ -178,7 +178,7 @@ def test_the_thread_that_computes_has_the_first_turn() -> None:
     threads[0].start()
     inside.wait()
     threads[1].start()
-    while not turns.wanted:
+    while not turns._next.locked():  # who computes does not wait yet
         time.sleep(0.001)
     go.set()
     for thread in threads:
