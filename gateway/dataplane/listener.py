@@ -2,65 +2,50 @@
 
 An asyncio protocol that frames requests strictly, one at a time: while one is under way,
 what a client pipelines waits in a bounded buffer, so answers come in order. What a request
-means is `exchange`. A connection that was refused mid-request is lingered on, so that the
-client can read the answer before it learns that nobody reads the rest.
+means is `exchange`; what a connection can do without knowing requests is `connection`.
 """
 
 import asyncio
-import os
 import re
-import socket
 from typing import TYPE_CHECKING, cast
 
 from gateway.core.errors import ClientFault, GatewayError
 from gateway.core.framing import Body, Chunked, Sized
 from gateway.core.heads import CHUNKED, END, RequestHead, check_start, parse_request, too_large
-from gateway.dataplane.deadlines import NEVER, Timed
+from gateway.dataplane.connection import BODY, CLOSED, HEAD, LINGER, TUNNEL, WAIT, Connection
+from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.tunnel import Tunnel
 
 if TYPE_CHECKING:
     from gateway.dataplane.context import Plane
     from gateway.dataplane.exchange import Exchange
 
-HEAD, BODY, WAIT, TUNNEL, LINGER, CLOSED = range(6)
-LINGER_S = 2.0
 RACE_S = 0.05
 LINGER_BYTES = 16 << 20
 _empty_lines = re.compile(rb"(?:\r\n)+").match
 
 
-class Client(asyncio.Protocol, Timed):
+class Client(Connection):
     """One client connection. Its deadline depends on its state; see `expired`."""
 
     __slots__ = (
-        "_body", "_buffer", "_head_since", "_held", "_keep_alive_s", "_known", "_last_piece",
-        "_limits", "_lingered", "_pumping", "_tunnel", "_window", "_window_bytes", "address",
-        "exchange", "forwarding", "keep", "peer", "plane", "stalled", "state", "transport",
-        "trusted",
+        "_body", "_buffer", "_head_since", "_keep_alive_s", "_known", "_limits", "_pumping",
+        "_tunnel", "address", "forwarding", "keep", "peer", "stalled", "trusted",
     )  # fmt: skip
 
     def __init__(self, plane: "Plane") -> None:
-        self.deadline = self.armed = NEVER
-        self.plane = plane
-        self.transport = cast(asyncio.Transport, None)
+        Connection.__init__(self, plane)
         self.address = ""
         self.peer = b""
         self.trusted = False
-        self.state = HEAD
-        self.exchange: Exchange | None = None
         self.keep = True
         self.stalled = False
         self._tunnel: Tunnel | None = None
         self._known: RequestHead | None = None  # its last head: clients repeat themselves
         self._buffer = b""
         self._body: Body | None = None
-        self._held = False
         self._pumping = False
-        self._last_piece = 0.0
         self._head_since = 0.0
-        self._window = 0.0
-        self._window_bytes = 0
-        self._lingered = 0
         options = plane.options
         self._keep_alive_s = options.keep_alive_s
         self._limits = (options.max_target, options.max_headers, options.underscore_headers)
@@ -211,8 +196,7 @@ class Client(asyncio.Protocol, Timed):
             exchange.refuse(ClientFault(f"Malformed request body: {error}."))
             return b""
         self._body = body
-        self._last_piece = self._window = now
-        self._window_bytes = 0
+        self._begin_upload(now)
         if body.done:
             self.state = WAIT
             self.deadline = NEVER
@@ -258,10 +242,6 @@ class Client(asyncio.Protocol, Timed):
 
     # what an exchange does with its client
 
-    def write(self, data: bytes) -> None:
-        if self.state != CLOSED:
-            self.transport.write(data)
-
     def closes(self, exchange: "Exchange") -> bool:
         """Whether the connection ends with this answer."""
         if self.plane.lame or self.state == BODY:
@@ -275,6 +255,8 @@ class Client(asyncio.Protocol, Timed):
         if self.state == CLOSED or self.transport.is_closing():
             return
         if self.state == BODY:
+            self._body = None
+            self._buffer = b""
             self._linger()
         elif not self.keep:
             self.close_soon()
@@ -303,41 +285,6 @@ class Client(asyncio.Protocol, Timed):
             data, self._buffer = self._buffer, b""
             tunnel.from_client(data)
 
-    def hold(self) -> None:
-        """Reads no more until `release`."""
-        if not self._held and self.state != CLOSED:
-            self._held = True
-            self.transport.pause_reading()
-
-    def release(self) -> None:
-        if self._held:
-            self._held = False
-            self._last_piece = self._window = self.plane.now()
-            self._window_bytes = 0
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
-
-    def close_soon(self) -> None:
-        """Ends the connection when everything is written."""
-        self.state = CLOSED
-        self._wait_for(self.plane.options.stream_idle_s)
-        self.transport.close()
-
-    def abort(self) -> None:
-        """Ends the connection so that an unfinished answer looks like one."""
-        self.state = CLOSED
-        self.transport.abort()
-
-    def _linger(self) -> None:
-        self.state = LINGER
-        self._body = None
-        self._buffer = b""
-        self._lingered = 0
-        self.release()
-        self._wait_for(LINGER_S)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-
     def shut(self) -> None:
         """Draining: an idle connection ends, a busy one with its answer."""
         if self.state == HEAD and not self._buffer:
@@ -349,9 +296,6 @@ class Client(asyncio.Protocol, Timed):
             self.keep = False
 
     # time
-
-    def _wait_for(self, seconds: float) -> None:
-        self.plane.wheel.set(self, self.plane.now() + seconds)
 
     def expired(self, now: float) -> None:
         if self.state == CLOSED or self.state == LINGER or self.stalled:
@@ -365,32 +309,3 @@ class Client(asyncio.Protocol, Timed):
                 self.close_soon()
         elif self.state == BODY and self.exchange is not None:
             self._check_upload(now)
-
-    def _has_unread(self) -> bool:
-        """Whether bytes have come that the loop has not yet handed over."""
-        try:
-            with socket.socket(
-                fileno=os.dup(self.transport.get_extra_info("socket").fileno())
-            ) as s:
-                return bool(s.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
-        except OSError:
-            return False
-
-    def _check_upload(self, now: float) -> None:
-        """408 for a body that stalls or trickles; one that is held back by us is excused."""
-        options = self.plane.options
-        idle_s = options.body_idle_s
-        if self._held:
-            self._last_piece = self._window = now
-        else:
-            too_slow = self._window_bytes < options.body_min_rate * (now - self._window)
-            window_over = now - self._window >= idle_s
-            if now - self._last_piece >= idle_s or (window_over and too_slow):
-                assert self.exchange is not None
-                fault = ClientFault("The request body took too long.", "request_timeout")
-                self.exchange.fail(fault)
-                return
-            if window_over:
-                self._window = now
-                self._window_bytes = 0
-        self.plane.wheel.set(self, min(self._last_piece, self._window) + idle_s)
