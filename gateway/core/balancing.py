@@ -286,10 +286,11 @@ def choose(
     if not count:
         return -1
     least_loaded = balance == "least_loaded" and count > 1
-    index = turn % count if balance != "random" else (scrambled(turn) * count) >> 64
+    start = turn % count if balance != "random" else (scrambled(turn) * count) >> 64
     best, least, shunned, least_busy = -1, 0.0, False, 0.0
-    usual_s = 0.0
-    for _ in range(count):
+    usual_s = much_sooner = 0.0
+    order: list[int] = [*range(start, count), *range(start)]
+    for index in order:
         load = loads[index]
         in_flight = load.in_flight
         occupied = load.occupied(now) if load.reported_at else in_flight + load.others
@@ -301,11 +302,20 @@ def choose(
         if in_flight < load.limit and (occupied < most or not in_flight):
             if not least_loaded:
                 return index
+            slots = load.slots
+            busy = occupied / slots if slots else occupied
+            avoid = load.shunned_until > now
+            if (
+                busy >= least_busy
+                and avoid == shunned
+                and best >= 0
+                and (load.service_s if slots else load.base_s) >= much_sooner
+                and (in_flight or now - load.learned_at <= FORGET_S)
+            ):
+                continue  # it could only win by being much sooner, and even alone it is not
             if not load.service_s and not usual_s:
                 usual_s = usual_service_s(loads)
             delay = load.delay(now, occupied, usual_s)
-            avoid = load.shunned_until > now
-            busy = occupied / load.slots if load.slots else occupied
             if best < 0:
                 better = True
             elif avoid != shunned:
@@ -318,9 +328,7 @@ def choose(
                 better = busy < least_busy and least >= delay * ALIKE - ALIKE_S
             if better:
                 best, least, shunned, least_busy = index, delay, avoid, busy
-        index += 1
-        if index == count:
-            index = 0
+                much_sooner = least * ALIKE - ALIKE_S
     return best
 
 

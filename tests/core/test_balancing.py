@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.balancing import (
+    ALIKE,
+    ALIKE_S,
     FADE_S,
     FORGET_S,
     JUDGED,
@@ -19,6 +21,7 @@ from gateway.core.balancing import (
     Load,
     choose,
     most_at_once,
+    usual_most,
     usual_service_s,
 )
 
@@ -306,6 +309,60 @@ def test_whoever_is_chosen_has_room_and_nobody_is_only_if_none_has(
         for each in loads
     ]
     assert room[index] if index >= 0 else not any(room)
+
+
+def chosen_by_looking_closely(loads: list[Load], turn: int) -> int:
+    """What `choose` says, from the expected delay of each instance that has room."""
+    usual_s, best = usual_service_s(loads), -1
+    for index in ((turn + step) % len(loads) for step in range(len(loads))):
+        one = loads[index]
+        most = usual_most(loads) if one.is_new and one.most == math.inf else one.most
+        if one.in_flight and one.occupied(NOW) >= most * one.weight:
+            continue
+        if best < 0 or _is_better(one, loads[best], usual_s):
+            best = index
+    return best
+
+
+def _is_better(one: Load, other: Load, usual_s: float) -> bool:
+    shunned = one.shunned_until > NOW, other.shunned_until > NOW
+    if shunned[0] != shunned[1]:
+        return shunned[1]
+    busy = [each.occupied(NOW) / (each.slots or 1.0) for each in (one, other)]
+    if min(one.samples, other.samples) < JUDGED:
+        return busy[0] < busy[1]
+    mine, its = (each.delay(NOW, each.occupied(NOW), usual_s) for each in (one, other))
+    if mine < its * ALIKE - ALIKE_S:
+        return True
+    return busy[0] < busy[1] and not its < mine * ALIKE - ALIKE_S
+
+
+@st.composite
+def states(draw: Any) -> Load:
+    def of(*values: float) -> float:
+        return draw(st.sampled_from(values))
+
+    slots, service_s = of(0.0, 0.0, 1.0, 4.0), of(0.0, 0.001, 0.02, 0.021, 0.03, 0.1)
+    made = Load(
+        int(of(0, 0, 1, 2, 9)), of(0, 1, 4), slots=slots, service_s=service_s,
+        weight=of(1.0, 1.0, 0.3),
+    )  # fmt: skip
+    made.samples, made.is_new = int(of(0, JUDGED - 1, JUDGED, 100)), draw(st.booleans())
+    made.learned_at = NOW - of(0.0, 1.0, FORGET_S, 2 * FORGET_S, math.inf)
+    made.reported_at, made.foreign = of(0.0, NOW, NOW - 1.0), of(0.0, 2.0)
+    made.wait_until = NOW + of(-1.0, 0.01, 1.0)
+    made.failures, made.shunned_until = int(of(0, 0, 1, 9)), NOW + of(-1.0, -1.0, 1.0)
+    if not slots:
+        made.most, made.crowd = of(math.inf, 1.0, 6.0), of(0.0, 0.5, 1.5, 6.0)
+        made.base_s = service_s * of(0.1, 0.9, 1.0)
+    return made
+
+
+@given(st.lists(states(), min_size=2, max_size=6), st.integers(0, 1 << 64))
+def test_no_instance_is_passed_over_that_a_closer_look_would_have_chosen(
+    loads: list[Load], turn: int
+) -> None:
+    assert choose("least_loaded", loads, turn, NOW) == chosen_by_looking_closely(loads, turn)
 
 
 def test_an_instance_that_never_answered_is_given_what_its_peers_can_take() -> None:
