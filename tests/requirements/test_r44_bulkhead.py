@@ -58,18 +58,20 @@ async def _ask_on_and_on(url: str, end: float) -> list[Reply]:
 
 
 async def test_r44_a_limit_smaller_than_the_number_of_workers_holds_for_all_together() -> None:
-    """And none of them keeps the one turn there is to itself."""
-    crowd = Crowd(after(0.01))
+    """And none of them keeps the one turn there is to itself. Six clients that each wait for
+    their answer are too few to be taken for overload, however they come to be connected."""
+    crowd = Crowd(after(0.005))
     async with one_origin(crowd) as origin:
         document = one_backend(origin, max_in_flight=1)
         async with running_gateway(document, workers=3) as gateway:
             end = time.monotonic() + 3
-            asking = (_ask_on_and_on(gateway.url, end) for _ in range(9))
+            asking = (_ask_on_and_on(gateway.url, end) for _ in range(6))
             by_client = await asyncio.gather(*asking)
-    assert failures([reply for replies in by_client for reply in replies]) == []
+    refused = [r.header("x-headgate-error") for each in by_client for r in each if not r.ok]
+    assert refused == []
     assert crowd.most == 1
     counts = sorted(len(replies) for replies in by_client)
-    assert counts[0] >= sum(counts) / 9 / 5, counts
+    assert counts[0] >= sum(counts) / 6 / 5, counts
 
 
 async def test_r44_a_limit_holds_while_a_worker_is_replaced() -> None:
