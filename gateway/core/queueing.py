@@ -205,8 +205,11 @@ class Admission:
         return self._verdict(waiting, (waiting + 1) / rate, service_s, patience_s)
 
     def _pace(self, now: float, loads: Sequence[Load]) -> Capacity:
-        """How fast requests leave, as counted while the queue stands, else as computed."""
+        """How fast requests leave, as counted while the queue stands, else as computed. Before
+        the first answer nobody can tell; then only the queue's size and timeout bound it."""
         can = capacity(loads)
+        if can.rate and not any(load.service_s for load in loads):
+            return Capacity(math.inf, 0.0)
         if can.rate and self._gone >= MEASURABLE:
             return Capacity(self._gone / max(0.001, now - self._since - GRACE_S), can.service_s)
         return can

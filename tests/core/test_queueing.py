@@ -132,6 +132,15 @@ def test_without_any_instance_nobody_waits() -> None:
     assert Admission(Queue()).admit(NOW, [], 0, math.inf) == Refuse("no_backend", 1)
 
 
+def test_before_the_first_answer_nobody_is_refused_for_a_wait_that_nobody_can_tell() -> None:
+    loads = [load(1, slots=0, service_s=0.0)]
+    admission = Admission(Queue(size=20, timeout_s=5.0))
+    assert admission.admit(NOW, loads, 19, patience_s=1.0) == Admit(0.0)
+    assert admission.admit(NOW, loads, 20, patience_s=1.0) == Refuse("queue_full", 1)
+    loads[0].answered(NOW, 0.5, 1, False)
+    assert isinstance(admission.admit(NOW, loads, 19, math.inf), Refuse), "now it can be told"
+
+
 def test_a_worker_counts_on_its_part_of_shared_instances() -> None:
     assert capacity([load(2), load(2)]) == pytest.approx((200, 0.02))
     assert capacity([load(1, others=1.0), load(1, others=1.0)]) == pytest.approx((100, 0.02))
