@@ -278,10 +278,12 @@ class Control:
         self._memory.keep()
 
     def _on_health(self, words: Words, changes: Sequence[tuple[Key, Word, Word]]) -> None:
+        self._memory.words = words
+        if changes:  # before a worker acts on it: a successor must not know less than they do
+            self._memory.keep()
         self._workers.set_health(words)
         self._live.note_health(words, changes)
         self._documents.stir()
-        self._memory.words = words
 
     def _on_beat(self, metrics: Sequence[Metrics]) -> None:
         if self._line is not None:

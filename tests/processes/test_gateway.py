@@ -170,7 +170,8 @@ async def test_a_file_that_is_edited_while_the_gateway_runs_is_not_read_by_accid
             await eventually(back, BACK_WITHIN_S)
             table = (await gateway.admin("GET", "/admin/v1/table")).json()
             assert (table["revision"], table["routes"]["all"]["split"]) == (1, {"a": 90, "b": 10})
-            assert (await gateway.client.get(f"{gateway.url}/x")).status == 200
+            reply = await gateway.client.get(f"{gateway.url}/x")
+            assert reply.status == 200, reply
 
 
 async def test_names_are_resolved_and_probed() -> None:
