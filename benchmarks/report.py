@@ -157,7 +157,7 @@ def _instance(r: Results) -> str:
 
 def _range(one: Results, digits: int = 0) -> str:
     """The lowest and the highest of what was measured several times."""
-    if "low" not in one:
+    if "low" not in one or one["low"] == one["high"]:
         return ""
     return f" ({one['low']:,.{digits}f} to {one['high']:,.{digits}f})"
 
