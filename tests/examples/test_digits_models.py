@@ -63,7 +63,7 @@ def test_a_model_served_without_batches_takes_one_scan_at_a_time(model: Reader) 
 
 
 def test_the_warm_up_example_is_a_valid_request(model: Reader) -> None:
-    Scan.model_validate(model.example)
+    assert Scan.model_validate(model.example).model_dump() == model.example
 
 
 def with_pixel(value: object) -> dict[str, Any]:

@@ -83,6 +83,32 @@ MODEL = """
             return [len(batch)] * len(batch)
 """
 
+RAW_ECHO = """
+    import os
+    class Model:
+        def setup(self, device): ...
+        def decode_request(self, request: bytes):
+            assert type(request) is bytes
+            return request
+        def predict(self, x):
+            if x.startswith(b"die"):
+                os._exit(1)
+            return x
+"""
+
+# Starts once, and not again while there is a file `broken`.
+BREAKS = """
+    import os, pathlib, time
+    class Model:
+        def setup(self, device):
+            if pathlib.Path("broken").exists():
+                os._exit(1)
+        def predict(self, x):
+            if x == "hang":
+                time.sleep(1000)
+            return x
+"""
+
 
 def together(calls: list[Callable[[], Any]]) -> list[Any]:
     """The results of `calls`, made at the same time."""

@@ -21,23 +21,11 @@ from instance.engine.arena import KEEP, ROOM_MIN, SIZE, Arena, Room, new_file
 from instance.engine.frames import Decoder, Frame, pack
 from instance.surface.bodies import Sending
 from tests.instance.conftest import Instance, Serve, eventually
+from tests.instance.loads import RAW_ECHO
 from tests.instance.test_connections import HEAD, asked, connected
 
 MIB = 1 << 20
 LARGE = os.urandom(3 * MIB + 77)
-
-ECHO = """
-    import os
-    class Model:
-        def setup(self, device): ...
-        def decode_request(self, request: bytes):
-            assert type(request) is bytes
-            return request
-        def predict(self, x):
-            if x.startswith(b"die"):
-                os._exit(1)
-            return x
-"""
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs memfd")
 
@@ -194,7 +182,7 @@ def answer(sock: socket.socket) -> bytes:
 
 
 def test_large_and_small_bodies_take_turns_on_one_connection(serve: Serve) -> None:
-    instance = serve(ECHO)
+    instance = serve(RAW_ECHO)
     sock = connected(instance, b"")
     for size in (5, MIB, 17, ROOM_MIN, ROOM_MIN - 1, 3 * MIB, 1, 2 * MIB):
         body = os.urandom(size)
@@ -202,7 +190,7 @@ def test_large_and_small_bodies_take_turns_on_one_connection(serve: Serve) -> No
 
 
 def test_large_bodies_of_many_clients_at_once_are_not_mixed_up(serve: Serve) -> None:
-    instance = serve(ECHO, "Model", "--workers", "2")
+    instance = serve(RAW_ECHO, "Model", "--workers", "2")
 
     def talk(number: int) -> bool:
         sock = connected(instance, b"")
@@ -214,7 +202,7 @@ def test_large_bodies_of_many_clients_at_once_are_not_mixed_up(serve: Serve) -> 
 
 
 def test_what_follows_a_large_body_is_the_next_request(serve: Serve) -> None:
-    sock = connected(serve(ECHO), b"")
+    sock = connected(serve(RAW_ECHO), b"")
     kind = HEAD + b"Content-Type: application/octet-stream\r\n"
     sock.sendall(asked(LARGE, kind) + asked(b"small", kind) + asked(LARGE[::-1], kind))
     got = bytearray()
@@ -229,7 +217,7 @@ def test_what_follows_a_large_body_is_the_next_request(serve: Serve) -> None:
 
 
 def test_a_client_that_leaves_in_a_large_body_leaves_its_room(serve: Serve) -> None:
-    instance = serve(ECHO)
+    instance = serve(RAW_ECHO)
     process = psutil.Process(instance.process.pid)
     body = bytes(20 * MIB)
     for _ in range(4):
@@ -241,7 +229,7 @@ def test_a_client_that_leaves_in_a_large_body_leaves_its_room(serve: Serve) -> N
 
 
 def test_a_client_that_leaves_before_it_has_read_leaves_its_room(serve: Serve) -> None:
-    instance = serve(ECHO)
+    instance = serve(RAW_ECHO)
     [worker] = instance.workers()
     body = os.urandom(20 * MIB)
     for number in range(4):
@@ -255,7 +243,7 @@ def test_a_client_that_leaves_before_it_has_read_leaves_its_room(serve: Serve) -
 
 
 def test_a_slow_reader_gets_its_own_answer_whole_and_then_the_end(serve: Serve) -> None:
-    instance = serve(ECHO)
+    instance = serve(RAW_ECHO)
     body = os.urandom(30 * MIB)
     slow = socket.socket()
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -269,7 +257,7 @@ def test_a_slow_reader_gets_its_own_answer_whole_and_then_the_end(serve: Serve) 
 
 
 def test_large_bodies_outlive_a_worker_that_dies(serve: Serve) -> None:
-    instance = serve(ECHO)
+    instance = serve(RAW_ECHO)
     assert instance.post(content=b"die" + LARGE).status_code == 500
     eventually(lambda: exchange_or_none(instance))
 
@@ -281,7 +269,7 @@ def exchange_or_none(instance: Instance) -> bool:
 
 
 def test_a_large_compressed_body_is_inflated_from_its_room(serve: Serve) -> None:
-    instance = serve(ECHO)
+    instance = serve(RAW_ECHO)
     packed = gzip.compress(LARGE, 1)
     headers = {"Content-Encoding": "gzip"}
     assert instance.post(content=packed, headers=headers).content == LARGE
@@ -290,7 +278,7 @@ def test_a_large_compressed_body_is_inflated_from_its_room(serve: Serve) -> None
 
 
 def test_others_are_served_while_the_last_byte_of_a_large_body_is_missing(serve: Serve) -> None:
-    instance = serve(ECHO)
+    instance = serve(RAW_ECHO)
     sock = connected(instance, asked(LARGE)[:-1])
     assert exchange(connected(instance, b""), b"x") == b"x"
     sock.sendall(LARGE[-1:])
@@ -345,7 +333,7 @@ def test_without_such_memory_large_bodies_go_in_frames(serve: Serve) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (64 * MIB, hard))  # an arena's file is larger
     try:
         assert arena.new_file() is None
-        instance = serve(ECHO)
+        instance = serve(RAW_ECHO)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert exchange(connected(instance, b""), LARGE) == LARGE

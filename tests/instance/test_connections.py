@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.instance.conftest import Instance, Serve, eventually
+from tests.instance.loads import RAW_ECHO
 
 ECHO = """
     import time
@@ -167,14 +168,6 @@ def test_answers_wait_for_a_client_that_does_not_read(serve: Serve) -> None:
 
 
 def test_large_bodies_go_both_ways_unchanged(serve: Serve) -> None:
-    instance = serve("""
-        class Model:
-            def setup(self, device): ...
-            def decode_request(self, request: bytes):
-                assert type(request) is bytes
-                return request
-            def predict(self, x):
-                return x
-    """)
+    instance = serve(RAW_ECHO)
     body = bytes(range(256)) * 40_000
     assert instance.post(content=body).content == body

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.instance.conftest import Serve, eventually
-from tests.instance.loads import MODEL, later, many, raw
+from tests.instance.loads import BREAKS, MODEL, later, many, raw
 
 
 @pytest.mark.parametrize("count", [1_500])
@@ -53,6 +53,7 @@ def test_r48_a_worker_that_is_killed_comes_back(serve: Serve) -> None:
         worker.kill()
         eventually(lambda: worker.pid not in [w.pid for w in instance.workers()])
         eventually(lambda: instance.post("a").status_code == 200)
+    assert instance.metric("instance_worker_restarts_total") == 2
 
 
 def test_a_hung_predict_is_ended_after_the_timeout_and_its_worker_replaced(serve: Serve) -> None:
@@ -70,18 +71,8 @@ def test_a_hung_predict_is_ended_after_the_timeout_and_its_worker_replaced(serve
 def test_who_waits_for_a_model_that_keeps_failing_is_told_when_to_come_back(
     serve: Serve, tmp_path: Path
 ) -> None:
-    instance = serve(
-        """
-        import pathlib, os, time
-        class Model:
-            def setup(self, device):
-                if pathlib.Path("broken").exists():
-                    os._exit(1)
-            def predict(self, x):
-                time.sleep(1000)
-        """
-    )
-    computed = later(lambda: instance.post(1))
+    instance = serve(BREAKS)
+    computed = later(lambda: instance.post("hang"))
     eventually(lambda: instance.metric("instance_running") == 1)
     waits = later(lambda: instance.post(2))
     eventually(lambda: instance.metric("instance_queue_depth") == 1)
@@ -116,17 +107,7 @@ def test_a_health_that_hangs_is_ended_after_the_timeout(serve: Serve) -> None:
 
 
 def test_a_crash_loop_backs_off_and_is_not_ready(serve: Serve, tmp_path: Path) -> None:
-    instance = serve(
-        """
-        import pathlib, os
-        class Model:
-            def setup(self, device):
-                if pathlib.Path("broken").exists():
-                    os._exit(1)
-            def predict(self, x):
-                return x
-        """
-    )
+    instance = serve(BREAKS)
     (tmp_path / "broken").touch()
     instance.workers()[0].kill()
     instance.wait_for("starting again", count=4)
