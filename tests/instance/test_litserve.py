@@ -2,14 +2,18 @@
 
 import json
 import threading
+from pathlib import Path
 
 import pytest
 
-from tests.instance.conftest import Serve
+from tests.instance.conftest import Serve, eventually
 
 pytest.importorskip("litserve")
 
 CLASSES = """
+    import time
+    from pathlib import Path
+
     import numpy as np
     import litserve as ls
     from fastapi import HTTPException, Request, Response
@@ -86,6 +90,8 @@ CLASSES = """
 
         def predict(self, x):
             assert isinstance(x, torch.Tensor) and x.ndim == 2
+            while Path("hold").exists():
+                time.sleep(0.01)
             self.largest = max(self.largest, len(x))
             return self.model(x)
 
@@ -203,7 +209,8 @@ def test_text_streams_by_option_and_dicts_by_the_class(serve: Serve) -> None:
     ]
 
 
-def test_batched_torch_and_numpy(serve: Serve) -> None:
+def test_batched_torch_and_numpy(serve: Serve, tmp_path: Path) -> None:
+    (tmp_path / "hold").touch()
     instance = serve(CLASSES, "BatchedTorchAPI", "--max-batch-size", "8", "--batch-timeout", "0.2")
     answers: list = []
     threads = [
@@ -212,10 +219,12 @@ def test_batched_torch_and_numpy(serve: Serve) -> None:
     ]
     for thread in threads:
         thread.start()
+    eventually(lambda: instance.metric("instance_queue_depth") >= 8)
+    (tmp_path / "hold").unlink()
     for thread in threads:
         thread.join()
     assert sorted(answer["output"] for answer in answers) == [i + 1.0 for i in range(16)]
-    assert max(answer["largest"] for answer in answers) > 1
+    assert max(answer["largest"] for answer in answers) == 8
     numpy = serve(CLASSES, "BatchedNumpyAPI", "--max-batch-size", "4")
     assert numpy.post({"input": [1, 2]}).json() == {"output": [2, 4]}
 
