@@ -178,7 +178,7 @@ class Admission:
 
         `patience_s` is how long its client will wait for the answer, infinite if unknown.
         """
-        rate, service_s = self._pace(now, loads)
+        rate, service_s = self._pace(now, loads, patience_s)
         if not rate:
             return Refuse("no_backend", 1)
         wait_s = (waiting + 1) / rate
@@ -199,16 +199,17 @@ class Admission:
         self, now: float, loads: Sequence[Load], waiting: int, patience_s: float
     ) -> Admit | Refuse:
         """What `admit` would say now, for a request that is not there yet. Changes nothing."""
-        rate, service_s = self._pace(now, loads)
+        rate, service_s = self._pace(now, loads, patience_s)
         if not rate:
             return Refuse("no_backend", 1)
         return self._verdict(waiting, (waiting + 1) / rate, service_s, patience_s)
 
-    def _pace(self, now: float, loads: Sequence[Load]) -> Capacity:
+    def _pace(self, now: float, loads: Sequence[Load], patience_s: float) -> Capacity:
         """How fast requests leave, as counted while the queue stands, else as computed. Before
-        the first answer nobody can tell; then only the queue's size and timeout bound it."""
+        the first answer nobody can tell: who has all the time there is then waits, bounded by
+        the queue's size and timeout alone; for who has not, it is a guess."""
         can = capacity(loads)
-        if can.rate and not any(load.service_s for load in loads):
+        if can.rate and patience_s == math.inf and not any(load.service_s for load in loads):
             return Capacity(math.inf, 0.0)
         if can.rate and self._gone >= MEASURABLE:
             return Capacity(self._gone / max(0.001, now - self._since - GRACE_S), can.service_s)
