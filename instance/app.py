@@ -24,6 +24,7 @@ from instance.telemetry.tracing import from_environment
 
 log = logging.getLogger("instance")
 BACKLOG = 1024
+LAME_DUCK_S = 1.0  # for kept connections, after the last answer
 
 
 class PortTaken(Exception):
@@ -61,7 +62,7 @@ async def serve(settings: Settings) -> int:
     server = Server(surface, settings.max_body, settings.keep_alive_s, driver.arena)
     listener = await asyncio.get_running_loop().create_server(server.factory, sock=sock)
     try:
-        return await _until_signalled(driver)
+        return await _until_signalled(driver, server)
     finally:
         listener.close()
         server.close_idle()
@@ -72,7 +73,7 @@ async def serve(settings: Settings) -> int:
             tracing.close()
 
 
-async def _until_signalled(driver: Driver) -> int:
+async def _until_signalled(driver: Driver, server: Server) -> int:
     """Starts, serves, and drains at the first signal; a second one ends it at once."""
     loop = asyncio.get_running_loop()
     signals = asyncio.Queue[int]()
@@ -95,7 +96,7 @@ async def _until_signalled(driver: Driver) -> int:
     _rest_the_collector()
     await stop
     log.info("shutting down: finishing what was accepted")
-    drain = loop.create_task(driver.drain())
+    drain = loop.create_task(_drain(driver, server))
     again = loop.create_task(signals.get())
     await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
     for task in (drain, again):
@@ -103,6 +104,14 @@ async def _until_signalled(driver: Driver) -> int:
     # One more turn for the answers that have just been resolved to be written.
     await asyncio.sleep(0.05)
     return 0
+
+
+async def _drain(driver: Driver, server: Server) -> None:
+    """Returns when all that was accepted is answered, and nobody is about to ask on a connection
+    that we close: a request that crosses its end on the way could not be sent again. Who asks
+    now is refused and told to close; a gateway goes elsewhere from then on."""
+    await driver.drain()
+    await server.emptied(LAME_DUCK_S)
 
 
 def _rest_the_collector() -> None:

@@ -11,6 +11,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol, cast
 
 import httptools
@@ -102,7 +103,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self._server.connections.discard(self)
+        self._server.remove(self)
         self.resume_writing()
         busy, self._busy = self._busy, None
         self._current = None
@@ -334,6 +335,7 @@ class Server:
         self.arena = arena  # where large bodies are received
         self.connections: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._emptied = asyncio.Event()
 
     @property
     def factory(self) -> Callable[[], Connection]:
@@ -343,6 +345,19 @@ class Server:
         self.connections.add(connection)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(1.0, self._sweep)
+
+    def remove(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if not self.connections:
+            self._emptied.set()
+
+    async def emptied(self, within_s: float) -> None:
+        """Returns when no connection is left, or `within_s` seconds have passed."""
+        self._emptied.clear()
+        if self.connections:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._emptied.wait()
 
     def close_idle(self) -> None:
         for connection in list(self.connections):

@@ -195,6 +195,22 @@ def test_r69_at_sigterm_accepted_requests_are_answered_and_new_ones_refused(serv
     assert instance.process.wait(10) == 0
 
 
+def test_r69_who_asks_on_a_kept_connection_as_the_instance_goes_is_told_so(serve: Serve) -> None:
+    """To close it at once would cross requests on their way, which nobody may send again."""
+    instance = serve(ECHO, "Model").ready()
+    body = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1"
+    with socket.create_connection(("127.0.0.1", instance.port)) as kept:
+        kept.sendall(body)
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+        instance.process.send_signal(signal.SIGTERM)
+        instance.wait_for("shutting down")
+        kept.sendall(body)
+        refused = kept.recv(65536)
+        assert refused.startswith(b"HTTP/1.1 503")
+        assert b"Connection: close" in refused
+        assert instance.process.wait(10) == 0
+
+
 @pytest.mark.parametrize(
     ("source", "name", "says"),
     [
