@@ -56,7 +56,7 @@ async def held_back(origin: Origin) -> list[Exchange]:
     """The answers under way, once the instance has been kept from writing more of any."""
     sent = -1
     while True:
-        stuck = [each for each in origin.exchanges if each.target == b"/big"]
+        stuck = [each for each in origin.exchanges if hasattr(each, "sent")]  # begun
         now = sum(each.sent for each in stuck)  # type: ignore[attr-defined]
         if now == sent and len(stuck) == READERS:
             return stuck
