@@ -352,7 +352,8 @@ BACKENDS_SAID = some(instances=VALUES, states=VALUES, serve=VALUES)
 @settings(max_examples=300, deadline=None)
 def test_whatever_stands_anywhere_is_a_fault_and_no_accident(value: Any) -> None:
     if isinstance(value, dict):
-        examine(value)
+        faults = examine(value)[2]
+        assert all(fault.pointer.startswith("/") and fault.detail for fault in faults), faults
 
 
 SAID = {
