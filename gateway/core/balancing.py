@@ -268,13 +268,7 @@ def most_at_once(slots: float, service_s: float) -> float:
     return slots + min(slots * TURNAROUND_S // service_s, max(slots, MOST_AHEAD))
 
 
-def choose(
-    balance: str,
-    loads: Sequence[Load],
-    turn: int,
-    now: float,
-    ahead: int = 0,
-) -> int:
+def choose(balance: str, loads: Sequence[Load], turn: int, now: float, ahead: int = 0) -> int:
     """The index in `loads` of the instance for one more request; -1 when none has room.
 
     `turn` counts up with each choice from a random start: it breaks ties by rotation, is the

@@ -284,6 +284,7 @@ class Exchange(Intake):
         self._finish(self.plane.now(), "client_left")
 
     def expired(self, now: float) -> None:
+        """The deadline passed: of the whole request (504), or of its wait in the queue (503)."""
         if self.state == OVER:
             return
         if now >= self.patience_until:

@@ -54,6 +54,7 @@ class Client(Connection):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A new client, unless there are as many as the descriptors allow."""
         self.transport = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
         # A socket on [::] calls 192.0.2.1 ::ffff:192.0.2.1; nobody who looks for it would.
@@ -73,6 +74,7 @@ class Client(Connection):
         plane.wheel.set(self, plane.now() + plane.options.keep_alive_s)
 
     def data_received(self, data: bytes) -> None:
+        """What the client sent, to whoever reads it in this state; too much is held or cut off."""
         state = self.state
         if state == HEAD:
             self._pump(self._buffer + data if self._buffer else data)
@@ -96,6 +98,7 @@ class Client(Connection):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
+        """The client is gone: whatever runs for it ends."""
         self.plane.clients.discard(self)
         self.state = CLOSED
         self.plane.wheel.drop(self)
@@ -298,6 +301,8 @@ class Client(Connection):
     # time
 
     def expired(self, now: float) -> None:
+        """The deadline of the state passed: idle connections and who does not read are cut off,
+        a late head or body is refused."""
         if self.state == CLOSED or self.state == LINGER or self.stalled:
             self.abort()
         elif self.state == HEAD:

@@ -110,6 +110,7 @@ class Upstream(asyncio.Protocol, Timed):
             self.receiver.sending_resumed()
 
     def data_received(self, data: bytes) -> None:
+        """A part of the answer, to the receiver; what nobody asked for ends the connection."""
         state = self.state
         if state == HEAD:
             try:
@@ -145,6 +146,7 @@ class Upstream(asyncio.Protocol, Timed):
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
+        """The end of an answer that only this delimits; else the receiver hears that it broke."""
         state, receiver = self.state, self.receiver
         self.state = CLOSED
         self.receiver = None
@@ -162,6 +164,8 @@ class Upstream(asyncio.Protocol, Timed):
             receiver.broke("reset", "The instance closed the connection without an answer.")
 
     def expired(self, now: float) -> None:
+        """An idle connection is given up; an answer that takes too long breaks, unless it is the
+        client that does not read."""
         if self.state == IDLE:
             self.instance.forget(self)
             self.abort()

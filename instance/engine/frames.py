@@ -94,6 +94,7 @@ class Decoder:
         return memoryview(self._stash)[self._end :]
 
     def updated(self, count: int) -> list[Frame]:
+        """The frames that are whole with the `count` bytes just received."""
         frames: list[Frame] = []
         if self._header is None:
             self._end += count

@@ -33,6 +33,7 @@ class ItemFraming:
             self.content_type = JSON_LINES
 
     def item(self, value: Any, choice: int = 0) -> Buffer:
+        """The bytes of one item of a stream: an event, or a line, unless it is framed already."""
         if isinstance(value, str):
             if not self.sse or value.startswith(("data:", "event:", "id:", ":")):
                 return value.encode()

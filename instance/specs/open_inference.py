@@ -78,6 +78,7 @@ class OpenInference:
             raise ValueError(f"version must be letters, digits, '.', '_' or '-', not {version!r}")
 
     def read(self, request: Request, parse: Parse) -> InferRequest:
+        """The request, its tensors from JSON or the bytes after it; raises Refused."""
         header = request.headers.get(LENGTH)
         if header is None:
             infer: InferRequest = parse(request)
@@ -96,6 +97,7 @@ class OpenInference:
         return {"id": request.id, "parameters": request.parameters or {}}
 
     def answer(self, output: Any, request: InferRequest) -> Any:
+        """The outputs asked for, as JSON or with bytes after it; raises Refused."""
         named = output if isinstance(output, dict) else {"output": output}
         wanted = [one.name for one in request.outputs] if request.outputs else list(named)
         for index, name in enumerate(wanted):

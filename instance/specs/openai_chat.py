@@ -169,6 +169,7 @@ class Events(_Completion):
         self._with_usage = options is not None and options.include_usage
 
     def item(self, value: Any, choice: int = 0) -> bytes:
+        """The next chunk of a choice as an event."""
         of = self.choices[choice]
         delta = of.message(value)
         if of.begun:
@@ -219,6 +220,7 @@ class Whole(_Completion):
         return b""
 
     def finish(self) -> bytes:
+        """The whole completion, of all that was collected."""
         choices = []
         for index, of in enumerate(self.choices):
             message: dict[str, Any] = {"role": "assistant", "content": "".join(of.texts)}
