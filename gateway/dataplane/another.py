@@ -1,7 +1,7 @@
 """Is there another attempt after one that failed, and at which instance?
 
 Only before any byte went to the client, never at the same instance, inside the same backend
-first, and paid from the budget, unless nobody there takes anything. Whether it is safe and
+first, and paid from the budget, unless nobody worked on the first one. Whether it is safe and
 wanted is the core's `may_retry`.
 """
 
@@ -47,7 +47,7 @@ def another(
             instance = attempt.instance
     if instance is None:
         return None
-    if not _moves_on(attempt, reason, instance) and not plane.may_spend():
+    if not _moves_on(reason, instance) and not plane.may_spend():
         plane.counters.retries_denied += 1
         return None
     if not instance.takes():
@@ -56,12 +56,12 @@ def another(
     return instance
 
 
-def _moves_on(attempt: Attempt, reason: str, instance: LiveInstance) -> bool:
-    """Whether a request is only sent to where those after it go at once: its instance said that
-    it takes nothing, like the rest of its backend, and another backend does. That is no load
-    that grows with failures, for which the budget is, but the few that were under way."""
-    was_told = reason == "connect_failure" and attempt.sent_at > 0.0
-    return was_told and attempt.instance.backend.vacant and not instance.backend.vacant
+def _moves_on(reason: str, instance: LiveInstance) -> bool:
+    """Whether a request only goes to where those after it go at once: nobody worked on it, for
+    no connection was to be had or its instance said that it takes nothing, and the next one is
+    not known to do the same. That is no load that grows with failures, for which the budget is,
+    but what was under way; when all turn away, each of them is soon known to."""
+    return reason == "connect_failure" and not instance.refused
 
 
 def _next(exchange: "Exchange", now: float) -> LiveInstance | None:

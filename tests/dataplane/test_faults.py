@@ -31,7 +31,7 @@ def named(name: bytes):
 
 
 async def test_r24_a_dead_instance_costs_nothing_that_was_not_sent(rig, stub):
-    gateway = await rig(retry_min_per_s=1000.0)
+    gateway = await rig(retry_min_per_s=0.0, retry_percent=0.0)
     dead, alive = await stub(named(b"dead")), await stub(named(b"alive"))
     gateway.one(dead, alive, backend={"balance": "round_robin"})
     await dead.stop()
@@ -53,7 +53,7 @@ def unready(extra: bytes):
 
 
 async def test_r69_who_is_about_to_leave_is_left_without_an_error(rig, stub):
-    gateway = await rig(retry_min_per_s=1000.0)
+    gateway = await rig(retry_min_per_s=0.0, retry_percent=0.0)
     leaving, stays = await stub(unready(b"Connection: close\r\n")), await stub(named(b"ok"))
     gateway.one(leaving, stays, backend={"balance": "round_robin"})
     answers = [await gateway.ask(POST) for _ in range(6)]
@@ -87,6 +87,17 @@ async def test_r41_to_move_on_costs_only_where_somebody_takes_requests(rig, stub
     answers = [await gateway.ask(POST) for _ in range(20)]
     assert {answer.status for answer in answers} == {503}
     assert one.connections + two.connections <= 20 + 1
+
+
+async def test_r41_who_refuses_connections_is_tried_again_for_a_price(rig, stub):
+    gateway = await rig(retry_min_per_s=0.0, retry_percent=0.0)
+    dead = [await stub(named(b"dead")) for _ in range(3)]
+    gateway.one(*dead)
+    for each in dead:
+        await each.stop()
+    answers = [await gateway.ask(POST) for _ in range(20)]
+    assert {answer.error for answer in answers} == {"connect_failed"}
+    assert sum(gateway.plane.counters.retries.values()) <= len(dead) - 1
 
 
 async def test_r24_a_version_that_died_is_asked_again_after_a_moment(rig, stub):

@@ -65,6 +65,39 @@ async def test_r28_a_black_hole_costs_the_connect_timeout_and_is_tried_elsewhere
             await eventually(back, 3.5, "traffic after the hole was filled")
 
 
+async def test_r28_many_that_meet_a_black_hole_at_once_all_move_on() -> None:
+    """What was never sent burdens no instance, however many move on in one moment: clients that
+    all wait meanwhile earn no budget."""
+    async with origins(2) as stubs:
+        document = one_backend(
+            *stubs,
+            health=CALM,
+            balance="round_robin",
+            timeouts={"connect": "1s"},
+            route={"retries": {"attempts": 2, "on": ["connect_failure"]}},
+        )
+        async with running_gateway(document) as gateway:
+            await gateway.client.get(f"{gateway.url}/warm")
+            await stubs[0].stop()
+            hole = BlackHole(stubs[0].port)
+            try:
+                replies = await asyncio.gather(
+                    *(one_of_many(f"{gateway.url}/{n}") for n in range(40))
+                )
+            finally:
+                hole.close()
+    assert failures(replies) == []
+    assert len([r for r in replies if r.took_s > 0.9]) > 10, "too few met the black hole"
+
+
+async def one_of_many(url: str) -> Reply:
+    client = Client()
+    try:
+        return await client.post(url)
+    finally:
+        await client.close()
+
+
 async def test_r28_an_established_flow_that_falls_silent_ends_at_its_timeout() -> None:
     async with origins(1) as (stub,):
 
