@@ -70,6 +70,7 @@ async def test_a_gone_instance_is_down_and_a_failing_one_is_failing() -> None:
     async with probing(Script(_1="rrxxx", _2="rruuu")) as it:
         it.prober.sync(table("http://127.0.0.1:1", "http://127.0.0.1:2"))
         await until(lambda: {(1, "up", "down"), (2, "up", "failing")} <= set(it.changes))
+        assert it.prober.words == {"a": {"127.0.0.1:1": "down", "127.0.0.1:2": "failing"}}
 
 
 async def test_health_survives_edits_of_everything_else() -> None:
@@ -185,6 +186,7 @@ async def test_the_first_look_does_not_wait_for_who_hangs() -> None:
         it.prober.sync(table("http://127.0.0.1:1"))
         async with asyncio.timeout(2):
             await it.prober.settled(0.05)
+        assert it.prober.words == {"a": {"127.0.0.1:1": "starting"}}
 
 
 @contextlib.asynccontextmanager

@@ -249,6 +249,7 @@ async def test_r68_when_all_shall_go_nobody_waits_for_a_successor(tmp_path: Path
         await until(lambda: it.succeeded == [100])
         it.workers.expect([100], stopping=True)
         await until(lambda: bool(worker.of("relieved")))
+        assert it.succeeded == [100], "it asked once, and for nobody else"
 
 
 async def test_loads_come_down_as_sums_over_the_others(tmp_path: Path) -> None:
