@@ -119,6 +119,7 @@ class Client(Connection):
         self._wait_for(self.plane.options.stream_idle_s)
 
     def resume_writing(self) -> None:
+        """The client reads again: so does the instance's answer, and what waits is parsed."""
         self.stalled = False
         if self.state in (WAIT, TUNNEL):
             self.deadline = NEVER

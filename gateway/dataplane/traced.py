@@ -86,6 +86,7 @@ class TracedExchange(Exchange):
         has_body: bool,
         now: float,
     ) -> None:
+        """Notes the status for the attempt's span."""
         self._answered = head.status
         super().answered(attempt, head, payload, done, has_body, now)
 

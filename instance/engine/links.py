@@ -180,6 +180,7 @@ class AsyncLink(Credit, asyncio.BufferedProtocol):
         return self._decoder.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Hands frames on, once what they say of running streams is noted."""
         for frame in self._decoder.updated(nbytes):
             message = frame[0]
             if message[0] == "ack":

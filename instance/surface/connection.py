@@ -102,6 +102,7 @@ class Connection(asyncio.Protocol):
         self._server.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """What is being answered is given up; what was not begun is forgotten."""
         self.transport = None
         self._server.remove(self)
         self.resume_writing()
@@ -112,6 +113,7 @@ class Connection(asyncio.Protocol):
             self._surface.leave(busy)
 
     def data_received(self, data: bytes) -> None:
+        """Feeds the parser; refuses a head that is no HTTP or larger than MAX_HEAD."""
         if self._deaf:
             return
         self._head_size += len(data)
@@ -159,6 +161,7 @@ class Connection(asyncio.Protocol):
             self._current.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Notes a header; those of one name are joined by commas, but a second Host spoils it."""
         if self._current is None:  # refused already
             return
         headers, key = self._current.headers, name.lower()
@@ -171,6 +174,7 @@ class Connection(asyncio.Protocol):
             headers[key] += b", " + value
 
     def on_headers_complete(self) -> None:
+        """The head is whole: refused here or by the surface, before its body is waited for."""
         incoming, parser = self._current, self._parser
         if incoming is None:
             return
@@ -188,6 +192,7 @@ class Connection(asyncio.Protocol):
             self.write(CONTINUE)
 
     def on_body(self, body: bytes) -> None:
+        """Keeps a part of the body; refuses one that grows larger than `max_body` bytes."""
         incoming = self._current
         if incoming is None or self._deaf:
             return
@@ -199,6 +204,7 @@ class Connection(asyncio.Protocol):
             self._refuse("body_too_large", f"the body is larger than {limit} bytes")
 
     def on_message_complete(self) -> None:
+        """The request is whole: answered now, or after those before it on this connection."""
         incoming, self._current = self._current, None
         if incoming is None or self._deaf:
             return
