@@ -2,32 +2,57 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt
+
+# torch for CPUs is a tenth of the download; it is what PyPI has for macOS anyway. Another index,
+# or none, by hand: `make up TORCH_INDEX=`.
+HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -m1 -o '^GPU')
+IS_LINUX := $(filter Linux,$(shell uname -s))
+TORCH_INDEX ?= $(if $(HAS_GPU),,$(if $(IS_LINUX),https://download.pytorch.org/whl/cpu))
 
 .PHONY: setup up test check format soak bench bench-gpu clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[instance,dev]'
-	touch $@
+# What it takes to look: the gateway, instances, torch, and what the examples read.
+$(RUNTIME): pyproject.toml constraints.txt
+	@echo '== making $(VENV)'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  f"Headgate needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Name another: make PYTHON=python3.12")'
+	@$(PYTHON) -m venv $(VENV)
+	@echo '== 1 of 2: torch$(if $(TORCH_INDEX), for CPUs: no GPU is here)'
+	@$(PIP) --no-deps $(if $(TORCH_INDEX),--retries 2 --extra-index-url $(TORCH_INDEX)) \
+	  "$$(grep '^torch==' constraints.txt)"
+	@echo '== 2 of 2: Headgate and what the examples need'
+	@$(PIP) --editable '.[instance,examples]'
+	@touch $@
 
-up: setup
-	$(BIN)/headgate up examples/digits/headgate.yaml
+# And what it takes to change it: tests, types, lint.
+$(STAMP): $(RUNTIME)
+	@echo '== what tests and checks need'
+	@$(PIP) --editable '.[instance,examples,dev]'
+	@touch $@
 
-# Most tests wait most of the time, so they run beside each other; those that measure time or
-# processors (marked `alone`) come after them, with the machine to themselves.
+up: $(RUNTIME)
+	@$(BIN)/headgate up examples/digits/headgate.yaml
+
+# Most tests share the machine with each other. Those that keep moments or compare two servers
+# (marked `paced`) mostly wait, and run three at a time too; those that take the whole machine or
+# measure rates (marked `alone`) come last, with the machine to themselves.
 SHORT := not soak and not compose
 test: setup
-	@beside=passed; alone=passed; \
-	echo '== tests that may run beside each other'; \
-	$(BIN)/pytest -m '$(SHORT) and not alone' -n 3 --dist loadfile || beside=FAILED; \
-	echo '== tests that measure, one after the other'; \
-	$(BIN)/pytest -m '$(SHORT) and alone' || alone=FAILED; \
-	echo "== beside each other: $$beside; one after the other: $$alone"; \
-	[ "$$beside $$alone" = 'passed passed' ]
+	@failed=; \
+	run() { \
+	  echo "== tests that $$1"; \
+	  $(BIN)/pytest --durations 12 -m "$(SHORT) and $$2" $$3 || failed="$$failed, those that $$1"; \
+	}; \
+	run 'share the machine' 'not paced and not alone' '-n 3 --dist worksteal'; \
+	run 'keep moments' paced '-n 3 --dist worksteal'; \
+	run 'take the whole machine, one after the other' alone; \
+	if [ "$$failed" ]; then echo "== FAILED: $${failed#, }"; exit 1; fi; \
+	echo '== all passed'
 
 soak: setup
 	$(BIN)/pytest -m soak --timeout 3600

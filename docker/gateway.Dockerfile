@@ -1,6 +1,7 @@
-# The gateway alone: no model, no torch.
+# The gateway alone: no model, no torch, and no configuration, which is mounted.
 #
 #   docker build --file docker/gateway.Dockerfile --tag headgate-gateway .
+#   docker run -p 8080:8080 -v $PWD/my.yaml:/etc/headgate/headgate.yaml:ro headgate-gateway
 
 FROM python:3.11-slim AS build
 RUN python -m venv /opt/headgate
@@ -17,7 +18,6 @@ RUN pip install --no-deps .
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --home-dir /var/lib/headgate --create-home --shell /usr/sbin/nologin headgate
 COPY --from=build /opt/headgate /opt/headgate
-COPY docker/headgate.yaml /etc/headgate/headgate.yaml
 ENV PATH=/opt/headgate/bin:$PATH PYTHONUNBUFFERED=1 HEADGATE_STATE_DIR=/var/lib/headgate/state
 USER headgate
 WORKDIR /var/lib/headgate

@@ -19,6 +19,11 @@ COPY README.md LICENSE ./
 COPY gateway gateway
 COPY instance instance
 RUN pip install --no-deps .
+# A server needs neither what extensions of torch are built with nor what tests it, nor pip.
+RUN cd /opt/headgate/lib/python3.11/site-packages \
+ && rm -rf torch/include torch/share torch/test torch/lib/*.a torch/lib/lib*test*.so \
+    pip pip-*.dist-info numpy/*/tests networkx/*/tests networkx/*/*/tests sympy/*/tests \
+    sympy/*/*/tests
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --home-dir /srv/models --create-home --shell /usr/sbin/nologin headgate

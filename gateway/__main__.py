@@ -4,11 +4,17 @@ Names that begin with an underscore are how the supervisor and the launcher run 
 children; nobody else calls them and they may change at any time.
 """
 
+import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from gateway.lifeline import exec_tied, tie
+from gateway.processes.signals import ANEW, be_quiet, end_at_ctrl_c
+
+end_at_ctrl_c()  # before anything else is loaded
+
+from gateway.processes.lifeline import exec_tied, tie  # noqa: E402
 
 
 def main() -> int:
@@ -17,7 +23,9 @@ def main() -> int:
     if name == ["_tied"]:
         exec_tied(arguments)
     if name in (["_control"], ["_worker"]):
+        be_quiet(*ANEW, signal.SIGHUP)
         tie()
+        gc.disable()  # until all is loaded: it stays, and to look through it is a third of the time
         from gateway.app import run_control, run_worker
 
         return guarded(run_control if name == ["_control"] else run_worker, arguments)

@@ -6,22 +6,31 @@ given (file, port, state) is one clear line on stderr and exit code 1, and nothi
 running.
 """
 
-import argparse
 import asyncio
+import errno
+import gc
+import json
 import os
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from gateway.children import python_path
-from gateway.console import say, write
+from gateway.controlplane.configuration.settings import Settings
 from gateway.core.table import Document
-from gateway.settings import Settings
-from gateway.sockets import ListenError, bind, url_of
-from gateway.supervisor import Plan, Supervisor, supervise
+from gateway.processes.children import python_path
+from gateway.processes.console import say, take_over, write
+from gateway.processes.outlet import open_file
+from gateway.processes.private_directory import NoPlace, place
+from gateway.processes.sockets import ListenError, bind, url_of
+from gateway.processes.supervisor import Plan, Supervisor, supervise
+from gateway.wire.line import ControlStart, Ready, WorkerStart
+from gateway.wire.messages import HAND_OVER_S
+
+if TYPE_CHECKING:
+    from gateway.controlplane.store.state_directory import StateDirectory
 
 DRAIN_MARGIN_S = 1.0
 ROUTES_SHOWN = 10
@@ -29,16 +38,25 @@ ROUTES_SHOWN = 10
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A gateway that is ready to be started: its file is read and its ports are taken."""
+    """A gateway that is ready to be started: its file is read, its ports are taken and its
+    state directory is locked."""
 
     plan: Plan
     settings: Settings
     document: Document
     data_url: str
     admin_url: str
+    state: "StateDirectory"
+    note: str = ""
+
+    @property
+    def is_log_chosen(self) -> bool:
+        """Whether somebody said where the access log goes."""
+        return "access_log" in self.settings.model_fields_set
 
     def close(self) -> None:
-        """Gives the ports back, for a gateway that is not started after all."""
+        """Gives ports and state directory back, for a gateway that is not started after all."""
+        self.state.close()
         for bound in (*self.plan.data, self.plan.admin):
             bound.close()
 
@@ -49,15 +67,18 @@ class CannotStart(Exception):
 
 def prepare(file: Path, state_dir: Path) -> Prepared:
     """The gateway that `file` describes; CannotStart when there is anything wrong with it."""
-    from gateway.controlplane.configuration import ConfigurationError, load
-    from gateway.controlplane.guards import start_refusals
+    from gateway.controlplane.admin.guards import start_refusals
+    from gateway.controlplane.configuration.reading import ConfigurationError, load
+    from gateway.controlplane.store.state_directory import StateDirectory
+    from gateway.controlplane.store.state_owner import claim
+    from gateway.controlplane.store.store import StateRefused
 
     try:
         loaded = load(file)
     except ConfigurationError as error:
         raise CannotStart(str(error)) from None
     settings = loaded.settings
-    if refusals := start_refusals(settings):
+    if refusals := [*start_refusals(settings), *_log_refusals(settings.access_log)]:
         raise CannotStart("\n".join(refusals))
     data: list[socket.socket] = []
     try:
@@ -67,32 +88,57 @@ def prepare(file: Path, state_dir: Path) -> Prepared:
         for bound in data:
             bound.close()
         raise CannotStart(str(error)) from None
+    try:
+        state = StateDirectory(state_dir)
+        note = claim(state_dir, file)
+        state.tell(url_of(admin))
+        place(state_dir)
+    except (StateRefused, NoPlace, OSError) as error:
+        for bound in (*data, admin):
+            bound.close()
+        raise CannotStart(str(error)) from None
     plan = Plan(
         data=data,
         admin=admin,
         configuration=file.read_bytes(),
-        control=("--state-dir", str(state_dir), "--name", str(file)),
-        worker=(),
-        patience_s=settings.lame_duck_s + settings.drain_s + DRAIN_MARGIN_S,
+        name=str(file),
+        drain_timeout_s=settings.lame_duck_s + HAND_OVER_S + settings.drain_s + DRAIN_MARGIN_S,
         # Drawn once here: a control process that takes over must not rename the gateway.
         environment={**python_path(), "HEADGATE_NODE": settings.node},
         state_dir=state_dir,
+        state_fd=state.lock,
     )
-    return Prepared(plan, settings, loaded.document, url_of(data[0]), url_of(admin))
+    return Prepared(plan, settings, loaded.document, url_of(data[0]), url_of(admin), state, note)
 
 
-def announce(prepared: Prepared, facts: Mapping[str, Any]) -> None:
+def _log_refusals(access_log: str) -> list[str]:
+    """Why the access log cannot be written. Each worker opens it; one line says it for all."""
+    if access_log in ("-", "off"):
+        return []
+    try:
+        os.close(open_file(access_log))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return [f"access_log: {access_log}: nobody reads this pipe; start its reader first"]
+        return [
+            f"access_log: {access_log}: {error.strerror}; name a file in a directory that is there"
+        ]
+    return []
+
+
+def announce(prepared: Prepared, facts: Ready) -> None:
     """Prints where the gateway is, on stdout, and what is worth knowing about this start."""
-    for line in facts.get("notes", ()):
-        say(line)
+    for line in (prepared.note, *facts["notes"]):
+        if line:
+            say(line)
     lines = ["headgate is ready", f"  requests  {prepared.data_url}"]
-    routes: Sequence[tuple[str, str]] = facts.get("routes", ())
+    routes = facts["routes"]
     for path, split in routes[:ROUTES_SHOWN]:
         lines.append(f"            {path} → {split}")
     if len(routes) > ROUTES_SHOWN:
         lines.append(f"            and {len(routes) - ROUTES_SHOWN} more routes")
     lines.append(f"  admin     {prepared.admin_url}")
-    if facts.get("token"):
+    if facts["token"]:
         lines.append(f"  token     {facts['token']}  (shown once; `headgate token` finds it)")
     write(sys.stdout, "\n".join(lines))
 
@@ -105,6 +151,7 @@ def run_gateway(file: str | os.PathLike[str], state_dir: str | os.PathLike[str])
         for line in str(error).splitlines():
             say(line)
         return 1
+    take_over()
     return asyncio.run(_run_supervisor(prepared))
 
 
@@ -119,20 +166,13 @@ def run_control(arguments: Sequence[str]) -> int:
     """The control process, as the supervisor starts it."""
     import uvloop
 
-    from gateway.control import ControlOptions, control
+    from gateway.control import control
     from gateway.telemetry import logs
 
-    parser = argparse.ArgumentParser(prog="headgate _control")
-    parser.add_argument("--file", type=Path, required=True)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--state-dir", type=Path, required=True)
-    parser.add_argument("--directory", type=Path, required=True)
-    for descriptor in ("--admin-fd", "--channels-fd", "--line-fd", "--workers"):
-        parser.add_argument(descriptor, type=int, required=True)
-    parser.add_argument("--again", action="store_true")
-    options = ControlOptions(**vars(parser.parse_args(arguments)))
+    _collect_from_now_on()
+    start: ControlStart = json.loads(arguments[0])
     logs.set_up()
-    return uvloop.run(control(options))
+    return uvloop.run(control(start))
 
 
 def run_worker(arguments: Sequence[str]) -> int:
@@ -141,12 +181,14 @@ def run_worker(arguments: Sequence[str]) -> int:
 
     from gateway.dataplane.worker import WorkerOptions, serve
 
-    parser = argparse.ArgumentParser(prog="headgate _worker")
-    parser.add_argument("--slot", type=int, required=True)
-    parser.add_argument("--data-fd", type=int, required=True)
-    parser.add_argument("--turns-fd", type=int, required=True)
-    parser.add_argument("--channel", required=True)
-    options = parser.parse_args(arguments)
-    bound = socket.socket(fileno=options.data_fd)
-    knows = WorkerOptions(turns=options.turns_fd)
-    return uvloop.run(serve(knows, [bound], options.channel, options.slot))
+    _collect_from_now_on()
+    start: WorkerStart = json.loads(arguments[0])
+    bound = socket.socket(fileno=start["data_fd"])
+    knows = WorkerOptions(permits=start["permits_fd"], counters=start["counters_fd"])
+    return uvloop.run(serve(knows, [bound], start["channel"], start["slot"]))
+
+
+def _collect_from_now_on() -> None:
+    """What was loaded is never looked through for garbage: it stays as long as the process."""
+    gc.freeze()
+    gc.enable()

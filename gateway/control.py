@@ -1,4 +1,4 @@
-"""What is the control process made of, and in which order does it come and go?
+"""The control process: its parts, and the order in which they come and go.
 
 Composes store, publisher, admin API, prober, resolver and the links to the workers, gives
 each the others it needs, and tells the supervisor when all workers serve. Nothing of what
@@ -6,201 +6,277 @@ these parts do is in here.
 """
 
 import asyncio
+import gc
+import logging
+import os
 import signal
 import socket
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from aiohttp import web
-
-from gateway.channel import Channel
-from gateway.console import say
-from gateway.controlplane.admin import admin_application
-from gateway.controlplane.calls import AdminParts
-from gateway.controlplane.checks import cross_faults
-from gateway.controlplane.configuration import ConfigurationError, Loaded, load
-from gateway.controlplane.documents import Documents
+from gateway.controlplane.admin.app import admin_application
+from gateway.controlplane.admin.calls import AdminParts
+from gateway.controlplane.admin.listener import AdminListener
+from gateway.controlplane.admin.security import admin_tokens
+from gateway.controlplane.configuration.checks import Checks
+from gateway.controlplane.configuration.reading import ConfigurationError, Loaded, load
+from gateway.controlplane.configuration.rereading import reread
+from gateway.controlplane.docs.documents import Documents
+from gateway.controlplane.docs.served import Paths, ServedPaths
 from gateway.controlplane.events import Events
-from gateway.controlplane.listener import AdminRunner
-from gateway.controlplane.live import Live
-from gateway.controlplane.memory import Memory
-from gateway.controlplane.prober import Key, Prober, Words
-from gateway.controlplane.publisher import Applied, Publisher
-from gateway.controlplane.resolver import Endpoints, Resolver
-from gateway.controlplane.security import admin_tokens
-from gateway.controlplane.sqlite_store import SqliteStore
-from gateway.controlplane.state_directory import StateDirectory
-from gateway.controlplane.store import StoreError
+from gateway.controlplane.publisher import Applied, Publisher, start_notes
+from gateway.controlplane.store.handover import Memory
+from gateway.controlplane.store.sqlite_store import SqliteStore
+from gateway.controlplane.store.state_directory import StateDirectory
+from gateway.controlplane.store.store import StoreError
+from gateway.controlplane.watch.counters import Totals
+from gateway.controlplane.watch.health_book import Key, Words
+from gateway.controlplane.watch.pacing import Paced
+from gateway.controlplane.watch.prober import Prober, probe
+from gateway.controlplane.watch.resolver import Endpoints, Resolver
+from gateway.controlplane.watch.status_view import StatusView
+from gateway.controlplane.watch.traffic import Traffic
 from gateway.controlplane.workers import Workers
-from gateway.core.faults import Refused
+from gateway.core.addresses import Listener, is_listener
+from gateway.core.faults import Invalid
 from gateway.core.health import Word
-from gateway.core.table import Table
-from gateway.messages import Metrics
-from gateway.supervisor import FAULT
-from gateway.telemetry import exposition
+from gateway.core.served import filled, ways
+from gateway.core.table import Backend, Table
+from gateway.processes import outlet
+from gateway.processes.children import FAULT
+from gateway.processes.console import is_for_people, say
+from gateway.processes.sockets import is_here, parse_listen
+from gateway.processes.tasks import Tasks, told
+from gateway.telemetry import logs
+from gateway.telemetry.metrics import LOG_DROPPED
+from gateway.wire.channel import Channel, pass_over
+from gateway.wire.line import ControlStart, FromControl, Ready, ToControl, WorkersMessage
+
+SWITCH_S = 0.0005
+"""How long a thread that reads the history or examines a table may keep the interpreter while the
+loop, or the thread that stores an edit, wants it: an edit asks for it twenty times over."""
 
 NAMES_WITHIN_S = 3.0
 LOOK_WITHIN_S = 2.0
-SUSPICIOUS = frozenset({"connect_failure", "reset", "timeout"})
 
 
-@dataclass(frozen=True, slots=True)
-class ControlOptions:
-    """What the supervisor tells. `file` is its own copy of the file that is called `name`;
-    `directory` is the gateway's private one; `again`: the gateway was ready before."""
-
-    file: Path
-    name: str
-    state_dir: Path
-    directory: Path
-    admin_fd: int
-    channels_fd: int
-    line_fd: int
-    workers: int
-    again: bool
-
-
-class Instances:
-    """What the publisher calls when instances come or go: names first, then probes."""
+class NamesThenProbes:
+    """What the publisher calls when instances come or go."""
 
     def __init__(self, resolver: Resolver, prober: Prober, told: Callable[[], None]) -> None:
         self._resolver, self._prober, self._told = resolver, prober, told
+        self._backends: Mapping[str, Backend] = {}
 
     def sync(self, table: Table) -> None:
+        """Resolves and probes what `table` names from now on, and nothing else."""
+        if table.backends is self._backends:
+            self._told()
+            return
+        self._backends = table.backends
         self._resolver.sync(table)
         self._prober.set_endpoints(self._resolver.endpoints)
         self._prober.sync(table)
         self._told()
 
 
-async def control(options: ControlOptions) -> int:
+async def control(start: ControlStart) -> int:
     """Runs the control process until SIGTERM or the end of the supervisor; the exit code."""
+    sys.setswitchinterval(SWITCH_S)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     try:
-        process = Control(options, load(options.file), stop)
+        process = Control(start, load(Path(start["file"])), stop)
     except (ConfigurationError, StoreError) as error:
         say(str(error))
         return FAULT
     try:
         return await process.run()
-    except (Refused, StoreError) as error:
-        say(f"{options.name}: {error}")
+    except (Invalid, StoreError) as error:
+        say(f"{start['name']}: {error}")
         return FAULT
 
 
 class Control:
     """The parts of one control process, and the wires between them."""
 
-    def __init__(self, options: ControlOptions, loaded: Loaded, stop: asyncio.Event) -> None:
+    def __init__(self, start: ControlStart, loaded: Loaded, stop: asyncio.Event) -> None:
         self._stop = stop
-        self._failure: BaseException | None = None
-        self._options, self._settings = options, loaded.settings
+        self._failed = False
+        self._own = Tasks(self._note_failure)
+        self._start, self._settings = start, loaded.settings
         self._document = loaded.document
-        # Two gateways on one state directory would undo each other's edits: this locks it.
-        self._state = StateDirectory(options.state_dir)
+        # Two gateways on one state directory would undo each other's edits: the supervisor has
+        # locked it, and so it stays while a process of that gateway runs.
+        self._state = StateDirectory(Path(start["state_dir"]), start["state_fd"])
+        self._listeners = self._own_listeners()
         self._tokens, self._new_token = admin_tokens(self._settings, self._state.token)
-        self._memory = Memory(options.directory / "memory.json")
-        self._line: Channel | None = None
+        self._memory = Memory(Path(start["directory"]) / "memory.json")
+        self._remember = Paced(self._keep_health)
+        self._line: Channel[FromControl, ToControl] | None = None
         self._ready = False
+        self._supervisor_dropped = 0
+        self._traffic = Traffic(time.monotonic()) if is_for_people() else None
         self._events = Events()
-        self._workers = Workers(
-            self._settings.dataplane(),
-            replace=self._replace,
-            succeed=lambda pid: self._tell_supervisor("leaving", pid),
-            on_signals=self._on_signals,
-            on_ejections=lambda ejections: self._live.note_ejections(ejections),
-            on_workers=lambda what, slot, pid: self._live.note_worker(what, slot, pid),
-            retired=self._memory.retired,
-            answer_within_s=self._settings.ack_timeout_s,
-        )
-        self._resolver = Resolver(
-            self._on_endpoints,
-            remembered=self._memory.endpoints,
-            networks=[str(network) for network in self._settings.instance_networks],
-            say=say,
-        )
-        self._prober = Prober(self._on_health, remembered=self._memory.words)
+        self._workers = self._make_workers()
+        self._resolver = self._make_resolver()
+        self._prober = self._make_prober()
         self._publisher = Publisher(
             self._store(),
             self._workers,
-            Instances(self._resolver, self._prober, lambda: self._documents.stir()),
+            NamesThenProbes(self._resolver, self._prober, self._stir),
             self._events,
-            check=lambda document: cross_faults(document, self._settings),
+            check=Checks(self._settings),
+        )
+        self._served = ServedPaths(
+            lambda: self._publisher.table,
+            self._prober.well,
+            self._on_served,
+            remembered=self._memory.served,
         )
         self._documents = Documents(
-            lambda: self._publisher.table, self._prober.well, self._workers.set_documents
+            lambda: filled(self._publisher.table, self._served.paths),
+            self._prober.well,
+            self._workers.set_documents,
         )
-        self._live = Live(
+        self._view = StatusView(
             lambda: self._publisher.table,
             self._workers,
             self._prober,
             self._resolver,
             self._events,
+            Totals(self._start["counters_fd"]),
         )
+
+    def _make_workers(self) -> Workers:
+        return Workers(
+            {**self._settings.dataplane(), "listeners": self._listeners},
+            replace=self._replace,
+            succeed=lambda pid: self._tell_supervisor({"type": "leaving", "pid": pid}),
+            health=lambda backends: self._prober.health.messages(backends),
+            on_evidence=lambda signals: self._prober.hear(signals),
+            on_workers=lambda what, slot, pid: self._view.note_worker(what, slot, pid),
+            answer_within_s=self._settings.ack_timeout_s,
+        )
+
+    def _make_resolver(self) -> Resolver:
+        return Resolver(
+            self._on_endpoints,
+            remembered=self._memory.endpoints,
+            networks=[str(network) for network in self._settings.instance_networks],
+            is_ours=self._is_ours,
+            say=say,
+        )
+
+    def _make_prober(self) -> Prober:
+        return Prober(
+            self._on_health,
+            probe=partial(probe, is_ours=self._is_ours),
+            on_signals=self._workers.tell,
+            on_ejections=lambda ejections: self._view.note_ejections(ejections),
+            remembered=self._memory.health,
+        )
+
+    def _own_listeners(self) -> list[Listener]:
+        """Where the gateway itself can be reached: the ports that were really bound."""
+        with socket.socket(fileno=os.dup(self._start["admin_fd"])) as admin:
+            host, port = admin.getsockname()[:2]
+        return [parse_listen(self._start["listen"]), (host, port)]
+
+    def _is_ours(self, host: str, port: int) -> bool:
+        return is_listener(host, port, self._listeners, is_here)
 
     def _store(self) -> SqliteStore:
         # `memory` means until the gateway ends, not until its control process is killed.
         in_memory = self._settings.store == "memory"
-        path = self._options.directory / "state.db" if in_memory else self._state.database
-        if self._options.again and not path.exists():
+        path = Path(self._start["directory"]) / "state.db" if in_memory else self._state.database
+        if self._start["again"] and not path.exists():
             raise StoreError(f"{path} is gone; the workers serve on with the table they have")
-        return SqliteStore(path, keep=self._settings.history)
+        return SqliteStore(
+            path, keep=self._settings.history, keep_bytes=self._settings.history_bytes
+        )
 
     async def run(self) -> int:
         """Serves until `stop` is set; the exit code."""
-        applied = self._publisher.start(self._document, why=f"start with {self._options.name}")
-        if not self._options.again:
+        if is_for_people() and not self._start["again"]:
+            logs.show(logging.WARNING)  # that models come up was seen
+        why = f"start with {self._start['name']}"
+        applied = self._publisher.start(self._document, why=why, again=self._start["again"])
+        gc.freeze()  # the table stays: no collection shall walk through it, and stop the loop
+        if not self._start["again"]:
             # Clients wait in the backlog meanwhile: better than being told that nobody is
             # well because nobody was asked yet. Later on, what is remembered will do.
-            await self._resolver.settled(NAMES_WITHIN_S)
-            await self._prober.settled(LOOK_WITHIN_S)
+            await self._resolver.resolved(NAMES_WITHIN_S)
+            await self._prober.judged(LOOK_WITHIN_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_WITHIN_S):
+                    await self._served.look()
         async with AsyncExitStack() as stack:
             # In this order: whoever connects finds the table, its names and its health.
             self._workers.set_endpoints(self._resolver.endpoints)
-            self._workers.set_health(self._prober.words)
+            self._workers.set_served(self._served.paths)
             await self._workers.spread(self._publisher.table)
-            await self._open_line(stack)
+            stack.push_async_callback(self._own.close)
+            await self._open_line()
             await self._open_channels(stack)
             await self._open_admin(stack)
             stack.push_async_callback(self._resolver.close)
             stack.push_async_callback(self._prober.close)
-            self._own(stack, self._workers.watch(self._on_beat))
-            self._own(stack, self._documents.keep())
-            self._own(stack, self._report_ready(applied))
+            self._own.run("the watch over the workers", self._workers.watch(self._on_beat))
+            self._own.run("the paths of served models", self._served.keep())
+            if self._settings.describe:
+                self._own.run("the route documents", self._documents.keep())
+            self._own.run("the report of the start", self._report_ready(applied))
             await self._stop.wait()
         await self._publisher.close()
         self._state.close()
-        if self._failure is not None:
-            raise self._failure
-        return 0
+        return 1 if self._failed else 0
 
     # -- coming up
 
-    async def _open_line(self, stack: AsyncExitStack) -> None:
-        bound = socket.socket(fileno=self._options.line_fd)
+    async def _open_line(self) -> None:
+        bound = socket.socket(fileno=self._start["line_fd"])
         self._line = Channel(*await asyncio.open_connection(sock=bound))
         first = await self._line.receive()
-        if first is not None:
+        if first is not None and first["type"] == "workers":
             self._expect(first)
-        self._own(stack, self._hear_supervisor(self._line))
+        self._own.run("the line to the supervisor", self._hear_supervisor(self._line))
 
-    async def _hear_supervisor(self, line: Channel) -> None:
+    async def _hear_supervisor(self, line: Channel[FromControl, ToControl]) -> None:
         while (message := await line.receive()) is not None:
-            self._expect(message)
+            match message["type"]:
+                case "workers":
+                    self._expect(message)
+                case "dropped":
+                    self._supervisor_dropped = message["lines"]
+                case "reopen":
+                    self._workers.reopen_logs()
+                case "reload":
+                    self._workers.reopen_logs()
+                    self._own.run("reading the file again", self._reload())
+                case _:
+                    pass_over(message)
         self._stop.set()
 
-    def _expect(self, message: Mapping[str, Any]) -> None:
+    async def _reload(self) -> None:
+        for line in await reread(Path(self._start["name"]), self._publisher, self._settings):
+            say(line)
+
+    def _expect(self, message: WorkersMessage) -> None:
         self._workers.expect(message["pids"], message["leaving"], stopping=message["stopping"])
 
     async def _open_channels(self, stack: AsyncExitStack) -> None:
         async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._workers.attend(Channel(reader, writer))
+            try:
+                await self._workers.attend(Channel(reader, writer))
+            except Exception as error:
+                # It opens another one, and is told everything anew.
+                say(f"control: a worker cannot be understood ({told(error)}); closed its channel")
 
-        bound = socket.socket(fileno=self._options.channels_fd)
+        bound = socket.socket(fileno=self._start["channels_fd"])
         server = await asyncio.start_unix_server(attend, sock=bound)
         stack.callback(server.close)
 
@@ -208,68 +284,53 @@ class Control:
         parts = AdminParts(
             publisher=self._publisher,
             settings=self._settings,
-            live=self._live,
+            view=self._view,
             events=self._events,
             tokens=self._tokens,
             metrics=self._metrics,
             ready=self._is_ready,
         )
-        runner = AdminRunner(admin_application(parts))
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.SockSite(runner, socket.socket(fileno=self._options.admin_fd)).start()
+        bound = socket.socket(fileno=self._start["admin_fd"])
+        listener = AdminListener(admin_application(parts), bound)
+        await listener.start()
+        stack.push_async_callback(listener.close)
 
     def _is_ready(self) -> bool:
         """Whether requests can be served: all workers were there once, and one is now."""
         revision = self._publisher.table.revision
-        return self._ready and any(link.revision >= revision for link in self._workers.links)
+        return self._ready and any(link.revision >= revision for link in self._workers.connected)
 
     async def _report_ready(self, applied: Applied) -> None:
-        await self._workers.all_serve(self._options.workers)
+        await self._workers.all_serve(self._start["workers"])
         self._ready = True
+        logs.show(logging.NOTSET)
         if self._line is not None:
-            ready = {
+            ready: Ready = {
                 "type": "ready",
-                "notes": [f"the file overrides a live edit: {lost}" for lost in applied.overridden],
+                "notes": start_notes(applied),
                 "token": self._new_token,
                 "routes": [
-                    (route.match.path, ", ".join(f"{name} {w}" for name, w in route.split))
-                    for route in self._publisher.table.routes.values()
+                    (route.match.path, ways(route))
+                    for route in filled(self._publisher.table, self._served.paths).routes.values()
                 ],
             }
             await self._line.send(ready)
 
-    def _own(self, stack: AsyncExitStack, work: Any) -> None:
-        """Runs `work` as long as `stack` is open; its failure is the process's."""
-        task = asyncio.create_task(work)
-        task.add_done_callback(self._note_end)
-
-        async def end() -> None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-        stack.push_async_callback(end)
-
-    def _note_end(self, task: asyncio.Task[None]) -> None:
+    def _note_failure(self, name: str, error: Exception) -> None:
         # A control process that lacks a part is worse than one that starts again.
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = error
-            self._stop.set()
+        say(f"control: {name} ended: {told(error)}")
+        self._failed = True
+        self._stop.set()
 
     # -- what one part tells another
 
     def _replace(self, pid: int) -> None:
         say(f"worker process {pid} does not answer; replacing it")
-        self._tell_supervisor("replace", pid)
+        self._tell_supervisor({"type": "replace", "pid": pid})
 
-    def _tell_supervisor(self, what: str, pid: int) -> None:
+    def _tell_supervisor(self, message: FromControl) -> None:
         if self._line is not None:
-            self._line.send_soon({"type": what, "pid": pid})
-
-    def _on_signals(self, signals: Sequence[Sequence[Any]]) -> None:
-        for backend, address, word in signals:
-            if word in SUSPICIOUS:
-                self._prober.nudge([(backend, address)], refused=word == "connect_failure")
+            self._line.send_soon(message)
 
     def _on_endpoints(self, endpoints: Endpoints) -> None:
         self._prober.set_endpoints(endpoints)
@@ -278,21 +339,38 @@ class Control:
         self._memory.keep()
 
     def _on_health(self, words: Words, changes: Sequence[tuple[Key, Word, Word]]) -> None:
-        self._memory.words = words
-        if changes:  # before a worker acts on it: a successor must not know less than they do
-            self._memory.keep()
-        self._workers.set_health(words)
-        self._live.note_health(words, changes)
-        self._documents.stir()
+        # Before a worker acts on it: a successor must not know less than they do.
+        self._remember()
+        self._view.note_health(words, changes)
+        self._stir()
 
-    def _on_beat(self, metrics: Sequence[Metrics]) -> None:
-        if self._line is not None:
-            self._line.send_soon({"type": "alive"})
-        self._live.note_beat(metrics)
-        self._memory.retired = metrics[-1]
+    def _keep_health(self) -> None:
+        self._memory.health = self._prober.health.states
         self._memory.keep()
 
+    def _stir(self) -> None:
+        """What models say of themselves may be another thing now."""
+        self._served.stir()
+        self._documents.stir()
+
+    def _on_served(self, paths: Paths) -> None:
+        self._workers.set_served(paths)
+        self._memory.served = paths
+        self._memory.keep()
+        self._documents.stir()
+
+    async def _on_beat(self) -> None:
+        self._tell_supervisor({"type": "alive"})
+        await self._view.beat()
+        if self._traffic is not None:
+            line = self._traffic.line(self._view.counted, time.monotonic())
+            if line:
+                say(line)
+        self._keep_health()
+
     async def _metrics(self, accept: str) -> tuple[str, bytes]:
-        table = self._publisher.table
-        live = exposition.Live(table, self._live.up(), self._live.effective_shares())
-        return exposition.render(await self._live.scrape(), live, accept)
+        dropped: dict[tuple[str, ...], int] = {
+            ("control", "messages"): outlet.dropped(),
+            ("supervisor", "messages"): self._supervisor_dropped,
+        }
+        return await self._view.metrics(accept, {LOG_DROPPED: dropped})

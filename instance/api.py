@@ -68,7 +68,7 @@ class ModelAPI(ABC):
 
     def batch(self, inputs: Sequence[Any]) -> Any:
         """One batch of the decoded `inputs`: stacked if they are arrays or tensors."""
-        from instance.engine.hooks import stack
+        from instance.model.stacking import stack
 
         return stack(inputs)
 
@@ -151,7 +151,7 @@ def _item(annotation: Any) -> Any:
 def type_hints(function: Any) -> dict[str, Any]:
     """Annotations of `function`, resolved where they can be, none where they cannot."""
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(function, include_extras=True)
     except Exception:  # a name that only a type checker can see: as if not annotated
         return {
             name: value

@@ -7,23 +7,31 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
-from instance.engine.driver import Driver, StartError
-from instance.guards import installed_torch, start_refusals
-from instance.settings import Settings
-from instance.surface.connection import Server
-from instance.surface.http import Surface
-from instance.surface.traced import TracedSurface
-from instance.telemetry.logs import configure_logging
+from instance.front.connection import Server
+from instance.front.door import door_of
+from instance.front.driver import Driver, StartError
+from instance.front.http import Surface
+from instance.front.middlewares import Middlewares
+from instance.front.several import Several
+from instance.front.traced import TracedSurface
+from instance.guards import installed_torch, is_loopback, start_refusals
+from instance.plan import Plan
+from instance.telemetry.logs import configure_logging, take_over
 from instance.telemetry.metrics import Metrics
-from instance.telemetry.tracing import from_environment
+from instance.telemetry.outlet import Outlet
+from instance.telemetry.tracing import Tracing, from_environment
 
 log = logging.getLogger("instance")
-BACKLOG = 1024
+BACKLOG = 4096
+MAX_FILES = 1 << 16
 LAME_DUCK_S = 1.0  # for kept connections, after the last answer
 
 
@@ -46,41 +54,56 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-async def serve(settings: Settings) -> int:
+async def serve(plan: Plan, outlet: Outlet) -> int:
     """Runs the instance until a signal ends it; gives the exit code."""
+    settings = plan.apis[0]
     sock = listen(settings.host, settings.port)
     host, port = sock.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    log.info("listening on http://%s:%d, loading %s", shown, port, settings.model)
-    metrics = Metrics()
-    driver = Driver(settings, metrics)
+    only = ", for this machine only (--host 0.0.0.0 for all)" if is_loopback(host) else ""
+    log.info("listening on http://%s:%d%s, loading %s", shown, port, only, settings.model)
     tracing = from_environment(os.environ, f"{shown}:{port}")
-    if tracing is None:
-        surface = Surface(driver, metrics)
-    else:
-        surface = TracedSurface(driver, metrics, tracing)
-    server = Server(surface, settings.max_body, settings.keep_alive_s, driver.arena)
+    drivers, surface = compose(plan, tracing, outlet)
+    server = Server(surface, settings, drivers[0].arena)
     listener = await asyncio.get_running_loop().create_server(server.factory, sock=sock)
     try:
-        return await _until_signalled(driver, server)
+        return await _until_signalled(drivers, server)
     finally:
         listener.close()
         server.close_idle()
-        await driver.stop()
+        await asyncio.gather(*(driver.stop() for driver in drivers))
         await surface.finish()
         server.close()
         if tracing is not None:
             tracing.close()
 
 
-async def _until_signalled(driver: Driver, server: Server) -> int:
+def compose(
+    plan: Plan, tracing: Tracing | None, outlet: Outlet
+) -> tuple[list[Driver], Surface | Several]:
+    """(a driver for each API, what all of their clients see); counters are shared."""
+    metrics, door = Metrics(), door_of(os.environ, plan.api_key)
+    around = Middlewares(plan.middlewares) if plan.middlewares else None
+    drivers: list[Driver] = []
+    surfaces: list[Surface] = []
+    for settings in plan.apis:
+        driver = Driver(settings, metrics, outlet, drivers[0] if drivers else None)
+        drivers.append(driver)
+        if tracing is None:
+            surfaces.append(Surface(driver, metrics, door, around))
+        else:
+            surfaces.append(TracedSurface(driver, metrics, tracing, door, around))
+    return drivers, surfaces[0] if len(surfaces) == 1 else Several(surfaces)
+
+
+async def _until_signalled(drivers: Sequence[Driver], server: Server) -> int:
     """Starts, serves, and drains at the first signal; a second one ends it at once."""
     loop = asyncio.get_running_loop()
     signals = asyncio.Queue[int]()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     stop = loop.create_task(signals.get())
-    start = loop.create_task(driver.start())
+    start = loop.create_task(_start(drivers))
     await asyncio.wait({stop, start}, return_when=asyncio.FIRST_COMPLETED)
     if not start.done():
         start.cancel()
@@ -92,25 +115,53 @@ async def _until_signalled(driver: Driver, server: Server) -> int:
     except StartError:
         stop.cancel()
         raise
-    log.info("ready: %s at %s", driver.info["name"], driver.info["path"])
+    shown = ", ".join(f"{driver.info['name']} at {driver.info['path']}" for driver in drivers)
+    log.info("ready: %s", shown)
     _rest_the_collector()
-    await stop
+    first: set[asyncio.Future[Any]] = {stop, *(driver.failed for driver in drivers)}
+    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     log.info("shutting down: finishing what was accepted")
-    drain = loop.create_task(_drain(driver, server))
+    drain = loop.create_task(_drain(drivers, server))
     again = loop.create_task(signals.get())
     await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (drain, again):
+    for task in (drain, again, stop):
         task.cancel()
+    if drain.done() and not drain.cancelled() and (error := drain.exception()) is not None:
+        drivers[0].fail("draining failed", error)
     # One more turn for the answers that have just been resolved to be written.
     await asyncio.sleep(0.05)
-    return 0
+    return 1 if any(driver.failed.done() for driver in drivers) else 0
 
 
-async def _drain(driver: Driver, server: Server) -> None:
+async def _start(drivers: Sequence[Driver]) -> None:
+    """Starts all; StartError with the first reason when one cannot be."""
+    starts = [asyncio.ensure_future(driver.start()) for driver in drivers]
+    try:
+        await asyncio.gather(*starts)
+    finally:
+        for start in starts:
+            start.cancel()
+    _check_paths(drivers)
+
+
+def _check_paths(drivers: Sequence[Driver]) -> None:
+    """Raises StartError when two are to be asked at one path."""
+    taken = {driver.settings.health_path: "health" for driver in drivers}
+    taken |= {driver.settings.info_path: "the model's description" for driver in drivers}
+    for driver in drivers:
+        path = driver.info["path"]
+        if path in taken:
+            raise StartError(
+                f"{path} is the path of {taken[path]}; give {driver.info['name']} another"
+            )
+        taken[path] = driver.info["name"]
+
+
+async def _drain(drivers: Sequence[Driver], server: Server) -> None:
     """Returns when all that was accepted is answered, and nobody is about to ask on a connection
     that we close: a request that crosses its end on the way could not be sent again. Who asks
     now is refused and told to close; a gateway goes elsewhere from then on."""
-    await driver.drain()
+    await asyncio.gather(*(driver.drain() for driver in drivers))
     await server.emptied(LAME_DUCK_S)
 
 
@@ -122,21 +173,35 @@ def _rest_the_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def run(settings: Settings) -> int:
+def _allow_clients() -> None:
+    """Lets this process have as many descriptors as it may: a first burst of a thousand clients
+    meets 1,024 on most systems."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft < most:
+        with suppress(ValueError, OSError):  # macOS allows fewer than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def run(plan: Plan) -> int:
     """Runs the instance in this process; exit code 1 and one line when it cannot start."""
-    configure_logging()
-    refusals = start_refusals(settings.host, os.environ, torch_version=installed_torch())
+    outlet = configure_logging()
+    take_over(outlet)
+    for notice in plan.notices:
+        log.warning("%s", notice)
+    refusals = start_refusals(plan.apis[0].host, os.environ, torch_version=installed_torch())
     for refusal in refusals:
         print(f"headgate instance: {refusal}", file=sys.stderr)
     if refusals:
         return 1
+    _allow_clients()
     try:
         if sys.platform != "win32":
             import uvloop
 
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(serve(settings))
-        return asyncio.run(serve(settings))
+                return runner.run(serve(plan, outlet))
+        return asyncio.run(serve(plan, outlet))
     except (PortTaken, StartError) as error:
         print(f"headgate instance: {error}", file=sys.stderr)
         return 1

@@ -1,114 +1,111 @@
 """How is an instance started from a command line?"""
 
-import argparse
-from collections.abc import Callable, Sequence
+import os
+import sys
+from collections.abc import Sequence
 from typing import Any
 
-from instance.app import run
-from instance.engine.devices import parse_devices
-from instance.settings import Settings, parse_duration, parse_size
+import click
+
+from instance.plan import PlanError, plan_for
+from instance.settings import DEVICES, SWITCH, VARIABLES, Option, is_server_file, options
+
+COMPLETE = "_HEADGATE_INSTANCE_COMPLETE"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves one model; exit code 0 after an orderly stop, 1 if it cannot start, 2 for
-    wrong usage."""
-    given = vars(_parser().parse_args(arguments))
-    devices = tuple(
-        device for part in given.pop("devices") or ["auto"] for device in part.split(",")
+    """Serves one model, or what a file serves; exit code 0 after an orderly stop, 1 if it cannot
+    start, 2 for wrong usage."""
+    if asked := os.environ.get(COMPLETE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(COMMAND, {}, "headgate instance", COMPLETE, asked)
+    ours, theirs = _divided(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with COMMAND.make_context("headgate instance", [*ours]) as context:
+            given = {name: value for name, value in context.params.items() if value is not None}
+            if theirs:
+                if not is_server_file(given["model"]):
+                    raise click.UsageError("what follows -- is for a file that runs a LitServer")
+                given["arguments"] = tuple(theirs)
+    except click.exceptions.Exit as exit:  # the help was printed
+        return exit.exit_code
+    except click.UsageError as mistake:
+        said = " ".join(mistake.format_message().split())
+        print(f"headgate instance: {said} (see headgate instance --help)", file=sys.stderr)
+        return 2
+    return _serve(given)
+
+
+def _serve(given: dict[str, Any]) -> int:
+    try:
+        plan = plan_for(given)
+    except PlanError as error:
+        print(f"headgate instance: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    from instance.app import run  # not before: whoever asks for help need not wait for it
+
+    return run(plan)
+
+
+def _divided(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """(our arguments, those after `--`)."""
+    if "--" not in arguments:
+        return arguments, ()
+    at = list(arguments).index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def _option(option: Option) -> click.Option:
+    flag, is_switch = option.flag, option.unit is SWITCH
+    return click.Option(
+        [f"--{flag}/--no-{flag}" if is_switch else f"--{flag}", option.setting],
+        type=bool if is_switch else option.unit.parse,
+        metavar=option.unit.name or None,
+        multiple=option.unit is DEVICES,
+        callback=_joined if option.unit is DEVICES else None,
+        default=None,
+        envvar=option.variable,
+        show_envvar=True,
+        help=f"{option.help} ({option.default})",
     )
-    return run(Settings(devices=devices, **{k: v for k, v in given.items() if v is not None}))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="headgate instance",
-        description="Serve one model on one port.",
-    )
-    add = parser.add_argument
-    add("model", metavar="MODEL", help="package.module:Name or path/to/file.py:Name")
-    add("--host", help="address to listen on (127.0.0.1)")
-    add("--port", type=_checked(_port), help="port to listen on, 0 for any (8000)")
-    add("--path", type=_checked(_path), help="the path clients post to")
-    add(
-        "--device",
-        dest="devices",
-        action="append",
-        type=_checked(_devices),
-        metavar="DEVICE",
-        help="cpu, cuda:N, mps or auto; several give a worker each",
-    )
-    add("--workers", type=_checked(_positive), help="worker processes per device (1)")
-    add("--threads", type=_checked(_positive), help="CPU threads per worker")
-    add("--max-batch-size", type=_checked(_positive), help="most requests per predict")
-    add(
-        "--batch-timeout",
-        dest="batch_timeout_s",
-        type=_checked(parse_duration),
-        metavar="DURATION",
-        help="longest wait for company",
-    )
-    add("--max-queue", type=_checked(_positive), help="most requests that may wait")
-    add(
-        "--timeout",
-        dest="timeout_s",
-        type=_checked(parse_duration),
-        metavar="DURATION",
-        help="longest one predict may take (120s)",
-    )
-    add(
-        "--target-latency",
-        dest="target_latency_s",
-        type=_checked(parse_duration),
-        metavar="DURATION",
-        help="keep batches small enough for this",
-    )
-    add("--max-body", type=_checked(parse_size), metavar="SIZE", help="largest body (64MiB)")
-    add(
-        "--weights-only",
-        action="store_true",
-        help="torch.load reads tensors and nothing else, even if the model asks it to",
-    )
-    add("--stream", action=argparse.BooleanOptionalAction, help="send answers item by item")
-    add(
-        "--drain",
-        dest="drain_s",
-        type=_checked(parse_duration),
-        metavar="DURATION",
-        help="longest wait for accepted requests at the end (30s)",
-    )
-    return parser  # fmt: skip
+def _joined(
+    _: click.Context, __: click.Parameter, lists: Sequence[tuple[str, ...]]
+) -> tuple[str, ...] | None:
+    """What several `--device` name together."""
+    return tuple(each for some in lists for each in some) or None
 
 
-def _checked(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`parse` with argparse's own error, so that its message reaches the user."""
-
-    def parsed(text: str) -> Any:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parsed
-
-
-def _port(text: str) -> int:
-    if not text.isdigit() or int(text) > 65535:
-        raise ValueError(f"{text!r} is no port; use 0 to 65535")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{text!r} must be a whole number of at least 1")
-    return int(text)
+COMMAND = click.Command(
+    "headgate instance",
+    params=[
+        click.Argument(
+            ["model"],
+            type=click.Path(),
+            help="package.module:Name, path/to/file.py:Name, or a file that runs a LitServer (its"
+            " own arguments after --)",
+        ),
+        *map(_option, options()),
+    ],
+    help=f"Serve one model on one port. An option wins over its variable {VARIABLES}…, and that"
+    " over what the model's class or file says.",
+    epilog="\b\nExample: headgate instance models.py:Linear --port 8001 --max-batch-size 32",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
-def _path(text: str) -> str:
-    if not text.startswith("/"):
-        raise ValueError(f"{text!r} must start with /")
-    return text
+def manual() -> str:
+    """The table of options in docs/instance.md."""
+    rows = ["| option | default | meaning |", "|---|---|---|"]
+    for each in options():
+        flags = f"`--{each.flag}`" + (f", `--no-{each.flag}`" if each.unit is SWITCH else "")
+        rows.append(f"| {flags} | {each.default} | {each.help} |")
+    return "\n".join(rows)
 
 
-def _devices(text: str) -> str:
-    parse_devices(text)
-    return text
+if __name__ == "__main__":
+    print(manual())

@@ -24,14 +24,19 @@ def start_refusals(
     """Why an instance that listens on `host` must not start, each as one line; empty when it
     may. `torch_version` is that of the one installed, None when there is none."""
     debug = dev_mode or bool(environment.get("PYTHONASYNCIODEBUG"))
-    return list(_refusals(host, optimize, debug, torch_version))
+    empty_key = environment.get("LIT_SERVER_API_KEY") == ""
+    return list(_refusals(host, optimize, debug, torch_version, empty_key))
 
 
-def _refusals(host: str, optimize: int, debug: bool, torch_version: str | None) -> Iterator[str]:
+def _refusals(
+    host: str, optimize: int, debug: bool, torch_version: str | None, empty_key: bool
+) -> Iterator[str]:
     if optimize:
         yield "python -O switches off checks that an instance relies on; start it without"
-    if debug and not _is_loopback(host):
+    if debug and not is_loopback(host):
         yield "debugging (-X dev, PYTHONASYNCIODEBUG) is for loopback addresses only"
+    if empty_key:
+        yield "LIT_SERVER_API_KEY is set but empty, which asks for no key; set one, or unset it"
     if torch_version is not None and _major_minor(torch_version) < TORCH_FLOOR:
         floor = ".".join(map(str, TORCH_FLOOR))
         yield f"torch {torch_version} runs code that weights may hide; install {floor} or newer"
@@ -50,7 +55,8 @@ def _major_minor(version: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else 0 for part in numbers)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`."""
     if host == "localhost":
         return True
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
-import orjson
+from instance.model.exact_json import loads
 
 
 class Headers(Mapping[str, str]):
@@ -60,7 +60,7 @@ class Request:
 
     def json(self) -> Any:
         """The body parsed as JSON; ValueError when it is not."""
-        return orjson.loads(self.body)
+        return loads(self.body)
 
 
 class Context(dict[str, Any]):

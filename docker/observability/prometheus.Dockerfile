@@ -13,4 +13,5 @@ RUN install --directory --owner 10001 --group 10001 /var/lib/prometheus-headgate
 USER 10001
 EXPOSE 9090
 ENTRYPOINT ["prometheus", "--config.file=/etc/prometheus/prometheus.yml", \
-  "--storage.tsdb.path=/var/lib/prometheus-headgate", "--web.listen-address=0.0.0.0:9090"]
+  "--storage.tsdb.path=/var/lib/prometheus-headgate", "--web.listen-address=0.0.0.0:9090", \
+  "--enable-feature=native-histograms"]

@@ -1,7 +1,8 @@
 """How does a model answer bit by bit? Text in the manner of one book, as it is made.
 
     headgate up examples/characters/headgate.yaml
-    curl --no-buffer localhost:8080/write --json '{"prompt": "Alice ", "length": 200}'
+    curl --no-buffer localhost:8080/write \
+      -H 'Content-Type: application/json' -d '{"prompt": "Alice ", "length": 200}'
 
 Not a good writer: the point is the stream. Each character leaves as soon as it is chosen,
 and a client that goes away stops the writing.

@@ -10,11 +10,22 @@ import os
 import sys
 from collections.abc import Sequence
 
+from gateway.processes.signals import ANEW, be_quiet, end_at_ctrl_c
+
+LINE = "_HEADGATE_LINE"  # what stands on a shell's line, when that wants to know how it may go on
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The exit code of the command in `argv` (the process's own arguments when None)."""
+    if argv is None:  # the process is ours
+        end_at_ctrl_c()
+        be_quiet(*ANEW)
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and arguments[0] == "instance":
+    if LINE in os.environ:
+        from gateway.cli import completing
+
+        return completing.answer(os.environ.pop(LINE), run_instance)
+    if arguments[:1] == ["instance"]:
         return run_instance(arguments[1:])
     if arguments in (["--version"], ["-V"]):
         return print_version()
@@ -30,19 +41,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Parses `arguments` and runs their command; every refusal is one line and a 1."""
-    from gateway.cli import parsing, refusals
+    from click import UsageError
+    from click.exceptions import Exit, NoArgsIsHelpError
+
+    from gateway.cli import refusals
+    from gateway.cli.commands import HEADGATE, PROGRAM
 
     try:
-        options = parsing.parse(arguments)
-    except SystemExit as exit:  # argparse has printed the usage or the help
-        return int(exit.code or 0)
-    try:
-        return parsing.load(options.run)(options)
+        with HEADGATE.make_context(PROGRAM, arguments) as context:
+            return int(HEADGATE.invoke(context))
+    except Exit as exit:  # the help was printed
+        return exit.exit_code
+    except NoArgsIsHelpError as nothing:
+        print(nothing.format_message(), file=sys.stderr)
+        return 2
+    except UsageError as mistake:
+        for line in refusals.misused(mistake):
+            print(line, file=sys.stderr)
+        return 2
     except BrokenPipeError:
         raise
-    except parsing.Usage as mistake:
-        print(f"headgate: {mistake}\ntry: headgate {options.command} --help", file=sys.stderr)
-        return 2
     except Exception as error:
         if os.environ.get("HEADGATE_DEBUG"):
             raise
@@ -51,7 +69,7 @@ def run(arguments: list[str]) -> int:
         return 1
 
 
-def run_instance(arguments: list[str]) -> int:
+def run_instance(arguments: Sequence[str]) -> int:
     """Becomes the instance's own program: the two packages meet over HTTP and here."""
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "instance", *arguments])  # noqa: S606

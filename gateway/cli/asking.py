@@ -3,14 +3,14 @@
 How an edit is made, what came of it, and which name was meant when there is none like it.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from gateway.cli.parsing import suggestion
-from gateway.cli.refusals import Refusal
+from gateway.cli import finding
+from gateway.cli.refusals import Refusal, suggestion
 from gateway.client import AdminClient, Change, Json, Refused
 
 PRECONDITION_REQUIRED = 428
@@ -18,13 +18,13 @@ PRECONDITION_REQUIRED = 428
 Answered = TypeVar("Answered")
 
 
-def change(options: argparse.Namespace, etag: str | None = None) -> Change:
+def change(options: SimpleNamespace, etag: str | None = None) -> Change:
     """How the options want an edit made, bound to `etag` where there is one."""
     return Change(options.reason or "", options.dry_run, etag)
 
 
 def bound(
-    options: argparse.Namespace, revision: Callable[[], int], etag: Callable[[], str]
+    options: SimpleNamespace, revision: Callable[[], int], etag: Callable[[], str]
 ) -> str | None:
     """The tag that --if-revision binds an edit to; None without it.
 
@@ -48,7 +48,7 @@ def made(edit: Callable[[Change], Answered], wanted: Change, etag: Callable[[], 
         return edit(replace(wanted, etag=etag()))
 
 
-def outcome(answer: Mapping[str, Any], options: argparse.Namespace) -> str:
+def outcome(answer: Mapping[str, Any], options: SimpleNamespace) -> str:
     """The line below an edit: which revision it made, on how many workers."""
     if options.dry_run:
         return "a dry run: nothing was changed"
@@ -105,16 +105,19 @@ def backend_of(client: AdminClient, address: str, wanted: str | None) -> str:
     return found[0]
 
 
-def names(client: AdminClient, kind: str) -> list[str]:
-    """All names of a kind: route, backend, instance, or `weight` (each backend with a `=`)."""
-    if kind == "route":
-        return list(routes(client))
-    if kind == "backend":
-        return list(backends(client))
-    if kind == "weight":
-        return [f"{name}=" for name in backends(client)]
-    live = client.status().get("backends") or {}
-    return [address for state in live.values() for address in state.get("instances") or {}]
+def live_names(kind: str, options: SimpleNamespace) -> list[str]:
+    """All names of a kind: route, backend, instance, or `weight` (each backend with a `=`); none
+    where nobody answers: a completion that talks into the command line is worse than none."""
+    try:
+        client = finding.client(options, timeout_s=2.0)
+        if kind == "route":
+            return list(routes(client))
+        if kind == "instance":
+            live = client.status().get("backends") or {}
+            return [address for state in live.values() for address in state.get("instances") or {}]
+        return [f"{name}=" if kind == "weight" else name for name in backends(client)]
+    except Exception:
+        return []
 
 
 def _there(kind: str, known: Mapping[str, Any]) -> str:

@@ -1,137 +1,276 @@
-"""Which commands are there, with which arguments and options?
+"""Which commands are there, with which arguments, options and examples?
 
-One table, from which the parser, the help, the suggestions and the shell completion are made.
-It imports no command: `run` names where each one lives, as `module:function`.
+One table of click's commands, from which the parser, the help, the manual and the completion are
+made. It imports no command: `_command` names where each one lives, as `module:function`.
 """
 
-from dataclasses import dataclass
+import importlib
+import math
+import re
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import click
+
+PROGRAM = "headgate"
+NAME = re.compile(r"[\w.:=\[\]-]+")
+# Whether it can be read is for the command to find out: that is refused, and no wrong usage.
+PATH, FOLDER = click.Path(readable=False), click.Path(file_okay=False, readable=False)
+SHELLS = ("bash", "zsh", "fish")
+FOUND = "the gateway whose .headgate/ lies here or above, else http://127.0.0.1:8081"
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """One positional argument; `of` says what completes it."""
-
-    name: str
-    help: str
-    of: str = ""
-    nargs: str | None = None
-    kind: type = str
+def whole(text: str) -> int:
+    """A revision, or how many of something."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ValueError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One option; without a `metavar` it is a switch. `of` says what completes its value."""
-
-    name: str
-    help: str
-    metavar: str = ""
-    short: str = ""
-    kind: type = str
-    of: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command; `run` is `module:function` below gateway.cli."""
-
-    name: str
-    summary: str
-    run: str
-    arguments: tuple[Argument, ...] = ()
-    options: tuple[Option, ...] = ()
+def seconds(text: str) -> float:
+    """How long something takes."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{text!r} is not a number of seconds")
+    return found
 
 
-STATE_DIR = Option("--state-dir", "where state and token are kept", "DIR", of="directory")
-JSON = Option("--json", "print JSON")
+def _load(name: str) -> Callable[..., Any]:
+    """The function that `module:function` names below gateway.cli, imported now and not before."""
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(f"gateway.cli.{module}"), function)
+    return found
+
+
+def live(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """Completes names that the running gateway knows: route, backend, instance or weight."""
+
+    def names(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+        found = _load("asking:live_names")(kind, SimpleNamespace(**context.params))
+        # What a shell would take for more than a word is no name of ours.
+        return [name for name in found if name.startswith(begun) and NAME.fullmatch(name)]
+
+    return names
+
+
+def _option(*names: str, metavar: str = "", **more: Any) -> click.Option:
+    """An option; without a `metavar` it is a switch."""
+    kind: dict[str, Any] = {"metavar": metavar} if metavar else {"is_flag": True}
+    return click.Option([*names], show_envvar=True, **kind, **more)
+
+
+STATE_DIR = _option(
+    "--state-dir", metavar="DIR", type=FOLDER, envvar="HEADGATE_STATE_DIR",
+    help="where state and token are; left out: .headgate/ beside the file, and without a file the"
+    " nearest, here or above",
+)  # fmt: skip
+ACCESS_LOG = _option(
+    "--access-log", metavar="WHERE", type=PATH,
+    help="a file, - for standard output, or off; on a terminal a file beside the state",
+)  # fmt: skip
+OUTPUT = (
+    _option(
+        "-o", "--output", metavar="FORMAT", type=click.Choice(["table", "json", "yaml"]),
+        default="table", help="table, json or yaml",
+    ),
+    click.Option(["--json", "output"], flag_value="json", help="the same as -o json"),
+)  # fmt: skip
 CLIENT = (
-    Option("--url", "the admin API (HEADGATE_URL; http://127.0.0.1:8081)", "URL"),
-    Option("--token", "the admin token (HEADGATE_TOKEN; the state directory's)", "TOKEN"),
+    *OUTPUT,
+    _option(
+        "--url", metavar="URL", envvar="HEADGATE_URL", help=f"the admin API; left out: {FOUND}"
+    ),
+    _option(
+        "--token", metavar="TOKEN", envvar="HEADGATE_TOKEN",
+        help="the admin token; left out: the one in the state directory",
+    ),
     STATE_DIR,
-    JSON,
-)
+)  # fmt: skip
 EDIT = (
-    Option("--dry-run", "show what would change and change nothing"),
-    Option("--reason", "why, for the history", "TEXT", short="-m"),
-    Option("--if-revision", "only if this is still the revision", "N", kind=int),
+    _option("--dry-run", help="show what would change and change nothing"),
+    _option("-m", "--reason", metavar="TEXT", help="why, for the history"),
+    _option("--if-revision", metavar="N", type=whole, help="only if this is still the revision"),
     *CLIENT,
 )
-FILE = Argument("file", "the configuration file", "file")
-BESIDE = Argument("file", "a configuration file: its state directory lies beside it", "file", "?")
-ADDRESS = Argument("instance", "its address, host:port", "instance")
-OF_BACKEND = Option("--backend", "the one meant, where several share it", "NAME", of="backend")
+STRICT = _option(
+    "--strict", help="apply nothing, and exit 1, where processes would have to be started"
+)
+OF_BACKEND = _option(
+    "--backend", metavar="NAME", shell_complete=live("backend"),
+    help="the one meant, where several share it",
+)  # fmt: skip
 WAIT = (
-    Option("--wait", "until nothing is in flight there"),
-    Option("--timeout", "stop waiting after this long", "SECONDS", kind=float),
+    _option("--wait", help="until nothing is in flight there"),
+    _option("--timeout", metavar="SECONDS", type=seconds, help="stop waiting after this long"),
 )
-INTERVAL = Option("--interval", "seconds from look to look", "SECONDS", short="-n", kind=float)
-COUNT = Option("--count", "stop after this many looks", "N", kind=int)
-LIMIT = Option("--limit", "at most this many", "N", short="-n", kind=int)
+LOOKS = (
+    _option(
+        "-n", "--interval", metavar="SECONDS", type=seconds, help="seconds from look to look (1)"
+    ),
+    _option("--count", metavar="N", type=whole, help="stop after this many looks"),
+)
+FILE = click.Argument(["file"], type=PATH, help="the configuration file")
+ADDRESS = click.Argument(
+    ["instance"], shell_complete=live("instance"), help="its address, host:port"
+)
 
 
-def _file(name: str, summary: str, run: str, *options: Option) -> Command:
-    return Command(name, summary, run, (FILE,), options)
+def _optional_file(help: str) -> click.Argument:
+    return click.Argument(["file"], type=PATH, required=False, help=help)
 
 
-def _reads(name: str, summary: str, run: str, *options: Option) -> Command:
-    return Command(name, summary, run, (), (*options, *CLIENT))
+def _command(
+    name: str, summary: str, run: str, *parameters: click.Parameter, example: str = ""
+) -> click.Command:
+    """The command `name`; `run` is `module:function` below gateway.cli."""
+
+    def call(**given: Any) -> int:
+        return int(_load(run)(SimpleNamespace(**given)))
+
+    return click.Command(
+        name,
+        params=[*parameters],
+        callback=call,
+        help=f"{summary[0].upper()}{summary[1:]}.",
+        short_help=summary,
+        epilog=f"\b\nExample: {PROGRAM} {example or name}",
+    )
 
 
-def _instance(name: str, summary: str, *options: Option) -> Command:
-    return Command(name, summary, f"editing:{name}", (ADDRESS,), (OF_BACKEND, *options, *EDIT))
+def _instance(name: str, summary: str, *options: click.Option, more: str = "") -> click.Command:
+    example = f"{name} 127.0.0.1:8001{more}"
+    parameters = (ADDRESS, OF_BACKEND, *options, *EDIT)
+    return _command(name, summary, f"editing:{name}", *parameters, example=example)
 
 
-COMMANDS: tuple[Command, ...] = (
-    _file("up", "start every instance of a file and the gateway", "serving:up", STATE_DIR),
-    _file("gateway", "start the gateway alone", "serving:gateway", STATE_DIR),
-    Command("instance", "start one instance alone (headgate instance --help)", "serving:instance"),
-    _file("check", "validate a file: every problem, with its line", "serving:check", JSON),
-    _file("apply", "apply a file to a running gateway", "editing:apply", *EDIT),
-    _reads("routes", "the routes that are configured", "showing:routes"),
-    _reads("backends", "the backends that are configured", "showing:backends"),
-    _reads("status", "what is live: health, load, rates, latencies", "watching:status"),
-    _reads("top", "status that refreshes, until Ctrl-C", "watching:top", INTERVAL, COUNT),
-    Command(
-        "weights",
-        "show or edit the split of a route",
-        "weighing:weights",
-        (
-            Argument("route", "the name of a route", "route"),
-            Argument("weights", "BACKEND=WEIGHT: the others keep theirs", "weight", "*"),
+def _commands(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    return [name for name in HEADGATE.list_commands(context) if name.startswith(begun)]
+
+
+COMMANDS: tuple[click.Command, ...] = (
+    _command(
+        "up", "start every instance of a file and the gateway", "serving:up",
+        FILE, ACCESS_LOG, STATE_DIR, example="up headgate.yaml",
+    ),
+    _command(
+        "gateway", "start the gateway alone", "serving:gateway",
+        FILE, STATE_DIR, example="gateway headgate.yaml",
+    ),
+    _command(
+        "instance", "start one instance alone (headgate instance --help)", "serving:instance",
+        example="instance models.py:Linear --port 8001",
+    ),
+    _command(
+        "check", "validate a file: every problem, with its line", "serving:check",
+        FILE, *OUTPUT, example="check headgate.yaml",
+    ),
+    _command(
+        "apply", "apply a file to a running gateway; the difference comes first", "editing:apply",
+        FILE, STRICT, *EDIT, example="apply headgate.yaml --dry-run",
+    ),
+    _command(
+        "export", "print the live table, weights included, as a configuration file for git",
+        "exporting:export",
+        _optional_file("the file whose `gateway:` section is kept; left out: the running one's"),
+        *CLIENT, example="export > live.yaml",
+    ),
+    _command("routes", "the routes that are configured", "showing:routes", *CLIENT),
+    _command(
+        "backends", "the backends that are configured", "showing:backends",
+        *CLIENT, example="backends -o yaml",
+    ),
+    _command(
+        "status", "what is live: health, load, rates, latencies", "watching:status",
+        _option("-w", "--watch", help="then each row that changed, until Ctrl-C"),
+        *LOOKS, *CLIENT, example="status --watch",
+    ),
+    _command(
+        "top", "status that refreshes, until Ctrl-C", "watching:top",
+        *LOOKS, *CLIENT, example="top -n 2",
+    ),
+    _command(
+        "weights", "show or edit the split of a route", "weighing:weights",
+        click.Argument(["route"], shell_complete=live("route"), help="the name of a route"),
+        click.Argument(
+            ["weights"], nargs=-1, metavar="[BACKEND=WEIGHT]...", shell_complete=live("weight"),
+            help="a weight (digits-cnn=10), and the others keep theirs; or a percent of the route"
+            " (digits-cnn=10%), and the others keep their proportion in the rest",
         ),
-        EDIT,
+        *EDIT, example="weights digits digits-cnn=10%",
     ),
-    _instance("drain", "let an instance finish what it has, send it nothing new", *WAIT),
+    _instance(
+        "drain", "let an instance finish what it has, send it nothing new", *WAIT, more=" --wait"
+    ),
     _instance("resume", "send requests to a drained instance again"),
-    _instance("disable", "take an instance out, healthy or not"),
+    _instance("disable", "take an instance out, healthy or not", more=" -m 'new driver'"),
     _instance("enable", "let a disabled instance back in"),
-    Command(
-        "history",
-        "the edits so far: who, when, why",
-        "showing:history",
-        (Argument("revision", "show this one and what it changed", "revision", "?", int),),
-        (LIMIT, *CLIENT),
+    _command(
+        "history", "the edits so far: who, when, why", "showing:history",
+        click.Argument(
+            ["revision"], type=whole, required=False, help="show this one and what it changed"
+        ),
+        _option("-n", "--limit", metavar="N", type=whole, help="at most this many"),
+        *CLIENT, example="history -n 5",
     ),
-    Command(
-        "restore",
-        "go back to a revision, as a new one",
-        "editing:restore",
-        (Argument("revision", "the revision to go back to", "revision", kind=int),),
-        EDIT,
+    _command(
+        "restore", "go back to a revision, as a new one", "editing:restore",
+        click.Argument(["revision"], type=whole, help="the revision to go back to"),
+        *EDIT, example="restore 41 -m 'the new version is slower'",
     ),
-    Command(
-        "token",
-        "print the admin token of a local state directory",
-        "showing:token",
-        (BESIDE,),
-        (STATE_DIR,),
+    _command(
+        "token", "print the admin token of a local state directory", "showing:token",
+        _optional_file("a configuration file: its state directory lies beside it"),
+        STATE_DIR, example="token headgate.yaml",
     ),
-    Command(
-        "completion",
-        "print a completion script: headgate completion bash|zsh|fish",
-        "completing:completion",
-        (Argument("shell", "bash, zsh or fish", "shell"),),
+    _command(
+        "schema", "print the JSON Schema of a configuration file, for editors", "showing:schema",
+        example="schema > headgate.schema.json",
     ),
-    Command("_names", "", "completing:names", (Argument("kind", ""),), CLIENT),
-)
-SHOWN = tuple(command for command in COMMANDS if command.summary)
-BY_NAME = {command.name: command for command in COMMANDS}
+    _command(
+        "completion", "print a completion script for a shell", "completing:completion",
+        click.Argument(
+            ["shell"], metavar="SHELL", type=click.Choice(SHELLS), help="bash, zsh or fish"
+        ),
+        example="completion bash",
+    ),
+    _command("version", "print the version", "showing:version"),
+    _command(
+        "help", "explain a command", "showing:explanation",
+        click.Argument(
+            ["name"], required=False, metavar="[COMMAND]", shell_complete=_commands,
+            help="left out: all of them",
+        ),
+        example="help weights",
+    ),
+)  # fmt: skip
+
+
+def _version(context: click.Context, _: click.Parameter, is_wanted: bool) -> None:
+    if is_wanted and not context.resilient_parsing:
+        context.exit(_load("showing:version")(None))
+
+
+class Program(click.Group):
+    """The program: its commands in the order of the table."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.commands]
+
+
+HEADGATE = Program(
+    PROGRAM,
+    commands=COMMANDS,
+    help="Serve machine-learning models behind one weighted gateway. Commands that ask a gateway"
+    f" mean that of --url or HEADGATE_URL, else {FOUND}.",
+    params=[
+        _option(
+            "-V", "--version", is_eager=True, expose_value=False, callback=_version,
+            help="print the version",
+        )
+    ],
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip

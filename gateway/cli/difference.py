@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from gateway.cli.screen import Cell
+from gateway.cli.grids import Cell
 
 SHORT = 32
 MARKS = {"add": ("+", "good"), "remove": ("-", "bad"), "replace": ("~", "warn")}
@@ -33,7 +33,8 @@ def _line(change: Mapping[str, Any], width: int) -> Cell:
     where = str(change.get("pointer", "")).lstrip("/").replace("~1", "/").replace("~0", "~")
     sides = [value(change[side], width) for side in ("before", "after") if side in change]
     what = " → ".join(sides)
-    return Cell(f"{mark} {where}: {what}", meaning)
+    note = f" ({change['note']})" if change.get("note") else ""
+    return Cell(f"{mark} {where}: {what}{note}", "warn" if note else meaning)
 
 
 def value(found: Any, width: int = 160) -> str:

@@ -1,21 +1,21 @@
 """The commands that change a running gateway: apply, restore and one instance's state."""
 
-import argparse
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TextIO
 
 from gateway.cli import asking, difference, finding, screen
+from gateway.cli.grids import Cell
 from gateway.cli.refusals import Refusal
-from gateway.cli.screen import Cell
 from gateway.client import AdminClient, Change, Json, revision_tag
 
 LOOK_S = 0.25
 
 
-def apply(options: argparse.Namespace) -> int:
+def apply(options: SimpleNamespace) -> int:
     """Prints what the file would change, then changes it unless it is a dry run.
 
     The edit is bound to the revision that the difference was shown against: what is applied
@@ -29,21 +29,22 @@ def apply(options: argparse.Namespace) -> int:
         Change(options.reason or "", True, given),
         lambda: revision_tag(client.table()["revision"]),
     )
+    if options.strict and tried.get("unserved"):
+        screen.show(*_told(tried))
+        raise Refusal("nothing was applied (--strict): the file changes what `headgate up` serves")
     if options.dry_run:
         return _tell(options, tried)
-    if not options.json:
+    if options.output == "table":
         screen.show(*_told(tried))
-    if not tried.get("diff") and not options.json:
-        return 0
+        if not tried.get("diff"):
+            return 0
     done = client.apply(content, asking.change(options, revision_tag(tried["previous"])))
-    if options.json:
-        screen.print_json(done)
-    else:
+    if not screen.printed(done, options.output):
         screen.show(Cell(asking.outcome(done, options), "dim"))
     return 0
 
 
-def restore(options: argparse.Namespace) -> int:
+def restore(options: SimpleNamespace) -> int:
     """Goes back to a revision and shows what that changed."""
     client = finding.client(options)
     given = None if options.if_revision is None else revision_tag(options.if_revision)
@@ -55,7 +56,7 @@ def restore(options: argparse.Namespace) -> int:
     return _tell(options, answer)
 
 
-def drain(options: argparse.Namespace) -> int:
+def drain(options: SimpleNamespace) -> int:
     """Sends an instance nothing new; with --wait, until it has finished what it had."""
     client = finding.client(options)
     backend, answer = _act(client, options, "drain")
@@ -63,7 +64,7 @@ def drain(options: argparse.Namespace) -> int:
         return _acted(options, answer, "draining")
     emptied = wait_until_empty(
         lambda: in_flight(client, backend, options.instance),
-        progress=None if options.json else sys.stderr,
+        progress=sys.stderr if options.output == "table" else None,
         timeout_s=options.timeout,
     )
     if not emptied:
@@ -71,17 +72,16 @@ def drain(options: argparse.Namespace) -> int:
     return _acted(options, answer, "drained")
 
 
-def resume(options: argparse.Namespace) -> int:
-    return _acted(
-        options, _act(finding.client(options), options, "resume")[1], "takes requests again"
-    )
+def resume(options: SimpleNamespace) -> int:
+    _, answer = _act(finding.client(options), options, "resume")
+    return _acted(options, answer, "takes requests again")
 
 
-def disable(options: argparse.Namespace) -> int:
+def disable(options: SimpleNamespace) -> int:
     return _acted(options, _act(finding.client(options), options, "disable")[1], "disabled")
 
 
-def enable(options: argparse.Namespace) -> int:
+def enable(options: SimpleNamespace) -> int:
     return _acted(options, _act(finding.client(options), options, "enable")[1], "enabled")
 
 
@@ -112,7 +112,7 @@ def wait_until_empty(
     return True
 
 
-def _act(client: AdminClient, options: argparse.Namespace, action: str) -> tuple[str, Json]:
+def _act(client: AdminClient, options: SimpleNamespace, action: str) -> tuple[str, Json]:
     """The backend of the instance that was named, and the answer to the action."""
     backend = asking.backend_of(client, options.instance, options.backend)
     etag = asking.bound(
@@ -126,21 +126,16 @@ def _act(client: AdminClient, options: argparse.Namespace, action: str) -> tuple
     return backend, answer
 
 
-def _acted(options: argparse.Namespace, answer: Json, word: str) -> int:
-    if options.json:
-        screen.print_json(answer)
-    elif options.dry_run:
-        screen.show(*_told(answer))
-    else:
-        line = f"{options.instance}: {word} ({asking.outcome(answer, options)})"
-        screen.show(Cell(line))
+def _acted(options: SimpleNamespace, answer: Json, word: str) -> int:
+    if screen.printed(answer, options.output):
+        return 0
+    line = Cell(f"{options.instance}: {word} ({asking.outcome(answer, options)})")
+    screen.show(*(_told(answer) if options.dry_run else [line]))
     return 0
 
 
-def _tell(options: argparse.Namespace, answer: Json) -> int:
-    if options.json:
-        screen.print_json(answer)
-    else:
+def _tell(options: SimpleNamespace, answer: Json) -> int:
+    if not screen.printed(answer, options.output):
         screen.show(*_told(answer), Cell(asking.outcome(answer, options), "dim"))
     return 0
 

@@ -1,41 +1,82 @@
 """Which gateway is meant, and with which token?
 
-The URL is --url, else HEADGATE_URL, else the default. A token found on this machine is sent to
-this machine only: never to another host's URL, whoever wrote that into the environment.
+The URL is --url, else HEADGATE_URL, else that of the gateway whose state directory was named, or
+lies beside the file that the command names, or is the nearest upwards from the working directory;
+else the usual one. A URL that lies about is believed only where this user or root put it, and only
+of this machine; a token that does is sent to this machine only, never to another host's URL,
+whoever wrote that into the environment.
 """
 
-import argparse
-import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 from gateway.cli.refusals import Refusal
 from gateway.client import DEFAULT_URL, AdminClient
-
-STATE_NAME = ".headgate"
-
-
-def client(options: argparse.Namespace) -> AdminClient:
-    """The client of the gateway that `options` and the environment mean."""
-    url = find_url(options.url, os.environ)
-    token = find_token(options.token, url, state_dir(options.state_dir), os.environ)
-    return AdminClient(url, token)
+from gateway.controlplane.store.names import ADMIN, FILES, LOCK, OWNER, STATE_NAME, TOKEN
+from gateway.processes import sockets
 
 
-def find_url(given: str | None, environment: Mapping[str, str]) -> str:
-    url = given or environment.get("HEADGATE_URL") or DEFAULT_URL
-    return url if "://" in url else f"http://{url}"
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A gateway that runs on this machine: where its admin API is, and its configuration file
+    (None where nobody knows in which folder that lies)."""
+
+    url: str
+    file: Path | None
 
 
-def find_token(
-    given: str | None, url: str, directory: Path | None, environment: Mapping[str, str]
-) -> str | None:
+def client(options: SimpleNamespace, timeout_s: float = 30.0) -> AdminClient:
+    """The client of the gateway that `options` mean."""
+    url = options.url
+    if not url:
+        found = running(options)
+        url = found.url if found else DEFAULT_URL
+    url = url if "://" in url else f"http://{url}"
+    return AdminClient(url, find_token(options, url), timeout_s=timeout_s)
+
+
+def running(options: SimpleNamespace) -> Running | None:
+    """The gateway that runs with the state directory which `options` mean; Refusal for several."""
+    directory, file = state_dir(options), getattr(options, "file", None)
+    if directory is None:
+        return None
+    if options.state_dir:
+        return next(_running(directory, None), None)
+    if str(directory.stat().st_uid) not in {"0", f"{os.geteuid()}", os.environ.get("SUDO_UID")}:
+        return None
+    places = [directory, *sorted((directory / FILES).glob("*"))]
+    found = [each for place in places for each in _running(place, directory.parent)]
+    named = [each for each in found if file and each.file and each.file.name == Path(file).name]
+    if len(named or found) > 1:
+        all_of = ", ".join(f"{each.url} ({each.file and each.file.name})" for each in found)
+        raise Refusal(f"several gateways run here: {all_of}; say which with --url")
+    return next(iter(named or found), None)
+
+
+def _running(place: Path, folder: Path | None) -> Iterator[Running]:
+    """The gateway whose state is in `place` and whose file is in `folder`, if it runs."""
+    try:
+        holder, url = int((place / LOCK).read_text()), (place / ADMIN).read_text().strip()
+        name = (place / OWNER).read_text().strip()
+        with suppress(PermissionError):  # somebody else's: it lives
+            os.kill(holder, 0)
+        if is_here(url):
+            yield Running(url, folder and folder / name)
+    except (OSError, ValueError):
+        return
+
+
+def find_token(options: SimpleNamespace, url: str) -> str | None:
     """The token to use with the admin API at that URL; None when none is known."""
-    token = given or environment.get("HEADGATE_TOKEN")
-    if token:
-        return token.strip()
+    if options.token:
+        return str(options.token).strip()
+    directory = state_dir(options)
     if directory is None or not is_here(url):
         return None
     try:
@@ -45,8 +86,9 @@ def find_token(
 
 
 def read_token(directory: Path) -> str:
-    """The admin token that `directory` keeps."""
-    path = directory / "token"
+    """The admin token that `directory` keeps: one for all files of a folder."""
+    home = directory.parent.parent if directory.parent.name == FILES else directory
+    path = home / TOKEN
     try:
         return path.read_text().strip()
     except FileNotFoundError:
@@ -58,13 +100,14 @@ def read_token(directory: Path) -> str:
         raise Refusal(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
 
 
-def state_dir(given: str | None, start: Path | None = None) -> Path | None:
-    """The state directory: given, of the environment, or the nearest one upwards from here."""
-    named = given or os.environ.get("HEADGATE_STATE_DIR")
-    if named:
-        return Path(named)
-    here = (start or Path.cwd()).absolute()
-    for folder in (here, *here.parents):
+def state_dir(options: SimpleNamespace) -> Path | None:
+    """The state directory: named, beside the file of the command, or the nearest upwards."""
+    if options.state_dir:
+        return Path(options.state_dir)
+    file = getattr(options, "file", None)
+    beside = [Path(file).absolute().parent] if file else []
+    here = Path.cwd()
+    for folder in (*beside, here, *here.parents):
         if (folder / STATE_NAME).is_dir():
             return folder / STATE_NAME
     return None
@@ -74,8 +117,6 @@ def is_here(url: str) -> bool:
     """Whether `url` stays on this machine."""
     try:
         host = urlsplit(url).hostname or ""
-        if host == "localhost":
-            return True
-        return ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or sockets.is_here(str(ip_address(host)))
     except ValueError:
         return False

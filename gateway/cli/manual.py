@@ -1,6 +1,10 @@
 """`docs/commands.md`: the table of commands as people read it."""
 
-from gateway.cli.commands import CLIENT, EDIT, SHOWN, Command, Option
+from collections.abc import Iterable
+
+import click
+
+from gateway.cli.commands import CLIENT, COMMANDS, EDIT, HEADGATE, PROGRAM
 
 _HEAD = """\
 # Commands
@@ -8,12 +12,13 @@ _HEAD = """\
 <!-- Rendered by `python -m gateway.cli.manual > docs/commands.md`; a test compares. -->
 
 Exit codes: 0 done, 1 refused, with one clear line on stderr (one for each fault of a file),
-2 wrong usage. Tables are drawn on a terminal and plain columns elsewhere; `--json` prints what
-the admin API answered. Ctrl-C ends a command without a word.
+2 wrong usage. Tables are drawn on a terminal and plain columns elsewhere; `-o json` and `-o yaml`
+print what the admin API answered. Ctrl-C ends a command without a word.
 
 Completion, of the running gateway's names too, is a line in the settings of a shell:
 `source <(headgate completion bash)` in `~/.bashrc`, `source <(headgate completion zsh)` in
 `~/.zshrc` after `compinit`, `headgate completion fish | source` in `~/.config/fish/config.fish`.
+It asks the gateway that the line means, with what was typed of `--url`, `--token`, `--state-dir`.
 """
 
 _CLIENT = """\
@@ -23,49 +28,60 @@ Every command that asks a running gateway takes:
 
 {options}
 
-Without `--url` and `HEADGATE_URL` it is `http://127.0.0.1:8081`. The token is `--token`, else
-`HEADGATE_TOKEN`, else the one in the state directory: `--state-dir`, else `HEADGATE_STATE_DIR`,
-else the nearest `.headgate/` upwards from the working directory. A token that was found on this
-machine is sent to this machine only.
+Without `--url` and `HEADGATE_URL` it is the gateway that runs with the state directory which is
+named (`--state-dir`, `HEADGATE_STATE_DIR`), lies beside the file that the command names, or is the
+nearest `.headgate/` upwards from the working directory; several that run there are named, and one
+is to be chosen. Else it is `http://127.0.0.1:8081`. Only a `.headgate/` of the same user or of root
+counts, and only an address of this machine. The token is `--token`, else `HEADGATE_TOKEN`, else
+the one in that directory, which is sent to this machine only. A token on a command line can be
+read by every user of the machine for as long as the command runs; one in the environment cannot.
 
 Every command that edits takes also:
 
 {edits}
 """
 
+_SIGNALS = """\
+## Signals
+
+Send them to the process of `headgate up` or `headgate gateway`:
+
+- SIGTERM drains and stops; a second one ends everything at once.
+- SIGINT (Ctrl-C) does the same without the lame duck: a person waits for the prompt.
+- SIGHUP reads the file again, as `headgate apply` does, opens the access log anew, and says in a
+  line on stderr what came of it. Under `nohup` it is ignored. When the terminal that the command
+  was started from is closed, it drains and stops.
+- SIGUSR1 opens the access log anew, after it was moved away; that is noticed without it, too.
+- SIGUSR2 does nothing.
+"""
+
 
 def page() -> str:
     """The whole page."""
     general = _CLIENT.format(
-        options=_list(CLIENT), edits=_list([each for each in EDIT if each not in CLIENT])
+        options=_list(CLIENT), edits=_list(each for each in EDIT if each not in CLIENT)
     )
-    return "\n".join([_HEAD, general, *(_section(command) for command in SHOWN)])
+    return "\n".join([_HEAD, _SIGNALS, general, *map(_section, COMMANDS)])
 
 
-def _section(command: Command) -> str:
-    asks = set(CLIENT) <= set(command.options)
-    own = [option for option in command.options if not (asks and option in EDIT)]
-    words = ["headgate", command.name]
-    for argument in command.arguments:
-        name = argument.name.upper()
-        words.append({"?": f"[{name}]", "*": f"[{name} …]"}.get(argument.nargs or "", name))
-    if command.options:
-        words.append("[options]")
-    lines = [f"## `{' '.join(words)}`", "", f"{command.summary[0].upper()}{command.summary[1:]}."]
-    if command.arguments:
-        lines += ["", *(f"- `{a.name.upper()}`: {a.help}" for a in command.arguments)]
-    if own:
-        lines += ["", _list(own)]
-    return "\n".join(lines) + "\n"
+def _section(command: click.Command) -> str:
+    context = click.Context(command, info_name=f"{PROGRAM} {command.name}")
+    arguments = [each for each in command.params if isinstance(each, click.Argument)]
+    common = EDIT if set(CLIENT) <= set(command.params) else ()
+    own = [each for each in command.params if each not in common and each not in arguments]
+    words = [context.command_path, *(each.make_metavar(context) for each in arguments)]
+    words += ["[OPTIONS]"] * any(isinstance(each, click.Option) for each in command.params)
+    lines = [f"## `{' '.join(words)}`", "", str(command.help)]
+    for parameters in (arguments, own):
+        lines += ["", _list(parameters)] * bool(parameters)
+    example = str(command.epilog).rpartition("Example: ")[2]
+    return "\n".join([*lines, "", f"Example: `{example}`"]) + "\n"
 
 
-def _list(options: tuple[Option, ...] | list[Option]) -> str:
-    return "\n".join(f"- `{_spelled(option)}`: {option.help}" for option in options)
-
-
-def _spelled(option: Option) -> str:
-    words = f"{option.short}, {option.name}" if option.short else option.name
-    return f"{words} {option.metavar}" if option.metavar else words
+def _list(parameters: Iterable[click.Parameter]) -> str:
+    context = click.Context(HEADGATE)
+    records = (each.get_help_record(context) or ("", "") for each in parameters)
+    return "\n".join(f"- `{spelled}`: {help}" for spelled, help in records)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,12 @@ A line says what was refused and, where it can, what to do next. Errors that are
 intention are named as what they are, without a traceback: HEADGATE_DEBUG=1 shows that one.
 """
 
+from collections.abc import Iterable
+
+from click import NoSuchOption, UsageError
+
 from gateway.client import DEFAULT_URL, Fault, Refused, Unreachable
+from gateway.core.faults import did_you_mean
 
 
 class Refusal(Exception):
@@ -19,6 +24,21 @@ def lines(error: Exception) -> list[str]:
     if isinstance(error, Refused) and error.status == 400 and error.faults:
         return [_one_line(_fault(fault)) for fault in error.faults]
     return [_one_line(_words(error))]
+
+
+def misused(mistake: UsageError) -> list[str]:
+    """What is wrong with a command line, and where to read how it is written."""
+    said = _one_line(mistake.format_message())
+    where = mistake.ctx.command_path if mistake.ctx else "headgate"
+    if isinstance(mistake, NoSuchOption) and mistake.ctx and mistake.ctx.parent is None:
+        said += f" Options come after the command: headgate COMMAND {mistake.option_name}"
+    return [f"headgate: {said[:1].lower()}{said[1:]}", f"try: {where} --help"]
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """` (did you mean x?)` for the nearest of `known`; empty when none is near."""
+    hint = did_you_mean(word, known)
+    return f" ({hint})" if hint else ""
 
 
 def _words(error: Exception) -> str:

@@ -10,9 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gateway.cli.screen import STYLES, Cell, Grid, clean
-
-Part = Grid | Cell | str
+from gateway.cli.grids import STYLES, Cell, Grid, Part, clean
 
 
 def show(parts: Sequence[Part], out: TextIO) -> None:

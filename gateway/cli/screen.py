@@ -1,72 +1,58 @@
 """How do tables and lines reach a person, a pipe or a program?
 
-With rich where stdout is a terminal, as plain aligned columns where it is not, as JSON where
-it was asked for. Cells are text: control characters in a name are shown, never obeyed.
+With rich where stdout is a terminal, as plain aligned columns where it is not, as JSON or YAML
+where it was asked for.
 """
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TextIO
 
 import orjson
 
-STYLES = {"good": "green", "bad": "red", "warn": "yellow", "dim": "dim", "strong": "bold", "": ""}
+from gateway.cli.grids import Cell, Grid, Part, clean
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Text with what it means: good, bad, warn, dim, strong or nothing."""
+def printed(value: Any, form: str, *, again: bool = False) -> bool:
+    """Whether `form` is one for programs: `value` is printed in it then, with its keys in the
+    order they came. `again`: as one of several."""
+    if form == "table":
+        return False
+    if form == "json":
+        print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode(), flush=again)
+        return True
+    from gateway.controlplane.configuration.yaml_source import written
 
-    text: str
-    meaning: str = ""
-
-
-Row = Sequence[str | Cell]
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """A table: its columns, `>` before a name aligning it right, and its rows.
-
-    `spare` are the columns that a terminal too narrow for all leaves out, the first one first.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Row]
-    title: str = ""
-    spare: Sequence[str] = ()
-
-
-def print_json(value: Any, out: TextIO | None = None) -> None:
-    """`value` as indented JSON, with its keys in the order they came."""
-    text = orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
-    print(text, file=out or sys.stdout)
+    print("---\n" if again else "", written(value), sep="", end="", flush=again)
+    return True
 
 
 def is_terminal(out: TextIO) -> bool:
     return out.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def show(*parts: Grid | Cell | str, out: TextIO | None = None) -> None:
+def show(*parts: Part) -> None:
     """Prints `parts` in order."""
-    out = out or sys.stdout
-    if is_terminal(out):
+    if is_terminal(sys.stdout):
         from gateway.cli import rich_screen
 
-        rich_screen.show(parts, out)
-        return
+        rich_screen.show(parts, sys.stdout)
+    else:
+        write(*parts)
+
+
+def write(*parts: Part) -> None:
+    """Prints `parts` in order as plain text."""
     for part in parts:
-        print("\n".join(plain(part)) if isinstance(part, Grid) else clean(_text(part)), file=out)
+        print("\n".join(plain(part)) if isinstance(part, Grid) else clean(text(part)), flush=True)
 
 
 def plain(grid: Grid) -> list[str]:
     """`grid` as lines of aligned columns, two blanks apart."""
     header = [column.lstrip(">").upper() for column in grid.columns]
-    rows = [header, *([clean(_text(cell)) for cell in row] for row in grid.rows)]
+    rows = [header, *([clean(text(cell)) for cell in row] for row in grid.rows)]
     widths = [max(len(row[index]) for row in rows) for index in range(len(header))]
-    lines = [clean(grid.title)] if grid.title else []
+    lines = []
     for row in rows:
         cells = [
             cell.rjust(width) if column.startswith(">") else cell.ljust(width)
@@ -76,10 +62,5 @@ def plain(grid: Grid) -> list[str]:
     return lines
 
 
-def clean(text: str) -> str:
-    """`text` with what a terminal would obey shown as an escape."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def _text(part: str | Cell) -> str:
+def text(part: str | Cell) -> str:
     return part.text if isinstance(part, Cell) else part

@@ -1,30 +1,32 @@
-"""The commands that start something or look at a file: up, gateway, instance, check.
+"""The commands that start something or look at a file: up, gateway, check.
 
 They hand over to the modules that do it, imported only then.
 """
 
-import argparse
-import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from gateway.cli import finding, screen
+from gateway.cli import screen
+from gateway.cli.grids import Cell, clean
 from gateway.cli.refusals import Refusal
 
 if TYPE_CHECKING:
-    from gateway.controlplane.configuration import Problem
+    from gateway.controlplane.configuration.reading import Problem
+    from gateway.core.table import Document
 
 
-def up(options: argparse.Namespace) -> int:
+def up(options: SimpleNamespace) -> int:
     """Runs the file's instances and the gateway until told to stop."""
-    from gateway import launcher
+    from gateway.up import launcher
 
     file = _file(options.file)
-    return launcher.run_up(file, _state_dir(options, file))
+    return launcher.run_up(file, _state_dir(options, file), options.access_log)
 
 
-def gateway(options: argparse.Namespace) -> int:
+def gateway(options: SimpleNamespace) -> int:
     """Runs the gateway until told to stop."""
     from gateway import app
 
@@ -32,29 +34,49 @@ def gateway(options: argparse.Namespace) -> int:
     return app.run_gateway(file, _state_dir(options, file))
 
 
-def instance(options: argparse.Namespace) -> int:
-    """Reached with an option before the command only: an instance reads its own options."""
+def instance(_: SimpleNamespace) -> int:
+    """Reached behind a `--` only: an instance reads its own options."""
     raise Refusal("write it as: headgate instance MODEL [options]")
 
 
-def check(options: argparse.Namespace) -> int:
+def check(options: SimpleNamespace) -> int:
     """Prints every problem of the file with its line; 1 when there is any."""
-    from gateway.controlplane import configuration
+    from gateway.controlplane.configuration import reading as configuration
 
     file = _file(options.file)
     problems: list[configuration.Problem] = []
     try:
-        configuration.load(file)
+        loaded = configuration.load(file)
     except configuration.ConfigurationError as error:
         problems = error.problems
-    if options.json:
-        screen.print_json({"ok": not problems, "problems": [_fields(p) for p in problems]})
+    found = {"ok": not problems, "problems": [_fields(p) for p in problems]}
+    if screen.printed(found, options.output):
+        pass
     elif problems:
         for problem in problems:
             print(_line(options.file, problem), file=sys.stderr)
     else:
-        screen.show(screen.Cell(f"{options.file} is valid", "good"))
+        screen.show(Cell(f"{options.file} is valid", "good"))
+        for line in _ways(loaded.document):
+            print(clean(line))
     return 1 if problems else 0
+
+
+def _ways(document: "Document") -> Iterator[str]:
+    """For each route what goes where, as far as the file says it."""
+    from gateway.core.served import filled, is_led, ways
+    from gateway.core.table import Table
+
+    table = Table.from_document(document, 0)
+    said = {
+        name: str(backend.serve["path"])
+        for name, backend in table.backends.items()
+        if backend.serve is not None and "path" in backend.serve
+    }
+    for name, route in filled(table, said).routes.items():
+        asks = is_led(route, table.backends) and not all(each in said for each, _ in route.split)
+        models = ", at the path that the model says unless it is this one" if asks else ""
+        yield f"  {table.routes[name].match.path} → {ways(route)}{models}"
 
 
 def _fields(problem: "Problem") -> dict[str, Any]:
@@ -71,7 +93,7 @@ def _line(file: str, problem: "Problem") -> str:
     where = f"{file}:{problem.line}: " if problem.line else f"{file}: "
     pointer = f"{problem.pointer.lstrip('/')}: " if problem.pointer.strip("/") else ""
     hint = f"; {problem.hint}" if problem.hint else ""
-    return screen.clean(f"{where}{pointer}{problem.detail}{hint}")
+    return clean(f"{where}{pointer}{problem.detail}{hint}")
 
 
 def _file(name: str) -> Path:
@@ -84,6 +106,7 @@ def _file(name: str) -> Path:
     return path
 
 
-def _state_dir(options: argparse.Namespace, file: Path) -> Path:
-    named = options.state_dir or os.environ.get("HEADGATE_STATE_DIR")
-    return Path(named) if named else file.absolute().parent / finding.STATE_NAME
+def _state_dir(options: SimpleNamespace, file: Path) -> Path:
+    from gateway.controlplane.store.state_owner import directory_for
+
+    return Path(options.state_dir) if options.state_dir else directory_for(file)

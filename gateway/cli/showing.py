@@ -1,22 +1,22 @@
-"""The commands that show what is kept: routes, backends, history and the token."""
+"""The commands that show what is kept: routes, backends, history, the token; and themselves."""
 
-import argparse
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from gateway import cli
 from gateway.cli import difference, finding, screen
+from gateway.cli.grids import Cell, Grid
 from gateway.cli.refusals import Refusal
-from gateway.cli.screen import Cell, Grid
 from gateway.client import Json
 
 
-def routes(options: argparse.Namespace) -> int:
+def routes(options: SimpleNamespace) -> int:
     """The routes that are configured, and how each divides its requests."""
     table = finding.client(options).table()
-    if options.json:
-        screen.print_json(table.get("routes") or {})
+    if screen.printed(table.get("routes") or {}, options.output):
         return 0
     rows = [
         (Cell(name, "strong"), matched(spec.get("match")), split(spec.get("split") or {}))
@@ -26,11 +26,10 @@ def routes(options: argparse.Namespace) -> int:
     return 0
 
 
-def backends(options: argparse.Namespace) -> int:
+def backends(options: SimpleNamespace) -> int:
     """The backends that are configured, with their instances."""
     table = finding.client(options).table()
-    if options.json:
-        screen.print_json(table.get("backends") or {})
+    if screen.printed(table.get("backends") or {}, options.output):
         return 0
     rows = []
     for name, spec in (table.get("backends") or {}).items():
@@ -44,14 +43,13 @@ def backends(options: argparse.Namespace) -> int:
     return 0
 
 
-def history(options: argparse.Namespace) -> int:
+def history(options: SimpleNamespace) -> int:
     """The edits so far, newest first, or one of them with its difference."""
     client = finding.client(options)
     if options.revision is not None:
         return _one(options, client.revision(options.revision))
     answer = client.history(options.limit)
-    if options.json:
-        screen.print_json(answer)
+    if screen.printed(answer, options.output):
         return 0
     rows = [
         (
@@ -67,16 +65,28 @@ def history(options: argparse.Namespace) -> int:
     return 0
 
 
-def token(options: argparse.Namespace) -> int:
+def token(options: SimpleNamespace) -> int:
     """Prints the token alone, so that it can be given to another command."""
-    if options.file is not None and not options.state_dir:
-        directory: Path | None = Path(options.file).absolute().parent / finding.STATE_NAME
-    else:
-        directory = finding.state_dir(options.state_dir)
+    directory = finding.state_dir(options)
     if directory is None:
         raise Refusal("there is no state directory here: say which with --state-dir")
     print(finding.read_token(directory))
     return 0
+
+
+def schema(_: SimpleNamespace) -> int:
+    """Prints the JSON Schema of a configuration file."""
+    print(Path(cli.__file__).parents[1].joinpath("headgate.schema.json").read_text(), end="")
+    return 0
+
+
+def version(_: SimpleNamespace) -> int:
+    return cli.print_version()
+
+
+def explanation(options: SimpleNamespace) -> int:
+    """Prints what the named command does, or which there are."""
+    return cli.main([*([options.name] if options.name else []), "--help"])
 
 
 def matched(match: str | Mapping[str, Any] | None) -> str:
@@ -103,9 +113,8 @@ def when(time: str | None) -> str:
         return time or ""
 
 
-def _one(options: argparse.Namespace, edit: Json) -> int:
-    if options.json:
-        screen.print_json(edit)
+def _one(options: SimpleNamespace, edit: Json) -> int:
+    if screen.printed(edit, options.output):
         return 0
     why = f": {edit['why']}" if edit.get("why") else ""
     head = f"revision {edit['revision']}, {when(edit.get('time'))}, by {edit.get('who', '')}{why}"

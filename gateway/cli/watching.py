@@ -1,55 +1,62 @@
 """`headgate status` and `top`: what is live, once or again and again."""
 
-import argparse
+import itertools
+import math
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from gateway.cli import finding, screen, weighing
-from gateway.cli.screen import Cell, Grid
+from gateway.cli.grids import Cell, Grid, Part, once
 from gateway.client import AdminClient, Json, Unreachable
 
 WORDS = {"up": "good", "starting": "warn", "failing": "warn", "down": "bad"}
-Part = Grid | Cell | str
+ANSWERS = {"2xx": "", "4xx": "warn", "499": "bad", "5xx": "bad", "refused": "bad"}
 
 
-def status(options: argparse.Namespace) -> int:
-    """What is live now."""
-    found = finding.client(options).status()
-    if options.json:
-        screen.print_json(found)
-    else:
-        screen.show(*drawn(found))
+def status(options: SimpleNamespace) -> int:
+    """What is live now; with --watch then what changes."""
+    client = finding.client(options)
+    found = client.status()  # a wrong URL or token is said once, as a line
+    if not screen.printed(found, options.output, again=options.watch):
+        # Rows that follow are to stand below what is above them.
+        (screen.write if options.watch else screen.show)(*drawn(found))
+    if options.watch:
+        _watch(client, options, found)
     return 0
 
 
-def top(options: argparse.Namespace) -> int:
+def top(options: SimpleNamespace) -> int:
     """What is live, drawn again every interval until Ctrl-C."""
-    client, interval = finding.client(options), max(0.1, options.interval or 1.0)
-    looks = range(options.count) if options.count else iter(int, 1)
+    client = finding.client(options)
     client.status()  # a wrong URL or token is said once, as a line, before the screen is taken
-    if options.json or not screen.is_terminal(sys.stdout):
-        for look in looks:
-            _wait(look, interval)
+    if options.output != "table" or not screen.is_terminal(sys.stdout):
+        for _ in _looks(options):
             found = client.status()
-            screen.print_json(found) if options.json else screen.show(*drawn(found), "")
+            if not screen.printed(found, options.output, again=True):
+                screen.show(*drawn(found), "")
         return 0
     from gateway.cli import rich_screen
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the screen is to be given back
     try:
         with rich_screen.refreshing(sys.stdout) as screenful:
-            for look in looks:
-                _wait(look, interval)
+            for _ in _looks(options):
                 screenful.draw(_look(client))
     except KeyboardInterrupt:
         pass
     return 0
 
 
-def _wait(look: int, interval: float, sleep: Callable[[float], None] = time.sleep) -> None:
-    if look:
-        sleep(interval)
+def _looks(options: SimpleNamespace, sleep: Callable[[float], None] = time.sleep) -> Iterator[int]:
+    """Each look, when it is time for it."""
+    for look in range(options.count) if options.count else itertools.count():
+        if look:
+            sleep(max(0.1, options.interval or 1.0))
+        yield look
 
 
 def _look(client: AdminClient) -> list[Part]:
@@ -60,9 +67,52 @@ def _look(client: AdminClient) -> list[Part]:
         return [Cell(str(error), "bad")]
 
 
+def _watch(client: AdminClient, options: SimpleNamespace, found: Json) -> None:
+    """Prints each row in which something was decided anew, look after look from `found` on."""
+    rows, away = _rows(found), ""
+    for _ in itertools.islice(_looks(options), 1, None):
+        try:
+            found, away = client.status(), ""
+        except Unreachable as error:
+            if str(error) != away:
+                print(f"headgate: {error}", file=sys.stderr, flush=True)
+            away = str(error)
+            continue
+        before, rows = rows, _rows(found)
+        new = [
+            line
+            for key, (what, line) in rows.items()
+            if key not in before or what != before[key][0]
+        ]
+        gone = [f"gone: {'  '.join(key)}" for key in before if key not in rows]
+        if (new or gone) and not screen.printed(found, options.output, again=True):
+            screen.write(*new, *gone)
+
+
+def _rows(found: Json) -> dict[Sequence[str], tuple[Sequence[str], str]]:
+    """By its name each row: what of it is no measurement, which differs at every look; its line."""
+    rows: dict[Sequence[str], tuple[Sequence[str], str]] = {}
+    for grid, decided in ((_routes(found), 4), (_instances(found), 3)):
+        for row, line in zip(grid.rows, screen.plain(grid)[1:], strict=True):
+            cells = [screen.text(cell) for cell in row[:decided]]
+            # Of `ejected 4 s` the time is a measurement as well.
+            rows[tuple(cells[:2])] = [cell.partition(" ")[0] for cell in cells[2:]], line
+    return {**rows, **{(alert.text,): ((), alert.text) for alert in _alerts(found)}}
+
+
 def drawn(found: Json) -> list[Part]:
-    """Routes, instances and workers as three grids."""
-    return [_routes(found), "", _instances(found), "", Cell(_foot(found), "dim")]
+    """What is wrong, then routes and instances as grids, then the workers."""
+    wrong = _alerts(found)
+    grids = once(_routes(found)), "", once(_instances(found))
+    return [*wrong, *([""] if wrong else []), *grids, "", Cell(_foot(found), "dim")]
+
+
+def _alerts(found: Json) -> list[Cell]:
+    """A line for each thing that is wrong now, the worst first."""
+    return [
+        Cell(str(alert.get("text", "")), "bad" if alert.get("severity") == "critical" else "warn")
+        for alert in found.get("alerts") or []
+    ]
 
 
 def _routes(found: Json) -> Grid:
@@ -72,32 +122,36 @@ def _routes(found: Json) -> Grid:
         weights, effective = route.get("weights") or {}, route.get("effective") or {}
         live = weighing.shares(effective)
         share = weighing.shares(weights)
-        for index, (backend, weight) in enumerate(weights.items()):
+        for backend, weight in weights.items():
             state = backends.get(backend) or {}
             shown = live.get(backend, "–")
             rows.append((
-                Cell(name if index == 0 else "", "strong"),
+                Cell(name, "strong"),
                 backend,
                 str(weight),
                 Cell(shown, "" if shown == share.get(backend) else "warn"),
                 number(state.get("requests_per_s")),
-                _errors(state.get("errors_per_s")),
+                *_answers(state.get("answers_per_s") or {}),
                 *_latencies(state.get("latency_ms") or {}),
                 number(state.get("queue_depth"), 0),
             ))  # fmt: skip
-    measured = (">req/s", ">err/s", ">p50 ms", ">p95 ms", ">p99 ms", ">queued")
+    answers = tuple(f">{kind}" for kind in ANSWERS)
+    measured = (">req/s", *answers, ">p50 ms", ">p95 ms", ">p99 ms", ">queued")
     columns = ("route", "backend", ">weight", ">effective", *measured)
-    spare = (">p95 ms", ">queued", ">p50 ms", ">err/s", ">p99 ms", ">effective", ">req/s")
+    spare = (
+        *(">2xx", ">p95 ms", ">queued", ">p50 ms", ">4xx", ">499", ">refused", ">p99 ms", ">5xx"),
+        *(">effective", ">req/s"),
+    )
     return Grid(columns, rows, spare=spare)
 
 
 def _instances(found: Json) -> Grid:
     rows = []
     for backend, state in (found.get("backends") or {}).items():
-        for index, (address, one) in enumerate((state.get("instances") or {}).items()):
+        for address, one in (state.get("instances") or {}).items():
             report = one.get("report") or {}
             rows.append((
-                Cell(backend if index == 0 else "", "strong"),
+                Cell(backend, "strong"),
                 address,
                 health(one),
                 number(one.get("in_flight"), 0),
@@ -123,12 +177,23 @@ def number(value: Any, digits: int = 1) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
-def _errors(value: float | None) -> Cell:
-    return Cell(number(value, 2 if value else 1), "bad" if value else "dim")
+def known(value: float | None) -> str:
+    """A measured time in the three digits that are known of it."""
+    if not value:
+        return "–" if value is None else "0"
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:,.{max(0, 2 - math.floor(math.log10(rounded)))}f}"
+
+
+def _answers(answers: Mapping[str, float]) -> Iterator[Cell]:
+    """Answers a second by their kind; how many went wrong stands out."""
+    for kind, meaning in ANSWERS.items():
+        value = answers.get(kind)
+        yield Cell(number(value, 2 if value and value < 10 else 1), meaning if value else "dim")
 
 
 def _latencies(latency: Mapping[str, Any]) -> Iterator[str]:
-    return (number(latency.get(point)) for point in ("p50", "p95", "p99"))
+    return (known(latency.get(point)) for point in ("p50", "p95", "p99"))
 
 
 def _foot(found: Json) -> str:

@@ -1,34 +1,40 @@
 """`headgate weights`: what a split is, and what it is after an edit."""
 
-import argparse
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from types import SimpleNamespace
+
+from click import UsageError
 
 from gateway.cli import asking, finding, screen
-from gateway.cli.parsing import Usage, suggestion
-from gateway.cli.refusals import Refusal
-from gateway.cli.screen import Cell, Grid, Row
-from gateway.client import AdminClient, Weights
+from gateway.cli.grids import Cell, Grid, Row
+from gateway.cli.refusals import Refusal, suggestion
+from gateway.client import AdminClient, Change, Weights, WeightsEdit
 
 MAX_WEIGHT = 1_000_000
+_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%")
 
 
-def weights(options: argparse.Namespace) -> int:
+def weights(options: SimpleNamespace) -> int:
     """Shows the split of a route, or edits it and shows before, after and effective."""
-    wanted = parse_weights(options.weights)
+    weights, percents = parse_weights(options.weights)
     client = finding.client(options)
     with asking.about(client, route=options.route):
         before = client.weights(options.route)
-    if not wanted:
+    if not weights and not percents:
         return _show(options, before)
-    _check_names(client, options.route, wanted, before["weights"])
+    _check_names(client, {**weights, **percents}, before["weights"])
     etag = asking.bound(options, lambda: before["revision"], lambda: before["etag"])
-    answer = asking.made(
-        lambda change: client.set_weights(options.route, wanted, change),
-        asking.change(options, etag),
-        lambda: before["etag"],
-    )
-    if options.json:
-        screen.print_json(answer)
+    if percents:  # of what was looked at, so nobody may edit in between
+        weights, etag = divided(percents, before["weights"]), before["etag"]
+
+    def edit(change: Change) -> WeightsEdit:
+        return client.set_weights(options.route, weights, change, whole=bool(percents))
+
+    answer = asking.made(edit, asking.change(options, etag), lambda: before["etag"])
+    if screen.printed(answer, options.output):
         return 0
     shown = before if options.dry_run else client.weights(options.route)
     screen.show(
@@ -38,19 +44,63 @@ def weights(options: argparse.Namespace) -> int:
     return 0
 
 
-def parse_weights(words: list[str]) -> dict[str, int]:
-    """Backend → weight from `BACKEND=WEIGHT` words; Usage says which one is not."""
-    wanted: dict[str, int] = {}
+def parse_weights(words: Sequence[str]) -> tuple[dict[str, int], dict[str, Fraction]]:
+    """Backend → weight, or backend → percent, from `BACKEND=WEIGHT` words; UsageError says which
+    one is neither, and how it is written."""
+    weights: dict[str, int] = {}
+    percents: dict[str, Fraction] = {}
     for word in words:
         backend, equals, text = word.rpartition("=")
         if not equals or not backend:
-            raise Usage(f"{word!r} must be BACKEND=WEIGHT, such as digits-cnn=50")
-        if backend in wanted:
-            raise Usage(f"{backend!r} is given twice")
-        if not (text.isascii() and text.isdigit()) or int(text) > MAX_WEIGHT:
-            raise Usage(f"{word!r}: a weight is a whole number from 0 to {MAX_WEIGHT:,}")
-        wanted[backend] = int(text)
-    return wanted
+            raise UsageError(f"{word!r} must be BACKEND=WEIGHT, such as digits-cnn=50")
+        if backend in weights or backend in percents:
+            raise UsageError(f"{backend!r} is given twice")
+        if percent := _PERCENT.fullmatch(text):
+            percents[backend] = Fraction(percent[1])
+        elif text.isascii() and text.isdigit() and int(text) <= MAX_WEIGHT:
+            weights[backend] = int(text)
+        else:
+            raise UsageError(
+                f"{word!r}: a weight is a whole number from 0 to {MAX_WEIGHT:,}, or a percent of"
+                " the route such as 10% or 0.5%"
+            )
+    if weights and percents:
+        raise UsageError("write weights (digits-cnn=10) or percents (digits-cnn=10%), not both")
+    if sum(percents.values()) > 100:
+        raise UsageError(f"the percents sum to {float(sum(percents.values())):g}, not to 100")
+    return weights, percents
+
+
+def divided(percents: Mapping[str, Fraction], split: Mapping[str, int]) -> dict[str, int]:
+    """Weights with which each of `percents` has that share of the route and the others of `split`
+    keep their proportion in the rest; UsageError where that says no split, or more than one.
+
+    They sum to 100 where whole numbers can say it so, else to a multiple of it; beyond
+    MAX_WEIGHT they are rounded to millionths, and nothing that has a share loses it.
+    """
+    others = {name: weight for name, weight in split.items() if name not in percents}
+    left, total = 100 - sum(percents.values(), Fraction()), sum(others.values())
+    if left and not others:
+        raise UsageError(f"the percents sum to {float(100 - left):g}, not to 100")
+    if left and not total:
+        if len(others) > 1:
+            raise UsageError(
+                f"the others have no weight to divide the remaining {float(left):g} % by: give"
+                f" theirs too, such as {next(iter(others))}={float(left):g}%"
+            )
+        others = dict.fromkeys(others, 1)
+        total = 1
+    shares = {
+        name: percents[name] if name in percents else left * others[name] / (total or 1)
+        for name in {**split, **percents}
+    }
+    scale = math.lcm(*(share.denominator for share in shares.values()))
+    if max(shares.values()) * scale > MAX_WEIGHT:
+        return {
+            name: max(round(share * MAX_WEIGHT / 100), 1 if share else 0)
+            for name, share in shares.items()
+        }
+    return {name: int(share * scale) for name, share in shares.items()}
 
 
 def shares(values: Mapping[str, float]) -> dict[str, str]:
@@ -61,9 +111,7 @@ def shares(values: Mapping[str, float]) -> dict[str, str]:
     }
 
 
-def _check_names(
-    client: AdminClient, route: str, wanted: Mapping[str, int], split: Mapping[str, int]
-) -> None:
+def _check_names(client: AdminClient, wanted: Iterable[str], split: Mapping[str, int]) -> None:
     """Refuses a name that is no backend at all, before anything is sent."""
     if not set(wanted) - set(split):
         return
@@ -73,9 +121,8 @@ def _check_names(
             raise Refusal(f"there is no backend {backend!r}{suggestion(backend, [*split, *known])}")
 
 
-def _show(options: argparse.Namespace, split: Weights) -> int:
-    if options.json:
-        screen.print_json(split)
+def _show(options: SimpleNamespace, split: Weights) -> int:
+    if screen.printed(split, options.output):
         return 0
     weights, effective = split["weights"], split["effective"]
     configured, live = shares(weights), shares(effective)
@@ -92,7 +139,7 @@ def _edited(
     before: Mapping[str, int],
     after: Mapping[str, int],
     effective: Mapping[str, float],
-    options: argparse.Namespace,
+    options: SimpleNamespace,
 ) -> Grid:
     share, live = shares(after), shares(effective)
     rows: list[Row] = []

@@ -7,21 +7,26 @@ else changes a table. How each step is done belongs to the store, the workers an
 """
 
 import asyncio
+import gc
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
+from gateway.controlplane.configuration.checks import size_faults
 from gateway.controlplane.events import Events, utc_now
-from gateway.controlplane.store import Revision, Source, Store
-from gateway.core.faults import Fault, Missing, Refused
-from gateway.core.merging import Change, diff, merge, same
+from gateway.controlplane.store.store import Kept, Page, Revision, Source, Store
+from gateway.core.deltas import Delta, shared
+from gateway.core.faults import Fault, Invalid, Missing
+from gateway.core.merging import Change, diff, diff_of, merge, same, unserved
 from gateway.core.table import EMPTY, Document, Table, TableError
+from gateway.processes.tasks import Tasks
 
 Edit = Callable[[Document], Document]
 T = TypeVar("T")
 _LARGE = 200
+_MOST_NOTES = 50
 
 log = logging.getLogger(__name__)
 
@@ -32,15 +37,27 @@ class Workers(Protocol):
     async def spread(self, table: Table) -> int:
         """Makes `table` the one that decides every new request, on all workers.
 
-        The number of workers that said so; a silent one is replaced first. Never raises.
+        The number of workers that said so; a silent one is replaced first. NotInForce when one
+        can neither be heard nor be replaced.
         """
 
 
-class Instances(Protocol):
+class InstanceWatch(Protocol):
     """Whoever probes and resolves the instances."""
 
     def sync(self, table: Table) -> None:
         """Keeps, adds and drops instances so that exactly those of `table` are watched."""
+
+
+class NotInForce(Exception):
+    """The edit is durable, but nobody can say that no worker decides by an older table."""
+
+    def __init__(self, revision: int, pids: Sequence[int]) -> None:
+        named = ", ".join(map(str, pids))
+        super().__init__(
+            f"revision {revision} is stored, but worker process {named} neither takes it over nor"
+            " ends: it may still decide by an older one"
+        )
 
 
 class Stale(Exception):
@@ -57,6 +74,11 @@ class Published:
     workers: int
     dry_run: bool = False
 
+    @classmethod
+    def nothing(cls, table: Table, *, dry_run: bool = False) -> "Published":
+        """What comes of an edit that changes nothing."""
+        return cls(table, table, (), 0, dry_run)
+
     @property
     def revision(self) -> int:
         """The revision that is live after this edit."""
@@ -65,10 +87,26 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a file came to; `overridden` are the live edits it undid."""
+    """What a file came to; `overridden` are the live edits it undid, `kept` those that stay, from
+    what the file says to what is live."""
 
     published: Published
     overridden: tuple[Change, ...]
+    kept: tuple[Change, ...] = ()
+
+
+def start_notes(applied: Applied) -> list[str]:
+    """What to say of a start: each live edit that the file overrides, and, by route or backend,
+    those that stay although the file says otherwise."""
+    kept: dict[str, list[str]] = {}
+    for change in applied.kept:
+        section, name, *rest = change.pointer.split("/")[1:]
+        told = str(replace(change, pointer="/".join(rest) or "all of it"))
+        kept.setdefault(f"{section.removesuffix('s')} {name}", []).append(told)
+    lines = [f"the file overrides a live edit: {lost}" for lost in applied.overridden]
+    lines += [f"live edits of {what} are kept: {'; '.join(each)}" for what, each in kept.items()]
+    more = len(lines) - _MOST_NOTES
+    return lines if more <= 0 else [*lines[:_MOST_NOTES], f"and so for {more} more"]
 
 
 class Publisher:
@@ -78,7 +116,7 @@ class Publisher:
         self,
         store: Store,
         workers: Workers,
-        instances: Instances,
+        instances: InstanceWatch,
         events: Events,
         *,
         check: Callable[[Document], list[Fault]] = lambda document: [],
@@ -89,9 +127,11 @@ class Publisher:
         self._events = events
         self._check = check
         self._lock = asyncio.Lock()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._own = Tasks(_note_failure)
         # SQLite waits for the disk; the loop must not.
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="store")
+        # Reads have a thread of their own: no edit waits for somebody who leafs through history.
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="history")
         self._applied: Document = {}
         self._table = EMPTY
 
@@ -100,29 +140,33 @@ class Publisher:
         """The newest durable table."""
         return self._table
 
-    def start(self, file: Document, *, why: str) -> Applied:
-        """The table to start with: `file`, three ways with what the store holds.
+    def start(self, file: Document, *, why: str, again: bool = False) -> Applied:
+        """The table to start with: `file`, three ways with what the store holds; where it is
+        started `again`, the file that was applied last counts and not the one of the start.
 
-        For use before there are workers. Raises Refused when the two do not fit together,
+        For use before there are workers. Raises Invalid when the two do not fit together,
         StoreError when the outcome cannot be stored.
         """
         stored = self._store.load()
         if stored is not None:
             self._applied = stored.applied or {}
+            if again:
+                file = self._applied
             newest = stored.newest
-            self._table = self._made(newest.document, newest.number)
+            self._table = self._made(EMPTY, newest.document, newest.number)
         previous = self._table
         merged = merge(self._applied, file, previous.document)
-        table = previous
+        published = Published.nothing(previous)
         if stored is None or not same(merged.document, previous.document):
-            table = self._made(merged.document, previous.revision + 1)
-            self._store.commit(_revision(previous, table, "file", why, "file"), file)
+            # Whatever these backends are served by is started with this table, or was before.
+            table = self._made(previous, merged.document, previous.revision + 1)
+            published = Published(previous, table, diff(previous.document, table.document), 0)
+            self._store.commit(_revision(published, "file", why, "file"), file)
         elif not same(self._applied, file):
             self._store.applied_again(file)
-        self._applied, self._table = file, table
-        self._instances.sync(table)
-        changes = diff(previous.document, table.document)
-        return Applied(Published(previous, table, changes, 0), merged.overridden)
+        self._applied, self._table = file, published.table
+        self._instances.sync(published.table)
+        return Applied(published, merged.overridden, diff(file, published.table.document))
 
     async def publish(
         self,
@@ -136,7 +180,7 @@ class Publisher:
     ) -> Published:
         """The outcome of `edit`, durable and visible on every worker when this returns.
 
-        Raises what `edit` raises, Refused for an outcome that cannot be, Stale when the
+        Raises what `edit` raises, Invalid for an outcome that cannot be, Stale when the
         revision is not `expected`, StoreError when it cannot be stored; then nothing changed.
         Goes on to its end when the caller is cancelled.
         """
@@ -147,11 +191,10 @@ class Publisher:
                 previous = self._table
                 if expected is not None and expected != previous.revision:
                     raise Stale(f"the current revision is {previous.revision}, not {expected}")
-                number = previous.revision + 1
-                table = await self._aside(lambda: self._made(edit(previous.document), number))
+                tried = await self._aside(lambda: self._tried(previous, edit(previous.document)))
                 if dry_run:
-                    return _tried(previous, table)
-                return await self._take(_revision(previous, table, who, why, source), table)
+                    return replace(tried, dry_run=True)
+                return await self._take(_revision(tried, who, why, source), tried)
 
         return await self._finish(steps())
 
@@ -179,15 +222,13 @@ class Publisher:
                     if not dry_run and not same(self._applied, file):
                         await self._on_disk(lambda: self._store.applied_again(file))
                         self._applied = file
-                    return Applied(Published(previous, previous, (), 0, dry_run), merged.overridden)
-                number = previous.revision + 1
-                table = await self._aside(lambda: self._made(merged.document, number))
+                    published = Published.nothing(previous, dry_run=dry_run)
+                    return Applied(published, merged.overridden)
+                tried = await self._aside(lambda: self._tried(previous, merged.document))
                 if dry_run:
-                    published = _tried(previous, table)
-                else:
-                    revision = _revision(previous, table, who, why, "file")
-                    published = await self._take(revision, table, file)
-                return Applied(published, merged.overridden)
+                    return Applied(replace(tried, dry_run=True), merged.overridden)
+                revision = _revision(tried, who, why, "file")
+                return Applied(await self._take(revision, tried, file), merged.overridden)
 
         return await self._finish(steps())
 
@@ -201,9 +242,9 @@ class Publisher:
         dry_run: bool = False,
     ) -> Published:
         """The document of revision `number`, as a new revision; Missing when it is not kept."""
-        revision = await self.revision(number)
+        kept = await self.revision(number)
         return await self.publish(
-            lambda document: revision.document,
+            lambda document: shared(document, kept.whole().document, same),
             who=who,
             why=why or f"back to {number}",
             expected=expected,
@@ -211,36 +252,49 @@ class Publisher:
             source="restore",
         )
 
-    async def revision(self, number: int) -> Revision:
+    async def revision(self, number: int) -> Kept:
         """Revision `number` of the history; Missing when it is not kept."""
-        revision = await self._on_disk(lambda: self._store.get(number))
-        if revision is None:
+        kept = await self._read(lambda: self._store.get(number))
+        if kept is None:
             raise Missing(f"no revision {number} in the history")
-        return revision
+        return kept
 
-    async def history(self, *, limit: int, before: int | None = None) -> list[Revision]:
-        """Revisions, newest first."""
-        return await self._on_disk(lambda: self._store.history(limit=limit, before=before))
+    async def history(self, *, limit: int, before: int | None = None) -> Page:
+        """What was edited, newest first; no documents are read for it."""
+        return await self._read(lambda: self._store.history(limit=limit, before=before))
 
     async def close(self) -> None:
         """Waits for edits under way, then closes the store."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._own.ended()
+        await asyncio.to_thread(self._reading.shutdown)
         await self._on_disk(self._store.close)
         self._disk.shutdown()
 
-    def _made(self, document: Document, revision: int) -> Table:
-        """The table of `document`; Refused names every fault of it."""
-        faults = self._check(document)
+    def check(self, document: Document) -> list[Fault]:
+        """What is contradictory in `document`; for use by an edit, under the lock."""
+        return self._check(document)
+
+    def _tried(self, previous: Table, document: Document) -> Published:
+        """What `document` would make of `previous`; Invalid names every fault of it."""
+        table = self._made(previous, document, previous.revision + 1)
+        delta = Delta.between(previous.document, document)
+        changes = diff_of(delta, previous.document, document)
+        changes = unserved(changes, previous.document, document)
+        return Published(previous, table, changes, 0)
+
+    def _made(self, previous: Table, document: Document, revision: int) -> Table:
+        """The table of `document`, which shares with `previous` what is the same."""
+        faults = size_faults(document) or self._check(document)
         if faults:
-            raise Refused(faults)
+            raise Invalid(faults)
         try:
-            return Table.from_document(document, revision)
+            delta = Delta.between(previous.document, document)
+            return previous.edited(delta, revision, document)
         except TableError as error:
-            raise Refused([Fault(error.pointer, "invalid", error.detail)]) from None
+            raise Invalid([Fault(error.pointer, "invalid", error.detail)]) from None
 
     async def _take(
-        self, revision: Revision, table: Table, applied: Document | None = None
+        self, revision: Revision, tried: Published, applied: Document | None = None
     ) -> Published:
         """The outcome, once it is durable, then visible on every worker, then told.
 
@@ -248,17 +302,23 @@ class Publisher:
         the edit came from, where it came from one.
         """
         await self._on_disk(lambda: self._store.commit(revision, applied))
-        previous, self._table = self._table, table
+        previous, table = tried.previous, tried.table
+        self._table = table
         if applied is not None:
             self._applied = applied
         # Instances first, table second, and the leaving ones last: a request may read either
         # table until the last worker has answered, and must know every instance of both.
         self._instances.sync(_both(previous, table))
-        workers = await self._workers.spread(table)
-        self._instances.sync(table)
-        self._tell(revision, previous)
-        changes = diff(previous.document, table.document)
-        return Published(previous, table, changes, workers)
+        try:
+            workers = await self._workers.spread(table)
+            self._instances.sync(table)
+            if len(tried.diff) > _LARGE:
+                # What stays for long is not looked at again by every collection, or each of them
+                # would hold up the loop.
+                gc.freeze()
+        finally:
+            self._tell(revision, previous)
+        return replace(tried, workers=workers)
 
     def _tell(self, revision: Revision, previous: Table) -> None:
         """Says the edit in the log and to those who follow the events."""
@@ -280,10 +340,7 @@ class Publisher:
 
     async def _finish(self, steps: Coroutine[Any, Any, T]) -> T:
         """The result of `steps`, which run to their end even if the caller does not wait."""
-        task = asyncio.create_task(steps)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return await asyncio.shield(self._own.run("an edit", steps))
 
     async def _aside(self, call: Callable[[], T]) -> T:
         """The result of `call`, in a thread once tables are so large that the loop would stall."""
@@ -294,19 +351,26 @@ class Publisher:
         """The result of `call`, made in the one thread that uses the store."""
         return await asyncio.get_running_loop().run_in_executor(self._disk, call)
 
+    async def _read(self, call: Callable[[], T]) -> T:
+        """The result of `call`, which reads the history."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, call)
 
-def _tried(previous: Table, table: Table) -> Published:
-    """The outcome of a dry run: what would be, while `previous` stays."""
-    return Published(previous, table, diff(previous.document, table.document), 0, True)
+
+def _note_failure(name: str, error: Exception) -> None:
+    """Whoever asked is told why. The log is not: a refusal names what was sent, secrets too."""
+    log.info(f"{name} was not made: {type(error).__name__}")
 
 
-def _revision(previous: Table, table: Table, who: str, why: str, source: Source) -> Revision:
-    changes = [change.as_json() for change in diff(previous.document, table.document)]
+def _revision(tried: Published, who: str, why: str, source: Source) -> Revision:
+    changes = [change.as_json() for change in tried.diff]
+    table = tried.table
     return Revision(table.revision, utc_now(), who, why, source, changes, table.document)
 
 
 def _both(previous: Table, table: Table) -> Table:
     """`table` with the backends and instances of `previous` beside its own."""
+    if table.backends is previous.backends:
+        return table
     backends = dict(table.backends)
     for name, old in previous.backends.items():
         new = backends.get(name)

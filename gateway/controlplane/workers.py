@@ -1,59 +1,85 @@
-"""Which workers are there, what do they serve, and what do they see?
+"""The control process's end of the channel of each worker (`gateway.wire.messages`).
 
-The control process's ends of the channels (`gateway.messages`). Tables, endpoints and health
-go to every worker; ejections and loads are passed from each to all others; counters are
-asked for and kept when a worker retires. `spread` is the guarantee behind every edit: when
-it returns, no worker decides a new request by an older table, because each has said so or
-has been replaced.
+Tables, endpoints and health go to every worker; evidence is passed from each to all others.
+`spread` is the guarantee behind every edit: when it returns, no worker decides a new request by an
+older table, because each has said so or has been replaced.
 
 It refuses to know how processes are started: the supervisor tells which process runs in
 which slot (`expect`) and kills what `replace` is called with.
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
-from gateway.channel import Channel
-from gateway.controlplane.counters import fold, nothing
-from gateway.controlplane.relay import Relay, Words
+from gateway.controlplane.parts import difference, document_pieces, whole_table
+from gateway.controlplane.publisher import NotInForce
+from gateway.controlplane.worker_loads import WorkerLoads
 from gateway.core.table import EMPTY, Table
-from gateway.messages import Metrics
+from gateway.telemetry.catalogue import Gone
+from gateway.wire.channel import Channel, pass_over
+from gateway.wire.messages import (
+    Configure,
+    Endpoints,
+    FromWorker,
+    HealthMessage,
+    Hello,
+    Observed,
+    Signals,
+    TableMessage,
+    ToWorker,
+)
 
+log = logging.getLogger(__name__)
 HELLO_WITHIN_S = 10.0
 ANSWER_WITHIN_S = 5.0
-SCRAPE_WITHIN_S = 1.0
+TRIES = 4  # times to wait for all workers, and to have the silent ones replaced
+LOOK_WITHIN_S = 1.0
 BEAT_S = 1.0
 MISSED_BEATS = 10
-HEALTH_TOGETHER_S = 0.002
+TOGETHER_S = 0.002  # what is seen at once is told at once
+REMINDED = 100  # instances of which a beat says again what is known: two milliseconds of a worker
+RETIRED_AT_ONCE = 20  # routes, backends or instances: about three milliseconds of a worker
 
-Endpoints = Mapping[str, Mapping[str, Sequence[str]]]
+
+WorkerChannel = Channel[ToWorker, FromWorker]
 
 
-class Link:
-    """One worker as the control process knows it."""
+@dataclass(slots=True, eq=False)
+class ConnectedWorker:
+    """One worker as the control process knows it.
 
-    __slots__ = (
-        "channel", "heard", "in_flight", "leaving", "listening", "metrics", "missed", "pid",
-        "relieved", "revision", "slot",
-    )  # fmt: skip
+    `revision` is what it serves; `told` the revision sent last, `is_whole` whether all of it was,
+    and `part` how much of it was taken. `looked` is the last look that it has answered; `heard`
+    whether it said anything since the last beat, and `missed` at how many it had not.
+    """
 
-    def __init__(self, channel: Channel, slot: int, pid: int) -> None:
-        self.channel, self.slot, self.pid, self.revision = channel, slot, pid, 0
-        self.metrics: Metrics | None = None
-        self.in_flight: Mapping[str, Mapping[str, int]] = {}
-        self.heard, self.missed = True, 0
-        self.listening = self.leaving = self.relieved = False
+    channel: WorkerChannel
+    slot: int
+    pid: int
+    revision: int = 0
+    told: int = 0
+    is_whole: bool = False
+    part: int = 0
+    looked: int = 0
+    heard: bool = True
+    missed: int = 0
+    listening: bool = False
+    leaving: bool = False
+    has_handed_over: bool = False
 
 
 class Workers:
-    """The links to all workers, by process: in one slot there are two while a worker that was
+    """The ends of all channels, by process: in one slot there are two while a worker that was
     told to go finishes what it has.
 
     `configure` is what a worker is told first. `replace(pid)` has that process killed and
-    another started; `succeed(pid)` has another one started beside it. `on_signals` and
-    `on_ejections` hear what workers report.
+    another started; `succeed(pid)` has another one started beside it. `health` gives what a
+    worker has to know of the instances of some backends, or all (None); `on_evidence` hears the
+    signals that workers report.
     """
 
     def __init__(
@@ -62,35 +88,32 @@ class Workers:
         *,
         replace: Callable[[int], None],
         succeed: Callable[[int], None] = lambda _: None,
-        on_signals: Callable[[Sequence[Sequence[Any]]], None] = lambda _: None,
-        on_ejections: Callable[[Sequence[Sequence[Any]]], None] = lambda _: None,
+        health: Callable[[Collection[str] | None], Iterable[HealthMessage]] = lambda _: (),
+        on_evidence: Callable[[Signals], None] = lambda _: None,
         on_workers: Callable[[str, int, int], None] = lambda _what, _slot, _pid: None,
-        retired: Metrics | None = None,
-        clock: Callable[[], float] = time.monotonic,
         answer_within_s: float = ANSWER_WITHIN_S,
     ) -> None:
-        self._configure = dict(configure)
+        self._configure: Configure = {"type": "configure", "settings": configure}
         self._replace, self._succeed = replace, succeed
-        self._on_signals, self._on_ejections = on_signals, on_ejections
+        self._health, self._on_evidence = health, on_evidence
         self._on_workers = on_workers
         self._answer_within_s = answer_within_s
         self._table = EMPTY
         self._endpoints: Endpoints = {}
-        self._words: Words = {}
-        self._health_due = False
+        self._seen: list[tuple[str, float, str, str]] = []
         self._documents: Mapping[str, tuple[str, str]] = {}
-        self._links: dict[int, Link] = {}
+        self._served: Mapping[str, str] = {}
+        self._connected: dict[int, ConnectedWorker] = {}
+        self.loads = WorkerLoads()
         self._pids: list[int | None] = []
         self._leaving: set[int] = set()
         self._stopping = False
         self._serving: set[int] = set()
         self._told = False
         self._changed = asyncio.Event()
-        self._scrapes: dict[int, dict[int, asyncio.Future[Metrics]]] = {}
-        self._scrape_id = 0
-        self._relay = Relay(lambda: self.links, clock)
-        self.retired = retired if retired is not None else nothing()
-        self._last: dict[int, Metrics] = {}
+        self._to_remind: list[str] = []
+        self._looks = 0
+        self._answered = asyncio.Event()
 
     # -- what the supervisor says
 
@@ -113,16 +136,17 @@ class Workers:
             self._serving |= running
         self._pids, self._leaving, self._stopping = list(pids), set(leaving), stopping
         self._serving &= running
-        self._retire()
-        self._relieve()
+        self._hand_over()
         self._note_change()
 
     # -- what the planes and the prober ask
 
     @property
-    def links(self) -> list[Link]:
+    def connected(self) -> list[ConnectedWorker]:
         """The workers that are connected, by slot."""
-        return sorted(self._links.values(), key=lambda link: (link.slot, not link.leaving))
+        return sorted(
+            self._connected.values(), key=lambda worker: (worker.slot, not worker.leaving)
+        )
 
     @property
     def slots(self) -> list[int | None]:
@@ -130,15 +154,29 @@ class Workers:
         return list(self._pids)
 
     async def spread(self, table: Table) -> int:
-        """How many workers serve `table` now; no other worker decides anything any more."""
-        self._table = table
-        self._send_all(self._table_message())
-        if not await self._settled(table.revision, self._answer_within_s):
-            for pid in self._behind(table.revision):
-                self._replace(pid)
+        """How many workers serve `table` now; no other worker decides anything any more.
+
+        NotInForce when that cannot be said of a process that is neither up to date nor gone.
+        """
+        before, self._table = self._table, table
+        news = difference(before, table)
+        changed = {name for part in news or () for name in part["put"].get("backends", ())}
+        for worker in self._connected.values():
+            if news is None or worker.told != before.revision:
+                self._tell_whole(worker)
+            else:
+                self._tell(worker, news)
+                self._tell_health(worker, changed)
+        for _ in range(TRIES):
             # Killed processes leave `expect`; nothing waits for their successors, which get
             # this table before they serve at all.
-            await self._settled(table.revision, self._answer_within_s)
+            late = await self._late(table.revision)
+            if not late:
+                return self._serve(table.revision)
+            for pid in late:
+                self._replace(pid)
+        if behind := self._behind(table.revision):
+            raise NotInForce(table.revision, behind)
         return self._serve(table.revision)
 
     async def all_serve(self, count: int) -> None:
@@ -151,187 +189,258 @@ class Workers:
         self._endpoints = endpoints
         self._send_all({"type": "endpoints", "endpoints": endpoints})
 
-    def set_health(self, words: Words) -> None:
-        """What the probes say from now on. Who is up again is not ejected any more."""
-        if recovered := self._relay.recovered(self._words, words):
-            self._on_ejections(recovered)
-        self._words = words
-        if not self._health_due:
-            # Whole each time, so that changes which come together are sent together.
-            self._health_due = True
-            asyncio.get_running_loop().call_later(HEALTH_TOGETHER_S, self._send_health)
+    def tell(self, signals: Signals) -> None:
+        """What the probes saw goes to every worker."""
+        if not self._seen:
+            asyncio.get_running_loop().call_later(TOGETHER_S, self._tell_seen)
+        self._seen += signals
 
-    def _send_health(self) -> None:
-        self._health_due = False
-        self._send_all({"type": "health", "instances": self._words})
+    def _tell_seen(self) -> None:
+        seen, self._seen = self._seen, []
+        self._send_all({"type": "evidence", "signals": seen})
 
     def set_documents(self, documents: Mapping[str, tuple[str, str]]) -> None:
         """What workers serve below `/-/` from now on: path → (content type, text)."""
+        news = {k: each for k, each in documents.items() if self._documents.get(k) != each}
         self._documents = documents
-        self._send_all({"type": "documents", "documents": documents})
+        self._send_documents(self._connected.values(), news)
 
-    async def scrape(self) -> list[Metrics]:
-        """The counters of every worker as of now, and of the retired together.
+    def _send_documents(
+        self, links: Iterable[ConnectedWorker], documents: Mapping[str, tuple[str, str]]
+    ) -> None:
+        for worker in links:
+            for path, (content_type, text) in documents.items():
+                for piece in document_pieces(path, content_type, text):
+                    worker.channel.send_soon(piece)
 
-        A worker that does not answer within a second counts as it did last.
+    def reopen_logs(self) -> None:
+        """Has every worker open its access log anew."""
+        self._send_all({"type": "reopen"})
+
+    def set_served(self, paths: Mapping[str, str]) -> None:
+        """At which path each model answers that `serve` starts."""
+        self._served = paths
+        self._send_all({"type": "served", "paths": paths})
+
+    async def look(self, *, reports: bool = True) -> None:
+        """Returns when every worker has counted what has ended, and said what is live.
+
+        A worker that does not do so within a second is as it was last.
         """
-        self._scrape_id += 1
-        scrape_id = self._scrape_id
-        loop = asyncio.get_running_loop()
-        waiting = {link.pid: loop.create_future() for link in self.links}
-        self._scrapes[scrape_id] = waiting
+        self._looks += 1
+        look, asked = self._looks, self.connected
+        self._send_all({"type": "look", "id": look, "reports": reports})
         try:
-            self._send_all({"type": "scrape", "id": scrape_id})
-            if waiting:
-                await asyncio.wait(waiting.values(), timeout=SCRAPE_WITHIN_S)
-        finally:
-            del self._scrapes[scrape_id]
-        return [*self._last.values(), self.retired]
+            async with asyncio.timeout(LOOK_WITHIN_S):
+                while any(it.looked < look and self._connected.get(it.pid) is it for it in asked):
+                    await self._answered.wait()
+        except TimeoutError:
+            return
 
-    def ejected(self) -> dict[tuple[str, str], float]:
-        """Seconds left per ejected (backend, address)."""
-        return self._relay.ejected()
+    def retire(self, gone: Sequence[Gone], name: str) -> None:
+        """Lets workers count what was counted at what is `gone` as `name`'s, a few at a time: they
+        serve requests in between."""
+        for start in range(0, len(gone), RETIRED_AT_ONCE):
+            end = start + RETIRED_AT_ONCE
+            more = end < len(gone)
+            self._send_all({"type": "retire", "gone": gone[start:end], "name": name, "more": more})
 
     # -- what runs all the time
 
-    async def watch(self, on_beat: Callable[[Sequence[Metrics]], None]) -> None:
-        """Asks for counters each second and hands them on; replaces a worker that says
-        nothing any more."""
+    async def watch(self, on_beat: Callable[[], Awaitable[None]]) -> None:
+        """Calls `on_beat`, which looks, each second; replaces a worker that says nothing any
+        more."""
         while True:
             await asyncio.sleep(BEAT_S)
-            on_beat(await self.scrape())
-            for link in self.links:
+            await on_beat()
+            self.remind()
+            for worker in self.connected:
                 # Beats are counted, not seconds: after a pause of our own the answers that
                 # wait in the socket must be read before anybody is judged.
-                link.missed = 0 if link.heard else link.missed + 1
-                link.heard = False
-                if link.missed >= MISSED_BEATS:
-                    self._replace(link.pid)
+                worker.missed = 0 if worker.heard else worker.missed + 1
+                worker.heard = False
+                if worker.missed >= MISSED_BEATS:
+                    self._replace(worker.pid)
 
-    async def attend(self, channel: Channel) -> None:
+    def remind(self) -> None:
+        """Tells every worker again what is known of some instances, of others each time.
+
+        Nothing gets lost on a channel; but where this process stood still for long, workers
+        have put what they saw meanwhile in another order than it did, and came to other ends.
+        """
+        if not self._to_remind:
+            self._to_remind = list(self._table.backends)
+        names, room = [], REMINDED
+        while self._to_remind and room > 0:
+            name = self._to_remind.pop()
+            backend = self._table.backends.get(name)
+            if backend is not None:
+                names.append(name)
+                room -= 1 + len(backend.instances)
+        for message in self._health(names) if names else ():
+            self._send_all(message)
+
+    async def attend(self, channel: WorkerChannel) -> None:
         """Serves one channel until it ends."""
-        link: Link | None = None
+        worker: ConnectedWorker | None = None
         try:
             async with asyncio.timeout(HELLO_WITHIN_S):
                 hello = await channel.receive()
-            if hello is None or hello.get("type") != "hello":
+            if hello is None or hello["type"] != "hello":
                 return
-            link = self._welcome(channel, hello)
+            worker = self._welcome(channel, hello)
             while (message := await channel.receive()) is not None:
-                link.heard = True
-                self._hear(link, message)
+                worker.heard = True
+                self._hear(worker, message)
         except TimeoutError:
             return
         finally:
             channel.close()
-            if link is not None and self._links.get(link.pid) is link:
-                del self._links[link.pid]
-                self._on_workers("lost", link.slot, link.pid)
-                self._relay.share_loads()
-                self._retire()
+            if worker is not None and self._connected.get(worker.pid) is worker:
+                del self._connected[worker.pid]
+                self.loads.drop(worker.pid)
+                self._on_workers("lost", worker.slot, worker.pid)
+                self._answer()
             self._note_change()
 
     # -- inside
 
-    def _welcome(self, channel: Channel, hello: Mapping[str, Any]) -> Link:
+    def _welcome(self, channel: WorkerChannel, hello: Hello) -> ConnectedWorker:
         # Whatever revision it says it serves: what counts is that it applies what is sent now.
-        link = Link(channel, hello["slot"], hello["pid"])
-        before = self._links.get(link.pid)
+        worker = ConnectedWorker(channel, hello["slot"], hello["pid"])
+        before = self._connected.get(worker.pid)
         if before is not None:
             before.channel.close()
-        self._links[link.pid] = link
-        self._serving.add(link.pid)
-        channel.send_soon({"type": "configure", "settings": self._configure})
-        channel.send_soon(self._table_message())
-        channel.send_soon({"type": "health", "instances": self._words})
-        if self._documents:
-            channel.send_soon({"type": "documents", "documents": self._documents})
-        if ejected := self._relay.ejections_message():
-            channel.send_soon(ejected)
-        self._on_workers("joined", link.slot, link.pid)
-        link.listening = hello.get("listening", False)
-        if hello.get("leaving"):
-            self._leave(link)
-        return link
+        self._connected[worker.pid] = worker
+        self.loads.begin(worker.pid)
+        self._serving.add(worker.pid)
+        # Before it is told what is known: that overrides what it knows by itself.
+        self._take_evidence(worker, hello["signals"])
+        channel.send_soon(self._configure)
+        channel.send_soon({"type": "served", "paths": self._served})
+        self._tell_whole(worker)
+        self._send_documents([worker], self._documents)
+        self._on_workers("joined", worker.slot, worker.pid)
+        worker.listening = hello["listening"]
+        if hello["leaving"]:
+            self._leave(worker)
+        return worker
 
-    def _hear(self, link: Link, message: Mapping[str, Any]) -> None:
+    def _hear(self, worker: ConnectedWorker, message: FromWorker) -> None:
         match message["type"]:
             case "applied":
-                link.revision = message["revision"]
+                worker.revision = message["revision"]
+                if "error" in message and not worker.is_whole:
+                    self._tell_whole(worker)  # it does not serve what the difference was made to
                 self._note_change()
+            case "taking":
+                worker.part = message["part"]
             case "listening":
-                link.listening = True
-                self._relieve()
+                worker.listening = True
+                self._hand_over()
             case "leaving":
-                self._leave(link)
-            case "metrics":
-                self._take_metrics(link, cast(Metrics, message))
-            case "signals":
-                self._on_signals(message["signals"])
-            case "ejections":
-                self._relay.take_ejections(link, message["ejections"])
-                self._on_ejections(message["ejections"])
-            case "failures":
-                self._relay.pass_on(link, message)
-            case "loads":
-                link.in_flight = message["in_flight"]
-                self._relay.share_loads()
+                self._leave(worker)
+            case "evidence":
+                self._take_evidence(worker, message["signals"])
+            case "observed":
+                self._observe(worker, message)
+            case "hello":
+                pass  # once only
+            case _:
+                pass_over(message)
 
-    def _take_metrics(self, link: Link, metrics: Metrics) -> None:
-        link.metrics = self._last[link.pid] = metrics
-        waiting = self._scrapes.get(metrics["id"], {}).get(link.pid)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(metrics)
+    def _take_evidence(self, worker: ConnectedWorker, signals: Signals) -> None:
+        """What `worker` saw is for all other workers, so that N of them behave as one would."""
+        if not signals:
+            return
+        for other in self._connected.values():
+            if other is not worker:
+                other.channel.send_soon({"type": "evidence", "signals": signals})
+        self._on_evidence(signals)
 
-    def _leave(self, link: Link) -> None:
-        link.leaving = True
-        if not self._stopping and link.pid not in self._leaving:
-            self._succeed(link.pid)
-        self._relieve()
+    def _observe(self, worker: ConnectedWorker, message: Observed) -> None:
+        if self._connected.get(worker.pid) is worker:  # not what is left of a channel before
+            self.loads.take(worker.pid, message)
+        if message["id"]:
+            worker.looked = message["id"]
+            self._answer()
 
-    def _relieve(self) -> None:
+    def _answer(self) -> None:
+        self._answered.set()
+        self._answered = asyncio.Event()
+
+    def _leave(self, worker: ConnectedWorker) -> None:
+        worker.leaving = True
+        if not self._stopping and worker.pid not in self._leaving:
+            self._succeed(worker.pid)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
         """Tells workers that leave whose slots are in other hands, or shall be in none."""
-        taken = {link.slot for link in self._links.values() if link.listening and not link.leaving}
-        for link in self._links.values():
-            if link.leaving and not link.relieved and (self._stopping or link.slot in taken):
-                link.relieved = True
-                link.channel.send_soon({"type": "relieved"})
-
-    def _retire(self) -> None:
-        """Folds the last words of processes that are gone, once and for good."""
-        alive = set(self._links) | set(self._pids) | self._leaving
-        for pid in [pid for pid in self._last if pid not in alive]:
-            self.retired = fold(self.retired, self._last.pop(pid))
-
-    def _table_message(self) -> dict[str, Any]:
-        return {
-            "type": "table",
-            "revision": self._table.revision,
-            "document": self._table.document,
-            "endpoints": self._endpoints,
+        taken = {
+            worker.slot
+            for worker in self._connected.values()
+            if worker.listening and not worker.leaving
         }
+        for worker in self._connected.values():
+            if (
+                worker.leaving
+                and not worker.has_handed_over
+                and (self._stopping or worker.slot in taken)
+            ):
+                worker.has_handed_over = True
+                worker.channel.send_soon({"type": "handed_over"})
 
-    def _send_all(self, message: Mapping[str, Any]) -> None:
-        for link in self._links.values():
-            link.channel.send_soon(message)
+    def _tell(self, worker: ConnectedWorker, messages: Sequence[TableMessage]) -> None:
+        """Sends the newest table to `worker`, as `messages`."""
+        worker.told, worker.is_whole = self._table.revision, False
+        for message in messages:
+            worker.channel.send_soon(message)
+
+    def _tell_whole(self, worker: ConnectedWorker) -> None:
+        self._tell(worker, whole_table(self._table, self._endpoints))
+        self._tell_health(worker, None)
+
+    def _tell_health(self, worker: ConnectedWorker, backends: Collection[str] | None) -> None:
+        """Tells what is known of the instances of `backends`, or of all: it is judged by the table
+        that was told, also what came before."""
+        for message in self._health(backends):
+            worker.channel.send_soon(message)
+        worker.is_whole = True
+
+    def _send_all(self, message: ToWorker) -> None:
+        for worker in self._connected.values():
+            worker.channel.send_soon(message)
 
     def _behind(self, revision: int) -> list[int]:
         """The processes that may decide by a table older than `revision`."""
-        current = {link.pid for link in self._links.values() if link.revision >= revision}
-        return sorted((self._serving | set(self._links)) - current)
+        current = {worker.pid for worker in self._connected.values() if worker.revision >= revision}
+        return sorted((self._serving | set(self._connected)) - current)
 
     def _serve(self, revision: int) -> int:
         """In how many slots there is a worker that serves `revision`."""
-        return len({link.slot for link in self._links.values() if link.revision >= revision})
+        return len(
+            {worker.slot for worker in self._connected.values() if worker.revision >= revision}
+        )
 
-    async def _settled(self, revision: int, within_s: float) -> bool:
-        try:
-            async with asyncio.timeout(within_s):
-                while self._behind(revision):
-                    await self._next_change()
-        except TimeoutError:
-            return False
-        return True
+    async def _late(self, revision: int) -> list[int]:
+        """The processes that decide by an older table and did not come nearer to this one for a
+        whole while; none once all of them serve it. A large one takes them longer."""
+        while behind := self._behind(revision):
+            before = {pid: self._part(pid) for pid in behind}
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._answer_within_s):
+                    while self._behind(revision):
+                        await self._next_change()
+            late = [p for p in self._behind(revision) if p in before and before[p] == self._part(p)]
+            if late:
+                return late
+        return []
+
+    def _part(self, pid: int) -> tuple[int, int]:
+        """How far a worker has come: its revision, and the part of the next one."""
+        worker = self._connected.get(pid)
+        return (worker.revision, worker.part) if worker is not None else (0, 0)
 
     def _note_change(self) -> None:
         self._changed.set()

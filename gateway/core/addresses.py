@@ -1,14 +1,37 @@
 """May the gateway connect to this address, and who is behind one that connects to it?
 
-Some addresses are never an instance: link-local ones (where clouds keep their metadata
-service), multicast, the unspecified address, and IPv4 in IPv6 clothes. Beyond that the
-operator may name the networks instances live in. Names are judged when they are resolved,
-each time, so that a name cannot turn from a good address to a bad one. Who connects is told
-apart only as far as one cannot pretend to be many.
+Some addresses are never an instance: those where clouds keep their metadata service (link-local
+ones and a few others), multicast, the unspecified address, IPv4 in IPv6 clothes, and the
+gateway's own listeners. Beyond that the operator may name the networks instances live in. Names
+are judged when they are resolved, each time, so that a name cannot turn from a good address to
+a bad one. Who connects is told apart only as far as one cannot pretend to be many.
 """
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+Listener = tuple[str, int]
+"""Host and port that the gateway itself listens on; a host may be a wildcard."""
+
+# Services that a cloud offers to its machines alone, credentials among them, at addresses that
+# are not link-local. As the clouds document them and their agents ask them.
+METADATA = frozenset(
+    map(
+        ipaddress.ip_address,
+        (
+            "168.63.129.16",  # Azure: the host's agent
+            "100.100.100.200",  # Alibaba Cloud
+            "192.0.0.192",  # Oracle Cloud, classic
+            "fd20:ce::254",  # Google Cloud
+            "fd00:c1::a9fe:a9fe",  # Oracle Cloud
+            "fd00:42::42",  # Scaleway
+            "fd00:a9fe:a9fe::1",  # Akamai (Linode)
+            "fd00:100::100:200",  # Alibaba Cloud
+        ),
+    )
+)
+METADATA_NETWORKS = (ipaddress.ip_network("fd00:ec2::/32"),)
+"""AWS: metadata at ::254, credentials of pods at ::23, and others."""
 
 
 def refusal(host: str, networks: Sequence[str] = ()) -> str:
@@ -19,8 +42,12 @@ def refusal(host: str, networks: Sequence[str] = ()) -> str:
         return ""
     if isinstance(address, ipaddress.IPv6Address) and (address.ipv4_mapped or address.scope_id):
         return "is an IPv4 address written as IPv6, or has a zone"
+    if isinstance(address, ipaddress.IPv6Address) and (inner := address.sixtofour):
+        return refusal(str(inner), ())
     if address.is_link_local:
         return "is a link-local address"
+    if address in METADATA or any(address in network for network in METADATA_NETWORKS):
+        return "is where a cloud keeps its metadata"
     if address.is_multicast:
         return "is a multicast address"
     if address.is_unspecified or (address.is_reserved and not address.is_loopback):
@@ -32,6 +59,36 @@ def refusal(host: str, networks: Sequence[str] = ()) -> str:
     ):
         return "is outside gateway.instance_networks"
     return ""
+
+
+def is_listener(
+    host: str, port: int, listeners: Sequence[Listener], is_here: Callable[[str], bool]
+) -> bool:
+    """Whether a connection to `host`, an IP address, and `port` would end at one of `listeners`.
+
+    `is_here(host)` says whether an address is this machine's own: one that listens on every
+    address is reached by each of them. It is asked only where the port is ours.
+    """
+    for listening, at in listeners:
+        if at != port:
+            continue
+        try:
+            there, ours = map(_plain, (host, listening))
+        except ValueError:
+            continue
+        if there == ours or there.is_unspecified:
+            return True
+        if ours.is_unspecified and is_here(str(there)):
+            return True
+    return False
+
+
+def _plain(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address that `host` writes, IPv4 in IPv6 clothes undressed, its zone left out."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        return address.ipv4_mapped or address
+    return address
 
 
 def behind(host: str) -> str:

@@ -16,44 +16,61 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-FRESH_S: Final = 0.1  # while a report is newer than what the other workers say
-FADE_S: Final = 2.0  # after which a report says nothing more
-FORGET_S: Final = 10.0  # after which what an unused instance taught is tried anew
-LEARN: Final = 0.05  # the least weight of a new answer in the learned service time
-LEARN_CROWD: Final = 0.05
-TOLERABLE_S: Final = 0.1
-TOLERABLE_SERVICES: Final = 4.0
-ALIKE: Final = 0.7  # of instances that are about as fast the least busy one is chosen: all
-ALIKE_S: Final = 0.001  # stay warm and known, and none gets a crowd for a hair's breadth
-JUDGED: Final = 8  # answers without which none counts as slow: the first ones are cold
-RELEARN: Final = 0.5  # and its weight after FORGET_S without one
-SHUN_AFTER: Final = 5  # failed answers in a row, of all workers together
-SHUN_S: Final = 5.0
-REFUSED_S: Final = 0.5  # until the probes have asked whoever is at that address now
-MOST_SLOTS: Final = 65_536.0
-TURNAROUND_S: Final = 0.002  # from an instance's answer to the arrival of its next request
-MOST_OF_NEW: Final = 32.0
-MOST_AHEAD: Final = 8.0  # requests sent ahead to an instance of few slots
+from gateway.core.concurrency_limit import ConcurrencyLimit
+from gateway.core.shared_load import Sample, SharedLoad
+
+# Behind each: what other values make of the p99 in ms, with one worker and with four, of UNEVEN in
+# benchmarks/simulate_balancing.py at 70 % of its capacity, the median of eleven seeds: 76 and 107
+# as it is. "No case": a quarter and four times as much do as well there, and in eleven cases of
+# benchmarks/simulate_limits.py (slow moments, pauses, full instances); then a reason holds it.
+FRESH_S: Final = 0.1  # while a report is newer than what the other workers say; no case
+FADE_S: Final = 2.0  # after which a report says nothing more; no case
+FORGET_S: Final = 10.0  # after which what an unused instance taught is tried anew; 2.5: 76, 115
+LEARN: Final = 0.05  # the least weight of a new answer in the learned service time; no case
+LEARN_CROWD: Final = 0.05  # no case
+# Of instances that are about as fast the least busy one is chosen: all stay warm and known, and
+# none gets a crowd for a hair's breadth.
+ALIKE: Final = 0.7  # 0.3: 81, 130; 1: 75, 105
+ALIKE_S: Final = 0.001  # no case
+# Answers without which none counts as slow: the first ones are cold.
+JUDGED: Final = 8  # 2: 71, 84; 32: 95, 162
+RELEARN: Final = 0.5  # and its weight after FORGET_S without one; no case
+MOST_SLOTS: Final = 65_536.0  # beyond it a report makes no sense
+LOOK_S: Final = 0.001  # between two looks at what other workers have at an instance; no case
+TURNAROUND_S: Final = 0.002  # from an instance's answer to its next request's arrival; no case
+TARGET_OF_NEW: Final = 32.0  # before anybody has answered; no case
+MOST_AHEAD: Final = 8.0  # requests sent ahead to an instance of few slots; no case
 UNLIMITED: Final = 1 << 62
-_MOST_WAIT_S: Final = 5.0
+_MOST_WAIT_S: Final = 5.0  # for which a report may keep requests away; no case
 _STEP: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 64) - 1
+
+
+Sent = tuple[float, float]
+"""How many requests were computed at an instance when one was sent, it included, and how many had
+departed by then."""
 
 
 class Load:
     """What one worker knows of one instance's load; lives as long as the instance does.
 
-    `in_flight` counts this worker's own requests, `others` those of the other workers.
-    `slots` is how many the instance computes at once and `service_s` how long one takes
-    without waiting; 0.0 while unknown. `most` is how many it should have at once. `weight`
-    is below 1 during slow start. `limit` bounds `in_flight`, by configuration. `is_new` until
-    it has shown in any way that it answers.
+    `in_flight` counts this worker's own requests; `held` of them are there without being
+    computed: tunnels, and streams whose first byte has come from an instance that does not say
+    how much it computes. `others` counts what it computes for the other workers, and
+    `others_departed` what it computes for them no more, as of the last `look`. `slots` is how many
+    the instance computes at once and `service_s` how long one takes without waiting; 0.0 while
+    unknown. `target` is how many it should compute at once. `weight` is below 1 during slow start.
+    `limit` bounds `in_flight`, by configuration; with `is_fixed` that alone counts. `departed`
+    counts the requests that are computed no more, however that came. `is_new` and `avoid_until`
+    are what `gateway.core.health` says: nothing has come of it yet; until then it gets only what
+    no other can take.
     """
 
     __slots__ = (
-        "alone_s", "base_s", "crowd", "crowd_since", "failures", "foreign", "in_flight",
-        "is_new", "learned_at", "limit", "most", "others", "reported_at", "samples", "service_s",
-        "shunned_until", "slots", "wait_until", "weight",
+        "alone_s", "avoid_until", "base_s", "concurrency", "crowd", "departed", "foreign", "held",
+        "in_flight", "is_fixed", "is_new", "learned_at", "limit", "looked_at", "others",
+        "others_departed", "reported_at", "samples", "service_s", "shared", "slots", "target",
+        "wait_until", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -71,50 +88,60 @@ class Load:
         self.slots = slots
         self.service_s = service_s
         self.weight = weight
-        self.most = most_at_once(slots, service_s)
+        self.target = target_of(slots, service_s)
         self.limit = limit
         self.samples = 0
         self.is_new = True
         self.alone_s = service_s
         self.base_s = 0.0
+        self.concurrency = ConcurrencyLimit()
+        self.is_fixed = False
+        self.shared: SharedLoad | None = None
+        self.looked_at = 0.0
+        self.others_departed = 0.0
         self.crowd = 0.0
-        self.crowd_since = 0
+        self.held = 0
+        self.departed = 0
         self.learned_at = 0.0
         self.foreign = 0.0
         self.reported_at = 0.0
         self.wait_until = 0.0
-        self.failures = 0
-        self.shunned_until = 0.0
+        self.avoid_until = 0.0
 
-    def sent(self, now: float) -> float:
-        """Notes a request sent; gives what `answered` wants to know: how many requests are
-        at the instance now, this one included."""
+    def sent(self, now: float) -> Sent:
+        """Notes a request sent; gives what `answered` wants to know of that moment."""
         self.in_flight += 1
-        return self.occupied(now)
+        shared = self.shared
+        if shared is None:
+            return self.occupied(now), self.departed
+        shared.tell_first(self.in_flight - self.held)
+        return self.occupied_now(now), self.departed + self.others_departed
 
-    def done(self) -> None:
+    def done(self, is_held: bool = False) -> None:
         """Notes that a request is off the instance, however it ended."""
         self.in_flight -= 1
+        if is_held:
+            self.held -= 1
+        else:
+            self._depart()
 
-    def refused(self, now: float) -> None:
-        """Notes that no connection was to be had: whatever is at that address next may be a
-        process that still loads its model, so for a moment it gets nothing that another one
-        can take."""
-        self.shunned_until = max(self.shunned_until, now + REFUSED_S)
+    def stop_computing(self) -> None:
+        """Notes that a request is there from now on without being computed."""
+        self.held += 1
+        self._depart()
 
-    def answered(self, now: float, elapsed_s: float, occupied: float, failed: bool) -> None:
-        """Learns from an answer that took `elapsed_s` to its last byte.
+    def _depart(self) -> None:
+        self.departed += 1
+        if self.shared is not None:
+            self.shared.tell(self.in_flight - self.held, self.departed)
 
-        `occupied` is what `sent` gave. A failure, such as a 500, teaches no speed: to fail
+    def answered(self, now: float, elapsed_s: float, sent: Sent) -> None:
+        """Learns from an answer that took `elapsed_s`, before `done` and `stop_computing` are told.
+
+        `sent` is what `sent` gave. A failure, such as a 500, is not to be learned from: to fail
         is quick, and whoever fails quickly must attract nothing.
         """
-        self.is_new = False
-        if failed:
-            self._failed(now, 1)
-            return
-        self.failures = 0
-        self.shunned_until = 0.0
-        slots = self.slots
+        slots, occupied = self.slots, sent[0]
         sample = elapsed_s * slots / occupied if 0.0 < slots < occupied else elapsed_s
         self.samples = samples = self.samples + 1
         gain = 1.0 / samples if samples * LEARN < 1.0 else LEARN
@@ -124,45 +151,87 @@ class Load:
         self.learned_at = now
         if slots:
             self.alone_s = self.service_s
-            self.most = most_at_once(slots, self.service_s)
+            if not self.is_fixed:
+                self.target = target_of(slots, self.service_s)
         else:
-            self._feel(sample, occupied)
-            self.alone_s = self.service_s if self.most == math.inf else self.base_s
+            self._feel(now, elapsed_s, sent)
 
-    def heard(self, now: float, failures: int, after_success: bool) -> None:
-        """Takes in what another worker saw: so many failed answers in a row, `after_success`
-        or in the row that was there."""
-        if after_success:
-            self.failures = 0
-            self.shunned_until = 0.0
-        if failures:
-            self._failed(now, failures)
+    def lapse(self, now: float) -> bool:
+        """Gives up a learned limit for which there is no evidence any more; whether it did."""
+        if self.slots or self.target == math.inf or not self.concurrency.lapse(now):
+            return False
+        self.target = self.concurrency.limit
+        return True
 
-    def _failed(self, now: float, count: int) -> None:
-        self.failures += count
-        if self.failures >= SHUN_AFTER:
-            self.shunned_until = now + SHUN_S
+    def target_rather_than_wait(self, now: float) -> float:
+        """How many may be computed at once before one waits for longer than a moment: as many as
+        the instance can, as it says or as was seen; more while that is but a guess."""
+        return self.target if self.slots or self.is_fixed else self.concurrency.most(now)
 
-    def _feel(self, sample: float, occupied: float) -> None:
-        """Feels for the room of an instance that does not report.
+    def is_guessed(self, now: float) -> bool:
+        """Whether requests are held back by no more than a guess."""
+        if self.slots or self.is_fixed or self.target == math.inf:
+            return False
+        return self.concurrency.is_guessed(now)
 
-        While a lone request is answered much sooner than one among many, requests wait in
-        there; as many may as are answered within the wait that `tolerable_wait_s` allows.
-        By Little's law that is their count now times the time allowed over the time taken.
-        """
-        base = self.base_s
-        if occupied <= 1.0 or not base or occupied <= self.most / 8.0 < math.inf:
-            self.base_s = base = base + (sample - base) * 0.1 if base else sample
+    def learned_limit(self, now: float) -> int:
+        """How many requests are sent there at most because more were seen to wait; 0 where that
+        is not so."""
+        if self.slots or self.is_fixed or not self.concurrency.is_proven(now):
+            return 0
+        return int(self.concurrency.limit)
+
+    def fix(self, is_fixed: bool) -> None:
+        """From now on the configured limit alone counts, or no more."""
+        if is_fixed != self.is_fixed:
+            self.is_fixed = is_fixed
+            slots = 0.0 if is_fixed else self.slots
+            self.target = target_of(slots, self.service_s)
+
+    def _feel(self, now: float, elapsed_s: float, sent: Sent) -> None:
+        """Feels for the room of an instance that does not report."""
+        occupied, departed = sent
         self.crowd += (occupied - self.crowd) * LEARN_CROWD
-        self.crowd_since += 1
-        if self.crowd_since < 8.0 or self.crowd_since < self.crowd:
+        learned, shared = self.concurrency, self.shared
+        if shared is None:
+            room = occupied + departed - self.departed
+            learned.answered(now, Sample(now, elapsed_s, occupied, room, self.occupied(now)))
+        else:
+            if now - self.looked_at > LOOK_S:
+                self.look(now)
+            room = occupied + departed - self.departed - self.others_departed
+            if room > occupied:
+                room = 0.0  # a worker has ended and took its departures out of the sum
+            sample = Sample(now, elapsed_s, occupied, room, self.occupied(now))
+            if shared.queue.leads(now):
+                for each in shared.told():
+                    learned.answered(now, each)
+                learned.answered(now, sample)
+                shared.decide(learned.decision(now))
+            else:
+                shared.pass_on(sample)
+        self._keep_to_what_is_learned()
+
+    def _keep_to_what_is_learned(self) -> None:
+        learned = self.concurrency
+        self.base_s = learned.base_s
+        if not self.is_fixed:
+            self.target = learned.limit
+        self.alone_s = learned.alone_s if learned.is_waited_at else self.service_s
+
+    def look(self, now: float) -> None:
+        """Looks what the other workers have there, and what was learned."""
+        shared = self.shared
+        if shared is None:
             return
-        self.crowd_since = 0
-        allowed_s = base + tolerable_wait_s(base)
-        if self.service_s > allowed_s:
-            self.most = max(1.0, self.crowd * allowed_s / self.service_s)
-        elif self.service_s < 0.7 * allowed_s and self.crowd > 0.7 * self.most:
-            self.most = 1.25 * self.most + 1.0
+        shared.look()
+        self.others, self.others_departed = shared.first, shared.second
+        self.looked_at = now
+        if not self.slots:
+            decision = shared.decided()
+            if decision is not None:
+                self.concurrency.adopt(now, decision)
+                self._keep_to_what_is_learned()
 
     def reported(
         self, now: float, queue: float, running: float, slots: float, wait_ms: float
@@ -178,29 +247,35 @@ class Load:
             and 0.0 <= wait_ms < 1e9
         ):
             return
-        self.is_new = False
         if slots != self.slots:
             self.slots = slots
-            self.most = most_at_once(slots, self.service_s)
+            if not self.is_fixed:
+                self.target = target_of(slots, self.service_s)
         # Its own requests this worker knows better, and later.
-        foreign = queue + running - self.in_flight
+        foreign = queue + running - (self.in_flight - self.held)
         self.foreign = foreign if foreign > 0.0 else 0.0
         wait_s = wait_ms / 1000.0
         self.wait_until = now + (wait_s if wait_s < _MOST_WAIT_S else _MOST_WAIT_S)
         self.reported_at = now
 
+    def occupied_now(self, now: float) -> float:
+        """As `occupied`, after a look if the last one was a while ago."""
+        if self.shared is not None and now - self.looked_at > LOOK_S:
+            self.look(now)
+        return self.occupied(now)
+
     def occupied(self, now: float) -> float:
-        """Requests at the instance, as far as known: own, and everybody else's, as told by
-        the other workers or left over in a fading report, whichever is more."""
+        """Requests computed at the instance, as far as known: own, and everybody else's, as
+        told by the other workers or left over in a fading report, whichever is more."""
         age = now - self.reported_at
         if age < FRESH_S and self.reported_at:
-            return self.in_flight + self.foreign
+            return self.in_flight - self.held + self.foreign
         others = self.others
         if self.foreign and age < FADE_S:
             foreign = self.foreign * (1.0 - age / FADE_S)
             if foreign > others:
                 others = foreign
-        return self.in_flight + others
+        return self.in_flight - self.held + others
 
     def delay(self, now: float, occupied: float, usual_s: float) -> float:
         """Expected seconds until one more request would be answered.
@@ -210,7 +285,7 @@ class Load:
         """
         service_s = self.service_s
         if not service_s:
-            if not self.in_flight and not self.failures:
+            if not self.in_flight and self.is_new:
                 return 0.0
             service_s = usual_s
         elif now - self.learned_at > FORGET_S and not self.in_flight:
@@ -244,18 +319,13 @@ def usual_service_s(loads: Sequence[Load]) -> float:
     return total / known if known else 1.0
 
 
-def tolerable_wait_s(service_s: float) -> float:
-    """How long requests may wait as a rule, where nobody has said how patient they are."""
-    return max(TOLERABLE_S, TOLERABLE_SERVICES * service_s)
-
-
-def usual_most(loads: Sequence[Load]) -> float:
+def usual_target(loads: Sequence[Load]) -> float:
     """What a new instance should have at once: as many as its peers, for the instances of a
     backend are alike, or a cautious number until one of them has answered."""
-    return max((load.most for load in loads if load.slots), default=MOST_OF_NEW)
+    return max((load.target for load in loads if load.slots), default=TARGET_OF_NEW)
 
 
-def most_at_once(slots: float, service_s: float) -> float:
+def target_of(slots: float, service_s: float) -> float:
     """How many requests an instance should have at once; infinite while `slots` is 0.
 
     One for each slot, and as many more as keep the slots busy while an answer and the next
@@ -272,36 +342,39 @@ def choose(balance: str, loads: Sequence[Load], turn: int, now: float, ahead: in
     """The index in `loads` of the instance for one more request; -1 when none has room.
 
     `turn` counts up with each choice from a random start: it breaks ties by rotation, is the
-    position of `round_robin` and the chance of `random`. Room is up to what each should have
-    at once and `ahead` more, at most its `limit`; but within that a worker may always send one,
-    for what it knows of the others is old.
+    position of `round_robin` and the chance of `random`. Room is up to what each should compute
+    at once and `ahead` more, at most its `limit`; but within that a worker may always have one
+    computed, for what it knows of the others is old.
     """
     count = len(loads)
     if not count:
         return -1
     least_loaded = balance == "least_loaded" and count > 1
     start = turn % count if balance != "random" else (scrambled(turn) * count) >> 64
-    best, least, shunned, least_busy = -1, 0.0, False, 0.0
+    best, least, avoided, least_busy = -1, 0.0, False, 0.0
     usual_s = much_sooner = 0.0
     order: list[int] = [*range(start, count), *range(start)]
     for index in order:
         load = loads[index]
         in_flight = load.in_flight
-        occupied = load.occupied(now) if load.reported_at else in_flight + load.others
-        most = load.most + ahead
-        if load.is_new and most == math.inf:
-            most = usual_most(loads)
+        computed = in_flight - load.held
+        if load.shared is not None and now - load.looked_at > LOOK_S:
+            load.look(now)
+        occupied = load.occupied(now) if load.reported_at else computed + load.others
+        target = load.target + ahead
+        if target == math.inf and not load.is_fixed:
+            target = usual_target(loads) if load.is_new else load.concurrency.peers.guess(now)
         if load.weight < 1.0:
-            most *= load.weight
-        if in_flight < load.limit and (occupied < most or not in_flight):
+            target *= load.weight
+        if in_flight < load.limit and (occupied < target or computed <= 0):
             if not least_loaded:
                 return index
             slots = load.slots
-            busy = occupied / slots if slots else occupied
-            avoid = load.shunned_until > now
+            busy = occupied / slots if slots else occupied + load.held
+            avoid = load.avoid_until > now
             if (
                 busy >= least_busy
-                and avoid == shunned
+                and avoid == avoided
                 and best >= 0
                 and (load.service_s if slots else load.base_s) >= much_sooner
                 and (in_flight or now - load.learned_at <= FORGET_S)
@@ -312,8 +385,8 @@ def choose(balance: str, loads: Sequence[Load], turn: int, now: float, ahead: in
             delay = load.delay(now, occupied, usual_s)
             if best < 0:
                 better = True
-            elif avoid != shunned:
-                better = shunned
+            elif avoid != avoided:
+                better = avoided
             elif load.samples < JUDGED or loads[best].samples < JUDGED:
                 better = busy < least_busy
             elif delay < least:
@@ -321,7 +394,7 @@ def choose(balance: str, loads: Sequence[Load], turn: int, now: float, ahead: in
             else:
                 better = busy < least_busy and least >= delay * ALIKE - ALIKE_S
             if better:
-                best, least, shunned, least_busy = index, delay, avoid, busy
+                best, least, avoided, least_busy = index, delay, avoid, busy
                 much_sooner = least * ALIKE - ALIKE_S
     return best
 

@@ -8,7 +8,7 @@ whether the outcome as a whole can be served is the publisher's question.
 from collections.abc import Mapping
 from typing import Any
 
-from gateway.core.faults import Conflict, Fault, Missing, Refused, did_you_mean, pointer
+from gateway.core.faults import Conflict, Fault, Invalid, Missing, did_you_mean, pointer
 from gateway.core.table import MAX_WEIGHT, Document, parse_instance
 
 Json = Any
@@ -27,7 +27,7 @@ def set_weights(
 
     Whole (PUT): every backend of the split must be named. Partial (PATCH): the others keep
     theirs and null takes a backend out. Either may name a further backend of the table.
-    Refused names every weight that is no whole number from 0 to MAX_WEIGHT.
+    Invalid names every weight that is no whole number from 0 to MAX_WEIGHT.
     """
     spec = entry_of(document, "routes", route)
     split = dict(spec["split"])
@@ -43,7 +43,7 @@ def set_weights(
     if not faults and not changed:
         faults.append(Fault("", "empty", "a route needs at least one backend"))
     if faults:
-        raise Refused(faults)
+        raise Invalid(faults)
     return put(document, "routes", route, {**spec, "split": changed})
 
 

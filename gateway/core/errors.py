@@ -35,6 +35,7 @@ KINDS: dict[str, Kind] = {
         Kind("no_backend", 503, "No instance can take the request", retry_after=True),
         Kind("no_weight", 503, "Every backend of the route has weight 0", retry_after=True),
         Kind("queue_full", 503, "The queue is full", retry_after=True),
+        Kind("overloaded", 503, "The gateway has no memory for the request", retry_after=True),
         Kind("queue_timeout", 503, "Waited too long in the queue", retry_after=True),
         Kind("draining", 503, "Shutting down", retry_after=True),
         Kind("response_timeout", 504, "The instance did not answer in time"),

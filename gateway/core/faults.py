@@ -1,12 +1,15 @@
 """What is wrong with something that was asked for, and where?
 
-A `Fault` names one thing by its JSON pointer; `Refused` carries all of them at once, so that
+A `Fault` names one thing by its JSON pointer; `Invalid` carries all of them at once, so that
 nobody mends a document one error at a time. This module words nothing and logs nothing.
 """
 
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
+
+_MOST_COMPARED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Fault:
         return {"pointer": self.pointer, "code": self.code, "detail": detail}
 
 
-class Refused(ValueError):
+class Invalid(ValueError):
     """An edit or a document that cannot be; nothing was changed."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
@@ -49,6 +52,14 @@ def pointer(*parts: str | int) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`did you mean x?` for the known word closest to `word`; "" when none is close."""
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    """`did you mean x?` for the known word closest to `word`; "" when none is close.
+
+    Of thousands only those are looked at that begin alike and are about as long.
+    """
+    words = list(known)
+    if len(words) > _MOST_COMPARED:
+        start, size = word[:2], len(word)
+        alike = (each for each in words if each[:2] == start and abs(len(each) - size) <= 2)
+        words = list(islice(alike, _MOST_COMPARED))
+    close = difflib.get_close_matches(word, sorted(words), n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else ""

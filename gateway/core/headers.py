@@ -23,45 +23,48 @@ from gateway.core.units import parse_duration
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_SPAN = b"0" * 16
+_is_trace = re.compile(rb"[0-9a-f]{32}").fullmatch
 _is_request_id = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}").fullmatch
 
 
 def forwarded(head: RequestHead, peer: bytes, trusted: bool) -> bytes:
     """The X-Forwarded-* lines. What the client says of itself counts only if it is trusted."""
-    special = head.special
+    known = head.known
     host = head.host
-    if not trusted or not special:
+    if not trusted or not known:
         lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n" % peer
         return lines + b"X-Forwarded-Host: %b\r\n" % host if host else lines
-    hops = special.get(FORWARDED_FOR)
+    hops = known.get(FORWARDED_FOR)
     lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (
         hops + b", " + peer if hops else peer,
-        special.get(FORWARDED_PROTO, b"http"),
+        known.get(FORWARDED_PROTO, b"http"),
     )
-    host = special.get(FORWARDED_HOST, host)
+    host = known.get(FORWARDED_HOST, host)
     if host:
         lines += b"X-Forwarded-Host: %b\r\n" % host
-    return lines + special[TRUSTED] + CRLF if TRUSTED in special else lines
+    return lines + known[TRUSTED] + CRLF if TRUSTED in known else lines
 
 
 def given_id(head: RequestHead) -> bytes | None:
     """The id that a trusted proxy gave a request; None if there is none that can be one."""
-    given = head.special.get(REQUEST_ID)
+    given = head.known.get(REQUEST_ID)
     return given if given is not None and _is_request_id(given) else None
 
 
 def is_loop(head: RequestHead, node: bytes) -> bool:
     """Whether this request came through the gateway called `node` before."""
-    via = head.special.get(VIA)
+    via = head.known.get(VIA)
     if via is None or node not in via:
         return False
     return any(node in entry.split() for entry in via.split(b","))
 
 
-def opening(head: RequestHead, target: bytes, host: bytes, added: bytes, node: bytes) -> bytes:
+def message_start(
+    head: RequestHead, target: bytes, host: bytes, added: bytes, node: bytes
+) -> bytes:
     """What an instance gets up to the request's id: all that does not change from one request
     with this head to the next. `added` are the X-Forwarded-* lines."""
-    via = head.special.get(VIA)
+    via = head.known.get(VIA)
     return b"".join(
         (
             head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, CRLF,
@@ -73,18 +76,18 @@ def opening(head: RequestHead, target: bytes, host: bytes, added: bytes, node: b
 
 
 def upstream_message(
-    opening: bytes, ident: bytes, trace: bytes, timeout: bytes, framing: bytes, body: bytes
+    start: bytes, request_id: bytes, trace: bytes, timeout: bytes, framing: bytes, body: bytes
 ) -> bytes:
-    """What an instance gets: a head that begins with `opening`, and `body` as it is framed.
+    """What an instance gets: a head that begins with `start`, and `body` as it is framed.
 
     `timeout` is the line of `timeout_line`, `framing` the Content-Length, Transfer-Encoding or
     Upgrade lines; `trace` is the one that begins here, b"" where somebody began one before.
     """
     if not trace:
-        return b"".join((opening, ident, timeout, framing, CRLF, body))
+        return b"".join((start, request_id, timeout, framing, CRLF, body))
     return b"".join(
         (
-            opening, ident, b"\r\ntraceparent: 00-", trace, b"-", trace[16:], b"-00",
+            start, request_id, b"\r\ntraceparent: 00-", trace, b"-", trace[16:], b"-00",
             timeout, framing, CRLF, body,
         )
     )  # fmt: skip
@@ -95,12 +98,12 @@ def timeout_line(seconds: float) -> bytes:
     return b"\r\nX-Headgate-Timeout-Ms: %d\r\n" % max(1, int(seconds * 1000))
 
 
-def trace_of_id(ident: bytes) -> bytes:
-    """The trace that begins with the request called `ident`. A trusted proxy's own id need not
+def trace_of_id(request_id: bytes) -> bytes:
+    """The trace that begins with the request called `request_id`. A trusted proxy's own id need not
     be a trace's: then it is another one, the same for the same id."""
-    if len(ident) != 32 or ident.translate(None, b"0123456789abcdef") or ident[16:] == _NO_SPAN:
-        return hashlib.blake2b(ident, digest_size=16).hexdigest().encode()
-    return ident
+    if _is_trace(request_id) and request_id[16:] != _NO_SPAN:
+        return request_id
+    return hashlib.blake2b(request_id, digest_size=16).hexdigest().encode()
 
 
 @lru_cache(4096)
@@ -113,10 +116,10 @@ def length_line(length: int | None) -> bytes:
     return b"Content-Length: %d\r\n" % length
 
 
-def patience_s(head: RequestHead) -> float | None:
+def client_timeout_s(head: RequestHead) -> float | None:
     """How long the client says it will wait (X-Request-Timeout), in seconds; None if it does
     not say, or says it in no form that is known: `2.5`, `250ms`, `2s`."""
-    given = head.special.get(DEADLINE)
+    given = head.known.get(DEADLINE)
     if given is None:
         return None
     text = given.decode("latin-1")

@@ -4,7 +4,8 @@ The strict grammar of RFC 9112, read from bytes in one pass: a head is either un
 exactly or refused. Header lines that nobody here has to understand are kept as the bytes
 they came as; every other is sorted out by the kind of its name. This module decides what a
 message *means*; what is added to it on the way is `gateway.core.headers`. A connection may
-keep its last head and compare the next one's bytes with it (`said`) instead of reading again.
+keep its last head and compare the next one's bytes with it (`raw`) instead of reading again;
+of what clients ask for nothing is kept beyond their connection, for targets hold secrets.
 """
 
 import re
@@ -28,6 +29,7 @@ from gateway.core.lines import (
     UNDERSCORE,
     UPGRADE,
     Line,
+    is_claim,
 )  # fmt: skip
 
 CHUNKED = -1
@@ -44,9 +46,8 @@ _status_line = re.compile(
 ).fullmatch
 _LONG_TARGET = re.compile(rb"[A-Z][A-Z-]{0,31} [^ ]*")
 _method_start = re.compile(rb"[A-Z][A-Z-]{0,31}(?: .*)?", re.DOTALL).fullmatch
-_MOST_KNOWN = 1024
-_LONGEST_KNOWN = 256
-_known_requests: dict[bytes, tuple[bytes, bytes, int]] = {}
+_MOST_KNOWN = 256
+_LONGEST_KNOWN = 64
 _known_statuses: dict[bytes, tuple[int, bytes, int]] = {}
 _KEEP_ALIVE = (b"keep-alive", b"Keep-Alive")
 _idle_timeout = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE).search
@@ -55,20 +56,20 @@ _idle_timeout = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,9})", re.IGN
 class _Head:
     """What request and response heads share. `length` is None (none announced), a number of
     bytes, or CHUNKED; `forward` holds the header lines that pass, as they came. Never changed
-    once it is read: `said`, the whole head with its final empty line, is set where the same
+    once it is read: `raw`, the whole head with its final empty line, is set where the same
     bytes may come again and then mean the same."""
 
-    __slots__ = ("close", "forward", "length", "lines", "minor", "nominated", "said", "special")
+    __slots__ = ("close", "forward", "known", "length", "lines", "minor", "nominated", "raw")
 
     def __init__(self, lines: list[bytes], minor: int) -> None:
         self.lines = lines
-        self.said = b""
+        self.raw = b""
         self.minor = minor
         self.close = not minor  # a connection of HTTP/1.0 carries one message each way
         self.forward: list[bytes] = []
         self.length: int | None = None
         self.nominated: list[bytes] | None = None
-        self.special: dict[int, bytes] = {}
+        self.known: dict[int, bytes] = {}
 
     def get(self, name: str) -> str | None:
         """The value of header `name`, repeated ones joined by commas; None if there is none."""
@@ -104,7 +105,7 @@ class _Head:
         if self.nominated:
             dropped = {name for name in self.nominated if name not in (b"close", b"upgrade")}
             if b"traceparent" in dropped:
-                self.special.pop(TRACEPARENT, None)
+                self.known.pop(TRACEPARENT, None)
             self.forward = [
                 line for line in self.forward if line.partition(b":")[0].lower() not in dropped
             ]
@@ -113,7 +114,7 @@ class _Head:
 class RequestHead(_Head):
     """A request: `method`, `target` and `host` are the bytes that go on unchanged."""
 
-    __slots__ = ("host", "method", "opening", "target")
+    __slots__ = ("host", "method", "prepared", "target")
 
     def __init__(
         self, lines: list[bytes], method: bytes = b"", target: bytes = b"", minor: int = 1
@@ -122,7 +123,7 @@ class RequestHead(_Head):
         self.method = method
         self.target = target
         self.host: bytes | None = None
-        self.opening: tuple[bytes, bytes] | None = None  # target, and headers.opening for it
+        self.prepared: tuple[bytes, bytes] | None = None  # target, and headers.message_start
 
     def note(self, entry: Line, line: bytes, underscores: str) -> None:
         """Takes one header that is not just passed on."""
@@ -138,25 +139,29 @@ class RequestHead(_Head):
         elif kind == UNDERSCORE:
             if underscores == "refuse":
                 raise ValueError("header name with an underscore")
-            if underscores == "pass":
+            if underscores != "pass":
+                return
+            if is_claim(line.partition(b":")[0].lower()):
+                self._keep(TRUSTED, value, line)
+            else:
                 self.forward.append(line)
         elif kind != DROP:
             self._keep(kind, value, line)
 
     def _keep(self, kind: int, value: bytes, line: bytes) -> None:
-        special = self.special
+        known = self.known
         if kind in (DEADLINE, TRACEPARENT):
             self.forward.append(line)
         if kind == TRUSTED:
-            special[kind] = special[kind] + CRLF + line if kind in special else line
+            known[kind] = known[kind] + CRLF + line if kind in known else line
         else:
-            special[kind] = special[kind] + b", " + value if kind in special else value
+            known[kind] = known[kind] + b", " + value if kind in known else value
 
     @property
     def upgrades(self) -> bool:
         """Whether this asks for a WebSocket in the one form that is proxied."""
         return (
-            self.special.get(UPGRADE, b"").lower() == b"websocket"
+            self.known.get(UPGRADE, b"").lower() == b"websocket"
             and self.method == b"GET"
             and self.minor == 1
             and self.nominated is not None
@@ -172,16 +177,16 @@ def parse_request(
     Not `whole`: only the lines so far, and nothing is said about what may be missing."""
     try:
         lines = head.split(CRLF)
-        method, target, minor = _known_requests.get(lines[0]) or _first_line(lines[0], max_target)
+        method, target, minor = _first_line(lines[0], max_target)
         request = RequestHead(lines, method, target, minor)
         if len(head) <= _MEMORABLE:
-            request.said = head + END
+            request.raw = head + END
         if len(lines) - 1 > max_headers:
             raise ClientFault("The request has too many headers.", "head_too_large")
         forward = request.forward
-        known = REQUEST_LINES
+        kinds = REQUEST_LINES
         for line in lines[1:]:
-            entry = known[line]
+            entry = kinds[line]
             if entry is None:
                 forward.append(line)
             elif entry[0] == HOST and request.host is None:
@@ -191,7 +196,7 @@ def parse_request(
             else:
                 request.note(entry, line, underscores)
         if whole:
-            _settle(request)
+            _check_whole(request)
         return request
     except ValueError as error:
         raise ClientFault(f"Malformed request: {error}.") from None
@@ -205,12 +210,7 @@ def _first_line(line: bytes, max_target: int) -> tuple[bytes, bytes, int]:
     method, target, minor = found.groups()
     if len(target) > max_target:
         raise ClientFault("The request target is too long.", "uri_too_long")
-    first = (method, target, int(minor))
-    if len(line) <= _LONGEST_KNOWN:
-        if len(_known_requests) >= _MOST_KNOWN:
-            _known_requests.clear()
-        _known_requests[line] = first
-    return first
+    return method, target, 1 if minor == b"1" else 0
 
 
 def check_start(data: bytes, max_target: int, max_headers: int, underscores: str) -> None:
@@ -232,7 +232,7 @@ def check_start(data: bytes, max_target: int, max_headers: int, underscores: str
     parse_request(data[:at], max_target, max_headers, underscores, whole=False)
 
 
-def _settle(request: RequestHead) -> None:
+def _check_whole(request: RequestHead) -> None:
     """What only the whole head can tell."""
     if request.nominated:
         request._drop_nominated()
@@ -241,9 +241,9 @@ def _settle(request: RequestHead) -> None:
     if request.target[0] != 0x2F:
         _absolute(request)
     if (
-        request.special
-        and EXPECT in request.special
-        and request.special[EXPECT].lower() != b"100-continue"
+        request.known
+        and EXPECT in request.known
+        and request.known[EXPECT].lower() != b"100-continue"
     ):
         raise ClientFault("Only 100-continue can be expected.", "expectation_failed")
 
@@ -264,16 +264,16 @@ def _absolute(request: RequestHead) -> None:
 
 
 class ResponseHead(_Head):
-    """An answer of an instance; `status_line` goes on as it is, from the code on, and `opening`
+    """An answer of an instance; `status_line` goes on as it is, from the code on, and `passing`
     is all that does: the line and the headers that pass."""
 
-    __slots__ = ("opening", "status", "status_line")
+    __slots__ = ("passing", "status", "status_line")
 
     def __init__(self, lines: list[bytes], status: int, status_line: bytes, minor: int) -> None:
         _Head.__init__(self, lines, minor)
         self.status = status
         self.status_line = status_line
-        self.opening = b""
+        self.passing = b""
 
     def note(self, entry: Line, line: bytes) -> None:
         """Takes one header that is not just passed on."""
@@ -287,13 +287,13 @@ class ResponseHead(_Head):
         elif kind != DROP:
             if kind == RETRY_AFTER:
                 self.forward.append(line)
-            self.special[kind] = value
+            self.known[kind] = value
 
     @property
     def idle_s(self) -> int | None:
         """For how many seconds the sender keeps an idle connection, where it says so
         (`Keep-Alive: timeout=5`)."""
-        said = _idle_timeout(self.special.get(KEEP_ALIVE, b""))
+        said = _idle_timeout(self.known.get(KEEP_ALIVE, b""))
         return int(said[1]) if said else None
 
 
@@ -304,13 +304,13 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
         status, status_line, minor = _known_statuses.get(lines[0]) or _status(lines[0])
         response = ResponseHead(lines, status, status_line, minor)
         if len(head) <= _MEMORABLE:
-            response.said = head + END
+            response.raw = head + END
         if len(lines) - 1 > max_headers:
             raise ValueError("too many headers")
         forward = response.forward
-        known = RESPONSE_LINES
+        kinds = RESPONSE_LINES
         for line in lines[1:]:
-            entry = known[line]
+            entry = kinds[line]
             if entry is None:
                 forward.append(line)
             elif entry[0] == LENGTH and response.length is None:
@@ -319,8 +319,7 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
                 response.note(entry, line)
         if response.nominated:
             response._drop_nominated()
-        passing = (b"HTTP/1.1 " + status_line, *response.forward, b"")
-        response.opening = CRLF.join(passing)
+        response.passing = CRLF.join((b"HTTP/1.1 " + status_line, *response.forward, b""))
         return response
     except ValueError as error:
         raise UpstreamFault(f"The instance answered malformed HTTP: {error}.") from None

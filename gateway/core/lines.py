@@ -1,9 +1,9 @@
 """What kind of header line is this?
 
-A line is validated, split and sorted by its name the first time it is met; then it is known
-by the very bytes it came as. Clients and instances repeat nearly all of their header lines,
-so that a head costs one look-up per line. What is kept is bounded, and of lines that carry
-secrets or are never met twice the name alone is.
+A line is validated, split and sorted by its name the first time it is met. Lines of names that
+never carry a secret and that all clients and instances repeat are then known by the very bytes
+they came as, so that most of a head costs one look-up per line; of all other lines the name
+alone is kept. What is kept is bounded, and each worker process has its own.
 """
 
 import re
@@ -25,21 +25,57 @@ _REQUEST_KINDS = {
     b"keep-alive": DROP,
     b"proxy-connection": DROP,
     b"proxy-authorization": DROP,
+    b"proxy": DROP,  # no header at all: what runs by CGI takes it for the variable HTTP_PROXY
     b"te": DROP,
     b"trailer": DROP,
     b"http2-settings": DROP,
     b"x-forwarded-for": FORWARDED_FOR,
     b"x-forwarded-proto": FORWARDED_PROTO,
     b"x-forwarded-host": FORWARDED_HOST,
-    b"x-forwarded-port": TRUSTED,
-    b"forwarded": TRUSTED,
-    b"x-real-ip": TRUSTED,
     b"x-request-id": REQUEST_ID,
     b"traceparent": TRACEPARENT,
     b"via": VIA,
     b"x-headgate-backend": OVERRIDE,
     b"x-request-timeout": DEADLINE,
 }
+# What only a proxy in front may say: who the client is, how it came, what it asked for before
+# somebody rewrote it. Frameworks take these for the truth (a path to route by, a prefix to build
+# links with, a user who was let in). Names of one family come together, as `_CLAIMS` has them.
+_CLAIM_FAMILIES = (
+    b"x-forwarded-",  # -port -prefix -server -uri -method -user -tls-client-cert and others
+    b"x-envoy-",
+    b"x-ssl-",
+    b"x-client-cert",
+    b"x-auth-request-",
+    b"x-appengine-",
+    b"x-arr-",
+    b"cf-connecting-ip",
+    # Who was let in, and by which certificate, as proxies say it that ask for that.
+    b"remote-",  # Authelia: -user -groups -name -email
+    b"ssl-client-",  # ingress-nginx
+    b"x-amzn-oidc-",
+    b"x-amzn-mtls-",
+    b"x-goog-authenticated-user-",
+    b"x-ms-client-principal",
+    b"cf-access-",
+    b"tailscale-user-",
+    b"x-authentik-",
+    b"x-azure-clientip",
+    b"x-azure-socketip",
+)
+_CLAIMS = frozenset(
+    {
+        b"forwarded", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"x-remote-ip",
+        b"x-remote-addr", b"x-originating-ip", b"x-proxyuser-ip", b"true-client-ip",
+        b"fastly-client-ip", b"client-ip", b"x-real-host", b"x-host", b"x-http-host-override",
+        b"x-scheme", b"x-url-scheme", b"x-script-name", b"x-forwarded", b"front-end-https",
+        b"client-cert", b"client-cert-chain", b"x-remote-user", b"x-webauth-user", b"forwarded-for",
+        b"x-replaced-path", b"x-rewrite-url", b"x-rewrite-uri", b"x-rewrite-path",
+        b"x-original-url", b"x-original-uri", b"x-original-path", b"x-original-host",
+        b"x-original-method", b"x-original-proto", b"x-original-port", b"x-original-for",
+        b"x-original-to", b"x-original-remote-addr", b"x-original-forwarded-for",
+    }
+)  # fmt: skip
 _RESPONSE_KINDS = {
     b"content-length": LENGTH,
     b"transfer-encoding": CODING,
@@ -62,10 +98,14 @@ FIELD_BYTES = bytes([9, *range(0x20, 0x7F), *range(0x80, 0x100)])
 _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _MOST = 2048
 _LONGEST = 160
-_UNKEPT_KINDS = frozenset({REQUEST_ID, TRACEPARENT, FORWARDED_FOR, LOAD})
-_SECRETS = frozenset(
-    {b"authorization", b"cookie", b"set-cookie", b"x-api-key", b"api-key", b"x-auth-token"}
+# Whose values come again from everybody and are nobody's secret. Any other may be one.
+_KEPT = frozenset(
+    b"""accept accept-charset accept-encoding accept-language accept-ranges age allow
+    cache-control connection content-encoding content-language content-length content-type date
+    expect expires host keep-alive pragma retry-after server transfer-encoding upgrade
+    upgrade-insecure-requests user-agent vary x-content-type-options x-request-timeout""".split()
 )
+_KEPT_FAMILIES = (b"sec-ch-", b"sec-fetch-", b"access-control-", b"x-stainless-")
 
 
 class Lines(dict[bytes, Line | None]):
@@ -103,12 +143,21 @@ class Lines(dict[bytes, Line | None]):
                 kind = DROP  # ours alone to say, on either side
             elif b"_" in lower:
                 kind = UNDERSCORE
-        known = kind, lower not in _SECRETS and kind not in _UNKEPT_KINDS
+            elif self._kinds is _REQUEST_KINDS and is_claim(lower):
+                kind = TRUSTED
+        known = kind, lower in _KEPT or lower.startswith(_KEPT_FAMILIES)
         if len(name) <= _LONGEST:
             if len(self._names) >= _MOST:
                 self._names.clear()
             self._names[name] = known
         return known
+
+
+def is_claim(name: bytes) -> bool:
+    """Whether a request header, by its name in lower case, is for a proxy in front to say; `_`
+    reads as `-`, for many servers make the same of both."""
+    name = name.replace(b"_", b"-")
+    return name in _CLAIMS or name.startswith(_CLAIM_FAMILIES)
 
 
 def length(value: bytes) -> int:

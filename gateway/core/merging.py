@@ -6,10 +6,13 @@ API changed stays. Neither knows whether the outcome makes sense.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from itertools import compress, repeat
+from operator import is_not
 from typing import Any, Final
 
+from gateway.core.deltas import SECTIONS, Delta
 from gateway.core.faults import pointer
 from gateway.core.table import Document
 
@@ -24,17 +27,21 @@ class _Absent:
 ABSENT: Final = _Absent()
 """No value at all, which is not the same as null."""
 
+NOT_SERVED = "nothing was started, replaced or stopped"
+
 # Their keys exclude or complete one another, so half of one and half of another is neither.
 ATOMIC = frozenset({"match", "sticky", "on_unavailable", "mirror", "serve"})
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One value that differs; ABSENT on the side where there is none."""
+    """One value that differs; ABSENT on the side where there is none. `note` is what there is to
+    say about it beside."""
 
     pointer: str
     before: Json
     after: Json
+    note: str = ""
 
     def __str__(self) -> str:
         """One line for people: `/routes/r/split/b: 50 → 80`; nothing is shown as `–`."""
@@ -48,12 +55,14 @@ class Change:
         return "remove" if self.after is ABSENT else "replace"
 
     def as_json(self) -> dict[str, Json]:
-        """`{op, pointer, before?, after?}`: a side that is absent has no key."""
+        """`{op, pointer, before?, after?, note?}`: a side that is absent has no key."""
         change = {"op": self.op, "pointer": self.pointer}
         if self.before is not ABSENT:
             change["before"] = self.before
         if self.after is not ABSENT:
             change["after"] = self.after
+        if self.note:
+            change["note"] = self.note
         return change
 
 
@@ -75,14 +84,47 @@ def diff(before: Json, after: Json) -> tuple[Change, ...]:
     return tuple(changes)
 
 
+def diff_of(delta: Delta, before: Document, after: Document) -> tuple[Change, ...]:
+    """`diff` of two documents, which differ by `delta`, at its price."""
+    changes: list[Change] = []
+    for section in SECTIONS:
+        old, new = before.get(section) or {}, after.get(section) or {}
+        if touched := set(delta.touched(section)):
+            added = (name for name in delta.put.get(section, ()) if name not in old)
+            for name in (*filter(touched.__contains__, old), *added):
+                _diff(old.get(name, ABSENT), new.get(name, ABSENT), (section, name), changes)
+    return tuple(changes)
+
+
 def _diff(before: Json, after: Json, at: tuple[str, ...], changes: list[Change]) -> None:
     if before is after:  # edits share what they leave alone
         return
     if isinstance(before, Mapping) and isinstance(after, Mapping):
-        for key in [*before, *(key for key in after if key not in before)]:
-            _diff(before.get(key, ABSENT), after.get(key, ABSENT), (*at, key), changes)
+        differ = map(is_not, map(after.get, before, repeat(ABSENT)), before.values())
+        for key in compress(before, differ):
+            _diff(before[key], after.get(key, ABSENT), (*at, key), changes)
+        for key in [key for key in after if key not in before]:
+            _diff(ABSENT, after[key], (*at, key), changes)
     elif not same(before, after):
         changes.append(Change(pointer(*at), before, after))
+
+
+def unserved(changes: Iterable[Change], before: Document, after: Document) -> tuple[Change, ...]:
+    """`changes` from `before` to `after`, with a note at those that ask for other processes than
+    run: a gateway starts none, `headgate up` does when it starts."""
+    return tuple(
+        replace(change, note=NOT_SERVED) if _is_served(change.pointer, before, after) else change
+        for change in changes
+    )
+
+
+def _is_served(place: str, *documents: Document) -> bool:
+    section, name, *rest = [*place.split("/")[1:], ""]
+    return (
+        section == "backends"
+        and rest[0] in ("", "serve", "instances")
+        and any(((each.get(section) or {}).get(name) or {}).get("serve") for each in documents)
+    )
 
 
 def same(left: Json, right: Json) -> bool:

@@ -35,13 +35,14 @@ class RetryBudget:
         self._recent += count
         self._tokens += count * self.share
 
-    def try_spend(self, now: float) -> bool:
-        """Whether a retry is paid for; it is then spent."""
+    def can_pay(self, now: float) -> bool:
+        """Whether there is enough for a retry; nothing is spent."""
         self._earn(now)
-        if self._tokens < 1.0:
-            return False
+        return self._tokens >= 1.0
+
+    def pay(self) -> None:
+        """Spends the price of one retry, for which there was enough just now."""
         self._tokens -= 1.0
-        return True
 
     def _earn(self, now: float) -> None:
         at = self._at
@@ -75,8 +76,14 @@ def may_retry(
     `reset`, `timeout` or `broken_head`; with a `status` an answer came and the reason is
     not looked at. What the instance may have worked on is tried again only where running
     twice is harmless: idempotent methods (RFC 9110 §9.2.2), or routes marked `retry_safe`.
+    `unread` is no failure and needs nobody's leave: the instance ended a connection that it
+    took for idle, and read nothing of the request (RFC 9112 §9.3.1).
     """
-    if bytes_sent_to_client or not body_replayable or attempt >= retries.attempts:
+    if bytes_sent_to_client or not body_replayable:
+        return False
+    if reason == "unread":
+        return True
+    if attempt >= retries.attempts:
         return False
     harmless = retries.retry_safe or method in IDEMPOTENT
     if status is None:

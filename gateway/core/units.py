@@ -20,15 +20,6 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def format_duration(seconds: float) -> str:
-    """The shortest exact form of `seconds`: `parse_duration` gives them back."""
-    milliseconds = round(seconds * 1000)
-    for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000)):
-        if milliseconds and milliseconds % size == 0:
-            return f"{milliseconds // size}{unit}"
-    return f"{milliseconds}ms" if milliseconds else "0s"
-
-
 def parse_size(text: str) -> int:
     """Bytes in `text`, such as `512B`, `64KiB`, `64MiB` or `1GiB`; ValueError says the form."""
     match = _SIZE.fullmatch(text)

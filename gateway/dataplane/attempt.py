@@ -6,62 +6,121 @@ learns from the answer (speed, load report, health signals) and passes it on; wh
 attempt follows is the exchange's to say.
 """
 
+from abc import abstractmethod
 from operator import itemgetter
-from typing import TYPE_CHECKING
 
 import orjson
 
 from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line, timeout_line
-from gateway.core.heads import CHUNKED, ResponseHead
-from gateway.core.health import CLEAR
+from gateway.core.heads import CHUNKED, RequestHead, ResponseHead
 from gateway.core.lines import LOAD, RETRY_AFTER
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import REPORT, LiveInstance
-from gateway.dataplane.upstream import Upstream
-
-if TYPE_CHECKING:
-    from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.pool import EXHAUSTED, NO_CONNECTION
+from gateway.dataplane.upstream import Receiver, Upstream
 
 _UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 _reported = itemgetter(*REPORT)
+UNREAD_S = 1.0  # what the instance said before it read us arrives within a network's delay
 
 
-class Attempt:
+class Request:
+    """Whose attempt it is: what is sent, and who is told what became of it."""
+
+    __slots__ = ()
+    head: RequestHead
+    done: bool
+    received: int
+    upgrades: bool
+    head_sent: bool
+    expires_at: float
+
+    @abstractmethod
+    def take_pending(self) -> bytes:
+        """What was held back of the body, in one piece; it is held no more."""
+
+    @abstractmethod
+    def message(self, instance: LiveInstance, timeout: bytes, framing: bytes, body: bytes) -> bytes:
+        """What `instance` gets: the head, and `body` as it is framed."""
+
+    @abstractmethod
+    def send_continue(self) -> None:
+        """Asks, once, for a body that the client holds back."""
+
+    @abstractmethod
+    def answered(
+        self,
+        attempt: "Attempt",
+        head: ResponseHead,
+        payload: bytes,
+        done: bool,
+        has_body: bool,
+        now: float,
+    ) -> None:
+        """The head of an answer came, with `payload`, the start of its body; `done`: all of it.
+        `now` is in monotonic seconds."""
+
+    @abstractmethod
+    def body(self, payload: bytes, done: bool, now: float) -> None:
+        """More of the answer's body came; `done`: the last of it."""
+
+    @abstractmethod
+    def switched(self, attempt: "Attempt", head: ResponseHead, rest: bytes) -> None:
+        """The instance took the upgrade; `rest` came behind its head."""
+
+    @abstractmethod
+    def attempt_failed(
+        self, attempt: "Attempt", reason: str, detail: str, was_reused: bool = False
+    ) -> None:
+        """No whole answer comes of `attempt`: `reason` is one of Receiver's or of
+        NO_CONNECTION, `detail` the words for a client."""
+
+    @abstractmethod
+    def pause_client(self) -> None: ...
+    @abstractmethod
+    def resume_client(self) -> None: ...
+    @abstractmethod
+    def give_up(self) -> None: ...
+
+
+class Attempt(Receiver):
     """One try. Ends exactly once: by `_end`."""
 
     __slots__ = (
-        "_chunked", "_is_over", "_occupied", "exchange", "failed", "instance", "is_well",
-        "method", "sent_at", "teaches", "upstream",
+        "_chunked", "_is_held", "_is_over", "_known", "failed", "instance", "is_ours", "is_well",
+        "method", "request", "sent_at", "teaches", "upstream",
     )  # fmt: skip
 
-    def __init__(self, exchange: "Exchange", instance: LiveInstance, now: float) -> None:
-        self.exchange = exchange
+    def __init__(self, request: Request, instance: LiveInstance, now: float) -> None:
+        self.request = request
         self.instance = instance
-        self.method = exchange.head.method
+        self.method = request.head.method
         self.upstream: Upstream | None = None
         self.sent_at = 0.0
         self.failed = False
+        self.is_ours = False
         self.teaches = False
         self.is_well = False
         self._is_over = False
         self._chunked = False
-        self._occupied = instance.load.sent(now)
+        self._is_held = False
+        self._known = instance.load.sent(now)
 
     def begin(self, now: float) -> None:
         """Sends the request on a pooled connection, or opens one first."""
-        upstream = self.instance.take(now)
+        upstream = self.instance.pool.take(now)
         if upstream is None:
-            self.instance.connect(self._connected, self._connect_failed)
+            self.instance.pool.connect(self._connected, self._connect_failed, self.give_up)
         else:
-            self._send(upstream, self.instance.plane.now())
+            self._send(upstream, self.instance.shared.now())
 
     def cancel(self) -> None:
         """The answer is wanted no more: the instance learns it by the end of the connection."""
         if self.upstream is not None:
             self.upstream.abort()
             self.upstream = None
-        self._end(self.instance.plane.now(), learn=False)
+        self._end(self.instance.shared.now(), learn=False)
 
     def write(self, payload: bytes, done: bool) -> None:
         """Sends on what came of the request body."""
@@ -74,49 +133,54 @@ class Attempt:
             upstream.transport.write(payload)
         if done:
             upstream.request_done = True
-            plane = self.instance.plane
-            response_s = self.instance.backend.config.timeouts.response_s
-            plane.wheel.set(upstream, plane.now() + response_s)
+            shared = self.instance.shared
+            response_s = self.instance.pool.timeouts.response_s
+            shared.wheel.set(upstream, shared.now() + response_s)
 
     def _connected(self, upstream: Upstream) -> None:
         if self._is_over:
-            self.instance.put(upstream, self.instance.plane.now())
+            self.instance.pool.put(upstream, self.instance.shared.now())
         else:
-            self._send(upstream, self.instance.plane.now())
+            self._send(upstream, self.instance.shared.now())
 
-    def _connect_failed(self, detail: str) -> None:
-        if not self._is_over:
-            self.failed = True
-            now = self.instance.plane.now()
-            self._end(now, learn=False)
-            self.instance.note("connect_failure", now)
-            self.exchange.attempt_failed(self, "connect_failure", detail)
+    def _connect_failed(self, signal: str) -> None:
+        if self._is_over:
+            return
+        # What we lack ourselves is nobody's fault, and more attempts make no more of it.
+        self.is_ours = signal == "exhausted"
+        self.failed = not self.is_ours
+        now = self.instance.shared.now()
+        self._end(now, learn=False)
+        if self.failed:
+            self.instance.note(signal, now)
+        detail = NO_CONNECTION.get(signal, EXHAUSTED)
+        self.request.attempt_failed(self, "connect_failure", detail)
 
     def _send(self, upstream: Upstream, now: float) -> None:
-        exchange, instance = self.exchange, self.instance
-        head, plane = exchange.head, instance.plane
+        request, instance = self.request, self.instance
+        head = request.head
         self.upstream = upstream
         self.sent_at = now
-        timeouts = instance.backend.config.timeouts
-        done = exchange.done
+        timeouts = instance.pool.timeouts
+        done = request.done
         length = head.length
         if done and length is not None:
-            length = exchange.received
+            length = request.received
         self._chunked = length == CHUNKED
         timeout = instance.backend.timeout_line
-        if exchange.patience_until != NEVER:
-            timeout = timeout_line(min(exchange.patience_until - now, timeouts.response_s))
-        framing = _UPGRADE if exchange.upgrades else length_line(length)
-        payload = exchange.take_pending()
+        if request.expires_at != NEVER:
+            timeout = timeout_line(min(request.expires_at - now, timeouts.response_s))
+        framing = _UPGRADE if request.upgrades else length_line(length)
+        payload = request.take_pending()
         if self._chunked and payload:
             payload = chunk(payload)
-        data = exchange.message(instance, timeout, framing, payload)
-        upstream.send(self, data, done, exchange.upgrades)
+        data = request.message(instance, timeout, framing, payload)
+        upstream.send(self, data, done, request.upgrades)
         if done:
-            plane.wheel.set(upstream, now + timeouts.response_s)
+            instance.shared.wheel.set(upstream, now + timeouts.response_s)
         else:
-            plane.wheel.set(upstream, NEVER)
-            exchange.invite()
+            instance.shared.wheel.set(upstream, NEVER)
+            request.send_continue()
 
     # upstream.Receiver
 
@@ -125,67 +189,89 @@ class Attempt:
     ) -> None:
         """The instance's head came, with what there was of the body."""
         instance = self.instance
-        special, status = head.special, head.status
-        if special and LOAD in special:
-            self._report(special[LOAD], now)
-        instance.load.is_new = False
+        known, status = head.known, head.status
+        if known and LOAD in known:
+            self._report(known[LOAD], now)
+        if instance.health.is_new:
+            instance.note("answered", now)
         # Refusals and complaints are quick: they say nothing of how fast an instance works.
         self.teaches = status < 400
         self.is_well = status < 500
         if not self.is_well:
-            self.failed = not (status == 503 and RETRY_AFTER in special)
-            if 502 <= status <= 504 and self.failed:
-                self._blame("gateway_error", now)
+            self.failed = not (status == 503 and RETRY_AFTER in known)
+            if self.failed:
+                self._blame("gateway_error" if 502 <= status <= 504 else "error", now)
         if done:
             self._complete(now)
-        self.exchange.answered(self, head, payload, done, has_body, now)
+        elif payload:
+            self._begun(now)
+        self.request.answered(self, head, payload, done, has_body, now)
 
     def received(self, payload: bytes, done: bool, now: float) -> None:
         if done:
             self._complete(now)
-        self.exchange.body(payload, done, now)
+        elif payload and not self._is_held:
+            self._begun(now)
+        self.request.body(payload, done, now)
 
     def broke(self, reason: str, detail: str) -> None:
         """The connection failed; `reason` names by whose blame."""
-        self.failed = True
         reused = self.upstream is not None and self.upstream.is_reused
         self.upstream = None
-        now = self.instance.plane.now()
+        now = self.instance.shared.now()
+        if reason == "unread" and now - self.sent_at > UNREAD_S:
+            reason = "reset"
+        self.failed = reason != "unread"
         self._end(now, learn=False)
-        if reason != "reset" or not reused or self.exchange.head_sent:
+        if self.failed and (reason != "reset" or not reused or self.request.head_sent):
             self._blame(reason, now)
-        self.exchange.attempt_failed(self, reason, detail, was_reused=reused)
+        self.request.attempt_failed(self, reason, detail, was_reused=reused)
 
     def switched(self, head: ResponseHead, rest: bytes) -> None:
-        if self.instance.ejection is not CLEAR:
-            self.instance.note("success", self.instance.plane.now())
-        self.exchange.switched(self, head, rest)
-
-    def tunnelled(self, data: bytes) -> None:
-        raise AssertionError("a tunnel takes over its connection")
+        if self.instance.is_suspect:
+            self.instance.note("success", self.instance.shared.now())
+        self._hold()
+        self.request.switched(self, head, rest)
 
     def sending_paused(self) -> None:
-        self.exchange.hold_client()
+        self.request.pause_client()
         if self.upstream is not None and not self.upstream.request_done:
-            plane = self.instance.plane
-            idle_s = self.instance.backend.config.timeouts.idle_s
-            plane.wheel.set(self.upstream, plane.now() + idle_s)
+            shared = self.instance.shared
+            idle_s = self.instance.pool.timeouts.idle_s
+            shared.wheel.set(self.upstream, shared.now() + idle_s)
 
     def sending_resumed(self) -> None:
         if self.upstream is not None and not self.upstream.request_done:
-            self.instance.plane.wheel.set(self.upstream, NEVER)
-        self.exchange.release_client()
+            self.instance.shared.wheel.set(self.upstream, NEVER)
+        self.request.resume_client()
+
+    def give_up(self) -> None:
+        """A fault of ours: the client is told."""
+        self.request.give_up()
 
     # the guard
 
     def _complete(self, now: float) -> None:
         """The whole answer is there. Only now it is a success: a head is easily sent."""
         self.upstream = None
-        if self.is_well:
-            self.instance.refused = False
-            if self.instance.ejection is not CLEAR:
-                self.instance.note("success", now)
+        if self.is_well and self.instance.is_suspect:
+            self.instance.note("success", now)
         self._end(now, learn=self.teaches)
+
+    def _begun(self, now: float) -> None:
+        """The first byte of a body that goes on is there: nothing waits for it any more. How long
+        the rest takes is the stream's own matter, unless its instance says what it computes."""
+        load = self.instance.load
+        if not load.slots:
+            if self.teaches:
+                load.answered(now, now - self.sent_at, self._known)
+            self._hold()
+
+    def _hold(self) -> None:
+        """From here on the request is there without being computed."""
+        if not self._is_held and not self._is_over:
+            self._is_held = True
+            self.instance.held()
 
     def overdue(self, now: float) -> None:
         """The route's own deadline passed while the instance had the request."""
@@ -209,13 +295,9 @@ class Attempt:
             return
         self._is_over = True
         instance = self.instance
-        if learn or (self.failed and not self._is_stale):
-            load = instance.load
-            failures = load.failures
-            load.answered(now, now - self.sent_at, self._occupied, self.failed)
-            if load.failures != failures:
-                instance.plane.failed(instance)
-        instance.freed()
+        if learn and not self._is_held:
+            instance.load.answered(now, now - self.sent_at, self._known)
+        instance.freed(self._is_held)
 
     def end_tunnel(self, now: float) -> None:
         """A tunnel is over; it teaches nothing of speed."""

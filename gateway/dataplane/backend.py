@@ -5,220 +5,312 @@ the one queue in which requests wait at the gateway rather than behind others in
 instance. The decisions are the core's; this carries them out.
 """
 
+from abc import abstractmethod
 from collections import deque
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from gateway.core.balancing import REFUSED_S, Load, choose
+from gateway.core.balancing import Load, choose
+from gateway.core.concurrency_limit import Peers
 from gateway.core.errors import NoRoom
+from gateway.core.evidence import Evidence
 from gateway.core.headers import timeout_line
 from gateway.core.health import serving
-from gateway.core.queueing import Admission, Placement, Refuse, place, rather_than_refuse
-from gateway.core.table import Backend, Queue
-from gateway.dataplane.deadlines import Timed
-from gateway.dataplane.instance import LiveInstance
-from gateway.dataplane.turns import is_few
+from gateway.core.queueing import (
+    GLANCE_S,
+    LOOK_S,
+    Admission,
+    Placement,
+    Refuse,
+    beyond_a_guess,
+    moment_s,
+    place,
+    rather_than_refuse,
+)
+from gateway.core.table import Backend
+from gateway.dataplane.deadlines import Timed, fault
+from gateway.dataplane.instance import Group, LiveInstance
+from gateway.dataplane.permits import is_few
+from gateway.dataplane.shared import Shared
 
-if TYPE_CHECKING:
-    from gateway.dataplane.context import Plane
-    from gateway.dataplane.exchange import Exchange
-    from gateway.dataplane.mirroring import Copy
-
-AGAIN_S = 0.001  # between two looks for a turn that another worker may have given back
+AGAIN_S = 0.001  # between two looks for a permit that another worker may have given back
 
 
-class LiveBackend(Timed):
+class Waiter(Timed):
+    """What waits for an instance: since `ready_at`, and until `expires_at` at most."""
+
+    __slots__ = ("expires_at", "ready_at")
+    expires_at: float
+    ready_at: float
+
+    @abstractmethod
+    def begin(self, instance: LiveInstance, now: float) -> None: ...
+    @abstractmethod
+    def move_on(self) -> None: ...
+
+
+class LiveBackend(Group):
     """The instances of one backend, who of them serves, and who waits for them. Its deadline
     ends the moment for which it is `vacant`."""
 
     __slots__ = (
-        "_is_looking", "admission", "alone", "config", "copies", "instances", "is_counted",
-        "loads", "most", "name", "plane", "serving", "timeout_line", "turn", "vacant", "waiting",
+        "_is_looking", "_is_watching", "_peers", "_shared_queue", "admission", "alone",
+        "copies", "instances", "loads", "rotation", "shared", "vacant",
     )  # fmt: skip
 
-    def __init__(self, plane: "Plane", config: Backend) -> None:
+    def __init__(self, shared: Shared, config: Backend, evidence: Evidence) -> None:
         super().__init__()
-        self.plane = plane
+        self.shared = shared
         self.name = config.name
         self.config = config
+        self.evidence = evidence
+        evidence.configure(config)
         self.instances: dict[str, LiveInstance] = {}
-        self.serving: tuple[LiveInstance, ...] = ()
+        self.serving = ()
         self.loads: tuple[Load, ...] = ()
         self.alone: LiveInstance | None = None  # the only one that serves, if it is not counted
-        self.waiting: deque[Exchange] = deque()
-        self.copies: set[Copy] = set()  # mirrored here, under way
-        self.admission = Admission(self._queue(config))
-        self.most, self.is_counted = self._most(config)
+        self.waiting: deque[Waiter] = deque()
+        self.copies: set[Timed] = set()  # mirrored here, under way
+        self._shared_queue = shared.load_memory.queue(config.name)
+        self.admission = self._admission(config)
+        self.max_in_flight, self.is_counted = self._limit(config)
         self.timeout_line = timeout_line(config.timeouts.response_s)
-        self.turn = plane.random()
+        self.rotation = shared.random()
         self._is_looking = False
+        self._is_watching = False
+        self._peers = Peers()
         self.vacant = False  # every instance turned a request away just now
 
     def configure(self, config: Backend) -> None:
         """Takes an edit; what did not change goes on as it was."""
         if config.queue != self.config.queue:
-            self.admission = Admission(self._queue(config))
-        self.most, self.is_counted = self._most(config)
+            self.admission = self._admission(config)
+            self.admission.waits(len(self.waiting))
+        self.max_in_flight, self.is_counted = self._limit(config)
         self.config = config
+        self.evidence.configure(config)
         self.timeout_line = timeout_line(config.timeouts.response_s)
 
-    def _most(self, config: Backend) -> tuple[int, bool]:
+    def _limit(self, config: Backend) -> tuple[int, bool]:
         """How many requests of this worker an instance may have, and whether each of them takes
-        a turn: the configured number is for all workers together. A large one is shared out,
+        a permit: the configured number is for all workers together. A large one is shared out,
         for connections are dealt out evenly; a few are counted."""
-        most, workers = config.max_in_flight, self.plane.options.workers
-        return (most, True) if is_few(most, workers) else (most // workers, False)
+        limit, workers = config.max_in_flight, self.shared.options.workers
+        return (limit, True) if is_few(limit, workers) else (limit // workers, False)
 
-    def _queue(self, config: Backend) -> Queue:
-        """This worker's part of the backend's queue."""
-        return replace(config.queue, size=-(-config.queue.size // self.plane.options.workers))
+    def _admission(self, config: Backend) -> Admission:
+        """Who may wait, in the queue of all workers, or in this one's part of it."""
+        if self._shared_queue is not None:
+            return Admission(config.queue, self._shared_queue)
+        size = -(-config.queue.size // self.shared.options.workers)
+        return Admission(replace(config.queue, size=size))
+
+    def leave(self) -> None:
+        """It was removed."""
+        self.shared.load_memory.leave(self.name)
 
     def words(self) -> dict[str, str]:
         """What the probes say of each instance that may get new requests by command."""
         return {
-            address: instance.word
+            address: instance.health.word
             for address, instance in self.instances.items()
             if not instance.state
         }
 
     def ejected(self, now: float) -> frozenset[str]:
         return frozenset(
-            address for address, instance in self.instances.items() if instance.ejection.until > now
+            address
+            for address, instance in self.instances.items()
+            if instance.health.ejected_until > now
         )
 
     def refresh(self) -> None:
         """Decides anew who serves. Called whenever evidence or commands changed."""
-        serve = serving(self.words(), self.ejected(self.plane.now()))
+        serve = serving(self.words(), self.ejected(self.shared.now()))
         for each in self.instances.values():
-            each.limit_to(self.most, self.is_counted)
+            each.limit_to(self.max_in_flight, self.is_counted)
+            each.load.concurrency.peers = self._peers
+            each.load.fix(self.config.limit == "fixed")
         before = self.serving
         self.serving = tuple(each for key, each in self.instances.items() if key in serve)
         if self.serving != before:
             self.vacant = False
             self.loads = tuple(each.load for each in self.serving)
-            self.plane.generation += 1
+            self.shared.generation += 1
         is_alone = len(self.serving) == 1 and not self.is_counted
         self.alone = self.serving[0] if is_alone else None
         if self.waiting:
-            self.plane.soon(self)
+            self.shared.soon(self.wake)
 
-    def turned_away(self, now: float) -> None:
-        """An instance took no request. When none does, what another backend of the route can take
-        goes there for a moment: the probes need one to say so, and in it a process that died
-        and was started again would cost every request of its share."""
-        if not self.vacant and all(each.refused for each in self.serving):
-            self.vacant = True
-            self.plane.generation += 1
-            self.plane.wheel.set(self, now + REFUSED_S)
+    def look_who_takes(self, now: float) -> None:
+        """Notes whether every instance turned a request away just now. Then what another backend
+        of the route can take goes there for a moment: the probes need one to say so, and in it a
+        process that died and was started again would cost every request of its share."""
+        until = 0.0
+        if all(each.health.is_away for each in self.serving):
+            until = max((each.health.avoid_until for each in self.serving), default=0.0)
+        if until > now:
+            self.shared.wheel.set(self, until)
+        if (until > now) != self.vacant:
+            self.vacant = until > now
+            self.shared.generation += 1
 
     def expired(self, now: float) -> None:
         """The moment is over: whether somebody is there now is asked by a request."""
-        self.vacant = False
-        self.plane.generation += 1
+        self.look_who_takes(now)
 
     # requests: one goes to an instance at once, or waits here for the first that has room
 
-    def enter(self, exchange: "Exchange", now: float) -> None:
-        """Sends `exchange` to an instance or lets it wait; raises NoRoom to refuse it."""
-        self.turn += 1
+    def enter(self, waiter: Waiter, now: float) -> None:
+        """Sends `waiter` to an instance or lets it wait; raises NoRoom to refuse it."""
+        self.rotation += 1
         if not self.waiting:
             alone = self.alone
             if alone is not None:
                 # The usual case in short: one instance that has room.
                 load = alone.load
                 in_flight = load.in_flight
-                if not in_flight or (
-                    in_flight < load.limit and load.weight >= 1.0 and load.occupied(now) < load.most
+                if in_flight < load.limit and (
+                    in_flight <= load.held
+                    or (load.weight >= 1.0 and load.occupied_now(now) < load.target)
                 ):
-                    self.admission.dispatched(now)
-                    exchange.begin(alone, now)
+                    waiter.begin(alone, now)
                     return
             spot = self._place(1, now)
             if spot is not None:
-                self._send(exchange, self.serving[spot.instance], now)
+                waiter.begin(self.serving[spot.instance], now)
                 return
-        self.waiting.append(exchange)
+        self.waiting.append(waiter)
         if self.copies:
-            self.copies.pop().drop()  # nobody waits for a copy's answer
+            self.copies.pop().give_up()  # nobody waits for a copy's answer
         self.dispatch()
-        if exchange in self.waiting:
-            self._admit(exchange, now)
+        if waiter in self.waiting:
+            self._admit(waiter, now)
+            self.admission.waits(len(self.waiting))
 
     def _place(self, waiting: int, now: float) -> Placement | None:
-        """Where one of the `waiting` goes now, if anywhere; its turn there is taken."""
+        """Where one of the `waiting` goes now, if anywhere; its permit there is taken."""
         balance = self.config.balance
         while True:
-            spot = place(balance, self.loads, waiting, self.turn, now)
+            spot = place(balance, self.loads, waiting, self.rotation, now)
             if spot is None or not self.is_counted or self.serving[spot.instance].takes():
                 return spot
 
-    def _admit(self, exchange: "Exchange", now: float) -> None:
+    def _admit(self, waiter: Waiter, now: float) -> None:
         """Whether it is worth waiting: who cannot be answered in time is told so at once."""
+        self.shared.load_memory.notice(now)
         verdict = self.admission.admit(
-            now, self.loads, len(self.waiting) - 1, exchange.patience_until - now
+            now, self.loads, len(self.waiting) - 1, waiter.expires_at - now
         )
         if isinstance(verdict, Refuse):
-            self.waiting.remove(exchange)
-            index = rather_than_refuse(self.loads, self.turn, now)
+            self.waiting.remove(waiter)
+            self.admission.waits(len(self.waiting))
+            index = rather_than_refuse(self.loads, self.rotation, now)
             if index >= 0 and self.serving[index].takes():
-                self._send(exchange, self.serving[index], now)
+                waiter.begin(self.serving[index], now)
                 return
             raise _no_room(verdict)
-        until = min(exchange.patience_until, now + self.config.queue.timeout_s)
-        self.plane.wheel.set(exchange, until)
+        until = min(waiter.expires_at, now + self.config.queue.timeout_s)
+        self.shared.wheel.set(waiter, until)
+        self._watch()
 
-    def foresee(self, patience_s: float, now: float) -> NoRoom | None:
+    def would_refuse(self, remaining_s: float, now: float) -> NoRoom | None:
         """The refusal that a request would get if it entered now; None if it would get none."""
         loads, waiting = self.loads, len(self.waiting)
-        spot = place(self.config.balance, loads, waiting + 1, self.turn, now)
-        if spot is not None or rather_than_refuse(loads, self.turn, now) >= 0:
+        spot = place(self.config.balance, loads, waiting + 1, self.rotation, now)
+        if spot is not None or rather_than_refuse(loads, self.rotation, now) >= 0:
             return None
-        verdict = self.admission.foresee(now, loads, waiting, patience_s)
+        verdict = self.admission.would_admit(now, loads, waiting, remaining_s)
         return _no_room(verdict) if isinstance(verdict, Refuse) else None
 
     def dispatch(self) -> None:
         """Sends who waits to where there is room now."""
         waiting = self.waiting
-        now = self.plane.now()
+        now = self.shared.now()
         while waiting:
             if not self.serving:
                 self._turn_away()
                 return
-            self.turn += 1
+            self.rotation += 1
             spot = self._place(len(waiting), now)
             if spot is None:
-                return
-            exchange = waiting[spot.position]
+                break
+            waiter = waiting[spot.position]
             del waiting[spot.position]
-            self._send(exchange, self.serving[spot.instance], now)
+            try:
+                waiter.begin(self.serving[spot.instance], now)
+            except Exception:  # its own, not that of who made room for it
+                fault(waiter.give_up)
+        self.admission.waits(len(waiting))
+
+    def wake(self) -> None:
+        """Sends who waits, called by the loop itself."""
+        try:
+            self.dispatch()
+        except Exception:
+            # As for one that comes now: 500, and the next one is tried in its turn.
+            fault(self._give_up_first)
+
+    def _give_up_first(self) -> None:
+        """A fault of ours: who waits for longest is told, and the others are looked at again."""
+        if self.waiting:
+            waiter = self.waiting.popleft()
+            self.shared.soon(self.wake)
+            waiter.give_up()
+
+    def _watch(self) -> None:
+        """While somebody waits for a limit that is but a guess, looks whether it has lapsed: that
+        needs no answer. Nobody waits for a guess for longer than a moment. And other workers give
+        no sign when they have made room."""
+        if self._is_watching:
+            return
+        if self._shared_queue is not None:
+            self._is_watching = True
+            self.shared.later(GLANCE_S, self._watched)
+        elif not all(load.slots for load in self.loads):
+            self._is_watching = True
+            self.shared.later(LOOK_S, self._watched)
+
+    def _watched(self) -> None:
+        self._is_watching = False
+        self.dispatch()
+        waiting, now = self.waiting, self.shared.now()
+        longest_s = moment_s(self.loads, self.config.queue)
+        while waiting and now - waiting[0].ready_at > longest_s:
+            index = beyond_a_guess(self.loads, now)
+            if index < 0 or not self.serving[index].takes():
+                break
+            waiting.popleft().begin(self.serving[index], now)
+        self.admission.waits(len(waiting))
+        if waiting:
+            self._watch()
 
     def look_again(self) -> None:
-        """Looks for turns again in a moment: another worker has them all, and gives no sign
+        """Looks for permits again in a moment: another worker has them all, and gives no sign
         when it gives one back."""
         if not self._is_looking:
             self._is_looking = True
-            self.plane.later(AGAIN_S, self._look)
+            self.shared.later(AGAIN_S, self._look)
 
     def _look(self) -> None:
         self._is_looking = False
         for each in self.instances.values():
-            each.load.limit = self.most
-        self.dispatch()
+            each.load.limit = self.max_in_flight
+        self.wake()
         for each in self.instances.values():
-            if each.turns is not None and each.turns.is_next:
+            if each.permits is not None and each.permits.is_next:
                 if self.waiting:
                     self.look_again()
                 else:
-                    each.turns.resign()
+                    each.permits.resign()
 
     def _turn_away(self) -> None:
         """Nobody is left here: who waits goes where its route says, or is told so."""
         while self.waiting:
-            self.waiting.popleft().move_on()
-
-    def _send(self, exchange: "Exchange", instance: LiveInstance, now: float) -> None:
-        self.admission.dispatched(now)
-        exchange.begin(instance, now)
+            waiter = self.waiting.popleft()
+            try:
+                waiter.move_on()
+            except Exception:
+                fault(waiter.give_up)
 
     def other(self, tried: tuple[LiveInstance, ...], now: float) -> LiveInstance | None:
         """An instance that was not tried: the best one with room, else the least busy.
@@ -229,18 +321,19 @@ class LiveBackend(Timed):
         left = [each for each in self.serving if each not in tried]
         if not left:
             return None
-        self.turn += 1
+        self.rotation += 1
         loads = [each.load for each in left]
-        index = choose(self.config.balance, loads, self.turn, now)
+        index = choose(self.config.balance, loads, self.rotation, now)
         if index >= 0:
             return left[index]
         best = min(left, key=lambda each: each.load.in_flight)
         return best if tried and best.load.in_flight < best.load.limit else None
 
-    def withdraw(self, exchange: "Exchange") -> None:
-        """`exchange` waits no more."""
-        if exchange in self.waiting:
-            self.waiting.remove(exchange)
+    def withdraw(self, waiter: Waiter) -> None:
+        """`waiter` waits no more."""
+        if waiter in self.waiting:
+            self.waiting.remove(waiter)
+            self.admission.waits(len(self.waiting))
 
     @property
     def in_flight(self) -> int:
@@ -248,5 +341,5 @@ class LiveBackend(Timed):
 
 
 def _no_room(verdict: Refuse) -> NoRoom:
-    detail = "The backend's queue is full."
+    detail = "The backend's queue is full (queue.size), or its wait too long (queue.timeout)."
     return NoRoom(detail, verdict.code, retry_after_s=verdict.retry_after_s)

@@ -9,53 +9,105 @@ nobody reads the rest. Requests are not known here.
 import asyncio
 import os
 import socket
-from typing import TYPE_CHECKING, cast
+from abc import abstractmethod
+from typing import cast
 
-from gateway.core.errors import ClientFault
 from gateway.dataplane.deadlines import NEVER, Timed
+from gateway.dataplane.routing import Remembered
+from gateway.dataplane.shared import Shared
 
-if TYPE_CHECKING:
-    from gateway.dataplane.context import Plane
-    from gateway.dataplane.exchange import Exchange
-
-HEAD, BODY, WAIT, TUNNEL, LINGER, CLOSED = range(6)
+STATES = ("head", "body", "wait", "tunnel", "linger", "closed")
+HEAD, BODY, WAIT, TUNNEL, LINGER, CLOSED = range(len(STATES))
+LEGAL = {
+    HEAD: (BODY, WAIT, CLOSED),  # more of a request's head, if there is one, is to come
+    BODY: (WAIT, LINGER, CLOSED),  # more of its body
+    WAIT: (HEAD, TUNNEL, CLOSED),  # the request is there, its answer is not
+    TUNNEL: (CLOSED,),  # no requests any more, bytes both ways
+    LINGER: (CLOSED,),  # refused: the client may read the answer
+    CLOSED: (),
+}
 LINGER_S = 2.0
 
 
+class Sink:
+    """Who takes what a client sends once that is no request any more."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def from_client(self, data: bytes) -> None: ...
+    @abstractmethod
+    def client_left(self) -> None: ...
+    @abstractmethod
+    def shut(self) -> None: ...
+    @abstractmethod
+    def give_up(self) -> None: ...
+
+
 class Connection(asyncio.Protocol, Timed):
-    """One client connection; `state` is one of the above. `exchange` is the request under way."""
+    """One client connection, as whoever answers its requests knows it; `state` is one of STATES,
+    and moves as is LEGAL."""
 
     __slots__ = (
-        "_held", "_last_piece", "_lingered", "_window", "_window_bytes", "exchange", "plane",
-        "state", "transport",
+        "_last_piece", "_lingered", "_window", "_window_bytes", "address", "forwarding",
+        "is_paused", "peer", "remembered", "shared", "state", "transport", "trusted",
     )  # fmt: skip
 
-    def __init__(self, plane: "Plane") -> None:
+    def __init__(self, shared: Shared) -> None:
         self.deadline = self.armed = NEVER
-        self.plane = plane
+        self.shared = shared
         self.transport = cast(asyncio.Transport, None)
         self.state = HEAD
-        self.exchange: Exchange | None = None
-        self._held = False
+        self.address = ""
+        self.peer = self.forwarding = b""
+        self.trusted = False
+        self.remembered = Remembered()  # its last request and the route of it
+        self.is_paused = False
         self._last_piece = 0.0
         self._window = 0.0
         self._window_bytes = 0
         self._lingered = 0
 
+    # what is the listener's to say
+
+    @abstractmethod
+    def closes(self) -> bool:
+        """Whether the connection ends with the answer to the request under way."""
+
+    @abstractmethod
+    def finished(self, now: float) -> None:
+        """The answer is written: on to the next request, or the end."""
+
+    @abstractmethod
+    def tunnel(self, sink: Sink) -> None:
+        """From here on `sink` gets what comes."""
+
+    @abstractmethod
+    def is_beyond(self, exchange: object) -> bool:
+        """Whether another request than `exchange` is under way."""
+
+    @abstractmethod
+    def shut(self) -> None:
+        """Draining: an idle connection ends, a busy one with its answer."""
+
+    @abstractmethod
+    def cut(self) -> None:
+        """Time is up: a request without an answer gets one that says so, a stream breaks off."""
+
     def write(self, data: bytes) -> None:
         if self.state != CLOSED:
             self.transport.write(data)
 
-    def hold(self) -> None:
-        """Reads no more until `release`."""
-        if not self._held and self.state != CLOSED:
-            self._held = True
+    def pause_reading(self) -> None:
+        """Reads no more until `resume_reading`."""
+        if not self.is_paused and self.state != CLOSED:
+            self.is_paused = True
             self.transport.pause_reading()
 
-    def release(self) -> None:
-        if self._held:
-            self._held = False
-            self._last_piece = self._window = self.plane.now()
+    def resume_reading(self) -> None:
+        if self.is_paused:
+            self.is_paused = False
+            self._last_piece = self._window = self.shared.now()
             self._window_bytes = 0
             if not self.transport.is_closing():
                 self.transport.resume_reading()
@@ -63,7 +115,7 @@ class Connection(asyncio.Protocol, Timed):
     def close_soon(self) -> None:
         """Ends the connection when everything is written."""
         self.state = CLOSED
-        self._wait_for(self.plane.options.stream_idle_s)
+        self._wait_for(self.shared.options.stream_idle_s)
         self.transport.close()
 
     def abort(self) -> None:
@@ -74,7 +126,7 @@ class Connection(asyncio.Protocol, Timed):
     def _linger(self) -> None:
         self.state = LINGER
         self._lingered = 0
-        self.release()
+        self.resume_reading()
         self._wait_for(LINGER_S)
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -90,27 +142,25 @@ class Connection(asyncio.Protocol, Timed):
             return False
 
     def _wait_for(self, seconds: float) -> None:
-        self.plane.wheel.set(self, self.plane.now() + seconds)
+        self.shared.wheel.set(self, self.shared.now() + seconds)
 
     def _begin_upload(self, now: float) -> None:
         self._last_piece = self._window = now
         self._window_bytes = 0
 
-    def _check_upload(self, now: float) -> None:
-        """408 for a body that stalls or trickles; one that is held back by us is excused."""
-        options = self.plane.options
+    def _is_upload_slow(self, now: float) -> bool:
+        """Whether a body stalls or trickles; one that is held back by us is excused."""
+        options = self.shared.options
         idle_s = options.body_idle_s
-        if self._held:
+        if self.is_paused:
             self._last_piece = self._window = now
         else:
             too_slow = self._window_bytes < options.body_min_rate * (now - self._window)
             window_over = now - self._window >= idle_s
             if now - self._last_piece >= idle_s or (window_over and too_slow):
-                assert self.exchange is not None
-                fault = ClientFault("The request body took too long.", "request_timeout")
-                self.exchange.fail(fault)
-                return
+                return True
             if window_over:
                 self._window = now
                 self._window_bytes = 0
-        self.plane.wheel.set(self, min(self._last_piece, self._window) + idle_s)
+        self.shared.wheel.set(self, min(self._last_piece, self._window) + idle_s)
+        return False

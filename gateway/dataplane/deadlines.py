@@ -8,11 +8,13 @@ left in the wheel, thousands of closed connections would be kept for as long as 
 """
 
 import heapq
+import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
+log = logging.getLogger(__name__)
 TICK_S = 0.02
 STALLED_S = 0.1  # a turn that is as late as this says that the whole process stood still
 NEVER = math.inf
@@ -40,6 +42,22 @@ class Timed:
     @abstractmethod
     def expired(self, now: float) -> None:
         """The deadline passed; there is none from now on unless it is set again."""
+
+    def give_up(self) -> None:
+        """A fault of ours came in between: ends what else would wait for ever."""
+
+
+def fault(give_up: Callable[[], None]) -> None:
+    """Tells the exception that is being handled, a fault of ours, and calls `give_up`.
+
+    For the doors through which the loop calls in: whoever waits behind one learns that nothing
+    more will come, and nobody else is drawn in. Raises nothing.
+    """
+    log.exception("fault in the gateway")
+    try:
+        give_up()
+    except Exception:
+        log.exception("fault in the gateway after another one")
 
 
 class Wheel:
@@ -95,15 +113,15 @@ class Wheel:
             self._timer_tick = self._ticks[0]
             # A hair late rather than early: early would only mean to come back.
             delay = self._timer_tick * TICK_S - self._now() + 0.001
-            self._timer = self._clock.call_later(max(0.0, delay), self._turn)
+            self._timer = self._clock.call_later(max(0.0, delay), self._tick)
 
-    def _turn(self) -> None:
+    def _tick(self) -> None:
         now = self._now()
         if now - self._timer_tick * TICK_S > STALLED_S and not self._has_read:
             # A loop runs its timers before it reads. Whoever was silent only because nobody
             # here could listen gets the time to be heard.
             self._has_read = True
-            self._timer = self._clock.call_later(0.001, self._turn)
+            self._timer = self._clock.call_later(0.001, self._tick)
             return
         self._has_read = False
         self._timer = None
@@ -112,11 +130,14 @@ class Wheel:
             entered = tick * TICK_S
             for item in self._buckets.pop(tick):
                 if item.armed != entered:
-                    continue  # dropped or entered again since this turn began
+                    continue  # dropped or entered again since this tick began
                 item.armed = NEVER
                 if item.deadline <= now:
                     item.deadline = NEVER
-                    item.expired(now)
+                    try:
+                        item.expired(now)
+                    except Exception:
+                        fault(item.give_up)
                 elif item.deadline != NEVER:
                     self._arm(item)
         self._schedule()

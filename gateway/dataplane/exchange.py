@@ -5,28 +5,32 @@ one read of the snapshot until an instance is chosen nothing awaits, hence no lo
 client's connection is `listener`, the instance's `upstream`; this is what lies between.
 """
 
-from typing import TYPE_CHECKING
-
 from gateway.core.errors import ClientFault, GatewayError, NoRoom, UpstreamFault
 from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line
 from gateway.core.heads import CHUNKED, CRLF, RequestHead, ResponseHead
 from gateway.core.lines import LOAD, RETRY_AFTER
-from gateway.dataplane.account import settle
-from gateway.dataplane.another import another
+from gateway.core.retrying import may_retry
 from gateway.dataplane.attempt import Attempt
 from gateway.dataplane.backend import LiveBackend
-from gateway.dataplane.current import WrongMethodFault, host_of
+from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import LiveInstance
-from gateway.dataplane.intake import ANSWERING, OVER, TRYING, TUNNEL, WAITING, Intake
+from gateway.dataplane.intake import (
+    ANSWERING,
+    OVER,
+    STATES,
+    TRYING,
+    TUNNEL,
+    WAITING,
+    Intake,
+)  # fmt: skip
 from gateway.dataplane.mirroring import mirror
+from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import problem, reply
+from gateway.dataplane.retry import Failure, next_instance
+from gateway.dataplane.routing import WrongMethodFault, host_of
 from gateway.dataplane.tunnel import Tunnel
-
-if TYPE_CHECKING:
-    from gateway.dataplane.context import Plane
-    from gateway.dataplane.listener import Client
 
 _CODES = {"connect_failure": "connect_failed", "timeout": "response_timeout"}
 
@@ -34,7 +38,7 @@ _CODES = {"connect_failure": "connect_failed", "timeout": "response_timeout"}
 def _takes_nothing(head: ResponseHead) -> bool:
     """Whether an instance of ours (it reports its load) takes nothing yet or any more: a full
     one says 503 too, but keeps its connections."""
-    return head.close and LOAD in head.special
+    return head.close and LOAD in head.known
 
 
 class Exchange(Intake):
@@ -44,7 +48,7 @@ class Exchange(Intake):
         "_chunked", "attempts", "backend", "first_at", "head_sent", "sent", "status", "tried",
     )  # fmt: skip
 
-    def __init__(self, plane: "Plane", client: "Client", head: RequestHead, now: float) -> None:
+    def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
         Intake.__init__(self, plane, client, head, now)
         self.backend: LiveBackend | None = None
         self.attempts = 0
@@ -54,6 +58,11 @@ class Exchange(Intake):
         self.sent = 0
         self.status = 0
         self._chunked = False
+
+    def __repr__(self) -> str:
+        of = f"{self.head.method.decode()} {self.head.target.decode('latin-1')}"
+        at = f" at {self.attempt.instance.address}" if self.attempt is not None else ""
+        return f"<{of}: {STATES[self.state]}{at}, attempts {self.attempts}>"
 
     def enter(self, backend: LiveBackend, now: float) -> None:
         """A backend was chosen: its next instance with room, at once or after a wait."""
@@ -79,8 +88,8 @@ class Exchange(Intake):
     def begin(self, instance: LiveInstance, now: float) -> None:
         """The chosen instance has room: one attempt."""
         self.state = TRYING
-        if self.deadline != self.patience_until:
-            self.plane.wheel.set(self, self.patience_until)
+        if self.deadline != self.expires_at:
+            self.plane.wheel.set(self, self.expires_at)
         self.attempts += 1
         self.attempt = attempt = Attempt(self, instance, now)
         attempt.begin(now)
@@ -98,15 +107,14 @@ class Exchange(Intake):
     ) -> None:
         """An instance's head came, with what there was of the body."""
         if attempt.failed and self._again(
-            attempt, "", head.status, RETRY_AFTER in head.special, False, done
+            attempt, "", done, head.status, RETRY_AFTER in head.known
         ):
             return
-        if head.status == 503 and (attempt.instance.refused or _takes_nothing(head)):
+        if head.status == 503 and (attempt.instance.health.may_be_another or _takes_nothing(head)):
             # A new process that is not ready yet, or the old one that finishes what it has. The
             # probes shall look now; until they say so it is as if it could not be connected to.
-            attempt.instance.turned_away(now)
-            self.plane.signalled(attempt.instance, "connect_failure")
-            if self._again(attempt, "connect_failure", None, False, False, done):
+            attempt.instance.note("turned_away", now)
+            if self._again(attempt, "connect_failure", done):
                 return
         assert self.route is not None
         self.state = ANSWERING
@@ -115,15 +123,15 @@ class Exchange(Intake):
         self._kept = None
         self.head_sent = True
         client, plane = self.client, self.plane
-        close = client.closes(self)
+        close = client.closes()
         framing = self._framing(head, payload, done, has_body)
         if self._chunked and payload:
             payload = chunk(payload)
         client.write(
             b"".join(
                 (
-                    head.opening, self.route.expose(attempt.instance),
-                    self.ident + CRLF if plane.options.expose else b"",
+                    head.passing, self.route.expose(attempt.instance),
+                    self.shown, self.request_id + CRLF if plane.options.expose else b"",
                     framing, b"Connection: close\r\n\r\n" if close else CRLF, payload,
                 )
             )
@@ -165,10 +173,10 @@ class Exchange(Intake):
         self.first_at = self.plane.now()
         self.head_sent = True
         self.plane.wheel.set(self, NEVER)
-        lines = head.opening + self.route.expose(attempt.instance)
+        lines = head.passing + self.route.expose(attempt.instance)
         if self.plane.options.expose:
-            lines += self.ident + CRLF
-        tunnel = Tunnel(self, attempt.upstream)
+            lines += self.shown + self.request_id + CRLF
+        tunnel = Tunnel(self.client, attempt.upstream, self.tunnel_over)
         self.client.tunnel(tunnel)
         self.client.write(lines + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         if rest:
@@ -193,7 +201,9 @@ class Exchange(Intake):
             self.client.abort()
             self._finish(self.plane.now(), "upstream_broke")
             return
-        if self._again(attempt, reason, None, False, was_reused, True):
+        if attempt.is_ours:
+            self.plane.live.close_watched()
+        if self._again(attempt, reason, True, was_reused=was_reused):
             return
         self.refuse(UpstreamFault(detail, _CODES.get(reason, "upstream_broke")))
 
@@ -201,19 +211,34 @@ class Exchange(Intake):
         self,
         attempt: Attempt,
         reason: str,
-        status: int | None,
-        has_retry_after: bool,
-        was_reused: bool,
         done: bool,
+        status: int | None = None,
+        has_retry_after: bool = False,
+        was_reused: bool = False,
     ) -> bool:
         """Begins another attempt if that is safe, wanted and paid for."""
-        instance = another(self, attempt, reason, status, has_retry_after, was_reused)
-        if instance is None:
+        route, backend, head, failed = self.route, self.backend, self.head, attempt.instance
+        assert route is not None
+        assert backend is not None
+        method, is_whole = head.method.decode("latin-1"), self.is_replayable
+        if not may_retry(
+            route.retries, method, reason, status, has_retry_after,
+            self.attempts, is_whole, self.head_sent,
+        ):  # fmt: skip
             return False
+        why = (reason, status, was_reused, attempt.is_ours)
+        found = next_instance(self.plane, Failure(route, backend, head, self.tried, failed, *why))
+        if found is not None and found.is_same:
+            self.attempts -= 1
+        else:
+            self.tried = (*self.tried, failed)
+        if found is None:
+            return False
+        self.backend = found.backend
         if not done:
             attempt.cancel()
         self._replay()
-        self.begin(instance, self.plane.now())
+        self.begin(found.instance, self.plane.now())
         return True
 
     def fail(self, fault: GatewayError) -> None:
@@ -228,7 +253,7 @@ class Exchange(Intake):
     def refuse(self, fault: GatewayError) -> None:
         """Answers `fault`. What of the request has not come is not waited for."""
         allow = fault.allow if isinstance(fault, WrongMethodFault) else None
-        lines, body = problem(fault, self.ident, allow)
+        lines, body = problem(fault, self.request_id, allow)
         if self.plane.options.expose:
             lines += self._decided()
         self._reply(fault.kind.status, lines, body, fault.code)
@@ -248,12 +273,11 @@ class Exchange(Intake):
         self.status = status
         self.head_sent = True
         if self.plane.options.expose:
-            lines += b"X-Request-Id: %b\r\n" % self.ident
-        close = self.client.closes(self)
+            lines += b"X-Request-Id: %b\r\n" % self.request_id
+        close = self.client.closes()
         self.client.write(reply(status, lines, body, close, self.head.method == b"HEAD"))
         self.sent = len(body)
-        self.first_at = self.plane.now()
-        self._finish(self.first_at, reason)
+        self._finish(self.plane.now(), reason)
 
     def answer_reserved(self) -> None:
         """Answers what is asked below `/-/`: health, and the documents pushed from control."""
@@ -287,12 +311,12 @@ class Exchange(Intake):
         """The deadline passed: of the whole request (504), or of its wait in the queue (503)."""
         if self.state == OVER:
             return
-        if now >= self.patience_until:
+        if now >= self.expires_at:
             if self.attempt is not None and self.blames_instance:
                 self.attempt.overdue(now)
             self.fail(UpstreamFault("The request's deadline passed.", "deadline"))
         elif self.state == WAITING:
-            self.fail(NoRoom("The request waited too long in the queue.", "queue_timeout"))
+            self.fail(NoRoom("The request waited too long (queue.timeout).", "queue_timeout"))
 
     def _withdraw(self) -> None:
         if self.state == WAITING and self.backend is not None:
@@ -303,19 +327,41 @@ class Exchange(Intake):
 
     # back-pressure
 
-    def hold_instance(self) -> None:
+    def pause_instance(self) -> None:
         """The client does not take what it gets."""
         if self.attempt is not None and self.attempt.upstream is not None:
             self.attempt.upstream.pause()
 
-    def release_instance(self) -> None:
+    def resume_instance(self) -> None:
         if self.attempt is not None and self.attempt.upstream is not None:
             self.attempt.upstream.resume()
 
     def _finish(self, now: float, reason: str) -> None:
         self.state = OVER
+        if self._decides:
+            self.forgo_body()
         if self.armed != NEVER:
             self.plane.wheel.drop(self)
-        settle(self, now, reason)
+        self._enter_in_ledger(now, reason)
         self.attempt = None  # no cycle: what is over is freed at once, not by the collector
         self.client.finished(now)
+
+    def _enter_in_ledger(self, now: float, reason: str) -> None:
+        """Books what the client saw, once per request; `reason` is "" when nothing went wrong."""
+        route, attempt, head, plane = self.route, self.attempt, self.head, self.plane
+        started = self.started
+        first_s = overhead_s = 0.0
+        if route is not None and attempt is not None:
+            cell = route.cell(attempt.instance)
+            if self.first_at:
+                first_s = self.first_at - started
+                overhead_s = attempt.sent_at - self.ready_at
+        else:
+            name = route.route.name if route is not None else ""
+            backend = self.backend.name if self.backend is not None else ""
+            cell = plane.counters.cell(name, backend, "")
+        entry = (
+            now, self.request_id, self.client.peer, head.method, head.target, self.status, reason,
+            cell.labels, self.revision, self.attempts, self.received, self.sent, now - started,
+        )  # fmt: skip
+        plane.ledger.add((cell, entry, first_s, overhead_s))

@@ -5,70 +5,73 @@ read of the snapshot, and the decision for route and backend. Nothing here knows
 instance is asked or what it answers.
 """
 
-import logging
 from abc import abstractmethod
-from typing import TYPE_CHECKING
-
-import orjson
 
 from gateway.core.errors import ClientFault, GatewayError
 from gateway.core.headers import (
     CONTINUE,
+    client_timeout_s,
     forwarded,
     given_id,
     is_loop,
-    opening,
-    patience_s,
+    message_start,
     trace_of_id,
     upstream_message,
 )
 from gateway.core.heads import CRLF, RequestHead
 from gateway.core.lines import DEADLINE, EXPECT, TRACEPARENT, UPGRADE, VIA
-from gateway.core.matching import Json
-from gateway.dataplane.backend import LiveBackend
-from gateway.dataplane.current import BodyNeeded, LiveRoute
-from gateway.dataplane.deadlines import NEVER, Timed
+from gateway.core.units import format_size
+from gateway.dataplane.attempt import Attempt, Request
+from gateway.dataplane.backend import LiveBackend, Waiter
+from gateway.dataplane.connection import Connection
+from gateway.dataplane.deadlines import NEVER, fault
+from gateway.dataplane.deciding import Deciding
 from gateway.dataplane.instance import LiveInstance
+from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
+from gateway.dataplane.routing import BodyNeeded, LiveRoute
 
-if TYPE_CHECKING:
-    from gateway.dataplane.attempt import Attempt
-    from gateway.dataplane.context import Plane
-    from gateway.dataplane.listener import Client
+STATES = ("gathering", "waiting", "trying", "answering", "tunnel", "over")
+GATHERING, WAITING, TRYING, ANSWERING, TUNNEL, OVER = range(len(STATES))
+LEGAL = {
+    GATHERING: (WAITING, OVER),  # what of the request must be there to choose a backend
+    WAITING: (TRYING, OVER),  # for an instance of it
+    TRYING: (TRYING, ANSWERING, TUNNEL, OVER),  # for the head of an answer
+    ANSWERING: (OVER,),  # for its body
+    TUNNEL: (OVER,),
+    OVER: (),
+}
 
-log = logging.getLogger(__name__)
-GATHERING, WAITING, TRYING, ANSWERING, TUNNEL, OVER = range(6)
 
-
-class Intake(Timed):
-    """The request's side. `state` is one of the above, in this order."""
+class Intake(Waiter, Request, Deciding):
+    """The request's side. `state` is one of STATES, and moves as is LEGAL, never back."""
 
     __slots__ = (
-        "_invited", "_kept", "_most", "_pending", "_pending_size", "attempt", "blames_instance",
-        "client", "done", "head",
-        "ident", "patience_until", "plane", "ready_at", "received", "revision", "route", "started",
-        "state", "target", "upgrades",
+        "_decides", "_has_continued", "_kept", "_max_body", "_pending", "_pending_size",
+        "attempt", "blames_instance", "client", "done", "head", "plane", "received", "request_id",
+        "revision", "route", "shown", "started", "state", "target", "upgrades",
     )  # fmt: skip
 
-    def __init__(self, plane: "Plane", client: "Client", head: RequestHead, now: float) -> None:
+    def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
         self.deadline = self.armed = NEVER
         self.plane = plane
         self.client = client
         self.head = head
         self.started = self.ready_at = now
-        self.ident = (client.trusted and given_id(head)) or plane.fresh_id()
+        self.request_id = (client.trusted and given_id(head)) or plane.fresh_id()
         self.state = GATHERING
         self.route: LiveRoute | None = None
         self.attempt: Attempt | None = None
         self.target = b""
         self.revision = 0
+        self.shown = b""
         self.done = False
         self.received = 0
-        self.patience_until = NEVER
+        self.expires_at = NEVER
         self.upgrades = False
         self.blames_instance = True
-        self._pending_size = self._most = 0
-        self._invited = False
+        self._pending_size = self._max_body = 0
+        self._has_continued = self._decides = False
 
     # what follows, and how the request can end before
 
@@ -88,13 +91,13 @@ class Intake(Timed):
     def answer_reserved(self) -> None:
         """Answers what is asked below `/-/`."""
 
-    def hold_client(self) -> None:
-        """Reads no more from the client until `release_client`."""
+    def pause_client(self) -> None:
+        """Reads no more from the client until `resume_client`."""
         if not self.done:
-            self.client.hold()
+            self.client.pause_reading()
 
-    def release_client(self) -> None:
-        self.client.release()
+    def resume_client(self) -> None:
+        self.client.resume_reading()
 
     # the request comes in
 
@@ -111,21 +114,32 @@ class Intake(Timed):
             if head.target.startswith(RESERVED):
                 self.answer_reserved()
                 return
-            special = head.special
-            if special:
-                if VIA in special and is_loop(head, self.plane.node):
+            known = head.known
+            if known:
+                if VIA in known and is_loop(head, self.plane.node):
                     raise GatewayError("The request came through here before.", "loop_detected")
-                if UPGRADE in special:
+                if UPGRADE in known:
                     self.upgrades = head.upgrades
             if done:
                 self._decide()
             else:
-                self._foresee()
-        except GatewayError as fault:
-            self.refuse(fault)
+                self._check_early()
+        except GatewayError as refusal:
+            self.refuse(refusal)
         except Exception:
-            log.exception("fault in the gateway")
+            fault(self.give_up)
+
+    def give_up(self) -> None:
+        """A fault of ours: 500; or, where something was said already, the end of the connection."""
+        if self.state == OVER:
+            if not self.client.is_beyond(self):
+                self.client.abort()
+            return
+        try:
             self.fail(GatewayError("The gateway failed.", "internal"))
+        except Exception:
+            self.client.abort()
+            raise
 
     def feed(self, payload: bytes, done: bool) -> None:
         """Takes more of the body."""
@@ -139,18 +153,22 @@ class Intake(Timed):
                 self._check_size()
                 attempt.write(payload, done)
                 return
-            self._hold(payload)
+            self._add_pending(payload)
             if self.state == GATHERING:
                 self._gathered()
             else:
                 self._check_size()
                 if self._pending_size > self.plane.options.buffer:
-                    self.hold_client()
-        except GatewayError as fault:
-            self.fail(fault)
+                    self.pause_client()
+        except GatewayError as refusal:
+            self.fail(refusal)
+        except Exception:
+            fault(self.give_up)
 
-    def _hold(self, payload: bytes) -> None:
+    def _add_pending(self, payload: bytes) -> None:
         if payload:
+            if self._decides:
+                self.plane.deciding.add(self, len(payload))
             self._pending.append(payload)
             self._pending_size += len(payload)
             self._keep(payload)
@@ -171,8 +189,20 @@ class Intake(Timed):
             return b""
         self._pending = []
         self._pending_size = 0
-        self.release_client()
+        if self._decides:
+            self.forgo_body()
+        self.resume_client()
         return pending[0] if len(pending) == 1 else b"".join(pending)
+
+    def forgo_body(self) -> None:
+        """What was held of a body to choose its route is held no more."""
+        self._decides = False
+        self.plane.deciding.drop(self)
+
+    @property
+    def is_gathering(self) -> bool:
+        """Whether the body is still coming in and nothing is decided."""
+        return self.state == GATHERING
 
     @property
     def is_replayable(self) -> bool:
@@ -185,13 +215,13 @@ class Intake(Timed):
 
     def message(self, instance: LiveInstance, timeout: bytes, framing: bytes, body: bytes) -> bytes:
         """What `instance` gets: the head, and `body` as it is framed."""
-        head, ident = self.head, self.ident
-        made = head.opening
+        head, request_id = self.head, self.request_id
+        made = head.prepared
         start = made[1] if made is not None and made[0] == self.target else self._open(instance)
-        trace = b"" if TRACEPARENT in head.special else ident
+        trace = b"" if TRACEPARENT in head.known else request_id
         if trace and self.client.trusted:
-            trace = trace_of_id(ident)
-        return upstream_message(start, ident, trace, timeout, framing, body)
+            trace = trace_of_id(request_id)
+        return upstream_message(start, request_id, trace, timeout, framing, body)
 
     def _open(self, instance: LiveInstance) -> bytes:
         """The first part of that; it is kept for the next request with the same head."""
@@ -200,43 +230,43 @@ class Intake(Timed):
             added = forwarded(head, client.peer, client.trusted)
         else:
             added = client.forwarding + host + CRLF
-        start = opening(head, self.target, host or instance.label, added, self.plane.node)
+        start = message_start(head, self.target, host or instance.label, added, self.plane.node)
         if host:
-            head.opening = (self.target, start)
+            head.prepared = (self.target, start)
         return start
 
     def pending(self) -> list[bytes]:
         """What is held back of the body; it stays where it is."""
         return self._pending
 
-    def _foresee(self) -> None:
+    def _check_early(self) -> None:
         """Before the body is there: refuses early what will be refused, and asks for the rest.
         Nothing is decided yet unless the body is too large to be gathered."""
         head = self.head
         try:
-            route, _ = self.plane.snapshot.find(head)
+            route, _ = self.plane.snapshot.find(head, self.client.remembered)
         except BodyNeeded as need:
-            self._most = need.most
-            gather = need.most
+            gather = need.max_body
+            self._await_body(need)
         else:
-            self._most = route.route.max_body
+            self._max_body = route.route.max_body
             gather = self.plane.options.gather
-            if EXPECT in head.special:
-                patience = min(route.route.deadline_s or NEVER, patience_s(head) or NEVER)
-                route.check_open(head, patience, self.started)
-        if head.length is not None and head.length > self._most:
-            raise ClientFault("The body is larger than the route takes.", "body_too_large")
+            if EXPECT in head.known:
+                remaining_s = min(route.route.deadline_s or NEVER, client_timeout_s(head) or NEVER)
+                route.check_open(head, remaining_s, self.started)
+        if head.length is not None and head.length > self._max_body:
+            raise self._too_large()
         self._check_size()
         if max(head.length or 0, self.received) > gather:
             self._decide()
         else:
-            self.invite()
+            self.send_continue()
 
-    def invite(self) -> None:
+    def send_continue(self) -> None:
         """Asks, once, for a body that the client holds back until its request is taken."""
         head = self.head
-        if EXPECT in head.special and not self._invited:
-            self._invited = True
+        if EXPECT in head.known and not self._has_continued:
+            self._has_continued = True
             if head.minor and not self.received:
                 self.client.write(CONTINUE)
 
@@ -247,11 +277,26 @@ class Intake(Timed):
                 self.ready_at = self.plane.now()
                 self._decide()
             except BodyNeeded as need:
-                self._most = need.most
+                self._await_body(need)
+
+    def _await_body(self, need: BodyNeeded) -> None:
+        """The body decides: it is held whole, as one of a bounded sum."""
+        self._max_body = need.max_body
+        if not self._decides:
+            self._decides = True
+            self.plane.deciding.add(self, self._pending_size)
 
     def _check_size(self) -> None:
-        if self._most and self.received > self._most:
-            raise ClientFault("The body is larger than the route takes.", "body_too_large")
+        if self._max_body and self.received > self._max_body:
+            raise self._too_large()
+
+    def _too_large(self) -> ClientFault:
+        size = format_size(self._max_body)
+        if self.route is None and self._decides and self._max_body == self.plane.options.match_body:
+            detail = f"Only {size} of a body are read to choose a route by it (match_body)."
+        else:
+            detail = f"The body is larger than the route takes, {size} (max_body)."
+        return ClientFault(detail, "body_too_large")
 
     # the decision: no await from here until an instance is chosen
 
@@ -259,30 +304,28 @@ class Intake(Timed):
         plane, head = self.plane, self.head
         snapshot = plane.snapshot
         try:
-            route, target = snapshot.find(head)
-        except BodyNeeded:
+            route, target = snapshot.find(head, self.client.remembered)
+        except BodyNeeded as need:
             if not self.done:
                 raise
-            route, target = snapshot.find(head, self._json())
+            self._await_body(need)
+            self._check_size()
+            body = need.reader.read(b"".join(self._pending))
+            route, target = snapshot.find(head, self.client.remembered, body)
         self.route, self.target = route, target
         self.revision = snapshot.revision
-        most = self._most = route.route.max_body
-        if self.received > most:
-            raise ClientFault("The body is larger than the route takes.", "body_too_large")
+        self.shown = snapshot.shown
+        limit = self._max_body = route.route.max_body
+        if self.received > limit:
+            raise self._too_large()
         now = self.ready_at
         limit_s = route.route.deadline_s
-        if DEADLINE in head.special:
-            said_s = patience_s(head)
+        if DEADLINE in head.known:
+            said_s = client_timeout_s(head)
             if said_s and said_s < (limit_s or NEVER):
                 # A client may be impatient; that is no evidence about the instance.
                 limit_s, self.blames_instance = said_s, False
         if limit_s is not None:
-            self.patience_until = self.started + limit_s
-            plane.wheel.set(self, self.patience_until)
+            self.expires_at = self.started + limit_s
+            plane.wheel.set(self, self.expires_at)
         self.enter(route.choose(head), now)
-
-    def _json(self) -> Json:
-        try:
-            return orjson.loads(b"".join(self._pending))
-        except ValueError:
-            return None

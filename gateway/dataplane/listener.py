@@ -7,21 +7,21 @@ means is `exchange`; what a connection can do without knowing requests is `conne
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable
+from typing import cast
 
-from gateway.core.errors import ClientFault, GatewayError
+from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.framing import Body, Chunked, Sized
 from gateway.core.heads import CHUNKED, END, RequestHead, check_start, parse_request, too_large
-from gateway.dataplane.connection import BODY, CLOSED, HEAD, LINGER, TUNNEL, WAIT, Connection
-from gateway.dataplane.deadlines import NEVER
-from gateway.dataplane.tunnel import Tunnel
-
-if TYPE_CHECKING:
-    from gateway.dataplane.context import Plane
-    from gateway.dataplane.exchange import Exchange
+from gateway.dataplane import intake
+from gateway.dataplane.connection import BODY, CLOSED, HEAD, LINGER, TUNNEL, WAIT, Connection, Sink
+from gateway.dataplane.deadlines import NEVER, fault
+from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.plane import Plane
 
 RACE_S = 0.05
 LINGER_BYTES = 16 << 20
+ExchangeOf = Callable[[Plane, Connection, RequestHead, float], Exchange]
 _empty_lines = re.compile(rb"(?:\r\n)+").match
 
 
@@ -29,19 +29,19 @@ class Client(Connection):
     """One client connection. Its deadline depends on its state; see `expired`."""
 
     __slots__ = (
-        "_body", "_buffer", "_head_since", "_keep_alive_s", "_known", "_limits", "_pumping",
-        "_tunnel", "address", "forwarding", "keep", "peer", "stalled", "trusted",
+        "_body", "_buffer", "_exchange_of", "_head_since", "_keep_alive_s", "_last_head", "_limits",
+        "_pumping", "_tunnel", "exchange", "keep", "plane", "stalled",
     )  # fmt: skip
 
-    def __init__(self, plane: "Plane") -> None:
+    def __init__(self, plane: Plane, exchange_of: ExchangeOf) -> None:
         Connection.__init__(self, plane)
-        self.address = ""
-        self.peer = b""
-        self.trusted = False
+        self.plane = plane
+        self.exchange: Exchange | None = None  # of the request under way
+        self._exchange_of = exchange_of
         self.keep = True
         self.stalled = False
-        self._tunnel: Tunnel | None = None
-        self._known: RequestHead | None = None  # its last head: clients repeat themselves
+        self._tunnel: Sink | None = None
+        self._last_head: RequestHead | None = None  # its last head: clients repeat themselves
         self._buffer = b""
         self._body: Body | None = None
         self._pumping = False
@@ -49,7 +49,6 @@ class Client(Connection):
         options = plane.options
         self._keep_alive_s = options.keep_alive_s
         self._limits = (options.max_target, options.max_headers, options.underscore_headers)
-        self.forwarding = b""
 
     # asyncio.Protocol
 
@@ -61,7 +60,7 @@ class Client(Connection):
         self.address = name[0].removeprefix("::ffff:") if isinstance(name, tuple) else "unix"
         self.peer = self.address.encode("latin-1")
         plane = self.plane
-        if len(plane.clients) >= plane.most_clients:
+        if len(plane.clients) >= plane.max_clients:
             self.abort()
             return
         self.trusted = plane.trusts(self.address)
@@ -76,21 +75,24 @@ class Client(Connection):
     def data_received(self, data: bytes) -> None:
         """What the client sent, to whoever reads it in this state; too much is held or cut off."""
         state = self.state
-        if state == HEAD:
-            self._pump(self._buffer + data if self._buffer else data)
-        elif state == BODY:
-            self._more(data)
-        elif state == WAIT:
-            self._buffer += data
-            if len(self._buffer) > self.plane.options.max_head:
-                self.hold()
-        elif state == TUNNEL:
-            if self._tunnel is not None:
-                self._tunnel.from_client(data)
-        elif state == LINGER:
-            self._lingered += len(data)
-            if self._lingered > LINGER_BYTES:
-                self.abort()
+        try:
+            if state == HEAD:
+                self._pump(self._buffer + data if self._buffer else data)
+            elif state == BODY:
+                self._more(data)
+            elif state == WAIT:
+                self._buffer += data
+                if len(self._buffer) > self.plane.options.max_head:
+                    self.pause_reading()
+            elif state == TUNNEL:
+                if self._tunnel is not None:
+                    self._tunnel.from_client(data)
+            elif state == LINGER:
+                self._lingered += len(data)
+                if self._lingered > LINGER_BYTES:
+                    self.abort()
+        except Exception:
+            fault(self.give_up)
 
     def eof_received(self) -> bool:
         # A client that has said its last word is taken to have left: waiting for an answer
@@ -113,22 +115,25 @@ class Client(Connection):
     def pause_writing(self) -> None:
         self.stalled = True
         if self.exchange is not None:
-            self.exchange.hold_instance()
+            self.exchange.pause_instance()
         elif self.state == HEAD:
-            self.hold()
+            self.pause_reading()
         self._wait_for(self.plane.options.stream_idle_s)
 
     def resume_writing(self) -> None:
         """The client reads again: so does the instance's answer, and what waits is parsed."""
         self.stalled = False
-        if self.state in (WAIT, TUNNEL):
-            self.deadline = NEVER
-        elif self.state == BODY:
-            self._wait_for(self.plane.options.body_idle_s)
-        if self.exchange is not None:
-            self.exchange.release_instance()
-        elif self.state == HEAD:
-            self._next(self.plane.now())
+        try:
+            if self.state in (WAIT, TUNNEL):
+                self.deadline = NEVER
+            elif self.state == BODY:
+                self._wait_for(self.plane.options.body_idle_s)
+            if self.exchange is not None:
+                self.exchange.resume_instance()
+            elif self.state == HEAD:
+                self._next(self.plane.now())
+        except Exception:
+            fault(self.give_up)
 
     # requests
 
@@ -143,9 +148,9 @@ class Client(Connection):
                     break  # perhaps half of another empty line
             if not data:
                 break
-            known = self._known
-            if known is not None and data.startswith(known.said):
-                data = self._begin(known, data[len(known.said) :])
+            last = self._last_head
+            if last is not None and data.startswith(last.raw):
+                data = self._begin(last, data[len(last.raw) :])
                 continue
             end = data.find(END)
             if end < 0 or end > self.plane.options.max_head:
@@ -154,11 +159,11 @@ class Client(Connection):
                 break
             try:
                 head = parse_request(data[:end], *self._limits)
-            except ClientFault as fault:
-                self._refuse(fault)
+            except ClientFault as refusal:
+                self._refuse(refusal)
                 return
-            if head.said:
-                self._known = head
+            if head.raw:
+                self._last_head = head
             data = self._begin(head, data[end + len(END) :])
         self._pumping = False
         self._buffer = data if self.state in (HEAD, WAIT, TUNNEL) else b""
@@ -170,8 +175,8 @@ class Client(Connection):
             if len(data) > options.max_head or end > 0:
                 raise too_large(data, options.max_target)
             check_start(data, *self._limits)
-        except ClientFault as fault:
-            self._refuse(fault)
+        except ClientFault as refusal:
+            self._refuse(refusal)
             return False
         if not self._head_since:
             self._head_since = self.plane.now()
@@ -185,7 +190,7 @@ class Client(Connection):
         self._head_since = 0.0
         self.keep = not head.close
         length = head.length or 0
-        self.exchange = exchange = plane.exchange(plane, self, head, now)
+        self.exchange = exchange = self._exchange_of(plane, self, head, now)
         if 0 <= length <= len(data):
             self.state = WAIT
             self.deadline = NEVER
@@ -233,27 +238,42 @@ class Client(Connection):
         self._window_bytes += len(payload)
         exchange.feed(payload, False)
 
-    def _refuse(self, fault: GatewayError) -> None:
+    def give_up(self) -> None:
+        """A fault of ours: 500 to the request under way, or to one that never became one."""
+        self._pumping = False
+        if self._tunnel is not None:
+            self._tunnel.give_up()
+        elif self.exchange is not None:
+            self.exchange.give_up()
+        elif self.state == HEAD:
+            try:
+                self._refuse(GatewayError("The gateway failed.", "internal"))
+            except Exception:
+                self.abort()
+                raise
+        else:
+            self.abort()
+
+    def _refuse(self, refusal: GatewayError) -> None:
         """Answers a request that never became one."""
         self._pumping = False
         self.keep = False
         self._buffer = b""
         plane = self.plane
-        exchange = plane.exchange(plane, self, RequestHead([b""]), plane.now())
+        exchange = self._exchange_of(plane, self, RequestHead([b""]), plane.now())
         self.state = BODY  # what follows is the rest of something that nobody understood
         self.exchange = exchange
-        exchange.refuse(fault)
+        exchange.refuse(refusal)
 
     # what an exchange does with its client
 
-    def closes(self, exchange: "Exchange") -> bool:
-        """Whether the connection ends with this answer."""
+    def closes(self) -> bool:
         if self.plane.lame or self.state == BODY:
             self.keep = False
         return not self.keep
 
     def finished(self, now: float) -> None:
-        """The answer is written: on to the next request, or the end."""
+        """The exchange is over: the next request, or the end of the connection."""
         self.exchange = None
         self._tunnel = None
         if self.state == CLOSED or self.transport.is_closing():
@@ -267,30 +287,39 @@ class Client(Connection):
         else:
             self.state = HEAD
             if self.stalled:
-                self.hold()  # who takes no answers gets no more of them
+                self.pause_reading()  # who takes no answers gets no more of them
             else:
                 self._next(now)
 
     def _next(self, now: float) -> None:
         """On to the next request, which may be here already."""
-        if self._held:
-            self.release()
+        if self.is_paused:
+            self.resume_reading()
         self.plane.wheel.set(self, now + self._keep_alive_s)
         if self._buffer and not self._pumping:
             data, self._buffer = self._buffer, b""
             self._pump(data)
 
-    def tunnel(self, tunnel: Tunnel) -> None:
-        self._tunnel = tunnel
+    def tunnel(self, sink: Sink) -> None:
+        self._tunnel = sink
         self.state = TUNNEL
         self.deadline = NEVER
-        self.release()
+        self.resume_reading()
         if self._buffer:
             data, self._buffer = self._buffer, b""
-            tunnel.from_client(data)
+            sink.from_client(data)
+
+    def is_beyond(self, exchange: object) -> bool:
+        return self.exchange is not exchange and self.exchange is not None
+
+    def cut(self) -> None:
+        exchange = self.exchange
+        if exchange is not None and exchange.state < intake.TUNNEL:
+            exchange.fail(NoRoom("The gateway is shutting down.", "draining"))
+        else:
+            self.abort()
 
     def shut(self) -> None:
-        """Draining: an idle connection ends, a busy one with its answer."""
         if self.state == HEAD and not self._buffer:
             if not self._has_unread():  # a request that came just before is answered
                 self.close_soon()
@@ -313,5 +342,6 @@ class Client(Connection):
                 self._wait_for(RACE_S)  # a request came just before we went: it is answered
             else:
                 self.close_soon()
-        elif self.state == BODY and self.exchange is not None:
-            self._check_upload(now)
+        elif self.state == BODY and self.exchange is not None and self._is_upload_slow(now):
+            late = ClientFault("The request body took too long.", "request_timeout")
+            self.exchange.fail(late)

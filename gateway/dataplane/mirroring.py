@@ -6,21 +6,19 @@ delays a client: what does not fit is dropped, and so is a copy under way whose 
 own request needs.
 """
 
-from typing import TYPE_CHECKING
-
 from gateway.core.headers import length_line
 from gateway.core.heads import ResponseHead
-from gateway.dataplane.current import LiveRoute
+from gateway.dataplane.backend import LiveBackend
+from gateway.dataplane.deadlines import Timed
 from gateway.dataplane.instance import LiveInstance
-from gateway.dataplane.upstream import Upstream
-
-if TYPE_CHECKING:
-    from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.intake import Intake
+from gateway.dataplane.routing import LiveRoute
+from gateway.dataplane.upstream import Receiver, Upstream
 
 _WHOLE = 1 << 64
 
 
-def mirror(exchange: "Exchange", route: LiveRoute) -> None:
+def mirror(exchange: Intake, route: LiveRoute) -> None:
     """Sends a copy of the request, by chance, if there is room for it now."""
     plane, backend, wanted = exchange.plane, route.mirror, route.route.mirror
     if backend is None or wanted is None or not exchange.done or exchange.upgrades:
@@ -33,55 +31,62 @@ def mirror(exchange: "Exchange", route: LiveRoute) -> None:
         return
     instance = backend.other((), exchange.ready_at)
     if instance is not None and instance.takes():
-        Copy(exchange, instance).begin()
+        Copy(exchange, backend, instance).begin()
 
 
-class Copy:
-    """One mirrored request: an upstream receiver that nobody listens to."""
+class Copy(Timed, Receiver):
+    """One mirrored request: an upstream receiver that nobody listens to. Its deadline is for the
+    whole answer: a stream without an end would keep its place from all later copies."""
 
-    __slots__ = ("_data", "_instance", "_is_over", "_upstream", "method")
+    __slots__ = ("_backend", "_data", "_instance", "_is_over", "_upstream", "method")
 
-    def __init__(self, exchange: "Exchange", instance: LiveInstance) -> None:
+    def __init__(self, exchange: Intake, backend: LiveBackend, instance: LiveInstance) -> None:
+        super().__init__()
         self.method = exchange.head.method
+        self._backend = backend
         self._instance = instance
         self._upstream: Upstream | None = None
         self._is_over = False
         length = exchange.received if exchange.head.length is not None else None
         self._data = exchange.message(
             instance,
-            instance.backend.timeout_line,
+            backend.timeout_line,
             length_line(length) + b"X-Headgate-Mirror: 1\r\n",
             b"".join(exchange.pending()),
         )
 
     def begin(self) -> None:
         """Sends the copy; nobody waits for its answer."""
-        instance = self._instance
-        now = instance.plane.now()
-        instance.plane.mirrored += 1
+        shared, instance = self._instance.shared, self._instance
+        now = shared.now()
+        shared.mirrored += 1
         instance.load.sent(now)
-        instance.backend.copies.add(self)
-        upstream = instance.take(now)
+        self._backend.copies.add(self)
+        shared.wheel.set(self, now + instance.pool.timeouts.response_s)
+        upstream = instance.pool.take(now)
         if upstream is None:
-            instance.connect(self._send, lambda detail: self._end())
+            instance.pool.connect(self._send, lambda detail: self._end(), self.give_up)
         else:
             self._send(upstream)
 
-    def drop(self) -> None:
+    def expired(self, now: float) -> None:
+        """Its time is over, whatever the answer does."""
+        self.give_up()
+
+    def give_up(self) -> None:
         """Ends it unanswered: the instance learns it by the end of the connection."""
         if self._upstream is not None:
             self._upstream.abort()
         self._end()
 
     def _send(self, upstream: Upstream) -> None:
-        plane = self._instance.plane
+        shared, pool = self._instance.shared, self._instance.pool
         if self._is_over:
-            self._instance.put(upstream, plane.now())
+            pool.put(upstream, shared.now())
             return
         self._upstream = upstream
         upstream.send(self, self._data, True, False)
-        response_s = self._instance.backend.config.timeouts.response_s
-        plane.wheel.set(upstream, plane.now() + response_s)
+        shared.wheel.set(upstream, shared.now() + pool.timeouts.response_s)
 
     def answered(
         self, head: ResponseHead, payload: bytes, done: bool, has_body: bool, now: float
@@ -96,23 +101,12 @@ class Copy:
     def broke(self, reason: str, detail: str) -> None:
         self._end()
 
-    def switched(self, head: ResponseHead, rest: bytes) -> None:
-        self._end()
-
-    def tunnelled(self, data: bytes) -> None:
-        """Never: a copy asks for no upgrade."""
-
-    def sending_paused(self) -> None:
-        """The whole copy was handed over already."""
-
-    def sending_resumed(self) -> None:
-        """See sending_paused."""
-
     def _end(self) -> None:
         if self._is_over:
             return
         self._is_over = True
-        instance = self._instance
-        instance.plane.mirrored -= 1
-        instance.backend.copies.discard(self)
-        instance.freed()
+        shared = self._instance.shared
+        shared.mirrored -= 1
+        shared.wheel.drop(self)
+        self._backend.copies.discard(self)
+        self._instance.freed()

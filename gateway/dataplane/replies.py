@@ -15,7 +15,7 @@ from gateway.core.errors import GatewayError
 RESERVED = b"/-/"
 
 
-def problem(fault: GatewayError, ident: bytes, allow: str | None) -> tuple[bytes, bytes]:
+def problem(fault: GatewayError, request_id: bytes, allow: str | None) -> tuple[bytes, bytes]:
     """Header lines and body of the answer to `fault`."""
     kind = fault.kind
     body = orjson.dumps(
@@ -25,7 +25,7 @@ def problem(fault: GatewayError, ident: bytes, allow: str | None) -> tuple[bytes
             "status": kind.status,
             "detail": fault.detail,
             "code": kind.code,
-            "request_id": ident.decode("latin-1"),
+            "request_id": request_id.decode("latin-1"),
         }
     )
     lines = f"Content-Type: application/problem+json\r\nX-Headgate-Error: {kind.code}\r\n"

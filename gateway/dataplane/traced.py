@@ -1,7 +1,7 @@
 """Which spans does a request leave?
 
 An Exchange that is watched: the request, its wait in the queue and each of its attempts. Only
-where tracing is on is this class used at all (`Plane.exchange`); without it a request goes the
+where tracing is on is this class used at all (`worker`); without it a request goes the
 same way as if there were no tracing. It decides nothing about the request: each step is the
 Exchange's, with a note before or after it.
 """
@@ -25,16 +25,16 @@ from gateway.core.tracing import (
 )
 from gateway.dataplane.attempt import Attempt
 from gateway.dataplane.backend import LiveBackend
+from gateway.dataplane.connection import Connection
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.intake import WAITING
+from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
-    from gateway.dataplane.context import Plane
-    from gateway.dataplane.listener import Client
     from gateway.telemetry.tracing import Tracing
 
 
@@ -46,10 +46,10 @@ class TracedExchange(Exchange):
         "_try",
     )  # fmt: skip
 
-    def __init__(self, plane: "Plane", client: "Client", head: RequestHead, now: float) -> None:
+    def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
         # The client may say the same head again: what is passed on of it is changed in a copy.
         head = copy(head)
-        head.special = dict(head.special)
+        head.known = dict(head.known)
         super().__init__(plane, client, head, now)
         assert plane.tracing is not None
         self._tracing: Tracing = plane.tracing
@@ -114,7 +114,7 @@ class TracedExchange(Exchange):
         if self._request is not None:
             return self._request
         head = self.head
-        said = head.special.get(TRACEPARENT)
+        said = head.known.get(TRACEPARENT)
         parent = parse_traceparent(said) if said is not None else None
         if said is not None:
             self._lines = without_trace(head.forward, state_too=parent is None)
@@ -126,7 +126,7 @@ class TracedExchange(Exchange):
         if self.route is not None:
             facts |= {"http.route": path, "headgate.route": self.route.route.name}
         self._request = span = self._tracing.request(
-            parent, trace_of(self.ident), span_name(head.method, path), facts, self.started
+            parent, trace_of(self.request_id), span_name(head.method, path), facts, self.started
         )
         self._is_kept = span.is_recording()
         return span
@@ -135,8 +135,8 @@ class TracedExchange(Exchange):
         """Makes the instance's span a child of `span`."""
         line = self._tracing.line(span)
         self.head.forward = [*self._lines, line]
-        self.head.special[TRACEPARENT] = line
-        self.head.opening = None
+        self.head.known[TRACEPARENT] = line
+        self.head.prepared = None
 
     def _begin_try(self, instance: LiveInstance, now: float) -> None:
         facts: Attributes = {
@@ -182,7 +182,7 @@ class TracedExchange(Exchange):
         facts: Attributes = {
             "url.scheme": "http",
             "client.address": self.client.address,
-            "headgate.request_id": self.ident.decode("latin-1"),
+            "headgate.request_id": self.request_id.decode("latin-1"),
             "http.response.status_code": status,
             "http.request.body.size": self.received,
             "http.response.body.size": self.sent,

@@ -5,14 +5,12 @@ for their boundaries towards the client (`FrameBounds`), so that a shutdown can 
 between two frames instead of inside one.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from gateway.core.heads import ResponseHead
+from gateway.dataplane.connection import Connection, Sink
 from gateway.dataplane.deadlines import Timed
-from gateway.dataplane.upstream import Upstream
-
-if TYPE_CHECKING:
-    from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.upstream import Receiver, Upstream
 
 GOING_AWAY = b"\x88\x02\x03\xe9"
 
@@ -61,16 +59,22 @@ def _frame_length(header: bytes) -> tuple[int, int] | None:
     return whole, int.from_bytes(header[2 : 2 + extra], "big") if extra else code
 
 
-class Tunnel(Timed):
-    """Takes over both connections of an exchange; receiver of the upstream."""
+class Tunnel(Timed, Receiver, Sink):
+    """Takes over both connections of an exchange; `over` is told why it ended, and how many bytes
+    went to the client."""
 
-    __slots__ = ("_bounds", "_closing", "_exchange", "_is_over", "_sent", "_upstream", "method")
+    __slots__ = (
+        "_bounds", "_client", "_closing", "_is_over", "_over", "_sent", "_upstream", "method",
+    )  # fmt: skip
 
-    def __init__(self, exchange: "Exchange", upstream: Upstream) -> None:
+    def __init__(
+        self, client: Connection, upstream: Upstream, over: Callable[[str, int], None]
+    ) -> None:
         super().__init__()
         self.method = b"GET"
-        self._exchange = exchange
+        self._client = client
         self._upstream = upstream
+        self._over = over
         self._bounds = FrameBounds()
         self._closing = False
         self._is_over = False
@@ -79,8 +83,8 @@ class Tunnel(Timed):
         self._touch()
 
     def _touch(self) -> None:
-        plane = self._exchange.plane
-        plane.wheel.set(self, plane.now() + plane.options.stream_idle_s)
+        shared = self._client.shared
+        shared.wheel.set(self, shared.now() + shared.options.stream_idle_s)
 
     # from the client
 
@@ -98,17 +102,17 @@ class Tunnel(Timed):
         self._touch()
         self._sent += len(data)
         self._bounds.feed(data)
-        self._exchange.client.write(data)
+        self._client.write(data)
         if self._closing and self._bounds.between:
             self._go_away()
 
     def received(self, payload: bytes, done: bool, now: float) -> None:
         """The instance closed its end."""
-        self._exchange.client.close_soon()
+        self._client.close_soon()
         self._end("")
 
     def broke(self, reason: str, detail: str) -> None:
-        self._exchange.client.abort()
+        self._client.abort()
         self._end("upstream_broke")
 
     def answered(
@@ -116,14 +120,11 @@ class Tunnel(Timed):
     ) -> None:
         raise AssertionError("a tunnel has no answers")
 
-    def switched(self, head: ResponseHead, rest: bytes) -> None:
-        raise AssertionError("a tunnel switches once")
-
     def sending_paused(self) -> None:
-        self._exchange.client.hold()
+        self._client.pause_reading()
 
     def sending_resumed(self) -> None:
-        self._exchange.client.release()
+        self._client.resume_reading()
 
     # the end
 
@@ -136,19 +137,25 @@ class Tunnel(Timed):
     def _go_away(self) -> None:
         if self._is_over:
             return
-        self._exchange.client.write(GOING_AWAY)
+        self._client.write(GOING_AWAY)
         self._upstream.abort()
-        self._exchange.client.close_soon()
+        self._client.close_soon()
         self._end("draining")
 
     def expired(self, now: float) -> None:
         if not self._is_over:
             self._upstream.abort()
-            self._exchange.client.abort()
+            self._client.abort()
             self._end("idle")
+
+    def give_up(self) -> None:
+        """A fault of ours: both ends learn that nothing more will come."""
+        self._upstream.abort()
+        self._client.abort()
+        self._end("internal")
 
     def _end(self, reason: str) -> None:
         if not self._is_over:
             self._is_over = True
-            self._exchange.plane.wheel.drop(self)
-            self._exchange.tunnel_over(reason, self._sent)
+            self._client.shared.wheel.drop(self)
+            self._over(reason, self._sent)

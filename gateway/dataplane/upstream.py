@@ -7,50 +7,98 @@ says, is closed and never used again: a late or double answer reaches nobody (R1
 """
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol, cast
+from abc import abstractmethod
+from functools import partial
+from typing import cast
 
 from gateway.core.errors import UpstreamFault
 from gateway.core.framing import Body, Chunked, Sized, UntilClose
 from gateway.core.heads import CHUNKED, END, ResponseHead, parse_response
 from gateway.core.lines import KEEP_ALIVE, UPGRADE
-from gateway.dataplane.deadlines import NEVER, Timed
+from gateway.core.table import Timeouts
+from gateway.dataplane.deadlines import NEVER, Timed, fault
+from gateway.dataplane.shared import Shared
 
-if TYPE_CHECKING:
-    from gateway.dataplane.instance import LiveInstance
-
-IDLE, HEAD, BODY, TUNNEL, CLOSED = range(5)
+STATES = ("idle", "head", "body", "tunnel", "closed")
+IDLE, HEAD, BODY, TUNNEL, CLOSED = range(len(STATES))
+LEGAL = {
+    IDLE: (HEAD, CLOSED),  # nobody asks: in the pool, or just opened
+    HEAD: (IDLE, BODY, TUNNEL, CLOSED),  # of an answer, to come
+    BODY: (IDLE, CLOSED),  # of it, to come
+    TUNNEL: (CLOSED,),
+    CLOSED: (),
+}
 MAX_INTERIM = 16
 
 
-class Receiver(Protocol):
+class Receiver:
     """Who gets the answer of a request. Exactly one call says that it is over: a `done`, or
-    `broke`; a connection speaks to nobody after that."""
+    `broke` (`reset`, `timeout`, `broken_head`, or `unread`: the request came too late for its
+    connection); a connection speaks to nobody after that."""
 
+    __slots__ = ()
     method: bytes
 
+    @abstractmethod
     def answered(
         self, head: ResponseHead, payload: bytes, done: bool, has_body: bool, now: float
     ) -> None: ...
+    @abstractmethod
     def received(self, payload: bytes, done: bool, now: float) -> None: ...
+    @abstractmethod
     def broke(self, reason: str, detail: str) -> None: ...
-    def switched(self, head: ResponseHead, rest: bytes) -> None: ...
-    def tunnelled(self, data: bytes) -> None: ...
-    def sending_paused(self) -> None: ...
-    def sending_resumed(self) -> None: ...
+    @abstractmethod
+    def give_up(self) -> None: ...
+
+    # Only who asks for an upgrade or sends a body bit by bit meets these.
+
+    def switched(self, head: ResponseHead, rest: bytes) -> None:
+        """The instance took the upgrade; `rest` came behind its head."""
+        raise AssertionError("nobody asked for an upgrade")
+
+    def tunnelled(self, data: bytes) -> None:
+        """Bytes came through a tunnel."""
+        raise AssertionError("there is no tunnel")
+
+    def sending_paused(self) -> None:
+        """The instance does not take what it gets."""
+
+    def sending_resumed(self) -> None:
+        """It takes more."""
+
+
+class Owner:
+    """Who keeps connections to one instance between requests; `timeouts` are its backend's."""
+
+    __slots__ = ("shared", "timeouts")
+    shared: Shared
+    timeouts: Timeouts
+
+    @abstractmethod
+    def put(self, upstream: "Upstream", now: float) -> None: ...
+    @abstractmethod
+    def forget(self, upstream: "Upstream") -> None: ...
+    @abstractmethod
+    def rested(self, upstream: "Upstream", now: float) -> None: ...
+    @abstractmethod
+    def lost(self, upstream: "Upstream", was_idle: bool) -> None: ...
+    @abstractmethod
+    def announced(self, idle_s: float | None) -> None: ...
 
 
 class Upstream(asyncio.Protocol, Timed):
-    """A connection to an instance: idle in its pool, or with one `receiver`."""
+    """A connection to an instance: idle in its pool, or with one `receiver`. `state` is one of
+    STATES, and moves as is LEGAL."""
 
     __slots__ = (
-        "_body", "_buffer", "_interim", "_known", "_reusable", "born", "expects_upgrade",
-        "idle_since", "instance", "is_reused", "paused", "receiver", "request_done", "state",
+        "_body", "_buffer", "_interim", "_last_head", "_reusable", "born", "expects_upgrade",
+        "idle_since", "is_reused", "owner", "paused", "receiver", "request_done", "state",
         "transport",
     )  # fmt: skip
 
-    def __init__(self, instance: "LiveInstance") -> None:
+    def __init__(self, owner: Owner) -> None:
         Timed.__init__(self)
-        self.instance = instance
+        self.owner = owner
         self.transport = cast(asyncio.Transport, None)
         self.receiver: Receiver | None = None
         self.state = IDLE
@@ -60,11 +108,16 @@ class Upstream(asyncio.Protocol, Timed):
         self.paused = False
         self.request_done = True
         self.expects_upgrade = False
-        self._known: ResponseHead | None = None  # the last head: instances repeat themselves
+        self._last_head: ResponseHead | None = None  # the last head: instances repeat themselves
         self._buffer = b""
         self._body: Body | None = None
         self._interim = 0
         self._reusable = True
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether an answer is under way, whose every part moves the deadline on."""
+        return self.state == BODY
 
     # what the pool and the exchange do
 
@@ -98,7 +151,7 @@ class Upstream(asyncio.Protocol, Timed):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        high = self.instance.plane.options.buffer
+        high = self.owner.shared.options.buffer
         self.transport.set_write_buffer_limits(high=high, low=high // 4)
 
     def pause_writing(self) -> None:
@@ -106,41 +159,54 @@ class Upstream(asyncio.Protocol, Timed):
             self.receiver.sending_paused()
 
     def resume_writing(self) -> None:
-        if self.receiver is not None:
-            self.receiver.sending_resumed()
+        receiver = self.receiver
+        if receiver is not None:
+            try:
+                receiver.sending_resumed()
+            except Exception:
+                fault(receiver.give_up)
 
     def data_received(self, data: bytes) -> None:
         """A part of the answer, to the receiver; what nobody asked for ends the connection."""
+        receiver = self.receiver  # as long as it is known: an answer that ends forgets it
         state = self.state
-        if state == HEAD:
-            try:
-                self._head(self._buffer + data if self._buffer else data)
-            except (UpstreamFault, ValueError) as fault:
-                self._break("broken_head", str(fault))
-        elif state == BODY:
-            body = self._body
-            assert body is not None
-            try:
-                payload = body.feed(data)
-            except ValueError as fault:
-                self._break("reset", f"The instance's answer is malformed: {fault}.")
-                return
-            receiver = self.receiver
-            assert receiver is not None
-            now = self.instance.plane.now()
-            if body.done:
-                self._release(not body.rest, now)
-                receiver.received(payload, True, now)
-            else:
-                self.instance.plane.wheel.set(self, self._idle_deadline(now))
-                receiver.received(payload, False, now)
-        elif state == TUNNEL:
-            assert self.receiver is not None
-            self.receiver.tunnelled(data)
-        elif state == IDLE:
-            # Nobody asked: a 408 before closing, or the second half of a double answer.
-            self.instance.forget(self)
-            self.abort()
+        try:
+            if state == HEAD:
+                try:
+                    self._head(self._buffer + data if self._buffer else data)
+                except (UpstreamFault, ValueError) as broken:
+                    if self.state != HEAD:
+                        raise  # the head was good: what went wrong is ours
+                    self._break("broken_head", str(broken))
+            elif state == BODY:
+                self._more(data)
+            elif state == TUNNEL:
+                assert receiver is not None
+                receiver.tunnelled(data)
+            elif state == IDLE:
+                # Nobody asked: a 408 before closing, or the second half of a double answer.
+                self.owner.forget(self)
+                self.abort()
+        except Exception:
+            fault(partial(self._give_up, receiver))
+
+    def _more(self, data: bytes) -> None:
+        """More of the body of an answer."""
+        body, receiver = self._body, self.receiver
+        assert body is not None
+        assert receiver is not None
+        try:
+            payload = body.feed(data)
+        except ValueError as broken:
+            self._break("reset", f"The instance's answer is malformed: {broken}.")
+            return
+        now = self.owner.shared.now()
+        if body.done:
+            self._release(not body.rest, now)
+            receiver.received(payload, True, now)
+        else:
+            self.owner.shared.wheel.set(self, self._idle_deadline(now))
+            receiver.received(payload, False, now)
 
     def eof_received(self) -> bool:
         return False
@@ -150,42 +216,47 @@ class Upstream(asyncio.Protocol, Timed):
         state, receiver = self.state, self.receiver
         self.state = CLOSED
         self.receiver = None
-        self.instance.plane.wheel.drop(self)
-        self.instance.lost(self, state == IDLE)
-        if receiver is None:
-            return
+        self.owner.shared.wheel.drop(self)
+        self.owner.lost(self, state == IDLE)
+        if receiver is not None:
+            try:
+                self._tell_end(receiver, state, error)
+            except Exception:
+                fault(receiver.give_up)
+
+    def _tell_end(self, receiver: Receiver, state: int, error: Exception | None) -> None:
         if (
             state == BODY and isinstance(self._body, UntilClose) and error is None
         ) or state == TUNNEL:
-            receiver.received(b"", True, self.instance.plane.now())
+            receiver.received(b"", True, self.owner.shared.now())
         elif state == BODY:
             receiver.broke("reset", "The instance broke off in the middle of its answer.")
         else:
             receiver.broke("reset", "The instance closed the connection without an answer.")
 
     def expired(self, now: float) -> None:
-        """An idle connection is given up; an answer that takes too long breaks, unless it is the
-        client that does not read."""
+        """An idle connection is given up or watched; an answer that takes too long breaks, unless
+        it is the client that does not read."""
         if self.state == IDLE:
-            self.instance.forget(self)
-            self.abort()
+            self.owner.rested(self, now)
         elif self.paused:
             # The client does not read, and answers for that with its own deadline.
-            self.instance.plane.wheel.set(self, self._idle_deadline(now))
+            self.owner.shared.wheel.set(self, self._idle_deadline(now))
         elif self.state == TUNNEL:
             self._break("timeout", "The tunnel was silent for too long.")
         elif self.state in (HEAD, BODY):
-            self._break("timeout", "The instance did not answer in time.")
+            timer = "response" if self.state == HEAD else "idle"
+            self._break("timeout", f"The instance did not answer in time (timeouts.{timer}).")
 
     # reading the answer
 
     def _head(self, data: bytes) -> None:
-        known = self._known
-        if known is not None and data.startswith(known.said):
+        last = self._last_head
+        if last is not None and data.startswith(last.raw):
             self._buffer = b""
-            self._answer(known, data[len(known.said) :])
+            self._answer(last, data[len(last.raw) :])
             return
-        options = self.instance.plane.options
+        options = self.owner.shared.options
         while True:
             end = data.find(END)
             if end > options.max_head or (end < 0 and len(data) > options.max_head):
@@ -197,10 +268,10 @@ class Upstream(asyncio.Protocol, Timed):
             data = data[end + len(END) :]
             self._buffer = b""
             if head.status >= 200:
-                if head.said:
-                    self._known = head
-                if KEEP_ALIVE in head.special:
-                    self.instance.announced(head.idle_s)
+                if head.raw:
+                    self._last_head = head
+                if KEEP_ALIVE in head.known:
+                    self.owner.announced(head.idle_s)
                 self._answer(head, data)
                 return
             if head.status == 101:
@@ -213,13 +284,13 @@ class Upstream(asyncio.Protocol, Timed):
     def _answer(self, head: ResponseHead, data: bytes) -> None:
         receiver = self.receiver
         assert receiver is not None
-        now = self.instance.plane.now()
+        now = self.owner.shared.now()
         length = head.length
         status = head.status
         if status == 408 and head.close and self.is_reused:
             # The end of an idle connection, said at the moment of the next request: that
             # request was not read, and the words are about the silence before it.
-            self._break("reset", "The instance closed an idle connection.")
+            self._break("unread", "The instance closed an idle connection.")
             return
         if status == 204 or status == 304 or receiver.method == b"HEAD":
             self._reusable = not head.close
@@ -244,21 +315,21 @@ class Upstream(asyncio.Protocol, Timed):
             return
         self._body = body
         self.state = BODY
-        self.instance.plane.wheel.set(self, self._idle_deadline(now))
+        self.owner.shared.wheel.set(self, self._idle_deadline(now))
         receiver.answered(head, payload, False, True, now)
 
     def _switch(self, head: ResponseHead, data: bytes) -> None:
         # Another protocol than the one asked for is as unasked as none.
-        if not self.expects_upgrade or head.special.get(UPGRADE, b"").lower() != b"websocket":
+        if not self.expects_upgrade or head.known.get(UPGRADE, b"").lower() != b"websocket":
             raise UpstreamFault("The instance switched protocols unasked.")
         receiver = self.receiver
         assert receiver is not None
         self.state = TUNNEL
-        self.instance.plane.wheel.set(self, NEVER)
+        self.owner.shared.wheel.set(self, NEVER)
         receiver.switched(head, data)
 
     def _idle_deadline(self, now: float) -> float:
-        return now + self.instance.backend.config.timeouts.idle_s
+        return now + self.owner.timeouts.idle_s
 
     def _release(self, clean: bool, now: float) -> None:
         """The answer ended: back into the pool, or closed where it did not end cleanly."""
@@ -267,7 +338,7 @@ class Upstream(asyncio.Protocol, Timed):
         if clean and self._reusable and self.request_done:
             self.paused = False
             self.state = IDLE
-            self.instance.put(self, now)
+            self.owner.put(self, now)
         else:
             self.state = CLOSED
             self.deadline = NEVER
@@ -277,4 +348,16 @@ class Upstream(asyncio.Protocol, Timed):
         receiver = self.receiver
         self.abort()
         if receiver is not None:
-            receiver.broke(reason, detail)
+            try:
+                receiver.broke(reason, detail)
+            except Exception:
+                fault(receiver.give_up)
+
+    def give_up(self) -> None:
+        """A fault of ours: nothing more comes from here."""
+        self._give_up(self.receiver)
+
+    def _give_up(self, receiver: Receiver | None) -> None:
+        self.abort()
+        if receiver is not None:
+            receiver.give_up()

@@ -1,4 +1,4 @@
-"""What does a data-plane worker process do from its start to its end?
+"""A data-plane worker process, from its start to its end.
 
 It follows the control process, listens once it has a first table, serves, and on SIGTERM
 leaves in order: lame duck (health says 503, answers end their connections), no new
@@ -13,24 +13,32 @@ import os
 import resource
 import signal
 import socket
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from gateway.core.errors import NoRoom
 from gateway.core.options import DataplaneOptions
-from gateway.dataplane.context import Plane
-from gateway.dataplane.intake import TUNNEL
-from gateway.dataplane.link import Link
+from gateway.dataplane.control_client import CannotServe, ControlChannel, ControlClient
+from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.listener import Client
-from gateway.dataplane.turns import TurnsFile
+from gateway.dataplane.load_memory import LoadMemory
+from gateway.dataplane.permits import PermitsFile
+from gateway.dataplane.plane import Plane
+from gateway.dataplane.traced import TracedExchange
+from gateway.processes.children import FAULT
+from gateway.processes.console import say
+from gateway.processes.sockets import BACKLOG
+from gateway.processes.tasks import Tasks, first_of, told
 from gateway.telemetry import logs
+from gateway.telemetry.book import Book
+from gateway.telemetry.metrics import Counters
 from gateway.telemetry.tracing import from_environment
+from gateway.wire.messages import HAND_OVER_S
 
 log = logging.getLogger(__name__)
-BACKLOG = 1024
 POLL_S = 0.02
-GOODBYE_S = 0.5
-RELIEF_S = 10.0  # what a successor may take to start before nobody accepts for a while
 RESERVED = 40  # descriptors for sockets, channel, log, and names
 UPSTREAMS = 4096  # and for connections to instances, where there are many
 
@@ -39,15 +47,18 @@ UPSTREAMS = 4096  # and for connections to instances, where there are many
 class WorkerOptions:
     """What a worker must know before it has a channel. Everything else is sent to it.
 
-    `turns` is the descriptor of the file that `dataplane.turns` is about, None without others.
-    `retry_least_s` and `retry_most_s` bound the pause before the channel is opened again;
+    `permits` is the descriptor of what `dataplane.permits` and `dataplane.load_memory` are about,
+    None without others; `counters` that of the memory in which all workers count, None where
+    nobody reads it.
+    `retry_min_s` and `retry_max_s` bound the pause before the channel is opened again;
     `set_up_logs` is off where the worker runs inside another program.
     """
 
-    retry_least_s: float = 0.05
-    retry_most_s: float = 1.0
+    retry_min_s: float = 0.05
+    retry_max_s: float = 1.0
     set_up_logs: bool = True
-    turns: int | None = None
+    permits: int | None = None
+    counters: int | None = None
 
 
 async def serve(
@@ -60,7 +71,7 @@ async def serve(
     return await worker.run()
 
 
-def most_clients(descriptors: float) -> float:
+def max_clients(descriptors: float) -> float:
     """How many clients a process with so many file descriptors can serve.
 
     Each may need a connection to an instance; a client that is let in and then finds no
@@ -71,15 +82,6 @@ def most_clients(descriptors: float) -> float:
     return max(1, left // 2, left - UPSTREAMS)
 
 
-def _cut(client: Client) -> None:
-    """Time is up: a request without an answer gets one that says so, a stream breaks off."""
-    exchange = client.exchange
-    if exchange is not None and exchange.state < TUNNEL:
-        exchange.fail(NoRoom("The gateway is shutting down.", "draining"))
-    else:
-        client.abort()
-
-
 class Worker:
     """One worker: its plane, its listening sockets and its way out."""
 
@@ -88,19 +90,25 @@ class Worker:
     ) -> None:
         self._sockets = sockets
         self._slot = slot
-        self._turns = TurnsFile(options.turns)
+        self._shared = options.permits
+        self._permits = PermitsFile(options.permits)
+        self._counters = Counters(Book(options.counters))
         self._servers: list[asyncio.Server] = []
         self._plane: Plane | None = None
         self._listening: asyncio.Task[None] | None = None
         self._leave = asyncio.Event()
         self._now = asyncio.Event()
         self._limits_s: tuple[float, float] | None = None
-        self._link = Link(
-            channel_path,
+        self._code = 0
+        self._own = Tasks(self._note_failure)
+        self._control = ControlClient(
+            partial(ControlChannel.open, channel_path),
             slot,
+            os.getpid(),
             self._make,
             self._listen_once,
-            (options.retry_least_s, options.retry_most_s),
+            (options.retry_min_s, options.retry_max_s),
+            self._own,
         )
 
     async def run(self) -> int:
@@ -108,55 +116,83 @@ class Worker:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._signalled)
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
-        following = asyncio.create_task(self._link.follow())
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            loop.add_signal_handler(number, self._reopen)
+        self._own.run("following the control process", self._control.follow())
         try:
             await self._leave.wait()
             await self._go()
-            await self._say_goodbye()
         finally:
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
-            for number in (signal.SIGTERM, signal.SIGINT):
+            await self._own.close()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
                 loop.remove_signal_handler(number)
             if self._plane is not None:
-                self._plane.ledger.settle()
+                self._plane.ledger.flush()
+                self._plane.count_dropped()
                 self._plane.log.close()
                 if self._plane.tracing is not None:
                     self._plane.tracing.close()
-        return 0
+        return self._code
 
-    def _make(self, settings: dict[str, Any]) -> Plane:
+    def _note_failure(self, name: str, error: Exception) -> None:
+        """A worker that lacks a part is worse than the one that is started in its place."""
+        is_told = isinstance(error, CannotServe)
+        say(f"worker {self._slot}: {error if is_told else f'{name} ended: {told(error)}'}")
+        self._code = FAULT if is_told else 1
+        self._leave.set()
+        self._now.set()
+
+    def _make(self, settings: Mapping[str, Any]) -> Plane:
         options = DataplaneOptions.from_dict(settings)
         who = f"{options.node}/{self._slot}"
         tracing = from_environment(os.environ, "headgate", who)
-        self._plane = Plane(options, asyncio.get_running_loop(), tracing, self._turns)
-        self._plane.most_clients = most_clients(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        memory = LoadMemory(self._shared if options.workers > 1 else None, options.workers)
+        memory.beat(time.monotonic())
+        try:
+            self._plane = Plane(
+                options,
+                asyncio.get_running_loop(),
+                tracing,
+                self._permits,
+                self._counters,
+                memory,
+            )
+        except OSError as error:
+            raise CannotServe(f"access_log: {error.filename}: {error.strerror}") from None
+        self._plane.max_clients = max_clients(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         return self._plane
 
     def _listen_once(self) -> None:
         if self._listening is None:
-            self._listening = asyncio.create_task(self._listen())
+            self._listening = self._own.run("listening for clients", self._listen())
 
     async def _listen(self) -> None:
         loop = asyncio.get_running_loop()
         plane = self._plane
         assert plane is not None
+        exchange_of = Exchange if plane.tracing is None else TracedExchange
         # What is there now stays; requests leave no cycles behind, so that the collector need
         # not look after every few hundred of them.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
         for each in self._sockets:
-            server = await loop.create_server(lambda: Client(plane), sock=each, backlog=BACKLOG)
+            server = await loop.create_server(
+                lambda: Client(plane, exchange_of), sock=each, backlog=BACKLOG
+            )
             self._servers.append(server)
-        self._link.listening()
+        self._control.listening()
 
     def _signalled(self) -> None:
         if self._leave.is_set():
             self._now.set()
         else:
-            self._link.leaving()
+            self._control.leaving()
         self._leave.set()
+
+    def _reopen(self) -> None:
+        if self._plane is not None:
+            self._plane.log.reopen()
 
     def _interrupted(self) -> None:
         """A person waits for the prompt, and no balancer in front has to be told first."""
@@ -174,43 +210,27 @@ class Worker:
         # connections are still accepted meanwhile.
         plane.lame = True
         await self._pause(lame_duck_s)
-        await self._be_relieved()
+        await self._hand_over()
         for server in self._servers:
             server.close()
-        plane.draining = True
         for client in list(plane.clients):
             client.shut()
         until = plane.now() + drain_s
         while plane.clients and plane.now() < until and not self._now.is_set():
             await self._pause(POLL_S)
         for client in list(plane.clients):
-            _cut(client)
+            client.cut()
         await self._pause(POLL_S)
         for client in list(plane.clients):
             client.abort()
         await asyncio.sleep(0)
 
-    async def _be_relieved(self) -> None:
+    async def _hand_over(self) -> None:
         """Accepts connections until the successor does: they would wait for its start, or for
         the end of this process's last stream."""
-        if not self._link.is_open:
+        if not self._control.is_open:
             return  # nobody is there who could start one
-        relieved = asyncio.create_task(self._link.relieved.wait())
-        hurried = asyncio.create_task(self._now.wait())
-        try:
-            await asyncio.wait(
-                {relieved, hurried}, timeout=RELIEF_S, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            relieved.cancel()
-            hurried.cancel()
-
-    async def _say_goodbye(self) -> None:
-        try:
-            async with asyncio.timeout(GOODBYE_S):
-                await self._link.last_words()
-        except TimeoutError:
-            log.warning("the control process does not listen: what was counted last is lost")
+        await first_of(self._control.handed_over.wait(), self._now.wait(), timeout=HAND_OVER_S)
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -6,8 +6,6 @@ query, headers and bodies are never logged: they may hold secrets. Which request
 out is `gateway.core.sampling`; they are counted all the same, elsewhere.
 """
 
-import os
-import sys
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -15,6 +13,7 @@ from datetime import UTC, datetime
 import orjson
 
 from gateway.core.sampling import EVERY, HEALTH, Sampling
+from gateway.processes.outlet import STDOUT, Outlet, dropped, standard
 
 Labels = tuple[str, str, str]
 Entry = tuple[
@@ -33,7 +32,7 @@ _LINE = (
 class AccessLog:
     """Writes entries in batches to a path, to standard output ("-") or nowhere ("off")."""
 
-    __slots__ = ("_fd", "_labels", "_owned", "_sampling", "_tails", "dropped")
+    __slots__ = ("_labels", "_outlet", "_owned", "_sampling", "_tails")
 
     def __init__(self, where: str, sampling: Sampling = EVERY) -> None:
         self._sampling = sampling
@@ -41,31 +40,37 @@ class AccessLog:
         if sampling.percent < 100.0:
             shares = (100.0, sampling.percent)
             self._tails = {share: b',"sample_percent":%.6g' % share for share in shares}
-        self._owned = False
         self._labels: dict[Labels, bytes] = {}
-        self.dropped = 0
-        self._fd: int | None = None
-        if where == "-":
-            self._fd = sys.stdout.fileno()
-        elif where != "off":
-            self._fd = os.open(where, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            self._owned = True
+        self._owned = where not in ("-", "off")
+        self._outlet: Outlet | None = None
+        if self._owned:
+            self._outlet = Outlet(None, path=where)
+        elif where == "-":
+            self._outlet = standard(STDOUT)
 
     @property
     def is_on(self) -> bool:
-        return self._fd is not None
+        return self._outlet is not None
+
+    @property
+    def dropped(self) -> tuple[int, int]:
+        """How many lines were lost because there was no room for them or the system refused
+        them: of this log, and of whatever else this process had to say."""
+        outlet = self._outlet
+        return (0 if outlet is None else outlet.dropped), dropped(but=outlet)
 
     def write(self, entries: Iterable[Entry]) -> None:
-        """Writes a batch. One that fails is lost and counted, and no request notices."""
-        if self._fd is None:
+        """Hands over a batch, which is written meanwhile: nobody waits for it."""
+        if self._outlet is None:
             return
         data = self.lines(entries, time.time() - time.monotonic())
-        if not data:
-            return
-        try:
-            os.write(self._fd, data)
-        except OSError:
-            self.dropped += data.count(b"\n")
+        if data:
+            self._outlet.put(data)
+
+    def reopen(self) -> None:
+        """Opens the file anew, for one that was moved away; it is looked for by itself, too."""
+        if self._owned and self._outlet is not None:
+            self._outlet.reopen()
 
     def lines(self, entries: Iterable[Entry], offset: float) -> bytes:
         """The lines of `entries`; `offset` turns monotonic into wall-clock seconds."""
@@ -112,6 +117,7 @@ class AccessLog:
         return members[1:-1]
 
     def close(self) -> None:
-        if self._owned and self._fd is not None:
-            os.close(self._fd)
-        self._fd = None
+        """Waits for a moment until all is written."""
+        if self._owned and self._outlet is not None:
+            self._outlet.close()
+        self._outlet = None

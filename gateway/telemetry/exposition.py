@@ -1,150 +1,193 @@
 """What does a scrape of `/metrics` answer?
 
-The sum of what all workers counted, and what is live now, in the text format that
-prometheus_client writes. Pure: it asks nobody and keeps nothing. A series that a worker of
-another release sends in a form that is not known is left out; a scrape never fails for it.
+What all workers counted, and what is live now, in the format that the scraper asks for. A
+series is written out again only when it changed, so that a scrape costs what happened since
+the last one; the answer comes in pieces, so that nobody has to wait for all of it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
-
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector, CollectorRegistry
+from typing import Any, Protocol, TypeVar
 
 from gateway.core.table import Table
-from gateway.messages import Histogram, Metrics
-from gateway.telemetry.catalogue import BY_NAME
+from gateway.telemetry import prometheus_protobuf, prometheus_text
+from gateway.telemetry.book import TOTAL, Labels
+from gateway.telemetry.buckets import OVERHEAD, SECONDS, at_most
+from gateway.telemetry.catalogue import METRICS, Metric
+from gateway.telemetry.prometheus_text import Observed
 
-Labels = tuple[str, ...]
-Counts = Iterable[tuple[Sequence[str], int]]
+CLASSIC = {"headgate_overhead_seconds": OVERHEAD}
+AT_ONCE = 50
+"""Series in a piece: two milliseconds where all of them changed."""
+
+T = TypeVar("T")
+
+
+class Tally(Protocol):
+    """The counts of one series by what its keys mean; another `version` whenever one changed."""
+
+    counts: dict[int | Labels, int | float]
+    version: int
+
+    @property
+    def buckets(self) -> Mapping[int, int]: ...
+
+
+class Totals(Protocol):
+    """The series of all workers together."""
+
+    def of(self, metric: str) -> Mapping[Labels, Tally]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class Gauges:
     """What is live beside the counters.
 
     `up`: backend → address → whether it gets requests. `effective`: route → backend → share.
+    `in_flight`: backend → address → requests; `queue_depth`: backend → requests. `limits`:
+    backend → address → the concurrency limit that was learned and holds. `counted`:
+    metric → labels → what others than workers counted.
     """
 
     table: Table
     up: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
     effective: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    in_flight: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    queue_depth: Mapping[str, int] = field(default_factory=dict)
+    limits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    counted: Mapping[str, Mapping[Labels, int]] = field(default_factory=dict)
 
 
-def render(metrics: Sequence[Metrics], live: Live, accept: str = "") -> tuple[str, bytes]:
-    """The content type and the content of a scrape.
+class Exposition:
+    """Writes out scrapes of `totals`."""
 
-    `metrics` are those of every worker, running or retired; `accept` is the scraper's header,
-    which chooses between the Prometheus text format and OpenMetrics.
-    """
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Sum(metrics, live))
-    encode, content_type = choose_encoder(accept)
-    return content_type, encode(registry)
+    def __init__(self, totals: Totals) -> None:
+        self._totals = totals
+        self._written: dict[tuple[str, str], dict[Labels, tuple[float, bytes]]] = {}
+
+    def pieces(self, live: Gauges, accept: str = "") -> tuple[str, Iterator[bytes]]:
+        """The content type and the content; `accept` is the scraper's header."""
+        if prometheus_protobuf.is_wanted(accept):
+            return prometheus_protobuf.CONTENT_TYPE, self._protobuf(live)
+        is_open = "application/openmetrics-text" in accept
+        return prometheus_text.content_type(is_open), self._text(live, is_open)
+
+    def _text(self, live: Gauges, is_open: bool) -> Iterator[bytes]:
+        for metric in METRICS:
+            yield prometheus_text.head(metric, is_open)
+            yield from self._series(metric, live, "text", prometheus_text)
+        if is_open:
+            yield b"# EOF\n"
+
+    def _protobuf(self, live: Gauges) -> Iterator[bytes]:
+        for metric in METRICS:
+            pieces = []
+            for piece in self._series(metric, live, "protobuf", prometheus_protobuf):
+                pieces.append(piece)
+                yield b""  # nothing yet: others may go on
+            yield prometheus_protobuf.family(metric, b"".join(pieces))
+
+    def _series(self, metric: Metric, live: Gauges, form: str, writer: "Writer") -> Iterator[bytes]:
+        """All series of `metric`, AT_ONCE of them in a piece."""
+        kept = self._written.setdefault((form, metric.name), {})
+        if metric.kind == "gauge":
+            values = _gauge(metric.name, live)
+            yield from _pieces(
+                kept,
+                ((labels, value, value) for labels, value in values.items()),
+                lambda labels, value: writer.gauge(metric, {labels: value}),
+            )
+            _forget(kept, values)
+            return
+        series = self._totals.of(metric.name)
+        if not metric.labels and not series:
+            yield writer.counter(metric, (), {(): 0})
+        yield from _pieces(
+            kept,
+            ((labels, tally.version, tally) for labels, tally in list(series.items())),
+            lambda labels, tally: _written(metric, labels, tally, writer),
+        )
+        _forget(kept, series)
+        if metric.name in live.counted:
+            yield writer.counter(metric, (), live.counted[metric.name])
 
 
-class _Sum(Collector):
-    """One scrape's families, in the order of the catalogue."""
-
-    def __init__(self, metrics: Sequence[Metrics], live: Live) -> None:
-        self._metrics = metrics
-        self._live = live
-
-    def collect(self) -> Iterator[Metric]:
-        """Every family of the catalogue, for prometheus-client."""
-        workers, live = self._metrics, self._live
-        yield _counter("headgate_requests_total", _each(m["requests"] for m in workers))
-        yield _histogram("headgate_request_seconds", [m["request_seconds"] for m in workers])
-        yield _histogram("headgate_first_byte_seconds", [m["first_byte_seconds"] for m in workers])
-        yield _histogram("headgate_overhead_seconds", [m["overhead_seconds"] for m in workers])
-        yield _gauge("headgate_in_flight", _summed("headgate_in_flight", self._in_flight()))
-        yield _gauge("headgate_queue_depth", _summed("headgate_queue_depth", self._queues()))
-        yield _counter("headgate_retries_total", _each(m["retries"] for m in workers))
-        denied = sum(m["retries_denied"] for m in workers)
-        yield _counter("headgate_retries_denied_total", [((), denied)])
-        yield _counter("headgate_ejections_total", _each(m["ejections"] for m in workers))
-        yield _gauge("headgate_instance_up", _nested(live.up))
-        yield _gauge("headgate_weight", _weights(live.table))
-        yield _gauge("headgate_effective_weight", _nested(live.effective))
-        yield _gauge("headgate_revision", {(): live.table.revision})
-
-    def _in_flight(self) -> Counts:
-        """Zero for every instance that is there, so that a series does not come and go."""
-        zeros = [((backend, one), 0) for backend, ones in self._live.up.items() for one in ones]
-        return [*zeros, *_each(m["in_flight"] for m in self._metrics)]
-
-    def _queues(self) -> Counts:
-        zeros = [((backend,), 0) for backend in self._live.table.backends]
-        return [*zeros, *_each(m["queue_depth"] for m in self._metrics)]
+def _pieces(
+    kept: dict[Labels, tuple[float, bytes]],
+    series: Iterable[tuple[Labels, float, T]],
+    written: Callable[[Labels, T], bytes],
+) -> Iterator[bytes]:
+    """Each of `series` (labels, what changes when it does, what it is) as it is in `kept`, or
+    `written` anew and kept where it changed."""
+    parts: list[bytes] = []
+    for labels, mark, content in series:
+        before = kept.get(labels)
+        if before is None or before[0] != mark:
+            before = kept[labels] = mark, written(labels, content)
+        parts.append(before[1])
+        if len(parts) == AT_ONCE:
+            yield b"".join(parts)
+            parts.clear()
+    yield b"".join(parts)
 
 
-def _each(of_workers: Iterable[Counts]) -> Counts:
-    return [one for counts in of_workers for one in counts]
+def _forget(kept: dict[Labels, tuple[float, bytes]], series: Mapping[Labels, Any]) -> None:
+    if len(kept) > len(series):
+        for labels in kept.keys() - series.keys():
+            del kept[labels]
 
 
-def _summed(name: str, counts: Counts) -> dict[Labels, int]:
-    """The counts added up per labels; those with another number of labels have no meaning."""
-    sums: dict[Labels, int] = {}
-    width = len(BY_NAME[name].labels)
-    for labels, count in counts:
-        if len(labels) == width:
-            sums[tuple(labels)] = sums.get(tuple(labels), 0) + count
-    return sums
+class Writer(Protocol):
+    """How one series looks in a format."""
+
+    def counter(self, metric: Metric, labels: Labels, counts: Mapping[Labels, float]) -> bytes: ...
+
+    def gauge(self, metric: Metric, values: Mapping[Labels, float]) -> bytes: ...
+
+    def histogram(self, metric: Metric, labels: Labels, observed: Observed) -> bytes: ...
+
+
+def _written(metric: Metric, labels: Labels, tally: Tally, writer: Writer) -> bytes:
+    width = len(metric.labels) - len(labels)
+    if metric.kind == "counter":
+        named = [(key if isinstance(key, tuple) else (), n) for key, n in tally.counts.items()]
+        counts = {more: n for more, n in named if len(more) == width}
+        return writer.counter(metric, labels, counts)
+    if width:  # of a worker of another release
+        return b""
+    buckets = tally.buckets
+    bounds = CLASSIC.get(metric.name, SECONDS)
+    seconds = tally.counts.get(TOTAL, 0.0)
+    observed = Observed(bounds, at_most(buckets, bounds), seconds, buckets)
+    return writer.histogram(metric, labels, observed)
+
+
+def _gauge(name: str, live: Gauges) -> dict[Labels, float]:
+    """The values of a gauge; zero where there is nothing, so that series do not come and go."""
+    if name == "headgate_in_flight":
+        zeros = {(backend, one): 0.0 for backend, ones in live.up.items() for one in ones}
+        return zeros | _nested(live.in_flight)
+    if name == "headgate_queue_depth":
+        names = dict.fromkeys([*live.table.backends, *live.queue_depth])
+        return {(name,): float(live.queue_depth.get(name, 0)) for name in names}
+    if name == "headgate_concurrency_limit":
+        return _nested(live.limits)
+    if name == "headgate_instance_up":
+        return _nested(live.up)
+    if name == "headgate_weight":
+        return _nested({route.name: dict(route.split) for route in live.table.routes.values()})
+    if name == "headgate_effective_weight":
+        return _nested(live.effective)
+    if name == "headgate_revision":
+        return {(): live.table.revision}
+    return {}
 
 
 def _nested(values: Mapping[str, Mapping[str, float]]) -> dict[Labels, float]:
     return {(outer, inner): float(v) for outer, per in values.items() for inner, v in per.items()}
 
 
-def _weights(table: Table) -> dict[Labels, float]:
-    return _nested({name: dict(route.split) for name, route in table.routes.items()})
-
-
-def _counter(name: str, counts: Counts) -> CounterMetricFamily:
-    metric = BY_NAME[name]
-    family = CounterMetricFamily(name, metric.meaning, labels=metric.labels)
-    for labels, count in _summed(name, counts).items():
-        family.add_metric(labels, count)
-    return family
-
-
-def _gauge(name: str, values: Mapping[Labels, float]) -> GaugeMetricFamily:
-    metric = BY_NAME[name]
-    family = GaugeMetricFamily(name, metric.meaning, labels=metric.labels)
-    for labels, value in values.items():
-        family.add_metric(labels, value)
-    return family
-
-
-def _histogram(name: str, of_workers: Sequence[Histogram]) -> HistogramMetricFamily:
-    metric = BY_NAME[name]
-    family = HistogramMetricFamily(name, metric.meaning, labels=metric.labels)
-    bounds = max((h["bounds"] for h in of_workers), key=len, default=[])
-    names = [*(str(float(bound)) for bound in bounds), "+Inf"]
-    for labels, (counts, total) in _observed(of_workers, bounds).items():
-        if len(labels) == len(metric.labels):
-            buckets = list(zip(names, accumulate(counts), strict=True))
-            family.add_metric(labels, buckets, total)
-    return family
-
-
-def _observed(
-    of_workers: Iterable[Histogram], bounds: Sequence[float]
-) -> dict[Labels, tuple[list[int], float]]:
-    """Counts per bucket, not cumulated, and the sum, added up over the workers."""
-    sums: dict[Labels, tuple[list[int], float]] = {}
-    for histogram in of_workers:
-        if histogram["bounds"] != bounds:
-            continue
-        for labels, counts, total in histogram["series"]:
-            before, so_far = sums.get(tuple(labels), ([0] * len(counts), 0.0))
-            added = [one + other for one, other in zip(before, counts, strict=True)]
-            sums[tuple(labels)] = (added, so_far + total)
-    return sums
+def render(totals: Totals, live: Gauges, accept: str = "") -> tuple[str, bytes]:
+    """The content type and the whole content of one scrape."""
+    kind, pieces = Exposition(totals).pieces(live, accept)
+    return kind, b"".join(pieces)

@@ -43,21 +43,21 @@ class Ledger:
             self._later(FLUSH_S, self._due)
         items.append(item)
         if len(items) >= MOST:
-            self.settle()
+            self.flush()
 
     def _due(self) -> None:
         self._is_due = False
-        self.settle()
+        self.flush()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Counts and logs all there is. `noted` is told how many requests it was."""
         items, self._items = self._items, []
         if not items:
             return
-        for cell, entry, first_s, own_s in items:
+        for cell, entry, first_s, overhead_s in items:
             cell.count(entry[3], entry[5], entry[6])
             if first_s:
-                cell.time(entry[12], first_s, max(0.0, own_s))
+                cell.time(entry[12], first_s, max(0.0, overhead_s))
         self._noted(len(items))
         if self._log.is_on:
             self._log.write([item[1] for item in items])

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 
 import orjson
 
+from gateway.processes import console, outlet
+
 WINDOW_S = 10.0
 
 
@@ -29,6 +31,19 @@ class JsonLines(logging.Formatter):
         if record.exc_info and record.exc_info[1] is not None:
             members["error"] = self.formatException(record.exc_info)
         return orjson.dumps(members, default=str).decode()
+
+
+class Lines(logging.Formatter):
+    """For people: when, what, and the facts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and below it the traceback of a fault of ours."""
+        facts = ", ".join(f"{k} {v}" for k, v in getattr(record, "facts", {}).items() if v)
+        line = f"{self.formatTime(record, '%H:%M:%S')} {record.getMessage()}"
+        line += f" ({facts})" if facts else ""
+        if record.exc_info and record.exc_info[1] is not None:
+            line += f"\n{self.formatException(record.exc_info)}"
+        return line
 
 
 class Sparse(logging.Filter):
@@ -54,9 +69,29 @@ class Sparse(logging.Filter):
         return True
 
 
+def gap(lines: int) -> bytes:
+    """The line that stands in for lines that nobody read in time."""
+    facts = {"facts": {"lines": lines}}
+    record = logging.makeLogRecord(
+        {"name": __name__, "levelname": "WARNING", "msg": "log lines were dropped", **facts}
+    )
+    return f"{JsonLines().format(record)}\n".encode()
+
+
+def show(level: int) -> None:
+    """Writes from now on what is at least of this level."""
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(level)
+
+
 def set_up(level: int = logging.INFO) -> None:
-    """Sends the log of this process to standard error as JSON lines."""
+    """Sends the log of this process to standard error, as JSON lines or as ones for people; none
+    waits for a reader."""
+    if console.is_for_people():
+        console.take_over()
+    else:
+        outlet.take_over(gap)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines())
+    handler.setFormatter(Lines() if console.is_for_people() else JsonLines())
     handler.addFilter(Sparse())
     logging.basicConfig(level=level, handlers=[handler], force=True)

@@ -1,121 +1,206 @@
 """What did this worker count?
 
-Plain integers, added to where things happen and read when the control process scrapes.
-Nothing is formatted or locked here, and label values come from the table, never from a
-client: an unknown method counts as `other`.
+Whole numbers in a book (`gateway.telemetry.book`), added to where things happen and read by
+the control process when it likes. Nothing is formatted, sent or locked here, and label values
+come from the table, never from a client: an unknown method counts as `other`.
 """
 
 from bisect import bisect_left
-from typing import Any
+from collections.abc import Iterable
+from weakref import WeakSet
 
-from gateway.messages import Histogram as HistogramMessage
+from gateway.telemetry.book import TOTAL, Book, Labels
+from gateway.telemetry.buckets import BOUNDS
+from gateway.telemetry.catalogue import TIMES, Gone, retired_labels
 
 METHODS = {
     method.encode(): method
     for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 }
-SECONDS = (
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
-)  # fmt: skip
-OVERHEAD = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
-
-
-class Histogram:
-    """Counts per bound, not cumulated, one more for what is above, and the sum."""
-
-    __slots__ = ("counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+REQUESTS = "headgate_requests_total"
+REQUEST = "headgate_request_seconds"
+FIRST_BYTE = "headgate_first_byte_seconds"
+OVERHEAD = "headgate_overhead_seconds"
+RETRIES = "headgate_retries_total"
+RETRIES_DENIED = "headgate_retries_denied_total"
+EJECTIONS = "headgate_ejections_total"
+LOG_DROPPED = "headgate_log_dropped_total"
 
 
 class Cell:
     """The counters of one route at one backend's instance."""
 
-    __slots__ = ("counts", "labels", "times")
+    __slots__ = ("__weakref__", "_places", "_words", "labels", "series", "times")
 
-    def __init__(self, labels: tuple[str, str, str], times: "Times") -> None:
+    def __init__(self, book: Book, labels: tuple[str, str, str], times: "Times") -> None:
         self.labels = labels
         self.times = times
-        self.counts: dict[tuple[bytes, int, str], int] = {}
+        self.count_in(book, labels)
+
+    def count_in(self, book: Book, labels: Labels) -> None:
+        """Counts requests in the series of `labels` from now on."""
+        self.series = book.series(REQUESTS, labels)
+        self._words = self.series.words
+        self._places: dict[tuple[bytes, int, str], int] = {}
 
     def count(self, method: bytes, code: int, reason: str) -> None:
-        counts, key = self.counts, (method, code, reason)
-        if key not in counts and method not in METHODS:
-            key = (b"other", code, reason)
-        counts[key] = counts.get(key, 0) + 1
+        place = self._places.get((method, code, reason))
+        if place is None:
+            place = self._place(method, code, reason)
+        self._words[place] += 1
+
+    def _place(self, method: bytes, code: int, reason: str) -> int:
+        series = self.series
+        name = METHODS.get(method, "other")
+        place = series.place(series.book.name((name, str(code), reason)))
+        self._words = series.words
+        if method in METHODS:  # no table of what clients make up
+            self._places[method, code, reason] = place
+        return place
 
     def time(self, request_s: float, first_byte_s: float, overhead_s: float) -> None:
-        """Observes one answered request."""
+        """Observes one request that an instance answered."""
         times = self.times
-        request, first_byte, overhead = times.request, times.first_byte, times.overhead
-        request.counts[bisect_left(SECONDS, request_s)] += 1
-        request.total += request_s
-        first_byte.counts[bisect_left(SECONDS, first_byte_s)] += 1
-        first_byte.total += first_byte_s
-        overhead.counts[bisect_left(OVERHEAD, overhead_s)] += 1
-        overhead.total += overhead_s
+        places = times.places
+        request = first_byte = bisect_left(BOUNDS, request_s)
+        if first_byte_s != request_s:
+            first_byte = bisect_left(BOUNDS, first_byte_s)
+        overhead = bisect_left(BOUNDS, overhead_s) | OWN
+        alone = 0
+        try:
+            # First what may fail, then what counts.
+            own_at = places[overhead]
+            if first_byte == request:
+                at = places[request]
+            else:
+                at = places[request | LAST]
+                alone = places[first_byte | FIRST]
+        except KeyError:
+            times.open(request, first_byte, overhead)
+            self.time(request_s, first_byte_s, overhead_s)
+            return
+        words, seconds, sums = times.words, times.seconds, times.sums
+        words[at] += 1
+        words[own_at] += 1
+        if alone:
+            words[alone] += 1
+        seconds[sums] += overhead_s
+        seconds[sums + 2] += first_byte_s
+        seconds[sums + 4] += request_s
+
+
+LAST, FIRST, OWN = 1 << 12, 2 << 12, 3 << 12
+"""What is added to a bucket's number, which is less: where the whole answer fell into it but its
+first byte into another one; where the first byte did; where the gateway's own time did. The
+number alone is where both fell: most answers are short, and one count serves for two."""
+
+SUMS = {TOTAL: REQUEST, TOTAL - 1: FIRST_BYTE, TOTAL - 2: OVERHEAD}
+"""The sums of seconds of a series of times, by their keys."""
+
+
+def observed(key: int) -> tuple[tuple[str, int], ...]:
+    """In which histogram, or two, and under which key of theirs is counted what is counted under
+    `key` of a series of times?"""
+    if key <= TOTAL:
+        return ((SUMS[key], TOTAL),)
+    bucket = key & (LAST - 1)
+    kind = key - bucket
+    if not kind:
+        return (REQUEST, bucket), (FIRST_BYTE, bucket)
+    return (({LAST: REQUEST, FIRST: FIRST_BYTE, OWN: OVERHEAD}[kind], bucket),)
 
 
 class Times:
-    """The histograms of one route at one backend."""
+    """The histograms of one route at one backend: what is counted → where; `sums` is where the
+    first of three sums of seconds is, which lie side by side."""
 
-    __slots__ = ("first_byte", "overhead", "request")
+    __slots__ = ("__weakref__", "_series", "places", "seconds", "sums", "words")
 
-    def __init__(self) -> None:
-        self.request = Histogram(SECONDS)
-        self.first_byte = Histogram(SECONDS)
-        self.overhead = Histogram(OVERHEAD)
+    def __init__(self, book: Book, labels: Labels) -> None:
+        self.count_in(book, labels)
+
+    def count_in(self, book: Book, labels: Labels) -> None:
+        """Counts times in the series of `labels` from now on."""
+        self._series = series = book.series(TIMES, labels)
+        self.places = series.places
+        self.sums, *others = (series.place(key) for key in sorted(SUMS))
+        assert others == [self.sums + 2, self.sums + 4]
+        self.words, self.seconds = series.words, series.seconds
+
+    def open(self, request: int, first_byte: int, overhead: int) -> None:
+        """Makes places for these buckets."""
+        if request == first_byte:
+            self._series.place(request)
+        else:
+            self._series.place(request | LAST)
+            self._series.place(first_byte | FIRST)
+        self._series.place(overhead)
+        self.words, self.seconds = self._series.words, self._series.seconds
 
 
 class Counters:
-    """All counters of one worker since it started."""
+    """All counters of one worker.
 
-    __slots__ = ("_cells", "_times", "ejections", "retries", "retries_denied")
+    A counter is whatever the catalogue (`gateway.telemetry.catalogue`) names: `add` counts it.
+    """
 
-    def __init__(self) -> None:
-        self._cells: dict[tuple[str, str, str], Cell] = {}
-        self._times: dict[tuple[str, str], Times] = {}
-        self.retries: dict[tuple[str, str], int] = {}
-        self.retries_denied = 0
-        self.ejections: dict[tuple[str, str], int] = {}
+    __slots__ = ("_cells", "_holders", "_times", "book")
+
+    def __init__(self, book: Book) -> None:
+        self.book = book
+        self._cells: dict[Labels, Cell] = {}
+        self._times: dict[Labels, Times] = {}
+        # Who counts in the series of these labels, as long as a request may do so.
+        self._holders: dict[Labels, WeakSet[Cell | Times]] = {}
 
     def cell(self, route: str, backend: str, instance: str) -> Cell:
         """The counters of these labels; "" where a request got no further."""
         key = (route, backend, instance)
         cell = self._cells.get(key)
         if cell is None:
-            times = self._times.setdefault((route, backend), Times())
-            cell = self._cells[key] = Cell(key, times)
+            times = self._times.get(key[:2])
+            if times is None:
+                times = self._times[key[:2]] = Times(self.book, key[:2])
+            cell = self._cells[key] = Cell(self.book, key, times)
         return cell
 
-    def retried(self, route: str, reason: str) -> None:
-        self.retries[(route, reason)] = self.retries.get((route, reason), 0) + 1
+    def add(self, metric: str, *labels: str, count: int = 1) -> None:
+        """Counts `count` more of `metric`, with its labels in the catalogue's order."""
+        self.book.series(metric, labels).add(count)
 
-    def ejected(self, backend: str, instance: str) -> None:
-        self.ejections[(backend, instance)] = self.ejections.get((backend, instance), 0) + 1
+    def value(self, metric: str, *labels: str) -> int:
+        """What was counted of `metric` with these labels."""
+        return self.book.series(metric, labels).value
 
-    def message(self) -> dict[str, Any]:
-        """The counted part of gateway.messages.Metrics."""
-        return {
-            "requests": [
-                ([*cell.labels, METHODS.get(method, "other"), str(code), reason], count)
-                for cell in self._cells.values()
-                for (method, code, reason), count in cell.counts.items()
-            ],
-            "request_seconds": self._histogram(SECONDS, "request"),
-            "first_byte_seconds": self._histogram(SECONDS, "first_byte"),
-            "overhead_seconds": self._histogram(OVERHEAD, "overhead"),
-            "retries": [(list(labels), count) for labels, count in self.retries.items()],
-            "retries_denied": self.retries_denied,
-            "ejections": [(list(labels), count) for labels, count in self.ejections.items()],
-        }
+    def retire(self, gone: Iterable[Gone], name: str) -> None:
+        """Counts what was counted at the routes, backends and instances that are `gone` under
+        `name` in their place, and what may still come of them too."""
+        retired = dict.fromkeys(gone, name)
+        values = {key[-1] for key in retired}
+        folds: dict[tuple[str, Labels], list[Labels]] = {}
+        for metric, labels in self.book.names():
+            if values.isdisjoint(labels):
+                continue
+            into = retired_labels(metric, labels, retired)
+            if into is not None:
+                folds.setdefault((metric, into), []).append(labels)
+        for (metric, into), labels_gone in folds.items():
+            self.book.fold(labels_gone, metric, into)
+        for (metric, into), labels_gone in folds.items():
+            if metric == REQUESTS:
+                self._move(self._cells, labels_gone, into)
+            elif metric == TIMES:
+                self._move(self._times, labels_gone, into)
 
-    def _histogram(self, bounds: tuple[float, ...], name: str) -> HistogramMessage:
-        series = []
-        for labels, times in self._times.items():
-            histogram: Histogram = getattr(times, name)
-            if any(histogram.counts):
-                series.append((list(labels), histogram.counts, histogram.total))
-        return {"bounds": list(bounds), "series": series}
+    def _move(
+        self, known: dict[Labels, Cell] | dict[Labels, Times], gone: Iterable[Labels], into: Labels
+    ) -> None:
+        """Lets those that count in the series of what is gone, which requests may still hold,
+        count in `into`. Whoever comes back gets a series of its own."""
+        moved = self._holders.setdefault(into, WeakSet())
+        for labels in gone:
+            moved.update(self._holders.pop(labels, ()))
+            if (held := known.pop(labels, None)) is not None:
+                moved.add(held)
+        for each in moved:
+            each.count_in(self.book, into)

@@ -6,70 +6,111 @@ company that can come: while fewer are here than were present at one time lately
 client never waits for itself.
 
 Pure: time is an argument, nothing here knows sockets, processes or asyncio. Requests that
-expired or whose client left never get into a batch.
+expired or whose client left never get into a batch, and nothing of them is kept: they leave
+the queue at once, from whichever place in it, with all they hold.
 """
 
-from collections import deque
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
+from math import inf
 from typing import Generic, Protocol, TypeVar
+
+from instance.core.expiring import Expiring, Place
 
 
 class Waiting(Protocol):
-    """What the queue must know of a request."""
+    """What the queue must know of a request; `size` is the bytes that it holds."""
 
     arrived: float
     deadline: float
-    gone: bool
+    size: int
 
 
 J = TypeVar("J", bound=Waiting)
 
 
+class Lack(Enum):
+    """What there is too little of for one more to wait."""
+
+    PLACES = "places"
+    BYTES = "bytes"
+    TIME = "time"
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`max_batch_size` at once, `max_queue` waiting, `window_s` of waiting for company."""
+    """`max_batch_size` at once, `max_queue` waiting, which hold at most `max_bytes` together,
+    `window_s` of waiting for company. Those beyond the first `sure_queue` wait only if they are
+    expected to be taken within `max_wait_s`."""
 
     max_batch_size: int = 1
     max_queue: int = 64
     window_s: float = 0.0
+    max_bytes: float = inf
+    sure_queue: int = 64
+    max_wait_s: float = inf
 
 
 class Batcher(Generic[J]):
     """The queue of one instance, oldest first."""
 
-    __slots__ = ("_before", "_peak", "_queue", "limit", "policy", "running", "waiting")
+    __slots__ = (
+        "_before", "_expiring", "_peak", "_queue", "held", "limit", "policy", "running",
+    )  # fmt: skip
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.limit = policy.max_batch_size
-        self.waiting = 0
         self.running = 0
-        self._queue: deque[J] = deque()
+        self.held = 0  # bytes of those that wait
+        # Jobs and their places among the deadlines. In the order of arrival, and yet one can
+        # leave from the middle for the same price.
+        self._queue: OrderedDict[J, Place[J] | None] = OrderedDict()
+        self._expiring: Expiring[J] = Expiring()
         self._peak = 0  # present at one time since the last batch was taken …
         self._before = 0  # … and between the last and the one before
 
-    def offer(self, job: J) -> bool:
-        """Whether there was room; `job` waits from now on if so."""
-        if self.waiting >= self.policy.max_queue:
-            return False
-        self._queue.append(job)
-        self.waiting += 1
-        present = self.waiting + self.running
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
+
+    def lacks(self, size: int, wait_s: Callable[[], float]) -> Lack | None:
+        """What keeps one more request, which holds `size` bytes, from waiting; None if it may. One
+        alone always may. `wait_s` says how long it would be; it is asked only if that matters."""
+        policy, waiting = self.policy, len(self._queue)
+        if not waiting:
+            return None
+        if waiting >= policy.max_queue:
+            return Lack.PLACES
+        if self.held + size > policy.max_bytes:
+            return Lack.BYTES
+        if waiting >= policy.sure_queue and wait_s() > policy.max_wait_s:
+            return Lack.TIME
+        return None
+
+    def offer(self, job: J) -> None:
+        """`job` waits from now on."""
+        deadline, queue = job.deadline, self._queue
+        queue[job] = None if deadline == inf else self._expiring.add(deadline, job)
+        self.held += job.size
+        present = len(queue) + self.running
         if present > self._peak:
             self._peak = present
-        return True
 
     def put_back(self, jobs: list[J]) -> None:
         """Jobs that were taken and never started wait again, first in line."""
-        self._queue.extendleft(reversed(jobs))
-        self.waiting += len(jobs)
         self.running -= len(jobs)
+        for job in reversed(jobs):
+            self.offer(job)
+            self._queue.move_to_end(job, last=False)
 
     def leave(self, job: J) -> None:
         """The client of a waiting job left: its place is free at once."""
-        if not job.gone:
-            job.gone = True
-            self.waiting -= 1
+        if job in self._queue:
+            self._left(job, self._queue.pop(job))
 
     def finish(self, count: int) -> None:
         """`count` jobs that were taken are done, however they ended."""
@@ -77,61 +118,59 @@ class Batcher(Generic[J]):
 
     def delay(self, now: float) -> float | None:
         """Seconds an idle worker should wait before it takes; 0: now; None: nothing waits."""
-        if not self.waiting:
+        queue = self._queue
+        if not queue:
             return None
         window_s = self.policy.window_s
         if window_s <= 0.0:
             return 0.0
         company = max(self._peak, self._before) - self.running
-        if self.waiting >= min(self.limit, company):
+        if len(queue) >= min(self.limit, company):
             return 0.0
-        return max(0.0, self._oldest().arrived + window_s - now)
+        return max(0.0, next(iter(queue)).arrived + window_s - now)
 
     def take(self, now: float, most: int | None = None) -> tuple[list[J], list[J]]:
         """(the batch to run, those found expired): both leave the queue.
 
-        The batch holds at most `most` jobs, `limit` by default, oldest first, none expired,
-        none gone.
+        The batch holds at most `most` jobs, `limit` by default, oldest first, none expired.
         """
         batch: list[J] = []
         expired: list[J] = []
         queue = self._queue
         limit = self.limit if most is None else most
+        held = self.held
         while queue and len(batch) < limit:
-            job = queue.popleft()
-            if job.gone:
-                continue
+            job, place = queue.popitem(last=False)
+            held -= job.size
+            if place is not None:
+                self._expiring.leave(place)
             if job.deadline <= now:
-                job.gone = True
                 expired.append(job)
             else:
                 batch.append(job)
-        self.waiting -= len(batch) + len(expired)
+        self.held = held
         self.running += len(batch)
-        self._before, self._peak = self._peak, self.waiting + self.running
+        self._before, self._peak = self._peak, len(queue) + self.running
         return batch, expired
 
     def expire(self, now: float) -> list[J]:
-        """Those whose deadline passed while they waited; they leave the queue."""
-        expired = [job for job in self._queue if job.deadline <= now and not job.gone]
+        """Those whose deadline passed while they waited, the earliest first; they leave the
+        queue."""
+        expired = self._expiring.expired(now)
         for job in expired:
-            self.leave(job)
+            del self._queue[job]
+            self.held -= job.size
         return expired
 
     def clear(self) -> list[J]:
         """Everything that waits, oldest first; the queue is empty afterwards."""
-        left = [job for job in self._queue if not job.gone]
+        left = list(self._queue)
         self._queue.clear()
-        self.waiting = 0
-        for job in left:
-            job.gone = True
+        self._expiring = Expiring()
+        self.held = 0
         return left
 
-    def next_deadline(self) -> float | None:
-        """The earliest deadline of a waiting job; None when none waits."""
-        return min((job.deadline for job in self._queue if not job.gone), default=None)
-
-    def _oldest(self) -> J:
-        while self._queue[0].gone:
-            self._queue.popleft()
-        return self._queue[0]
+    def _left(self, job: J, place: Place[J] | None) -> None:
+        self.held -= job.size
+        if place is not None:
+            self._expiring.leave(place)

@@ -22,6 +22,8 @@ KINDS: dict[str, Kind] = {
     kind.code: kind
     for kind in (
         Kind("bad_request", 400, "Bad request"),
+        Kind("unauthorized", 401, "Not authorized"),
+        Kind("forbidden", 403, "Forbidden"),
         Kind("not_found", 404, "No such path"),
         Kind("method_not_allowed", 405, "Method not allowed"),
         Kind("request_timeout", 408, "Request not received in time"),
@@ -62,10 +64,18 @@ class Problem:
     faults: Sequence[Fault] = ()
     headers: Sequence[tuple[str, str]] = ()
     retry_after_s: float | None = None
+    bare: bool = False
+    """Whether nothing but `detail` is said, as FastAPI says what an HTTPException has to say."""
 
     @property
     def status_code(self) -> int:
         return self.status or KINDS[self.code].status
+
+    @property
+    def message(self) -> str:
+        """What went wrong in one line, for people and for protocols that have no more room."""
+        faults = "; ".join(f"{one.pointer or 'the body'}: {one.detail}" for one in self.faults[:3])
+        return faults or str(self.detail)
 
     def document(self, request_id: str | None) -> dict[str, Any]:
         """The body as RFC 9457 has it, with our `code`, `request_id` and `errors`."""
@@ -87,7 +97,7 @@ class Problem:
         return document
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """A request that is not taken; carries the problem to answer with."""
 
     def __init__(self, problem: Problem) -> None:
@@ -95,6 +105,6 @@ class Refused(Exception):
         self.problem = problem
 
 
-def refuse(code: str, detail: str, retry_after_s: float | None = None) -> Refused:
+def refuse(code: str, detail: str, retry_after_s: float | None = None) -> RequestRefused:
     """The exception to raise for `code`."""
-    return Refused(Problem(code, detail, retry_after_s=retry_after_s))
+    return RequestRefused(Problem(code, detail, retry_after_s=retry_after_s))

@@ -20,9 +20,14 @@ class Pace:
     sum_nn: float = 0.0
     sum_s: float = 0.0
     sum_ns: float = 0.0
+    batches: int = 0
 
     def learn(self, n: int, seconds: float) -> None:
-        """A batch of `n` took `seconds`."""
+        """A batch of `n` took `seconds`. The very first pays for what is made once, such as
+        kernels and caches: it is forgotten when there is a second."""
+        if self.batches == 1:
+            self.weight = self.sum_n = self.sum_nn = self.sum_s = self.sum_ns = 0.0
+        self.batches += 1
         self.weight = self.weight * FADE + 1.0
         self.sum_n = self.sum_n * FADE + n
         self.sum_nn = self.sum_nn * FADE + n * n

@@ -8,8 +8,8 @@ names one with `spec = "openai-chat"`, `"openai-embeddings"` or `"open-inference
 from typing import Any, Literal, Protocol
 
 from instance.core.errors import Problem
+from instance.model.codec import Parse
 from instance.requests import Request
-from instance.surface.codec import Parse
 
 
 class Framing(Protocol):
@@ -57,8 +57,8 @@ class AnsweringSpec(_Asked, Protocol):
 
     streams: Literal[False]
 
-    def answer(self, output: Any, request: Any) -> Any:
-        """The whole answer of an encoded output."""
+    def answer(self, output: Any, request: Any, context: dict[str, Any]) -> Any:
+        """The whole answer of an encoded output; `context` is what the hooks left there."""
         ...
 
 
@@ -80,25 +80,37 @@ Spec = AnsweringSpec | StreamingSpec
 
 
 def spec_of(api: Any) -> Spec | None:
-    """The spec that a model names; ValueError when there is none of that name.
+    """The spec that a model names, or is served with; ValueError when there is none of that name.
 
     Objects are known by their class, so that a model written for LitServe's specs runs.
     """
-    named = getattr(api, "spec", None)
+    named = getattr(api, "served_spec", None) or getattr(api, "spec", None)
     if named is None:
         return None
     name = named if isinstance(named, str) else type(named).__name__
     if name in ("openai-chat", "OpenAISpec"):
         from instance.specs.openai_chat import Chat
 
-        return Chat()
+        return Chat(_is_litserves(api, named))
     if name in ("openai-embeddings", "OpenAIEmbeddingSpec"):
         from instance.specs.openai_embeddings import Embeddings
 
-        return Embeddings()
+        size = getattr(api, "max_batch_size", 1) or 1
+        return Embeddings(_is_litserves(api, named), size, named)
     if name == "open-inference":
         from instance.specs.open_inference import OpenInference
 
         return OpenInference(type(api).__name__, getattr(api, "version", "1"))
     known = "openai-chat, openai-embeddings, open-inference"
+    if not isinstance(named, str):
+        say = f"the spec {name} is of your own, and none such is run here"
+        raise ValueError(
+            f"{say}; the class's hooks and api_path can do its work, or one of {known}"
+        )
     raise ValueError(f"there is no spec {name!r}; use one of {known}")
+
+
+def _is_litserves(api: Any, named: Any) -> bool:
+    """Whether a model was written for LitServe, and so for what its specs hand to hooks."""
+    bases = (*type(api).__mro__, type(named))
+    return any(base.__module__.partition(".")[0] == "litserve" for base in bases)

@@ -8,7 +8,7 @@ is led by its length in four bytes. Knows nothing of requests but their bodies.
 import struct
 from typing import Any
 
-from instance.core.errors import Fault, Problem, Refused, refuse
+from instance.core.errors import Fault, Problem, RequestRefused, refuse
 
 LENGTH = "Inference-Header-Content-Length"
 OCTETS = "application/octet-stream"
@@ -79,7 +79,7 @@ def bytes_of(array: Any) -> bytes:
     return raw
 
 
-def invalid(pointer: str, detail: str) -> Refused:
+def invalid(pointer: str, detail: str) -> RequestRefused:
     """The refusal of the field at `pointer`."""
     fault = Fault(pointer, "tensor", detail)
-    return Refused(Problem("invalid_request", f"{pointer}: {detail}", faults=[fault]))
+    return RequestRefused(Problem("invalid_request", f"{pointer}: {detail}", faults=[fault]))

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from instance.engine import devices
+import instance.devices as devices
+from instance.model.codec import Parse, UnencodableError, encode_json
 from instance.requests import Request, Response
 from instance.specs.binary_tensors import (
     DTYPES,
@@ -23,7 +24,6 @@ from instance.specs.binary_tensors import (
     invalid,
     split,
 )
-from instance.surface.codec import Parse, UnencodableError, encode_json
 
 _VERSION = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -96,7 +96,7 @@ class OpenInference:
     def context(self, request: InferRequest) -> dict[str, Any]:
         return {"id": request.id, "parameters": request.parameters or {}}
 
-    def answer(self, output: Any, request: InferRequest) -> Any:
+    def answer(self, output: Any, request: InferRequest, context: dict[str, Any]) -> Any:
         """The outputs asked for, as JSON or with bytes after it; raises Refused."""
         named = output if isinstance(output, dict) else {"output": output}
         wanted = [one.name for one in request.outputs] if request.outputs else list(named)

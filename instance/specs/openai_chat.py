@@ -7,56 +7,22 @@ the client's choice with `stream`.
 
 import time
 import uuid
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from instance.core.errors import Problem
+from instance.core.openai_errors import error_of
+from instance.model.codec import Parse, UnencodableError, encode_json
 from instance.requests import Request
-from instance.specs.openai_errors import error_of
-from instance.surface.codec import Parse, UnencodableError, encode_json
+from instance.specs.chat_request import ChatRequest, request_type
 
-MAX_CHOICES = 128
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+DONE = b"data: [DONE]\n\n"
+# What LitServe's answers hold in any case, and its clients may look for.
+MESSAGE = {"role": None, "content": None, "name": None, "tool_calls": None, "tool_call_id": None}
 PARTS = {"content", "tool_calls", "finish_reason"}  # one of these makes a dict a message
-
-
-class Message(BaseModel):
-    """One message of a conversation; what is not named here is kept as it came."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: str
-    content: str | list[dict[str, Any]] | None = None
-
-    def text(self) -> str:
-        """All text of the message, its parts joined."""
-        if isinstance(self.content, list):
-            return "".join(part.get("text", "") for part in self.content)
-        return self.content or ""
-
-
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    include_usage: bool = False
-
-
-class ChatRequest(BaseModel):
-    """A request for one completion. Further parameters are kept and found in the context."""
-
-    model_config = ConfigDict(extra="allow")
-
-    model: str = ""
-    messages: list[Message] = Field(min_length=1)
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = 1
-    temperature: float | None = None
-    top_p: float | None = None
-    max_tokens: int | None = None
-    stop: str | list[str] | None = None
 
 
 class Chat:
@@ -66,8 +32,11 @@ class Chat:
     path = "/v1/chat/completions"
     wants_headers = False
     streams: Literal[True] = True
-    request_type: Any = ChatRequest
     answer_type: Any = dict[str, Any]
+
+    def __init__(self, of_litserve: bool = False) -> None:
+        self.request_type: Any = request_type(of_litserve)
+        self._of_litserve = of_litserve
 
     def read(self, request: Request, parse: Parse) -> Any:
         return parse(request)
@@ -82,7 +51,7 @@ class Chat:
         return request.n or 1
 
     def framing(self, request: ChatRequest) -> "Events | Whole":
-        return Events(request) if request.stream else Whole(request)
+        return (Events if request.stream else Whole)(request, self._of_litserve)
 
 
 class _Choice:
@@ -141,10 +110,11 @@ class _Choice:
 class _Completion:
     """What both kinds of answer share."""
 
-    def __init__(self, request: ChatRequest) -> None:
+    def __init__(self, request: ChatRequest, of_litserve: bool = False) -> None:
+        self._empty: dict[str, Any] = MESSAGE if of_litserve else {}
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
-        self.model = request.model
+        self.model = request.model or ""
         self.choices = [_Choice() for _ in range(request.n or 1)]
 
     def used(self) -> dict[str, int]:
@@ -163,34 +133,44 @@ class Events(_Completion):
 
     content_type = "text/event-stream"
 
-    def __init__(self, request: ChatRequest) -> None:
-        super().__init__(request)
+    def __init__(self, request: ChatRequest, of_litserve: bool = False) -> None:
+        """`of_litserve`: who did not ask for token counts finds them in the last chunk."""
+        super().__init__(request, of_litserve)
         options = request.stream_options
         self._with_usage = options is not None and options.include_usage
+        self._usage_last = of_litserve and not self._with_usage
 
     def item(self, value: Any, choice: int = 0) -> bytes:
         """The next chunk of a choice as an event."""
         of = self.choices[choice]
         delta = of.message(value)
-        if of.begun:
+        if of.begun and not self._empty:
             delta.pop("role", None)
         else:
-            delta = {"role": "assistant", **delta}
+            delta = {**self._empty, "role": "assistant", **delta}
             of.begun = True
         if calls := delta.get("tool_calls"):
             delta["tool_calls"] = of.called(calls)
-        return self._chunk([{"index": choice, "delta": delta, "finish_reason": None}])
+        return self._chunk([self._part(choice, delta, None)])
 
     def finish(self) -> bytes:
-        last = b"".join(
-            self._chunk([{"index": i, "delta": {}, "finish_reason": choice.finish_reason}])
+        """The last events: why each choice ended, the usage where it was asked for, and [DONE]."""
+        ends = [
+            self._part(i, self._empty, choice.finish_reason)
             for i, choice in enumerate(self.choices)
-        )
+        ]
+        if self._usage_last:
+            return self._chunk(ends, self.used()) + DONE
+        last = b"".join(self._chunk([end]) for end in ends)
         usage = self._chunk([], self.used()) if self._with_usage else b""
-        return last + usage + b"data: [DONE]\n\n"
+        return last + usage + DONE
 
     def error(self, problem: Problem) -> bytes:
         return b"data: " + orjson.dumps({"error": error_of(problem)}) + b"\n\n"
+
+    def _part(self, index: int, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
+        more = {"logprobs": None} if self._empty else {}
+        return {"index": index, "delta": delta, "finish_reason": reason, **more}
 
     def _chunk(self, choices: list[dict[str, Any]], usage: dict[str, int] | None = None) -> bytes:
         chunk: dict[str, Any] = {
@@ -200,7 +180,9 @@ class Events(_Completion):
             "model": self.model,
             "choices": choices,
         }
-        if self._with_usage:
+        if self._empty:
+            chunk["system_fingerprint"] = None
+        if self._with_usage or self._empty or usage is not None:
             chunk["usage"] = usage
         return b"data: " + encode_json(chunk) + b"\n\n"
 
@@ -209,6 +191,11 @@ class Whole(_Completion):
     """A completion as one JSON answer, sent when the model has finished."""
 
     content_type = "application/json"
+
+    def __init__(self, request: ChatRequest, of_litserve: bool = False) -> None:
+        """`of_litserve`: calls of tools say their place in one piece too."""
+        super().__init__(request, of_litserve)
+        self._with_index = of_litserve
 
     def item(self, value: Any, choice: int = 0) -> bytes:
         of = self.choices[choice]
@@ -223,10 +210,13 @@ class Whole(_Completion):
         """The whole completion, of all that was collected."""
         choices = []
         for index, of in enumerate(self.choices):
-            message: dict[str, Any] = {"role": "assistant", "content": "".join(of.texts)}
+            message = {**self._empty, "role": "assistant", "content": "".join(of.texts)}
             if of.calls:
-                message["content"] = message["content"] or None
-                message["tool_calls"] = list(of.calls.values())
+                message["content"] = message["content"] if of.texts else None
+                message["tool_calls"] = [
+                    {"index": at, **call} if self._with_index else call
+                    for at, call in of.calls.items()
+                ]
             choices.append({"index": index, "message": message, "finish_reason": of.finish_reason})
         return encode_json(
             {

@@ -1,24 +1,29 @@
 """OpenAI's embeddings: what does a request hold, and how is it answered?
 
 `predict` gets the list of inputs of one request (a list of such lists in a batch) and gives
-a vector for each. Vectors go out as numbers, or as base64 where the client asks for it.
+a vector for each; a class of LitServe's gets the input as the client wrote it. Vectors go out
+as numbers, or as base64 where the client asks for it.
 """
 
 import base64
 import struct
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, create_model
 
+from instance.core.errors import refuse
+from instance.model.codec import Parse, UnencodableError
 from instance.requests import Request
-from instance.surface.codec import Parse, UnencodableError
+
+COUNTS = ("prompt_tokens", "total_tokens")
+OPEN = ConfigDict(extra="allow")
 
 
 class EmbeddingRequest(BaseModel):
     """Text or tokens to embed, one or many."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = OPEN
 
     input: str | list[str] | list[int] | list[list[int]]
     model: str = ""
@@ -28,13 +33,53 @@ class EmbeddingRequest(BaseModel):
 
     def inputs(self) -> list[Any]:
         """The inputs one by one; a list of tokens is one input."""
-        if isinstance(self.input, str):
-            return [self.input]
-        if self.input and isinstance(self.input[0], int):
-            return [self.input]
-        return list(self.input)
+        return inputs_of(self)
 
     ensure_list = inputs  # as models written for LitServe call it
+
+
+def inputs_of(request: Any) -> list[Any]:
+    """The inputs one by one, of a request of either kind."""
+    said = request.input
+    one = isinstance(said, str) or (said and isinstance(said[0], int))
+    return [said] if one else list(said)
+
+
+def request_type(of_litserve: bool) -> Any:
+    """What requests are read as; for a class of LitServe's its own, and what clients send
+    besides."""
+    if not of_litserve:
+        return EmbeddingRequest
+    from litserve.specs.openai_embedding import EmbeddingRequest as Theirs
+
+    return create_model(
+        "EmbeddingRequest", __base__=type("Kept", (Theirs,), {"model_config": OPEN})
+    )
+
+
+def refuse_several(theirs: Any, request: Any, count: int) -> NoReturn:
+    """Raises the refusal of a request that brings `count` inputs to a model whose batches are of
+    clients: in the words of LitServe's own spec, which is asked first, or else in ours."""
+    say = f"{count} inputs came in one request, and this model makes its batches of several"
+    raise refuse(
+        "bad_request",
+        _words(theirs, request) or f"{say}; send one input, or serve it with max_batch_size 1",
+    )
+
+
+def _words(theirs: Any, request: Any) -> str:
+    """What LitServe's spec says against `request`; nothing if it has no such rule. Without a
+    server it can do no more than refuse: what it would wait for is not there."""
+    asked = None
+    try:
+        asked = theirs.embeddings_endpoint(request)
+        asked.send(None)
+    except Exception as error:
+        return str(getattr(error, "detail", ""))
+    finally:
+        if asked is not None:
+            asked.close()
+    return ""
 
 
 class Embeddings:
@@ -44,31 +89,47 @@ class Embeddings:
     path = "/v1/embeddings"
     wants_headers = False
     streams: Literal[False] = False
-    request_type: Any = EmbeddingRequest
     answer_type: Any = dict[str, Any]
 
-    def read(self, request: Request, parse: Parse) -> Any:
-        return parse(request)
+    def __init__(
+        self, of_litserve: bool = False, max_batch_size: int = 1, theirs: Any = None
+    ) -> None:
+        self.request_type: Any = request_type(of_litserve)
+        self._of_litserve = of_litserve
+        self._one_only = of_litserve and max_batch_size > 1
+        self._theirs = theirs  # LitServe's own spec, where the class has one
 
-    def decoded(self, request: EmbeddingRequest) -> list[Any]:
-        return request.inputs()
+    def read(self, request: Request, parse: Parse) -> Any:
+        """The request. A class of LitServe's that makes batches takes one input of each client:
+        its `predict` gets a list of inputs, and not of lists."""
+        read = parse(request)
+        if self._one_only and (count := len(inputs_of(read))) != 1:
+            refuse_several(self._theirs, read, count)
+        return read
+
+    def decoded(self, request: Any) -> Any:
+        return request.input if self._of_litserve else request.inputs()
 
     def context(self, request: EmbeddingRequest) -> dict[str, Any]:
         return request.model_dump(exclude={"input"})
 
-    def answer(self, output: Any, request: EmbeddingRequest) -> dict[str, Any]:
-        """`output` is the vectors, or a dict of `embeddings` and token counts."""
-        counts: dict[str, Any] = {}
+    def answer(self, output: Any, request: Any, context: dict[str, Any]) -> dict[str, Any]:
+        """`output` is the vectors, or a dict of `embeddings` and token counts; those that a hook
+        left in the context count where it has none."""
+        counts = {name: context[name] for name in COUNTS if name in context}
         if isinstance(output, dict):
             if "embeddings" not in output:
                 raise UnencodableError("an embedding model's dict must hold `embeddings`")
-            counts, output = output, output["embeddings"]
+            said = output.get("usage") or output
+            said = said if isinstance(said, dict) else vars(said)
+            counts.update({name: said[name] for name in COUNTS if said.get(name)})
+            output = output["embeddings"]
         vectors = _numbers(output)
-        expected = len(request.inputs())
+        expected = len(inputs_of(request))
         if len(vectors) != expected:
             raise UnencodableError(f"{len(vectors)} vectors came for {expected} inputs")
         packed = request.encoding_format == "base64"
-        prompt = int(counts.get("prompt_tokens", 0))
+        prompt = int(counts.get("prompt_tokens") or 0)
         return {
             "object": "list",
             "model": request.model,
@@ -82,7 +143,7 @@ class Embeddings:
             ],
             "usage": {
                 "prompt_tokens": prompt,
-                "total_tokens": int(counts.get("total_tokens", 0)) or prompt,
+                "total_tokens": int(counts.get("total_tokens") or 0) or prompt,
             },
         }
 

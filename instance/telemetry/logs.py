@@ -1,15 +1,107 @@
-"""Where do an instance's log lines go, and how do they look?"""
+"""Where do an instance's log lines go, and how do they look?
+
+As JSON lines to standard error, as the gateway writes them: one event, one line, whatever the
+text holds; on a terminal, where a person looks, as text. A thread writes them, so nobody waits
+for a reader: not the HTTP process, nor a model's worker for what is logged (what a model prints
+itself is its own affair).
+"""
 
 import logging
+import os
 import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from instance.telemetry.outlet import Outlet, Stream
+
+STDOUT, STDERR = 1, 2
+# What a terminal would obey in place of showing it.
+_UNSEEN = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}
 
 
-def configure_logging(level: int = logging.INFO) -> None:
-    """One line per record on stderr: when, how grave, who, what."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=level,
-        format="%(asctime)s %(levelname)s %(name)s[%(process)d] %(message)s",
-        force=True,
+class JsonLines(logging.Formatter):
+    """One JSON object per record; `extra={"facts": {…}}` adds members."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One JSON object on one line, whatever the message holds."""
+        members = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            "logger": record.name,
+            **getattr(record, "facts", {}),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            members["error"] = self.formatException(record.exc_info)
+        return orjson.dumps(members, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+class Lines(logging.Formatter):
+    """A record as a person reads it: time, level, event, further facts, then its traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, and those of the traceback."""
+        time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        facts = "".join(f"  {k}={v}" for k, v in getattr(record, "facts", {}).items())
+        text = f"{record.getMessage()}{facts}".replace("\n", "\\n")
+        if record.exc_info and record.exc_info[1] is not None:
+            text += f"\n{self.formatException(record.exc_info)}"
+        return f"{time} {level}{text}".translate(_UNSEEN)
+
+
+def _formatter() -> logging.Formatter:
+    return Lines() if os.isatty(STDERR) else JsonLines()
+
+
+class _Handler(logging.Handler):
+    """Hands records to an outlet. What cannot be JSON is written as it looks."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        super().__init__()
+        self.setFormatter(_formatter())
+        self._outlet = outlet
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:  # a message whose arguments do not fit it, or text that is no UTF-8
+            told = {"name": record.name, "levelname": record.levelname, "msg": ascii(record.msg)}
+            line = _formatter().format(logging.makeLogRecord(told))
+        self._outlet.put(f"{line}\n".encode())
+
+    def flush(self) -> None:
+        self._outlet.flush()
+
+
+def concerning(requests: Sequence[str], **more: Any) -> dict[str, Any]:
+    """What to give as `extra` to a line about `requests`, by the ids that clients know."""
+    if len(requests) == 1:
+        return {"facts": {"request_id": requests[0], **more}}
+    return {"facts": {"request_ids": list(requests), **more} if requests else more}
+
+
+def gap(lines: int) -> bytes:
+    """The line that stands in for lines that nobody read in time."""
+    facts = {"facts": {"lines": lines}}
+    record = logging.makeLogRecord(
+        {"name": "instance", "levelname": "WARNING", "msg": "log lines were dropped", **facts}
     )
+    return f"{_formatter().format(record)}\n".encode()
+
+
+def configure_logging(level: int = logging.INFO) -> Outlet:
+    """Sends the log of this process to standard error; gives where its lines wait."""
+    outlet = Outlet(STDERR, gap)
+    logging.basicConfig(level=level, handlers=[_Handler(outlet)], force=True)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    return outlet
+
+
+def take_over(outlet: Outlet) -> None:
+    """Lets nothing that this process writes otherwise, such as a library's warning, wait for a
+    reader either."""
+    sys.stdout, sys.stderr = Stream(Outlet(STDOUT), STDOUT), Stream(outlet, STDERR)

@@ -55,6 +55,7 @@ class Metrics(Collector):
         self.queue_seconds = Histogram(SECONDS)
         self.predict_seconds = Histogram(SECONDS)
         self.restarts = 0
+        self.log_dropped = 0
         self.queue_depth = 0
         self.running = 0
         self.gpu_memory: dict[str, tuple[int, int]] = {}
@@ -80,6 +81,9 @@ class Metrics(Collector):
         )
         yield CounterMetricFamily(
             "instance_worker_restarts", "Workers started again after an end.", value=self.restarts
+        )
+        yield CounterMetricFamily(
+            "instance_log_dropped", "Lines of the log that nobody read.", value=self.log_dropped
         )
         if self.gpu_memory:
             yield self._gpu("instance_gpu_memory_used_bytes", "GPU memory in use.", 0)

@@ -30,6 +30,7 @@ TABLE: dict[str, Any] = {
         "square": {"instances": ["http://127.0.0.1:8001"]},
     },
 }
+ANSWERS = ("1xx", "2xx", "3xx", "4xx", "499", "5xx", "refused")
 ACTIONS = {"drain": "draining", "disable": "disabled", "resume": "", "enable": ""}
 
 
@@ -58,6 +59,7 @@ class AdminPlayer:
         ]
         self.documents = {42: copy.deepcopy(self.table)}
         self.live: dict[tuple[str, str], dict[str, Any]] = {}
+        self.alerts: list[dict[str, Any]] = []
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         self.require_if_match = self.broken = False
         self.listeners: list[queue.Queue[dict[str, Any] | None]] = []
@@ -102,6 +104,7 @@ class AdminPlayer:
                 "in_flight": sum(one["in_flight"] for one in instances.values()),
                 "requests_per_s": 12.5,
                 "errors_per_s": 0.0,
+                "answers_per_s": {**dict.fromkeys(ANSWERS, 0.0), "2xx": 12.5},
                 "latency_ms": {"p50": 1.2, "p95": 3.4, "p99": 9.9},
                 "instances": instances,
             }
@@ -112,6 +115,7 @@ class AdminPlayer:
         workers = [{"slot": 0, "pid": 4711, "revision": self.revision}]
         return {
             "revision": self.revision, "routes": routes, "backends": backends, "workers": workers,
+            "alerts": self.alerts,
         }  # fmt: skip
 
     def _instance(self, backend: str, url: str) -> dict[str, Any]:
@@ -257,9 +261,11 @@ def _apply(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
         raise Problem(400, "the file was refused", errors=faults)
     wanted = {"routes": content["routes"], "backends": content["backends"]}
     late = sorted(content.get("gateway") or ())
-    return {
-        **player.edit(wanted, ask, tagged(player.revision)), "overridden": [], "restart": late,
-    }  # fmt: skip
+    answer = player.edit(wanted, ask, tagged(player.revision))
+    unserved = [change for change in answer["diff"] if "/serve" in change["pointer"]]
+    for change in unserved:
+        change["note"] = "nothing was started, replaced or stopped"
+    return {**answer, "overridden": [], "unserved": unserved, "restart": late}
 
 
 def resource(answer: dict[str, Any]) -> Any:

@@ -2,14 +2,18 @@
 
 import json
 import os
+import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gateway.cli import finding, main
-from gateway.cli.commands import SHOWN
+from gateway.cli.commands import COMMANDS, HEADGATE
+from gateway.controlplane.configuration.yaml_source import read
 from tests.cli.admin_player import AdminPlayer
 from tests.harness.ports import free_port
 
@@ -18,10 +22,10 @@ ROOT = Path(__file__).parents[2]
 
 def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     code = "import sys; from gateway.cli import main; sys.exit(main())"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    options.setdefault("env", {**os.environ, "PYTHONPATH": str(ROOT)})
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        capture_output=True, text=True, env=environment, timeout=60, **options,
+        capture_output=True, text=True, timeout=60, **options,
     )  # fmt: skip
 
 
@@ -29,20 +33,21 @@ def test_a_wrong_word_is_usage_and_names_the_nearest_one(headgate) -> None:
     ran = headgate("wieghts")
     assert ran.code == 2
     assert ran.err.splitlines()[0] == (
-        "headgate: there is no command 'wieghts' (did you mean 'weights'?)"
+        "headgate: no such command 'wieghts'. Did you mean 'weights'?"
     )
     ran = headgate("status", "--jsno")
     assert ran.code == 2
-    assert "(did you mean '--json'?)" in ran.err
+    assert "Did you mean '--json'?" in ran.err
+    assert ran.err.splitlines()[1] == "try: headgate status --help"
     ran = headgate("weights")
     assert ran.code == 2
-    assert ran.err.splitlines()[0] == "headgate: the following arguments are required: route"
+    assert ran.err.splitlines()[0] == "headgate: missing argument 'ROUTE'."
 
 
 def test_no_word_at_all_shows_the_help_and_is_still_wrong(headgate) -> None:
     ran = headgate()
     assert (ran.code, ran.out) == (2, "")
-    assert "\n    weights " in ran.err
+    assert "\n  weights " in ran.err
 
 
 @pytest.mark.parametrize(
@@ -61,14 +66,63 @@ def test_a_number_that_is_none_is_told_as_such(headgate, words, line) -> None:
     assert ran.err.splitlines()[0].endswith(f": {line}")
 
 
-def test_help_names_every_command_and_no_hidden_one(headgate) -> None:
-    ran = headgate("--help")
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_names_every_command_with_an_example_that_can_be_typed(headgate, command) -> None:
+    assert f"\n  {command.name} " in headgate("--help").out
+    if command.name == "instance":  # another program: its tests
+        return
+    ran = headgate(command.name, "--help")
     assert ran.code == 0
-    for command in SHOWN:
-        assert f"\n    {command.name} " in ran.out
-        if command.name != "instance":  # that one is another program
-            assert headgate(command.name, "--help").code == 0
-    assert "_names" not in ran.out
+    assert headgate("help", command.name).out == ran.out
+    example = ran.out.rpartition("Example: headgate ")[2].partition(">")[0]
+    name, *words = shlex.split(example)
+    assert name == command.name
+    with command.make_context(name, words, parent=HEADGATE.make_context("headgate", [name])):
+        pass
+
+
+def test_help_of_a_word_that_is_none_names_the_nearest_one() -> None:
+    ran = run("help", "wieghts")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "Did you mean 'weights'?" in ran.stderr
+    ran = run("help")
+    assert ran.returncode == 0
+    assert "\n  weights " in ran.stdout
+
+
+def test_the_version_can_be_asked_for_as_a_command_too() -> None:
+    ran = run("version")
+    assert ran.returncode == 0
+    assert ran.stdout == run("--version").stdout
+    assert ran.stdout.startswith("headgate ")
+
+
+def test_the_schema_is_the_one_that_is_shipped() -> None:
+    ran = run("schema")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert json.loads(ran.stdout) == json.loads((ROOT / "gateway/headgate.schema.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("routes",), ("backends",), ("status",), ("history",), ("weights", "digits"),
+     ("top", "--count", "1"), ("weights", "digits", "digits-cnn=20", "--dry-run"),
+     ("disable", "127.0.0.1:8002", "--dry-run"), ("restore", "42", "--dry-run")],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_yaml_says_what_json_says(player, words) -> None:
+    printed = run(*words, "-o", "json", "--url", player.url)
+    assert run(*words, "--json", "--url", player.url).stdout == printed.stdout
+    as_yaml = run(*words, "-o", "yaml", "--url", player.url)
+    assert (as_yaml.returncode, as_yaml.stderr) == (0, "")
+    assert read(as_yaml.stdout).value == json.loads(printed.stdout)
+
+
+def test_a_form_that_is_none_is_wrong_usage(headgate, player) -> None:
+    ran = headgate("status", "-o", "xml")
+    assert ran.code == 2
+    assert "'xml' is not one of 'table', 'json', 'yaml'" in ran.err
+    assert player.asked == []
 
 
 def test_nobody_listening_is_one_line(headgate, monkeypatch) -> None:
@@ -147,12 +201,15 @@ def test_the_token_of_a_local_state_directory_is_found_by_itself(capsys, tmp_pat
 
 def test_a_token_of_this_machine_never_leaves_it(tmp_path) -> None:
     (tmp_path / "token").write_text("t" * 40)
-    here = finding.find_token(None, "http://localhost:8081", tmp_path, {})
-    there = finding.find_token(None, "http://headgate.example:8081", tmp_path, {})
+    found = SimpleNamespace(token=None, state_dir=str(tmp_path))
+    here = finding.find_token(found, "http://localhost:8081")
+    there = finding.find_token(found, "http://headgate.example:8081")
     assert (here, there) == ("t" * 40, None)
-    assert finding.find_token(None, "http://[::1]:8081", tmp_path, {}) == "t" * 40
+    assert finding.find_token(found, "http://[::1]:8081") == "t" * 40
+    assert finding.find_token(found, "http://192.0.2.7:8081") is None
     # what was said outright goes where it was said to go
-    assert finding.find_token("x", "http://headgate.example", tmp_path, {}) == "x"
+    said = SimpleNamespace(token="x", state_dir=None)
+    assert finding.find_token(said, "http://headgate.example") == "x"
 
 
 def test_no_state_directory_is_one_line(headgate, tmp_path) -> None:
@@ -176,16 +233,33 @@ def test_a_reader_that_leaves_is_no_error(player) -> None:
     assert ran.stderr == ""
 
 
-def test_workers_and_version_load_neither_rich_nor_pydantic() -> None:
+def test_workers_and_version_load_neither_rich_nor_pydantic_nor_click() -> None:
     code = (
         "import sys; from gateway.cli import main; main(['--version']);"
-        "print([m for m in sys.modules if m.split('.')[0] in ('rich', 'pydantic', 'yaml')])"
+        "slow = {'rich', 'pydantic', 'yaml', 'click'};"
+        "print([m for m in sys.modules if m.split('.')[0] in slow])"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
     )  # fmt: skip
     assert ran.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("words", [("--version",), ("status",), ("weights", "digits")])
+def test_a_command_takes_a_quarter_of_a_second_of_a_processor_at_most(player, words) -> None:
+    def spent() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    took = []
+    for _ in range(5):
+        before = spent()
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HEADGATE_URL": player.url}
+        assert run(*words, env=environment).returncode == 0
+        took.append(spent() - before)
+    assert min(took) < 0.25
 
 
 def test_an_instance_is_its_own_program(tmp_path) -> None:
@@ -201,25 +275,45 @@ def test_an_instance_is_its_own_program(tmp_path) -> None:
     assert ran.stdout == "['m:N', '--port', '0', '--help']\n"
 
 
+def test_every_command_runs_something_that_is_there(headgate) -> None:
+    ran = headgate("--", "instance")
+    assert (ran.code, ran.err) == (1, "headgate: write it as: headgate instance MODEL [options]\n")
+
+
 def test_an_option_before_the_command_is_told_its_place(headgate) -> None:
     ran = headgate("--url", "http://127.0.0.1:1", "routes")
     assert (ran.code, ran.out) == (2, "")
-    assert "options come after the command: headgate COMMAND --url" in ran.err
+    assert "Options come after the command: headgate COMMAND --url" in ran.err
 
 
 def test_completion_for_another_shell_is_wrong_usage(headgate) -> None:
     ran = headgate("completion", "fsh")
     assert ran.code == 2
-    assert ran.err.splitlines()[0] == "headgate: no completion for 'fsh' (did you mean 'fish'?)"
+    assert ran.err.splitlines()[0] == (
+        "headgate: invalid value for 'SHELL': 'fsh' is not one of 'bash', 'zsh', 'fish'."
+    )
 
 
-def test_completion_asks_the_gateway_for_names(headgate, monkeypatch) -> None:
-    assert headgate("_names", "route").out.split() == ["digits", "square"]
-    assert headgate("_names", "weight").out.split()[0] == "digits-linear="
-    assert "127.0.0.1:8003" in headgate("_names", "instance").out.split()
-    monkeypatch.setenv("HEADGATE_URL", "http://127.0.0.1:9")
-    ran = headgate("_names", "route")
-    assert (ran.out, ran.err) == ("", "")
+def test_completion_asks_the_gateway_that_the_line_means(player) -> None:
+    def offered(line: str, url: str = player.url) -> list[str]:
+        ran = run(env={**os.environ, "PYTHONPATH": str(ROOT), "_HEADGATE_LINE": line,
+                       "HEADGATE_URL": url})  # fmt: skip
+        assert (ran.returncode, ran.stderr) == (0, "")
+        return [each.partition(",")[2].partition("\t")[0] for each in ran.stdout.splitlines()]
+
+    assert offered("headgate weights ") == ["digits", "square"]
+    assert offered("headgate weights digits ")[0] == "digits-linear="
+    assert offered("headgate drain ")[-1] == "127.0.0.1:8001"
+    assert offered("headgate drain --state-dir . 127.0.0.1:8003") == ["127.0.0.1:8003"]
+    assert offered("headgate help wei") == ["weights"]
+    assert offered("headgate routes -o ") == ["table", "json", "yaml"]
+    nobody = f"http://127.0.0.1:{free_port()}"
+    assert offered("headgate weights ", nobody) == []
+    assert offered(f"headgate weights --url {player.url} ", nobody) == ["digits", "square"]
+    for name in ("$(touch x)", "a b", "a\nplain,b", "`x`"):
+        player.table["routes"][name] = player.table["routes"]["square"]
+    assert offered("headgate weights ") == ["digits", "square"]
+    assert "--max-batch-size" in offered("headgate instance models.py:Linear --max-b")
 
 
 def test_json_of_an_edit_is_the_answer_of_the_admin_api(headgate) -> None:
@@ -243,12 +337,15 @@ def test_check_names_every_problem_with_its_line(headgate, tmp_path) -> None:
     assert third.startswith("bad.yaml:7: routes/r/split/aa: ")
     problems = json.loads(headgate("check", "bad.yaml", "--json").out)["problems"]
     assert [problem["line"] for problem in problems] == [1, 7, 7]
+    assert read(headgate("check", "bad.yaml", "-o", "yaml").out).value["problems"] == problems
 
 
 def test_check_of_a_good_file_says_so(headgate) -> None:
     ran = headgate("check", str(ROOT / "examples" / "digits" / "headgate.yaml"))
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out.endswith("headgate.yaml is valid\n")
+    first, *ways = ran.out.splitlines()
+    assert first.endswith("headgate.yaml is valid")
+    assert ways == ["  /digits → digits-linear 90, digits-cnn 10, at /predict"]
 
 
 @pytest.mark.parametrize("command", ["up", "gateway", "check", "apply"])

@@ -94,6 +94,9 @@ def test_commands_options_and_shells_are_completed(shell: Shell) -> None:
     assert shell.completed("wei") == "weights "
     assert shell.completed("status --u") == "status --url "
     assert shell.completed("completion z") == "completion zsh "
+    assert shell.completed("help dra") == "help drain "
+    assert shell.completed("status -o y") == "status -o yaml "
+    assert shell.completed("instance m.py:A --max-ba") == "instance m.py:A --max-batch-size "
 
 
 def test_each_place_has_its_own_names(shell: Shell) -> None:
@@ -110,6 +113,17 @@ def test_an_address_is_completed_across_its_colon(shell: Shell) -> None:
     assert shell.completed("drain 127.0.0.1:8003") == "drain 127.0.0.1:8003 "
     assert shell.completed("drain --backend digits-c") == "drain --backend digits-cnn "
     assert shell.completed("drain 127.0.0.1:8001 --wa") == "drain 127.0.0.1:8001 --wait "
+
+
+def test_a_token_that_is_typed_is_in_no_process_list(shell: Shell, tmp_path: Path) -> None:
+    secret = "s" * 40
+    (tmp_path / "headgate").rename(tmp_path / "this")
+    for name, program in (("headgate", tmp_path / "this"), ("env", "/usr/bin/env")):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho $* >>seen\nexec {program} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    completed = shell.completed(f"weights --token {secret} di")
+    assert completed == f"weights --token {secret} digits "
+    assert secret not in (tmp_path / "seen").read_text()
 
 
 def test_files_are_completed_through_folders(shell: Shell, tmp_path: Path) -> None:
@@ -147,3 +161,5 @@ def test_fish_offers_what_belongs_to_the_place(tmp_path: Path, player) -> None:
     assert offered("drain 127.0.0.1:8001 --wa") == ["--wait"]
     assert offered("apply so") == ["some.yaml"]
     assert offered("completion ") == ["bash", "fish", "zsh"]
+    assert offered("help dra") == ["drain"]
+    assert offered("instance m.py:A --max-b") == ["--max-batch-size", "--max-body"]

@@ -1,10 +1,15 @@
 """What the commands that edit send, show and refuse."""
 
 import json
+from fractions import Fraction
 
+import pytest
 import yaml
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from gateway.cli.editing import wait_until_empty
+from gateway.cli.weighing import divided
 
 
 def test_weights_shows_configured_and_effective(headgate, player) -> None:
@@ -67,23 +72,98 @@ def test_where_a_condition_is_required_every_edit_brings_one(headgate, player, t
 def test_weights_names_the_route_and_the_backend_that_were_meant(headgate, player) -> None:
     ran = headgate("weights", "digit")
     assert (ran.code, ran.err) == (
-        1, "headgate: there is no route 'digit' (did you mean 'digits'?)\n",
+        1, "headgate: there is no route 'digit' (did you mean digits?)\n",
     )  # fmt: skip
     ran = headgate("weights", "digits", "digit-cnn=5")
     assert (ran.code, ran.err) == (
-        1, "headgate: there is no backend 'digit-cnn' (did you mean 'digits-cnn'?)\n",
+        1, "headgate: there is no backend 'digit-cnn' (did you mean digits-cnn?)\n",
     )  # fmt: skip
     assert player.revision == 42
 
 
 def test_a_weight_that_is_none_is_wrong_usage_and_sends_nothing(headgate, player) -> None:
     for word in ("digits-cnn=-1", "digits-cnn=1.5", "digits-cnn", "=5", "digits-cnn=1000001",
-                 "digits-cnn=", "digits-cnn=٣"):  # fmt: skip
+                 "digits-cnn=", "digits-cnn=٣", "digits-cnn=%", "digits-cnn=-1%",
+                 "digits-cnn=1e1%", "digits-cnn=101%", "digits-cnn=1.0000001%"):  # fmt: skip
         ran = headgate("weights", "digits", word)
         assert ran.code == 2, word
         assert ran.err.startswith("headgate: "), word
     assert headgate("weights", "digits", "square=1", "square=2").code == 2
     assert player.asked == []
+
+
+def test_a_percent_of_the_route_leaves_the_others_their_proportion(headgate, player) -> None:
+    player.table["routes"]["digits"]["split"] = {"digits-linear": 2, "square": 1, "digits-cnn": 0}
+    ran = headgate("weights", "digits", "digits-cnn=10%")
+    assert (ran.code, ran.err) == (0, "")
+    split = {"digits-linear": 60, "square": 30, "digits-cnn": 10}
+    assert player.table["routes"]["digits"]["split"] == split
+    method, _, headers = [each for each in player.asked if each[0] != "GET"][-1]
+    assert method == "PUT"
+    assert headers["If-Match"], "or an edit in between would be undone"
+    assert headgate("weights", "digits", "digits-cnn=0.5%", "--dry-run").code == 0
+    assert player.table["routes"]["digits"]["split"] == split
+
+
+@pytest.mark.parametrize(
+    ("split", "percents", "weights"),
+    [
+        ({"a": 90, "b": 10}, {"b": "10"}, {"a": 90, "b": 10}),
+        ({"a": 9, "b": 1}, {"b": "50"}, {"a": 50, "b": 50}),
+        ({"a": 1}, {"b": "5"}, {"a": 95, "b": 5}),
+        ({"a": 1, "b": 1}, {"b": "100"}, {"a": 0, "b": 100}),
+        ({"a": 0, "b": 7}, {"b": "30"}, {"a": 70, "b": 30}),
+        ({"a": 1, "b": 1, "c": 1}, {"c": "0.5"}, {"a": 199, "b": 199, "c": 2}),
+        ({"a": 2, "b": 1, "c": 0}, {"c": "5"}, {"a": 190, "b": 95, "c": 15}),
+        ({"a": 1, "b": 1, "c": 1}, {"a": "20", "b": "30"}, {"a": 20, "b": 30, "c": 50}),
+        ({"a": 999_983, "b": 1, "c": 0}, {"c": "50"}, {"a": 499_999, "b": 1, "c": 500_000}),
+    ],
+)  # fmt: skip
+def test_percents_are_whole_weights(split, percents, weights) -> None:
+    percents = {name: Fraction(percent) for name, percent in percents.items()}
+    assert divided(percents, split) == weights
+
+
+@given(
+    split=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 1_000_000), min_size=2),
+    percents=st.dictionaries(st.sampled_from("abxy"), st.decimals(0, 50, places=3), max_size=2,
+                             min_size=1),
+)  # fmt: skip
+def test_shares_are_as_said_and_the_others_in_proportion(split, percents) -> None:
+    wanted = {name: Fraction(percent) for name, percent in percents.items()}
+    others = {name: weight for name, weight in split.items() if name not in wanted}
+    assume(sum(others.values()))
+    weights = divided(wanted, split)
+    assert weights.keys() == {*split, *wanted}
+    assert all(0 <= weight <= 1_000_000 for weight in weights.values())
+    total, left = sum(weights.values()), 1 - sum(wanted.values()) / 100
+    expected = {name: left * weight / sum(others.values()) for name, weight in others.items()}
+    expected |= {name: percent / 100 for name, percent in wanted.items()}
+    for name, weight in weights.items():
+        assert abs(Fraction(weight, total) - expected[name]) < Fraction(1, 100_000)
+        assert (weight == 0) is (expected[name] == 0)
+
+
+@pytest.mark.parametrize(
+    ("split", "words", "said"),
+    [
+        ({"a": 1, "b": 1}, ["a=10%", "b=5"], "write weights (digits-cnn=10) or percents"),
+        ({"a": 1, "b": 1}, ["a=60%", "b=60%"], "the percents sum to 120, not to 100"),
+        ({"a": 1, "b": 1}, ["a=60%", "b=30%"], "the percents sum to 90, not to 100"),
+        ({"a": 0, "b": 0, "c": 1}, ["c=10%"], "give theirs too, such as a=90%"),
+    ],
+)
+def test_percents_that_say_no_one_split_are_refused_with_the_way_to_write_it(
+    headgate, player, split, words, said
+) -> None:
+    names = {"a": "digits-linear", "b": "digits-cnn", "c": "square"}
+    player.table["routes"]["digits"]["split"] = {names[name]: split[name] for name in split}
+    ran = headgate("weights", "digits", *(names[word[0]] + word[1:] for word in words))
+    assert ran.code == 2
+    first, second = ran.err.splitlines()
+    assert said.replace("a=", "digits-linear=") in first
+    assert second == "try: headgate weights --help"
+    assert player.revision == 42
 
 
 def test_apply_prints_the_difference_and_then_applies_it(headgate, player, tmp_path) -> None:
@@ -110,6 +190,25 @@ def test_apply_names_the_settings_that_take_a_restart(headgate, player, tmp_path
         "nothing would change",
         "! gateway/workers: differs from what runs; settings are read at the next start",
     ]
+
+
+def test_apply_says_what_it_does_not_start_and_refuses_that_when_strict(
+    headgate, player, tmp_path
+) -> None:
+    backends = player.table["backends"]
+    served = {**backends, "digits-cnn": {**backends["digits-cnn"], "serve": {"model": "m:New"}}}
+    wanted = {**player.table, "backends": served}
+    (tmp_path / "new.yaml").write_text(yaml.safe_dump(wanted))
+    revision = player.revision
+    ran = headgate("apply", "new.yaml", "--strict")
+    assert ran.code == 1
+    assert "nothing was started, replaced or stopped" in ran.out
+    assert "nothing was applied (--strict)" in ran.err
+    assert player.revision == revision
+    ran = headgate("apply", "new.yaml")
+    assert ran.code == 0
+    assert "nothing was started, replaced or stopped" in ran.out
+    assert player.revision == revision + 1
 
 
 def test_apply_binds_the_edit_to_the_difference_it_printed(headgate, player, tmp_path) -> None:
@@ -158,9 +257,9 @@ def test_an_address_of_two_backends_needs_to_be_told_apart(headgate, player) -> 
     assert "states" not in player.table["backends"]["digits-linear"]
     ran = headgate("drain", "127.0.0.1:8021")
     assert ran.code == 1
-    assert "did you mean '127.0.0.1:80" in ran.err
+    assert "did you mean 127.0.0.1:80" in ran.err
     ran = headgate("drain", "127.0.0.1:8002", "--backend", "digits-cn")
-    assert ran.err == "headgate: there is no backend 'digits-cn' (did you mean 'digits-cnn'?)\n"
+    assert ran.err == "headgate: there is no backend 'digits-cn' (did you mean digits-cnn?)\n"
 
 
 def test_drain_waits_until_nothing_is_in_flight(headgate, player) -> None:

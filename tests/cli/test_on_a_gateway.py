@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from gateway.client import AdminClient
 from tests.harness.gateway import Gateway, backend, running_gateway
 from tests.harness.load import Ask, open_loop
 from tests.harness.origins import after, origins
@@ -69,8 +70,8 @@ async def test_refusals_of_a_real_gateway_are_one_line_each() -> None:
     async with running_gateway(document, up=False) as gateway:
         headgate = at(gateway)
         for words, said in (
-            (("weights", "al"), "there is no route 'al' (did you mean 'all'?)"),
-            (("weights", "all", "bb=1"), "there is no backend 'bb' (did you mean 'b'?)"),
+            (("weights", "al"), "there is no route 'al' (did you mean all?)"),
+            (("weights", "all", "bb=1"), "there is no backend 'bb' (did you mean b?)"),
             (("restore", "77"), "no revision 77"),
             (("history", "77"), "no revision 77"),
             (("drain", "127.0.0.1:1"), "there is no instance '127.0.0.1:1'"),
@@ -143,6 +144,60 @@ async def test_the_token_of_the_state_directory_is_found_and_printed() -> None:
         found = at(gateway, HEADGATE_STATE_DIR=str(state))
         assert (await found("token")).stdout == f"{secret}\n"
         assert (await found("status")).returncode == 0
+
+
+async def test_what_is_exported_is_valid_and_changes_nothing() -> None:
+    async with origins(2) as (one, two):
+        document = {
+            "gateway": {"expose": False},
+            "backends": {"one": backend(one), "two": backend(two)},
+            "routes": {"all": {"match": "/", "split": {"one": 90, "two": 10}}},
+        }
+        odd = {
+            "match": {"path": "/x", "headers": {"a": "1e3", "b": "on", "c": "~", "d": "a: b # c"}},
+            "split": {"one": 1}, "retries": {"on": ["503"]},
+        }  # fmt: skip
+        async with running_gateway(document) as gateway:
+            (gateway.folder / ".headgate").symlink_to("state")  # as if no --state-dir were given
+            gateway.document["gateway"]["viewer_token"] = "v" * 40  # for the next start
+            gateway.write_file()
+            headgate = at(gateway, HEADGATE_URL="")
+            assert (await headgate("weights", "all", "two=25%")).returncode == 0
+            await headgate("disable", two.address)
+            await asyncio.to_thread(AdminClient(gateway.admin_url).put_route, "1e3", odd)
+            ran = await headgate("export")
+            assert ran.returncode == 0
+            assert ran.stderr == (
+                "left out: gateway.viewer_token; give it as HEADGATE_VIEWER_TOKEN\n"
+            )
+            exported = yaml.safe_load(ran.stdout)
+            assert exported["routes"]["all"]["split"] == {"one": 75, "two": 25}
+            assert exported["gateway"]["admin"] == f"127.0.0.1:{gateway.admin_port}"
+            assert "v" * 40 not in ran.stdout
+            (gateway.folder / "git.yaml").write_text(ran.stdout)
+            ran = await headgate("check", "git.yaml")
+            assert (ran.returncode, ran.stderr) == (0, "")
+            ran = await headgate("apply", "git.yaml")
+            assert (ran.returncode, ran.stdout) == (0, "nothing would change\n")
+            again = await headgate("export", "git.yaml")
+            assert again.stderr == ""
+            assert yaml.safe_load(again.stdout) == exported
+            assert json.loads((await headgate("export", "--json")).stdout) == exported
+            gateway.file.write_text("")  # as `headgate export > headgate.yaml` leaves it
+            ran = await headgate("export")
+            assert (ran.returncode, ran.stdout) == (1, "")
+            assert "write to another file" in ran.stderr
+
+
+async def test_commands_find_the_gateway_by_its_state_directory() -> None:
+    document = {"backends": {"b": {"instances": []}},
+                "routes": {"all": {"match": "/", "split": {"b": 1}}}}  # fmt: skip
+    async with running_gateway(document, up=False) as gateway:
+        (gateway.folder / ".headgate").symlink_to("state")
+        headgate = at(gateway, HEADGATE_URL="")
+        assert "all" in (await headgate("routes")).stdout
+        named = at(gateway, HEADGATE_URL="", HEADGATE_STATE_DIR=str(gateway.folder / "state"))
+        assert "all" in (await named("routes")).stdout
 
 
 async def test_nobody_home_is_said_at_once() -> None:

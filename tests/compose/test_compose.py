@@ -61,6 +61,13 @@ class Composition:
         assert done.returncode == 0, f"{arguments}:\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
         return done.stdout
 
+    def image(self, service: str) -> str:
+        """The id of the image that the containers of `service` run."""
+        container = self.compose("ps", "--quiet", service).split()[0]
+        shown = ["docker", "inspect", "--format", "{{.Image}}", container]
+        done = subprocess.run(shown, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout.strip()
+
     def token(self) -> str:
         """The admin token as the gateway printed it when it started for the first time."""
         printed = self.compose("logs", "--no-log-prefix", "--no-color", "gateway")
@@ -195,8 +202,10 @@ def test_prometheus_scrapes_the_gateway_and_every_instance(composition: Composit
     deadline = time.monotonic() + 60
     while True:  # some requests between any two scrapes, until every panel has something to show
         several(composition, 50)
-        # A counter that nothing was counted by yet has no series; all else has one.
-        asked = [each for each in EXPRESSIONS if not re.search(r"> 0$|retries|ejections", each)]
+        # A counter that nothing was counted by yet has no series, nor a limit that no instance is
+        # held to; all else has one.
+        rare = r"> 0$|retries|ejections|_limit"
+        asked = [each for each in EXPRESSIONS if not re.search(rare, each)]
         empty = [each for each in asked if not composition.series(plain(each))]
         if not empty and composition.series("up") == [1, 1, 1]:
             return
@@ -217,7 +226,35 @@ def test_the_gateway_has_no_torch(composition: Composition) -> None:
     ]
 
 
-def test_with_gpus_each_version_has_one_of_its_own(composition: Composition) -> None:
+def test_the_image_of_the_instances_is_built_once_and_nothing_is_left_over(
+    composition: Composition,
+) -> None:
+    shown = json.loads(composition.compose("config", "--format", "json"))["services"]
+    building = [name for name, service in shown.items() if "build" in service]
+    assert sum(shown[name]["image"] == "headgate-instance" for name in building) == 1
+    used = {composition.image(name) for name in ("digits-linear", "digits-cnn")}
+    assert len(used) == 1
+    composition.compose("up", "--build", "--wait", "--no-recreate", timeout_s=BUILD_S)
+    assert {composition.image(name) for name in ("digits-linear", "digits-cnn")} == used
+
+
+def test_the_configuration_is_mounted_and_not_in_the_image(composition: Composition) -> None:
+    shown = json.loads(composition.compose("config", "--format", "json"))["services"]["gateway"]
+    mounted = {volume["target"]: volume for volume in shown["volumes"]}
+    assert mounted["/etc/headgate/headgate.yaml"]["type"] == "bind"
+    inside = ["docker", "run", "--rm", "--entrypoint", "ls", "headgate-gateway", "/etc/headgate"]
+    assert subprocess.run(inside, capture_output=True, timeout=60, check=False).returncode != 0
+
+
+@pytest.mark.parametrize(("second", "wanted"), [(None, [["0"], ["0"]]), ("1", [["0"], ["1"]])])
+def test_with_gpus_the_versions_share_one_or_have_one_each(
+    composition: Composition,
+    monkeypatch: pytest.MonkeyPatch,
+    second: str | None,
+    wanted: list[list[str]],
+) -> None:
+    if second is not None:
+        monkeypatch.setenv("HEADGATE_GPU_CNN", second)
     shown = composition.compose(
         "-f", "compose.yaml", "-f", "docker/compose.gpu.yaml", "config", "--format", "json"
     )
@@ -226,4 +263,4 @@ def test_with_gpus_each_version_has_one_of_its_own(composition: Composition) -> 
         services[name]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"]
         for name in ("digits-linear", "digits-cnn")
     ]
-    assert reserved == [["0"], ["1"]]
+    assert reserved == wanted

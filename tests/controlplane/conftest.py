@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from gateway.controlplane.admin import admin_application
-from gateway.controlplane.calls import AdminParts
-from gateway.controlplane.checks import cross_faults
-from gateway.controlplane.configuration import parse
+from gateway.controlplane.admin.app import admin_application
+from gateway.controlplane.admin.calls import AdminParts
+from gateway.controlplane.admin.security import Tokens
+from gateway.controlplane.configuration.checks import Checks
+from gateway.controlplane.configuration.reading import parse
+from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Publisher
-from gateway.controlplane.security import Tokens
-from gateway.controlplane.store import MemoryStore, Store
+from gateway.controlplane.store.store import Store
 from gateway.core.table import Table
-from gateway.settings import Settings
+from tests.controlplane.memory_store import MemoryStore
 
 FILE = """
 backends:
@@ -56,8 +57,8 @@ class ScriptedInstances:
         self.synced.append({i.address for b in table.backends.values() for i in b.instances})
 
 
-class ScriptedLive:
-    """Live status with nothing alive."""
+class ScriptedView:
+    """A status view with nothing alive."""
 
     async def status(self) -> dict[str, Any]:
         return {"backends": {}, "workers": []}
@@ -90,13 +91,15 @@ class Admin:
 MakeAdmin = Callable[..., Awaitable[Admin]]
 
 
-def make_publisher(store: Store, settings: Settings | None = None) -> Publisher:
+def make_publisher(
+    store: Store, settings: Settings | None = None, events: Events | None = None
+) -> Publisher:
     return Publisher(
         store,
         ScriptedWorkers(),
         ScriptedInstances(),
-        Events(),
-        check=lambda document: cross_faults(document, settings),
+        events or Events(),
+        check=Checks(settings),
     )
 
 
@@ -108,10 +111,11 @@ async def make_admin(tmp_path: Path) -> AsyncIterator[MakeAdmin]:
         file: str = FILE, *, tokens: Tokens = Tokens(), store: Store | None = None
     ) -> Admin:
         settings, document = parse(file)
-        publisher = make_publisher(store or MemoryStore(), settings)
+        events = Events()
+        publisher = make_publisher(store or MemoryStore(), settings, events)
         publisher.start(document, why="test")
         parts = AdminParts(
-            publisher, settings, ScriptedLive(), publisher._events, tokens, no_metrics, lambda: True
+            publisher, settings, ScriptedView(), events, tokens, no_metrics, lambda: True
         )
         clock = [0.0]
         server = TestServer(admin_application(parts, clock=lambda: clock[0]))

@@ -4,26 +4,25 @@
 """
 
 import asyncio
+import socket
 import sys
 from pathlib import Path
 
-from aiohttp import web
-
-from gateway.controlplane.admin import admin_application
-from gateway.controlplane.calls import AdminParts
-from gateway.controlplane.checks import cross_faults
-from gateway.controlplane.configuration import parse
+from gateway.controlplane.admin.app import admin_application
+from gateway.controlplane.admin.calls import AdminParts
+from gateway.controlplane.admin.listener import AdminListener
+from gateway.controlplane.admin.security import Tokens
+from gateway.controlplane.configuration.checks import Checks
+from gateway.controlplane.configuration.reading import parse
 from gateway.controlplane.events import Events
-from gateway.controlplane.listener import AdminRunner
 from gateway.controlplane.publisher import Publisher
-from gateway.controlplane.security import Tokens
-from gateway.controlplane.sqlite_store import SqliteStore
-from gateway.controlplane.state_directory import StateDirectory
-from gateway.controlplane.store import StoreError
+from gateway.controlplane.store.sqlite_store import SqliteStore
+from gateway.controlplane.store.state_directory import StateDirectory
+from gateway.controlplane.store.store import StoreError
 from tests.controlplane.conftest import (
     FILE,
     ScriptedInstances,
-    ScriptedLive,
+    ScriptedView,
     ScriptedWorkers,
     no_metrics,
 )
@@ -38,17 +37,15 @@ async def serve(folder: Path) -> None:
         ScriptedWorkers(),
         ScriptedInstances(),
         events := Events(),
-        check=lambda found: cross_faults(found, settings),
+        check=Checks(settings),
     )
     publisher.start(document, why="start")
     parts = AdminParts(
-        publisher, settings, ScriptedLive(), events, Tokens(), no_metrics, lambda: True
+        publisher, settings, ScriptedView(), events, Tokens(), no_metrics, lambda: True
     )
-    runner = AdminRunner(admin_application(parts))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(runner.addresses[0][1], flush=True)
+    bound = socket.create_server(("127.0.0.1", 0))
+    await AdminListener(admin_application(parts), bound).start()
+    print(bound.getsockname()[1], flush=True)
     await asyncio.Event().wait()
 
 

@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 import pytest
 
-from gateway.controlplane.operations import OPERATIONS
-from gateway.controlplane.store import checksum
-from gateway.controlplane.strict_json import NotJson, loads
+from gateway.controlplane.admin.operations import OPERATIONS
+from gateway.controlplane.admin.strict_json import NotJson, loads
+from gateway.controlplane.store.store import checksum
 from gateway.core.edits import merge_patch
 from tests.controlplane.conftest import Admin
 from tests.harness.corpora import folder, rows
@@ -295,7 +295,7 @@ async def test_r49_r62_naughty_reasons_are_refused_or_kept_exactly(admin: Admin)
             headers={"X-Change-Reason": text},
         )
         if status == 200:
-            newest = (await admin.parts.publisher.history(limit=1))[0]
+            newest = (await admin.parts.publisher.history(limit=1)).edits[0]
             assert newest.why == text.strip(" \t")
             assert len(newest.why.splitlines()) <= 1
         else:
@@ -332,3 +332,10 @@ def test_strict_json_agrees_with_the_test_suite() -> None:
         else:
             assert row["verdict"] != "reject", row["id"]
             assert value == json.loads(body)
+
+
+@pytest.mark.parametrize("unit", [b'\\"', b'"', b'"\\"', b"\\\\", b'"a\\'])
+def test_r49_what_a_body_costs_is_no_more_than_its_length(unit: bytes) -> None:
+    """Two megabytes: minutes if anything were looked at again from every place."""
+    with pytest.raises(NotJson):
+        loads(b'{"a": "' + unit * (2_000_000 // len(unit)))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.controlplane.examples import EXAMPLES
-from gateway.controlplane.operations import OPERATIONS
+from gateway.controlplane.admin.examples import EXAMPLES
+from gateway.controlplane.admin.operations import OPERATIONS
 from tests.controlplane.conftest import FILE, Admin, MakeAdmin
 
 WEIGHTS = "/admin/v1/routes/digits/weights"
@@ -394,7 +394,7 @@ async def test_an_unforeseen_error_says_nothing_of_itself(
     async def broken() -> dict[str, Any]:
         raise RuntimeError("secret /path/to/file.py")
 
-    admin.parts.live.status = broken  # type: ignore[method-assign]
+    admin.parts.view.status = broken  # type: ignore[method-assign]
     status, problem, _ = await admin.ask("GET", "/admin/v1/status")
     assert (status, problem["code"]) == (500, "internal")
     assert "secret" not in json.dumps(problem)

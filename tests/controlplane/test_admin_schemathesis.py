@@ -10,14 +10,15 @@ from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 
-from gateway.controlplane.admin import admin_application
-from gateway.controlplane.calls import AdminParts
-from gateway.controlplane.configuration import parse
-from gateway.controlplane.openapi import openapi
-from gateway.controlplane.operations import OPERATIONS
-from gateway.controlplane.security import Tokens
-from gateway.controlplane.store import MemoryStore
-from tests.controlplane.conftest import FILE, ScriptedLive, make_publisher, no_metrics
+from gateway.controlplane.admin.app import admin_application
+from gateway.controlplane.admin.calls import AdminParts
+from gateway.controlplane.admin.openapi import openapi
+from gateway.controlplane.admin.operations import OPERATIONS
+from gateway.controlplane.admin.security import Tokens
+from gateway.controlplane.configuration.reading import parse
+from gateway.controlplane.events import Events
+from tests.controlplane.conftest import FILE, ScriptedView, make_publisher, no_metrics
+from tests.controlplane.memory_store import MemoryStore
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
@@ -32,10 +33,11 @@ def url() -> Iterator[str]:
 
     async def serve() -> None:
         read, document = parse(FILE)
-        publisher = make_publisher(MemoryStore(), read)
+        events = Events()
+        publisher = make_publisher(MemoryStore(), read, events)
         publisher.start(document, why="start")
         parts = AdminParts(
-            publisher, read, ScriptedLive(), publisher._events, Tokens(), no_metrics, lambda: True
+            publisher, read, ScriptedView(), events, Tokens(), no_metrics, lambda: True
         )
         runner = web.AppRunner(admin_application(parts), access_log=None)
         await runner.setup()

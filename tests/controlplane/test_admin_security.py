@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from gateway.controlplane.guards import start_refusals
-from gateway.controlplane.operations import OPERATIONS
-from gateway.controlplane.pages import PAGES
-from gateway.controlplane.security import (
+from gateway.controlplane.admin.guards import start_refusals
+from gateway.controlplane.admin.operations import OPERATIONS
+from gateway.controlplane.admin.pages import PAGES
+from gateway.controlplane.admin.security import (
     FAILURE_WINDOW_S,
     MAX_FAILURES,
     Failures,
@@ -22,8 +22,8 @@ from gateway.controlplane.security import (
     admin_tokens,
     read_token,
 )
-from gateway.controlplane.store import StateRefused
-from gateway.settings import Settings
+from gateway.controlplane.configuration.settings import Settings
+from gateway.controlplane.store.store import StateRefused
 from tests.controlplane.conftest import OPERATOR, VIEWER, Admin, MakeAdmin
 
 TOKENS = Tokens.of(OPERATOR, VIEWER)
@@ -130,7 +130,7 @@ async def test_an_operator_is_named_in_the_history(guarded: Admin) -> None:
         headers=bearer(OPERATOR),
     )
     assert status == 200
-    assert (await guarded.parts.publisher.history(limit=1))[0].who == "operator@127.0.0.1"
+    assert (await guarded.parts.publisher.history(limit=1)).edits[0].who == "operator@127.0.0.1"
 
 
 async def test_r59_a_token_counts_in_the_header_only(guarded: Admin) -> None:
@@ -148,12 +148,43 @@ async def test_r59_guesses_are_counted_and_shut_out_for_a_while(
     for guess in range(MAX_FAILURES):
         status, _ = await ask(guarded, "GET", "/admin/v1/table", headers=bearer(f"guess{guess}"))
         assert status == 401
-    for token in ("guess", OPERATOR):
-        status, _ = await ask(guarded, "GET", "/admin/v1/table", headers=bearer(token))
-        assert status == 429
+    status, _ = await ask(guarded, "GET", "/admin/v1/table", headers=bearer("guess"))
+    assert status == 429
     assert "too many wrong tokens from 127.0.0.1" in caplog.text
     guarded.clock[0] += FAILURE_WINDOW_S + 1
-    status, _ = await ask(guarded, "GET", "/admin/v1/table", headers=bearer(OPERATOR))
+    status, _ = await ask(guarded, "GET", "/admin/v1/table", headers=bearer("guess"))
+    assert status == 401
+
+
+async def test_r59_wrong_tokens_do_not_lock_out_the_right_ones_at_their_address(
+    guarded: Admin,
+) -> None:
+    for _ in range(2 * MAX_FAILURES):  # a tab that was left open with yesterday's token
+        await ask(guarded, "GET", "/admin/v1/table", headers=bearer("o" * 40))
+    for token in (OPERATOR, VIEWER):
+        status, _ = await ask(guarded, "GET", "/admin/v1/table", headers=bearer(token))
+        assert status == 200
+    for wrong in (bearer("o" * 40), {"Authorization": f"Basic {OPERATOR}"}):
+        status, _ = await ask(guarded, "GET", "/admin/v1/table", headers=wrong)
+        assert status == 429
+
+
+@pytest.mark.parametrize("path", ["/admin/v1/table", "/metrics", "/livez", "/", "/docs"])
+@pytest.mark.parametrize("via", ["1.1 headgate-0516bcbe", "1.1 other, 1.0 x", ""])
+async def test_r61_what_came_through_a_proxy_is_refused_even_with_the_right_token(
+    guarded: Admin, path: str, via: str
+) -> None:
+    headers = {"Via": via, **bearer(OPERATOR)}
+    status, body = await ask(guarded, "GET", path, headers=headers)
+    assert status == 403
+    assert b"Via" in body
+
+
+async def test_a_reverse_proxy_that_leaves_via_out_may_stand_before_the_admin_listener(
+    guarded: Admin,
+) -> None:
+    said = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https", "X-Real-IP": "192.0.2.1"}
+    status, _ = await ask(guarded, "GET", "/admin/v1/table", headers={**said, **bearer(OPERATOR)})
     assert status == 200
 
 
@@ -176,21 +207,22 @@ def test_r59_guesses_spread_over_one_ipv6_network_are_counted_together() -> None
 
 def test_r59_the_memory_of_guesses_is_bounded() -> None:
     failures = Failures()
-    for n in range(10_000):
+    for _ in range(MAX_FAILURES - 1):
+        failures.note("10.1.0.1", 0.0)
+    for n in range(4096):
         failures.note(f"10.0.{n // 256}.{n % 256}", 0.0)
-    assert len(failures._times) <= 4096
+    assert not failures.note("10.1.0.1", 0.0), "who was quiet longest is forgotten"
 
 
-@pytest.mark.alone
 def test_r59_a_token_wrong_at_its_start_takes_as_long_as_one_wrong_at_its_end() -> None:
     early, late = bearer("X" + OPERATOR[1:]), bearer(OPERATOR[:-1] + "X")
 
     def measured(header: dict[str, str]) -> float:
         said = header["Authorization"]
-        begun = time.perf_counter_ns()
+        begun = time.thread_time_ns()
         for _ in range(20):
             TOKENS.role(said)
-        return time.perf_counter_ns() - begun
+        return time.thread_time_ns() - begun
 
     def differs() -> float:
         times: dict[int, list[float]] = {0: [], 1: []}
@@ -305,7 +337,7 @@ TRAVERSALS = [
     for climb in ("../", "..%2f", "%2e%2e/", "%2e%2e%2f", "%252e%252e%252f", "..\\", "..%5c",
                   "..;/", "%c0%ae%c0%ae/", ".%00./")
     for depth in (1, 4)
-    for target in ("etc/passwd", "gateway/settings.py", "admin.py")
+    for target in ("etc/passwd", "gateway/controlplane/configuration/settings.py", "admin.py")
 ]  # fmt: skip
 
 

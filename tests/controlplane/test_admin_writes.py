@@ -126,4 +126,4 @@ async def test_every_write_knows_dry_runs_conditions_and_reasons(
     status, done, told = await admin.ask(method, path, body, headers=condition)
     assert (status in (200, 201), done["revision"]) == (True, 3)
     assert told["X-Headgate-Revision"] == "3"
-    assert (await admin.parts.publisher.history(limit=1))[0].why == "because"
+    assert (await admin.parts.publisher.history(limit=1)).edits[0].why == "because"

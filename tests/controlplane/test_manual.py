@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.controlplane import manual
+from docs import manual
 
 
 @pytest.mark.parametrize("name", manual.PAGES)

@@ -7,8 +7,8 @@ from typing import Any
 import jsonschema
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from gateway.controlplane.openapi import openapi
-from gateway.controlplane.operations import OPERATIONS
+from gateway.controlplane.admin.openapi import openapi
+from gateway.controlplane.admin.operations import OPERATIONS
 from tests.controlplane.conftest import Admin
 from tests.controlplane.test_admin_security import concrete
 

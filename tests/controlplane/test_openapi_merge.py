@@ -1,6 +1,9 @@
 """One OpenAPI document for all routes, from those of the instances."""
 
 import copy
+import json
+import time
+import tracemalloc
 from typing import Any
 
 import jsonschema
@@ -9,8 +12,9 @@ import schemathesis
 from hypothesis import given, settings
 from openapi_spec_validator import validate
 
-from gateway.controlplane.openapi_merge import PROBLEM, client_path, merge
-from gateway.controlplane.openapi_union import either, union
+from gateway.controlplane.docs.openapi_merge import PROBLEM, client_path, merge
+from gateway.controlplane.docs.openapi_parts import meanings
+from gateway.controlplane.docs.openapi_union import either, union
 from gateway.core.table import Table
 
 Json = dict[str, Any]
@@ -109,10 +113,10 @@ def test_schemas_of_one_name_and_two_meanings_are_told_apart() -> None:
     words = {"match": "/words", "rewrite": "/predict", "split": {"writer": 1}}
     found = merged(table(digits=DIGITS, words=words), cnn=described(), writer=described(text))
     schemas = found["components"]["schemas"]
-    assert (schemas["Answer"], schemas["Answer_writer"]) == (DIGIT, text)
+    assert (schemas["Answer"], schemas["Answer_2"]) == (DIGIT, text)
     answer = found["paths"]["/words"]["post"]["responses"]["200"]
     reference = answer["content"]["application/json"]["schema"]["$ref"]
-    assert reference == "#/components/schemas/Answer_writer"
+    assert reference == "#/components/schemas/Answer_2"
 
 
 def test_equal_schemas_that_refer_to_different_ones_are_different() -> None:
@@ -123,8 +127,8 @@ def test_equal_schemas_that_refer_to_different_ones_are_different() -> None:
 
     found = merged(table(digits=DIGITS), cnn=with_item("string"), linear=with_item("number"))
     schemas = found["components"]["schemas"]
-    assert schemas["Answer_linear"]["items"]["$ref"] == "#/components/schemas/Item_linear"
-    assert (schemas["Item"], schemas["Item_linear"]) == ({"type": "string"}, {"type": "number"})
+    assert schemas["Answer_2"]["items"]["$ref"] == "#/components/schemas/Item_2"
+    assert (schemas["Item"], schemas["Item_2"]) == ({"type": "string"}, {"type": "number"})
 
 
 def test_two_versions_that_differ_give_the_union_of_both() -> None:
@@ -133,7 +137,7 @@ def test_two_versions_that_differ_give_the_union_of_both() -> None:
     operation = found["paths"]["/digits"]["post"]
     schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
     assert schema == {"anyOf": [{"$ref": "#/components/schemas/Answer"},
-                                {"$ref": "#/components/schemas/Answer_linear"}]}  # fmt: skip
+                                {"$ref": "#/components/schemas/Answer_2"}]}  # fmt: skip
     assert operation["requestBody"]["required"] is True
 
 
@@ -154,7 +158,103 @@ def test_two_routes_of_one_path_share_its_operation_and_say_what_they_ask_for() 
     (parameter,) = operation["parameters"]
     assert (parameter["name"], parameter["required"]) == ("x-model", False)
     tags = {tag["name"]: tag["description"] for tag in found["tags"]}
-    assert "`model_type` = `model_a`" in tags["one"]
+    assert "by `model_type` in the JSON body" in tags["one"]
+    assert "by the header `x-model`" in tags["two"]
+
+
+def test_what_a_route_is_chosen_by_and_who_answers_is_told_to_nobody() -> None:
+    match = {
+        "path": "/predict",
+        "hosts": ["internal.secret-host.test"],
+        "headers": {"x-canary": "secret-header"},
+        "json": {"key": "secret-field"},
+    }
+    routes = {
+        "canary": {"match": match, "split": {"secret-backend": 1, "secret-other": 1}},
+        "stable": {"match": "/predict", "split": {"secret-old": 1}},
+    }
+    found = merged(
+        table(**routes),
+        **{
+            "secret-backend": described(),
+            "secret-other": described({"type": "string"}),
+            "secret-old": described({"type": "number"}),
+        },
+    )
+    assert "secret" not in json.dumps(found)
+    assert "/predict" in found["paths"]
+
+
+def ring(size: int, width: int) -> Json:
+    """A document with `size` schemas, each of which refers to the next, in `width` more bytes."""
+    document = described({"$ref": "#/components/schemas/S0"})
+    for number in range(size):
+        document["components"]["schemas"][f"S{number}"] = {
+            "description": "x" * width,
+            "properties": {"next": {"$ref": f"#/components/schemas/S{(number + 1) % size}"}},
+        }
+    return document
+
+
+def test_schemas_that_are_linked_in_a_ring_cost_no_more_than_others() -> None:
+    document = ring(2500, 600)
+    tracemalloc.start()
+    begun = time.process_time()
+    found = merge(table(digits=DIGITS), {"cnn": document, "linear": described()})
+    took_s, (_, most) = time.process_time() - begun, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert took_s < 5
+    assert most < 20 * len(json.dumps(document))
+    assert "S2499" in found["components"]["schemas"]
+    assert "/digits" in found["paths"]
+
+
+def test_parts_in_rings_and_chains_mean_alike_where_all_that_they_lead_to_does() -> None:
+    def linked(last: str) -> dict[tuple[str, str], Any]:
+        links = {"A": "B", "B": "C", "C": "A", "D": "A", "E": "F", "F": "G", "G": ""}
+        return {
+            ("schemas", name): {"$ref": f"#/components/schemas/{to}"} if to else {"type": last}
+            for name, to in links.items()
+        }
+
+    one, same, other = map(meanings, (linked("string"), linked("string"), linked("number")))
+    assert one == same
+    changed = {name for _, name in one if one["schemas", name] != other["schemas", name]}
+    assert changed == {"E", "F", "G"}
+    assert len(set(one.values())) == len(one)
+    longer = linked("string")
+    longer["schemas", "C"] = {"$ref": "#/components/schemas/A", "title": "other"}
+    changed = {name for _, name in one if one["schemas", name] != meanings(longer)["schemas", name]}
+    assert changed == {"A", "B", "C", "D"}
+
+
+def test_a_chain_of_thousands_of_schemas_is_walked() -> None:
+    document = ring(5000, 0)
+    document["components"]["schemas"]["S4999"] = {"type": "string"}
+    assert "S4999" in merge(table(digits=DIGITS), {"cnn": document})["components"]["schemas"]
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"parameters": "none"},
+        {"parameters": [1, None]},
+        {"parameters": [{"in": [], "name": {}}]},
+        {"parameters": [{"in": "path", "name": ["x"]}], "responses": []},
+        {"responses": {"200": 7}, "requestBody": 3},
+        {"security": 7, "responses": {"200": {"content": {"a/b": 3}}}},
+        {"requestBody": {"content": {"application/json": {"schema": {"anyOf": 5}}}}},
+    ],
+)
+def test_a_malformed_operation_costs_its_own_description_only(operation: Json) -> None:
+    bad = described(paths={"/predict": {"post": operation}})
+    for documents in ({"cnn": bad, "linear": described()}, {"linear": described(), "cnn": bad}):
+        routes = {"digits": DIGITS, "good": {"match": "/good", "split": {"linear": 1}}}
+        good = described()
+        good["paths"]["/good"] = good["paths"]["/predict"]
+        found = merge(table(**routes), {**documents, "linear": good})
+        assert "/good" in found["paths"]
+        assert "post" in found["paths"]["/digits"]
 
 
 def test_templates_of_one_shape_become_one_path() -> None:
@@ -178,7 +278,7 @@ def test_security_follows_its_schemes() -> None:
 
     found = merged(table(digits=DIGITS), cnn=secured("header"), linear=secured("query"))
     operation = found["paths"]["/digits"]["post"]
-    assert operation["security"] == [{"key": []}, {"key_linear": []}]
+    assert operation["security"] == [{"key": []}, {"key_2": []}]
 
 
 def test_what_looks_like_a_reference_in_data_stays_as_it_is() -> None:
@@ -189,9 +289,9 @@ def test_what_looks_like_a_reference_in_data_stays_as_it_is() -> None:
         "properties": {"default": {"$ref": "#/components/schemas/Answer"}, "x": {"default": odd}},
     }
     found = merged(table(digits=DIGITS), linear=described({"type": "string"}), cnn=document)
-    assert found["components"]["schemas"]["Request_cnn"]["properties"]["x"] == {"default": odd}
-    moved = found["components"]["schemas"]["Request_cnn"]["properties"]["default"]
-    assert moved == {"$ref": "#/components/schemas/Answer_cnn"}
+    assert found["components"]["schemas"]["Request_2"]["properties"]["x"] == {"default": odd}
+    moved = found["components"]["schemas"]["Request_2"]["properties"]["default"]
+    assert moved == {"$ref": "#/components/schemas/Answer_2"}
     assert schema["properties"]["default"] == odd
 
 
@@ -230,7 +330,7 @@ def test_an_instance_cannot_take_the_gateways_own_name() -> None:
     document["components"]["schemas"][PROBLEM] = {"type": "string"}
     found = merged(table(digits=DIGITS), cnn=document)
     assert found["components"]["schemas"][PROBLEM]["type"] == "object"
-    assert found["components"]["schemas"][f"{PROBLEM}_cnn"] == {"type": "string"}
+    assert found["components"]["schemas"][f"{PROBLEM}_2"] == {"type": "string"}
 
 
 def test_either_is_flat_distinct_and_knows_that_anything_is_anything() -> None:

@@ -1,18 +1,21 @@
 """What happens to an edit, in which order, and what does not happen when a step fails."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from gateway.controlplane.checks import cross_faults
+from gateway.controlplane.configuration.checks import Checks
 from gateway.controlplane.events import Events
-from gateway.controlplane.publisher import Publisher, Stale
-from gateway.controlplane.store import MemoryStore, Revision, StoreFull
+from gateway.controlplane.publisher import Publisher, Stale, start_notes
+from gateway.controlplane.store.store import Kept, Page, Revision, StoreFull
 from gateway.core import edits
-from gateway.core.faults import Missing, Refused
+from gateway.core.faults import Invalid, Missing
+from gateway.core.merging import NOT_SERVED
 from gateway.core.table import Document, Table
+from tests.controlplane.memory_store import MemoryStore
 
 FILE: Document = {
     "backends": {"a": {"instances": ["http://127.0.0.1:1"]}, "b": {}},
@@ -41,10 +44,10 @@ class Journal:
     def applied_again(self, applied: Document) -> None:
         self.store.applied_again(applied)
 
-    def history(self, *, limit: int, before: int | None = None) -> list[Revision]:
+    def history(self, *, limit: int, before: int | None = None) -> Page:
         return self.store.history(limit=limit, before=before)
 
-    def get(self, number: int) -> Revision | None:
+    def get(self, number: int) -> Kept | None:
         return self.store.get(number)
 
     def close(self) -> None:
@@ -76,7 +79,7 @@ async def publisher(journal: Journal) -> AsyncIterator[Publisher]:
 
 
 def new_publisher(journal: Journal, events: Events | None = None) -> Publisher:
-    return Publisher(journal, journal, journal, events or Events(), check=cross_faults)
+    return Publisher(journal, journal, journal, events or Events(), check=Checks())
 
 
 def weights(**new: int) -> Any:
@@ -136,7 +139,7 @@ async def test_an_outcome_that_cannot_be_is_refused_with_every_fault(
         spec = {"match": {"path": "/r"}, "split": {"x": 1, "y": 1}}
         return edits.put(document, "routes", "s", spec)
 
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Invalid) as refused:
         await publisher.publish(worse, who="me")
     assert [fault.pointer for fault in refused.value.faults] == [
         "/routes/s/split/x",
@@ -169,6 +172,27 @@ async def test_a_caller_that_leaves_stops_no_edit_half_way(
     assert journal.lines[3:] == ["watch [1]", "durable 3", "watch [1]", "spread 3", "watch [1]"]
 
 
+async def test_an_edit_waits_for_nobody_who_reads_the_history(
+    publisher: Publisher, journal: Journal
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    history = journal.store.history
+
+    def slow(*, limit: int, before: int | None = None) -> Page:
+        begun.set()
+        assert go_on.wait(20)
+        return history(limit=limit, before=before)
+
+    journal.store.history = slow  # type: ignore[method-assign]
+    reading = asyncio.create_task(publisher.history(limit=10))
+    assert await asyncio.to_thread(begun.wait, 20)
+    published = await publisher.publish(weights(b=50), who="me")
+    assert published.revision == 2
+    assert not reading.done()
+    go_on.set()
+    assert [edit.number for edit in (await reading).edits] == [2, 1]
+
+
 async def test_closing_waits_for_the_edit_under_way(journal: Journal) -> None:
     publisher = new_publisher(journal)
     publisher.start(FILE, why="start")
@@ -197,7 +221,7 @@ async def test_an_old_revision_comes_back_as_a_new_one(publisher: Publisher) -> 
     assert published.revision == 3
     assert publisher.table.document == FILE
     history = await publisher.history(limit=10)
-    assert [(r.number, r.source, r.who, r.why) for r in history] == [
+    assert [(r.number, r.source, r.who, r.why) for r in history.edits] == [
         (3, "restore", "you", "back to 1"),
         (2, "api", "me", ""),
         (1, "file", "file", "start"),
@@ -232,6 +256,38 @@ class TestAFileThatMeetsEditedState:
         again, overridden = await self.restarted(journal, FILE)
         assert again.table == publisher.table
         assert overridden == []
+
+    async def test_live_edits_that_stay_are_named_at_a_start_route_by_route(
+        self, journal: Journal
+    ) -> None:
+        publisher = new_publisher(journal)
+        publisher.start(FILE, why="start")
+        await publisher.publish(weights(b=50), who="me")
+        again = new_publisher(journal).start(FILE, why="start")
+        assert start_notes(again) == ["live edits of route r are kept: split/b: 10 → 50"]
+        changed = edits.set_weights(FILE, "r", {"b": 20}, partial=True)
+        third = new_publisher(journal).start(changed, why="start")
+        (note,) = start_notes(third)
+        assert "overrides a live edit: /routes/r/split/b" in note
+
+    async def test_what_would_have_to_be_started_is_said_and_kept_in_the_history(
+        self, publisher: Publisher
+    ) -> None:
+        served = {**FILE["backends"]["a"], "serve": {"model": "m:A"}}
+        file = edits.put(FILE, "backends", "a", served)
+        applied = await publisher.apply(file, who="me")
+        assert [c.note for c in applied.published.diff] == [NOT_SERVED]
+        other = edits.put(FILE, "backends", "a", {**served, "serve": {"model": "m:B"}})
+        applied = await publisher.apply(other, who="me")
+        assert [(c.pointer, c.note) for c in applied.published.diff] == [
+            ("/backends/a/serve/model", NOT_SERVED)
+        ]
+        newest = (await publisher.history(limit=1)).edits[0]
+        assert newest.diff[0]["note"] == NOT_SERVED
+        applied = await publisher.apply(FILE, who="me")
+        assert [c.note for c in applied.published.diff] == [NOT_SERVED]
+        published = await publisher.publish(weights(b=50), who="me")
+        assert [c.note for c in published.diff] == [""]
 
     async def test_what_the_file_changed_wins_and_is_named(
         self, publisher: Publisher, journal: Journal
@@ -274,5 +330,5 @@ class TestAFileThatMeetsEditedState:
         spec = {"match": {"path": "/live"}, "split": {"b": 1}}
         await publisher.publish(lambda d: edits.put(d, "routes", "live", spec), who="me")
         file = {"backends": {"a": FILE["backends"]["a"]}, "routes": {}}
-        with pytest.raises(Refused, match="/routes/live/split/b"):
+        with pytest.raises(Invalid, match="/routes/live/split/b"):
             await self.restarted(journal, file)

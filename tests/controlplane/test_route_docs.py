@@ -4,7 +4,7 @@ import base64
 import hashlib
 import re
 
-from gateway.controlplane.route_docs import route_docs_page
+from gateway.controlplane.docs.route_docs import route_docs_page
 
 
 def test_r60_the_page_lets_the_browser_run_exactly_itself() -> None:

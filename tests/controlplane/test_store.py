@@ -1,5 +1,6 @@
 """What every store promises, on each of them; and what SQLite does with damage."""
 
+import gc
 import os
 import random
 import shutil
@@ -11,17 +12,20 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from gateway.controlplane.sqlite_store import SqliteStore
-from gateway.controlplane.state_directory import StateDirectory
-from gateway.controlplane.store import (
+from gateway.controlplane.store.sqlite_store import SqliteStore
+from gateway.controlplane.store.state_directory import StateDirectory
+from gateway.controlplane.store.store import (
     DiskRefused,
-    MemoryStore,
     Revision,
     StateRefused,
     Store,
     StoreError,
     StoreFull,
+    Summary,
+    canonical,
+    checksum,
 )
+from tests.controlplane.memory_store import MemoryStore
 
 DOCUMENT = {"backends": {"b": {"instances": ["http://127.0.0.1:1"]}}, "routes": {}}
 
@@ -33,8 +37,14 @@ def revision(number: int, **changes: object) -> Revision:
         "who": "me",
         "why": "because",
         "document": document,
+        "diff": [{"op": "add"}],
     }
-    return Revision(number=number, source="api", diff=[{"op": "add"}], **{**fields, **changes})
+    return Revision(number=number, source="api", **{**fields, **changes})
+
+
+def got(store: Store, number: int) -> Revision | None:
+    found = store.get(number)
+    return None if found is None else found.whole()
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -53,7 +63,7 @@ class TestEveryStore:
 
     def test_is_empty_at_first(self, store: Store) -> None:
         assert store.load() is None
-        assert store.history(limit=10) == []
+        assert not store.history(limit=10).edits
         assert store.get(1) is None
 
     def test_gives_back_the_newest_revision_whole(self, store: Store) -> None:
@@ -79,22 +89,28 @@ class TestEveryStore:
     def test_keeps_the_order_of_keys(self, store: Store) -> None:
         split = {"z": 1, "a": 2, "m": 3}
         store.commit(revision(1, document={"routes": {"r": {"split": split}}}))
-        found = store.get(1)
+        found = got(store, 1)
         assert found is not None
         assert list(found.document["routes"]["r"]["split"]) == ["z", "a", "m"]
+
+    def test_a_section_of_nothing_stays_that(self, store: Store) -> None:
+        store.commit(revision(1, document={"backends": None, "routes": {}}))
+        document = {"backends": None, "routes": {"r": {"match": "/r"}}}
+        store.commit(revision(2, document=document))
+        assert got(store, 2) == revision(2, document=document)
 
     def test_lists_history_newest_first_in_pages(self, store: Store) -> None:
         for number in range(1, 5):
             store.commit(revision(number))
-        assert [r.number for r in store.history(limit=3)] == [4, 3, 2]
-        assert [r.number for r in store.history(limit=3, before=2)] == [1]
+        assert [r.number for r in store.history(limit=3).edits] == [4, 3, 2]
+        assert [r.number for r in store.history(limit=3, before=2).edits] == [1]
 
     def test_forgets_the_oldest_beyond_what_it_keeps(self, store: Store) -> None:
         for number in range(1, 9):
             store.commit(revision(number))
-        assert [r.number for r in store.history(limit=100)] == [8, 7, 6, 5, 4]
+        assert [r.number for r in store.history(limit=100).edits] == [8, 7, 6, 5, 4]
         assert store.get(3) is None
-        assert store.get(4) == revision(4)
+        assert got(store, 4) == revision(4)
 
     def test_refuses_a_number_used_before_and_changes_nothing(self, store: Store) -> None:
         store.commit(revision(1), DOCUMENT)
@@ -121,7 +137,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def opened(path: Path, newest: int = 3) -> list[Revision] | str:
+def opened(path: Path, newest: int = 3) -> list[Summary] | str:
     """What is in the file at `path`, or the line with which it is refused."""
     try:
         store = SqliteStore(path)
@@ -130,7 +146,7 @@ def opened(path: Path, newest: int = 3) -> list[Revision] | str:
             assert stored is not None, "silently empty"
             assert stored.newest == revision(newest)
             assert stored.applied == DOCUMENT
-            return store.history(limit=10)
+            return list(store.history(limit=10).edits)
         finally:
             store.close()
     except (StateRefused, StoreError) as error:
@@ -174,7 +190,7 @@ def test_r53_no_flipped_bit_changes_what_is_read(path: Path) -> None:
             assert "\n" not in found
             assert path.read_bytes() == damaged, f"bit {bit}"
         else:
-            assert found == [revision(n) for n in (3, 2, 1)], f"bit {bit}"
+            assert found == [revision(n).summary for n in (3, 2, 1)], f"bit {bit}"
         for leftover in ("state.db-wal", "state.db-shm"):
             (path.parent / leftover).unlink(missing_ok=True)
     assert refusals > 50
@@ -189,8 +205,8 @@ def test_r53_no_flipped_bit_changes_what_is_read(path: Path) -> None:
         (lambda p: p.chmod(0o644), "chmod 600"),
         (lambda p: _execute(p, "PRAGMA user_version = 99"), "version 99"),
         (lambda p: _execute(p, "PRAGMA application_id = 1"), "not a Headgate state file"),
-        (lambda p: _execute(p, "DELETE FROM revisions WHERE number = 3"), "3 was acknowledged"),
-        (lambda p: _execute(p, "UPDATE revisions SET who = 'you' WHERE number = 3"), "checksum"),
+        (lambda p: _execute(p, "DELETE FROM edits WHERE number = 3"), "3 was acknowledged"),
+        (lambda p: _execute(p, "UPDATE edits SET who = 'you' WHERE number = 3"), "checksum"),
         (lambda p: _execute(p, "DROP TABLE head"), "no such table"),
         (lambda p: _execute(p, "DELETE FROM head"), "newest revision"),
     ],
@@ -257,7 +273,7 @@ def test_r53_a_log_that_lost_its_end_is_refused(path: Path, tmp_path: Path) -> N
         (killed / "state.db-shm").unlink(missing_ok=True)
         (killed / path.name).write_bytes(base)  # an open that succeeds folds the log into it
         found = opened(killed / path.name, newest=4)
-        assert isinstance(found, str) or found[0] == revision(4)
+        assert isinstance(found, str) or found[0] == revision(4).summary
 
 
 def _execute(path: Path, statement: str) -> None:
@@ -281,10 +297,10 @@ def test_r38_a_full_disk_refuses_the_edit_and_nothing_else(tmp_path: Path) -> No
     large = revision(2, why="x" * 100_000)
     with pytest.raises(StoreFull, match="full"):
         store.commit(large)
-    assert store.history(limit=5) == [revision(1)]
+    assert store.history(limit=5).edits == [revision(1).summary]
     store._db.execute("PRAGMA max_page_count = 100000")
     store.commit(large)
-    assert store.history(limit=5) == [large, revision(1)]
+    assert store.history(limit=5).edits == [large.summary, revision(1).summary]
     store.close()
 
 
@@ -301,7 +317,7 @@ def test_r38_an_edit_is_not_written_where_no_start_would_find_it(
         store.commit(revision(2))
     os.replace(tmp_path / "elsewhere", tmp_path / "state.db")
     store.commit(revision(2))
-    assert store.history(limit=5) == [revision(2), revision(1)]
+    assert store.history(limit=5).edits == [revision(2).summary, revision(1).summary]
     store.close()
 
 
@@ -325,3 +341,156 @@ def test_a_state_directory_that_cannot_be_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StateRefused, match="state directory"):
         StateDirectory(tmp_path / "file")
     shutil.rmtree(tmp_path)
+
+
+def test_a_long_history_of_a_large_document_takes_little_and_every_revision_is_there(
+    tmp_path: Path,
+) -> None:
+    routes = {f"r{n}": {"match": {"path": f"/{n}"}, "split": {"b": 1}} for n in range(500)}
+    document = {**DOCUMENT, "routes": routes}
+    store = SqliteStore(tmp_path / "state.db")
+    for number in range(1, 201):
+        changed = {"match": {"path": "/7"}, "split": {"b": number}}
+        document = {**document, "routes": {**document["routes"], "r7": changed}}
+        store.commit(revision(number, document=document))
+    store.close()
+    size = (tmp_path / "state.db").stat().st_size
+    assert size < 20 * len(str(document)), "a whole document for every edit"
+    store = SqliteStore(tmp_path / "state.db")
+    assert store.load() is not None
+    for number in (1, 2, 100, 199, 200):
+        found = got(store, number)
+        assert found is not None
+        assert found.document["routes"]["r7"]["split"] == {"b": number}
+        assert list(found.document["routes"]) == list(routes)
+    store.close()
+
+
+def test_reading_a_revision_of_a_large_table_leaves_nothing_to_collect(tmp_path: Path) -> None:
+    """Everybody waits while the collector looks through a tree of twenty thousand routes."""
+    routes = {f"r{n}": {"match": {"path": f"/{n}"}, "split": {"b": n}} for n in range(20_000)}
+    store = SqliteStore(tmp_path / "state.db")
+    document = {"backends": {"b": {}}, "routes": routes}
+    for number in range(1, 101):
+        changed = {"match": {"path": "/7"}, "split": {"b": number}}
+        document = {**document, "routes": {**document["routes"], "r7": changed}}
+        store.commit(revision(number, document=document))
+    gc.collect()
+    before, collections = len(gc.get_objects()), gc.get_stats()[2]["collections"]
+    found = store.get(50)
+    assert found is not None
+    assert len(gc.get_objects()) - before < 100
+    assert gc.get_stats()[2]["collections"] == collections
+    assert found.whole().document == {**document, "routes": {**routes, "r7": {
+        "match": {"path": "/7"}, "split": {"b": 50}}}}  # fmt: skip
+    store.close()
+
+
+def test_the_history_is_bounded_in_bytes_and_the_newest_stays(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "state.db", keep_bytes=2 << 20)
+    for number in range(1, 61):
+        store.commit(revision(number, document={**DOCUMENT, "routes": {"r": "x" * 200_000}}))
+    page = store.history(limit=100)
+    numbers = [edit.number for edit in page.edits]
+    assert numbers[0] == 60
+    assert 2 <= len(numbers) < 30
+    assert store.get(numbers[-1]) is not None
+    assert store.get(1) is None
+    assert (tmp_path / "state.db").stat().st_size < 6 << 20
+    store.close()
+
+
+def test_a_list_of_edits_reads_no_document(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "state.db")
+    for number in range(1, 4):
+        store.commit(revision(number))
+    _execute(tmp_path / "state.db", "UPDATE edits SET body = '{}'")
+    assert len(store.history(limit=10).edits) == 3
+    with pytest.raises(StateRefused, match="checksum"):
+        store.get(2)
+    store.close()
+
+
+def test_a_start_reads_no_more_of_a_long_history_than_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    store = SqliteStore(path)
+    for number in range(1, 21):  # so large that every third is kept whole
+        document = {**DOCUMENT, "backends": {"b": {"n": number, "text": "x" * 100_000}}}
+        store.commit(revision(number, document=document))
+    store.close()
+    _execute(path, "UPDATE edits SET body = '{}' WHERE number <= 15")
+    store = SqliteStore(path)
+    stored = store.load()
+    assert stored is not None
+    assert stored.newest.document["backends"]["b"]["n"] == 20
+    with pytest.raises(StateRefused, match="checksum"):
+        store.get(15)
+    store.close()
+
+
+def test_a_page_of_large_edits_is_cut_and_goes_on(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "state.db")
+    for number in range(1, 8):
+        store.commit(revision(number, diff=[{"op": "add", "after": "x" * 400_000}]))
+    first = store.history(limit=100)
+    assert [edit.number for edit in first.edits] == [7, 6, 5]
+    assert first.more
+    assert [edit.number for edit in store.history(limit=100, before=5).edits] == [4, 3, 2]
+    last = store.history(limit=100, before=2)
+    assert ([edit.number for edit in last.edits], last.more) == ([1], False)
+    store.close()
+
+
+VERSION_1 = """
+CREATE TABLE revisions (number INTEGER PRIMARY KEY, time TEXT NOT NULL, who TEXT NOT NULL,
+    why TEXT NOT NULL, source TEXT NOT NULL, diff TEXT NOT NULL, document TEXT NOT NULL,
+    checksum TEXT NOT NULL) STRICT;
+CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 1), number INTEGER NOT NULL,
+    checksum TEXT NOT NULL) STRICT;
+CREATE TABLE applied (id INTEGER PRIMARY KEY CHECK (id = 1), document TEXT NOT NULL,
+    checksum TEXT NOT NULL) STRICT;
+PRAGMA application_id = 0x48644774;
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_state_of_the_first_version_goes_on_without_loss(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(VERSION_1)
+        for number in range(1, 4):
+            made = revision(number)
+            texts = canonical(made.diff), canonical(made.document), made.checksum()
+            row = (number, made.time, made.who, made.why, made.source, *texts)
+            db.execute("INSERT INTO revisions VALUES (?,?,?,?,?,?,?,?)", row)
+        db.execute("INSERT INTO head VALUES (1, 3, ?)", (revision(3).checksum(),))
+        text = canonical(DOCUMENT)
+        db.execute("INSERT INTO applied VALUES (1, ?, ?)", (text, checksum(DOCUMENT)))
+        db.commit()
+    path.chmod(0o600)
+    store = SqliteStore(path, keep=3)
+    stored = store.load()
+    assert stored is not None
+    assert (stored.newest, stored.applied) == (revision(3), DOCUMENT)
+    store.commit(revision(4))
+    assert [edit.number for edit in store.history(limit=9).edits] == [4, 3, 2]
+    assert store.history(limit=9).edits[2] == revision(2).summary
+    assert (got(store, 2), got(store, 4), got(store, 1)) == (revision(2), revision(4), None)
+    store.close()
+    assert opened(path, newest=4) == [revision(n).summary for n in (4, 3, 2)]
+
+
+def test_whatever_goes_wrong_in_an_edit_the_next_one_is_not_swallowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteStore(tmp_path / "state.db")
+    store.commit(revision(1))
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_forget", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            store.commit(revision(2))
+    store.commit(revision(2, why="again"))
+    newest = store.get(2)
+    assert newest is not None
+    assert newest.why == "again"
+    store.close()

@@ -169,13 +169,14 @@ async def test_r54_a_second_gateway_on_the_state_of_one_that_runs_is_refused() -
         (gateway.folder / "second").mkdir()
         (gateway.folder / "second" / "state").symlink_to(gateway.folder / "state")
         said = await _refused(gateway.folder / "second")
-        holder = await gateway.control_pid()
+        assert gateway.process is not None
+        holder = gateway.process.pid
         assert said.startswith(f"headgate: state directory {gateway.folder}/second/state is in use")
         assert said.endswith(f"by another gateway (process {holder})\n")
         assert (await gateway.admin("GET", "/admin/v1/table")).status == 200
 
 
-async def test_r59_guesses_from_one_address_shut_no_other_one_out() -> None:
+async def test_r59_guesses_are_counted_and_shut_no_right_token_out() -> None:
     async with running_gateway({}, up=False, env={"HEADGATE_TOKEN": TOKEN}) as gateway:
 
         async def asked_from(host: str, token: str) -> int:
@@ -192,8 +193,8 @@ async def test_r59_guesses_from_one_address_shut_no_other_one_out() -> None:
 
         answers = [await asked_from("127.0.0.2", "x" * 40) for _ in range(21)]
         assert answers == [401] * 20 + [429]
-        assert await asked_from("127.0.0.2", TOKEN) == 429
-        assert await asked_from("127.0.0.3", TOKEN) == 200
+        for host in ("127.0.0.2", "127.0.0.3"):
+            assert await asked_from(host, TOKEN) == 200
         assert gateway.log_text().count("too many wrong tokens from 127.0.0.2") == 1
 
 

@@ -6,7 +6,54 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.addresses import behind
+from gateway.core.addresses import behind, is_listener, refusal
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254", "169.254.170.2", "fe80::a9fe:a9fe", "168.63.129.16", "100.100.100.200",
+        "192.0.0.192", "fd00:ec2::254", "fd00:ec2::23", "fd00:ec2:0:0::fe", "fd20:ce::254",
+        "fd00:c1::a9fe:a9fe", "fd00:42::42", "fd00:100::100:200", "fd00:a9fe:a9fe::1",
+        "::ffff:100.100.100.200", "::ffff:169.254.169.254", "2002:a9fe:a9fe::1",
+        "64:ff9b::a9fe:a9fe", "::169.254.169.254", "0.0.0.0", "::", "255.255.255.255",
+    ],
+)  # fmt: skip
+def test_r61_no_instance_is_where_a_cloud_keeps_its_metadata(host: str) -> None:
+    assert refusal(host)
+    assert refusal(host, ["0.0.0.0/0", "::/0"]), "and no network that is named permits it"
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "::1", "10.1.2.3", "100.64.0.1", "fd00:ed::1", "2001:db8::7", "a.test"]
+)
+def test_r61_an_instance_may_be_anywhere_else(host: str) -> None:
+    assert refusal(host) == ""
+
+
+@pytest.mark.parametrize(
+    ("host", "listener", "ours"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("::ffff:127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("127.0.0.1", "::", True),
+        ("::1", "::", True),
+        ("192.0.2.5", "0.0.0.0", True),  # this machine's own
+        ("::ffff:192.0.2.5", "::", True),
+        ("0.0.0.0", "127.0.0.1", True),
+        ("::", "127.0.0.1", True),
+        ("192.0.2.6", "0.0.0.0", False),  # another machine
+        ("127.0.0.2", "127.0.0.1", False),  # another program may listen there
+        ("192.0.2.5", "127.0.0.1", False),
+    ],
+)
+def test_r61_the_gateways_own_listeners_are_known_by_all_their_addresses(
+    host: str, listener: str, ours: bool
+) -> None:
+    here = {"127.0.0.1", "127.0.0.2", "::1", "192.0.2.5"}
+    assert is_listener(host, 8081, [(listener, 8081)], here.__contains__) is ours
+    assert not is_listener(host, 8082, [(listener, 8081)], here.__contains__)
 
 
 @pytest.mark.parametrize(

@@ -15,15 +15,14 @@ from gateway.core.balancing import (
     FADE_S,
     FORGET_S,
     JUDGED,
-    REFUSED_S,
-    SHUN_AFTER,
-    SHUN_S,
     Load,
     choose,
-    most_at_once,
-    usual_most,
+    target_of,
     usual_service_s,
+    usual_target,
 )
+from gateway.core.health import HealthState
+from gateway.core.table import Eject, Health
 
 NOW = 1000.0
 
@@ -68,7 +67,7 @@ def test_the_one_with_least_to_do_is_chosen() -> None:
 
 def test_a_fast_instance_with_a_queue_may_be_sooner_than_a_slow_one_without() -> None:
     fast, slow = load(4, 2, 0.02), load(0, 2, 0.1)
-    fast.most = slow.most = 99
+    fast.target = slow.target = 99
     assert set(picks([fast, slow])) == {0}
     fast.in_flight = 10
     assert set(picks([fast, slow])) == {1}
@@ -76,11 +75,11 @@ def test_a_fast_instance_with_a_queue_may_be_sooner_than_a_slow_one_without() ->
 
 def test_r30_one_that_refused_a_connection_gets_nothing_for_a_moment_that_others_can_take() -> None:
     gone, busy = load(), load(3)
-    gone.refused(NOW)
+    gone.avoid_until = NOW + 0.5
     assert set(picks([gone, busy])) == {1}
-    later = NOW + REFUSED_S
+    later = NOW + 0.5
     assert {choose("least_loaded", [gone, busy], turn, later) for turn in range(9)} == {0}
-    busy.refused(NOW)
+    busy.avoid_until = NOW + 0.5
     assert set(picks([gone, busy])) == {0}  # better than nothing
 
 
@@ -129,9 +128,9 @@ def test_a_wait_of_hours_keeps_nobody_away_for_longer_than_seconds() -> None:
     assert told.wait_until <= NOW + 5
 
 
-def answer(load: Load, took_s: float, times: int = 1, failed: bool = False) -> None:
+def answer(load: Load, took_s: float, times: int = 1) -> None:
     for _ in range(times):
-        load.answered(NOW, took_s, load.sent(NOW), failed)
+        load.answered(NOW, took_s, load.sent(NOW))
         load.done()
 
 
@@ -149,50 +148,36 @@ def test_waiting_inside_an_instance_is_not_taken_for_slowness() -> None:
     busy = Load(slots=2)
     for _ in range(7):
         busy.sent(NOW)
-    busy.answered(NOW, 0.08, busy.sent(NOW), failed=False)
+    busy.answered(NOW, 0.08, busy.sent(NOW))
     assert busy.service_s == pytest.approx(0.02)
 
 
-def test_r31_failures_teach_no_speed_and_five_of_them_keep_requests_away() -> None:
-    loads = [load(0, 2) for _ in range(3)]
+def test_r31_five_failures_in_a_row_keep_requests_away() -> None:
+    loads, states = [load(0, 2) for _ in range(3)], [HealthState("up")] * 3
     sent: Counter[int] = Counter()
     for turn in range(300):
         index = choose("least_loaded", loads, turn, NOW)
         sent[index] += 1
-        answer(loads[index], 0.001 if index == 0 else 0.02, failed=index == 0)
-    assert sent[0] == SHUN_AFTER
-    assert loads[0].service_s == 0.02
-
-
-def test_r31_what_other_workers_saw_fail_counts_and_so_does_what_they_saw_answer() -> None:
-    bad, good = load(), load(3)
-    bad.answered(NOW, 0.001, 1, True)
-    bad.heard(NOW, SHUN_AFTER - 2, False)
-    assert set(picks([bad, good])) == {0}
-    bad.heard(NOW, 1, False)
-    assert set(picks([bad, good])) == {1}
-    bad.heard(NOW, 0, True)
-    assert set(picks([bad, good])) == {0}
-    bad.heard(NOW, SHUN_AFTER - 1, True)
-    assert set(picks([bad, good])) == {0}
+        signal = "success" if index else "error"
+        states[index] = states[index].after(signal, NOW, Health(), Eject())
+        loads[index].avoid_until = states[index].avoid_until
+        if index:
+            answer(loads[index], 0.02)
+    assert sent[0] == Eject().failures
 
 
 def test_r31_when_all_fail_all_are_used() -> None:
     loads = [load(0, 2) for _ in range(3)]
     for each in loads:
-        answer(each, 0.001, times=9, failed=True)
+        each.avoid_until = NOW + 5
     assert picks(loads) == dict.fromkeys(range(3), 40)
 
 
 def test_r31_after_a_while_one_failing_instance_is_tried_once_more() -> None:
     bad, good = load(0, 2), load(1, 2)
-    answer(bad, 0.001, times=9, failed=True)
-    assert choose("least_loaded", [bad, good], 0, NOW + SHUN_S - 0.1) == 1
-    assert choose("least_loaded", [bad, good], 0, NOW + SHUN_S + 0.1) == 0
-    bad.answered(NOW + SHUN_S + 0.1, 0.001, 1.0, failed=True)
-    assert choose("least_loaded", [bad, good], 0, NOW + SHUN_S + 0.2) == 1
-    bad.answered(NOW + SHUN_S + 0.3, 0.02, 1.0, failed=False)
-    assert choose("least_loaded", [bad, good], 0, NOW + SHUN_S + 0.4) == 0
+    bad.avoid_until = NOW + 5
+    assert choose("least_loaded", [bad, good], 0, NOW + 4.9) == 1
+    assert choose("least_loaded", [bad, good], 0, NOW + 5.1) == 0
 
 
 def test_r24_slow_start_gives_a_part_of_the_usual_load() -> None:
@@ -218,17 +203,17 @@ def test_what_was_slow_long_ago_is_asked_again() -> None:
     slow.in_flight += 1  # one is enough to find out
     assert choose("least_loaded", [slow, fast], 0, NOW + FORGET_S + 1) == 1
     slow.samples = 100
-    slow.answered(NOW + FORGET_S + 2, 0.02, 1.0, failed=False)
+    slow.answered(NOW + FORGET_S + 2, 0.02, (1.0, 0.0))
     assert slow.service_s == pytest.approx(0.51)
 
 
 def test_slots_are_filled_and_short_work_is_sent_ahead() -> None:
-    assert most_at_once(0, 0.1) == math.inf
-    assert most_at_once(2, 0.02) == 2
-    assert most_at_once(4, 0.0) == 4
-    assert most_at_once(1, 0.001) == 3  # 2 ms of work for the time of a turnaround
-    assert most_at_once(1, 0.0001) == 9
-    assert most_at_once(32, 0.004) == 48
+    assert target_of(0, 0.1) == math.inf
+    assert target_of(2, 0.02) == 2
+    assert target_of(4, 0.0) == 4
+    assert target_of(1, 0.001) == 3  # 2 ms of work for the time of a turnaround
+    assert target_of(1, 0.0001) == 9
+    assert target_of(32, 0.004) == 48
 
 
 def test_nobody_is_chosen_when_nobody_has_room() -> None:
@@ -257,31 +242,6 @@ def test_random_looks_like_chance() -> None:
     assert all(170 < count < 330 for count in pairs.values())
 
 
-def feel(load: Load, took_s: float, among: int, times: int) -> None:
-    for _ in range(times):
-        load.answered(NOW, took_s, float(among), failed=False)
-
-
-def test_an_instance_that_does_not_report_is_felt_for_its_room() -> None:
-    silent = Load()
-    feel(silent, 0.02, among=1, times=20)
-    assert silent.most == math.inf
-    # Two slots of 20 ms: 50 at once take half a second each, and so much nobody should wait.
-    feel(silent, 0.5, among=50, times=200)
-    assert 8 <= silent.most <= 16
-    # It got twice as many slots: there is no wait any more, so there may be more.
-    for _ in range(30):
-        feel(silent, 0.03, among=int(silent.most), times=int(silent.most) + 8)
-    assert silent.most > 50
-
-
-def test_one_that_takes_as_long_alone_as_in_a_crowd_is_not_limited() -> None:
-    silent = Load()
-    feel(silent, 0.5, among=1, times=5)
-    feel(silent, 0.6, among=200, times=1000)
-    assert silent.most == math.inf
-
-
 LOADS = st.lists(
     st.builds(
         load,
@@ -305,7 +265,7 @@ def test_whoever_is_chosen_has_room_and_nobody_is_only_if_none_has(
     index = choose(balance, loads, turn, NOW)
     room = [
         each.in_flight < 256
-        and (each.occupied(NOW) < each.most * each.weight or each.in_flight == 0)
+        and (each.occupied(NOW) < each.target * each.weight or each.in_flight == 0)
         for each in loads
     ]
     assert room[index] if index >= 0 else not any(room)
@@ -316,7 +276,7 @@ def chosen_by_looking_closely(loads: list[Load], turn: int) -> int:
     usual_s, best = usual_service_s(loads), -1
     for index in ((turn + step) % len(loads) for step in range(len(loads))):
         one = loads[index]
-        most = usual_most(loads) if one.is_new and one.most == math.inf else one.most
+        most = usual_target(loads) if one.is_new and one.target == math.inf else one.target
         if one.in_flight and one.occupied(NOW) >= most * one.weight:
             continue
         if best < 0 or _is_better(one, loads[best], usual_s):
@@ -325,9 +285,9 @@ def chosen_by_looking_closely(loads: list[Load], turn: int) -> int:
 
 
 def _is_better(one: Load, other: Load, usual_s: float) -> bool:
-    shunned = one.shunned_until > NOW, other.shunned_until > NOW
-    if shunned[0] != shunned[1]:
-        return shunned[1]
+    avoided = one.avoid_until > NOW, other.avoid_until > NOW
+    if avoided[0] != avoided[1]:
+        return avoided[1]
     busy = [each.occupied(NOW) / (each.slots or 1.0) for each in (one, other)]
     if min(one.samples, other.samples) < JUDGED:
         return busy[0] < busy[1]
@@ -351,9 +311,9 @@ def states(draw: Any) -> Load:
     made.learned_at = NOW - of(0.0, 1.0, FORGET_S, 2 * FORGET_S, math.inf)
     made.reported_at, made.foreign = of(0.0, NOW, NOW - 1.0), of(0.0, 2.0)
     made.wait_until = NOW + of(-1.0, 0.01, 1.0)
-    made.failures, made.shunned_until = int(of(0, 0, 1, 9)), NOW + of(-1.0, -1.0, 1.0)
+    made.avoid_until = NOW + of(-1.0, -1.0, 1.0)
     if not slots:
-        made.most, made.crowd = of(math.inf, 1.0, 6.0), of(0.0, 0.5, 1.5, 6.0)
+        made.target, made.crowd = of(math.inf, 1.0, 6.0), of(0.0, 0.5, 1.5, 6.0)
         made.base_s = service_s * of(0.1, 0.9, 1.0)
     return made
 
@@ -380,5 +340,6 @@ def test_nobody_is_flooded_before_the_first_answer() -> None:
     while choose("least_loaded", loads, 0, NOW) == 0:
         loads[0].in_flight += 1
     assert loads[0].in_flight == 32
-    loads[0].answered(NOW, 0.1, 1.0, failed=False)
+    loads[0].answered(NOW, 0.1, (1.0, 0.0))
+    loads[0].is_new = False
     assert choose("least_loaded", loads, 0, NOW) == 0

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import edits
-from gateway.core.faults import Conflict, Missing, Refused, did_you_mean, pointer
+from gateway.core.faults import Conflict, Invalid, Missing, did_you_mean, pointer
 
 DOCUMENT: dict[str, Any] = {
     "backends": {
@@ -29,7 +29,7 @@ DOCUMENT: dict[str, Any] = {
 
 
 def faults(edit: Any) -> dict[str, str]:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Invalid) as refused:
         edit()
     return {fault.pointer: fault.code for fault in refused.value.faults}
 

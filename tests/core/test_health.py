@@ -1,15 +1,19 @@
 """Evidence in, who may get requests out. F fails, s succeeds, digits are seconds."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core.health import (
-    CLEAR,
+    AVOID_S,
+    GONE,
+    ILL,
     PROBE,
-    Ejection,
-    Probed,
-    ProbeSignal,
+    PROBES,
+    UNKNOWN,
+    HealthState,
     may_eject,
     serving,
     slow_start,
@@ -17,19 +21,37 @@ from gateway.core.health import (
 from gateway.core.table import Eject, Health
 
 EJECT = Eject(failures=3, base_s=1.0, max_s=4.0)
-FAILS = ("connect_failure", "reset", "timeout", "broken_head", "gateway_error")
+HEALTH = Health(rise=2, fall=3)
+UP = HealthState("up", good=2, is_new=False)
+SIGNALS = {
+    "r": "ready", "u": "unready", "l": "late", "m": "malformed", "x": "probe_refused",
+    "t": "probe_unreachable",
+    "F": "reset", "T": "timeout", "E": "error", "X": "refused", "U": "unreachable",
+    "A": "turned_away", "N": "unresolved", "G": "gateway_error", "B": "broken_head",
+    "s": "success", "a": "answered", "b": "alive",
+}  # fmt: skip
 
 
-def play(script: str, eject: Eject = EJECT) -> str:
-    """What is thought of the instance after each step: (h)ealthy, (e)jected, on (t)rial."""
-    now, state, words = 0.0, CLEAR, ""
+def states(script: str, state: HealthState = UP, health: Health = HEALTH) -> list[HealthState]:
+    """The state after each step, from `state` on: a letter is a signal, a digit so many seconds,
+    a dot a tenth of one."""
+    now, found = 0.0, []
     for step in script:
-        if step.isdigit():
-            now += int(step)
+        if step.isdigit() or step == ".":
+            now += 0.1 if step == "." else int(step)
         else:
-            signal = {"F": "timeout", "s": "success", "r": "recovered"}[step]
-            state = state.after(signal, now, eject)
-        words += state.word(now)[0]
+            state = state.after(SIGNALS[step], now, health, EJECT)
+        found.append((now, state))
+    return found
+
+
+def play(script: str) -> str:
+    """What is thought of the instance after each step: (h)ealthy, (e)jected, on (t)rial; in
+    capitals while it is avoided."""
+    words = ""
+    for now, state in states(script):
+        word = state.standing(now)[0]
+        words += word.upper() if state.avoid_until > now else word
     return words
 
 
@@ -45,52 +67,93 @@ def test_r27_failures_in_a_row_eject_and_the_time_grows() -> None:
         ("FFF1F2F3F4F4F4", "hhetetetetetet"),  # 1, 2, 3, 4, 4 … seconds
         ("FFFFFF1", "hheeeet"),  # late answers of requests sent before say nothing new
         ("FFFs1", "hheet"),
-        ("FFF1F1rFF", "hheteehhh"),  # the probes saw it come back
         ("FFF9FF9", "hheteet"),
+        ("T", "e"),  # R27: a timeout held a slot for its whole time
+        ("GBF", "hhe"),
+        ("FaF", "hhh"),  # the head of an answer is no success yet
+        ("FFaF", "hhhe"),
+        ("EEE", "hhH"),  # R31: answers of 500 are the model's: others are preferred, it is not out
+        ("EEE1", "hhHh"),
+        ("EEsE", "hhhh"),
+        ("EEEs", "hhHh"),
+        ("EEEF", "hhHH"),  # a row of 500s and one reset is not three resets
+        ("EEEFFF", "hhHHHE"),
+        ("X", "H"),  # R24: who is refused is avoided until somebody has looked
+        ("X.....", "HHHHHh"),
+        ("U.....", "HHHHHh"),
+        ("A.....", "HHHHHh"),
+        ("N.....", "HHHHHh"),
+        ("Xs", "Hh"),
+        ("XXX", "HHE"),  # R29
+        ("UUU", "HHE"),
+        ("AAAAAA", "HHHHHH"),  # R69: who says that it takes nothing has not failed
+        ("NNNNNN", "HHHHHH"),  # nor has one whose name nobody knows
+        ("AAs", "HHh"),
     ],
 )
-def test_ejection_step_by_step(script: str, words: str) -> None:
+def test_what_requests_say_step_by_step(script: str, words: str) -> None:
     assert play(script) == words
 
 
-@pytest.mark.parametrize("signal", FAILS)
-def test_any_signal_but_success_is_a_failure(signal: str) -> None:
-    state = Ejection()
+@pytest.mark.parametrize("signal", sorted(ILL - {"timeout"}))
+def test_five_signals_of_ill_health_in_a_row_eject(signal: str) -> None:
+    state = UP
     for _ in range(5):
-        assert not state.is_ejected(10.0)
-        state = state.after(signal, 10.0, Eject())
-    assert state == Ejection(5, 15.0, 1)
+        assert state.standing(10.0) == "healthy"
+        state = state.after(signal, 10.0, Health(), Eject())
+    assert (state.ejected_until, state.ejections) == (15.0, 1)
+
+
+def test_eject_configures_when_others_are_preferred_too() -> None:
+    never = Eject(failures=1_000_000)
+    state = UP
+    for _ in range(100):
+        state = state.after("error", 1.0, HEALTH, never)
+    assert not state.avoid_until
+    once = UP.after("error", 1.0, HEALTH, Eject(failures=1, base_s=2.0))
+    assert once.avoid_until == 3.0
 
 
 def test_what_may_not_be_ejected_is_ejected_by_the_next_failure_that_may() -> None:
-    state = Ejection()
+    state = UP
     for _ in range(10):
-        state = state.after("reset", 1.0, EJECT, may_eject=False)
-    assert not state.is_ejected(1.0)
-    assert state.after("reset", 2.0, EJECT).is_ejected(2.0)
+        state = state.after("reset", 1.0, HEALTH, EJECT, may_eject=False)
+    assert state.standing(1.0) == "healthy"
+    assert state.avoid_until > 1.0, "others are preferred"
+    assert state.after("reset", 2.0, HEALTH, EJECT).standing(2.0) == "ejected"
 
 
-@given(st.text("Fsr123", max_size=40))
+def test_a_storm_of_the_same_failure_is_no_news() -> None:
+    state, news = UP, 0
+    for step in range(1000):
+        after = state.after("reset", step / 1000, HEALTH, EJECT, may_eject=False)
+        news += after is not state
+        state = after
+    assert news <= 10
+
+
+@given(st.text("FTEXUAsarxlt123.", max_size=40))
 def test_an_ejection_is_never_longer_than_its_maximum(script: str) -> None:
-    now, state = 0.0, CLEAR
-    for step in script:
-        if step.isdigit():
-            now += int(step)
-        else:
-            state = state.after({"F": "reset", "s": "success", "r": "recovered"}[step], now, EJECT)
-        assert not state.is_ejected(now + EJECT.max_s)
-        if step in "sr":
-            assert state.failures == 0 or state.is_ejected(now)
+    for step, (now, state) in zip(script, states(script), strict=True):
+        assert state.ejected_until <= now + EJECT.max_s
+        if step == "s" and state.standing(now) != "ejected":
+            assert (state.failures, state.ill, state.avoid_until) == (0, 0, 0.0)
 
 
-def probe(script: str, health: Health | None = None) -> str:
-    """The words after each probe: r ready, u not ready, x unreachable."""
-    signals: dict[str, ProbeSignal] = {"r": "ready", "u": "unready", "x": "unreachable"}
-    state, words = Probed(), ""
-    for step in script:
-        state = state.after(signals[step], health or Health(rise=2, fall=3))
-        words += {"starting": "s", "up": "u", "failing": "f", "down": "d"}[state.word]
-    return words
+@given(st.text("FTEXUAsarulmxt1.", max_size=30))
+def test_what_says_nothing_new_leaves_the_very_same_state(script: str) -> None:
+    for now, state in states(script):
+        for signal in SIGNALS.values():
+            after = state.after(signal, now, HEALTH, EJECT)
+            assert (after is state) == (after == state)
+        if state.is_clear:
+            assert state.after("success", now, HEALTH, EJECT) is state
+
+
+def probe(script: str, health: Health = HEALTH) -> str:
+    """The words of the probes after each step, from an unknown instance on."""
+    letters = {"starting": "s", "up": "u", "failing": "f", "down": "d"}
+    return "".join(letters[state.word] for _, state in states(script, UNKNOWN, health))
 
 
 @pytest.mark.parametrize(
@@ -108,6 +171,24 @@ def probe(script: str, health: Health | None = None) -> str:
         ("rruux", "suuud"),  # the last one says how it ended
         ("rrxxxrr", "suuuddu"),
         ("rrxxxurxx", "suuudssss"),
+        ("rrxlrr", "suussu"),  # refused: what hangs there now is a new process
+        ("rrXl", "suus"),
+        ("rrXrl", "suuuu"),
+        ("rrUl", "suuu"),  # who does not accept in time and answers late is busy
+        ("rrtl", "suuu"),
+        ("rrtlt", "suuuf"),  # overload takes it out while others are up, and never to starting
+        ("rrlll", "suuuf"),
+        ("rrmmm", "suuuf"),
+        ("rrtttlllllll", "suuuffffffff"),
+        ("rrttttt", "suuufff"),
+        ("rrtttttt", "suuufffd"),  # no connection at all for twice as long: nobody is there
+        ("rrttttsttt", "suuufffffd"),  # a request's answer says that somebody is
+        ("rrtttltlt", "suuufffff"),
+        ("rrtttttttl", "suuufffddf"),  # it was never gone: the better choice if all are bad
+        ("rrttttttst", "suuufffdff"),
+        ("rrttttttbt", "suuufffdff"),
+        ("rrtttttttu", "suuufffdds"),  # it says itself that it is not ready
+        ("rrxxxl", "suuuds"),
     ],
 )
 def test_r29_probes_step_by_step(script: str, words: str) -> None:
@@ -120,14 +201,15 @@ def test_rise_and_fall_of_one_act_at_once() -> None:
 
 def test_a_missing_pair_of_the_table_changes_nothing() -> None:
     for word in ("starting", "up", "failing", "down"):
-        for signal in ("ready", "unready", "unreachable"):
-            state = Probed(word)
+        for signal in PROBES:
+            state = replace(UP, word=word)
             for _ in range(10):
-                state = state.after(signal, Health())
+                if state.word == word:
+                    state = state.after(signal, 1.0, HEALTH, EJECT)
             assert state.word == PROBE.get((word, signal), word)
 
 
-@given(st.text("rux", max_size=60))
+@given(st.text("rulmxt", max_size=60))
 def test_r30_nothing_is_up_without_enough_good_probes_in_a_row(script: str) -> None:
     for step, word in enumerate(probe(script)):
         if word == "u" and (step == 0 or probe(script)[step - 1] != "u"):
@@ -206,9 +288,37 @@ def test_r24_a_returning_instance_is_given_its_load_little_by_little() -> None:
 
 
 def test_who_was_refused_a_connection_and_then_loads_is_a_new_process_at_once() -> None:
-    up, health = Probed("up"), Health()
-    assert up.after("unready", health).word == "up"  # one bad probe alone is counted
-    assert up.after("unreachable", health).after("unready", health) == Probed("starting")
-    assert up.was_refused().after("unready", health) == Probed("starting")
-    well_again = up.was_refused().after("ready", health)
-    assert well_again.after("unready", health).word == "up"
+    assert probe("rru") == "suu"  # one bad probe alone is counted
+    for letter in ("x", "X", "A"):
+        assert SIGNALS[letter] in GONE
+        assert probe(f"rr{letter}u")[-1] == "s"
+        assert probe(f"rr{letter}ru")[-1] == "u", "it was ready since"
+    assert probe("rrUu")[-1] == "u", "who accepts nothing in time is not gone"
+
+
+@pytest.mark.parametrize(
+    ("script", "returned_at"),
+    [
+        ("rr", 0.0),  # nobody has known it cold or warm: no slow start
+        ("xxx5rr", 5.0),  # it was down before
+        ("rrs3uuu4rr", 7.0),
+        ("rrs3xu4rr", 7.0),  # R24: a new process
+        ("rrs3r", 0.0),
+    ],
+)
+def test_r24_who_comes_back_begins_slowly(script: str, returned_at: float) -> None:
+    assert states(script, UNKNOWN)[-1][1].returned_at == returned_at
+
+
+def test_r25_who_is_ready_again_is_not_ejected_any_more() -> None:
+    now, state = states("FFF", UP)[-1]
+    for signal in ("late", "late", "late", "ready", "ready"):
+        state = state.after(signal, now, HEALTH, EJECT)
+    assert (state.word, state.standing(now), state.failures) == ("up", "healthy", 0)
+
+
+def test_a_state_crosses_a_channel_whole() -> None:
+    for script in ("rrFFF", "rrXul", "ttt", ""):
+        for _, state in states(script, UNKNOWN):
+            assert HealthState(*state.told()) == state
+    assert AVOID_S > 0

@@ -39,7 +39,7 @@ def ask(
 
 
 def name_of(matched: Matched) -> str | None:
-    return matched.route.name if isinstance(matched, Found) else None
+    return matched.route if isinstance(matched, Found) else None
 
 
 def chooser(*routes: Route) -> Callable[..., str | None]:
@@ -75,7 +75,7 @@ def test_a_slash_at_the_end_of_a_prefix_says_nothing(declared: str) -> None:
 
 
 def test_r7_nothing_is_decoded_or_folded_on_the_way_to_a_route() -> None:
-    matcher = Matcher.of([route("a", "/a b"), route("pct", "/a%20b"), route("cnn", "/v1/CNN")])
+    matcher = Matcher.of([route("pct", "/a%20b"), route("cnn", "/v1/CNN")])
     assert name_of(ask(matcher, "/a%20b")) == "pct"
     assert ask(matcher, "/v1/cnn") == NOT_FOUND
     assert ask(matcher, "/v1//CNN") == NOT_FOUND
@@ -90,7 +90,7 @@ def test_r7_without_a_rewrite_the_routed_path_is_the_forwarded_path(target: str)
 
 @pytest.mark.parametrize("target", ["*", "", "x", "http://a/b", "?x", "a/b"])
 def test_only_origin_form_is_routed(target: str) -> None:
-    assert ask(Matcher.of([route("all"), route("x", "*", exact=True)]), target) == NOT_FOUND
+    assert ask(Matcher.of([route("all"), route("x", "/x", exact=True)]), target) == NOT_FOUND
 
 
 def reference(routes: list[Route], path: str) -> str | None:
@@ -213,7 +213,7 @@ def test_a_body_is_asked_for_only_when_it_can_decide() -> None:
 def test_the_body_is_read_up_to_the_largest_limit_that_may_apply() -> None:
     small = Route("s", Match("/", json=(("m", 1),)), (("b", 1),), max_body=10)
     large = Route("l", Match("/", json=(("m", 2),)), (("b", 1),), max_body=20)
-    assert ask(Matcher.of([small, large]), "/") == NeedsBody(20)
+    assert ask(Matcher.of([small, large]), "/") == NeedsBody(20, frozenset({"m"}))
 
 
 def test_more_json_fields_come_first() -> None:
@@ -289,7 +289,6 @@ def test_an_exact_match_is_rewritten_as_a_whole() -> None:
     ],
     ids=["paths", "hosts", "headers", "json"],
 )
-@pytest.mark.alone
 def test_a_thousand_routes_cost_what_ten_do(routes: list[Route]) -> None:
     def seconds(count: int) -> float:
         matcher = Matcher.of(routes[:count])
@@ -303,20 +302,69 @@ def test_a_thousand_routes_cost_what_ten_do(routes: list[Route]) -> None:
         assert name_of(ask(matcher, path, **request)) == f"r{last}"
         best = 1.0
         for _ in range(20):
-            begin = time.perf_counter()
+            begin = time.thread_time()
             for _ in range(50):
                 ask(matcher, path, **request)
-            best = min(best, time.perf_counter() - begin)
+            best = min(best, time.thread_time() - begin)
         return best
 
     assert seconds(1000) < 3 * seconds(10)
 
 
-@pytest.mark.alone
 def test_r10_a_target_of_thousands_of_slashes_costs_little() -> None:
     matcher = Matcher.of([route("a", "/a/b/c")])
-    begin = time.perf_counter()
+    begin = time.thread_time()
     for _ in range(100):
         ask(matcher, "/" * 8000)
         ask(matcher, "/a" * 4000)
-    assert time.perf_counter() - begin < 0.1
+    assert time.thread_time() - begin < 0.1
+
+
+PATHS = st.sampled_from(["/", "/a", "/a/b", "/c"])
+MATCHES = st.fixed_dictionaries(
+    {"path": PATHS},
+    optional={
+        "exact": st.booleans(),
+        "hosts": st.sampled_from([("x.example",), ("*.example",), ("x.example", "y.example")]),
+        "methods": st.sampled_from([("GET",), ("POST", "PUT")]),
+        "headers": st.sampled_from([{"X-A": "1"}, {"X-A": "2"}, {"X-A": "1", "X-B": "1"}]),
+        "json": st.sampled_from([{"m": 1}, {"m": 2}, {"m": 1, "n": None}]),
+    },
+)
+EDITS = st.lists(st.tuples(st.sampled_from("abcdef"), st.none() | MATCHES), max_size=12)
+
+
+@given(EDITS, st.integers(0, 12))
+def test_a_matcher_that_was_edited_is_the_one_that_would_be_made(
+    changes: list[tuple[str, Any]], at: int
+) -> None:
+    routes: dict[str, Route] = {}
+    edited, kept, made = Matcher.of(()), None, None
+    for number, (name, match) in enumerate(changes):
+        if number == at:
+            kept, made = edited, Matcher.of(list(routes.values()))
+        if match is None:
+            routes.pop(name, None)
+        else:
+            routes[name] = route(name, **match)
+        edited = edited.edited([name], routes)
+    assert_alike(edited, Matcher.of(routes.values()))
+    if kept is not None and made is not None:
+        assert_alike(kept, made)  # what was made of it later has not touched it
+
+
+def assert_alike(one: Matcher, other: Matcher) -> None:
+    for path in ("/", "/a", "/a/b", "/a/b/c", "/z"):
+        for host in ("", "x.example", "z.example"):
+            for method in ("GET", "POST", "DELETE"):
+                for headers in ({}, {"x-a": "1"}, {"x-a": "1", "x-b": "1"}):
+                    for body in (UNREAD, None, {"m": 1}, {"m": 1, "n": None}):
+                        asked = {"method": method, "host": host, "headers": headers, "body": body}
+                        assert ask(one, path, **asked) == ask(other, path, **asked)
+
+
+def test_an_edit_of_weights_leaves_the_matcher_as_it_is() -> None:
+    before = route("a", "/a")
+    matcher = Matcher.of([before, route("b", "/b")])
+    heavier = Route("a", before.match, (("b", 7),))
+    assert matcher.edited(["a"], {"a": heavier}) is matcher

@@ -20,9 +20,9 @@ from benchmarks.simulate_balancing import (
     percentile_s,
     simulate,
 )
-from gateway.core.balancing import SHUN_AFTER, SHUN_S, Load
+from gateway.core.balancing import Load
 from gateway.core.queueing import Admission, Admit, Placement, Refuse, capacity, place
-from gateway.core.table import Queue
+from gateway.core.table import Eject, Queue
 
 NOW = 1000.0
 
@@ -71,7 +71,7 @@ def test_nobody_waits_for_an_instance_that_has_nothing_of_this_worker() -> None:
 
 def test_r31_one_that_only_fails_is_no_way_out_of_a_queue() -> None:
     bad = load(0)
-    bad.failures, bad.shunned_until = SHUN_AFTER, NOW + SHUN_S
+    bad.avoid_until = NOW + 5
     assert placed([load(3), bad], waiting=99) is None
     assert placed([bad]) == Placement(0, 0)
     assert placed([load(1), bad]) == Placement(0, 0)
@@ -124,8 +124,8 @@ def test_r39_who_cannot_be_answered_in_time_is_refused_at_once() -> None:
     admission = Admission(Queue(size=512, timeout_s=2.0))
     assert admission.admit(NOW, loads, 99, math.inf) == Admit(1.0)
     assert admission.admit(NOW, loads, 250, math.inf) == Refuse("queue_full", 3)
-    assert isinstance(admission.admit(NOW, loads, 30, patience_s=0.3), Refuse)
-    assert isinstance(admission.admit(NOW, loads, 20, patience_s=0.3), Admit)
+    assert isinstance(admission.admit(NOW, loads, 30, remaining_s=0.3), Refuse)
+    assert isinstance(admission.admit(NOW, loads, 20, remaining_s=0.3), Admit)
 
 
 def test_without_any_instance_nobody_waits() -> None:
@@ -137,14 +137,14 @@ def test_before_the_first_answer_nobody_is_refused_for_a_wait_that_nobody_can_te
     admission = Admission(Queue(size=20, timeout_s=5.0))
     assert admission.admit(NOW, loads, 19, math.inf) == Admit(0.0)
     assert admission.admit(NOW, loads, 20, math.inf) == Refuse("queue_full", 1)
-    assert isinstance(admission.admit(NOW, loads, 0, patience_s=1.0), Refuse), "it may be late"
-    loads[0].answered(NOW, 0.5, 1, False)
+    assert isinstance(admission.admit(NOW, loads, 0, remaining_s=1.0), Refuse), "it may be late"
+    loads[0].answered(NOW, 0.5, (1.0, 0.0))
     assert isinstance(admission.admit(NOW, loads, 19, math.inf), Refuse), "now it can be told"
 
 
-def test_a_worker_counts_on_its_part_of_shared_instances() -> None:
+def test_a_capacity_is_what_the_instances_do_for_all_workers() -> None:
     assert capacity([load(2), load(2)]) == pytest.approx((200, 0.02))
-    assert capacity([load(1, others=1.0), load(1, others=1.0)]) == pytest.approx((100, 0.02))
+    assert capacity([load(1, others=1.0), load(1, others=1.0)]) == pytest.approx((200, 0.02))
 
 
 # whole fleets, by the simulation that runs the same code
@@ -304,5 +304,5 @@ def test_nobody_is_starved_by_the_newest_that_go_ahead() -> None:
 def test_r31_a_fast_failing_instance_gets_next_to_nothing() -> None:
     machines = [Machine(), Machine(), Machine(fails=True)]
     requests, fleet = simulate(Headgate, machines, [(20.0, 140.0)])
-    assert fleet.served[2] <= SHUN_AFTER + 4
+    assert fleet.served[2] <= Eject().failures + 4
     assert not [each for each in requests if each.refused]

@@ -14,7 +14,7 @@ FLAGS = (
     "--disable-component-update", "--disable-sync", "--no-first-run", "--hide-scrollbars",
     "--disable-dev-shm-usage", "--window-size=1380,1000",
 )  # fmt: skip
-WITHIN_S = 10.0
+WITHIN_S = 30.0  # on a busy machine; what is waited for is there as soon as it is drawn
 
 
 class Page:
@@ -41,13 +41,13 @@ class Page:
         self.until(lambda: self._pressed(selector), selector)
 
     def _pressed(self, selector: str) -> bool:
-        from selenium.common.exceptions import StaleElementReferenceException
-
-        try:
-            self.find(selector).click()
-        except StaleElementReferenceException:
-            return False
+        self.find(selector).click()
         return True
+
+    def enabled(self, selector: str) -> bool:
+        """Whether what `selector` names can be used, in one look."""
+        code = "const it = document.querySelector(arguments[0]); return !!it && !it.disabled"
+        return bool(self.script(code, selector))
 
     def all(self, selector: str) -> list[Any]:
         return self.driver.find_elements("css selector", selector)
@@ -65,9 +65,20 @@ class Page:
         return self.driver.execute_script(code, *arguments)
 
     def until(self, check: Callable[[], Any], what: str = "") -> Any:
-        """The first true result of `check`; fails the test when there is none in time."""
+        """The first true result of `check`; fails the test when there is none in time.
+
+        An element that the page drew anew while `check` looked at it is looked for again.
+        """
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        def looked() -> Any:
+            try:
+                return check()
+            except StaleElementReferenceException:
+                return None
+
         end = time.monotonic() + WITHIN_S
-        while not (result := check()):
+        while not (result := looked()):
             if time.monotonic() > end:
                 raise AssertionError(f"not within {WITHIN_S} s: {what or check}")
             time.sleep(0.05)

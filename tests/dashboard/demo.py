@@ -7,7 +7,7 @@ import math
 import time
 from typing import Any
 
-from gateway.controlplane.dashboard import FILES
+from gateway.controlplane.admin.dashboard import FILES
 from tests.cli.admin_player import AdminPlayer
 
 TABLE: dict[str, Any] = {
@@ -45,6 +45,7 @@ class Demo(AdminPlayer):
 
     def __init__(self, *, table: dict[str, Any] | None = None, **tokens: str | None) -> None:
         super().__init__(table=table or TABLE, **tokens)
+        self.answers: dict[str, dict[str, float]] = {}
         self.pages = {path: (kind, load()) for path, (kind, load) in FILES.items()}
 
     def status(self) -> dict[str, Any]:
@@ -64,7 +65,10 @@ class Demo(AdminPlayer):
         base = SPEED_MS.get(name, 4.0) * (1 + 0.1 * math.sin(now / 9) + 0.06 * math.sin(now / 1.7))
         busy = rate * base / 1000
         backend["requests_per_s"] = rate
-        backend["errors_per_s"] = max(0.0, 0.4 * math.sin(now / 23) - 0.25) if rate else 0.0
+        failed = max(0.0, 0.4 * math.sin(now / 23) - 0.25) if rate else 0.0
+        backend["errors_per_s"] = failed
+        answers = {**backend["answers_per_s"], "2xx": max(0.0, rate - failed), "5xx": failed}
+        backend["answers_per_s"] = {**answers, **self.answers.get(name, {})}
         backend["latency_ms"] = (
             {"p50": base, "p95": base * 2.3, "p99": base * (3.4 + 0.6 * math.sin(now / 5))}
             if rate

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.controlplane import dashboard
-from gateway.controlplane.dashboard import FILES
+from gateway.controlplane.admin import dashboard
+from gateway.controlplane.admin.dashboard import FILES
 
 STATIC = Path(dashboard.__file__).parent / "static"
 TEXT = {path: load().decode() for path, (_, load) in FILES.items()}

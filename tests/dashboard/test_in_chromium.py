@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,42 @@ def test_an_instance_that_dies_turns_and_the_split_says_so(page: Page, demo: Dem
     assert "6 of 7" in page.text("#summary")
 
 
+def test_what_is_wrong_is_above_everything(page: Page, demo: Demo) -> None:
+    page.open(demo.url)
+    page.until(lambda: page.text("#link-text") == "live")
+    assert not page.find("#alerts").is_displayed()
+    wrong = "nothing can serve route digits"
+    demo.alerts = [
+        {"severity": "critical", "kind": "not_served", "route": "digits", "text": wrong},
+        *({"severity": "warning", "kind": "down", "text": f"instance {n}"} for n in range(9)),
+    ]
+    page.until(lambda: wrong in page.text("#alerts"))
+    assert "and 2 more" in page.text("#alerts")
+    order = "return [...document.querySelectorAll('main > section')].map((each) => each.id)"
+    assert page.script(order)[0] == "alerts"
+    demo.alerts = []
+    page.until(lambda: not page.find("#alerts").is_displayed())
+
+
+def test_answers_are_told_apart_and_a_dead_route_says_so(page: Page, demo: Demo) -> None:
+    page.open(demo.url)
+    page.until(lambda: page.text("#link-text") == "live")
+    demo.answers["digits-cnn"] = {"4xx": 17.0, "499": 1.4, "refused": 3.25}
+    kinds = f"{CNN} .kind"
+    page.until(
+        lambda: {"499", "4xx", "refused"} <= {k.get_attribute("data-kind") for k in page.all(kinds)}
+    )
+    assert page.text(f'{CNN} [data-kind="499"]').split() == ["499", "1.40"]
+    assert page.find(f'{CNN} [data-kind="4xx"]').get_attribute("data-tone") == "warn"
+    assert "3.25" in page.text("#summary")
+    for address in ("127.0.0.1:8001", "127.0.0.1:8011"):
+        demo.set_live("digits-linear", address, health="failing")
+    demo.set_live("digits-cnn", "127.0.0.1:8002", health="failing")
+    page.until(lambda: page.text('[data-route="digits"] .title .pill') == "not served")
+    assert "0.0 %" in page.text(CNN)
+    assert page.find('[data-route="digits"] .live').get_attribute("data-refusing") is not None
+
+
 def test_an_instance_is_drained_and_resumed(page: Page, demo: Demo) -> None:
     page.open(demo.url)
     page.press('[aria-label="drain 127.0.0.1:8002"]')
@@ -166,6 +203,27 @@ def test_r60_the_token_is_asked_for_and_kept_nowhere(page: Page) -> None:
         assert guesses == []
 
 
+def test_r59_a_page_whose_token_is_no_longer_good_asks_for_another_and_asks_nothing_else(
+    page: Page,
+) -> None:
+    old, new = "o" * 40, "n" * 40
+    with Demo(token=old) as demo:
+        page.open(demo.url)
+        give(page, old)
+        page.until(lambda: page.text("#link-text") == "live")
+        demo.tokens = {f"Bearer {new}": "operator"}
+        for listener in demo.listeners:
+            listener.put(None)  # as when the gateway was started again
+        page.until(lambda: page.find("#token-dialog").is_displayed())
+        page.until(lambda: page.text("#link-text") == "waiting for the token")
+        time.sleep(3)  # what was under way has been answered
+        asked = len(demo.asked)
+        time.sleep(4)  # a stream that ended is opened again every two seconds
+        assert demo.asked[asked:] == []
+        give(page, new)
+        page.until(lambda: page.text("#link-text") == "live")
+
+
 def test_a_viewer_sees_everything_and_is_told_why_nothing_can_be_edited(page: Page) -> None:
     viewer, operator = "v" * 40, "s" * 40
     with Demo(token=operator, viewer=viewer) as demo:
@@ -186,19 +244,32 @@ def test_a_viewer_sees_everything_and_is_told_why_nothing_can_be_edited(page: Pa
         assert [each for each in page.complaints() if "401" not in each] == []
 
 
+def test_a_dialog_that_was_just_cancelled_opens_again(page: Page) -> None:
+    with Demo(token="s" * 40, viewer="v" * 40) as demo:
+        page.open(demo.url)
+        give(page, "v" * 40)
+        page.until(lambda: page.find("#upgrade").is_displayed())
+        # All in one turn: the browser tells of the first end when the second dialog is open.
+        press = "for (const it of arguments) document.getElementById(it).click()"
+        page.script(press, "upgrade", "token-cancel", "upgrade")
+        page.until(lambda: page.find("#token-dialog").is_displayed())
+        give(page, "s" * 40)
+        page.until(lambda: page.all(SLIDER) and page.enabled(SLIDER))
+
+
 def test_a_viewer_becomes_an_operator_by_token_and_may_think_better_of_it(page: Page) -> None:
     viewer, operator = "v" * 40, "s" * 40
     with Demo(token=operator, viewer=viewer) as demo:
         page.open(demo.url)
         give(page, viewer)
-        page.until(lambda: not page.find(SLIDER).is_enabled())
+        page.until(lambda: page.all(SLIDER) and not page.enabled(SLIDER))
         page.press("#upgrade")
         page.press("#token-cancel")
-        assert not page.find("#token-dialog").is_displayed()
-        assert not page.find(SLIDER).is_enabled(), "still a viewer, and still looking"
+        page.until(lambda: not page.find("#token-dialog").is_displayed())
+        assert not page.enabled(SLIDER), "still a viewer, and still looking"
         page.press("#upgrade")
         give(page, operator)
-        page.until(lambda: page.find(SLIDER).is_enabled())
+        page.until(lambda: page.enabled(SLIDER))
         assert not page.find("#viewer").is_displayed()
         page.write(page.find(EXACT), "35")
         page.until(lambda: "Dry run" in page.text(WORD))

@@ -6,7 +6,8 @@ from threading import Thread
 
 import pytest
 
-from gateway.controlplane.documents import render
+from gateway.controlplane.docs.openapi_merge import merge
+from gateway.controlplane.docs.route_docs import route_docs_page
 from gateway.core.table import Table
 from tests.dashboard.conftest import Page
 
@@ -52,7 +53,10 @@ TABLE = Table.from_document(
 
 
 class Handler(BaseHTTPRequestHandler):
-    pages = render(TABLE, {"linear": SAYS})
+    pages = {
+        "/-/openapi.json": ("application/json", json.dumps(merge(TABLE, {"linear": SAYS}))),
+        "/-/docs": ("text/html; charset=utf-8", route_docs_page()),
+    }
 
     def do_GET(self) -> None:
         kind, body = self.pages.get(self.path, ("text/plain", ""))

@@ -3,15 +3,21 @@
 import asyncio
 import contextlib
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gateway.channel import Channel
+from gateway.controlplane.watch.counters import Tally, Totals
+from gateway.core.health import UNKNOWN
 from gateway.core.options import DataplaneOptions
 from gateway.core.table import Table
-from gateway.dataplane.context import Plane
+from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.listener import Client
+from gateway.dataplane.plane import Plane
+from gateway.telemetry.metrics import REQUEST, REQUESTS, RETRIES
+from gateway.wire.channel import Channel
 
 Script = Callable[["Conversation"], Awaitable[None]]
 
@@ -124,13 +130,16 @@ class Rig:
 
     def __init__(self, **options: Any) -> None:
         self.plane = Plane(DataplaneOptions(**options), asyncio.get_running_loop())
+        self.exchange_of: type[Exchange] = Exchange
         self.port = 0
         self.revision = 0
         self._server: asyncio.Server | None = None
 
     async def start(self) -> "Rig":
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: Client(self.plane), "127.0.0.1", 0)
+        self._server = await loop.create_server(
+            lambda: Client(self.plane, self.exchange_of), "127.0.0.1", 0
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -138,13 +147,31 @@ class Rig:
         """Serves `document`; every instance is said to be `words`."""
         self.revision += 1
         table = Table.from_document(document, self.revision)
-        self.plane.instances.hear(
+        self.plane.swap(table)
+        self.hear(
             {
                 name: {instance.address: words for instance in backend.instances}
                 for name, backend in table.backends.items()
             }
         )
-        self.plane.swap(table)
+
+    def hear(self, words: dict[str, dict[str, str]]) -> None:
+        """The probes say `words`, whole; what requests met stays."""
+        known = self.plane.live.states(self.plane.now())
+        states = {
+            name: {
+                address: replace(known.get(name, {}).get(address, UNKNOWN), word=word)
+                for address, word in words.get(name, {}).items()
+            }
+            for name in {*known, *words}
+        }
+        self.plane.live.hear(states, [])
+
+    @property
+    def seen(self) -> list[str]:
+        """What requests met that is told to the others, but that all is well."""
+        names = [name for _, _, _, name in self.plane.signals]
+        return [name for name in names if name not in ("answered", "success")]
 
     def one(self, *stubs: StubInstance, route: Any = None, backend: Any = None) -> None:
         """The usual table: every path, one backend `b` of these instances."""
@@ -154,6 +181,15 @@ class Rig:
                 "routes": {"r": {"match": "/", "split": {"b": 1}, **(route or {})}},
             }
         )
+
+    def table_of(self, *stubs: StubInstance) -> Table:
+        """The next table of `one`, which nobody serves yet."""
+        self.revision += 1
+        document = {
+            "backends": {"b": {"instances": [stub.url for stub in stubs]}},
+            "routes": {"r": {"match": "/", "split": {"b": 1}}},
+        }
+        return Table.from_document(document, self.revision)
 
     async def connect(self) -> "Peer":
         return Peer(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -166,13 +202,30 @@ class Rig:
         peer.close()
         return answer
 
+    def series(self, metric: str) -> list[Tally]:
+        """All series of `metric`, as the control process reads them."""
+        self.plane.ledger.flush()
+        totals = Totals(self.plane.counters.book.memory)
+        totals.read()
+        return list(totals.of(metric).values())
+
+    def counted(self) -> Counter[Any]:
+        """Requests counted, by method, code and reason."""
+        return sum((Counter(tally.counts) for tally in self.series(REQUESTS)), Counter())
+
+    def timed(self) -> int:
+        """Requests whose time was counted."""
+        return sum(tally.buckets.total() for tally in self.series(REQUEST))
+
+    def retries(self) -> int:
+        return sum(int(sum(tally.counts.values())) for tally in self.series(RETRIES))
+
     def count(self, reason: str | None = None) -> int:
         """Requests counted, of one reason or all."""
-        self.plane.ledger.settle()
         return sum(
             count
-            for labels, count in self.plane.counters.message()["requests"]
-            if reason is None or labels[5] == reason
+            for (_, _, why), count in self.counted().items()
+            if reason is None or why == reason
         )
 
     async def stop(self) -> None:
@@ -180,11 +233,11 @@ class Rig:
             self._server.close()
         for client in list(self.plane.clients):
             client.abort()
-        for backend in self.plane.instances.backends.values():
+        for backend in self.plane.live.backends.values():
             for instance in backend.instances.values():
-                for upstream in list(instance.connections):
+                for upstream in list(instance.pool.connections):
                     upstream.abort()
-                for task in list(instance.connecting):
+                for task in list(instance.pool.connecting):
                     task.cancel()
         await asyncio.sleep(0.01)
 

@@ -4,7 +4,8 @@ import asyncio
 
 from gateway.core.balancing import FADE_S
 from gateway.core.splitting import sticky_backend
-from gateway.dataplane.link import report
+from gateway.dataplane.observing import report
+from gateway.telemetry.metrics import RETRIES
 from tests.dataplane.rig import Conversation, until
 
 HOST = b"Host: gw.test\r\n"
@@ -66,7 +67,7 @@ async def test_r33_a_backend_that_is_down_is_redistributed_failed_or_replaced(ri
 
     async def outcome(policy) -> set[str | None]:
         gateway.table(two(one, other, on_unavailable=policy))
-        gateway.plane.instances.hear({"a": {one.address: "up"}, "b": {}})
+        gateway.hear({"a": {one.address: "up"}, "b": {}})
         answers = [await gateway.ask(GET) for _ in range(6)]
         return {answer.error or answer.get("x-headgate-backend") for answer in answers}
 
@@ -79,7 +80,7 @@ async def test_failing_instances_are_better_than_none(rig, stub):
     gateway = await rig()
     instance = await stub()
     gateway.one(instance)
-    gateway.plane.instances.hear({"b": {instance.address: "failing"}})
+    gateway.hear({"b": {instance.address: "failing"}})
     assert (await gateway.ask(GET)).status == 200
 
 
@@ -102,11 +103,12 @@ async def test_a_full_queue_refuses_at_once(rig, stub):
     gateway, instance = await rig(), await stub(slow)
     gateway.one(instance, backend={"max_in_flight": 1, "queue": {"size": 1}})
     first = asyncio.ensure_future(gateway.ask(GET))
-    await until(lambda: gateway.plane.instances.backends["b"].in_flight == 1)
+    await until(lambda: gateway.plane.live.backends["b"].in_flight == 1)
     second = asyncio.ensure_future(gateway.ask(GET))
-    await until(lambda: len(gateway.plane.instances.backends["b"].waiting) == 1)
+    await until(lambda: len(gateway.plane.live.backends["b"].waiting) == 1)
     third = await gateway.ask(GET)
     assert (third.status, third.error) == (503, "queue_full")
+    assert b"(queue.size)" in third.body, "the setting is named where one meets it"
     assert int(third.get("retry-after") or 0) >= 1
     assert (await first).status == (await second).status == 200
 
@@ -134,7 +136,7 @@ async def test_r09_a_body_is_asked_for_unless_every_backend_would_refuse_it(rig,
         peer.close()
         busy = head + b"X-Headgate-Backend: %b\r\n\r\nx" % name.encode()
         taken.append(asyncio.ensure_future(gateway.ask(busy)))
-        await until(lambda: gateway.plane.instances.backends[name].in_flight == 1)
+        await until(lambda: gateway.plane.live.backends[name].in_flight == 1)
     refused = await gateway.ask(asks)
     assert (refused.status, refused.error) == (503, "queue_full")
     release.set()
@@ -150,13 +152,14 @@ async def test_waiting_too_long_is_a_503(rig, stub):
     gateway.one(await stub(hang), backend={"max_in_flight": 1, "queue": {"timeout": "2s"}})
     first = await gateway.connect()
     first.write(GET)
-    backend = gateway.plane.instances.backends["b"]
+    backend = gateway.plane.live.backends["b"]
     await until(lambda: backend.in_flight == 1)
     second = asyncio.ensure_future(gateway.ask(GET))
     await until(lambda: len(backend.waiting) == 1)
     gateway.plane.wheel.set(backend.waiting[0], gateway.plane.now())
     answer = await second
     assert (answer.status, answer.error) == (503, "queue_timeout")
+    assert b"(queue.timeout)" in answer.body, "the setting is named where one meets it"
     assert not backend.waiting
 
 
@@ -173,7 +176,7 @@ async def test_the_load_report_is_read_and_removed(rig, stub):
     gateway.one(instance)
     answer = await gateway.ask(GET)
     assert answer.get("endpoint-load-metrics") is None
-    live = gateway.plane.instances.backends["b"].instances[instance.address]
+    live = gateway.plane.live.backends["b"].instances[instance.address]
     assert live.report == (3.0, 2.0, 4.0, 12.5)
     assert live.load.slots == 4
     told = {"queue": 3.0, "running": 2.0, "slots": 4.0, "wait_ms": 12.5}
@@ -185,7 +188,7 @@ async def test_an_edit_keeps_what_stays_and_drains_what_goes(rig, stub):
     gateway, stays, goes = await rig(), await stub(slow), await stub(slow)
     gateway.one(stays, goes, backend={"balance": "round_robin"})
     asking = [asyncio.ensure_future(gateway.ask(GET)) for _ in range(4)]
-    backend = gateway.plane.instances.backends["b"]
+    backend = gateway.plane.live.backends["b"]
     await until(lambda: backend.in_flight == 4)
     kept, gone = (backend.instances[each.address] for each in (stays, goes))
     gateway.one(stays)
@@ -195,7 +198,7 @@ async def test_an_edit_keeps_what_stays_and_drains_what_goes(rig, stub):
     assert (await gateway.ask(GET)).get("x-headgate-revision") == "2"
     await until(lambda: goes.open == 0)
     assert not gone.load.in_flight
-    assert gone not in gateway.plane.instances.leaving
+    assert not gone.pool.connections
     assert stays.open > 0
 
 
@@ -245,8 +248,8 @@ async def test_names_are_connected_to_by_their_resolved_address(rig, stub):
         }
     )
     assert (await gateway.ask(GET)).error == "no_backend"
-    gateway.plane.instances.resolve({"b": {url: ["127.0.0.1"]}})
-    gateway.plane.instances.hear({"b": {instance.address: "up"}})
+    gateway.plane.live.resolve({"b": {url: ["127.0.0.1"]}})
+    gateway.hear({"b": {instance.address: "up"}})
     answer = await gateway.ask(GET)
     assert answer.get("x-headgate-instance") == instance.address
 
@@ -268,7 +271,7 @@ async def test_r56_what_is_tried_again_elsewhere_leaves_the_shares_of_the_rest_a
     for number in range(1, count + 1):
         assert (await gateway.ask(GET)).get("x-headgate-backend") == "b"
         assert abs(breaks.connections - 0.6 * number) <= 4, number
-    assert gateway.plane.counters.retries[("r", "reset")] == breaks.connections
+    assert gateway.plane.counters.value(RETRIES, "r", "reset") == breaks.connections
 
 
 async def test_r56_shares_hold_among_sticky_forced_and_json_requests(rig, stub):
@@ -322,7 +325,7 @@ async def test_r33_who_waits_for_a_backend_that_goes_is_redistributed_too(rig, s
         document = two(stuck, other, on_unavailable=policy, sticky={"header": "X-User"})
         document["backends"]["a"]["max_in_flight"] = 1
         gateway.table(document)
-        backend = gateway.plane.instances.backends["a"]
+        backend = gateway.plane.live.backends["a"]
         sticks = next(  # a client whose key is a's
             f"X-User: {n}".encode()
             for n in range(100)
@@ -330,7 +333,7 @@ async def test_r33_who_waits_for_a_backend_that_goes_is_redistributed_too(rig, s
         )
         asking = [asyncio.ensure_future(gateway.ask(get(sticks))) for _ in range(4)]
         await until(lambda: len(backend.waiting) == 3)
-        gateway.plane.instances.hear({"a": {}, "b": {other.address: "up"}})
+        gateway.hear({"a": {}, "b": {other.address: "up"}})
         await until(lambda: sum(each.done() for each in asking) == 3)
         done = [each for each in asking if each.done()]
         await gateway.stop()

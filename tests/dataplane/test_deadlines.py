@@ -156,3 +156,37 @@ def test_with_nothing_left_the_clock_is_asked_for_nothing() -> None:
     wheel.drop(item)
     clock.run(1002.0)
     assert [timer for timer in clock.timers if not timer.is_cancelled] == []
+
+
+class Broken(Item):
+    """Fails when its deadline passes, and perhaps again when it is told so."""
+
+    def __init__(self, fails_again: bool = False) -> None:
+        super().__init__()
+        self.gave_up = 0
+        self.fails_again = fails_again
+
+    def expired(self, now: float) -> None:
+        raise ValueError("a fault of ours")
+
+    def give_up(self) -> None:
+        self.gave_up += 1
+        if self.fails_again:
+            raise ValueError("another one")
+
+
+def test_one_that_fails_draws_nobody_in_and_is_told() -> None:
+    wheel, clock = make()
+    items = [Item(), Broken(), Item(), Broken(fails_again=True), Item()]
+    for item in items:
+        wheel.set(item, 1001.0)
+    later = Item()
+    wheel.set(later, 1002.0)
+    clock.run(1003.0)
+    assert [len(item.fired) for item in items] == [1, 0, 1, 0, 1]
+    assert [item.gave_up for item in items if isinstance(item, Broken)] == [1, 1]
+    assert len(later.fired) == 1
+    for item in items:
+        wheel.set(item, 1004.0)
+    clock.run(1005.0)
+    assert [len(item.fired) for item in items] == [2, 0, 2, 0, 2]

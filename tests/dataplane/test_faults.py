@@ -1,10 +1,15 @@
 """Blame, retries, cancellation, deadlines, ejection (R19, R24, R26, R31, R32, R41–R43)."""
 
 import asyncio
+import contextlib
+import resource
 
 import pytest
 
+from gateway.dataplane.permits import Permits
+from gateway.telemetry.metrics import RETRIES, RETRIES_DENIED
 from tests.dataplane.rig import Conversation, until
+from tests.harness.black_hole import BlackHole
 
 HOST = b"Host: gw.test\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -75,8 +80,7 @@ async def test_r24_a_version_that_loads_again_gives_its_whole_share_to_the_other
     asked = loads.connections
     assert {(await gateway.ask(POST)).status for _ in range(10)} == {200}
     assert loads.connections == asked
-    signal = ("a", loads.address, "connect_failure")
-    assert signal in gateway.plane.signals  # the probes look at once
+    assert "turned_away" in gateway.seen  # the probes look at once
 
 
 async def test_r41_to_move_on_costs_only_where_somebody_takes_requests(rig, stub):
@@ -97,7 +101,8 @@ async def test_r41_who_refuses_connections_is_tried_again_for_a_price(rig, stub)
         await each.stop()
     answers = [await gateway.ask(POST) for _ in range(20)]
     assert {answer.error for answer in answers} == {"connect_failed"}
-    assert sum(gateway.plane.counters.retries.values()) <= len(dead) - 1
+    assert gateway.timed() == 0, "no instance answered"
+    assert gateway.retries() <= len(dead) - 1
 
 
 async def test_r24_a_version_that_died_is_asked_again_after_a_moment(rig, stub):
@@ -109,7 +114,7 @@ async def test_r24_a_version_that_died_is_asked_again_after_a_moment(rig, stub):
     answers = [await gateway.ask(POST) for _ in range(40)]
     assert {(answer.status, answer.body) for answer in answers} == {(200, b"b")}
     await dies.start(dies.port)
-    live = gateway.plane.instances.backends["a"]
+    live = gateway.plane.live.backends["a"]
     await until(lambda: not live.vacant)
     assert {(await gateway.ask(POST)).body for _ in range(4)} == {b"a", b"b"}
 
@@ -154,10 +159,89 @@ async def test_r26_a_reset_is_retried_elsewhere_only_where_it_is_harmless(rig, s
     assert {a.error for a in answers if a.status == 502} == {"upstream_broke"}
 
 
+class NoDescriptors:
+    """No file descriptor is left in this process while it is entered."""
+
+    def __enter__(self) -> None:
+        self.limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, self.limits[1]))
+
+    def __exit__(self, *_: object) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, self.limits)
+
+
+async def test_r36_want_of_our_own_descriptors_is_nobodys_blame(rig, stub):
+    gateway = await rig(retry_min_per_s=1000.0)
+    instance = await stub(named(b"ok"))
+    gateway.one(instance, backend={"eject": {"failures": 1}})
+    (live,) = gateway.plane.live.backends["b"].instances.values()
+    peers = [await gateway.connect() for _ in range(6)]
+    await until(lambda: len(gateway.plane.clients) == 6)
+    with NoDescriptors():
+        for peer in peers:
+            peer.write(POST)
+        answers = [await peer.answer() for peer in peers]
+    assert {(answer.status, answer.error) for answer in answers} == {(502, "connect_failed")}
+    assert "file descriptor" in answers[0].body.decode()
+    assert gateway.seen == []
+    assert not live.load.avoid_until
+    assert not gateway.plane.live.backends["b"].vacant
+    assert (await gateway.ask(POST)).status == 200
+
+
+async def test_r36_connections_that_only_teach_make_room_when_descriptors_are_short(rig, stub):
+    gateway, instance = await rig(), await stub()
+    gateway.one(instance)
+    (live,) = gateway.plane.live.backends["b"].instances.values()
+    live.pool.idling.closed(gateway.plane.now(), 0.05)
+    live.pool.idle_limit_s = live.pool.idling.limit_s
+    peers = [await gateway.connect() for _ in range(2)]
+    peers[0].write(POST)
+    assert (await peers[0].answer()).status == 200
+    await until(lambda: bool(live.pool.watched))
+    with NoDescriptors():
+        peers[1].write(POST)
+        assert (await peers[1].answer()).status == 502
+    await until(lambda: instance.open == 0)
+    assert not live.pool.watched
+
+
+async def test_who_does_not_accept_in_time_is_busy_and_not_a_new_process(rig, stub):
+    """Its answer of 503 is its own, and no sign of a model that loads."""
+    busy = False
+
+    async def sheds(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.answer(b"later", 503 if busy else 200)
+
+    gateway, instance = await rig(), await stub(sheds)
+    gateway.one(instance, backend={"timeouts": {"connect": "100ms"}})
+    (live,) = gateway.plane.live.backends["b"].instances.values()
+    with contextlib.closing(BlackHole()) as hole:
+        live.pool.port = hole.port
+        answer = await gateway.ask(POST)
+    assert (answer.status, answer.error) == (502, "connect_failed")
+    assert gateway.seen == ["unreachable"]
+    live.pool.port, busy = instance.port, True
+    answer = await gateway.ask(POST)
+    assert (answer.status, answer.body) == (503, b"later")
+    assert "turned_away" not in gateway.seen
+
+
+async def test_a_name_without_an_address_is_no_evidence(rig, stub):
+    gateway = await rig()
+    gateway.one(await stub(), backend={"eject": {"failures": 1}})
+    (live,) = gateway.plane.live.backends["b"].instances.values()
+    live.pool.host = None
+    assert (await gateway.ask(POST)).error == "connect_failed"
+    assert gateway.seen == ["unresolved"]
+    assert not live.health.failures
+
+
 async def test_r32_when_nobody_is_up_the_answer_is_503_at_once(rig, stub):
     gateway = await rig()
     gateway.one(await stub())
-    gateway.plane.instances.hear({})
+    gateway.hear({})
     answer = await gateway.ask(GET)
     assert (answer.status, answer.error) == (503, "no_backend")
     assert answer.get("retry-after") is not None
@@ -171,7 +255,7 @@ async def test_connect_failure_is_502(rig, stub):
     assert (answer.status, answer.error) == (502, "connect_failed")
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 async def test_r42_a_deadline_is_told_and_kept(rig, stub):
     seen: list[bytes] = []
 
@@ -203,6 +287,7 @@ async def test_an_instance_that_never_answers_is_a_504(rig, stub):
     gateway.one(await stub(hang), backend={"timeouts": {"response": "100ms"}})
     answer = await gateway.ask(GET)
     assert (answer.status, answer.error) == (504, "response_timeout")
+    assert b"(timeouts.response)" in answer.body, "the setting is named where one meets it"
 
 
 async def test_r43_a_client_that_leaves_takes_its_work_back(rig, stub):
@@ -214,7 +299,7 @@ async def test_r43_a_client_that_leaves_takes_its_work_back(rig, stub):
     peer.close()
     await until(lambda: instance.open == 0, 0.2)
     await until(lambda: gateway.count("client_left") == 1)
-    backend = gateway.plane.instances.backends["b"]
+    backend = gateway.plane.live.backends["b"]
     assert backend.in_flight == 0
 
 
@@ -225,7 +310,7 @@ async def test_r43_a_client_that_leaves_the_queue_is_not_sent(rig, stub):
     first.write(POST)
     await until(lambda: instance.open == 1)
     second.write(POST)
-    backend = gateway.plane.instances.backends["b"]
+    backend = gateway.plane.live.backends["b"]
     await until(lambda: len(backend.waiting) == 1)
     second.close()
     await until(lambda: not backend.waiting)
@@ -283,8 +368,40 @@ async def test_r22_an_idle_limit_is_learned_from_the_instance(rig, stub):
         peer.write(POST)
         assert (await peer.answer()).status == 200
         await asyncio.sleep(0.25)  # well after the instance has closed
-    (live,) = gateway.plane.instances.backends["b"].instances.values()
-    assert live.idle_limit_s < 0.15
+    (live,) = gateway.plane.live.backends["b"].instances.values()
+    assert live.pool.idle_limit_s < 0.15
+
+
+async def test_r22_one_early_end_costs_pooling_for_moments_only(rig, stub):
+    """A server that ends each worker after so many requests (max_requests) has no idle limit."""
+
+    async def recycled(conversation: Conversation) -> None:
+        for _ in range(3 if conversation.number == 1 else 10_000):
+            await conversation.request()
+            await conversation.answer()
+        await asyncio.sleep(0.03)
+
+    gateway, instance = await rig(upstream_idle_s=2.0), await stub(recycled)
+    gateway.one(instance)
+    (live,) = gateway.plane.live.backends["b"].instances.values()
+    peer = await gateway.connect()
+    lowest_s = 2.0
+    for number in range(60):
+        peer.write(POST)
+        assert (await peer.answer()).status == 200
+        assert len(live.pool.watched) <= 4
+        lowest_s = min(lowest_s, live.pool.idle_limit_s)
+        if number > 3 and live.pool.idle_limit_s > 0.3:
+            break
+        await asyncio.sleep(0.3 if lowest_s < 2.0 else 0.05)
+    assert lowest_s < 0.2
+    assert live.pool.idle_limit_s > 0.3
+    connections = instance.connections
+    for _ in range(5):
+        peer.write(POST)
+        assert (await peer.answer()).status == 200
+        await asyncio.sleep(0.2)
+    assert instance.connections <= connections + 1
 
 
 @pytest.mark.parametrize(
@@ -313,6 +430,66 @@ async def test_r22_an_idle_limit_that_an_instance_announces_is_kept(rig, stub, s
     assert instance.connections == connections
 
 
+def says_408(extra_s: float = 0.0):
+    """Answers one request of a connection, and 408 as the next one comes: too late, it says."""
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.answer(b"ok")
+        await conversation.reader.read(1)
+        await asyncio.sleep(extra_s)
+        conversation.write(b"HTTP/1.1 408 X\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+
+    return script
+
+
+async def test_r22_a_request_that_met_the_end_of_an_idle_connection_is_sent_again(rig, stub):
+    """Nothing was read, so it is harmless for a POST too; and it is no failure of anybody."""
+    gateway = await rig(retry_min_per_s=0.0, retry_percent=0.0)
+    only = await stub(says_408())
+    gateway.one(only, route={"retries": {"attempts": 1}})
+    peer = await gateway.connect()
+    for _ in range(5):
+        peer.write(POST)
+        answer = await peer.answer()
+        assert (answer.status, answer.body) == (200, b"ok")
+    assert only.connections == 5
+    assert gateway.seen == []
+    assert gateway.plane.counters.value(RETRIES, "r", "reset") == gateway.retries() == 4
+
+
+@pytest.mark.timeout(20)
+async def test_r22_a_408_that_comes_late_is_about_the_request_itself(rig, stub):
+    gateway = await rig(retry_min_per_s=0.0, retry_percent=0.0)
+    gateway.one(await stub(says_408(1.2)))
+    peer = await gateway.connect()
+    statuses = []
+    for _ in range(2):
+        peer.write(POST)
+        statuses.append((await peer.answer()).status)
+    assert statuses == [200, 502]
+
+
+class AllTaken(Permits):
+    """Other workers have all permits."""
+
+    def acquire(self, limit: int) -> bool:
+        return False
+
+
+async def test_r41_a_retry_that_finds_no_room_costs_nothing(rig, stub):
+    """One token, and the other instance's only turn is taken by another worker."""
+    gateway = await rig(retry_min_per_s=1.0, retry_percent=0.0)
+    breaks, full = await stub(drop), await stub(named(b"ok"))
+    gateway.one(breaks, full, backend={"max_in_flight": 1, "eject": {"failures": 1000}})
+    live = {each.address: each for each in gateway.plane.live.backends["b"].instances.values()}
+    live[full.address].permits = AllTaken(None, "b", full.address)
+    answers = [await gateway.ask(GET) for _ in range(3)]
+    assert {answer.status for answer in answers} == {502}
+    assert gateway.plane.counters.value(RETRIES_DENIED) == 0
+    assert gateway.plane.can_pay(), "nobody was sent anywhere"
+
+
 async def test_passive_failures_eject_and_time_brings_back(rig, stub):
     gateway = await rig()
     breaks, works = await stub(drop), await stub(named(b"ok"))
@@ -322,9 +499,9 @@ async def test_passive_failures_eject_and_time_brings_back(rig, stub):
     )  # fmt: skip
     for _ in range(6):
         await gateway.ask(POST)
-    backend = gateway.plane.instances.backends["b"]
+    backend = gateway.plane.live.backends["b"]
     assert [each.address for each in backend.serving] == [works.address]
-    assert gateway.plane.ejected_news[0][:2] == ("b", breaks.address)
+    assert backend.instances[breaks.address].health.ejections == 1
     await until(lambda: len(backend.serving) == 2)
 
 
@@ -333,7 +510,7 @@ async def test_the_last_instance_is_never_ejected(rig, stub):
     gateway.one(only, backend={"eject": {"failures": 1}})
     for _ in range(5):
         await gateway.ask(POST)
-    assert len(gateway.plane.instances.backends["b"].serving) == 1
+    assert len(gateway.plane.live.backends["b"].serving) == 1
 
 
 async def test_r41_retries_are_paid_from_a_budget(rig, stub):
@@ -342,7 +519,7 @@ async def test_r41_retries_are_paid_from_a_budget(rig, stub):
     gateway.one(one, two, backend={"eject": {"failures": 1000}})
     for _ in range(20):
         assert (await gateway.ask(GET)).status == 502
-    assert gateway.plane.counters.retries_denied >= 15
+    assert gateway.plane.counters.value(RETRIES_DENIED) >= 15
 
 
 async def test_a_status_is_retried_where_the_route_says_so(rig, stub):
@@ -400,7 +577,7 @@ async def test_r27_a_dripping_instance_is_cut_at_the_deadline_and_ejected(rig, s
     gateway.one(drips, works, route={"deadline": "100ms"}, backend={"balance": "round_robin"})
     answers = [await gateway.ask(GET) for _ in range(4)]
     assert {answer.whole for answer in answers} == {True, False}
-    backend = gateway.plane.instances.backends["b"]
+    backend = gateway.plane.live.backends["b"]
     assert [each.address for each in backend.serving] == [works.address]
 
 
@@ -409,7 +586,7 @@ async def test_an_impatient_client_is_no_evidence_against_an_instance(rig, stub)
     gateway.one(await stub(hang), await stub(hang), backend={"balance": "round_robin"})
     for _ in range(8):
         await gateway.ask(b"GET /x HTTP/1.1\r\n" + HOST + b"X-Request-Timeout: 0.02\r\n\r\n")
-    assert len(gateway.plane.instances.backends["b"].serving) == 2
+    assert len(gateway.plane.live.backends["b"].serving) == 2
 
 
 async def test_a_retry_does_not_fail_for_want_of_room(rig, stub):
@@ -424,9 +601,9 @@ async def test_a_retry_does_not_fail_for_want_of_room(rig, stub):
     gateway.one(breaks, works, backend={"balance": "round_robin", "eject": {"failures": 1000}})
     (live,) = [
         each
-        for each in gateway.plane.instances.backends["b"].instances.values()
+        for each in gateway.plane.live.backends["b"].instances.values()
         if each.address == works.address
     ]
-    live.load.most = 1.0
+    live.load.target = 1.0
     answers = await asyncio.gather(*(gateway.ask(GET) for _ in range(6)))
     assert {answer.status for answer in answers} == {200}

@@ -4,7 +4,7 @@ import re
 
 import orjson
 
-from gateway.dataplane.context import Plane
+from gateway.dataplane.plane import Plane
 from tests.dataplane.rig import Conversation, echo
 
 GET = b"GET /x HTTP/1.1\r\nHost: gw.test\r\n\r\n"

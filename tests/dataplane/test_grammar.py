@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.core import heads as heads_module
+from gateway.core import lines as lines_module
 from gateway.core.errors import ClientFault, UpstreamFault
 from gateway.core.framing import Chunked, Sized
 from gateway.core.heads import CHUNKED, check_start, parse_request, parse_response
@@ -220,3 +222,29 @@ def test_what_is_accepted_h11_accepts_with_the_same_meaning(lines):
     fields = dict(theirs.headers)
     length = CHUNKED if b"transfer-encoding" in fields else fields.get(b"content-length")
     assert ours.length == (int(length) if length is not None else None)
+
+
+def test_r65_nothing_that_may_be_a_secret_outlives_its_connection() -> None:
+    secret = b"s3cr3t-of-one-client"
+    lines = (
+        b"Authorization: Bearer ", b"Cookie: a=", b"X-Api-Key: ", b"Ocp-Apim-Subscription-Key: ",
+        b"X-Tenant: ", b"Referer: https://h/?key=", b"X-Request-Id: ",
+    )  # fmt: skip
+    head = b"GET /x/" + secret + b"?key=" + secret + b" HTTP/1.1\r\nHost: h"
+    request(head + b"".join(b"\r\n" + line + secret for line in lines))
+    parse_response(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=" + secret, 100)
+    for kept in (
+        *(lines_module.REQUEST_LINES, lines_module.RESPONSE_LINES),
+        *(lines_module.REQUEST_LINES._names, heads_module._known_statuses),
+    ):
+        assert not [each for each in kept if secret in each]
+
+
+def test_what_is_kept_of_lines_and_names_is_bounded() -> None:
+    for number in range(5000):
+        request(b"GET / HTTP/1.1\r\nHost: h%d\r\nX-%d: 1" % (number, number))
+        parse_response(b"HTTP/1.1 200 Fine %d\r\nServer: s%d" % (number, number), 100)
+    assert len(lines_module.REQUEST_LINES) <= 2048
+    assert len(lines_module.REQUEST_LINES._names) <= 2048
+    assert len(lines_module.RESPONSE_LINES) <= 2048
+    assert len(heads_module._known_statuses) <= 256

@@ -103,7 +103,7 @@ async def test_r08_what_a_client_sends_before_the_101_arrives_whole_and_in_order
     gateway.one(instance)
     peer = await gateway.connect()
     peer.write(UPGRADE + frame)
-    await until(lambda: any(client._held for client in gateway.plane.clients))
+    await until(lambda: any(client.is_paused for client in gateway.plane.clients))
     go.set()
     assert (await peer.answer()).status == 101
     async with asyncio.timeout(3):
@@ -260,7 +260,7 @@ async def test_r15_a_hanging_request_bounds_what_is_pipelined_behind_it(rig, stu
     gateway.one(instance)
     peer = await gateway.connect()
     peer.write(GET * 200_000)
-    await until(lambda: any(client._held for client in gateway.plane.clients))
+    await until(lambda: any(client.is_paused for client in gateway.plane.clients))
     (client,) = gateway.plane.clients
     assert len(client._buffer) < 1 << 20
 
@@ -289,6 +289,7 @@ async def test_a_body_above_the_limit_is_refused_by_count(rig, stub):
     peer.write(b"19000\r\n" + b"x" * 0x19000 + b"\r\n" + b"1\r\nx\r\n")
     answer = await peer.answer()
     assert (answer.status, answer.error) == (413, "body_too_large")
+    assert b"100KiB (max_body)" in answer.body, "the setting is named where one meets it"
 
 
 async def test_an_http_1_0_client_gets_an_answer_until_close(rig, stub):

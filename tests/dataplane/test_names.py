@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from gateway.controlplane.resolver import Endpoints, Resolver
+from gateway.controlplane.watch.resolver import Endpoints, Resolver
 from gateway.core.table import Table
 from tests.dataplane.rig import Conversation, Rig, Script
 
@@ -55,11 +55,11 @@ async def test_r34_traffic_follows_a_name_without_a_gap_and_stays_when_it_is_los
 
     def follow(endpoints: Endpoints) -> None:
         """What the control process does: tell the workers, and find everything well."""
-        gateway.plane.instances.resolve(endpoints)
+        gateway.plane.live.resolve(endpoints)
         found = [
             address for urls in endpoints.values() for known in urls.values() for address in known
         ]
-        gateway.plane.instances.hear({"b": {f"{host}:{one.port}": "up" for host in found}})
+        gateway.hear({"b": {f"{host}:{one.port}": "up" for host in found}})
 
     async def answers(count: int) -> list[bytes]:
         got = []
@@ -75,10 +75,22 @@ async def test_r34_traffic_follows_a_name_without_a_gap_and_stays_when_it_is_los
     gateway.table(document)
     resolver = Resolver(follow, look_up=names.look_up, every_s=EVERY_S)
     resolver.sync(Table.from_document(document, 1))
-    await resolver.settled(5)
+    await resolver.resolved(5)
     assert set(await answers(5)) == {b"one"}
     names.addresses = ["127.0.0.2"]
     assert (await answers(60))[-1] == b"two", "the traffic never moved"
     names.addresses = []
     assert set(await answers(30)) == {b"two"}, "a lost name changes nothing"
     await resolver.close()
+
+
+async def test_r61_a_worker_connects_to_no_listener_of_the_gateway_whatever_it_was_told(
+    rig, stub
+) -> None:
+    model, admin = await stub(), await stub()
+    gateway = await rig(listeners=[("0.0.0.0", admin.port)])
+    gateway.one(admin)
+    assert (await gateway.ask(GET)).error == "connect_failed"
+    assert admin.connections == 0
+    gateway.one(model)
+    assert (await gateway.ask(GET)).status == 200

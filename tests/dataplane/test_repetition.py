@@ -173,3 +173,45 @@ async def test_what_differs_from_the_last_head_is_passed_on_as_it_came(rig, stub
         assert line(head, b"x-forwarded-host")[18:] == line(start, b"host")[6:]
     vias = [line(head, b"via") for head, _ in seen]
     assert vias == [b"Via: 1.1 there, 1.1 here" if n == 5 else b"Via: 1.1 here" for n in range(9)]
+
+
+async def test_each_request_of_a_client_is_routed_by_the_host_that_it_names(rig, stub) -> None:
+    async def script(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await conversation.answer(b"")
+
+    gateway, instance = await rig(), await stub(script)
+    match = {"path": "/", "hosts": ["one.test"]}
+    gateway.one(instance, route={"match": match})
+    peer = await gateway.connect()
+    found = []
+    for number, host in enumerate((b"one.test", b"ONE.test:80", b"two.test", b"one.test")):
+        peer.write(b"GET /%d HTTP/1.1\r\nHost: %b\r\n\r\n" % (number, host))
+        found.append((await peer.answer()).status)
+    assert found == [200, 200, 404, 200]
+
+
+@pytest.mark.parametrize(
+    ("route", "led"), [({}, b"/v1/x"), ({"match": "/v1", "rewrite": "/p"}, b"/p/x")]
+)
+async def test_a_query_is_each_requests_own(rig, stub, route, led: bytes) -> None:
+    asked: list[bytes] = []
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            head, _ = await conversation.request()
+            asked.append(head.split(b" ")[1])
+            await conversation.answer()
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance, route=route)
+    peer = await gateway.connect()
+    queries = [b"", b"?user=1", b"?user=2", b"?", b"?a/../b", b"", b"?user=2"]
+    for query in queries:
+        peer.write(b"GET /v1/x%b HTTP/1.1\r\n%b\r\n" % (query, HOST))
+        assert (await peer.answer()).status == 200
+    assert asked == [led + query for query in queries]
+    peer.write(b"GET /v1/x?user=%%00 HTTP/1.1\r\n%b\r\n" % HOST)
+    assert (await peer.answer()).status == 400
+    assert len(asked) == len(queries)

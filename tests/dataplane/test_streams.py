@@ -179,7 +179,7 @@ async def test_a_silent_websocket_ends_at_its_idle_limit(rig, stub):
     await peer.at_end()
     assert 0.15 < time.monotonic() - began < 1.0
     await until(lambda: instance.open == 0)
-    assert gateway.plane.instances.backends["b"].in_flight == 0
+    assert gateway.plane.live.backends["b"].in_flight == 0
 
 
 async def test_a_mirror_gets_a_copy_and_the_client_only_its_answer(rig, stub):
@@ -224,6 +224,30 @@ async def test_a_dead_mirror_delays_nobody(rig, stub):
     assert gateway.plane.mirrored <= 2
 
 
+async def test_an_endless_stream_to_a_mirror_gives_its_place_back(rig, stub):
+    async def endless(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            conversation.write(b"1\r\nx\r\n")
+            await asyncio.sleep(0.01)
+
+    gateway, main, shadow = await rig(mirror_in_flight=1), await stub(), await stub(endless)
+    mirrored = {"instances": [shadow.url], "timeouts": {"response": "100ms"}}
+    gateway.table(
+        {
+            "backends": {"a": {"instances": [main.url]}, "m": mirrored},
+            "routes": {"r": {"match": "/", "split": {"a": 1}, "mirror": {"backend": "m"}}},
+        }
+    )
+    for _ in range(2):
+        assert (await gateway.ask(GET)).status == 200
+        assert gateway.plane.mirrored == 1
+        await until(lambda: gateway.plane.mirrored == 0)
+    await until(lambda: shadow.open == 0)
+    assert shadow.connections == 2
+
+
 async def test_a_copy_gives_its_place_to_a_clients_own_request(rig, stub):
     left = asyncio.Event()
 
@@ -255,7 +279,7 @@ async def test_a_copy_gives_its_place_to_a_clients_own_request(rig, stub):
     await asyncio.wait_for(left.wait(), 1)
     assert gateway.plane.mirrored == 0
     # While clients hold the place there are no copies at all.
-    backend = gateway.plane.instances.backends["m"]
+    backend = gateway.plane.live.backends["m"]
     backend.instances[shadow.address].load.in_flight += 1
     assert (await gateway.ask(GET)).status == 200
     assert gateway.plane.mirrored == 0

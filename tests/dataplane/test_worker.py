@@ -5,15 +5,22 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.channel import Channel
+from gateway.controlplane.watch.counters import Totals
+from gateway.core.health import HealthState
+from gateway.processes.sockets import listen
+from gateway.telemetry.book import shared_memory
+from gateway.telemetry.metrics import REQUEST, REQUESTS
+from gateway.wire.channel import Channel
 from tests.dataplane.rig import Conversation, Peer, StubInstance, control, until
 
 ROOT = Path(__file__).parents[2]
@@ -22,19 +29,36 @@ MAIN = """
 import socket, sys, uvloop
 from gateway.dataplane.worker import WorkerOptions, serve
 sock = socket.socket(fileno=int(sys.argv[1]))
-sys.exit(uvloop.run(serve(WorkerOptions(), [sock], sys.argv[2], 3)))
+options = WorkerOptions(counters=int(sys.argv[3]))
+sys.exit(uvloop.run(serve(options, [sock], sys.argv[2], 3)))
 """
+
+
+def part(revision: int, put: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A `table` message; by default one that holds all there is."""
+    usual = {"base": None, "part": 0, "more": False, "put": put, "removed": {}, "endpoints": {}}
+    return {"type": "table", "revision": revision, **usual, **more}
+
+
+def _well(backend: str, *stubs: StubInstance) -> dict[str, Any]:
+    """The message that these instances are up."""
+    states = {backend: {stub.address: HealthState("up").told() for stub in stubs}}
+    return {"type": "health", "states": states, "signals": []}
 
 
 class Process:
     """A worker in a process of its own, and the control side of its channel."""
 
-    def __init__(self, process: Any, channels: "asyncio.Queue[Channel]", port: int) -> None:
+    def __init__(
+        self, process: Any, channels: "asyncio.Queue[Channel]", port: int, counters: int
+    ) -> None:
         self.process = process
+        self.totals = Totals(counters)
         self.channels = channels
         self.port = port
         self.channel: Channel | None = None
         self.hello: dict[str, Any] = {}
+        self.listener: socket.socket | None = None
 
     async def meet(self, **settings: Any) -> None:
         async with asyncio.timeout(10):
@@ -53,30 +77,35 @@ class Process:
 
     async def table(self, revision: int, *stubs: StubInstance) -> dict[str, Any]:
         assert self.channel is not None
-        words = {"b": {stub.address: "up" for stub in stubs}}
         document = {
             "backends": {"b": {"instances": [stub.url for stub in stubs]}},
             "routes": {"r": {"match": "/", "split": {"b": 1}}},
         }
-        await self.channel.send(
-            {"type": "table", "revision": revision, "document": document, "endpoints": {}}
-        )
+        await self.channel.send(part(revision, document))
         applied = await self.receive("applied")
-        await self.channel.send({"type": "health", "instances": words})
-        await self.scrape()  # comes after the health above
+        await self.channel.send(_well("b", *stubs))
+        await self.look()  # comes after the health above
         return applied
 
-    async def scrape(self) -> dict[str, Any]:
+    async def look(self) -> dict[str, Any]:
+        """What the worker says of itself when it is asked."""
         assert self.channel is not None
-        await self.channel.send({"type": "scrape", "id": 7})
-        return await self.receive("metrics")
+        await self.channel.send({"type": "look", "id": 7, "reports": True})
+        while (observed := await self.receive("observed"))["id"] != 7:
+            pass
+        return observed
+
+    def counted(self) -> dict[Any, Any]:
+        """Requests counted, by method, code and reason."""
+        self.totals.read()
+        return sum((Counter(it.counts) for it in self.totals.of(REQUESTS).values()), Counter())
 
     async def connect(self) -> Peer:
         return Peer(*await asyncio.open_connection("127.0.0.1", self.port))
 
-    async def ask(self) -> Any:
+    async def ask(self, data: bytes = GET) -> Any:
         peer = await self.connect()
-        peer.write(GET)
+        peer.write(data)
         answer = await peer.answer()
         peer.close()
         return answer
@@ -86,7 +115,7 @@ class Process:
         assert self.channel is not None
         self.process.send_signal(signal.SIGTERM)
         await self.receive("leaving")
-        await self.channel.send({"type": "relieved"})
+        await self.channel.send({"type": "handed_over"})
 
     async def end(self, within_s: float) -> int:
         async with asyncio.timeout(within_s):
@@ -94,16 +123,19 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def worker(folder: Path) -> AsyncIterator[Process]:
+async def worker(folder: Path, **more: Any) -> AsyncIterator[Process]:
     path = folder / "channel"
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
+    counters = shared_memory()
     async with control(path) as channels:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", MAIN, str(sock.fileno()), str(path),
-            pass_fds=[sock.fileno()], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            sys.executable, "-c", MAIN, str(sock.fileno()), str(path), str(counters),
+            pass_fds=[sock.fileno(), counters], cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, **more,
         )  # fmt: skip
-        made = Process(process, channels, sock.getsockname()[1])
+        made = Process(process, channels, sock.getsockname()[1], counters)
+        made.listener = sock
         try:
             yield made
         finally:
@@ -111,6 +143,7 @@ async def worker(folder: Path) -> AsyncIterator[Process]:
                 process.kill()
             await process.wait()
             sock.close()
+            os.close(counters)
 
 
 async def test_a_worker_says_hello_applies_a_table_and_serves(tmp_path, stub):
@@ -121,10 +154,61 @@ async def test_a_worker_says_hello_applies_a_table_and_serves(tmp_path, stub):
         assert process.hello["pid"] == process.process.pid
         assert (await process.table(1, instance))["revision"] == 1
         assert (await process.ask()).status == 200
-        metrics = await process.scrape()
-        assert metrics["requests"] == [[["r", "b", instance.address, "GET", "200", ""], 1]]
-        assert sum(metrics["request_seconds"]["series"][0][1]) == 1
-        assert metrics["live"]["b"][instance.address]["in_flight"] == 0
+        observed = await process.look()
+        assert process.counted() == {("GET", "200", ""): 1}
+        assert list(process.totals.of(REQUESTS)) == [("r", "b", instance.address)]
+        assert process.totals.of(REQUEST)["r", "b"].buckets.total() == 1
+        assert observed["in_flight"].get("b", {}).get(instance.address, 0) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's tcp_info")
+async def test_as_many_may_wait_to_be_accepted_as_the_supervisor_said(tmp_path, stub):
+    async with worker(tmp_path) as process:
+        assert process.listener is not None
+        listen([process.listener])
+        before = backlog(process.listener)
+        await process.meet()
+        await process.table(1, await stub())
+        assert (await process.ask()).status == 200
+        assert backlog(process.listener) == before
+
+
+def backlog(listener: socket.socket) -> int:
+    """How many connections may wait there: `tcpi_sacked` of a socket that listens."""
+    told = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    return int(struct.unpack_from("I", told, 28)[0])
+
+
+async def test_a_worker_opens_another_channel_after_what_it_cannot_understand(tmp_path, stub):
+    async with worker(tmp_path) as process:
+        await process.meet()
+        await process.table(1, await stub())
+        assert process.channel is not None
+        process.channel._writer.write(b"\0\0\0\x02[]")
+        await process.meet()
+        assert process.hello["revision"] == 1
+        assert (await process.ask()).status == 200
+        await process.look()
+
+
+async def test_a_message_that_makes_no_sense_ends_nothing(tmp_path, stub):
+    async with worker(tmp_path) as process:
+        await process.meet()
+        await process.table(1, await stub())
+        assert process.channel is not None
+        for kind, member in (("health", "instances"), ("served", "paths"), ("look", "x")):
+            await process.channel.send({"type": kind, member: None})
+        await process.look()
+        assert (await process.ask()).status == 200
+
+
+async def test_settings_that_cannot_be_end_the_worker_in_one_line(tmp_path):
+    async with worker(tmp_path, stderr=asyncio.subprocess.PIPE) as process:
+        await process.meet(access_log=str(tmp_path / "none" / "log"))
+        assert await process.end(5) == 78
+        said = (await process.process.stderr.read()).decode()
+        path = tmp_path / "none" / "log"
+        assert said == f"headgate: worker 3: access_log: {path}: No such file or directory\n"
 
 
 async def test_a_table_that_cannot_be_used_changes_nothing(tmp_path, stub):
@@ -132,13 +216,48 @@ async def test_a_table_that_cannot_be_used_changes_nothing(tmp_path, stub):
         await process.meet()
         await process.table(1, await stub())
         assert process.channel is not None
-        await process.channel.send(
-            {"type": "table", "revision": 2, "document": {"routes": {"r": {"match": "/"}}}}
-        )
+        await process.channel.send(part(2, {"routes": {"r": {"match": "/"}}}))
         applied = await process.receive("applied")
         assert applied["revision"] == 1
         assert "split" in applied["error"]
         assert (await process.ask()).status == 200
+
+
+async def test_a_difference_is_made_to_the_revision_that_is_served_or_refused(tmp_path, stub):
+    async with worker(tmp_path) as process:
+        await process.meet()
+        await process.table(1, await stub())
+        assert process.channel is not None
+        other = {"routes": {"x": {"match": "/x", "split": {"b": 1}}}}
+        await process.channel.send(part(3, other, base=2))
+        applied = await process.receive("applied")
+        assert applied["revision"] == 1
+        assert "revision 2" in applied["error"]
+        await process.channel.send(part(3, other, base=1, removed={"routes": ["r"]}))
+        assert (await process.receive("applied")) == {"type": "applied", "revision": 3}
+        assert (await process.ask(b"GET /x HTTP/1.1\r\nHost: h\r\n\r\n")).status == 200
+        assert (await process.ask(b"GET /y HTTP/1.1\r\nHost: h\r\n\r\n")).status == 404
+
+
+async def test_nothing_of_a_table_is_served_before_its_last_part(tmp_path, stub):
+    async with worker(tmp_path) as process:
+        await process.meet()
+        await process.table(1, instance := await stub())
+        assert process.channel is not None
+        backends = {"backends": {"c": {"instances": [instance.url]}}}
+        await process.channel.send(part(2, backends, more=True))
+        answer = await process.ask()
+        assert (answer.status, answer.get("x-headgate-revision")) == (200, "1")
+        routes = {"routes": {"r": {"match": "/", "split": {"c": 1}}}}
+        await process.channel.send(part(2, routes, part=2))
+        assert "comes from nowhere" in (await process.receive("applied"))["error"]
+        await process.channel.send(part(2, backends, more=True))
+        await process.channel.send(part(2, routes, part=1))
+        assert (await process.receive("applied")) == {"type": "applied", "revision": 2}
+        await process.channel.send(_well("c", instance))
+        await process.look()
+        answer = await process.ask()
+        assert (answer.get("x-headgate-backend"), answer.get("x-headgate-revision")) == ("c", "2")
 
 
 async def test_a_worker_serves_on_without_control_and_comes_back(tmp_path, stub):
@@ -152,51 +271,76 @@ async def test_a_worker_serves_on_without_control_and_comes_back(tmp_path, stub)
         assert process.hello["revision"] == 5
 
 
-async def test_loads_and_ejections_go_up_and_come_down(tmp_path, stub):
+async def test_loads_go_up(tmp_path, stub):
     async def hang(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.reader.read()
 
-    instance, spare = await stub(hang), await stub()
+    instance = await stub(hang)
     async with worker(tmp_path) as process:
         await process.meet()
         await process.table(1, instance)
         peer = await process.connect()
         peer.write(GET)
-        loads = await process.receive("loads")
-        assert loads["in_flight"] == {"b": {instance.address: 1}}
-        await process.table(2, instance, spare)
-        assert process.channel is not None
-        await process.channel.send(
-            {"type": "ejections", "ejections": [["b", instance.address, 30.0, 1]]}
-        )
-        live = (await process.scrape())["live"]["b"]
-        assert live[instance.address]["ejected_s"] > 29
-        for _ in range(4):
-            assert (await process.ask()).get("x-headgate-instance") == spare.address
+        observed = await process.receive("observed")
+        assert observed["in_flight"] == {"b": {instance.address: 1}}
+        assert (await process.look())["in_flight"] == {}, "nothing that was not said before"
 
 
-async def test_r31_rows_of_failures_go_up_and_come_down(tmp_path, stub):
-    async def fail(conversation: Conversation) -> None:
-        while True:
-            await conversation.request()
-            await conversation.answer(status=500)
+async def test_r31_evidence_goes_up_and_comes_down(tmp_path, stub):
+    async def drops(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.reset()
 
-    instance, spare = await stub(fail), await stub()
+    instance, spare = await stub(drops), await stub()
     async with worker(tmp_path) as process:
         await process.meet(workers=2)
         await process.table(1, instance)
-        assert [(await process.ask()).status for _ in range(2)] == [500, 500]
-        told = await process.receive("failures")
-        assert sum(count for _, _, count, _ in told["failures"]) <= 2
-        assert told["failures"][0][:2] == ["b", instance.address]
+        assert [(await process.ask()).status for _ in range(2)] == [502, 502]
+        seen = []
+        while len(seen) < 2:
+            seen += (await process.receive("evidence"))["signals"]
+        assert [(each[0], each[2], each[3]) for each in seen] == 2 * [
+            ("b", instance.address, "reset")
+        ]
         assert process.channel is not None
-        await process.channel.send(
-            {"type": "failures", "failures": [["b", instance.address, 3, False]]}
-        )
         await process.table(2, instance, spare)
+        now = time.monotonic()
+        others = [["b", now + step / 1000, instance.address, "reset"] for step in range(5)]
+        await process.channel.send({"type": "evidence", "signals": others})
+        await process.look()
         for _ in range(4):
             assert (await process.ask()).get("x-headgate-instance") == spare.address
+
+
+async def test_r31_what_was_seen_without_a_control_process_is_told_to_the_next_one(tmp_path, stub):
+    async def drops(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.reset()
+
+    instance = await stub(drops)
+    async with worker(tmp_path) as process:
+        await process.meet()
+        assert process.hello["signals"] == []
+        await process.table(1, instance)
+        await process.ask()
+        assert len((await process.receive("evidence"))["signals"]) == 1
+        # It says no more: whether it still took that in, nobody knows. Nor is there another one.
+        path = tmp_path / "channel"
+        assert process.channel is not None
+        path.rename(tmp_path / "away")
+        process.channel.close()
+        await process.ask()
+        (tmp_path / "away").rename(path)
+        await process.meet()
+        seen = process.hello["signals"]
+        assert [(each[0], each[2], each[3]) for each in seen] == 2 * [
+            ("b", instance.address, "reset")
+        ]
+        await process.look()
+        process.channel.close()
+        await process.meet()
+        assert process.hello["signals"] == [], "it was heard of since"
 
 
 async def test_r68_sigterm_is_a_lame_duck_then_a_drain_then_0(tmp_path, stub):
@@ -244,22 +388,31 @@ async def test_r68_what_does_not_finish_is_cut_at_the_drain_limit(tmp_path, stub
         assert (answer.status, answer.error) == (503, "draining")
         assert answer.get("retry-after")
         assert await streams.at_end() == b""  # no last chunk
-        last = await process.receive("metrics")
         assert await process.end(2.0) == 0
-    counted = {(labels[4], labels[5]): count for labels, count in last["requests"]}
-    assert counted == {("503", "draining"): 1, ("200", "draining"): 1}
+        assert process.counted() == {("GET", "503", "draining"): 1, ("GET", "200", "draining"): 1}
 
 
-async def test_r70_what_was_counted_last_is_told_before_the_end(tmp_path, stub):
+async def test_r70_what_was_counted_last_outlives_the_worker(tmp_path, stub):
     async with worker(tmp_path) as process:
         await process.meet(lame_duck_s=0.0, drain_s=1.0)
         await process.table(1, await stub())
         for _ in range(3):
             assert (await process.ask()).status == 200
         await process.told_to_go()
-        last = await process.receive("metrics")
         assert await process.end(2.0) == 0
-    assert sum(count for _, count in last["requests"]) == 3
+        assert process.counted() == {("GET", "200", ""): 3}
+
+
+async def test_r70_what_a_killed_worker_counted_stays_counted(tmp_path, stub):
+    async with worker(tmp_path) as process:
+        await process.meet()
+        await process.table(1, await stub())
+        for _ in range(3):
+            assert (await process.ask()).status == 200
+        await process.look()
+        process.process.kill()
+        await process.process.wait()
+        assert process.counted() == {("GET", "200", ""): 3}
 
 
 async def test_r68_a_second_sigterm_ends_it_within_a_second(tmp_path, stub):
@@ -285,7 +438,7 @@ async def test_r68_a_worker_told_to_go_accepts_until_its_successor_does(tmp_path
         await asyncio.sleep(0.3)
         answer = await process.ask()
         assert (answer.status, answer.get("connection")) == (200, "close")
-        await process.channel.send({"type": "relieved"})
+        await process.channel.send({"type": "handed_over"})
         assert await process.end(2.0) == 0
 
 
@@ -300,7 +453,7 @@ async def test_r68_a_worker_told_to_go_says_so_again_to_who_takes_over(tmp_path,
         process.channel.close()
         await process.meet()
         assert (process.hello["listening"], process.hello["leaving"]) == (True, True)
-        await process.channel.send({"type": "relieved"})
+        await process.channel.send({"type": "handed_over"})
         assert await process.end(2.0) == 0
 
 
@@ -357,3 +510,16 @@ async def test_the_access_log_is_json_lines_without_secrets(tmp_path, stub):
         entry = json.loads(text)
         assert (entry["path"], entry["status"], entry["route"]) == ('/a"b', 200, "r")
         assert entry["revision"] == 1
+
+
+async def test_a_worker_that_leaves_does_not_wait_for_a_control_process_that_is_not_there(
+    tmp_path, stub
+):
+    async with worker(tmp_path) as process:
+        await process.meet(lame_duck_s=0.0, drain_s=5.0)
+        await process.table(1, await stub())
+        assert process.channel is not None
+        process.channel.close()
+        await process.channels.get()  # the socket is there, and nobody speaks
+        process.process.send_signal(signal.SIGTERM)
+        assert await process.end(5) == 0

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from examples.digits import scans, train
-from gateway.controlplane.configuration import Loaded, load
-from instance.engine import loader
+from gateway.controlplane.configuration.reading import Loaded, load
+from instance.model import loader
 from tests.harness.gateway import ROOT
 
 FILES = sorted((ROOT / "examples").rglob("*.yaml"))

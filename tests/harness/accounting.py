@@ -64,4 +64,7 @@ async def assert_counted(gateway: Gateway, replies: Iterable[Reply]) -> None:
     try:
         await eventually(equal, 3, "the counts equal what the clients saw")
     except AssertionError:
-        assert await counted(gateway) == (codes, whole)
+        got = await counted(gateway)
+        assert got == (codes, whole), (
+            f"counted {got[0]} {dict(got[1] - whole)}, seen {codes} {dict(whole - got[1])}"
+        )

@@ -12,9 +12,15 @@ from dataclasses import dataclass, field
 
 from tests.harness.gateway import Gateway
 from tests.harness.origins import Origin
-from tests.harness.wire import Parsed, parse_requests, wire
+from tests.harness.wire import ANSWER_S, Parsed, parse_requests, wire
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
+
+
+def final_codes(data: bytes | bytearray) -> list[int]:
+    """The status codes of the final answers in `data`, by their status lines."""
+    codes = [int(code) for code in _STATUS_LINE.findall(data)]
+    return [code for code in codes if code >= 200 or code == 101]
 
 
 @dataclass(slots=True)
@@ -29,8 +35,7 @@ class Outcome:
     @property
     def statuses(self) -> list[int]:
         """The final status codes on the client's socket, by their status lines."""
-        found = [int(code) for code in _STATUS_LINE.findall(self.answer)]
-        return [code for code in found if code >= 200 or code == 101]
+        return final_codes(self.answer)
 
     @property
     def parsed(self) -> list[Parsed]:
@@ -67,12 +72,14 @@ async def play(
     steps: Sequence[bytes],
     *,
     half_close: bool = False,
-    patient_s: float = 0.35,
+    patient_s: float = ANSWER_S,
     until_closed_s: float = 0.0,
 ) -> Outcome:
-    """Send `steps` on one connection, 60 ms apart, read until quiet, and look at the origin.
+    """Send `steps` on one connection, 60 ms apart, read the answer, and look at the origin.
 
-    `until_closed_s`: wait that long for the gateway to close instead of for silence.
+    Reading ends when the gateway closes, or 50 ms after an answer, in which others may follow
+    it. `patient_s`: how long to wait for an answer; shorter where there need not be one.
+    `until_closed_s`: wait that long for the gateway to close, whatever it answers.
     """
     before = _lengths(origin)
     async with wire(gateway.data_port) as client:
@@ -85,7 +92,8 @@ async def play(
         if until_closed_s:
             await client.read_for(until_closed_s)
         else:
-            await client.read_until_quiet(patient_s, after_data_s=0.05)
+            await client.read_till(final_codes, patient_s)
+            await client.read_until_quiet(0.05)
         outcome = Outcome(bytes(client.received), client.ended)
     await _settle(origin, before, outcome)
     return outcome

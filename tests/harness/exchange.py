@@ -114,6 +114,7 @@ class Connection(asyncio.Protocol):
         self.received = bytearray()
         self.malformed = ""
         self.probe = False
+        self._asked = b""
         self.closed = False
         self.exchange: Exchange | None = None
         self.open: list[Exchange] = []
@@ -166,7 +167,7 @@ class Connection(asyncio.Protocol):
     def _begin(self, request: h11.Request) -> None:
         fields = {bytes(name) for name, _ in request.headers}
         if self._is_the_gateways_own(bytes(request.target), fields):
-            self.probe, self.exchange = True, None
+            self.probe, self.exchange, self._asked = True, None, bytes(request.target)
             return
         if {b"content-length", b"transfer-encoding"} <= fields:
             raise h11.RemoteProtocolError("Content-Length together with Transfer-Encoding")
@@ -193,7 +194,7 @@ class Connection(asyncio.Protocol):
             self.exchange.trailers = [(bytes(k), bytes(v)) for k, v in event.headers]
             self.exchange.complete.set()
         elif self.probe:
-            self.origin.answer_probe(self)
+            self.origin.answer_probe(self, self._asked)
         self._parser = _parser()
         if rest:
             self._parser.receive_data(rest)

@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import psutil
 import yaml
@@ -97,17 +97,26 @@ class Gateway:
     async def start(self) -> None:
         """Start the processes and return once both listeners answer."""
         self.document["gateway"].setdefault("access_log", str(self.folder / "access.log"))
-        self.file.write_text(yaml.safe_dump(dict(self.document), sort_keys=False))
+        self.write_file()
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 *self.prefix, sys.executable, "-m", "gateway", "gateway", str(self.file),
                 "--state-dir", str(self.folder / "state"),
-                cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True,
+                cwd=ROOT, env=self.env, start_new_session=True, **self.output(log),
             )  # fmt: skip
-        await eventually(self._answers, START_S, "the gateway answers on both listeners")
+        await eventually(self.answers, START_S, "the gateway answers on both listeners")
         self.family()
 
-    async def _answers(self) -> bool:
+    def write_file(self) -> None:
+        """Writes the document into the file."""
+        self.file.write_text(yaml.safe_dump(dict(self.document), sort_keys=False))
+
+    def output(self, log: BinaryIO) -> dict[str, Any]:
+        """Where standard output and error go."""
+        return {"stdout": log, "stderr": log}
+
+    async def answers(self) -> bool:
+        """Whether both listeners answer; fails the test once the process has ended."""
         assert self.process is not None
         if self.process.returncode is not None:
             raise AssertionError(f"exit {self.process.returncode}:\n{self.log_text()[-3000:]}")

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httptools
@@ -198,7 +198,10 @@ class Client:
         reply = Reply(intended=time.monotonic() if intended is None else intended)
         for again in (True, False):
             connection, reused = await self._connect(key, reply, timeout, fresh or not again)
-            if connection is None or connection.transport is None:
+            if connection is None:
+                return reply
+            if connection.transport is None:  # closed as soon as it was there
+                reply.error, reply.done = "closed", time.monotonic()
                 return reply
             waiter = connection.begin(reply, method == "HEAD", on_body)
             connection.transport.write(message)
@@ -282,12 +285,16 @@ async def open_loop(
     seed: int = 1,
     timeout: float = 10.0,
     client: Client | None = None,
+    enough: asyncio.Event | None = None,
 ) -> list[Reply]:
-    """Send `make(0)`, `make(1)`, … at `rate` per second for `seconds`; replies in that order."""
+    """Send `make(0)`, `make(1)`, … at `rate` per second for `seconds`; replies in that order.
+
+    No more are sent once there were `enough`.
+    """
     chance = random.Random(seed)
     own = client or Client()
     began, offset, tasks = time.monotonic(), 0.0, []
-    while offset < seconds:
+    while offset < seconds and not (enough is not None and enough.is_set()):
         delay = began + offset - time.monotonic()
         if delay > 0:
             await asyncio.sleep(delay)
@@ -323,6 +330,26 @@ def percentile(values: Iterable[float], percent: float) -> float:
     if not ordered:
         return 0.0
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+
+
+class Timed(Protocol):
+    """What was asked for, and how long it took."""
+
+    @property
+    def took_s(self) -> float: ...
+
+
+def delayed(asked: Iterable[Timed], twins: Iterable[Timed], times: float) -> float:
+    """The share of `asked` that took more than `times` the baseline and were alone with it.
+
+    `twins` were asked elsewhere in the same moments, and their 99th percentile is the baseline:
+    that one's own is at most `times` as long while the share is at most 0.01. Where a twin was as
+    late, it was the machine; and below 5 ms it is the client that is measured.
+    """
+    pairs = [(one.took_s, twin.took_s) for one, twin in zip(asked, twins, strict=True)]
+    baseline = max(0.005, percentile((twin for _, twin in pairs), 99))
+    late = [one for one, twin in pairs if one - max(twin, baseline) > (times - 1) * baseline]
+    return len(late) / len(pairs)
 
 
 def failures(replies: Iterable[Reply]) -> list[str]:

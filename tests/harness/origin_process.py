@@ -1,21 +1,27 @@
 """An origin in a process of its own, to be killed, stopped and started again.
 
 `python -m tests.harness.origin_process --port 0 --slots 4 --service 0.02` prints its port and
-answers as `origins.served` does. `GET /_stub/seen` tells which request ids were executed, and
+answers as `origins.served` does, with `--silent` without a load report, with `--mixed` as the
+path says (`mixed`). `GET /_stub/seen` tells which request ids were executed, and
 `--pause-before-ready S` keeps its probes failing for that long, as a loading model does.
 """
 
 import argparse
 import asyncio
+import base64
+import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.harness.origins import Exchange, Origin, served
+from tests.harness.origins import Exchange, Origin, described, echo, served
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,8 +29,17 @@ ROOT = Path(__file__).resolve().parents[2]
 class OriginProcess:
     """A stub instance that real signals reach."""
 
-    def __init__(self, *, name: str = "p", slots: int = 4, service_s: float = 0.02) -> None:
+    def __init__(
+        self,
+        *,
+        name: str = "p",
+        slots: int = 4,
+        service_s: float = 0.02,
+        is_mixed: bool = False,
+        reports: bool = True,
+    ) -> None:
         self.name, self.slots, self.service_s = name, slots, service_s
+        self.more = ["--mixed"] if is_mixed else [] if reports else ["--silent"]
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -43,7 +58,7 @@ class OriginProcess:
                 sys.executable, "-m", "tests.harness.origin_process", "--port", str(self.port),
                 "--name", self.name, "--slots", str(self.slots),
                 "--service", str(self.service_s),
-                "--pause-before-ready", str(pause_before_ready_s),
+                "--pause-before-ready", str(pause_before_ready_s), *self.more,
             ],
             cwd=ROOT, stdout=subprocess.PIPE,
         )  # fmt: skip
@@ -66,8 +81,51 @@ class OriginProcess:
             self.process = None
 
 
+@asynccontextmanager
+async def one_process(
+    slots: int = 64, service_s: float = 0.0, *, reports: bool = True
+) -> AsyncIterator[OriginProcess]:
+    """One that runs as long as the test wants it."""
+    one = OriginProcess(slots=slots, service_s=service_s, reports=reports)
+    try:
+        await asyncio.to_thread(one.start)
+        yield one
+    finally:
+        one.kill()
+
+
+async def mixed(exchange: Exchange) -> None:
+    """Answers with what was received, in as long as the path says: /short, /long, /stream, and
+    /socket, which holds a WebSocket until the gateway closes it. Reports no load."""
+    await exchange.read()
+    kind = exchange.target.split(b"/")[1]
+    if kind == b"socket":
+        key = exchange.header("sec-websocket-key").encode()
+        digest = hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
+        exchange.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + base64.b64encode(digest) + b"\r\n\r\n"
+        )
+        await exchange.gone.wait()
+        return
+    if kind == b"stream":
+        exchange.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(10):
+            await exchange.sleep(0.3)
+            exchange.write(b"1\r\n \r\n")
+        said = described(exchange)
+        exchange.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(said), said))
+        return
+    await exchange.sleep(random.uniform(0.5, 2.0) if kind == b"long" else 0.02)
+    await echo(exchange)
+
+
 async def _main(options: argparse.Namespace) -> None:
-    serve = served(options.slots, options.service)
+    serve = (
+        mixed
+        if options.mixed
+        else served(options.slots, options.service, report=not options.silent)
+    )
     origin = Origin(name=options.name)
 
     async def respond(exchange: Exchange) -> None:
@@ -95,6 +153,8 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--service", type=float, default=0.02)
     parser.add_argument("--pause-before-ready", type=float, default=0.0)
+    parser.add_argument("--mixed", action="store_true")
+    parser.add_argument("--silent", action="store_true")
     asyncio.run(_main(parser.parse_args()))
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from tests.harness.exchange import Connection, Exchange, Gone, Responder
+from tests.harness.exchange import OPENAPI, Connection, Exchange, Gone, Responder
 
 
 class Origin:
@@ -66,11 +66,15 @@ class Origin:
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def stop(self) -> None:
-        """Listen no more and reset every connection, as a killed process does."""
+    def stop_listening(self) -> None:
+        """Listen no more; the connections that are there live on."""
         if self._server is not None:
             self._server.close()
             self._server = None
+
+    async def stop(self) -> None:
+        """Listen no more and reset every connection, as a killed process does."""
+        self.stop_listening()
         for connection in self.connections:
             if not connection.closed:
                 connection.reset()
@@ -96,8 +100,10 @@ class Origin:
         finally:
             self.running -= 1
 
-    def answer_probe(self, connection: Connection) -> None:
-        if self.ready is not None:
+    def answer_probe(self, connection: Connection, target: bytes) -> None:
+        if target == OPENAPI:
+            connection.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+        elif self.ready is not None:
             status = "200 OK" if self.ready else "503 Not Ready"
             connection.write(f"HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nok".encode())
 
@@ -167,12 +173,19 @@ async def reset(exchange: Exchange) -> None:
 
 
 def served(
-    slots: int, service_s: float, *, spread: float = 0.0, report: bool = True, seed: int = 1
+    slots: int,
+    service_s: float,
+    *,
+    spread: float = 0.0,
+    report: bool = True,
+    seed: int = 1,
+    is_mixed: bool = False,
 ) -> Responder:
     """As an instance does: `slots` at once, the rest queue; answers carry the load report, and
     in X-Held-S how many seconds each held its slot.
 
-    `spread` is the sigma of a lognormal factor of mean 1 on the service time (0: constant).
+    `spread` is the sigma of a lognormal factor of mean 1 on the service time (0: constant). Where
+    the lengths are mixed, a tenth of the requests takes 5.5 times as long and the others half.
     """
     room = asyncio.Semaphore(slots)
     chance = random.Random(seed)
@@ -190,6 +203,8 @@ def served(
         since = time.monotonic()
         try:
             factor = chance.lognormvariate(-spread * spread / 2, spread) if spread else 1.0
+            if is_mixed:
+                factor *= 5.5 if chance.random() < 0.1 else 0.5
             await exchange.sleep(service_s * factor)
         finally:
             running -= 1

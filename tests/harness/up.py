@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import yaml
 
-from gateway.controlplane.yaml_source import read
+from gateway.controlplane.configuration.yaml_source import read
 from tests.harness.gateway import ROOT, Gateway, eventually
 from tests.harness.ports import free_port
 
@@ -27,7 +27,7 @@ class Up(Gateway):
                 "--state-dir", str(self.folder / "state"),
                 cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        await eventually(self._answers, 90, "headgate up answers on both listeners")
+        await eventually(self.answers, 90, "headgate up answers on both listeners")
         self.family()
 
     def instance_pid(self, backend: str) -> int:

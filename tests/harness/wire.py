@@ -10,12 +10,13 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import h11
 
+ANSWER_S = 10.0  # a busy machine may take as long for an answer that must come
 SILENCE_S = 0.35
 
 
@@ -81,7 +82,28 @@ class Wire:
             wait = after_data_s or quiet_s
         return bytes(self.received)
 
-    async def read_for(self, seconds: float) -> bytes:
+    async def read_till(
+        self, enough: Callable[[bytearray], object], timeout_s: float = ANSWER_S
+    ) -> bytes:
+        """Everything until there is enough of it, the peer closes or the time is up."""
+        end = time.monotonic() + timeout_s
+        while not enough(self.received) and not self.ended:
+            if (left := end - time.monotonic()) <= 0:
+                break
+            await self.read_some(left)
+        return bytes(self.received)
+
+    async def read_answer(self, method: str = "GET", quiet_s: float = 0.05) -> bytes:
+        """A whole answer to `method`, or all there is of it, and what follows it at once."""
+
+        def whole(data: bytearray) -> bool:
+            responses = parse_responses(bytes(data), [method], False).responses
+            return bool(responses) and responses[0].complete
+
+        await self.read_till(whole)
+        return await self.read_until_quiet(quiet_s)
+
+    async def read_for(self, seconds: float = ANSWER_S) -> bytes:
         """Everything that comes within `seconds`, or until the peer closes."""
         end = time.monotonic() + seconds
         while not self.ended and (left := end - time.monotonic()) > 0:
@@ -125,14 +147,20 @@ class Wire:
 
 
 @asynccontextmanager
-async def wire(port: int, receive_buffer: int = 0) -> AsyncIterator[Wire]:
-    """A raw connection to `port` on this machine; a small `receive_buffer` makes a slow reader."""
+async def wire(
+    port: int, receive_buffer: int = 0, read_ahead: int = 1 << 16
+) -> AsyncIterator[Wire]:
+    """A raw connection to `port` on this machine.
+
+    A small `receive_buffer` makes a slow reader, and a small `read_ahead` one that keeps little
+    in this process of what nobody has asked for.
+    """
     raw = socket.socket()
     raw.setblocking(False)
     if receive_buffer:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", port))
-    reader, writer = await asyncio.open_connection(sock=raw, limit=1 << 16)
+    reader, writer = await asyncio.open_connection(sock=raw, limit=read_ahead)
     connection = Wire(reader, writer)
     try:
         yield connection

@@ -29,8 +29,16 @@ CLIENT = httpx.Client(
 class Instance:
     """One `python -m instance` process; its log is read as it is written."""
 
-    def __init__(self, model: str, arguments: tuple[str, ...], cwd: Path) -> None:
+    def __init__(
+        self,
+        model: str,
+        arguments: tuple[str, ...],
+        cwd: Path,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.log: list[str] = []
+        self.cwd = cwd
+        self.address = ""  # where clients find it, if not where it listens
         self._changed = threading.Condition()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "instance", model, "--port", "0", *arguments],
@@ -38,7 +46,7 @@ class Instance:
             stdout=subprocess.DEVNULL,
             text=True,
             cwd=cwd,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
         )
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -67,14 +75,14 @@ class Instance:
 
     @property
     def url(self) -> str:
-        return self.wait_for(r"listening on (http://\S+?),")[1]
+        return self.address or self.wait_for(r"listening on (http://\S+?),")[1]
 
     @property
     def port(self) -> int:
         return int(self.url.rsplit(":", 1)[1])
 
     def ready(self) -> "Instance":
-        self.wait_for(r"\bready: ")
+        self.wait_for(r"\bready: ", timeout=90.0)  # on a busy machine imports take long
         return self
 
     def client(self, **options: Any) -> httpx.Client:
@@ -117,14 +125,39 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     """Starts an instance of the classes in `source`; `name` is what to serve."""
     started: list[Instance] = []
 
-    def start(source: str, name: str = "Model", *arguments: str, wait: bool = True) -> Instance:
+    def start(
+        source: str,
+        name: str = "Model",
+        *arguments: str,
+        wait: bool = True,
+        environment: dict[str, str] | None = None,
+    ) -> Instance:
         (tmp_path / "model.py").write_text(dedent(source))
-        instance = Instance(f"model.py:{name}", arguments, tmp_path)
+        instance = Instance(f"model.py:{name}", arguments, tmp_path, environment)
         started.append(instance)
         return instance.ready() if wait else instance
 
     yield start
     for instance in started:
+        instance.end()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """As `serve`, but one instance for all tests of a file that ask for the same: for those that
+    leave it as they found it and count nothing that others cause."""
+    started: dict[tuple[str, ...], Instance] = {}
+
+    def find(source: str, name: str = "Model", *arguments: str) -> Instance:
+        if (source, name, *arguments) not in started:
+            folder = tmp_path_factory.mktemp("served")
+            (folder / "model.py").write_text(dedent(source))
+            instance = Instance(f"model.py:{name}", arguments, folder)
+            started[source, name, *arguments] = instance
+        return started[source, name, *arguments].ready()
+
+    yield find
+    for instance in started.values():
         instance.end()
 
 

@@ -172,14 +172,14 @@ async def many(instance: Instance, bodies: list[Any], at_once: int) -> list[tupl
 
 
 async def paced(
-    instance: Instance, rate: float, seconds: float, patience_s: float, tries: int = 1
+    instance: Instance, rate: float, seconds: float, deadline_s: float, tries: int = 1
 ) -> list[tuple[float, int, float]]:
     """(when it was due, status, seconds it took) of requests that come at `rate`, each with a
     deadline; one that is refused or late is tried again at once, `tries` times in all. Status 0
     is no answer."""
     connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=4 * patience_s)
-    headers = {"X-Headgate-Timeout-Ms": str(int(patience_s * 1000))}
+    timeout = aiohttp.ClientTimeout(total=4 * deadline_s)
+    headers = {"X-Headgate-Timeout-Ms": str(int(deadline_s * 1000))}
     seen: list[tuple[float, int, float]] = []
     async with aiohttp.ClientSession(
         instance.url, connector=connector, timeout=timeout, headers=headers

@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instance.engine import arena
-from instance.engine.arena import KEEP, ROOM_MIN, SIZE, Arena, Room, new_file
-from instance.engine.frames import Decoder, Frame, pack
-from instance.surface.bodies import Sending
+from instance.front.bodies import Sending
+from instance.wire import arena
+from instance.wire.arena import KEEP, ROOM_MIN, SIZE, Arena, Room, new_file
+from instance.wire.frames import Decoder, Frame, pack
 from tests.instance.conftest import Instance, Serve, eventually
 from tests.instance.loads import RAW_ECHO
 from tests.instance.test_connections import HEAD, asked, connected
@@ -181,8 +181,8 @@ def answer(sock: socket.socket) -> bytes:
     return bytes(got[end + 4 :])
 
 
-def test_large_and_small_bodies_take_turns_on_one_connection(serve: Serve) -> None:
-    instance = serve(RAW_ECHO)
+def test_large_and_small_bodies_take_turns_on_one_connection(served: Serve) -> None:
+    instance = served(RAW_ECHO)
     sock = connected(instance, b"")
     for size in (5, MIB, 17, ROOM_MIN, ROOM_MIN - 1, 3 * MIB, 1, 2 * MIB):
         body = os.urandom(size)
@@ -201,8 +201,8 @@ def test_large_bodies_of_many_clients_at_once_are_not_mixed_up(serve: Serve) -> 
         assert all(pool.map(talk, range(6)))
 
 
-def test_what_follows_a_large_body_is_the_next_request(serve: Serve) -> None:
-    sock = connected(serve(RAW_ECHO), b"")
+def test_what_follows_a_large_body_is_the_next_request(served: Serve) -> None:
+    sock = connected(served(RAW_ECHO), b"")
     kind = HEAD + b"Content-Type: application/octet-stream\r\n"
     sock.sendall(asked(LARGE, kind) + asked(b"small", kind) + asked(LARGE[::-1], kind))
     got = bytearray()
@@ -268,8 +268,8 @@ def exchange_or_none(instance: Instance) -> bool:
     return response.status_code == 200
 
 
-def test_a_large_compressed_body_is_inflated_from_its_room(serve: Serve) -> None:
-    instance = serve(RAW_ECHO)
+def test_a_large_compressed_body_is_inflated_from_its_room(served: Serve) -> None:
+    instance = served(RAW_ECHO)
     packed = gzip.compress(LARGE, 1)
     headers = {"Content-Encoding": "gzip"}
     assert instance.post(content=packed, headers=headers).content == LARGE
@@ -277,8 +277,8 @@ def test_a_large_compressed_body_is_inflated_from_its_room(serve: Serve) -> None
     assert exchange(connected(instance, b""), LARGE) == LARGE
 
 
-def test_others_are_served_while_the_last_byte_of_a_large_body_is_missing(serve: Serve) -> None:
-    instance = serve(RAW_ECHO)
+def test_others_are_served_while_the_last_byte_of_a_large_body_is_missing(served: Serve) -> None:
+    instance = served(RAW_ECHO)
     sock = connected(instance, asked(LARGE)[:-1])
     assert exchange(connected(instance, b""), b"x") == b"x"
     sock.sendall(LARGE[-1:])

@@ -303,8 +303,8 @@ VALUES = """
 """
 
 
-def test_further_kinds_of_answer(serve: Serve) -> None:
-    instance = serve(VALUES)
+def test_further_kinds_of_answer(served: Serve) -> None:
+    instance = served(VALUES)
     for kind, expected in {
         "dataclass": {"x": 1}, "decimal": [1.5, 2**60], "path": "/x", "range": [0, 1],
         "deque": [1], "status": [1],
@@ -328,9 +328,9 @@ def test_further_kinds_of_answer(serve: Serve) -> None:
     ],
 )
 def test_an_answer_that_cannot_be_sent_says_what_is_wrong(
-    serve: Serve, kind: str, says: str
+    served: Serve, kind: str, says: str
 ) -> None:
-    answer = serve(VALUES).post(kind)
+    answer = served(VALUES).post(kind)
     assert (answer.status_code, answer.json()["code"]) == (500, "model_error")
     assert says in answer.json()["detail"]
 

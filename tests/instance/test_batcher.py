@@ -1,5 +1,6 @@
 """The queue's two rules, deadlines and places, without a clock."""
 
+import weakref
 from dataclasses import dataclass
 from math import inf
 
@@ -7,25 +8,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instance.core.batching import Batcher, Policy
+from instance.core.batching import Batcher, Lack, Policy
+from instance.core.expiring import SPARE
 
 
 @dataclass(eq=False)
 class Item:
     arrived: float
     deadline: float = inf
-    gone: bool = False
+    size: int = 0
 
 
 def batcher(size: int = 4, queue: int = 100, window_s: float = 0.0) -> Batcher[Item]:
     return Batcher(Policy(size, queue, window_s))
 
 
+def offered(queue: Batcher[Item], item: Item, wait_s: float = 0.0) -> bool:
+    """Whether `item` may wait, and does, where `wait_s` is how long that would be."""
+    if queue.lacks(item.size, lambda: wait_s) is not None:
+        return False
+    queue.offer(item)
+    return True
+
+
 def test_an_idle_worker_takes_what_is_there_at_once() -> None:
     queue = batcher()
     items = [Item(0.0), Item(0.0)]
     for item in items:
-        assert queue.offer(item)
+        assert offered(queue, item)
     assert queue.delay(0.0) == 0.0
     assert queue.take(0.0) == (items, [])
     assert (queue.waiting, queue.running, queue.delay(0.0)) == (0, 2, None)
@@ -43,11 +53,11 @@ def test_a_batch_is_the_oldest_and_no_larger_than_allowed() -> None:
 def test_r45_a_full_queue_takes_nothing_more_until_there_is_room() -> None:
     queue = batcher(size=1, queue=2)
     first = Item(0.0)
-    assert queue.offer(first)
-    assert queue.offer(Item(0.0))
-    assert not queue.offer(Item(0.0))
+    assert offered(queue, first)
+    assert offered(queue, Item(0.0))
+    assert not offered(queue, Item(0.0))
     queue.leave(first)
-    assert queue.offer(Item(0.0))
+    assert offered(queue, Item(0.0))
 
 
 def test_r43_who_left_is_in_no_batch_and_leaving_twice_frees_one_place() -> None:
@@ -59,6 +69,64 @@ def test_r43_who_left_is_in_no_batch_and_leaving_twice_frees_one_place() -> None
     queue.leave(leaves)
     assert queue.waiting == 1
     assert queue.take(0.0) == ([stays], [])
+
+
+def test_r43_nothing_is_kept_of_those_that_left_or_expired() -> None:
+    queue = batcher(queue=10_000)
+    first = Item(0.0)
+    queue.offer(first)
+    kept = []
+    for i in range(1000):
+        leaves, expires = Item(0.0, deadline=1e6), Item(0.0, deadline=float(i))
+        queue.offer(leaves)
+        queue.offer(expires)
+        kept += [weakref.ref(leaves), weakref.ref(expires)]
+        queue.leave(leaves)
+        queue.expire(float(i))
+        del leaves, expires
+    assert not any(one() for one in kept)
+    assert len(queue._expiring) <= 2 * SPARE  # nor of where they stood
+    assert queue.take(0.0) == ([first], [])
+
+
+def test_to_look_for_the_expired_costs_no_more_than_they_are() -> None:
+    looked = 0
+
+    class Counted(Item):
+        def __getattribute__(self, name: str) -> object:
+            nonlocal looked
+            looked += 1
+            return super().__getattribute__(name)
+
+    queue = batcher(queue=10_000)
+    for i in range(10_000):
+        queue.offer(Counted(0.0, deadline=10.0 + i))
+    looked = 0
+    assert queue.expire(9.0) == []
+    assert looked == 0
+    assert len(queue.expire(14.0)) == 5
+    assert looked < 20
+
+
+def test_a_queue_is_as_full_as_what_waits_is_large_but_never_for_one_alone() -> None:
+    queue: Batcher[Item] = Batcher(Policy(1, 100, 0.0, max_bytes=10))
+    large, small = Item(0.0, size=50), Item(0.0, size=4)
+    assert offered(queue, large)
+    assert not offered(queue, small)
+    queue.leave(large)
+    assert offered(queue, small)
+    assert offered(queue, Item(0.0, size=6))
+    assert not offered(queue, Item(0.0, size=1))
+    queue.take(0.0)
+    assert offered(queue, Item(0.0, size=4))
+
+
+def test_beyond_the_sure_places_who_would_wait_too_long_is_refused_and_nobody_else() -> None:
+    queue: Batcher[Item] = Batcher(Policy(1, 4, sure_queue=2, max_wait_s=30.0))
+    assert [offered(queue, Item(0.0), 99.0) for _ in range(3)] == [True, True, False]
+    assert queue.lacks(0, lambda: 30.1) is Lack.TIME
+    assert [offered(queue, Item(0.0), 30.0) for _ in range(3)] == [True, True, False]
+    assert queue.lacks(0, lambda: 0.0) is Lack.PLACES
 
 
 def test_r42_who_expired_is_dropped_as_the_batch_forms_and_takes_no_place_in_it() -> None:
@@ -137,13 +205,13 @@ ACTS = st.lists(
 def test_r47_every_request_ends_once_in_order_whatever_happens(
     acts: list[tuple[str, int]], size: int, window_s: float
 ) -> None:
-    queue, now, offered, ended = batcher(size, 6, window_s), 0.0, [], []
+    queue, now, taken_in, ended = batcher(size, 6, window_s), 0.0, [], []
     for act, number in acts:
-        waiting = [item for item in offered if not item.gone and item not in ended]
+        waiting = [item for item in taken_in if item not in ended]
         if act == "offer":
             item = Item(now, deadline=now + number if number else inf)
-            if queue.offer(item):
-                offered.append(item)
+            if offered(queue, item):
+                taken_in.append(item)
             else:
                 assert len(waiting) >= 6
         elif act == "leave" and waiting:
@@ -167,7 +235,7 @@ def test_r47_every_request_ends_once_in_order_whatever_happens(
             ended += queue.expire(now)
         elif act == "tick":
             now += 0.25 * number
-        assert queue.waiting == len([i for i in offered if i not in ended])
+        assert queue.waiting == len([i for i in taken_in if i not in ended])
     assert len(ended) == len(set(map(id, ended)))
 
 

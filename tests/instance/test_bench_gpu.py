@@ -10,6 +10,7 @@ import pytest
 from tests.instance.conftest import ROOT
 
 pytest.importorskip("torch")
+pytestmark = pytest.mark.timeout(300)  # torch, in one process after the other
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -18,8 +19,8 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        timeout=280,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
     )
 
 

@@ -47,8 +47,8 @@ def ask(
     return answer.status_code, json.loads(answer.content[:end]), answer.content[end:]
 
 
-def test_tensors_come_and_go_as_bytes(serve: Serve) -> None:
-    instance = serve(MODEL)
+def test_tensors_come_and_go_as_bytes(served: Serve) -> None:
+    instance = served(MODEL)
     floats, words = struct.pack("<4f", 1, 2, 3, float("nan")), b"\x02\0\0\0ab\0\0\0\0"
     request = {
         "id": "1",
@@ -73,8 +73,8 @@ def test_tensors_come_and_go_as_bytes(serve: Serve) -> None:
     assert not any("data" in output for output in answer["outputs"])
 
 
-def test_each_output_may_choose_its_form(serve: Serve) -> None:
-    instance = serve(MODEL)
+def test_each_output_may_choose_its_form(served: Serve) -> None:
+    instance = served(MODEL)
     request = {
         "inputs": [tensor("a", "FP16", [2], 4), tensor("b", "UINT16", [1], 2)],
         "outputs": [
@@ -146,15 +146,15 @@ REFUSED: list[tuple[list[dict[str, Any]], bytes, str]] = [
 ]
 
 
-def test_sizes_that_cannot_be_right_are_named(serve: Serve) -> None:
-    instance = serve(MODEL)
+def test_sizes_that_cannot_be_right_are_named(served: Serve) -> None:
+    instance = served(MODEL)
     for inputs, raw, pointer in REFUSED:
         status, problem, _ = ask(instance, {"inputs": inputs}, raw)
         assert (status, problem["errors"][0]["pointer"]) == (422, pointer)
 
 
-def test_a_length_that_cannot_be_right_is_named(serve: Serve) -> None:
-    instance = serve(MODEL)
+def test_a_length_that_cannot_be_right_is_named(served: Serve) -> None:
+    instance = served(MODEL)
     request = {"inputs": [tensor("a", "INT8", [1], 1)]}
     for length in ("-1", "999999", "ten", "1" * 30, "\u00b2".encode()):
         status, problem, _ = ask(instance, request, b"1", length)

@@ -52,8 +52,8 @@ def until(sock: socket.socket, end: bytes) -> bytes:
     return got
 
 
-def test_requests_of_one_connection_are_answered_in_their_order(serve: Serve) -> None:
-    instance = serve(ECHO)
+def test_requests_of_one_connection_are_answered_in_their_order(served: Serve) -> None:
+    instance = served(ECHO)
     bodies = [b'"slow"', *(b"%d" % i for i in range(20))]
     sock = connected(instance, b"".join(map(asked, bodies)))
     got = until(sock, b"\r\n\r\n19")
@@ -61,8 +61,8 @@ def test_requests_of_one_connection_are_answered_in_their_order(serve: Serve) ->
     assert answers == bodies
 
 
-def test_a_head_and_body_may_come_byte_by_byte(serve: Serve) -> None:
-    instance = serve(ECHO)
+def test_a_head_and_body_may_come_byte_by_byte(served: Serve) -> None:
+    instance = served(ECHO)
     sock = connected(instance, b"")
     for byte in asked(b'{"a": 1}'):
         sock.sendall(bytes([byte]))
@@ -103,16 +103,16 @@ def test_chunked_and_compressed_bodies(serve: Serve) -> None:
     ],
 )
 def test_what_is_malformed_or_too_large_is_refused_once_and_closed(
-    serve: Serve, sent: bytes, status: int
+    served: Serve, sent: bytes, status: int
 ) -> None:
-    got = talk(serve(ECHO), sent)
+    got = talk(served(ECHO), sent)
     assert got.count(b"HTTP/1.1") == 1
     assert got.startswith(b"HTTP/1.1 %d" % status)
     assert b"Connection: close" in got
 
 
-def test_a_refused_request_does_not_overtake_one_that_is_computed(serve: Serve) -> None:
-    got = until(connected(serve(ECHO), asked(b'"slow"') + b"nonsense\r\n\r\n"), b'"slow"')
+def test_a_refused_request_does_not_overtake_one_that_is_computed(served: Serve) -> None:
+    got = until(connected(served(ECHO), asked(b'"slow"') + b"nonsense\r\n\r\n"), b'"slow"')
     assert got.startswith(b"HTTP/1.1 200")
     assert got.count(b"HTTP/1.1") == 1
 
@@ -127,8 +127,8 @@ def test_r9_continue_is_said_only_to_what_is_accepted(serve: Serve) -> None:
     assert refused.startswith(b"HTTP/1.1 413")
 
 
-def test_head_http_1_0_and_upgrades(serve: Serve) -> None:
-    instance = serve(ECHO)
+def test_head_http_1_0_and_upgrades(served: Serve) -> None:
+    instance = served(ECHO)
     close = b"Host: x\r\nConnection: close\r\n\r\n"
     head = talk(instance, b"HEAD /health HTTP/1.1\r\n" + close)
     assert head.endswith(b"\r\n\r\n")
@@ -143,8 +143,8 @@ def test_head_http_1_0_and_upgrades(serve: Serve) -> None:
     assert got.count(b"HTTP/1.1") == 1
 
 
-def test_r15_a_pipeline_without_end_is_cut_and_what_was_taken_is_answered(serve: Serve) -> None:
-    instance = serve(ECHO)
+def test_r15_a_pipeline_without_end_is_cut_and_what_was_taken_is_answered(served: Serve) -> None:
+    instance = served(ECHO)
     got = talk(instance, asked(b'"slow"') + asked(b"1") * 1_000)
     answers = got.count(b"HTTP/1.1 200")
     assert 1 <= answers <= 40

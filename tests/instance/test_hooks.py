@@ -156,11 +156,11 @@ def test_async_hooks_with_context_headers_and_trace(serve: Serve) -> None:
     headers = {"X-Name": "me", "traceparent": "00-1-2-01"}
     answer = instance.post({"input": 2}, headers=headers)
     assert answer.json() == {"output": 4, "seen": "me", "trace": "00-1-2-01"}
-    assert instance.get("/info").json()["concurrency"] == 64
+    assert instance.get("/info").json()["concurrency"] == 1024
 
 
-def test_batched_hooks_get_a_context_each(serve: Serve) -> None:
-    answer = serve(FORMS, "Contexts").post({"x": 1, "name": "n"})
+def test_batched_hooks_get_a_context_each(served: Serve) -> None:
+    answer = served(FORMS, "Contexts").post({"x": 1, "name": "n"})
     assert answer.json() == {"x": 1, "name": "n"}
 
 
@@ -189,8 +189,8 @@ def test_annotated_with_bytes_request_or_awaited_uploads(serve: Serve) -> None:
     assert serve(FORMS, "Upload").post(files={"file": b"12345"}).json() == 5
 
 
-def test_every_kind_of_answer(serve: Serve) -> None:
-    instance = serve(FORMS, "Answers")
+def test_every_kind_of_answer(served: Serve) -> None:
+    instance = served(FORMS, "Answers")
     expected = {
         "dict": {"a": [1, None, {"b": "ü"}]}, "list": [1, 2.5], "str": "text", "none": None,
         "pydantic": {"output": 1.0}, "nested pydantic": {"r": [{"output": 1.0}]},
@@ -220,8 +220,8 @@ def test_every_kind_of_answer(serve: Serve) -> None:
         assert client.post("/predict", json="html").headers["content-type"] == "text/html"
 
 
-def test_r48_an_answer_that_json_cannot_carry_says_so(serve: Serve) -> None:
-    instance = serve(FORMS, "Answers")
+def test_r48_an_answer_that_json_cannot_carry_says_so(served: Serve) -> None:
+    instance = served(FORMS, "Answers")
     for kind, says in {
         "nan": "holds NaN at /a/1",
         "inf": "holds an infinity",
@@ -236,8 +236,8 @@ def test_r48_an_answer_that_json_cannot_carry_says_so(serve: Serve) -> None:
         assert says in answer.json()["detail"]
 
 
-def test_exceptions_with_a_status_are_answered_with_it(serve: Serve) -> None:
-    instance = serve(FORMS, "Raises")
+def test_exceptions_with_a_status_are_answered_with_it(served: Serve) -> None:
+    instance = served(FORMS, "Raises")
     answer = instance.post("request")
     assert (answer.status_code, answer.json()["detail"]) == (418, {"why": "teapot"})
     assert answer.headers["x-why"] == "tea"
@@ -246,8 +246,8 @@ def test_exceptions_with_a_status_are_answered_with_it(serve: Serve) -> None:
     assert answer.headers["retry-after"] == "7"
 
 
-def test_other_exceptions_go_to_the_log_and_not_to_the_client(serve: Serve) -> None:
-    instance = serve(FORMS, "Raises")
+def test_other_exceptions_go_to_the_log_and_not_to_the_client(served: Serve) -> None:
+    instance = served(FORMS, "Raises")
     answer = instance.post("else")
     assert (answer.status_code, answer.json()["code"]) == (500, "model_error")
     assert "secret" not in answer.text

@@ -1,6 +1,7 @@
 """Deadlines, pace, life cycle and frames, without processes."""
 
 from math import inf
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +11,9 @@ from instance.core.deadlines import deadline_of
 from instance.core.errors import KINDS, Fault, Problem
 from instance.core.lifecycle import WORKER, Backoff, Signal, State, after, is_ready
 from instance.core.pacing import Pace
-from instance.engine.devices import inside, parse_devices, visible
-from instance.engine.frames import INLINE_MAX, Decoder, found, pack, place
+from instance.devices import inside, parse_devices, visible
 from instance.settings import Settings, parse_duration, parse_size
+from instance.wire.frames import INLINE_MAX, Decoder, found, pack, place
 
 
 @pytest.mark.parametrize(("text", "deadline"), [(None, inf), ("250", 10.25), ("0", 10.0)])
@@ -44,6 +45,15 @@ def test_pace_before_and_with_one_size_of_batch() -> None:
     assert (pace.seconds(8), pace.wait_s(5, 1, 1, 8)) == (0.0, 0.0)
     pace.learn(4, 0.4)
     assert pace.line() == (pytest.approx(0.1), 0.0)
+
+
+def test_what_the_first_batch_took_is_forgotten_with_the_second() -> None:
+    pace = Pace()
+    pace.learn(1, 5.0)
+    assert pace.seconds(1) == 5.0
+    pace.learn(1, 0.02)
+    pace.learn(1, 0.02)
+    assert pace.seconds(1) == pytest.approx(0.02)
 
 
 def test_a_slower_model_is_believed_within_some_batches() -> None:
@@ -175,6 +185,15 @@ def test_settings_read_durations_and_sizes_and_give_workers_their_share() -> Non
     many = Settings("m:M", devices=("cpu", "cuda:0"), workers=2, threads=3)
     assert many.worker_devices() == ("cpu", "cpu", "cuda:0", "cuda:0")
     assert many.worker_threads() == 3
-    assert Settings("m:M").queue_size(64) == 128
-    assert Settings("m:M").queue_size(1) == 64
-    assert Settings("m:M", max_queue=3).queue_size(64) == 3
+
+
+def test_a_queue_is_as_long_as_the_wait_is_within_reason_unless_its_length_is_said() -> None:
+    def bounds(size: int, **settings: Any) -> tuple[int, int, float]:
+        policy = Settings("m:M", **settings).queue_policy(size, 0.0)
+        return policy.sure_queue, policy.max_queue, policy.max_wait_s
+
+    assert bounds(1) == (64, 1024, 30.0)
+    assert bounds(64) == (128, 1024, 30.0)
+    assert bounds(64, workers=10) == (1280, 1280, 30.0)
+    assert bounds(64, max_queue=3) == (3, 3, 30.0)
+    assert bounds(1, max_wait_s=0.0) == (64, 1024, inf)

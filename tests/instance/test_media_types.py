@@ -3,9 +3,9 @@
 import pytest
 from pydantic import BaseModel, create_model, model_validator
 
-from instance.core.errors import Refused
+from instance.core.errors import RequestRefused
+from instance.model.codec import parse_untyped, parser_for
 from instance.requests import Request, Upload
-from instance.surface.codec import parse_untyped, parser_for
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -37,7 +37,7 @@ def test_a_form_stays_a_form() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"not json", b"{", b"[1"])
 def test_what_is_neither_json_nor_a_form_is_a_bad_request(body: bytes) -> None:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         typed(body, FORM)
     assert refused.value.problem.code == "bad_request"
 

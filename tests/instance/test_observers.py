@@ -110,7 +110,7 @@ def test_what_a_model_logs_reaches_its_loggers_or_the_log(serve: Serve) -> None:
     quiet = serve(OWN, "Quiet")
     for _ in range(30):
         assert quiet.post(7).json() == 7
-    quiet.wait_for(r"instance\.model.* 'x': 7")
+    quiet.wait_for(r"'x': 7.*instance\.model")
     assert sum("'x': 7" in line for line in quiet.log) <= 30
 
 
@@ -144,7 +144,8 @@ LITSERVE = """
     class Timer(Callback):
         def on_before_predict(self, lit_api):
             print("before", type(lit_api).__name__, lit_api.device, flush=True, file=sys.stderr)
-        def on_request(self, *args, **kwargs): ...
+        def on_request(self, *args, **kwargs):
+            print("a request came", flush=True, file=sys.stderr)
 
     import sys
 
@@ -209,7 +210,7 @@ def test_litserves_callbacks_and_loggers_work_on_the_class(serve: Serve) -> None
     assert instance.post({"input": 3}).json() == {"output": 2}  # pre_setup, then setup
     instance.wait_for("^before Model cpu$")
     instance.wait_for("^logged input {'input': 3}$")
-    instance.wait_for("Timer.on_request is never called here")
+    instance.wait_for("^a request came$")
     instance.wait_for("the page that Prints mounts is not served here")
 
 
@@ -217,7 +218,7 @@ def test_litserves_log_without_loggers_is_a_line_and_no_warning(serve: Serve) ->
     pytest.importorskip("litserve")
     instance = serve(LITSERVE, "served")
     assert instance.post({"input": 3}).status_code == 200
-    instance.wait_for(r"instance\.model.* 'input': \{'input': 3\}")
+    instance.wait_for(r"'input': \{'input': 3\}.*instance\.model")
     assert not any("without a configured logger" in line for line in instance.log)
 
 
@@ -231,4 +232,6 @@ def test_a_class_with_a_loop_of_its_own_is_refused_and_not_misread(serve: Serve,
     pytest.importorskip("litserve")
     instance = serve(LITSERVE, name, wait=False)
     assert instance.process.wait(30) == 1
-    assert any("brings a loop" in line for line in instance.log)
+    line = next(line for line in instance.log if line.startswith("headgate instance:"))
+    assert "brings a loop" in line
+    assert line.strip().endswith("an async or generator predict, can do its work")

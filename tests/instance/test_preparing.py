@@ -5,7 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from instance.engine.preparing import Turns
+from instance.model.preparing import HookLock
 from tests.instance.conftest import Instance, Serve, eventually
 
 # Every answer says when its hooks ran; sleeping stands for a device and for native decoders.
@@ -78,7 +78,8 @@ def test_two_workers_both_prepare_while_enough_is_left_for_each(serve: Serve) ->
         'context["encode"] =', 'context["pid"] = os.getpid()\n            context["encode"] ='
     )
     instance = serve(source.replace("import time", "import os, time", 1), "Model", "--workers", "2")
-    answers = [a.json() for a in ask_all(instance, [{"n": n} for n in range(32)])]
+    # While the first batches are computed all others come, however busy the machine is.
+    answers = [a.json() for a in ask_all(instance, [{"n": n, "predict": 0.3} for n in range(32)])]
     assert [answer["n"] for answer in answers] == list(range(32))
     ahead = {
         one["pid"]
@@ -159,7 +160,7 @@ def test_a_worker_that_dies_fails_one_batch_and_the_prepared_one_waits_again(ser
 
 
 def test_the_thread_that_computes_has_the_next_turn_when_it_waits() -> None:
-    turns, order = Turns(), []
+    turns, order = HookLock(), []
     inside, go = threading.Event(), threading.Event()
 
     def prepare() -> None:

@@ -4,16 +4,30 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import aiohttp
+import httpx
 import pytest
 
 from tests.instance.conftest import Serve, eventually
 from tests.instance.loads import MODEL, later, many, ran, raw, together
 
 
-@pytest.mark.alone
+def at_once(ask: Callable[[], httpx.Response]) -> tuple[float, httpx.Response]:
+    """How long the middle one of three takes, and its last answer: one may meet a pause of the
+    machine."""
+    took = []
+    for _ in range(3):
+        started = time.monotonic()
+        answer = ask()
+        took.append(time.monotonic() - started)
+    return median(took), answer
+
+
+@pytest.mark.paced
 def test_r42_expired_requests_are_answered_at_their_deadline_and_never_run(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -40,21 +54,22 @@ def test_r42_expired_requests_are_answered_at_their_deadline_and_never_run(
     assert ran(tmp_path) == ["first", "ahead", "after"]
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 def test_r42_a_request_whose_wait_exceeds_its_deadline_is_refused_at_once(serve: Serve) -> None:
     instance = serve(MODEL, "Slow")
     for _ in range(3):
         instance.post({"id": "teach", "s": 0.2})
     waiting = [later(lambda: instance.post({"id": "x", "s": 0.2})) for _ in range(6)]
     eventually(lambda: instance.metric("instance_queue_depth") >= 4)
-    started = time.monotonic()
-    answer = instance.post({"id": "no"}, headers={"X-Headgate-Timeout-Ms": "300"})
-    assert time.monotonic() - started < 0.1
+    took, answer = at_once(
+        lambda: instance.post({"id": "no"}, headers={"X-Headgate-Timeout-Ms": "300"})
+    )
+    assert took < 0.1
     assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
     assert all(wait().status_code == 200 for wait in waiting)
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 def test_r43_clients_that_leave_free_their_place_before_the_batch_forms(
     serve: Serve, tmp_path: Path
 ) -> None:
@@ -115,15 +130,14 @@ def test_an_async_model_answers_many_at_once(serve: Serve) -> None:
     assert time.monotonic() - started < 4
 
 
-@pytest.mark.alone
+@pytest.mark.paced
 def test_r45_beyond_the_queue_it_is_503_at_once_with_retry_after(serve: Serve) -> None:
     instance = serve(MODEL, "Slow", "--max-queue", "2")
     instance.post({"id": "teach", "s": 0.5})
     waiting = [later(lambda: instance.post({"id": "x", "s": 1.0})) for _ in range(4)]
     eventually(lambda: instance.metric("instance_queue_depth") == 3)
-    started = time.monotonic()
-    answer = instance.post({"id": "no"})
-    assert time.monotonic() - started < 0.1
+    took, answer = at_once(lambda: instance.post({"id": "no"}))
+    assert took < 0.1
     assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
     assert 1 <= int(answer.headers["retry-after"]) <= 5
     assert instance.get("/health").status_code == 200
@@ -166,18 +180,18 @@ async def test_r39_at_three_times_capacity_the_goodput_stays(serve: Serve) -> No
                 return batch
         """
     )
-    seconds, rate, patience_s = 4.0, 240, 0.5
+    seconds, rate, deadline_s = 4.0, 240, 0.5
     good, refused = [], []
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(instance.url, connector=connector) as session:
 
         async def one() -> None:
             started = time.monotonic()
-            headers = {"X-Headgate-Timeout-Ms": str(int(patience_s * 1000))}
+            headers = {"X-Headgate-Timeout-Ms": str(int(deadline_s * 1000))}
             async with session.post("/predict", json=1, headers=headers) as answer:
                 await answer.read()
                 took = time.monotonic() - started
-                if answer.status == 200 and took <= patience_s + 0.05:
+                if answer.status == 200 and took <= deadline_s + 0.05:
                     good.append(took)
                 elif answer.status == 503:
                     refused.append(took)

@@ -1,6 +1,7 @@
 """What a client of an instance sees: answers, errors, health, documentation."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import pytest
 from openapi_spec_validator import validate
 
+from gateway.controlplane.configuration.settings import ENVIRONMENT_PREFIX, keys
+from instance.settings import options
 from tests.instance.conftest import ROOT, Serve, eventually
 
 TYPED = """
@@ -48,14 +51,14 @@ ECHO = """
 """
 
 
-def test_a_typed_request_is_answered_with_json(serve: Serve) -> None:
-    answer = serve(TYPED).post({"pixels": [[3, 4]]})
+def test_a_typed_request_is_answered_with_json(served: Serve) -> None:
+    answer = served(TYPED).post({"pixels": [[3, 4]]})
     assert (answer.status_code, answer.json()) == (200, {"digit": 7})
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_a_wrong_field_is_422_and_every_one_is_named(serve: Serve) -> None:
-    instance = serve(TYPED)
+def test_a_wrong_field_is_422_and_every_one_is_named(served: Serve) -> None:
+    instance = served(TYPED)
     answer = instance.post({"pixels": [["a", 1], [2, "b"]], "name": 3})
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
@@ -67,13 +70,13 @@ def test_a_wrong_field_is_422_and_every_one_is_named(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"pixels": [[NaN]]}', b'{"pixels": [[1]]'])
-def test_what_is_not_json_is_400(serve: Serve, body: bytes) -> None:
-    answer = serve(TYPED).post(content=body, headers={"Content-Type": "application/json"})
+def test_what_is_not_json_is_400(served: Serve, body: bytes) -> None:
+    answer = served(TYPED).post(content=body, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
 
 
-def test_another_media_type_is_415_for_a_typed_model(serve: Serve) -> None:
-    answer = serve(TYPED).post(content=b"a=1", headers={"Content-Type": "text/csv"})
+def test_another_media_type_is_415_for_a_typed_model(served: Serve) -> None:
+    answer = served(TYPED).post(content=b"a=1", headers={"Content-Type": "text/csv"})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
 
 
@@ -85,21 +88,21 @@ def test_a_large_body_is_413_by_its_announced_length_and_by_count(serve: Serve) 
     assert instance.post("x" * 500).status_code == 200
 
 
-def test_unknown_paths_and_wrong_methods_are_problems(serve: Serve) -> None:
-    instance = serve(ECHO)
+def test_unknown_paths_and_wrong_methods_are_problems(served: Serve) -> None:
+    instance = served(ECHO)
     assert instance.get("/nothing").json()["code"] == "not_found"
     answer = instance.get("/predict")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert instance.post({}, path="/health").status_code == 405
 
 
-def test_a_problem_carries_the_request_id(serve: Serve) -> None:
-    answer = serve(TYPED).post({}, headers={"X-Request-Id": "abc"})
+def test_a_problem_carries_the_request_id(served: Serve) -> None:
+    answer = served(TYPED).post({}, headers={"X-Request-Id": "abc"})
     assert answer.json()["request_id"] == "abc"
 
 
-def test_every_answer_carries_the_load_report(serve: Serve) -> None:
-    instance = serve(TYPED)
+def test_every_answer_carries_the_load_report(served: Serve) -> None:
+    instance = served(TYPED)
     for answer in (instance.post({"pixels": [[1]]}), instance.post({}), instance.get("/health"),
                    instance.get("/nothing"), instance.get("/metrics")):  # fmt: skip
         kind, _, report = answer.headers["endpoint-load-metrics"].partition(" ")
@@ -114,6 +117,7 @@ def test_health_info_and_metrics(serve: Serve) -> None:
     for path in ("/health", "/health/ready", "/health/live"):
         answer = instance.get(path)
         assert (answer.status_code, answer.text) == (200, "ok")
+    assert instance.get("/instance").content == instance.get("/info").content
     info = instance.get("/info").json()
     assert (info["path"], info["max_batch_size"]) == ("/predict", 8)
     assert info["workers"] == [{"device": "cpu", "state": "ready"}]
@@ -125,8 +129,8 @@ def test_health_info_and_metrics(serve: Serve) -> None:
         assert f"instance_{name}" in instance.get("/metrics").text
 
 
-def test_the_openapi_document_is_valid_and_says_the_types(serve: Serve) -> None:
-    instance = serve(TYPED)
+def test_the_openapi_document_is_valid_and_says_the_types(served: Serve) -> None:
+    instance = served(TYPED)
     document = instance.get("/openapi.json").json()
     validate(document)
     content = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
@@ -243,8 +247,8 @@ def test_a_model_that_cannot_be_served_is_one_line_and_exit_1(
     instance.wait_for(says)
 
 
-def test_a_taken_port_is_one_line_and_exit_1(serve: Serve) -> None:
-    instance = serve(ECHO)
+def test_a_taken_port_is_one_line_and_exit_1(served: Serve) -> None:
+    instance = served(ECHO)
     command = [sys.executable, "-m", "instance", "x:Y", "--port", str(instance.port)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
     assert ran.returncode == 1
@@ -252,11 +256,54 @@ def test_a_taken_port_is_one_line_and_exit_1(serve: Serve) -> None:
     assert "cannot listen on 127.0.0.1" in ran.stderr
 
 
-def test_wrong_usage_is_exit_2() -> None:
-    command = [sys.executable, "-m", "instance", "x:Y", "--timeout", "soon"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+def usage(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "instance", *words], cwd=ROOT, capture_output=True, text=True,
+        timeout=20, env={**os.environ, **variables},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("x:Y", "--timeout", "soon"), "'soon' is no duration"),
+        (("x:Y", "--max-queue", "0"), "'0' must be a whole number of at least 1"),
+        (("x:Y", "--port", "70000"), "'70000' is no port"),
+        (("x:Y", "--device", "tpu"), "'tpu' is no device"),
+        (("x:Y", "--spec", "grpc"), "'grpc' is no spec; use openai-chat"),
+        (("x:Y", "--max-bdy", "1"), "'--max-body'"),
+        (("x:Y", "--", "--theirs"), "what follows -- is for a file"),
+        ((), "Missing argument 'MODEL'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(words: tuple[str, ...], said: str) -> None:
+    ran = usage(*words)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert said in ran.stderr
+    assert ran.stderr.startswith("headgate instance: ")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_each_option_has_a_variable_which_it_wins_over() -> None:
+    ran = usage("x:Y", HEADGATE_INSTANCE_MAX_QUEUE="none")
     assert ran.returncode == 2
-    assert "'soon' is no duration" in ran.stderr
+    assert "'--max-queue' (env var: 'HEADGATE_INSTANCE_MAX_QUEUE'): 'none' must be" in ran.stderr
+    help = usage("--help").stdout
+    of_the_gateway = {ENVIRONMENT_PREFIX + key.upper() for key in keys()}
+    for option in options():
+        assert option.variable not in of_the_gateway
+        assert f"--{option.flag}" in help
+        assert option.variable in help
+    assert "Example: headgate instance models.py:Linear" in help
+
+
+def test_variables_of_the_environment_set_what_options_do(serve: Serve) -> None:
+    instance = serve(
+        ECHO, environment={"HEADGATE_INSTANCE_PATH": "/other", "HEADGATE_INSTANCE_MAX_QUEUE": "7",
+                           "HEADGATE_INSTANCE_GZIP": "no", "HEADGATE_INSTANCE_DEVICE": "cpu"},
+    )  # fmt: skip
+    info = instance.get("/instance").json()
+    assert (info["path"], info["max_queue"]) == ("/other", 7)
 
 
 def test_r68_sigterm_while_the_model_loads_ends_at_once_with_exit_0(serve: Serve) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from instance.engine.marks import divide
+from instance.wire.marks import divide
 from tests.instance.conftest import Instance, Serve, eventually
 from tests.instance.loads import raw
 

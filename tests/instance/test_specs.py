@@ -22,7 +22,7 @@ MODELS = """
                 if word == "break":
                     raise ValueError("a secret")
                 yield {"content": " " + word, "completion_tokens": 1}
-            if context["temperature"]:
+            if context["temperature"] != 0.7:
                 yield f" at {context['temperature']}"
 
     class Counting(ModelAPI):
@@ -50,7 +50,7 @@ MODELS = """
         spec = "openai-chat"
         def setup(self, device): ...
         async def predict(self, request):
-            function = {"name": request.tools[0]["function"]["name"], "arguments": "{}"}
+            function = {"name": request.tools[0].function.name, "arguments": "{}"}
             yield {"content": None, "tool_calls": [
                 {"id": "call_1", "type": "function", "function": function}]}
 
@@ -82,8 +82,8 @@ def client(url: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
-def test_chat_completions_by_openais_client(serve: Serve) -> None:
-    chat = client(serve(MODELS, "Chat").url)
+def test_chat_completions_by_openais_client(served: Serve) -> None:
+    chat = client(served(MODELS, "Chat").url)
     messages = [{"role": "user", "content": "one two"}]
     answer = chat.chat.completions.create(model="m", messages=messages, temperature=0.5)
     assert answer.choices[0].message.content == "You said: one two at 0.5"
@@ -93,8 +93,8 @@ def test_chat_completions_by_openais_client(serve: Serve) -> None:
     assert [model.id for model in chat.models.list()] == ["Chat"]
 
 
-def test_chat_completions_as_a_stream(serve: Serve) -> None:
-    instance = serve(MODELS, "Chat")
+def test_chat_completions_as_a_stream(served: Serve) -> None:
+    instance = served(MODELS, "Chat")
     messages = [{"role": "user", "content": "one two"}]
     stream = client(instance.url).chat.completions.create(
         model="m", messages=messages, stream=True, stream_options={"include_usage": True}
@@ -110,8 +110,8 @@ def test_chat_completions_as_a_stream(serve: Serve) -> None:
     assert raw.text.endswith("data: [DONE]\n\n")
 
 
-def test_several_choices_as_one_answer(serve: Serve) -> None:
-    chat = client(serve(MODELS, "Counting").url).chat.completions
+def test_several_choices_as_one_answer(served: Serve) -> None:
+    chat = client(served(MODELS, "Counting").url).chat.completions
     messages = [{"role": "user", "content": "hi"}]
     answer = chat.create(model="m", messages=messages, n=3)
     assert [(one.index, one.message.content) for one in answer.choices] == [
@@ -127,8 +127,8 @@ def test_several_choices_as_one_answer(serve: Serve) -> None:
             chat.create(model="m", messages=messages, n=refused)
 
 
-def test_several_choices_as_a_stream(serve: Serve) -> None:
-    chat = client(serve(MODELS, "Counting").url).chat.completions
+def test_several_choices_as_a_stream(served: Serve) -> None:
+    chat = client(served(MODELS, "Counting").url).chat.completions
     chunks = list(
         chat.create(
             model="m",
@@ -156,14 +156,14 @@ def test_several_choices_as_a_stream(serve: Serve) -> None:
         list(broken)
 
 
-def test_choices_of_a_batched_model_never_make_a_larger_batch(serve: Serve) -> None:
-    chat = client(serve(MODELS, "Batched").url).chat.completions
+def test_choices_of_a_batched_model_never_make_a_larger_batch(served: Serve) -> None:
+    chat = client(served(MODELS, "Batched").url).chat.completions
     answer = chat.create(model="m", messages=[{"role": "user", "content": "hi"}], n=3)
     assert [one.message.content for one in answer.choices] == ["0 of 2", "1 of 2 more", "0 of 1"]
 
 
-def test_chat_errors_reach_openais_client(serve: Serve) -> None:
-    chat = client(serve(MODELS, "Chat").url).chat.completions
+def test_chat_errors_reach_openais_client(served: Serve) -> None:
+    chat = client(served(MODELS, "Chat").url).chat.completions
     with pytest.raises(openai.BadRequestError, match="not that word"):
         chat.create(model="m", messages=[{"role": "user", "content": "fail"}])
     with pytest.raises(openai.UnprocessableEntityError):
@@ -177,8 +177,8 @@ def test_chat_errors_reach_openais_client(serve: Serve) -> None:
         list(stream)
 
 
-def test_tool_calls(serve: Serve) -> None:
-    chat = client(serve(MODELS, "Tools").url).chat.completions
+def test_tool_calls(served: Serve) -> None:
+    chat = client(served(MODELS, "Tools").url).chat.completions
     tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
     messages = [{"role": "user", "content": "x"}]
     answer = chat.create(model="m", messages=messages, tools=tools)
@@ -240,8 +240,8 @@ def test_an_answer_in_one_piece_may_take_longer_than_one_item_may(serve: Serve) 
     assert instance.metric("instance_worker_restarts_total") == 0
 
 
-def test_embeddings_by_openais_client(serve: Serve) -> None:
-    embed = client(serve(MODELS, "Embed").url).embeddings
+def test_embeddings_by_openais_client(served: Serve) -> None:
+    embed = client(served(MODELS, "Embed").url).embeddings
     answer = embed.create(model="m", input=["a", "bcd"])  # base64, as the client prefers
     assert [one.embedding for one in answer.data] == [[1.0, 0.5], [3.0, 0.5]]
     assert answer.usage.prompt_tokens == 7
@@ -282,8 +282,8 @@ def test_a_spec_decides_whether_its_model_streams(serve: Serve) -> None:
     assert answer.choices[0].message.content == "You said: one"
 
 
-def test_open_inference_protocol(serve: Serve) -> None:
-    instance = serve(MODELS, "Tensors")
+def test_open_inference_protocol(served: Serve) -> None:
+    instance = served(MODELS, "Tensors")
     tensor = {"name": "x", "shape": [2, 2], "datatype": "FP32", "data": [1, 2, 3, 4]}
     path = "/v2/models/Tensors/infer"
     answer = instance.post({"id": "a", "inputs": [tensor]}, path=path).json()
@@ -306,7 +306,8 @@ def test_open_inference_protocol(serve: Serve) -> None:
     ready = {"name": "Tensors", "ready": True}
     assert instance.get("/v2/models/Tensors/ready").json() == ready
     refused = instance.post({"inputs": []}, path=path).json()
-    assert refused["error"] == refused["detail"]
+    (fault,) = refused["detail"]
+    assert refused["error"] == f"/inputs: {fault['msg']}"
     for page in ("/v2/health/live", "/v2/health/ready", "/v2/models/Tensors/ready", "/v2"):
         assert instance.get(page).status_code == 200
     model = instance.get("/v2/models/Tensors").json()
@@ -315,8 +316,8 @@ def test_open_inference_protocol(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(("name", "version"), [("Tensors", "1"), ("Second", "2")])
-def test_open_inference_protocol_by_version(serve: Serve, name: str, version: str) -> None:
-    instance = serve(MODELS, name)
+def test_open_inference_protocol_by_version(served: Serve, name: str, version: str) -> None:
+    instance = served(MODELS, name)
     model = f"/v2/models/{name}"
     versioned = f"{model}/versions/{version}"
     tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}

@@ -97,9 +97,9 @@ def lines(answer: httpx.Response) -> list:
     ("name", "content_type", "text"),
     [
         ("Words", "text/plain; charset=utf-8", "w0 w1 w2 "),
-        ("Objects", "application/x-ndjson", '{"i":0}\n{"i":1}\n{"i":2}\n'),
-        ("PlainEncode", "application/x-ndjson", '{"twice":0}\n{"twice":2}\n{"twice":4}\n'),
-        ("Async", "application/x-ndjson", '{"i":0}\n{"i":1}\n{"i":2}\n'),
+        ("Objects", "application/x-ndjson", '{"i": 0}\n{"i": 1}\n{"i": 2}\n'),
+        ("PlainEncode", "application/x-ndjson", '{"twice": 0}\n{"twice": 2}\n{"twice": 4}\n'),
+        ("Async", "application/x-ndjson", '{"i": 0}\n{"i": 1}\n{"i": 2}\n'),
         (
             "Events",
             "text/event-stream",
@@ -108,9 +108,9 @@ def lines(answer: httpx.Response) -> list:
     ],
 )
 def test_every_form_of_stream_is_framed_by_its_items(
-    serve: Serve, name: str, content_type: str, text: str
+    served: Serve, name: str, content_type: str, text: str
 ) -> None:
-    instance = serve(STREAMS, name)
+    instance = served(STREAMS, name)
     answer = instance.post({"n": 3})
     assert answer.headers["content-type"] == content_type
     assert answer.text == text
@@ -118,8 +118,8 @@ def test_every_form_of_stream_is_framed_by_its_items(
     assert len(instance.post({"n": 10_000}).content) > 40_000
 
 
-def test_a_client_may_ask_for_events(serve: Serve) -> None:
-    answer = serve(STREAMS, "Words").post({"n": 2}, headers={"Accept": "text/event-stream"})
+def test_a_client_may_ask_for_events(served: Serve) -> None:
+    answer = served(STREAMS, "Words").post({"n": 2}, headers={"Accept": "text/event-stream"})
     assert answer.headers["content-type"] == "text/event-stream"
     assert answer.text == "data: w0 \n\ndata: w1 \n\n"
 
@@ -151,17 +151,17 @@ def test_streams_of_a_batch_end_one_by_one(serve: Serve) -> None:
     }
 
 
-def test_an_error_before_the_first_item_is_a_plain_problem(serve: Serve) -> None:
-    answer = serve(STREAMS, "Failing").post({"n": 0})
+def test_an_error_before_the_first_item_is_a_plain_problem(served: Serve) -> None:
+    answer = served(STREAMS, "Failing").post({"n": 0})
     assert (answer.status_code, answer.json()["code"]) == (500, "model_error")
     assert "secret" not in answer.text
 
 
 @pytest.mark.parametrize("accept", ["application/x-ndjson", "text/event-stream"])
 def test_a_later_error_is_an_explicit_event_and_a_broken_connection(
-    serve: Serve, accept: str
+    served: Serve, accept: str
 ) -> None:
-    instance = serve(STREAMS, "Failing")
+    instance = served(STREAMS, "Failing")
     got = bytearray()
 
     def read() -> None:
@@ -174,18 +174,18 @@ def test_a_later_error_is_an_explicit_event_and_a_broken_connection(
 
     with pytest.raises(httpx.RemoteProtocolError):
         read()
-    assert b'"i":1' in got
+    assert b'"i":1' in got.replace(b" ", b"")
     if accept == "text/event-stream":
         assert got.rpartition(b"event: error\ndata: ")[2].startswith(b"{")
     else:
         assert json.loads(got.splitlines()[-1])["error"]["code"] == "model_error"
     assert b"secret" not in got
     with pytest.raises(httpx.RemoteProtocolError):
-        serve(STREAMS, "FailingWords").post({})
+        served(STREAMS, "FailingWords").post({})
 
 
 @pytest.mark.parametrize("name", ["Endless", "EndlessAsync"])
-@pytest.mark.alone
+@pytest.mark.paced
 def test_r43_a_client_that_leaves_stops_its_generator(serve: Serve, tmp_path, name: str) -> None:
     instance = serve(STREAMS, name)
     with instance.client() as client, client.stream("POST", "/predict", json={}) as answer:

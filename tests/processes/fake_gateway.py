@@ -12,9 +12,9 @@ import signal
 import socket
 import sys
 
-from gateway.channel import Channel
-from gateway.lifeline import tie
-from gateway.supervisor import FAULT
+from gateway.processes.children import FAULT
+from gateway.processes.lifeline import tie
+from gateway.wire.channel import Channel
 
 
 async def control(options: argparse.Namespace) -> int:
@@ -23,6 +23,8 @@ async def control(options: argparse.Namespace) -> int:
     while (message := await line.receive()) is not None:
         if None not in message["pids"] and not os.environ.get("FAKE", "").endswith("_worker"):
             await line.send({"type": "ready", "pid": os.getpid(), "pids": message["pids"]})
+        if os.environ.get("FAKE") == "babble":
+            await line.send([])
         for word in ("replace", "leaving"):
             if word in os.environ.get("FAKE", "") and message["pids"][0] is not None:
                 await line.send({"type": word, "pid": message["pids"][0]})
@@ -57,21 +59,7 @@ def main() -> int:
         return FAULT
     if fake == f"crash{sys.argv[1]}":
         return 3
-    parser = argparse.ArgumentParser()
-    for name in (
-        "--slot",
-        "--data-fd",
-        "--admin-fd",
-        "--channels-fd",
-        "--line-fd",
-        "--workers",
-        "--turns-fd",
-    ):
-        parser.add_argument(name, type=int)
-    for name in ("--channel", "--file", "--directory"):
-        parser.add_argument(name)
-    parser.add_argument("--again", action="store_true")
-    options = parser.parse_args(sys.argv[2:])
+    options = argparse.Namespace(**json.loads(sys.argv[2]))
     return asyncio.run({"_control": control, "_worker": worker}[sys.argv[1]](options))
 
 

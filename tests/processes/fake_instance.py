@@ -13,7 +13,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         ready = time.monotonic() >= READY_AT
         self.send_response(200 if ready or not self.path.startswith("/health") else 503)
-        body = f"{os.getpid()} {sys.argv[1]}".encode()
+        body = f"{os.getpid()} {sys.argv[1]} {' '.join(os.environ)}".encode()
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -36,6 +36,7 @@ def main() -> None:
     else:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     print("loaded", flush=True)
+    print('{"time":"now","event":"loaded"}', flush=True)
     port = int(sys.argv[sys.argv.index("--port") + 1])
     ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
 

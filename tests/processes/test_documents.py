@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+import sys
+import time
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from gateway.controlplane.documents import Documents, Served, fetch
-from gateway.controlplane.prober import Target
+from gateway.controlplane.docs.describing import describe
+from gateway.controlplane.docs.documents import Documents, Pages, fetch
+from gateway.controlplane.docs.openapi_merge import METHODS
+from gateway.controlplane.watch.prober import Target
 from gateway.core.table import Health, Table
 from tests.harness.gateway import eventually, one_backend, running_gateway
 
@@ -25,21 +29,24 @@ def table(revision: int = 1) -> Table:
     return Table.from_document(document, revision)
 
 
-def paths(served: Served) -> list[str]:
+def paths(served: Pages) -> list[str]:
     return list(json.loads(served["/-/openapi.json"][1])["paths"])
 
 
 class World:
     def __init__(self) -> None:
         self.documents: dict[str, Any] = {"a": PREDICT}
-        self.served: list[Served] = []
+        self.asked: list[str] = []
+        self.served: list[Pages] = []
         self.it = Documents(table, self.well, self.served.append, fetch=self.fetch)
 
     def well(self) -> dict[str, Target]:
         return {name: Target(name, 1, Health()) for name in self.documents}
 
-    async def fetch(self, target: Target) -> Any:
-        return self.documents[target.host]
+    async def fetch(self, target: Target) -> bytes | None:
+        self.asked.append(target.host)
+        said = self.documents[target.host]
+        return None if said is None else json.dumps(said).encode()
 
 
 async def test_clients_see_the_paths_that_they_can_call() -> None:
@@ -66,6 +73,138 @@ async def test_a_model_that_is_not_well_is_described_as_it_was() -> None:
     assert "/square" in paths(world.served[-1])
 
 
+def broken(size: int) -> Any:
+    """A document that takes the one who reads it down, with `size` bytes more."""
+    return {**PREDICT, "x": "break" + "x" * size}
+
+
+FRAGILE = """
+import os, sys
+from gateway.controlplane.docs import describing
+text = sys.stdin.read()
+if "breakx" in text:
+    os.abort()
+if "hang" in text:
+    input()
+sys.stdin = __import__("io").TextIOWrapper(__import__("io").BytesIO(text.encode()))
+sys.exit(describing.main())
+"""
+
+
+@pytest.mark.parametrize("said", [broken(100), {**PREDICT, "x": "hang" + "x" * 200}])
+async def test_a_document_that_cannot_be_merged_leaves_out_only_itself(said: Any) -> None:
+    world = World()
+    tried = []
+
+    async def describe_with_care(question: bytes) -> str:
+        tried.append(question)
+        program = (sys.executable, "-c", FRAGILE)
+        # Long enough for a busy machine, but where it is to take too long.
+        within_s = 3 if b"hang" in question else 30
+        return await describe(question, within_s=within_s, program=program)
+
+    world.it = Documents(
+        table, world.well, world.served.append, fetch=world.fetch, describe=describe_with_care
+    )
+    world.documents = {"a": PREDICT, "b": said}
+    await world.it.look()
+    assert "/square" in paths(world.served[-1])
+    tries = len(tried)
+    await world.it.look()
+    assert len(tried) == tries, "it is not tried again before it says something else"
+    world.documents["b"] = {**PREDICT, "info": {"title": "mended", "version": "2"}}
+    await world.it.look()
+    assert len(tried) == tries + 1
+
+
+async def test_a_small_document_that_breaks_the_whole_costs_no_larger_one() -> None:
+    names = [f"m{n}" for n in range(7)]
+    routes = {
+        name: {"match": f"/{name}", "rewrite": "/predict", "split": {name: 1}} for name in names
+    }
+    whole = {"backends": {name: {} for name in names}, "routes": routes}
+    # Each of many operations is shown with what the document says for all of them: 40 MB.
+    every: dict[str, Any] = {method: {} for method in METHODS}
+    operations = {f"/predict/{n}": every for n in range(25)}
+    greedy = {**PREDICT, "security": [{"s" * 200_000: []}], "paths": operations}
+    world = World()
+    world.it = Documents(
+        lambda: Table.from_document(whole, 1), world.well, world.served.append, fetch=world.fetch
+    )
+    world.documents = {name: {**PREDICT, "x": "y" * 1_500_000} for name in names}
+    world.documents["m4"] = greedy
+    await world.it.look()
+    assert paths(world.served[-1]) == [f"/{name}" for name in names if name != "m4"]
+
+
+async def test_where_no_model_describes_itself_no_process_is_begun_and_the_routes_are_named() -> (
+    None
+):
+    async def never(question: bytes) -> str:
+        raise AssertionError("a process was begun")
+
+    world = World()
+    world.it = Documents(table, world.well, world.served.append, fetch=world.fetch, describe=never)
+    world.documents = {"a": None}
+    await world.it.look()
+    assert paths(world.served[0]) == []
+    about = json.loads(world.served[0]["/-/openapi.json"][1])["info"]["description"]
+    assert "No instance describes: square." in about
+
+
+async def test_an_edit_of_weights_alone_has_nothing_merged_again() -> None:
+    world = World()
+    tables = [table()]
+    described = []
+
+    async def counted(question: bytes) -> str:
+        described.append(question)
+        return await describe(question)
+
+    world.it = Documents(
+        lambda: tables[-1], world.well, world.served.append, fetch=world.fetch, describe=counted
+    )
+    await world.it.look()
+    document = {**tables[0].document, "routes": {"square": {
+        "match": "/square", "rewrite": "/predict", "split": {"a": 7}}}}  # fmt: skip
+    tables.append(Table.from_document(document, 2))
+    await world.it.look()
+    assert len(described) == 1
+
+
+async def test_an_edit_has_nobody_asked_again() -> None:
+    world = World()
+    await world.it.look()
+    await world.it.look(is_anew=False)
+    assert world.asked == ["a"]
+    world.documents["b"] = PREDICT
+    await world.it.look(is_anew=False)
+    assert world.asked == ["a", "b"], "who comes up"
+    b = world.documents.pop("b")
+    await world.it.look(is_anew=False)
+    world.documents["b"] = b
+    await world.it.look(is_anew=False)
+    assert world.asked == ["a", "b", "b"], "who comes back may say something else"
+    await world.it.look()
+    assert world.asked[3:] == ["a", "b"], "everybody now and then"
+
+
+async def test_linked_schemas_of_one_model_neither_stop_the_loop_nor_the_document() -> None:
+    schemas = {
+        f"S{n}": {"description": "x" * 700, "properties": {"next": {
+            "$ref": f"#/components/schemas/S{(n + 1) % 2500}"}}}
+        for n in range(2500)
+    }  # fmt: skip
+    world = World()
+    world.documents = {"a": PREDICT, "b": {**PREDICT, "components": {"schemas": schemas}}}
+    begun = time.thread_time()
+    await world.it.look()
+    took_s = time.thread_time() - begun
+    assert "/square" in paths(world.served[-1])
+    assert "S2499" in world.served[-1]["/-/openapi.json"][1]
+    assert took_s < 0.5, "all of it is done elsewhere"
+
+
 async def test_a_change_is_followed() -> None:
     world = World()
     world.documents = {}
@@ -81,13 +220,12 @@ async def test_a_change_is_followed() -> None:
 @pytest.mark.parametrize(
     ("body", "status", "found"),
     [
-        (b'{"openapi": "3.1.0"}', 200, {"openapi": "3.1.0"}),
-        (b"not json", 200, None),
+        (b'{"openapi": "3.1.0"}', 200, b'{"openapi": "3.1.0"}'),
         (b"{}", 404, None),
         (b'"' + b"x" * (3 << 20) + b'"', 200, None),
     ],
 )
-async def test_only_a_json_document_of_bearable_size_is_taken(
+async def test_only_a_document_of_bearable_size_is_taken(
     body: bytes, status: int, found: Any
 ) -> None:
     async def answer(_: web.Request) -> web.Response:
@@ -131,3 +269,11 @@ async def test_a_client_reads_what_the_gateway_serves() -> None:
             reply = await gateway.client.get(gateway.url + path)
             assert reply.status == 200, path
     await runner.cleanup()
+
+
+async def test_a_gateway_that_shall_not_describe_itself_has_neither_document_nor_page() -> None:
+    document = one_backend("http://127.0.0.1:9", route={"match": "/square"})
+    async with running_gateway(document, up=False, describe=False) as gateway:
+        for path in ("/-/openapi.json", "/-/docs"):
+            assert (await gateway.client.get(f"{gateway.url}{path}")).status == 404
+        assert (await gateway.client.get(f"{gateway.url}/-/health")).status == 200

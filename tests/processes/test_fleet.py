@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -13,10 +14,10 @@ from typing import Any
 import pytest
 
 from gateway.core.table import Table
-from gateway.fleet import Fleet, StartError
-from gateway.progress import Plain
-from gateway.serving import ServeError, Serving, deal, find_model, plan
-from gateway.sockets import bind, listen
+from gateway.processes.sockets import bind, listen
+from gateway.up.fleet import Fleet, StartError
+from gateway.up.plan import InstancePlan, ServeError, deal, find_model, plan
+from gateway.up.progress import Plain
 
 from .waiting import alive, until
 
@@ -38,7 +39,7 @@ def served(*devices: str, ports: tuple[int, ...] = (8001,), **serve: Any) -> dic
     }
 
 
-def options(serving: Serving) -> dict[str, str]:
+def options(serving: InstancePlan) -> dict[str, str]:
     at = serving.argv.index("--host")
     return dict(zip(serving.argv[at::2], serving.argv[at + 1 :: 2], strict=True))
 
@@ -115,10 +116,10 @@ def free_port() -> int:
         return int(bound.getsockname()[1])
 
 
-def serving(model: str, port: int | None = None) -> Serving:
+def serving(model: str, port: int | None = None) -> InstancePlan:
     (planned,) = plan(table(a=served(ports=(port or free_port(),))), Path("f"), Path(), 1)
     argv = (sys.executable, str(FAKE), model, *planned.argv[5:])
-    return Serving(
+    return InstancePlan(
         planned.backend, model, planned.instance, planned.devices, argv, (), planned.health_path
     )
 
@@ -127,15 +128,15 @@ class Running:
     def __init__(self, *models: str) -> None:
         self.shown: list[str] = []
         self.said: list[str] = []
-        self.servings = [serving(model) for model in models]
-        self.fleet = Fleet(self.servings, Plain(self.shown.append), self.said.append)
+        self.plans = [serving(model) for model in models]
+        self.fleet = Fleet(self.plans, Plain(self.shown.append), self.said.append)
         self.hurry = asyncio.Event()
 
     def pids(self) -> list[int]:
         return [pid for child in self.fleet._children if (pid := child.pid) is not None]
 
     async def ask(self) -> int:
-        port = self.servings[0].instance.port
+        port = self.plans[0].instance.port
 
         def get() -> int:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
@@ -162,7 +163,29 @@ async def test_a_fleet_has_started_when_every_instance_is_ready() -> None:
         assert len(starting) == 2
         assert len([line for line in it.shown if line.startswith("ready")]) == 2
         assert starting[0].endswith("one:Model on auto")
-        assert f"a:{it.servings[0].instance.port} | loaded" in it.shown
+        name = f"a:{it.plans[0].instance.port}"
+        assert f"{name} | loaded" in it.shown
+        # A line of the log stays one, and says whose it is.
+        said = [json.loads(line) for line in it.shown if line.startswith("{")]
+        assert {"time": "now", "event": "loaded", "instance": name} in said
+
+
+async def test_an_instance_inherits_what_is_the_users_and_nothing_that_is_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("HEADGATE_TOKEN", "HEADGATE_VIEWER_TOKEN", "HEADGATE_STATE_DIR", "MINE"):
+        monkeypatch.setenv(name, "x" * 40)
+    async with running("one:Model") as it:
+        await it.fleet.start()
+        port = it.plans[0].instance.port
+
+        def variables() -> list[str]:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
+                return answer.read().decode().split()[2:]
+
+        names = await asyncio.to_thread(variables)
+        assert "MINE" in names
+        assert {"HEADGATE_TOKEN", "HEADGATE_VIEWER_TOKEN", "HEADGATE_STATE_DIR"}.isdisjoint(names)
 
 
 async def test_a_model_that_cannot_be_loaded_is_one_line_that_names_it() -> None:
@@ -199,9 +222,7 @@ async def test_r24_an_instance_that_dies_is_started_again() -> None:
             return False
 
         await until(answers, 10)
-        assert it.said == [
-            f"instance {it.servings[0].name} was ended by SIGKILL; starting it again"
-        ]
+        assert it.said == [f"instance {it.plans[0].name} was ended by SIGKILL; starting it again"]
 
 
 async def test_instances_are_asked_to_stop_and_killed_when_they_do_not() -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from gateway.lifeline import Lifeline
+from gateway.processes.lifeline import Lifeline
 
 from .waiting import alive, until
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 PARENT = """
 import os, subprocess, sys
-from gateway.lifeline import Lifeline
+from gateway.processes.lifeline import Lifeline
 lifeline = Lifeline()
 child = subprocess.Popen(
     sys.argv[1:], pass_fds=[lifeline.fd], env={**os.environ, **lifeline.environment},
@@ -28,7 +28,7 @@ child.wait()
 
 STUBBORN = """
 import signal, time
-from gateway.lifeline import tie
+from gateway.processes.lifeline import tie
 tie()
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("tied", flush=True)
@@ -103,7 +103,7 @@ async def test_who_comes_after_the_parent_has_gone_does_not_stay() -> None:
 
 
 async def test_a_process_without_a_lifeline_is_left_alone() -> None:
-    code = "from gateway.lifeline import tie; tie(); print('on its own')"
+    code = "from gateway.processes.lifeline import tie; tie(); print('on its own')"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )

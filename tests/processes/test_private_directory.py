@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.private_directory import LOCK, PREFIX, PrivateDirectory
+from gateway.processes.private_directory import LOCK, PREFIX, PrivateDirectory
 
 ROOT = Path(__file__).parents[2]
 OTHER = """
 import sys, pathlib, tempfile
-from gateway.private_directory import PrivateDirectory
+from gateway.processes.private_directory import PrivateDirectory
 tempfile.tempdir = sys.argv[1]
 print(PrivateDirectory(pathlib.Path("unused")).path, flush=True)
 sys.stdin.read()
@@ -21,9 +21,16 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
+def short() -> Iterator[Path]:
+    """A directory whose path leaves room for the name of a socket, unlike pytest's."""
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def temporary(short: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(short))
+    return short
 
 
 @pytest.fixture
@@ -66,10 +73,10 @@ def test_what_is_not_locked_by_a_gateway_is_nobodys_to_remove(temporary: Path) -
 
 
 def test_without_a_place_for_what_is_temporary_the_state_directory_holds_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not there"))
-    made = PrivateDirectory(tmp_path / "state")
-    assert made.path.parent == tmp_path / "state"
+    monkeypatch.setattr(tempfile, "tempdir", str(short / "not there"))
+    made = PrivateDirectory(short / "state")
+    assert made.path.parent == short / "state"
     assert made.path.stat().st_mode & 0o777 == 0o700
     made.close()

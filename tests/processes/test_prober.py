@@ -2,17 +2,26 @@
 
 import asyncio
 import contextlib
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from gateway.controlplane.prober import Key, Prober, Target, is_success, probe, targets_of
-from gateway.controlplane.resolver import Endpoints, Resolver, is_permitted
+from gateway.controlplane.watch.health_book import Key
+from gateway.controlplane.watch.prober import Prober, Target, probe, said, targets_of
+from gateway.controlplane.watch.resolver import Endpoints, Resolver, is_permitted
+from gateway.core.evidence import Evidence, by_backend
+from gateway.core.health import HealthState
 from gateway.core.table import Health, Table
+from tests.harness.black_hole import BlackHole
 
 from .waiting import until
 
+PROBES = {
+    "r": "ready", "u": "unready", "l": "late", "x": "probe_refused", "t": "probe_unreachable",
+}  # fmt: skip
 FAST = {"interval": "20ms", "timeout": "300ms", "rise": 2, "fall": 3}
 
 
@@ -24,7 +33,7 @@ def table(*instances: str, health: dict[str, Any] = FAST) -> Table:
 class Script:
     """Answers each probe with the next letter per address; the last one stays.
 
-    r: ready, u: unready, x: unreachable, ?: could not be asked.
+    r: ready, u: unready, l: late, x: refused, t: unreachable, ?: could not be asked.
     """
 
     def __init__(self, **letters: str) -> None:
@@ -35,13 +44,27 @@ class Script:
         self.asked[target.port] = self.asked.get(target.port, 0) + 1
         letters = self.letters[target.port]
         letter = letters.pop(0) if len(letters) > 1 else letters[0]
-        return {"r": "ready", "u": "unready", "x": "unreachable", "?": None}[letter]
+        return PROBES.get(letter)
 
 
 class Watched:
     def __init__(self, script: Callable[[Target], Awaitable[Any]], **options: Any) -> None:
         self.changes: list[tuple[int, str, str]] = []
-        self.prober = Prober(self.note, probe=script, chance=lambda: 0.5, **options)
+        self.told: list[tuple[str, float, str, str]] = []
+        self.ejections: list[Any] = []
+        self.prober = Prober(
+            self.note,
+            on_signals=self.told.extend,
+            on_ejections=self.ejections.extend,
+            probe=script,
+            chance=lambda: 0.5,
+            **options,
+        )
+
+    def met(self, *signals: tuple[int, str]) -> None:
+        """Requests met this just now, at these ports."""
+        now = time.monotonic()
+        self.prober.hear([("a", now, f"127.0.0.1:{port}", name) for port, name in signals])
 
     def note(self, _words: Any, changes: Any) -> None:
         self.changes += [(int(key.address.split(":")[-1]), old, new) for key, old, new in changes]
@@ -93,7 +116,9 @@ async def test_r57_an_instance_that_was_removed_and_comes_again_starts_clean() -
 
 
 async def test_what_an_earlier_control_process_knew_is_where_this_one_begins() -> None:
-    async with probing(Script(_1="u"), remembered={"a": {"127.0.0.1:1": "up"}}) as it:
+    async with probing(
+        Script(_1="u"), remembered={"a": {"127.0.0.1:1": HealthState("up").told()}}
+    ) as it:
         it.prober.sync(table("http://127.0.0.1:1"))
         assert it.prober.words == {"a": {"127.0.0.1:1": "up"}}
 
@@ -103,41 +128,44 @@ async def test_r24_a_nudge_asks_at_once() -> None:
     async with probing(script) as it:
         it.prober.sync(table("http://127.0.0.1:1", health={**FAST, "interval": "1h"}))
         await until(lambda: it.changes == [(1, "starting", "up")], 3)
-        it.prober.nudge([("a", "127.0.0.1:1"), ("a", "unknown:1")])
+        it.met((1, "reset"), (9, "reset"))
         assert await until(lambda: (1, "up", "down") in it.changes, 3) < 2
 
 
 class Silent:
-    """An instance that answers nothing from `silent` on: each probe waits for its timeout."""
+    """Instances that answer nothing from `silent` on: each probe waits for its timeout."""
 
     def __init__(self) -> None:
-        self.silent, self.waiting, self.most_waiting = False, 0, 0
+        self.silent, self.waiting, self.most_waiting = False, Counter[int](), 0
 
     async def __call__(self, target: Target) -> Any:
         if not self.silent:
             return "ready"
-        self.waiting += 1
-        self.most_waiting = max(self.most_waiting, self.waiting)
+        self.waiting[target.port] += 1
+        self.most_waiting = max(self.most_waiting, self.waiting[target.port])
         try:
             await asyncio.sleep(target.health.timeout_s)
         finally:
-            self.waiting -= 1
-        return "unready"
+            self.waiting[target.port] -= 1
+        return "late"
 
 
 async def test_r25_silence_is_noticed_within_as_many_intervals_as_failures_count() -> None:
     health = {"interval": "300ms", "timeout": "300ms", "rise": 1, "fall": 3}
-    instance = Silent()
-    async with probing(instance) as it:
-        it.prober.sync(table("http://127.0.0.1:1", health=health))
-        await until(lambda: bool(it.changes))
-        instance.silent = True
-        took_s = await until(lambda: it.changes[-1][2] == "failing", 5)
+    instances = Silent()
+    async with probing(instances) as it:
+        it.prober.sync(table(*(f"http://127.0.0.1:{n}" for n in range(1, 6)), health=health))
+        await until(lambda: len(it.changes) == 5)
+        instances.silent = True
+        # The middle one of five counts: the turn of another may fall into a pause of the machine.
+        took_s = await until(lambda: len(it.changes) >= 5 + 3, 5)
         assert took_s <= 0.3 * 3, took_s
-        instance.most_waiting = 0
+        await until(lambda: len(it.changes) == 5 + 5)
+        assert {new for _, _, new in it.changes[5:]} == {"failing"}
+        instances.most_waiting = 0
         await asyncio.sleep(0.7)
-        assert instance.most_waiting <= 3, "who is out is asked one after the other"
-    assert instance.waiting == 0, "nobody is asked any more"
+        assert instances.most_waiting <= 3, "who is out is asked one after the other"
+    assert instances.waiting.total() == 0, "nobody is asked any more"
 
 
 async def test_r25_an_answer_makes_older_silence_void() -> None:
@@ -150,7 +178,7 @@ async def test_r25_an_answer_makes_older_silence_void() -> None:
         asked += 1
         if asked % 4 in (2, 3):
             await asyncio.sleep(0.2)
-            return "unready"
+            return "late"
         return "ready"
 
     async with probing(pausing) as it:
@@ -173,7 +201,7 @@ async def test_whoever_is_well_is_known_to_be_so_after_the_first_look() -> None:
     async with probing(Script(_1="r", _2="u", _3="x")) as it:
         ports = (f"http://127.0.0.1:{port}" for port in (1, 2, 3))
         it.prober.sync(table(*ports))
-        await it.prober.settled(3)
+        await it.prober.judged(3)
         assert it.prober.words["a"]["127.0.0.1:1"] == "up"
         assert it.prober.words["a"]["127.0.0.1:2"] == "starting"
 
@@ -185,7 +213,7 @@ async def test_the_first_look_does_not_wait_for_who_hangs() -> None:
     async with probing(hang) as it:
         it.prober.sync(table("http://127.0.0.1:1"))
         async with asyncio.timeout(2):
-            await it.prober.settled(0.05)
+            await it.prober.judged(0.05)
         assert it.prober.words == {"a": {"127.0.0.1:1": "starting"}}
 
 
@@ -215,9 +243,11 @@ async def answering(answer: bytes, hold: bool = False) -> AsyncIterator[Target]:
         (b"HTTP/1.0 204 No Content\r\n\r\n", "ready"),
         (b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n", "unready"),
         (b"HTTP/1.1 302 Found\r\nlocation: http://169.254.169.254/\r\n\r\n", "unready"),
-        (b"SSH-2.0-OpenSSH\r\n\r\n", "unready"),
-        (b"", "unready"),
-        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000, "unready"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", "unready"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "malformed"),
+        (b"HTTP/1.1 OK\r\n\r\n", "malformed"),
+        (b"", "malformed"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 100_000, "malformed"),
     ],
 )
 async def test_a_probe_wants_a_success_and_nothing_else(answer: bytes, signal: str) -> None:
@@ -227,18 +257,84 @@ async def test_a_probe_wants_a_success_and_nothing_else(answer: bytes, signal: s
 
 async def test_r25_a_probe_that_hangs_ends_in_time() -> None:
     async with answering(b"HTTP/1.1 200", hold=True) as target, asyncio.timeout(2):
-        assert await probe(target) == "unready"
+        assert await probe(target) == "late"
 
 
 async def test_nobody_there_is_told_from_unready() -> None:
     async with answering(b"") as target:
         pass
-    assert await probe(target) == "unreachable"
+    assert await probe(target) == "probe_refused"
+
+
+async def test_a_full_queue_of_connections_is_told_from_nobody_there() -> None:
+    with contextlib.closing(BlackHole()) as hole:
+        target = Target("127.0.0.1", hole.port, Health(timeout_s=0.2))
+        assert await probe(target) == "probe_unreachable"
+
+
+async def test_overload_is_not_taken_for_a_new_process() -> None:
+    """A request got no connection in time and the probe after it is slow: that is one busy
+    instance. Refused and then slow is another process, which loads."""
+    script = Script(_1="rrl", _2="rrl")
+    async with probing(script) as it:
+        it.prober.sync(table("http://127.0.0.1:1", "http://127.0.0.1:2"))
+        await until(lambda: len(it.changes) == 2)
+        it.met((1, "unreachable"), (2, "refused"))
+        await until(lambda: len(it.changes) == 4)
+        assert set(it.changes[2:]) == {(1, "up", "failing"), (2, "up", "starting")}
+
+
+async def test_what_probes_and_requests_say_is_replayed_by_who_comes_later() -> None:
+    async with probing(Script(_1="rr", _2="rr")) as it:
+        it.prober.sync(table("http://127.0.0.1:1", "http://127.0.0.1:2"))
+        await until(lambda: len(it.changes) == 2)
+        assert [name for _, _, _, name in it.told] == ["ready"] * 4
+        it.met(*[(1, "reset")] * 4)
+        it.met((1, "reset"))
+        assert it.ejections == [], "the very same signal is told once"
+        for _ in range(5):
+            it.met((1, "reset"))
+        assert [each[:2] for each in it.ejections] == [["a", "127.0.0.1:1"]]
+        assert it.prober.health.ejected().keys() == {("a", "127.0.0.1:1")}
+        (message,) = it.prober.health.messages()
+        late = Evidence()
+        states = {key: HealthState(*each) for key, each in message["states"]["a"].items()}
+        late.instances = frozenset(states)
+        late.load(states, by_backend(message["signals"])["a"], time.monotonic())
+        known = {key: each.told() for key, each in late.states.items()}
+        assert known == it.prober.health.states["a"]
+
+
+async def test_r24_who_is_ready_again_is_no_longer_ejected() -> None:
+    script = Script(_1="rr", _2="rr")
+    async with probing(script) as it:
+        it.prober.sync(table("http://127.0.0.1:1", "http://127.0.0.1:2"))
+        await until(lambda: len(it.changes) == 2)
+        for _ in range(2):
+            it.met((1, "timeout"))
+        assert it.prober.health.ejected()
+        script.letters[1] = list("xxxr")
+        await until(lambda: it.changes[-1] == (1, "down", "up"))
+        assert not it.prober.health.ejected()
+        assert it.ejections[-1] == ["a", "127.0.0.1:1", 0.0, 0]
+
+
+async def test_an_answered_request_keeps_a_busy_instance_from_being_down() -> None:
+    script = Script(_1="rrt")
+    async with probing(script) as it:
+        it.prober.sync(table("http://127.0.0.1:1"))
+        await until(lambda: it.changes[-1:] == [(1, "up", "failing")])
+        for _ in range(10):
+            asked = script.asked[1]
+            await until(lambda before=asked: script.asked[1] > before)
+            it.met((1, "success"))
+        assert it.prober.words == {"a": {"127.0.0.1:1": "failing"}}
+        await until(lambda: it.changes[-1] == (1, "failing", "down"))
 
 
 def test_only_2xx_is_success() -> None:
     heads = [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 204\r\n", b"HTTP/1.1 \r\n", b"", b"HTTP/1.1 404 x"]
-    assert [is_success(head) for head in heads] == [True, True, False, False, False]
+    assert [said(head) == "ready" for head in heads] == [True, True, False, False, False]
 
 
 class Names:
@@ -272,7 +368,7 @@ async def test_r34_a_name_that_moves_is_followed() -> None:
     names = Names(model=["10.0.0.1"])
     async with resolving(names) as (resolver, heard, _):
         resolver.sync(table("dns+http://model:80"))
-        await resolver.settled(2)
+        await resolver.resolved(2)
         assert heard == [{"a": {"dns+http://model:80": ["10.0.0.1"]}}]
         names.names["model"] = ["10.0.0.2", "10.0.0.3"]
         await until(lambda: len(heard) == 3)
@@ -286,7 +382,7 @@ async def test_r34_a_broken_resolver_changes_nothing_and_is_named_once() -> None
     names = Names(model=["10.0.0.1"])
     async with resolving(names) as (resolver, heard, said):
         resolver.sync(table("http://model:80"))
-        await resolver.settled(2)
+        await resolver.resolved(2)
         names.names["model"] = None
         asked = names.asked
         await until(lambda: names.asked > asked + 3)
@@ -300,7 +396,7 @@ async def test_an_order_that_turns_around_moves_nobody() -> None:
     names = Names(model=["10.0.0.1", "10.0.0.2"])
     async with resolving(names) as (resolver, heard, _):
         resolver.sync(table("http://model:80"))
-        await resolver.settled(2)
+        await resolver.resolved(2)
         names.names["model"] = ["10.0.0.2", "10.0.0.1"]
         asked = names.asked
         await until(lambda: names.asked > asked + 3)
@@ -310,7 +406,7 @@ async def test_an_order_that_turns_around_moves_nobody() -> None:
 async def test_a_name_already_known_serves_a_new_url_at_once() -> None:
     async with resolving(Names(model=["10.0.0.1"])) as (resolver, heard, _):
         resolver.sync(table("http://model:80"))
-        await resolver.settled(2)
+        await resolver.resolved(2)
         resolver.sync(table("http://model:80", "http://model:81"))
         assert heard[-1] == {
             "a": {"http://model:80": ["10.0.0.1"], "http://model:81": ["10.0.0.1"]}
@@ -323,7 +419,7 @@ async def test_r61_a_name_that_leads_astray_is_not_followed() -> None:
     names = Names(model=["10.0.0.1"])
     async with resolving(names) as (resolver, heard, said):
         resolver.sync(table("http://model:80"))
-        await resolver.settled(2)
+        await resolver.resolved(2)
         names.names["model"] = ["169.254.169.254", "0.0.0.0"]
         await until(lambda: bool(said))
         assert resolver.endpoints == heard[0]

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from gateway.sockets import ListenError, bind, listen
-from gateway.supervisor import Plan, Supervisor
+from gateway.processes.sockets import ListenError, bind, listen
+from gateway.processes.supervisor import Plan, Supervisor
 
 from .waiting import alive, until
 
@@ -30,7 +30,7 @@ class Running:
     """A supervisor that runs in the background, and what it said."""
 
     def __init__(
-        self, workers: int = 1, fake: str = "", patience_s: float = 5.0, silence_s: float = 60
+        self, workers: int = 1, fake: str = "", drain_timeout_s: float = 5.0, silence_s: float = 60
     ) -> None:
         self.ready: list[dict] = []
         self.said: list[str] = []
@@ -40,9 +40,8 @@ class Running:
             data=self.data,
             admin=bind("127.0.0.1:0")[0],
             configuration=b"",
-            control=(),
-            worker=(),
-            patience_s=patience_s,
+            name="headgate.yaml",
+            drain_timeout_s=drain_timeout_s,
             state_dir=Path("unused"),
             environment={"FAKE": fake, "PYTHONPATH": str(FAKE.parents[2])},
         )
@@ -114,25 +113,28 @@ async def test_a_worker_that_control_calls_silent_is_replaced() -> None:
         await until(lambda: gateway.said == ["worker 0 was ended by SIGKILL; starting it again"])
 
 
+LEFT = "worker 0 was told to go; starting another one in its place"
+
+
 async def test_r68_a_worker_that_leaves_has_a_successor_before_it_ends() -> None:
     async with running(fake="leaving") as gateway:
         await until(lambda: bool(gateway.ready))
         first = gateway.ready[0]["pids"][0]
-        await until(lambda: len(gateway.supervisor._leaving) == 1)
+        await until(lambda: gateway.said == [LEFT])
         assert alive(first), "both accept until the first one stops"
         while await gateway.pid_that_answers() == first:
             pass
         os.kill(first, signal.SIGTERM)
-        await until(lambda: not gateway.supervisor._leaving)
+        await until(lambda: not alive(first))
         assert await gateway.pid_that_answers() != first
-        assert gateway.said == ["worker 0 was told to go; starting another one in its place"]
+        assert gateway.said == [LEFT]
 
 
 async def test_r68_a_stop_waits_for_workers_that_left_before() -> None:
     async with running(fake="leaving") as gateway:
         await until(lambda: bool(gateway.ready))
         first = gateway.ready[0]["pids"][0]
-        await until(lambda: len(gateway.supervisor._leaving) == 1)
+        await until(lambda: gateway.said == [LEFT])
         gateway.supervisor.stop()
         await asyncio.sleep(0.3)
         assert alive(first), "it was told once; a second signal would hurry it"
@@ -152,7 +154,7 @@ async def test_r68_the_first_stop_drains_and_leaves_no_process() -> None:
 
 
 async def test_r68_a_second_stop_ends_workers_that_do_not_drain() -> None:
-    async with running(fake="deaf", patience_s=60) as gateway:
+    async with running(fake="deaf", drain_timeout_s=60) as gateway:
         await until(lambda: bool(gateway.ready))
         await gateway.pid_that_answers()  # by now it ignores SIGTERM
         gateway.supervisor.stop()
@@ -163,7 +165,7 @@ async def test_r68_a_second_stop_ends_workers_that_do_not_drain() -> None:
 
 
 async def test_r68_workers_that_never_finish_are_ended_after_the_drain() -> None:
-    async with running(fake="deaf", patience_s=0.3) as gateway:
+    async with running(fake="deaf", drain_timeout_s=0.3) as gateway:
         await until(lambda: bool(gateway.ready))
         await gateway.pid_that_answers()
         gateway.supervisor.stop()

@@ -58,7 +58,7 @@ class Up(Gateway):
 
     async def start(self) -> None:
         await self.run()
-        await eventually(self._answers, 60, "both listeners answer")
+        await eventually(self.answers, 60, "both listeners answer")
         self.family()
 
 

@@ -2,15 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway.channel import Channel
-from gateway.controlplane.counters import nothing
-from gateway.controlplane.relay import add_loads
+import pytest
+
+from gateway.controlplane.publisher import NotInForce
 from gateway.controlplane.workers import Workers
 from gateway.core.table import Table
+from gateway.wire.channel import Channel
 
 from .waiting import until
 
@@ -24,12 +25,12 @@ def table(revision: int) -> Table:
 class Worker:
     """A worker as the links see it: takes every table unless it is `deaf`."""
 
-    def __init__(self, channel: Channel, slot: int, pid: int) -> None:
-        self.channel, self.slot, self.pid = channel, slot, pid
+    def __init__(self, channel: Channel, slot: int, pid: int, signals: Sequence[Any] = ()) -> None:
+        self.channel, self.slot, self.pid, self.signals = channel, slot, pid, list(signals)
         self.deaf = False
         self.leaving = False
         self.got: list[dict[str, Any]] = []
-        self.requests = 0
+        self.live: dict[str, Any] = {}
         self.task = asyncio.create_task(self._listen())
 
     async def _listen(self) -> None:
@@ -41,6 +42,7 @@ class Worker:
                 "revision": 0,
                 "listening": False,
                 "leaving": self.leaving,
+                "signals": self.signals,
             }
         )
         while (message := await self.channel.receive()) is not None:
@@ -49,10 +51,13 @@ class Worker:
                 continue
             if message["type"] == "table":
                 await self.channel.send({"type": "applied", "revision": message["revision"]})
-            if message["type"] == "scrape":
-                requests = [(["r", "b", "i", "GET", "200", ""], self.requests)]
-                metrics = {**nothing(), "id": message["id"], "requests": requests}
-                await self.channel.send(metrics)
+            if message["type"] == "look":
+                await self.observe(message["id"], **self.live)
+
+    async def observe(self, ident: int = 0, **news: Any) -> None:
+        """Says what is live."""
+        nothing: dict[str, Any] = {"in_flight": {}, "limits": {}, "queue_depth": {}, "reports": {}}
+        await self.channel.send({"type": "observed", "id": ident, **nothing, **news})
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [message for message in self.got if message["type"] == kind]
@@ -62,15 +67,15 @@ class House:
     """`Workers`, its socket, and the workers that were started."""
 
     def __init__(self, path: Path, **options: Any) -> None:
-        self.path, self.replaced, self.ejections = path, [], []
+        self.path, self.replaced, self.evidence = path, [], []
         self.succeeded: list[int] = []
-        self.clock = 0.0
+        self.health = {"type": "health", "states": {}, "signals": []}
         self.workers = Workers(
             {"drain_s": 1},
             replace=self.replace,
             succeed=self.succeeded.append,
-            on_ejections=self.ejections.extend,
-            clock=lambda: self.clock,
+            health=lambda _: [self.health],
+            on_evidence=self.evidence.extend,
             answer_within_s=0.2,
             **options,
         )
@@ -86,14 +91,13 @@ class House:
         self.pids = [None if it == pid else it for it in self.pids]
         self.workers.expect(self.pids)
 
-    async def start(self, slot: int, pid: int, joined: bool = True) -> Worker:
+    async def start(self, slot: int, pid: int, *, signals: Sequence[Any] = ()) -> Worker:
         self.pids += [None] * (slot + 1 - len(self.pids))
         self.pids[slot] = pid
         self.workers.expect(self.pids)
-        worker = Worker(await Channel.open(str(self.path)), slot, pid)
+        worker = Worker(await Channel.open(str(self.path)), slot, pid, signals)
         self.started.append(worker)
-        if joined:
-            await until(lambda: bool(worker.of("table")))
+        await until(lambda: bool(worker.of("table")))
         return worker
 
 
@@ -115,16 +119,16 @@ async def house(tmp_path: Path, **options: Any) -> AsyncIterator[House]:
         server.close()
 
 
-async def test_a_worker_is_told_settings_then_table_then_health(tmp_path: Path) -> None:
+async def test_a_worker_is_told_settings_then_paths_then_table_then_health(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         await it.workers.spread(table(7))
-        it.workers.set_health({"a": {"127.0.0.1:1": "up"}})
+        it.health["states"] = {"a": {"127.0.0.1:1": ["up"]}}
         worker = await it.start(0, 100)
-        await until(lambda: len(worker.got) >= 3)
-        assert [it["type"] for it in worker.got[:3]] == ["configure", "table", "health"]
+        await until(lambda: len(worker.got) >= 4)
+        assert [it["type"] for it in worker.got[:4]] == ["configure", "served", "table", "health"]
         assert worker.got[0]["settings"] == {"drain_s": 1}
-        assert worker.got[1]["revision"] == 7
-        assert worker.got[2]["instances"] == {"a": {"127.0.0.1:1": "up"}}
+        assert worker.got[2]["revision"] == 7
+        assert worker.got[3]["states"] == {"a": {"127.0.0.1:1": ["up"]}}
 
 
 async def test_a_spread_ends_when_every_worker_has_applied(tmp_path: Path) -> None:
@@ -145,12 +149,40 @@ async def test_a_silent_worker_is_replaced_and_the_spread_goes_on(tmp_path: Path
         assert (await it.start(1, 102)).of("table")[-1]["revision"] == 8
 
 
+async def test_a_worker_that_can_neither_be_heard_nor_ended_is_no_reason_to_acknowledge(
+    tmp_path: Path,
+) -> None:
+    async with house(tmp_path) as it:
+        stuck = await it.start(0, 100)
+        stuck.deaf = True
+        it.workers._replace = it.replaced.append  # the supervisor does not get to it
+        with pytest.raises(NotInForce, match="revision 8 is stored, but worker process 100"):
+            await it.workers.spread(table(8))
+        assert len(it.replaced) > 1, "it is asked for again"
+
+
+async def test_a_silent_worker_that_takes_a_while_to_die_is_waited_for(tmp_path: Path) -> None:
+    async with house(tmp_path) as it:
+        stuck = await it.start(0, 100)
+        stuck.deaf = True
+        die = it.workers._replace
+
+        def late(pid: int) -> None:
+            if not it.replaced:
+                it.replaced.append(pid)
+                asyncio.get_running_loop().call_later(0.45, die, pid)
+
+        it.workers._replace = late
+        assert await it.workers.spread(table(8)) == 0
+        assert it.workers.connected == []
+
+
 async def test_a_worker_that_lost_its_channel_is_waited_for(tmp_path: Path) -> None:
     """It still serves, by the table it has: an edit must not be acknowledged before it."""
     async with house(tmp_path) as it:
         worker = await it.start(0, 100)
         worker.channel.close()
-        await until(lambda: not it.workers.links)
+        await until(lambda: not it.workers.connected)
         spread = asyncio.create_task(it.workers.spread(table(8)))
         await asyncio.sleep(0.05)
         assert not spread.done()
@@ -179,50 +211,57 @@ async def test_a_process_that_just_starts_holds_nothing_up(tmp_path: Path) -> No
         assert it.replaced == []
 
 
-async def test_ejections_go_to_all_others_and_to_who_comes_later(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
-        one, other = await it.start(0, 100), await it.start(1, 101)
-        await one.channel.send({"type": "ejections", "ejections": [["a", "h:1", 5.0, 1]]})
-        await until(lambda: bool(other.of("ejections")))
-        assert other.of("ejections")[0]["ejections"] == [["a", "h:1", 5.0, 1]]
-        assert one.of("ejections") == []
-        assert it.ejections == [["a", "h:1", 5.0, 1]]
-        it.clock = 2.0
-        late = await it.start(2, 102)
-        await until(lambda: bool(late.of("ejections")))
-        assert late.of("ejections")[0]["ejections"] == [["a", "h:1", 3.0, 1]]
-        it.clock = 6.0
-        assert it.workers.ejected() == {}
-
-
-async def test_r31_failures_are_passed_on_to_all_others(tmp_path: Path) -> None:
+async def test_r31_what_one_worker_sees_is_passed_on_to_all_others(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         workers = [await it.start(slot, 100 + slot) for slot in range(3)]
-        failures = [["a", "h:1", 2, False]]
-        await workers[0].channel.send({"type": "failures", "failures": failures})
-        await until(lambda: all(bool(each.of("failures")) for each in workers[1:]))
-        assert workers[2].of("failures")[0]["failures"] == failures
-        assert workers[0].of("failures") == []
+        seen = [["a", 12.5, "h:1", "reset"]]
+        await workers[0].channel.send({"type": "evidence", "signals": seen})
+        await until(lambda: all(bool(each.of("evidence")) for each in workers[1:]))
+        assert workers[2].of("evidence")[0]["signals"] == seen
+        assert workers[0].of("evidence") == []
+        assert it.evidence == seen
 
 
-async def test_r24_who_is_up_again_is_no_longer_ejected(tmp_path: Path) -> None:
+async def test_r31_what_a_worker_saw_without_a_control_process_is_taken_in_before_it_is_told(
+    tmp_path: Path,
+) -> None:
     async with house(tmp_path) as it:
-        one = await it.start(0, 100)
-        it.workers.set_health({"a": {"h:1": "up", "h:2": "up"}})
-        ejections = [["a", "h:1", 5.0, 1], ["a", "h:2", 5.0, 1]]
-        await one.channel.send({"type": "ejections", "ejections": ejections})
-        await until(lambda: len(it.workers.ejected()) == 2)
-        it.workers.set_health({"a": {"h:1": "down", "h:2": "up"}})
-        assert len(it.workers.ejected()) == 2
-        it.workers.set_health({"a": {"h:1": "up", "h:2": "up"}})
-        assert list(it.workers.ejected()) == [("a", "h:2")]
-        assert it.ejections[2:] == [["a", "h:1", 0.0, 0]]
-        late = await it.start(1, 101)
-        await until(lambda: bool(late.of("ejections")))
-        assert [each[1] for each in late.of("ejections")[0]["ejections"]] == ["h:2"]
+        other = await it.start(0, 100)
+        seen = [["a", 12.5, "h:1", "reset"]]
+        known: list[int] = []
+
+        def health(_backends: Any) -> list[Any]:
+            known.append(len(it.evidence))
+            return [it.health]
+
+        it.workers._health = health
+        await it.start(1, 101, signals=seen)
+        await until(lambda: bool(other.of("evidence")))
+        assert other.of("evidence")[0]["signals"] == seen
+        assert it.evidence == seen
+        assert known == [1], "what it is told overrides what it knows"
 
 
-async def test_r68_a_worker_is_relieved_when_its_successor_accepts(tmp_path: Path) -> None:
+async def test_what_the_probes_see_at_once_is_told_at_once(tmp_path: Path) -> None:
+    async with house(tmp_path) as it:
+        workers = [await it.start(slot, 100 + slot) for slot in range(2)]
+        for port in range(3):
+            it.workers.tell([["a", 1.0 + port, f"h:{port}", "ready"]])
+        await until(lambda: all(bool(each.of("evidence")) for each in workers))
+        for worker in workers:
+            assert [len(each["signals"]) for each in worker.of("evidence")] == [3]
+
+
+async def test_health_is_told_again_with_each_table(tmp_path: Path) -> None:
+    """From then on it is judged as the table says, also what came before."""
+    async with house(tmp_path) as it:
+        worker = await it.start(0, 100)
+        await it.workers.spread(table(8))
+        kinds = [each["type"] for each in worker.got]
+        assert kinds[-2:] == ["table", "health"]
+
+
+async def test_r68_a_worker_hands_over_when_its_successor_accepts(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         old, other = await it.start(0, 100), await it.start(1, 101)
         await other.channel.send({"type": "listening"})
@@ -234,12 +273,12 @@ async def test_r68_a_worker_is_relieved_when_its_successor_accepts(tmp_path: Pat
         it.workers.expect([102, 101], [100])
         assert await it.workers.spread(table(8)) == 2, "slots, not processes"
         assert old.of("table")[-1]["revision"] == 8, "it still decides, and so is told"
-        assert old.of("relieved") == []
+        assert old.of("handed_over") == []
         await new.channel.send({"type": "listening"})
-        await until(lambda: bool(old.of("relieved")))
+        await until(lambda: bool(old.of("handed_over")))
         old.channel.close()
-        await until(lambda: len(it.workers.links) == 2)
-        assert [link.pid for link in it.workers.links] == [102, 101]
+        await until(lambda: len(it.workers.connected) == 2)
+        assert [link.pid for link in it.workers.connected] == [102, 101]
 
 
 async def test_r68_when_all_shall_go_nobody_waits_for_a_successor(tmp_path: Path) -> None:
@@ -248,53 +287,44 @@ async def test_r68_when_all_shall_go_nobody_waits_for_a_successor(tmp_path: Path
         await worker.channel.send({"type": "leaving"})
         await until(lambda: it.succeeded == [100])
         it.workers.expect([100], stopping=True)
-        await until(lambda: bool(worker.of("relieved")))
+        await until(lambda: bool(worker.of("handed_over")))
         assert it.succeeded == [100], "it asked once, and for nobody else"
 
 
-async def test_loads_come_down_as_sums_over_the_others(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
-        workers = [await it.start(slot, 100 + slot) for slot in range(3)]
-        for count, worker in enumerate(workers, 1):
-            await worker.channel.send({"type": "loads", "in_flight": {"a": {"h:1": count}}})
-
-        def others() -> list[int]:
-            last = [worker.of("loads")[-1:] for worker in workers]
-            return [it[0]["in_flight"].get("a", {}).get("h:1", 0) for it in last if it]
-
-        await until(lambda: others() == [5, 4, 3])
-
-
-async def test_r70_counters_of_a_worker_that_ended_are_kept(tmp_path: Path) -> None:
+async def test_what_is_live_is_the_sum_of_what_workers_said_last(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         one, other = await it.start(0, 100), await it.start(1, 101)
-        one.requests, other.requests = 10, 5
+        one.live = {"in_flight": {"a": {"h:1": 2, "h:2": 1}}, "queue_depth": {"a": 3}}
+        other.live = {"in_flight": {"a": {"h:1": 4}}, "reports": {"a": {"h:1": {"queue": 5.0}}}}
+        await it.workers.look()
+        assert it.workers.loads.in_flight() == {"a": {"h:1": 6, "h:2": 1}}
+        assert it.workers.loads.queue_depth() == {"a": 3}
+        assert it.workers.loads.report("a", "h:1") == {"queue": 5.0}
+        one.live = {"in_flight": {"a": {"h:1": 0}}, "queue_depth": {"a": 0}}
+        other.live = {"reports": {"a": {"h:1": None}}}
+        await it.workers.look()
+        assert it.workers.loads.in_flight() == {"a": {"h:1": 4, "h:2": 1}}
+        assert it.workers.loads.queue_depth() == {"a": 0}
+        assert it.workers.loads.report("a", "h:1") is None
 
-        def total(metrics: list[Any]) -> int:
-            return sum(count for each in metrics for _, count in each["requests"])
 
-        assert total(await it.workers.scrape()) == 15
-        it.replace(100)
-        await until(lambda: len(it.workers.links) == 1)
-        assert total(await it.workers.scrape()) == 15
-        (await it.start(0, 103)).requests = 2
-        other.requests = 6
-        assert total(await it.workers.scrape()) == 18
-
-
-async def test_a_lost_channel_counts_nothing_twice(tmp_path: Path) -> None:
+async def test_a_worker_that_is_gone_has_nothing_live(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         worker = await it.start(0, 100)
-        worker.requests = 10
-        await it.workers.scrape()
+        worker.live = {"in_flight": {"a": {"h:1": 2}}}
+        await it.workers.look()
         worker.channel.close()
-        await until(lambda: not it.workers.links)
-        again = await it.start(0, 100)
-        again.requests = 12
-        metrics = await it.workers.scrape()
-        assert sum(count for each in metrics for _, count in each["requests"]) == 12
+        await until(lambda: not it.workers.connected)
+        await it.workers.look()
+        assert it.workers.loads.in_flight() == {}
 
 
-def test_loads_are_added_per_backend_and_address() -> None:
-    loads = [{"a": {"h:1": 1, "h:2": 2}}, {"a": {"h:1": 3}, "b": {"h:3": 4}}]
-    assert add_loads(loads) == {"a": {"h:1": 4, "h:2": 2}, "b": {"h:3": 4}}
+async def test_nobody_waits_for_a_worker_that_leaves_during_a_look(tmp_path: Path) -> None:
+    async with house(tmp_path) as it:
+        worker = await it.start(0, 100)
+        worker.deaf = True
+        look = asyncio.create_task(it.workers.look())
+        await until(lambda: bool(worker.of("look")))
+        worker.channel.close()
+        async with asyncio.timeout(0.5):
+            await look

@@ -11,8 +11,11 @@ from aiohttp.test_utils import TestServer
 
 from tests.harness.cases import play
 from tests.harness.gateway import eventually, one_backend, running_gateway
-from tests.harness.origins import Exchange, one_origin, raw
+from tests.harness.origins import Exchange, raw
 from tests.harness.wire import wire
+from tests.requirements.conftest import SHARED_LOOP, Plain
+
+pytestmark = SHARED_LOOP
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 WEBSOCKET = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -37,54 +40,62 @@ async def agree(exchange: Exchange) -> None:
     )
 
 
-async def test_r08_nothing_but_a_websocket_handshake_yields_101() -> None:
-    async with one_origin(agree) as origin, running_gateway(one_backend(origin)) as gateway:
-        for kind, data in DECLINED.items():
-            outcome = await play(gateway, origin, [data])
-            assert 101 not in outcome.statuses, (kind, outcome)
-        assert all(e.all("upgrade") == [] for e in origin.exchanges)
-
-
-async def test_r08_a_body_after_a_declined_upgrade_is_never_run_as_a_request() -> None:
-    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
-        data = (
-            b"POST /up HTTP/1.1\r\nHost: gw.test\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
-            b"Content-Length: %d\r\n\r\n" % len(EVIL)
-        )
-        outcome = await play(gateway, origin, [data + EVIL])
-        assert len(outcome.statuses) == 1, outcome
-        assert all(exchange.target != b"/evil" for exchange in origin.exchanges)
-
-
-async def test_r08_an_unsolicited_101_becomes_502() -> None:
-    answer = raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
-    async with one_origin(answer) as origin, running_gateway(one_backend(origin)) as gateway:
-        outcome = await play(gateway, origin, [b"GET /up HTTP/1.1\r\nHost: gw.test\r\n\r\n"])
-        assert outcome.statuses == [502], outcome
-
-
-async def test_r08_a_switch_to_another_protocol_than_the_one_asked_for_becomes_502() -> None:
-    answer = raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
-    async with one_origin(answer) as origin, running_gateway(one_backend(origin)) as gateway:
-        data = b"GET /up HTTP/1.1\r\nHost: gw.test\r\n" + WEBSOCKET + b"\r\n"
+async def test_r08_nothing_but_a_websocket_handshake_yields_101(plain: Plain) -> None:
+    gateway, origin = plain
+    origin.respond = agree
+    for kind, data in DECLINED.items():
         outcome = await play(gateway, origin, [data])
-        assert outcome.statuses == [502], outcome
+        assert 101 not in outcome.statuses, (kind, outcome)
+    assert all(e.all("upgrade") == [] for e in origin.exchanges)
 
 
-async def test_r08_a_websocket_carries_messages_both_ways() -> None:
-    async with one_origin(agree) as origin, running_gateway(one_backend(origin)) as gateway:
-        async with wire(gateway.data_port) as client:
-            await client.send(b"GET /up HTTP/1.1\r\nHost: gw.test\r\n" + WEBSOCKET + b"\r\n")
-            head = await client.read_until(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 101")
-            del client.received[:]
-            origin.exchanges[0].write(b"\x81\x05hello")
-            assert (await client.read_until(b"hello"))[:2] == b"\x81\x05"
-            masked = b"\x82\x84abcd" + bytes(a ^ b for a, b in zip(b"pong", b"abcd", strict=True))
-            await client.send(masked)
-            await client.read_some(0.2)
+async def test_r08_a_body_after_a_declined_upgrade_is_never_run_as_a_request(plain: Plain) -> None:
+    gateway, origin = plain
+    data = (
+        b"POST /up HTTP/1.1\r\nHost: gw.test\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(EVIL)
+    )
+    outcome = await play(gateway, origin, [data + EVIL])
+    assert len(outcome.statuses) == 1, outcome
+    assert all(exchange.target != b"/evil" for exchange in origin.exchanges)
+
+
+async def test_r08_an_unsolicited_101_becomes_502(plain: Plain) -> None:
+    answer = raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+    gateway, origin = plain
+    origin.respond = answer
+    outcome = await play(gateway, origin, [b"GET /up HTTP/1.1\r\nHost: gw.test\r\n\r\n"])
+    assert outcome.statuses == [502], outcome
+
+
+async def test_r08_a_switch_to_another_protocol_than_the_one_asked_for_becomes_502(
+    plain: Plain,
+) -> None:
+    answer = raw(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
+    gateway, origin = plain
+    origin.respond = answer
+    data = b"GET /up HTTP/1.1\r\nHost: gw.test\r\n" + WEBSOCKET + b"\r\n"
+    outcome = await play(gateway, origin, [data])
+    assert outcome.statuses == [502], outcome
+
+
+async def test_r08_a_websocket_carries_messages_both_ways(plain: Plain) -> None:
+    gateway, origin = plain
+    origin.respond = agree
+    async with wire(gateway.data_port) as client:
+        await client.send(b"GET /up HTTP/1.1\r\nHost: gw.test\r\n" + WEBSOCKET + b"\r\n")
+        head = await client.read_until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101")
+        del client.received[:]
+        origin.exchanges[0].write(b"\x81\x05hello")
+        assert (await client.read_until(b"hello"))[:2] == b"\x81\x05"
+        masked = b"\x82\x84abcd" + bytes(a ^ b for a, b in zip(b"pong", b"abcd", strict=True))
+        await client.send(masked)
         connection = origin.exchanges[0].connection
-        assert b"\x82" in bytes(connection.received).partition(b"\r\n\r\n")[2]
+        await eventually(
+            lambda: b"\x82" in bytes(connection.received).partition(b"\r\n\r\n")[2],
+            what="the client's message arrives",
+        )
 
 
 async def test_r08_a_real_websocket_behaves_as_if_nobody_stood_between() -> None:

@@ -15,11 +15,12 @@ async def answer_to(gateway: Gateway, origin: Origin, data: bytes, close: bool) 
     origin.respond = raw(data, close)
     async with wire(gateway.data_port) as client:
         await client.send(b"GET /x HTTP/1.1\r\nHost: gw.test\r\n\r\n")
-        await client.read_until_quiet(2.0, after_data_s=0.05)
+        await client.read_till(len)
+        await client.read_until_quiet(0.05)
         parsed = parse_responses(bytes(client.received), ["GET"], client.ended == "closed")
         if not parsed.responses or parsed.responses[0].complete:
             return parsed
-        await client.read_for(2.0)  # an unfinished answer must end as a broken one
+        await client.read_for()  # an unfinished answer must end as a broken one
         parsed = parse_responses(bytes(client.received), ["GET"], client.ended == "closed")
         assert client.ended, f"left hanging after {bytes(client.received)!r:.200}"
         return parsed

@@ -2,13 +2,15 @@
 
 import asyncio
 import random
+from statistics import median
 from typing import Any
 
 import pytest
 
 from tests.harness.gateway import Gateway, one_backend, running_gateway
-from tests.harness.load import Ask, Reply, failures, open_loop, percentile
-from tests.harness.origins import one_origin
+from tests.harness.load import delayed
+from tests.harness.origin_process import one_process
+from tests.harness.trickle import Trickle
 from tests.harness.wire import wire
 
 
@@ -30,37 +32,42 @@ async def dribble(gateway: Gateway, opened: asyncio.Barrier) -> float:
         return loop.time() - began
 
 
-async def _slowloris(head_timeout_s: float, rounds: int, settings: dict[str, Any]) -> None:
-    calm: list[Reply] = []
-    beside: list[Reply] = []
-    async with one_origin() as origin, running_gateway(one_backend(origin), **settings) as gateway:
+async def beside_dribblers(gateway: Gateway, twin: Gateway, head_timeout_s: float) -> float:
+    """The share of the good requests that the dribbling clients delayed."""
+    before = await gateway.worker_rss()
+    # Who asks is a process of its own: this one is busy with 500 clients.
+    async with Trickle((gateway.data_port, twin.data_port), ["/good"]) as good:
+        opened = asyncio.Barrier(501)
+        slow = [asyncio.create_task(dribble(gateway, opened)) for _ in range(500)]
+        await opened.wait()
+        await asyncio.sleep(head_timeout_s - 0.5)
+        grown = await gateway.worker_rss() - before
+        asked, twins = await good.end()
+        took = await asyncio.gather(*slow)
+    assert {each.status for each in asked + twins} == {200}
+    assert max(took) <= head_timeout_s + 1, max(took)
+    assert min(took) >= head_timeout_s, min(took)
+    assert grown <= 20 << 20, f"{grown >> 20} MiB"
+    return delayed(asked, twins, 2)
 
-        async def good(seconds: float) -> list[Reply]:
-            return await open_loop(gateway.url, 50, seconds, lambda n: Ask(path=f"/{n}"))
 
-        for _ in range(rounds):
-            calm += await good(head_timeout_s)
-            before = await gateway.worker_rss()
-            opened = asyncio.Barrier(501)
-            slow = [asyncio.create_task(dribble(gateway, opened)) for _ in range(500)]
-            await opened.wait()
-            beside += await good(head_timeout_s - 0.5)
-            grown = await gateway.worker_rss() - before
-            took = await asyncio.gather(*slow)
-            assert max(took) <= head_timeout_s + 1, max(took)
-            assert min(took) >= head_timeout_s, min(took)
-            assert grown <= 20 << 20, f"{grown >> 20} MiB"
-    assert failures(calm + beside) == []
-    # Below 5 ms it is the test's own client that is measured.
-    baseline = max(0.005, percentile([reply.took_s for reply in calm], 99))
-    assert percentile([reply.took_s for reply in beside], 99) <= 2 * baseline
+async def _slowloris(head_timeout_s: float, settings: dict[str, Any]) -> None:
+    async with one_process() as origin:
+        document = one_backend(origin)
+        async with (
+            running_gateway(document, **settings) as gateway,
+            running_gateway(document, **settings) as twin,
+        ):
+            # The middle one counts: what dribbling clients do to others, they do each time.
+            shares = [await beside_dribblers(gateway, twin, head_timeout_s) for _ in range(3)]
+    assert median(shares) <= 0.01, shares
 
 
 async def test_r18_five_hundred_dribbling_clients_are_cut_off_and_disturb_nobody() -> None:
-    await _slowloris(3.0, 2, {"head_timeout": "3s"})
+    await _slowloris(3.0, {"head_timeout": "3s"})
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(300)
 async def test_r18_the_same_with_the_head_timeout_that_is_the_default() -> None:
-    await _slowloris(10.0, 3, {})
+    await _slowloris(10.0, {})

@@ -20,7 +20,7 @@ async def edge(gateway: Gateway, wait_s: float) -> str:
         if client.reader.at_eof():
             return "closed first"
         await client.send(ASK)
-        await client.read_for(0.5)
+        await client.read_answer()
         if client.received.startswith(b"HTTP/1.1 200"):
             return "answered"
         assert client.received == b"", bytes(client.received)
@@ -31,8 +31,7 @@ async def test_r21_a_slow_reader_is_no_idle_connection() -> None:
     body = random.Random(21).randbytes(2_000_000)
     async with one_origin(fixed(200, body)) as origin:
         async with running_gateway(one_backend(origin), keep_alive="500ms") as gateway:
-            async with wire(gateway.data_port, 4096) as client:
-                client.reader._limit = 4096
+            async with wire(gateway.data_port, 4096, read_ahead=4096) as client:
                 await client.send(ASK)
                 began = time.monotonic()
                 while len(client.received) < len(body) and not client.ended:

@@ -19,11 +19,11 @@ async def test_r25_sigstop_of_one_in_three_costs_its_share_for_three_seconds_at_
         document = one_backend(*stubs, health=DEFAULTS, route={"deadline": "1s"})
         async with running_gateway(document) as gateway:
             make = lambda n: Ask("POST", "/x", [("X-Test-Id", f"q{n}")], b"{}", id=f"q{n}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, RATE, 12, make))
-            await asyncio.sleep(2)
+            load = asyncio.create_task(open_loop(gateway.url, RATE, 9.5, make))
+            await asyncio.sleep(1.5)
             stubs[0].send(signal.SIGSTOP)
             stopped = time.monotonic()
-            await asyncio.sleep(5)
+            await asyncio.sleep(4.5)
             stubs[0].send(signal.SIGCONT)
             back = time.monotonic()
             replies = await load

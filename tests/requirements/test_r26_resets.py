@@ -14,12 +14,16 @@ RETRIES = {"attempts": 3, "on": ["connect_failure", "reset"]}
 
 
 def flaky(every: int) -> Responder:
-    """Resets one in `every` requests before any byte of an answer."""
+    """Resets one in `every` requests before any byte of an answer, and no second attempt at one:
+    by chance some request would meet a reset as often as it may be tried."""
     chance = random.Random(26)
+    tried: set[str] = set()
 
     async def respond(exchange: Exchange) -> None:
         await exchange.read()
-        if chance.randrange(every) == 0:
+        is_first = exchange.id not in tried
+        tried.add(exchange.id)
+        if is_first and chance.randrange(every) == 0:
             exchange.reset()
         else:
             await echo(exchange)
@@ -27,8 +31,9 @@ def flaky(every: int) -> Responder:
     return respond
 
 
-def ask(method: str) -> Ask:
-    return Ask(method, "/x", body=None if method == "GET" else b"{}")
+def ask(method: str, number: int) -> Ask:
+    name = f"{method}-{number}"
+    return Ask(method, "/x", [("X-Test-Id", name)], None if method == "GET" else b"{}", id=name)
 
 
 async def _resets(seconds: float) -> None:
@@ -36,8 +41,8 @@ async def _resets(seconds: float) -> None:
         document = one_backend(*stubs, eject={"failures": 1000000}, route={"retries": RETRIES})
         async with running_gateway(document) as gateway:
             got, posted = await asyncio.gather(
-                open_loop(gateway.url, 100, seconds, lambda n: ask("GET")),
-                open_loop(gateway.url, 100, seconds, lambda n: ask("POST")),
+                open_loop(gateway.url, 100, seconds, lambda n: ask("GET", n)),
+                open_loop(gateway.url, 100, seconds, lambda n: ask("POST", n)),
             )
             assert failures(got) == []
             assert set(failures(posted)) == {"502"}
@@ -62,5 +67,5 @@ async def test_r26_a_retry_safe_route_retries_a_post_too() -> None:
         route = {"retries": {**RETRIES, "retry_safe": True}}
         document = one_backend(*stubs, eject={"failures": 1000000}, route=route)
         async with running_gateway(document) as gateway:
-            posted = await open_loop(gateway.url, 100, 3, lambda n: ask("POST"))
+            posted = await open_loop(gateway.url, 100, 3, lambda n: ask("POST", n))
     assert failures(posted) == []

@@ -1,9 +1,9 @@
 """R28: an address that swallows connections costs its connect timeout, and others take over."""
 
 import asyncio
-import socket
 import time
 
+from tests.harness.black_hole import BlackHole
 from tests.harness.gateway import backend, eventually, one_backend, running_gateway
 from tests.harness.load import Ask, Client, Reply, failures, open_loop
 from tests.harness.origins import Exchange, echo, events, origins
@@ -11,27 +11,6 @@ from tests.harness.own_network import drop, in_own_network
 from tests.requirements.test_r24_killed_instance import DEFAULTS
 
 CALM = {"interval": "1s", "timeout": "1s", "rise": 1, "fall": 3}
-
-
-class BlackHole:
-    """A listener with a full backlog: the kernel drops every further SYN."""
-
-    def __init__(self, port: int) -> None:
-        self.listener = socket.socket()
-        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.listener.bind(("127.0.0.1", port))
-        self.listener.listen(0)
-        self.fill = [self._connect(port) for _ in range(4)]
-
-    def _connect(self, port: int) -> socket.socket:
-        one = socket.socket()
-        one.setblocking(False)
-        one.connect_ex(("127.0.0.1", port))
-        return one
-
-    def close(self) -> None:
-        for one in (*self.fill, self.listener):
-            one.close()
 
 
 async def test_r28_a_black_hole_costs_the_connect_timeout_and_is_tried_elsewhere() -> None:

@@ -1,5 +1,9 @@
 """R32: with no instance left the answer is a quick 503; sick probes alone stop nothing."""
 
+import asyncio
+import contextlib
+
+from tests.harness.black_hole import BlackHole
 from tests.harness.gateway import eventually, one_backend, running_gateway
 from tests.harness.load import Ask, failures, open_loop, percentile
 from tests.harness.origins import origins
@@ -47,3 +51,35 @@ async def test_r32_failing_probes_of_all_do_not_stop_traffic() -> None:
             await eventually(known, 3, "both instances fail their probes")
             replies = await open_loop(gateway.url, 50, 1, lambda n: Ask(path=f"/{n}"))
     assert failures(replies) == []
+
+
+async def test_r32_the_only_instance_stays_in_use_while_it_accepts_no_connection() -> None:
+    """Its queue of connections overflows, as an overloaded server's does: what is connected is
+    answered, probes and new connections are not. It is neither starting nor down."""
+    health = {"interval": "100ms", "timeout": "100ms", "rise": 1, "fall": 2}
+    async with origins(1) as (stub,):
+        document = one_backend(stub, timeouts={"connect": "200ms"})
+        document["backends"]["main"]["health"] = health
+        async with running_gateway(document) as gateway:
+            await gateway.client.get(f"{gateway.url}/warm")
+            words, replies = set(), []
+            stub.stop_listening()
+            with contextlib.closing(BlackHole(stub.port)):
+                for number in range(60):
+                    replies.append(await gateway.client.get(f"{gateway.url}/{number}"))
+                    words.update((await gateway.health()).values())
+                    await asyncio.sleep(0.04)
+            assert failures(replies) == []
+            assert words == {"up", "failing"}
+            await stub.start()
+
+            async def well() -> bool:
+                return set((await gateway.health()).values()) == {"up"}
+
+            # Between two listeners nobody was there: down; a worker hears of up a moment later.
+            await eventually(well, 3, "the instance is up")
+
+            async def served() -> bool:
+                return (await gateway.client.get(f"{gateway.url}/after")).ok
+
+            await eventually(served, 2, "the worker has heard of it")

@@ -8,6 +8,7 @@ import pytest
 from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.load import Ask, Reply, closed_loop, open_loop, percentile
 from tests.harness.origins import origins, served
+from tests.harness.stretch import Stretch
 
 SLO_S = 0.5
 WINDOW_S = 0.5
@@ -41,16 +42,19 @@ async def _overload(seconds: float) -> None:
             make = lambda n: Ask("POST", "/x", body=b"{}")  # noqa: E731
             peak = await _peak(gateway.url, make)
             before = await gateway.worker_rss()
-            replies = await open_loop(gateway.url, CAPACITY * 3, seconds, make, poisson=True)
+            async with Stretch() as work:
+                replies = await open_loop(gateway.url, CAPACITY * 3, seconds, make, poisson=True)
             grown = await gateway.worker_rss() - before
     settled = replies[len(replies) // 4 :]
+    # Where the machine is somebody else's too, all takes so many times as long.
+    stretch = work.between(settled[0].intended, settled[-1].intended)
     refused = [r for r in settled if not r.ok]
     good = _goodput(settled)
     assert good >= 0.9 * peak, (good, peak)
-    assert percentile([r.took_s for r in settled if r.ok], 99) <= 2 * SLO_S
+    assert percentile([r.took_s for r in settled if r.ok], 99) <= 2 * SLO_S * stretch
     assert {r.status for r in refused} <= {503, 429}
     assert all(r.header("retry-after") for r in refused)
-    assert percentile([r.took_s for r in refused], 95) <= 0.05
+    assert percentile([r.took_s for r in refused], 95) <= 0.05 * stretch
     assert grown <= 16 << 20
 
 

@@ -5,6 +5,7 @@ import asyncio
 from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.load import Ask, Client, Reply, ask, failures, open_loop, percentile
 from tests.harness.origins import origins, served
+from tests.harness.stretch import Stretch
 
 CAPACITY = 2 * 2 / 0.04
 ASK = Ask("POST", "/x", body=b"{}")
@@ -28,9 +29,12 @@ async def test_r40_after_a_flood_of_retrying_clients_all_is_normal_within_five_s
                 crowd.append(asyncio.create_task(stubborn(gateway.url, client)))
                 await asyncio.sleep(1 / (CAPACITY * 2))
             await asyncio.sleep(2)
-            replies = await open_loop(gateway.url, CAPACITY * 0.7, 3, lambda n: ASK)
+            async with Stretch() as work:
+                replies = await open_loop(gateway.url, CAPACITY * 0.7, 3, lambda n: ASK)
             await asyncio.gather(*crowd)
             await client.close()
     assert len(failures(replies)) <= len(replies) * 0.01, failures(replies)
-    assert percentile([r.took_s for r in replies], 50) <= 0.1
-    assert percentile([r.took_s for r in replies], 95) <= 0.3
+    # Where the machine is somebody else's too, all takes so many times as long.
+    stretch = work.between(replies[0].intended, replies[-1].intended)
+    assert percentile([r.took_s for r in replies], 50) <= 0.1 * stretch
+    assert percentile([r.took_s for r in replies], 95) <= 0.3 * stretch

@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from statistics import median
 
 from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
 from tests.harness.origins import Exchange, Origin, events, hang, one_origin
 from tests.harness.wire import Wire, wire
 
-SOON_S = 0.3  # 200 ms and what two shared cores add
+SOON_S = 0.2
+TIMES = 5  # the middle one counts: a pause of the machine is not the gateway's
 GET = b"GET /x HTTP/1.1\r\nHost: gw.test\r\n\r\n"
 UPLOAD = b"POST /x HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 9000000\r\n\r\n" + b"x" * 200_000
 WEBSOCKET = (
@@ -54,15 +56,17 @@ async def test_r43_leaving_aborts_the_instance_wherever_the_request_was() -> Non
     async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
         for name, data, respond, ready in cases:
             origin.respond = respond
-            origin.exchanges.clear()
-            async with wire(gateway.data_port) as client:
-                client.writer.write(data)
-                took = await leave(origin, client, ready)
-            assert took <= SOON_S, f"{name}: {took:.3f} s"
+            took = []
+            for _ in range(TIMES):
+                origin.exchanges.clear()
+                async with wire(gateway.data_port) as client:
+                    client.writer.write(data)
+                    took.append(await leave(origin, client, ready))
+            assert median(took) <= SOON_S, (name, took)
             await calm(gateway)
         metrics = await gateway.metrics()
         codes = metrics.by("headgate_requests_total", "code", reason="client_left")
-    assert codes == {"499": 2, "200": 1, "101": 1}, codes
+    assert codes == {"499": 2 * TIMES, "200": TIMES, "101": TIMES}, codes
 
 
 async def test_r43_leaving_the_queue_frees_the_place_and_nothing_is_sent() -> None:

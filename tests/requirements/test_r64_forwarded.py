@@ -1,11 +1,18 @@
 """R64: who the client is, is for the gateway to say; internal headers never leave it."""
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
-from tests.harness.gateway import one_backend, running_gateway
+import pytest_asyncio
+
+from tests.harness.gateway import Gateway, one_backend, running_gateway
 from tests.harness.load import Reply
 from tests.harness.origins import Exchange, one_origin
 from tests.harness.ports import free_port
+from tests.requirements.conftest import SHARED_LOOP
+
+pytestmark = SHARED_LOOP
 
 FORGED = [
     ("X-Forwarded-For", "6.6.6.6"),
@@ -35,24 +42,37 @@ ANSWERED = [
 ]
 
 
-async def through(
-    trusted: list[str], headers: list[tuple[str, str]], **more: Any
-) -> tuple[Exchange, Reply]:
-    """What the instance and what the client saw of one request with `headers`."""
+async def answer(exchange: Exchange) -> None:
+    await exchange.read()
+    exchange.reply(200, b"ok", ANSWERED)
 
-    async def respond(exchange: Exchange) -> None:
-        await exchange.read()
-        exchange.reply(200, b"ok", ANSWERED)
 
-    settings: dict[str, Any] = {"trusted_proxies": trusted, **more}
-    async with one_origin(respond) as origin:
-        async with running_gateway(one_backend(origin), **settings) as gateway:
+Through = Callable[..., Awaitable[tuple[Exchange, Reply]]]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def through() -> AsyncIterator[Through]:
+    """What the instance and what the client saw of one request with `headers`: through a gateway
+    that trusts `trusted`, and has `more` settings. Who asks for the same gets the same gateway."""
+    async with one_origin(answer) as origin, AsyncExitStack() as stack:
+        gateways: dict[str, Gateway] = {}
+
+        async def ask(
+            trusted: list[str], headers: list[tuple[str, str]], **more: Any
+        ) -> tuple[Exchange, Reply]:
+            settings: dict[str, Any] = {"trusted_proxies": trusted, **more}
+            if (key := repr(settings)) not in gateways:
+                starting = running_gateway(one_backend(origin), **settings)
+                gateways[key] = await stack.enter_async_context(starting)
+            gateway = gateways[key]
             reply = await gateway.client.get(f"{gateway.url}/x", headers=headers)
             assert reply.status == 200
-            return origin.exchanges[0], reply
+            return origin.exchanges[-1], reply
+
+        yield ask
 
 
-async def test_r64_what_an_untrusted_peer_claims_is_overwritten() -> None:
+async def test_r64_what_an_untrusted_peer_claims_is_overwritten(through: Through) -> None:
     seen, reply = await through([], FORGED)
     assert seen.all("x-forwarded-for") == [b"127.0.0.1"]
     assert seen.all("x-forwarded-proto") == [b"http"]
@@ -66,7 +86,50 @@ async def test_r64_what_an_untrusted_peer_claims_is_overwritten() -> None:
     assert reply.header("x-request-id") == seen.header("x-request-id")
 
 
-async def test_r64_a_trusted_proxy_is_believed_and_extended() -> None:
+CLAIMED = [
+    "X-Forwarded-Prefix", "X-Forwarded-Server", "X-Forwarded-Uri", "X-Forwarded-Method",
+    "X-Forwarded-Port", "X-Forwarded-Scheme", "X-Forwarded-Ssl", "X-Forwarded-User",
+    "X-Forwarded-Tls-Client-Cert", "X-Forwarded-Client-Cert", "X-Original-URL", "X-Original-URI",
+    "X-Original-Host", "X-Original-Method", "X-Rewrite-URL", "X-Client-IP", "X-Cluster-Client-IP",
+    "True-Client-IP", "CF-Connecting-IP", "X-Host", "X-HTTP-Host-Override", "X-Script-Name",
+    "X-Scheme", "Front-End-Https", "X-SSL-Client-Verify", "X-Envoy-Original-Path",
+    "X-Auth-Request-User", "Client-Cert", "Remote-User", "X-Real-IP", "Forwarded",
+    "Remote-Groups", "SSL-Client-Cert", "SSL-Client-Subject-DN", "X-Amzn-Oidc-Identity",
+    "X-Amzn-Mtls-Clientcert", "X-Goog-Authenticated-User-Email", "X-MS-Client-Principal-Name",
+    "CF-Access-Authenticated-User-Email", "Tailscale-User-Login", "X-Authentik-Groups",
+    "X-Azure-ClientIP", "Forwarded-For",
+]  # fmt: skip
+
+
+async def test_r64_no_client_says_what_only_a_proxy_in_front_may(through: Through) -> None:
+    for spelt in (CLAIMED, map(str.lower, CLAIMED), map(str.upper, CLAIMED)):
+        seen, _ = await through([], [(name, "/forged") for name in spelt])
+        assert [name for name, value in seen.headers if b"forged" in value] == []
+    underscored = [(name.replace("-", "_"), "/forged") for name in CLAIMED]
+    seen, _ = await through([], underscored, underscore_headers="pass")
+    assert [name for name, value in seen.headers if b"forged" in value] == []
+
+
+async def test_r64_nobody_sets_the_proxy_of_what_runs_by_cgi(through: Through) -> None:
+    for trusted in ([], ["127.0.0.0/8"]):
+        seen, _ = await through(trusted, [("Proxy", "http://forged.test"), ("X-Proxy", "no")])
+        assert (seen.header("proxy"), seen.header("x-proxy")) == ("", "no")
+
+
+async def test_r64_a_trusted_proxy_may_say_it_and_other_headers_always_pass(
+    through: Through,
+) -> None:
+    claims = [(name, "/said") for name in CLAIMED]
+    seen, _ = await through(["127.0.0.0/8"], claims)
+    assert {name.lower().encode() for name in CLAIMED} <= {
+        name for name, value in seen.headers if value == b"/said"
+    }
+    others = [("X-HTTP-Method-Override", "PUT"), ("X-Api-Version", "2"), ("X-Rewritten", "no")]
+    seen, _ = await through([], others)
+    assert {seen.header(name.lower()) for name, _ in others} == {value for _, value in others}
+
+
+async def test_r64_a_trusted_proxy_is_believed_and_extended(through: Through) -> None:
     claims = [
         ("X-Forwarded-For", "203.0.113.9"),
         ("X-Forwarded-Proto", "https"),
@@ -81,7 +144,7 @@ async def test_r64_a_trusted_proxy_is_believed_and_extended() -> None:
     assert reply.header("x-request-id") == "from-the-edge"
 
 
-async def test_r64_a_client_by_ipv4_is_called_so_on_a_socket_for_both() -> None:
+async def test_r64_a_client_by_ipv4_is_called_so_on_a_socket_for_both(through: Through) -> None:
     seen, _ = await through([], [], listen=f"[::]:{free_port()}")
     assert seen.all("x-forwarded-for") == [b"127.0.0.1"]
     seen, _ = await through(
@@ -90,7 +153,9 @@ async def test_r64_a_client_by_ipv4_is_called_so_on_a_socket_for_both() -> None:
     assert seen.all("x-forwarded-for") == [b"203.0.113.9, 127.0.0.1"]
 
 
-async def test_r64_what_an_instance_says_of_the_gateway_never_reaches_the_client() -> None:
+async def test_r64_what_an_instance_says_of_the_gateway_never_reaches_the_client(
+    through: Through,
+) -> None:
     seen, reply = await through([], [])
     names = [name.lower() for name, _ in reply.headers]
     assert "endpoint-load-metrics" not in names
@@ -102,7 +167,7 @@ async def test_r64_what_an_instance_says_of_the_gateway_never_reaches_the_client
     assert reply.header("x-request-id") == seen.header("x-request-id")
 
 
-async def test_r64_a_trusted_hop_may_bring_a_hundred_before_it() -> None:
+async def test_r64_a_trusted_hop_may_bring_a_hundred_before_it(through: Through) -> None:
     hops = [f"203.0.113.{n}" for n in range(100)]
     claims = [("X-Forwarded-For", ", ".join(hops[:99])), ("X-Forwarded-For", hops[99])]
     seen, _ = await through(["127.0.0.0/8"], claims)

@@ -1,17 +1,22 @@
-"""What a scrape answers: the sums over workers, in a text that Prometheus reads."""
+"""What a scrape answers: what was counted and is live, in texts that Prometheus reads."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as open_metrics_families,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.controlplane.watch.counters import Totals
 from gateway.core.table import Table
-from gateway.messages import Histogram, Metrics
+from gateway.telemetry.book import Book
+from gateway.telemetry.buckets import SECONDS
 from gateway.telemetry.catalogue import METRICS, page
-from gateway.telemetry.exposition import Live, render
+from gateway.telemetry.exposition import Exposition, Gauges, render
+from gateway.telemetry.metrics import RETRIES, RETRIES_DENIED, Counters
 
 ROOT = Path(__file__).parents[2]
-BOUNDS = [0.005, 0.05, 0.5]
 DOCUMENT = {
     "backends": {
         "linear": {"instances": ["http://127.0.0.1:8001"]},
@@ -19,64 +24,88 @@ DOCUMENT = {
     },
     "routes": {"digits": {"match": "/digits", "split": {"linear": 90, "cnn": 10}}},
 }
-LIVE = Live(
+LIVE = Gauges(
     table=Table.from_document(DOCUMENT, 43),
     up={"linear": {"127.0.0.1:8001": True}, "cnn": {"127.0.0.1:8002": False}},
     effective={"digits": {"linear": 1.0, "cnn": 0.0}},
 )
+AT = ("digits", "linear")
 
 
-def histogram(*series: tuple[list[str], list[int], float]) -> Histogram:
-    return {"bounds": BOUNDS, "series": list(series)}
+class House:
+    """A worker that counts, and who reads it."""
+
+    def __init__(self) -> None:
+        self.counters = Counters(Book())
+        self.cell = self.counters.cell("digits", "linear", "127.0.0.1:8001")
+        self.totals = Totals(self.counters.book.memory)
+        self.exposition = Exposition(self.totals)
+
+    def scraped(self, live: Gauges = LIVE) -> dict[tuple[str, tuple[str, ...]], float]:
+        """Name and labels, in the order of the contract, to the value that Prometheus reads."""
+        self.totals.read()
+        content = b"".join(self.exposition.pieces(live)[1])
+        order = [*dict.fromkeys(label for metric in METRICS for label in metric.labels), "le"]
+        return {
+            (
+                sample.name,
+                tuple(sample.labels[label] for label in order if label in sample.labels),
+            ): sample.value
+            for family in text_string_to_metric_families(content.decode())
+            for sample in family.samples
+        }
 
 
-def metrics(**facts: Any) -> Metrics:
-    """One worker's message, with `facts` in place of nothing."""
-    nothing: dict[str, Any] = {
-        "type": "metrics", "id": 1, "revision": 43, "requests": [], "retries": [],
-        "retries_denied": 0, "ejections": [], "in_flight": [], "queue_depth": [], "live": {},
-        "request_seconds": histogram(), "first_byte_seconds": histogram(),
-        "overhead_seconds": histogram(),
-    }  # fmt: skip
-    return {**nothing, **facts}  # type: ignore[return-value]
+def scraped(live: Gauges = LIVE) -> dict[tuple[str, tuple[str, ...]], float]:
+    return House().scraped(live)
 
 
-def scraped(*workers: Metrics, live: Live = LIVE) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Name and labels, in the order of the contract, to the value that Prometheus reads."""
-    _, content = render(workers, live)
-    order = [*dict.fromkeys(label for metric in METRICS for label in metric.labels), "le"]
-    return {
-        (sample.name, tuple(sample.labels[label] for label in order if label in sample.labels)):
-            sample.value
-        for family in text_string_to_metric_families(content.decode())
-        for sample in family.samples
-    }  # fmt: skip
-
-
-def test_r70_counters_are_sums_over_all_workers() -> None:
-    ok = ["digits", "linear", "127.0.0.1:8001", "POST", "200", ""]
-    full = ["digits", "linear", "", "POST", "503", "queue_full"]
-    found = scraped(
-        metrics(requests=[(ok, 7), (full, 1)], retries=[(["digits", "reset"], 2)]),
-        metrics(requests=[(ok, 5)], retries=[(["digits", "reset"], 1)], retries_denied=4),
-    )
-    assert found["headgate_requests_total", tuple(ok)] == 12
-    assert found["headgate_requests_total", tuple(full)] == 1
+def test_counters_are_shown_by_all_their_labels() -> None:
+    house = House()
+    for _ in range(7):
+        house.cell.count(b"POST", 200, "")
+    house.counters.cell("digits", "linear", "").count(b"POST", 503, "queue_full")
+    house.counters.add(RETRIES, "digits", "reset", count=3)
+    house.counters.add(RETRIES_DENIED, count=4)
+    found = house.scraped()
+    ok = ("digits", "linear", "127.0.0.1:8001", "POST", "200", "")
+    assert found["headgate_requests_total", ok] == 7
+    full = ("digits", "linear", "", "POST", "503", "queue_full")
+    assert found["headgate_requests_total", full] == 1
     assert found["headgate_retries_total", ("digits", "reset")] == 3
     assert found["headgate_retries_denied_total", ()] == 4
 
 
+def test_a_scrape_shows_what_was_counted_since_the_last_one() -> None:
+    house = House()
+    house.cell.count(b"GET", 200, "")
+    house.cell.time(0.1, 0.1, 0.001)
+    key = "headgate_requests_total", (*AT, "127.0.0.1:8001", "GET", "200", "")
+    assert house.scraped()[key] == house.scraped()[key] == 1
+    house.cell.count(b"GET", 200, "")
+    house.cell.time(0.3, 0.1, 0.001)
+    found = house.scraped()
+    assert found[key] == 2
+    assert found["headgate_request_seconds_count", AT] == 2
+
+
 def test_histograms_are_cumulated_and_their_count_is_their_last_bucket() -> None:
-    series = (["digits", "linear"], [1, 2, 0, 1], 1.5)
-    found = scraped(
-        metrics(request_seconds=histogram(series)), metrics(request_seconds=histogram(series))
-    )
-    at = ("digits", "linear")
-    buckets = [found["headgate_request_seconds_bucket", (*at, le)] for le in
-               ("0.005", "0.05", "0.5", "+Inf")]  # fmt: skip
-    assert buckets == [2, 6, 6, 8]
-    assert found["headgate_request_seconds_count", at] == 8
-    assert found["headgate_request_seconds_sum", at] == 3.0
+    house = House()
+    for seconds in (0.001, 0.0012, 0.05, 0.0501, 7000.0):
+        house.cell.time(seconds, seconds, 0.0001)
+    found = house.scraped()
+    buckets = {le: found["headgate_request_seconds_bucket", (*AT, str(le))] for le in SECONDS}
+    assert buckets[0.001] == 1
+    assert buckets[0.0015] == 2
+    assert (buckets[0.035], buckets[0.05], buckets[0.07]) == (2, 3, 4)
+    assert buckets[600.0] == 4
+    assert found["headgate_request_seconds_bucket", (*AT, "+Inf")] == 5
+    assert found["headgate_request_seconds_count", AT] == 5
+    assert abs(found["headgate_request_seconds_sum", AT] - 7000.1023) < 1e-6
+
+
+def test_a_counter_that_counted_nothing_is_zero_where_it_has_no_labels() -> None:
+    assert scraped()["headgate_retries_denied_total", ()] == 0
 
 
 def test_weights_health_and_revision_are_of_the_live_table() -> None:
@@ -89,25 +118,34 @@ def test_weights_health_and_revision_are_of_the_live_table() -> None:
 
 
 def test_gauges_of_idle_instances_and_queues_are_zero_rather_than_missing() -> None:
-    found = scraped(metrics(in_flight=[(["linear", "127.0.0.1:8001"], 3)]))
+    found = scraped(replace(LIVE, in_flight={"linear": {"127.0.0.1:8001": 3}}))
     assert found["headgate_in_flight", ("linear", "127.0.0.1:8001")] == 3
     assert found["headgate_in_flight", ("cnn", "127.0.0.1:8002")] == 0
     assert found["headgate_queue_depth", ("cnn",)] == 0
 
 
 def test_a_worker_of_another_release_does_not_break_a_scrape() -> None:
-    odd = metrics(
-        requests=[(["too", "few"], 1)],
-        request_seconds={"bounds": [1.0], "series": [(["digits", "linear"], [1, 1], 2.0)]},
-    )
-    good = metrics(request_seconds=histogram((["digits", "linear"], [1, 0, 0, 0], 0.001)))
-    found = scraped(odd, good)
-    assert found["headgate_request_seconds_count", ("digits", "linear")] == 1
+    house = House()
+    house.counters.add("headgate_requests_total", "too", "few")
+    house.counters.add("headgate_request_seconds", "digits")
+    house.counters.add("headgate_of_tomorrow_total", "digits")
+    house.cell.count(b"GET", 200, "")
+    found = house.scraped()
+    assert found["headgate_requests_total", (*AT, "127.0.0.1:8001", "GET", "200", "")] == 1
+    house.counters.book.words[0] = 99
+    later = House()
+    later.totals = Totals(house.counters.book.memory)
+    later.exposition = Exposition(later.totals)
+    assert later.scraped()["headgate_revision", ()] == 43
 
 
 def test_names_and_labels_are_exactly_those_of_the_catalogue() -> None:
-    _, content = render([metrics()], LIVE)
-    families = {family.name: family for family in text_string_to_metric_families(content.decode())}
+    house = House()
+    house.cell.count(b"GET", 200, "")
+    house.cell.time(0.1, 0.1, 0.001)
+    house.totals.read()
+    content = render(house.totals, LIVE)[1].decode()
+    families = {family.name: family for family in text_string_to_metric_families(content)}
     assert set(families) == {metric.name.removesuffix("_total") for metric in METRICS}
     for metric in METRICS:
         family = families[metric.name.removesuffix("_total")]
@@ -117,19 +155,24 @@ def test_names_and_labels_are_exactly_those_of_the_catalogue() -> None:
 
 
 def test_a_label_cannot_break_a_line() -> None:
-    table = Table.from_document(
-        {"backends": {'a"\n\\': {"instances": []}},
-         "routes": {"r": {"match": "/", "split": {'a"\n\\': 1}}}}, 1,
-    )  # fmt: skip
-    found = scraped(live=Live(table))
-    assert found["headgate_weight", ("r", 'a"\n\\')] == 1
+    odd = 'a"\n\\'
+    found = scraped(replace(LIVE, effective={"r": {odd: 1.0}}))
+    assert found["headgate_effective_weight", ("r", odd)] == 1
 
 
 def test_open_metrics_is_answered_to_who_asks_for_it() -> None:
-    kind, content = render([metrics()], LIVE, "application/openmetrics-text; version=1.0.0")
+    house = House()
+    house.cell.count(b"GET", 200, "")
+    house.cell.time(0.1, 0.1, 0.001)
+    house.totals.read()
+    accept = "application/openmetrics-text; version=1.0.0"
+    kind, content = render(house.totals, LIVE, accept)
     assert kind.startswith("application/openmetrics-text")
     assert content.endswith(b"# EOF\n")
-    assert render([metrics()], LIVE)[0].startswith("text/plain")
+    families = {family.name: family for family in open_metrics_families(content.decode())}
+    assert set(families) == {metric.name.removesuffix("_total") for metric in METRICS}
+    assert families["headgate_requests"].samples[0].value == 1
+    assert render(house.totals, LIVE)[0].startswith("text/plain")
 
 
 def test_the_documentation_is_what_the_code_says() -> None:

@@ -59,7 +59,7 @@ def selections(expression: str) -> Iterator[tuple[str, set[str]]]:
 
 def known() -> set[str]:
     """Every series name that the exposition shows."""
-    parts = ("_bucket", "_sum", "_count")
+    parts = ("", "_bucket", "_sum", "_count")  # without a part: a native histogram
     histograms = [metric.name for metric in METRICS if metric.kind == "histogram"]
     names = {metric.name for metric in METRICS if metric.kind != "histogram"}
     return {*names, *(f"{name}{part}" for name in histograms for part in parts), *instance_series()}

@@ -60,6 +60,7 @@ async def test_what_was_traced_is_sent_before_the_gateway_ends() -> None:
         assert len(collector.of(TRACE)) == 2
 
 
+@pytest.mark.paced
 @pytest.mark.parametrize("fault", ["down", "hangs", "refuses"])
 async def test_a_bad_collector_slows_neither_requests_nor_the_end(fault: str) -> None:
     async with running_collector() as collector, one_origin(echo) as origin:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import re
 import shutil
 import subprocess
@@ -12,7 +13,13 @@ from urllib.parse import quote
 
 import pytest
 import yaml
+from aiohttp import web
 
+from gateway.controlplane.watch.counters import Totals
+from gateway.core.table import Table
+from gateway.telemetry.book import Book
+from gateway.telemetry.exposition import Gauges, render
+from gateway.telemetry.metrics import Counters
 from tests.harness.gateway import eventually, one_backend, running_gateway
 from tests.harness.load import Ask, Client, open_loop
 from tests.harness.origins import origins
@@ -22,6 +29,7 @@ from tests.telemetry.test_observability import EXPRESSIONS, plain
 
 OBSERVABILITY = Path(__file__).parents[2] / "docker" / "observability"
 TOKEN = "p" * 40
+NATIVE = "--enable-feature=native-histograms"
 MODEL = """
 class Model:
     def setup(self, device): ...
@@ -57,11 +65,11 @@ def configuration(folder: Path, gateway: str, instance: str) -> Path:
 class Prometheus:
     """The process, and the values that it answers with."""
 
-    def __init__(self, file: Path, folder: Path, client: Client) -> None:
+    def __init__(self, file: Path, folder: Path, client: Client, *more: str) -> None:
         self._port, self._client = free_port(), client
         self._command = [
             tool("prometheus"), f"--config.file={file}", f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{self._port}", "--log.level=error",
+            f"--web.listen-address=127.0.0.1:{self._port}", "--log.level=error", *more,
         ]  # fmt: skip
 
     async def __aenter__(self) -> Self:
@@ -135,11 +143,72 @@ async def test_r70_prometheus_counts_what_the_clients_saw(tmp_path: Path, model:
                 assert slow is not None
                 assert 0 < slow < 10
                 for expression in EXPRESSIONS:
-                    # A counter that nothing was counted by yet has no series; all else has one.
-                    empty = re.search(r"> 0$|retries_total|ejections", expression)
+                    # A counter that nothing was counted by yet has no series, nor a limit that no
+                    # instance is held to; all else has one.
+                    empty = re.search(r"> 0$|retries_total|ejections|_limit", expression)
                     found = await prometheus.value(plain(expression, "10s"))
                     assert found is not None or empty, expression
             headers = [("Authorization", f"Bearer {TOKEN}")]
             scrape = await gateway.client.get(f"{gateway.admin_url}/metrics", headers=headers)
             check_metrics(scrape.body)
             check_metrics((await gateway.client.get(f"{model.url}/metrics")).body)
+
+
+class Played:
+    """A gateway's `/metrics` as it is after `times` were counted, on a port of its own."""
+
+    def __init__(self, times: list[float]) -> None:
+        counters = Counters(Book())
+        cell = counters.cell("all", "main", "h:1")
+        for seconds in times:
+            cell.time(seconds, seconds, seconds / 1000)
+        self._totals = Totals(counters.book.memory)
+        self._totals.read()
+        self.port = free_port()
+
+    async def __aenter__(self) -> Self:
+        app = web.Application()
+        app.router.add_get("/metrics", self._answer)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        live = Gauges(Table.from_document({"backends": {}, "routes": {}}, 1))
+        kind, body = render(self._totals, live, request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": kind})
+
+
+@pytest.mark.parametrize(("flags", "within"), [((NATIVE,), 0.02), ((), 0.25)])
+async def test_prometheus_reads_the_quantiles_that_are_true(
+    tmp_path: Path, flags: tuple[str, ...], within: float
+) -> None:
+    """With native histograms to two percent, by the very expression of the dashboard."""
+    chance = random.Random(1)
+    times = sorted(chance.lognormvariate(-2, 1.5) for _ in range(20_000))
+    async with Played(times) as played:
+        file = tmp_path / "prometheus.yml"
+        targets = [{"targets": [f"127.0.0.1:{played.port}"]}]
+        jobs = [{"job_name": "headgate", "static_configs": targets}]
+        file.write_text(
+            yaml.safe_dump({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs})
+        )
+        client = Client()
+        async with Prometheus(file, tmp_path, client, *flags) as prometheus:
+            await prometheus.reads("headgate_revision", 1, within_s=30)
+            for part in (0.5, 0.95, 0.99):
+                whole = (
+                    f"histogram_quantile({part}, sum by (backend) (headgate_request_seconds))"
+                    f" or histogram_quantile({part},"
+                    " sum by (le, backend) (headgate_request_seconds_bucket))"
+                )
+                found = await prometheus.value(whole)
+                assert found == pytest.approx(times[int(part * len(times)) - 1], rel=within)
+            count = "histogram_count" if flags else ""
+            name = "headgate_request_seconds" + ("" if flags else "_count")
+            assert await prometheus.value(f"{count}({name})") == len(times)
+        await client.close()

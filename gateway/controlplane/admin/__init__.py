@@ -1,0 +1,1 @@
+"""The admin listener: the API, its readers and its pages."""

@@ -1,0 +1,27 @@
+// What is wrong now? A list above everything else, the worst first; nothing where all is well.
+
+import { by, h, mark, say } from "./dom.js";
+
+const MOST = 8; // the rest is counted: a page of alerts hides the page
+
+export function alerts(state) {
+  const root = by("alerts");
+  const list = by("alerts-body");
+
+  return {
+    update() {
+      const found = state.status.alerts || [];
+      root.hidden = !found.length;
+      const shown = found.slice(0, MOST);
+      while (list.childElementCount > shown.length) list.lastChild.remove();
+      while (list.childElementCount < shown.length) list.append(h("li", {}, h("span")));
+      shown.forEach((alert, index) => {
+        const line = list.children[index];
+        mark(line, "data-tone", alert.severity === "critical" ? "bad" : "warn");
+        mark(line, "data-kind", alert.kind);
+        say(line.firstChild, alert.text);
+      });
+      say(by("alerts-more"), found.length > MOST ? `and ${found.length - MOST} more` : "");
+    },
+  };
+}

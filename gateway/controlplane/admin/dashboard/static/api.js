@@ -1,0 +1,116 @@
+// How is the admin API asked? With fetch, relative to this page. The token lives in this module's
+// memory: it is in no storage, no URL and no element once the dialog is closed. What was refused
+// is not sent again: until another token is given nothing is asked.
+
+let token = null;
+let refusal = null;
+
+export function keepToken(value) {
+  token = value;
+  refusal = null;
+}
+
+export class Refused extends Error {
+  constructor(status, problem) {
+    super(problem.detail || problem.title || `status ${status}`);
+    this.status = status;
+    this.problem = problem;
+    this.faults = Array.isArray(problem.errors) ? problem.errors : [];
+  }
+
+  // Whether it is the token that is missing, wrong, or was wrong too often.
+  get isSignIn() {
+    return this.status === 401 || this.status === 429;
+  }
+
+  // Every fault in one sentence.
+  get words() {
+    const named = this.faults.map((fault) => `${fault.pointer || ""} ${fault.detail || ""}`.trim());
+    const further = named.filter((text) => text && !this.message.includes(text));
+    return [this.message, ...further].join("; ");
+  }
+}
+
+export class Unreachable extends Error {}
+
+// A header carries bytes: each character of this text is one byte of the UTF-8 of `text`.
+function bytes(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
+}
+
+function headersOf({ body, reason, etag }) {
+  const headers = { Accept: "application/json" };
+  if (token) headers.Authorization = `Bearer ${token}`;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  if (reason) headers["X-Change-Reason"] = bytes(reason);
+  if (etag) headers["If-Match"] = etag;
+  return headers;
+}
+
+// The answer of `path`; Refused where it is none, without asking where the token was refused.
+async function fetched(path, options) {
+  if (refusal) throw refusal;
+  const used = token;
+  const response = await fetch(`admin/v1/${path}`, { cache: "no-store", credentials: "omit", ...options });
+  if (response.ok) return response;
+  const refused = new Refused(response.status, await response.json().catch(() => ({})));
+  if (refused.isSignIn && used === token) refusal = refused;
+  throw refused;
+}
+
+// The answer and its entity tag.
+async function tagged(method, path, options = {}) {
+  const response = await fetched(`${path}${options.dryRun ? "?dry_run=true" : ""}`, {
+    method,
+    headers: headersOf(options),
+    body: options.body === undefined ? undefined : JSON.stringify(options.body),
+  }).catch((error) => {
+    throw error instanceof Refused ? error : new Unreachable("the gateway does not answer");
+  });
+  const answer = await response.json().catch(() => ({}));
+  return { answer, etag: response.headers.get("ETag") };
+}
+
+async function ask(method, path, options) {
+  return (await tagged(method, path, options)).answer;
+}
+
+const part = encodeURIComponent;
+
+export const api = {
+  table: () => ask("GET", "table"),
+  status: () => ask("GET", "status"),
+  history: () => ask("GET", "history?limit=50"),
+  weights: (route) => tagged("GET", `routes/${part(route)}/weights`),
+  setWeights: (route, weights, options) => ask("PUT", `routes/${part(route)}/weights`, { ...options, body: weights }),
+  restore: (revision, options) => ask("POST", `history/${revision}/restore`, { ...options, body: {} }),
+  backendTag: async (backend) => (await tagged("GET", `backends/${part(backend)}`)).etag,
+  instance: (backend, address, action, options) =>
+    ask("POST", `backends/${part(backend)}/instances/${part(address)}/${action}`, { ...options, body: {} }),
+};
+
+let heard = null;
+
+// Calls `each` with every event until the stream ends; EventSource cannot carry a token. A stream
+// that is opened again begins with what was missed.
+export async function listen(each, opened) {
+  const headers = { ...headersOf({}), Accept: "text/event-stream" };
+  if (heard) headers["Last-Event-ID"] = heard;
+  const response = await fetched("events", { headers });
+  opened();
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    text += value.replaceAll("\r", "");
+    const blocks = text.split("\n\n");
+    text = blocks.pop();
+    for (const block of blocks) {
+      const field = (name) => block.split("\n").filter((line) => line.startsWith(`${name}:`)).map((line) => line.slice(name.length + 1).trim());
+      const data = field("data");
+      if (data.length) each(JSON.parse(data.join("\n")));
+      heard = field("id").pop() ?? heard;
+    }
+  }
+}

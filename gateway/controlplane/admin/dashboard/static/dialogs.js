@@ -1,0 +1,81 @@
+// What is asked of a person before something happens: the token, and whether to go on.
+
+import { keepToken, Refused } from "./api.js";
+import { changes } from "./difference.js";
+import { by, say } from "./dom.js";
+
+let asking = null;
+let asked = false;
+
+// Resolves once a token was given; several askers share one dialog. `why`: what to say above it.
+export function askToken(why) {
+  asking ??= tokenDialog({ fault: why || (asked ? "That was not the token." : ""), cancellable: false });
+  asked = true;
+  return asking;
+}
+
+// Whether another token was given in place of the one in use.
+export function changeToken() {
+  asking ??= tokenDialog({ fault: "", cancellable: true });
+  return asking;
+}
+
+function tokenDialog({ fault, cancellable }) {
+  const dialog = by("token-dialog");
+  const field = by("token");
+  say(by("token-fault"), fault);
+  by("token-cancel").hidden = !cancellable;
+  return new Promise((done) => {
+    const end = (given) => {
+      if (given) keepToken(field.value.trim());
+      field.value = "";
+      asking = null;
+      if (dialog.open) dialog.close();
+      done(given);
+    };
+    by("token-cancel").onclick = () => end(false);
+    dialog.oncancel = (event) => {
+      event.preventDefault();
+      if (cancellable) end(false);
+    };
+    by("token-form").onsubmit = (event) => {
+      event.preventDefault();
+      end(true);
+    };
+    // A browser may close it unasked, and tells of an end when the next dialog may be open.
+    dialog.onclose = () => { if (!dialog.open) end(false); };
+    dialog.showModal();
+  });
+}
+
+// Shows in a dry run what `edit` would change and makes it when it is confirmed: the answer, or
+// null. `tag` gives the entity tag that binds the edit to what was shown.
+export async function confirmEdit({ title, text, action, edit, tag }) {
+  const etag = tag();
+  const tried = await edit({ dryRun: true, etag });
+  const dialog = by("confirm-dialog");
+  say(by("confirm-title"), title);
+  say(by("confirm-text"), text);
+  say(by("confirm-apply"), action);
+  say(by("confirm-fault"), "");
+  by("confirm-reason").value = "";
+  by("confirm-diff").replaceChildren(changes(tried.diff || []));
+  dialog.showModal();
+  by("confirm-reason").focus();
+  return new Promise((done) => {
+    const closed = () => done(null);
+    dialog.addEventListener("close", closed, { once: true });
+    by("confirm-cancel").onclick = () => dialog.close();
+    by("confirm-form").onsubmit = async (event) => {
+      event.preventDefault();
+      try {
+        const answer = await edit({ reason: by("confirm-reason").value.trim(), etag });
+        dialog.removeEventListener("close", closed);
+        dialog.close();
+        done(answer);
+      } catch (error) {
+        say(by("confirm-fault"), error instanceof Refused ? error.words : error.message);
+      }
+    };
+  });
+}

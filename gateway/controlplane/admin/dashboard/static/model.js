@@ -1,0 +1,141 @@
+// What do the answers of the admin API mean? Pure functions of values; nothing here touches the
+// page or asks the gateway.
+
+export const KEPT = 300; // samples, one a second: five minutes
+export const MAX_WEIGHT = 1_000_000;
+
+const PALETTE = 8;
+
+// Backend → a stable number of its colour, in the order of the table.
+export function colours(table) {
+  return new Map(Object.keys(table.backends || {}).map((name, index) => [name, index % PALETTE]));
+}
+
+export function shares(weights) {
+  const total = Object.values(weights).reduce((sum, weight) => sum + weight, 0);
+  return Object.fromEntries(Object.entries(weights).map(([name, weight]) => [name, total ? weight / total : 0]));
+}
+
+// The weights after `name` became `weight` while the sum stays: the others give or take in
+// proportion to what they had, whole numbers by the largest remainder.
+export function keepSum(weights, name, weight) {
+  const others = Object.keys(weights).filter((other) => other !== name);
+  const sum = Object.values(weights).reduce((total, one) => total + one, 0);
+  if (!others.length || sum === 0) return { ...weights, [name]: weight };
+  const set = Math.min(weight, sum);
+  const had = sum - weights[name];
+  const exact = others.map((other) => (had ? weights[other] / had : 1 / others.length) * (sum - set));
+  const whole = exact.map(Math.floor);
+  let left = sum - set - whole.reduce((total, one) => total + one, 0);
+  const order = exact.map((value, index) => [value - whole[index], index]).sort((a, b) => b[0] - a[0]);
+  for (const [, index] of order) {
+    if (left <= 0) break;
+    whole[index] += 1;
+    left -= 1;
+  }
+  return { ...weights, [name]: set, ...Object.fromEntries(others.map((other, index) => [other, whole[index]])) };
+}
+
+export const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+
+export function matched(match) {
+  if (typeof match === "string" || !match) return match || "/";
+  const parts = [match.exact ? `= ${match.exact}` : match.path || "/"];
+  if (match.methods?.length) parts.unshift(match.methods.join(" "));
+  if (match.hosts?.length) parts.push(`on ${match.hosts.join(", ")}`);
+  for (const [name, value] of Object.entries({ ...match.headers, ...match.json })) parts.push(`${name}=${value}`);
+  return parts.join("  ");
+}
+
+export const ANSWERS = ["1xx", "2xx", "3xx", "4xx", "499", "5xx", "refused"];
+
+const TONES = { "4xx": "warn", 499: "bad", "5xx": "bad", refused: "bad" };
+
+// The kinds of answers that there were, with how many of each a second and what that means.
+export function answers(rates) {
+  const counts = rates.answers_per_s || {};
+  return ANSWERS.filter((kind) => counts[kind] > 0).map((kind) => ({ kind, rate: counts[kind], tone: TONES[kind] || null }));
+}
+
+// Requests a second that failed, were refused or were given up by their clients.
+function wrong(backend) {
+  const counts = backend.answers_per_s;
+  return counts ? (counts["499"] || 0) + (counts["5xx"] || 0) + (counts.refused || 0) : backend.errors_per_s ?? 0;
+}
+
+// The last five minutes of one backend.
+export class Series {
+  constructor() {
+    this.points = [];
+  }
+
+  add(at, backend) {
+    const latency = backend.latency_ms || {};
+    this.points.push({
+      at,
+      requests: backend.requests_per_s ?? 0,
+      errors: wrong(backend),
+      p50: latency.p50 ?? null,
+      p95: latency.p95 ?? null,
+      p99: latency.p99 ?? null,
+    });
+    while (this.points.length && this.points[0].at < at - KEPT * 1000) this.points.shift();
+  }
+}
+
+// One word for an instance: what was decided about it comes before what was observed.
+export function health(instance) {
+  if (instance.state) return { word: instance.state, tone: "quiet" };
+  if (instance.ejected_s) return { word: "ejected", tone: "bad", more: `${Math.ceil(instance.ejected_s)} s left` };
+  const word = instance.health || "starting";
+  return { word, tone: { up: "good", down: "bad", failing: "warn" }[word] || "warn" };
+}
+
+export function totals(status) {
+  const backends = Object.values(status.backends || {});
+  const add = (read) => backends.reduce((sum, backend) => sum + (read(backend) || 0), 0);
+  const instances = backends.flatMap((backend) => Object.values(backend.instances || {}));
+  const p99 = backends.map((backend) => backend.latency_ms?.p99).filter((value) => value !== null && value !== undefined);
+  return {
+    requests: add((backend) => backend.requests_per_s),
+    ...Object.fromEntries(ANSWERS.map((kind) => [kind, add((backend) => backend.answers_per_s?.[kind])])),
+    inFlight: add((backend) => backend.in_flight),
+    queued: add((backend) => backend.queue_depth),
+    p99: p99.length ? Math.max(...p99) : null,
+    up: instances.filter((one) => health(one).tone === "good").length,
+    instances: instances.length,
+  };
+}
+
+// A number in at most four characters that matter.
+export function number(value, digits) {
+  if (value === null || value === undefined) return "–";
+  const places = digits ?? (value === 0 ? 0 : value < 10 ? 2 : value < 100 ? 1 : 0);
+  return value.toLocaleString("en", { minimumFractionDigits: places, maximumFractionDigits: places });
+}
+
+export const percent = (share) => `${(100 * share).toFixed(1)} %`;
+
+// Where and what: a weight by its route and backend, anything else by its whole path.
+export function changeWords(change) {
+  const path = change.pointer.slice(1).split("/").map((part) => part.replaceAll("~1", "/").replaceAll("~0", "~"));
+  const weight = path[0] === "routes" && path[2] === "split" && path.length === 4;
+  const where = weight ? `${path[1]}: ${path[3]}` : path.join(" › ");
+  const sides = ["before", "after"].filter((side) => side in change).map((side) => short(change[side]));
+  return { where, what: sides.join(" → "), op: change.op };
+}
+
+export function short(value) {
+  const text = typeof value === "string" ? value : JSON.stringify(value);
+  return text.length > 120 ? `${text.slice(0, 119)}…` : text;
+}
+
+export function ago(iso, now = Date.now()) {
+  const seconds = Math.max(0, (now - Date.parse(iso)) / 1000);
+  if (Number.isNaN(seconds)) return "";
+  if (seconds < 60) return "just now";
+  for (const [size, word] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
+    if (seconds >= size) return `${Math.floor(seconds / size)} ${word} ago`;
+  }
+  return "";
+}

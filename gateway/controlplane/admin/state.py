@@ -1,0 +1,200 @@
+"""The table as a whole, its history, and what is live: how is each read and written?
+
+Files are applied three ways, old revisions come back as new ones, and events are streamed
+as they happen. What the numbers mean is the data plane's business.
+"""
+
+import asyncio
+import os
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from gateway.controlplane.admin.calls import JSON_TYPES, LARGE, Call, answer, aside, outcome, seal
+from gateway.controlplane.admin.problems import Problem
+from gateway.controlplane.configuration.reading import ConfigurationError, examine, parse
+from gateway.controlplane.configuration.settings import Settings, differing
+from gateway.controlplane.events import Event, Subscription
+from gateway.controlplane.store.store import Summary
+from gateway.core.faults import Fault, Invalid
+from gateway.core.table import Document, Table
+
+Json = Any
+_KEEP_ALIVE_S = 15.0
+
+
+def table_tag(table: Table) -> str:
+    return f'"{table.revision}"'
+
+
+def table_body(table: Table) -> Json:
+    return {
+        "revision": table.revision,
+        "backends": table.document.get("backends") or {},
+        "routes": table.document.get("routes") or {},
+    }
+
+
+async def get_table(call: Call) -> web.Response:
+    table = call.publisher.table
+    return call.shown(table_body(table), table_tag(table), table.revision)
+
+
+async def apply_file(call: Call) -> web.Response:
+    """Brings a whole file in, three ways: what the file changed wins, other edits stay."""
+    settings, file = await _file(call)
+    applied = await call.publisher.apply(
+        file,
+        who=call.who,
+        why=call.why,
+        dry_run=call.dry_run,
+        guard=lambda table: call.guard(table_body(table), table_tag(table)),
+    )
+    published = applied.published
+    body = outcome(
+        published,
+        previous=published.previous.revision,
+        overridden=[change.as_json() for change in applied.overridden],
+        unserved=[change.as_json() for change in published.diff if change.note],
+        restart=differing(settings, call.parts.settings, os.environ),
+    )
+    return answer(body, tag=f'"{published.revision}"', revision=published.revision)
+
+
+async def _file(call: Call) -> tuple[Settings, Document]:
+    """What the file in the body says; its settings are checked and otherwise left alone."""
+    if call.is_yaml:
+        text = await call.yaml_text()
+        try:
+            # An empty body is a mishap of a script, not the wish to remove everything.
+            return await aside(len(text), lambda: parse(text, may_be_empty=False))
+        except ConfigurationError as error:
+            raise Invalid(
+                Fault(
+                    problem.pointer,
+                    "invalid",
+                    f"line {problem.line}: {problem.detail}" if problem.line else problem.detail,
+                    problem.hint,
+                )
+                for problem in error.problems
+            ) from None
+    if call.request.content_type not in JSON_TYPES:
+        raise Problem("unsupported_media_type", "send application/yaml or application/json")
+    value = await call.mapping()
+    size = call.request.content_length or LARGE
+    settings, document, faults = await aside(size, lambda: examine(value))
+    if faults or settings is None:
+        raise Invalid(faults)
+    return settings, document
+
+
+async def get_history(call: Call) -> web.Response:
+    """The edits so far, newest first, one page at a time."""
+    limit = call.number("limit", 100, most=1000) or 100
+    before = call.number("before", None, most=2**53)
+    page = await call.publisher.history(limit=limit, before=before)
+    body = {
+        "revisions": [_summary(edit) for edit in page.edits],
+        "next": page.edits[-1].number if page.more else None,
+    }
+    newest = call.publisher.table.revision
+    return call.shown(body, f'"{newest}"', newest)
+
+
+async def get_revision(call: Call) -> web.Response:
+    kept = await call.publisher.revision(_number(call))
+    body = {**_summary(kept), "document": orjson.Fragment(kept.content)}
+    return call.shown(body, f'"{kept.number}"')
+
+
+async def restore_revision(call: Call) -> web.Response:
+    """Makes the document of an earlier revision current again, as a new revision."""
+    number, dry_run, why = _number(call), call.dry_run, call.why
+    await call.publisher.revision(number)
+    table = call.publisher.table
+    expected = table.revision if call.request.headers.get("If-Match") else None
+    call.guard(table_body(table), table_tag(table))
+    published = await call.publisher.restore(
+        number, who=call.who, why=why, dry_run=dry_run, expected=expected
+    )
+    body = outcome(published, restored=number, previous=published.previous.revision)
+    return answer(body, tag=f'"{published.revision}"', revision=published.revision)
+
+
+def _number(call: Call) -> int:
+    text = call.part("revision")
+    if not (text.isascii() and text.isdigit() and len(text) <= 15):
+        raise Problem("not_found", "a revision is a whole number")
+    return int(text)
+
+
+def _summary(revision: Summary) -> Json:
+    return {
+        "revision": revision.number,
+        "time": revision.time,
+        "who": revision.who,
+        "why": revision.why,
+        "source": revision.source,
+        "diff": list(revision.diff),
+    }
+
+
+async def get_status(call: Call) -> web.Response:
+    table = call.publisher.table
+    live = await call.parts.view.status()
+    body = {"revision": table.revision, "role": call.role, **live}
+    return answer(body, tag=seal(body), revision=table.revision)
+
+
+async def get_metrics(call: Call) -> web.Response:
+    kind, body = await call.parts.metrics(call.request.headers.get("Accept", ""))
+    return web.Response(body=body, headers={"Content-Type": kind})
+
+
+async def get_livez(call: Call) -> web.Response:
+    return answer({"status": "ok"})
+
+
+async def get_readyz(call: Call) -> web.Response:
+    if not call.parts.ready():
+        raise Problem("not_ready", "no worker serves the current table yet")
+    return answer({"status": "ok"})
+
+
+async def stream_events(call: Call) -> web.StreamResponse:
+    """Server-sent events until the client leaves or the gateway stops.
+
+    Who names the last one it read in Last-Event-ID hears first what it missed.
+    """
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    subscription = call.parts.events.subscribe(call.request.headers.get("Last-Event-ID", ""))
+    try:
+        await response.prepare(call.request)
+        hello = {"type": "hello", "revision": call.publisher.table.revision}
+        await response.write(_frame({"id": subscription.begun, **hello}))
+        await _relay(subscription, response)
+    except ConnectionError:
+        pass
+    finally:
+        subscription.close()
+    return response
+
+
+async def _relay(subscription: Subscription, response: web.StreamResponse) -> None:
+    while True:
+        try:
+            async with asyncio.timeout(_KEEP_ALIVE_S):
+                event = await anext(subscription, None)
+        except TimeoutError:
+            await response.write(b": nothing new\n\n")
+            continue
+        if event is None:
+            return
+        await response.write(_frame(event))
+
+
+def _frame(event: Event) -> bytes:
+    told = {key: value for key, value in event.items() if key != "id"}
+    number = b"id: %b\n" % event["id"].encode() if "id" in event else b""
+    return b"%bevent: %b\ndata: %b\n\n" % (number, event["type"].encode(), orjson.dumps(told))

@@ -1,0 +1,1 @@
+"""What people write, and all that can be wrong with it."""

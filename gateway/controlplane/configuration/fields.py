@@ -1,0 +1,268 @@
+"""Which texts are durations, sizes, names, paths and addresses in what people write?
+
+Types for pydantic models, shared by the settings and the route and backend schemas. Each
+checks its text and says in one sentence what is wrong; none of them changes what was said,
+except the two that settings use to get seconds and bytes.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
+from pydantic import WithJsonSchema as Shown
+from pydantic_core import PydanticCustomError
+
+from gateway.core.entries import (
+    MAX_BYTES,
+    MAX_JSON_INTEGER,
+    MAX_SECONDS,
+    METHOD,
+    NAME,
+    TOKEN,
+    is_header_value,
+    is_path,
+)
+from gateway.core.reading import parse_instance
+from gateway.core.units import parse_duration, parse_size
+
+DURATION = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"
+SIZE = r"^[0-9]+(B|KiB|MiB|GiB)$"
+_HOST_LABEL = r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?"
+_HOST = re.compile(rf"(\*\.)?{_HOST_LABEL}(\.{_HOST_LABEL})*")
+
+
+class Spec(BaseModel):
+    """What every model of written configuration agrees on: strict, closed, immutable."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def fault(code: str, detail: str) -> PydanticCustomError:
+    """An error of ours for pydantic to collect; braces in `detail` are harmless."""
+    return PydanticCustomError("headgate", "{detail}", {"detail": detail, "code": code})
+
+
+def _checked(parse: Callable[[str], object], code: str) -> AfterValidator:
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except ValueError as error:
+            raise fault(code, str(error)) from None
+        return text
+
+    return AfterValidator(check)
+
+
+def _with_unit(unit: str, code: str) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if type(value) in (int, float):
+            raise fault(code, f"{value} has no unit; write it like {value}{unit}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _parsed(parse: Callable[[str], object], code: str) -> BeforeValidator:
+    def convert(text: Any) -> Any:
+        if not isinstance(text, str):
+            raise fault(code, "must be text")
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise fault(code, str(error)) from None
+
+    return BeforeValidator(convert)
+
+
+def _positive(text: str) -> float:
+    if _duration(text) <= 0:
+        raise ValueError("must be longer than 0")
+    return parse_duration(text)
+
+
+def _duration(text: str) -> float:
+    if (seconds := parse_duration(text)) > MAX_SECONDS:
+        raise ValueError("must be no longer than a year")
+    return seconds
+
+
+def _size(text: str) -> int:
+    if (size := parse_size(text)) > MAX_BYTES:
+        raise ValueError("must be no larger than a pebibyte")
+    return size
+
+
+_SHOWN_DURATION = {"type": "string", "pattern": DURATION, "examples": ["250ms", "2s", "5m"]}
+_SHOWN_SIZE = {"type": "string", "pattern": SIZE, "examples": ["64KiB", "64MiB"]}
+
+_IN_SECONDS, _IN_BYTES = _with_unit("s", "duration"), _with_unit("B", "size")
+
+Duration = Annotated[str, _IN_SECONDS, _checked(_positive, "duration"), Shown(_SHOWN_DURATION)]
+Pause = Annotated[str, _IN_SECONDS, _checked(_duration, "duration"), Shown(_SHOWN_DURATION)]
+"""A duration that may be none."""
+Size = Annotated[str, _IN_BYTES, _checked(_size, "size"), Shown(_SHOWN_SIZE)]
+# Of two that look at what was written the last one looks first.
+Seconds = Annotated[float, _parsed(_positive, "duration"), _IN_SECONDS, Shown(_SHOWN_DURATION)]
+Grace = Annotated[float, _parsed(_duration, "duration"), _IN_SECONDS, Shown(_SHOWN_DURATION)]
+"""Seconds, maybe none."""
+Bytes = Annotated[int, _parsed(_size, "size"), _IN_BYTES, Shown(_SHOWN_SIZE)]
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(NAME, text) or text in {".", ".."}:
+        raise fault(
+            "name",
+            f"{_short(text)} is no name: up to 128 letters, digits, '.', '_' and '-', "
+            "beginning and ending with a letter or digit",
+        )
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name), Shown({"type": "string", "pattern": NAME})]
+
+
+def _path(text: str) -> str:
+    if {".", ".."} & set(text.split("/")):
+        raise fault("path", f"{_short(text)} has a '.' or '..' segment")
+    if not is_path(text):
+        raise fault(
+            "path",
+            f"{_short(text)} is no path: it begins with '/' and holds only what a URL path may, "
+            "anything else percent-encoded, with no '?' or '#'",
+        )
+    return text
+
+
+def _match_path(text: str) -> str:
+    if _path(text) == "/-" or text.startswith("/-/"):
+        raise fault("path", "paths under /-/ are the gateway's own")
+    return text
+
+
+_SHOWN_PATH = {"type": "string", "pattern": "^/"}
+Path = Annotated[str, AfterValidator(_path), Shown(_SHOWN_PATH)]
+MatchPath = Annotated[str, AfterValidator(_match_path), Shown(_SHOWN_PATH)]
+
+
+def _host(text: str) -> str:
+    literal = text.removeprefix("[").removesuffix("]")
+    try:
+        ipaddress.ip_address(literal)
+    except ValueError:
+        if len(text) > 253 or not _HOST.fullmatch(text):
+            raise fault(
+                "host",
+                f"{_short(text)} is no host: lower case, no port, like example.com "
+                "or *.example.com",
+            ) from None
+    return text
+
+
+Host = Annotated[str, AfterValidator(_host), Shown({"type": "string"})]
+
+
+def _header_value(text: str) -> str:
+    if not is_header_value(text):
+        raise fault("header_value", "a header's value holds no control characters")
+    return text
+
+
+HeaderName = Annotated[str, StringConstraints(pattern=TOKEN, max_length=256)]
+HeaderValue = Annotated[str, AfterValidator(_header_value), StringConstraints(max_length=4096)]
+Method = Annotated[str, StringConstraints(pattern=METHOD)]
+
+
+def _json_scalar(value: Any) -> Any:
+    if value is not None and type(value) not in {str, int, float, bool}:
+        raise fault("json_value", "must be text, a number, true, false or null")
+    if type(value) is int and abs(value) > MAX_JSON_INTEGER:
+        raise fault("json_value", "is beyond the whole numbers that every program can hold")
+    return value
+
+
+_SCALARS = ["string", "number", "boolean", "null"]
+JsonScalar = Annotated[Any, AfterValidator(_json_scalar), Shown({"type": _SCALARS})]
+
+
+def _instance_url(text: str) -> str:
+    try:
+        refuse_hidden_address(text)
+        parse_instance(text)
+    except ValueError as error:
+        raise fault("instance", str(error)) from None
+    return text
+
+
+def refuse_hidden_address(url: str) -> None:
+    """ValueError when the host of `url` could be read as another address than it seems."""
+    if not url.isascii() or re.search(r"[\x00-\x20\x7f\\%]", url):
+        raise ValueError(f"{_short(url)} holds characters that no host has")
+    host = urlsplit(url).hostname or ""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        # inet_aton reads 2130706433, 0x7f.1 and 0177.0.0.1 as addresses; names never end so.
+        if host and re.fullmatch(r"0x[0-9a-f]*|[0-9]+", host.rsplit(".", 1)[-1]):
+            raise ValueError(f"{_short(url)}: write the address as four decimal numbers") from None
+        if host and not _HOST.fullmatch(host):
+            raise ValueError(f"{_short(url)}: {_short(host)} is no host name") from None
+
+
+InstanceUrl = Annotated[
+    str,
+    AfterValidator(_instance_url),
+    Shown(
+        {"type": "string", "pattern": r"^(dns\+)?http://", "examples": ["http://127.0.0.1:8001"]}
+    ),
+]
+
+
+def _network(text: str) -> str:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError as error:
+        raise fault("network", f"{error}; write it like 10.0.0.0/8") from None
+    return text
+
+
+Network = Annotated[str, AfterValidator(_network), Shown({"type": "string"})]
+
+
+def split_listener(text: str) -> tuple[str, int]:
+    """Host and port of `host:port`, `:port` (every address) or `[ipv6]:port`; else ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(f"{_short(text)} must be host:port, like 127.0.0.1:8080")
+    if host.startswith("[") and host.endswith("]"):
+        return str(ipaddress.IPv6Address(host[1:-1])), int(port)
+    if ":" in host:
+        raise ValueError(f"{_short(text)}: put an IPv6 address in brackets, like [::1]:8080")
+    return host or "0.0.0.0", int(port)  # noqa: S104 -- what `:8080` means everywhere
+
+
+def _not_a_port_alone(value: Any) -> Any:
+    if type(value) is int:
+        raise fault("listener", f"{value} must be host:port, like 127.0.0.1:{value}")
+    return value
+
+
+Listener = Annotated[
+    str,
+    BeforeValidator(_not_a_port_alone),
+    _checked(split_listener, "listener"),
+    Shown({"type": "string", "examples": ["127.0.0.1:8080"]}),
+]
+
+
+def one_of(spec: Mapping[str, Any], *keys: str) -> None:
+    """A fault unless `spec` has exactly one of `keys`."""
+    named = [key for key in keys if key in spec]
+    if len(named) != 1:
+        raise fault("one_of", f"must have exactly one of {' and '.join(keys)}")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}…")

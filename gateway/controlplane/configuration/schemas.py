@@ -1,0 +1,268 @@
+"""What may people write about routes and backends, and what of it is kept?
+
+Models that turn untrusted JSON into the canonical document which `gateway.core.table` reads:
+shorthands are expanded, only what was said is kept, and defaults stay unsaid. The field
+descriptions are the manual of the file. Whether the parts fit together is `checks`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import WithJsonSchema as Shown
+
+from gateway.controlplane.configuration.fields import (
+    Duration,
+    HeaderName,
+    HeaderValue,
+    Host,
+    InstanceUrl,
+    JsonScalar,
+    MatchPath,
+    Method,
+    Name,
+    Path,
+    Pause,
+    Size,
+    Spec,
+    fault,
+    one_of,
+)
+from gateway.controlplane.configuration.settings import Settings
+from gateway.core.entries import (
+    BALANCES,
+    DEVICE,
+    INSTANCE_STATES,
+    LIMITS,
+    MAX_COUNT,
+    MAX_WEIGHT,
+    RETRY_REASONS,
+    is_retry_reason,
+)
+
+
+def _weight(value: Any) -> Any:
+    if type(value) is not int or not 0 <= value <= MAX_WEIGHT:
+        raise fault("weight", f"must be a whole number from 0 to {MAX_WEIGHT:,}")
+    return value
+
+
+_SHOWN_WEIGHT = {"type": "integer", "minimum": 0, "maximum": MAX_WEIGHT}
+Weight = Annotated[Any, AfterValidator(_weight), Shown(_SHOWN_WEIGHT)]
+
+
+def _said(description: str, **more: Any) -> Any:
+    """A field that may be left out and may not be null."""
+    return Field(default=None, description=description, **more)
+
+
+class MatchSpec(Spec):
+    """What a client must ask for. All conditions hold; the most specific route wins."""
+
+    path: MatchPath = _said("A prefix of whole path segments.")
+    exact: MatchPath = _said("The whole path; instead of `path`.")
+    hosts: list[Host] = _said("Any of these; `*.example.com` is every name below.", min_length=1)
+    methods: list[Method] = _said("Any of these.", min_length=1)
+    headers: dict[HeaderName, HeaderValue] = _said("Header fields with exactly these values.")
+    json_fields: dict[str, JsonScalar] = _said(
+        "Top-level fields of a JSON body with exactly these values; see `match_body`.",
+        alias="json",
+    )
+
+    @model_validator(mode="after")
+    def _has_one_path(self) -> "MatchSpec":
+        if {"path", "exact"} <= self.model_fields_set:
+            raise fault("one_of", "must have only one of path and exact")
+        return self
+
+
+def _expanded(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class StickySpec(Spec):
+    """Where the key is read from that keeps a client with its backend."""
+
+    header: HeaderName = _said("A request header.")
+    cookie: HeaderName = _said("A cookie.")
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> "StickySpec":
+        one_of(dict.fromkeys(self.model_fields_set), "header", "cookie")
+        return self
+
+
+def _retry_reason(text: str) -> str:
+    if not is_retry_reason(text):
+        raise fault(
+            "retry_reason", f'must be {", ".join(RETRY_REASONS)} or a status in quotes, like "503"'
+        )
+    return text
+
+
+RetryReason = Annotated[
+    str,
+    AfterValidator(_retry_reason),
+    Shown({"type": "string", "pattern": f"^({'|'.join(RETRY_REASONS)}|[45][0-9]{{2}})$"}),
+]
+
+
+class RetriesSpec(Spec):
+    """When a request is tried again, on another instance, before any byte was answered."""
+
+    attempts: int = _said("Tries in all, the first included (2).", ge=1, le=10)
+    on: list[RetryReason] = _said("What is worth another try ([connect_failure, reset]).")
+    retry_safe: bool = _said("Whether running a POST twice does no harm (false).")
+
+
+class MirrorSpec(Spec):
+    """A copy of requests, whose answers the client never sees."""
+
+    backend: Name = Field(description="Who gets the copies.")
+    percent: float = _said("How many of 100 requests are copied (100).", ge=0, le=100)
+
+
+def _on_unavailable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if list(value) == ["fallback"] and isinstance(value["fallback"], str):
+            return dict(value)
+    elif value in ("redistribute", "fail"):
+        return value
+    raise fault("on_unavailable", "must be redistribute, fail or {fallback: BACKEND}")
+
+
+OnUnavailable = Annotated[
+    Any,
+    AfterValidator(_on_unavailable),
+    Shown(
+        {
+            "anyOf": [
+                {"enum": ["redistribute", "fail"]},
+                {
+                    "type": "object",
+                    "properties": {"fallback": {"type": "string"}},
+                    "required": ["fallback"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+
+
+class RouteSpec(Spec):
+    """What a client may ask for and which backends answer it, by weight."""
+
+    match: Annotated[
+        MatchSpec, BeforeValidator(_expanded, json_schema_input_type=MatchPath | MatchSpec)
+    ] = Field(description="What a client asks for; a path alone is a prefix.")
+    split: dict[Name, Weight] = Field(
+        description=f"Backend → weight, a whole number from 0 to {MAX_WEIGHT:,}.", min_length=1
+    )
+    rewrite: Path = _said(
+        "Replaces the matched path; left out: the path goes as it came, or to the model's own "
+        "where `serve` starts it and the match leads elsewhere."
+    )
+    sticky: StickySpec = _said("Keeps a client with its backend.")
+    retries: RetriesSpec = _said("When a request is tried again.")
+    on_unavailable: OnUnavailable = _said(
+        "What becomes of the share of a backend that cannot serve (redistribute)."
+    )
+    override: bool = _said("Whether the header X-Headgate-Backend may choose the backend (false).")
+    mirror: MirrorSpec = _said("Copies requests to another backend.")
+    max_body: Size = _said("Largest request body (64MiB).")
+    deadline: Duration = _said("When an answer must be complete; left out: never.")
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(DEVICE, text):
+        raise fault("device", f"{text!r} is no device; write cpu, cuda:N, mps or auto")
+    return text
+
+
+Device = Annotated[
+    str, AfterValidator(_device), Shown({"type": "string", "pattern": f"^({DEVICE})$"})
+]
+
+
+class ServeSpec(Spec):
+    """How `headgate up` starts the instances of a backend."""
+
+    model: str = Field(description="package.module:Name or path/to/file.py:Name.", min_length=1)
+    devices: list[Device] = _said(
+        "cpu, cuda:N, mps or auto; one worker process each.", min_length=1
+    )
+    path: Path = _said("Where the instance answers (its class's api_path, or /predict).")
+    workers: int = _said("Worker processes per device (1).", ge=1, le=256)
+    max_batch_size: int = _said("Most inputs in one batch.", ge=1, le=MAX_COUNT)
+    batch_timeout: Pause = _said("How long a batch may wait for company.")
+    max_queue: int = _said("Most requests that wait in the instance.", ge=1, le=MAX_COUNT)
+    timeout: Duration = _said("How long one prediction may take.")
+
+
+class QueueSpec(Spec):
+    """Requests that wait at the gateway for room at the backend."""
+
+    size: int = _said("Most requests that wait (512).", ge=0, le=MAX_COUNT)
+    timeout: Duration = _said("How long one waits (5s).")
+
+
+class HealthSpec(Spec):
+    """How the instances are probed."""
+
+    path: Path = _said("What is asked for (/health/ready).")
+    interval: Duration = _said("Between two probes (1s).")
+    timeout: Duration = _said("How long a probe may take (1s).")
+    rise: int = _said("Good probes that bring an instance in (2).", ge=1, le=100)
+    fall: int = _said("Bad probes that take it out (3).", ge=1, le=100)
+
+
+class EjectSpec(Spec):
+    """When failed requests alone take an instance out for a while."""
+
+    failures: int = _said("Failures in a row (5).", ge=1, le=MAX_COUNT)
+    base: Duration = _said("For how long, times the ejections in a row (5s).")
+    max: Duration = _said("For how long at most (60s).")
+
+
+class TimeoutsSpec(Spec):
+    """How long the gateway waits for an instance. There is no total timeout."""
+
+    connect: Duration = _said("To connect (2s).")
+    response: Duration = _said("To the head of the answer (120s).")
+    idle: Duration = _said("Between two parts of the answer (300s).")
+
+
+class BackendSpec(Spec):
+    """A named set of interchangeable instances: one model version."""
+
+    instances: list[InstanceUrl] = _said(
+        "http://host:port, or dns+http://name:port for every address behind a name."
+    )
+    states: dict[str, Literal[INSTANCE_STATES]] = _said(  # type: ignore[valid-type]
+        "host:port → draining or disabled."
+    )
+    serve: ServeSpec = _said("How `headgate up` starts the instances.")
+    balance: Literal[BALANCES] = _said(  # type: ignore[valid-type]
+        "How an instance is chosen (least_loaded)."
+    )
+    max_in_flight: int = _said(
+        "Requests per instance; beyond it they queue (256).", ge=1, le=MAX_COUNT
+    )
+    limit: Literal[LIMITS] = _said(  # type: ignore[valid-type]
+        "What holds requests back before that: what an instance reports or shows that it can"
+        " compute at once (learned), or nothing (fixed)."
+    )
+    queue: QueueSpec = _said("Who waits for room.")
+    health: HealthSpec = _said("How the instances are probed.")
+    eject: EjectSpec = _said("When failed requests take an instance out.")
+    timeouts: TimeoutsSpec = _said("How long the gateway waits for an instance.")
+
+
+class File(Spec):
+    """A Headgate configuration file."""
+
+    gateway: Settings = _said("How the gateway itself is set up; read at start.")
+    backends: dict[Name, BackendSpec] = _said("Model versions and where their instances are.")
+    routes: dict[Name, RouteSpec] = _said("What clients may ask for, and who answers.")

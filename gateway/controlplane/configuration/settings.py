@@ -1,0 +1,236 @@
+"""How is this gateway set up: the `gateway:` section of the file, overridden by environment.
+
+Settings are read once, at start. What can be edited while the gateway runs (routes and
+backends) is the table and not in here. Each field's description is its manual.
+"""
+
+import ipaddress
+import secrets
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, field_validator
+
+from gateway.controlplane.configuration.fields import (
+    Bytes,
+    Grace,
+    Host,
+    Listener,
+    Network,
+    Seconds,
+    Spec,
+    fault,
+    split_listener,
+)
+from gateway.core.entries import MAX_COUNT
+from gateway.core.options import DataplaneOptions, Underscores
+
+ENVIRONMENT_PREFIX = "HEADGATE_"
+MIN_TOKEN_LENGTH = 32
+
+
+def _field(default: Any, description: str, **more: Any) -> Any:
+    return Field(default, description=description, validate_default=True, **more)
+
+
+class Settings(Spec):
+    """The `gateway:` section."""
+
+    # Listeners and processes
+    listen: Listener = _field("0.0.0.0:8080", "Where clients reach the data plane.")
+    admin: Listener = _field(
+        "127.0.0.1:8081", "Where the admin API, the dashboard and the metrics are."
+    )
+    workers: int = _field(1, "Data-plane processes; they share the listening port.", ge=1, le=256)
+    store: Literal["sqlite", "memory"] = _field(
+        "sqlite", "Where edits are kept; `memory` forgets them at the end."
+    )
+    history: int = _field(10_000, "How many revisions the history keeps.", ge=1, le=MAX_COUNT)
+    history_bytes: Bytes = _field(
+        "256MiB", "How much of the disk the history takes; the oldest revisions go first."
+    )
+    ack_timeout_s: Seconds = _field(
+        "2s",
+        "A worker that has not taken over a new table by then is replaced.",
+        alias="ack_timeout",
+    )
+
+    # Trust
+    trusted_proxies: list[Network] = _field(
+        [], "Networks (CIDR) whose X-Forwarded-* and X-Request-Id are believed."
+    )
+    instance_networks: list[Network] = _field(
+        [], "Networks instances may be in; empty: any but link-local and multicast."
+    )
+    expose: bool = _field(True, "Whether answers carry the X-Headgate-* headers.")
+    describe: bool = _field(
+        True, "Whether clients can read what they may ask for at `/-/openapi.json` and `/-/docs`."
+    )
+
+    # Admin API
+    token: SecretStr | None = _field(None, "Bearer token of operators; at least 32 characters.")
+    viewer_token: SecretStr | None = _field(
+        None, "Bearer token of viewers, who may read everything and change nothing."
+    )
+    admin_hosts: list[Host] = _field(
+        [], "Further host names by which the admin listener may be called."
+    )
+    require_if_match: bool = _field(False, "Whether a write without If-Match is refused with 428.")
+    max_edit: Bytes = _field("8MiB", "The largest body the admin API reads.")
+
+    # Clients
+    match_body: Bytes = _field(
+        "1MiB",
+        "Largest body that is read to choose a route by `match.json`; beyond it 413. At most 8MiB.",
+        le=8 << 20,
+    )
+    match_memory: Bytes = _field(
+        "64MiB",
+        "Most that is held of such bodies, over all clients; beyond it the slowest is refused.",
+    )
+    head_timeout_s: Seconds = _field("10s", "To receive a request's head.", alias="head_timeout")
+    body_idle_s: Seconds = _field(
+        "30s", "Between two parts of a request's body.", alias="body_idle"
+    )
+    body_min_rate: int = _field(
+        240, "Bytes a second below which an upload counts as stalled.", ge=0, le=1 << 30
+    )
+    keep_alive_s: Seconds = _field(
+        "75s", "How long an idle client connection is kept.", alias="keep_alive"
+    )
+    stream_idle_s: Seconds = _field(
+        "300s", "How long a stream or a WebSocket may be silent.", alias="stream_idle"
+    )
+    max_head: Bytes = _field("32KiB", "Largest request head.")
+    max_target: Bytes = _field("8KiB", "Longest request target.")
+    max_headers: int = _field(100, "Most header fields of a request.", ge=1, le=10_000)
+    underscore_headers: Underscores = _field(
+        "drop", "What happens to request headers with '_' in their name."
+    )
+
+    # Instances
+    upstream_idle_s: Seconds = _field(
+        "15s", "How long an idle connection to an instance is kept.", alias="upstream_idle"
+    )
+    upstream_max_age_s: Seconds = _field(
+        "1h", "How old a connection to an instance may get.", alias="upstream_max_age"
+    )
+    retry_percent: float = _field(
+        10.0, "The retry budget, as a share of the requests.", ge=0, le=100
+    )
+    retry_min_per_s: float = _field(
+        3.0, "Retries a second that are always allowed.", ge=0, le=MAX_COUNT
+    )
+    mirror_in_flight: int = _field(
+        32, "Mirrored requests at once; beyond it copies are dropped.", ge=0, le=10_000
+    )
+    gather: Bytes = _field(
+        "64KiB", "A body up to this size is received whole before an instance is chosen."
+    )
+    replay: Bytes = _field("256KiB", "A body up to this size is kept for a retry.")
+    buffer: Bytes = _field(
+        "256KiB", "What is held of a body, each way, before its sender is paused."
+    )
+
+    # Stopping
+    lame_duck_s: Grace = _field(
+        "5s", "How long to serve on, saying `Connection: close`, after SIGTERM.", alias="lame_duck"
+    )
+    drain_s: Grace = _field("30s", "How long requests may take to finish then.", alias="drain")
+
+    # Logs
+    access_log: str = _field("-", "A file, `-` for standard output, or `off`.", min_length=1)
+    access_log_percent: float = _field(
+        100.0,
+        "How many of 100 ordinary requests are logged; failed, refused and slow ones always are.",
+        gt=0,
+        le=100,
+    )
+    access_log_slow_s: Seconds = _field(
+        "1s", "From when on a request counts as slow there.", alias="access_log_slow"
+    )
+    node: str = Field(
+        default_factory=lambda: f"headgate-{secrets.token_hex(4)}",
+        description="This gateway's name in Via, by which loops are found; random if left out.",
+        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+    )
+
+    @field_validator("token", "viewer_token", mode="before")
+    @classmethod
+    def _long_enough(cls, value: Any) -> Any:
+        if value is None:
+            return value
+        if not isinstance(value, str):
+            raise fault("token", "must be text")
+        if len(value) < MIN_TOKEN_LENGTH:
+            raise fault("token", f"must have at least {MIN_TOKEN_LENGTH} characters")
+        if not value.isascii() or any(not 0x21 <= ord(c) <= 0x7E for c in value):
+            raise fault("token", "must be printable ASCII without spaces")
+        return SecretStr(value)
+
+    @property
+    def listen_address(self) -> tuple[str, int]:
+        return split_listener(self.listen)
+
+    @property
+    def admin_address(self) -> tuple[str, int]:
+        return split_listener(self.admin)
+
+    @property
+    def admin_is_loopback(self) -> bool:
+        """Whether only this machine can reach the admin listener."""
+        return _is_loopback(self.admin_address[0])
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach either listener."""
+        return self.admin_is_loopback and _is_loopback(self.listen_address[0])
+
+    def dataplane(self) -> dict[str, Any]:
+        """What each worker is told (`configure`): seconds, bytes and plain values.
+
+        What is a number per gateway is each worker's part of it.
+        """
+        names = {each.name for each in fields(DataplaneOptions)} & type(self).model_fields.keys()
+        told = {name: getattr(self, name) for name in names}
+        told["retry_min_per_s"] = self.retry_min_per_s / self.workers
+        told["match_memory"] = max(self.match_body, self.match_memory // self.workers)
+        told["mirror_in_flight"] = -(-self.mirror_in_flight // self.workers)
+        return told
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def keys() -> dict[str, Any]:
+    """Every key of the section as written in the file, with its pydantic field."""
+    return {field.alias or name: field for name, field in Settings.model_fields.items()}
+
+
+def environment_overrides(environment: Mapping[str, str]) -> dict[str, str]:
+    """Key → text of every HEADGATE_<KEY> that is set; other variables are not ours."""
+    return {
+        key: environment[ENVIRONMENT_PREFIX + key.upper()]
+        for key in keys()
+        if ENVIRONMENT_PREFIX + key.upper() in environment
+    }
+
+
+def differing(said: Settings, running: Settings, environment: Mapping[str, str]) -> list[str]:
+    """The keys that a file says otherwise than they are: a gateway reads them when it starts.
+
+    What the environment says counts at a start too, whatever the file says.
+    """
+    fixed = environment_overrides(environment)
+    return [
+        key
+        for name, field in Settings.model_fields.items()
+        if name in said.model_fields_set
+        and (key := field.alias or name) not in fixed
+        and getattr(said, name) != getattr(running, name)
+    ]

@@ -1,0 +1,83 @@
+"""At which path does each model that `serve` starts answer?
+
+The file may say it (`serve.path`); else an instance does, at `/info`, or at `/instance` where
+`/info` is what a LitServer says of itself. The gateway asks, for it loads no model: `headgate up`,
+`headgate gateway` and an edit then all come to the same table, whoever started the instances. What
+was found out stands until an instance says otherwise.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+from gateway.controlplane.watch.asking import fetch
+from gateway.controlplane.watch.prober import Target
+from gateway.core.entries import is_path
+from gateway.core.table import Table
+
+log = logging.getLogger(__name__)
+
+MOST_BYTES = 64 << 10
+
+Paths = dict[str, str]
+Ask = Callable[[Target], Awaitable[str | None]]
+
+
+async def ask_path(target: Target) -> str | None:
+    """The path that the model at `target` answers at; None when it does not say."""
+    for page in ("/info", "/instance"):
+        try:
+            shown = json.loads(await fetch(target, page, MOST_BYTES) or b"null")
+        except (ValueError, RecursionError):
+            continue
+        path = shown.get("path") if isinstance(shown, dict) else None
+        # It becomes a part of request lines, so it is judged as a path in the file is.
+        if isinstance(path, str) and is_path(path):
+            return path
+    return None
+
+
+class ServedPaths:
+    """Keeps `paths` true. `well()` gives an instance to ask per backend; `tell` gets changes."""
+
+    def __init__(
+        self,
+        table: Callable[[], Table],
+        well: Callable[[], Mapping[str, Target]],
+        tell: Callable[[Paths], None],
+        *,
+        remembered: Mapping[str, str],
+        ask: Ask = ask_path,
+    ) -> None:
+        self._table, self._well, self._tell, self._ask = table, well, tell, ask
+        self._stirred = asyncio.Event()
+        self.paths: Paths = dict(remembered)
+
+    def stir(self) -> None:
+        """The table or somebody's health changed."""
+        self._stirred.set()
+
+    async def keep(self) -> None:
+        """Looks whenever something changed; ends when cancelled."""
+        while True:
+            await self._stirred.wait()
+            try:
+                await self.look()
+            except Exception:
+                log.exception("the paths of models could not be asked for")
+
+    async def look(self) -> None:
+        """Asks who is well, and tells what is new."""
+        self._stirred.clear()
+        backends = self._table().backends.values()
+        served = {each.name: each.serve for each in backends if each.serve is not None}
+        well = self._well()
+        asked = [name for name, serve in served.items() if "path" not in serve and name in well]
+        answers = await asyncio.gather(*(self._ask(well[name]) for name in asked))
+        found = {name: path for name, path in self.paths.items() if name in served}
+        found |= {n: path for n, path in zip(asked, answers, strict=True) if path is not None}
+        found |= {n: str(serve["path"]) for n, serve in served.items() if "path" in serve}
+        if found != self.paths:
+            self.paths = found
+            self._tell(found)

@@ -1,0 +1,9 @@
+"""What is in a state directory, and what is it called? Names alone, which commands read too."""
+
+STATE_NAME = ".headgate"
+FILES = "files"  # the states of further files in one folder
+DATABASE = "state.db"
+TOKEN = "token"  # noqa: S105 -- a file's name
+OWNER = "file"  # the name of the file whose state this is
+LOCK = "lock"  # the process that has the directory
+ADMIN = "admin"  # the URL by which this machine reaches its admin API

@@ -1,0 +1,91 @@
+"""Whose is the state directory, and may its files be trusted?
+
+One gateway at a time: a lock on the file `lock`, which the kernel gives back when its holder
+dies, however it dies. Files that others may read are refused, for the token and the table
+are in them. Nothing here reads or repairs what a file holds.
+"""
+
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from gateway.controlplane.store.names import ADMIN, DATABASE, FILES, LOCK, TOKEN
+from gateway.controlplane.store.store import StateRefused
+
+
+class StateDirectory:
+    """A directory that is ours until `close`; StateRefused says why it cannot be."""
+
+    def __init__(self, path: str | os.PathLike[str], lock: int | None = None) -> None:
+        """Locks the directory at `path`, or takes over `lock`, the descriptor of a lock that this
+        process was given. The lock lasts until everybody who has it has closed it."""
+        self.path = Path(path)
+        self._lock = self._open() if lock is None else lock
+
+    @property
+    def lock(self) -> int:
+        """The descriptor of the lock."""
+        assert self._lock is not None
+        return self._lock
+
+    @property
+    def database(self) -> Path:
+        return self.path / DATABASE
+
+    @property
+    def token(self) -> Path:
+        """The admin token: one for all files of a folder, or no command would find it."""
+        is_further = self.path.parent.name == FILES
+        return (self.path.parent.parent if is_further else self.path) / TOKEN
+
+    def tell(self, admin_url: str) -> None:
+        """Notes for commands on this machine where the admin API is, as long as the lock's holder
+        lives; OSError where it cannot be written."""
+        scrap = self.path / f"{ADMIN}.new"
+        scrap.write_text(f"{admin_url}\n")
+        os.replace(scrap, self.path / ADMIN)
+
+    def _open(self) -> int | None:
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StateRefused(f"state directory {self.path}: {reason}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise StateRefused(
+                f"state directory {self.path} is in use by another gateway"
+                f"{f' (process {holder})' if holder else ''}"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        return descriptor
+
+    def close(self) -> None:
+        """Gives the directory back; a second call does nothing."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def refuse_shared_file(path: Path) -> None:
+    """StateRefused unless `path` is a plain file that only its owner may read or write."""
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise StateRefused(f"{path} is not a plain file")
+    if found.st_mode & 0o077:
+        raise StateRefused(f"{path} can be read by others: chmod 600 it")
+
+
+def sync_directory(path: Path) -> None:
+    """Makes names created or renamed in `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

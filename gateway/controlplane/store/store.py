@@ -1,0 +1,143 @@
+"""What must a place that keeps edits promise?
+
+`Store` is the interface; SQLite (`sqlite_store`) keeps it, and one conformance class runs on it
+and on one in memory, so that a shared store can come next. A revision is committed whole or
+not at all; what was committed is there after any crash. A store never decides what is valid.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import orjson
+
+from gateway.core.table import Document
+
+Source = Literal["file", "api", "restore"]
+PAGE_BYTES = 1 << 20
+
+
+class StoreError(Exception):
+    """The store cannot do what was asked; the text is one line for the operator."""
+
+
+class DiskRefused(StoreError):
+    """The disk did not take an edit: nothing was changed, and a later try may succeed.
+
+    The text names no path and may be shown to a client.
+    """
+
+
+class StoreFull(DiskRefused):
+    """There is no space left for an edit."""
+
+
+class StateRefused(StoreError):
+    """What is in the state directory cannot be used. It was kept as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One edit as the history lists it: who made it, when, why and what changed.
+
+    `time` is UTC in ISO 8601; `diff` is a list of changes as `Change.as_json` gives them.
+    """
+
+    number: int
+    time: str
+    who: str
+    why: str
+    source: Source
+    diff: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Revision(Summary):
+    """One edit, and the document that it left behind."""
+
+    document: Document = field(repr=False)
+
+    @property
+    def summary(self) -> Summary:
+        return Summary(self.number, self.time, self.who, self.why, self.source, self.diff)
+
+    def checksum(self) -> str:
+        """SHA-256 of all that this revision says."""
+        return checksum(
+            [self.number, self.time, self.who, self.why, self.source, self.diff, self.document]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Summary):
+    """One edit as it is read again: the document that it left behind is JSON, as whoever only looks
+    at it wants it. To make a tree of a large one holds up the process, and so does its end."""
+
+    content: bytes = field(repr=False)
+
+    def whole(self) -> Revision:
+        """The edit with the document itself."""
+        said = (self.number, self.time, self.who, self.why, self.source, self.diff)
+        return Revision(*said, orjson.loads(self.content))
+
+
+def kept(edit: Summary, content: bytes) -> Kept:
+    """`edit` with its document, `content`."""
+    return Kept(edit.number, edit.time, edit.who, edit.why, edit.source, edit.diff, content)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some edits, newest first, and whether there are older ones."""
+
+    edits: Sequence[Summary] = ()
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a gateway starts from: the newest revision, and the file it last applied."""
+
+    newest: Revision
+    applied: Document | None
+
+
+class Store(Protocol):
+    """Synchronous. `history` and `get` may be called beside everything else, from one thread;
+    the rest is used by one thread at a time. The publisher sees to that."""
+
+    def load(self) -> Stored | None:
+        """What is stored; None when nothing ever was. StateRefused when it is damaged."""
+
+    def commit(self, revision: Revision, applied: Document | None = None) -> None:
+        """Makes `revision` the newest, durably, together with the file it came from, if any.
+
+        Raises DiskRefused or StoreError, and then nothing has changed.
+        """
+
+    def applied_again(self, applied: Document) -> None:
+        """Remembers a file that was applied and changed nothing."""
+
+    def history(self, *, limit: int, before: int | None = None) -> Page:
+        """The newest `limit` edits, or those before number `before`, newest first; fewer where
+        what changed in them takes PAGE_BYTES and more."""
+
+    def get(self, number: int) -> Kept | None:
+        """Revision `number`; None when it never was or is no longer kept."""
+
+    def close(self) -> None:
+        """Leaves everything durable; the store is not used afterwards."""
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of `value`, in the order its keys were written.
+
+    Order is kept because a split's order and a person's order of routes are worth keeping.
+    """
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def checksum(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()

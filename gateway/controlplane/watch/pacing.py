@@ -1,0 +1,85 @@
+"""Pacing of work that grows with the table, so that it leaves the loop time for all else.
+
+What is asked for again and again is done at once, the first time. A start or a broken switch
+asks for it a thousand times within a second: what is due then is done once for all who asked, so
+late that it never takes more than a small part of the loop (`Paced`). What has to be done for
+each is done for a few at a time (`FewAtOnce`).
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+PART = 0.1
+"""The most of the loop's time that one kind of such work may take."""
+
+
+class Paced:
+    """Does `work` when asked: at once, or later where it took long a moment ago."""
+
+    def __init__(
+        self, work: Callable[[], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._work, self._clock = work, clock
+        self._timer: asyncio.TimerHandle | None = None
+        self._not_before = float("-inf")
+
+    def __call__(self) -> None:
+        if self._timer is not None:
+            return
+        pause_s = self._not_before - self._clock()
+        if pause_s <= 0:
+            self._do()
+        else:
+            self._timer = asyncio.get_running_loop().call_later(pause_s, self._do)
+
+    def close(self) -> None:
+        """Does now what is due later."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._do()
+
+    def _do(self) -> None:
+        self._timer = None
+        began = self._clock()
+        try:
+            self._work()
+        finally:
+            now = self._clock()
+            self._not_before = now + (now - began) * (1 / PART - 1)
+
+
+class FewAtOnce:
+    """Lets `at_once` of those who wait for it go on every `every_s` seconds, in the order in which
+    they came; whoever else is due is attended to in between."""
+
+    def __init__(self, at_once: int, every_s: float) -> None:
+        self._at_once = self._left = at_once
+        self._every_s = every_s
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_due = False
+
+    async def __call__(self) -> None:
+        self._see_to_the_next()
+        if self._left and not self._waiting:
+            self._left -= 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _see_to_the_next(self) -> None:
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_later(self._every_s, self._next)
+
+    def _next(self) -> None:
+        self._is_due, self._left = False, self._at_once
+        while self._waiting and self._left:
+            turn = self._waiting.popleft()
+            if not turn.done():  # who waited may have been cancelled
+                turn.set_result(None)
+                self._left -= 1
+        if self._waiting:
+            self._see_to_the_next()

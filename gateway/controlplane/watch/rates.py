@@ -1,0 +1,132 @@
+"""How many requests a second, how were they answered, how slow were they, lately?
+
+Counters grow; people want to know about the last seconds. `Window` adds up what was counted in
+each of those, and forgets it afterwards. Pure: the clock is an argument.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from gateway.controlplane.watch.counters import Change
+from gateway.core.errors import KINDS
+from gateway.telemetry.book import TOTAL
+from gateway.telemetry.buckets import quantiles
+from gateway.telemetry.metrics import REQUEST, REQUESTS
+
+LASTS_S = 10.0
+QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+ANSWERS = ("1xx", "2xx", "3xx", "4xx", "499", "5xx", "refused")
+"""How requests end: by status, but apart who left before an answer came (499) and whom the
+gateway itself turned away with a 503 or 429 (refused)."""
+
+REFUSALS = frozenset(code for code, kind in KINDS.items() if kind.status in (429, 503))
+DIGITS = 3
+
+Of = tuple[str, str]
+"""A `route` or a `backend`, and its name."""
+
+What = int | str
+"""A bucket of times, one of ANSWERS, or the reason why requests were not answered."""
+
+Sums = dict[Of, dict[What, int]]
+
+
+class Window:
+    """What was counted in the last seconds."""
+
+    def __init__(self) -> None:
+        self._slots: deque[tuple[float, Sums]] = deque()
+        self._open: Sums = {}
+        self._sums: Sums = {}
+        self._since: float | None = None
+
+    def note(self, changes: Iterable[Change]) -> None:
+        """Takes in what was counted just now."""
+        for change in changes:
+            if change.metric == REQUESTS and isinstance(change.key, tuple):
+                _, code, reason = change.key
+                self._add(change, answer(code, reason))
+                if reason:
+                    self._add(change, reason)
+            elif change.metric == REQUEST and isinstance(change.key, int) and change.key != TOTAL:
+                self._add(change, change.key)
+
+    def _add(self, change: Change, what: What) -> None:
+        route, backend, *_ = change.labels
+        for of in (("route", route), ("backend", backend)):
+            counts = self._open.setdefault(of, {})
+            counts[what] = counts.get(what, 0) + int(change.more)
+
+    def beat(self, now: float) -> None:
+        """What was noted since the last beat was counted by `now`."""
+        if self._since is None:  # what was counted before anybody looked is of no second
+            self._since, self._open = now, {}
+            return
+        _add_up(self._sums, self._open, 1)
+        self._slots.append((now, self._open))
+        self._open = {}
+        while len(self._slots) > 1 and now - self._slots[0][0] >= LASTS_S:
+            self._since, old = self._slots.popleft()
+            _add_up(self._sums, old, -1)
+
+    def of(self, kind: str, name: str) -> dict[str, Any]:
+        """`requests_per_s`, `errors_per_s`, `answers_per_s` and `latency_ms` of one backend or
+        route."""
+        counts = self._sums.get((kind, name), {})
+        answers = {each: self._per_s(counts.get(each, 0)) for each in ANSWERS}
+        times = {what: count for what, count in counts.items() if isinstance(what, int)}
+        found = quantiles(times, list(QUANTILES.values()))
+        return {
+            "requests_per_s": self._per_s(sum(counts.get(each, 0) for each in ANSWERS)),
+            "errors_per_s": self._per_s(counts.get("5xx", 0) + counts.get("refused", 0)),
+            "answers_per_s": answers,
+            "latency_ms": {
+                name: known(1000 * at) for name, at in zip(QUANTILES, found, strict=False)
+            },
+        }
+
+    def reasons(self, kind: str, name: str) -> dict[str, float]:
+        """Requests a second that no instance answered in full, by why."""
+        counts = self._sums.get((kind, name), {})
+        return {
+            what: self._per_s(count)
+            for what, count in counts.items()
+            if isinstance(what, str) and what not in ANSWERS
+        }
+
+    def was_answered(self, backend: str) -> bool:
+        """Whether an instance of `backend` answered any request."""
+        counts = self._sums.get(("backend", backend), {})
+        return any(isinstance(what, int) for what in counts)
+
+    def _per_s(self, count: int) -> float:
+        if not self._slots or self._since is None:
+            return 0.0
+        lasted_s = self._slots[-1][0] - self._since
+        return round(max(0, count) / lasted_s, 3) if lasted_s > 0 else 0.0
+
+
+def answer(code: str, reason: str) -> str:
+    """Which of ANSWERS a request was."""
+    if reason in REFUSALS and code in ("429", "503"):  # a stream that is cut has its own code
+        return "refused"
+    return code if code == "499" else f"{code[:1]}xx"
+
+
+def known(value: float) -> float:
+    """`value` with the digits that are known of it."""
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _add_up(sums: Sums, more: Sums, sign: int) -> None:
+    for of, counts in more.items():
+        into = sums.setdefault(of, {})
+        for what, count in counts.items():
+            total = into.get(what, 0) + sign * count
+            if total:
+                into[what] = total
+            else:
+                into.pop(what, None)
+        if not into:
+            del sums[of]

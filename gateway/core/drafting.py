@@ -1,0 +1,62 @@
+"""How does a table come about a part at a time?
+
+A worker gets a new table in parts, each of which is small enough to be taken in between two
+requests: what differs from the table it serves, or all of it when it serves none. Nothing of
+a draft is seen before it is complete.
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from gateway.core.deltas import Delta
+from gateway.core.index import EMPTY_INDEX, Building
+from gateway.core.matching import Matcher
+from gateway.core.table import Backend, Route, Table, TableError, make_backend, make_route
+
+T = TypeVar("T")
+
+
+class Draft:
+    """A table on its way from `served`, whose matcher is `matcher`: the `is_whole` one, or one
+    that differs from it. Entries that turn out to be equal to what is served are those; `changed`
+    are the names of routes that are not, or that are gone."""
+
+    def __init__(self, served: Table, matcher: Matcher, *, is_whole: bool) -> None:
+        self._served = served
+        self._before = matcher
+        self.backends: dict[str, Backend] = {} if is_whole else dict(served.backends)
+        self._routes: dict[str, Route] = {} if is_whole else dict(served.routes)
+        self._building = Building(EMPTY_INDEX if is_whole else matcher.index)
+        # Of a whole table, all that are not found again.
+        self.changed: set[str] = set(served.routes) if is_whole else set()
+
+    def take(self, part: Delta) -> None:
+        """Takes in one part, backends before the routes that name them. Raises TableError."""
+        for name in part.removed.get("backends", ()):
+            self.backends.pop(name, None)
+        for name in part.removed.get("routes", ()):
+            self._routes.pop(name, None)
+            self._building.remove(name)
+            self.changed.add(name)
+        for name, spec in part.put.get("backends", {}).items():
+            self.backends[name] = _kept(self._served.backends, name, make_backend(name, spec))
+        for name, spec in part.put.get("routes", {}).items():
+            made = make_route(name, spec, self.backends)
+            route = self._routes[name] = _kept(self._served.routes, name, made)
+            self._building.put(route)
+            (self.changed.add if route is made else self.changed.discard)(name)
+
+    def done(self, revision: int) -> tuple[Table, Matcher]:
+        """The table and its matcher. Raises TableError where a route names what is gone."""
+        if self._served.backends.keys() - self.backends.keys():
+            for route in self._routes.values():
+                if missing := [name for name in route.names if name not in self.backends]:
+                    raise TableError(f"/routes/{route.name}", f"no such backend {missing[0]!r}")
+        if self._building.is_different:
+            self._before = Matcher(self._building.done())
+        return Table(revision, self._routes, self.backends), self._before
+
+
+def _kept(served: Mapping[str, T], name: str, made: T) -> T:
+    known = served.get(name)
+    return known if known is not None and known == made else made

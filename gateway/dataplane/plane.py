@@ -1,0 +1,75 @@
+"""What does a request find in its worker?
+
+The Plane: what everything shares, and on top of it the current snapshot, the live side of its
+table and the clients. It decides nothing.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from gateway.core.matching import Matcher
+from gateway.core.options import DataplaneOptions
+from gateway.core.table import Table
+from gateway.dataplane.connection import Connection
+from gateway.dataplane.deciding import DecidingBodies
+from gateway.dataplane.live_table import LiveTable
+from gateway.dataplane.load_memory import LoadMemory
+from gateway.dataplane.permits import PermitsFile
+from gateway.dataplane.routing import Snapshot
+from gateway.dataplane.shared import Shared
+from gateway.telemetry.metrics import Counters
+from gateway.telemetry.tracing import Tracing
+from gateway.wire.messages import Endpoints
+
+
+class Plane(Shared):
+    """One worker's data plane."""
+
+    __slots__ = (
+        "clients", "deciding", "documents", "lame", "live", "max_clients", "snapshot", "tracing",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        options: DataplaneOptions,
+        loop: asyncio.AbstractEventLoop | Any,
+        tracing: Tracing | None = None,
+        permits: PermitsFile | None = None,
+        counters: Counters | None = None,
+        load_memory: LoadMemory | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(options, loop, permits, counters, load_memory, now)
+        self.tracing = tracing
+        self.lame = False
+        self.clients: set[Connection] = set()
+        self.max_clients = math.inf
+        self.deciding = DecidingBodies(options.match_memory)
+        self.documents: dict[bytes, tuple[bytes, bytes]] = {}
+        self.live = LiveTable(self)
+        self.snapshot = Snapshot.empty(self, self.live.backends)
+
+    def swap(
+        self,
+        table: Table,
+        endpoints: Endpoints | None = None,
+        matcher: Matcher | None = None,
+        changed: Collection[str] | None = None,
+    ) -> None:
+        """Serves `table` from the next request on. `matcher` is made here unless it is given, and
+        any route may be another one than before unless `changed` names those that are."""
+        # Runtime first, table second: between these two lines a request may still read the
+        # old table, and every instance it can name exists.
+        before = self.snapshot
+        self.live.sync(table, endpoints)
+        matcher = matcher or Matcher.of(table.routes.values())
+        self.snapshot = before.next(table, matcher, changed)
+        self.generation += 1
+
+    def serve_at(self, paths: Mapping[str, str]) -> None:
+        """Where models answer that `serve` starts: backend → path, for routes without a rewrite."""
+        self.served = paths
+        self.snapshot.mark = object()  # what clients remember was decided without it

@@ -1,0 +1,140 @@
+"""What does everything in one worker share?
+
+Options, clock, chance, deadlines, counters, the log, and the news for the control process. One
+object, made once and handed to whoever serves a request; there is no global state. It knows
+nobody on the walk of a request, so that everybody may know it, and decides nothing.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gateway.core.evidence import Signal
+from gateway.core.options import DataplaneOptions
+from gateway.core.retrying import RetryBudget
+from gateway.core.sampling import Sampling
+from gateway.dataplane.deadlines import Clock, Wheel
+from gateway.dataplane.load_memory import LoadMemory
+from gateway.dataplane.permits import PermitsFile
+from gateway.processes.tasks import Tasks, told
+from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.book import Book
+from gateway.telemetry.ledger import Ledger
+from gateway.telemetry.metrics import EJECTIONS, LOG_DROPPED, Counters
+
+log = logging.getLogger(__name__)
+MAX_SIGNALS = 1000  # until the channel takes them; of more the last ones say how it is now
+_ODD = 0x9E3779B97F4A7C15F39CC0605CEDC835  # 2^128/φ: ids that follow each other look unlike
+_MASK = (1 << 128) - 1
+
+
+class Shared:
+    """What is there once per worker. `now` gives monotonic seconds; `generation` grows with each
+    change of who serves."""
+
+    __slots__ = (
+        "_awake", "_dropped", "_id", "_loop", "_trusted", "budget", "counters", "generation",
+        "ledger", "load_memory", "log", "mirrored", "node", "notify", "now", "options", "permits",
+        "served", "signals", "tasks", "wheel",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        options: DataplaneOptions,
+        loop: asyncio.AbstractEventLoop | Any,
+        permits: PermitsFile | None = None,
+        counters: Counters | None = None,
+        load_memory: LoadMemory | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.options = options
+        self.load_memory = load_memory or LoadMemory(None, options.workers)
+        self.permits = permits or PermitsFile(None)
+        self.now = now
+        self._loop = loop
+        clock: Clock = loop
+        self.wheel = Wheel(clock, self.now)
+        self.tasks = Tasks(lambda name, error: log.error(f"{name} ended: {told(error)}"))
+        self.node = options.node.encode("latin-1")
+        self._trusted = [ipaddress.ip_network(each) for each in options.trusted_proxies]
+        self._id = secrets.randbits(128)
+        self._awake: dict[Callable[[], None], None] = {}  # in the order of their wishes
+        self.generation = 1
+        self.mirrored = 0
+        self.counters = counters or Counters(Book())
+        which = Sampling(options.access_log_percent, options.access_log_slow_s)
+        self.log = AccessLog(options.access_log, which)
+        self._dropped = (0, 0)
+        self.ledger = Ledger(self.log, loop.call_later, self._noted)
+        self.budget = RetryBudget(options.retry_percent / 100.0, options.retry_min_per_s)
+        self.notify: Callable[[], None] = _nobody
+        self.signals: deque[tuple[str, float, str, str]] = deque(maxlen=MAX_SIGNALS)
+        self.served: Mapping[str, str] = {}
+
+    def random(self) -> int:
+        return secrets.randbits(64)
+
+    def fresh_id(self) -> bytes:
+        """An id that no other request has: 32 hexadecimal digits, as a trace's."""
+        self._id = made = (self._id + _ODD) & _MASK
+        return b"%032x" % made
+
+    def trusts(self, address: str) -> bool:
+        """Whether what a peer at `address` says of its own clients is believed."""
+        if not self._trusted:
+            return False
+        try:
+            peer = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(peer in network for network in self._trusted)
+
+    def _noted(self, count: int) -> None:
+        self.budget.note_request(self.now(), count)
+
+    def count_dropped(self) -> None:
+        """Counts the lines that the logs lost since this was last called."""
+        dropped = self.log.dropped
+        for log, lines, before in zip(("access", "messages"), dropped, self._dropped, strict=True):
+            if lines > before:
+                self.counters.add(LOG_DROPPED, "worker", log, count=lines - before)
+        self._dropped = dropped
+
+    def can_pay(self) -> bool:
+        """Whether one more retry can be paid for."""
+        self.ledger.flush()
+        return self.budget.can_pay(self.now())
+
+    def soon(self, wake: Callable[[], None]) -> None:
+        """Calls `wake` once, after the current event."""
+        if not self._awake:
+            self._loop.call_soon(self._wake)
+        self._awake[wake] = None
+
+    def later(self, seconds: float, what: Callable[[], None]) -> None:
+        self._loop.call_later(seconds, what)
+
+    def _wake(self) -> None:
+        awake, self._awake = self._awake, {}
+        for wake in awake:
+            wake()
+
+    # observations for the control process; the channel takes them away
+
+    def signalled(self, backend: str, signal: Signal) -> None:
+        """What was seen of an instance is news: the others shall know."""
+        self.signals.append((backend, *signal))
+        self.notify()
+
+    def ejected(self, backend: str, address: str) -> None:
+        """Counts an ejection for which a signal of this worker's own was the last one."""
+        self.counters.add(EJECTIONS, backend, address)
+
+
+def _nobody() -> None:
+    """Whom a worker without a channel notifies."""

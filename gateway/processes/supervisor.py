@@ -1,0 +1,340 @@
+"""Which processes make up a running gateway, and what happens when one of them dies?
+
+The supervisor owns what must survive its children: the listening sockets and the socket at
+which workers open their channels. It starts one control process and a worker per slot,
+starts again whichever dies, and stops them in order: workers drain first, control last, so
+that edits and metrics work until the end. It refuses to know anything of tables, requests or
+edits; it is small so that it has no reason to fail.
+
+To each control process it holds a *line* (`gateway.wire.line`).
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from gateway.processes import outlet, signals
+from gateway.processes.children import FAULT, REAPED_WITHIN_S, Child, Command, Exit, this_program
+from gateway.processes.lifeline import Lifeline
+from gateway.processes.private_directory import SOCKET, PrivateDirectory
+from gateway.processes.sockets import address_of, listen, listen_unix
+from gateway.processes.tasks import Tasks, first_of, told
+from gateway.telemetry.book import shared_memory
+from gateway.wire.channel import Channel, pass_over
+from gateway.wire.line import ControlStart, FromControl, Ready, ToControl, WorkerStart
+
+TRIES_AT_START = 5
+SILENCE_S = 20.0
+"""A control process says that it is alive each second; one that does not for so long hangs."""
+
+LAST_WORDS_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run.
+
+    `configuration` is the file called `name` as it was read at the start, so that a control process
+    that takes over hours later does not stumble over an edit of it. `drain_timeout_s` is how long a
+    drain may take in all. `state_dir`, whose lock is `state_fd`, is used for what is usually
+    temporary where there is no other place to write to.
+    """
+
+    data: Sequence[socket.socket]
+    admin: socket.socket
+    configuration: bytes
+    name: str
+    drain_timeout_s: float
+    environment: Mapping[str, str]
+    state_dir: Path
+    state_fd: int | None = None
+
+
+class Supervisor:
+    """Runs a gateway until `stop`; `on_ready(facts)` is called once, when it serves."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        on_ready: Callable[[Ready], None],
+        say: Callable[[str], None],
+        program: Callable[..., list[str]] = this_program,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        self._plan, self._program = plan, program
+        self._on_ready, self._say = on_ready, say
+        self._silence_s = silence_s
+        self._lifeline = Lifeline()
+        self._directory = PrivateDirectory(plan.state_dir)
+        self._channel_path = self._directory.path / SOCKET
+        self._channels = listen_unix(self._channel_path)
+        self._file = self._directory.path / "headgate.yaml"
+        self._file.write_bytes(plan.configuration)
+        self._permits = shared_memory(self._directory.path, "headgate-loads")
+        self._counters = shared_memory(self._directory.path)
+        self._stop_asked, self._hurry = asyncio.Event(), asyncio.Event()
+        self._ready, self._code, self._number = False, 0, signal.SIGTERM
+        self._line: Channel[ToControl, FromControl] | None = None
+        self._told_dropped = 0
+        self._shall_reload = False
+        self._control_end: socket.socket | None = None
+        self._line_task: asyncio.Task[None] | None = None
+        self._control = self._child("control", self._control_command)
+        self._workers = [self._worker(slot) for slot in range(len(plan.data))]
+        self._leaving: list[Child] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._owned = Tasks(self._note_failure)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """The first call drains; the second ends everything now.
+
+        `number` is passed on to the workers: after SIGTERM they announce their end for a
+        while before they stop to listen; after SIGINT, which a person sends who waits for
+        the prompt, they do not.
+        """
+        if self._stop_asked.is_set():
+            self._hurry.set()
+        else:
+            self._number = number
+        self._stop_asked.set()
+
+    def reload(self) -> None:
+        """Has the file read again, as `headgate apply` would, and the logs opened anew; as soon
+        as there is a control process that serves."""
+        self._shall_reload = self._line is None or not self._ready
+        if self._line is not None and self._ready:
+            self._line.send_soon({"type": "reload"})
+
+    def reopen(self) -> None:
+        """Has the access log opened anew, for one that was moved away."""
+        if self._line is not None:
+            self._line.send_soon({"type": "reopen"})
+
+    async def run(self) -> int:
+        """The exit code, when every process has ended and every socket is closed."""
+        listen((*self._plan.data, self._plan.admin))
+        control = self._run("control", self._control)
+        # The control process begins first: whatever worker it then finds was started later
+        # and serves nothing before it got a table.
+        for slot, worker in enumerate(self._workers):
+            self._tasks.append(self._run(f"worker {slot}", worker))
+        try:
+            await self._stop_asked.wait()
+            await self._drain()
+            self._control.stop()
+            await self._ended([control], LAST_WORDS_S)
+        finally:
+            for child in (*self._workers, *self._leaving, self._control):
+                child.abandon()
+            await first_of(asyncio.wait({control, *self._tasks}), timeout=REAPED_WITHIN_S)
+            await self._owned.close()
+            self._close()
+        return self._code
+
+    async def _drain(self) -> None:
+        self._tell_workers()  # that nobody comes after them
+        # Ours are copies. With them closed, a worker that stops listening at the end of its
+        # lame duck really refuses, instead of leaving clients in a backlog nobody reads.
+        for bound in self._plan.data:
+            bound.close()
+        # Before it serves, a worker may be Python alone that is being loaded, to which SIGINT is
+        # a crash with a traceback; and there is nobody yet to whom it could announce its end.
+        number = self._number if self._ready else signal.SIGTERM
+        for worker in self._workers:
+            worker.stop(number)
+        await self._ended(self._tasks, self._plan.drain_timeout_s)
+
+    async def _ended(self, tasks: Sequence[asyncio.Task[None]], within_s: float) -> None:
+        """Waits until `tasks` are done, `within_s` are over or a second signal hurries."""
+        await first_of(self._hurry.wait(), asyncio.wait(tasks), timeout=within_s)
+
+    def _run(self, name: str, child: Child) -> asyncio.Task[None]:
+        task = self._owned.keep(f"the keeper of {name}", child.run)
+        task.add_done_callback(partial(self._note_end, child))
+        return task
+
+    def _note_end(self, child: Child, task: asyncio.Task[None]) -> None:
+        if child in self._leaving:
+            self._leaving.remove(child)
+            self._tasks.remove(task)
+            self._tell_workers()
+
+    def _note_failure(self, name: str, error: Exception) -> None:
+        """A task of ours failed and is begun again; while starting, that is the end of it."""
+        self._say(f"a fault in headgate itself: {name} ended: {told(error)}")
+        if not self._ready:
+            self._fail()
+
+    def _fail(self) -> None:
+        self._code = 1
+        self._stop_asked.set()
+        self._hurry.set()
+
+    def _worker(self, slot: int) -> Child:
+        return self._child(f"worker {slot}", partial(self._worker_command, slot))
+
+    def _succeed(self, pid: int) -> None:
+        """Starts the successor of a worker that leaves: both accept until it is the only one."""
+        for slot, worker in enumerate(self._workers):
+            if worker.pid == pid and not self._stop_asked.is_set():
+                self._say(f"worker {slot} was told to go; starting another one in its place")
+                worker.let_go()
+                self._leaving.append(worker)
+                self._workers[slot] = self._worker(slot)
+                self._tasks.append(self._run(f"worker {slot}", self._workers[slot]))
+
+    def _child(self, name: str, command: Callable[[], Command]) -> Child:
+        def started(pid: int, _output: asyncio.StreamReader | None) -> None:
+            if name == "control":
+                self._take_up_line()
+            self._tell_workers()
+
+        async def ended(exit: Exit) -> bool:
+            return self._judge(name, exit)
+
+        return Child(command, self._lifeline, started=started, ended=ended)
+
+    def _judge(self, name: str, exit: Exit) -> bool:
+        """Whether a child that ended shall be started again; fails the start if it is one."""
+        self._tell_workers()
+        if not self._ready and exit.code == FAULT:
+            self._fail()
+            return False
+        if not self._ready and exit.deaths >= TRIES_AT_START:
+            self._say(f"{name} {exit} {exit.deaths} times in a row while starting; giving up")
+            self._fail()
+            return False
+        pause = f" in {exit.pause_s:g} s" if exit.pause_s else ""
+        self._say(f"{name} {exit}; starting it again{pause}")
+        return True
+
+    def _control_command(self) -> Command:
+        plan = self._plan
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._control_end, self._our_end = theirs, ours
+        start: ControlStart = {
+            "file": str(self._file),
+            "name": plan.name,
+            "state_dir": str(plan.state_dir),
+            "listen": address_of(plan.data[0]),
+            "directory": str(self._directory.path),
+            "admin_fd": plan.admin.fileno(),
+            "channels_fd": self._channels.fileno(),
+            "line_fd": theirs.fileno(),
+            "state_fd": plan.state_fd,
+            "counters_fd": self._counters,
+            "workers": len(self._workers),
+            "again": self._ready,
+        }
+        kept = () if plan.state_fd is None else (plan.state_fd,)
+        fds = (start["admin_fd"], start["channels_fd"], start["line_fd"], self._counters, *kept)
+        return Command(self._program("_control", json.dumps(start)), fds, plan.environment)
+
+    def _worker_command(self, slot: int) -> Command:
+        start: WorkerStart = {
+            "slot": slot,
+            "data_fd": self._plan.data[slot].fileno(),
+            "permits_fd": self._permits,
+            "counters_fd": self._counters,
+            "channel": str(self._channel_path),
+        }
+        fds = (start["data_fd"], self._permits, self._counters)
+        return Command(self._program("_worker", json.dumps(start)), fds, self._plan.environment)
+
+    def _take_up_line(self) -> None:
+        """Begins to listen to the control process that was just started."""
+        assert self._control_end is not None
+        self._control_end.close()
+        if self._line_task is not None:
+            self._line_task.cancel()
+        self._line = None
+        self._told_dropped = 0
+        self._line_task = self._owned.run("the line to control", self._listen(self._our_end))
+
+    async def _listen(self, ours: socket.socket) -> None:
+        line: Channel[ToControl, FromControl]
+        self._line = line = Channel(*await asyncio.open_connection(sock=ours))
+        self._tell_workers()
+        # How long a start may take nobody can say; afterwards silence means something.
+        within_s: float | None = None
+        try:
+            while (message := await self._next(line, within_s)) is not None:
+                within_s = self._silence_s
+                self._hear(message)
+        except Exception as error:
+            self._say(f"the control process cannot be understood ({told(error)}); replacing it")
+            self._control.kill()
+        finally:
+            line.close()
+            if self._line is line:
+                self._line = None
+
+    async def _next(
+        self, line: Channel[ToControl, FromControl], within_s: float | None
+    ) -> FromControl | None:
+        """The next message; kills a control process that hangs."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await line.receive()
+        except TimeoutError:
+            self._say("the control process does not answer; replacing it")
+            self._control.kill()
+            return None
+
+    def _hear(self, message: FromControl) -> None:
+        match message["type"]:
+            case "ready":
+                if not self._ready:
+                    self._ready = True
+                    self._on_ready(message)
+                if self._shall_reload:
+                    self.reload()
+            case "replace":
+                for worker in (*self._workers, *self._leaving):
+                    if worker.pid == message["pid"]:
+                        worker.kill()
+            case "leaving":
+                self._succeed(message["pid"])
+            case "alive":
+                self._tell_dropped()
+            case _:
+                pass_over(message)
+
+    def _tell_dropped(self) -> None:
+        lines = outlet.dropped()
+        if lines != self._told_dropped and self._line is not None:
+            self._told_dropped = lines
+            self._line.send_soon({"type": "dropped", "lines": lines})
+
+    def _tell_workers(self) -> None:
+        if self._line is not None:
+            self._line.send_soon(
+                {
+                    "type": "workers",
+                    "pids": [worker.pid for worker in self._workers],
+                    "leaving": [pid for worker in self._leaving if (pid := worker.pid)],
+                    "stopping": self._stop_asked.is_set(),
+                }
+            )
+
+    def _close(self) -> None:
+        for bound in (*self._plan.data, self._plan.admin, self._channels):
+            bound.close()
+        os.close(self._permits)
+        os.close(self._counters)
+        self._lifeline.close()
+        self._directory.close()
+
+
+async def supervise(supervisor: Supervisor) -> int:
+    """Runs `supervisor` under this process's signals: the first drains, the second ends."""
+    signals.handle(supervisor.stop, supervisor.reload, supervisor.reopen)
+    return await supervisor.run()

@@ -1,0 +1,1 @@
+"""`headgate up`: instances and gateway together."""

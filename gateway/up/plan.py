@@ -1,0 +1,131 @@
+"""Which instance processes does a file ask `headgate up` for, and how is each one started?
+
+Pure planning: one process per configured instance of every backend with `serve`. A single
+instance gets all devices (one worker process each, inside it); several instances are dealt
+the devices in turn. Nothing is started here.
+
+A model's module is looked for in the working directory, then in the file's own directory,
+then in each directory above it: the first one that has the module's top name is put on the
+instance's path. A model that is a file (`models.py:Linear`) is looked for beside the
+configuration file, then in the working directory.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway.core.table import Backend, Instance, Table
+
+
+class ServeError(Exception):
+    """A `serve` that cannot be started here; the text is one clear line."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstancePlan:
+    """One instance process to run."""
+
+    backend: str
+    model: str
+    instance: Instance
+    devices: tuple[str, ...]
+    argv: tuple[str, ...]
+    folders: tuple[str, ...]
+    health_path: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.backend} ({self.instance.address})"
+
+
+def plan(table: Table, file: Path, cwd: Path, cpus: int) -> list[InstancePlan]:
+    """The processes that `table`, read from `file`, asks for; ServeError names what is wrong."""
+    backends = [backend for backend in table.backends.values() if backend.serve is not None]
+    threads = max(1, cpus // max(1, sum(map(_cpu_workers, backends))))
+    return [
+        _instance_plan(backend, instance, devices, threads, file, cwd)
+        for backend in backends
+        for instance, devices in deal(backend)
+    ]
+
+
+def deal(backend: Backend) -> Iterator[tuple[Instance, tuple[str, ...]]]:
+    """Each instance of `backend` with its devices."""
+    devices = _devices(backend)
+    count = len(backend.instances)
+    for index, instance in enumerate(backend.instances):
+        yield instance, devices[index::count] or (devices[index % len(devices)],)
+
+
+def find_model(model: str, file: Path, cwd: Path) -> tuple[str, Path]:
+    """The model as an instance is told it, and the folder to put on its path.
+
+    A model that is found nowhere is left as it is: it may be installed.
+    """
+    module, colon, name = model.partition(":")
+    folder = file.resolve().parent
+    if module.endswith(".py"):
+        for place in (folder, cwd):
+            if (place / module).is_file():
+                return f"{(place / module).resolve()}{colon}{name}", (
+                    place / module
+                ).resolve().parent
+        return model, folder
+    top = module.split(".")[0]
+    for place in (cwd, folder, *folder.parents):
+        if (place / top).is_dir() or (place / f"{top}.py").is_file():
+            return model, place
+    return model, cwd
+
+
+def _instance_plan(
+    backend: Backend,
+    instance: Instance,
+    devices: tuple[str, ...],
+    threads: int,
+    file: Path,
+    cwd: Path,
+) -> InstancePlan:
+    assert backend.serve is not None
+    if instance.dns:
+        raise ServeError(
+            f"backend {backend.name}: {instance.url} cannot be started here; "
+            "`serve` wants instances like http://127.0.0.1:8001"
+        )
+    model, folder = find_model(str(backend.serve["model"]), file, cwd)
+    argv = [
+        *(sys.executable, "-P", "-m", "instance", model),
+        *("--host", instance.host, "--port", str(instance.port)),
+        *("--device", ",".join(devices), "--threads", str(threads)),
+        *_options(backend.serve),
+    ]
+    return InstancePlan(
+        backend.name,
+        str(backend.serve["model"]),
+        instance,
+        devices,
+        tuple(argv),
+        (str(folder),),
+        backend.health.path,
+    )
+
+
+def _options(serve: Mapping[str, Any]) -> Iterator[str]:
+    """What else `serve` says, as an instance is told it: the names are the same."""
+    for key in sorted(serve.keys() - {"model", "devices"}):
+        yield f"--{key.replace('_', '-')}"
+        yield str(serve[key])
+
+
+def _devices(backend: Backend) -> tuple[str, ...]:
+    assert backend.serve is not None
+    return tuple(backend.serve.get("devices") or ("auto",))
+
+
+def _cpu_workers(backend: Backend) -> int:
+    """How many processes of `backend` may compute on the CPU; `auto` may turn out to be it."""
+    assert backend.serve is not None
+    on_cpu = sum(device in ("cpu", "auto") for _, devices in deal(backend) for device in devices)
+    return on_cpu * int(backend.serve.get("workers", 1))

@@ -1,0 +1,98 @@
+"""What the supervisor and a control process say to each other.
+
+On a *line*, a channel over a socket pair. The supervisor tells which processes there are; the
+control process tells when the gateway serves, and which workers are to be replaced. Also what the
+supervisor starts both kinds of process with, as JSON in their one argument.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, TypedDict
+
+from gateway.wire.messages import Reopen
+
+
+class ControlStart(TypedDict):
+    """`file` is the supervisor's own copy of the file that is called `name`; `listen` is the data
+    plane's address, as it was bound, and `directory` the gateway's private one; `again`: the
+    gateway was ready before."""
+
+    file: str
+    name: str
+    state_dir: str
+    listen: str
+    directory: str
+    admin_fd: int
+    channels_fd: int
+    line_fd: int
+    state_fd: int | None
+    counters_fd: int
+    workers: int
+    again: bool
+
+
+class WorkerStart(TypedDict):
+    """`channel` is the path at which to open one; `permits_fd` and `counters_fd` are memory that
+    all workers share."""
+
+    slot: int
+    data_fd: int
+    permits_fd: int
+    counters_fd: int
+    channel: str
+
+
+class WorkersMessage(TypedDict):
+    """The process in each slot, null where there is none now; those that leave and have a
+    successor; and whether all shall go. Whenever one of these changes."""
+
+    type: Literal["workers"]
+    pids: Sequence[int | None]
+    leaving: Sequence[int]
+    stopping: bool
+
+
+class Dropped(TypedDict):
+    """How many lines of the supervisor's own were dropped, nobody having read them."""
+
+    type: Literal["dropped"]
+    lines: int
+
+
+class Reload(TypedDict):
+    """Reads the file again, as `headgate apply` would, and opens the logs anew."""
+
+    type: Literal["reload"]
+
+
+class Ready(TypedDict):
+    """Every worker serves the first table. `notes` are lines worth knowing about this start,
+    `token` one that was made for it, `routes` paths and where each leads."""
+
+    type: Literal["ready"]
+    notes: Sequence[str]
+    token: str | None
+    routes: Sequence[tuple[str, str]]
+
+
+class Replace(TypedDict):
+    """That worker process no longer answers."""
+
+    type: Literal["replace"]
+    pid: int
+
+
+class Leaving(TypedDict):
+    """That worker process was told to go: it gets its successor while it finishes what it has."""
+
+    type: Literal["leaving"]
+    pid: int
+
+
+class Alive(TypedDict):
+    """The control process does not hang; each second."""
+
+    type: Literal["alive"]
+
+
+ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen
+FromControl: TypeAlias = Ready | Replace | Leaving | Alive

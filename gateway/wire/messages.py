@@ -1,0 +1,212 @@
+"""What the control process and a worker say to each other.
+
+One channel per worker, opened by the worker; each message is one JSON object with a `type`.
+Tables and health go down, observations come up. Both planes import these shapes and
+neither imports the other. Nothing here blocks a request: a worker that has lost its channel
+serves on with what it knows and opens the channel again.
+
+Counters are in no message: they are in memory that both sides see (`gateway.telemetry.book`). Nor
+is the load of instances, which workers tell each other (`gateway.dataplane.load_memory`). What the
+supervisor and the control process say to each other is in `gateway.wire.line`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
+
+Seen: TypeAlias = tuple[str, float, str, str]
+Signals: TypeAlias = Sequence[Seen]
+"""What was seen of instances: [backend, monotonic seconds, address, signal]."""
+
+Endpoints: TypeAlias = Mapping[str, Mapping[str, Sequence[str]]]
+"""Backend → configured URL → the IP addresses behind its name."""
+
+
+class Hello(TypedDict):
+    """First up: who this worker is, the revision it serves (0: none yet), whether it accepts
+    connections or was told to go already (`listening`, `leaving`), and what it saw since it last
+    heard of a control process (as in Evidence)."""
+
+    type: Literal["hello"]
+    slot: int
+    pid: int
+    revision: int
+    listening: bool
+    leaving: bool
+    signals: Signals
+
+
+class Configure(TypedDict):
+    """First down: the data plane's settings (`configuration.settings.Settings.dataplane`)."""
+
+    type: Literal["configure"]
+    settings: Mapping[str, Any]
+
+
+class TableMessage(TypedDict):
+    """One part of a table to serve from now on; the last one (`more` is false) is answered by
+    `applied` once no new request is decided by the table before.
+
+    `put` and `removed` are by section, as in `gateway.core.deltas.Delta`: what differs from
+    revision `base`, or, where that is null, all there is, in the order of declaration, backends
+    first. `part` counts from 0. `endpoints` come with the last part of a whole table.
+    """
+
+    type: Literal["table"]
+    revision: int
+    base: int | None
+    part: int
+    more: bool
+    put: Mapping[str, Mapping[str, Any]]
+    removed: Mapping[str, Sequence[str]]
+    endpoints: NotRequired[Endpoints]
+
+
+class Applied(TypedDict):
+    """The revision by which every new request of this worker is decided.
+
+    `error` is set, and the revision is the old one, when the table could not be used: it is sent
+    again, whole.
+    """
+
+    type: Literal["applied"]
+    revision: int
+    error: NotRequired[str]
+
+
+class Taking(TypedDict):
+    """So many parts of a table were taken: a large one takes its time, and nobody is stuck."""
+
+    type: Literal["taking"]
+    part: int
+
+
+class Listening(TypedDict):
+    """This worker accepts connections."""
+
+    type: Literal["listening"]
+
+
+class Leaving(TypedDict):
+    """This worker was told to go. It accepts connections until it has `handed_over`."""
+
+    type: Literal["leaving"]
+
+
+class HandedOver(TypedDict):
+    """The answer to `leaving`: another worker accepts connections in this one's place, or
+    nobody shall."""
+
+    type: Literal["handed_over"]
+
+
+HAND_OVER_S = 10.0
+"""What a successor may take to start before the worker that leaves stops to accept all the same."""
+
+
+class Reopen(TypedDict):
+    """Opens the access log anew: it was moved away."""
+
+    type: Literal["reopen"]
+
+
+class EndpointsMessage(TypedDict):
+    """Resolved names.
+
+    Workers never resolve names. A `dns+http` URL is one instance per IP address
+    (`ip:port`); any other name is one instance, connected to at the first address.
+    An IP literal needs no entry. The last known addresses stand while resolution fails.
+    """
+
+    type: Literal["endpoints"]
+    endpoints: Endpoints
+
+
+class HealthMessage(TypedDict):
+    """What the control process knows of the instances of some backends, for a worker that comes,
+    and after a table that changed them: backend → address → the fields of
+    `gateway.core.health.HealthState` as of some time ago, and the signals that came since. An
+    address that a backend lacks means starting."""
+
+    type: Literal["health"]
+    states: dict[str, Mapping[str, Sequence[Any]]]
+    signals: list[tuple[str, float, str, str]]
+
+
+class Evidence(TypedDict):
+    """What was seen of instances and changes what is known of them. Up from the worker that saw
+    it; down to all others, and what the probes saw. Everybody replays it by
+    `gateway.core.evidence`."""
+
+    type: Literal["evidence"]
+    signals: Signals
+
+
+class LoadReport(TypedDict):
+    """An instance's ORCA report as last read."""
+
+    queue: float
+    running: float
+    slots: float
+    wait_ms: float
+
+
+class Documents(TypedDict):
+    """A piece of one of the documents that workers serve below `/-/` of their own, the next one
+    of the same document while there is `more`. They change with the table and with what
+    instances say of themselves."""
+
+    type: Literal["documents"]
+    path: str
+    content_type: str
+    text: str
+    more: bool
+
+
+class Served(TypedDict):
+    """Backend → the path at which its model answers, of those that `serve` starts and that said
+    so: where a route names no rewrite (`core.served`). Whole each time."""
+
+    type: Literal["served"]
+    paths: Mapping[str, str]
+
+
+class Look(TypedDict):
+    """Asks a worker to count what has ended and to say what is live: `observed` with this id
+    comes when both is done. Load reports are said only where `reports` asks for them."""
+
+    type: Literal["look"]
+    id: int
+    reports: bool
+
+
+class Observed(TypedDict):
+    """What is live in this worker, as far as it differs from what it said before on this
+    channel: backend → address → requests in flight, and the concurrency limit that was learned
+    and holds requests back, backend → requests waiting, backend → address → the load report, null
+    where there is none lately. What is not there any more is 0
+    or null. `id` is 0 where nobody asked."""
+
+    type: Literal["observed"]
+    id: int
+    in_flight: dict[str, dict[str, int]]
+    limits: dict[str, dict[str, int]]
+    queue_depth: dict[str, int]
+    reports: dict[str, dict[str, LoadReport | None]]
+
+
+class Retire(TypedDict):
+    """What is gone for good, as [route, name], [backend, name] or [instance, backend, address] with
+    the kind as a word: what was counted at them is from now on counted under `name`, all together.
+    """
+
+    type: Literal["retire"]
+    gone: Sequence[tuple[str, ...]]
+    name: str
+    more: bool
+
+
+ToWorker: TypeAlias = (
+    Configure | Served | TableMessage | EndpointsMessage | HealthMessage | Evidence | Documents
+    | Look | Retire | Reopen | HandedOver
+)  # fmt: skip
+FromWorker: TypeAlias = Hello | Taking | Applied | Listening | Leaving | Evidence | Observed

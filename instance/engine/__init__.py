@@ -1,1 +1,0 @@
-"""The process that holds the model, and the loop that feeds it."""

@@ -1,0 +1,446 @@
+"""One client's HTTP connection: bytes become requests, and answers bytes.
+
+One protocol per connection over llhttp (httptools): no task and no timer for a request. It
+frames, limits and times; what a request means is the surface's. Requests of one connection
+are answered in their order, one after the other.
+"""
+
+import asyncio
+import logging
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
+from typing import Any, Protocol, cast
+
+import httptools
+
+from instance.core.errors import Problem
+from instance.front.answers import Buffer
+from instance.front.bodies import Receiving, Sending, read_with
+from instance.front.takers import Taking
+from instance.settings import Settings
+from instance.wire.arena import ROOM_MIN, Arena, Room
+from instance.wire.frames import Body
+
+log = logging.getLogger("instance")
+MAX_HEAD = 64 << 10
+MAX_HEADERS = 128
+MAX_PIPELINED = 32
+HELD_MAX = 64 << 10  # bytes that are read behind a request which is not answered yet
+HEAD_S = 10.0  # from the first byte of a head to its end
+BODY_IDLE_S = 30.0  # between two parts of a body
+LINGER_S = 2.0  # for what a client still sends after a refusal
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Incoming:
+    """One request as it comes. What it becomes is set by the surface: `arrived` when it is whole,
+    `question` while it is asked whether it may come in, `unpacked` if its body was compressed,
+    `job` while its model is asked; `extra` is header lines that its answer gets besides,
+    `ready` an answer that needs no model."""
+
+    __slots__ = (
+        "arrived", "body", "connection", "extra", "headers", "job", "keep_alive", "method",
+        "parts", "question", "ready", "size", "target", "unpacked", "version",
+    )  # fmt: skip
+
+    def __init__(self, connection: "Connection") -> None:
+        self.connection = connection
+        self.method = ""
+        self.target = b""
+        self.version = "1.1"
+        self.headers: dict[bytes, bytes] = {}
+        self.keep_alive = True
+        self.body: bytes | Room = b""
+        self.parts: list[bytes] = []
+        self.size = 0
+        self.arrived = 0.0
+        self.extra = b""
+        self.question: Any = None
+        self.ready: tuple[int, str, bytes, bytes] | None = None
+        self.unpacked: asyncio.Future[bytes] | None = None
+        self.job: Any = None
+
+    def header(self, name: bytes) -> str | None:
+        """The value of the header called `name`, in lower case."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+
+class Surface(Protocol):
+    """What a connection asks of whoever knows what requests mean."""
+
+    def begin(self, incoming: Incoming) -> Problem | None:
+        """The head is there: why it is refused, or None."""
+
+    def handle(self, incoming: Incoming) -> None:
+        """The body is there too; answers now or later."""
+
+    def leave(self, incoming: Incoming) -> None:
+        """The client left before it had its answer."""
+
+    def refuse(self, incoming: Incoming, problem: Problem) -> None:
+        """Answers with an error, and closes."""
+
+
+class Connection(asyncio.Protocol):
+    """One client's connection."""
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._surface = server.surface
+        self._parser = httptools.HttpRequestParser(self)
+        self._current: Incoming | None = None  # being received
+        self._busy: Incoming | None = None  # being answered
+        self._waiting: deque[Incoming] = deque()
+        self._head_size = 0
+        self._headers = 0
+        self._deaf = False  # nothing more is read from it
+        self._behind = 0  # bytes read since a request is under way that is not answered yet
+        self._paused = False
+        self._writable: asyncio.Future[None] | None = None
+        self._sending = Sending()
+        self._taking = Taking()
+        self.transport: asyncio.Transport | None = None
+        self.ends = 0.0  # when it is closed unless something happens before
+
+    # -- asyncio ---------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.ends = time.monotonic() + self._server.keep_alive_s
+        self._server.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """What is being answered is given up; what was not begun is forgotten."""
+        self.transport = None
+        self._server.remove(self)
+        self.resume_writing()
+        busy, self._busy = self._busy, None
+        self._current = None
+        self._waiting.clear()
+        if busy is not None:
+            self._surface.leave(busy)
+
+    def data_received(self, data: bytes) -> None:
+        """Feeds the parser; refuses a head that is no HTTP or larger than MAX_HEAD."""
+        if self._deaf:
+            return
+        if self._busy is not None or self._waiting:
+            self._hold(len(data))
+        self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._deaf = True  # answered as if it had not asked, and then closed
+            self.close_if_idle()
+        except httptools.HttpParserCallbackError as error:  # raised by what the parser calls
+            log.critical("a fault in headgate itself", exc_info=error)
+            if self.transport is not None:
+                self.transport.abort()
+        except httptools.HttpParserError as error:
+            self._refuse("bad_request", f"the request is no HTTP: {error}")
+        else:
+            receiving = self._current
+            if receiving is None or receiving.method:  # no head, or all of it
+                self._head_size = 0
+                if receiving is not None and not self._deaf:
+                    self._receive_apart(receiving)
+            elif self._head_size > MAX_HEAD:
+                self._refuse("head_too_large", "the head of the request is too large")
+
+    def pause_writing(self) -> None:
+        if self._writable is None:
+            self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        self._sending.over(self.transport)
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+        self._advance()
+
+    async def drain(self) -> None:
+        """Waits while the client is behind with reading."""
+        if self._writable is not None:
+            await self._writable
+
+    # -- llhttp ----------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._current = Incoming(self)
+        self._headers = 0
+        self.ends = time.monotonic() + HEAD_S
+
+    def on_url(self, url: bytes) -> None:
+        if self._current is not None:
+            self._current.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Notes a header; those of one name are joined by commas, but a second Host spoils it."""
+        if self._current is None:  # refused already
+            return
+        headers, key = self._current.headers, name.lower()
+        self._headers += 1
+        if key not in headers:
+            headers[key] = value
+        elif key == b"host":
+            headers[b"host"] = b""  # two of them: as bad as none
+        else:
+            headers[key] += b", " + value
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: refused here or by the surface, before its body is waited for."""
+        incoming, parser = self._current, self._parser
+        if incoming is None:
+            return
+        incoming.version = parser.get_http_version()
+        incoming.keep_alive = parser.should_keep_alive()
+        incoming.method = parser.get_method().decode("latin-1")
+        self.ends = time.monotonic() + BODY_IDLE_S
+        if self._headers > MAX_HEADERS:
+            self._refuse("head_too_large", f"there are more than {MAX_HEADERS} headers")
+        elif not incoming.headers.get(b"host") and incoming.version == "1.1":
+            self._refuse("bad_request", "a request must name its host, once")
+        elif (problem := self._surface.begin(incoming)) is not None:
+            self._refuse_with(problem)
+        elif b"expect" in incoming.headers and self._is_next:
+            self.write(CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        """Keeps a part of the body; refuses one that grows larger than `max_body` bytes."""
+        incoming = self._current
+        if incoming is None or self._deaf:
+            return
+        self.ends = time.monotonic() + BODY_IDLE_S
+        incoming.parts.append(body)
+        incoming.size += len(body)
+        if incoming.size > self._server.max_body:
+            limit = self._server.max_body
+            self._refuse("body_too_large", f"the body is larger than {limit} bytes (--max-body)")
+
+    def on_message_complete(self) -> None:
+        """The request is whole: answered now, or after those before it on this connection."""
+        incoming, self._current = self._current, None
+        if incoming is None or self._deaf:
+            return
+        if not incoming.body:
+            parts = incoming.parts
+            incoming.body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._waiting.append(incoming)
+        if len(self._waiting) > MAX_PIPELINED:
+            self._deaf = True  # answers what there is; the client sees the connection end
+        self._advance()
+
+    @property
+    def _is_next(self) -> bool:
+        """Whether no request is ahead of the one that is being received."""
+        return self._busy is None and not self._waiting
+
+    def _hold(self, count: int) -> None:
+        """Reads no more behind a request that is under way than HELD_MAX bytes: what a client
+        sends ahead is its own to keep. Up to there it is read on, for nothing else tells that
+        a client has left."""
+        self._behind += count
+        if self._behind > HELD_MAX and not self._paused and self.transport is not None:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def _go_on(self) -> None:
+        """Reads on: what is being received is the next to be answered."""
+        self._behind = 0
+        incoming = self._current
+        if self._paused and self.transport is not None:
+            self._paused = False
+            self.transport.resume_reading()
+        if incoming is not None and incoming.method and not self._deaf:
+            if b"expect" in incoming.headers and not incoming.size:
+                self.write(CONTINUE)
+            self._receive_apart(incoming)
+
+    def _receive_apart(self, incoming: Incoming) -> None:
+        """What is missing of a large body goes straight to where its worker reads it."""
+        if not self._is_next:
+            return
+        arena, length = self._server.arena, int(incoming.headers.get(b"content-length", 0))
+        if arena is None or length - incoming.size < ROOM_MIN or b"upgrade" in incoming.headers:
+            return
+        if self.transport is None or self.transport.is_closing():
+            return
+        if (room := arena.take(length)) is None:
+            return
+        room.view[: incoming.size] = b"".join(incoming.parts)
+        incoming.parts.clear()
+        incoming.body = room
+        receiving = Receiving(self, room, incoming.size, self._progressed, self._received)
+        read_with(self.transport, receiving)
+
+    def _progressed(self) -> None:
+        if not self._deaf:
+            self.ends = time.monotonic() + BODY_IDLE_S
+
+    def _received(self) -> None:
+        """The large body is whole; the parser has not seen its end, so the next request gets
+        a new one."""
+        assert self.transport is not None
+        read_with(self.transport, self)
+        self._parser = httptools.HttpRequestParser(self)
+        self.on_message_complete()
+
+    # -- answers ---------------------------------------------------------------------------
+
+    def reply(self, incoming: Incoming, data: bytes, body: Body = b"") -> None:
+        """Writes a whole answer: its head, or head and body in one, and a large body."""
+        if self.transport is None or (incoming is not self._busy and incoming is not self._current):
+            return
+        self._taking.put += len(data) + len(body)
+        if isinstance(body, Room):
+            self._sending.write(self.transport, data, body)
+        elif body:
+            self.transport.writelines([data, body])
+        else:
+            self.transport.write(data)
+        self.finish(incoming)
+
+    def write(self, data: Buffer) -> None:
+        """Writes a part of a stream; ConnectionResetError when the client has left."""
+        if self.transport is None or self.transport.is_closing():
+            raise ConnectionResetError("the client left")
+        self._taking.put += len(data)
+        self.transport.write(data)
+
+    def finish(self, incoming: Incoming, close: bool = False) -> None:
+        """The answer to `incoming` is written: what comes next?"""
+        early = incoming is self._current
+        if early:
+            self._current = None
+        else:
+            self._busy = None
+        if self.transport is None:
+            return
+        if early:
+            self._linger()
+        elif close or not incoming.keep_alive or (self._deaf and not self._waiting):
+            self.transport.close()
+        else:
+            behind = self._behind or self._current is not None
+            idle_s = BODY_IDLE_S if behind else self._server.keep_alive_s
+            self.ends = time.monotonic() + idle_s
+            self._advance()
+
+    def break_off(self, reset: bool) -> None:
+        """Closes within an answer. Where only the end of the connection ends an answer, a
+        `reset` tells that it is not whole."""
+        if self.transport is None:
+            return
+        if reset and (sock := self.transport.get_extra_info("socket")) is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.close()
+
+    def close_if_idle(self) -> None:
+        if self._busy is None and self._current is None and self.transport is not None:
+            self.transport.close()
+
+    def sweep(self, now: float) -> None:
+        """Closes what has been idle, or slow to send, for too long; and at once what takes
+        nothing of its answer any more, which would else wait for ever to be closed."""
+        if self.transport is None:
+            return
+        if self.transport.get_write_buffer_size():
+            if self._taking.idle_s(self.transport, now) >= self._server.stream_idle_s:
+                self.transport.abort()
+            return
+        if self._busy is not None or now < self.ends:
+            return
+        if self._deaf or self._current is None:
+            self.transport.close()
+        else:
+            self._refuse("request_timeout", "the request did not come in time")
+
+    def _advance(self) -> None:
+        if self._busy is not None or self._writable is not None:
+            return  # one after the other, and no answers for who does not read them
+        if self._waiting and self.transport is not None:
+            self._busy = self._waiting.popleft()
+            self._surface.handle(self._busy)
+        elif self._behind:
+            self._go_on()
+
+    def _refuse(self, code: str, detail: str) -> None:
+        self._refuse_with(Problem(code, detail))
+
+    def _refuse_with(self, problem: Problem) -> None:
+        """Answers before the request is whole, unless another one is being answered."""
+        if self._deaf:
+            return
+        self._deaf = True
+        if self._current is None:
+            self._current = Incoming(self)
+        self._current.keep_alive = False
+        if self._busy is None and not self._waiting:
+            self._surface.refuse(self._current, problem)
+
+    def _linger(self) -> None:
+        """Says that no more will come, and lets the client finish: to close now could throw
+        away the answer before it is read."""
+        self._deaf = True
+        self.ends = time.monotonic() + LINGER_S
+        if self.transport is not None and self.transport.can_write_eof():
+            self.transport.write_eof()
+
+
+class Server:
+    """All connections of an instance, and one timer for them."""
+
+    def __init__(self, surface: Surface, settings: Settings, arena: Arena | None) -> None:
+        self.surface = surface
+        self.max_body = settings.max_body
+        self.keep_alive_s = settings.keep_alive_s
+        self.stream_idle_s = settings.stream_idle_s or inf
+        self.arena = arena  # where large bodies are received
+        self.connections: set[Connection] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._emptied = asyncio.Event()
+
+    @property
+    def factory(self) -> Callable[[], Connection]:
+        return lambda: Connection(self)
+
+    def add(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(1.0, self._sweep)
+
+    def remove(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        if not self.connections:
+            self._emptied.set()
+
+    async def emptied(self, within_s: float) -> None:
+        """Returns when no connection is left, or `within_s` seconds have passed."""
+        self._emptied.clear()
+        if self.connections:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._emptied.wait()
+
+    def close_idle(self) -> None:
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+    def close(self) -> None:
+        for connection in list(self.connections):
+            if connection.transport is not None:
+                connection.transport.close()
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        now = time.monotonic()
+        for connection in list(self.connections):
+            connection.sweep(now)
+        if self.connections:
+            self._sweeper = asyncio.get_running_loop().call_later(1.0, self._sweep)

@@ -1,0 +1,411 @@
+"""The loop around the batcher: who computes what, and when.
+
+Holds the queue and the workers, hands batches out and replies back, notices hung and dead
+workers and starts new ones. Decisions are the core's; HTTP is the surface's.
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from math import ceil, inf
+from secrets import token_hex
+from typing import Any, cast
+
+from instance.core.batching import Batcher, Lack, Policy
+from instance.core.errors import Problem, refuse
+from instance.core.lifecycle import State, is_ready
+from instance.core.pacing import Pace
+from instance.front.authorizer import Authorizer
+from instance.front.companion import Companion
+from instance.front.jobs import Job
+from instance.front.notifier import Notifier
+from instance.front.workers import Batch, Dispatcher, Worker
+from instance.settings import Settings
+from instance.telemetry.metrics import Metrics
+from instance.telemetry.outlet import Outlet
+from instance.wire import arena
+from instance.wire.arena import Arena
+from instance.wire.messages import ModelInfo
+
+log = logging.getLogger("instance")
+SWEEP_S = 0.02  # how late a deadline may be noticed
+TRAIN_S = 0.002  # work that a model without batches may be sent in one message
+TRAIN_MAX = 32
+CHECK_S = 2.0
+STUCK_S, STUCK_TIMES = 0.25, 5  # a batch that takes both this long and as often its time
+
+
+class StartError(Exception):
+    """The instance cannot start; the message is one line."""
+
+
+class Driver(Dispatcher):
+    """The queue and the workers of one instance."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        outlet: Outlet,
+        neighbour: "Driver | None" = None,
+    ) -> None:
+        """`neighbour` is served on the same port: large bodies lie in one memory for both."""
+        self._outlet = outlet
+        # What ids of requests begin with that have none of their client's: two instances name
+        # no two the same.
+        self.name = f"{token_hex(4)}-"
+        self.settings = settings
+        self.metrics = metrics
+        self.info = cast(ModelInfo, {})  # until a worker has said it
+        self.draining = False
+        self.changes = 0  # batches done and workers come or gone: what `report` depends on
+        self.pace = Pace()
+        self.batcher: Batcher[Job] = Batcher(Policy())
+        if neighbour is None:
+            self.arena_file = arena.new_file()
+            self.arena = None if self.arena_file is None else Arena(self.arena_file)
+        else:
+            self.arena_file, self.arena = neighbour.arena_file, neighbour.arena
+        self.workers = [
+            Worker(self, device, n) for n, device in enumerate(settings.worker_devices())
+        ]
+        self.authorizer: Authorizer | None = None  # where the model's class decides who comes in
+        self._notifier: Notifier | None = None  # where callbacks want to know of requests
+        self._neighbour = neighbour
+        self.ids = itertools.count(1)
+        self._was_ready = False
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._checker: asyncio.TimerHandle | None = None
+        self._quiet = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self.failed: asyncio.Future[None] = self._loop.create_future()  # by a fault of ours
+
+    # -- life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Starts every worker; returns when all are warm. StartError when one cannot be."""
+        for worker in self.workers:
+            worker.start()
+        results = await asyncio.gather(*(worker.first for worker in self.workers))
+        for failure in results:
+            if failure is not None:
+                raise StartError(failure)
+        for companion in self._companions():
+            if (failure := await companion.first) is not None:
+                raise StartError(failure)
+        self._was_ready = True
+        if self.info["has_health"] or any("cuda" in w.info["device"] for w in self.workers):
+            self._check()
+
+    async def drain(self) -> None:
+        """Takes nothing new, and returns when all that was taken is answered, or too late."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(self.settings.drain_s):
+                while self.batcher.waiting or self.batcher.running:
+                    self._quiet.clear()
+                    await self._quiet.wait()
+        except TimeoutError:
+            log.warning("%d requests were not finished in time", self.batcher.running)
+
+    async def stop(self) -> None:
+        """Ends every worker, with its `teardown` where it can still run."""
+        self.draining = True
+        for handle in (self._timer, self._sweeper, self._checker):
+            if handle is not None:
+                handle.cancel()
+        all_of_them: list[Worker | Companion[Any, Any]] = [*self.workers, *self._companions()]
+        await asyncio.gather(*(one.stop() for one in all_of_them))
+
+    def _companions(self) -> list[Companion[Any, Any]]:
+        return [one for one in (self.authorizer, self._notifier) if one is not None]
+
+    @property
+    def notifier(self) -> Notifier | None:
+        """Who tells callbacks of requests: one for all that share the port."""
+        return self._notifier if self._neighbour is None else self._neighbour.notifier
+
+    @property
+    def active(self) -> int:
+        """Requests that wait or are computed."""
+        return self.batcher.waiting + self.batcher.running
+
+    def fail(self, what: str, error: BaseException) -> None:
+        """A fault of ours: nobody knows what still works, so whoever started us ends it all."""
+        log.critical("a fault in headgate itself: %s", what, exc_info=error)
+        if not self.failed.done():
+            self.failed.set_result(None)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered: by the model, and by whoever must be asked before."""
+        if self.authorizer is not None and not self.authorizer.ready:
+            return False
+        if self._notifier is not None and not self._notifier.first.done():
+            return False
+        return is_ready(
+            [worker.state for worker in self.workers],
+            was_ready=self._was_ready,
+            draining=self.draining,
+            healthy=all(worker.healthy for worker in self.workers),
+        )
+
+    def learn_model(self, info: ModelInfo) -> None:
+        """A worker has said what the model is; the first to do so sets up the queue."""
+        if self.info:
+            return
+        self.info = info
+        if info["authorizes"]:
+            self.authorizer = Authorizer(self.settings, self.fail)
+        if info["tells"] and self._neighbour is None:
+            self._notifier = Notifier(self.settings, self.fail)
+        size = info["max_batch_size"]
+        window_s = info["batch_timeout_s"] if size > 1 else 0.0
+        self.batcher = Batcher(self.settings.queue_policy(size, window_s))
+
+    @property
+    def log_dropped(self) -> int:
+        """Lines of the log, of all processes, that nobody read in time."""
+        return self._outlet.dropped + sum(worker.log_dropped for worker in self.workers)
+
+    # -- requests --------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Queues `job`; raises Refused when there is no room, or no use in waiting."""
+        if self.draining or not self._was_ready:
+            raise refuse(
+                "not_ready",
+                "the instance is shutting down" if self.draining else "the model is still loading",
+                1.0,
+            )
+        ready = self.workers[0].state is State.READY  # as mostly: the others need not be asked
+        if not ready and not any(worker.hopeful for worker in self.workers):
+            raise refuse("not_ready", "the model keeps failing to start", 5.0)
+        if job.deadline != inf and self._hopeless(job):
+            raise refuse("queue_full", "the wait is longer than the deadline", self.retry_after())
+        if (lack := self.batcher.lacks(job.size, self._sure_wait_s)) is not None:
+            self._dispatch()  # those that only wait for this turn of the loop to end
+            lack = self.batcher.lacks(job.size, self._sure_wait_s)
+            if lack is not None:
+                raise refuse("queue_full", self._too_little(lack), self.retry_after())
+        self.batcher.offer(job)
+        if not self._scheduled:
+            # Not at once: requests that came in the same turn of the loop share a batch.
+            self._scheduled = True
+            self._loop.call_soon(self._dispatch)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _too_little(self, lack: Lack) -> str:
+        """Why one more request may not wait, and which setting says so."""
+        batcher, policy = self.batcher, self.batcher.policy
+        if lack is Lack.PLACES:
+            return f"{batcher.waiting} requests wait already (--max-queue)"
+        if lack is Lack.BYTES:
+            return f"the waiting requests hold {batcher.held} bytes already (--max-queue-bytes)"
+        say = f"the wait would be longer than {policy.max_wait_s:g} s (--max-wait), behind"
+        return f"{say} {batcher.waiting} requests"
+
+    def abandon(self, job: Job) -> None:
+        """The client of `job` left: its place is free, its stream is stopped, and its body is
+        kept no longer than a worker may still have to read it."""
+        job.on_reply = None
+        if job.taken:
+            heeds = self.info["stream"] or self.info["is_async"] or self.info["prepares"]
+            if job.worker is not None and heeds:
+                job.worker.send(("cancel", job.id))
+            if job.worker is None or job.worker.has_read(job):
+                job.body = b""
+        else:
+            self.batcher.leave(job)
+            self._notice_quiet()
+
+    def acknowledge(self, job: Job, size: int) -> None:
+        """`size` bytes of a stream, with what each item counts besides, were sent on."""
+        if job.worker is not None:
+            job.worker.send(("ack", job.id, size))
+
+    def retry_after(self) -> float:
+        """Seconds after which a refused client may find room."""
+        return float(max(1, ceil(self.wait_s())))
+
+    # -- load ------------------------------------------------------------------------------
+
+    def _lanes(self) -> tuple[int, int]:
+        """(batches that can be computed at once, requests that no lane will come to soon): a
+        worker that is stuck is no lane, as long as there is another."""
+        ready = [worker for worker in self.workers if worker.state is State.READY]
+        if len(ready) == 1:
+            return ready[0].capacity, 0
+        moving = [worker for worker in ready if not worker.stuck] or ready
+        held = sum(worker.held for worker in ready if worker not in moving)
+        return sum(worker.capacity for worker in moving), held
+
+    def wait_s(self) -> float:
+        """How long the next request is expected to wait."""
+        batcher = self.batcher
+        lanes, held = self._lanes()
+        return self.pace.wait_s(batcher.waiting, batcher.running - held, lanes, batcher.limit)
+
+    def _sure_wait_s(self) -> float:
+        """The same where enough is known to refuse somebody for it: one batch tells little."""
+        return self.wait_s() if self.pace.batches > 1 else 0.0
+
+    def report(self) -> tuple[int, int, int, float]:
+        """(queue, running, slots, expected wait in milliseconds), as ORCA carries them.
+
+        A batch sent ahead to a busy worker waits there, so it counts as waiting.
+        """
+        batcher = self.batcher
+        lanes, held = self._lanes()
+        slots = lanes * min(batcher.limit, batcher.policy.max_batch_size)
+        waiting, taken = batcher.waiting, batcher.running - held
+        running = min(taken, slots)
+        wait_s = self.pace.wait_s(waiting, taken, lanes, batcher.limit)
+        return waiting + taken - running, running, slots, wait_s * 1000.0
+
+    def _hopeless(self, job: Job) -> bool:
+        """Whether its answer, after the wait and its own batch, would come too late."""
+        if not self.batcher.waiting:
+            return False
+        ready_s = self.wait_s() + self.pace.seconds(self.batcher.limit)
+        return job.arrived + ready_s > job.deadline
+
+    # -- batches ---------------------------------------------------------------------------
+
+    def dispatch_soon(self) -> None:
+        """Looks at the queue in the next turn of the loop."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._scheduled = False
+        try:
+            self._hand_out(time.monotonic())
+        except Exception as error:
+            self.fail("handing out work failed", error)
+
+    def _hand_out(self, now: float) -> None:
+        while self.batcher.waiting:
+            worker = self._idle()
+            if worker is None:
+                worker = self._ahead()
+            elif (delay := self.batcher.delay(now)) and not self.draining:
+                if self._timer is not None:
+                    self._timer.cancel()
+                self._timer = self._loop.call_later(delay, self.dispatch_soon)
+                return
+            if worker is None:
+                return
+            jobs, expired = self.batcher.take(now, self._share())
+            self._expire(expired)
+            if jobs:
+                worker.run(jobs, now)
+                self.metrics.batch_size.observe(len(jobs))
+                for job in jobs:
+                    self.metrics.queue_seconds.observe(now - job.arrived)
+
+    def _idle(self) -> Worker | None:
+        """The ready worker with most room; None when all are busy."""
+        best, most = None, 0
+        for worker in self.workers:
+            if worker.room > most:
+                best, most = worker, worker.room
+        return best
+
+    def _ahead(self) -> Worker | None:
+        """The busy worker that may have one further batch: a full one, which cannot grow, and
+        only if a full one is left for every other worker, so that none becomes idle for it."""
+        if self.batcher.waiting < self.batcher.limit * self._lanes()[0]:
+            return None
+        able = [worker for worker in self.workers if worker.can_take_ahead]
+        return min(able, key=lambda worker: worker.busy_since, default=None)
+
+    def _share(self) -> int:
+        """What one worker may take of a train: not what others, idle now, could do as well."""
+        if self.batcher.policy.max_batch_size > 1 or len(self.workers) == 1:
+            return self.batcher.limit
+        idle = sum(worker.room > 0 for worker in self.workers)
+        return min(self.batcher.limit, ceil(self.batcher.waiting / max(idle, 1)))
+
+    def batch_done(self, batch: Batch, seconds: float) -> None:
+        """A batch came back; `seconds` is what it took in the worker, 0 if it failed there."""
+        self.batcher.finish(len(batch.jobs))
+        self.changes += 1
+        if seconds:
+            self.metrics.predict_seconds.observe(seconds)
+            self.pace.learn(len(batch.jobs), seconds)
+            self.batcher.limit = self._limit()
+        if self.batcher.waiting:
+            self.dispatch_soon()
+        self._notice_quiet()
+
+    def _limit(self) -> int:
+        """How many jobs go into one message from now on.
+
+        A model without batches computes one by one; where that takes microseconds, several
+        share a message all the same, as long as all of it is done in TRAIN_S.
+        """
+        size = self.batcher.policy.max_batch_size
+        if size == 1 and not self.info["stream"] and not self.info["is_async"]:
+            return self.pace.largest_within(TRAIN_S, TRAIN_MAX)
+        if self.settings.target_latency_s:
+            return self.pace.largest_within(self.settings.target_latency_s, size)
+        return size
+
+    def put_back(self, jobs: list[Job]) -> None:
+        """Jobs that their worker never began wait again, if their clients do."""
+        wanted = [job for job in jobs if job.on_reply is not None]
+        for job in wanted:
+            job.taken, job.worker = 0.0, None
+        self.batcher.finish(len(jobs) - len(wanted))
+        self.batcher.put_back(wanted)
+
+    def fail_waiting(self, problem: Problem) -> None:
+        """Answers all that wait: no worker will come for them soon."""
+        for job in self.batcher.clear():
+            job.resolve(problem)
+        self._notice_quiet()
+
+    def _notice_quiet(self) -> None:
+        if not self.batcher.waiting and not self.batcher.running:
+            self._quiet.set()
+
+    # -- time ------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """One timer for all deadlines and all hung batches; none while nothing is there."""
+        self._sweeper = None
+        try:
+            self._look_around(time.monotonic())
+        except Exception as error:
+            self.fail("looking for what is late failed", error)
+        if self.batcher.waiting or self.batcher.running:
+            self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
+        else:
+            self._notice_quiet()
+
+    def _look_around(self, now: float) -> None:
+        self._expire(self.batcher.expire(now))
+        expected_s = self.pace.seconds(self.batcher.limit)
+        for worker in self.workers:
+            self._expire(worker.late(now))
+            if worker.notice_stuck(now, max(STUCK_S, STUCK_TIMES * expected_s)):
+                self.changes += 1
+            worker.end_if_hung(now)
+
+    def _expire(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            job.resolve(Problem("deadline", "the deadline passed while the request waited"))
+
+    def _check(self) -> None:
+        """Asks workers that are not busy how they are."""
+        self._checker = self._loop.call_later(CHECK_S, self._check)
+        for worker in self.workers:
+            worker.check()
+            if worker.gpu_memory is not None:
+                self.metrics.gpu_memory[worker.device] = worker.gpu_memory

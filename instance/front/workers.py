@@ -1,0 +1,422 @@
+"""One worker as the HTTP process sees it: its batches, and what is done when it hangs or dies.
+
+A `Worker` outlives its processes: it starts the next one after a back-off. Which batch it
+gets is the dispatcher's decision.
+"""
+
+import asyncio
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Iterator
+from itertools import islice
+from math import inf
+from typing import cast
+
+from instance.core.errors import Problem
+from instance.core.lifecycle import Backoff, Signal, State, after
+from instance.front.jobs import Job
+from instance.front.process import WorkerProcess
+from instance.settings import Settings
+from instance.telemetry.logs import concerning
+from instance.telemetry.metrics import Metrics
+from instance.wire.arena import Room
+from instance.wire.frames import Body, Frame, found, place
+from instance.wire.links import WINDOW
+from instance.wire.marks import BEGUN, divide
+from instance.wire.messages import (
+    Answers,
+    End,
+    FromWorker,
+    Item,
+    ModelInfo,
+    PackedJob,
+    ToWorker,
+    pass_over,
+)
+from instance.wire.replies import unpack_reply
+
+log = logging.getLogger("instance")
+JSON_LINES = "application/x-ndjson"
+HEALTH_S = 120.0  # for `health()`, if the timeout is not shorter
+GRACE_S = 5.0  # for a teardown, and for an async job to heed its cancellation
+ALIVE = (State.STARTING, State.READY, State.STOPPING)
+HOPELESS_AFTER = 3  # starts in a row that failed
+DIED = Problem("model_error", "the model's process died while it computed this request")
+UNENDED = Problem("model_error", "the model's stream was broken off")
+REPLACED = Problem("deadline", "the model did not answer within its timeout (--timeout)")
+
+
+class Batch:
+    """Requests that were sent to a worker together; `progress` is when it last gave a sign."""
+
+    __slots__ = ("cancelled", "id", "jobs", "progress")
+
+    def __init__(self, id: int, jobs: list[Job], now: float) -> None:
+        self.id = id
+        self.jobs = jobs
+        self.progress = now
+        self.cancelled = False
+
+
+class Dispatcher:
+    """Who gives batches to workers: what a worker knows of it, and what it is told."""
+
+    settings: Settings
+    metrics: Metrics
+    arena_file: int | None
+    ids: Iterator[int]
+    changes: int
+    workers: "list[Worker]"
+
+    @abstractmethod
+    def learn_model(self, info: ModelInfo) -> None: ...
+    @abstractmethod
+    def dispatch_soon(self) -> None: ...
+    @abstractmethod
+    def batch_done(self, batch: Batch, seconds: float) -> None: ...
+    @abstractmethod
+    def put_back(self, jobs: list[Job]) -> None: ...
+    @abstractmethod
+    def fail_waiting(self, problem: Problem) -> None: ...
+    @abstractmethod
+    def fail(self, what: str, error: BaseException) -> None: ...
+
+
+class Worker:
+    """One device's place: the process that serves it now, and the batches it has."""
+
+    def __init__(self, dispatcher: Dispatcher, device: str, number: int) -> None:
+        self.device = device
+        self._number = number
+        self.state = State.DOWN
+        self.info = cast(ModelInfo, {})  # until a process has said it
+        self.capacity = 1
+        self.healthy = True
+        self.stuck = False  # it has given no sign for much longer than its batch should take
+        self.gpu_memory: tuple[int, int] | None = None
+        self.first: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._dispatcher = dispatcher
+        self._process: WorkerProcess[ToWorker, FromWorker] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._batches: dict[int, Batch] = {}
+        self._streams: dict[int, tuple[Job, Batch]] = {}
+        self._ready_at = 0.0
+        self._failure = ""
+        self._end = DIED
+        self._backoff = Backoff()
+        self._checking = False
+        self._asked_at = 0.0
+        self._log_dropped = 0  # by earlier processes
+
+    @property
+    def log_dropped(self) -> int:
+        """Lines of its processes' logs that nobody read in time."""
+        now = self._process.log_dropped if self._process is not None and self.state in ALIVE else 0
+        return self._log_dropped + now
+
+    # -- life ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._live())
+        self._task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """Nothing but a fault of ours ends it with an exception."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if not self.first.done():
+            self.first.set_result(f"a fault in headgate itself: {error!r}")
+        self._dispatcher.fail("keeping a worker failed", error)
+
+    async def _live(self) -> None:
+        """Process after process, until told to stop."""
+        while self.state is State.DOWN:
+            self.state = after(self.state, Signal.START)
+            self._process = WorkerProcess(self._on_frame)
+            self._ready_at = 0.0
+            try:
+                await self._process.start(
+                    self._dispatcher.settings,
+                    self.device,
+                    self._dispatcher.arena_file,
+                    self._number,
+                )
+                how = await self._process.gone()
+            except OSError as error:  # the machine has no process or file left
+                how = f"no process: {error}"
+            self.state = after(self.state, Signal.EXIT)
+            if not self.first.done():  # never ready: whoever started us is told, once
+                self.first.set_result(self._failure or f"the model's process ended with {how}")
+                return
+            self._bury(how)
+            if self.state is State.DOWN:
+                await asyncio.sleep(self._backoff.delay_s)
+                self._dispatcher.metrics.restarts += 1
+
+    def _bury(self, how: str) -> None:
+        """What the dead process was computing has failed; what it had not begun waits again."""
+        batches = list(self._batches.values())
+        self._batches.clear()
+        self._streams.clear()
+        divided = self._divided([batch.jobs for batch in batches])
+        if self.state is State.DOWN:
+            lived_s = time.monotonic() - self._ready_at if self._ready_at else 0.0
+            self._backoff = self._backoff.failed(lived_s)
+            why = self._failure or how
+            lost = concerning([job.request_id for begun, _ in divided for job in begun])
+            log.error("worker on %s ended (%s); starting again", self.device, why, extra=lost)
+        self._dispatcher.changes += 1
+        self._log_dropped += self._process.log_dropped if self._process is not None else 0
+        self._dispatcher.put_back([job for _, waits in divided for job in waits])
+        for batch, (begun, _) in zip(batches, divided, strict=True):
+            batch.jobs = begun
+            for job in begun:
+                job.resolve(self._end)
+            self._dispatcher.batch_done(batch, 0.0)
+        self._end = DIED
+        self._failure = ""
+        if not any(worker.hopeful for worker in self._dispatcher.workers):
+            say = "the model keeps failing to start"
+            self._dispatcher.fail_waiting(Problem("not_ready", say, retry_after_s=5.0))
+
+    def _divided(self, batches: list[list[Job]]) -> list[tuple[list[Job], list[Job]]]:
+        """Of each batch: (what the dead process had begun, what it had not)."""
+        if self.info.get("is_async"):
+            return [(jobs, []) for jobs in batches]
+        marks = self._process.marks if self._process is not None else None
+        if marks is None:  # only what it was sent ahead is known
+            return [(jobs, []) for jobs in batches[:1]] + [([], jobs) for jobs in batches[1:]]
+        return divide(batches, marks)
+
+    async def stop(self) -> None:
+        """Asks it to end, and ends it when it takes too long."""
+        if self._task is None:
+            return
+        was = self.state
+        self.state = after(self.state, Signal.STOP)
+        if was is State.DOWN:
+            self._task.cancel()
+        elif self._process is not None:
+            if was is State.READY:
+                self.send(("stop",))
+            else:
+                self._process.kill()
+            await asyncio.wait([self._task], timeout=GRACE_S)
+            self._process.kill()
+        # Killed, it is gone in no time; whatever else may hold the task must not hold the exit.
+        await asyncio.wait([self._task], timeout=GRACE_S)
+        self._task.cancel()
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether requests may wait for it."""
+        return self.state is State.READY or self._backoff.failures < HOPELESS_AFTER
+
+    # -- batches ---------------------------------------------------------------------------
+
+    @property
+    def room(self) -> int:
+        """Batches it could begin now."""
+        if self.state is not State.READY:
+            return 0
+        return self.capacity - len(self._batches)
+
+    @property
+    def can_take_ahead(self) -> bool:
+        return (
+            self.state is State.READY
+            and not self.stuck
+            and len(self._batches) == 1
+            and not self.info["is_async"]
+            and not self.info["stream"]
+        )
+
+    @property
+    def busy_since(self) -> float:
+        """When its oldest batch last gave a sign."""
+        return min((batch.progress for batch in self._batches.values()), default=inf)
+
+    @property
+    def held(self) -> int:
+        """Requests that it has."""
+        return sum(len(batch.jobs) for batch in self._batches.values())
+
+    def notice_stuck(self, now: float, limit_s: float) -> bool:
+        """Whether it is stuck is another answer than before. One that is cannot be counted on,
+        though it may still come back: it is replaced only after the timeout."""
+        was, plain = self.stuck, not (self.info["is_async"] or self.info["stream"])
+        self.stuck = plain and now - self.busy_since > limit_s
+        return self.stuck is not was
+
+    def late(self, now: float) -> list[Job]:
+        """Those sent ahead that have not begun and whose deadline has passed: the worker will
+        see it too, and not run them, but their clients need not wait until it does."""
+        if len(self._batches) < 2 or self.info["is_async"]:
+            return []
+        ahead = islice(self._batches.values(), 1, None)
+        return [job for batch in ahead for job in batch.jobs if job.deadline <= now]
+
+    def has_read(self, job: Job) -> bool:
+        """Whether it has surely read the body of `job`, which is computed: a body in a frame was
+        handed over, one in the arena is copied before any of its batch is begun."""
+        if not isinstance(job.body, Room):
+            return True
+        marks = self._process.marks if self._process is not None else None
+        if marks is None or self.info["is_async"]:
+            return False
+        begun = marks[BEGUN]
+        mates = (batch.jobs for batch in self._batches.values() if job in batch.jobs)
+        return any(mate.id == begun for jobs in mates for mate in jobs)
+
+    def run(self, jobs: list[Job], now: float) -> None:
+        """Sends `jobs` as one batch."""
+        blobs: list[Body] = []
+        packed: list[PackedJob] = []
+        batch = Batch(next(self._dispatcher.ids), jobs, now)
+        stream = self.info["stream"]
+        for job in jobs:
+            job.taken, job.worker, job.batch = now, self, len(jobs)
+            body = place(job.body, blobs)
+            packed.append(
+                (job.id, job.content_type, body, job.deadline, job.sse, job.meta, job.request_id)
+            )
+            if stream:
+                self._streams[job.id] = (job, batch)
+        self._batches[batch.id] = batch
+        self.send(("batch", batch.id, packed), blobs)
+
+    def send(self, message: ToWorker, blobs: list[Body] | None = None) -> None:
+        if self._process is not None:
+            self._process.send(message, blobs)
+
+    def check(self) -> None:
+        """Asks for health and memory, unless it computes or has not answered yet. One that does
+        not answer for the timeout, or HEALTH_S, hangs in `health()`."""
+        now, timeout_s = time.monotonic(), min(self._dispatcher.settings.timeout_s, HEALTH_S)
+        if self._checking:
+            if self.state is State.READY and timeout_s and now - self._asked_at > timeout_s:
+                self._end_hung("health() of the ", timeout_s)
+            return
+        busy = bool(self._batches) and not self.info.get("is_async")
+        if self.state is State.READY and not busy:
+            self._checking, self._asked_at = True, now
+            self.send(("check",))
+
+    def end_if_hung(self, now: float) -> None:
+        """Replaces a worker whose batch has given no sign for the timeout."""
+        timeout_s = self._dispatcher.settings.timeout_s
+        if not timeout_s:
+            return
+        for batch in self._batches.values():
+            if now - batch.progress <= timeout_s or self._client_is_slow(batch):
+                if self.info["is_async"]:
+                    continue
+                return
+            if self.info["is_async"] and not batch.cancelled:
+                batch.cancelled = True
+                batch.progress = now - timeout_s + GRACE_S
+                late = concerning([job.request_id for job in batch.jobs])
+                log.error("cancelling what is hung for %.1f s (--timeout)", timeout_s, extra=late)
+                for job in batch.jobs:
+                    job.resolve(REPLACED)
+                    self.send(("cancel", job.id))
+                continue
+            self._end_hung("", timeout_s)
+            return
+
+    def _end_hung(self, what: str, timeout_s: float) -> None:
+        log.error(
+            "%sworker on %s is hung for %.1f s (--timeout); replacing it",
+            what, self.device, timeout_s,
+        )  # fmt: skip
+        self._end = REPLACED
+        assert self._process is not None
+        self._process.kill()
+
+    def _client_is_slow(self, batch: Batch) -> bool:
+        return any(job.parts is not None and job.parts.size >= WINDOW // 2 for job in batch.jobs)
+
+    # -- messages --------------------------------------------------------------------------
+
+    def _on_frame(self, frame: Frame[FromWorker]) -> None:
+        message, blobs = frame
+        if message[0] == "answers":
+            self._on_answers(message, blobs)
+        elif message[0] == "item":
+            self._on_item(message, blobs)
+        elif message[0] == "head":
+            if (stream := self._streams.get(message[1])) is not None:
+                stream[0].begin(message[2])
+        elif message[0] == "end":
+            self._on_end(message, blobs)
+        elif message[0] == "checked":
+            self._checking = False
+            self.healthy = message[1]
+            self.gpu_memory = (message[2], message[3]) if message[3] else None
+        elif message[0] == "loaded":
+            self.info = message[1]
+            self.capacity = self.info["concurrency"]
+            self._dispatcher.learn_model(self.info)
+        elif message[0] == "ready":
+            self._on_ready()
+        elif message[0] == "sign":
+            if (stream := self._streams.get(message[1])) is not None:
+                stream[1].progress = time.monotonic()
+        elif message[0] == "failed":
+            self._failure = message[1]
+        else:
+            pass_over(message)
+
+    def _on_ready(self) -> None:
+        if self.state is not State.STARTING:
+            return
+        self.state = after(self.state, Signal.WARM)
+        self._dispatcher.changes += 1
+        self.healthy, self._checking, self.stuck = True, False, False
+        self._ready_at = time.monotonic()
+        if not self.first.done():
+            self.first.set_result(None)
+        self._dispatcher.dispatch_soon()
+
+    def _on_answers(self, message: Answers, blobs: list[Body]) -> None:
+        _, id, seconds, packed = message
+        batch = self._batches.pop(id, None)
+        if batch is None:
+            return
+        for job, reply in zip(batch.jobs, packed, strict=False):
+            job.resolve(unpack_reply(reply, blobs))
+        for job in batch.jobs:
+            job.worker = None
+            if self._streams.pop(job.id, None) is not None:
+                log.error("a stream was left without an end", extra=concerning([job.request_id]))
+                job.resolve(UNENDED)
+        self.stuck = False
+        for follower in self._batches.values():
+            follower.progress = max(follower.progress, time.monotonic())
+            break
+        self._dispatcher.batch_done(batch, seconds)
+
+    def _on_item(self, message: Item, blobs: list[Body]) -> None:
+        if (stream := self._streams.get(message[1])) is not None:
+            job, batch = stream
+            batch.progress = time.monotonic()
+            assert job.parts is not None
+            item = found(message[2], blobs)
+            # A copy: it may wait here for its client, and the worker's memory is for answers.
+            job.parts.add(bytes(item.view) if isinstance(item, Room) else item)
+
+    def _on_end(self, message: End, blobs: list[Body]) -> None:
+        if (stream := self._streams.pop(message[1], None)) is None:
+            return
+        job = stream[0]
+        job.worker = None
+        reply = None if message[2] is None else unpack_reply(message[2], blobs)
+        problem = reply if isinstance(reply, Problem) else None
+        if job.parts is None:
+            if problem is not None:
+                job.resolve(problem)
+                return
+            job.begin("text/event-stream" if job.sse else self.info["media_type"] or JSON_LINES)
+        assert job.parts is not None
+        job.parts.end(problem, message[3])

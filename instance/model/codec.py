@@ -1,0 +1,342 @@
+"""How does a body become a model's input, and an output an answer's body?
+
+Runs in the worker's process, where the model's libraries are; this is the one place where
+requests are parsed and validated. HTTP framing is not its business, nor is what a hook does.
+"""
+
+import inspect
+import json
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from decimal import Decimal
+from functools import lru_cache, partial
+from typing import Annotated, Any, get_args, get_origin
+
+import orjson
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+import instance.devices as devices
+from instance.core.errors import Fault, Problem, RequestRefused, refuse
+from instance.model.exact_json import loads
+from instance.model.forms import parse_form
+from instance.requests import Request, Upload
+
+Parse = Callable[[Request], Any]
+MAX_FAULTS = 100  # of one request that are named
+MAX_INPUT = 1024  # bytes of a client's own value in an error
+FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+class UnencodableError(ValueError):
+    """A model's output that no answer can carry; the message says which part and why."""
+
+
+def parser_for(annotation: Any, of_litserve: bool = False) -> tuple[Parse, TypeAdapter[Any] | None]:
+    """(how a request becomes what the hook takes, the adapter that validates it if any)."""
+    annotation = _without_fastapis(annotation)
+    untyped = parse_untyped if not of_litserve else partial(parse_untyped, guesses=True)
+    if annotation is Request:
+        return _whole, None
+    if annotation is bytes:
+        return _raw, None
+    if annotation is inspect.Parameter.empty or _is_starlettes(annotation, "Request"):
+        # Starlette's Request stands for "JSON or form", as it does for LitServe.
+        return untyped, None
+    if _is_upload(annotation):
+        return _parse_upload, None
+    if get_origin(annotation) is list and all(map(_is_upload, get_args(annotation))):
+        return _parse_uploads, None
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+    except PydanticSchemaGenerationError:
+        return untyped, None
+    kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    of_fields = isinstance(kind, type) and issubclass(kind, BaseModel)
+    return (lambda request: parse_typed(request, adapter, of_fields)), adapter
+
+
+def _is_starlettes(annotation: Any, name: str) -> bool:
+    """Whether it is Starlette's or FastAPI's class of that name, and not a model's own."""
+    package = getattr(annotation, "__module__", "").partition(".")[0]
+    return package in ("starlette", "fastapi") and getattr(annotation, "__name__", "") == name
+
+
+def _is_upload(annotation: Any) -> bool:
+    return annotation is Upload or _is_starlettes(annotation, "UploadFile")
+
+
+def _without_fastapis(annotation: Any) -> Any:
+    """`annotation` without what FastAPI alone reads in it, such as `Form()`: forms will do for
+    every type of fields here."""
+    if get_origin(annotation) is not Annotated:
+        return annotation
+    kind, *said = get_args(annotation)
+    kept = [one for one in said if type(one).__module__.partition(".")[0] != "fastapi"]
+    return Annotated[kind, *kept] if kept else kind
+
+
+def _raw(request: Request) -> bytes:
+    """The body; a large one comes as a bytearray, which is not what hooks are promised."""
+    return request.body if type(request.body) is bytes else bytes(request.body)
+
+
+def _whole(request: Request) -> Request:
+    request.body = _raw(request)
+    return request
+
+
+@lru_cache(maxsize=64)
+def media_type_of(content_type: str) -> str:
+    """The media type alone, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def meant_media_type(request: Request) -> str:
+    """The media type, but JSON where the body is said to be a form and can be none.
+
+    curl and others say "form" of whatever they send unless they are told the type.
+    """
+    media_type = media_type_of(request.content_type)
+    if media_type == FORM_TYPES[0]:
+        body = bytes(request.body).strip()
+        if body[:1] in (b"{", b"[") or b"=" not in body:
+            return "application/json"
+    return media_type
+
+
+def is_json(media_type: str) -> bool:
+    return media_type in ("", "application/json") or media_type.endswith("+json")
+
+
+def parse_untyped(request: Request, guesses: bool = False) -> Any:
+    """JSON for JSON types and for no type, and for plain text that is JSON: a browser's `fetch`
+    calls it that. A `Form` for forms; bytes for everything else. Who `guesses` takes what is
+    JSON for it whatever its type, as LitServe does, which knows nothing but JSON and forms."""
+    media_type = meant_media_type(request)
+    if is_json(media_type):
+        return parse_json(request.body)
+    if media_type in FORM_TYPES:
+        return parse_form(media_type, request.content_type, request.body)
+    if guesses or media_type == "text/plain":
+        try:
+            return loads(request.body)
+        except ValueError:
+            pass
+    return _raw(request)
+
+
+def parse_json(body: bytes) -> Any:
+    """The value of a JSON text; `bad_request` when it is none."""
+    try:
+        return loads(body)
+    except ValueError as error:
+        say = "the body is empty" if not body else f"the body is not JSON: {error}"
+        raise refuse("bad_request", say) from None
+
+
+def parse_typed(request: Request, adapter: TypeAdapter[Any], of_fields: bool) -> Any:
+    """The validated value; `invalid_request` names every field that is wrong. A form will do
+    for a type `of_fields`."""
+    media_type = meant_media_type(request)
+    if not is_json(media_type):
+        if media_type not in FORM_TYPES or not of_fields:
+            say = f"this model takes application/json, not {media_type or 'an unnamed type'}"
+            raise refuse("unsupported_media_type", say)
+        form = parse_form(media_type, request.content_type, request.body)
+        return _validated(lambda: adapter.validate_python(dict(form)))
+    body = request.body
+    # pydantic's parser lets NaN and Infinity pass, which are no JSON. To look for one byte
+    # costs a twentieth of looking for a word, and numbers, of which most bodies are made, lack it.
+    if (b"N" in body and b"NaN" in body) or (b"I" in body and b"Infinity" in body):
+        parse_json(body)
+    return _validated(lambda: adapter.validate_json(body), lambda: _again(adapter, body))
+
+
+def _again(adapter: TypeAdapter[Any], body: bytes) -> Any:
+    """What FastAPI validates: the value that the JSON is."""
+    return adapter.validate_python(orjson.loads(body), from_attributes=True)
+
+
+def _validated(validate: Callable[[], Any], again: Callable[[], Any] | None = None) -> Any:
+    """What `validate` makes; the faults of a request are named as `again` names them."""
+    try:
+        return validate()
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+        if again is not None and faults[0]["type"] != "json_invalid":
+            try:
+                again()
+            except ValidationError as same:
+                faults = same.errors(include_url=False)
+            except ValueError:  # no JSON that we read; what pydantic said of it stands
+                pass
+        if faults[0]["type"] == "json_invalid":
+            raise refuse("bad_request", f"the body is not JSON: {faults[0]['msg']}") from None
+        raise RequestRefused(invalid(faults)) from None
+
+
+def invalid(faults: Any) -> Problem:
+    """The problem of a request with these faults, as pydantic has them: `detail` is FastAPI's
+    list of them."""
+    faults = faults[:MAX_FAULTS]
+    return Problem(
+        "invalid_request",
+        [fastapis(fault) for fault in faults],
+        faults=[
+            Fault(pointer_of(fault["loc"]), str(fault["type"]), str(fault["msg"]))
+            for fault in faults
+        ],
+    )
+
+
+def fastapis(fault: Any) -> dict[str, Any]:
+    """One fault as FastAPI has it in a 422; what the client sent is repeated where it is short."""
+    plain: dict[str, Any] = {
+        "type": fault["type"],
+        "loc": ["body", *fault["loc"]],
+        "msg": fault["msg"],
+    }
+    for name in ("input", "ctx"):
+        if name in fault:
+            try:
+                text = orjson.dumps(fault[name], default=str)
+            except TypeError:
+                continue
+            if len(text) <= MAX_INPUT:
+                plain[name] = orjson.loads(text)
+    return plain
+
+
+def pointer_of(location: Any) -> str:
+    """The JSON pointer of pydantic's location."""
+    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    return "".join(f"/{part}" for part in parts)
+
+
+def _parse_upload(request: Request) -> Any:
+    """The only file of a form, or the one named `request`."""
+    files = _files(request)
+    named = [file for name, file in files if name == "request"]
+    if not named and len(files) != 1:
+        raise _no_file()
+    return named[-1] if named else files[0][1]
+
+
+def _parse_uploads(request: Request) -> list[Any]:
+    """The files of a form that are named `request`, or all where none is."""
+    files = _files(request)
+    named = [file for name, file in files if name == "request"]
+    if not files:
+        raise _no_file()
+    return named or [file for _, file in files]
+
+
+def _files(request: Request) -> list[tuple[str, Any]]:
+    media_type = media_type_of(request.content_type)
+    if media_type != "multipart/form-data":
+        raise refuse("unsupported_media_type", "this model takes multipart/form-data")
+    form = parse_form(media_type, request.content_type, request.body)
+    return [(name, value) for name, value in form.multi_items() if not isinstance(value, str)]
+
+
+def _no_file() -> RequestRefused:
+    missing = {"type": "missing", "loc": ("request",), "msg": "Field required", "input": None}
+    return RequestRefused(invalid([missing]))
+
+
+def encode_json(value: Any, by_alias: bool = True) -> bytes:
+    """`value` as JSON; UnencodableError when it holds NaN, an infinity or what JSON lacks."""
+    if isinstance(value, BaseModel):
+        body = value.__pydantic_serializer__.to_json(value, by_alias=by_alias)
+    else:
+        try:
+            body = orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+        except TypeError as error:
+            body = _encode_slowly(value, error)
+    # Both serializers write null for NaN: only then is it worth a walk to find out.
+    if b"null" in body:
+        refuse_not_finite(value, "")
+    return body
+
+
+def encode_spaced(value: dict[Any, Any]) -> bytes:
+    """`value` as JSON with spaces, as `json.dumps` writes it: so clients of LitServe get the
+    dicts of a stream."""
+    try:
+        return json.dumps(value, allow_nan=False).encode()
+    except (TypeError, ValueError):  # what only we know to write, or must refuse
+        return json.dumps(json.loads(encode_json(value))).encode()
+
+
+def _encode_slowly(value: Any, error: Exception) -> bytes:
+    """For what orjson refuses and JSON can carry: huge integers, keys that are no text."""
+    try:
+        text = json.dumps(value, default=_plain, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        refuse_not_finite(value, "")
+        raise UnencodableError(f"the answer cannot be written as JSON: {error}") from None
+    except TypeError as failed:
+        raise UnencodableError(f"the answer cannot be written as JSON: {failed}") from None
+    return text.encode()
+
+
+def _plain(value: Any) -> Any:
+    """`value` in types that JSON has; TypeError when there is no way."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="python", by_alias=True)
+    if hasattr(value, "__torch_function__"):
+        array = devices.tensor_value(value)
+        return array.item() if array.ndim == 0 else array.tolist()
+    if hasattr(value, "tolist"):  # numpy: strided arrays, scalars, odd types
+        return value.tolist()
+    if isinstance(value, (set, frozenset, tuple, range, deque)):
+        return list(value)
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raise TypeError("bytes are no JSON; return them alone, or as text")
+    if callable(isoformat := getattr(value, "isoformat", None)):
+        return isoformat()
+    try:
+        return to_jsonable_python(value, timedelta_mode="float")
+    except PydanticSerializationError:
+        raise TypeError(f"{type(value).__name__} is not JSON serializable") from None
+
+
+def without_arrays(value: Any) -> Any:
+    """`value` with lists and numbers in place of the arrays, tensors and scalars of numpy and
+    torch in it; the same object where there are none."""
+    if hasattr(value, "__torch_function__") or hasattr(value, "tolist"):
+        return _plain(value)
+    if type(value) is dict:
+        plain = {key: without_arrays(item) for key, item in value.items()}
+        return plain if any(plain[key] is not value[key] for key in value) else value
+    if type(value) in (list, tuple):
+        items = [without_arrays(item) for item in value]
+        return items if any(a is not b for a, b in zip(items, value, strict=True)) else value
+    return value
+
+
+def refuse_not_finite(value: Any, pointer: str) -> None:
+    """UnencodableError, with the place, when `value` holds NaN or an infinity."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name, None) for field in fields(value)}
+    elif not isinstance(value, (str, float, dict, list, tuple)):
+        try:
+            value = _plain(value)
+        except TypeError:  # what has no parts, such as a number or a date
+            return
+    if isinstance(value, float) and not math.isfinite(value):
+        word = "NaN" if math.isnan(value) else "an infinity"
+        where = f" at {pointer}" if pointer else ""
+        raise UnencodableError(f"the model's answer holds {word}{where}, which JSON cannot carry")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            refuse_not_finite(item, f"{pointer}/{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            refuse_not_finite(item, f"{pointer}/{index}")

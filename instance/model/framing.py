@@ -1,0 +1,61 @@
+"""How do the items of a stream become bytes where no spec says so?
+
+As server-sent events, as lines of JSON, or as they are: the first item and the media type
+that the class or the client wants decide. Pure.
+"""
+
+from typing import Any
+
+import orjson
+
+from instance.core.errors import Problem
+from instance.model.codec import encode_json, encode_spaced
+from instance.wire.frames import Buffer, flat
+
+SSE = "text/event-stream"
+JSON_LINES = "application/x-ndjson"
+
+
+class ItemFraming:
+    """HookLock items into bytes: as events, as lines of JSON, or as they are."""
+
+    def __init__(self, first: Any, sse: bool, media_type: str | None) -> None:
+        self.sse = sse or media_type == SSE
+        if self.sse:
+            self.content_type = SSE
+        elif media_type is not None:
+            self.content_type = media_type
+        elif isinstance(first, str):
+            self.content_type = "text/plain; charset=utf-8"
+        elif isinstance(first, (bytes, bytearray, memoryview)):
+            self.content_type = "application/octet-stream"
+        else:
+            self.content_type = JSON_LINES
+
+    def item(self, value: Any, choice: int = 0) -> Buffer:
+        """The bytes of one item of a stream: an event, or a line, unless it is framed already."""
+        if isinstance(value, str):
+            if not self.sse or value.startswith(("data:", "event:", "id:", ":")):
+                return value.encode()
+            lines = value.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+            return "".join(f"data: {line}\n" for line in lines).encode() + b"\n"
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return flat(value)
+        if self.sse:
+            return b"data: " + encode_json(value) + b"\n\n"
+        # Byte for byte as LitServe's clients get them: dicts with spaces, models by field name.
+        body = encode_spaced(value) if type(value) is dict else encode_json(value, by_alias=False)
+        return body + b"\n"
+
+    def finish(self) -> bytes:
+        return b""
+
+    def error(self, problem: Problem) -> bytes:
+        """The explicit end of a stream that failed; empty where the framing has no word
+        for it, and only the broken connection tells."""
+        body = orjson.dumps(problem.document(None), default=str)
+        if self.sse:
+            return b"event: error\ndata: " + body + b"\n\n"
+        if self.content_type == JSON_LINES:
+            return b'{"error":' + body + b"}\n"
+        return b""

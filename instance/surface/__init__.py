@@ -1,1 +1,0 @@
-"""HTTP: what clients of an instance see."""

@@ -1,0 +1,1 @@
+"""What front and model say to each other, and how it crosses."""

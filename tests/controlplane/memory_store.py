@@ -1,0 +1,59 @@
+"""A store that keeps revisions as long as the process lives, and passes the conformance tests."""
+
+import json
+from dataclasses import replace
+
+import orjson
+
+from gateway.controlplane.store.store import (
+    Kept,
+    Page,
+    Revision,
+    Stored,
+    StoreError,
+    canonical,
+    kept,
+)
+from gateway.core.table import Document
+
+
+class MemoryStore:
+    """Keeps revisions as long as the process lives."""
+
+    def __init__(self, *, keep: int = 10_000) -> None:
+        self._keep = keep
+        self._revisions: dict[int, Revision] = {}
+        self._applied: Document | None = None
+
+    def load(self) -> Stored | None:
+        if not self._revisions:
+            return None
+        return Stored(self._revisions[max(self._revisions)], self._applied)
+
+    def commit(self, revision: Revision, applied: Document | None = None) -> None:
+        """Keeps one revision, as long as the process lives."""
+        newest = max(self._revisions, default=0)
+        if revision.number <= newest:
+            raise StoreError(f"revision {revision.number} is not above {newest}")
+        self._revisions[revision.number] = replace(
+            revision,
+            diff=json.loads(canonical(revision.diff)),
+            document=json.loads(canonical(revision.document)),
+        )
+        self._revisions.pop(revision.number - self._keep, None)
+        if applied is not None:
+            self._applied = json.loads(canonical(applied))
+
+    def applied_again(self, applied: Document) -> None:
+        self._applied = json.loads(canonical(applied))
+
+    def history(self, *, limit: int, before: int | None = None) -> Page:
+        numbers = sorted((n for n in self._revisions if before is None or n < before), reverse=True)
+        return Page([self._revisions[n].summary for n in numbers[:limit]], len(numbers) > limit)
+
+    def get(self, number: int) -> Kept | None:
+        found = self._revisions.get(number)
+        return None if found is None else kept(found.summary, orjson.dumps(found.document))
+
+    def close(self) -> None:
+        self._revisions.clear()

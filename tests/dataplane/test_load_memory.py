@@ -1,0 +1,146 @@
+"""Workers tell each other their load in memory that all of them map."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gateway.dataplane.load_memory import ALIVE_S, LoadMemory
+from gateway.telemetry.book import shared_memory
+
+NOW = 1000.0
+OTHER = """
+import sys
+from gateway.dataplane.load_memory import LoadMemory
+memory = LoadMemory(int(sys.argv[1]), 2)
+load = memory.load("b", "10.0.0.1:80")
+memory.beat(1000.0)
+load.tell(7, 3)
+memory.queue("b").tell(4, 2)
+print("told", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def memory() -> Iterator[int]:
+    descriptor = shared_memory()
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def another_worker(descriptor: int) -> subprocess.Popen[str]:
+    """A process that has 7 requests at an instance of `b`, and 4 that wait."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", OTHER, str(descriptor)],
+        pass_fds=(descriptor,),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "told\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_a_process_sees_what_another_one_has_until_that_one_runs_no_more() -> None:
+    with memory() as descriptor:
+        own = LoadMemory(descriptor, 2)
+        load, queue = own.load("b", "10.0.0.1:80"), own.queue("b")
+        assert load is not None
+        assert queue is not None
+        other = another_worker(descriptor)
+        try:
+            own.beat(NOW)
+            load.look()
+            queue.look()
+            assert (load.first, load.second) == (7, 3)
+            assert (queue.first, queue.second) == (4, 2)
+        finally:
+            end(other)
+        own.beat(NOW + ALIVE_S)
+        load.look()
+        assert (load.first, load.second) == (0, 0)
+
+
+def test_a_worker_that_takes_the_lane_of_one_that_died_has_nothing_of_it() -> None:
+    with memory() as descriptor:
+        own = LoadMemory(descriptor, 2)
+        load = own.load("b", "10.0.0.1:80")
+        assert load is not None
+        end(another_worker(descriptor))
+        program = OTHER.replace("load.tell(7, 3)", "").replace('memory.queue("b").tell(4, 2)', "")
+        next_one = subprocess.run(
+            [sys.executable, "-c", program, str(descriptor)],
+            pass_fds=(descriptor,),
+            stdin=subprocess.DEVNULL,
+            check=True,
+        )
+        assert next_one.returncode == 0
+        own.beat(NOW)
+        load.look()
+        assert (load.first, load.second) == (0, 0)
+
+
+def test_instances_are_told_apart_and_what_all_have_left_is_free_again() -> None:
+    with memory() as descriptor:
+        own = LoadMemory(descriptor, 2)
+        own.beat(NOW)
+        for number in range(300):
+            one = own.load("b", f"10.0.0.{number}:80")
+            two = own.load("c", f"10.0.0.{number}:80")
+            assert one is not None
+            assert two is not None
+            one.tell(1, 1)
+            assert two.cells[two._own + 1] == 0
+            own.leave("b", f"10.0.0.{number}:80")
+            own.leave("c", f"10.0.0.{number}:80")
+        own.leave("b")
+        own.leave("c")
+        assert not any(own._directory)
+
+
+def test_who_lost_its_place_to_another_instance_finds_one_again() -> None:
+    with memory() as descriptor:
+        own = LoadMemory(descriptor, 2)
+        load = own.load("b", "10.0.0.1:80")
+        assert load is not None
+        for place, word in enumerate(own._directory):
+            if word:
+                own._directory[place] = 99
+        before = load.cells
+        own.beat(NOW)
+        assert load.cells is not before
+        load.tell(2, 0)
+        assert own.load("b", "10.0.0.1:80") is not None
+
+
+def test_without_other_workers_nothing_is_shared() -> None:
+    own = LoadMemory(None, 1)
+    own.beat(NOW)
+    assert own.queue("b") is None
+    assert own.load("b", "10.0.0.1:80") is None
+    own.leave("b")
+
+
+def test_a_worker_that_has_just_begun_is_noticed_at_once() -> None:
+    with memory() as descriptor:
+        own = LoadMemory(descriptor, 2)
+        load = own.load("b", "10.0.0.1:80")
+        assert load is not None
+        own.beat(NOW - 1.0)
+        other = another_worker(descriptor)
+        try:
+            own.notice(NOW)
+            load.look()
+            assert load.first == 7
+        finally:
+            end(other)

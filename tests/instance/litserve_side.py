@@ -1,0 +1,104 @@
+"""LitServe's own server beside an instance of ours: both serve the same class of the same file."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.instance.conftest import CLIENT, Instance, Serve
+
+RUN = """
+import os, sys
+import model
+
+if __name__ == "__main__":
+    import litserve
+    api = getattr(model, sys.argv[1])()
+    server = litserve.LitServer(api, accelerator="cpu", timeout=False)
+    server.run(
+        host="127.0.0.1", port=int(sys.argv[2]), num_api_servers=1, generate_client_file=False,
+        log_level="warning",
+    )
+"""
+
+
+class LitServe:
+    """One real LitServe server, in a session of its own so that all of it can be ended."""
+
+    def __init__(self, name: str, folder: Path, script: str = "") -> None:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            self.port = sock.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        (folder / "run_litserve.py").write_text(script or RUN)
+        self.log = folder / "litserve.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "run_litserve.py", name, str(self.port)],
+                cwd=folder,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def ready(self, timeout: float = 90.0) -> "LitServe":
+        """Returns when its port answers and its workers are up, whatever it then asks for."""
+        ends = time.monotonic() + timeout
+        while time.monotonic() < ends:
+            assert self.process.poll() is None, self.log.read_text()
+            try:
+                if CLIENT.get(self.url + "/health").status_code != 503:
+                    return self
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        raise AssertionError(self.log.read_text())
+
+    def end(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(20)
+
+
+class Pair:
+    """The two servers; `ask` gives (LitServe's answer, ours) to the same request."""
+
+    def __init__(self, theirs: LitServe, ours: Instance) -> None:
+        self.theirs = theirs
+        self.ours = ours
+
+    def ask(
+        self, path: str = "/predict", method: str = "POST", **options: Any
+    ) -> tuple[httpx.Response, httpx.Response]:
+        return (
+            CLIENT.request(method, self.theirs.url + path, **options),
+            CLIENT.request(method, self.ours.url + path, **options),
+        )
+
+
+Both = Callable[..., Pair]
+
+
+@pytest.fixture
+def both(serve: Serve, tmp_path: Path) -> Iterator[Both]:
+    """Starts both servers with the class `name` of `source`."""
+    started: list[LitServe] = []
+
+    def start(source: str, name: str, *arguments: str) -> Pair:
+        (tmp_path / "model.py").write_text(dedent(source))
+        theirs = LitServe(name, tmp_path)
+        started.append(theirs)
+        ours = serve(source, name, *arguments)
+        return Pair(theirs.ready(), ours)
+
+    yield start
+    for one in started:
+        one.end()

@@ -1,0 +1,354 @@
+"""Who is let in is decided here as LitServe decides it: by the class's own `authorize`, whatever
+form FastAPI knows of it, or by the key in LIT_SERVER_API_KEY. Nothing is served open that
+asks for a secret."""
+
+import re
+import socket
+import textwrap
+import threading
+import time
+
+import httpx
+import pytest
+
+from tests.instance.conftest import Serve, eventually
+
+pytest.importorskip("litserve")
+
+CLASSES = """
+    import os, time
+    from pathlib import Path
+    import litserve as ls
+    from fastapi import Body, Depends, Header, HTTPException, Query, Request, Response
+    from fastapi.security import (
+        APIKeyHeader, HTTPAuthorizationCredentials, HTTPBasic, HTTPBearer, SecurityScopes,
+    )
+
+    class Square(ls.LitAPI):
+        def setup(self, device):
+            self.ready = True
+
+        def decode_request(self, request):
+            Path("decoded").touch()
+            return request["input"]
+
+        def predict(self, x):
+            while Path("hold").exists():
+                time.sleep(0.01)
+            return x**2
+
+        def encode_response(self, output):
+            return {"output": output}
+
+    class Bearer(Square):
+        def authorize(self, auth: HTTPAuthorizationCredentials = Depends(HTTPBearer())):
+            if auth.scheme != "Bearer" or auth.credentials != "1234":
+                raise HTTPException(status_code=401, detail="Bad token")
+
+    class Key(Square):
+        async def authorize(self, key: str = Depends(APIKeyHeader(name="X-Token"))):
+            if key != "1234":
+                raise HTTPException(403, "no", headers={"X-Why": "key"})
+
+    def header_of(x_a: str = Header()):
+        return x_a
+
+    async def both(request: Request, first: str = Depends(header_of)):
+        return first + request.headers["x-b"]
+
+    def opened():
+        Path("opened").touch()
+        yield "s"
+        Path("closed").touch()
+
+    class Nested(Square):
+        def authorize(
+            self, response: Response, q: int = Query(), word: str = Depends(both), _=Depends(opened)
+        ):
+            if word != "12":
+                raise HTTPException(401, {"why": word})
+            response.headers["X-User"] = str(q)
+
+    class Address(Square):
+        async def authorize(self, request: Request):
+            if request.client.host != "127.0.0.1" or (await request.json())["input"] > 3:
+                raise HTTPException(401)
+
+    class Broken(Square):
+        def authorize(self):
+            raise RuntimeError("secret words")
+
+    class Says(Square):
+        def authorize(self, request: Request):
+            return request.headers.get("x-a") == "1"
+
+    class Off(Bearer):
+        authorize = None
+
+    class NotCallable(Square):
+        authorize = "yes"
+
+    class OfBody(Square):
+        def authorize(self, token: str = Body()):
+            pass
+
+    class Unknown(Square):
+        def authorize(self, connection: Path.__class__("Odd", (), {})):
+            pass
+
+    class Hung(Square):
+        async def authorize(self):
+            import asyncio
+            await asyncio.sleep(3600)
+
+    class Ends(Square):
+        def authorize(self, request: Request):
+            if request.headers.get("x-a") == "end":
+                os._exit(3)
+
+    class Streaming(Bearer):
+        def __init__(self):
+            super().__init__(stream=True)
+
+        def predict(self, x):
+            yield from range(x)
+
+        def encode_response(self, output):
+            for value in output:
+                yield {"output": value}
+"""
+BODY = {"input": 3}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_a_request_without_a_token_is_refused_before_its_body_is_decoded(serve: Serve) -> None:
+    instance = serve(CLASSES, "Bearer")
+    folder = instance.cwd
+    for headers in ({}, bearer("12345"), {"Authorization": "Basic MTIzNA=="}):
+        answer = instance.post(BODY, headers=headers)
+        assert answer.status_code == 401, answer.text
+        assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == {"detail": "Not authenticated"}
+    assert instance.post(BODY, headers=bearer("12345")).json()["detail"] == "Bad token"
+    assert not (folder / "decoded").exists()
+    answer = instance.post(BODY, headers=bearer("1234"))
+    assert (answer.status_code, answer.json()) == (200, {"output": 9})
+    assert instance.metric('instance_requests_total{code="401"}') == 4
+
+
+def test_a_refused_client_waits_for_no_model_and_holds_no_place(serve: Serve) -> None:
+    instance = serve(CLASSES, "Bearer", "--max-queue", "1")
+    hold = instance.cwd / "hold"
+    hold.touch()
+    with instance.client() as client, httpx.Client(base_url=instance.url) as other:
+
+        def ask() -> None:
+            answers.append(client.post("/predict", json=BODY, headers=bearer("1234")))
+
+        answers: list[httpx.Response] = []
+        thread = threading.Thread(target=ask)
+        thread.start()
+        eventually(lambda: instance.metric("instance_running") == 1)
+        started = time.monotonic()
+        refused = [other.post("/predict", json=BODY).status_code for _ in range(20)]
+        assert refused == [401] * 20
+        assert time.monotonic() - started < 10
+        assert instance.metric("instance_queue_depth") == 0
+        hold.unlink()
+        thread.join()
+    assert answers[0].json() == {"output": 9}
+
+
+def test_what_a_refusal_says_is_the_hooks(serve: Serve) -> None:
+    instance = serve(CLASSES, "Key")
+    answer = instance.post(BODY, headers={"X-Token": "2"})
+    assert (answer.status_code, answer.json()["detail"]) == (403, "no")
+    assert answer.headers["X-Why"] == "key"
+    assert instance.post(BODY).status_code in (401, 403)
+    assert instance.post(BODY, headers={"X-Token": "1234"}).json() == {"output": 9}
+
+
+def test_dependencies_of_dependencies_are_solved_and_their_headers_reach_the_answer(
+    serve: Serve,
+) -> None:
+    instance = serve(CLASSES, "Nested")
+    good = {"X-A": "1", "X-B": "2"}
+    answer = instance.post(BODY, "/predict?q=7", headers=good)
+    assert (answer.status_code, answer.headers["X-User"]) == (200, "7")
+    assert (instance.cwd / "closed").exists()
+    answer = instance.post(BODY, "/predict?q=7", headers={"X-A": "1", "X-B": "3"})
+    assert (answer.status_code, answer.json()["detail"]) == (401, {"why": "13"})
+    answer = instance.post(BODY, "/predict?q=x", headers=good)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["query", "q"]
+
+
+def test_the_request_has_its_client_and_its_body(serve: Serve) -> None:
+    instance = serve(CLASSES, "Address")
+    assert instance.post(BODY).json() == {"output": 9}
+    large = {"input": 1, "pad": "x" * 3_000_000}
+    assert instance.post(large).json() == {"output": 1}
+    assert instance.post({"input": 4}).status_code == 401
+
+
+def test_an_authorize_that_fails_lets_nobody_in_and_shows_nothing(serve: Serve) -> None:
+    instance = serve(CLASSES, "Broken")
+    answer = instance.post(BODY)
+    assert answer.status_code == 500
+    assert "secret" not in answer.text
+    instance.wait_for("secret words")
+
+
+def test_false_is_no(serve: Serve) -> None:
+    instance = serve(CLASSES, "Says")
+    assert instance.post(BODY).status_code == 401
+    assert instance.post(BODY, headers={"X-A": "1"}).status_code == 200
+
+
+def test_health_and_info_ask_as_in_litserve_and_probes_do_not(serve: Serve) -> None:
+    instance = serve(CLASSES, "Bearer")
+    for path in ("/", "/health", "/info", "/instance"):
+        assert instance.get(path).status_code == 401, path
+    for path in ("/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"):
+        assert instance.get(path).status_code == 200, path
+    with instance.client(headers=bearer("1234")) as client:
+        assert client.get("/health").text == "ok"
+        assert client.get("/info").json()["ready"]
+        document = client.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
+    assert document["paths"]["/predict"]["post"]["security"] == [{"HTTPBearer": []}]
+
+
+def test_a_stream_is_refused_before_it_begins(serve: Serve) -> None:
+    instance = serve(CLASSES, "Streaming")
+    assert instance.post(BODY).status_code == 401
+    lines = instance.post(BODY, headers=bearer("1234")).text.splitlines()
+    assert len(lines) == 3
+
+
+def test_a_class_that_switches_authorize_off_is_open(serve: Serve) -> None:
+    assert serve(CLASSES, "Off").post(BODY).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("NotCallable", "authorize must be a method"),
+        ("OfBody", "authorize.*takes part of the body"),
+        ("Unknown", "authorize.*cannot be honoured"),
+    ],
+)
+def test_an_authorize_that_cannot_be_honoured_refuses_the_start(
+    serve: Serve, name: str, why: str
+) -> None:
+    instance = serve(CLASSES, name, wait=False)
+    assert instance.process.wait(60) == 1
+    instance.wait_for("<end>")
+    last = [line for line in instance.log if line.startswith("headgate instance:")]
+    assert len(last) == 1, instance.log
+    assert re.search(why, last[0]), last
+
+
+def test_an_authorize_that_hangs_is_a_504_and_lets_nobody_in(serve: Serve) -> None:
+    instance = serve(CLASSES, "Hung")
+    answer = instance.post(BODY, headers={"X-Headgate-Timeout-Ms": "300"})
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline")
+
+
+def test_when_the_process_that_authorizes_ends_another_one_does(serve: Serve) -> None:
+    instance = serve(CLASSES, "Ends")
+    assert instance.post(BODY).status_code == 200
+    answer = instance.post(BODY, headers={"X-A": "end"})
+    assert answer.status_code == 503, answer.text
+    eventually(lambda: instance.post(BODY).status_code == 200, timeout=30)
+
+
+# -- the key ---------------------------------------------------------------------------------
+
+
+def test_the_key_of_the_environment_is_asked_for_at_every_address(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIT_SERVER_API_KEY", "abcd")
+    instance = serve(CLASSES, "Square", "--host", "0.0.0.0")
+    instance.address = f"http://127.0.0.1:{instance.port}"
+    for key in (None, "", "abc", "abcde", "Bearer abcd"):
+        headers = {} if key is None else {"X-API-Key": key}
+        answer = instance.post(BODY, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized"), key
+        assert "X-API-Key" in answer.json()["detail"]
+        assert answer.headers["WWW-Authenticate"] == "APIKey"
+    assert not (instance.cwd / "decoded").exists()
+    with instance.client(headers={"x-api-key": "abcd"}) as client:
+        assert client.post("/predict", json=BODY).json() == {"output": 9}
+        assert client.get("/health").text == "ok"
+        assert client.get("/info").status_code == 200
+    for path in ("/", "/health", "/info", "/instance"):
+        assert instance.get(path).status_code == 401, path
+    assert instance.get("/health/ready").status_code == 200
+    document = instance.get("/openapi.json").json()
+    assert document["paths"]["/predict"]["post"]["security"] == [{"APIKeyHeader": []}]
+
+
+def test_the_key_refuses_a_large_body_before_it_comes(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIT_SERVER_API_KEY", "abcd")
+    instance = serve(CLASSES, "Square")
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=10) as sock:
+        sock.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n"
+            b"Expect: 100-continue\r\n\r\n"
+        )
+        assert sock.recv(64).startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_class_with_authorize_asks_for_no_key_as_in_litserve(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIT_SERVER_API_KEY", "abcd")
+    instance = serve(CLASSES, "Bearer")
+    assert instance.post(BODY, headers=bearer("1234")).status_code == 200
+    assert instance.post(BODY, headers={"X-API-Key": "abcd"}).status_code == 401
+
+
+def test_an_empty_key_refuses_the_start(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIT_SERVER_API_KEY", "")
+    instance = serve(CLASSES, "Square", wait=False)
+    assert instance.process.wait(60) == 1
+    instance.wait_for("LIT_SERVER_API_KEY is set but empty")
+
+
+def test_a_key_that_the_models_file_puts_into_the_environment_is_asked_for(serve: Serve) -> None:
+    found = "import os\nos.environ['LIT_SERVER_API_KEY'] = 'abcd'\n"
+    instance = serve(found + textwrap.dedent(CLASSES), "Square")
+    assert instance.post(BODY).status_code == 401
+    assert instance.get("/info").status_code == 401
+    assert instance.post(BODY, headers={"X-API-Key": "abcd"}).json() == {"output": 9}
+    assert "abcd" not in "".join(instance.log)
+
+
+# -- without FastAPI -------------------------------------------------------------------------
+
+PLAIN = """
+    from instance import ModelAPI, Request, RequestError
+
+    class Model(ModelAPI):
+        def predict(self, x):
+            return x
+
+        async def authorize(self, request: Request):
+            if request.headers.get("authorization") != "Bearer 1234":
+                raise RequestError(401, "no", {"WWW-Authenticate": "Bearer"})
+"""
+
+
+def test_a_model_api_authorizes_with_its_own_request(serve: Serve) -> None:
+    instance = serve(PLAIN)
+    answer = instance.post([1])
+    assert (answer.status_code, answer.json()["detail"]) == (401, "no")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert instance.post([1], headers=bearer("1234")).json() == [1]

@@ -1,0 +1,43 @@
+"""What is settled before anything starts: ports, state, and how long a drain may take."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.app import CannotStart, Prepared, prepare
+from gateway.processes.private_directory import MOST_OF_A_SOCKETS_NAME, NoPlace, place
+from gateway.wire.messages import HAND_OVER_S
+from tests.harness.gateway import complete, one_backend
+
+
+def prepared(folder: Path, **settings: Any) -> Prepared:
+    file = folder / "headgate.yaml"
+    file.write_text(yaml.safe_dump(complete(one_backend("http://127.0.0.1:9"), settings)))
+    return prepare(file, folder / "state")
+
+
+def test_r68_a_drain_has_its_whole_time_even_where_nobody_takes_over_from_the_workers(
+    tmp_path: Path,
+) -> None:
+    made = prepared(tmp_path, lame_duck="3s", drain="20s")
+    made.close()
+    assert made.plan.drain_timeout_s > 3 + HAND_OVER_S + 20
+
+
+def test_what_is_not_started_after_all_gives_everything_back(tmp_path: Path) -> None:
+    made = prepared(tmp_path)
+    with pytest.raises(CannotStart, match="in use by another gateway"):
+        prepared(tmp_path)
+    made.close()
+    prepared(tmp_path).close()
+
+
+def test_where_every_path_is_too_long_for_a_socket_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * MOST_OF_A_SOCKETS_NAME)
+    monkeypatch.setattr("gateway.processes.private_directory._temporary", lambda: [long])
+    with pytest.raises(NoPlace, match="too long for a socket: set TMPDIR to a directory with"):
+        place(long / "state")
