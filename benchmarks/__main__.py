@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from benchmarks import fleet, gateways, instance, report, resting, streams
-from benchmarks.goals import table
+from benchmarks.goals import form, table
+from benchmarks.saving import Unusable, save, saved
 
 SECTIONS = (
     "requests",
@@ -19,7 +19,9 @@ SECTIONS = (
     "idle",
     "bodies",
     "events",
+    "tokens",
     "uneven",
+    "mixed",
     "overload",
     "instance",
     "resting",
@@ -32,12 +34,18 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one short round of everything")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8, help="of each measurement")
-    parser.add_argument("--save", type=Path, help="keep the figures as JSON, and add to them")
+    parser.add_argument(
+        "--save", type=Path, help="keep the figures as JSON after each section, and add to them"
+    )
     parser.add_argument("--dry-run", action="store_true", help="do not write docs/benchmarks.md")
     options = parser.parse_args()
     unknown = set(options.sections) - set(SECTIONS)
     if unknown:
         parser.error(f"no such section: {', '.join(sorted(unknown))}; there are {SECTIONS}")
+    try:
+        options.saved = saved(options.save)
+    except Unusable as unusable:
+        parser.error(str(unusable))
     if options.quick:
         options.rounds, options.seconds = 1, 2
     return options
@@ -48,11 +56,13 @@ def _plan(options: argparse.Namespace, say: Callable[[str], None]) -> dict[str, 
     long = 6 if options.quick else 20
     return {
         "requests": lambda: gateways.requests(rounds, seconds, say),
-        "routes": lambda: gateways.many_routes(rounds, seconds),
+        "routes": lambda: gateways.many_routes(rounds, seconds, say),
         "idle": lambda: gateways.idle(rounds, seconds),
         "bodies": lambda: streams.big_bodies(rounds, say, (1 << 28) if options.quick else 1 << 30),
         "events": lambda: streams.events(say),
+        "tokens": lambda: streams.tokens(rounds, seconds, say),
         "uneven": lambda: fleet.uneven(rounds, long, say),
+        "mixed": lambda: fleet.mixed(rounds, long, say),
         "overload": lambda: fleet.overload(rounds, long, say),
         "instance": lambda: instance.everything(rounds, seconds, say),
         "resting": resting.resting,
@@ -85,18 +95,18 @@ def main() -> int:
         if text.startswith("left out") and text not in left_out:
             left_out.append(text)
 
-    results: dict[str, Any] = {}
-    if options.save and options.save.exists():
-        results = json.loads(options.save.read_text())
+    results = options.saved
     for name, measure in _plan(options, say).items():
         if options.sections and name not in options.sections:
             continue
         say(f"== {name}")
         results[name] = measure()
+        if name == "requests":
+            results["form"] = form()
         results.setdefault("runs", {})[name] = _length(options, busy)
         say(json.dumps(results[name], indent=1, ensure_ascii=False))
         if options.save:
-            options.save.write_text(json.dumps(results, indent=1))
+            save(options.save, results)
     for measure_name, goal, value, verdict in table(results):
         print(f"{measure_name:58} {goal:>10} {value:>12}  {verdict}")
     if not options.dry_run:

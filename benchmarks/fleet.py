@@ -30,6 +30,11 @@ UNEVEN: dict[str, tuple[str, str, dict[str, Any]]] = {
     "nginx least_conn": ("nginx", "least", {}),
     "Envoy LEAST_REQUEST": ("Envoy", "least", {}),
 }
+MIXED = {
+    "Headgate, by default": UNEVEN["Headgate, by default"],
+    "HAProxy leastconn, maxconn 2 by hand": UNEVEN["HAProxy leastconn, maxconn 2 by hand"],
+    "HAProxy leastconn": UNEVEN["HAProxy leastconn"],
+}
 OVERLOAD: dict[str, tuple[str, str, dict[str, Any]]] = {
     "Headgate, by default": ("Headgate", "least", {}),
     "HAProxy, maxconn 4 and queue 64 by hand": (
@@ -64,14 +69,16 @@ def _loaded(
     rounds: int,
     seconds: float,
     say: Callable[[str], None],
+    *more: str,
 ) -> dict[str, list[list[Reply]]]:
-    """Per row the settled replies of each round, with fresh stubs every time."""
+    """Per row the settled replies of each round, with fresh stubs every time; `more` is what they
+    are told."""
     replies: dict[str, list[list[Reply]]] = {}
     for number in range(rounds):
         for name, (peer, policy, hand) in rows.items():
             if missing(peer):
                 continue
-            with script("benchmarks.upstreams", "stubs") as ports:
+            with script("benchmarks.upstreams", "stubs", *more) as ports:
                 work = Work({"main": (1, ports)}, policy=policy, hand=hand)
                 with proxy(peer, work) as one:
                     run = open_loop(
@@ -84,13 +91,30 @@ def _loaded(
 
 
 def uneven(rounds: int, seconds: float, say: Callable[[str], None]) -> Results:
-    """p99 in milliseconds at 70 and 90 % of the capacity; a lost request counts as 5 s."""
+    """p50 and p99 in milliseconds at 70 and 90 % of the capacity; a lost request counts as 5 s."""
     results: Results = {}
     for share in (70, 90):
         rate = CAPACITY * share / 100
         for name, got in _loaded(UNEVEN, rate, rounds, seconds, say).items():
-            figures = [percentile([r.took_s if r.ok else LOST_S for r in one], 99) for one in got]
-            results.setdefault(name, {})[f"p99_{share}"] = 1000 * statistics.median(figures)
+            rows = [[r.took_s if r.ok else LOST_S for r in one] for one in got]
+            for percent in (50, 99):
+                figures = [percentile(took, percent) for took in rows]
+                figure = 1000 * statistics.median(figures)
+                results.setdefault(name, {})[f"p{percent}_{share}"] = figure
+    return results
+
+
+def mixed(rounds: int, seconds: float, say: Callable[[str], None]) -> Results:
+    """p99 in milliseconds and the share that was refused, of short and long requests at 70 % of the
+    capacity, with instances that report their load and with such that do not."""
+    results: Results = {}
+    for kind, more in (("told", ()), ("silent", ("--silent",))):
+        got = _loaded(MIXED, 0.7 * CAPACITY, rounds, seconds, say, "--mixed", *more)
+        for name, rows in got.items():
+            took = [percentile([r.took_s if r.ok else LOST_S for r in one], 99) for one in rows]
+            refused = [sum(not r.ok for r in one) / len(one) for one in rows]
+            results.setdefault(name, {})[f"p99_{kind}"] = 1000 * statistics.median(took)
+            results[name][f"refused_{kind}"] = statistics.median(refused)
     return results
 
 

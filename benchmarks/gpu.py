@@ -214,7 +214,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if reason := why_not(options.device):
         print(f"bench-gpu: {reason}", file=sys.stderr)
         return 1
-    os.environ["HEADGATE_BENCH_SIDE"] = str(options.side)
+    os.environ["BENCH_SIDE"] = str(options.side)
     sizes = sorted({max(1, options.batch // 4), options.batch, 2 * options.batch})
     try:
         rates, name = offline(options.device, min(5.0, options.seconds), sizes)

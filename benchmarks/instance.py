@@ -29,8 +29,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.request import Request, urlopen
 
+from benchmarks.heads import BODY
 from benchmarks.machine import PYTHON, ROOT, Running, new_folder, script, start
-from benchmarks.wrk import BODY, Load, wrk
+from benchmarks.wrk import Load, wrk
 from tests.harness.ports import free_port
 
 Results = dict[str, Any]

@@ -41,6 +41,11 @@ class Running:
         """Resident bytes of all its processes."""
         return sum(p.memory_info().rss for p in self.family() if p.is_running())
 
+    def used_s(self) -> tuple[float, float]:
+        """Seconds of processor time that all its processes took so far: user, system."""
+        times = [p.cpu_times() for p in self.family()]
+        return sum(t.user for t in times), sum(t.system for t in times)
+
     def stop(self) -> None:
         """SIGTERM, then SIGKILL to whatever is left after five seconds."""
         family = self.family() if self.process.poll() is None else []

@@ -4,19 +4,29 @@
 ClientSession behind, bodies streamed.
 """
 
+import argparse
 import random
-import sys
 
 from aiohttp import ClientSession, TCPConnector, web
 
 HOP = {"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "host"}
 
 
+def _target(text: str) -> tuple[int, int]:
+    weight, colon, port = text.partition(":")
+    if not (colon and weight.isdigit() and port.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WEIGHT:PORT, such as 9:8001")
+    return int(weight), int(port)
+
+
 def main() -> None:
-    port = int(sys.argv[1])
-    pairs = [argument.split(":") for argument in sys.argv[2:]]
-    weights = [int(weight) for weight, _ in pairs]
-    targets = [f"http://127.0.0.1:{target}" for _, target in pairs]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.plain_aiohttp", description=__doc__)
+    parser.add_argument("port", type=int)
+    parser.add_argument("targets", type=_target, nargs="+", metavar="WEIGHT:PORT")
+    options = parser.parse_args()
+    port = options.port
+    weights = [weight for weight, _ in options.targets]
+    targets = [f"http://127.0.0.1:{target}" for _, target in options.targets]
 
     async def forward(request: web.Request) -> web.StreamResponse:
         target = random.choices(targets, weights)[0]

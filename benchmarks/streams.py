@@ -1,24 +1,39 @@
-"""Big bodies, slow readers and server-sent events."""
+"""Big bodies, slow readers, server-sent events and the tokens of language models.
+
+`python -m benchmarks.streams origin` and `… engines` print their ports on one line.
+"""
 
 import argparse
 import asyncio
+import gc
 import random
+import re
+import select
 import socket
 import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import uvloop
 
 from benchmarks.gateways import available, started
-from benchmarks.machine import LOAD_CORE, PYTHON, ROOT, on_core, script
+from benchmarks.machine import LOAD_CORE, PYTHON, ROOT, Running, on_core, script
 from benchmarks.proxies import Proxy, Work
 from tests.harness.load import percentile
 
 GIB = 1 << 30
+ENGINES, STEP_S = 4, 0.005
+# When an event was written, at full length: one that a chunk's border cuts is not counted.
+WRITTEN = re.compile(rb'(?:data: |"created":)(\d+\.\d{6})')
+TOKEN = (
+    b'data: {"id":"chatcmpl-6f1d2c9a","object":"chat.completion.chunk","created":%.6f,'
+    b'"model":"llama","choices":[{"index":0,"delta":{"content":" token"},"logprobs":null,'
+    b'"finish_reason":null}]}\n\n'
+)
 Results = dict[str, Any]
 
 
@@ -55,7 +70,7 @@ def _moved(one: Proxy, way: str, size: int) -> tuple[float, int]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    command = [PYTHON, "-m", "benchmarks.streams", way, str(one.port), str(size)]
+    command = [PYTHON, "-m", "benchmarks.streams", way, str(size), str(one.port)]
     began = subprocess.run(
         on_core(LOAD_CORE, command), cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -104,36 +119,84 @@ def _transfer(way: str, port: int, size: int) -> float:
 
 def events(say: Callable[[str], None], streams: int = 1000, seconds: float = 10) -> Results:
     """How late events come through each proxy: the first one, and 1,000 × 10 a second."""
-    names = [name for name in available(say) if name in ("Headgate", "Envoy", "nginx")]
-    results: Results = {}
-    with script("benchmarks.streams", "origin") as ports:
-        # More streams than a backend's instance gets by default, for Envoy as for Headgate.
-        hand = {"backend": {"max_in_flight": 4096}, "max_requests": 4096}
-        work = Work({"main": (1, ports)}, hand=hand)
-        with started(names, work, say) as proxies:
-            for name, port in [("direct", ports[0])] + [(p.name, p.port) for p in proxies]:
-                command = [
-                    PYTHON, "-m", "benchmarks.streams", "events", str(port), str(streams),
-                    "--seconds", str(seconds),
-                ]  # fmt: skip
-                done = subprocess.run(
-                    on_core(LOAD_CORE, command),
-                    cwd=ROOT,
-                    capture_output=True,
-                    text=True,
-                    check=True,
-                )
-                first, p50, p99, count = (float(word) for word in done.stdout.split())
-                results[name] = {"first": first, "p50": p50, "p99": p99, "events": count}
-    return results
+    # More streams than a backend's instance gets by default, for Envoy as for Headgate.
+    hand = {"backend": {"max_in_flight": 4096}, "max_requests": 4096}
+    peers = ("Headgate", "Envoy", "nginx")
+    return _streamed("origin", peers, hand, 1, streams, seconds, say)
 
 
-class _Source(asyncio.Protocol):
-    """One stream of events, ten a second from a random moment on; each carries its time."""
+def tokens(rounds: int, seconds: float, say: Callable[[str], None], streams: int = 200) -> Results:
+    """How late tokens come through each proxy, and what each costs: 200 streams × 200 a second.
+
+    Four engines give all of their streams a token at each step of 5 ms, as vLLM does with what
+    is in its batch.
+    """
+    peers = ("Headgate", "Envoy", "HAProxy", "nginx", "Caddy")
+    return _streamed("engines", peers, {"streams": True}, rounds, streams, seconds, say)
+
+
+def _streamed(
+    origin: str,
+    peers: Sequence[str],
+    hand: dict[str, Any],
+    rounds: int,
+    streams: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> Results:
+    """Per proxy the median of each figure of its rounds."""
+    names = [name for name in available(say) if name in peers]
+    rows: dict[str, list[dict[str, float]]] = {}
+    with (
+        script("benchmarks.streams", origin) as ports,
+        started(names, Work({"main": (1, ports)}, hand=hand), say) as proxies,
+    ):
+        targets: list[tuple[str, list[int], Running | None]] = [("direct", ports, None)]
+        targets += [(one.name, [one.port], one.running) for one in proxies]
+        for number in range(rounds):
+            for name, asked, running in targets:
+                row = _listened(asked, streams, seconds, running)
+                rows.setdefault(name, []).append(row)
+            late = ", ".join(f"{name} {row[-1]['p99']:.2f} ms" for name, row in rows.items())
+            say(f"round {number + 1}, p99: {late}")
+    return {
+        name: {figure: statistics.median(row[figure] for row in mine) for figure in mine[0]}
+        for name, mine in rows.items()
+    }
+
+
+def _listened(
+    ports: Sequence[int], streams: int, seconds: float, running: Running | None
+) -> dict[str, float]:
+    """Milliseconds that events are late, how many came in a second, and for each of them the
+    microseconds of processor time of `running`."""
+    command = [
+        PYTHON, "-m", "benchmarks.streams", "events", str(streams), *map(str, ports),
+        "--seconds", str(seconds),
+    ]  # fmt: skip
+    with subprocess.Popen(
+        on_core(LOAD_CORE, command), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as listener:
+        assert listener.stdout is not None
+        listener.stdout.readline()  # all streams are open
+        before = running.used_s() if running else (0.0, 0.0)
+        line = listener.stdout.readline()
+        after = running.used_s() if running else (0.0, 0.0)
+    if listener.returncode:
+        raise RuntimeError(f"who listens to the streams ended with {listener.returncode}")
+    first, p50, p99, count = (float(word) for word in line.split())
+    figures = {"first": first, "p50": p50, "p99": p99, "rate": count / seconds}
+    if running is None or not count:
+        return figures
+    user, system = (1e6 * (b - a) / count for a, b in zip(before, after, strict=True))
+    return figures | {"user_us": user, "system_us": system}
+
+
+class _Stream(asyncio.Protocol):
+    """One stream of events; each carries the time when it was written."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: Any = transport
-        self.timer: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         if b"GET /health" in data:
@@ -143,35 +206,95 @@ class _Source(asyncio.Protocol):
                 b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
                 b"Transfer-Encoding: chunked\r\n\r\n"
             )
-            self.send()
+            self.begin()
 
-    def send(self) -> None:
-        event = b"data: %.6f\n\n" % time.monotonic()
+    def begin(self) -> None:
+        raise NotImplementedError
+
+    def write(self, event: bytes) -> None:
         self.transport.write(b"%x\r\n%s\r\n" % (len(event), event))
+
+
+class _Source(_Stream):
+    """Ten events a second from a random moment on."""
+
+    timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        self.write(b"data: %.6f\n\n" % time.monotonic())
         delay = random.uniform(0.05, 0.15)
-        self.timer = asyncio.get_running_loop().call_later(delay, self.send)
+        self.timer = asyncio.get_running_loop().call_later(delay, self.begin)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.timer is not None:
             self.timer.cancel()
 
 
-class _Listener(asyncio.Protocol):
-    """Notes how late each event of one stream comes."""
+class _Engine:
+    """Gives each of its streams a token at every step."""
 
-    def __init__(self, first: list[float], lags: list[float]) -> None:
-        self.first, self.lags, self.started = first, lags, False
+    def __init__(self) -> None:
+        self.streams: dict[_Stream, None] = {}
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: Any = transport
-        self.transport.write(b"GET /s HTTP/1.1\r\nHost: x\r\n\r\n")
+    def step(self, due: float) -> None:
+        for stream in self.streams:
+            stream.write(TOKEN % time.monotonic())
+        loop = asyncio.get_running_loop()
+        due = max(due + STEP_S, loop.time())  # steps that were missed are not made up for
+        loop.call_at(due, self.step, due)
 
-    def data_received(self, data: bytes) -> None:
-        now = time.monotonic()
-        for piece in data.split(b"data: ")[1:]:
-            lag = now - float(piece[: piece.index(b"\n")])
-            (self.lags if self.started else self.first).append(lag)
-            self.started = True
+
+class _Generation(_Stream):
+    """A stream of an engine's tokens."""
+
+    def __init__(self, engine: _Engine) -> None:
+        self.engine = engine
+
+    def begin(self) -> None:
+        self.engine.streams[self] = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.engine.streams.pop(self, None)
+
+
+class Listener:
+    """Notes how late each event of many streams comes; a bare loop, for it shares a core with
+    what sends them."""
+
+    def __init__(self) -> None:
+        self.first: list[float] = []
+        self.lags: list[float] = []
+        self.poller = select.epoll()
+        self.streams: dict[int, socket.socket] = {}
+        self.rests: dict[int, bytes] = {}  # of the streams that have begun
+
+    def open(self, port: int) -> None:
+        stream = socket.create_connection(("127.0.0.1", port))
+        stream.sendall(b"GET /s HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.streams[stream.fileno()] = stream
+        self.poller.register(stream, select.EPOLLIN)
+
+    def close(self) -> None:
+        self.poller.close()
+        for stream in self.streams.values():
+            stream.close()
+
+    def listen(self, until: float) -> None:
+        """Notes what comes until then, by the monotonic clock."""
+        while (left := until - time.monotonic()) > 0:
+            for number, _ in self.poller.poll(left):
+                data = self.streams[number].recv(1 << 16)
+                if not data:
+                    raise ConnectionError("a stream ended")
+                self.received(number, data, time.monotonic())
+
+    def received(self, number: int, data: bytes, now: float) -> None:
+        whole, _, rest = (self.rests.get(number, b"") + data).rpartition(b"\n\n")
+        for written in WRITTEN.findall(whole):
+            (self.lags if number in self.rests else self.first).append(now - float(written))
+            self.rests[number] = b""
+        if number in self.rests:
+            self.rests[number] = rest
 
 
 async def _origin() -> None:
@@ -180,35 +303,55 @@ async def _origin() -> None:
     await server.serve_forever()
 
 
-async def _listen(port: int, streams: int, seconds: float) -> None:
-    first: list[float] = []
-    lags: list[float] = []
-    loop = asyncio.get_running_loop()
-    made = []
-    for _ in range(streams):
-        made.append(await loop.create_connection(lambda: _Listener(first, lags), "127.0.0.1", port))
-        await asyncio.sleep(0.003)
-    lags.clear()  # until now streams were still being opened
-    await asyncio.sleep(seconds)
+async def engines() -> list[asyncio.Server]:
+    """ENGINES of them, whose steps take turns, each at a port of its own."""
+    loop, servers = asyncio.get_running_loop(), []
+    for number in range(ENGINES):
+        engine = _Engine()
+        servers.append(
+            await loop.create_server(partial(_Generation, engine), "127.0.0.1", 0, backlog=2048)
+        )
+        due = loop.time() + number * STEP_S / ENGINES
+        loop.call_at(due, engine.step, due)
+    return servers
+
+
+async def _engines() -> None:
+    servers = await engines()
+    print(*(server.sockets[0].getsockname()[1] for server in servers), flush=True)
+    await asyncio.Event().wait()
+
+
+def _listen(ports: Sequence[int], streams: int, seconds: float) -> None:
+    listener = Listener()
+    for number in range(streams):
+        listener.open(ports[number % len(ports)])
+        listener.listen(time.monotonic() + 0.003)
+    listener.lags.clear()  # until now streams were still being opened
+    print("open", flush=True)
+    listener.listen(time.monotonic() + seconds)
+    first, lags = listener.first, listener.lags
     figures = (percentile(first, 50), percentile(lags, 50), percentile(lags, 99))
-    print(*(1000 * figure for figure in figures), len(lags))
-    for transport, _ in made:
-        transport.abort()
+    print(*(1000 * figure for figure in figures), len(lags), flush=True)
+    listener.close()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["down", "up", "origin", "events"])
-    parser.add_argument("port", type=int, nargs="?", default=0)
-    parser.add_argument("count", type=int, nargs="?", default=0)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kind", choices=["down", "up", "origin", "engines", "events"])
+    parser.add_argument("count", type=int, nargs="?", default=0, help="bytes, or streams")
+    parser.add_argument("ports", type=int, nargs="*", help="to connect to")
     parser.add_argument("--seconds", type=float, default=10)
     options = parser.parse_args()
+    gc.disable()  # a pause here would be every proxy's
     if options.kind == "origin":
         uvloop.run(_origin())
+    elif options.kind == "engines":
+        asyncio.run(_engines())  # it writes at once, uvloop when the whole step is over
     elif options.kind == "events":
-        uvloop.run(_listen(options.port, options.count, options.seconds))
+        _listen(options.ports, options.count, options.seconds)
     else:
-        print(_transfer(options.kind, options.port, options.count))
+        print(_transfer(options.kind, options.ports[0], options.count))
 
 
 if __name__ == "__main__":

@@ -20,11 +20,20 @@ from tests.harness.origins import Origin, served
 from tests.harness.ports import free_port
 
 ANSWER = json.dumps({"output": 16.0, "model": "square"})
+# The number of the connection and of the request on it, as a fraction of a millisecond.
+REPORT = (
+    'JSON {"named_metrics": {"queue": 0, "running": 1, "slots": 256, '
+    '"wait_ms": 0.$connection$connection_requests}}'
+)
 
 
 @contextmanager
 def nginx_upstreams(count: int = 2) -> Iterator[list[int]]:
-    """`count` ports of one nginx worker that answers a small static JSON, read body or not."""
+    """`count` ports of one nginx worker that answers a small static JSON, read body or not.
+
+    Who says which user asks gets an ORCA load report with the answer, and no two reports are
+    alike; a Date is in every answer, as nginx gives it.
+    """
     folder, ports = new_folder(), [free_port() for _ in range(count)]
     listens = " ".join(f"listen 127.0.0.1:{port} backlog=4096;" for port in ports)
     (folder / "nginx.conf").write_text(
@@ -34,7 +43,10 @@ http {{
   access_log off; keepalive_requests 100000000; default_type application/json;
   client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
   fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  server {{ {listens} location / {{ return 200 '{ANSWER}'; }} }}
+  map $http_x_user_id $load {{ default '{REPORT}'; '' ''; }}
+  server {{ {listens} location / {{
+    add_header endpoint-load-metrics $load; return 200 '{ANSWER}';
+  }} }}
 }}
 """
     )
@@ -104,12 +116,19 @@ def serve(one: Callable[[socket.socket], None]) -> None:
         threading.Thread(target=one, args=(client,), daemon=True).start()
 
 
-async def stubs(slots: int, service_s: float, spread: float, slow: float, count: int) -> None:
-    """`count` instances with load reports; the last is `slow` times slower."""
+async def stubs(options: argparse.Namespace) -> None:
+    """`count` instances, with load reports unless `silent`; the last is `slow` times slower."""
     made = []
-    for number in range(count):
-        factor = slow if number == count - 1 else 1.0
-        respond = served(slots, service_s * factor, spread=spread, seed=random.randrange(1 << 30))
+    for number in range(options.count):
+        factor = options.slow if number == options.count - 1 else 1.0
+        respond = served(
+            options.slots,
+            options.service * factor,
+            spread=options.spread,
+            report=not options.silent,
+            seed=random.randrange(1 << 30),
+            is_mixed=options.mixed,
+        )
         origin = Origin(respond, f"i{number}")
         origin.record = False
         await origin.start()
@@ -132,6 +151,8 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=math.log(2) / 2)
     parser.add_argument("--slow", type=float, default=5.0)
     parser.add_argument("--count", type=int, default=4)
+    parser.add_argument("--mixed", action="store_true", help="short and long requests")
+    parser.add_argument("--silent", action="store_true", help="no load reports")
     options = parser.parse_args()
     if options.kind == "sink":
         serve(_sink_one)
@@ -139,9 +160,7 @@ def main() -> None:
         serve(_mirror_one)
     else:
         gc.disable()  # a pause here would be every proxy's
-        asyncio.run(
-            stubs(options.slots, options.service, options.spread, options.slow, options.count)
-        )
+        asyncio.run(stubs(options))
 
 
 if __name__ == "__main__":

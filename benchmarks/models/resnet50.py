@@ -17,7 +17,7 @@ from torch import nn
 
 from instance import ModelAPI
 
-SIDE = int(os.environ.get("HEADGATE_BENCH_SIDE", "224"))
+SIDE = int(os.environ.get("BENCH_SIDE", "224"))
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # width, blocks, first stride
 
 
