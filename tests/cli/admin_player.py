@@ -223,7 +223,7 @@ def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
             wanted = copy.deepcopy(player.table)
             wanted["backends"][backend].setdefault("states", {})[address] = ACTIONS[action]
             return player.edit(wanted, ask, tagged(player.table["backends"][backend]))
-        case ("GET", "backends", backend):
+        case ("GET", "backends", backend) if backend in player.table["backends"]:
             return dict(player.table["backends"][backend])
     raise Problem(404, "no such resource")
 
