@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class Workers(Protocol):
     """The data-plane processes."""
 
-    async def spread(self, table: Table) -> int:
+    async def put_in_force(self, table: Table) -> int:
         """Makes `table` the one that decides every new request, on all workers.
 
         The number of workers that said so; a silent one is replaced first. NotInForce when one
@@ -310,7 +310,7 @@ class Publisher:
         # table until the last worker has answered, and must know every instance of both.
         self._instances.sync(_both(previous, table))
         try:
-            workers = await self._workers.spread(table)
+            workers = await self._workers.put_in_force(table)
             self._instances.sync(table)
             if len(tried.diff) > _LARGE:
                 # What stays for long is not looked at again by every collection, or each of them
