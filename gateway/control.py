@@ -227,7 +227,7 @@ class Control:
             # In this order: whoever connects finds the table, its names and its health.
             self._workers.set_endpoints(self._resolver.endpoints)
             self._workers.set_served(self._served.paths)
-            await self._workers.spread(self._publisher.table)
+            await self._workers.put_in_force(self._publisher.table)
             stack.push_async_callback(self._own.close)
             await self._open_line()
             await self._open_channels(stack)

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 class Workers(Protocol):
     """The data-plane processes."""
 
-    async def spread(self, table: Table) -> int:
+    async def put_in_force(self, table: Table) -> int:
         """Makes `table` the one that decides every new request, on all workers.
 
         The number of workers that said so; a silent one is replaced first. NotInForce when one
@@ -343,7 +343,7 @@ class Publisher:
         # table until the last worker has answered, and must know every instance of both.
         self._instances.sync(_both(previous, table))
         try:
-            workers = await self._workers.spread(table)
+            workers = await self._workers.put_in_force(table)
             self._instances.sync(table)
             if self._holds is not None:
                 self._holds(table)  # who lost a place may go now, and no sooner
