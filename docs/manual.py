@@ -31,6 +31,7 @@ _PLACES = {
     "{backend}": "digits-cnn",
     "{address}": "127.0.0.1:8002",
     "{revision}": "42",
+    "{word:pause|resume|promote|approve|abort}": "pause",
     "{verb:drain|resume|disable|enable}": "drain",
 }
 

@@ -110,7 +110,11 @@ def start_notes(applied: Applied) -> list[str]:
 
 
 class Publisher:
-    """The only writer of the table."""
+    """The only writer of the table.
+
+    `allow(before, after, who)` is asked of each edit under the lock, and raises Conflict to refuse
+    it: set by whoever has a say in edits of others.
+    """
 
     def __init__(
         self,
@@ -121,6 +125,7 @@ class Publisher:
         *,
         check: Callable[[Document], list[Fault]] = lambda document: [],
     ) -> None:
+        self.allow: Callable[[Document, Document, str], None] = _anybody
         self._store = store
         self._workers = workers
         self._instances = instances
@@ -192,6 +197,7 @@ class Publisher:
                 if expected is not None and expected != previous.revision:
                     raise Stale(f"the current revision is {previous.revision}, not {expected}")
                 tried = await self._aside(lambda: self._tried(previous, edit(previous.document)))
+                self.allow(previous.document, tried.table.document, who)
                 if dry_run:
                     return replace(tried, dry_run=True)
                 return await self._take(_revision(tried, who, why, source), tried)
@@ -225,6 +231,7 @@ class Publisher:
                     published = Published.nothing(previous, dry_run=dry_run)
                     return Applied(published, merged.overridden)
                 tried = await self._aside(lambda: self._tried(previous, merged.document))
+                self.allow(previous.document, tried.table.document, who)
                 if dry_run:
                     return Applied(replace(tried, dry_run=True), merged.overridden)
                 revision = _revision(tried, who, why, "file")
@@ -354,6 +361,10 @@ class Publisher:
     async def _read(self, call: Callable[[], T]) -> T:
         """The result of `call`, which reads the history."""
         return await asyncio.get_running_loop().run_in_executor(self._reading, call)
+
+
+def _anybody(before: Document, after: Document, who: str) -> None:
+    """Nobody else has a say in an edit."""
 
 
 def _note_failure(name: str, error: Exception) -> None:
