@@ -148,6 +148,16 @@ class AdminClient:
         """The entity tag of `backend`, which an edit of its instances is bound to."""
         return self._ask("GET", f"/admin/v1/backends/{_part(backend)}").etag
 
+    def backend(self, backend: str) -> Answer:
+        """`backend` as it was written, and its entity tag."""
+        return self._ask("GET", f"/admin/v1/backends/{_part(backend)}")
+
+    def logs(self, backend: str, *, lines: int = 100, after: int = 0) -> list[Json]:
+        """The last lines that instances of `backend` wrote, of those numbered above `after`."""
+        query = {"lines": str(lines), **({"after": str(after)} if after else {})}
+        answer = self._ask("GET", f"/admin/v1/backends/{_part(backend)}/logs", query=query)
+        return list(answer.body["lines"])
+
     def history(self, limit: int | None = None) -> Json:
         """The edits so far, newest first."""
         query = {} if limit is None else {"limit": str(limit)}
@@ -198,6 +208,14 @@ class AdminClient:
 
     def put_backend(self, backend: str, spec: Mapping[str, Any], change: Change = PLAIN) -> Json:
         return self._ask("PUT", f"/admin/v1/backends/{_part(backend)}", dict(spec), change).body
+
+    def patch_backend(self, backend: str, patch: Mapping[str, Any], change: Change = PLAIN) -> Json:
+        """Changes parts of `backend` (JSON merge patch: null removes a key)."""
+        return self._ask("PATCH", f"/admin/v1/backends/{_part(backend)}", dict(patch), change).body
+
+    def restart_backend(self, backend: str, change: Change = PLAIN) -> Json:
+        """Has each instance of `backend` ended and started again, one after the other."""
+        return self._ask("POST", f"/admin/v1/backends/{_part(backend)}/restart", {}, change).body
 
     def delete_backend(self, backend: str, change: Change = PLAIN) -> Json:
         return self._ask("DELETE", f"/admin/v1/backends/{_part(backend)}", None, change).body

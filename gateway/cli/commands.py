@@ -134,6 +134,7 @@ LOOKS = (
     _option("--count", metavar="N", type=whole, help="stop after this many looks"),
 )
 FILE = click.Argument(["file"], type=PATH, help="the configuration file")
+BACKEND = click.Argument(["backend"], shell_complete=live("backend"), help="its name")
 ADDRESS = click.Argument(
     ["instance"], shell_complete=live("instance"), help="its address, host:port"
 )
@@ -273,6 +274,29 @@ COMMANDS: tuple[click.Command, ...] = (
     _instance("resume", "send requests to a drained instance again"),
     _instance("disable", "take an instance out, healthy or not", more=" -m 'new driver'"),
     _instance("enable", "let a disabled instance back in"),
+    _command(
+        "scale", "set how many instances of a backend `headgate up` runs", "processes:scale",
+        click.Argument(
+            ["counts"], nargs=-1, required=True, metavar="BACKEND=N...",
+            shell_complete=live("weight"), help="how many, such as digits-cnn=3",
+        ),
+        *HELD, *EDIT, example="scale digits-cnn=3 --wait",
+    ),
+    _command(
+        "reload", "replace each instance of a backend by a new one, none sooner than that is ready",
+        "processes:reload", BACKEND, *HELD, *EDIT, example="reload digits-cnn --wait",
+    ),
+    _command(
+        "restart", "end each instance of a backend and start it again, one after the other",
+        "processes:restart", BACKEND, *EDIT, example="restart digits-cnn",
+    ),
+    _command(
+        "logs", "the last lines that the instances of a backend wrote", "processes:logs",
+        BACKEND,
+        _option("-f", "--follow", help="then each line that comes, until Ctrl-C"),
+        _option("-n", "--lines", metavar="N", type=whole, help="at most this many (100)"),
+        *CLIENT, example="logs digits-cnn -f",
+    ),
     _command(
         "history", "the edits so far: who, when, why", "showing:history",
         click.Argument(

@@ -152,6 +152,10 @@ def _outcomes() -> dict[str, Schema]:
             ["revision", "restored", "previous", "diff", "applied"],
             restored=_INT, previous=_INT, **_WRITTEN,
         ),
+        "Restarting": _object(
+            ["revision", "backend", "serves"],
+            revision=_INT, backend=_TEXT, serves=_SERVES,
+        ),
         "Change": _object(
             ["op", "pointer"],
             op={"enum": ["add", "remove", "replace"]}, pointer=_TEXT, before=_ANY, after=_ANY,
@@ -176,6 +180,16 @@ def _reports() -> dict[str, Schema]:
             ["revision", "role"],
             revision=_INT,
             role={"enum": ["viewer", "operator"], "description": "What the one who asks may do."},
+        ),
+        "Logs": _object(
+            ["backend", "lines"],
+            backend=_TEXT,
+            lines={
+                "type": "array",
+                "items": _object(
+                    ["number", "instance", "text"], number=_INT, instance=_TEXT, text=_TEXT
+                ),
+            },
         ),
         "Word": _object(["status"], status=_TEXT),
     }
@@ -266,6 +280,11 @@ def _parameters(operation: Operation) -> list[Schema]:
             _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
             _query("before", {"type": "integer", "minimum": 1, "maximum": 2**53}),
         ]
+    if operation.name == "getLogs":
+        found += [
+            _query("lines", {"type": "integer", "minimum": 1, "maximum": 500, "default": 100}),
+            _query("after", {"type": "integer", "minimum": 1, "maximum": 2**53}),
+        ]
     if operation.name == "streamEvents":
         found.append(_header("Last-Event-ID", "The last event read; those since come first."))
     if operation.name in _KNOWN:
@@ -315,7 +334,9 @@ def _responses(operation: Operation) -> Schema:
         statuses |= {"409", "412", "413", "428", "500", "507"}
     if operation.body:
         statuses.add("415")
-    if operation.name == "getReadyz":
+    if operation.name == "getLogs":
+        statuses.add("409")
+    if operation.name in ("getReadyz", "getLogs"):
         statuses.add("503")
     if operation.name in _KNOWN:
         responses["304"] = {"description": "It is what the reader has already."}

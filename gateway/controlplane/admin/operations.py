@@ -8,6 +8,7 @@ from typing import Literal
 
 from aiohttp import web
 
+from gateway.controlplane.admin import processes as admin_processes
 from gateway.controlplane.admin import rollouts as admin_rollouts
 from gateway.controlplane.admin import routes as admin_routes
 from gateway.controlplane.admin import state as admin_state
@@ -140,6 +141,16 @@ OPERATIONS: tuple[Operation, ...] = (
         f"{_INSTANCES}/{{address}}/{{verb:drain|resume|disable|enable}}",
         "Drains, resumes, disables or enables an instance",
         "operator", admin_routes.set_instance_state, tag="instances",
+    ),
+    Operation(
+        "getLogs", "GET", f"{_BACKEND}/logs",
+        "The last lines that instances of a backend wrote, where `headgate up` starts them",
+        "viewer", admin_processes.get_logs, answer="Logs", tag="backends",
+    ),
+    Operation(
+        "restartBackend", "POST", f"{_BACKEND}/restart",
+        "Ends each instance of a backend and starts it again, where `headgate up` starts them",
+        "operator", admin_processes.restart, answer="Restarting", tag="backends",
     ),
     Operation(
         "getStatus", "GET", f"{_API}/status", "What is live: health, in-flight, rates, workers",
