@@ -28,6 +28,7 @@ _PLACES = {
     "{route}": "digits",
     "{backend}": "digits-cnn",
     "{address}": "127.0.0.1:8002",
+    "{name}": "acme",
     "{revision}": "42",
     "{verb:drain|resume|disable|enable}": "drain",
 }
@@ -90,6 +91,7 @@ _SECTIONS = (
     ("sticky", "StickySpec", "`sticky` of a route"),
     ("retries", "RetriesSpec", "`retries` of a route"),
     ("mirror", "MirrorSpec", "`mirror` of a route"),
+    ("keys", "KeySpec", "`keys: {NAME: …}`"),
     ("backends", "BackendSpec", "`backends: {NAME: …}`"),
     ("serve", "ServeSpec", "`serve` of a backend"),
     ("queue", "QueueSpec", "`queue` of a backend"),

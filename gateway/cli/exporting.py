@@ -23,6 +23,8 @@ def export(options: SimpleNamespace) -> int:
     if file is None and not options.url and (found := finding.running(options)):
         file = found.file if found.file and found.file.exists() else None
     document = {"backends": table.get("backends") or {}, "routes": table.get("routes") or {}}
+    if table.get("keys"):
+        document["keys"] = table["keys"]
     settings = _settings(Path(file)) if file else {}
     for key in [key for key in SECRET if settings.pop(key, None)]:
         print(f"left out: gateway.{key}; give it as HEADGATE_{key.upper()}", file=sys.stderr)
