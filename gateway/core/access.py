@@ -19,6 +19,7 @@ from gateway.core.lines import API_KEY, AUTHORIZATION
 from gateway.core.units import parse_time
 
 PREFIX = b"hg_"
+CRLF = b"\r\n"
 HASH = r"^sha256:[0-9a-f]{64}$"
 MOST_HASHES = 8
 _KNOWN = frozenset({"hashes", "routes", "expires"})
@@ -107,26 +108,38 @@ class Keyring:
 
 
 def secret_of(known: Mapping[int, bytes]) -> bytes:
-    """The key that a request brings, by the headers that are `known` of it; b"" for none. A Bearer
-    token comes first: who sends one may have an X-API-Key for the instance beside it."""
-    said = known.get(AUTHORIZATION)
-    if said is not None and said[:7].lower() == b"bearer ":
-        return said[7:].strip(b" ")
-    return known.get(API_KEY, b"")
+    """The key that a request brings, by the header lines that are `known` of it; b"" for none. A
+    Bearer token comes first: who sends one may have an X-API-Key for the instance beside it."""
+    line = known.get(AUTHORIZATION)
+    if line is not None:
+        value = line[_AUTHORIZATION:].strip(b" \t")
+        if value[:7].lower() == b"bearer ":
+            return value[7:].lstrip(b" ")
+    line = known.get(API_KEY)
+    return line[_API_KEY:].strip(b" \t") if line is not None else b""
 
 
-def without_credentials(forward: list[bytes], secret: bytes) -> list[bytes]:
-    """The header lines that pass, less those that hold `secret` or any key of a gateway's form: a
-    client that sends its key twice does not give it away."""
-    return [line for line in forward if not _holds_a_key(line, secret)]
+_AUTHORIZATION, _API_KEY = len("authorization:"), len("x-api-key:")
 
 
-def _holds_a_key(line: bytes, secret: bytes) -> bool:
-    name, _, value = line.partition(b":")
-    if name.lower() not in (b"authorization", b"x-api-key"):
-        return False
-    said = value.strip(b" \t").rpartition(b" ")[2]
-    return said == secret or said.startswith(PREFIX)
+def without_credentials(
+    forward: list[bytes], known: Mapping[int, bytes], secret: bytes
+) -> list[bytes]:
+    """The header lines that pass, less those of the `known` ones that hold `secret` or any key of
+    a gateway's form: a client that sends its key twice does not give it away."""
+    left = forward.copy()
+    bearer, other = known.get(AUTHORIZATION), known.get(API_KEY)
+    if secret and (bearer is None or other is None):  # as nearly all send it
+        line = other if bearer is None else bearer
+        if line in left:
+            left.remove(line)
+        return left
+    for kind in (AUTHORIZATION, API_KEY):
+        for line in known[kind].split(CRLF) if kind in known else ():
+            said = line.rstrip(b" \t").rpartition(b" ")[2].rpartition(b":")[2]
+            if (said == secret or said.startswith(PREFIX)) and line in left:
+                left.remove(line)
+    return left
 
 
 def check_opens(key: Key, route: Route, wall_s: float) -> None:

@@ -160,7 +160,7 @@ class RequestHead(_Head):
         known = self.known
         if kind in (DEADLINE, TRACEPARENT, AUTHORIZATION, API_KEY):
             self.forward.append(line)
-        if kind == TRUSTED:
+        if kind in (TRUSTED, AUTHORIZATION, API_KEY):  # as lines
             known[kind] = known[kind] + CRLF + line if kind in known else line
         else:
             known[kind] = known[kind] + b", " + value if kind in known else value

@@ -54,7 +54,8 @@ class Admission:
         known = head.known
         if self.passes or not (AUTHORIZATION in known or API_KEY in known):
             return head.forward
-        return without_credentials(head.forward, secret_of(known) if self.key else b"")
+        secret = secret_of(known) if self.key is not None else b""
+        return without_credentials(head.forward, known, secret)
 
 
 class Door:

@@ -85,17 +85,24 @@ def test_a_key_opens_its_routes_until_it_expires() -> None:
 
 def test_a_bearer_token_comes_before_an_api_key_and_other_schemes_are_none() -> None:
     assert secret_of({}) == b""
-    assert secret_of({API_KEY: b"k"}) == b"k"
-    assert secret_of({AUTHORIZATION: b"bEaReR  t", API_KEY: b"k"}) == b"t"
-    assert secret_of({AUTHORIZATION: b"Basic eDp5", API_KEY: b"k"}) == b"k"
+    assert secret_of({API_KEY: b"x-api-key:k\t"}) == b"k"
+    bearer = {AUTHORIZATION: b"Authorization: bEaReR  t ", API_KEY: b"X-API-Key: k"}
+    assert secret_of(bearer) == b"t"
+    basic = {AUTHORIZATION: b"Authorization: Basic eDp5", API_KEY: b"X-API-Key: k"}
+    assert secret_of(basic) == b"k"
+    twice = {API_KEY: b"X-API-Key: k\r\nX-API-Key: k"}
+    assert secret_of(twice) != b"k"
 
 
 def test_a_key_that_is_sent_twice_passes_in_neither_place() -> None:
-    lines = [b"Accept: */*", b"Authorization: Bearer s3", b"X-API-Key: the-instances-own"]
-    assert without_credentials(lines, b"s3") == [lines[0], lines[2]]
-    twice = [b"authorization: Bearer hg_1", b"x-api-key:hg_1", b"X-Other: hg_1"]
-    assert without_credentials(twice, b"hg_1") == [twice[2]]
-    assert without_credentials(lines, b"") == lines
+    lines = [b"Accept: */*", b"Authorization: Bearer s3 ", b"X-API-Key: the-instances-own"]
+    known = {AUTHORIZATION: lines[1], API_KEY: lines[2]}
+    assert without_credentials(lines, known, b"s3") == [lines[0], lines[2]]
+    assert without_credentials(lines, known, b"") == lines
+    lines = [b"authorization:Bearer hg_1", b"x-api-key:hg_1", b"X-API-Key: hg_2", b"X-Other: 1"]
+    known = {AUTHORIZATION: lines[0], API_KEY: lines[1] + b"\r\n" + lines[2]}
+    assert without_credentials(lines, known, b"hg_1") == [lines[3]]
+    assert without_credentials(lines[2:], known, b"hg_1") == [lines[3]]  # nominated: gone already
 
 
 @pytest.mark.parametrize(
