@@ -114,7 +114,7 @@ async def test_a_name_is_taken_once_and_a_dry_run_makes_no_secret(admin: Admin) 
 
 
 async def test_a_viewer_reads_keys_and_makes_none(make_admin: MakeAdmin) -> None:
-    admin = await make_admin(tokens=Tokens({OPERATOR: "operator", VIEWER: "viewer"}))
+    admin = await make_admin(tokens=Tokens.of(OPERATOR, VIEWER))
     viewer = {"Authorization": f"Bearer {VIEWER}"}
     assert (await admin.ask("GET", KEYS, headers=viewer))[0] == 200
     assert (await admin.ask("POST", KEYS, {"name": "a"}, headers=viewer))[0] == 403
