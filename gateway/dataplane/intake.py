@@ -7,6 +7,8 @@ instance is asked or what it answers.
 
 from abc import abstractmethod
 
+from mypy_extensions import mypyc_attr
+
 from gateway.core.errors import ClientFault, GatewayError
 from gateway.core.headers import (
     CONTINUE,
@@ -43,6 +45,7 @@ LEGAL = {
 }
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Intake(Waiter, Request, Deciding):
     """The request's side. `state` is one of STATES, and moves as is LEGAL, never back."""
 
