@@ -1,39 +1,56 @@
 """Which backend of a route does a request go to?
 
 A pick is stateless: a ticket, a number in [0, 2^64), is looked up in ranges that are as wide
-as the weights. Tickets of ordinary requests come from `Spread`; multiples of 2^64/φ never
-cluster: a window of up to 10,000 of them lands within 4 of every share, whatever the weights
-were before (docs/decisions/0017 names the rare exception, 4.7 at most). Sticky requests are
-decided by `sticky_backend`. This module refuses to know why a backend is unavailable: the
-caller leaves it out with `among`.
+as the weights. Tickets of ordinary requests come from `Spread`: a window of up to 10,000 of them
+lands within 8 of every share, whatever the weights were before, and whoever sees but every k-th of
+them gets its share as if by chance. Sticky requests are decided by `sticky_backend`. This module
+refuses to know why a backend is unavailable: the caller leaves it out with `among`.
 """
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import permutations
 
 TICKETS = 1 << 64
 _MASK = TICKETS - 1
-_STEP = 0x9E3779B97F4A7C15  # 2^64/φ, rounded to odd: every ticket is met once in 2^64
+_PART = TICKETS // 16
+_STEP = 0x9E3779B97F4A7C15 // 16 | 1  # _PART/φ, odd: every place inside a part is met
+_ORDERS = tuple(permutations(range(4)))
 
 
 class Spread:
-    """Low-discrepancy tickets: `start` plus multiples of 2^64/φ.
+    """Tickets that are spread evenly, and as if by chance for whoever sees some of them.
 
-    One per route and worker, started at a random number, so that workers do not march in step.
+    Four in a row lie one in each quarter of the range, in an order drawn anew; of four such blocks
+    each lies in another quarter of the quarters, in an order drawn anew; and how far inside these
+    sixteenths moves on by the golden ratio from one sixteen to the next (docs/decisions/0090).
+    `chance` gives numbers in [0, 2^64), one for sixteen tickets. One per route and worker, so that
+    workers do not march in step.
     """
 
-    __slots__ = ("_ticket",)
+    __slots__ = ("_chance", "_left", "_shift")
 
-    def __init__(self, start: int) -> None:
-        self._ticket = start & _MASK
+    def __init__(self, chance: Callable[[], int]) -> None:
+        self._chance = chance
+        self._shift = chance() % _PART
+        self._left: list[int] = []
 
     def next(self) -> int:
         """The next ticket, in [0, 2^64)."""
-        self._ticket = ticket = (self._ticket + _STEP) & _MASK
-        return ticket
+        return (self._left or self._renewed()).pop()
+
+    def _renewed(self) -> list[int]:
+        self._shift = shift = (self._shift + _STEP) % _PART
+        drawn, order = divmod(self._chance(), len(_ORDERS))
+        left = self._left
+        for part in _ORDERS[order]:
+            drawn, order = divmod(drawn, len(_ORDERS))
+            inside = part * _PART + shift
+            left += [quarter * 4 * _PART + inside for quarter in _ORDERS[order]]
+        return left
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,7 +297,7 @@ class Snapshot:
         """The live side of a route, which is made when it is first asked for."""
         found = self._routes.get(name)
         if found is None:
-            route, spread = self.table.routes[name], Spread(self._shared.random())
+            route, spread = self.table.routes[name], Spread(self._shared.random)
             found = self._routes[name] = LiveRoute(self._shared, route, spread, self._live)
         return found
 

@@ -40,10 +40,10 @@ class ScriptedWorkers:
     """Workers that take every table at once and remember which."""
 
     def __init__(self) -> None:
-        self.spreads: list[Table] = []
+        self.tables: list[Table] = []
 
-    async def spread(self, table: Table) -> int:
-        self.spreads.append(table)
+    async def put_in_force(self, table: Table) -> int:
+        self.tables.append(table)
         return 1
 
 
