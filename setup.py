@@ -61,4 +61,5 @@ def what_lacks() -> str:
 wanted = os.environ.get("HEADGATE_COMPILE", "auto")
 if wanted not in ("0", "1", "auto"):
     sys.exit(f"HEADGATE_COMPILE is {wanted!r}, and must be 0, 1 or auto")
-setup(ext_modules=extensions(wanted), setup_requires=[] if wanted == "0" else COMPILER)
+is_asked = "egg_info" in sys.argv and wanted != "0"  # what the build needs
+setup(ext_modules=extensions(wanted), setup_requires=COMPILER if is_asked else [])
