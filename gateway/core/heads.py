@@ -130,6 +130,14 @@ class RequestHead(_Head):
         self.prepared: tuple[bytes, object, bytes] | None = None
         self.admitted: tuple[object, object, Any] | None = None  # see dataplane.door
 
+    def copy(self) -> "RequestHead":
+        """A head of which other lines may pass; no connection keeps it."""
+        made = RequestHead(self.lines, self.method, self.target, self.minor)
+        made.close, made.length, made.nominated = self.close, self.length, self.nominated
+        made.forward, made.known = self.forward.copy(), self.known.copy()
+        made.host = self.host
+        return made
+
     def note(self, entry: Line, line: bytes, underscores: str) -> None:
         """Takes one header that is not just passed on."""
         kind, value, number = entry

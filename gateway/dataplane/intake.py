@@ -7,6 +7,8 @@ instance is asked or what it answers.
 
 from abc import abstractmethod
 
+from mypy_extensions import mypyc_attr
+
 from gateway.core.access import Forbidden, Unauthorized
 from gateway.core.errors import ClientFault, GatewayError
 from gateway.core.headers import (
@@ -46,6 +48,7 @@ LEGAL = {
 }
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Intake(Waiter, Request, Deciding):
     """The request's side. `state` is one of STATES, and moves as is LEGAL, never back."""
 
