@@ -5,6 +5,8 @@ one read of the snapshot until an instance is chosen nothing awaits, hence no lo
 client's connection is `listener`, the instance's `upstream`; this is what lies between.
 """
 
+from mypy_extensions import mypyc_attr
+
 from gateway.core.errors import ClientFault, GatewayError, NoRoom, UpstreamFault
 from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line
@@ -25,12 +27,14 @@ from gateway.dataplane.intake import (
     WAITING,
     Intake,
 )  # fmt: skip
+from gateway.dataplane.judge import Trial
 from gateway.dataplane.mirroring import mirror
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import problem, reply
 from gateway.dataplane.retry import Failure, next_instance
 from gateway.dataplane.routing import WrongMethodFault, host_of
 from gateway.dataplane.tunnel import Tunnel
+from gateway.telemetry.metrics import Cell, ConsumerCell
 
 _CODES = {"connect_failure": "connect_failed", "timeout": "response_timeout"}
 
@@ -41,6 +45,7 @@ def _takes_nothing(head: ResponseHead) -> bool:
     return head.close and LOAD in head.known
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Exchange(Intake):
     """One request of one client. Its deadline is the queue's, or the request's own."""
 
@@ -234,6 +239,8 @@ class Exchange(Intake):
             self.tried = (*self.tried, failed)
         if found is None:
             return False
+        if self.trial is not None and not found.is_same:
+            self.trial.end(attempt.failed, 0.0)
         self.backend = found.backend
         if not done:
             attempt.cancel()
@@ -342,9 +349,23 @@ class Exchange(Intake):
             self.forgo_body()
         if self.armed != NEVER:
             self.plane.wheel.drop(self)
+        if self.trial is not None:
+            self._end_trial(self.trial, now, reason)
         self._enter_in_ledger(now, reason)
         self.attempt = None  # no cycle: what is over is freed at once, not by the collector
         self.client.finished(now)
+
+    def _end_trial(self, trial: Trial, now: float, reason: str) -> None:
+        """The first attempt counts for the arm that the request was decided for: if one was made,
+        and its instance had the time to answer."""
+        attempt = self.attempt
+        if attempt is None or attempt.is_ours or (reason == "client_left" and not self.head_sent):
+            return
+        seconds = 0.0
+        if self.first_at and self.status != 101 and reason != "client_left":
+            # Of a body whose end nobody knows beforehand the first byte is the answer.
+            seconds = (self.first_at if self._chunked else now) - attempt.sent_at
+        trial.end(attempt.failed, seconds)
 
     def _enter_in_ledger(self, now: float, reason: str) -> None:
         """Books what the client saw, once per request; `reason` is "" when nothing went wrong."""
@@ -360,8 +381,11 @@ class Exchange(Intake):
             name = route.route.name if route is not None else ""
             backend = self.backend.name if self.backend is not None else ""
             cell = plane.counters.cell(name, backend, "")
+        counted: Cell | ConsumerCell = cell
+        if self.admitted is not None:
+            counted = self.admitted.cell(cell)
         entry = (
             now, self.request_id, self.client.peer, head.method, head.target, self.status, reason,
-            cell.labels, self.revision, self.attempts, self.received, self.sent, now - started,
+            counted.labels, self.revision, self.attempts, self.received, self.sent, now - started,
         )  # fmt: skip
-        plane.ledger.add((cell, entry, first_s, overhead_s))
+        plane.ledger.add((counted, entry, first_s, overhead_s))

@@ -14,6 +14,7 @@ from gateway.controlplane.admin.calls import YAML_TYPES
 from gateway.controlplane.admin.examples import EXAMPLES
 from gateway.controlplane.admin.operations import OPERATIONS, Operation
 from gateway.controlplane.admin.problems import KINDS
+from gateway.controlplane.admin.rollout_schemas import rollout_schemas
 from gateway.controlplane.configuration.file_schema import tidied
 from gateway.controlplane.configuration.schemas import File
 from gateway.core.entries import NAME
@@ -24,6 +25,7 @@ Schema = dict[str, Any]
 _PARAMETERS: dict[str, Schema] = {
     "route": {"schema": {"type": "string", "pattern": NAME}, "description": "A route's name."},
     "backend": {"schema": {"type": "string", "pattern": NAME}, "description": "A backend's name."},
+    "name": {"schema": {"type": "string", "pattern": NAME}, "description": "A key's name."},
     "address": {
         "schema": {"type": "string", "pattern": r"^[^/\s]+:[0-9]+$"},
         "description": "An instance, as host:port.",
@@ -31,6 +33,10 @@ _PARAMETERS: dict[str, Schema] = {
     "verb": {
         "schema": {"enum": ["drain", "resume", "disable", "enable"]},
         "description": "What becomes of the instance.",
+    },
+    "word": {
+        "schema": {"enum": ["pause", "resume", "promote", "approve", "abort"]},
+        "description": "What the rollout is to do.",
     },
     "revision": {
         "schema": {"type": "integer", "minimum": 1, "maximum": 10**15 - 1},
@@ -40,10 +46,11 @@ _PARAMETERS: dict[str, Schema] = {
 _BODY_TYPES = {
     "RoutePatch": "application/merge-patch+json",
     "BackendPatch": "application/merge-patch+json",
+    "KeyPatch": "application/merge-patch+json",
 }
 
 
-_KNOWN = {"getTable", "getRoute", "getBackend", "getHistory", "getRevision"}
+_KNOWN = {"getTable", "getRoute", "getBackend", "getKey", "listKeys", "getHistory", "getRevision"}
 """Operations whose entity tag tells all of the answer."""
 
 
@@ -89,12 +96,16 @@ def _map_of(item: Schema) -> Schema:
     return {"type": "object", "additionalProperties": item}
 
 
-_ENTRIES = {"backends": _map_of(_ref("BackendSpec")), "routes": _map_of(_ref("RouteSpec"))}
+_ENTRIES = {
+    "backends": _map_of(_ref("BackendSpec")),
+    "routes": _map_of(_ref("RouteSpec")),
+    "keys": _map_of(_ref("KeySpec")),
+}
 
 
 def _answers() -> dict[str, Schema]:
     """Every schema that is not a model of the file."""
-    return {**_entries(), **_outcomes(), **_reports(), **_problems()}
+    return {**_entries(), **_outcomes(), **_reports(), **rollout_schemas(), **_problems()}
 
 
 def _entries() -> dict[str, Schema]:
@@ -111,6 +122,16 @@ def _entries() -> dict[str, Schema]:
         ),
         "RoutePatch": {"type": "object", "description": "RFC 7396: null removes a key."},
         "BackendPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
+        "Keys": _object(["revision", "keys"], revision=_INT, keys=_ENTRIES["keys"]),
+        "KeyPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
+        "NewKey": {
+            **_object(
+                ["name"], name={"type": "string", "pattern": NAME},
+                routes={"type": "array", "items": _TEXT},
+                expires={"type": "string", "format": "date-time"},
+            ),
+            "additionalProperties": False,
+        },
         "NewInstance": {
             **_object(["url"], url={"type": "string", "pattern": r"^(dns\+)?http://"}),
             "additionalProperties": False,
@@ -129,6 +150,10 @@ def _outcomes() -> dict[str, Schema]:
         "Outcome": _object(
             ["revision", "previous", "current", "diff", "applied"],
             route=_TEXT, backend=_TEXT, previous=_ANY, current=_ANY, **_WRITTEN,
+        ),
+        "KeyMade": _object(
+            ["name", "revision", "applied"],
+            name=_TEXT, key={"type": "string", "pattern": "^hg_"}, **_WRITTEN,
         ),
         "Applied": _object(
             ["revision", "previous", "overridden", "unserved", "restart", "diff", "applied"],
@@ -284,6 +309,8 @@ def _parameters(operation: Operation) -> list[Schema]:
         found.append(_header("Last-Event-ID", "The last event read; those since come first."))
     if operation.name in _KNOWN:
         found.append(_header("If-None-Match", "The ETag of what is there already; 304 if it is."))
+    if operation.name == "getRollout":
+        found.append(_query("plan", {"type": "boolean", "default": False}))
     if operation.writes:
         found.append(_query("dry_run", {"type": "boolean", "default": False}))
         found.append(_header("If-Match", "The ETag that was read; 412 if it is another now."))

@@ -30,10 +30,13 @@ def table_tag(table: Table) -> str:
 
 
 def table_body(table: Table) -> Json:
+    document = table.document
+    keys = {"keys": document["keys"]} if document.get("keys") else {}
     return {
         "revision": table.revision,
-        "backends": table.document.get("backends") or {},
-        "routes": table.document.get("routes") or {},
+        "backends": document.get("backends") or {},
+        "routes": document.get("routes") or {},
+        **keys,
     }
 
 
