@@ -87,8 +87,8 @@ README = """\
 - `headgate weights words words-long=50` shifts traffic while requests flow; http://localhost:8081
   shows it.
 - Change `headgate.yaml`, then `headgate apply headgate.yaml --wait`: a new version takes over when
-  it is ready. For changed code it is `headgate reload words`, or `headgate up headgate.yaml --reload`
-  from the start.
+  it is ready. For changed code it is `headgate reload words`, or from the start
+  `headgate up headgate.yaml --reload`.
 - `pytest` tests the model alone; `docker compose up` runs all of it in a container.
 - `models.py` holds the models, `headgate.yaml` says which are served and who gets how much.
 """
