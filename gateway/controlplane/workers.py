@@ -187,7 +187,7 @@ class Workers:
     def set_endpoints(self, endpoints: Endpoints) -> None:
         """What names resolve to from now on."""
         self._endpoints = endpoints
-        self._send_all({"type": "endpoints", "endpoints": endpoints})
+        self.send_all({"type": "endpoints", "endpoints": endpoints})
 
     def tell(self, signals: Signals) -> None:
         """What the probes saw goes to every worker."""
@@ -197,7 +197,7 @@ class Workers:
 
     def _tell_seen(self) -> None:
         seen, self._seen = self._seen, []
-        self._send_all({"type": "evidence", "signals": seen})
+        self.send_all({"type": "evidence", "signals": seen})
 
     def set_documents(self, documents: Mapping[str, tuple[str, str]]) -> None:
         """What workers serve below `/-/` from now on: path → (content type, text)."""
@@ -215,12 +215,12 @@ class Workers:
 
     def reopen_logs(self) -> None:
         """Has every worker open its access log anew."""
-        self._send_all({"type": "reopen"})
+        self.send_all({"type": "reopen"})
 
     def set_served(self, paths: Mapping[str, str]) -> None:
         """At which path each model answers that `serve` starts."""
         self._served = paths
-        self._send_all({"type": "served", "paths": paths})
+        self.send_all({"type": "served", "paths": paths})
 
     async def look(self, *, reports: bool = True) -> None:
         """Returns when every worker has counted what has ended, and said what is live.
@@ -229,7 +229,7 @@ class Workers:
         """
         self._looks += 1
         look, asked = self._looks, self.connected
-        self._send_all({"type": "look", "id": look, "reports": reports})
+        self.send_all({"type": "look", "id": look, "reports": reports})
         try:
             async with asyncio.timeout(LOOK_WITHIN_S):
                 while any(it.looked < look and self._connected.get(it.pid) is it for it in asked):
@@ -243,7 +243,7 @@ class Workers:
         for start in range(0, len(gone), RETIRED_AT_ONCE):
             end = start + RETIRED_AT_ONCE
             more = end < len(gone)
-            self._send_all({"type": "retire", "gone": gone[start:end], "name": name, "more": more})
+            self.send_all({"type": "retire", "gone": gone[start:end], "name": name, "more": more})
 
     # -- what runs all the time
 
@@ -278,7 +278,7 @@ class Workers:
                 names.append(name)
                 room -= 1 + len(backend.instances)
         for message in self._health(names) if names else ():
-            self._send_all(message)
+            self.send_all(message)
 
     async def attend(self, channel: WorkerChannel) -> None:
         """Serves one channel until it ends."""
@@ -408,7 +408,8 @@ class Workers:
             worker.channel.send_soon(message)
         worker.is_whole = True
 
-    def _send_all(self, message: ToWorker) -> None:
+    def send_all(self, message: ToWorker) -> None:
+        """Queues `message` for every worker that is connected."""
         for worker in self._connected.values():
             worker.channel.send_soon(message)
 

@@ -53,6 +53,11 @@ class Fleet:
         self._readers: dict[InstancePlan, asyncio.Task[None]] = {}
         self._failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes of the instances that run now."""
+        return [pid for child in self._children if (pid := child.pid) is not None]
+
     async def start(self) -> None:
         """Returns when every instance is ready; StartError when one has ended instead."""
         self._refuse_taken_ports()

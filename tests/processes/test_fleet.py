@@ -125,15 +125,15 @@ def serving(model: str, port: int | None = None) -> InstancePlan:
 
 
 class Running:
-    def __init__(self, *models: str) -> None:
+    def __init__(self, *models: str, progress: type[Plain] = Plain) -> None:
         self.shown: list[str] = []
         self.said: list[str] = []
         self.plans = [serving(model) for model in models]
-        self.fleet = Fleet(self.plans, Plain(self.shown.append), self.said.append)
+        self.fleet = Fleet(self.plans, progress(self.shown.append), self.said.append)
         self.hurry = asyncio.Event()
 
     def pids(self) -> list[int]:
-        return [pid for child in self.fleet._children if (pid := child.pid) is not None]
+        return self.fleet.pids
 
     async def ask(self) -> int:
         port = self.plans[0].instance.port
@@ -146,8 +146,8 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(*models: str) -> AsyncIterator[Running]:
-    it = Running(*models)
+async def running(*models: str, progress: type[Plain] = Plain) -> AsyncIterator[Running]:
+    it = Running(*models, progress=progress)
     try:
         yield it
     finally:
