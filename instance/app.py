@@ -13,15 +13,18 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from instance.front.connection import Server
+from instance.front.connection import Connection
 from instance.front.door import door_of
 from instance.front.driver import Driver, StartError
+from instance.front.endpoint import Endpoint
 from instance.front.http import Surface
 from instance.front.middlewares import Middlewares
+from instance.front.server import Server
 from instance.front.several import Several
-from instance.front.traced import TracedSurface
+from instance.front.traced import TracedEndpoint
 from instance.guards import installed_torch, is_loopback, start_refusals
 from instance.plan import Plan
 from instance.telemetry.logs import configure_logging, take_over
@@ -65,7 +68,9 @@ async def serve(plan: Plan, outlet: Outlet) -> int:
     tracing = from_environment(os.environ, f"{shown}:{port}")
     drivers, surface = compose(plan, tracing, outlet)
     server = Server(surface, settings, drivers[0].arena)
-    listener = await asyncio.get_running_loop().create_server(server.factory, sock=sock)
+    listener = await asyncio.get_running_loop().create_server(
+        partial(Connection, server), sock=sock
+    )
     try:
         return await _until_signalled(drivers, server)
     finally:
@@ -90,9 +95,10 @@ def compose(
         driver = Driver(settings, metrics, outlet, drivers[0] if drivers else None)
         drivers.append(driver)
         if tracing is None:
-            surfaces.append(Surface(driver, metrics, door, around))
+            endpoint = Endpoint(driver, metrics)
         else:
-            surfaces.append(TracedSurface(driver, metrics, tracing, door, around))
+            endpoint = TracedEndpoint(driver, metrics, tracing)
+        surfaces.append(Surface(driver, endpoint, metrics, door, around))
     return drivers, surfaces[0] if len(surfaces) == 1 else Several(surfaces)
 
 

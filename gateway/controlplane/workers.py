@@ -1,8 +1,8 @@
 """The control process's end of the channel of each worker (`gateway.wire.messages`).
 
 Tables, endpoints and health go to every worker; evidence is passed from each to all others.
-`spread` is the guarantee behind every edit: when it returns, no worker decides a new request by an
-older table, because each has said so or has been replaced.
+`put_in_force` is the guarantee behind every edit: when it returns, no worker decides a new request
+by an older table, because each has said so or has been replaced.
 
 It refuses to know how processes are started: the supervisor tells which process runs in
 which slot (`expect`) and kills what `replace` is called with.
@@ -11,22 +11,23 @@ which slot (`expect`) and kills what `replace` is called with.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from gateway.controlplane.parts import difference, document_pieces, whole_table
 from gateway.controlplane.publisher import NotInForce
 from gateway.controlplane.worker_loads import WorkerLoads
+from gateway.controlplane.worker_slots import ConnectedWorker, WorkerChannel, WorkerSlots
 from gateway.core.table import EMPTY, Table
 from gateway.telemetry.catalogue import Gone
-from gateway.wire.channel import Channel, pass_over
+from gateway.wire.channel import pass_over
 from gateway.wire.messages import (
     Configure,
     Endpoints,
     FromWorker,
     HealthMessage,
     Hello,
+    JudgedMessage,
+    Judging,
     Observed,
     Signals,
     TableMessage,
@@ -45,36 +46,8 @@ REMINDED = 100  # instances of which a beat says again what is known: two millis
 RETIRED_AT_ONCE = 20  # routes, backends or instances: about three milliseconds of a worker
 
 
-WorkerChannel = Channel[ToWorker, FromWorker]
-
-
-@dataclass(slots=True, eq=False)
-class ConnectedWorker:
-    """One worker as the control process knows it.
-
-    `revision` is what it serves; `told` the revision sent last, `is_whole` whether all of it was,
-    and `part` how much of it was taken. `looked` is the last look that it has answered; `heard`
-    whether it said anything since the last beat, and `missed` at how many it had not.
-    """
-
-    channel: WorkerChannel
-    slot: int
-    pid: int
-    revision: int = 0
-    told: int = 0
-    is_whole: bool = False
-    part: int = 0
-    looked: int = 0
-    heard: bool = True
-    missed: int = 0
-    listening: bool = False
-    leaving: bool = False
-    has_handed_over: bool = False
-
-
 class Workers:
-    """The ends of all channels, by process: in one slot there are two while a worker that was
-    told to go finishes what it has.
+    """The ends of all channels.
 
     `configure` is what a worker is told first. `replace(pid)` has that process killed and
     another started; `succeed(pid)` has another one started beside it. `health` gives what a
@@ -91,26 +64,22 @@ class Workers:
         health: Callable[[Collection[str] | None], Iterable[HealthMessage]] = lambda _: (),
         on_evidence: Callable[[Signals], None] = lambda _: None,
         on_workers: Callable[[str, int, int], None] = lambda _what, _slot, _pid: None,
+        on_judged: Callable[[JudgedMessage], None] = lambda _: None,
         answer_within_s: float = ANSWER_WITHIN_S,
     ) -> None:
         self._configure: Configure = {"type": "configure", "settings": configure}
         self._replace, self._succeed = replace, succeed
         self._health, self._on_evidence = health, on_evidence
-        self._on_workers = on_workers
+        self._on_workers, self._on_judged = on_workers, on_judged
         self._answer_within_s = answer_within_s
         self._table = EMPTY
         self._endpoints: Endpoints = {}
         self._seen: list[tuple[str, float, str, str]] = []
         self._documents: Mapping[str, tuple[str, str]] = {}
         self._served: Mapping[str, str] = {}
-        self._connected: dict[int, ConnectedWorker] = {}
+        self._judging: Mapping[str, Judging] = {}
+        self._slots = WorkerSlots()
         self.loads = WorkerLoads()
-        self._pids: list[int | None] = []
-        self._leaving: set[int] = set()
-        self._stopping = False
-        self._serving: set[int] = set()
-        self._told = False
-        self._changed = asyncio.Event()
         self._to_remind: list[str] = []
         self._looks = 0
         self._answered = asyncio.Event()
@@ -125,35 +94,24 @@ class Workers:
         stopping: bool = False,
     ) -> None:
         """The process in each slot, None where there is none now; those that are `leaving`
-        and have a successor; and whether all shall go.
-
-        Those of the first call were there before this control process: they may serve
-        another table already, so `spread` waits for them although they never said hello.
-        """
-        running = {pid for pid in pids if pid is not None} | set(leaving)
-        if not self._told:
-            self._told = True
-            self._serving |= running
-        self._pids, self._leaving, self._stopping = list(pids), set(leaving), stopping
-        self._serving &= running
+        and have a successor; and whether all shall go. From the first call on `put_in_force` waits
+        also for those that never said hello."""
+        self._slots.expect(pids, leaving, stopping)
         self._hand_over()
-        self._note_change()
 
     # -- what the planes and the prober ask
 
     @property
     def connected(self) -> list[ConnectedWorker]:
         """The workers that are connected, by slot."""
-        return sorted(
-            self._connected.values(), key=lambda worker: (worker.slot, not worker.leaving)
-        )
+        return self._slots.in_order()
 
     @property
     def slots(self) -> list[int | None]:
         """The process id per slot, None where a worker is just being replaced."""
-        return list(self._pids)
+        return list(self._slots.pids)
 
-    async def spread(self, table: Table) -> int:
+    async def put_in_force(self, table: Table) -> int:
         """How many workers serve `table` now; no other worker decides anything any more.
 
         NotInForce when that cannot be said of a process that is neither up to date nor gone.
@@ -161,7 +119,7 @@ class Workers:
         before, self._table = self._table, table
         news = difference(before, table)
         changed = {name for part in news or () for name in part["put"].get("backends", ())}
-        for worker in self._connected.values():
+        for worker in self._slots.connected.values():
             if news is None or worker.told != before.revision:
                 self._tell_whole(worker)
             else:
@@ -170,19 +128,19 @@ class Workers:
         for _ in range(TRIES):
             # Killed processes leave `expect`; nothing waits for their successors, which get
             # this table before they serve at all.
-            late = await self._late(table.revision)
+            late = await self._slots.late(table.revision, self._answer_within_s)
             if not late:
-                return self._serve(table.revision)
+                return self._slots.serving(table.revision)
             for pid in late:
                 self._replace(pid)
-        if behind := self._behind(table.revision):
+        if behind := self._slots.behind(table.revision):
             raise NotInForce(table.revision, behind)
-        return self._serve(table.revision)
+        return self._slots.serving(table.revision)
 
     async def all_serve(self, count: int) -> None:
         """Returns when `count` workers serve the newest table."""
-        while self._serve(self._table.revision) < count:
-            await self._next_change()
+        while self._slots.serving(self._table.revision) < count:
+            await self._slots.next_change()
 
     def set_endpoints(self, endpoints: Endpoints) -> None:
         """What names resolve to from now on."""
@@ -203,7 +161,7 @@ class Workers:
         """What workers serve below `/-/` from now on: path → (content type, text)."""
         news = {k: each for k, each in documents.items() if self._documents.get(k) != each}
         self._documents = documents
-        self._send_documents(self._connected.values(), news)
+        self._send_documents(self._slots.connected.values(), news)
 
     def _send_documents(
         self, links: Iterable[ConnectedWorker], documents: Mapping[str, tuple[str, str]]
@@ -222,6 +180,12 @@ class Workers:
         self._served = paths
         self.send_all({"type": "served", "paths": paths})
 
+    def set_rollouts(self, routes: Mapping[str, Judging]) -> None:
+        """For which rollouts workers count from now on."""
+        if routes != self._judging:
+            self._judging = routes
+            self.send_all({"type": "rollouts", "routes": routes})
+
     async def look(self, *, reports: bool = True) -> None:
         """Returns when every worker has counted what has ended, and said what is live.
 
@@ -232,7 +196,7 @@ class Workers:
         self.send_all({"type": "look", "id": look, "reports": reports})
         try:
             async with asyncio.timeout(LOOK_WITHIN_S):
-                while any(it.looked < look and self._connected.get(it.pid) is it for it in asked):
+                while any(it.looked < look and self._slots.has(it) for it in asked):
                     await self._answered.wait()
         except TimeoutError:
             return
@@ -296,29 +260,26 @@ class Workers:
             return
         finally:
             channel.close()
-            if worker is not None and self._connected.get(worker.pid) is worker:
-                del self._connected[worker.pid]
+            if worker is not None and self._slots.has(worker):
+                del self._slots.connected[worker.pid]
                 self.loads.drop(worker.pid)
                 self._on_workers("lost", worker.slot, worker.pid)
                 self._answer()
-            self._note_change()
+            self._slots.note_change()
 
     # -- inside
 
     def _welcome(self, channel: WorkerChannel, hello: Hello) -> ConnectedWorker:
         # Whatever revision it says it serves: what counts is that it applies what is sent now.
         worker = ConnectedWorker(channel, hello["slot"], hello["pid"])
-        before = self._connected.get(worker.pid)
-        if before is not None:
-            before.channel.close()
-        self._connected[worker.pid] = worker
+        self._slots.join(worker)
         self.loads.begin(worker.pid)
-        self._serving.add(worker.pid)
         # Before it is told what is known: that overrides what it knows by itself.
         self._take_evidence(worker, hello["signals"])
         channel.send_soon(self._configure)
         channel.send_soon({"type": "served", "paths": self._served})
         self._tell_whole(worker)
+        channel.send_soon({"type": "rollouts", "routes": self._judging})
         self._send_documents([worker], self._documents)
         self._on_workers("joined", worker.slot, worker.pid)
         worker.listening = hello["listening"]
@@ -332,7 +293,7 @@ class Workers:
                 worker.revision = message["revision"]
                 if "error" in message and not worker.is_whole:
                     self._tell_whole(worker)  # it does not serve what the difference was made to
-                self._note_change()
+                self._slots.note_change()
             case "taking":
                 worker.part = message["part"]
             case "listening":
@@ -344,6 +305,8 @@ class Workers:
                 self._take_evidence(worker, message["signals"])
             case "observed":
                 self._observe(worker, message)
+            case "judged":
+                self._on_judged(message)
             case "hello":
                 pass  # once only
             case _:
@@ -353,13 +316,13 @@ class Workers:
         """What `worker` saw is for all other workers, so that N of them behave as one would."""
         if not signals:
             return
-        for other in self._connected.values():
+        for other in self._slots.connected.values():
             if other is not worker:
                 other.channel.send_soon({"type": "evidence", "signals": signals})
         self._on_evidence(signals)
 
     def _observe(self, worker: ConnectedWorker, message: Observed) -> None:
-        if self._connected.get(worker.pid) is worker:  # not what is left of a channel before
+        if self._slots.has(worker):  # not what is left of a channel before
             self.loads.take(worker.pid, message)
         if message["id"]:
             worker.looked = message["id"]
@@ -371,23 +334,14 @@ class Workers:
 
     def _leave(self, worker: ConnectedWorker) -> None:
         worker.leaving = True
-        if not self._stopping and worker.pid not in self._leaving:
+        if self._slots.lacks_successor(worker.pid):
             self._succeed(worker.pid)
         self._hand_over()
 
     def _hand_over(self) -> None:
         """Tells workers that leave whose slots are in other hands, or shall be in none."""
-        taken = {
-            worker.slot
-            for worker in self._connected.values()
-            if worker.listening and not worker.leaving
-        }
-        for worker in self._connected.values():
-            if (
-                worker.leaving
-                and not worker.has_handed_over
-                and (self._stopping or worker.slot in taken)
-            ):
+        for worker in self._slots.replaced():
+            if not worker.has_handed_over:
                 worker.has_handed_over = True
                 worker.channel.send_soon({"type": "handed_over"})
 
@@ -410,42 +364,5 @@ class Workers:
 
     def send_all(self, message: ToWorker) -> None:
         """Queues `message` for every worker that is connected."""
-        for worker in self._connected.values():
+        for worker in self._slots.connected.values():
             worker.channel.send_soon(message)
-
-    def _behind(self, revision: int) -> list[int]:
-        """The processes that may decide by a table older than `revision`."""
-        current = {worker.pid for worker in self._connected.values() if worker.revision >= revision}
-        return sorted((self._serving | set(self._connected)) - current)
-
-    def _serve(self, revision: int) -> int:
-        """In how many slots there is a worker that serves `revision`."""
-        return len(
-            {worker.slot for worker in self._connected.values() if worker.revision >= revision}
-        )
-
-    async def _late(self, revision: int) -> list[int]:
-        """The processes that decide by an older table and did not come nearer to this one for a
-        whole while; none once all of them serve it. A large one takes them longer."""
-        while behind := self._behind(revision):
-            before = {pid: self._part(pid) for pid in behind}
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._answer_within_s):
-                    while self._behind(revision):
-                        await self._next_change()
-            late = [p for p in self._behind(revision) if p in before and before[p] == self._part(p)]
-            if late:
-                return late
-        return []
-
-    def _part(self, pid: int) -> tuple[int, int]:
-        """How far a worker has come: its revision, and the part of the next one."""
-        worker = self._connected.get(pid)
-        return (worker.revision, worker.part) if worker is not None else (0, 0)
-
-    def _note_change(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _next_change(self) -> None:
-        await self._changed.wait()

@@ -72,6 +72,11 @@ class Batcher(Generic[J]):
         self._peak = 0  # present at one time since the last batch was taken …
         self._before = 0  # … and between the last and the one before
 
+    def adopt(self, policy: Policy) -> None:
+        """Keeps to `policy` from now on; nothing has come yet."""
+        self.policy = policy
+        self.limit = policy.max_batch_size
+
     @property
     def waiting(self) -> int:
         """Requests in the queue."""

@@ -8,7 +8,21 @@ read all of it.
 import asyncio
 from collections.abc import Callable
 
-from instance.wire.arena import Room
+from instance.front.incoming import Incoming
+from instance.wire.arena import ROOM_MIN, Arena, Room
+
+
+def room_for(incoming: Incoming, arena: Arena | None) -> Room | None:
+    """Where the body of `incoming` goes if much of it is missing, with what has come of it; None
+    where it is gathered in parts."""
+    length = int(incoming.headers.get(b"content-length", 0))
+    if arena is None or length - incoming.size < ROOM_MIN or b"upgrade" in incoming.headers:
+        return None
+    if (room := arena.take(length)) is not None:
+        room.view[: incoming.size] = b"".join(incoming.parts)
+        incoming.parts.clear()
+        incoming.body = room
+    return room
 
 
 class Receiving(asyncio.BufferedProtocol):

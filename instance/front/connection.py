@@ -11,19 +11,17 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
-from math import inf
-from typing import Any, Protocol, cast
+from typing import cast
 
 import httptools
 
 from instance.core.errors import Problem
 from instance.front.answers import Buffer
-from instance.front.bodies import Receiving, Sending, read_with
+from instance.front.bodies import Receiving, Sending, read_with, room_for
+from instance.front.incoming import Incoming
+from instance.front.server import OpenConnection, Server
 from instance.front.takers import Taking
-from instance.settings import Settings
-from instance.wire.arena import ROOM_MIN, Arena, Room
+from instance.wire.arena import Room
 from instance.wire.frames import Body
 
 log = logging.getLogger("instance")
@@ -37,60 +35,10 @@ LINGER_S = 2.0  # for what a client still sends after a refusal
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Incoming:
-    """One request as it comes. What it becomes is set by the surface: `arrived` when it is whole,
-    `question` while it is asked whether it may come in, `unpacked` if its body was compressed,
-    `job` while its model is asked; `extra` is header lines that its answer gets besides,
-    `ready` an answer that needs no model."""
-
-    __slots__ = (
-        "arrived", "body", "connection", "extra", "headers", "job", "keep_alive", "method",
-        "parts", "question", "ready", "size", "target", "unpacked", "version",
-    )  # fmt: skip
-
-    def __init__(self, connection: "Connection") -> None:
-        self.connection = connection
-        self.method = ""
-        self.target = b""
-        self.version = "1.1"
-        self.headers: dict[bytes, bytes] = {}
-        self.keep_alive = True
-        self.body: bytes | Room = b""
-        self.parts: list[bytes] = []
-        self.size = 0
-        self.arrived = 0.0
-        self.extra = b""
-        self.question: Any = None
-        self.ready: tuple[int, str, bytes, bytes] | None = None
-        self.unpacked: asyncio.Future[bytes] | None = None
-        self.job: Any = None
-
-    def header(self, name: bytes) -> str | None:
-        """The value of the header called `name`, in lower case."""
-        value = self.headers.get(name)
-        return None if value is None else value.decode("latin-1")
-
-
-class Surface(Protocol):
-    """What a connection asks of whoever knows what requests mean."""
-
-    def begin(self, incoming: Incoming) -> Problem | None:
-        """The head is there: why it is refused, or None."""
-
-    def handle(self, incoming: Incoming) -> None:
-        """The body is there too; answers now or later."""
-
-    def leave(self, incoming: Incoming) -> None:
-        """The client left before it had its answer."""
-
-    def refuse(self, incoming: Incoming, problem: Problem) -> None:
-        """Answers with an error, and closes."""
-
-
-class Connection(asyncio.Protocol):
+class Connection(OpenConnection, asyncio.Protocol):
     """One client's connection."""
 
-    def __init__(self, server: "Server") -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
         self._surface = server.surface
         self._parser = httptools.HttpRequestParser(self)
@@ -165,7 +113,6 @@ class Connection(asyncio.Protocol):
         self._advance()
 
     async def drain(self) -> None:
-        """Waits while the client is behind with reading."""
         if self._writable is not None:
             await self._writable
 
@@ -264,20 +211,11 @@ class Connection(asyncio.Protocol):
 
     def _receive_apart(self, incoming: Incoming) -> None:
         """What is missing of a large body goes straight to where its worker reads it."""
-        if not self._is_next:
+        if not self._is_next or self.transport is None or self.transport.is_closing():
             return
-        arena, length = self._server.arena, int(incoming.headers.get(b"content-length", 0))
-        if arena is None or length - incoming.size < ROOM_MIN or b"upgrade" in incoming.headers:
-            return
-        if self.transport is None or self.transport.is_closing():
-            return
-        if (room := arena.take(length)) is None:
-            return
-        room.view[: incoming.size] = b"".join(incoming.parts)
-        incoming.parts.clear()
-        incoming.body = room
-        receiving = Receiving(self, room, incoming.size, self._progressed, self._received)
-        read_with(self.transport, receiving)
+        if (room := room_for(incoming, self._server.arena)) is not None:
+            receiving = Receiving(self, room, incoming.size, self._progressed, self._received)
+            read_with(self.transport, receiving)
 
     def _progressed(self) -> None:
         if not self._deaf:
@@ -294,7 +232,6 @@ class Connection(asyncio.Protocol):
     # -- answers ---------------------------------------------------------------------------
 
     def reply(self, incoming: Incoming, data: bytes, body: Body = b"") -> None:
-        """Writes a whole answer: its head, or head and body in one, and a large body."""
         if self.transport is None or (incoming is not self._busy and incoming is not self._current):
             return
         self._taking.put += len(data) + len(body)
@@ -307,14 +244,12 @@ class Connection(asyncio.Protocol):
         self.finish(incoming)
 
     def write(self, data: Buffer) -> None:
-        """Writes a part of a stream; ConnectionResetError when the client has left."""
         if self.transport is None or self.transport.is_closing():
             raise ConnectionResetError("the client left")
         self._taking.put += len(data)
         self.transport.write(data)
 
     def finish(self, incoming: Incoming, close: bool = False) -> None:
-        """The answer to `incoming` is written: what comes next?"""
         early = incoming is self._current
         if early:
             self._current = None
@@ -333,8 +268,6 @@ class Connection(asyncio.Protocol):
             self._advance()
 
     def break_off(self, reset: bool) -> None:
-        """Closes within an answer. Where only the end of the connection ends an answer, a
-        `reset` tells that it is not whole."""
         if self.transport is None:
             return
         if reset and (sock := self.transport.get_extra_info("socket")) is not None:
@@ -391,56 +324,3 @@ class Connection(asyncio.Protocol):
         self.ends = time.monotonic() + LINGER_S
         if self.transport is not None and self.transport.can_write_eof():
             self.transport.write_eof()
-
-
-class Server:
-    """All connections of an instance, and one timer for them."""
-
-    def __init__(self, surface: Surface, settings: Settings, arena: Arena | None) -> None:
-        self.surface = surface
-        self.max_body = settings.max_body
-        self.keep_alive_s = settings.keep_alive_s
-        self.stream_idle_s = settings.stream_idle_s or inf
-        self.arena = arena  # where large bodies are received
-        self.connections: set[Connection] = set()
-        self._sweeper: asyncio.TimerHandle | None = None
-        self._emptied = asyncio.Event()
-
-    @property
-    def factory(self) -> Callable[[], Connection]:
-        return lambda: Connection(self)
-
-    def add(self, connection: Connection) -> None:
-        self.connections.add(connection)
-        if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(1.0, self._sweep)
-
-    def remove(self, connection: Connection) -> None:
-        self.connections.discard(connection)
-        if not self.connections:
-            self._emptied.set()
-
-    async def emptied(self, within_s: float) -> None:
-        """Returns when no connection is left, or `within_s` seconds have passed."""
-        self._emptied.clear()
-        if self.connections:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(within_s):
-                    await self._emptied.wait()
-
-    def close_idle(self) -> None:
-        for connection in list(self.connections):
-            connection.close_if_idle()
-
-    def close(self) -> None:
-        for connection in list(self.connections):
-            if connection.transport is not None:
-                connection.transport.close()
-
-    def _sweep(self) -> None:
-        self._sweeper = None
-        now = time.monotonic()
-        for connection in list(self.connections):
-            connection.sweep(now)
-        if self.connections:
-            self._sweeper = asyncio.get_running_loop().call_later(1.0, self._sweep)

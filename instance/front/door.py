@@ -15,7 +15,7 @@ from typing import Any
 
 from instance.core.deadlines import HEADER, deadline_of
 from instance.core.errors import Problem
-from instance.front.connection import Incoming
+from instance.front.incoming import Incoming
 from instance.settings import KEY_VARIABLE
 from instance.wire.frames import Body
 from instance.wire.messages import RequestHead

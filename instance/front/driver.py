@@ -8,19 +8,20 @@ import asyncio
 import itertools
 import logging
 import time
-from math import ceil, inf
+from math import inf
 from secrets import token_hex
 from typing import Any, cast
 
-from instance.core.batching import Batcher, Lack, Policy
+from instance.core.batching import Batcher, Policy
 from instance.core.errors import Problem, refuse
 from instance.core.lifecycle import State, is_ready
-from instance.core.pacing import Pace
 from instance.front.authorizer import Authorizer
+from instance.front.batches import Batch
 from instance.front.companion import Companion
 from instance.front.jobs import Job
+from instance.front.load import Load
 from instance.front.notifier import Notifier
-from instance.front.workers import Batch, Dispatcher, Worker
+from instance.front.workers import Dispatcher, Worker
 from instance.settings import Settings
 from instance.telemetry.metrics import Metrics
 from instance.telemetry.outlet import Outlet
@@ -30,8 +31,6 @@ from instance.wire.messages import ModelInfo
 
 log = logging.getLogger("instance")
 SWEEP_S = 0.02  # how late a deadline may be noticed
-TRAIN_S = 0.002  # work that a model without batches may be sent in one message
-TRAIN_MAX = 32
 CHECK_S = 2.0
 STUCK_S, STUCK_TIMES = 0.25, 5  # a batch that takes both this long and as often its time
 
@@ -60,7 +59,6 @@ class Driver(Dispatcher):
         self.info = cast(ModelInfo, {})  # until a worker has said it
         self.draining = False
         self.changes = 0  # batches done and workers come or gone: what `report` depends on
-        self.pace = Pace()
         self.batcher: Batcher[Job] = Batcher(Policy())
         if neighbour is None:
             self.arena_file = arena.new_file()
@@ -70,6 +68,7 @@ class Driver(Dispatcher):
         self.workers = [
             Worker(self, device, n) for n, device in enumerate(settings.worker_devices())
         ]
+        self.load = Load(self.workers, self.batcher)
         self.authorizer: Authorizer | None = None  # where the model's class decides who comes in
         self._notifier: Notifier | None = None  # where callbacks want to know of requests
         self._neighbour = neighbour
@@ -164,7 +163,7 @@ class Driver(Dispatcher):
             self._notifier = Notifier(self.settings, self.fail)
         size = info["max_batch_size"]
         window_s = info["batch_timeout_s"] if size > 1 else 0.0
-        self.batcher = Batcher(self.settings.queue_policy(size, window_s))
+        self.batcher.adopt(self.settings.queue_policy(size, window_s))
 
     @property
     def log_dropped(self) -> int:
@@ -184,13 +183,15 @@ class Driver(Dispatcher):
         ready = self.workers[0].state is State.READY  # as mostly: the others need not be asked
         if not ready and not any(worker.hopeful for worker in self.workers):
             raise refuse("not_ready", "the model keeps failing to start", 5.0)
-        if job.deadline != inf and self._hopeless(job):
-            raise refuse("queue_full", "the wait is longer than the deadline", self.retry_after())
-        if (lack := self.batcher.lacks(job.size, self._sure_wait_s)) is not None:
+        if job.deadline != inf and self.load.is_hopeless(job):
+            raise refuse(
+                "queue_full", "the wait is longer than the deadline", self.load.retry_after()
+            )
+        if (lack := self.batcher.lacks(job.size, self.load.sure_wait_s)) is not None:
             self._dispatch()  # those that only wait for this turn of the loop to end
-            lack = self.batcher.lacks(job.size, self._sure_wait_s)
+            lack = self.batcher.lacks(job.size, self.load.sure_wait_s)
             if lack is not None:
-                raise refuse("queue_full", self._too_little(lack), self.retry_after())
+                raise refuse("queue_full", self.load.why_refused(lack), self.load.retry_after())
         self.batcher.offer(job)
         if not self._scheduled:
             # Not at once: requests that came in the same turn of the loop share a batch.
@@ -198,16 +199,6 @@ class Driver(Dispatcher):
             self._loop.call_soon(self._dispatch)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
-
-    def _too_little(self, lack: Lack) -> str:
-        """Why one more request may not wait, and which setting says so."""
-        batcher, policy = self.batcher, self.batcher.policy
-        if lack is Lack.PLACES:
-            return f"{batcher.waiting} requests wait already (--max-queue)"
-        if lack is Lack.BYTES:
-            return f"the waiting requests hold {batcher.held} bytes already (--max-queue-bytes)"
-        say = f"the wait would be longer than {policy.max_wait_s:g} s (--max-wait), behind"
-        return f"{say} {batcher.waiting} requests"
 
     def abandon(self, job: Job) -> None:
         """The client of `job` left: its place is free, its stream is stopped, and its body is
@@ -228,52 +219,6 @@ class Driver(Dispatcher):
         if job.worker is not None:
             job.worker.send(("ack", job.id, size))
 
-    def retry_after(self) -> float:
-        """Seconds after which a refused client may find room."""
-        return float(max(1, ceil(self.wait_s())))
-
-    # -- load ------------------------------------------------------------------------------
-
-    def _lanes(self) -> tuple[int, int]:
-        """(batches that can be computed at once, requests that no lane will come to soon): a
-        worker that is stuck is no lane, as long as there is another."""
-        ready = [worker for worker in self.workers if worker.state is State.READY]
-        if len(ready) == 1:
-            return ready[0].capacity, 0
-        moving = [worker for worker in ready if not worker.stuck] or ready
-        held = sum(worker.held for worker in ready if worker not in moving)
-        return sum(worker.capacity for worker in moving), held
-
-    def wait_s(self) -> float:
-        """How long the next request is expected to wait."""
-        batcher = self.batcher
-        lanes, held = self._lanes()
-        return self.pace.wait_s(batcher.waiting, batcher.running - held, lanes, batcher.limit)
-
-    def _sure_wait_s(self) -> float:
-        """The same where enough is known to refuse somebody for it: one batch tells little."""
-        return self.wait_s() if self.pace.batches > 1 else 0.0
-
-    def report(self) -> tuple[int, int, int, float]:
-        """(queue, running, slots, expected wait in milliseconds), as ORCA carries them.
-
-        A batch sent ahead to a busy worker waits there, so it counts as waiting.
-        """
-        batcher = self.batcher
-        lanes, held = self._lanes()
-        slots = lanes * min(batcher.limit, batcher.policy.max_batch_size)
-        waiting, taken = batcher.waiting, batcher.running - held
-        running = min(taken, slots)
-        wait_s = self.pace.wait_s(waiting, taken, lanes, batcher.limit)
-        return waiting + taken - running, running, slots, wait_s * 1000.0
-
-    def _hopeless(self, job: Job) -> bool:
-        """Whether its answer, after the wait and its own batch, would come too late."""
-        if not self.batcher.waiting:
-            return False
-        ready_s = self.wait_s() + self.pace.seconds(self.batcher.limit)
-        return job.arrived + ready_s > job.deadline
-
     # -- batches ---------------------------------------------------------------------------
 
     def dispatch_soon(self) -> None:
@@ -291,9 +236,9 @@ class Driver(Dispatcher):
 
     def _hand_out(self, now: float) -> None:
         while self.batcher.waiting:
-            worker = self._idle()
+            worker = self.load.idle_worker()
             if worker is None:
-                worker = self._ahead()
+                worker = self.load.worker_ahead()
             elif (delay := self.batcher.delay(now)) and not self.draining:
                 if self._timer is not None:
                     self._timer.cancel()
@@ -301,7 +246,7 @@ class Driver(Dispatcher):
                 return
             if worker is None:
                 return
-            jobs, expired = self.batcher.take(now, self._share())
+            jobs, expired = self.batcher.take(now, self.load.share())
             self._expire(expired)
             if jobs:
                 worker.run(jobs, now)
@@ -309,53 +254,17 @@ class Driver(Dispatcher):
                 for job in jobs:
                     self.metrics.queue_seconds.observe(now - job.arrived)
 
-    def _idle(self) -> Worker | None:
-        """The ready worker with most room; None when all are busy."""
-        best, most = None, 0
-        for worker in self.workers:
-            if worker.room > most:
-                best, most = worker, worker.room
-        return best
-
-    def _ahead(self) -> Worker | None:
-        """The busy worker that may have one further batch: a full one, which cannot grow, and
-        only if a full one is left for every other worker, so that none becomes idle for it."""
-        if self.batcher.waiting < self.batcher.limit * self._lanes()[0]:
-            return None
-        able = [worker for worker in self.workers if worker.can_take_ahead]
-        return min(able, key=lambda worker: worker.busy_since, default=None)
-
-    def _share(self) -> int:
-        """What one worker may take of a train: not what others, idle now, could do as well."""
-        if self.batcher.policy.max_batch_size > 1 or len(self.workers) == 1:
-            return self.batcher.limit
-        idle = sum(worker.room > 0 for worker in self.workers)
-        return min(self.batcher.limit, ceil(self.batcher.waiting / max(idle, 1)))
-
     def batch_done(self, batch: Batch, seconds: float) -> None:
         """A batch came back; `seconds` is what it took in the worker, 0 if it failed there."""
         self.batcher.finish(len(batch.jobs))
         self.changes += 1
         if seconds:
             self.metrics.predict_seconds.observe(seconds)
-            self.pace.learn(len(batch.jobs), seconds)
-            self.batcher.limit = self._limit()
+            self.load.pace.learn(len(batch.jobs), seconds)
+            self.batcher.limit = self.load.limit(self.info, self.settings)
         if self.batcher.waiting:
             self.dispatch_soon()
         self._notice_quiet()
-
-    def _limit(self) -> int:
-        """How many jobs go into one message from now on.
-
-        A model without batches computes one by one; where that takes microseconds, several
-        share a message all the same, as long as all of it is done in TRAIN_S.
-        """
-        size = self.batcher.policy.max_batch_size
-        if size == 1 and not self.info["stream"] and not self.info["is_async"]:
-            return self.pace.largest_within(TRAIN_S, TRAIN_MAX)
-        if self.settings.target_latency_s:
-            return self.pace.largest_within(self.settings.target_latency_s, size)
-        return size
 
     def put_back(self, jobs: list[Job]) -> None:
         """Jobs that their worker never began wait again, if their clients do."""
@@ -391,7 +300,7 @@ class Driver(Dispatcher):
 
     def _look_around(self, now: float) -> None:
         self._expire(self.batcher.expire(now))
-        expected_s = self.pace.seconds(self.batcher.limit)
+        expected_s = self.load.pace.seconds(self.batcher.limit)
         for worker in self.workers:
             self._expire(worker.late(now))
             if worker.notice_stuck(now, max(STUCK_S, STUCK_TIMES * expected_s)):

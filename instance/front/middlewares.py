@@ -8,8 +8,8 @@ the head of an answer is kept for the real one. They wait for nothing, so no tas
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from instance.front.connection import Incoming
 from instance.front.door import client_of, scheme_of
+from instance.front.incoming import Incoming
 
 Pairs = list[tuple[str, str]]
 

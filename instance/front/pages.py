@@ -112,7 +112,7 @@ class Pages:
     def metrics_of(self, models: Sequence["Pages"]) -> Page:
         """The counters, which these models share."""
         drivers = [pages._driver for pages in models]
-        reports = [driver.report() for driver in drivers]
+        reports = [driver.load.report() for driver in drivers]
         self._metrics.queue_depth = sum(queue for queue, _, _, _ in reports)
         self._metrics.running = sum(running for _, running, _, _ in reports)
         others = [driver for driver in drivers if driver is not self._driver]

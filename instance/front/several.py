@@ -8,8 +8,8 @@ answered here for all of them together.
 from collections.abc import Sequence
 
 from instance.core.errors import Problem
-from instance.front.connection import Incoming
 from instance.front.http import Surface
+from instance.front.incoming import Incoming
 from instance.front.openapi import merged
 from instance.front.pages import Page, json_page, ready_page
 
@@ -21,8 +21,9 @@ class Several:
         self._all = list(surfaces)
         self._first = surfaces[0]
         for surface in surfaces:
-            surface.neighbours = [other for other in surfaces if other is not surface]
-            surface.pages.neighbours = [other.pages for other in surface.neighbours]
+            others = [other for other in surfaces if other is not surface]
+            surface.endpoint.neighbours = [other.endpoint for other in others]
+            surface.pages.neighbours = [other.pages for other in others]
         self._first.pages.replace(
             ready=self._ready, info=self._info, openapi=self._openapi, metrics=self._metrics
         )

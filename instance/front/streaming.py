@@ -6,8 +6,8 @@ a truncated answer never looks complete.
 """
 
 from instance.front.answers import Buffer, head
-from instance.front.connection import Connection, Incoming
 from instance.front.driver import Driver
+from instance.front.incoming import Client, Incoming
 from instance.front.jobs import Job, Parts
 from instance.wire.links import OVERHEAD
 
@@ -34,7 +34,7 @@ async def stream(incoming: Incoming, parts: Parts, driver: Driver, extra: bytes)
 
 
 async def _write(
-    connection: Connection, job: Job, parts: Parts, driver: Driver, pending: bytes, chunked: bool
+    connection: Client, job: Job, parts: Parts, driver: Driver, pending: bytes, chunked: bool
 ) -> None:
     while items := await parts.take():
         taken = sum(map(len, items)) + OVERHEAD * len(items)

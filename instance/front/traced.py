@@ -1,6 +1,6 @@
-"""The HTTP surface where tracing is on.
+"""The model's path where tracing is on.
 
-A Surface that is watched. Only where tracing is on is this class used at all; it changes
+An `Endpoint` that is watched. Only where tracing is on is this class used at all; it changes
 nothing of what clients see. Health, metrics and documents leave no spans.
 """
 
@@ -8,40 +8,31 @@ import asyncio
 import time
 
 from instance.core.errors import Problem, RequestRefused
-from instance.front.connection import Incoming
-from instance.front.door import OPEN_DOOR, Door
 from instance.front.driver import Driver
-from instance.front.http import Surface
+from instance.front.endpoint import Endpoint
+from instance.front.incoming import Incoming
 from instance.front.jobs import Parts
-from instance.front.middlewares import Middlewares
 from instance.telemetry.metrics import Metrics
 from instance.telemetry.tracing import Served, Tracing
 from instance.wire.replies import Answer
 
 
-class TracedSurface(Surface):
-    """The HTTP surface of one instance, with spans for what its model is asked."""
+class TracedEndpoint(Endpoint):
+    """One model's path, with spans for what the model is asked."""
 
-    def __init__(
-        self,
-        driver: Driver,
-        metrics: Metrics,
-        tracing: Tracing,
-        door: Door = OPEN_DOOR,
-        middlewares: Middlewares | None = None,
-    ) -> None:
-        super().__init__(driver, metrics, door, middlewares)
+    def __init__(self, driver: Driver, metrics: Metrics, tracing: Tracing) -> None:
+        super().__init__(driver, metrics)
         self._tracing = tracing
 
     def leave(self, incoming: Incoming) -> None:
-        waited = incoming.job is not None and incoming.job.parts is None
+        waited = incoming.job.parts is None
         super().leave(incoming)
         if waited:
             self._record(incoming, 499, "client_left")
 
-    def _predict(self, incoming: Incoming, path: str) -> None:
+    def predict(self, incoming: Incoming, path: str) -> None:
         try:
-            super()._predict(incoming, path)
+            super().predict(incoming, path)
         except RequestRefused as refused:
             self._record(incoming, refused.problem.status_code, refused.problem.code)
             raise
@@ -69,7 +60,7 @@ class TracedSurface(Surface):
         job = incoming.job
         self._tracing.record(
             Served(
-                path=self._path,
+                path=self.path,
                 traceparent=incoming.header(b"traceparent") or "",
                 tracestate=incoming.header(b"tracestate") or "",
                 request_id=incoming.header(b"x-request-id") or "",

@@ -9,32 +9,27 @@ import logging
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
-from itertools import islice
-from math import inf
 from typing import cast
 
 from instance.core.errors import Problem
 from instance.core.lifecycle import Backoff, Signal, State, after
+from instance.front.batches import Batch, Batches
 from instance.front.jobs import Job
 from instance.front.process import WorkerProcess
 from instance.settings import Settings
 from instance.telemetry.logs import concerning
 from instance.telemetry.metrics import Metrics
 from instance.wire.arena import Room
-from instance.wire.frames import Body, Frame, found, place
-from instance.wire.links import WINDOW
+from instance.wire.frames import Body, Frame, place
 from instance.wire.marks import BEGUN, divide
 from instance.wire.messages import (
     Answers,
-    End,
     FromWorker,
-    Item,
     ModelInfo,
     PackedJob,
     ToWorker,
     pass_over,
 )
-from instance.wire.replies import unpack_reply
 
 log = logging.getLogger("instance")
 JSON_LINES = "application/x-ndjson"
@@ -45,18 +40,6 @@ HOPELESS_AFTER = 3  # starts in a row that failed
 DIED = Problem("model_error", "the model's process died while it computed this request")
 UNENDED = Problem("model_error", "the model's stream was broken off")
 REPLACED = Problem("deadline", "the model did not answer within its timeout (--timeout)")
-
-
-class Batch:
-    """Requests that were sent to a worker together; `progress` is when it last gave a sign."""
-
-    __slots__ = ("cancelled", "id", "jobs", "progress")
-
-    def __init__(self, id: int, jobs: list[Job], now: float) -> None:
-        self.id = id
-        self.jobs = jobs
-        self.progress = now
-        self.cancelled = False
 
 
 class Dispatcher:
@@ -94,13 +77,12 @@ class Worker:
         self.capacity = 1
         self.healthy = True
         self.stuck = False  # it has given no sign for much longer than its batch should take
+        self.batches = Batches()
         self.gpu_memory: tuple[int, int] | None = None
         self.first: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._dispatcher = dispatcher
         self._process: WorkerProcess[ToWorker, FromWorker] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._batches: dict[int, Batch] = {}
-        self._streams: dict[int, tuple[Job, Batch]] = {}
         self._ready_at = 0.0
         self._failure = ""
         self._end = DIED
@@ -156,9 +138,7 @@ class Worker:
 
     def _bury(self, how: str) -> None:
         """What the dead process was computing has failed; what it had not begun waits again."""
-        batches = list(self._batches.values())
-        self._batches.clear()
-        self._streams.clear()
+        batches = self.batches.take_all()
         divided = self._divided([batch.jobs for batch in batches])
         if self.state is State.DOWN:
             lived_s = time.monotonic() - self._ready_at if self._ready_at else 0.0
@@ -220,42 +200,31 @@ class Worker:
         """Batches it could begin now."""
         if self.state is not State.READY:
             return 0
-        return self.capacity - len(self._batches)
+        return self.capacity - len(self.batches)
 
     @property
     def can_take_ahead(self) -> bool:
         return (
             self.state is State.READY
             and not self.stuck
-            and len(self._batches) == 1
+            and len(self.batches) == 1
             and not self.info["is_async"]
             and not self.info["stream"]
         )
-
-    @property
-    def busy_since(self) -> float:
-        """When its oldest batch last gave a sign."""
-        return min((batch.progress for batch in self._batches.values()), default=inf)
-
-    @property
-    def held(self) -> int:
-        """Requests that it has."""
-        return sum(len(batch.jobs) for batch in self._batches.values())
 
     def notice_stuck(self, now: float, limit_s: float) -> bool:
         """Whether it is stuck is another answer than before. One that is cannot be counted on,
         though it may still come back: it is replaced only after the timeout."""
         was, plain = self.stuck, not (self.info["is_async"] or self.info["stream"])
-        self.stuck = plain and now - self.busy_since > limit_s
+        self.stuck = plain and now - self.batches.busy_since > limit_s
         return self.stuck is not was
 
     def late(self, now: float) -> list[Job]:
         """Those sent ahead that have not begun and whose deadline has passed: the worker will
         see it too, and not run them, but their clients need not wait until it does."""
-        if len(self._batches) < 2 or self.info["is_async"]:
+        if len(self.batches) < 2 or self.info["is_async"]:
             return []
-        ahead = islice(self._batches.values(), 1, None)
-        return [job for batch in ahead for job in batch.jobs if job.deadline <= now]
+        return self.batches.late(now)
 
     def has_read(self, job: Job) -> bool:
         """Whether it has surely read the body of `job`, which is computed: a body in a frame was
@@ -265,9 +234,7 @@ class Worker:
         marks = self._process.marks if self._process is not None else None
         if marks is None or self.info["is_async"]:
             return False
-        begun = marks[BEGUN]
-        mates = (batch.jobs for batch in self._batches.values() if job in batch.jobs)
-        return any(mate.id == begun for jobs in mates for mate in jobs)
+        return self.batches.is_under_way(job, marks[BEGUN])
 
     def run(self, jobs: list[Job], now: float) -> None:
         """Sends `jobs` as one batch."""
@@ -282,8 +249,8 @@ class Worker:
                 (job.id, job.content_type, body, job.deadline, job.sse, job.meta, job.request_id)
             )
             if stream:
-                self._streams[job.id] = (job, batch)
-        self._batches[batch.id] = batch
+                self.batches.streams[job.id] = (job, batch)
+        self.batches[batch.id] = batch
         self.send(("batch", batch.id, packed), blobs)
 
     def send(self, message: ToWorker, blobs: list[Body] | None = None) -> None:
@@ -298,7 +265,7 @@ class Worker:
             if self.state is State.READY and timeout_s and now - self._asked_at > timeout_s:
                 self._end_hung("health() of the ", timeout_s)
             return
-        busy = bool(self._batches) and not self.info.get("is_async")
+        busy = bool(self.batches) and not self.info.get("is_async")
         if self.state is State.READY and not busy:
             self._checking, self._asked_at = True, now
             self.send(("check",))
@@ -308,22 +275,17 @@ class Worker:
         timeout_s = self._dispatcher.settings.timeout_s
         if not timeout_s:
             return
-        for batch in self._batches.values():
-            if now - batch.progress <= timeout_s or self._client_is_slow(batch):
-                if self.info["is_async"]:
-                    continue
+        for batch in self.batches.hung(now, timeout_s, first_only=not self.info["is_async"]):
+            if batch.cancelled or not self.info["is_async"]:
+                self._end_hung("", timeout_s)
                 return
-            if self.info["is_async"] and not batch.cancelled:
-                batch.cancelled = True
-                batch.progress = now - timeout_s + GRACE_S
-                late = concerning([job.request_id for job in batch.jobs])
-                log.error("cancelling what is hung for %.1f s (--timeout)", timeout_s, extra=late)
-                for job in batch.jobs:
-                    job.resolve(REPLACED)
-                    self.send(("cancel", job.id))
-                continue
-            self._end_hung("", timeout_s)
-            return
+            batch.cancelled = True
+            batch.progress = now - timeout_s + GRACE_S
+            late = concerning([job.request_id for job in batch.jobs])
+            log.error("cancelling what is hung for %.1f s (--timeout)", timeout_s, extra=late)
+            for job in batch.jobs:
+                job.resolve(REPLACED)
+                self.send(("cancel", job.id))
 
     def _end_hung(self, what: str, timeout_s: float) -> None:
         log.error(
@@ -334,9 +296,6 @@ class Worker:
         assert self._process is not None
         self._process.kill()
 
-    def _client_is_slow(self, batch: Batch) -> bool:
-        return any(job.parts is not None and job.parts.size >= WINDOW // 2 for job in batch.jobs)
-
     # -- messages --------------------------------------------------------------------------
 
     def _on_frame(self, frame: Frame[FromWorker]) -> None:
@@ -344,12 +303,12 @@ class Worker:
         if message[0] == "answers":
             self._on_answers(message, blobs)
         elif message[0] == "item":
-            self._on_item(message, blobs)
+            self.batches.add_item(message, blobs)
         elif message[0] == "head":
-            if (stream := self._streams.get(message[1])) is not None:
+            if (stream := self.batches.streams.get(message[1])) is not None:
                 stream[0].begin(message[2])
         elif message[0] == "end":
-            self._on_end(message, blobs)
+            self.batches.end_stream(message, blobs, self.info["media_type"])
         elif message[0] == "checked":
             self._checking = False
             self.healthy = message[1]
@@ -361,7 +320,7 @@ class Worker:
         elif message[0] == "ready":
             self._on_ready()
         elif message[0] == "sign":
-            if (stream := self._streams.get(message[1])) is not None:
+            if (stream := self.batches.streams.get(message[1])) is not None:
                 stream[1].progress = time.monotonic()
         elif message[0] == "failed":
             self._failure = message[1]
@@ -380,43 +339,6 @@ class Worker:
         self._dispatcher.dispatch_soon()
 
     def _on_answers(self, message: Answers, blobs: list[Body]) -> None:
-        _, id, seconds, packed = message
-        batch = self._batches.pop(id, None)
-        if batch is None:
-            return
-        for job, reply in zip(batch.jobs, packed, strict=False):
-            job.resolve(unpack_reply(reply, blobs))
-        for job in batch.jobs:
-            job.worker = None
-            if self._streams.pop(job.id, None) is not None:
-                log.error("a stream was left without an end", extra=concerning([job.request_id]))
-                job.resolve(UNENDED)
-        self.stuck = False
-        for follower in self._batches.values():
-            follower.progress = max(follower.progress, time.monotonic())
-            break
-        self._dispatcher.batch_done(batch, seconds)
-
-    def _on_item(self, message: Item, blobs: list[Body]) -> None:
-        if (stream := self._streams.get(message[1])) is not None:
-            job, batch = stream
-            batch.progress = time.monotonic()
-            assert job.parts is not None
-            item = found(message[2], blobs)
-            # A copy: it may wait here for its client, and the worker's memory is for answers.
-            job.parts.add(bytes(item.view) if isinstance(item, Room) else item)
-
-    def _on_end(self, message: End, blobs: list[Body]) -> None:
-        if (stream := self._streams.pop(message[1], None)) is None:
-            return
-        job = stream[0]
-        job.worker = None
-        reply = None if message[2] is None else unpack_reply(message[2], blobs)
-        problem = reply if isinstance(reply, Problem) else None
-        if job.parts is None:
-            if problem is not None:
-                job.resolve(problem)
-                return
-            job.begin("text/event-stream" if job.sse else self.info["media_type"] or JSON_LINES)
-        assert job.parts is not None
-        job.parts.end(problem, message[3])
+        if (batch := self.batches.answered(message, blobs)) is not None:
+            self.stuck = False
+            self._dispatcher.batch_done(batch, message[2])

@@ -1,4 +1,4 @@
-"""The process that holds the model: how it starts, serves and ends.
+"""The process that holds the model: how it starts and ends; how it serves is `serving`.
 
 Started by the HTTP process as `python -m instance.model.worker`; talks to it over one socket.
 Everything of the user's runs here and nowhere else. A model whose hooks are all plain gets
@@ -13,7 +13,6 @@ import os
 import resource
 import socket
 import sys
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -26,28 +25,17 @@ from instance.model.hooks import hooks_of
 from instance.model.lit_model import Model
 from instance.model.loader import LoadError, load
 from instance.model.observers import Callbacks, Entries, refuse_loops
-from instance.model.pipeline import LOST, drive, works_of
-from instance.model.preparing import LEFT, HookLock, Prepared, Preparer, compute
+from instance.model.serving import WorkerLink, finished, serve_ahead, serve_async, serve_plain
 from instance.settings import is_server_file
 from instance.specs import spec_of
 from instance.telemetry.logs import concerning, configure_logging
 from instance.wire import lifeline
 from instance.wire.arena import Arena
-from instance.wire.frames import Body, Frame
-from instance.wire.links import AsyncLink, BlockingLink, Link
+from instance.wire.links import BlockingLink
 from instance.wire.marks import DROPPED, mapped
-from instance.wire.messages import (
-    BatchMessage,
-    FromWorker,
-    PackedReply,
-    StartOptions,
-    ToWorker,
-    pass_over,
-)
-from instance.wire.replies import pack_reply
+from instance.wire.messages import StartOptions
 
 T = TypeVar("T")
-WorkerLink = BlockingLink[FromWorker, ToWorker]
 log = logging.getLogger("instance")
 
 
@@ -93,7 +81,7 @@ def end(model: Model, run: asyncio.Runner | None) -> None:
     teardown = getattr(model.api, "teardown", None)
     try:
         if callable(teardown):
-            _finish(run, teardown())
+            finished(run, teardown())
     except BaseException:
         log.exception("teardown() raised", extra=concerning((), hook="teardown"))
     if model.entries is not None:
@@ -142,7 +130,7 @@ def prepare(options: StartOptions, link: WorkerLink) -> tuple[Model, asyncio.Run
     run = asyncio.Runner(loop_factory=_loop_factory()) if needs_loop else None
     try:
         callbacks.tell("on_before_setup")
-        _finish(run, api.setup(device))
+        finished(run, api.setup(device))
         callbacks.tell("on_after_setup")
         devices.use_threads(options["threads"])
         if getattr(api, "inference_mode", True):
@@ -150,7 +138,7 @@ def prepare(options: StartOptions, link: WorkerLink) -> tuple[Model, asyncio.Run
     except BaseException as error:
         log.exception("setup of %s failed", options["model"], extra=concerning((), hook="setup"))
         raise LoadError(f"setup of {options['model']} failed: {_line(error)}") from None
-    for problem in _finish(run, model.warm_up()):
+    for problem in finished(run, model.warm_up()):
         failed = f"warm-up of {options['model']} with its example failed"
         raise LoadError(f"{failed}: {problem.message}; the log says why")
     # The model and its libraries stay for good: no later collection has to walk through them.
@@ -192,131 +180,6 @@ def _apply(api: Any, options: StartOptions, device: str) -> None:
 
 def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _finish(run: asyncio.Runner | None, result: Any) -> Any:
-    """The value of a hook's result, whichever kind the hook is."""
-    if not asyncio.iscoroutine(result):
-        return result
-    return drive(result) if run is None else run.run(result)
-
-
-async def run_batch(model: Model, message: BatchMessage, bodies: list[Body], link: Link) -> None:
-    """Computes one batch and sends what came of it."""
-    works = works_of(message, bodies)
-    started = time.perf_counter()
-    blobs: list[Body] = []
-    packed: list[PackedReply] = []
-    if model.hooks.stream:
-        await model.streams.run(works, link)
-    else:
-        replies = await model.pipeline.answer(works)
-        packed = [pack_reply(reply, blobs) for reply in replies]
-    seconds = time.perf_counter() - started
-    link.send(("answers", message[1], seconds, packed), blobs)
-
-
-def serve_plain(model: Model, link: WorkerLink, run: asyncio.Runner | None) -> bool:
-    """One message after the other, until told to stop, or False: the parent is gone."""
-    while (frame := link.receive()) is not None:
-        message, bodies = frame
-        if message[0] == "batch":
-            drive(run_batch(model, message, bodies, link))
-        elif message[0] == "check":
-            link.send(("checked", *_finish(run, model.check())))
-        elif message[0] == "stop":
-            return True
-    return False
-
-
-def serve_ahead(model: Model, link: WorkerLink, run: asyncio.Runner | None) -> bool:
-    """As `serve_plain`, with the next batch prepared while this one is computed."""
-    hook_lock = model.pipeline.hook_lock = HookLock()
-    preparer = Preparer(model, link, hook_lock)
-    done = 0.0
-    while (work := preparer.next()) is not None:
-        if isinstance(work, Prepared):
-            compute(model, work, link)
-            blobs: list[Body] = []
-            packed = [pack_reply(one.reply or LOST, blobs) for one in work.works]
-            # What the device was kept for: what overlapped the batch before is not counted.
-            began, done = max(work.received, done), time.perf_counter()
-            link.send(("answers", work.id, done - began, packed), blobs)
-        elif work[0] == "check":
-            with hook_lock:
-                link.send(("checked", *_finish(run, model.check())))
-        else:
-            return True
-    return False
-
-
-async def serve_async(model: Model, sock: socket.socket, before: WorkerLink) -> bool:
-    """As `serve_plain`, with every batch a task of its own."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[bool] = loop.create_future()
-    tasks: dict[int, asyncio.Task[None]] = {}  # by each job of the batch
-
-    def on_frame(frame: Frame[ToWorker] | None) -> None:
-        """Takes one message of the HTTP process."""
-        if frame is None:
-            leave(False)
-            return
-        message, bodies = frame
-        if message[0] == "batch":
-            task = loop.create_task(run_batch(model, message, bodies, link))
-            tasks.update(dict.fromkeys((job[0] for job in message[2]), task))
-            task.add_done_callback(partial(over, message))
-        elif message[0] == "cancel":
-            task_of = tasks.get(message[1])
-            if task_of is not None and sum(task is task_of for task in tasks.values()) == 1:
-                task_of.cancel()
-        elif message[0] == "check":
-            check = loop.create_task(_send_check(model, link))
-            checks.add(check)
-            check.add_done_callback(checked)
-        elif message[0] == "stop":
-            leave(True)
-        elif message[0] != "ack" and message[0] != "left":  # the link's
-            pass_over(message)
-
-    def leave(told: bool) -> None:
-        if not stop.done():
-            stop.set_result(told)
-
-    def over(message: BatchMessage, task: asyncio.Task[None]) -> None:
-        """A batch whose only client left is cancelled, perhaps before it began, and still
-        has its end."""
-        _, id, jobs = message
-        for job in jobs:
-            tasks.pop(job[0], None)
-        failed = None if task.cancelled() else task.exception()
-        if failed is not None:  # not a hook's fault: those have their answers
-            log.error("a batch failed outside of its hooks", exc_info=failed)
-        if task.cancelled() or failed is not None:
-            reply = LEFT if failed is None else LOST
-            packed = [] if model.hooks.stream else [pack_reply(reply, []) for _ in jobs]
-            link.send(("answers", id, 0.0, packed))
-
-    def checked(task: asyncio.Task[None]) -> None:
-        checks.discard(task)
-        if not task.cancelled() and (failed := task.exception()) is not None:
-            log.error("the worker could not be checked", exc_info=failed)
-            link.send(("checked", False, 0, 0))
-
-    checks: set[asyncio.Task[None]] = set()
-    link: AsyncLink[FromWorker, ToWorker] = AsyncLink(on_frame, before.theirs, before.ours)
-    os.register_at_fork(after_in_child=link.sever)
-    sock.setblocking(False)
-    await loop.connect_accepted_socket(lambda: link, sock)
-    told = await stop
-    for task in set(tasks.values()) | checks:
-        task.cancel()
-    await asyncio.gather(*tasks.values(), *checks, return_exceptions=True)
-    return told
-
-
-async def _send_check(model: Model, link: Link) -> None:
-    link.send(("checked", *await model.check()))
 
 
 if __name__ == "__main__":

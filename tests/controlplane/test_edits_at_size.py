@@ -31,7 +31,7 @@ class CountingWorkers:
         self.changed: set[str] = set()
         self.messages: list[dict[str, Any]] = []
 
-    async def spread(self, table: Table) -> int:
+    async def put_in_force(self, table: Table) -> int:
         news = difference(self.told, table)
         self.messages = whole_table(table, {}) if news is None else news
         draft = Draft(self.served, self.matcher, is_whole=news is None)
@@ -62,7 +62,7 @@ async def test_a_weight_of_20_000_routes_makes_one_route_anew_everywhere(tmp_pat
     store, workers, asked = SqliteStore(path), CountingWorkers(), Asked()
     publisher = Publisher(store, workers, ScriptedInstances(), Events(), check=asked)
     publisher.start(large(), why="start")
-    await workers.spread(publisher.table)
+    await workers.put_in_force(publisher.table)
     shares, computed = Effective(), [0]
     everybody = frozenset(publisher.table.backends)
 

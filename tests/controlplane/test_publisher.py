@@ -14,6 +14,7 @@ from gateway.controlplane.store.store import Kept, Page, Revision, StoreFull
 from gateway.core import edits
 from gateway.core.faults import Invalid, Missing
 from gateway.core.merging import NOT_SERVED
+from gateway.core.placement import place, version_of
 from gateway.core.table import Document, Table
 from tests.controlplane.memory_store import MemoryStore
 
@@ -57,8 +58,8 @@ class Journal:
         ports = sorted(i.port for b in table.backends.values() for i in b.instances)
         self.lines.append(f"watch {ports}")
 
-    async def spread(self, table: Table) -> int:
-        self.lines.append(f"spread {table.revision}")
+    async def put_in_force(self, table: Table) -> int:
+        self.lines.append(f"in force {table.revision}")
         if self.hold is not None:
             await self.hold.wait()
         return 2
@@ -90,7 +91,7 @@ async def test_an_edit_is_durable_then_visible_then_acknowledged(
     publisher: Publisher, journal: Journal
 ) -> None:
     published = await publisher.publish(weights(b=50), who="me", why="more")
-    assert journal.lines == ["durable 2", "watch [1]", "spread 2", "watch [1]"]
+    assert journal.lines == ["durable 2", "watch [1]", "in force 2", "watch [1]"]
     assert (published.revision, published.previous.revision, published.workers) == (2, 1, 2)
     assert publisher.table.routes["r"].weights == {"a": 90, "b": 50}
     assert [change.as_json() for change in published.diff] == [
@@ -106,7 +107,7 @@ async def test_instances_of_either_table_are_watched_until_all_workers_took_it_o
         return edits.remove_instance(added, "a", "127.0.0.1:1")
 
     await publisher.publish(swap, who="me")
-    assert journal.lines == ["durable 2", "watch [1, 2]", "spread 2", "watch [2]"]
+    assert journal.lines == ["durable 2", "watch [1, 2]", "in force 2", "watch [2]"]
 
 
 async def test_r38_what_cannot_be_stored_changes_nothing_and_the_next_edit_works(
@@ -161,7 +162,7 @@ async def test_a_caller_that_leaves_stops_no_edit_half_way(
 ) -> None:
     journal.hold = asyncio.Event()
     leaving = asyncio.create_task(publisher.publish(weights(b=50), who="me"))
-    while "spread 2" not in journal.lines:
+    while "in force 2" not in journal.lines:
         await asyncio.sleep(0)
     leaving.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -169,7 +170,7 @@ async def test_a_caller_that_leaves_stops_no_edit_half_way(
     journal.hold.set()
     journal.hold = None
     assert (await publisher.publish(weights(b=51), who="me")).revision == 3
-    assert journal.lines[3:] == ["watch [1]", "durable 3", "watch [1]", "spread 3", "watch [1]"]
+    assert journal.lines[3:] == ["watch [1]", "durable 3", "watch [1]", "in force 3", "watch [1]"]
 
 
 async def test_an_edit_waits_for_nobody_who_reads_the_history(
@@ -211,8 +212,8 @@ async def test_edits_are_one_after_another(publisher: Publisher, journal: Journa
     await asyncio.gather(*(publisher.publish(one_more, who="me") for _ in range(200)))
     assert publisher.table.revision == 201
     assert publisher.table.routes["r"].weights["b"] == 210
-    spread = [line for line in journal.lines if line.startswith(("durable", "spread"))]
-    assert spread == [line for n in range(2, 202) for line in (f"durable {n}", f"spread {n}")]
+    steps = [line for line in journal.lines if line.startswith(("durable", "in force"))]
+    assert steps == [line for n in range(2, 202) for line in (f"durable {n}", f"in force {n}")]
 
 
 async def test_an_old_revision_comes_back_as_a_new_one(publisher: Publisher) -> None:
@@ -332,3 +333,39 @@ class TestAFileThatMeetsEditedState:
         file = {"backends": {"a": FILE["backends"]["a"]}, "routes": {}}
         with pytest.raises(Invalid, match="/routes/live/split/b"):
             await self.restarted(journal, file)
+
+
+class TestHeldProcesses:
+    """A gateway below `headgate up`: an edit never moves what runs."""
+
+    async def test_an_edit_leaves_instances_in_place_and_says_what_will_be_done(
+        self, journal: Journal
+    ) -> None:
+        told: list[int] = []
+        publisher = Publisher(
+            journal, journal, journal, Events(), holds=lambda table: told.append(table.revision)
+        )
+        spec = {**FILE["backends"]["a"], "serve": {"model": "m:A"}}
+        start = edits.put(FILE, "backends", "a", spec)
+        publisher.start(start, why="start", settle=lambda document: document)
+        before = [each.url for each in publisher.table.backends["a"].instances]
+        moved = {"instances": ["http://127.0.0.1:9"], "serve": {"model": "m:B"}}
+        published = await publisher.publish(
+            lambda document: edits.put(document, "backends", "a", moved), who="me"
+        )
+        assert [each.url for each in publisher.table.backends["a"].instances] == before
+        assert "of the new version will be started" in published.serves["a"]
+        assert {c.note for c in published.diff if "/serve" in c.pointer} == {published.serves["a"]}
+        assert told == [2]
+        placed = await publisher.publish(
+            lambda document: place(document, "a", version_of({"model": "m:B"}), moved["instances"]),
+            who="up", places=True,
+        )  # fmt: skip
+        assert publisher.table.document["backends"]["a"] == moved
+        assert (placed.serves, told) == ({}, [2, 3])
+
+    async def test_who_starts_nothing_knows_nothing_of_places(self, publisher: Publisher) -> None:
+        spec = {**FILE["backends"]["a"], "serve": {"model": "m:A"}}
+        placed = {**spec, "placed": ["http://127.0.0.1:9"]}
+        await publisher.publish(lambda d: edits.put(d, "backends", "a", placed), who="me")
+        assert publisher.table.document["backends"]["a"] == spec

@@ -46,7 +46,7 @@ async def test_all_workers_are_reminded_of_all_instances_a_few_at_a_time() -> No
     workers = Noted({}, replace=lambda _: None, health=lambda names: [{"names": names}])
     workers.remind()
     assert sent == [], "there is nothing to be said"
-    await workers.spread(Table.from_document({"backends": backends, "routes": {}}, 1))
+    await workers.put_in_force(Table.from_document({"backends": backends, "routes": {}}, 1))
     beats = 200 * 4 // REMINDED + 1
     for _ in range(2 * beats):
         workers.remind()
@@ -57,7 +57,7 @@ async def test_all_workers_are_reminded_of_all_instances_a_few_at_a_time() -> No
     ]
     assert max(sizes) < REMINDED + 6
     del backends["b7"]
-    await workers.spread(Table.from_document({"backends": backends, "routes": {}}, 2))
+    await workers.put_in_force(Table.from_document({"backends": backends, "routes": {}}, 2))
     sent.clear()
     for _ in range(2 * beats):
         workers.remind()

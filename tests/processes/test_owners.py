@@ -146,4 +146,4 @@ class Clumsy(Plain):
 async def test_a_fault_while_waiting_for_instances_is_not_taken_for_their_being_ready() -> None:
     async with test_fleet.running("one:Model", progress=Clumsy) as it:
         with pytest.raises(ZeroDivisionError):
-            await it.fleet.start()
+            await it.start()

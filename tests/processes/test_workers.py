@@ -125,7 +125,7 @@ async def house(tmp_path: Path, **options: Any) -> AsyncIterator[House]:
 
 async def test_a_worker_is_told_settings_then_paths_then_table_then_health(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
-        await it.workers.spread(table(7))
+        await it.workers.put_in_force(table(7))
         it.health["states"] = {"a": {"127.0.0.1:1": ["up"]}}
         worker = await it.start(0, 100)
         await until(lambda: len(worker.got) >= 4)
@@ -135,20 +135,20 @@ async def test_a_worker_is_told_settings_then_paths_then_table_then_health(tmp_p
         assert worker.got[3]["states"] == {"a": {"127.0.0.1:1": ["up"]}}
 
 
-async def test_a_spread_ends_when_every_worker_has_applied(tmp_path: Path) -> None:
+async def test_a_table_is_in_force_when_every_worker_has_applied(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         workers = [await it.start(slot, 100 + slot) for slot in range(3)]
-        assert await it.workers.spread(table(8)) == 3
+        assert await it.workers.put_in_force(table(8)) == 3
         assert all(worker.of("table")[-1]["revision"] == 8 for worker in workers)
         assert it.replaced == []
 
 
-async def test_a_silent_worker_is_replaced_and_the_spread_goes_on(tmp_path: Path) -> None:
+async def test_a_silent_worker_is_replaced_and_the_others_go_on(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         await it.start(0, 100)
         silent = await it.start(1, 101)
         silent.deaf = True
-        assert await it.workers.spread(table(8)) == 1
+        assert await it.workers.put_in_force(table(8)) == 1
         assert it.replaced == [101]
         assert (await it.start(1, 102)).of("table")[-1]["revision"] == 8
 
@@ -159,9 +159,10 @@ async def test_a_worker_that_can_neither_be_heard_nor_ended_is_no_reason_to_ackn
     async with house(tmp_path) as it:
         stuck = await it.start(0, 100)
         stuck.deaf = True
-        it.replace = it.replaced.append  # type: ignore[method-assign]  # the supervisor does not get to it
+        # The supervisor does not get to it.
+        it.replace = it.replaced.append  # type: ignore[method-assign]
         with pytest.raises(NotInForce, match="revision 8 is stored, but worker process 100"):
-            await it.workers.spread(table(8))
+            await it.workers.put_in_force(table(8))
         assert len(it.replaced) > 1, "it is asked for again"
 
 
@@ -177,7 +178,7 @@ async def test_a_silent_worker_that_takes_a_while_to_die_is_waited_for(tmp_path:
                 asyncio.get_running_loop().call_later(0.45, die, pid)
 
         it.replace = late  # type: ignore[method-assign]
-        assert await it.workers.spread(table(8)) == 0
+        assert await it.workers.put_in_force(table(8)) == 0
         assert it.workers.connected == []
 
 
@@ -187,11 +188,11 @@ async def test_a_worker_that_lost_its_channel_is_waited_for(tmp_path: Path) -> N
         worker = await it.start(0, 100)
         worker.channel.close()
         await until(lambda: not it.workers.connected)
-        spread = asyncio.create_task(it.workers.spread(table(8)))
+        edit = asyncio.create_task(it.workers.put_in_force(table(8)))
         await asyncio.sleep(0.05)
-        assert not spread.done()
+        assert not edit.done()
         await it.start(0, 100)
-        assert await spread == 1
+        assert await edit == 1
         assert it.replaced == []
 
 
@@ -202,7 +203,7 @@ async def test_a_worker_that_was_there_before_this_control_process_is_waited_for
         it.workers = Workers({}, replace=it.replace, answer_within_s=0.2)
         it.pids = [100]
         it.workers.expect([100])
-        assert await it.workers.spread(table(8)) == 0
+        assert await it.workers.put_in_force(table(8)) == 0
         assert it.replaced == [100]
 
 
@@ -211,7 +212,7 @@ async def test_a_process_that_just_starts_holds_nothing_up(tmp_path: Path) -> No
     async with house(tmp_path) as it:
         it.workers.expect([100])
         async with asyncio.timeout(0.1):
-            assert await it.workers.spread(table(8)) == 0
+            assert await it.workers.put_in_force(table(8)) == 0
         assert it.replaced == []
 
 
@@ -260,7 +261,7 @@ async def test_health_is_told_again_with_each_table(tmp_path: Path) -> None:
     """From then on it is judged as the table says, also what came before."""
     async with house(tmp_path) as it:
         worker = await it.start(0, 100)
-        await it.workers.spread(table(8))
+        await it.workers.put_in_force(table(8))
         kinds = [each["type"] for each in worker.got]
         assert kinds[-2:] == ["table", "health"]
 
@@ -275,7 +276,7 @@ async def test_r68_a_worker_hands_over_when_its_successor_accepts(tmp_path: Path
         it.workers.expect([102, 101], [100])
         new = await it.start(0, 102)
         it.workers.expect([102, 101], [100])
-        assert await it.workers.spread(table(8)) == 2, "slots, not processes"
+        assert await it.workers.put_in_force(table(8)) == 2, "slots, not processes"
         assert old.of("table")[-1]["revision"] == 8, "it still decides, and so is told"
         assert old.of("handed_over") == []
         await new.channel.send({"type": "listening"})

@@ -281,7 +281,7 @@ class SimControl:
         if not again:
             await self.prober.judged(2.0)
         self.house.tell_supervised()
-        await self.workers.spread(self.publisher.table)
+        await self.workers.put_in_force(self.publisher.table)
         self.own.run("the watch over the workers", self.workers.watch(self._on_beat))
         self.house.is_reachable = True
 

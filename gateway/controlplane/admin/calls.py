@@ -20,6 +20,7 @@ from gateway.controlplane.admin.strict_json import loads
 from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Published, Publisher
+from gateway.controlplane.rollouts.controller import Rollouts
 from gateway.controlplane.store.store import checksum
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.core.faults import Fault, Invalid, did_you_mean
@@ -39,7 +40,8 @@ class AdminParts:
     """What the admin API is put together from.
 
     `metrics` gives content type and content of a scrape for the scraper's Accept header;
-    `ready` says whether requests can be served.
+    `ready` says whether requests can be served; `fleet` adds the processes to the status, where
+    some are held to the table.
     """
 
     publisher: Publisher
@@ -49,6 +51,8 @@ class AdminParts:
     tokens: Tokens
     metrics: Callable[[str], Awaitable[tuple[str, bytes]]]
     ready: Callable[[], bool]
+    rollouts: Rollouts
+    fleet: Callable[[], Mapping[str, Json]] = dict
 
 
 PARTS: web.AppKey[AdminParts] = web.AppKey("parts", AdminParts)
@@ -243,6 +247,8 @@ def outcome(published: Published, **what: Json) -> dict[str, Json]:
     body: dict[str, Json] = {"revision": published.revision, **what}
     body["diff"] = [change.as_json() for change in published.diff]
     body["applied"] = {"workers": published.workers}
+    if published.serves:
+        body["serves"] = dict(published.serves)
     if published.dry_run:
         body["dry_run"] = True
     return body
