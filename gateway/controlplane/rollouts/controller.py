@@ -303,6 +303,8 @@ class Rollouts:
         for guard in it.plan.guards:
             if guard.name == "latency":
                 it.tallies.learn(now, guard.slower_than)
+            elif guard.name == "predictions":
+                it.tallies.learn_numbers(now)
         guards = it.judge()
         for guard in it.note_failures(guards):
             self._note_failed(it, guard)
