@@ -126,7 +126,7 @@ class Exchange(Intake):
         client, plane = self.client, self.plane
         close = client.closes()
         framing = self._framing(head, payload, done, has_body)
-        if self.trial is not None:
+        if self.trial is not None and self.trial.gathers:
             self.trial.gather(payload)
         if self._chunked and payload:
             payload = chunk(payload)
@@ -160,7 +160,7 @@ class Exchange(Intake):
     def body(self, payload: bytes, done: bool, now: float) -> None:
         """More of the instance's body came."""
         self.sent += len(payload)
-        if self.trial is not None:
+        if self.trial is not None and self.trial.gathers:
             self.trial.gather(payload)
         if self._chunked:
             payload = (chunk(payload) if payload else b"") + (LAST_CHUNK if done else b"")
@@ -241,6 +241,7 @@ class Exchange(Intake):
             return False
         if self.trial is not None and not found.is_same:
             self.trial.end(attempt.failed, 0.0)
+            self.trial = None  # what comes of it now counts for nobody
         self.backend = found.backend
         if not done:
             attempt.cancel()
