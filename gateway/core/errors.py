@@ -22,6 +22,8 @@ KINDS: dict[str, Kind] = {
     kind.code: kind
     for kind in (
         Kind("bad_request", 400, "Bad request"),
+        Kind("unauthorized", 401, "A valid key is required"),
+        Kind("forbidden", 403, "The key does not allow this"),
         Kind("no_route", 404, "No route matches"),
         Kind("method_not_allowed", 405, "Method not allowed"),
         Kind("request_timeout", 408, "Request not received in time"),
@@ -52,6 +54,8 @@ class GatewayError(Exception):
     """
 
     code = "internal"
+    lines = b""
+    """Header lines of the answer beside those that every error has."""
 
     def __init__(self, detail: str, code: str | None = None, *, retry_after_s: float = 1.0) -> None:
         super().__init__(detail)

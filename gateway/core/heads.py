@@ -9,9 +9,12 @@ of what clients ask for nothing is kept beyond their connection, for targets hol
 """
 
 import re
+from typing import Any
 
 from gateway.core.errors import ClientFault, UpstreamFault
 from gateway.core.lines import (
+    API_KEY,
+    AUTHORIZATION,
     CODING,
     CONNECTION,
     DEADLINE,
@@ -114,7 +117,7 @@ class _Head:
 class RequestHead(_Head):
     """A request: `method`, `target` and `host` are the bytes that go on unchanged."""
 
-    __slots__ = ("host", "method", "prepared", "target")
+    __slots__ = ("admitted", "host", "method", "prepared", "target")
 
     def __init__(
         self, lines: list[bytes], method: bytes = b"", target: bytes = b"", minor: int = 1
@@ -123,7 +126,9 @@ class RequestHead(_Head):
         self.method = method
         self.target = target
         self.host: bytes | None = None
-        self.prepared: tuple[bytes, bytes] | None = None  # target, and headers.message_start
+        # Target, who was let in with it, and headers.message_start.
+        self.prepared: tuple[bytes, object, bytes] | None = None
+        self.admitted: tuple[object, object, Any] | None = None  # see dataplane.door
 
     def note(self, entry: Line, line: bytes, underscores: str) -> None:
         """Takes one header that is not just passed on."""
@@ -141,7 +146,10 @@ class RequestHead(_Head):
                 raise ValueError("header name with an underscore")
             if underscores != "pass":
                 return
-            if is_claim(line.partition(b":")[0].lower()):
+            name = line.partition(b":")[0].lower()
+            if name.replace(b"_", b"-").startswith(b"x-headgate-"):
+                return  # many servers make the same of both
+            if is_claim(name):
                 self._keep(TRUSTED, value, line)
             else:
                 self.forward.append(line)
@@ -150,9 +158,9 @@ class RequestHead(_Head):
 
     def _keep(self, kind: int, value: bytes, line: bytes) -> None:
         known = self.known
-        if kind in (DEADLINE, TRACEPARENT):
+        if kind in (DEADLINE, TRACEPARENT, AUTHORIZATION, API_KEY):
             self.forward.append(line)
-        if kind == TRUSTED:
+        if kind in (TRUSTED, AUTHORIZATION, API_KEY):  # as lines
             known[kind] = known[kind] + CRLF + line if kind in known else line
         else:
             known[kind] = known[kind] + b", " + value if kind in known else value

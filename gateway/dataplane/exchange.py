@@ -32,6 +32,7 @@ from gateway.dataplane.replies import problem, reply
 from gateway.dataplane.retry import Failure, next_instance
 from gateway.dataplane.routing import WrongMethodFault, host_of
 from gateway.dataplane.tunnel import Tunnel
+from gateway.telemetry.metrics import Cell, ConsumerCell
 
 _CODES = {"connect_failure": "connect_failed", "timeout": "response_timeout"}
 
@@ -382,8 +383,11 @@ class Exchange(Intake):
             name = route.route.name if route is not None else ""
             backend = self.backend.name if self.backend is not None else ""
             cell = plane.counters.cell(name, backend, "")
+        counted: Cell | ConsumerCell = cell
+        if self.admitted is not None:
+            counted = self.admitted.cell(cell)
         entry = (
             now, self.request_id, self.client.peer, head.method, head.target, self.status, reason,
-            cell.labels, self.revision, self.attempts, self.received, self.sent, now - started,
+            counted.labels, self.revision, self.attempts, self.received, self.sent, now - started,
         )  # fmt: skip
-        plane.ledger.add((cell, entry, first_s, overhead_s))
+        plane.ledger.add((counted, entry, first_s, overhead_s))

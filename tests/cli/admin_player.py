@@ -229,7 +229,7 @@ def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
             return player.edit(wanted, ask, tagged(player.table["backends"][backend]))
         case (method, "routes", route, "rollout", *word) if route in player.table["routes"]:
             return _rollout(player, ask, method, route, word)
-        case ("GET", "backends", backend):
+        case ("GET", "backends", backend) if backend in player.table["backends"]:
             return dict(player.table["backends"][backend])
     raise Problem(404, "no such resource")
 
