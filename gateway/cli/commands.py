@@ -285,6 +285,10 @@ COMMANDS: tuple[click.Command, ...] = (
             help="an answer after so many times the others' 90 % point is slow (1.2)",
         ),
         _option(
+            "--predictions", metavar="POINTER",
+            help="also compare what is answered at this JSON pointer (/digit), and warn",
+        ),
+        _option(
             "--on-done", metavar="WHAT", type=click.Choice(["keep", "remove_old"]),
             help="keep, or remove_old: take the old backends out of the split",
         ),

@@ -9,6 +9,7 @@ of what clients ask for nothing is kept beyond their connection, for targets hol
 """
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from gateway.core.errors import ClientFault, UpstreamFault
@@ -353,6 +354,12 @@ def _status(line: bytes) -> tuple[int, bytes, int]:
             _known_statuses.clear()
         _known_statuses[line] = status
     return status
+
+
+def kept() -> tuple[Collection[bytes], ...]:
+    """All that is remembered of heads when their connections are gone."""
+    both = (REQUEST_LINES, RESPONSE_LINES)
+    return (*both, *(lines.names for lines in both), _known_statuses)
 
 
 def too_large(start: bytes, max_target: int) -> ClientFault:

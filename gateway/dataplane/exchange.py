@@ -130,6 +130,8 @@ class Exchange(Intake):
         client, plane = self.client, self.plane
         close = client.closes()
         framing = self._framing(head, payload, done, has_body)
+        if self.trial is not None and self.trial.gathers:
+            self.trial.gather(payload)
         if self._chunked and payload:
             payload = chunk(payload)
         client.write(
@@ -162,6 +164,8 @@ class Exchange(Intake):
     def body(self, payload: bytes, done: bool, now: float) -> None:
         """More of the instance's body came."""
         self.sent += len(payload)
+        if self.trial is not None and self.trial.gathers:
+            self.trial.gather(payload)
         if self._chunked:
             payload = (chunk(payload) if payload else b"") + (LAST_CHUNK if done else b"")
         if payload:
@@ -241,6 +245,7 @@ class Exchange(Intake):
             return False
         if self.trial is not None and not found.is_same:
             self.trial.end(attempt.failed, 0.0)
+            self.trial = None  # what comes of it now counts for nobody
         self.backend = found.backend
         if not done:
             attempt.cancel()
@@ -365,7 +370,7 @@ class Exchange(Intake):
         if self.first_at and self.status != 101 and reason != "client_left":
             # Of a body whose end nobody knows beforehand the first byte is the answer.
             seconds = (self.first_at if self._chunked else now) - attempt.sent_at
-        trial.end(attempt.failed, seconds)
+        trial.end(attempt.failed, seconds, not reason and 200 <= self.status < 300)
 
     def _enter_in_ledger(self, now: float, reason: str) -> None:
         """Books what the client saw, once per request; `reason` is "" when nothing went wrong."""

@@ -164,7 +164,7 @@ class Intake(Waiter, Request, Deciding):
                 return
             self._add_pending(payload)
             if self.state == GATHERING:
-                self._gathered()
+                self.gathered()
             else:
                 self._check_size()
                 if self._pending_size > self.plane.options.buffer:
@@ -291,7 +291,8 @@ class Intake(Waiter, Request, Deciding):
             if head.minor and not self.received:
                 self.client.write(CONTINUE)
 
-    def _gathered(self) -> None:
+    def gathered(self) -> None:
+        """Decides, once there is enough of the body to do so."""
         self._check_size()
         if self.done or self.received > self.plane.options.gather:
             try:

@@ -108,7 +108,8 @@ class LiveRoute:
         if name is None:
             return self._nobody()
         if self.judge is not None:
-            self.judge.decide(name, split, self._key_hash(head))
+            key = -1 if self.route.sticky is None else self._key_hash(head)
+            self.judge.decide(name, split, key)
         return self._taker(self.backends[name])
 
     def _key_hash(self, head: RequestHead) -> int:
