@@ -33,7 +33,7 @@ LEARN_CROWD: Final = 0.05  # no case
 ALIKE: Final = 0.7  # 0.3: 81, 130; 1: 75, 105
 ALIKE_S: Final = 0.001  # no case
 # Answers without which none counts as slow: the first ones are cold.
-JUDGED: Final = 8  # 2: 71, 84; 32: 95, 162
+JUDGED: Final = 2
 RELEARN: Final = 0.5  # and its weight after FORGET_S without one; no case
 MOST_SLOTS: Final = 65_536.0  # beyond it a report makes no sense
 LOOK_S: Final = 0.001  # between two looks at what other workers have at an instance; no case
@@ -277,7 +277,7 @@ class Load:
                 others = foreign
         return self.in_flight - self.held + others
 
-    def delay(self, now: float, occupied: float, usual_s: float) -> float:
+    def delay(self, now: float, occupied: float, usual_s: float = 1.0) -> float:
         """Expected seconds until one more request would be answered.
 
         `usual_s` stands in while nothing is known of this instance. One that has not answered
@@ -351,10 +351,9 @@ def choose(balance: str, loads: Sequence[Load], turn: int, now: float, ahead: in
         return -1
     least_loaded = balance == "least_loaded" and count > 1
     start = turn % count if balance != "random" else (scrambled(turn) * count) >> 64
-    best, least, avoided, least_busy = -1, 0.0, False, 0.0
-    usual_s = much_sooner = 0.0
-    order: list[int] = [*range(start, count), *range(start)]
-    for index in order:
+    able: list[_Able] = []
+    quickest_s = least_s = least_busy = math.inf
+    for index in range(start - count, start):  # from `start` on, all around
         load = loads[index]
         in_flight = load.in_flight
         computed = in_flight - load.held
@@ -366,37 +365,47 @@ def choose(balance: str, loads: Sequence[Load], turn: int, now: float, ahead: in
             target = usual_target(loads) if load.is_new else load.concurrency.peers.guess(now)
         if load.weight < 1.0:
             target *= load.weight
-        if in_flight < load.limit and (occupied < target or computed <= 0):
-            if not least_loaded:
-                return index
-            slots = load.slots
-            busy = occupied / slots if slots else occupied + load.held
-            avoid = load.avoid_until > now
+        if in_flight >= load.limit or (occupied >= target and computed > 0):
+            continue
+        if not least_loaded:
+            return index % count
+        slots = load.slots
+        busy = occupied / slots if slots else occupied + load.held
+        avoid, delay = load.avoid_until > now, 0.0
+        if load.samples >= JUDGED:
             if (
                 busy >= least_busy
-                and avoid == avoided
-                and best >= 0
-                and (load.service_s if slots else load.base_s) >= much_sooner
+                and (load.service_s if slots else load.base_s) >= least_s
                 and (in_flight or now - load.learned_at <= FORGET_S)
             ):
-                continue  # it could only win by being much sooner, and even alone it is not
-            if not load.service_s and not usual_s:
-                usual_s = usual_service_s(loads)
-            delay = load.delay(now, occupied, usual_s)
-            if best < 0:
-                better = True
-            elif avoid != avoided:
-                better = avoided
-            elif load.samples < JUDGED or loads[best].samples < JUDGED:
-                better = busy < least_busy
-            elif delay < least:
-                better = delay < least * ALIKE - ALIKE_S or busy < least_busy
-            else:
-                better = busy < least_busy and least >= delay * ALIKE - ALIKE_S
-            if better:
-                best, least, avoided, least_busy = index, delay, avoid, busy
-                much_sooner = least * ALIKE - ALIKE_S
-    return best
+                continue  # even alone it takes longer than one before it that is no busier
+            delay = load.delay(now, occupied)
+            if not avoid:
+                least_s, least_busy = delay, busy
+                if delay < quickest_s:
+                    quickest_s = delay
+        able.append((index, avoid, delay, busy))
+    if len(able) == 1:
+        return able[0][0] % count
+    return _preferred(able, quickest_s) % count if able else -1
+
+
+_Able = tuple[int, bool, float, float]
+"""One that has room: its index, whether it is to be avoided, its delay (0.0 while nobody can judge
+it), and how busy it is."""
+
+
+def _preferred(able: Sequence[_Able], quickest_s: float) -> int:
+    """The index of the first in the order of preference: those that need not be avoided, of them
+    those about as fast as the quickest, of them the least busy."""
+    alike_s = (quickest_s + ALIKE_S) / ALIKE
+    best: tuple[bool, bool, float] | None = None
+    found = 0
+    for index, avoid, delay, busy in able:
+        key = avoid, delay > alike_s, busy
+        if best is None or key < best:
+            best, found = key, index
+    return found
 
 
 def scrambled(turn: int) -> int:
