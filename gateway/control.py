@@ -28,12 +28,13 @@ from gateway.controlplane.configuration.rereading import reread
 from gateway.controlplane.docs.documents import Documents
 from gateway.controlplane.docs.served import Paths, ServedPaths
 from gateway.controlplane.events import Events
-from gateway.controlplane.publisher import Applied, Publisher, start_notes
+from gateway.controlplane.publisher import Applied, NotInForce, Publisher, start_notes
 from gateway.controlplane.store.handover import Memory
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
 from gateway.controlplane.store.store import StoreError
 from gateway.controlplane.watch.counters import Totals
+from gateway.controlplane.watch.fleet_view import FleetView, serves
 from gateway.controlplane.watch.health_book import Key, Words
 from gateway.controlplane.watch.pacing import Paced
 from gateway.controlplane.watch.prober import Prober, probe
@@ -42,10 +43,11 @@ from gateway.controlplane.watch.status_view import StatusView
 from gateway.controlplane.watch.traffic import Traffic
 from gateway.controlplane.workers import Workers
 from gateway.core.addresses import Listener, is_listener
-from gateway.core.faults import Invalid
+from gateway.core.faults import Conflict, Invalid, Missing
 from gateway.core.health import Word
+from gateway.core.placement import addresses, place, settled, unplaced
 from gateway.core.served import filled, ways
-from gateway.core.table import Backend, Table
+from gateway.core.table import Backend, Document, Table
 from gateway.processes import outlet
 from gateway.processes.children import FAULT
 from gateway.processes.console import is_for_people, say
@@ -54,7 +56,7 @@ from gateway.processes.tasks import Tasks, told
 from gateway.telemetry import logs
 from gateway.telemetry.metrics import LOG_DROPPED
 from gateway.wire.channel import Channel, pass_over
-from gateway.wire.line import ControlStart, FromControl, Ready, ToControl, WorkersMessage
+from gateway.wire.line import ControlStart, FromControl, Place, Ready, ToControl, WorkersMessage
 
 SWITCH_S = 0.0005
 """How long a thread that reads the history or examines a table may keep the interpreter while the
@@ -62,6 +64,7 @@ loop, or the thread that stores an edit, wants it: an edit asks for it twenty ti
 
 NAMES_WITHIN_S = 3.0
 LOOK_WITHIN_S = 2.0
+PLACE_AGAIN_S = 1.0
 
 
 class NamesThenProbes:
@@ -121,6 +124,8 @@ class Control:
         self._supervisor_dropped = 0
         self._traffic = Traffic(time.monotonic()) if is_for_people() else None
         self._events = Events()
+        self._fleet = None if start["placed"] is None else FleetView(self._events)
+        self._held_to = 0
         self._workers = self._make_workers()
         self._resolver = self._make_resolver()
         self._prober = self._make_prober()
@@ -130,6 +135,7 @@ class Control:
             NamesThenProbes(self._resolver, self._prober, self._stir),
             self._events,
             check=Checks(self._settings),
+            holds=None if self._fleet is None else self._hold,
         )
         self._served = ServedPaths(
             lambda: self._publisher.table,
@@ -204,7 +210,8 @@ class Control:
         if is_for_people() and not self._start["again"]:
             logs.show(logging.WARNING)  # that models come up was seen
         why = f"start with {self._start['name']}"
-        applied = self._publisher.start(self._document, why=why, again=self._start["again"])
+        again = self._start["again"]
+        applied = self._publisher.start(self._document, why=why, again=again, settle=self._settle)
         gc.freeze()  # the table stays: no collection shall walk through it, and stop the loop
         if not self._start["again"]:
             # Clients wait in the backlog meanwhile: better than being told that nobody is
@@ -240,6 +247,8 @@ class Control:
     async def _open_line(self) -> None:
         bound = socket.socket(fileno=self._start["line_fd"])
         self._line = Channel(*await asyncio.open_connection(sock=bound))
+        if self._fleet is not None:
+            self._hold(self._publisher.table)
         first = await self._line.receive()
         if first is not None and first["type"] == "workers":
             self._expect(first)
@@ -257,6 +266,11 @@ class Control:
                 case "reload":
                     self._workers.reopen_logs()
                     self._own.run("reading the file again", self._reload())
+                case "fleet":
+                    if self._fleet is not None:
+                        self._fleet.take(message)
+                case "place":
+                    self._own.run("placing instances", self._place(message))
                 case _:
                     pass_over(message)
         self._stop.set()
@@ -264,6 +278,40 @@ class Control:
     async def _reload(self) -> None:
         for line in await reread(Path(self._start["name"]), self._publisher, self._settings):
             say(line)
+
+    def _settle(self, document: Document) -> Document:
+        """The table to start with says where the processes are, or nothing of it."""
+        placed = self._start["placed"]
+        if placed is None:
+            return unplaced({}, document)
+        return document if self._start["again"] else settled(document, placed)
+
+    def _hold(self, table: Table) -> None:
+        """Tells who starts processes that they are to be held to `table`, which is in force."""
+        self._held_to = table.revision
+        self._tell_supervisor(serves(table))
+
+    async def _place(self, message: Place) -> None:
+        """Lets the table name where the processes of a backend are, and answers with it.
+
+        First those that are ready besides those that go, then without them: a worker knows that
+        the new ones are well before it knows nobody else.
+        """
+        name, urls = message["backend"], message["urls"]
+        for address in set(addresses(urls)) - self._prober.words.get(name, {}).keys():
+            self._prober.health.expect(Key(name, address))
+        try:
+            for keep, why in ((True, "ready: {}"), (False, "now at {}")):
+                await self._publisher.publish(
+                    partial(place, backend=name, version=message["version"], urls=urls, keep=keep),
+                    who="up", why=why.format(", ".join(urls)), places=True,
+                )  # fmt: skip
+        except (Conflict, Missing):
+            pass  # another edit came first: what it asks for is told below
+        except (Invalid, NotInForce, StoreError) as error:
+            say(f"backend {name}: {', '.join(urls)} cannot get requests yet: {error}")
+            await asyncio.sleep(PLACE_AGAIN_S)
+        self._hold(self._publisher.table)
 
     def _expect(self, message: WorkersMessage) -> None:
         self._workers.expect(message["pids"], message["leaving"], stopping=message["stopping"])
@@ -289,6 +337,7 @@ class Control:
             tokens=self._tokens,
             metrics=self._metrics,
             ready=self._is_ready,
+            fleet=dict if self._fleet is None else self._fleet.status,
         )
         bound = socket.socket(fileno=self._start["admin_fd"])
         listener = AdminListener(admin_application(parts), bound)
@@ -361,6 +410,8 @@ class Control:
 
     async def _on_beat(self) -> None:
         self._tell_supervisor({"type": "alive"})
+        if self._fleet is not None and self._held_to != self._publisher.table.revision:
+            self._hold(self._publisher.table)  # an edit came that was not in force everywhere
         await self._view.beat()
         if self._traffic is not None:
             line = self._traffic.line(self._view.counted, time.monotonic())

@@ -97,7 +97,8 @@ EDIT = (
     *CLIENT,
 )
 STRICT = _option(
-    "--strict", help="apply nothing, and exit 1, where processes would have to be started"
+    "--strict",
+    help="apply nothing, and exit 1, where processes would have to be started and nobody does",
 )
 OF_BACKEND = _option(
     "--backend", metavar="NAME", shell_complete=live("backend"),
@@ -105,6 +106,10 @@ OF_BACKEND = _option(
 )  # fmt: skip
 WAIT = (
     _option("--wait", help="until nothing is in flight there"),
+    _option("--timeout", metavar="SECONDS", type=seconds, help="stop waiting after this long"),
+)
+HELD = (
+    _option("--wait", help="until `headgate up` has started and stopped what the edit asks for"),
     _option("--timeout", metavar="SECONDS", type=seconds, help="stop waiting after this long"),
 )
 LOOKS = (
@@ -170,7 +175,7 @@ COMMANDS: tuple[click.Command, ...] = (
     ),
     _command(
         "apply", "apply a file to a running gateway; the difference comes first", "editing:apply",
-        FILE, STRICT, *EDIT, example="apply headgate.yaml --dry-run",
+        FILE, STRICT, *HELD, *EDIT, example="apply headgate.yaml --dry-run",
     ),
     _command(
         "export", "print the live table, weights included, as a configuration file for git",
@@ -219,7 +224,7 @@ COMMANDS: tuple[click.Command, ...] = (
     _command(
         "restore", "go back to a revision, as a new one", "editing:restore",
         click.Argument(["revision"], type=whole, help="the revision to go back to"),
-        *EDIT, example="restore 41 -m 'the new version is slower'",
+        *HELD, *EDIT, example="restore 41 -m 'the new version is slower'",
     ),
     _command(
         "token", "print the admin token of a local state directory", "showing:token",

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TextIO
 
-from gateway.cli import asking, difference, finding, screen
+from gateway.cli import asking, difference, finding, screen, serves
 from gateway.cli.grids import Cell
 from gateway.cli.refusals import Refusal
 from gateway.client import AdminClient, Change, Json, revision_tag
@@ -41,6 +41,7 @@ def apply(options: SimpleNamespace) -> int:
     done = client.apply(content, asking.change(options, revision_tag(tried["previous"])))
     if not screen.printed(done, options.output):
         screen.show(Cell(asking.outcome(done, options), "dim"))
+    serves.wait(client, options, done)
     return 0
 
 
@@ -53,7 +54,9 @@ def restore(options: SimpleNamespace) -> int:
         asking.change(options, given),
         lambda: revision_tag(client.table()["revision"]),
     )
-    return _tell(options, answer)
+    _tell(options, answer)
+    serves.wait(client, options, answer)
+    return 0
 
 
 def drain(options: SimpleNamespace) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from gateway.cli import finding, screen
 from gateway.cli.refusals import Refusal
 from gateway.controlplane.configuration.yaml_source import YamlError, read, written
+from gateway.core.placement import unplaced
 
 SECRET = ("token", "viewer_token")
 
@@ -22,7 +23,8 @@ def export(options: SimpleNamespace) -> int:
     file = options.file
     if file is None and not options.url and (found := finding.running(options)):
         file = found.file if found.file and found.file.exists() else None
-    document = {"backends": table.get("backends") or {}, "routes": table.get("routes") or {}}
+    backends = unplaced({}, {"backends": table.get("backends") or {}})["backends"]
+    document = {"backends": backends, "routes": table.get("routes") or {}}
     settings = _settings(Path(file)) if file else {}
     for key in [key for key in SECRET if settings.pop(key, None)]:
         print(f"left out: gateway.{key}; give it as HEADGATE_{key.upper()}", file=sys.stderr)

@@ -34,7 +34,7 @@ def backends(options: SimpleNamespace) -> int:
     rows = []
     for name, spec in (table.get("backends") or {}).items():
         states = spec.get("states") or {}
-        for index, url in enumerate(spec.get("instances") or ["–"]):
+        for index, url in enumerate(spec.get("placed") or spec.get("instances") or ["–"]):
             state = states.get(url.partition("://")[2], "")
             first = Cell(name if index == 0 else "", "strong")
             balance = spec.get("balance", "least_loaded") if index == 0 else ""

@@ -9,9 +9,9 @@ else changes a table. How each step is done belongs to the store, the workers an
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from gateway.controlplane.configuration.checks import size_faults
@@ -19,7 +19,8 @@ from gateway.controlplane.events import Events, utc_now
 from gateway.controlplane.store.store import Kept, Page, Revision, Source, Store
 from gateway.core.deltas import Delta, shared
 from gateway.core.faults import Fault, Invalid, Missing
-from gateway.core.merging import Change, diff, diff_of, merge, same, unserved
+from gateway.core.merging import Change, diff, diff_of, held_to, merge, same, unserved
+from gateway.core.placement import held, outlook, unplaced
 from gateway.core.table import EMPTY, Document, Table, TableError
 from gateway.processes.tasks import Tasks
 
@@ -73,6 +74,8 @@ class Published:
     diff: tuple[Change, ...]
     workers: int
     dry_run: bool = False
+    serves: Mapping[str, str] = field(default_factory=dict)
+    """Backend → what will be done about its processes."""
 
     @classmethod
     def nothing(cls, table: Table, *, dry_run: bool = False) -> "Published":
@@ -109,8 +112,15 @@ def start_notes(applied: Applied) -> list[str]:
     return lines if more <= 0 else [*lines[:_MOST_NOTES], f"and so for {more} more"]
 
 
+def _is_placed(change: Change) -> bool:
+    """Whether `change` only says where processes are."""
+    parts = change.pointer.split("/")
+    return parts[1] == "backends" and parts[3:] == ["placed"]
+
+
 class Publisher:
-    """The only writer of the table."""
+    """The only writer of the table. `holds` is told of each table once it is in force, where
+    processes are held to it (`headgate up`); None: nobody starts any."""
 
     def __init__(
         self,
@@ -120,12 +130,14 @@ class Publisher:
         events: Events,
         *,
         check: Callable[[Document], list[Fault]] = lambda document: [],
+        holds: Callable[[Table], None] | None = None,
     ) -> None:
         self._store = store
         self._workers = workers
         self._instances = instances
         self._events = events
         self._check = check
+        self._holds = holds
         self._lock = asyncio.Lock()
         self._own = Tasks(_note_failure)
         # SQLite waits for the disk; the loop must not.
@@ -140,9 +152,17 @@ class Publisher:
         """The newest durable table."""
         return self._table
 
-    def start(self, file: Document, *, why: str, again: bool = False) -> Applied:
+    def start(
+        self,
+        file: Document,
+        *,
+        why: str,
+        again: bool = False,
+        settle: Edit = lambda document: unplaced({}, document),
+    ) -> Applied:
         """The table to start with: `file`, three ways with what the store holds; where it is
         started `again`, the file that was applied last counts and not the one of the start.
+        `settle` is made of what comes out: it says where the processes are.
 
         For use before there are workers. Raises Invalid when the two do not fit together,
         StoreError when the outcome cannot be stored.
@@ -156,6 +176,7 @@ class Publisher:
             self._table = self._made(EMPTY, newest.document, newest.number)
         previous = self._table
         merged = merge(self._applied, file, previous.document)
+        merged = replace(merged, document=settle(merged.document))
         published = Published.nothing(previous)
         if stored is None or not same(merged.document, previous.document):
             # Whatever these backends are served by is started with this table, or was before.
@@ -166,7 +187,8 @@ class Publisher:
             self._store.applied_again(file)
         self._applied, self._table = file, published.table
         self._instances.sync(published.table)
-        return Applied(published, merged.overridden, diff(file, published.table.document))
+        kept = diff(file, published.table.document)
+        return Applied(published, merged.overridden, tuple(c for c in kept if not _is_placed(c)))
 
     async def publish(
         self,
@@ -177,12 +199,14 @@ class Publisher:
         expected: int | None = None,
         dry_run: bool = False,
         source: Source = "api",
+        places: bool = False,
     ) -> Published:
         """The outcome of `edit`, durable and visible on every worker when this returns.
 
         Raises what `edit` raises, Invalid for an outcome that cannot be, Stale when the
         revision is not `expected`, StoreError when it cannot be stored; then nothing changed.
-        Goes on to its end when the caller is cancelled.
+        Goes on to its end when the caller is cancelled. An edit that `places` says itself where
+        processes are; any other leaves them where they are, and changes nothing if need be.
         """
 
         async def steps() -> Published:
@@ -191,7 +215,10 @@ class Publisher:
                 previous = self._table
                 if expected is not None and expected != previous.revision:
                     raise Stale(f"the current revision is {previous.revision}, not {expected}")
-                tried = await self._aside(lambda: self._tried(previous, edit(previous.document)))
+                edited = await self._aside(lambda: edit(previous.document))
+                if places and edited is previous.document:
+                    return Published.nothing(previous)
+                tried = await self._aside(lambda: self._tried(previous, edited, places=places))
                 if dry_run:
                     return replace(tried, dry_run=True)
                 return await self._take(_revision(tried, who, why, source), tried)
@@ -274,13 +301,19 @@ class Publisher:
         """What is contradictory in `document`; for use by an edit, under the lock."""
         return self._check(document)
 
-    def _tried(self, previous: Table, document: Document) -> Published:
+    def _tried(self, previous: Table, document: Document, *, places: bool = False) -> Published:
         """What `document` would make of `previous`; Invalid names every fault of it."""
+        before, serves = previous.document, {}
+        if not places:
+            document = (unplaced if self._holds is None else held)(before, document)
         table = self._made(previous, document, previous.revision + 1)
-        delta = Delta.between(previous.document, document)
-        changes = diff_of(delta, previous.document, document)
-        changes = unserved(changes, previous.document, document)
-        return Published(previous, table, changes, 0)
+        changes = diff_of(Delta.between(before, document), before, document)
+        if self._holds is None:
+            changes = unserved(changes, before, document)
+        elif not places:
+            serves = outlook(before, document)
+            changes = held_to(changes, serves)
+        return Published(previous, table, changes, 0, serves=serves)
 
     def _made(self, previous: Table, document: Document, revision: int) -> Table:
         """The table of `document`, which shares with `previous` what is the same."""
@@ -312,6 +345,8 @@ class Publisher:
         try:
             workers = await self._workers.put_in_force(table)
             self._instances.sync(table)
+            if self._holds is not None:
+                self._holds(table)  # who lost a place may go now, and no sooner
             if len(tried.diff) > _LARGE:
                 # What stays for long is not looked at again by every collection, or each of them
                 # would hold up the loop.

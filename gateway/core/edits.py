@@ -111,7 +111,10 @@ def add_instance(document: Document, backend: str, url: str) -> Document:
 def remove_instance(document: Document, backend: str, address: str) -> Document:
     """`document` without the instance at `address`, and without its state."""
     spec = _backend_with(document, backend, address)
-    left = [url for url in spec["instances"] if _address(url) != address]
+    urls = spec.get("instances") or ()
+    left = [url for url in urls if _address(url) != address]
+    if len(left) == len(urls):
+        raise Conflict(f"{address} was chosen by `headgate up` for backend {backend!r}")
     return put(document, "backends", backend, _stated({**spec, "instances": left}, address, ""))
 
 
@@ -152,7 +155,8 @@ def _without(document: Document, section: str, name: str) -> Document:
 
 def _backend_with(document: Document, backend: str, address: str) -> Mapping[str, Any]:
     spec = entry_of(document, "backends", backend)
-    addresses = [_address(url) for url in spec.get("instances") or ()]
+    urls = (*(spec.get("instances") or ()), *(spec.get("placed") or ()))
+    addresses = [_address(url) for url in urls]
     if address not in addresses:
         hint = did_you_mean(address, addresses)
         raise Missing(f"backend {backend!r} has no instance {address}{f'; {hint}' if hint else ''}")

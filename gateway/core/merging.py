@@ -6,6 +6,7 @@ API changed stays. Neither knows whether the outcome makes sense.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import compress, repeat
@@ -114,6 +115,17 @@ def unserved(changes: Iterable[Change], before: Document, after: Document) -> tu
     run: a gateway starts none, `headgate up` does when it starts."""
     return tuple(
         replace(change, note=NOT_SERVED) if _is_served(change.pointer, before, after) else change
+        for change in changes
+    )
+
+
+def held_to(changes: Iterable[Change], outlook: Mapping[str, str]) -> tuple[Change, ...]:
+    """`changes` with a note at those of what is served: what `headgate up` will do about it, from
+    `outlook`, by backend."""
+    return tuple(
+        replace(change, note=outlook.get(change.pointer.split("/")[2], ""))
+        if re.match("/backends/[^/]+(/serve|/instances|$)", change.pointer)
+        else change
         for change in changes
     )
 

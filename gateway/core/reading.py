@@ -61,7 +61,8 @@ def read_backend(name: str, spec: Mapping[str, Any]) -> Backend:
     _known(spec, _BACKEND)
     said = dict(spec)
     states = said.pop("states", None) or {}
-    instances = tuple(parse_instance(url) for url in said.pop("instances", None) or ())
+    written, placed = said.pop("instances", None), said.pop("placed", None)
+    instances = tuple(parse_instance(url) for url in placed or written or ())
     addresses = {instance.address for instance in instances}
     if len(addresses) < len(instances):
         raise ValueError("an instance stands here twice")
@@ -122,7 +123,7 @@ def _keys(kind: Any, *more: str) -> frozenset[str]:
     return frozenset(each.name.removesuffix("_s") for each in fields(kind)) - {"name"} | {*more}
 
 
-_BACKEND = _keys(Backend, "states")
+_BACKEND = _keys(Backend, "states", "placed")
 _ROUTE = _keys(Route)
 
 

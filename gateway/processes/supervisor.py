@@ -27,7 +27,7 @@ from gateway.processes.sockets import address_of, listen, listen_unix
 from gateway.processes.tasks import Tasks, first_of, told
 from gateway.telemetry.book import shared_memory
 from gateway.wire.channel import Channel, pass_over
-from gateway.wire.line import ControlStart, FromControl, Ready, ToControl, WorkerStart
+from gateway.wire.line import ControlStart, FromControl, Ready, Serves, ToControl, WorkerStart
 
 TRIES_AT_START = 5
 SILENCE_S = 20.0
@@ -43,7 +43,8 @@ class Plan:
     `configuration` is the file called `name` as it was read at the start, so that a control process
     that takes over hours later does not stumble over an edit of it. `drain_timeout_s` is how long a
     drain may take in all. `state_dir`, whose lock is `state_fd`, is used for what is usually
-    temporary where there is no other place to write to.
+    temporary where there is no other place to write to. `placed` are the instances that were
+    started for each backend; None where nobody starts any.
     """
 
     data: Sequence[socket.socket]
@@ -54,10 +55,12 @@ class Plan:
     environment: Mapping[str, str]
     state_dir: Path
     state_fd: int | None = None
+    placed: Mapping[str, Sequence[str]] | None = None
 
 
 class Supervisor:
-    """Runs a gateway until `stop`; `on_ready(facts)` is called once, when it serves."""
+    """Runs a gateway until `stop`; `on_ready(facts)` is called once, when it serves. What it says
+    is to be served is for whoever starts instances (`on_serves`, `tell`)."""
 
     def __init__(
         self,
@@ -65,11 +68,12 @@ class Supervisor:
         *,
         on_ready: Callable[[Ready], None],
         say: Callable[[str], None],
+        on_serves: Callable[[Serves], None] = lambda message: None,
         program: Callable[..., list[str]] = this_program,
         silence_s: float = SILENCE_S,
     ) -> None:
         self._plan, self._program = plan, program
-        self._on_ready, self._say = on_ready, say
+        self._on_ready, self._on_serves, self._say = on_ready, on_serves, say
         self._silence_s = silence_s
         self._lifeline = Lifeline()
         self._directory = PrivateDirectory(plan.state_dir)
@@ -116,6 +120,12 @@ class Supervisor:
         """Has the access log opened anew, for one that was moved away."""
         if self._line is not None:
             self._line.send_soon({"type": "reopen"})
+
+    def tell(self, message: ToControl) -> None:
+        """Passes `message` on to the control process; lost while there is none, and whichever comes
+        next says first what is to be served."""
+        if self._line is not None:
+            self._line.send_soon(message)
 
     async def run(self) -> int:
         """The exit code, when every process has ended and every socket is closed."""
@@ -233,6 +243,7 @@ class Supervisor:
             "counters_fd": self._counters,
             "workers": len(self._workers),
             "again": self._ready,
+            "placed": plan.placed,
         }
         kept = () if plan.state_fd is None else (plan.state_fd,)
         fds = (start["admin_fd"], start["channels_fd"], start["line_fd"], self._counters, *kept)
@@ -305,6 +316,8 @@ class Supervisor:
                 self._succeed(message["pid"])
             case "alive":
                 self._tell_dropped()
+            case "serves":
+                self._on_serves(message)
             case _:
                 pass_over(message)
 

@@ -1,36 +1,38 @@
-"""How are the instances of `headgate up` started, watched and stopped?
+"""How are the instances of `headgate up` held to what the table asks for?
 
-A `Fleet` runs one child per planned instance. Until an instance was ready once, its end is
-the end of the start: a model that cannot be loaded will not be loaded by trying again.
-After that, whatever ends is started again. Instances know nothing of the gateway and are
-asked over HTTP whether they are ready, as the gateway will ask them.
+A `Fleet` is told what is to be served, asks `gateway.core.placement` for the next steps and takes
+them, again after whatever changed: an edit, a model that is ready, a process that ended. The table
+names where the processes are; that is an edit like any other, which the fleet asks the control
+process for. While there is none, processes go on, and the next one is told everything.
+
+It runs in the supervisor's process, off the way of every request.
 """
 
 import asyncio
 import os
-from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
 
-from gateway.controlplane.watch.prober import Target, probe
-from gateway.core.table import Health
-from gateway.processes.children import (
-    REAPED_WITHIN_S,
-    Child,
-    Command,
-    Exit,
-    python_path,
-    this_program,
-)
+from gateway.core import placement
+from gateway.core.placement import Place, Start, Stop, Wanted
+from gateway.core.table import Backend, Instance, make_backend, parse_instance
+from gateway.processes.children import REAPED_WITHIN_S
 from gateway.processes.lifeline import Lifeline
-from gateway.processes.sockets import ListenError, bind
+from gateway.processes.sockets import ListenError
 from gateway.processes.tasks import Tasks, first_of, told
-from gateway.up.plan import InstancePlan
+from gateway.up import ports
+from gateway.up.plan import InstancePlan, ServeError, Site
+from gateway.up.process import InstanceProcess
 from gateway.up.progress import Progress
+from gateway.wire.line import Fleet as FleetMessage
+from gateway.wire.line import InstanceProcess as ProcessMessage
+from gateway.wire.line import ServedBackend, Serves, ToControl
 
-ASK_EVERY_S = 0.1
-PROBE_WITHIN_S = 2.0
-LINES_KEPT = 200
+Spec = Mapping[str, Any]
+STOP_WITHIN_S = 40.0
+"""How long an instance that lost its place may take to finish: its own limit is shorter."""
 
 
 class StartError(Exception):
@@ -38,135 +40,290 @@ class StartError(Exception):
 
 
 class Fleet:
-    """The instances of `plans`; `progress` shows how they come up."""
+    """Processes for what is served, made by `site`; `progress` shows how the first ones come up."""
 
     def __init__(
-        self, plans: Sequence[InstancePlan], progress: Progress, say: Callable[[str], None]
+        self,
+        site: Site,
+        progress: Progress,
+        say: Callable[[str], None],
+        *,
+        chance: int | None = None,
     ) -> None:
-        self._plans, self._progress, self._say = plans, progress, say
+        self._site, self._progress, self._say = site, progress, say
+        self._chance = random.Random(chance)  # noqa: S311 -- which port, not a secret
         self._lifeline = Lifeline()
-        self._children = [self._child(plan) for plan in plans]
         self._own = Tasks(self._note_failure)
-        self._tasks: list[asyncio.Task[None]] = []
-        self._ready: set[InstancePlan] = set()
-        self._output: dict[InstancePlan, deque[str]] = {s: deque(maxlen=LINES_KEPT) for s in plans}
-        self._readers: dict[InstancePlan, asyncio.Task[None]] = {}
-        self._failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._numbers = 0
+        self._processes: list[InstanceProcess] = []
+        self._specs: Mapping[str, Spec] = {}
+        self._backends: dict[str, Backend] = {}
+        self._wanted: dict[str, Wanted] = {}
+        self._revision = 0
+        self._placing: set[str] = set()
+        self._tell: Callable[[ToControl], None] | None = None
+        self._changed = asyncio.Event()
+        self._is_up, self._is_stopping, self._is_settling = False, False, False
 
-    async def start(self) -> None:
-        """Returns when every instance is ready; StartError when one has ended instead."""
+    @property
+    def pids(self) -> list[int]:
+        """Of every process that runs."""
+        return [pid for each in self._processes if (pid := each.pid) is not None]
+
+    @property
+    def placed(self) -> dict[str, list[str]]:
+        """Backend → the URLs of its instances."""
+        return {
+            name: [self._url(name, address) for address in asked.in_force]
+            for name, asked in self._wanted.items()
+            if any(p.served and p.plan.backend == name for p in self._processes)
+        }
+
+    async def start(
+        self, specs: Mapping[str, Spec], is_live: Callable[[str], bool] = lambda name: False
+    ) -> None:
+        """Returns when every instance is ready; StartError when one cannot be. A backend that
+        `is_live`, as an edit and not the file made it, is only said: the others are served."""
+        self._want(specs)
         self._refuse_taken_ports()
-        self._tasks = [
-            self._own.keep(f"the keeper of instance {plan.name}", child.run)
-            for plan, child in zip(self._plans, self._children, strict=True)
-        ]
-        await first_of(self._until_all_ready(), asyncio.wait({self._failed}))
-        if self._failed.done():
-            raise StartError(self._failed.result())
+        self._settle()
+        while not all(self._is_settled(name) for name in self._wanted):
+            self._changed.clear()
+            await self._changed.wait()
+            for name in self._wanted:
+                if (error := self._error(name)) is not None and not is_live(name):
+                    raise StartError(f"backend {name}: {error}")
+        self._is_up = True
 
-    async def _until_all_ready(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for plan in self._plans:
-                    group.create_task(self._until_ready(plan))
-        except* Exception as group_of:
-            raise group_of.exceptions[0] from None
+    def attach(self, tell: Callable[[ToControl], None]) -> None:
+        """From now on `tell` reaches whoever edits the table."""
+        self._tell = tell
+
+    def take(self, message: Serves) -> None:
+        """What is to be served from now on."""
+        self._revision = message["revision"]
+        self._placing.clear()
+        self._want(message["backends"])
+        self._settle()
 
     async def stop(self, within_s: float, hurry: asyncio.Event) -> None:
         """Ends every instance: asked to at first, killed when time or patience is over."""
-        for child in self._children:
-            child.stop()
+        self._is_stopping = True
+        for process in self._processes:
+            process.ask_to_end()
         await first_of(hurry.wait(), self._until_ended(), timeout=within_s)
-        for child in self._children:
-            child.abandon()
+        for process in self._processes:
+            process.abandon()
         await first_of(self._until_ended(), timeout=REAPED_WITHIN_S)
         await self._own.close()
         self._lifeline.close()
 
     async def _until_ended(self) -> None:
-        if tasks := [*self._tasks, *self._readers.values()]:
-            await asyncio.wait(tasks)
+        for process in list(self._processes):
+            await process.ended()
 
-    def _note_failure(self, name: str, error: Exception) -> None:
-        self._say(f"a fault in headgate itself: {name} ended: {told(error)}; beginning again")
+    # -- what is asked for
+
+    def _want(self, specs: Mapping[str, Spec]) -> None:
+        self._specs = specs
+        found = {name: placement.wanted(spec) for name, spec in specs.items()}
+        self._wanted = {name: asked for name, asked in found.items() if asked is not None}
+        self._backends = {name: make_backend(name, specs[name]) for name in self._wanted}
 
     def _refuse_taken_ports(self) -> None:
         # Somebody else who answers there must not be taken for our instance.
-        for plan in self._plans:
-            host = plan.instance.host
-            try:
-                (bound,) = bind(
-                    f"[{host}]:{plan.instance.port}" if ":" in host else plan.instance.address
-                )
-            except ListenError as error:
-                raise StartError(f"backend {plan.backend}: {error}") from None
-            bound.close()
+        for name, asked in self._wanted.items():
+            for address in asked.pins:
+                if reason := ports.refusal(self._instance(name, address)):
+                    raise StartError(f"backend {name}: {reason}")
 
-    async def _until_ready(self, plan: InstancePlan) -> None:
-        self._progress.begin(plan)
-        health = Health(path=plan.health_path, timeout_s=PROBE_WITHIN_S)
-        target = Target(plan.instance.host, plan.instance.port, health)
-        # Nobody will tell us: the instance can only be asked.
-        while await probe(target) != "ready":  # noqa: ASYNC110
-            await asyncio.sleep(ASK_EVERY_S)
-        self._ready.add(plan)
-        self._progress.finish(plan)
-        for line in self._output[plan]:
-            self._relay(plan, line)
-
-    def _child(self, plan: InstancePlan) -> Child:
-        return Child(
-            lambda: Command(
-                # The instance knows nothing of us; tied, it cannot outlive us either.
-                this_program("_tied", *plan.argv),
-                environment={**python_path(*plan.folders), "PYTHONUNBUFFERED": "1"},
-                relayed=True,
-                foreign=True,
-            ),
-            self._lifeline,
-            started=partial(self._on_start, plan),
-            ended=partial(self._on_end, plan),
+    def _is_settled(self, name: str) -> bool:
+        asked = self._wanted[name]
+        ready = sum(
+            each.state == "ready" and each.version == asked.version for each in self._of(name)
         )
+        return ready >= asked.count or self._error(name) is not None
 
-    def _on_start(self, plan: InstancePlan, _pid: int, output: asyncio.StreamReader | None) -> None:
-        assert output is not None
-        self._readers[plan] = self._own.keep(
-            f"the output of instance {plan.name}", partial(self._read, plan, output)
-        )
+    def _error(self, name: str) -> str | None:
+        """Why the version that is asked for could not be started."""
+        for each in self._of(name):
+            if each.state == "failed" and each.version == self._wanted[name].version:
+                return each.error
+        return None
 
-    async def _on_end(self, plan: InstancePlan, exit: Exit) -> bool:
-        # What it said last explains its end, and may still be on its way.
-        await asyncio.wait({self._readers[plan]}, timeout=1.0)
-        if plan not in self._ready:
-            if not self._failed.done():
-                self._failed.set_result(self._explain(plan, exit))
+    def _of(self, name: str) -> list[InstanceProcess]:
+        return [each for each in self._processes if each.plan.backend == name]
+
+    # -- the steps
+
+    def _settle(self) -> None:
+        """Takes the next steps, until each waits for something."""
+        if self._is_settling:
+            return  # a step changed something, and is followed by a look at the next ones
+        self._is_settling = True
+        try:
+            while self._take_steps():
+                pass
+        finally:
+            self._is_settling = False
+        self._report()
+        self._changed.set()
+
+    def _take_steps(self) -> bool:
+        """Whether something is different now."""
+        self._processes = [each for each in self._processes if not each.is_gone]
+        if self._is_stopping:
             return False
-        pause = f" in {exit.pause_s:g} s" if exit.pause_s else ""
-        self._say(f"instance {plan.name} {exit}; starting it again{pause}")
+        now = [each.value for each in self._processes]
+        taken = [self._take_step(step) for step in placement.steps(self._wanted, now)]
+        return any(taken)
+
+    def _take_step(self, step: placement.Step) -> bool:
+        """Whether something is different now."""
+        match step:
+            case Start():
+                return self._start(step)
+            case Stop():
+                (process,) = (each for each in self._processes if each.number == step.number)
+                if process.state != "failed" and self._is_up:
+                    self._say(f"instance {process.plan.name}: finishes what it has, then stops")
+                process.stop(STOP_WITHIN_S)
+            case Place():
+                return self._place(step)
         return True
 
-    def _explain(self, plan: InstancePlan, exit: Exit) -> str:
-        words = [line.strip() for line in self._output[plan] if line.strip()]
-        reason = words[-1].removeprefix("headgate instance: ") if words else f"it {exit}"
-        if exit.code < 0:
-            reason = f"it {exit}"
-        return f"backend {plan.backend}: model {plan.model} could not be started: {reason}"
+    def _start(self, step: Start) -> bool:
+        name = step.backend
+        asked, own = self._wanted[name], self._of(name)
+        used = {each.index for each in own if each.version == asked.version}
+        index = next(n for n in range(len(used) + 1) if n not in used)
+        threads = self._site.threads(self._backends.values())
+        try:
+            instance, error = self._instance_for(step)
+            plan = self._site.plan(self._backends[name], instance, index, asked.count, threads)
+        except (ListenError, ServeError) as refused:
+            if not self._is_up:
+                raise StartError(f"backend {name}: {refused}") from None
+            self._say(f"backend {name}: {refused}")
+            return False
+        process = self._process(plan, asked.version, index)
+        self._processes.append(process)
+        if error is not None:
+            process.fail(error)
+            self._note(process)
+            return True
+        if self._is_up:
+            self._say(f"instance {plan.name}: starting {plan.model}")
+        else:
+            self._progress.begin(plan)
+        process.start()
+        return True
 
-    async def _read(self, plan: InstancePlan, output: asyncio.StreamReader) -> None:
-        while True:
-            try:
-                line = await output.readuntil(b"\n")
-            except asyncio.IncompleteReadError as end:
-                line = end.partial
-            except asyncio.LimitOverrunError as overrun:
-                line = await output.readexactly(overrun.consumed)
-            if not line:
-                return
-            text = line.decode("utf-8", "replace").rstrip("\n")
-            if plan in self._ready:
-                self._relay(plan, text)
-            else:
-                self._output[plan].append(text)
+    def _instance_for(self, step: Start) -> tuple[Instance, str | None]:
+        """Where to start it, and why it cannot be there."""
+        if step.pinned:
+            instance = self._instance(step.backend, step.addresses[0])
+            return instance, ports.refusal(instance)
+        taken = {each.plan.instance.address for each in self._processes}
+        taken |= {address for w in self._wanted.values() for address in (*w.pins, *w.in_force)}
+        for address in step.addresses:
+            instance = self._instance(step.backend, address)
+            if ports.is_free(instance):
+                return instance, None
+        return ports.choose(taken, self._chance), None
+
+    def _process(self, plan: InstancePlan, version: str, index: int) -> InstanceProcess:
+        self._numbers += 1
+        return InstanceProcess(
+            self._numbers, version, index, plan, self._own, self._lifeline,
+            changed=self._note, relay=self._relay, say=self._say,
+        )  # fmt: skip
+
+    def _place(self, step: Place) -> bool:
+        name = step.backend
+        asked = self._wanted[name]
+        if self._tell is None:  # nobody gets requests yet
+            self._wanted[name] = replace(asked, in_force=step.addresses)
+            return True
+        if name not in self._placing:
+            self._placing.add(name)
+            urls = [self._url(name, address) for address in step.addresses]
+            version = placement.version_of(self._specs[name]["serve"])
+            self._tell({"type": "place", "backend": name, "version": version, "urls": urls})
+        return False
+
+    def _instance(self, name: str, address: str) -> Instance:
+        return parse_instance(self._url(name, address))
+
+    def _url(self, name: str, address: str) -> str:
+        """The URL for `address`, as it was written where it was."""
+        spec = self._specs[name]
+        for url in (*(spec.get("instances") or ()), *(spec.get("placed") or ())):
+            if parse_instance(url).address == address:
+                return str(url)
+        return f"http://{address}"
+
+    # -- what is heard and told
+
+    def _note(self, process: InstanceProcess) -> None:
+        """Something of a process changed."""
+        plan = process.plan
+        if process.state == "ready" and process.is_news:
+            if self._is_up:
+                self._say(f"instance {plan.name}: ready after {process.lasted_s:.1f} s")
+            elif not process.restarts:
+                self._progress.finish(plan)
+        if process.state == "failed" and process.is_news and self._is_up:
+            others = any(e.served for e in self._of(plan.backend))
+            goes_on = "; the version before goes on answering" if others else ""
+            self._say(f"backend {plan.backend}: {process.error}{goes_on}")
+        process.is_news = False
+        self._settle()
+
+    def _report(self) -> None:
+        """Tells the control process all there is."""
+        if self._tell is None:
+            return
+        backends = {name: self._told(name) for name in self._wanted}
+        for name in {each.plan.backend for each in self._processes} - backends.keys():
+            backends[name] = self._told(name)
+        message: FleetMessage = {
+            "type": "fleet", "revision": self._revision, "backends": backends
+        }  # fmt: skip
+        self._tell(message)
+
+    def _told(self, name: str) -> ServedBackend:
+        asked = self._wanted.get(name)
+        version = asked.version if asked is not None else ""
+        processes: list[ProcessMessage] = [
+            {
+                "address": each.plan.instance.address,
+                "pid": each.pid,
+                "state": each.state,
+                "model": each.plan.model,
+                "current": each.version == version,
+                "restarts": each.restarts,
+                "error": each.error,
+            }
+            for each in self._of(name)
+        ]
+        if asked is None:
+            return {"state": "stopping", "error": None, "processes": processes}
+        error = self._error(name)
+        state = "failed" if error else "ready" if self._is_as_wanted(name) else "starting"
+        return {"state": state, "error": error, "processes": processes}
+
+    def _is_as_wanted(self, name: str) -> bool:
+        asked = self._wanted[name]
+        ready = {
+            each.plan.instance.address
+            for each in self._of(name)
+            if each.state == "ready" and each.version == asked.version
+        }
+        return len(ready) >= asked.count and set(asked.in_force) <= ready
+
+    def _note_failure(self, name: str, error: Exception) -> None:
+        self._say(f"a fault in headgate itself: {name} ended: {told(error)}; beginning again")
 
     def _relay(self, plan: InstancePlan, line: str) -> None:
         name = f"{plan.backend}:{plan.instance.port}"

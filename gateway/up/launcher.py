@@ -1,27 +1,32 @@
 """How does one command bring up a whole file: its instances and the gateway before them?
 
 `headgate up` reads the file and takes the ports first, for that is quick and may fail; then
-it starts the instances, waits until each is ready, and becomes the gateway's supervisor. It
-stops in the opposite order: the gateway drains while its instances still answer, they come
-last. However it ends, nothing it started is left running.
+it starts the instances, waits until each is ready, and becomes the gateway's supervisor. From
+then on the fleet is told of each edit of what is served. It stops in the opposite order: the
+gateway drains while its instances still answer, they come last. However it ends, nothing it
+started is left running.
 """
 
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from gateway.app import CannotStart, Prepared, announce, prepare
-from gateway.core.table import Table
+from gateway.controlplane.store.sqlite_store import SqliteStore
+from gateway.controlplane.store.store import StoreError
+from gateway.core.merging import merge, same
+from gateway.core.table import Document
 from gateway.processes import signals
 from gateway.processes.console import say, take_over
 from gateway.processes.supervisor import Supervisor
 from gateway.processes.tasks import first_of, told
 from gateway.up import screen
 from gateway.up.fleet import Fleet, StartError, cpu_count
-from gateway.up.plan import InstancePlan, ServeError, plan
+from gateway.up.plan import Site
 from gateway.up.progress import Progress, progress
 from gateway.wire.line import Ready
 
@@ -44,23 +49,40 @@ def run_up(
             say(line)
         return 1
     try:
-        table = Table.from_document(prepared.document, 0)
-        plans = plan(table, Path(file), Path.cwd(), cpu_count())
-    except ServeError as error:
-        say(str(error))
+        document = first_document(prepared)
+    except StoreError as error:
+        say(f"{file}: {error}")
         prepared.close()
         return 1
     take_over()
-    return asyncio.run(_launch(prepared, plans))
+    return asyncio.run(_launch(prepared, document, Path(file)))
 
 
-async def _launch(prepared: Prepared, plans: Sequence[InstancePlan]) -> int:
+def first_document(prepared: Prepared) -> Document:
+    """What the gateway will begin with: the file, three ways with what its state holds. StoreError
+    where that cannot be read."""
+    settings, path = prepared.settings, prepared.state.database
+    if settings.store == "memory" or not path.exists():
+        return prepared.document
+    store = SqliteStore(path, keep=settings.history, keep_bytes=settings.history_bytes)
+    try:
+        stored = store.load()
+    finally:
+        store.close()
+    if stored is None:
+        return prepared.document
+    return merge(stored.applied or {}, prepared.document, stored.newest.document).document
+
+
+async def _launch(prepared: Prepared, document: Document, file: Path) -> int:
+    site = Site(file, Path.cwd(), cpu_count())
     if not screen.is_wanted():
         announced = partial(announce, prepared)
-        return await Launch(prepared, plans, progress(), announced).run()
+        return await Launch(prepared, document, site, progress(), announced).run()
     shown = screen.Screen(prepared)
     try:
-        return await Launch(prepared, plans, shown, shown.announce, shown.stopping).run()
+        launch = Launch(prepared, document, site, shown, shown.announce, shown.stopping)
+        return await launch.run()
     finally:
         shown.end()
 
@@ -71,14 +93,15 @@ class Launch:
     def __init__(
         self,
         prepared: Prepared,
-        plans: Sequence[InstancePlan],
+        document: Document,
+        site: Site,
         progress: Progress,
         announce: Callable[[Ready], None],
         stopping: Callable[[], None] = lambda: None,
     ) -> None:
-        self._prepared, self._progress = prepared, progress
+        self._prepared, self._document, self._progress = prepared, document, progress
         self._announce, self._stopping = announce, stopping
-        self._fleet = Fleet(plans, progress, say)
+        self._fleet = Fleet(site, progress, say)
         self._supervisor: Supervisor | None = None
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
 
@@ -124,13 +147,21 @@ class Launch:
             return 0
         self._progress.close()
         self._supervisor = Supervisor(
-            self._prepared.plan,
+            replace(self._prepared.plan, placed=self._fleet.placed),
             on_ready=self._announce,
+            on_serves=self._fleet.take,
             say=say,
         )
+        self._fleet.attach(self._supervisor.tell)
         if self._stop.is_set():
             self._supervisor.stop()
         return await self._supervisor.run()
+
+    def _is_live(self, name: str) -> bool:
+        """Whether an edit, and not the file, made of backend `name` what it is."""
+        backends = self._prepared.document.get("backends") or {}
+        file = (backends.get(name) or {}).get("serve")
+        return not same(file, self._document["backends"][name].get("serve"))
 
     async def _start_instances(self) -> bool:
         """Whether every instance became ready before somebody asked to stop."""
@@ -138,7 +169,7 @@ class Launch:
 
         async def start() -> None:
             nonlocal is_ready
-            await self._fleet.start()
+            await self._fleet.start(self._document.get("backends") or {}, self._is_live)
             is_ready = True
 
         await first_of(start(), self._stop.wait())

@@ -1,8 +1,8 @@
-"""Which instance processes does a file ask `headgate up` for, and how is each one started?
+"""How is each instance process of `headgate up` started?
 
-Pure planning: one process per configured instance of every backend with `serve`. A single
-instance gets all devices (one worker process each, inside it); several instances are dealt
-the devices in turn. Nothing is started here.
+Pure planning: a backend and an address go in, a command line comes out. A single instance gets all
+devices (one worker process each, inside it); several instances are dealt the devices in turn.
+Which processes there are to be is `gateway.core.placement`. Nothing is started here.
 
 A model's module is looked for in the working directory, then in the file's own directory,
 then in each directory above it: the first one that has the module's top name is put on the
@@ -11,12 +11,12 @@ configuration file, then in the working directory.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.core.table import Backend, Instance, Table
+from gateway.core.table import Backend, Instance
 
 
 class ServeError(Exception):
@@ -40,23 +40,32 @@ class InstancePlan:
         return f"{self.backend} ({self.instance.address})"
 
 
-def plan(table: Table, file: Path, cwd: Path, cpus: int) -> list[InstancePlan]:
-    """The processes that `table`, read from `file`, asks for; ServeError names what is wrong."""
-    backends = [backend for backend in table.backends.values() if backend.serve is not None]
-    threads = max(1, cpus // max(1, sum(map(_cpu_workers, backends))))
-    return [
-        _instance_plan(backend, instance, devices, threads, file, cwd)
-        for backend in backends
-        for instance, devices in deal(backend)
-    ]
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where models are looked for, and how many CPUs there are for them."""
+
+    file: Path
+    cwd: Path
+    cpus: int
+
+    def plan(
+        self, backend: Backend, instance: Instance, index: int, count: int, threads: int
+    ) -> InstancePlan:
+        """The process of `backend` at `instance`, of `count` the one with that index; ServeError
+        names what is wrong."""
+        return _instance_plan(
+            backend, instance, deal(backend, index, count), threads, self.file, self.cwd
+        )
+
+    def threads(self, backends: Iterable[Backend]) -> int:
+        """CPU threads for each process that computes, when all of `backends` are served."""
+        return max(1, self.cpus // max(1, sum(map(_cpu_workers, backends))))
 
 
-def deal(backend: Backend) -> Iterator[tuple[Instance, tuple[str, ...]]]:
-    """Each instance of `backend` with its devices."""
+def deal(backend: Backend, index: int, count: int) -> tuple[str, ...]:
+    """The devices of the instance with that index, of `count`."""
     devices = _devices(backend)
-    count = len(backend.instances)
-    for index, instance in enumerate(backend.instances):
-        yield instance, devices[index::count] or (devices[index % len(devices)],)
+    return devices[index::count] or (devices[index % len(devices)],)
 
 
 def find_model(model: str, file: Path, cwd: Path) -> tuple[str, Path]:
@@ -89,7 +98,7 @@ def _instance_plan(
     cwd: Path,
 ) -> InstancePlan:
     assert backend.serve is not None
-    if instance.dns:
+    if instance.dns:  # the file is checked for it; a document from elsewhere may have it
         raise ServeError(
             f"backend {backend.name}: {instance.url} cannot be started here; "
             "`serve` wants instances like http://127.0.0.1:8001"
@@ -127,5 +136,7 @@ def _devices(backend: Backend) -> tuple[str, ...]:
 def _cpu_workers(backend: Backend) -> int:
     """How many processes of `backend` may compute on the CPU; `auto` may turn out to be it."""
     assert backend.serve is not None
-    on_cpu = sum(device in ("cpu", "auto") for _, devices in deal(backend) for device in devices)
+    count = max(1, len(backend.instances))
+    dealt = (device for index in range(count) for device in deal(backend, index, count))
+    on_cpu = sum(device in ("cpu", "auto") for device in dealt)
     return on_cpu * int(backend.serve.get("workers", 1))

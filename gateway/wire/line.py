@@ -1,12 +1,13 @@
 """What the supervisor and a control process say to each other.
 
 On a *line*, a channel over a socket pair. The supervisor tells which processes there are; the
-control process tells when the gateway serves, and which workers are to be replaced. Also what the
+control process tells when the gateway serves, and which workers are to be replaced. Below
+`headgate up` it also tells what is to be served, and hears which instances run. Also what the
 supervisor starts both kinds of process with, as JSON in their one argument.
 """
 
-from collections.abc import Sequence
-from typing import Literal, TypeAlias, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from gateway.wire.messages import Reopen
 
@@ -14,7 +15,8 @@ from gateway.wire.messages import Reopen
 class ControlStart(TypedDict):
     """`file` is the supervisor's own copy of the file that is called `name`; `listen` is the data
     plane's address, as it was bound, and `directory` the gateway's private one; `again`: the
-    gateway was ready before."""
+    gateway was ready before. `placed`: backend → the URLs of the processes that were started for
+    it; null where nobody starts any."""
 
     file: str
     name: str
@@ -28,6 +30,7 @@ class ControlStart(TypedDict):
     counters_fd: int
     workers: int
     again: bool
+    placed: Mapping[str, Sequence[str]] | None
 
 
 class WorkerStart(TypedDict):
@@ -88,11 +91,59 @@ class Leaving(TypedDict):
     pid: int
 
 
+class Serves(TypedDict):
+    """The backends with `serve` of the table that is in force, as they are in its document. First
+    of all, after each edit, and as the answer to each `place`."""
+
+    type: Literal["serves"]
+    revision: int
+    backends: Mapping[str, Mapping[str, Any]]
+
+
+class Place(TypedDict):
+    """Makes `urls` the instances of a backend, unless it asks for another `version` by now. They
+    are ready."""
+
+    type: Literal["place"]
+    backend: str
+    version: str
+    urls: Sequence[str]
+
+
+class InstanceProcess(TypedDict):
+    """One process of a backend: starting, ready, failed or stopping; `error` is what a model said
+    last that could not be started. `current`: it is of the version that is asked for."""
+
+    address: str
+    pid: int | None
+    state: str
+    model: str
+    current: bool
+    restarts: int
+    error: str | None
+
+
+class ServedBackend(TypedDict):
+    """How far the processes of a backend are what is asked for: starting, ready or failed."""
+
+    state: str
+    error: str | None
+    processes: Sequence[InstanceProcess]
+
+
+class Fleet(TypedDict):
+    """All processes, whenever one changed; `revision` is that of the table they are held to."""
+
+    type: Literal["fleet"]
+    revision: int
+    backends: Mapping[str, ServedBackend]
+
+
 class Alive(TypedDict):
     """The control process does not hang; each second."""
 
     type: Literal["alive"]
 
 
-ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen
-FromControl: TypeAlias = Ready | Replace | Leaving | Alive
+ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen | Fleet | Place
+FromControl: TypeAlias = Ready | Replace | Leaving | Alive | Serves

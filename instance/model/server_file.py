@@ -80,6 +80,7 @@ def run_file(where: str, arguments: Sequence[str], starts: bool = False) -> Serv
     _refuse_old(where)
     caught: list[ServerFile] = []
     release = _catch(caught, starts)
+    resume = _spare_torch()
     sys.path.insert(0, str(path.resolve().parent))
     sys.argv = [where, *arguments]
     module = ModuleType("__main__")
@@ -95,6 +96,7 @@ def run_file(where: str, arguments: Sequence[str], starts: bool = False) -> Serv
             raise FileError(f"running {where} failed: {type(error).__name__}: {said}") from None
     finally:
         release()
+        resume()
     if not caught:
         found = named(module, where)
         raise FileError(f"{where} never calls LitServer.run(); name what to serve: {found}")
@@ -153,3 +155,24 @@ def _catch(caught: list[ServerFile], starts: bool) -> Callable[[], None]:
         LitServer.__init__, LitServer.run, CallbackRunner.trigger_event = initialize, run, trigger
 
     return release
+
+
+def _spare_torch() -> Callable[[], None]:
+    """From here on LitServe looks for a GPU without torch; the function given ends that.
+
+    Where nvidia-smi finds none, it imports torch to ask for Apple's: seconds in every process of
+    an instance whose model may not use torch at all, and on any other system always in vain.
+    """
+    from litserve import connector
+
+    finder: Any = getattr(connector, "_Connector", None)
+    look = vars(finder or object).get("_choose_gpu_accelerator_backend")
+    count = getattr(connector, "check_cuda_with_nvidia_smi", None)
+    if sys.platform == "darwin" or look is None or count is None:
+        return lambda: None
+    finder._choose_gpu_accelerator_backend = staticmethod(lambda: "cuda" if count() > 0 else None)
+
+    def resume() -> None:
+        finder._choose_gpu_accelerator_backend = look
+
+    return resume

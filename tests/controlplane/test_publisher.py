@@ -14,6 +14,7 @@ from gateway.controlplane.store.store import Kept, Page, Revision, StoreFull
 from gateway.core import edits
 from gateway.core.faults import Invalid, Missing
 from gateway.core.merging import NOT_SERVED
+from gateway.core.placement import place, version_of
 from gateway.core.table import Document, Table
 from tests.controlplane.memory_store import MemoryStore
 
@@ -332,3 +333,39 @@ class TestAFileThatMeetsEditedState:
         file = {"backends": {"a": FILE["backends"]["a"]}, "routes": {}}
         with pytest.raises(Invalid, match="/routes/live/split/b"):
             await self.restarted(journal, file)
+
+
+class TestHeldProcesses:
+    """A gateway below `headgate up`: an edit never moves what runs."""
+
+    async def test_an_edit_leaves_instances_in_place_and_says_what_will_be_done(
+        self, journal: Journal
+    ) -> None:
+        told: list[int] = []
+        publisher = Publisher(
+            journal, journal, journal, Events(), holds=lambda table: told.append(table.revision)
+        )
+        spec = {**FILE["backends"]["a"], "serve": {"model": "m:A"}}
+        start = edits.put(FILE, "backends", "a", spec)
+        publisher.start(start, why="start", settle=lambda document: document)
+        before = [each.url for each in publisher.table.backends["a"].instances]
+        moved = {"instances": ["http://127.0.0.1:9"], "serve": {"model": "m:B"}}
+        published = await publisher.publish(
+            lambda document: edits.put(document, "backends", "a", moved), who="me"
+        )
+        assert [each.url for each in publisher.table.backends["a"].instances] == before
+        assert "of the new version will be started" in published.serves["a"]
+        assert {c.note for c in published.diff if "/serve" in c.pointer} == {published.serves["a"]}
+        assert told == [2]
+        placed = await publisher.publish(
+            lambda document: place(document, "a", version_of({"model": "m:B"}), moved["instances"]),
+            who="up", places=True,
+        )  # fmt: skip
+        assert publisher.table.document["backends"]["a"] == moved
+        assert (placed.serves, told) == ({}, [2, 3])
+
+    async def test_who_starts_nothing_knows_nothing_of_places(self, publisher: Publisher) -> None:
+        spec = {**FILE["backends"]["a"], "serve": {"model": "m:A"}}
+        placed = {**spec, "placed": ["http://127.0.0.1:9"]}
+        await publisher.publish(lambda d: edits.put(d, "backends", "a", placed), who="me")
+        assert publisher.table.document["backends"]["a"] == spec

@@ -14,16 +14,23 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.instance.conftest import CLIENT, Instance, Serve
+from tests.instance.conftest import CLIENT, Instance
 
 RUN = """
-import os, sys
+import sys
 import model
+
+def made(name, is_one):
+    api = getattr(model, name)()
+    if not is_one:
+        api.api_path = f"/{name}"
+    return api
 
 if __name__ == "__main__":
     import litserve
-    api = getattr(model, sys.argv[1])()
-    server = litserve.LitServer(api, accelerator="cpu", timeout=False)
+    names = sys.argv[1].split(",")
+    apis = [made(name, len(names) == 1) for name in names]
+    server = litserve.LitServer(apis, accelerator="cpu", timeout=False)
     server.run(
         host="127.0.0.1", port=int(sys.argv[2]), num_api_servers=1, generate_client_file=False,
         log_level="warning",
@@ -87,18 +94,29 @@ class Pair:
 Both = Callable[..., Pair]
 
 
-@pytest.fixture
-def both(serve: Serve, tmp_path: Path) -> Iterator[Both]:
-    """Starts both servers with the class `name` of `source`."""
-    started: list[LitServe] = []
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    """Starts both servers with classes of `source`: one pair for all tests of a file that ask for
+    the same. Several classes are the APIs of one file that both serve, each at `/` and its name."""
+    started: dict[tuple[str, ...], Pair] = {}
 
-    def start(source: str, name: str, *arguments: str) -> Pair:
-        (tmp_path / "model.py").write_text(dedent(source))
-        theirs = LitServe(name, tmp_path)
-        started.append(theirs)
-        ours = serve(source, name, *arguments)
-        return Pair(theirs.ready(), ours)
+    def start(source: str, *names: str) -> Pair:
+        folder = tmp_path_factory.mktemp("both")
+        (folder / "model.py").write_text(dedent(source))
+        theirs = LitServe(",".join(names), folder)
+        if len(names) == 1:
+            return Pair(theirs, Instance(f"model.py:{names[0]}", (), folder))
+        return Pair(theirs, Instance("run_litserve.py", ("--", ",".join(names), "0"), folder))
 
-    yield start
-    for one in started:
-        one.end()
+    def find(source: str, *names: str) -> Pair:
+        if (source, *names) not in started:
+            started[source, *names] = start(source, *names)
+        pair = started[source, *names]
+        pair.ours.ready()
+        pair.theirs.ready()
+        return pair
+
+    yield find
+    for pair in started.values():
+        pair.ours.end()
+        pair.theirs.end()

@@ -129,13 +129,14 @@ WHICH = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", ["OfModel", "OfList", "OfUnion", "OfData", "OfTyped", "OfDict", "Async", "Batched"]
-)
+ANNOTATED = ("OfModel", "OfList", "OfUnion", "OfData", "OfTyped", "OfDict", "Async", "Batched")
+
+
+@pytest.mark.parametrize("name", ANNOTATED)
 def test_answers_are_validated_and_filtered_as_litserves_are(both: Both, name: str) -> None:  # noqa: F811
-    pair = both(CLASSES, name)
+    pair = both(CLASSES, *ANNOTATED, "Free")
     for which in WHICH:
-        theirs, ours = pair.ask(json={"which": which})
+        theirs, ours = pair.ask(f"/{name}", json={"which": which})
         assert ours.status_code == theirs.status_code, (which, theirs.text, ours.text)
         if theirs.status_code < 300:
             assert ours.content == theirs.content, which
@@ -146,9 +147,9 @@ def test_answers_are_validated_and_filtered_as_litserves_are(both: Both, name: s
 
 
 def test_values_of_pythons_own_types_are_written_as_litserve_writes_them(both: Both) -> None:  # noqa: F811
-    pair = both(CLASSES, "Free")
+    pair = both(CLASSES, *ANNOTATED, "Free")
     for which in ("small", "huge"):
-        theirs, ours = pair.ask(json={"which": which})
+        theirs, ours = pair.ask("/Free", json={"which": which})
         assert theirs.status_code == ours.status_code == 200, ours.text
         assert ours.json() == theirs.json()
 
@@ -178,14 +179,14 @@ ENDPOINTS = """
 """
 
 
-def test_an_endpoints_annotation_holds_too(serve: Serve) -> None:
-    assert serve(ENDPOINTS, "one").post(1, "/one").json() == {"a": 1}
+def test_an_endpoints_annotation_holds_too(serve: Serve, served: Serve) -> None:
+    assert served(ENDPOINTS, "one").post(1, "/one").json() == {"a": 1}
     assert serve(ENDPOINTS, "many").post(1, "/many").json() == {"a": 1}
     assert serve(ENDPOINTS, "arrays").post(2, "/arrays").json() == [1.0, 1.0]
 
 
-def test_what_does_not_fit_is_named_to_whoever_runs_it_and_sent_to_nobody(serve: Serve) -> None:
-    instance = serve(ENDPOINTS, "one")
+def test_what_does_not_fit_is_named_to_whoever_runs_it_and_sent_to_nobody(served: Serve) -> None:
+    instance = served(ENDPOINTS, "one")
     answer = instance.post(0, "/one")
     assert (answer.status_code, answer.json()["code"]) == (500, "model_error")
     assert answer.json()["detail"] == "the model's answer does not fit Out: /a: Field required"
@@ -288,7 +289,7 @@ def test_the_detail_of_a_failure_is_litserves_and_our_fields_stand_beside_it(
     both: Both,  # noqa: F811
     name: str,
 ) -> None:
-    theirs, ours = both(FAILING, name).ask(json=1)
+    theirs, ours = both(FAILING, "Failing", "Miscounting").ask(f"/{name}", json=1)
     assert (ours.status_code, theirs.status_code) == (500, 500)
     assert ours.json()["detail"] == theirs.json()["detail"]
     assert (ours.json()["title"], ours.json()["code"]) == ("The model failed", "model_error")
@@ -342,6 +343,6 @@ CONTEXTS = """
 
 @pytest.mark.parametrize("name", ["One", "Several", "Streams"])
 def test_context_is_given_by_name_as_litserve_gives_it(both: Both, name: str) -> None:  # noqa: F811
-    theirs, ours = both(CONTEXTS, name).ask(json=5)
+    theirs, ours = both(CONTEXTS, "One", "Several", "Streams").ask(f"/{name}", json=5)
     assert (ours.status_code, ours.content) == (theirs.status_code, theirs.content)
     assert ours.status_code == 200

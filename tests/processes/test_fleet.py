@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -13,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from gateway.core.table import Table
+from gateway.core.placement import held, in_force, place, settled
+from gateway.core.table import Backend, Document, Instance, Table
 from gateway.processes.sockets import bind, listen
 from gateway.up.fleet import Fleet, StartError
-from gateway.up.plan import InstancePlan, ServeError, deal, find_model, plan
+from gateway.up.plan import InstancePlan, ServeError, Site, deal, find_model
 from gateway.up.progress import Plain
 
 from .waiting import alive, until
@@ -44,9 +46,20 @@ def options(serving: InstancePlan) -> dict[str, str]:
     return dict(zip(serving.argv[at::2], serving.argv[at + 1 :: 2], strict=True))
 
 
+def plans(document: Table, cpus: int = 1) -> list[InstancePlan]:
+    site = Site(Path("/f/headgate.yaml"), Path("/f"), cpus)
+    served = [each for each in document.backends.values() if each.serve is not None]
+    threads = site.threads(served)
+    return [
+        site.plan(backend, instance, index, len(backend.instances), threads)
+        for backend in served
+        for index, instance in enumerate(backend.instances)
+    ]
+
+
 def test_an_instance_is_started_as_its_backend_says() -> None:
     spec = served("cpu", max_batch_size=8, batch_timeout="2ms", max_queue=64, path="/v1/square")
-    (serving,) = plan(table(a=spec), Path("/f/headgate.yaml"), Path("/f"), 4)
+    (serving,) = plans(table(a=spec), cpus=4)
     assert serving.argv[:5] == (sys.executable, "-P", "-m", "instance", "models:Linear")
     assert options(serving) == {
         "--host": "127.0.0.1",
@@ -58,11 +71,6 @@ def test_an_instance_is_started_as_its_backend_says() -> None:
         "--max-queue": "64",
         "--path": "/v1/square",
     }
-
-
-def test_backends_without_serve_are_left_to_others() -> None:
-    both = table(a=served(), b={"instances": ["http://10.0.0.1:80"]})
-    assert [serving.backend for serving in plan(both, Path("f"), Path(), 1)] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -78,20 +86,20 @@ def test_backends_without_serve_are_left_to_others() -> None:
 def test_devices_are_dealt_in_turn(
     devices: tuple[str, ...], instances: int, dealt: list[tuple[str, ...]]
 ) -> None:
-    spec = served(*devices, ports=tuple(range(8001, 8001 + instances)))
-    assert [each for _, each in deal(table(a=spec).backends["a"])] == dealt
+    backend = table(a=served(*devices)).backends["a"]
+    assert [deal(backend, index, instances) for index in range(instances)] == dealt
 
 
 def test_processes_that_compute_share_the_cpus() -> None:
     both = table(a=served(ports=(1, 2)), b=served("cpu", ports=(3,), workers=2))
-    threads = {options(serving)["--threads"] for serving in plan(both, Path("f"), Path(), 8)}
+    threads = {options(serving)["--threads"] for serving in plans(both, cpus=8)}
     assert threads == {"2"}
 
 
 def test_a_name_that_is_many_addresses_cannot_be_started_here() -> None:
     spec = {"instances": ["dns+http://model:80"], "serve": {"model": "m:M"}}
     with pytest.raises(ServeError, match=r"dns\+http://model:80 cannot be started here"):
-        plan(table(a=spec), Path("f"), Path(), 1)
+        plans(table(a=spec))
 
 
 def test_a_module_is_found_from_where_one_works_then_from_the_file_upwards(tmp_path: Path) -> None:
@@ -116,27 +124,76 @@ def free_port() -> int:
         return int(bound.getsockname()[1])
 
 
-def serving(model: str, port: int | None = None) -> InstancePlan:
-    (planned,) = plan(table(a=served(ports=(port or free_port(),))), Path("f"), Path(), 1)
-    argv = (sys.executable, str(FAKE), model, *planned.argv[5:])
-    return InstancePlan(
-        planned.backend, model, planned.instance, planned.devices, argv, (), planned.health_path
-    )
+class FakeSite(Site):
+    """Starts a script that only looks like an instance."""
+
+    def plan(
+        self, backend: Backend, instance: Instance, index: int, count: int, threads: int
+    ) -> InstancePlan:
+        planned = super().plan(backend, instance, index, count, threads)
+        argv = (sys.executable, str(FAKE), planned.model, *planned.argv[5:])
+        return dataclasses.replace(planned, argv=argv, folders=())
 
 
 class Running:
-    def __init__(self, *models: str) -> None:
+    """A fleet, and a stand-in for the control process that does all that it is asked."""
+
+    def __init__(self, *models: str, port: int | None = None) -> None:
         self.shown: list[str] = []
         self.said: list[str] = []
-        self.plans = [serving(model) for model in models]
-        self.fleet = Fleet(self.plans, Plain(self.shown.append), self.said.append)
+        self.told: list[Any] = []
+        self.document: Document = {
+            "backends": {name: self.spec(model, port) for name, model in zip("abc", models)},
+            "routes": {},
+        }
+        site = FakeSite(Path("f"), Path(), 1)
+        self.fleet = Fleet(site, Plain(self.shown.append), self.said.append)
         self.hurry = asyncio.Event()
 
+    @staticmethod
+    def spec(model: str, port: int | None = None) -> dict[str, Any]:
+        return {
+            "instances": [f"http://127.0.0.1:{port or free_port()}"],
+            "serve": {"model": model},
+        }
+
+    @property
+    def backends(self) -> dict[str, Any]:
+        return dict(self.document["backends"])
+
+    async def start(self) -> None:
+        await self.fleet.start(self.backends)
+        self.document = settled(self.document, self.fleet.placed)
+        self.fleet.attach(self.hear)
+        self.serve()
+
+    def serve(self) -> None:
+        self.fleet.take({"type": "serves", "revision": 1, "backends": self.backends})
+
+    def edit(self, **backends: Any) -> None:
+        kept = {name: spec for name, spec in (self.backends | backends).items() if spec}
+        self.document = held(self.document, {"backends": kept, "routes": {}})
+        self.serve()
+
+    def hear(self, message: Any) -> None:
+        self.told.append(message)
+        if message["type"] == "place":
+            self.document = place(
+                self.document, message["backend"], message["version"], message["urls"]
+            )
+            asyncio.get_running_loop().call_soon(self.serve)
+
+    def state(self, name: str) -> str:
+        return str(self.told[-1]["backends"][name]["state"])
+
     def pids(self) -> list[int]:
-        return [pid for child in self.fleet._children if (pid := child.pid) is not None]
+        return self.fleet.pids
+
+    def port(self, name: str = "a") -> int:
+        return int(in_force(self.backends[name])[0].rpartition(":")[2])
 
     async def ask(self) -> int:
-        port = self.plans[0].instance.port
+        port = self.port()
 
         def get() -> int:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
@@ -146,8 +203,8 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(*models: str) -> AsyncIterator[Running]:
-    it = Running(*models)
+async def running(*models: str, port: int | None = None) -> AsyncIterator[Running]:
+    it = Running(*models, port=port)
     try:
         yield it
     finally:
@@ -157,13 +214,13 @@ async def running(*models: str) -> AsyncIterator[Running]:
 
 async def test_a_fleet_has_started_when_every_instance_is_ready() -> None:
     async with running("one:Model", "two:Model") as it:
-        await it.fleet.start()
+        await it.start()
         assert await it.ask() in it.pids()
         starting = [line for line in it.shown if line.startswith("starting")]
         assert len(starting) == 2
         assert len([line for line in it.shown if line.startswith("ready")]) == 2
         assert starting[0].endswith("one:Model on auto")
-        name = f"a:{it.plans[0].instance.port}"
+        name = f"a:{it.port()}"
         assert f"{name} | loaded" in it.shown
         # A line of the log stays one, and says whose it is.
         said = [json.loads(line) for line in it.shown if line.startswith("{")]
@@ -176,8 +233,8 @@ async def test_an_instance_inherits_what_is_the_users_and_nothing_that_is_ours(
     for name in ("HEADGATE_TOKEN", "HEADGATE_VIEWER_TOKEN", "HEADGATE_STATE_DIR", "MINE"):
         monkeypatch.setenv(name, "x" * 40)
     async with running("one:Model") as it:
-        await it.fleet.start()
-        port = it.plans[0].instance.port
+        await it.start()
+        port = it.port()
 
         def variables() -> list[str]:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
@@ -191,9 +248,9 @@ async def test_an_instance_inherits_what_is_the_users_and_nothing_that_is_ours(
 async def test_a_model_that_cannot_be_loaded_is_one_line_that_names_it() -> None:
     async with running("one:Model", "missing:Model") as it:
         with pytest.raises(StartError) as refused:
-            await it.fleet.start()
+            await it.start()
         assert str(refused.value) == (
-            "backend a: model missing:Model could not be started: no module named 'missing'"
+            "backend b: model missing:Model could not be started: no module named 'missing'"
         )
         pids = it.pids()
     assert not any(alive(pid) for pid in pids)
@@ -204,15 +261,15 @@ async def test_a_port_that_somebody_else_has_is_refused_before_anything_starts()
     with taken:
         listen([taken])
         port = taken.getsockname()[1]
-        fleet = Fleet([serving("one:Model", port)], Plain([].append), [].append)
-        with pytest.raises(StartError, match=f"^backend a: cannot listen on 127.0.0.1:{port}: "):
-            await fleet.start()
-        await fleet.stop(1, asyncio.Event())
+        async with running("one:Model", port=port) as it:
+            words = f"^backend a: cannot listen on 127.0.0.1:{port}: "
+            with pytest.raises(StartError, match=words):
+                await it.start()
 
 
 async def test_r24_an_instance_that_dies_is_started_again() -> None:
     async with running("one:Model") as it:
-        await it.fleet.start()
+        await it.start()
         (first,) = it.pids()
         os.kill(first, signal.SIGKILL)
 
@@ -222,12 +279,14 @@ async def test_r24_an_instance_that_dies_is_started_again() -> None:
             return False
 
         await until(answers, 10)
-        assert it.said == [f"instance {it.plans[0].name} was ended by SIGKILL; starting it again"]
+        assert it.said == [
+            f"instance a (127.0.0.1:{it.port()}) was ended by SIGKILL; starting it again"
+        ]
 
 
 async def test_instances_are_asked_to_stop_and_killed_when_they_do_not() -> None:
     async with running("one:Model", "stubborn:Model") as it:
-        await it.fleet.start()
+        await it.start()
         pids = it.pids()
         async with asyncio.timeout(5):
             await it.fleet.stop(0.5, it.hurry)
@@ -236,10 +295,69 @@ async def test_instances_are_asked_to_stop_and_killed_when_they_do_not() -> None
 
 async def test_a_start_that_is_given_up_leaves_nothing() -> None:
     async with running("slow:Model") as it:
-        start = asyncio.create_task(it.fleet.start())
+        start = asyncio.create_task(it.start())
         await until(lambda: bool(it.pids()))
         start.cancel()
         await asyncio.gather(start, return_exceptions=True)
         pids = it.pids()
     assert pids
     assert not any(alive(pid) for pid in pids)
+
+
+async def ready(it: Running, name: str = "a") -> None:
+    await until(lambda: it.state(name) == "ready", 10)
+
+
+async def test_a_new_version_takes_the_place_of_the_old_one_when_it_is_ready() -> None:
+    async with running("one:Model") as it:
+        await it.start()
+        (old,) = it.pids()
+        it.edit(a={**it.backends["a"], "serve": {"model": "two:Model"}})
+        assert it.state("a") == "starting"
+        assert await it.ask() == old
+        await ready(it)
+        assert await it.ask() != old
+        await until(lambda: not alive(old))
+        assert len(it.pids()) == 1
+        states = [
+            process["state"] for message in it.told if message["type"] == "fleet"
+            for process in message["backends"]["a"]["processes"]
+        ]  # fmt: skip
+        assert list(dict.fromkeys(states)) == ["ready", "starting", "stopping"]
+
+
+async def test_a_version_that_cannot_start_leaves_the_old_one_and_says_why() -> None:
+    async with running("one:Model") as it:
+        await it.start()
+        before, (old,) = it.backends["a"], it.pids()
+        it.edit(a={**before, "serve": {"model": "missing:Model"}})
+        await until(lambda: it.state("a") == "failed", 10)
+        told = it.told[-1]["backends"]["a"]
+        why = "model missing:Model could not be started: no module named 'missing'"
+        assert told["error"] == why
+        assert await it.ask() == old
+        assert it.said[-1] == f"backend a: {why}; the version before goes on answering"
+        it.edit(a=before)
+        assert it.state("a") == "ready"
+        assert it.pids() == [old]
+
+
+async def test_a_backend_comes_with_a_port_that_is_chosen_and_goes_with_its_process() -> None:
+    async with running("one:Model") as it:
+        await it.start()
+        it.edit(b={"serve": {"model": "two:Model"}})
+        await ready(it, "b")
+        assert it.port("b") in range(20_000, 30_000)
+        assert len(it.pids()) == 2
+        it.edit(b=None)
+        await until(lambda: len(it.pids()) == 1)
+
+
+async def test_who_comes_to_control_is_told_everything() -> None:
+    async with running("one:Model") as it:
+        await it.start()
+        it.told.clear()
+        it.serve()
+        (process,) = it.told[-1]["backends"]["a"]["processes"]
+        assert process["pid"] in it.pids()
+        assert (process["state"], process["current"]) == ("ready", True)

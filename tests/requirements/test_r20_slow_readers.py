@@ -39,7 +39,7 @@ def big(head: bytes, piece: bytes) -> Responder:
     async def respond(exchange: Exchange) -> None:
         exchange.write(head)
         exchange.sent = 0  # type: ignore[attr-defined]
-        while exchange.sent < SIZE:  # type: ignore[attr-defined]
+        while exchange.sent < SIZE and not exchange.gone.is_set():  # type: ignore[attr-defined]
             exchange.write(piece)
             exchange.sent += len(PIECE)  # type: ignore[attr-defined]
             exchange.since = time.monotonic()  # type: ignore[attr-defined]

@@ -18,6 +18,7 @@ import pytest
 from tests.harness.gateway import Gateway, one_backend, running_gateway
 from tests.harness.load import Ask, Client, Reply, failures, open_loop
 from tests.harness.origins import Exchange, echo, hang, origins
+from tests.harness.stretch import Stretch
 
 DAY_S = 86_400
 STEPS = (0, 400, -30, 0)
@@ -94,13 +95,15 @@ async def test_r35_a_jumping_wall_clock_fails_no_request_and_ejects_nobody(
     async with origins(2, hang_or_echo) as stubs:
         document = one_backend(*stubs)
         document["routes"]["hang"] = {"match": "/hang", "split": {"main": 1}, "deadline": "1s"}
-        async with running_gateway(document, env=environment) as gateway:
+        async with running_gateway(document, env=environment) as gateway, Stretch() as work:
             replies, waited = await stepped(gateway, step)
             metrics = await gateway.metrics()
             history = (await gateway.admin("GET", "/admin/v1/history")).json()["revisions"]
     assert failures(replies) == []
     assert [r.status for r in waited] == [504] * len(STEPS)
-    assert all(0.95 <= r.took_s <= 2 for r in waited), [r.took_s for r in waited]
+    for reply in waited:
+        late_s = work.between(reply.intended, reply.done)  # a second, on a machine of its own
+        assert 0.95 <= reply.took_s <= 1 + late_s
     assert metrics.total("headgate_ejections_total") == 0
     assert metrics.total("headgate_instance_up") == 2
     revisions = [entry["revision"] for entry in history]

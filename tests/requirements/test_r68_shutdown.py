@@ -71,10 +71,10 @@ async def test_r68_sigterm_costs_no_request_and_ends_streams_and_websockets_in_o
 @pytest.mark.paced  # a client that is starved for a lame duck's time meets its end
 async def test_r68_workers_replaced_one_after_the_other_cost_no_request_and_no_count() -> None:
     async with origins(2, after(0.005)) as stubs:
-        settings = {"workers": 2, "lame_duck": "500ms"}
+        settings = {"workers": 2, "lame_duck": "2s"}
         async with running_gateway(one_backend(*stubs), **settings) as gateway:
             make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, 150, 7, make))
+            load = asyncio.create_task(open_loop(gateway.url, 150, 9, make))
             for old in await gateway.worker_pids():
                 await asyncio.sleep(1)
                 os.kill(old, signal.SIGTERM)

@@ -39,7 +39,8 @@ class AdminParts:
     """What the admin API is put together from.
 
     `metrics` gives content type and content of a scrape for the scraper's Accept header;
-    `ready` says whether requests can be served.
+    `ready` says whether requests can be served; `fleet` adds the processes to the status, where
+    some are held to the table.
     """
 
     publisher: Publisher
@@ -49,6 +50,7 @@ class AdminParts:
     tokens: Tokens
     metrics: Callable[[str], Awaitable[tuple[str, bytes]]]
     ready: Callable[[], bool]
+    fleet: Callable[[], Mapping[str, Json]] = dict
 
 
 PARTS: web.AppKey[AdminParts] = web.AppKey("parts", AdminParts)
@@ -243,6 +245,8 @@ def outcome(published: Published, **what: Json) -> dict[str, Json]:
     body: dict[str, Json] = {"revision": published.revision, **what}
     body["diff"] = [change.as_json() for change in published.diff]
     body["applied"] = {"workers": published.workers}
+    if published.serves:
+        body["serves"] = dict(published.serves)
     if published.dry_run:
         body["dry_run"] = True
     return body

@@ -66,7 +66,15 @@ _WEIGHTS: Schema = {
 }
 _CHANGES: Schema = {"type": "array", "items": _ref("Change")}
 _APPLIED = _object(["workers"], workers=_INT)
-_WRITTEN = {"revision": _INT, "diff": _CHANGES, "applied": _APPLIED, "dry_run": {"const": True}}
+_SERVES = {
+    "type": "object",
+    "additionalProperties": _TEXT,
+    "description": "Backend → what `headgate up` will do about its processes.",
+}
+_WRITTEN = {
+    "revision": _INT, "diff": _CHANGES, "applied": _APPLIED, "dry_run": {"const": True},
+    "serves": _SERVES,
+}  # fmt: skip
 _REVISION = {
     "revision": _INT,
     "time": {"type": "string", "format": "date-time"},

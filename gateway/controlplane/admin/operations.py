@@ -137,7 +137,8 @@ OPERATIONS: tuple[Operation, ...] = (
         "operator", admin_state.restore_revision, answer="Restored", tag="history",
     ),
     Operation(
-        "streamEvents", "GET", f"{_API}/events", "Server-sent events: edits, health, ejections",
+        "streamEvents", "GET", f"{_API}/events",
+        "Server-sent events: edits, health, ejections, processes",
         "viewer", admin_state.stream_events, answer="EventStream", missing=False, tag="live",
     ),
     Operation(

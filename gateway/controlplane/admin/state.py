@@ -18,6 +18,7 @@ from gateway.controlplane.configuration.settings import Settings, differing
 from gateway.controlplane.events import Event, Subscription
 from gateway.controlplane.store.store import Summary
 from gateway.core.faults import Fault, Invalid
+from gateway.core.merging import NOT_SERVED
 from gateway.core.table import Document, Table
 
 Json = Any
@@ -56,7 +57,7 @@ async def apply_file(call: Call) -> web.Response:
         published,
         previous=published.previous.revision,
         overridden=[change.as_json() for change in applied.overridden],
-        unserved=[change.as_json() for change in published.diff if change.note],
+        unserved=[change.as_json() for change in published.diff if change.note == NOT_SERVED],
         restart=differing(settings, call.parts.settings, os.environ),
     )
     return answer(body, tag=f'"{published.revision}"', revision=published.revision)
@@ -143,7 +144,7 @@ def _summary(revision: Summary) -> Json:
 async def get_status(call: Call) -> web.Response:
     table = call.publisher.table
     live = await call.parts.view.status()
-    body = {"revision": table.revision, "role": call.role, **live}
+    body = {"revision": table.revision, "role": call.role, **live, **call.parts.fleet()}
     return answer(body, tag=seal(body), revision=table.revision)
 
 

@@ -211,6 +211,7 @@ def _instances(backends: Mapping[str, Json]) -> Iterator[Fault]:
             if instance.address in seen:
                 yield Fault(place, "duplicate", f"{instance.address} stands here twice")
             seen.add(instance.address)
+        seen |= {instance.address for _, instance in _parsed(backend, spec, "placed")}
         for address in _map(spec, "states"):
             if address not in seen:
                 yield Fault(
@@ -227,7 +228,11 @@ def _served_twice(backends: Mapping[str, Json]) -> Iterator[Fault]:
     for backend, spec in backends.items():
         if not _map(spec, "serve"):
             continue
-        for place, instance in _parsed(backend, spec):
+        own: set[str] = set()
+        for place, instance in (*_parsed(backend, spec), *_parsed(backend, spec, "placed")):
+            if instance.address in own:
+                continue
+            own.add(instance.address)
             if instance.dns:
                 yield Fault(
                     place, "serve", "`serve` starts processes here and needs http://host:port"
@@ -268,10 +273,10 @@ def _networks(backends: Mapping[str, Json], networks: Sequence[str]) -> Iterator
                 yield Fault(place, "address", f"{instance.host} {reason}")
 
 
-def _parsed(backend: str, spec: Json) -> Iterable[tuple[str, Instance]]:
-    for index, url in enumerate(_list(spec, "instances")):
+def _parsed(backend: str, spec: Json, key: str = "instances") -> Iterable[tuple[str, Instance]]:
+    for index, url in enumerate(_list(spec, key)):
         try:
-            yield pointer("backends", backend, "instances", index), parse_instance(url)
+            yield pointer("backends", backend, key, index), parse_instance(url)
         except (ValueError, AttributeError, TypeError):
             continue  # the schema says what is wrong with it
 

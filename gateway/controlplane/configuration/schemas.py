@@ -238,10 +238,15 @@ class BackendSpec(Spec):
     """A named set of interchangeable instances: one model version."""
 
     instances: list[InstanceUrl] = _said(
-        "http://host:port, or dns+http://name:port for every address behind a name."
+        "http://host:port, or dns+http://name:port for every address behind a name. With `serve` it"
+        " may be left out: a port is chosen."
     )
     states: dict[str, Literal[INSTANCE_STATES]] = _said(  # type: ignore[valid-type]
         "host:port → draining or disabled."
+    )
+    placed: list[InstanceUrl] = _said(
+        "Where `headgate up` has the instances, while that is not where `instances` says. It writes"
+        " this itself; of what a file says here nothing is kept."
     )
     serve: ServeSpec = _said("How `headgate up` starts the instances.")
     balance: Literal[BALANCES] = _said(  # type: ignore[valid-type]

@@ -111,6 +111,10 @@ class HealthBook:
         self._since[key] = self._clock()
         self._words = self._states = None
 
+    def expect(self, key: Key) -> None:
+        """Whoever is added as `key` next is known to be ready: somebody asked before us."""
+        self._remembered.setdefault(key.backend, {})[key.address] = HealthState("up").told()
+
     def drop(self, key: Key) -> None:
         """The instance is no more."""
         del self._since[key]

@@ -50,6 +50,8 @@ function words(event) {
       const shares = Object.entries(event.effective || {}).map(([name, share]) => `${name} ${percent(share)}`);
       return { text: `${event.route} goes to ${shares.join(", ")}` };
     }
+    case "process":
+      return { text: `${event.instance} of ${event.backend}: ${event.state}${event.detail ? `: ${event.detail}` : ""}`, tone: event.state === "failed" ? "bad" : undefined };
     case "worker":
       return { text: `worker ${event.slot} ${event.what} (process ${event.pid})`, tone: event.what === "lost" ? "bad" : "good" };
     case "lost":

@@ -1,0 +1,267 @@
+"""Which instance processes shall run, where, and which of them get requests?
+
+`headgate up` holds processes to the table. What a backend with `serve` asks for and what runs go
+in, the next steps come out: start, place (let the table name other addresses), stop. New ones are
+ready before old ones lose their place, and nothing that has a place is stopped. Nothing is done
+here: who does it asks again whenever something changed, and rests when there are no steps left.
+
+In a document `instances` are the addresses that somebody wrote and `placed` those where the
+processes are, while they are elsewhere; only who starts them writes that.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from gateway.core.deltas import Delta, Document
+from gateway.core.edits import entry_of, put
+from gateway.core.faults import Conflict
+from gateway.core.reading import parse_instance
+
+Spec = Mapping[str, Any]
+ProcessState = Literal["starting", "ready", "failed", "stopping"]
+LIVE = frozenset({"replicas"})
+"""What `serve` says that no process has to be replaced for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What one backend asks for: `count` processes of `version`. `pins` are the addresses written
+    for them, `in_force` those that get requests, both as `host:port`."""
+
+    version: str
+    count: int
+    pins: tuple[str, ...] = ()
+    in_force: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process that runs, or that `failed` before it ever was ready. `served`: it was ready
+    once, and is started again when it dies. `number` tells it from all others."""
+
+    number: int
+    backend: str
+    version: str
+    address: str
+    state: ProcessState
+    served: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start a process of the current version, at one of `addresses` that is free, or else
+    anywhere: a `pinned` one must be at the first of them."""
+
+    backend: str
+    addresses: tuple[str, ...] = ()
+    pinned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Let the table name `addresses` as those of the backend."""
+
+    backend: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End the process of that number, which gets no requests, or forget that it failed."""
+
+    number: int
+
+
+Step: TypeAlias = Start | Place | Stop
+
+
+def steps(wanted: Mapping[str, Wanted], running: Iterable[Process]) -> list[Step]:
+    """What to do next; nothing once all runs as it is wanted, or nothing more can be done."""
+    by_backend: dict[str, list[Process]] = {}
+    used: set[str] = set()
+    for each in running:
+        by_backend.setdefault(each.backend, []).append(each)
+        if each.state != "failed":
+            used.add(each.address)
+    found: list[Step] = []
+    for name, own in by_backend.items():
+        if name not in wanted:
+            found += [Stop(each.number) for each in own if each.state != "stopping"]
+    for name, asked in wanted.items():
+        found += _of_one(name, asked, by_backend.get(name, ()), used)
+    return found
+
+
+def _of_one(name: str, asked: Wanted, own: Sequence[Process], used: set[str]) -> Iterator[Step]:
+    fresh = [each for each in own if each.version == asked.version and each.state != "stopping"]
+    stale = [each for each in own if each.version != asked.version and each.state != "stopping"]
+    by_place = {address: place for place, address in enumerate(asked.in_force)}
+    able = sorted(
+        (each for each in fresh if each.served),
+        key=lambda each: by_place.get(each.address, len(by_place)),
+    )[: asked.count]
+    missing = asked.count - len(able)
+    coming = [each for each in fresh if not each.served and each.state == "starting"]
+    coming.sort(key=lambda each: each.address not in by_place)
+    coming = coming[:missing]
+    # The old version keeps as many places as the new one cannot fill yet.
+    left = [each for each in stale if each.served and each.address in by_place][:missing]
+    places = [each.address for each in (*able, *left)]
+    places += [each.address for each in coming if each.address in by_place][: missing - len(left)]
+    if (able or left) and set(places) != set(asked.in_force):
+        yield Place(name, tuple(places))
+    kept = {each.number for each in (*able, *left, *coming)}
+    for each in (*fresh, *stale):
+        is_record = each.state == "failed" and each.version == asked.version
+        may_go = not each.served or each.address not in by_place
+        if each.number not in kept and may_go and not is_record:
+            yield Stop(each.number)
+    if not any(each.state == "failed" for each in fresh):
+        alive = sum(each.state != "failed" for each in (*fresh, *stale))
+        # One more than asked for, and no more: each of them holds a model in memory.
+        room = min(missing - len(coming), asked.count + 1 - alive)
+        yield from _starts(name, asked, room, used)
+
+
+def _starts(name: str, asked: Wanted, count: int, used: set[str]) -> Iterator[Start]:
+    pins = [address for address in asked.pins if address not in used]
+    known = [address for address in asked.in_force if address not in (*used, *pins)]
+    for number in range(count):
+        if number < len(pins):
+            used.add(pins[number])
+            yield Start(name, (pins[number],), pinned=True)
+        else:
+            yield Start(name, tuple(known[number - len(pins) :][:1]))
+
+
+def version_of(serve: Spec) -> str:
+    """Equal for processes that may stand for one another: whatever was asked for is the same."""
+    return json.dumps({k: v for k, v in serve.items() if k not in LIVE}, sort_keys=True)
+
+
+def wanted(spec: Spec) -> Wanted | None:
+    """What the backend that `spec` describes asks for; None where nothing is started for it."""
+    serve = spec.get("serve")
+    if not serve:
+        return None
+    pins = addresses(spec.get("instances") or ())
+    return Wanted(version_of(serve), count_of(spec), pins, addresses(in_force(spec)))
+
+
+def count_of(spec: Spec) -> int:
+    """How many processes a backend with `serve` asks for."""
+    replicas = spec["serve"].get("replicas")
+    return int(replicas) if replicas is not None else max(1, len(spec.get("instances") or ()))
+
+
+def addresses(urls: Iterable[str]) -> tuple[str, ...]:
+    return tuple(parse_instance(url).address for url in urls)
+
+
+def in_force(spec: Spec) -> Sequence[str]:
+    """The URLs of those that get requests."""
+    urls: Sequence[str] = spec.get("placed") or spec.get("instances") or ()
+    return urls
+
+
+def placed_at(spec: Spec, urls: Sequence[str]) -> dict[str, Any]:
+    """`spec` with its requests going to `urls`; states of other addresses are gone."""
+    bare = {key: value for key, value in spec.items() if key not in ("placed", "states")}
+    if set(urls) != set(bare.get("instances") or ()):
+        bare["placed"] = list(urls)
+    here = addresses(in_force(bare))
+    states = {at: state for at, state in (spec.get("states") or {}).items() if at in here}
+    return {**bare, "states": states} if states else bare
+
+
+def place(
+    document: Document, backend: str, version: str, urls: Sequence[str], *, keep: bool = False
+) -> Document:
+    """`document` with `backend` at `urls`, and with `keep` where it is as well; Conflict where
+    another version is asked for by now."""
+    spec = entry_of(document, "backends", backend)
+    if not spec.get("serve") or version_of(spec["serve"]) != version:
+        raise Conflict(f"backend {backend!r} asks for another version by now")
+    if keep:
+        urls = list(dict.fromkeys([*in_force(spec), *urls]))
+    moved = placed_at(spec, urls)
+    return document if moved == spec else put(document, "backends", backend, moved)
+
+
+def settled(document: Document, placed: Mapping[str, Sequence[str]]) -> Document:
+    """`document` with each backend where `placed` says its processes were started, all anew."""
+    for name, spec in (document.get("backends") or {}).items():
+        urls = placed.get(name) if spec.get("serve") else None
+        new = placed_at(spec, urls) if urls else _bare(spec)
+        if new != spec:
+            document = put(document, "backends", name, new)
+    return document
+
+
+def held(before: Document, after: Document) -> Document:
+    """`after` with each backend that is served before and after still where it is: whatever an edit
+    says of versions, counts and addresses, processes come first and the table follows them."""
+    return _with_backends(before, after, _held)
+
+
+def _held(before: Spec | None, after: Spec) -> Spec:
+    if not after.get("serve") or before is None or not before.get("serve"):
+        return _bare(after)
+    return placed_at(after, urls) if (urls := in_force(before)) else _bare(after)
+
+
+def unplaced(before: Document, after: Document) -> Document:
+    """`after` without a word of where processes are, for who starts none."""
+    return _with_backends(before, after, lambda _, spec: _bare(spec))
+
+
+def _bare(spec: Spec) -> Spec:
+    return placed_at(spec, spec.get("instances") or ()) if "placed" in spec else spec
+
+
+def _with_backends(before: Document, after: Document, made: Any) -> Document:
+    old, document = before.get("backends") or {}, after
+    for name, spec in Delta.between(before, after).put.get("backends", {}).items():
+        new = made(old.get(name), spec)
+        if new != spec:
+            document = put(document, "backends", name, new)
+    return document
+
+
+def outlook(before: Document, after: Document) -> dict[str, str]:
+    """Backend → what will be done about its processes, in words, for who asks for `after`."""
+    old, new = before.get("backends") or {}, after.get("backends") or {}
+    told = {}
+    for name in Delta.between(before, after).touched("backends"):
+        words = _outlook(_wanted(old.get(name)), _wanted(new.get(name)))
+        if words:
+            told[name] = words
+    return told
+
+
+def _wanted(spec: Spec | None) -> Wanted | None:
+    return wanted(spec) if spec else None
+
+
+def _outlook(old: Wanted | None, new: Wanted | None) -> str:
+    if new is None:
+        return "its instances finish what they have and stop" if old is not None else ""
+    if old is None:
+        return f"{_instances(new.count)} of it will be started"
+    if old.version != new.version:
+        return (
+            f"{_instances(new.count)} of the new version will be started; each takes over when it"
+            " is ready, and the old ones answer until then"
+        )
+    if old.count != new.count:
+        more = new.count - old.count
+        return f"{_instances(abs(more))} will be {'started' if more > 0 else 'stopped'}"
+    if old.pins != new.pins and not set(new.pins) <= set(new.in_force):
+        return "each instance that runs keeps its address until `headgate up` starts again"
+    return ""
+
+
+def _instances(count: int) -> str:
+    return f"{count} instance{'' if count == 1 else 's'}"

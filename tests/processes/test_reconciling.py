@@ -1,0 +1,255 @@
+"""`headgate up` holds processes to the table: edits of what is served, real models, under load."""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.harness.gateway import complete, eventually
+
+from .test_up import Up
+from .waiting import alive, descendants
+
+VERSIONS = """
+import time
+
+class One:
+    answer = "one"
+
+    def setup(self, device):
+        pass
+
+    def predict(self, x):
+        time.sleep(0.005)
+        return {"version": self.answer}
+
+class Two(One):
+    answer = "two"
+
+class Broken(One):
+    def setup(self, device):
+        raise FileNotFoundError("no weights in weights.pt")
+"""
+
+
+class Served(Up):
+    """`headgate up` of one backend without addresses, and what clients see of it."""
+
+    seen: Counter[str]
+    wrong: list[Any]
+
+    async def run(self) -> asyncio.subprocess.Process:
+        process = await super().run()
+        (self.folder / "models.py").write_text(VERSIONS)
+        return process
+
+    @asynccontextmanager
+    async def load(self, clients: int = 4) -> AsyncIterator["Served"]:
+        """Requests all the time; afterwards none of them has failed."""
+        self.seen, self.wrong, over = Counter(), [], asyncio.Event()
+
+        async def ask() -> None:
+            while not over.is_set():
+                reply = await self.client.json("POST", f"{self.url}/m", {"input": 1})
+                if reply.ok:
+                    self.seen[reply.json()["version"]] += 1
+                else:
+                    self.wrong.append((reply.status, reply.error, reply.body))
+                await asyncio.sleep(0.01)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(clients):
+                group.create_task(ask())
+            try:
+                yield self
+            finally:
+                over.set()
+        assert self.wrong == [], (len(self.wrong), self.seen)
+
+    async def patch(self, **backend: Any) -> dict[str, Any]:
+        reply = await self.admin("PATCH", "/admin/v1/backends/m", backend)
+        assert reply.status == 200, reply
+        return dict(reply.json())
+
+    async def served(self, backend: str = "m") -> dict[str, Any]:
+        found: dict[str, Any] = (await self.status())["fleet"]["backends"].get(backend, {})
+        return found
+
+    async def until(self, state: str, revision: int = 0, backend: str = "m") -> dict[str, Any]:
+        async def is_so() -> Any:
+            fleet = (await self.status())["fleet"]
+            found = fleet["backends"].get(backend, {"state": "none"})
+            return fleet["revision"] >= revision and found["state"] == state and found
+
+        return dict(await eventually(is_so, 40, f"{backend} is {state}\n{self.log_text()[-2000:]}"))
+
+    async def until_alone(self, count: int = 1) -> None:
+        """Returns once exactly so many processes run and nothing else is left of others."""
+
+        async def is_so() -> bool:
+            return len((await self.served())["processes"]) == count
+
+        await eventually(is_so, 40, f"{count} processes")
+
+    async def cli(self, *arguments: str) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", *arguments, "--url", self.admin_url),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        out, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode()
+
+
+def file(model: str = "models:One", **serve: Any) -> dict[str, Any]:
+    return complete(
+        {
+            "backends": {"m": {"serve": {"model": model, "devices": ["cpu"], **serve}}},
+            "routes": {"r": {"match": "/m", "rewrite": "/predict", "split": {"m": 1}}},
+        },
+        {},
+    )
+
+
+@asynccontextmanager
+async def up(folder: Path, document: dict[str, Any]) -> AsyncIterator[Served]:
+    it = Served(folder, document, {})
+    try:
+        await it.start()
+        yield it
+    finally:
+        await it.client.close()
+        assert it.process is not None
+        for pid in [it.process.pid, *descendants(it.process.pid)]:
+            if alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        await it.process.wait()
+
+
+async def test_versions_replace_each_other_under_load_and_a_broken_one_does_not(
+    tmp_path: Path,
+) -> None:
+    async with up(tmp_path, file()) as it, it.load():
+        first = (await it.status())["revision"]
+        told = await it.patch(serve={"model": "models:Two"})
+        assert "1 instance of the new version will be started" in told["serves"]["m"]
+        assert [change["note"] for change in told["diff"]] == [told["serves"]["m"]]
+        await it.until("ready", told["revision"])
+        await it.until_alone()
+        it.seen.clear()
+        await eventually(lambda: it.seen["two"] > 10)
+        assert it.seen["one"] == 0
+
+        told = await it.patch(serve={"model": "models:Broken"})
+        served = await it.until("failed", told["revision"])
+        assert "no weights in weights.pt" in served["error"]
+        assert "no weights in weights.pt" in it.log_text()
+        it.seen.clear()
+        await eventually(lambda: it.seen["two"] > 10)
+
+        code, said = await it.cli("restore", str(first), "--wait")
+        assert code == 0, said
+        it.seen.clear()
+        await eventually(lambda: it.seen["one"] > 10)
+        assert it.seen["two"] == 0
+
+
+async def test_a_killed_control_process_leaves_instances_alone_and_its_successor_is_told(
+    tmp_path: Path,
+) -> None:
+    async with up(tmp_path, file()) as it, it.load():
+        (process,) = (await it.served())["processes"]
+        control = await it.control_pid()
+        os.kill(control, signal.SIGKILL)
+        await eventually(lambda: not alive(control))
+        await eventually(it.answers, 20)
+        await it.until("ready")
+        assert (await it.served())["processes"] == [process]
+        told = await it.patch(serve={"model": "models:Two"})
+        await it.until("ready", told["revision"])
+        await eventually(lambda: it.seen["two"] > 10)
+
+
+async def test_a_chosen_port_stays_over_a_restart_and_a_live_edit_that_cannot_start_is_said(
+    tmp_path: Path,
+) -> None:
+    document = file()
+    document["backends"]["other"] = dict(document["backends"]["m"])
+
+    async def placed() -> list[str]:
+        table = (await it.admin("GET", "/admin/v1/table")).json()
+        return list(table["backends"]["m"]["placed"])
+
+    async with up(tmp_path, document) as it:
+        first = await placed()
+        told = await it.patch(serve={"model": "models:Two"})
+        await it.until("ready", told["revision"])
+        moved = await placed()
+        assert moved != first
+        await it.admin("PATCH", "/admin/v1/backends/other", {"serve": {"model": "models:Broken"}})
+        await it.until("failed", backend="other")
+        await it.stop()
+    async with up(tmp_path, document) as it:
+        assert await placed() == moved
+        reply = await it.client.json("POST", f"{it.url}/m", {"input": 1})
+        assert reply.json() == {"version": "two"}
+        assert "no weights" in (await it.served("other"))["error"]
+        assert "kept: placed" not in it.log_text()
+        await it.stop()
+
+
+async def edit_at_random(folder: Path, edits: int, seed: int) -> None:
+    chance = random.Random(seed)
+    document = file()
+    document["backends"]["other"] = {"serve": {"model": "models:Two", "devices": ["cpu"]}}
+    async with up(folder, document) as it, it.load(2):
+        for _ in range(edits):
+            name, roll = chance.choice(["m", "other", "third"]), chance.random()
+            path = f"/admin/v1/backends/{name}"
+            if roll < 0.2 and name != "m":
+                await it.admin("DELETE", path)
+            elif roll < 0.35:
+                revision = chance.randint(1, (await it.status())["revision"])
+                await it.admin("POST", f"/admin/v1/history/{revision}/restore", {})
+            else:
+                model = chance.choice(["One", "Two", "Broken"])
+                serve = {"model": f"models:{model}", "devices": ["cpu"]}
+                await it.admin("PUT", path, {"serve": serve})
+            await asyncio.sleep(chance.random())
+        await it.admin("PUT", "/admin/v1/backends/m", {"serve": {"model": "models:Two"}})
+        await it.until("ready", (await it.status())["revision"])
+
+        async def is_settled() -> bool:
+            table = (await it.admin("GET", "/admin/v1/table")).json()["backends"]
+            fleet = (await it.status())["fleet"]["backends"]
+            return fleet.keys() == table.keys() and all(
+                each["state"] in ("ready", "failed") for each in fleet.values()
+            ) and all(
+                len([p for p in each["processes"] if p["pid"]]) <= 1 for each in fleet.values()
+            )  # fmt: skip
+
+        await eventually(is_settled, 40)
+        fleet = (await it.status())["fleet"]["backends"]
+        pids = {p["pid"] for each in fleet.values() for p in each["processes"] if p["pid"]}
+        assert it.process is not None
+        children = psutil.Process(it.process.pid).children()
+        assert {c.pid for c in children if "instance" in c.cmdline()} == pids
+
+
+async def test_after_random_edits_what_runs_is_what_the_table_says(tmp_path: Path) -> None:
+    await edit_at_random(tmp_path, 8, seed=1)
+
+
+@pytest.mark.soak
+async def test_after_fifty_random_edits_what_runs_is_what_the_table_says(tmp_path: Path) -> None:
+    await edit_at_random(tmp_path, 50, seed=2)
