@@ -166,7 +166,11 @@ class Load:
     def target_rather_than_wait(self, now: float) -> float:
         """How many may be computed at once before one waits for longer than a moment: as many as
         the instance can, as it says or as was seen; more while that is but a guess."""
-        return self.target if self.slots or self.is_fixed else self.concurrency.most(now)
+        return (
+            self.target
+            if self.slots or self.is_fixed
+            else self.concurrency.limit_rather_than_refuse(now)
+        )
 
     def is_guessed(self, now: float) -> bool:
         """Whether requests are held back by no more than a guess."""
