@@ -209,6 +209,28 @@ class AdminClient:
         path = f"/admin/v1/backends/{_part(backend)}/instances/{_part(instance)}/{action}"
         return self._ask("POST", path, {}, change).body
 
+    def rollout(self, route: str) -> Json:
+        """Where the rollout of `route` is, its evidence and its plan; `etag` binds a command to
+        the state it is in."""
+        path = f"/admin/v1/routes/{_part(route)}/rollout"
+        answer = self._ask("GET", path, query={"plan": "true"})
+        return {**answer.body, "etag": answer.etag}
+
+    def begin_rollout(self, route: str, plan: Mapping[str, Any], change: Change = PLAIN) -> Json:
+        """Begins a rollout; its first step is in force when this returns."""
+        path = f"/admin/v1/routes/{_part(route)}/rollout"
+        return self._ask("PUT", path, dict(plan), change).body
+
+    def command_rollout(self, route: str, word: str, change: Change = PLAIN) -> Json:
+        """`word` is pause, resume, promote, approve or abort."""
+        path = f"/admin/v1/routes/{_part(route)}/rollout/{word}"
+        return self._ask("POST", path, {}, change).body
+
+    def forget_rollout(self, route: str, change: Change = PLAIN) -> Json:
+        """Forgets a rollout that has ended."""
+        path = f"/admin/v1/routes/{_part(route)}/rollout"
+        return self._ask("DELETE", path, None, change).body
+
     def restore(self, revision: int, change: Change = PLAIN) -> Json:
         """Goes back to `revision`, as a new revision."""
         return self._ask("POST", f"/admin/v1/history/{revision}/restore", {}, change).body

@@ -20,6 +20,7 @@ from gateway.controlplane.admin.strict_json import loads
 from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Published, Publisher
+from gateway.controlplane.rollouts.controller import Rollouts
 from gateway.controlplane.store.store import checksum
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.core.faults import Fault, Invalid, did_you_mean
@@ -50,6 +51,7 @@ class AdminParts:
     tokens: Tokens
     metrics: Callable[[str], Awaitable[tuple[str, bytes]]]
     ready: Callable[[], bool]
+    rollouts: Rollouts
     fleet: Callable[[], Mapping[str, Json]] = dict
 
 

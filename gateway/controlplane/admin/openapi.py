@@ -14,6 +14,7 @@ from gateway.controlplane.admin.calls import YAML_TYPES
 from gateway.controlplane.admin.examples import EXAMPLES
 from gateway.controlplane.admin.operations import OPERATIONS, Operation
 from gateway.controlplane.admin.problems import KINDS
+from gateway.controlplane.admin.rollout_schemas import rollout_schemas
 from gateway.controlplane.configuration.file_schema import tidied
 from gateway.controlplane.configuration.schemas import File
 from gateway.core.entries import NAME
@@ -31,6 +32,10 @@ _PARAMETERS: dict[str, Schema] = {
     "verb": {
         "schema": {"enum": ["drain", "resume", "disable", "enable"]},
         "description": "What becomes of the instance.",
+    },
+    "word": {
+        "schema": {"enum": ["pause", "resume", "promote", "approve", "abort"]},
+        "description": "What the rollout is to do.",
     },
     "revision": {
         "schema": {"type": "integer", "minimum": 1, "maximum": 10**15 - 1},
@@ -94,7 +99,7 @@ _ENTRIES = {"backends": _map_of(_ref("BackendSpec")), "routes": _map_of(_ref("Ro
 
 def _answers() -> dict[str, Schema]:
     """Every schema that is not a model of the file."""
-    return {**_entries(), **_outcomes(), **_reports(), **_problems()}
+    return {**_entries(), **_outcomes(), **_reports(), **rollout_schemas(), **_problems()}
 
 
 def _entries() -> dict[str, Schema]:
@@ -265,6 +270,8 @@ def _parameters(operation: Operation) -> list[Schema]:
         found.append(_header("Last-Event-ID", "The last event read; those since come first."))
     if operation.name in _KNOWN:
         found.append(_header("If-None-Match", "The ETag of what is there already; 304 if it is."))
+    if operation.name == "getRollout":
+        found.append(_query("plan", {"type": "boolean", "default": False}))
     if operation.writes:
         found.append(_query("dry_run", {"type": "boolean", "default": False}))
         found.append(_header("If-Match", "The ETag that was read; 412 if it is another now."))
