@@ -20,20 +20,20 @@ from gateway.core.concurrency_limit import ConcurrencyLimit
 from gateway.core.shared_load import Sample, SharedLoad
 
 # Behind each: what other values make of the p99 in ms, with one worker and with four, of UNEVEN in
-# benchmarks/simulate_balancing.py at 70 % of its capacity, the median of eleven seeds: 76 and 107
+# benchmarks/simulate_balancing.py at 70 % of its capacity, the median of eleven seeds: 68 and 80
 # as it is. "No case": a quarter and four times as much do as well there, and in eleven cases of
 # benchmarks/simulate_limits.py (slow moments, pauses, full instances); then a reason holds it.
 FRESH_S: Final = 0.1  # while a report is newer than what the other workers say; no case
 FADE_S: Final = 2.0  # after which a report says nothing more; no case
-FORGET_S: Final = 10.0  # after which what an unused instance taught is tried anew; 2.5: 76, 115
+FORGET_S: Final = 10.0  # after which what an unused instance taught is tried anew; 2.5: 69, 85
 LEARN: Final = 0.05  # the least weight of a new answer in the learned service time; no case
 LEARN_CROWD: Final = 0.05  # no case
 # Of instances that are about as fast the least busy one is chosen: all stay warm and known, and
 # none gets a crowd for a hair's breadth.
-ALIKE: Final = 0.7  # 0.3: 81, 130; 1: 75, 105
+ALIKE: Final = 0.7  # 0.3: 68, 116; 1: 68, 81
 ALIKE_S: Final = 0.001  # no case
 # Answers without which none counts as slow: the first ones are cold.
-JUDGED: Final = 2
+JUDGED: Final = 2  # 8: 69, 83; 32: 76, 126
 RELEARN: Final = 0.5  # and its weight after FORGET_S without one; no case
 MOST_SLOTS: Final = 65_536.0  # beyond it a report makes no sense
 LOOK_S: Final = 0.001  # between two looks at what other workers have at an instance; no case

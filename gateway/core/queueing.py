@@ -24,11 +24,11 @@ MEASURABLE: Final = 20  # departures from which a rate can be told
 GENERATION: Final = 32  # of those in flight have left before a queue is said to grow
 GRACE_S: Final = 0.1  # a burst may begin a standing queue without being called overload
 # Waiting requests per instance from which on pipelining costs nothing.
-DEEP: Final = 1  # 0: 80, 114; 4: 81, 109
+DEEP: Final = 1  # 0: 69, 81; 4: 71, 80
 # Part of its delay, waiting for which is worth a slow instance: the others in the queue gain by who
 # leaves it.
-EARLY: Final = 0.5  # 0.125: 156, 157; 1: 96, 114
-MUCH_SLOWER: Final = 2.0  # 0.5: 93, 112; 8: 156, 164
+EARLY: Final = 0.5  # 0.125: 149, 142; 1: 70, 79
+MUCH_SLOWER: Final = 2.0  # 0.5: 78, 81; 8: 151, 133
 LOOK_S: Final = 0.1  # between two looks for limits that have lapsed, while somebody waits; no case
 GLANCE_S: Final = 0.02  # and for room that other workers gave back; no case
 MOMENT_S: Final = 1.0  # for as long a guess may keep a request waiting,
