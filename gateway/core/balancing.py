@@ -342,10 +342,10 @@ def target_of(slots: float, service_s: float) -> float:
     return slots + min(slots * TURNAROUND_S // service_s, max(slots, MOST_AHEAD))
 
 
-def choose(balance: str, loads: Sequence[Load], turn: int, now: float, ahead: int = 0) -> int:
+def choose(balance: str, loads: Sequence[Load], rotation: int, now: float, ahead: int = 0) -> int:
     """The index in `loads` of the instance for one more request; -1 when none has room.
 
-    `turn` counts up with each choice from a random start: it breaks ties by rotation, is the
+    `rotation` counts up with each choice from a random start: it breaks ties, is the
     position of `round_robin` and the chance of `random`. Room is up to what each should compute
     at once and `ahead` more, at most its `limit`; but within that a worker may always have one
     computed, for what it knows of the others is old.
@@ -354,7 +354,7 @@ def choose(balance: str, loads: Sequence[Load], turn: int, now: float, ahead: in
     if not count:
         return -1
     least_loaded = balance == "least_loaded" and count > 1
-    start = turn % count if balance != "random" else (scrambled(turn) * count) >> 64
+    start = rotation % count if balance != "random" else (scrambled(rotation) * count) >> 64
     able: list[_Able] = []
     quickest_s = least_s = least_busy = math.inf
     for index in range(start - count, start):  # from `start` on, all around
@@ -402,19 +402,18 @@ it), and how busy it is."""
 def _preferred(able: Sequence[_Able], quickest_s: float) -> int:
     """The index of the first in the order of preference: those that need not be avoided, of them
     those about as fast as the quickest, of them the least busy."""
-    alike_s = (quickest_s + ALIKE_S) / ALIKE
     best: tuple[bool, bool, float] | None = None
     found = 0
     for index, avoid, delay, busy in able:
-        key = avoid, delay > alike_s, busy
+        key = avoid, delay * ALIKE - ALIKE_S > quickest_s, busy
         if best is None or key < best:
             best, found = key, index
     return found
 
 
-def scrambled(turn: int) -> int:
-    """`turn` as a number in [0, 2^64) that looks like chance (splitmix64, Steele 2014)."""
-    z = turn * _STEP & _MASK
+def scrambled(rotation: int) -> int:
+    """`rotation` as a number in [0, 2^64) that looks like chance (splitmix64, Steele 2014)."""
+    z = rotation * _STEP & _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
     return z ^ (z >> 31)
