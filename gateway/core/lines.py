@@ -7,13 +7,14 @@ alone is kept. What is kept is bounded, and each worker process has its own.
 """
 
 import re
+from collections.abc import Collection
 
 # Kinds of header names. PASS is 0, so that the common case is one truth test.
 (
     PASS, HOST, LENGTH, CODING, CONNECTION, DROP, EXPECT, UPGRADE, UNDERSCORE,
     FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, TRUSTED, REQUEST_ID, TRACEPARENT,
-    VIA, OVERRIDE, DEADLINE, LOAD, RETRY_AFTER, KEEP_ALIVE,
-) = range(21)  # fmt: skip
+    VIA, OVERRIDE, DEADLINE, LOAD, RETRY_AFTER, KEEP_ALIVE, AUTHORIZATION, API_KEY,
+) = range(23)  # fmt: skip
 
 _REQUEST_KINDS = {
     b"host": HOST,
@@ -37,6 +38,8 @@ _REQUEST_KINDS = {
     b"via": VIA,
     b"x-headgate-backend": OVERRIDE,
     b"x-request-timeout": DEADLINE,
+    b"authorization": AUTHORIZATION,
+    b"x-api-key": API_KEY,
 }
 # What only a proxy in front may say: who the client is, how it came, what it asked for before
 # somebody rewrote it. Frameworks take these for the truth (a path to route by, a prefix to build
@@ -115,6 +118,11 @@ class Lines(dict[bytes, Line | None]):
         super().__init__()
         self._kinds = kinds
         self._names: dict[bytes, tuple[int, bool]] = {}
+
+    @property
+    def names(self) -> Collection[bytes]:
+        """The names of headers that are kept, with what each is."""
+        return self._names.keys()
 
     def __missing__(self, line: bytes) -> Line | None:
         """Understands `line`, or raises ValueError."""
