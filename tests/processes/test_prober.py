@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.controlplane.watch.health_book import Key
-from gateway.controlplane.watch.prober import Prober, Target, probe, said, targets_of
+from gateway.controlplane.watch.prober import Prober, Target, probe, signal_of, targets_of
 from gateway.controlplane.watch.resolver import Endpoints, Resolver, is_permitted
 from gateway.core.evidence import Evidence, by_backend
 from gateway.core.health import HealthState
@@ -334,7 +334,7 @@ async def test_an_answered_request_keeps_a_busy_instance_from_being_down() -> No
 
 def test_only_2xx_is_success() -> None:
     heads = [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 204\r\n", b"HTTP/1.1 \r\n", b"", b"HTTP/1.1 404 x"]
-    assert [said(head) == "ready" for head in heads] == [True, True, False, False, False]
+    assert [signal_of(head) == "ready" for head in heads] == [True, True, False, False, False]
 
 
 class Names:
