@@ -59,7 +59,7 @@ async def test_r09_a_route_without_weight_asks_for_no_body(head: bytes) -> None:
 
 async def test_r09_a_large_body_is_asked_for_once_there_is_an_instance_for_it() -> None:
     async with one_origin(hang) as origin:
-        document = one_backend(origin, max_in_flight=1, queue={"size": 1, "timeout": "3s"})
+        document = one_backend(origin, max_in_flight=1, queue={"size": 1, "timeout": "5s"})
         async with running_gateway(document) as gateway:
             async with wire(gateway.data_port) as first, wire(gateway.data_port) as waits:
                 async with wire(gateway.data_port) as full:
@@ -70,10 +70,10 @@ async def test_r09_a_large_body_is_asked_for_once_there_is_an_instance_for_it() 
                     async def queued() -> bool:
                         return (await gateway.metrics()).total("headgate_queue_depth") == 1
 
-                    await eventually(queued, 2.5, "the second waits")
+                    await eventually(queued, what="the second waits")
                     await full.send(LARGE)
                     for client, code in ((full, "queue_full"), (waits, "queue_timeout")):
-                        reply = await client.read_response()
+                        reply = await client.read_response(20)
                         assert (reply.status, reply.informational) == (503, [])
                         assert reply.header("x-headgate-error") == code
 
@@ -92,7 +92,7 @@ async def test_r09_a_full_queue_asks_for_no_small_body_either() -> None:
                     async def there(where: str = where) -> bool:
                         return (await gateway.metrics()).total(where) == 1
 
-                    await eventually(there, 2.5, "one is there, the next one waits")
+                    await eventually(there, what="one is there, the next one waits")
                 async with wire(gateway.data_port) as full:
                     await full.send(SMALL)
                     reply = await full.read_response()
