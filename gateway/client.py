@@ -148,6 +148,24 @@ class AdminClient:
         """The entity tag of `backend`, which an edit of its instances is bound to."""
         return self._ask("GET", f"/admin/v1/backends/{_part(backend)}").etag
 
+    def backend(self, backend: str) -> Answer:
+        """`backend` as it was written, and its entity tag."""
+        return self._ask("GET", f"/admin/v1/backends/{_part(backend)}")
+
+    def logs(self, backend: str, *, lines: int = 100, after: int = 0) -> list[Json]:
+        """The last lines that instances of `backend` wrote, of those numbered above `after`."""
+        query = {"lines": str(lines), **({"after": str(after)} if after else {})}
+        answer = self._ask("GET", f"/admin/v1/backends/{_part(backend)}/logs", query=query)
+        return list(answer.body["lines"])
+
+    def keys(self) -> Json:
+        """The keys by their names, without any secret."""
+        return self._ask("GET", "/admin/v1/keys").body
+
+    def key_tag(self, name: str) -> str:
+        """The entity tag of key `name`, which an edit of it is bound to."""
+        return self._ask("GET", f"/admin/v1/keys/{_part(name)}").etag
+
     def history(self, limit: int | None = None) -> Json:
         """The edits so far, newest first."""
         query = {} if limit is None else {"limit": str(limit)}
@@ -199,6 +217,14 @@ class AdminClient:
     def put_backend(self, backend: str, spec: Mapping[str, Any], change: Change = PLAIN) -> Json:
         return self._ask("PUT", f"/admin/v1/backends/{_part(backend)}", dict(spec), change).body
 
+    def patch_backend(self, backend: str, patch: Mapping[str, Any], change: Change = PLAIN) -> Json:
+        """Changes parts of `backend` (JSON merge patch: null removes a key)."""
+        return self._ask("PATCH", f"/admin/v1/backends/{_part(backend)}", dict(patch), change).body
+
+    def restart_backend(self, backend: str, change: Change = PLAIN) -> Json:
+        """Has each instance of `backend` ended and started again, one after the other."""
+        return self._ask("POST", f"/admin/v1/backends/{_part(backend)}/restart", {}, change).body
+
     def delete_backend(self, backend: str, change: Change = PLAIN) -> Json:
         return self._ask("DELETE", f"/admin/v1/backends/{_part(backend)}", None, change).body
 
@@ -230,6 +256,17 @@ class AdminClient:
         """Forgets a rollout that has ended."""
         path = f"/admin/v1/routes/{_part(route)}/rollout"
         return self._ask("DELETE", path, None, change).body
+
+    def create_key(self, name: str, spec: Mapping[str, Any], change: Change = PLAIN) -> Json:
+        """Makes key `name`; `key` of the answer is its secret, which nobody is told again."""
+        return self._ask("POST", "/admin/v1/keys", {"name": name, **spec}, change).body
+
+    def key_action(self, name: str, action: str, change: Change = PLAIN) -> Json:
+        """`action` is rotate, whose answer holds a further secret, or retire."""
+        return self._ask("POST", f"/admin/v1/keys/{_part(name)}/{action}", {}, change).body
+
+    def delete_key(self, name: str, change: Change = PLAIN) -> Json:
+        return self._ask("DELETE", f"/admin/v1/keys/{_part(name)}", None, change).body
 
     def restore(self, revision: int, change: Change = PLAIN) -> Json:
         """Goes back to `revision`, as a new revision."""

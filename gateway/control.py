@@ -127,7 +127,9 @@ class Control:
         self._supervisor_dropped = 0
         self._traffic = Traffic(time.monotonic()) if is_for_people() else None
         self._events = Events()
-        self._fleet = None if start["placed"] is None else FleetView(self._events)
+        self._fleet = (
+            None if start["placed"] is None else FleetView(self._events, self._tell_supervisor)
+        )
         self._held_to = 0
         self._workers = self._make_workers()
         self._resolver = self._make_resolver()
@@ -287,6 +289,9 @@ class Control:
                 case "fleet":
                     if self._fleet is not None:
                         self._fleet.take(message)
+                case "logs":
+                    if self._fleet is not None:
+                        self._fleet.hear(message)
                 case "place":
                     self._own.run("placing instances", self._place(message))
                 case _:
@@ -356,7 +361,7 @@ class Control:
             metrics=self._metrics,
             ready=self._is_ready,
             rollouts=self._rollouts,
-            fleet=dict if self._fleet is None else self._fleet.status,
+            fleet=self._fleet,
         )
         bound = socket.socket(fileno=self._start["admin_fd"])
         listener = AdminListener(admin_application(parts), bound)

@@ -18,6 +18,7 @@ NAME = re.compile(r"[\w.:=\[\]-]+")
 # Whether it can be read is for the command to find out: that is refused, and no wrong usage.
 PATH, FOLDER = click.Path(readable=False), click.Path(file_okay=False, readable=False)
 ROLLOUT_WORDS = ("pause", "resume", "promote", "approve", "abort")
+KEY_ACTIONS = ("add", "rotate", "retire", "revoke")
 SHELLS = ("bash", "zsh", "fish")
 FOUND = "the gateway whose .headgate/ lies here or above, else http://127.0.0.1:8081"
 
@@ -62,7 +63,7 @@ def _load(name: str) -> Callable[..., Any]:
 
 
 def live(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Completes names that the running gateway knows: route, backend, instance or weight."""
+    """Completes names that the running gateway knows: route, backend, instance, key or weight."""
 
     def names(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
         found = _load("asking:live_names")(kind, SimpleNamespace(**context.params))
@@ -134,6 +135,7 @@ LOOKS = (
     _option("--count", metavar="N", type=whole, help="stop after this many looks"),
 )
 FILE = click.Argument(["file"], type=PATH, help="the configuration file")
+BACKEND = click.Argument(["backend"], shell_complete=live("backend"), help="its name")
 ADDRESS = click.Argument(
     ["instance"], shell_complete=live("instance"), help="its address, host:port"
 )
@@ -259,6 +261,10 @@ COMMANDS: tuple[click.Command, ...] = (
             help="an answer after so many times the others' 90 % point is slow (1.2)",
         ),
         _option(
+            "--predictions", metavar="POINTER",
+            help="also compare what is answered at this JSON pointer (/digit), and warn",
+        ),
+        _option(
             "--on-done", metavar="WHAT", type=click.Choice(["keep", "remove_old"]),
             help="keep, or remove_old: take the old backends out of the split",
         ),
@@ -273,6 +279,45 @@ COMMANDS: tuple[click.Command, ...] = (
     _instance("resume", "send requests to a drained instance again"),
     _instance("disable", "take an instance out, healthy or not", more=" -m 'new driver'"),
     _instance("enable", "let a disabled instance back in"),
+    _command("keys", "who may ask, by name, and for which routes", "keys:keys", *CLIENT),
+    _command(
+        "key", "make a key, renew it, or take it back", "keys:key",
+        click.Argument(
+            ["action"], metavar="ACTION", type=click.Choice(KEY_ACTIONS),
+            help="add prints a new key, once; rotate prints a further one, and both are valid until"
+            " retire; revoke lets nobody in by it any more",
+        ),
+        click.Argument(["name"], shell_complete=live("key"), help="the consumer's name"),
+        _option(
+            "--route", metavar="ROUTE", multiple=True, shell_complete=live("route"),
+            help="a route that it opens, and no other; may be repeated",
+        ),
+        _option("--expires", metavar="WHEN", help="after 90d, 12h, 30m, or at a time in ISO 8601"),
+        *EDIT, example="key add acme --route digits --expires 90d",
+    ),
+    _command(
+        "scale", "set how many instances of a backend `headgate up` runs", "processes:scale",
+        click.Argument(
+            ["counts"], nargs=-1, required=True, metavar="BACKEND=N...",
+            shell_complete=live("weight"), help="how many, such as digits-cnn=3",
+        ),
+        *HELD, *EDIT, example="scale digits-cnn=3 --wait",
+    ),
+    _command(
+        "reload", "replace each instance of a backend by a new one, none sooner than that is ready",
+        "processes:reload", BACKEND, *HELD, *EDIT, example="reload digits-cnn --wait",
+    ),
+    _command(
+        "restart", "end each instance of a backend and start it again, one after the other",
+        "processes:restart", BACKEND, *EDIT, example="restart digits-cnn",
+    ),
+    _command(
+        "logs", "the last lines that the instances of a backend wrote", "processes:logs",
+        BACKEND,
+        _option("-f", "--follow", help="then each line that comes, until Ctrl-C"),
+        _option("-n", "--lines", metavar="N", type=whole, help="at most this many (100)"),
+        *CLIENT, example="logs digits-cnn -f",
+    ),
     _command(
         "history", "the edits so far: who, when, why", "showing:history",
         click.Argument(
@@ -302,7 +347,9 @@ COMMANDS: tuple[click.Command, ...] = (
         ),
         example="completion bash",
     ),
-    _command("version", "print the version", "showing:version"),
+    _command(
+        "version", "print the version, and whether the request path is compiled", "showing:version"
+    ),
     _command(
         "help", "explain a command", "showing:explanation",
         click.Argument(

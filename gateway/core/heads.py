@@ -10,9 +10,12 @@ of what clients ask for nothing is kept beyond their connection, for targets hol
 
 import re
 from collections.abc import Collection
+from typing import Any
 
 from gateway.core.errors import ClientFault, UpstreamFault
 from gateway.core.lines import (
+    API_KEY,
+    AUTHORIZATION,
     CODING,
     CONNECTION,
     DEADLINE,
@@ -115,7 +118,7 @@ class _Head:
 class RequestHead(_Head):
     """A request: `method`, `target` and `host` are the bytes that go on unchanged."""
 
-    __slots__ = ("host", "method", "prepared", "target")
+    __slots__ = ("admitted", "host", "method", "prepared", "target")
 
     def __init__(
         self, lines: list[bytes], method: bytes = b"", target: bytes = b"", minor: int = 1
@@ -124,7 +127,17 @@ class RequestHead(_Head):
         self.method = method
         self.target = target
         self.host: bytes | None = None
-        self.prepared: tuple[bytes, bytes] | None = None  # target, and headers.message_start
+        # Target, who was let in with it, and headers.message_start.
+        self.prepared: tuple[bytes, object, bytes] | None = None
+        self.admitted: tuple[object, object, Any] | None = None  # see dataplane.door
+
+    def copy(self) -> "RequestHead":
+        """A head of which other lines may pass; no connection keeps it."""
+        made = RequestHead(self.lines, self.method, self.target, self.minor)
+        made.close, made.length, made.nominated = self.close, self.length, self.nominated
+        made.forward, made.known = self.forward.copy(), self.known.copy()
+        made.host = self.host
+        return made
 
     def note(self, entry: Line, line: bytes, underscores: str) -> None:
         """Takes one header that is not just passed on."""
@@ -142,7 +155,10 @@ class RequestHead(_Head):
                 raise ValueError("header name with an underscore")
             if underscores != "pass":
                 return
-            if is_claim(line.partition(b":")[0].lower()):
+            name = line.partition(b":")[0].lower()
+            if name.replace(b"_", b"-").startswith(b"x-headgate-"):
+                return  # many servers make the same of both
+            if is_claim(name):
                 self._keep(TRUSTED, value, line)
             else:
                 self.forward.append(line)
@@ -151,9 +167,9 @@ class RequestHead(_Head):
 
     def _keep(self, kind: int, value: bytes, line: bytes) -> None:
         known = self.known
-        if kind in (DEADLINE, TRACEPARENT):
+        if kind in (DEADLINE, TRACEPARENT, AUTHORIZATION, API_KEY):
             self.forward.append(line)
-        if kind == TRUSTED:
+        if kind in (TRUSTED, AUTHORIZATION, API_KEY):  # as lines
             known[kind] = known[kind] + CRLF + line if kind in known else line
         else:
             known[kind] = known[kind] + b", " + value if kind in known else value

@@ -13,8 +13,8 @@ from collections.abc import Collection
 (
     PASS, HOST, LENGTH, CODING, CONNECTION, DROP, EXPECT, UPGRADE, UNDERSCORE,
     FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, TRUSTED, REQUEST_ID, TRACEPARENT,
-    VIA, OVERRIDE, DEADLINE, LOAD, RETRY_AFTER, KEEP_ALIVE,
-) = range(21)  # fmt: skip
+    VIA, OVERRIDE, DEADLINE, LOAD, RETRY_AFTER, KEEP_ALIVE, AUTHORIZATION, API_KEY,
+) = range(23)  # fmt: skip
 
 _REQUEST_KINDS = {
     b"host": HOST,
@@ -38,6 +38,8 @@ _REQUEST_KINDS = {
     b"via": VIA,
     b"x-headgate-backend": OVERRIDE,
     b"x-request-timeout": DEADLINE,
+    b"authorization": AUTHORIZATION,
+    b"x-api-key": API_KEY,
 }
 # What only a proxy in front may say: who the client is, how it came, what it asked for before
 # somebody rewrote it. Frameworks take these for the truth (a path to route by, a prefix to build

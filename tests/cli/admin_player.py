@@ -114,6 +114,8 @@ class AdminPlayer:
             name: {"weights": spec["split"], "effective": self.effective(spec["split"])}
             for name, spec in self.table["routes"].items()
         }
+        for name, looks in self.rollouts.items():
+            routes[name]["rollout"] = looks[0]
         workers = [{"slot": 0, "pid": 4711, "revision": self.revision}]
         return {
             "revision": self.revision, "routes": routes, "backends": backends, "workers": workers,
@@ -227,7 +229,7 @@ def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
             return player.edit(wanted, ask, tagged(player.table["backends"][backend]))
         case (method, "routes", route, "rollout", *word) if route in player.table["routes"]:
             return _rollout(player, ask, method, route, word)
-        case ("GET", "backends", backend):
+        case ("GET", "backends", backend) if backend in player.table["backends"]:
             return dict(player.table["backends"][backend])
     raise Problem(404, "no such resource")
 

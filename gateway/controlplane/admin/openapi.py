@@ -25,6 +25,7 @@ Schema = dict[str, Any]
 _PARAMETERS: dict[str, Schema] = {
     "route": {"schema": {"type": "string", "pattern": NAME}, "description": "A route's name."},
     "backend": {"schema": {"type": "string", "pattern": NAME}, "description": "A backend's name."},
+    "name": {"schema": {"type": "string", "pattern": NAME}, "description": "A key's name."},
     "address": {
         "schema": {"type": "string", "pattern": r"^[^/\s]+:[0-9]+$"},
         "description": "An instance, as host:port.",
@@ -45,10 +46,11 @@ _PARAMETERS: dict[str, Schema] = {
 _BODY_TYPES = {
     "RoutePatch": "application/merge-patch+json",
     "BackendPatch": "application/merge-patch+json",
+    "KeyPatch": "application/merge-patch+json",
 }
 
 
-_KNOWN = {"getTable", "getRoute", "getBackend", "getHistory", "getRevision"}
+_KNOWN = {"getTable", "getRoute", "getBackend", "getKey", "listKeys", "getHistory", "getRevision"}
 """Operations whose entity tag tells all of the answer."""
 
 
@@ -94,7 +96,11 @@ def _map_of(item: Schema) -> Schema:
     return {"type": "object", "additionalProperties": item}
 
 
-_ENTRIES = {"backends": _map_of(_ref("BackendSpec")), "routes": _map_of(_ref("RouteSpec"))}
+_ENTRIES = {
+    "backends": _map_of(_ref("BackendSpec")),
+    "routes": _map_of(_ref("RouteSpec")),
+    "keys": _map_of(_ref("KeySpec")),
+}
 
 
 def _answers() -> dict[str, Schema]:
@@ -116,6 +122,16 @@ def _entries() -> dict[str, Schema]:
         ),
         "RoutePatch": {"type": "object", "description": "RFC 7396: null removes a key."},
         "BackendPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
+        "Keys": _object(["revision", "keys"], revision=_INT, keys=_ENTRIES["keys"]),
+        "KeyPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
+        "NewKey": {
+            **_object(
+                ["name"], name={"type": "string", "pattern": NAME},
+                routes={"type": "array", "items": _TEXT},
+                expires={"type": "string", "format": "date-time"},
+            ),
+            "additionalProperties": False,
+        },
         "NewInstance": {
             **_object(["url"], url={"type": "string", "pattern": r"^(dns\+)?http://"}),
             "additionalProperties": False,
@@ -135,6 +151,10 @@ def _outcomes() -> dict[str, Schema]:
             ["revision", "previous", "current", "diff", "applied"],
             route=_TEXT, backend=_TEXT, previous=_ANY, current=_ANY, **_WRITTEN,
         ),
+        "KeyMade": _object(
+            ["name", "revision", "applied"],
+            name=_TEXT, key={"type": "string", "pattern": "^hg_"}, **_WRITTEN,
+        ),
         "Applied": _object(
             ["revision", "previous", "overridden", "unserved", "restart", "diff", "applied"],
             previous=_INT, overridden=_CHANGES, **_WRITTEN,
@@ -151,6 +171,10 @@ def _outcomes() -> dict[str, Schema]:
         "Restored": _object(
             ["revision", "restored", "previous", "diff", "applied"],
             restored=_INT, previous=_INT, **_WRITTEN,
+        ),
+        "Restarting": _object(
+            ["revision", "backend", "serves"],
+            revision=_INT, backend=_TEXT, serves=_SERVES,
         ),
         "Change": _object(
             ["op", "pointer"],
@@ -176,6 +200,16 @@ def _reports() -> dict[str, Schema]:
             ["revision", "role"],
             revision=_INT,
             role={"enum": ["viewer", "operator"], "description": "What the one who asks may do."},
+        ),
+        "Logs": _object(
+            ["backend", "lines"],
+            backend=_TEXT,
+            lines={
+                "type": "array",
+                "items": _object(
+                    ["number", "instance", "text"], number=_INT, instance=_TEXT, text=_TEXT
+                ),
+            },
         ),
         "Word": _object(["status"], status=_TEXT),
     }
@@ -266,6 +300,11 @@ def _parameters(operation: Operation) -> list[Schema]:
             _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
             _query("before", {"type": "integer", "minimum": 1, "maximum": 2**53}),
         ]
+    if operation.name == "getLogs":
+        found += [
+            _query("lines", {"type": "integer", "minimum": 1, "maximum": 500, "default": 100}),
+            _query("after", {"type": "integer", "minimum": 1, "maximum": 2**53}),
+        ]
     if operation.name == "streamEvents":
         found.append(_header("Last-Event-ID", "The last event read; those since come first."))
     if operation.name in _KNOWN:
@@ -315,7 +354,9 @@ def _responses(operation: Operation) -> Schema:
         statuses |= {"409", "412", "413", "428", "500", "507"}
     if operation.body:
         statuses.add("415")
-    if operation.name == "getReadyz":
+    if operation.name == "getLogs":
+        statuses.add("409")
+    if operation.name in ("getReadyz", "getLogs"):
         statuses.add("503")
     if operation.name in _KNOWN:
         responses["304"] = {"description": "It is what the reader has already."}

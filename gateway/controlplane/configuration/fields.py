@@ -26,7 +26,7 @@ from gateway.core.entries import (
     is_path,
 )
 from gateway.core.reading import parse_instance
-from gateway.core.units import parse_duration, parse_size
+from gateway.core.units import parse_duration, parse_size, parse_time
 
 DURATION = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"
 SIZE = r"^[0-9]+(B|KiB|MiB|GiB)$"
@@ -111,6 +111,18 @@ Grace = Annotated[float, _parsed(_duration, "duration"), _IN_SECONDS, Shown(_SHO
 Bytes = Annotated[int, _parsed(_size, "size"), _IN_BYTES, Shown(_SHOWN_SIZE)]
 
 
+def _time(text: Any) -> str:
+    try:
+        parse_time(text)
+    except ValueError as error:
+        raise fault("time", str(error)) from None
+    return str(text)
+
+
+Time = Annotated[str, AfterValidator(_time), Shown({"type": "string", "format": "date-time"})]
+"""A moment, with the zone that it is said in."""
+
+
 def _name(text: str) -> str:
     if not re.fullmatch(NAME, text) or text in {".", ".."}:
         raise fault(
@@ -145,6 +157,25 @@ def _match_path(text: str) -> str:
 _SHOWN_PATH = {"type": "string", "pattern": "^/"}
 Path = Annotated[str, AfterValidator(_path), Shown(_SHOWN_PATH)]
 MatchPath = Annotated[str, AfterValidator(_match_path), Shown(_SHOWN_PATH)]
+
+
+def _variable(text: str) -> str:
+    if not re.fullmatch(VARIABLE, text):
+        raise fault("variable", f"{_short(text)} is no name of a variable")
+    return text
+
+
+def passed_on(text: str) -> str:
+    """`text`, the name of a variable of ours that a model may have; a fault if it may not."""
+    # The gateway's own tokens are among them, and a model is code of somebody else's.
+    if _variable(text).startswith("HEADGATE_"):
+        raise fault("variable", f"{text} is the gateway's own, and no model gets it")
+    return text
+
+
+VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
+_SHOWN_VARIABLE = {"type": "string", "pattern": f"^{VARIABLE}$"}
+Variable = Annotated[str, AfterValidator(_variable), Shown(_SHOWN_VARIABLE)]
 
 
 def _host(text: str) -> str:

@@ -26,20 +26,28 @@ from gateway.controlplane.configuration.fields import (
     Pause,
     Size,
     Spec,
+    Time,
+    Variable,
     fault,
     one_of,
+    passed_on,
 )
 from gateway.controlplane.configuration.settings import Settings
+from gateway.core.access import HASH, MOST_HASHES
 from gateway.core.entries import (
+    ACCESS,
     BALANCES,
     DEVICE,
     INSTANCE_STATES,
     LIMITS,
     MAX_COUNT,
+    MAX_JSON_INTEGER,
     MAX_WEIGHT,
     RETRY_REASONS,
     is_retry_reason,
 )
+
+MAX_REPLICAS = 256
 
 
 def _weight(value: Any) -> Any:
@@ -173,6 +181,13 @@ class RouteSpec(Spec):
     mirror: MirrorSpec = _said("Copies requests to another backend.")
     max_body: Size = _said("Largest request body (64MiB).")
     deadline: Duration = _said("When an answer must be complete; left out: never.")
+    access: Literal[ACCESS] = _said(  # type: ignore[valid-type]
+        "Who may ask: `keys` (whoever has one of `keys`) or `open`; left out: keys, as soon as one"
+        " is configured."
+    )
+    pass_credentials: bool = _said(
+        "Whether instances get the header with the client's key (false)."
+    )
 
 
 def _device(text: str) -> str:
@@ -186,12 +201,58 @@ Device = Annotated[
 ]
 
 
+def _variable_value(value: Any) -> Any:
+    if isinstance(value, str) and "\0" not in value:
+        return value
+    if isinstance(value, Mapping) and list(value) == ["env"] and isinstance(value["env"], str):
+        return {"env": passed_on(value["env"])}
+    raise fault("variable", "must be text in quotes, or {env: NAME}")
+
+
+VariableValue = Annotated[
+    Any,
+    AfterValidator(_variable_value),
+    Shown(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {"env": {"type": "string"}},
+                    "required": ["env"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+
+
 class ServeSpec(Spec):
     """How `headgate up` starts the instances of a backend."""
 
     model: str = Field(description="package.module:Name or path/to/file.py:Name.", min_length=1)
     devices: list[Device] = _said(
         "cpu, cuda:N, mps or auto; one worker process each.", min_length=1
+    )
+    args: dict[str, Any] = _said("What the class's `__init__` gets, by name.")
+    env: dict[Variable, VariableValue] = _said(
+        "Variables of its environment: a text, or {env: NAME} for one that `headgate up` has."
+    )
+    replicas: int = _said(
+        "How many instances (as many as `instances` has, or 1). Those without an address in"
+        " `instances` get a port that is free.",
+        ge=1,
+        le=MAX_REPLICAS,
+    )
+    threads: int = _said(
+        "CPU threads of a worker process (a fair part of all CPUs).", ge=1, le=1024
+    )
+    generation: int = _said(
+        "Another number asks for new processes of the same version; `headgate reload` counts it"
+        " up.",
+        ge=1,
+        le=MAX_JSON_INTEGER,
     )
     path: Path = _said("Where the instance answers (its class's api_path, or /predict).")
     workers: int = _said("Worker processes per device (1).", ge=1, le=256)
@@ -265,9 +326,31 @@ class BackendSpec(Spec):
     timeouts: TimeoutsSpec = _said("How long the gateway waits for an instance.")
 
 
+def _hash(text: str) -> str:
+    if not re.fullmatch(HASH, text):
+        raise fault("hash", "is sha256: and 64 hexadecimal digits, as `headgate key add` makes it")
+    return text
+
+
+Hash = Annotated[str, AfterValidator(_hash), Shown({"type": "string", "pattern": HASH})]
+
+
+class KeySpec(Spec):
+    """A consumer: the name behind a client's key. The key itself is nowhere."""
+
+    hashes: list[Hash] = Field(
+        description="SHA-256 of its key, or of several while one takes another's place.",
+        min_length=1,
+        max_length=MOST_HASHES,
+    )
+    routes: list[Name] = _said("The routes that it opens; left out: all.")
+    expires: Time = _said("When it opens nothing any more; left out: never.")
+
+
 class File(Spec):
     """A Headgate configuration file."""
 
     gateway: Settings = _said("How the gateway itself is set up; read at start.")
     backends: dict[Name, BackendSpec] = _said("Model versions and where their instances are.")
     routes: dict[Name, RouteSpec] = _said("What clients may ask for, and who answers.")
+    keys: dict[Name, KeySpec] = _said("Who may ask, by name.", min_length=1)
