@@ -454,6 +454,7 @@ async def test_r70_what_a_killed_worker_counted_stays_counted(tmp_path, stub):
         assert process.counted() == {("GET", "200", ""): 3}
 
 
+@pytest.mark.paced
 async def test_r68_a_second_sigterm_ends_it_within_a_second(tmp_path, stub):
     async with worker(tmp_path) as process:
         await process.meet(lame_duck_s=30.0, drain_s=30.0)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from gateway.processes.outlet import PIPE_BUF, Outlet
 from tests.harness.unread import full_pipe
 
@@ -17,6 +19,7 @@ def until(check: Callable[[], object], within_s: float = 5.0) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.paced
 def test_who_writes_never_waits_and_what_finds_no_room_is_counted() -> None:
     with full_pipe() as pipe:
         outlet = Outlet(pipe, max_bytes=1000)
