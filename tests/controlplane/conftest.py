@@ -16,7 +16,7 @@ from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.controller import Rollouts
-from gateway.controlplane.rollouts.keeping import InMemory
+from gateway.controlplane.rollouts.keeping import InMemory, Keeper
 from gateway.controlplane.store.store import Store
 from gateway.core.table import Table
 from tests.controlplane.memory_store import MemoryStore
@@ -105,8 +105,8 @@ def make_publisher(
     )
 
 
-def make_rollouts(publisher: Publisher, events: Events) -> Rollouts:
-    made = Rollouts(publisher, InMemory(), events)
+def make_rollouts(publisher: Publisher, events: Events, keeper: Keeper | None = None) -> Rollouts:
+    made = Rollouts(publisher, keeper or InMemory(), events)
     publisher.allow = made.allow
     return made
 
