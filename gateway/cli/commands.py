@@ -347,7 +347,9 @@ COMMANDS: tuple[click.Command, ...] = (
         ),
         example="completion bash",
     ),
-    _command("version", "print the version", "showing:version"),
+    _command(
+        "version", "print the version, and whether the request path is compiled", "showing:version"
+    ),
     _command(
         "help", "explain a command", "showing:explanation",
         click.Argument(

@@ -9,6 +9,8 @@ from abc import abstractmethod
 from collections import deque
 from dataclasses import replace
 
+from mypy_extensions import mypyc_attr
+
 from gateway.core.balancing import Load, choose
 from gateway.core.concurrency_limit import Peers
 from gateway.core.errors import NoRoom
@@ -35,6 +37,7 @@ from gateway.dataplane.shared import Shared
 AGAIN_S = 0.001  # between two looks for a permit that another worker may have given back
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Waiter(Timed):
     """What waits for an instance: since `ready_at`, and until `expires_at` at most."""
 

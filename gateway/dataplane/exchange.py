@@ -5,6 +5,8 @@ one read of the snapshot until an instance is chosen nothing awaits, hence no lo
 client's connection is `listener`, the instance's `upstream`; this is what lies between.
 """
 
+from mypy_extensions import mypyc_attr
+
 from gateway.core.errors import ClientFault, GatewayError, NoRoom, UpstreamFault
 from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line
@@ -43,6 +45,7 @@ def _takes_nothing(head: ResponseHead) -> bool:
     return head.close and LOAD in head.known
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Exchange(Intake):
     """One request of one client. Its deadline is the queue's, or the request's own."""
 

@@ -7,6 +7,8 @@ instance is asked or what it answers.
 
 from abc import abstractmethod
 
+from mypy_extensions import mypyc_attr
+
 from gateway.core.access import Forbidden, Unauthorized
 from gateway.core.errors import ClientFault, GatewayError
 from gateway.core.headers import (
@@ -46,6 +48,7 @@ LEGAL = {
 }
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Intake(Waiter, Request, Deciding):
     """The request's side. `state` is one of STATES, and moves as is LEGAL, never back."""
 
@@ -161,7 +164,7 @@ class Intake(Waiter, Request, Deciding):
                 return
             self._add_pending(payload)
             if self.state == GATHERING:
-                self._gathered()
+                self.gathered()
             else:
                 self._check_size()
                 if self._pending_size > self.plane.options.buffer:
@@ -288,7 +291,8 @@ class Intake(Waiter, Request, Deciding):
             if head.minor and not self.received:
                 self.client.write(CONTINUE)
 
-    def _gathered(self) -> None:
+    def gathered(self) -> None:
+        """Decides, once there is enough of the body to do so."""
         self._check_size()
         if self.done or self.received > self.plane.options.gather:
             try:

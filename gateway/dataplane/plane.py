@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from mypy_extensions import mypyc_attr
+
 from gateway.core.matching import Matcher
 from gateway.core.options import DataplaneOptions
 from gateway.core.table import Table
@@ -26,6 +28,7 @@ from gateway.telemetry.tracing import Tracing
 from gateway.wire.messages import Endpoints, Judging
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Plane(Shared):
     """One worker's data plane."""
 

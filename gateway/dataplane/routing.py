@@ -9,6 +9,7 @@ moved. Choosing the instance inside the backend is not done here.
 
 from collections.abc import Collection, Mapping
 from hashlib import blake2b
+from typing import ClassVar
 
 from gateway.core.errors import ClientFault, NoRoom
 from gateway.core.heads import RequestHead
@@ -56,7 +57,7 @@ class BodyNeeded(Exception):
 class WrongMethodFault(ClientFault):
     """The path is known, the method is not; `allow` is the header's value."""
 
-    code = "method_not_allowed"
+    usual: ClassVar[str] = "method_not_allowed"
 
     def __init__(self, allow: tuple[str, ...]) -> None:
         super().__init__(f"Allowed: {', '.join(allow)}.")

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mypy_extensions import mypyc_attr
+
 from gateway.core.evidence import Signal
 from gateway.core.options import DataplaneOptions
 from gateway.core.retrying import RetryBudget
@@ -34,6 +36,7 @@ _ODD = 0x9E3779B97F4A7C15F39CC0605CEDC835  # 2^128/φ: ids that follow each othe
 _MASK = (1 << 128) - 1
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Shared:
     """What is there once per worker. `now` gives monotonic seconds; `generation` grows with each
     change of who serves."""
