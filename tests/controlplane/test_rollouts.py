@@ -330,6 +330,17 @@ async def test_a_second_one_is_refused_and_a_finished_one_makes_room_or_is_forgo
         house.shown()
 
 
+async def test_one_that_has_ended_goes_with_its_route() -> None:
+    house = House()
+    await house.begin()
+    await house.rollouts.command("digits", "abort")
+    await house.publisher.publish(lambda d: edits.delete_route(d, "digits"), who="operator")
+    with pytest.raises(Missing, match="no route 'digits'"):
+        house.shown()
+    await house.publisher.restore(1, who="operator")
+    assert house.shown()["state"] == "aborted", "a route that comes back at once has its past"
+
+
 async def test_a_dry_run_and_a_disk_that_refuses_change_nothing() -> None:
     class Full(InMemory):
         is_full = True

@@ -339,9 +339,9 @@ class Rollouts:
         self._tell({route: it.judging() for route, it in self._all.items() if it.is_live})
 
     def _of(self, route: str) -> Progress:
+        edits.entry_of(self._publisher.table.document, "routes", route)  # or no such route
         found = self._all.get(route)
         if found is None:
-            edits.entry_of(self._publisher.table.document, "routes", route)  # or no such route
             raise Missing(f"route {route!r} has no rollout")
         return found
 

@@ -102,7 +102,12 @@ class Mover:
         )
 
     async def keep(self) -> None:
-        """Writes all of them down; StoreError where that cannot be."""
+        """Writes all of them down; StoreError where that cannot be. One that has ended goes with
+        its route."""
+        routes = self._publisher.table.routes
+        for route in [name for name, it in self.all.items() if not it.is_live]:
+            if route not in routes:
+                del self.all[route]
         kept = {route: it.as_json() for route, it in self.all.items()}
         await asyncio.to_thread(self._keeper.keep, kept)
         self._kept_at, self.is_stale = self._clock(), False
