@@ -72,12 +72,12 @@ class Trial:
 class OwnTrial(Trial):
     """That of one request alone: of a sticky key, or one whose answer is looked at."""
 
-    __slots__ = ("_body", "_edges", "_key", "_size")
+    __slots__ = ("_body", "_key", "_parts", "_size")
     gathers = True
 
     def __init__(self, judge: "Judge", arm: int, share: str, key: int) -> None:
         super().__init__(judge, arm, share)
-        self._key, self._edges = key, judge.edges
+        self._key, self._parts = key, judge.parts
         self._body: list[bytes] | None = [] if judge.field else None
         self._size = 0
 
@@ -99,10 +99,12 @@ class OwnTrial(Trial):
         """Counts which answer it was."""
         judge = self._judge
         value = value_at(body, judge.path)
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if self.arm == STABLE and len(judge.numbers) < MOST_NUMBERS:
+        kind = type(value)
+        if kind is int or kind is float:
+            if self.arm and len(judge.numbers) < MOST_NUMBERS:
                 judge.numbers.append(float(value))
-            answer = part_of(self._edges, float(value)) if self._edges else None
+            edges, parts = self._parts
+            answer = parts[bisect_left(edges, value)] if edges else None
         else:
             answer = category_of(value)
         if answer is None:
@@ -131,7 +133,7 @@ class Judge:
 
     __slots__ = (
         "_canary", "_keys", "_share", "_split", "_stable", "_times", "_told", "answers", "counts",
-        "decided", "edges", "field", "id", "is_news", "numbers", "path", "seconds", "slow_s", "to",
+        "decided", "field", "id", "is_news", "numbers", "parts", "path", "seconds", "slow_s", "to",
         "warmed", "warming",
     )  # fmt: skip
 
@@ -161,7 +163,7 @@ class Judge:
         """What is asked of requests from now on."""
         self.warming = told["warming"]
         self.slow_s = told["slow_s"]
-        self.edges = tuple(told["edges"])
+        self.parts = (told["edges"], parts_of(told["edges"]))
         self._split = None  # trials are made anew, with what is asked now
 
     def decide(self, name: str, split: Split, key: int) -> None:
@@ -256,13 +258,13 @@ def category_of(value: Any) -> str | None:
     return None
 
 
-def part_of(edges: Sequence[float], value: float) -> str:
-    """Between which of `edges` a number lies: by name where they are few whole numbers, else by
-    place, so that edges which are learned anew tell the same parts apart."""
-    at = bisect_left(edges, value)
+def parts_of(edges: Sequence[float]) -> list[str]:
+    """What the parts are called into which `edges` divide numbers, one more than there are edges:
+    by name where these are whole numbers, else by place, so that edges which are learned anew tell
+    the same parts apart."""
     if all(edge == int(edge) for edge in edges):
-        return f"≤ {edges[at]:g}" if at < len(edges) else f"> {edges[-1]:g}"
-    return f"part {at + 1} of {len(edges) + 1}"
+        return [*(f"≤ {edge:g}" for edge in edges), *(f"> {edge:g}" for edge in edges[-1:])]
+    return [f"part {number} of {len(edges) + 1}" for number in range(1, len(edges) + 2)]
 
 
 def share_of(split: Split, to: str) -> str:

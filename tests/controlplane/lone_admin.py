@@ -16,6 +16,7 @@ from gateway.controlplane.configuration.checks import Checks
 from gateway.controlplane.configuration.reading import parse
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Publisher
+from gateway.controlplane.rollouts.keeping import NAME, RolloutFile
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
 from gateway.controlplane.store.store import StoreError
@@ -41,6 +42,7 @@ async def serve(folder: Path) -> None:
         check=Checks(settings),
     )
     publisher.start(document, why="start")
+    rollouts = make_rollouts(publisher, events, RolloutFile(folder / NAME))
     parts = AdminParts(
         publisher,
         settings,
@@ -49,12 +51,12 @@ async def serve(folder: Path) -> None:
         Tokens(),
         no_metrics,
         lambda: True,
-        make_rollouts(publisher, events),
+        rollouts,
     )
     bound = socket.create_server(("127.0.0.1", 0))
     await AdminListener(admin_application(parts), bound).start()
     print(bound.getsockname()[1], flush=True)
-    await asyncio.Event().wait()
+    await rollouts.run()
 
 
 if __name__ == "__main__":

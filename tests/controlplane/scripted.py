@@ -8,7 +8,7 @@ from typing import Any
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.controller import Rollouts
-from gateway.controlplane.rollouts.keeping import InMemory
+from gateway.controlplane.rollouts.keeping import InMemory, Keeper
 from gateway.core.table import Table
 
 FILE = """
@@ -60,7 +60,7 @@ async def no_metrics(accept: str) -> tuple[str, bytes]:
     return "text/plain; version=0.0.4; charset=utf-8", b"headgate_revision 1\n"
 
 
-def make_rollouts(publisher: Publisher, events: Events) -> Rollouts:
-    made = Rollouts(publisher, InMemory(), events)
+def make_rollouts(publisher: Publisher, events: Events, keeper: Keeper | None = None) -> Rollouts:
+    made = Rollouts(publisher, keeper or InMemory(), events)
     publisher.allow = made.allow
     return made

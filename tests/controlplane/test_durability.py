@@ -106,6 +106,82 @@ async def test_r52_no_acknowledged_edit_is_lost_to_kill_9(tmp_path: Path, kills:
     assert len(acknowledged) > kills
 
 
+ROLLOUT = "/admin/v1/routes/digits/rollout"
+SHARES = (1, 5, 25, 50, 100)
+START = {"digits-linear": 90, "digits-cnn": 10}
+
+
+async def roll_until_gone(process: Process, chance: random.Random) -> Any:
+    """Begins rollouts, leads them on and aborts them until nobody answers; the last that was
+    acknowledged."""
+    acknowledged = None
+    try:
+        while True:
+            word = chance.choice(["promote", "promote", "promote", "pause", "resume", "abort"])
+            if acknowledged is None or acknowledged["state"] in ("done", "aborted"):
+                await process.ask("PUT", WEIGHTS, START)  # refused while one runs
+                status, answer = await process.ask(
+                    "PUT", ROLLOUT, {"to": "digits-cnn", "steps": SHARES, "hold": "1h"}
+                )
+            else:
+                status, answer = await process.ask("POST", f"{ROLLOUT}/{word}", {})
+            if status in (200, 201):
+                acknowledged = answer
+            else:
+                assert status == 409, answer
+                _, acknowledged = await process.ask("GET", ROLLOUT)
+    except aiohttp.ClientError:
+        return acknowledged
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param(8, marks=pytest.mark.timeout(300)),
+        pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
+    ],
+)
+async def test_whenever_it_is_killed_a_rollout_has_the_weights_of_its_step_or_of_its_start(
+    tmp_path: Path, kills: int
+) -> None:
+    chance = random.Random(15)
+    acknowledged: Any = None
+    for _ in range(kills):
+        async with running(tmp_path) as process:
+            if acknowledged is not None:
+                await _agree(process, acknowledged)
+            task = asyncio.create_task(roll_until_gone(process, chance))
+            await asyncio.sleep(chance.random() * 0.3)
+            process.process.kill()
+            acknowledged = await task or acknowledged
+
+
+async def _agree(process: Process, acknowledged: Any) -> None:
+    """Nothing that was acknowledged is lost, and once what was begun is done the split is that of
+    the state."""
+    async with asyncio.timeout(HUNG_AFTER_S):
+        while True:
+            _, found = await process.ask("GET", ROLLOUT)
+            _, weights = await process.ask("GET", WEIGHTS)
+            _, again = await process.ask("GET", ROLLOUT)
+            if found == again and weights["weights"] in _weights_of(found):
+                break
+    if found["started"] == acknowledged["started"]:
+        told = acknowledged["history"]
+        assert found["history"][: len(told)] == told
+    else:
+        assert found["started"] > acknowledged["started"]
+
+
+def _weights_of(rollout: Any) -> list[dict[str, int]]:
+    """The splits there may be: after its end also what was set for the next one."""
+    if rollout["state"] == "aborted":
+        return [START]
+    share = 100 if rollout["state"] == "done" else SHARES[rollout["step"] - 1]
+    of_step = {"digits-linear": 100 - share, "digits-cnn": share}
+    return [of_step, START] if rollout["state"] == "done" else [of_step]
+
+
 @pytest.mark.paced
 async def test_r52_after_kill_9_it_serves_within_two_seconds(tmp_path: Path) -> None:
     took_s = []

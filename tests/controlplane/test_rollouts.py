@@ -330,6 +330,17 @@ async def test_a_second_one_is_refused_and_a_finished_one_makes_room_or_is_forgo
         house.shown()
 
 
+async def test_one_that_has_ended_goes_with_its_route() -> None:
+    house = House()
+    await house.begin()
+    await house.rollouts.command("digits", "abort")
+    await house.publisher.publish(lambda d: edits.delete_route(d, "digits"), who="operator")
+    with pytest.raises(Missing, match="no route 'digits'"):
+        house.shown()
+    await house.publisher.restore(1, who="operator")
+    assert house.shown()["state"] == "aborted", "a route that comes back at once has its past"
+
+
 async def test_a_dry_run_and_a_disk_that_refuses_change_nothing() -> None:
     class Full(InMemory):
         is_full = True
@@ -488,6 +499,17 @@ def test_a_key_counts_once_whoever_tells_it() -> None:
     tallies.hear(told("a", 1, keys={"errors": [(7, "1/10", 0, "")]}))
     tallies.hear(told("b", 1, keys={"errors": [(7, "1/2", 0, ""), (8, "1/2", 4, "")]}))
     assert tallies.events("errors") == {0.1: (3, 0), 0.5: (0, 1)}
+    assert Tallies.from_json(tallies.as_json()).events("errors") == tallies.events("errors")
+
+
+def test_a_key_has_one_answer_too() -> None:
+    tallies = Tallies()
+    tallies.hear(told("a", 1, keys={"predictions": [(7, "1/10", 0, "x"), (8, "1/10", 4, "y")]}))
+    tallies.hear(told("b", 1, keys={"predictions": [(7, "1/10", 0, "y"), (9, "1/10", 4, "x")]}))
+    for each in (tallies, Tallies.from_json(tallies.as_json())):
+        found = each.answers()
+        assert found["x"].events == {0.1: (1, 1)}
+        assert found["y"].events == {0.1: (0, 1)}
 
 
 # -- plans

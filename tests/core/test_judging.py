@@ -4,10 +4,12 @@ import math
 import random
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks import rollout_rules as rules
 from benchmarks import simulate_rollouts as simulation
 from gateway.core.judging import (
     OTHER,
@@ -148,6 +150,21 @@ def test_a_canary_that_fails_more_often_is_found_soon() -> None:
 def test_a_canary_that_is_half_as_slow_again_is_found_soon() -> None:
     found = simulation.repeated("", RUNS, lambda c: simulation.latency_worse(c, 0.1, 1.5))
     assert found.point(0.9) <= 500
+
+
+def test_others_are_asked_what_they_are_documented_to_ask() -> None:
+    requests = np.full((2, rules.MINUTES), 1000)
+    errors = np.zeros((2, rules.MINUTES), int)
+    errors[0, [1, 3, 5, 7, 9]] = 11
+    minutes = rules.Minutes(requests, errors)
+    assert (rules.flagger(minutes), rules.argo(minutes)) == (9, None)
+    errors[0, 20:24] = 60
+    assert (rules.flagger(minutes), rules.argo(minutes)) == (9, 23)
+    assert rules.mann_whitney_once(minutes) == rules.MINUTES - 1
+    arm = np.arange(rules.MINUTES * rules.PER_MINUTE) % 10 == 0
+    counted = rules.by_minute(arm, arm)
+    assert set(counted.requests[0]) == set(counted.errors[0]) == {rules.PER_MINUTE // 10}
+    assert not counted.errors[1].any()
 
 
 @pytest.mark.soak

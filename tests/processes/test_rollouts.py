@@ -1,6 +1,8 @@
 """Rollouts on a whole gateway: led to the end or back, whoever is killed meanwhile."""
 
 import asyncio
+import contextlib
+import json
 import os
 import random
 import signal
@@ -10,6 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.harness.exchange import Exchange
@@ -211,6 +214,45 @@ async def _rolled_back(gateway: Gateway, killed: str) -> tuple[float, int]:
     seen = sum(reply.header("x-headgate-backend") == "new" for reply in replies)
     assert begun["started"] == found["started"]
     return (at[-1] - at[0]).total_seconds(), seen
+
+
+async def test_a_rollout_outlives_its_whole_gateway() -> None:
+    """All of its processes are killed at once; the next gateway goes on with the evidence there
+    was."""
+    async with origins(2, fixed()) as (old, new):
+        whole = {
+            "backends": {"old": backend(old), "new": backend(new)},
+            "routes": {"r": {"match": "/", "split": {"old": 1, "new": 0}}},
+        }
+        async with running_gateway(whole) as gateway:
+            async with traffic(gateway, "/x"):
+                await begin(gateway, "r", steps=[50, 100], hold="1h", warmup=0)
+                known = await eventually(lambda: _kept(gateway), 30.0, "evidence is kept", 0.1)
+            for process in gateway.family():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            assert gateway.process is not None
+            await gateway.process.wait()
+            await gateway.start()
+            await gateway.wait_up()
+            again = await rollout(gateway, "r")
+            assert (again["state"], again["step"], again["share"]) == ("running", 1, 50)
+            assert (again["started"], again["history"]) == (known["started"], known["history"])
+            assert again["guards"]["errors"]["canary"]["requests"] >= 10
+            for state in ("running", "done"):
+                reply = await gateway.admin("POST", "/admin/v1/routes/r/rollout/promote", {})
+                assert reply.json()["state"] == state
+
+
+async def _kept(gateway: Gateway) -> dict[str, Any] | None:
+    """The rollout, once what is written down of it has ten requests of the canary."""
+    kept = json.loads((gateway.folder / "state" / "rollouts.json").read_bytes())
+    rows = [
+        row
+        for counts in kept["rollouts"]["r"]["tallies"]["counts"].values()
+        for row in counts.values()
+    ]
+    return await rollout(gateway, "r") if sum(row[0] for row in rows) >= 10 else None
 
 
 async def _pids(gateway: Gateway) -> list[int]:

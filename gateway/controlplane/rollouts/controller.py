@@ -1,16 +1,14 @@
-"""What moves a rollout, and how does it survive whatever dies?
+"""Which rollouts are there, and what moves them?
 
-A few times a second each rollout is looked at: what workers told, what guards make of it, who
-is well. What follows is written down, then made an ordinary edit by the publisher, then told.
-Whoever comes after a crash finds what was written down and makes it true; what was counted goes on
-from there. What is decided is decided in `core.rollout` and `core.judging`.
+A few times a second each rollout is looked at: what workers told, what guards make of it, who is
+well; and operators tell it what to do. What follows is made true by `moving`. What is decided is
+decided in `core.rollout` and `core.judging`.
 """
 
 import asyncio
 import logging
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,8 +18,9 @@ from gateway.controlplane.events import Events, utc_now
 from gateway.controlplane.publisher import NotInForce, Publisher
 from gateway.controlplane.rollouts import plans
 from gateway.controlplane.rollouts.keeping import Keeper
+from gateway.controlplane.rollouts.moving import KEEP_S, WHO, Mover, split_of
 from gateway.controlplane.rollouts.progress import Move, Progress
-from gateway.controlplane.store.store import StateRefused, StoreError
+from gateway.controlplane.store.store import StoreError
 from gateway.core import edits
 from gateway.core.faults import Conflict, Invalid, Missing
 from gateway.core.judging import evidence
@@ -31,9 +30,7 @@ from gateway.processes.tasks import Tasks, told
 from gateway.wire.messages import JudgedMessage, Judging
 
 log = logging.getLogger(__name__)
-WHO = "rollout"
 LOOK_S = 0.1
-KEEP_S = 1.0
 LONGEST_S = 1.0  # of a look: what took longer was no holding, nobody watched
 COMMANDS: dict[str, Signal] = {
     "pause": "pause",
@@ -80,24 +77,15 @@ class Rollouts:
         effective: Callable[[str], Mapping[str, float]] = lambda _: {},
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._publisher, self._keeper, self._events = publisher, keeper, events
+        self._publisher = publisher
         self._tell, self._effective, self._clock = tell, effective, clock
-        self._all: dict[str, Progress] = {}
+        self._mover = Mover(publisher, keeper, events, clock)
+        self._all = self._mover.all
         self._lock = asyncio.Lock()
         self._own = Tasks(_note_failure)
         self._stirred = asyncio.Event()
-        self._kept_at = self._looked_at = clock()
-        self._is_stale = False
+        self._looked_at = clock()
         self._was_well: set[str] = set()  # rollouts whose canary was seen to serve
-        self._verdicts: Counter[tuple[str, ...]] = Counter()
-        for route, kept in keeper.load().items():
-            try:
-                self._all[route] = Progress.from_json(route, kept)
-            except (Invalid, KeyError, TypeError, ValueError) as error:
-                raise StateRefused(
-                    f"the rollout kept of route {route!r} cannot be read ({told(error)}); it was"
-                    " kept as it is"
-                ) from None
 
     # -- what is asked
 
@@ -118,7 +106,7 @@ class Rollouts:
     def allow(self, before: Document, after: Document, who: str) -> None:
         """Conflict where an edit by somebody else changes the split of a running rollout."""
         for route, it in self._all.items() if who != WHO else ():
-            if it.is_live and _split(before, route) != _split(after, route):
+            if it.is_live and split_of(before, route) != split_of(after, route):
                 raise Conflict(
                     f"a rollout of {it.plan.to!r} runs on route {route!r} (step {it.step + 1} of"
                     f" {len(it.plan.steps)}) and its split is not to be edited: abort it first"
@@ -136,7 +124,7 @@ class Rollouts:
 
     def verdicts(self) -> dict[tuple[str, ...], int]:
         """(route, guard, verdict) → how often; a rollout's end counts as of the guard ""."""
-        return dict(self._verdicts)
+        return dict(self._mover.verdicts)
 
     # -- what is told
 
@@ -170,7 +158,7 @@ class Rollouts:
             self._was_well.add(it.id)
             self._tell_workers()  # before the first request that it decides
             try:
-                await self._carry_out(it)
+                await self._mover.carry_out(it)
             except NotInForce:
                 raise  # durable: it goes on
             except Exception:
@@ -188,7 +176,7 @@ class Rollouts:
         else:
             self._all[route] = before
         with suppress(StoreError):
-            await self._keep()
+            await self._mover.keep()
 
     async def _finish(self, steps: Coroutine[Any, Any, Json]) -> Json:
         """The result of `steps`, which run to their end even if nobody waits for it."""
@@ -209,7 +197,7 @@ class Rollouts:
             if how.dry_run:
                 return it.shown()
             try:
-                await self._make(it, move)
+                await self._mover.make(it, move)
             except NotInForce:
                 raise  # durable: it goes on
             except Exception:
@@ -233,7 +221,7 @@ class Rollouts:
             if not how.dry_run:
                 del self._all[route]
                 try:
-                    await self._keep()
+                    await self._mover.keep()
                 except BaseException:
                     self._all[route] = it
                     raise
@@ -244,7 +232,7 @@ class Rollouts:
         for it in self._all.values():
             if it.id == told["id"] and it.is_live:
                 it.tallies.hear(told)
-                self._is_stale = True
+                self._mover.is_stale = True
                 self._stirred.set()
 
     # -- what runs all the time
@@ -271,7 +259,7 @@ class Rollouts:
         """Goes on with what another process began; a split that is none of its own is not fought
         for."""
         it.tallies.begin(self._clock())
-        now = _split(self._publisher.table.document, it.route)
+        now = split_of(self._publisher.table.document, it.route)
         known = [it.weights, *([it.move.weights] if it.move else [])]
         if now not in known:
             # No edit: the split is what somebody wanted while nobody was here to refuse it.
@@ -293,19 +281,15 @@ class Rollouts:
                     # What was decided stays decided, and is tried again.
                     log.error(f"rollout on {it.route}: {told(error)}; trying again")
                     await asyncio.sleep(KEEP_S)
-        if self._is_stale and now - self._kept_at >= KEEP_S:
-            try:
-                await self._keep()
-            except StoreError as error:
-                log.error(f"rollouts: {error}")
+        await self._mover.keep_up(now)
         self._tell_workers()
 
     async def _look_at(self, it: Progress, now: float, passed_s: float) -> None:
         if it.move is not None:
-            await self._carry_out(it)
+            await self._mover.carry_out(it)
             return
         if it.warming and it.tallies.warmed >= it.plan.warmup:
-            it.warming, self._is_stale = False, True
+            it.warming, self._mover.is_stale = False, True
         for guard in it.plan.guards:
             if guard.name == "latency":
                 it.tallies.learn(now, guard.slower_than)
@@ -320,7 +304,7 @@ class Rollouts:
             signal = passed(it.plan, it.step, it.held_s, it.requests, guards, it.accepted)
             why = self._why(it, guards)
         if signal is not None and not (signal == "hold" and it.state == "paused"):
-            await self._make(it, it.moved(signal, why))
+            await self._mover.make(it, it.moved(signal, why))
 
     def _due(self, it: Progress, guards: list[tuple[Guard, Judged]]) -> tuple[Signal | None, str]:
         """What has to happen at once, whatever the state, and why."""
@@ -346,76 +330,18 @@ class Rollouts:
         return f"{it.requests:,} requests at {it.share:g} % in {it.held_s:.0f} s: {found}"
 
     def _note_failed(self, it: Progress, guard: Guard) -> None:
-        self._is_stale = True
-        self._verdicts[it.route, guard.name, "failed"] += 1
+        self._mover.is_stale = True
+        self._mover.verdicts[it.route, guard.name, "failed"] += 1
         if guard.on_fail == "warn":
-            self._publish(it, it.failed[guard.name])
-
-    async def _make(self, it: Progress, move: Move) -> None:
-        """Decides `move`, writes it down and carries it out."""
-        it.move = move
-        await self._carry_out(it)
-
-    async def _carry_out(self, it: Progress) -> None:
-        """Makes true what was decided: durable as a wish, then as an edit, then as a fact."""
-        move = it.move
-        assert move is not None
-        revision = None
-        if move.weights is not None:
-            await self._keep()
-            revision = await self._edit(it, move)
-        it.done(move, utc_now(), revision)
-        if not it.is_live:
-            self._verdicts[it.route, "", it.state] += 1
-        await self._keep()
-        self._publish(it, move.why)
-
-    async def _edit(self, it: Progress, move: Move) -> int:
-        """Brings the split of `move` about; the revision in which it is in force."""
-        weights, known = move.weights, [it.weights, move.weights]
-        assert weights is not None
-
-        def edited(document: Document) -> Document:
-            spec = edits.entry_of(document, "routes", it.route)
-            if _split(document, it.route) not in known:
-                raise Conflict(f"the split of {it.route!r} was edited meanwhile: look again")
-            return edits.put(document, "routes", it.route, {**spec, "split": dict(weights)})
-
-        if _split(self._publisher.table.document, it.route) == weights:
-            return self._publisher.table.revision
-        total = sum(weights.values()) or 1
-        share = 100 * weights.get(it.plan.to, 0) / total
-        why = f"rollout to {it.plan.to}, {move.state.replace('_', ' ')} at {share:g} %: {move.why}"
-        published = await self._publisher.publish(edited, who=WHO, why=why)
-        return published.revision
-
-    def _publish(self, it: Progress, why: str) -> None:
-        log.info(f"rollout of {it.plan.to} on {it.route}: {it.state}, step {it.step + 1}: {why}")
-        self._events.publish(
-            {
-                "type": "rollout",
-                "route": it.route,
-                "to": it.plan.to,
-                "state": it.state,
-                "step": it.step + 1,
-                "share": it.share,
-                "who": WHO,
-                "why": why,
-            }
-        )
-
-    async def _keep(self) -> None:
-        kept = {route: it.as_json() for route, it in self._all.items()}
-        await asyncio.to_thread(self._keeper.keep, kept)
-        self._kept_at, self._is_stale = self._clock(), False
+            self._mover.tell(it, it.failed[guard.name])
 
     def _tell_workers(self) -> None:
         self._tell({route: it.judging() for route, it in self._all.items() if it.is_live})
 
     def _of(self, route: str) -> Progress:
+        edits.entry_of(self._publisher.table.document, "routes", route)  # or no such route
         found = self._all.get(route)
         if found is None:
-            edits.entry_of(self._publisher.table.document, "routes", route)  # or no such route
             raise Missing(f"route {route!r} has no rollout")
         return found
 
@@ -423,9 +349,3 @@ class Rollouts:
 def _note_failure(name: str, error: Exception) -> None:
     """Whoever asked is told why."""
     log.info(f"{name} was not carried out: {type(error).__name__}")
-
-
-def _split(document: Document, route: str) -> Mapping[str, int] | None:
-    """The split of `route`; None when there is no such route."""
-    spec = (document.get("routes") or {}).get(route)
-    return None if spec is None else spec.get("split")

@@ -6,6 +6,7 @@ that cannot be read is refused and left as it is: a rollout that nobody remember
 split as if somebody had wanted it so.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import orjson
 
 from gateway.controlplane.store.state_directory import sync_directory
-from gateway.controlplane.store.store import DiskRefused, StateRefused, checksum
+from gateway.controlplane.store.store import DiskRefused, StateRefused
 
 NAME = "rollouts.json"
 VERSION = 1
@@ -47,12 +48,13 @@ class RolloutFile:
         if not isinstance(found, dict) or found.get("version") != VERSION:
             raise self._refused(f"it is not of version {VERSION}")
         rollouts: dict[str, Any] = found.get("rollouts", {})
-        if found.get("checksum") != checksum(rollouts):
+        if found.get("checksum") != _sum(orjson.dumps(rollouts)):
             raise self._refused("it does not match its checksum")
         return rollouts
 
     def keep(self, rollouts: Mapping[str, Any]) -> None:
-        body = {"version": VERSION, "rollouts": rollouts, "checksum": checksum(rollouts)}
+        text = orjson.dumps(rollouts)
+        body = {"version": VERSION, "checksum": _sum(text), "rollouts": orjson.Fragment(text)}
         scrap = self._path.with_suffix(".new")
         try:
             with open(scrap, "wb", opener=_private) as file:
@@ -80,6 +82,10 @@ class InMemory:
 
     def keep(self, rollouts: Mapping[str, Any]) -> None:
         self.kept = orjson.loads(orjson.dumps(rollouts))
+
+
+def _sum(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
 
 def _private(path: str, flags: int) -> int:

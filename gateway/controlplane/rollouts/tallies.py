@@ -30,6 +30,7 @@ class Tallies:
         self._counts: dict[str, dict[str, list[int]]] = {}
         self._warmed: dict[str, int] = {}
         self._keys: dict[str, dict[int, tuple[str, int, str]]] = {}
+        self._key_events: dict[tuple[str, str], dict[str, list[int]]] = {}
         self._answers: dict[str, dict[str, dict[str, list[int]]]] = {}
         self._places: dict[str, int] = {}  # kind of answer → how many were met before
         self._numbers: list[float] = []
@@ -53,9 +54,9 @@ class Tallies:
         for guard, keys in told["keys"].items():
             known = self._keys.setdefault(guard, {})
             for key, share, arm, answer in keys:
-                known.setdefault(key, (share, arm, answer))
-                if answer:
-                    self._places.setdefault(answer, len(self._places))
+                if key not in known:
+                    known[key] = (share, arm, answer)
+                    self._note_key(guard, share, arm, answer)
         self._answers[worker] = {
             answer: {share: [*row] for share, row in by_share.items()}
             for answer, by_share in told["answers"].items()
@@ -65,6 +66,13 @@ class Tallies:
         self._numbers += told["numbers"][: MOST_NUMBERS - len(self._numbers)]
         if len(self._counts) > 2 * MOST_NAMED:
             self._sum_up()
+
+    def _note_key(self, guard: str, share: str, arm: int, answer: str) -> None:
+        """The first event of a key, which is its only one: added to those of its kind."""
+        if answer:
+            self._places.setdefault(answer, len(self._places))
+        rows = self._key_events.setdefault((guard, answer), {})
+        rows.setdefault(share, [0, 0])[1 if arm else 0] += 1
 
     def _sum_up(self) -> None:
         """Workers that nobody has heard of for longest have ended, and are believed no more."""
@@ -102,8 +110,9 @@ class Tallies:
             events = found.setdefault(share, [0, 0])
             events[0] += row[at]
             events[1] += row[STABLE + at]
-        for share, arm, _ in self._keys.get(guard, {}).values():
-            found.setdefault(share, [0, 0])[1 if arm else 0] += 1
+        for share, row in self._key_events.get((guard, ""), {}).items():
+            before = found.get(share, [0, 0])
+            found[share] = [before[0] + row[0], before[1] + row[1]]
         return _by_part(found)
 
     def answers(self) -> dict[str, Category]:
@@ -111,8 +120,9 @@ class Tallies:
         met: dict[str, dict[str, list[int]]] = {}
         for told in self._answers.values():
             _add(met, told)
-        for share, arm, answer in self._keys.get("predictions", {}).values():
-            met.setdefault(answer, {}).setdefault(share, [0, 0])[1 if arm else 0] += 1
+        for (guard, answer), rows in self._key_events.items():
+            if guard == "predictions":
+                _add(met, {answer: rows})
         return {
             answer: Category(place, _by_part(met.get(answer, {})))
             for answer, place in self._places.items()
@@ -172,10 +182,12 @@ class Tallies:
         found._warmed = dict(kept["warmed"])
         found._ended = set(kept["ended"])
         found.slow_s = kept["slow_s"]
+        found._places = dict(kept["places"])
         for guard, keys in kept["keys"].items():
             found._keys[guard] = {key: (share, arm, answer) for key, share, arm, answer in keys}
+            for _, share, arm, answer in keys:
+                found._note_key(guard, share, arm, answer)
         _add_all(found._answers, kept["answers"])
-        found._places = dict(kept["places"])
         found.edges = tuple(kept["edges"])
         return found
 
