@@ -30,6 +30,7 @@ KINDS: dict[str, Kind] = {
         Kind("body_too_large", 413, "Body too large"),
         Kind("uri_too_long", 414, "Request target too long"),
         Kind("expectation_failed", 417, "Expectation cannot be met"),
+        Kind("rate_limited", 429, "Too many requests", retry_after=True),
         Kind("head_too_large", 431, "Request head too large"),
         Kind("internal", 500, "Gateway fault"),
         Kind("connect_failed", 502, "Connection to the instance failed"),

@@ -20,7 +20,11 @@ EXAMPLES: Final[dict[str, Any]] = {
     "patchWeights": {"digits-cnn": 20},
     "putBackend": {"instances": ["http://127.0.0.1:8002"], "max_in_flight": 64},
     "patchBackend": {"queue": {"size": 128, "timeout": "2s"}},
-    "createKey": {"name": "acme", "routes": ["digits"], "expires": "2037-01-01T00:00:00Z"},
+    "createKey": {
+        "name": "acme",
+        "routes": ["digits"],
+        "limits": {"requests": "100/s", "burst": 200},
+    },
     "patchKey": {"expires": "2038-01-01T00:00:00Z"},
     "addInstance": {"url": "http://127.0.0.1:8009"},
 }
