@@ -11,9 +11,15 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['otel'], sep='\n')" >requirements.txt \
  && pip install --constraint constraints.txt --requirement requirements.txt
-COPY README.md LICENSE ./
+# What compiles the hot path stays in this stage. `auto` goes on without it where it cannot be had;
+# `headgate version` says what came of it, and --build-arg HEADGATE_COMPILE=1 makes a must of it.
+ARG HEADGATE_COMPILE=auto
+RUN [ "$HEADGATE_COMPILE" = 0 ] \
+ || { apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev; } \
+ || [ "$HEADGATE_COMPILE" = auto ]
+COPY setup.py README.md LICENSE ./
 COPY gateway gateway
-RUN pip install --no-deps .
+RUN HEADGATE_COMPILE=$HEADGATE_COMPILE PIP_CONSTRAINT=/src/constraints.txt pip install --no-deps .
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --home-dir /var/lib/headgate --create-home --shell /usr/sbin/nologin headgate

@@ -76,10 +76,16 @@ def run_instance(arguments: Sequence[str]) -> int:
 
 
 def print_version() -> int:
+    """Says which version runs, and whether its request path is machine code."""
+    from importlib.machinery import EXTENSION_SUFFIXES
     from importlib.metadata import PackageNotFoundError, version
 
+    import gateway.core.heads as hot
+
+    is_compiled = str(hot.__file__).endswith(tuple(EXTENSION_SUFFIXES))
+    form = "compiled" if is_compiled else "pure Python"
     try:
-        print(f"headgate {version('headgate')}")
+        print(f"headgate {version('headgate')} ({form})")
     except PackageNotFoundError:
-        print("headgate, run from its source")
+        print(f"headgate, run from its source ({form})")
     return 0

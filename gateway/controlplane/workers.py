@@ -26,6 +26,8 @@ from gateway.wire.messages import (
     FromWorker,
     HealthMessage,
     Hello,
+    JudgedMessage,
+    Judging,
     Observed,
     Signals,
     TableMessage,
@@ -62,18 +64,20 @@ class Workers:
         health: Callable[[Collection[str] | None], Iterable[HealthMessage]] = lambda _: (),
         on_evidence: Callable[[Signals], None] = lambda _: None,
         on_workers: Callable[[str, int, int], None] = lambda _what, _slot, _pid: None,
+        on_judged: Callable[[JudgedMessage], None] = lambda _: None,
         answer_within_s: float = ANSWER_WITHIN_S,
     ) -> None:
         self._configure: Configure = {"type": "configure", "settings": configure}
         self._replace, self._succeed = replace, succeed
         self._health, self._on_evidence = health, on_evidence
-        self._on_workers = on_workers
+        self._on_workers, self._on_judged = on_workers, on_judged
         self._answer_within_s = answer_within_s
         self._table = EMPTY
         self._endpoints: Endpoints = {}
         self._seen: list[tuple[str, float, str, str]] = []
         self._documents: Mapping[str, tuple[str, str]] = {}
         self._served: Mapping[str, str] = {}
+        self._judging: Mapping[str, Judging] = {}
         self._slots = WorkerSlots()
         self.loads = WorkerLoads()
         self._to_remind: list[str] = []
@@ -141,7 +145,7 @@ class Workers:
     def set_endpoints(self, endpoints: Endpoints) -> None:
         """What names resolve to from now on."""
         self._endpoints = endpoints
-        self._send_all({"type": "endpoints", "endpoints": endpoints})
+        self.send_all({"type": "endpoints", "endpoints": endpoints})
 
     def tell(self, signals: Signals) -> None:
         """What the probes saw goes to every worker."""
@@ -151,7 +155,7 @@ class Workers:
 
     def _tell_seen(self) -> None:
         seen, self._seen = self._seen, []
-        self._send_all({"type": "evidence", "signals": seen})
+        self.send_all({"type": "evidence", "signals": seen})
 
     def set_documents(self, documents: Mapping[str, tuple[str, str]]) -> None:
         """What workers serve below `/-/` from now on: path → (content type, text)."""
@@ -169,12 +173,18 @@ class Workers:
 
     def reopen_logs(self) -> None:
         """Has every worker open its access log anew."""
-        self._send_all({"type": "reopen"})
+        self.send_all({"type": "reopen"})
 
     def set_served(self, paths: Mapping[str, str]) -> None:
         """At which path each model answers that `serve` starts."""
         self._served = paths
-        self._send_all({"type": "served", "paths": paths})
+        self.send_all({"type": "served", "paths": paths})
+
+    def set_rollouts(self, routes: Mapping[str, Judging]) -> None:
+        """For which rollouts workers count from now on."""
+        if routes != self._judging:
+            self._judging = routes
+            self.send_all({"type": "rollouts", "routes": routes})
 
     async def look(self, *, reports: bool = True) -> None:
         """Returns when every worker has counted what has ended, and said what is live.
@@ -183,7 +193,7 @@ class Workers:
         """
         self._looks += 1
         look, asked = self._looks, self.connected
-        self._send_all({"type": "look", "id": look, "reports": reports})
+        self.send_all({"type": "look", "id": look, "reports": reports})
         try:
             async with asyncio.timeout(LOOK_WITHIN_S):
                 while any(it.looked < look and self._slots.has(it) for it in asked):
@@ -197,7 +207,7 @@ class Workers:
         for start in range(0, len(gone), RETIRED_AT_ONCE):
             end = start + RETIRED_AT_ONCE
             more = end < len(gone)
-            self._send_all({"type": "retire", "gone": gone[start:end], "name": name, "more": more})
+            self.send_all({"type": "retire", "gone": gone[start:end], "name": name, "more": more})
 
     # -- what runs all the time
 
@@ -232,7 +242,7 @@ class Workers:
                 names.append(name)
                 room -= 1 + len(backend.instances)
         for message in self._health(names) if names else ():
-            self._send_all(message)
+            self.send_all(message)
 
     async def attend(self, channel: WorkerChannel) -> None:
         """Serves one channel until it ends."""
@@ -269,6 +279,7 @@ class Workers:
         channel.send_soon(self._configure)
         channel.send_soon({"type": "served", "paths": self._served})
         self._tell_whole(worker)
+        channel.send_soon({"type": "rollouts", "routes": self._judging})
         self._send_documents([worker], self._documents)
         self._on_workers("joined", worker.slot, worker.pid)
         worker.listening = hello["listening"]
@@ -294,6 +305,8 @@ class Workers:
                 self._take_evidence(worker, message["signals"])
             case "observed":
                 self._observe(worker, message)
+            case "judged":
+                self._on_judged(message)
             case "hello":
                 pass  # once only
             case _:
@@ -349,6 +362,7 @@ class Workers:
             worker.channel.send_soon(message)
         worker.is_whole = True
 
-    def _send_all(self, message: ToWorker) -> None:
+    def send_all(self, message: ToWorker) -> None:
+        """Queues `message` for every worker that is connected."""
         for worker in self._slots.connected.values():
             worker.channel.send_soon(message)

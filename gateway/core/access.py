@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from gateway.core.entries import MAX_COUNT, Limits, Route, is_name
 from gateway.core.errors import ClientFault
@@ -81,19 +81,19 @@ def minted(chance: bytes) -> str:
 class Unauthorized(ClientFault):
     """No key, or none that is known: the same words for both."""
 
-    code = "unauthorized"
-    lines = _CHALLENGE
+    usual: ClassVar[str] = "unauthorized"
 
     def __init__(self) -> None:
         super().__init__(
             "A valid key is required, as `Authorization: Bearer KEY` or `X-API-Key: KEY`."
         )
+        self.lines = _CHALLENGE
 
 
 class Forbidden(ClientFault):
     """A key that is known and does not open this."""
 
-    code = "forbidden"
+    usual: ClassVar[str] = "forbidden"
 
 
 class Keyring:

@@ -6,6 +6,7 @@ its status, is the instance's answer and never appears here.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +55,14 @@ class GatewayError(Exception):
     `detail` is shown to the client: it holds no stack, path or secret.
     """
 
-    code = "internal"
-    lines = b""
-    """Header lines of the answer beside those that every error has."""
+    usual: ClassVar[str] = "internal"  # the code where none is said
 
     def __init__(self, detail: str, code: str | None = None, *, retry_after_s: float = 1.0) -> None:
         super().__init__(detail)
-        if code is not None:
-            self.code = code
+        self.code = code or self.usual
         self.detail = detail
         self.retry_after_s = retry_after_s
+        self.lines = b""  # of the answer's head, beside those that every error has
 
     @property
     def kind(self) -> Kind:
@@ -73,16 +72,16 @@ class GatewayError(Exception):
 class ClientFault(GatewayError):
     """The request cannot be served as it was sent; sending it again changes nothing."""
 
-    code = "bad_request"
+    usual: ClassVar[str] = "bad_request"
 
 
 class UpstreamFault(GatewayError):
     """An instance failed: evidence about its health, perhaps a reason to try another."""
 
-    code = "upstream_broke"
+    usual: ClassVar[str] = "upstream_broke"
 
 
 class NoRoom(GatewayError):
     """Nothing can take the request now; a later try may succeed."""
 
-    code = "no_backend"
+    usual: ClassVar[str] = "no_backend"

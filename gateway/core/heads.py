@@ -9,6 +9,7 @@ of what clients ask for nothing is kept beyond their connection, for targets hol
 """
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from gateway.core.errors import ClientFault, UpstreamFault
@@ -129,6 +130,14 @@ class RequestHead(_Head):
         # Target, who was let in with it, and headers.message_start.
         self.prepared: tuple[bytes, object, bytes] | None = None
         self.admitted: tuple[object, object, Any] | None = None  # see dataplane.door
+
+    def copy(self) -> "RequestHead":
+        """A head of which other lines may pass; no connection keeps it."""
+        made = RequestHead(self.lines, self.method, self.target, self.minor)
+        made.close, made.length, made.nominated = self.close, self.length, self.nominated
+        made.forward, made.known = self.forward.copy(), self.known.copy()
+        made.host = self.host
+        return made
 
     def note(self, entry: Line, line: bytes, underscores: str) -> None:
         """Takes one header that is not just passed on."""
@@ -345,6 +354,12 @@ def _status(line: bytes) -> tuple[int, bytes, int]:
             _known_statuses.clear()
         _known_statuses[line] = status
     return status
+
+
+def kept() -> tuple[Collection[bytes], ...]:
+    """All that is remembered of heads when their connections are gone."""
+    both = (REQUEST_LINES, RESPONSE_LINES)
+    return (*both, *(lines.names for lines in both), _known_statuses)
 
 
 def too_large(start: bytes, max_target: int) -> ClientFault:

@@ -7,6 +7,7 @@ alone is kept. What is kept is bounded, and each worker process has its own.
 """
 
 import re
+from collections.abc import Collection
 
 # Kinds of header names. PASS is 0, so that the common case is one truth test.
 (
@@ -117,6 +118,11 @@ class Lines(dict[bytes, Line | None]):
         super().__init__()
         self._kinds = kinds
         self._names: dict[bytes, tuple[int, bool]] = {}
+
+    @property
+    def names(self) -> Collection[bytes]:
+        """The names of headers that are kept, with what each is."""
+        return self._names.keys()
 
     def __missing__(self, line: bytes) -> Line | None:
         """Understands `line`, or raises ValueError."""

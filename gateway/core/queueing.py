@@ -239,7 +239,7 @@ class Admission:
             return Refuse("no_backend", 1)
         wait_s = self._wait_s(now, waiting, everybody, rate)
         long_s = tolerable_wait_s(service_s)
-        in_flight = sum([load.in_flight + load.others for load in loads])
+        in_flight = sum([load.in_flight + load.others for load in loads], 0.0)
         stalls = paused_s > max(STALL_S, STALL_GAPS / rate)
         if stalls:
             self._doubtful_until = now + DOUBT_S
@@ -285,7 +285,7 @@ class Admission:
     def _watch(self, now: float, loads: Sequence[Load]) -> float:
         """Counts what has left the instances; for how long nothing has, as far as was looked."""
         self._own_departed = sum([load.departed for load in loads])
-        departed = self._own_departed + sum([load.others_departed for load in loads])
+        departed = self._own_departed + sum([load.others_departed for load in loads], 0.0)
         if len(loads) != self._count or departed < self._departed:
             self._count, self._departed, self._last = len(loads), departed, now
             self._calm()

@@ -9,7 +9,7 @@ admitted. Where it is kept, and by whom, is `gateway.dataplane.buckets`.
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from gateway.core.entries import Limits
 from gateway.core.errors import NoRoom
@@ -57,7 +57,7 @@ def remaining(name: bytes, left: int, at: float, now: float) -> bytes:
 class RateLimited(NoRoom):
     """There is a limit, and it was reached."""
 
-    code = "rate_limited"
+    usual: ClassVar[str] = "rate_limited"
 
     def __init__(self, detail: str, retry_after_s: float, lines: bytes = b"") -> None:
         super().__init__(detail, retry_after_s=max(1, math.ceil(retry_after_s)))

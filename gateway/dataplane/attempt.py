@@ -10,6 +10,7 @@ from abc import abstractmethod
 from operator import itemgetter
 
 import orjson
+from mypy_extensions import mypyc_attr, trait
 
 from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line, timeout_line
@@ -25,6 +26,8 @@ _reported = itemgetter(*REPORT)
 UNREAD_S = 1.0  # what the instance said before it read us arrives within a network's delay
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+@trait
 class Request:
     """Whose attempt it is: what is sent, and who is told what became of it."""
 

@@ -10,6 +10,8 @@ from bisect import insort
 from collections import deque
 from dataclasses import replace
 
+from mypy_extensions import mypyc_attr
+
 from gateway.core.balancing import Load, choose
 from gateway.core.concurrency_limit import Peers
 from gateway.core.errors import GatewayError, NoRoom
@@ -37,6 +39,7 @@ from gateway.dataplane.shared import Shared
 AGAIN_S = 0.001  # between two looks for a permit that another worker may have given back
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Waiter(Timed):
     """What waits for an instance: since `ready_at`, and until `expires_at` at most."""
 

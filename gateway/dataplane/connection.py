@@ -12,6 +12,8 @@ import socket
 from abc import abstractmethod
 from typing import cast
 
+from mypy_extensions import trait
+
 from gateway.dataplane.deadlines import NEVER, Timed
 from gateway.dataplane.routing import Remembered
 from gateway.dataplane.shared import Shared
@@ -29,6 +31,7 @@ LEGAL = {
 LINGER_S = 2.0
 
 
+@trait
 class Sink:
     """Who takes what a client sends once that is no request any more."""
 

@@ -14,6 +14,8 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
+
 log = logging.getLogger(__name__)
 TICK_S = 0.02
 STALLED_S = 0.1  # a turn that is as late as this says that the whole process stood still
@@ -30,6 +32,7 @@ class Clock(Protocol):
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer: ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Timed:
     """Something with one deadline. Move it by Wheel.set; `expired` is told when it passed."""
 

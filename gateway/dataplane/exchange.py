@@ -5,6 +5,8 @@ one read of the snapshot until an instance is chosen nothing awaits, hence no lo
 client's connection is `listener`, the instance's `upstream`; this is what lies between.
 """
 
+from mypy_extensions import mypyc_attr
+
 from gateway.core.errors import ClientFault, GatewayError, NoRoom, UpstreamFault
 from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line
@@ -26,6 +28,7 @@ from gateway.dataplane.intake import (
     WAITING,
     Intake,
 )  # fmt: skip
+from gateway.dataplane.judge import Trial
 from gateway.dataplane.mirroring import mirror
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import problem, reply
@@ -43,6 +46,7 @@ def _takes_nothing(head: ResponseHead) -> bool:
     return head.close and LOAD in head.known
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Exchange(Intake):
     """One request of one client. Its deadline is the queue's, or the request's own."""
 
@@ -127,6 +131,8 @@ class Exchange(Intake):
         client, plane = self.client, self.plane
         close = client.closes()
         framing = self._framing(head, payload, done, has_body)
+        if self.trial is not None and self.trial.gathers:
+            self.trial.gather(payload)
         if self._chunked and payload:
             payload = chunk(payload)
         client.write(
@@ -159,6 +165,8 @@ class Exchange(Intake):
     def body(self, payload: bytes, done: bool, now: float) -> None:
         """More of the instance's body came."""
         self.sent += len(payload)
+        if self.trial is not None and self.trial.gathers:
+            self.trial.gather(payload)
         if self._chunked:
             payload = (chunk(payload) if payload else b"") + (LAST_CHUNK if done else b"")
         if payload:
@@ -236,6 +244,9 @@ class Exchange(Intake):
             self.tried = (*self.tried, failed)
         if found is None:
             return False
+        if self.trial is not None and not found.is_same:
+            self.trial.end(attempt.failed, 0.0)
+            self.trial = None  # what comes of it now counts for nobody
         self.backend = found.backend
         if not done:
             attempt.cancel()
@@ -344,12 +355,26 @@ class Exchange(Intake):
             self.forgo_body()
         if self.armed != NEVER:
             self.plane.wheel.drop(self)
+        if self.trial is not None:
+            self._end_trial(self.trial, now, reason)
         self._enter_in_ledger(now, reason)
         if self.buckets:
             limiting.leave(self.buckets)
             self.buckets = ()
         self.attempt = None  # no cycle: what is over is freed at once, not by the collector
         self.client.finished(now)
+
+    def _end_trial(self, trial: Trial, now: float, reason: str) -> None:
+        """The first attempt counts for the arm that the request was decided for: if one was made,
+        and its instance had the time to answer."""
+        attempt = self.attempt
+        if attempt is None or attempt.is_ours or (reason == "client_left" and not self.head_sent):
+            return
+        seconds = 0.0
+        if self.first_at and self.status != 101 and reason != "client_left":
+            # Of a body whose end nobody knows beforehand the first byte is the answer.
+            seconds = (self.first_at if self._chunked else now) - attempt.sent_at
+        trial.end(attempt.failed, seconds, not reason and 200 <= self.status < 300)
 
     def _enter_in_ledger(self, now: float, reason: str) -> None:
         """Books what the client saw, once per request; `reason` is "" when nothing went wrong."""

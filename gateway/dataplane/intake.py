@@ -7,6 +7,8 @@ instance is asked or what it answers.
 
 from abc import abstractmethod
 
+from mypy_extensions import mypyc_attr
+
 from gateway.core.access import Forbidden, Unauthorized
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.headers import (
@@ -31,6 +33,7 @@ from gateway.dataplane.deadlines import NEVER, fault
 from gateway.dataplane.deciding import Deciding
 from gateway.dataplane.door import Admission
 from gateway.dataplane.instance import LiveInstance
+from gateway.dataplane.judge import Trial
 from gateway.dataplane.limiting import Limited, Named
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
@@ -51,32 +54,15 @@ LEGAL = {
 }
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Intake(Waiter, Request, Deciding):
     """The request's side. `state` is one of STATES, and moves as is LEGAL, never back."""
 
     __slots__ = (
-        "_decides",
-        "_has_continued",
-        "_kept",
-        "_max_body",
-        "_pending",
-        "_pending_size",
-        "admitted",
-        "attempt",
-        "blames_instance",
-        "buckets",
-        "client",
-        "done",
-        "head",
-        "plane",
-        "received",
-        "request_id",
-        "revision",
-        "route",
-        "shown",
-        "started",
-        "state",
-        "target",
+        "_decides", "_has_continued", "_kept", "_max_body", "_pending", "_pending_size",
+        "admitted", "attempt", "blames_instance", "buckets", "client", "done", "head", "plane",
+        "received", "request_id", "revision", "route", "shown", "started", "state", "target",
+        "trial",
         "upgrades",
     )  # fmt: skip
 
@@ -90,6 +76,7 @@ class Intake(Waiter, Request, Deciding):
         self.state = GATHERING
         self.route: LiveRoute | None = None
         self.attempt: Attempt | None = None
+        self.trial: Trial | None = None
         self.admitted: Admission | None = None
         self.buckets: tuple[Named, ...] = ()  # in which it is in flight
         self.target = b""
@@ -189,7 +176,7 @@ class Intake(Waiter, Request, Deciding):
                 return
             self._add_pending(payload)
             if self.state == GATHERING:
-                self._gathered()
+                self.gathered()
             else:
                 self._check_size()
                 if self._pending_size > self.plane.options.buffer:
@@ -318,7 +305,8 @@ class Intake(Waiter, Request, Deciding):
             if head.minor and not self.received:
                 self.client.write(CONTINUE)
 
-    def _gathered(self) -> None:
+    def gathered(self) -> None:
+        """Decides, once there is enough of the body to do so."""
         self._check_size()
         if self.done or self.received > self.plane.options.gather:
             try:
@@ -452,4 +440,10 @@ class Intake(Waiter, Request, Deciding):
         if limit_s is not None:
             self.expires_at = self.started + limit_s
             plane.wheel.set(self, self.expires_at)
-        self.enter(route.choose(head), now)
+        if route.judge is None:
+            self.enter(route.choose(head), now)
+            return
+        route.judge.decided = None
+        backend = route.choose(head)
+        self.trial = route.judge.decided
+        self.enter(backend, now)

@@ -8,6 +8,8 @@ moved. Choosing the instance inside the backend is not done here.
 """
 
 from collections.abc import Collection, Mapping
+from hashlib import blake2b
+from typing import ClassVar
 
 from gateway.core.errors import ClientFault, NoRoom
 from gateway.core.heads import RequestHead
@@ -55,7 +57,7 @@ class BodyNeeded(Exception):
 class WrongMethodFault(ClientFault):
     """The path is known, the method is not; `allow` is the header's value."""
 
-    code = "method_not_allowed"
+    usual: ClassVar[str] = "method_not_allowed"
 
     def __init__(self, allow: tuple[str, ...]) -> None:
         super().__init__(f"Allowed: {', '.join(allow)}.")
@@ -68,7 +70,7 @@ class LiveRoute:
 
     __slots__ = (
         "_generation", "_open", "_shared", "access", "backends", "bucket", "cells", "exposed",
-        "fallback", "mirror", "retries", "route", "split", "spread",
+        "fallback", "judge", "mirror", "retries", "route", "split", "spread",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +89,7 @@ class LiveRoute:
         self.mirror = live.get(route.mirror.backend) if route.mirror else None
         self.cells: dict[LiveInstance, Cell] = {}
         self.exposed: dict[LiveInstance, bytes] = {}
+        self.judge = shared.judges.get(route.name)
         self._open = self.split
         self._generation = 0
 
@@ -105,7 +108,16 @@ class LiveRoute:
             name = split.pick(self.spread.next())
         if name is None:
             return self._nobody()
+        if self.judge is not None:
+            key = -1 if self.route.sticky is None else self._key_hash(head)
+            self.judge.decide(name, split, key)
         return self._taker(self.backends[name])
+
+    def _key_hash(self, head: RequestHead) -> int:
+        """What stands for the request's sticky key where keys are counted; -1 without one."""
+        sticky = self.route.sticky
+        key = sticky_key(head, sticky) if sticky is not None else None
+        return int.from_bytes(blake2b(key, digest_size=6).digest()) if key else -1
 
     def _taker(self, backend: LiveBackend) -> LiveBackend:
         """Who takes what falls to `backend`; raises NoRoom."""
@@ -316,6 +328,12 @@ class Snapshot:
         target = head.target.decode("latin-1")
         names = self.matcher.candidates(host_of(head), target, head.get)
         self.door.check_some(head, (self.table.routes[name] for name in names))
+
+    def judge(self) -> None:
+        """Has each route count for the rollout that it has now, if it has one."""
+        judges = self._shared.judges
+        for name, live in self._routes.items():
+            live.judge = judges.get(name)
 
     def route(self, name: str) -> LiveRoute:
         """The live side of a route, which is made when it is first asked for."""

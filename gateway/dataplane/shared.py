@@ -14,12 +14,15 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mypy_extensions import mypyc_attr
+
 from gateway.core.evidence import Signal
 from gateway.core.options import DataplaneOptions
 from gateway.core.retrying import RetryBudget
 from gateway.core.sampling import Sampling
 from gateway.dataplane.buckets import Buckets
 from gateway.dataplane.deadlines import Clock, Wheel
+from gateway.dataplane.judge import Judge
 from gateway.dataplane.load_memory import LoadMemory
 from gateway.dataplane.permits import PermitsFile
 from gateway.processes.tasks import Tasks, told
@@ -34,13 +37,14 @@ _ODD = 0x9E3779B97F4A7C15F39CC0605CEDC835  # 2^128/φ: ids that follow each othe
 _MASK = (1 << 128) - 1
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Shared:
     """What is there once per worker. `now` gives monotonic seconds; `generation` grows with each
     change of who serves."""
 
     __slots__ = (
         "_awake", "_buckets", "_dropped", "_id", "_loop", "_trusted", "budget", "counters",
-        "generation", "ledger", "load_memory", "log", "mirrored", "node", "notify", "now",
+        "generation", "judges", "ledger", "load_memory", "log", "mirrored", "node", "notify", "now",
         "options", "permits", "served", "signals", "tasks", "wall", "wheel",
     )  # fmt: skip
 
@@ -78,6 +82,7 @@ class Shared:
         self.notify: Callable[[], None] = _nobody
         self.signals: deque[tuple[str, float, str, str]] = deque(maxlen=MAX_SIGNALS)
         self.served: Mapping[str, str] = {}
+        self.judges: Mapping[str, Judge] = {}  # by route, while a rollout runs there
 
     @property
     def buckets(self) -> Buckets:

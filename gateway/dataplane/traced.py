@@ -6,7 +6,6 @@ same way as if there were no tracing. It decides nothing about the request: each
 Exchange's, with a note before or after it.
 """
 
-from copy import copy
 from typing import TYPE_CHECKING
 
 from gateway.core.heads import RequestHead, ResponseHead
@@ -48,15 +47,13 @@ class TracedExchange(Exchange):
 
     def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
         # The client may say the same head again: what is passed on of it is changed in a copy.
-        head = copy(head)
-        head.known = dict(head.known)
-        super().__init__(plane, client, head, now)
+        super().__init__(plane, client, head.copy(), now)
         assert plane.tracing is not None
         self._tracing: Tracing = plane.tracing
         self._request: Span | None = None
         self._is_kept = True  # until the sampler has said otherwise
         self._try: Span | None = None
-        self._lines = head.forward
+        self._lines = self.head.forward
         self._queued_at = 0.0
         self._answered = 0
         self._broken = ""

@@ -11,6 +11,8 @@ from abc import abstractmethod
 from functools import partial
 from typing import cast
 
+from mypy_extensions import trait
+
 from gateway.core.errors import UpstreamFault
 from gateway.core.framing import Body, Chunked, Sized, UntilClose
 from gateway.core.heads import CHUNKED, END, ResponseHead, parse_response
@@ -31,6 +33,7 @@ LEGAL = {
 MAX_INTERIM = 16
 
 
+@trait
 class Receiver:
     """Who gets the answer of a request. Exactly one call says that it is over: a `done`, or
     `broke` (`reset`, `timeout`, `broken_head`, or `unread`: the request came too late for its

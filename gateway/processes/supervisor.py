@@ -27,7 +27,7 @@ from gateway.processes.sockets import address_of, listen, listen_unix
 from gateway.processes.tasks import Tasks, first_of, told
 from gateway.telemetry.book import shared_memory
 from gateway.wire.channel import Channel, pass_over
-from gateway.wire.line import ControlStart, FromControl, Ready, Serves, ToControl, WorkerStart
+from gateway.wire.line import ControlStart, ForFleet, FromControl, Ready, ToControl, WorkerStart
 
 TRIES_AT_START = 5
 SILENCE_S = 20.0
@@ -60,7 +60,7 @@ class Plan:
 
 class Supervisor:
     """Runs a gateway until `stop`; `on_ready(facts)` is called once, when it serves. What it says
-    is to be served is for whoever starts instances (`on_serves`, `tell`)."""
+    of instances is for whoever starts them (`for_fleet`, `tell`)."""
 
     def __init__(
         self,
@@ -68,21 +68,21 @@ class Supervisor:
         *,
         on_ready: Callable[[Ready], None],
         say: Callable[[str], None],
-        on_serves: Callable[[Serves], None] = lambda message: None,
+        for_fleet: Callable[[ForFleet], None] = lambda message: None,
         program: Callable[..., list[str]] = this_program,
         silence_s: float = SILENCE_S,
     ) -> None:
         self._plan, self._program = plan, program
-        self._on_ready, self._on_serves, self._say = on_ready, on_serves, say
+        self._on_ready, self._for_fleet, self._say = on_ready, for_fleet, say
         self._silence_s = silence_s
         self._lifeline = Lifeline()
-        self._directory = PrivateDirectory(plan.state_dir)
-        self._channel_path = self._directory.path / SOCKET
+        self.directory = PrivateDirectory(plan.state_dir)
+        self._channel_path = self.directory.path / SOCKET
         self._channels = listen_unix(self._channel_path)
-        self._file = self._directory.path / "headgate.yaml"
+        self._file = self.directory.path / "headgate.yaml"
         self._file.write_bytes(plan.configuration)
-        self._permits = shared_memory(self._directory.path, "headgate-loads")
-        self._counters = shared_memory(self._directory.path)
+        self._permits = shared_memory(self.directory.path, "headgate-loads")
+        self._counters = shared_memory(self.directory.path)
         self._stop_asked, self._hurry = asyncio.Event(), asyncio.Event()
         self._ready, self._code, self._number = False, 0, signal.SIGTERM
         self._line: Channel[ToControl, FromControl] | None = None
@@ -235,7 +235,7 @@ class Supervisor:
             "name": plan.name,
             "state_dir": str(plan.state_dir),
             "listen": address_of(plan.data[0]),
-            "directory": str(self._directory.path),
+            "directory": str(self.directory.path),
             "admin_fd": plan.admin.fileno(),
             "channels_fd": self._channels.fileno(),
             "line_fd": theirs.fileno(),
@@ -316,8 +316,8 @@ class Supervisor:
                 self._succeed(message["pid"])
             case "alive":
                 self._tell_dropped()
-            case "serves":
-                self._on_serves(message)
+            case "serves" | "ask_logs" | "restart":
+                self._for_fleet(message)
             case _:
                 pass_over(message)
 
@@ -344,7 +344,7 @@ class Supervisor:
         os.close(self._permits)
         os.close(self._counters)
         self._lifeline.close()
-        self._directory.close()
+        self.directory.close()
 
 
 async def supervise(supervisor: Supervisor) -> int:

@@ -97,6 +97,13 @@ def test_the_version_can_be_asked_for_as_a_command_too() -> None:
     assert ran.stdout.startswith("headgate ")
 
 
+def test_the_version_says_in_which_form_the_request_path_runs() -> None:
+    import gateway.core.heads
+
+    form = "pure Python" if gateway.core.heads.__file__.endswith(".py") else "compiled"
+    assert run("version").stdout.endswith(f" ({form})\n")
+
+
 def test_the_schema_is_the_one_that_is_shipped() -> None:
     ran = run("schema")
     assert (ran.returncode, ran.stderr) == (0, "")

@@ -559,7 +559,7 @@ async def test_the_body_is_sent_again_whole(rig, stub):
 async def test_an_internal_fault_is_a_500_and_nothing_else(rig, stub):
     gateway = await rig()
     gateway.one(await stub())
-    gateway.plane.snapshot = None
+    gateway.plane.snapshot.route("r").route = None
     answer = await gateway.ask(GET)
     assert (answer.status, answer.error) == (500, "internal")
 

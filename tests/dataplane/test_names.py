@@ -88,7 +88,7 @@ async def test_r61_a_worker_connects_to_no_listener_of_the_gateway_whatever_it_w
     rig, stub
 ) -> None:
     model, admin = await stub(), await stub()
-    gateway = await rig(listeners=[("0.0.0.0", admin.port)])
+    gateway = await rig(listeners=(("0.0.0.0", admin.port),))
     gateway.one(admin)
     assert (await gateway.ask(GET)).error == "connect_failed"
     assert admin.connections == 0

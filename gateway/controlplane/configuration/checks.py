@@ -85,12 +85,12 @@ class Checks:
             delta = Delta.between({}, document)
         else:
             delta = Delta.between(self._sound, document)
-            faults = self._faults(delta, document)
+            faults = self.faults(delta, document)
         if not faults:
             self._note(delta, document)
         return faults
 
-    def _faults(self, delta: Delta, document: Json) -> list[Fault]:
+    def faults(self, delta: Delta, document: Json) -> list[Fault]:
         routes, backends = delta.put.get("routes", {}), delta.put.get("backends", {})
         gone = set(delta.removed.get("backends", ()))
         users = set().union(*(self._users.get(name, ()) for name in gone))

@@ -1,0 +1,67 @@
+"""The hot path as machine code, by mypyc, in what is built to be installed: from the same sources.
+
+HEADGATE_COMPILE says whether. `1` compiles or fails; `0` does not; `auto`, the default, does where
+there is a C compiler. An editable install runs the sources as they stand. All else about the
+package is in pyproject.toml.
+"""
+
+import importlib.util
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from setuptools import Distribution, Extension, setup
+from setuptools.command.build_ext import build_ext
+
+# What each request runs through, and no more: what reads a file or serves an edit is as quick as
+# it has to be, and tells better in pure Python what is wrong with a value.
+HOT = {
+    "gateway/core": """access balancing concurrency_limit errors fair_turns framing headers heads
+        health index lines matching pooling queueing rate_limit retrying sampling shared_load
+        splitting targets""",
+    "gateway/dataplane": """attempt backend buckets connection deadlines deciding door exchange
+        instance intake limiting listener mirroring plane pool replies retry routing shared traced
+        tunnel upstream""",
+}
+BUILDING = {"bdist_wheel", "build", "build_ext"}
+COMPILER = ["mypy>=2.4,<3"]
+
+
+def extensions(wanted: str) -> list[Extension]:
+    """The extension modules to build."""
+    if wanted == "0" or BUILDING.isdisjoint(sys.argv):
+        return []
+    if wanted == "auto" and (lacking := what_lacks()):
+        print(f"headgate: built as pure Python, for lack of {lacking}", file=sys.stderr)
+        return []
+    from mypyc.build import mypycify
+
+    sources = [f"{folder}/{name}.py" for folder, names in HOT.items() for name in names.split()]
+    # Types are checked elsewhere, where all that is imported is installed.
+    options = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
+    return list(mypycify([*options, *sources], group_name="headgate", multi_file=True))
+
+
+def what_lacks() -> str:
+    """What it would take to compile, "" if all of it is here."""
+    if importlib.util.find_spec("mypyc") is None:
+        return "mypyc"
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "try.c")
+        source.write_text("#include <Python.h>\n")
+        trial = build_ext(Distribution({"ext_modules": [Extension("trial", [str(source)])]}))
+        trial.build_lib = trial.build_temp = folder
+        trial.ensure_finalized()
+        try:
+            trial.run()
+        except Exception:  # whatever a platform's compilers raise
+            return "a C compiler or Python's headers"
+    return ""
+
+
+wanted = os.environ.get("HEADGATE_COMPILE", "auto")
+if wanted not in ("0", "1", "auto"):
+    sys.exit(f"HEADGATE_COMPILE is {wanted!r}, and must be 0, 1 or auto")
+is_asked = "egg_info" in sys.argv and wanted != "0"  # what the build needs
+setup(ext_modules=extensions(wanted), setup_requires=COMPILER if is_asked else [])
