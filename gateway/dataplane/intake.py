@@ -251,7 +251,7 @@ class Intake(Waiter, Request, Deciding):
         """The first part of that; it is kept for the next request with the same head."""
         head, client, host = self.head, self.client, self.head.host
         if client.trusted or host is None:
-            added = forwarded(head, client.peer, client.trusted)
+            added = forwarded(head, client.peer, client.trusted, client.scheme)
         else:
             added = client.forwarding + host + CRLF
         forward, admitted = head.forward, self.admitted
