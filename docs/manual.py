@@ -98,6 +98,7 @@ _SECTIONS = (
     ("limits", "LimitsSpec", "`limits` of a key or a route, and `default_limits`"),
     ("backends", "BackendSpec", "`backends: {NAME: …}`"),
     ("serve", "ServeSpec", "`serve` of a backend"),
+    ("scale", "ScaleSpec", "`scale` of a `serve`"),
     ("queue", "QueueSpec", "`queue` of a backend"),
     ("health", "HealthSpec", "`health` of a backend"),
     ("eject", "EjectSpec", "`eject` of a backend"),

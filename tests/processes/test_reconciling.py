@@ -33,6 +33,21 @@ class One:
         time.sleep(0.005)
         return {"version": self.answer}
 
+class Drip(One):
+    stream = True
+
+    def predict(self, x):
+        for number in range(30):
+            time.sleep(0.1)
+            yield f"{number} "
+
+class Slow(One):
+    answer = "slow"
+
+    def predict(self, x):
+        time.sleep(0.1)
+        return super().predict(x)
+
 class Two(One):
     answer = "two"
 
@@ -170,6 +185,27 @@ async def test_versions_replace_each_other_under_load_and_a_broken_one_does_not(
         assert it.seen["two"] == 0
 
 
+async def test_a_stream_that_is_under_way_is_finished_by_the_process_that_began_it(
+    tmp_path: Path,
+) -> None:
+    async with up(tmp_path, file("models:Drip")) as it:
+        (old,) = (await it.served())["processes"]
+        stream = asyncio.create_task(it.client.json("POST", f"{it.url}/m", {}, timeout=30))
+
+        async def is_under_way() -> bool:
+            instances = (await it.status())["backends"]["m"]["instances"]
+            return any(each["in_flight"] for each in instances.values())
+
+        await eventually(is_under_way)
+        told = await it.patch(serve={"model": "models:One"})
+        await it.until("ready", told["revision"])
+        reply = await it.client.json("POST", f"{it.url}/m", {"input": 1})
+        assert reply.json() == {"version": "one"}
+        whole = await stream
+        assert (whole.error, whole.body.split()[-1]) == ("", b"29"), whole
+        await eventually(lambda: not alive(old["pid"]), 10)
+
+
 async def test_a_killed_control_process_leaves_instances_alone_and_its_successor_is_told(
     tmp_path: Path,
 ) -> None:
@@ -255,6 +291,20 @@ async def test_instances_are_scaled_reloaded_and_restarted_by_commands_under_loa
         error = (await it.served())["error"]
         assert "args.answr: models:Told takes no such argument; did you mean 'answer'?" in error
         assert set(it.seen) == {"hello world"}
+
+
+async def test_replicas_come_when_requests_wait_and_go_where_the_bounds_change(
+    tmp_path: Path,
+) -> None:
+    document = file("models:Slow", scale={"max": 2, "wait": "50ms"}, threads=1)
+    async with up(tmp_path, document) as it, it.load(6):
+        await it.until_alone(1)
+        await it.until_alone(2)
+        await it.until("ready")
+        history = (await it.admin("GET", "/admin/v1/history")).json()["revisions"]
+        assert "scale: requests wait longer than 50 ms" in [edit["why"] for edit in history]
+        await it.patch(serve={"scale": {"max": 1}})
+        await it.until_alone(1)
 
 
 async def edit_at_random(folder: Path, edits: int, seed: int) -> None:
