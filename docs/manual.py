@@ -2,7 +2,8 @@
 
 Rendered from the models, the operations and their examples, so that the pages cannot say
 anything else than the code does. `python -m docs.manual` writes
-`docs/configuration.md`, `docs/admin-api.md` and `docs/health.md`; a test compares.
+`docs/configuration.md`, `docs/admin-api.md`, `docs/health.md` and `docs/rollout-states.md`; a test
+compares.
 """
 
 import json
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from docs.health_page import health_page
+from docs.rollout_states import rollout_states_page
 from gateway.controlplane.admin.examples import EXAMPLES
 from gateway.controlplane.admin.operations import OPERATIONS, Operation
 from gateway.controlplane.admin.problems import KINDS
@@ -29,6 +31,7 @@ _PLACES = {
     "{backend}": "digits-cnn",
     "{address}": "127.0.0.1:8002",
     "{revision}": "42",
+    "{word:pause|resume|promote|approve|abort}": "pause",
     "{verb:drain|resume|disable|enable}": "drain",
 }
 
@@ -181,6 +184,7 @@ PAGES = {
     "configuration.md": configuration_page,
     "admin-api.md": api_page,
     "health.md": health_page,
+    "rollout-states.md": rollout_states_page,
 }
 
 

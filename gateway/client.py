@@ -148,6 +148,16 @@ class AdminClient:
         """The entity tag of `backend`, which an edit of its instances is bound to."""
         return self._ask("GET", f"/admin/v1/backends/{_part(backend)}").etag
 
+    def backend(self, backend: str) -> Answer:
+        """`backend` as it was written, and its entity tag."""
+        return self._ask("GET", f"/admin/v1/backends/{_part(backend)}")
+
+    def logs(self, backend: str, *, lines: int = 100, after: int = 0) -> list[Json]:
+        """The last lines that instances of `backend` wrote, of those numbered above `after`."""
+        query = {"lines": str(lines), **({"after": str(after)} if after else {})}
+        answer = self._ask("GET", f"/admin/v1/backends/{_part(backend)}/logs", query=query)
+        return list(answer.body["lines"])
+
     def history(self, limit: int | None = None) -> Json:
         """The edits so far, newest first."""
         query = {} if limit is None else {"limit": str(limit)}
@@ -199,6 +209,14 @@ class AdminClient:
     def put_backend(self, backend: str, spec: Mapping[str, Any], change: Change = PLAIN) -> Json:
         return self._ask("PUT", f"/admin/v1/backends/{_part(backend)}", dict(spec), change).body
 
+    def patch_backend(self, backend: str, patch: Mapping[str, Any], change: Change = PLAIN) -> Json:
+        """Changes parts of `backend` (JSON merge patch: null removes a key)."""
+        return self._ask("PATCH", f"/admin/v1/backends/{_part(backend)}", dict(patch), change).body
+
+    def restart_backend(self, backend: str, change: Change = PLAIN) -> Json:
+        """Has each instance of `backend` ended and started again, one after the other."""
+        return self._ask("POST", f"/admin/v1/backends/{_part(backend)}/restart", {}, change).body
+
     def delete_backend(self, backend: str, change: Change = PLAIN) -> Json:
         return self._ask("DELETE", f"/admin/v1/backends/{_part(backend)}", None, change).body
 
@@ -208,6 +226,28 @@ class AdminClient:
         """`action` is drain, resume, disable or enable."""
         path = f"/admin/v1/backends/{_part(backend)}/instances/{_part(instance)}/{action}"
         return self._ask("POST", path, {}, change).body
+
+    def rollout(self, route: str) -> Json:
+        """Where the rollout of `route` is, its evidence and its plan; `etag` binds a command to
+        the state it is in."""
+        path = f"/admin/v1/routes/{_part(route)}/rollout"
+        answer = self._ask("GET", path, query={"plan": "true"})
+        return {**answer.body, "etag": answer.etag}
+
+    def begin_rollout(self, route: str, plan: Mapping[str, Any], change: Change = PLAIN) -> Json:
+        """Begins a rollout; its first step is in force when this returns."""
+        path = f"/admin/v1/routes/{_part(route)}/rollout"
+        return self._ask("PUT", path, dict(plan), change).body
+
+    def command_rollout(self, route: str, word: str, change: Change = PLAIN) -> Json:
+        """`word` is pause, resume, promote, approve or abort."""
+        path = f"/admin/v1/routes/{_part(route)}/rollout/{word}"
+        return self._ask("POST", path, {}, change).body
+
+    def forget_rollout(self, route: str, change: Change = PLAIN) -> Json:
+        """Forgets a rollout that has ended."""
+        path = f"/admin/v1/routes/{_part(route)}/rollout"
+        return self._ask("DELETE", path, None, change).body
 
     def restore(self, revision: int, change: Change = PLAIN) -> Json:
         """Goes back to `revision`, as a new revision."""

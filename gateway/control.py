@@ -29,6 +29,9 @@ from gateway.controlplane.docs.documents import Documents
 from gateway.controlplane.docs.served import Paths, ServedPaths
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Applied, NotInForce, Publisher, start_notes
+from gateway.controlplane.rollouts.controller import VERDICTS, Rollouts
+from gateway.controlplane.rollouts.keeping import NAME as ROLLOUTS
+from gateway.controlplane.rollouts.keeping import RolloutFile
 from gateway.controlplane.store.handover import Memory
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
@@ -124,7 +127,9 @@ class Control:
         self._supervisor_dropped = 0
         self._traffic = Traffic(time.monotonic()) if is_for_people() else None
         self._events = Events()
-        self._fleet = None if start["placed"] is None else FleetView(self._events)
+        self._fleet = (
+            None if start["placed"] is None else FleetView(self._events, self._tell_supervisor)
+        )
         self._held_to = 0
         self._workers = self._make_workers()
         self._resolver = self._make_resolver()
@@ -137,6 +142,14 @@ class Control:
             check=Checks(self._settings),
             holds=None if self._fleet is None else self._hold,
         )
+        self._rollouts = Rollouts(
+            self._publisher,
+            RolloutFile(self._kept_in() / ROLLOUTS),
+            self._events,
+            tell=self._workers.set_rollouts,
+            effective=lambda route: self._view.effective(route),
+        )
+        self._publisher.allow = self._rollouts.allow
         self._served = ServedPaths(
             lambda: self._publisher.table,
             self._prober.well,
@@ -165,6 +178,7 @@ class Control:
             health=lambda backends: self._prober.health.messages(backends),
             on_evidence=lambda signals: self._prober.hear(signals),
             on_workers=lambda what, slot, pid: self._view.note_worker(what, slot, pid),
+            on_judged=lambda counted: self._rollouts.hear(counted),
             answer_within_s=self._settings.ack_timeout_s,
         )
 
@@ -195,10 +209,15 @@ class Control:
     def _is_ours(self, host: str, port: int) -> bool:
         return is_listener(host, port, self._listeners, is_here)
 
-    def _store(self) -> SqliteStore:
-        # `memory` means until the gateway ends, not until its control process is killed.
+    def _kept_in(self) -> Path:
+        """The folder of what is kept. `memory` means until the gateway ends, not until its control
+        process is killed."""
         in_memory = self._settings.store == "memory"
-        path = Path(self._start["directory"]) / "state.db" if in_memory else self._state.database
+        return Path(self._start["directory"]) if in_memory else self._state.path
+
+    def _store(self) -> SqliteStore:
+        in_memory = self._settings.store == "memory"
+        path = self._kept_in() / "state.db" if in_memory else self._state.database
         if self._start["again"] and not path.exists():
             raise StoreError(f"{path} is gone; the workers serve on with the table they have")
         return SqliteStore(
@@ -233,6 +252,7 @@ class Control:
             stack.push_async_callback(self._resolver.close)
             stack.push_async_callback(self._prober.close)
             self._own.run("the watch over the workers", self._workers.watch(self._on_beat))
+            self._own.run("the rollouts", self._rollouts.run())
             self._own.run("the paths of served models", self._served.keep())
             if self._settings.describe:
                 self._own.run("the route documents", self._documents.keep())
@@ -269,6 +289,9 @@ class Control:
                 case "fleet":
                     if self._fleet is not None:
                         self._fleet.take(message)
+                case "logs":
+                    if self._fleet is not None:
+                        self._fleet.hear(message)
                 case "place":
                     self._own.run("placing instances", self._place(message))
                 case _:
@@ -337,7 +360,8 @@ class Control:
             tokens=self._tokens,
             metrics=self._metrics,
             ready=self._is_ready,
-            fleet=dict if self._fleet is None else self._fleet.status,
+            rollouts=self._rollouts,
+            fleet=self._fleet,
         )
         bound = socket.socket(fileno=self._start["admin_fd"])
         listener = AdminListener(admin_application(parts), bound)
@@ -424,4 +448,5 @@ class Control:
             ("control", "messages"): outlet.dropped(),
             ("supervisor", "messages"): self._supervisor_dropped,
         }
-        return await self._view.metrics(accept, {LOG_DROPPED: dropped})
+        counted = {LOG_DROPPED: dropped, VERDICTS: self._rollouts.verdicts()}
+        return await self._view.metrics(accept, counted, self._rollouts.gauges())

@@ -6,9 +6,10 @@ the environment, which win over what a file gives its server and attributes of t
 which win over the defaults here. None means: as the class says.
 """
 
+import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from math import inf
 from pathlib import Path
@@ -79,12 +80,23 @@ class Unit:
     show: Callable[[Any], str] = str
 
 
+def _args(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f'{text!r} must be a JSON object, such as {{"weights": "v2.pt"}}')
+    return found
+
+
 TEXT, PORT, PATH, COUNT = (
     Unit("TEXT", str), Unit("PORT", _port), Unit("PATH", _path), Unit("N", _positive),
 )  # fmt: skip
 SPEC, DEVICES = Unit("SPEC", _spec), Unit("DEVICE,…", parse_devices, ",".join)
 DURATION = Unit("DURATION", parse_duration, lambda seconds: f"{seconds:g}s")
 SIZE = Unit("SIZE", parse_size, lambda size: f"{size >> 20}MiB")
+ARGS = Unit("JSON", _args, json.dumps)
 SWITCH = Unit("", bool, lambda is_on: "yes" if is_on else "no")
 
 
@@ -123,6 +135,9 @@ class Settings:
     arguments: tuple[str, ...] = ()
     """What such a file finds in `sys.argv`, besides its name."""
 
+    args: Mapping[str, Any] | None = _set(
+        None, ARGS, "what the class's __init__ gets, by name", shown="nothing"
+    )  # fmt: skip
     host: str = _set("127.0.0.1", TEXT, "address to listen on; 0.0.0.0 is every one")
     port: int = _set(8000, PORT, "port to listen on; 0 takes any, the log says which")
     path: str | None = _set(None, PATH, "where clients post", shown="the class's, else /predict")

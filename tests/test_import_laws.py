@@ -15,7 +15,7 @@ SOURCES = sorted(
 
 CORE_MAY_IMPORT = {
     "abc", "base64", "bisect", "collections", "dataclasses", "difflib", "enum", "errno",
-    "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math",
+    "fractions", "functools", "hashlib", "heapq", "hmac", "ipaddress", "itertools", "json", "math",
     "operator", "re", "string", "struct", "types", "typing", "urllib",
 }  # fmt: skip
 

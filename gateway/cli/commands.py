@@ -17,6 +17,7 @@ PROGRAM = "headgate"
 NAME = re.compile(r"[\w.:=\[\]-]+")
 # Whether it can be read is for the command to find out: that is refused, and no wrong usage.
 PATH, FOLDER = click.Path(readable=False), click.Path(file_okay=False, readable=False)
+ROLLOUT_WORDS = ("pause", "resume", "promote", "approve", "abort")
 SHELLS = ("bash", "zsh", "fish")
 FOUND = "the gateway whose .headgate/ lies here or above, else http://127.0.0.1:8081"
 
@@ -26,6 +27,20 @@ def whole(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text)):
         raise ValueError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def number(text: str) -> int:
+    """How many of something, or none."""
+    return whole(text) if text != "0" else 0
+
+
+def percents(text: str) -> list[float]:
+    """Percents, as `1,5,25,50,100`; whether they rise is for the gateway to say."""
+    try:
+        found = [float(word.strip().removesuffix("%")) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{text!r} is no list of percents, such as 1,5,25,50,100") from None
+    return [int(each) if each == int(each) else each for each in found]
 
 
 def seconds(text: str) -> float:
@@ -119,6 +134,7 @@ LOOKS = (
     _option("--count", metavar="N", type=whole, help="stop after this many looks"),
 )
 FILE = click.Argument(["file"], type=PATH, help="the configuration file")
+BACKEND = click.Argument(["backend"], shell_complete=live("backend"), help="its name")
 ADDRESS = click.Argument(
     ["instance"], shell_complete=live("instance"), help="its address, host:port"
 )
@@ -150,6 +166,16 @@ def _instance(name: str, summary: str, *options: click.Option, more: str = "") -
     example = f"{name} 127.0.0.1:8001{more}"
     parameters = (ADDRESS, OF_BACKEND, *options, *EDIT)
     return _command(name, summary, f"editing:{name}", *parameters, example=example)
+
+
+def _rollout_words(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """Completes what comes next of `rollout`: a route or a word for one, then a backend."""
+    words = context.params.get("words") or ()
+    if not words:
+        verbs = [word for word in ROLLOUT_WORDS if word.startswith(begun)]
+        return [*live("route")(context, parameter, begun), *verbs]
+    kind = "route" if words[0] in ROLLOUT_WORDS else "backend"
+    return live(kind)(context, parameter, begun)
 
 
 def _commands(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
@@ -207,12 +233,70 @@ COMMANDS: tuple[click.Command, ...] = (
         ),
         *EDIT, example="weights digits digits-cnn=10%",
     ),
+    _command(
+        "rollout", "let the gateway move a route's traffic to another backend, or follow it",
+        "rollout:rollout",
+        click.Argument(
+            ["words"], nargs=-1, required=True, metavar="ROUTE [BACKEND]",
+            shell_complete=_rollout_words,
+            help="with a BACKEND of the route's split a rollout to it begins; then, or with the"
+            " ROUTE alone, it is followed to its end: exit 0 when it is done, 3 when it went back."
+            " `pause`, `resume`, `promote`, `approve` or `abort` before the ROUTE tells it so",
+        ),
+        _option(
+            "--steps", metavar="PERCENTS", type=percents,
+            help="percents of the route that rise (1,5,25,50,100)",
+        ),
+        _option("--hold", metavar="DURATION", help="at least so long at each step (2m)"),
+        _option(
+            "--min-requests", metavar="N", type=whole,
+            help="and so many requests judged at the backend (100)",
+        ),
+        _option(
+            "--warmup", metavar="N", type=number, help="its first requests teach nothing (20)"
+        ),
+        _option(
+            "--slower-than", metavar="TIMES", type=seconds,
+            help="an answer after so many times the others' 90 % point is slow (1.2)",
+        ),
+        _option(
+            "--on-done", metavar="WHAT", type=click.Choice(["keep", "remove_old"]),
+            help="keep, or remove_old: take the old backends out of the split",
+        ),
+        _option("-d", "--detach", help="begin it and do not follow it"),
+        _option("--dry-run", help="show what would change and change nothing"),
+        _option("-m", "--reason", metavar="TEXT", help="why, for the history"),
+        *CLIENT, example="rollout digits digits-cnn --steps 1,5,25,50,100 --hold 2m",
+    ),
     _instance(
         "drain", "let an instance finish what it has, send it nothing new", *WAIT, more=" --wait"
     ),
     _instance("resume", "send requests to a drained instance again"),
     _instance("disable", "take an instance out, healthy or not", more=" -m 'new driver'"),
     _instance("enable", "let a disabled instance back in"),
+    _command(
+        "scale", "set how many instances of a backend `headgate up` runs", "processes:scale",
+        click.Argument(
+            ["counts"], nargs=-1, required=True, metavar="BACKEND=N...",
+            shell_complete=live("weight"), help="how many, such as digits-cnn=3",
+        ),
+        *HELD, *EDIT, example="scale digits-cnn=3 --wait",
+    ),
+    _command(
+        "reload", "replace each instance of a backend by a new one, none sooner than that is ready",
+        "processes:reload", BACKEND, *HELD, *EDIT, example="reload digits-cnn --wait",
+    ),
+    _command(
+        "restart", "end each instance of a backend and start it again, one after the other",
+        "processes:restart", BACKEND, *EDIT, example="restart digits-cnn",
+    ),
+    _command(
+        "logs", "the last lines that the instances of a backend wrote", "processes:logs",
+        BACKEND,
+        _option("-f", "--follow", help="then each line that comes, until Ctrl-C"),
+        _option("-n", "--lines", metavar="N", type=whole, help="at most this many (100)"),
+        *CLIENT, example="logs digits-cnn -f",
+    ),
     _command(
         "history", "the edits so far: who, when, why", "showing:history",
         click.Argument(

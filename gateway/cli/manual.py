@@ -12,8 +12,9 @@ _HEAD = """\
 <!-- Rendered by `python -m gateway.cli.manual > docs/commands.md`; a test compares. -->
 
 Exit codes: 0 done, 1 refused, with one clear line on stderr (one for each fault of a file),
-2 wrong usage. Tables are drawn on a terminal and plain columns elsewhere; `-o json` and `-o yaml`
-print what the admin API answered. Ctrl-C ends a command without a word.
+2 wrong usage, 3 a rollout that went back. Tables are drawn on a terminal and plain columns
+elsewhere; `-o json` and `-o yaml` print what the admin API answered. Ctrl-C ends a command
+without a word.
 
 Completion, of the running gateway's names too, is a line in the settings of a shell:
 `source <(headgate completion bash)` in `~/.bashrc`, `source <(headgate completion zsh)` in

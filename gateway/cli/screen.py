@@ -27,6 +27,11 @@ def printed(value: Any, form: str, *, again: bool = False) -> bool:
     return True
 
 
+def write_json_line(value: Any) -> None:
+    """Prints `value` as one line of JSON, at once."""
+    print(orjson.dumps(value).decode(), flush=True)
+
+
 def is_terminal(out: TextIO) -> bool:
     return out.isatty() and os.environ.get("TERM") != "dumb"
 

@@ -120,7 +120,11 @@ def _is_placed(change: Change) -> bool:
 
 class Publisher:
     """The only writer of the table. `holds` is told of each table once it is in force, where
-    processes are held to it (`headgate up`); None: nobody starts any."""
+    processes are held to it (`headgate up`); None: nobody starts any.
+
+    `allow(before, after, who)` is asked of each edit under the lock, and raises Conflict to refuse
+    it: set by whoever has a say in edits of others.
+    """
 
     def __init__(
         self,
@@ -132,6 +136,7 @@ class Publisher:
         check: Callable[[Document], list[Fault]] = lambda document: [],
         holds: Callable[[Table], None] | None = None,
     ) -> None:
+        self.allow: Callable[[Document, Document, str], None] = _anybody
         self._store = store
         self._workers = workers
         self._instances = instances
@@ -219,6 +224,7 @@ class Publisher:
                 if places and edited is previous.document:
                     return Published.nothing(previous)
                 tried = await self._aside(lambda: self._tried(previous, edited, places=places))
+                self.allow(previous.document, tried.table.document, who)
                 if dry_run:
                     return replace(tried, dry_run=True)
                 return await self._take(_revision(tried, who, why, source), tried)
@@ -252,6 +258,7 @@ class Publisher:
                     published = Published.nothing(previous, dry_run=dry_run)
                     return Applied(published, merged.overridden)
                 tried = await self._aside(lambda: self._tried(previous, merged.document))
+                self.allow(previous.document, tried.table.document, who)
                 if dry_run:
                     return Applied(replace(tried, dry_run=True), merged.overridden)
                 revision = _revision(tried, who, why, "file")
@@ -389,6 +396,10 @@ class Publisher:
     async def _read(self, call: Callable[[], T]) -> T:
         """The result of `call`, which reads the history."""
         return await asyncio.get_running_loop().run_in_executor(self._reading, call)
+
+
+def _anybody(before: Document, after: Document, who: str) -> None:
+    """Nobody else has a say in an edit."""
 
 
 def _note_failure(name: str, error: Exception) -> None:

@@ -26,6 +26,8 @@ from gateway.wire.messages import (
     FromWorker,
     HealthMessage,
     Hello,
+    JudgedMessage,
+    Judging,
     Observed,
     Signals,
     TableMessage,
@@ -62,18 +64,20 @@ class Workers:
         health: Callable[[Collection[str] | None], Iterable[HealthMessage]] = lambda _: (),
         on_evidence: Callable[[Signals], None] = lambda _: None,
         on_workers: Callable[[str, int, int], None] = lambda _what, _slot, _pid: None,
+        on_judged: Callable[[JudgedMessage], None] = lambda _: None,
         answer_within_s: float = ANSWER_WITHIN_S,
     ) -> None:
         self._configure: Configure = {"type": "configure", "settings": configure}
         self._replace, self._succeed = replace, succeed
         self._health, self._on_evidence = health, on_evidence
-        self._on_workers = on_workers
+        self._on_workers, self._on_judged = on_workers, on_judged
         self._answer_within_s = answer_within_s
         self._table = EMPTY
         self._endpoints: Endpoints = {}
         self._seen: list[tuple[str, float, str, str]] = []
         self._documents: Mapping[str, tuple[str, str]] = {}
         self._served: Mapping[str, str] = {}
+        self._judging: Mapping[str, Judging] = {}
         self._slots = WorkerSlots()
         self.loads = WorkerLoads()
         self._to_remind: list[str] = []
@@ -176,6 +180,12 @@ class Workers:
         self._served = paths
         self._send_all({"type": "served", "paths": paths})
 
+    def set_rollouts(self, routes: Mapping[str, Judging]) -> None:
+        """For which rollouts workers count from now on."""
+        if routes != self._judging:
+            self._judging = routes
+            self._send_all({"type": "rollouts", "routes": routes})
+
     async def look(self, *, reports: bool = True) -> None:
         """Returns when every worker has counted what has ended, and said what is live.
 
@@ -269,6 +279,7 @@ class Workers:
         channel.send_soon(self._configure)
         channel.send_soon({"type": "served", "paths": self._served})
         self._tell_whole(worker)
+        channel.send_soon({"type": "rollouts", "routes": self._judging})
         self._send_documents([worker], self._documents)
         self._on_workers("joined", worker.slot, worker.pid)
         worker.listening = hello["listening"]
@@ -294,6 +305,8 @@ class Workers:
                 self._take_evidence(worker, message["signals"])
             case "observed":
                 self._observe(worker, message)
+            case "judged":
+                self._on_judged(message)
             case "hello":
                 pass  # once only
             case _:

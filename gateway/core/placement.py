@@ -28,12 +28,14 @@ LIVE = frozenset({"replicas"})
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What one backend asks for: `count` processes of `version`. `pins` are the addresses written
-    for them, `in_force` those that get requests, both as `host:port`."""
+    for them, `in_force` those that get requests, both as `host:port`. With `spare` one more than
+    asked for may run while versions change; else one goes first, and what it had goes to others."""
 
     version: str
     count: int
     pins: tuple[str, ...] = ()
     in_force: tuple[str, ...] = ()
+    spare: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,17 @@ def _of_one(name: str, asked: Wanted, own: Sequence[Process], used: set[str]) ->
     coming = coming[:missing]
     # The old version keeps as many places as the new one cannot fill yet.
     left = [each for each in stale if each.served and each.address in by_place][:missing]
+    is_held = any(each.state == "failed" for each in fresh)
+    alive = sum(each.state != "failed" for each in (own if not asked.spare else (*fresh, *stale)))
+    # Each of them holds a model in memory.
+    room = min(missing - len(coming), asked.count + asked.spare - alive)
+    are_placed = {each.address for each in (*able, *left)} <= by_place.keys()
+    is_full = alive == len(able) + len(left) == asked.count
+    if left and not asked.spare and not is_held and is_full and are_placed:
+        if asked.count == 1:
+            yield Stop(left[0].number)
+        else:
+            left.pop()
     places = [each.address for each in (*able, *left)]
     places += [each.address for each in coming if each.address in by_place][: missing - len(left)]
     if (able or left) and set(places) != set(asked.in_force):
@@ -118,10 +131,7 @@ def _of_one(name: str, asked: Wanted, own: Sequence[Process], used: set[str]) ->
         may_go = not each.served or each.address not in by_place
         if each.number not in kept and may_go and not is_record:
             yield Stop(each.number)
-    if not any(each.state == "failed" for each in fresh):
-        alive = sum(each.state != "failed" for each in (*fresh, *stale))
-        # One more than asked for, and no more: each of them holds a model in memory.
-        room = min(missing - len(coming), asked.count + 1 - alive)
+    if not is_held:
         yield from _starts(name, asked, room, used)
 
 

@@ -8,6 +8,7 @@ again; meanwhile the worker serves on with what it knows. Nothing here touches a
 import asyncio
 import gc
 import logging
+import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -62,6 +63,7 @@ class ControlClient:
     ) -> None:
         self._reach = reach
         self._slot, self._pid = slot, pid
+        self._name = f"{pid}-{secrets.token_hex(4)}"  # a later process may have the same number
         self._made = made
         self._ready = ready
         self._retry_s = retry_s
@@ -120,6 +122,8 @@ class ControlClient:
         )
         self._channel = channel
         self._observer = Observer(self.send)
+        for judge in self._plane.judges.values() if self._plane is not None else ():
+            judge.begin()
         self._pieces.clear()
         self._is_heard = False
         while (message := await channel.receive()) is not None:
@@ -169,6 +173,8 @@ class ControlClient:
                 plane.counters.retire(map(tuple, message["gone"]), message["name"])
             case "documents":
                 self._documents(plane, message)
+            case "rollouts":
+                plane.judge(message["routes"])
             case "served":
                 plane.serve_at(message["paths"])
             case "reopen":
@@ -225,6 +231,11 @@ class ControlClient:
         self._is_leaving = True
         self.send({"type": "leaving"})
 
+    def tell_judged(self) -> None:
+        """What was counted for rollouts and not told yet: before the worker ends."""
+        if self._plane is not None:
+            self._tell_judged(self._plane)
+
     def send(self, message: FromWorker) -> None:
         if self._channel is not None:
             self._channel.send_soon(message)
@@ -261,6 +272,14 @@ class ControlClient:
             if self._plane is not None:
                 self._plane.load_memory.beat(self._plane.now())
                 self._observer.look(self._plane, 0, reports=False)
+                self._tell_judged(self._plane)
+
+    def _tell_judged(self, plane: Plane) -> None:
+        """What was counted for rollouts, where it changed."""
+        if self._channel is not None:
+            for judge in plane.judges.values():
+                if judge.is_news:
+                    self.send(judge.report(self._name))
 
 
 def health_of(message: HealthMessage) -> tuple[dict[str, States], Signals]:

@@ -27,6 +27,7 @@ from gateway.dataplane.intake import (
     WAITING,
     Intake,
 )  # fmt: skip
+from gateway.dataplane.judge import Trial
 from gateway.dataplane.mirroring import mirror
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import problem, reply
@@ -237,6 +238,8 @@ class Exchange(Intake):
             self.tried = (*self.tried, failed)
         if found is None:
             return False
+        if self.trial is not None and not found.is_same:
+            self.trial.end(attempt.failed, 0.0)
         self.backend = found.backend
         if not done:
             attempt.cancel()
@@ -345,9 +348,23 @@ class Exchange(Intake):
             self.forgo_body()
         if self.armed != NEVER:
             self.plane.wheel.drop(self)
+        if self.trial is not None:
+            self._end_trial(self.trial, now, reason)
         self._enter_in_ledger(now, reason)
         self.attempt = None  # no cycle: what is over is freed at once, not by the collector
         self.client.finished(now)
+
+    def _end_trial(self, trial: Trial, now: float, reason: str) -> None:
+        """The first attempt counts for the arm that the request was decided for: if one was made,
+        and its instance had the time to answer."""
+        attempt = self.attempt
+        if attempt is None or attempt.is_ours or (reason == "client_left" and not self.head_sent):
+            return
+        seconds = 0.0
+        if self.first_at and self.status != 101 and reason != "client_left":
+            # Of a body whose end nobody knows beforehand the first byte is the answer.
+            seconds = (self.first_at if self._chunked else now) - attempt.sent_at
+        trial.end(attempt.failed, seconds)
 
     def _enter_in_ledger(self, now: float, reason: str) -> None:
         """Books what the client saw, once per request; `reason` is "" when nothing went wrong."""

@@ -29,6 +29,7 @@ from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER, fault
 from gateway.dataplane.deciding import Deciding
 from gateway.dataplane.instance import LiveInstance
+from gateway.dataplane.judge import Trial
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
 from gateway.dataplane.routing import BodyNeeded, LiveRoute
@@ -52,7 +53,7 @@ class Intake(Waiter, Request, Deciding):
     __slots__ = (
         "_decides", "_has_continued", "_kept", "_max_body", "_pending", "_pending_size",
         "attempt", "blames_instance", "client", "done", "head", "plane", "received", "request_id",
-        "revision", "route", "shown", "started", "state", "target", "upgrades",
+        "revision", "route", "shown", "started", "state", "target", "trial", "upgrades",
     )  # fmt: skip
 
     def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
@@ -65,6 +66,7 @@ class Intake(Waiter, Request, Deciding):
         self.state = GATHERING
         self.route: LiveRoute | None = None
         self.attempt: Attempt | None = None
+        self.trial: Trial | None = None
         self.target = b""
         self.revision = 0
         self.shown = b""
@@ -331,4 +333,10 @@ class Intake(Waiter, Request, Deciding):
         if limit_s is not None:
             self.expires_at = self.started + limit_s
             plane.wheel.set(self, self.expires_at)
-        self.enter(route.choose(head), now)
+        if route.judge is None:
+            self.enter(route.choose(head), now)
+            return
+        route.judge.decided = None
+        backend = route.choose(head)
+        self.trial = route.judge.decided
+        self.enter(backend, now)

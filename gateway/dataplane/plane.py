@@ -17,6 +17,7 @@ from gateway.core.options import DataplaneOptions
 from gateway.core.table import Table
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.deciding import DecidingBodies
+from gateway.dataplane.judge import judges
 from gateway.dataplane.live_table import LiveTable
 from gateway.dataplane.load_memory import LoadMemory
 from gateway.dataplane.permits import PermitsFile
@@ -24,7 +25,7 @@ from gateway.dataplane.routing import Snapshot
 from gateway.dataplane.shared import Shared
 from gateway.telemetry.metrics import Counters
 from gateway.telemetry.tracing import Tracing
-from gateway.wire.messages import Endpoints
+from gateway.wire.messages import Endpoints, Judging
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -76,3 +77,8 @@ class Plane(Shared):
         """Where models answer that `serve` starts: backend → path, for routes without a rewrite."""
         self.served = paths
         self.snapshot.mark = object()  # what clients remember was decided without it
+
+    def judge(self, routes: Mapping[str, Judging]) -> None:
+        """Counts for these rollouts from the next request on, and for no others."""
+        self.judges = judges(routes, self.judges)
+        self.snapshot.judge()

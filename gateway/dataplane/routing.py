@@ -8,6 +8,7 @@ moved. Choosing the instance inside the backend is not done here.
 """
 
 from collections.abc import Collection, Mapping
+from hashlib import blake2b
 from typing import ClassVar
 
 from gateway.core.errors import ClientFault, NoRoom
@@ -67,8 +68,8 @@ class LiveRoute:
     decide."""
 
     __slots__ = (
-        "_generation", "_open", "_shared", "backends", "cells", "exposed", "fallback", "mirror",
-        "retries", "route", "split", "spread",
+        "_generation", "_open", "_shared", "backends", "cells", "exposed", "fallback", "judge",
+        "mirror", "retries", "route", "split", "spread",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +86,7 @@ class LiveRoute:
         self.mirror = live.get(route.mirror.backend) if route.mirror else None
         self.cells: dict[LiveInstance, Cell] = {}
         self.exposed: dict[LiveInstance, bytes] = {}
+        self.judge = shared.judges.get(route.name)
         self._open = self.split
         self._generation = 0
 
@@ -103,7 +105,15 @@ class LiveRoute:
             name = split.pick(self.spread.next())
         if name is None:
             return self._nobody()
+        if self.judge is not None:
+            self.judge.decide(name, split, self._key_hash(head))
         return self._taker(self.backends[name])
+
+    def _key_hash(self, head: RequestHead) -> int:
+        """What stands for the request's sticky key where keys are counted; -1 without one."""
+        sticky = self.route.sticky
+        key = sticky_key(head, sticky) if sticky is not None else None
+        return int.from_bytes(blake2b(key, digest_size=6).digest()) if key else -1
 
     def _taker(self, backend: LiveBackend) -> LiveBackend:
         """Who takes what falls to `backend`; raises NoRoom."""
@@ -292,6 +302,12 @@ class Snapshot:
                 routes[name] = LiveRoute(self._shared, route, live.spread, self._live)
         readers = self._readers if matcher is self.matcher else {}
         return Snapshot(self._shared, self._live, table, matcher, routes, readers)
+
+    def judge(self) -> None:
+        """Has each route count for the rollout that it has now, if it has one."""
+        judges = self._shared.judges
+        for name, live in self._routes.items():
+            live.judge = judges.get(name)
 
     def route(self, name: str) -> LiveRoute:
         """The live side of a route, which is made when it is first asked for."""

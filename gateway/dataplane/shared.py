@@ -21,6 +21,7 @@ from gateway.core.options import DataplaneOptions
 from gateway.core.retrying import RetryBudget
 from gateway.core.sampling import Sampling
 from gateway.dataplane.deadlines import Clock, Wheel
+from gateway.dataplane.judge import Judge
 from gateway.dataplane.load_memory import LoadMemory
 from gateway.dataplane.permits import PermitsFile
 from gateway.processes.tasks import Tasks, told
@@ -42,8 +43,8 @@ class Shared:
 
     __slots__ = (
         "_awake", "_dropped", "_id", "_loop", "_trusted", "budget", "counters", "generation",
-        "ledger", "load_memory", "log", "mirrored", "node", "notify", "now", "options", "permits",
-        "served", "signals", "tasks", "wheel",
+        "judges", "ledger", "load_memory", "log", "mirrored", "node", "notify", "now", "options",
+        "permits", "served", "signals", "tasks", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +79,7 @@ class Shared:
         self.notify: Callable[[], None] = _nobody
         self.signals: deque[tuple[str, float, str, str]] = deque(maxlen=MAX_SIGNALS)
         self.served: Mapping[str, str] = {}
+        self.judges: Mapping[str, Judge] = {}  # by route, while a rollout runs there
 
     def random(self) -> int:
         return secrets.randbits(64)

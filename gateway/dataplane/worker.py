@@ -123,6 +123,7 @@ class Worker:
             await self._leave.wait()
             await self._go()
         finally:
+            self._control.tell_judged()
             await self._own.close()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
                 loop.remove_signal_handler(number)

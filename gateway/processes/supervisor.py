@@ -27,7 +27,7 @@ from gateway.processes.sockets import address_of, listen, listen_unix
 from gateway.processes.tasks import Tasks, first_of, told
 from gateway.telemetry.book import shared_memory
 from gateway.wire.channel import Channel, pass_over
-from gateway.wire.line import ControlStart, FromControl, Ready, Serves, ToControl, WorkerStart
+from gateway.wire.line import ControlStart, ForFleet, FromControl, Ready, ToControl, WorkerStart
 
 TRIES_AT_START = 5
 SILENCE_S = 20.0
@@ -60,7 +60,7 @@ class Plan:
 
 class Supervisor:
     """Runs a gateway until `stop`; `on_ready(facts)` is called once, when it serves. What it says
-    is to be served is for whoever starts instances (`on_serves`, `tell`)."""
+    of instances is for whoever starts them (`for_fleet`, `tell`)."""
 
     def __init__(
         self,
@@ -68,12 +68,12 @@ class Supervisor:
         *,
         on_ready: Callable[[Ready], None],
         say: Callable[[str], None],
-        on_serves: Callable[[Serves], None] = lambda message: None,
+        for_fleet: Callable[[ForFleet], None] = lambda message: None,
         program: Callable[..., list[str]] = this_program,
         silence_s: float = SILENCE_S,
     ) -> None:
         self._plan, self._program = plan, program
-        self._on_ready, self._on_serves, self._say = on_ready, on_serves, say
+        self._on_ready, self._for_fleet, self._say = on_ready, for_fleet, say
         self._silence_s = silence_s
         self._lifeline = Lifeline()
         self._directory = PrivateDirectory(plan.state_dir)
@@ -316,8 +316,8 @@ class Supervisor:
                 self._succeed(message["pid"])
             case "alive":
                 self._tell_dropped()
-            case "serves":
-                self._on_serves(message)
+            case "serves" | "ask_logs" | "restart":
+                self._for_fleet(message)
             case _:
                 pass_over(message)
 

@@ -118,6 +118,26 @@ METRICS: tuple[Metric, ...] = (
         ("route", "backend"),
         "The share of new requests that a backend gets after health, from 0 to 1",
     ),
+    Metric(
+        "headgate_rollout_step",
+        "gauge",
+        ("route", "backend"),
+        "The step at which a rollout to a backend is, from 1; 0 once it has ended",
+    ),
+    Metric(
+        "headgate_rollout_evidence",
+        "gauge",
+        ("route", "guard"),
+        "What speaks against the canary of a rollout: 1 is nothing, 1/alpha fails the guard",
+    ),
+    Metric(
+        "headgate_rollout_verdict_total",
+        "counter",
+        ("route", "guard", "verdict"),
+        "Guards of rollouts that failed, and, with an empty `guard`, rollouts that ended",
+        "`verdict` is `failed`, `done`, `rolled_back` or `aborted`. Counted since the control"
+        " process started.",
+    ),
     Metric("headgate_revision", "gauge", (), "The revision of the table that is served"),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}

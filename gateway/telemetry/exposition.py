@@ -46,7 +46,7 @@ class Gauges:
     `up`: backend → address → whether it gets requests. `effective`: route → backend → share.
     `in_flight`: backend → address → requests; `queue_depth`: backend → requests. `limits`:
     backend → address → the concurrency limit that was learned and holds. `counted`:
-    metric → labels → what others than workers counted.
+    metric → labels → what others than workers counted. `others`: gauge → labels → value.
     """
 
     table: Table
@@ -56,6 +56,7 @@ class Gauges:
     queue_depth: Mapping[str, int] = field(default_factory=dict)
     limits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     counted: Mapping[str, Mapping[Labels, int]] = field(default_factory=dict)
+    others: Mapping[str, Mapping[Labels, float]] = field(default_factory=dict)
 
 
 class Exposition:
@@ -180,7 +181,7 @@ def _gauge(name: str, live: Gauges) -> dict[Labels, float]:
         return _nested(live.effective)
     if name == "headgate_revision":
         return {(): live.table.revision}
-    return {}
+    return dict(live.others.get(name, {}))
 
 
 def _nested(values: Mapping[str, Mapping[str, float]]) -> dict[Labels, float]:

@@ -11,6 +11,7 @@ It runs in the supervisor's process, off the way of every request.
 import asyncio
 import os
 import random
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -27,10 +28,12 @@ from gateway.up.plan import InstancePlan, ServeError, Site
 from gateway.up.process import InstanceProcess
 from gateway.up.progress import Progress
 from gateway.wire.line import Fleet as FleetMessage
+from gateway.wire.line import ForFleet, ServedBackend, ToControl
 from gateway.wire.line import InstanceProcess as ProcessMessage
-from gateway.wire.line import ServedBackend, Serves, ToControl
 
 Spec = Mapping[str, Any]
+LINES_KEPT = 500  # for each backend
+LONGEST_LINE = 4096
 STOP_WITHIN_S = 40.0
 """How long an instance that lost its place may take to finish: its own limit is shorter."""
 
@@ -61,6 +64,9 @@ class Fleet:
         self._wanted: dict[str, Wanted] = {}
         self._revision = 0
         self._placing: set[str] = set()
+        self._restarts: dict[str, int] = {}
+        self._without_spare: set[str] = set()
+        self._logs: dict[str, deque[tuple[int, str, str]]] = {}
         self._tell: Callable[[ToControl], None] | None = None
         self._changed = asyncio.Event()
         self._is_up, self._is_stopping, self._is_settling = False, False, False
@@ -99,12 +105,25 @@ class Fleet:
         """From now on `tell` reaches whoever edits the table."""
         self._tell = tell
 
-    def take(self, message: Serves) -> None:
-        """What is to be served from now on."""
-        self._revision = message["revision"]
-        self._placing.clear()
-        self._want(message["backends"])
-        self._settle()
+    def take(self, message: ForFleet) -> None:
+        """What the control process has to say."""
+        match message["type"]:
+            case "serves":
+                self._revision = message["revision"]
+                self._placing.clear()
+                self._want(message["backends"])
+                self._settle()
+            case "ask_logs":
+                log = self._logs.get(message["backend"], ())
+                lines = [line for line in log if line[0] > message["after"]][-message["lines"] :]
+                if self._tell is not None:
+                    self._tell({"type": "logs", "id": message["id"], "lines": lines})
+            case "restart":
+                name = message["backend"]
+                self._restarts[name] = self._restarts.get(name, 0) + 1
+                self._without_spare.add(name)
+                self._want(self._specs)
+                self._settle()
 
     async def stop(self, within_s: float, hurry: asyncio.Event) -> None:
         """Ends every instance: asked to at first, killed when time or patience is over."""
@@ -127,8 +146,18 @@ class Fleet:
     def _want(self, specs: Mapping[str, Spec]) -> None:
         self._specs = specs
         found = {name: placement.wanted(spec) for name, spec in specs.items()}
-        self._wanted = {name: asked for name, asked in found.items() if asked is not None}
+        self._wanted = {
+            name: replace(
+                asked,
+                version=f"{asked.version}#{self._restarts.get(name, 0)}",
+                spare=name not in self._without_spare,
+            )
+            for name, asked in found.items()
+            if asked is not None
+        }
         self._backends = {name: make_backend(name, specs[name]) for name in self._wanted}
+        here = self._wanted.keys() | {each.plan.backend for each in self._processes}
+        self._logs = {name: log for name, log in self._logs.items() if name in here}
 
     def _refuse_taken_ports(self) -> None:
         # Somebody else who answers there must not be taken for our instance.
@@ -143,6 +172,11 @@ class Fleet:
             each.state == "ready" and each.version == asked.version for each in self._of(name)
         )
         return ready >= asked.count or self._error(name) is not None
+
+    def _is_fresh(self, name: str) -> bool:
+        """Whether nothing of an older version runs any more."""
+        asked = self._wanted.get(name)
+        return asked is None or all(each.version == asked.version for each in self._of(name))
 
     def _error(self, name: str) -> str | None:
         """Why the version that is asked for could not be started."""
@@ -166,6 +200,9 @@ class Fleet:
                 pass
         finally:
             self._is_settling = False
+        for name in [each for each in self._without_spare if self._is_fresh(each)]:
+            self._without_spare.discard(name)
+            self._want(self._specs)
         self._report()
         self._changed.set()
 
@@ -197,7 +234,8 @@ class Fleet:
         asked, own = self._wanted[name], self._of(name)
         used = {each.index for each in own if each.version == asked.version}
         index = next(n for n in range(len(used) + 1) if n not in used)
-        threads = self._site.threads(self._backends.values())
+        counts = [(self._backends[each], w.count) for each, w in self._wanted.items()]
+        threads = self._site.threads(counts)
         try:
             instance, error = self._instance_for(step)
             plan = self._site.plan(self._backends[name], instance, index, asked.count, threads)
@@ -206,6 +244,7 @@ class Fleet:
                 raise StartError(f"backend {name}: {refused}") from None
             self._say(f"backend {name}: {refused}")
             return False
+        error = error or plan.fault
         process = self._process(plan, asked.version, index)
         self._processes.append(process)
         if error is not None:
@@ -236,7 +275,7 @@ class Fleet:
         self._numbers += 1
         return InstanceProcess(
             self._numbers, version, index, plan, self._own, self._lifeline,
-            changed=self._note, relay=self._relay, say=self._say,
+            changed=self._note, heard=self._keep, relay=self._relay, say=self._say,
         )  # fmt: skip
 
     def _place(self, step: Place) -> bool:
@@ -324,6 +363,12 @@ class Fleet:
 
     def _note_failure(self, name: str, error: Exception) -> None:
         self._say(f"a fault in headgate itself: {name} ended: {told(error)}; beginning again")
+
+    def _keep(self, plan: InstancePlan, line: str) -> None:
+        """Keeps `line` for who asks for the last ones."""
+        log = self._logs.setdefault(plan.backend, deque(maxlen=LINES_KEPT))
+        number = log[-1][0] + 1 if log else 1
+        log.append((number, plan.instance.address, line[:LONGEST_LINE]))
 
     def _relay(self, plan: InstancePlan, line: str) -> None:
         name = f"{plan.backend}:{plan.instance.port}"

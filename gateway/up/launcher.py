@@ -75,7 +75,7 @@ def first_document(prepared: Prepared) -> Document:
 
 
 async def _launch(prepared: Prepared, document: Document, file: Path) -> int:
-    site = Site(file, Path.cwd(), cpu_count())
+    site = Site(file, Path.cwd(), cpu_count(), os.environ)
     if not screen.is_wanted():
         announced = partial(announce, prepared)
         return await Launch(prepared, document, site, progress(), announced).run()
@@ -149,7 +149,7 @@ class Launch:
         self._supervisor = Supervisor(
             replace(self._prepared.plan, placed=self._fleet.placed),
             on_ready=self._announce,
-            on_serves=self._fleet.take,
+            for_fleet=self._fleet.take,
             say=say,
         )
         self._fleet.attach(self._supervisor.tell)

@@ -10,13 +10,17 @@ instance's path. A model that is a file (`models.py:Linear`) is looked for besid
 configuration file, then in the working directory.
 """
 
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 from gateway.core.table import Backend, Instance
+
+NO_OPTION = frozenset({"model", "devices", "env", "replicas", "threads", "generation"})
 
 
 class ServeError(Exception):
@@ -34,6 +38,9 @@ class InstancePlan:
     argv: tuple[str, ...]
     folders: tuple[str, ...]
     health_path: str
+    environment: tuple[tuple[str, str], ...] = ()
+    fault: str | None = None
+    """Why it cannot be started after all."""
 
     @property
     def name(self) -> str:
@@ -47,19 +54,21 @@ class Site:
     file: Path
     cwd: Path
     cpus: int
+    variables: Mapping[str, str]
 
     def plan(
         self, backend: Backend, instance: Instance, index: int, count: int, threads: int
     ) -> InstancePlan:
         """The process of `backend` at `instance`, of `count` the one with that index; ServeError
         names what is wrong."""
-        return _instance_plan(
-            backend, instance, deal(backend, index, count), threads, self.file, self.cwd
-        )
+        devices = deal(backend, index, count)
+        planned = _instance_plan(backend, instance, devices, threads, self.file, self.cwd)
+        environment, fault = _environment(backend, self.variables)
+        return replace(planned, environment=environment, fault=fault)
 
-    def threads(self, backends: Iterable[Backend]) -> int:
-        """CPU threads for each process that computes, when all of `backends` are served."""
-        return max(1, self.cpus // max(1, sum(map(_cpu_workers, backends))))
+    def threads(self, backends: Iterable[tuple[Backend, int]]) -> int:
+        """CPU threads for each process that computes, when of each backend so many are served."""
+        return max(1, self.cpus // max(1, sum(starmap(_cpu_workers, backends))))
 
 
 def deal(backend: Backend, index: int, count: int) -> tuple[str, ...]:
@@ -107,7 +116,8 @@ def _instance_plan(
     argv = [
         *(sys.executable, "-P", "-m", "instance", model),
         *("--host", instance.host, "--port", str(instance.port)),
-        *("--device", ",".join(devices), "--threads", str(threads)),
+        *("--device", ",".join(devices)),
+        *("--threads", str(backend.serve.get("threads", threads))),
         *_options(backend.serve),
     ]
     return InstancePlan(
@@ -123,9 +133,24 @@ def _instance_plan(
 
 def _options(serve: Mapping[str, Any]) -> Iterator[str]:
     """What else `serve` says, as an instance is told it: the names are the same."""
-    for key in sorted(serve.keys() - {"model", "devices"}):
+    for key in sorted(serve.keys() - NO_OPTION):
         yield f"--{key.replace('_', '-')}"
-        yield str(serve[key])
+        yield json.dumps(serve[key]) if key == "args" else str(serve[key])
+
+
+def _environment(
+    backend: Backend, variables: Mapping[str, str]
+) -> tuple[tuple[tuple[str, str], ...], str | None]:
+    """The variables that `backend` asks for, and why they cannot be had."""
+    assert backend.serve is not None
+    found, missing = [], []
+    for name, value in (backend.serve.get("env") or {}).items():
+        source = value["env"] if isinstance(value, Mapping) else None
+        if source is not None and source not in variables:
+            missing.append(f"env.{name}: {source} is not set where `headgate up` runs")
+        else:
+            found.append((name, variables[source] if source is not None else str(value)))
+    return tuple(found), "; ".join(missing) or None
 
 
 def _devices(backend: Backend) -> tuple[str, ...]:
@@ -133,10 +158,10 @@ def _devices(backend: Backend) -> tuple[str, ...]:
     return tuple(backend.serve.get("devices") or ("auto",))
 
 
-def _cpu_workers(backend: Backend) -> int:
-    """How many processes of `backend` may compute on the CPU; `auto` may turn out to be it."""
+def _cpu_workers(backend: Backend, count: int) -> int:
+    """How many processes of `backend`, with `count` instances, may compute on the CPU; `auto` may
+    turn out to be it."""
     assert backend.serve is not None
-    count = max(1, len(backend.instances))
     dealt = (device for index in range(count) for device in deal(backend, index, count))
     on_cpu = sum(device in ("cpu", "auto") for device in dealt)
     return on_cpu * int(backend.serve.get("workers", 1))

@@ -6,6 +6,7 @@ again. After that, whatever ends is started again.
 """
 
 import asyncio
+import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,8 +28,11 @@ LAST_WORDS_S = 1.0
 
 class InstanceProcess:
     """One process of `plan`, among those of its backend and version the one with that `index`.
-    `changed` is called whenever its state is another one, `relay` gets each line that it writes
-    once it is ready, `say` what is to be known of it. `is_news`: nobody looked at its state yet."""
+
+    `changed` is called whenever its state is another one, `heard` gets each line that it writes and
+    `relay` those once it is ready, `say` what is to be known of it. `is_news`: nobody looked at its
+    state yet.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,7 @@ class InstanceProcess:
         lifeline: Lifeline,
         *,
         changed: Callable[["InstanceProcess"], None],
+        heard: Callable[[InstancePlan, str], None],
         relay: Callable[[InstancePlan, str], None],
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
@@ -49,7 +54,8 @@ class InstanceProcess:
         self.served, self.is_gone, self.is_news, self.restarts = False, False, False, 0
         self.error: str | None = None
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
-        self._own, self._changed, self._relay, self._say = own, changed, relay, say
+        self._own, self._changed, self._say = own, changed, say
+        self._heard, self._relay = heard, relay
         self._clock, self._begun = clock, clock()
         self._reader: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
@@ -58,7 +64,7 @@ class InstanceProcess:
             lambda: Command(
                 # The instance knows nothing of us; tied, it cannot outlive us either.
                 this_program("_tied", *plan.argv),
-                environment={**python_path(*plan.folders), "PYTHONUNBUFFERED": "1"},
+                environment=_environment(plan),
                 relayed=True,
                 foreign=True,
             ),
@@ -179,5 +185,13 @@ class InstanceProcess:
                 return
             text = line.decode("utf-8", "replace").rstrip("\n")
             self.lines.append(text)
+            self._heard(self.plan, text)
             if self.served:
                 self._relay(self.plan, text)
+
+
+def _environment(plan: InstancePlan) -> dict[str, str]:
+    found = {**dict(plan.environment), "PYTHONUNBUFFERED": "1"}
+    ours = python_path(*plan.folders)["PYTHONPATH"]
+    theirs = found.get("PYTHONPATH")
+    return {**found, "PYTHONPATH": f"{ours}{os.pathsep}{theirs}" if theirs else ours}

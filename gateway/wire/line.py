@@ -110,6 +110,32 @@ class Place(TypedDict):
     urls: Sequence[str]
 
 
+class AskLogs(TypedDict):
+    """Asks for the last `lines` lines that instances of a backend wrote, of those whose number is
+    above `after`; `logs` with this id is the answer."""
+
+    type: Literal["ask_logs"]
+    id: int
+    backend: str
+    after: int
+    lines: int
+
+
+class Logs(TypedDict):
+    """Lines as (number, address, text), the oldest first. Numbers count up for each backend."""
+
+    type: Literal["logs"]
+    id: int
+    lines: Sequence[tuple[int, str, str]]
+
+
+class Restart(TypedDict):
+    """Ends each instance of a backend and starts it again where it is, one after the other."""
+
+    type: Literal["restart"]
+    backend: str
+
+
 class InstanceProcess(TypedDict):
     """One process of a backend: starting, ready, failed or stopping; `error` is what a model said
     last that could not be started. `current`: it is of the version that is asked for."""
@@ -145,5 +171,6 @@ class Alive(TypedDict):
     type: Literal["alive"]
 
 
-ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen | Fleet | Place
-FromControl: TypeAlias = Ready | Replace | Leaving | Alive | Serves
+ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen | Fleet | Place | Logs
+ForFleet: TypeAlias = Serves | AskLogs | Restart
+FromControl: TypeAlias = Ready | Replace | Leaving | Alive | ForFleet

@@ -205,8 +205,45 @@ class Retire(TypedDict):
     more: bool
 
 
+class Judging(TypedDict):
+    """What a worker does for the rollout `id` of a route: it tells the requests that fall to
+    backend `to` from those that fall to others. An answer after `slow_s` (0: not known) is slow;
+    while `warming`, those of `to` are counted and nothing else is."""
+
+    id: str
+    to: str
+    slow_s: float
+    warming: bool
+
+
+class Rollouts(TypedDict):
+    """The rollouts there are, by route. Whole each time."""
+
+    type: Literal["rollouts"]
+    routes: Mapping[str, Judging]
+
+
+class JudgedMessage(TypedDict):
+    """What the worker of that name counted for the rollout `id` since it began, when it changed
+    (`gateway.dataplane.judge`): the canary's share as `weight/all` → first attempts that ended,
+    failed, were timed, were slow, of the canary and then of the others; the others' answers by
+    bucket of their time; the canary's requests while it was warming; and, told once on each
+    channel, guard → hash of a sticky key that had its first event, the share, and 0 for the
+    canary's arm."""
+
+    type: Literal["judged"]
+    id: str
+    worker: str
+    counts: Mapping[str, Sequence[int]]
+    times: Mapping[str, int]
+    warmed: int
+    keys: Mapping[str, Sequence[tuple[int, str, int]]]
+
+
 ToWorker: TypeAlias = (
-    Configure | Served | TableMessage | EndpointsMessage | HealthMessage | Evidence | Documents
-    | Look | Retire | Reopen | HandedOver
+    Configure | Served | Rollouts | TableMessage | EndpointsMessage | HealthMessage | Evidence
+    | Documents | Look | Retire | Reopen | HandedOver
 )  # fmt: skip
-FromWorker: TypeAlias = Hello | Taking | Applied | Listening | Leaving | Evidence | Observed
+FromWorker: TypeAlias = (
+    Hello | Taking | Applied | Listening | Leaving | Evidence | Observed | JudgedMessage
+)

@@ -81,6 +81,7 @@ class WorkerProcess(asyncio.BufferedProtocol, Generic[Sent, Received]):
             "model": settings.model,
             "arguments": settings.arguments,
             "api": settings.api,
+            "args": dict(settings.args or {}),
             "device": device,
             "threads": settings.worker_threads(),
             "attributes": settings.attributes(),

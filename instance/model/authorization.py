@@ -18,7 +18,8 @@ import orjson
 
 from instance.core.errors import Problem
 from instance.model.gates import Asked, Gate, gate_of
-from instance.model.loader import LoadError, load
+from instance.model.loader import load
+from instance.model.making import LoadError
 from instance.settings import is_server_file
 from instance.telemetry.logs import configure_logging
 from instance.wire import lifeline
@@ -61,7 +62,7 @@ def main() -> None:
 
 def prepare(options: StartOptions) -> tuple[Gate, dict[str, Any]]:
     """(the gate of the model, the secrets it asks for); LoadError, in one line, otherwise."""
-    api = load(options["model"], options["arguments"], options["api"])
+    api = load(options["model"], options["arguments"], options["api"], options["args"])
     pre_setup = getattr(api, "pre_setup", None)
     if callable(pre_setup) and not is_server_file(options["model"]):  # else its server has done it
         pre_setup()

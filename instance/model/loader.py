@@ -10,27 +10,28 @@ import importlib.util
 import inspect
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from instance.api import Endpoint
+from instance.model.making import LoadError, checked
 from instance.model.server_file import FileError, api_of, named
 from instance.settings import is_server_file
 
 log = logging.getLogger("instance")
 
 
-class LoadError(Exception):
-    """The model cannot be served; the message is one line for whoever started it."""
-
-
-def load(model: str, arguments: Sequence[str] = (), index: int = 0) -> Any:
-    """The object that `model` (`package.module:Name` or `path/to/file.py:Name`) names, made
-    if it is a class, wrapped if it is a function. Of a file that runs a LitServer with
+def load(
+    model: str, arguments: Sequence[str] = (), index: int = 0, args: Mapping[str, Any] = {}
+) -> Any:
+    """The object that `model` (`package.module:Name` or `path/to/file.py:Name`) names, made with
+    `args` if it is a class, wrapped if it is a function. Of a file that runs a LitServer with
     `arguments`: its API of that index."""
     if is_server_file(model):
+        if args:
+            raise LoadError(f"{model} makes its own objects; args are for one class (file.py:Name)")
         try:
             return _served(api_of(model, arguments, index), model)
         except FileError as error:
@@ -45,7 +46,9 @@ def load(model: str, arguments: Sequence[str] = (), index: int = 0) -> Any:
     for hook in ("setup", "predict"):
         if inspect.isclass(found) and hook in getattr(found, "__abstractmethods__", ()):
             raise LoadError(_lacks(model, hook))
-    api = _made(found, model)
+    if args and not inspect.isclass(found):
+        raise LoadError(f"{model} is no class: there is nothing to give args to")
+    api = _made(found, model, args)
     if type(api).__name__ == "LitServer":
         raise LoadError(f"{model} is a LitServer; name the LitAPI that it was given, or the file")
     return _served(api, model)
@@ -109,10 +112,11 @@ def _missing(module: ModuleType, where: str, name: str) -> str:
     return f"{where} has no {name!r}{hint}"
 
 
-def _made(found: Any, model: str) -> Any:
+def _made(found: Any, model: str, args: Mapping[str, Any]) -> Any:
     if inspect.isclass(found):
+        given = checked(found, args, model)
         try:
-            return found()
+            return found(**given)
         except BaseException as error:
             log.exception("making %s failed", model)
             raise LoadError(f"{model}() failed: {_line(error)}") from None

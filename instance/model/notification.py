@@ -12,7 +12,8 @@ import sys
 from io import TextIOWrapper
 from typing import Any
 
-from instance.model.loader import LoadError, load
+from instance.model.loader import load
+from instance.model.making import LoadError
 from instance.model.observers import listed
 from instance.model.server_file import FileError, run_file
 from instance.settings import is_server_file
@@ -63,7 +64,7 @@ def prepare(options: StartOptions) -> tuple[list[Any], Any]:
     if is_server_file(model):
         server = run_file(model, options["arguments"], starts=True).server
         return list(server._callback_runner._callbacks), server
-    callbacks = listed(getattr(load(model), "callbacks", None))
+    callbacks = listed(getattr(load(model, args=options["args"]), "callbacks", None))
     tell(callbacks, "on_server_start", litserver=None)
     return callbacks, None
 

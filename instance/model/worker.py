@@ -23,7 +23,8 @@ import instance.devices as devices
 from instance.model.describe import describe
 from instance.model.hooks import hooks_of
 from instance.model.lit_model import Model
-from instance.model.loader import LoadError, load
+from instance.model.loader import load
+from instance.model.making import LoadError
 from instance.model.observers import Callbacks, Entries, refuse_loops
 from instance.model.serving import WorkerLink, finished, serve_ahead, serve_async, serve_plain
 from instance.settings import is_server_file
@@ -109,7 +110,7 @@ def prepare(options: StartOptions, link: WorkerLink) -> tuple[Model, asyncio.Run
     try:
         device = devices.inside(options["device"])
         devices.check(device)
-        api = load(options["model"], options["arguments"], options["api"])
+        api = load(options["model"], options["arguments"], options["api"], options["args"])
         _apply(api, options, device)
         refuse_loops(api)
         callbacks = Callbacks(api)

@@ -31,6 +31,7 @@ class StartOptions(TypedDict):
     model: str
     arguments: Sequence[str]
     api: int
+    args: dict[str, Any]
     device: str
     threads: int
     attributes: dict[str, Any]

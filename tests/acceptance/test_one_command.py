@@ -43,7 +43,7 @@ async def test_digits_are_answered_split_and_moved_by_one_call(tmp_path: Path) -
 
         first = await closed_loop(up.url, 8, 1000, lambda _: DIGIT)
         assert not failures(first)
-        assert abs(backends(first)["digits-linear"] - 900) <= 4
+        assert abs(backends(first)["digits-linear"] - 900) <= 8
 
         reply = await up.admin(
             "PATCH", "/admin/v1/routes/digits/weights", {"digits-linear": 50, "digits-cnn": 50}
@@ -51,7 +51,7 @@ async def test_digits_are_answered_split_and_moved_by_one_call(tmp_path: Path) -
         revision = reply.json()["revision"]
         second = await closed_loop(up.url, 8, 1000, lambda _: DIGIT)
         assert not failures(second)
-        assert abs(backends(second)["digits-linear"] - 500) <= 4
+        assert abs(backends(second)["digits-linear"] - 500) <= 8
         assert {r.header("X-Headgate-Revision") for r in second} == {str(revision)}
 
 

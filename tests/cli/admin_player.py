@@ -62,8 +62,10 @@ class AdminPlayer:
         self.alerts: list[dict[str, Any]] = []
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         self.require_if_match = self.broken = False
+        self.plan: Any = None
         self.listeners: list[queue.Queue[dict[str, Any] | None]] = []
         self.lock = threading.RLock()
+        self.rollouts: dict[str, list[dict[str, Any]]] = {}  # looks at each; the last one stays
         self.pages: dict[str, tuple[str, bytes]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -223,9 +225,24 @@ def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
             wanted = copy.deepcopy(player.table)
             wanted["backends"][backend].setdefault("states", {})[address] = ACTIONS[action]
             return player.edit(wanted, ask, tagged(player.table["backends"][backend]))
-        case ("GET", "backends", backend):
+        case (method, "routes", route, "rollout", *word) if route in player.table["routes"]:
+            return _rollout(player, ask, method, route, word)
+        case ("GET", "backends", backend) if backend in player.table["backends"]:
             return dict(player.table["backends"][backend])
     raise Problem(404, "no such resource")
+
+
+def _rollout(
+    player: AdminPlayer, ask: Ask, method: str, route: str, word: list[str]
+) -> dict[str, Any]:
+    looks = player.rollouts.get(route)
+    if not looks:
+        raise Problem(404, f"route {route!r} has no rollout")
+    if method == "PUT":
+        player.plan = ask.json()
+    if word == ["approve"] and looks[0]["state"] != "waiting":
+        raise Problem(409, "a rollout that is running cannot approve")
+    return looks.pop(0) if method == "GET" and len(looks) > 1 else looks[0]
 
 
 def _weights(player: AdminPlayer, ask: Ask, method: str, route: str) -> dict[str, Any]:

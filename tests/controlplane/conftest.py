@@ -15,6 +15,8 @@ from gateway.controlplane.configuration.reading import parse
 from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Publisher
+from gateway.controlplane.rollouts.controller import Rollouts
+from gateway.controlplane.rollouts.keeping import InMemory
 from gateway.controlplane.store.store import Store
 from gateway.core.table import Table
 from tests.controlplane.memory_store import MemoryStore
@@ -103,6 +105,12 @@ def make_publisher(
     )
 
 
+def make_rollouts(publisher: Publisher, events: Events) -> Rollouts:
+    made = Rollouts(publisher, InMemory(), events)
+    publisher.allow = made.allow
+    return made
+
+
 @pytest.fixture
 async def make_admin(tmp_path: Path) -> AsyncIterator[MakeAdmin]:
     started: list[Admin] = []
@@ -115,7 +123,14 @@ async def make_admin(tmp_path: Path) -> AsyncIterator[MakeAdmin]:
         publisher = make_publisher(store or MemoryStore(), settings, events)
         publisher.start(document, why="test")
         parts = AdminParts(
-            publisher, settings, ScriptedView(), events, tokens, no_metrics, lambda: True
+            publisher,
+            settings,
+            ScriptedView(),
+            events,
+            tokens,
+            no_metrics,
+            lambda: True,
+            make_rollouts(publisher, events),
         )
         clock = [0.0]
         server = TestServer(admin_application(parts, clock=lambda: clock[0]))

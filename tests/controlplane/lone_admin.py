@@ -24,6 +24,7 @@ from tests.controlplane.conftest import (
     ScriptedInstances,
     ScriptedView,
     ScriptedWorkers,
+    make_rollouts,
     no_metrics,
 )
 
@@ -41,7 +42,14 @@ async def serve(folder: Path) -> None:
     )
     publisher.start(document, why="start")
     parts = AdminParts(
-        publisher, settings, ScriptedView(), events, Tokens(), no_metrics, lambda: True
+        publisher,
+        settings,
+        ScriptedView(),
+        events,
+        Tokens(),
+        no_metrics,
+        lambda: True,
+        make_rollouts(publisher, events),
     )
     bound = socket.create_server(("127.0.0.1", 0))
     await AdminListener(admin_application(parts), bound).start()

@@ -17,7 +17,13 @@ from gateway.controlplane.admin.operations import OPERATIONS
 from gateway.controlplane.admin.security import Tokens
 from gateway.controlplane.configuration.reading import parse
 from gateway.controlplane.events import Events
-from tests.controlplane.conftest import FILE, ScriptedView, make_publisher, no_metrics
+from tests.controlplane.conftest import (
+    FILE,
+    ScriptedView,
+    make_publisher,
+    make_rollouts,
+    no_metrics,
+)
 from tests.controlplane.memory_store import MemoryStore
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
@@ -37,7 +43,14 @@ def url() -> Iterator[str]:
         publisher = make_publisher(MemoryStore(), read, events)
         publisher.start(document, why="start")
         parts = AdminParts(
-            publisher, read, ScriptedView(), events, Tokens(), no_metrics, lambda: True
+            publisher,
+            read,
+            ScriptedView(),
+            events,
+            Tokens(),
+            no_metrics,
+            lambda: True,
+            make_rollouts(publisher, events),
         )
         runner = web.AppRunner(admin_application(parts), access_log=None)
         await runner.setup()

@@ -11,9 +11,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.controlplane.configuration import file_schema
-from gateway.controlplane.configuration.reading import ConfigurationError, examine, load, parse
+from gateway.controlplane.configuration.reading import (
+    ConfigurationError,
+    entry,
+    examine,
+    load,
+    parse,
+)
 from gateway.controlplane.configuration.settings import Settings, keys
 from gateway.controlplane.configuration.yaml_source import YamlError, read, written
+from gateway.core.faults import Invalid
 from gateway.core.options import DataplaneOptions
 from gateway.core.table import Table
 
@@ -490,3 +497,24 @@ def test_what_an_instance_takes_may_stand_in_the_file() -> None:
     said = "devices: [cpu, mps, auto, cuda, cuda:1], batch_timeout: 0ms, max_queue: 1"
     _, document = parse(BACKENDS + SERVED % said)
     assert document["backends"]["c"]["serve"]["batch_timeout"] == "0ms"
+
+
+@pytest.mark.parametrize(
+    ("serve", "fault"),
+    [
+        ({"env": {"A": "1", "B": {"env": "MINE"}}, "args": {"n": 1}, "replicas": 2}, ""),
+        ({"env": {"A": 1}}, "/env/A: must be text in quotes, or {env: NAME}"),
+        ({"env": {"1A": "x"}}, "'1A' is no name of a variable"),
+        ({"env": {"A": {"env": "HEADGATE_TOKEN"}}}, "HEADGATE_TOKEN is the gateway's own"),
+        ({"replicas": 0}, "/replicas: "),
+        ({"threads": "all"}, "/threads: "),
+    ],
+)
+def test_what_serve_gives_a_process_is_checked(serve: dict[str, Any], fault: str) -> None:
+    spec = {"serve": {"model": "m:M", **serve}}
+    if not fault:
+        assert entry("backends", "m", spec) == spec
+        return
+    with pytest.raises(Invalid) as refused:
+        entry("backends", "m", spec)
+    assert fault in str(refused.value)

@@ -116,6 +116,23 @@ def test_fewer_lose_their_place_first() -> None:
     assert next_steps(spec, *running) == [Stop(2)]
 
 
+def test_without_a_spare_one_goes_first_and_the_others_answer() -> None:
+    old, new = served("m:A", 1, 2), served("m:B", 1, 2)
+    asked = wanted(new)
+    assert asked is not None
+    tight = replace(asked, spare=False)
+    one, two = process(1, old, 1), process(2, old, 2)
+    assert steps({"a": tight}, [one, two]) == [Place("a", (at(1),))]
+    left = replace(tight, in_force=(at(1),))
+    assert steps({"a": left}, [one, two]) == [Stop(2)]
+    assert steps({"a": left}, [one, replace(two, state="stopping")]) == []
+    assert steps({"a": left}, [one]) == [Start("a", (at(2),), pinned=True)]
+    assert steps({"a": left}, [one, process(3, new, 2, "starting")]) == []
+    assert steps({"a": left}, [one, process(3, new, 2)]) == [Place("a", (at(2), at(1)))]
+    alone = replace(tight, count=1, pins=(at(1),), in_force=(at(1),))
+    assert steps({"a": alone}, [one]) == [Stop(1)]
+
+
 class TestDocument:
     def test_an_edit_leaves_processes_where_they_are(self) -> None:
         before = document(a=served("m:A", 1))
@@ -186,6 +203,8 @@ class House:
     number: int = 0
     port: int = 10_000
     broken: frozenset[str] = frozenset({"m:X"})
+    restarts: dict[str, int] = field(default_factory=dict)
+    tight: set[str] = field(default_factory=set)
 
     @property
     def backends(self) -> dict[str, Spec]:
@@ -193,15 +212,26 @@ class House:
 
     def wanted(self) -> dict[str, Any]:
         found = {name: wanted(spec) for name, spec in self.backends.items()}
-        return {name: asked for name, asked in found.items() if asked is not None}
+        return {
+            name: replace(
+                asked,
+                version=f"{asked.version}#{self.restarts.get(name, 0)}",
+                spare=name not in self.tight,
+            )
+            for name, asked in found.items()
+            if asked is not None
+        }
 
     # -- what others do
 
     def edit(self) -> None:
         backends, name = self.backends, self.chance.choice("abcd")
         roll = self.chance.random()
-        if roll < 0.15:
+        if roll < 0.1:
             backends.pop(name, None)
+        elif roll < 0.15:
+            self.restarts[name] = self.restarts.get(name, 0) + 1
+            self.tight.add(name)
         elif roll < 0.25 and self.history:
             backends = dict(self.chance.choice(self.history)["backends"])
         elif roll < 0.35 and name in backends:
@@ -253,10 +283,20 @@ class House:
         now = self.serving()
         for name, count in before.items():
             if name in now:
-                least = min(count, wanted(self.backends[name]).count)  # type: ignore[union-attr]
+                # Without a spare one of them goes before its successor is there.
+                least = min(count, self.wanted()[name].count) - (name in self.tight)
                 assert now[name] >= least, f"{name} had {count} that served and has {now[name]}"
 
     def step(self) -> bool:
+        asked = self.wanted()
+        self.tight = {
+            name
+            for name in self.tight & asked.keys()
+            if any(
+                p.backend == name and p.version != asked[name].version
+                for p in self.processes.values()
+            )
+        }
         found = steps(self.wanted(), self.processes.values())
         for each in found:
             before = self.serving()
@@ -271,7 +311,13 @@ class House:
                 used = {p.address for p in self.processes.values() if p.state != "failed"}
                 assert address not in used, f"{address} is taken twice"
                 self.number += 1
-                version = self.wanted()[step.backend].version
+                asked = self.wanted()[step.backend]
+                alive = [
+                    p for p in self.processes.values()
+                    if p.backend == step.backend and p.state not in ("failed", "stopping")
+                ]  # fmt: skip
+                assert len(alive) < asked.count + asked.spare
+                version = asked.version
                 self.processes[self.number] = Process(
                     self.number, step.backend, version, address, "starting"
                 )

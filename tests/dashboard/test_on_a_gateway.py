@@ -66,7 +66,7 @@ async def test_a_weight_is_dragged_under_load_and_the_split_moves(page: Page, st
         await asyncio.to_thread(page.open, gateway.admin_url)
         acknowledged = await asyncio.to_thread(drag_to_half, page)
         weights = (await gateway.status())["routes"]["all"]["weights"]
-        assert abs(weights["cnn"] - 50) <= 4, weights
+        assert abs(weights["cnn"] - 50) <= 8, weights
         assert sum(weights.values()) == 100
 
         await asked_since(gateway, RATE)

@@ -270,7 +270,7 @@ async def test_r56_what_is_tried_again_elsewhere_leaves_the_shares_of_the_rest_a
     count = 300
     for number in range(1, count + 1):
         assert (await gateway.ask(GET)).get("x-headgate-backend") == "b"
-        assert abs(breaks.connections - 0.6 * number) <= 4, number
+        assert abs(breaks.connections - 0.6 * number) <= 8, number
     assert gateway.plane.counters.value(RETRIES, "r", "reset") == breaks.connections
 
 
@@ -289,7 +289,7 @@ async def test_r56_shares_hold_among_sticky_forced_and_json_requests(rig, stub):
     for number in range(1, 301):
         answer = await gateway.ask(post())
         seen[answer.get("x-headgate-backend") or ""] += 1
-        assert abs(seen["b"] - 0.03 * number) <= 4, number
+        assert abs(seen["b"] - 0.03 * number) <= 8, number
         forced = await gateway.ask(post(b"X-Headgate-Backend: b"))
         assert forced.get("x-headgate-backend") == "b"
         assert (await gateway.ask(post(b"X-User: u%d" % number))).status == 200
@@ -315,8 +315,8 @@ async def test_r33_a_request_that_failed_goes_to_the_fallback_and_nowhere_else(r
         }
     )
     seen = [(await gateway.ask(GET)).get("x-headgate-backend") for _ in range(50)]
-    assert abs(seen.count("spare") - 45) <= 4
-    assert abs(seen.count("small") - 5) <= 4
+    assert abs(seen.count("spare") - 45) <= 8
+    assert abs(seen.count("small") - 5) <= 8
 
 
 async def test_r33_who_waits_for_a_backend_that_goes_is_redistributed_too(rig, stub):

@@ -47,9 +47,9 @@ def options(serving: InstancePlan) -> dict[str, str]:
 
 
 def plans(document: Table, cpus: int = 1) -> list[InstancePlan]:
-    site = Site(Path("/f/headgate.yaml"), Path("/f"), cpus)
+    site = Site(Path("/f/headgate.yaml"), Path("/f"), cpus, {"TOKEN": "secret"})
     served = [each for each in document.backends.values() if each.serve is not None]
-    threads = site.threads(served)
+    threads = site.threads((each, len(each.instances)) for each in served)
     return [
         site.plan(backend, instance, index, len(backend.instances), threads)
         for backend in served
@@ -94,6 +94,19 @@ def test_processes_that_compute_share_the_cpus() -> None:
     both = table(a=served(ports=(1, 2)), b=served("cpu", ports=(3,), workers=2))
     threads = {options(serving)["--threads"] for serving in plans(both, cpus=8)}
     assert threads == {"2"}
+
+
+def test_what_a_class_and_its_process_are_given_goes_with_them() -> None:
+    spec = served(
+        args={"weights": "v2.pt"}, env={"A": "1", "B": {"env": "TOKEN"}}, threads=3, replicas=2
+    )
+    (planned,) = plans(table(a=spec))
+    assert options(planned)["--args"] == '{"weights": "v2.pt"}'
+    assert options(planned)["--threads"] == "3"
+    assert "--replicas" not in planned.argv
+    assert (planned.environment, planned.fault) == ((("A", "1"), ("B", "secret")), None)
+    (planned,) = plans(table(a=served(env={"B": {"env": "GONE"}})))
+    assert planned.fault == "env.B: GONE is not set where `headgate up` runs"
 
 
 def test_a_name_that_is_many_addresses_cannot_be_started_here() -> None:
@@ -146,7 +159,7 @@ class Running:
             "backends": {name: self.spec(model, port) for name, model in zip("abc", models)},
             "routes": {},
         }
-        site = FakeSite(Path("f"), Path(), 1)
+        site = FakeSite(Path("f"), Path(), 1, {})
         self.fleet = Fleet(site, Plain(self.shown.append), self.said.append)
         self.hurry = asyncio.Event()
 
@@ -317,8 +330,7 @@ async def test_a_new_version_takes_the_place_of_the_old_one_when_it_is_ready() -
         assert await it.ask() == old
         await ready(it)
         assert await it.ask() != old
-        await until(lambda: not alive(old))
-        assert len(it.pids()) == 1
+        await until(lambda: not alive(old) and len(it.pids()) == 1)
         states = [
             process["state"] for message in it.told if message["type"] == "fleet"
             for process in message["backends"]["a"]["processes"]

@@ -20,6 +20,7 @@ from .test_up import Up
 from .waiting import alive, descendants
 
 VERSIONS = """
+import os
 import time
 
 class One:
@@ -34,6 +35,11 @@ class One:
 
 class Two(One):
     answer = "two"
+
+class Told(One):
+    def __init__(self, answer: str):
+        self.answer = f"{answer} {os.environ['SAID']}"
+        print("made with", answer)
 
 class Broken(One):
     def setup(self, device):
@@ -122,8 +128,8 @@ def file(model: str = "models:One", **serve: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def up(folder: Path, document: dict[str, Any]) -> AsyncIterator[Served]:
-    it = Served(folder, document, {})
+async def up(folder: Path, document: dict[str, Any], **env: str) -> AsyncIterator[Served]:
+    it = Served(folder, document, env)
     try:
         await it.start()
         yield it
@@ -206,6 +212,49 @@ async def test_a_chosen_port_stays_over_a_restart_and_a_live_edit_that_cannot_st
         assert "no weights" in (await it.served("other"))["error"]
         assert "kept: placed" not in it.log_text()
         await it.stop()
+
+
+async def test_instances_are_scaled_reloaded_and_restarted_by_commands_under_load(
+    tmp_path: Path,
+) -> None:
+    document = file("models:Told", args={"answer": "hello"}, env={"SAID": {"env": "MINE"}})
+    async with up(tmp_path, document, MINE="world") as it, it.load():
+        await eventually(lambda: it.seen["hello world"] > 3)
+
+        async def pids() -> set[int]:
+            return {process["pid"] for process in (await it.served())["processes"]}
+
+        (first,) = await pids()
+        code, said = await it.cli("scale", "m=2", "--wait")
+        assert (code, "1 instance will be started" in said) == (0, True), said
+        scaled = await pids()
+        assert first in scaled
+        assert len(scaled) == 2
+        code, said = await it.cli("reload", "m", "--wait")
+        assert code == 0, said
+        await it.until_alone(2)
+        reloaded = await pids()
+        assert not reloaded & scaled
+        code, said = await it.cli("restart", "m")
+        assert (code, said) == (
+            0, "m: each instance is ended and started again, one after the other\n"
+        )  # fmt: skip
+
+        async def is_restarted() -> bool:
+            now = await it.served()
+            return now["state"] == "ready" and not await pids() & reloaded
+
+        await eventually(is_restarted, 30)
+        code, said = await it.cli("scale", "m=1", "--wait")
+        assert (code, "1 instance will be stopped" in said) == (0, True), said
+        await it.until_alone(1)
+        code, said = await it.cli("logs", "m", "-n", "50")
+        assert (code, "| made with hello\n" in said) == (0, True), said
+        told = await it.patch(serve={"args": {"answr": "hello"}})
+        await it.until("failed", told["revision"])
+        error = (await it.served())["error"]
+        assert "args.answr: models:Told takes no such argument; did you mean 'answer'?" in error
+        assert set(it.seen) == {"hello world"}
 
 
 async def edit_at_random(folder: Path, edits: int, seed: int) -> None:

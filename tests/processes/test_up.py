@@ -50,6 +50,7 @@ class Up(Gateway):
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "gateway", "up", str(self.file)),
                 cwd=ROOT,
+                env=self.env,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -20,7 +20,9 @@ from gateway.controlplane.admin.strict_json import loads
 from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Published, Publisher
+from gateway.controlplane.rollouts.controller import Rollouts
 from gateway.controlplane.store.store import checksum
+from gateway.controlplane.watch.fleet_view import FleetView
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.core.faults import Fault, Invalid, did_you_mean
 
@@ -39,8 +41,8 @@ class AdminParts:
     """What the admin API is put together from.
 
     `metrics` gives content type and content of a scrape for the scraper's Accept header;
-    `ready` says whether requests can be served; `fleet` adds the processes to the status, where
-    some are held to the table.
+    `ready` says whether requests can be served; `fleet` knows the instance processes,
+    where some are held to the table.
     """
 
     publisher: Publisher
@@ -50,7 +52,8 @@ class AdminParts:
     tokens: Tokens
     metrics: Callable[[str], Awaitable[tuple[str, bytes]]]
     ready: Callable[[], bool]
-    fleet: Callable[[], Mapping[str, Json]] = dict
+    rollouts: Rollouts
+    fleet: FleetView | None = None
 
 
 PARTS: web.AppKey[AdminParts] = web.AppKey("parts", AdminParts)

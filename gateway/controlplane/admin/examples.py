@@ -18,6 +18,7 @@ EXAMPLES: Final[dict[str, Any]] = {
     "patchRoute": {"retries": {"attempts": 3}, "sticky": {"header": "X-User-Id"}},
     "putWeights": {"digits-linear": 50, "digits-cnn": 50},
     "patchWeights": {"digits-cnn": 20},
+    "putRollout": {"to": "digits-cnn", "steps": [1, 5, 25, 50, 100], "hold": "2m"},
     "putBackend": {"instances": ["http://127.0.0.1:8002"], "max_in_flight": 64},
     "patchBackend": {"queue": {"size": 128, "timeout": "2s"}},
     "addInstance": {"url": "http://127.0.0.1:8009"},

@@ -14,6 +14,7 @@ from gateway.controlplane.admin.calls import YAML_TYPES
 from gateway.controlplane.admin.examples import EXAMPLES
 from gateway.controlplane.admin.operations import OPERATIONS, Operation
 from gateway.controlplane.admin.problems import KINDS
+from gateway.controlplane.admin.rollout_schemas import rollout_schemas
 from gateway.controlplane.configuration.file_schema import tidied
 from gateway.controlplane.configuration.schemas import File
 from gateway.core.entries import NAME
@@ -31,6 +32,10 @@ _PARAMETERS: dict[str, Schema] = {
     "verb": {
         "schema": {"enum": ["drain", "resume", "disable", "enable"]},
         "description": "What becomes of the instance.",
+    },
+    "word": {
+        "schema": {"enum": ["pause", "resume", "promote", "approve", "abort"]},
+        "description": "What the rollout is to do.",
     },
     "revision": {
         "schema": {"type": "integer", "minimum": 1, "maximum": 10**15 - 1},
@@ -94,7 +99,7 @@ _ENTRIES = {"backends": _map_of(_ref("BackendSpec")), "routes": _map_of(_ref("Ro
 
 def _answers() -> dict[str, Schema]:
     """Every schema that is not a model of the file."""
-    return {**_entries(), **_outcomes(), **_reports(), **_problems()}
+    return {**_entries(), **_outcomes(), **_reports(), **rollout_schemas(), **_problems()}
 
 
 def _entries() -> dict[str, Schema]:
@@ -147,6 +152,10 @@ def _outcomes() -> dict[str, Schema]:
             ["revision", "restored", "previous", "diff", "applied"],
             restored=_INT, previous=_INT, **_WRITTEN,
         ),
+        "Restarting": _object(
+            ["revision", "backend", "serves"],
+            revision=_INT, backend=_TEXT, serves=_SERVES,
+        ),
         "Change": _object(
             ["op", "pointer"],
             op={"enum": ["add", "remove", "replace"]}, pointer=_TEXT, before=_ANY, after=_ANY,
@@ -171,6 +180,16 @@ def _reports() -> dict[str, Schema]:
             ["revision", "role"],
             revision=_INT,
             role={"enum": ["viewer", "operator"], "description": "What the one who asks may do."},
+        ),
+        "Logs": _object(
+            ["backend", "lines"],
+            backend=_TEXT,
+            lines={
+                "type": "array",
+                "items": _object(
+                    ["number", "instance", "text"], number=_INT, instance=_TEXT, text=_TEXT
+                ),
+            },
         ),
         "Word": _object(["status"], status=_TEXT),
     }
@@ -261,10 +280,17 @@ def _parameters(operation: Operation) -> list[Schema]:
             _query("limit", {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
             _query("before", {"type": "integer", "minimum": 1, "maximum": 2**53}),
         ]
+    if operation.name == "getLogs":
+        found += [
+            _query("lines", {"type": "integer", "minimum": 1, "maximum": 500, "default": 100}),
+            _query("after", {"type": "integer", "minimum": 1, "maximum": 2**53}),
+        ]
     if operation.name == "streamEvents":
         found.append(_header("Last-Event-ID", "The last event read; those since come first."))
     if operation.name in _KNOWN:
         found.append(_header("If-None-Match", "The ETag of what is there already; 304 if it is."))
+    if operation.name == "getRollout":
+        found.append(_query("plan", {"type": "boolean", "default": False}))
     if operation.writes:
         found.append(_query("dry_run", {"type": "boolean", "default": False}))
         found.append(_header("If-Match", "The ETag that was read; 412 if it is another now."))
@@ -308,7 +334,9 @@ def _responses(operation: Operation) -> Schema:
         statuses |= {"409", "412", "413", "428", "500", "507"}
     if operation.body:
         statuses.add("415")
-    if operation.name == "getReadyz":
+    if operation.name == "getLogs":
+        statuses.add("409")
+    if operation.name in ("getReadyz", "getLogs"):
         statuses.add("503")
     if operation.name in _KNOWN:
         responses["304"] = {"description": "It is what the reader has already."}

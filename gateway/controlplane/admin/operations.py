@@ -8,6 +8,8 @@ from typing import Literal
 
 from aiohttp import web
 
+from gateway.controlplane.admin import processes as admin_processes
+from gateway.controlplane.admin import rollouts as admin_rollouts
 from gateway.controlplane.admin import routes as admin_routes
 from gateway.controlplane.admin import state as admin_state
 from gateway.controlplane.admin.calls import Call
@@ -44,6 +46,7 @@ class Operation:
 _API = "/admin/v1"
 _ROUTE = f"{_API}/routes/{{route}}"
 _WEIGHTS = f"{_ROUTE}/weights"
+_ROLLOUT = f"{_ROUTE}/rollout"
 _BACKEND = f"{_API}/backends/{{backend}}"
 _INSTANCES = f"{_BACKEND}/instances"
 _HISTORY = f"{_API}/history"
@@ -88,6 +91,26 @@ OPERATIONS: tuple[Operation, ...] = (
         "operator", admin_routes.patch_weights, "WeightsPatch", "WeightsOutcome", tag="weights",
     ),
     Operation(
+        "getRollout", "GET", _ROLLOUT, "Where a rollout is, and the evidence for and against it",
+        "viewer", admin_rollouts.get_rollout, answer="Rollout", tag="rollouts",
+    ),
+    Operation(
+        "putRollout", "PUT", _ROLLOUT,
+        "Begins a rollout: its first step is in force when this answers",
+        "operator", admin_rollouts.put_rollout, "RolloutPlan", "Rollout",
+        created=True, tag="rollouts",
+    ),
+    Operation(
+        "deleteRollout", "DELETE", _ROLLOUT, "Forgets a rollout that has ended",
+        "operator", admin_rollouts.delete_rollout, answer="Rollout", tag="rollouts",
+    ),
+    Operation(
+        "commandRollout", "POST", f"{_ROLLOUT}/{{word:pause|resume|promote|approve|abort}}",
+        "Pauses or resumes a rollout, goes on to its next step (promote; approve where it waits for"
+        " that), or back to its start (abort)",
+        "operator", admin_rollouts.command_rollout, answer="Rollout", tag="rollouts",
+    ),
+    Operation(
         "getBackend", "GET", _BACKEND, "One backend as it was written",
         "viewer", admin_routes.get_entry, answer="BackendSpec", tag="backends",
     ),
@@ -118,6 +141,16 @@ OPERATIONS: tuple[Operation, ...] = (
         f"{_INSTANCES}/{{address}}/{{verb:drain|resume|disable|enable}}",
         "Drains, resumes, disables or enables an instance",
         "operator", admin_routes.set_instance_state, tag="instances",
+    ),
+    Operation(
+        "getLogs", "GET", f"{_BACKEND}/logs",
+        "The last lines that instances of a backend wrote, where `headgate up` starts them",
+        "viewer", admin_processes.get_logs, answer="Logs", tag="backends",
+    ),
+    Operation(
+        "restartBackend", "POST", f"{_BACKEND}/restart",
+        "Ends each instance of a backend and starts it again, where `headgate up` starts them",
+        "operator", admin_processes.restart, answer="Restarting", tag="backends",
     ),
     Operation(
         "getStatus", "GET", f"{_API}/status", "What is live: health, in-flight, rates, workers",

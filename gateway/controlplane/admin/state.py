@@ -144,7 +144,9 @@ def _summary(revision: Summary) -> Json:
 async def get_status(call: Call) -> web.Response:
     table = call.publisher.table
     live = await call.parts.view.status()
-    body = {"revision": table.revision, "role": call.role, **live, **call.parts.fleet()}
+    body = {"revision": table.revision, "role": call.role, **live}
+    if call.parts.fleet is not None:
+        body |= call.parts.fleet.status()
     return answer(body, tag=seal(body), revision=table.revision)
 
 

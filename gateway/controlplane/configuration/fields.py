@@ -147,6 +147,25 @@ Path = Annotated[str, AfterValidator(_path), Shown(_SHOWN_PATH)]
 MatchPath = Annotated[str, AfterValidator(_match_path), Shown(_SHOWN_PATH)]
 
 
+def _variable(text: str) -> str:
+    if not re.fullmatch(VARIABLE, text):
+        raise fault("variable", f"{_short(text)} is no name of a variable")
+    return text
+
+
+def passed_on(text: str) -> str:
+    """`text`, the name of a variable of ours that a model may have; a fault if it may not."""
+    # The gateway's own tokens are among them, and a model is code of somebody else's.
+    if _variable(text).startswith("HEADGATE_"):
+        raise fault("variable", f"{text} is the gateway's own, and no model gets it")
+    return text
+
+
+VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
+_SHOWN_VARIABLE = {"type": "string", "pattern": f"^{VARIABLE}$"}
+Variable = Annotated[str, AfterValidator(_variable), Shown(_SHOWN_VARIABLE)]
+
+
 def _host(text: str) -> str:
     literal = text.removeprefix("[").removesuffix("]")
     try:

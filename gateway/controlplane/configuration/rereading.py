@@ -12,7 +12,7 @@ from gateway.controlplane.configuration.reading import ConfigurationError, Loade
 from gateway.controlplane.configuration.settings import Settings, differing
 from gateway.controlplane.publisher import Applied, NotInForce, Publisher
 from gateway.controlplane.store.store import StoreError
-from gateway.core.faults import Invalid
+from gateway.core.faults import Conflict, Invalid
 
 
 async def reread(path: Path, publisher: Publisher, running: Settings) -> list[str]:
@@ -25,7 +25,7 @@ async def reread(path: Path, publisher: Publisher, running: Settings) -> list[st
         return [*str(error).splitlines(), f"{path}: not applied; everything goes on as it was"]
     except NotInForce as error:
         return [f"{path}: {error}"]
-    except (Invalid, StoreError) as error:
+    except (Invalid, Conflict, StoreError) as error:
         return [f"{path}: not applied: {error}; everything goes on as it was"]
     return _told(path, loaded, applied, running)
 

@@ -26,8 +26,10 @@ from gateway.controlplane.configuration.fields import (
     Pause,
     Size,
     Spec,
+    Variable,
     fault,
     one_of,
+    passed_on,
 )
 from gateway.controlplane.configuration.settings import Settings
 from gateway.core.entries import (
@@ -36,10 +38,13 @@ from gateway.core.entries import (
     INSTANCE_STATES,
     LIMITS,
     MAX_COUNT,
+    MAX_JSON_INTEGER,
     MAX_WEIGHT,
     RETRY_REASONS,
     is_retry_reason,
 )
+
+MAX_REPLICAS = 256
 
 
 def _weight(value: Any) -> Any:
@@ -186,12 +191,58 @@ Device = Annotated[
 ]
 
 
+def _variable_value(value: Any) -> Any:
+    if isinstance(value, str) and "\0" not in value:
+        return value
+    if isinstance(value, Mapping) and list(value) == ["env"] and isinstance(value["env"], str):
+        return {"env": passed_on(value["env"])}
+    raise fault("variable", "must be text in quotes, or {env: NAME}")
+
+
+VariableValue = Annotated[
+    Any,
+    AfterValidator(_variable_value),
+    Shown(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {"env": {"type": "string"}},
+                    "required": ["env"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
+
+
 class ServeSpec(Spec):
     """How `headgate up` starts the instances of a backend."""
 
     model: str = Field(description="package.module:Name or path/to/file.py:Name.", min_length=1)
     devices: list[Device] = _said(
         "cpu, cuda:N, mps or auto; one worker process each.", min_length=1
+    )
+    args: dict[str, Any] = _said("What the class's `__init__` gets, by name.")
+    env: dict[Variable, VariableValue] = _said(
+        "Variables of its environment: a text, or {env: NAME} for one that `headgate up` has."
+    )
+    replicas: int = _said(
+        "How many instances (as many as `instances` has, or 1). Those without an address in"
+        " `instances` get a port that is free.",
+        ge=1,
+        le=MAX_REPLICAS,
+    )
+    threads: int = _said(
+        "CPU threads of a worker process (a fair part of all CPUs).", ge=1, le=1024
+    )
+    generation: int = _said(
+        "Another number asks for new processes of the same version; `headgate reload` counts it"
+        " up.",
+        ge=1,
+        le=MAX_JSON_INTEGER,
     )
     path: Path = _said("Where the instance answers (its class's api_path, or /predict).")
     workers: int = _said("Worker processes per device (1).", ge=1, le=256)

@@ -4,22 +4,50 @@ It is told by whoever starts them and knows nothing by itself; a control process
 told everything first. What changed becomes events.
 """
 
-import logging
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from gateway.controlplane.events import Events
 from gateway.core.table import Table
-from gateway.wire.line import Fleet, InstanceProcess, Serves
+from gateway.wire.line import Fleet, ForFleet, InstanceProcess, Logs, Serves
 
-log = logging.getLogger(__name__)
+ANSWER_WITHIN_S = 5.0
 
 
 class FleetView:
-    """What was last told; `events` hear what is new."""
+    """What was last told; `events` hear what is new, and `tell` reaches who starts processes."""
 
-    def __init__(self, events: Events) -> None:
-        self._events = events
+    def __init__(self, events: Events, tell: Callable[[ForFleet], None]) -> None:
+        self._events, self._tell = events, tell
         self._told: Fleet | None = None
+        self._asked: dict[int, asyncio.Future[Logs]] = {}
+        self._questions = 0
+
+    async def logs(self, backend: str, after: int, lines: int) -> Logs:
+        """The last lines that instances of `backend` wrote; TimeoutError when nobody says."""
+        self._questions += 1
+        number = self._questions
+        answer: asyncio.Future[Logs] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        self._tell(
+            {"type": "ask_logs", "id": number, "backend": backend, "after": after, "lines": lines}
+        )
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                return await answer
+        finally:
+            del self._asked[number]
+
+    def hear(self, answer: Logs) -> None:
+        """The answer to a question for logs."""
+        asked = self._asked.get(answer["id"])
+        if asked is not None and not asked.done():
+            asked.set_result(answer)
+
+    def restart(self, backend: str) -> None:
+        """Has each instance of `backend` ended and started again, one after the other."""
+        self._tell({"type": "restart", "backend": backend})
 
     def status(self) -> dict[str, Any]:
         """`{"fleet": {revision, backends}}`; the revision is that of the table they are held to."""
@@ -42,9 +70,7 @@ class FleetView:
 
     def _say(self, key: tuple[str, str, bool], state: str, process: InstanceProcess) -> None:
         backend, address = key[:2]
-        level = logging.ERROR if state == "failed" else logging.INFO
         detail = process["error"] if state == "failed" else None
-        log.log(level, f"instance {address} of {backend}: {state}{f': {detail}' if detail else ''}")
         event = {"type": "process", "backend": backend, "instance": address, "state": state}
         self._events.publish({**event, "pid": process["pid"], "detail": detail})
 

@@ -96,15 +96,18 @@ class StatusView:
         return {**status, "alerts": alerts(status)}
 
     async def metrics(
-        self, accept: str, counted: Mapping[str, Mapping[Labels, int]]
+        self,
+        accept: str,
+        counted: Mapping[str, Mapping[Labels, int]],
+        others: Mapping[str, Mapping[Labels, float]],
     ) -> tuple[str, bytes]:
         """Content type and content of a scrape, for the scraper's Accept header; `counted` is
-        what others than the workers counted."""
+        what others than the workers counted, `others` are gauges of which nothing is known here."""
         await self._scraped()
         loads = self._workers.loads
         live = exposition.Gauges(
             self._table(), self.up(), self.effective_shares(),
-            loads.in_flight(), loads.queue_depth(), loads.limits(), counted,
+            loads.in_flight(), loads.queue_depth(), loads.limits(), counted, others,
         )  # fmt: skip
         kind, pieces = self._exposition.pieces(live, accept)
         return kind, await joined(pieces)

@@ -1,0 +1,133 @@
+"""The commands about the processes that `headgate up` runs: scale, reload, restart and logs."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+from click import UsageError
+
+from gateway.cli import asking, difference, finding, screen, serves
+from gateway.cli.grids import Cell, clean
+from gateway.cli.refusals import Refusal, suggestion
+from gateway.client import AdminClient, Change, Json, Refused
+
+FOLLOW_S = 0.5
+FOLLOWED = 500
+MOST_REPLICAS = 256
+
+
+def scale(options: SimpleNamespace) -> int:
+    """Sets how many instances each backend has that is named; waits for them with --wait."""
+    client = finding.client(options)
+    for backend, count in parse_counts(options.counts):
+        spec = _served(client, backend)
+        if spec["serve"].get("replicas") == count:
+            screen.show(Cell(f"{backend}: {count} already", "dim"))
+            continue
+        _edit(client, options, backend, {"serve": {"replicas": count}})
+    return 0
+
+
+def reload(options: SimpleNamespace) -> int:
+    """Replaces every instance by a new one of the same version, once that is ready."""
+    client = finding.client(options)
+    spec = _served(client, options.backend)
+    generation = int(spec["serve"].get("generation", 0)) + 1
+    _edit(client, options, options.backend, {"serve": {"generation": generation}})
+    return 0
+
+
+def restart(options: SimpleNamespace) -> int:
+    """Ends each instance and starts it again where it is, one after the other."""
+    client = finding.client(options)
+    with about(client, options.backend):
+        etag = asking.bound(
+            options,
+            lambda: int(client.table()["revision"]),
+            lambda: client.backend_tag(options.backend),
+        )
+        answer = asking.made(
+            lambda change: client.restart_backend(options.backend, change),
+            asking.change(options, etag),
+            lambda: client.backend_tag(options.backend),
+        )
+    if not screen.printed(answer, options.output):
+        screen.show(Cell(f"{options.backend}: {answer['serves'][options.backend]}"))
+    return 0
+
+
+def logs(options: SimpleNamespace) -> int:
+    """Prints the last lines, and with -f those that come, until Ctrl-C."""
+    client = finding.client(options)
+    with about(client, options.backend):
+        lines = client.logs(options.backend, lines=min(options.lines or 100, FOLLOWED))
+        if screen.printed(lines, options.output) and not options.follow:
+            return 0
+        last = _print(lines, options)
+        while options.follow:
+            time.sleep(FOLLOW_S)
+            last = _print(client.logs(options.backend, lines=FOLLOWED, after=last), options, last)
+    return 0
+
+
+def parse_counts(words: Sequence[str]) -> list[tuple[str, int]]:
+    """Backend and count from `BACKEND=N` words; UsageError says which one is none."""
+    found = []
+    for word in words:
+        backend, equals, text = word.rpartition("=")
+        is_count = text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_REPLICAS
+        if not equals or not backend or not is_count:
+            raise UsageError(
+                f"{word!r} must be BACKEND=N, such as digits-cnn=3: 1 to {MOST_REPLICAS} instances"
+            )
+        found.append((backend, int(text)))
+    return found
+
+
+@contextmanager
+def about(client: AdminClient, backend: str) -> Iterator[None]:
+    """Turns the refusals of a backend into lines that say what there is."""
+    try:
+        yield
+    except Refused as refused:
+        if refused.status == 409:
+            raise Refusal(refused.detail) from None
+        known = asking.backends(client)
+        if refused.status != 404 or backend in known:
+            raise
+        raise Refusal(f"there is no backend {backend!r}{suggestion(backend, known)}") from None
+
+
+def _served(client: AdminClient, backend: str) -> Json:
+    """The backend as it is written; Refusal where `headgate up` does not run it."""
+    with about(client, backend):
+        spec = client.backend(backend).body
+    if "fleet" not in client.status():
+        raise Refusal("this gateway starts no instances; `headgate up` does")
+    if not spec.get("serve"):
+        raise Refusal(f"backend {backend!r} has no `serve`: its instances are somebody else's")
+    return spec
+
+
+def _edit(client: AdminClient, options: SimpleNamespace, backend: str, patch: Json) -> None:
+    def edit(change: Change) -> Json:
+        return client.patch_backend(backend, patch, change)
+
+    etag = asking.bound(
+        options, lambda: int(client.table()["revision"]), lambda: client.backend_tag(backend)
+    )
+    answer = asking.made(edit, asking.change(options, etag), lambda: client.backend_tag(backend))
+    if not screen.printed(answer, options.output):
+        told = difference.lines(answer.get("diff") or [])
+        screen.show(*told, Cell(asking.outcome(answer, options), "dim"))
+    serves.wait(client, options, answer)
+
+
+def _print(lines: list[Json], options: SimpleNamespace, last: int = 0) -> int:
+    """Prints `lines`; the number of the last one."""
+    for line in lines:
+        if options.output == "table":
+            print(clean(f"{line['instance']} | {line['text']}"), flush=True)
+        last = int(line["number"])
+    return last

@@ -1,0 +1,1 @@
+"""Rollouts: how a plan is read, judged, carried out and kept."""

@@ -1,0 +1,423 @@
+"""What moves a rollout, and how does it survive whatever dies?
+
+A few times a second each rollout is looked at: what workers told, what guards make of it, who
+is well. What follows is written down, then made an ordinary edit by the publisher, then told.
+Whoever comes after a crash finds what was written down and makes it true; what was counted goes on
+from there. What is decided is decided in `core.rollout` and `core.judging`.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.controlplane.events import Events, utc_now
+from gateway.controlplane.publisher import NotInForce, Publisher
+from gateway.controlplane.rollouts import plans
+from gateway.controlplane.rollouts.keeping import Keeper
+from gateway.controlplane.rollouts.progress import Move, Progress
+from gateway.controlplane.store.store import StateRefused, StoreError
+from gateway.core import edits
+from gateway.core.faults import Conflict, Invalid, Missing
+from gateway.core.judging import evidence
+from gateway.core.rollout import Guard, Judged, NotNow, Signal, passed, signal_of
+from gateway.core.table import Document
+from gateway.processes.tasks import Tasks, told
+from gateway.wire.messages import JudgedMessage, Judging
+
+log = logging.getLogger(__name__)
+WHO = "rollout"
+LOOK_S = 0.1
+KEEP_S = 1.0
+LONGEST_S = 1.0  # of a look: what took longer was no holding, nobody watched
+COMMANDS: dict[str, Signal] = {
+    "pause": "pause",
+    "resume": "resume",
+    "promote": "promote",
+    "approve": "approve",
+    "abort": "abort",
+}
+STEP = "headgate_rollout_step"
+EVIDENCE = "headgate_rollout_evidence"
+VERDICTS = "headgate_rollout_verdict_total"
+OVERRULE = ("resume", "promote", "approve")
+"""Who says so knows which guards have failed, and goes on."""
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How something is asked for: why, whether it is but tried, and a `guard` that is given the
+    rollout there is, when all else is well, and raises to refuse."""
+
+    why: str = ""
+    dry_run: bool = False
+    guard: Callable[[Json | None], None] = lambda current: None
+
+
+PLAIN = How()
+
+
+class Rollouts:
+    """All rollouts, at most one for each route.
+
+    `tell` is given what workers are to do, whenever it changed; `effective` says which share of a
+    route each backend gets after health. `clock` gives monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        keeper: Keeper,
+        events: Events,
+        *,
+        tell: Callable[[Mapping[str, Judging]], None] = lambda _: None,
+        effective: Callable[[str], Mapping[str, float]] = lambda _: {},
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._publisher, self._keeper, self._events = publisher, keeper, events
+        self._tell, self._effective, self._clock = tell, effective, clock
+        self._all: dict[str, Progress] = {}
+        self._lock = asyncio.Lock()
+        self._own = Tasks(_note_failure)
+        self._stirred = asyncio.Event()
+        self._kept_at = self._looked_at = clock()
+        self._is_stale = False
+        self._was_well: set[str] = set()  # rollouts whose canary was seen to serve
+        self._verdicts: Counter[tuple[str, ...]] = Counter()
+        for route, kept in keeper.load().items():
+            try:
+                self._all[route] = Progress.from_json(route, kept)
+            except (Invalid, KeyError, TypeError, ValueError) as error:
+                raise StateRefused(
+                    f"the rollout kept of route {route!r} cannot be read ({told(error)}); it was"
+                    " kept as it is"
+                ) from None
+
+    # -- what is asked
+
+    def shown(self, route: str) -> Json:
+        """The rollout of `route`; Missing where there is none."""
+        return self._of(route).shown()
+
+    def plan(self, route: str) -> Json:
+        """Its plan, with what was left out filled in."""
+        return plans.shown(self._of(route).plan)
+
+    def allow(self, before: Document, after: Document, who: str) -> None:
+        """Conflict where an edit by somebody else changes the split of a running rollout."""
+        for route, it in self._all.items() if who != WHO else ():
+            if it.is_live and _split(before, route) != _split(after, route):
+                raise Conflict(
+                    f"a rollout of {it.plan.to!r} runs on route {route!r} (step {it.step + 1} of"
+                    f" {len(it.plan.steps)}) and its split is not to be edited: abort it first"
+                )
+
+    def gauges(self) -> dict[str, dict[tuple[str, ...], float]]:
+        """Metric → labels → value."""
+        steps: dict[tuple[str, ...], float] = {}
+        found: dict[tuple[str, ...], float] = {}
+        for route, it in self._all.items():
+            steps[route, it.plan.to] = it.step + 1 if it.is_live else 0
+            for guard, each in it.judge():
+                found[route, guard.name] = evidence(each.log_evidence)
+        return {STEP: steps, EVIDENCE: found}
+
+    def verdicts(self) -> dict[tuple[str, ...], int]:
+        """(route, guard, verdict) → how often; a rollout's end counts as of the guard ""."""
+        return dict(self._verdicts)
+
+    # -- what is told
+
+    async def begin(self, route: str, said: Mapping[str, Json], how: How = PLAIN) -> Json:
+        """A new rollout, whose first step is in force.
+
+        Conflict while one runs, Invalid for a plan that cannot be, Missing for no such route, and
+        whatever the publisher raises; then nothing changed.
+        """
+        return await self._finish(self._begin(route, said, how))
+
+    async def _begin(self, route: str, said: Mapping[str, Json], how: How) -> Json:
+        async with self._lock:
+            before = self._all.get(route)
+            start = edits.weights_of(self._publisher.table.document, route)
+            if before is not None and before.is_live:
+                raise Conflict(f"a rollout of {before.plan.to!r} runs on route {route!r} already")
+            if how.why and "why" not in said:
+                said = {**said, "why": how.why}
+            plan = plans.read_plan(said, start)
+            it = Progress(
+                secrets.token_hex(6), route, said, plan, start, utc_now(),
+                warming=plan.warmup > 0,
+            )  # fmt: skip
+            it.tallies.begin(self._clock())
+            it.move = Move("running", 0, plan.why or "begun", it.weights_of(0, "running"))
+            how.guard(None if before is None else before.shown())
+            if how.dry_run:
+                return it.shown()
+            self._all[route] = it
+            self._was_well.add(it.id)
+            self._tell_workers()  # before the first request that it decides
+            try:
+                await self._carry_out(it)
+            except NotInForce:
+                raise  # durable: it goes on
+            except Exception:
+                await self._put_back(route, before)
+                raise
+            finally:
+                self._tell_workers()
+                self._stirred.set()
+            return it.shown()
+
+    async def _put_back(self, route: str, before: Progress | None) -> None:
+        """A rollout that could not begin never was."""
+        if before is None:
+            del self._all[route]
+        else:
+            self._all[route] = before
+        with suppress(StoreError):
+            await self._keep()
+
+    async def _finish(self, steps: Coroutine[Any, Any, Json]) -> Json:
+        """The result of `steps`, which run to their end even if nobody waits for it."""
+        return await asyncio.shield(self._own.run("a rollout's command", steps))
+
+    async def command(self, route: str, word: str, how: How = PLAIN) -> Json:
+        """The rollout after one of COMMANDS, in force; Conflict where it means nothing now."""
+        return await self._finish(self._command(route, word, how))
+
+    async def _command(self, route: str, word: str, how: How) -> Json:
+        async with self._lock:
+            it = self._of(route)
+            try:
+                move = it.moved(COMMANDS[word], how.why or f"{word} by an operator")
+            except NotNow as refused:
+                raise Conflict(f"route {route!r}: {refused}") from None
+            how.guard(it.shown())
+            if how.dry_run:
+                return it.shown()
+            try:
+                await self._make(it, move)
+            except NotInForce:
+                raise  # durable: it goes on
+            except Exception:
+                it.move = None
+                raise
+            if word in OVERRULE:
+                it.accepted |= it.failed.keys()
+            return it.shown()
+
+    async def forget(self, route: str, how: How = PLAIN) -> Json:
+        """What was known of a rollout that has ended; Conflict while it runs."""
+        return await self._finish(self._forget(route, how))
+
+    async def _forget(self, route: str, how: How) -> Json:
+        async with self._lock:
+            it = self._of(route)
+            if it.is_live:
+                raise Conflict(f"the rollout on route {route!r} is {it.state}: abort it first")
+            shown = it.shown()
+            how.guard(shown)
+            if not how.dry_run:
+                del self._all[route]
+                try:
+                    await self._keep()
+                except BaseException:
+                    self._all[route] = it
+                    raise
+            return shown
+
+    def hear(self, told: JudgedMessage) -> None:
+        """What a worker counted."""
+        for it in self._all.values():
+            if it.id == told["id"] and it.is_live:
+                it.tallies.hear(told)
+                self._is_stale = True
+                self._stirred.set()
+
+    # -- what runs all the time
+
+    async def run(self) -> None:
+        """Takes up what was kept, then looks at every rollout until cancelled."""
+        async with self._lock:
+            self._looked_at = self._clock()
+            for it in self._all.values():
+                if it.is_live:
+                    self._take_up(it)
+            self._tell_workers()
+        while True:
+            if any(it.is_live for it in self._all.values()):
+                await asyncio.sleep(LOOK_S)
+            else:
+                self._stirred.clear()
+                await self._stirred.wait()
+                self._looked_at = self._clock()
+            async with self._lock:
+                await self.look()
+
+    def _take_up(self, it: Progress) -> None:
+        """Goes on with what another process began; a split that is none of its own is not fought
+        for."""
+        it.tallies.begin(self._clock())
+        now = _split(self._publisher.table.document, it.route)
+        known = [it.weights, *([it.move.weights] if it.move else [])]
+        if now not in known:
+            # No edit: the split is what somebody wanted while nobody was here to refuse it.
+            it.move = Move("aborted", it.step, "the split was edited while nothing ran")
+
+    async def look(self) -> None:
+        """One look at all of them; for use under the lock."""
+        now = self._clock()
+        passed_s = min(LONGEST_S, now - self._looked_at)
+        self._looked_at = now
+        for it in list(self._all.values()):
+            if it.is_live:
+                try:
+                    await self._look_at(it, now, passed_s)
+                except (Conflict, Missing) as error:
+                    # Somebody had the split edited after all; it is no longer this rollout's.
+                    it.move = Move("aborted", it.step, str(error))
+                except (StoreError, NotInForce, Invalid) as error:
+                    # What was decided stays decided, and is tried again.
+                    log.error(f"rollout on {it.route}: {told(error)}; trying again")
+                    await asyncio.sleep(KEEP_S)
+        if self._is_stale and now - self._kept_at >= KEEP_S:
+            try:
+                await self._keep()
+            except StoreError as error:
+                log.error(f"rollouts: {error}")
+        self._tell_workers()
+
+    async def _look_at(self, it: Progress, now: float, passed_s: float) -> None:
+        if it.move is not None:
+            await self._carry_out(it)
+            return
+        if it.warming and it.tallies.warmed >= it.plan.warmup:
+            it.warming, self._is_stale = False, True
+        for guard in it.plan.guards:
+            if guard.name == "latency":
+                it.tallies.learn(now, guard.slower_than)
+        guards = it.judge()
+        for guard in it.note_failures(guards):
+            self._note_failed(it, guard)
+        signal, why = self._due(it, guards)
+        if signal is None and it.state == "running":
+            it.held_s += passed_s
+            signal = passed(it.plan, it.step, it.held_s, it.requests, guards, it.accepted)
+            why = self._why(it, guards)
+        if signal is not None and not (signal == "hold" and it.state == "paused"):
+            await self._make(it, it.moved(signal, why))
+
+    def _due(self, it: Progress, guards: list[tuple[Guard, Judged]]) -> tuple[Signal | None, str]:
+        """What has to happen at once, whatever the state, and why."""
+        shares = self._effective(it.route)
+        if shares.get(it.plan.to):
+            self._was_well.add(it.id)
+        elif any(shares.values()) and it.id in self._was_well:
+            return "fail", f"{it.plan.to} has no healthy instance"
+        signal = signal_of(guards, it.accepted)
+        acts = {"fail": "rollback", "hold": "hold"}.get(signal or "")
+        why = "; ".join(
+            it.failed[guard.name]
+            for guard, _ in guards
+            if guard.on_fail == acts and guard.name in it.failed
+        )
+        return signal, why
+
+    def _why(self, it: Progress, guards: list[tuple[Guard, Judged]]) -> str:
+        """With which evidence a step was passed."""
+        found = ", ".join(
+            f"{guard.name} E = {evidence(each.log_evidence):.3g}" for guard, each in guards
+        )
+        return f"{it.requests:,} requests at {it.share:g} % in {it.held_s:.0f} s: {found}"
+
+    def _note_failed(self, it: Progress, guard: Guard) -> None:
+        self._is_stale = True
+        self._verdicts[it.route, guard.name, "failed"] += 1
+        if guard.on_fail == "warn":
+            self._publish(it, it.failed[guard.name])
+
+    async def _make(self, it: Progress, move: Move) -> None:
+        """Decides `move`, writes it down and carries it out."""
+        it.move = move
+        await self._carry_out(it)
+
+    async def _carry_out(self, it: Progress) -> None:
+        """Makes true what was decided: durable as a wish, then as an edit, then as a fact."""
+        move = it.move
+        assert move is not None
+        revision = None
+        if move.weights is not None:
+            await self._keep()
+            revision = await self._edit(it, move)
+        it.done(move, utc_now(), revision)
+        if not it.is_live:
+            self._verdicts[it.route, "", it.state] += 1
+        await self._keep()
+        self._publish(it, move.why)
+
+    async def _edit(self, it: Progress, move: Move) -> int:
+        """Brings the split of `move` about; the revision in which it is in force."""
+        weights, known = move.weights, [it.weights, move.weights]
+        assert weights is not None
+
+        def edited(document: Document) -> Document:
+            spec = edits.entry_of(document, "routes", it.route)
+            if _split(document, it.route) not in known:
+                raise Conflict(f"the split of {it.route!r} was edited meanwhile: look again")
+            return edits.put(document, "routes", it.route, {**spec, "split": dict(weights)})
+
+        if _split(self._publisher.table.document, it.route) == weights:
+            return self._publisher.table.revision
+        total = sum(weights.values()) or 1
+        share = 100 * weights.get(it.plan.to, 0) / total
+        why = f"rollout to {it.plan.to}, {move.state.replace('_', ' ')} at {share:g} %: {move.why}"
+        published = await self._publisher.publish(edited, who=WHO, why=why)
+        return published.revision
+
+    def _publish(self, it: Progress, why: str) -> None:
+        log.info(f"rollout of {it.plan.to} on {it.route}: {it.state}, step {it.step + 1}: {why}")
+        self._events.publish(
+            {
+                "type": "rollout",
+                "route": it.route,
+                "to": it.plan.to,
+                "state": it.state,
+                "step": it.step + 1,
+                "share": it.share,
+                "who": WHO,
+                "why": why,
+            }
+        )
+
+    async def _keep(self) -> None:
+        kept = {route: it.as_json() for route, it in self._all.items()}
+        await asyncio.to_thread(self._keeper.keep, kept)
+        self._kept_at, self._is_stale = self._clock(), False
+
+    def _tell_workers(self) -> None:
+        self._tell({route: it.judging() for route, it in self._all.items() if it.is_live})
+
+    def _of(self, route: str) -> Progress:
+        found = self._all.get(route)
+        if found is None:
+            edits.entry_of(self._publisher.table.document, "routes", route)  # or no such route
+            raise Missing(f"route {route!r} has no rollout")
+        return found
+
+
+def _note_failure(name: str, error: Exception) -> None:
+    """Whoever asked is told why."""
+    log.info(f"{name} was not carried out: {type(error).__name__}")
+
+
+def _split(document: Document, route: str) -> Mapping[str, int] | None:
+    """The split of `route`; None when there is no such route."""
+    spec = (document.get("routes") or {}).get(route)
+    return None if spec is None else spec.get("split")

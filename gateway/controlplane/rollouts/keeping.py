@@ -1,0 +1,86 @@
+"""Where are rollouts kept, so that they survive whatever dies?
+
+One small file beside the store, written whole or not at all and synced. A rollout writes what it is
+about to do before it does it: whoever comes after a crash finds the wish and makes it true. A file
+that cannot be read is refused and left as it is: a rollout that nobody remembers would leave its
+split as if somebody had wanted it so.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from gateway.controlplane.store.state_directory import sync_directory
+from gateway.controlplane.store.store import DiskRefused, StateRefused, checksum
+
+NAME = "rollouts.json"
+VERSION = 1
+
+
+class Keeper(Protocol):
+    """What keeps rollouts. Synchronous; one call at a time."""
+
+    def load(self) -> dict[str, Any]:
+        """Route → what was kept of its rollout."""
+
+    def keep(self, rollouts: Mapping[str, Any]) -> None:
+        """Makes these the rollouts there are, durably. DiskRefused, and then nothing changed."""
+
+
+class RolloutFile:
+    """A `Keeper` in the file at `path`, which need not be there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def load(self) -> dict[str, Any]:
+        """What was kept last; StateRefused when it is damaged."""
+        try:
+            found = orjson.loads(self._path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise self._refused(getattr(error, "strerror", None) or "it is no JSON") from None
+        if not isinstance(found, dict) or found.get("version") != VERSION:
+            raise self._refused(f"it is not of version {VERSION}")
+        rollouts: dict[str, Any] = found.get("rollouts", {})
+        if found.get("checksum") != checksum(rollouts):
+            raise self._refused("it does not match its checksum")
+        return rollouts
+
+    def keep(self, rollouts: Mapping[str, Any]) -> None:
+        body = {"version": VERSION, "rollouts": rollouts, "checksum": checksum(rollouts)}
+        scrap = self._path.with_suffix(".new")
+        try:
+            with open(scrap, "wb", opener=_private) as file:
+                file.write(orjson.dumps(body))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(scrap, self._path)
+            sync_directory(self._path.parent)
+        except OSError as error:
+            raise DiskRefused(f"the rollout could not be stored: {error.strerror}") from None
+
+    def _refused(self, why: str) -> StateRefused:
+        return StateRefused(f"{self._path} cannot be used ({why}); it was kept as it is")
+
+
+class InMemory:
+    """A `Keeper` that forgets with its process."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def load(self) -> dict[str, Any]:
+        found: dict[str, Any] = orjson.loads(orjson.dumps(self.kept))
+        return found
+
+    def keep(self, rollouts: Mapping[str, Any]) -> None:
+        self.kept = orjson.loads(orjson.dumps(rollouts))
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

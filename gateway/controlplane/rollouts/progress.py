@@ -1,0 +1,227 @@
+"""How far has one rollout come?
+
+All that is known of it: its plan, its state and step, the weights of its start, what was counted,
+and what it is about to do. It changes by signals of `core.rollout` alone; who carries a change out
+and keeps it is `controller`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.controlplane.rollouts import plans
+from gateway.controlplane.rollouts.tallies import Tallies
+from gateway.core.judging import evidence, log_evidence
+from gateway.core.rollout import (
+    AHEAD,
+    BACK,
+    LIVE,
+    Guard,
+    Judged,
+    Plan,
+    Signal,
+    State,
+    after,
+    judged,
+    sentence,
+    weights_at,
+)
+from gateway.wire.messages import Judging
+
+Json = Any
+MOST_TOLD = 500
+ACTED = {"rollback": "rolled back", "hold": "held", "warn": "warned"}
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What is to be done: the state and step that come of it, and the split to be in force then."""
+
+    state: State
+    step: int
+    why: str
+    weights: Mapping[str, int] | None = None
+
+    def as_json(self) -> Json:
+        return {"state": self.state, "step": self.step, "why": self.why, "weights": self.weights}
+
+
+@dataclass(slots=True)
+class Progress:
+    """One rollout. `step` counts from 0; `entered` are the canary's requests before this step;
+    `held_s` the seconds that it was held; `move` what was decided and is not done yet; `failed`
+    guard → the sentence of the moment; `accepted` failed guards that an operator overruled."""
+
+    id: str
+    route: str
+    said: Mapping[str, Json]
+    plan: Plan
+    start: Mapping[str, int]
+    started: str
+    state: State = "running"
+    step: int = 0
+    revision: int = 0
+    held_s: float = 0.0
+    entered: int = 0
+    warming: bool = True
+    move: Move | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+    accepted: frozenset[str] = frozenset()
+    tallies: Tallies = field(default_factory=Tallies)
+    history: list[dict[str, Json]] = field(default_factory=list)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the split is the rollout's."""
+        return self.state in LIVE
+
+    @property
+    def weights(self) -> Mapping[str, int]:
+        """The split that is in force by this rollout."""
+        if self.state in BACK or not self.history:
+            return self.start
+        return self.weights_of(self.step, self.state)
+
+    def weights_of(self, step: int, state: State) -> Mapping[str, int]:
+        """The split of a step, or of the end of all."""
+        found = weights_at(self.start, self.plan.to, self.plan.steps[step].percent)
+        if state == "done" and self.plan.on_done == "remove_old":
+            return {name: weight for name, weight in found.items() if weight}
+        return found
+
+    @property
+    def share(self) -> float | int:
+        """The canary's part of the route, in percent, as JSON shows it."""
+        weights = self.weights
+        percent = 100 * weights.get(self.plan.to, 0) / (sum(weights.values()) or 1)
+        return int(percent) if percent == int(percent) else round(percent, 4)
+
+    @property
+    def requests(self) -> int:
+        """The canary's requests that were judged at this step."""
+        return self.tallies.ended - self.entered
+
+    def moved(self, signal: Signal, why: str) -> Move:
+        """What `signal` leads to; NotNow where it leads nowhere."""
+        is_last = self.step + 1 == len(self.plan.steps)
+        state = after(self.state, signal)
+        if signal in AHEAD and is_last:
+            state = after(self.state, "finish")
+        if state in BACK:
+            return Move(state, self.step, why, self.start)
+        if state == "done":
+            return Move(state, self.step, why, self.weights_of(self.step, state))
+        if signal in AHEAD:
+            return Move(state, self.step + 1, why, self.weights_of(self.step + 1, state))
+        return Move(state, self.step, why)
+
+    def done(self, move: Move, time: str, revision: int | None) -> None:
+        """`move` is in force."""
+        if move.step != self.step:
+            self.held_s, self.entered = 0.0, self.tallies.ended
+        self.state, self.step, self.move = move.state, move.step, None
+        if revision is not None:
+            self.revision = revision
+        told = {"time": time, "state": self.state, "step": self.step + 1, "why": move.why}
+        self.history = [*self.history[-MOST_TOLD:], told]
+
+    def judge(self) -> list[tuple[Guard, Judged]]:
+        """What each guard makes of what was counted."""
+        found = []
+        for guard in self.plan.guards:
+            canary, stable = self.tallies.requests(guard.name)
+            events = self.tallies.events(guard.name)
+            sums = [sum(each[arm] for each in events.values()) for arm in (0, 1)]
+            has_failed = guard.name in self.failed
+            counts = (sums[0], canary), (sums[1], stable)
+            found.append((guard, judged(guard, log_evidence(events), *counts, has_failed)))
+        return found
+
+    def note_failures(self, guards: Iterable[tuple[Guard, Judged]]) -> list[Guard]:
+        """Those of `guards` that have failed just now; they stay so, with the sentence of now."""
+        fresh = []
+        for guard, found in guards:
+            if found.verdict == "failed" and guard.name not in self.failed:
+                acted = ACTED[guard.on_fail]
+                self.failed[guard.name] = sentence(guard, found, self.share, acted)
+                fresh.append(guard)
+        return fresh
+
+    def judging(self) -> Judging:
+        """What workers are to do for it."""
+        return {
+            "id": self.id,
+            "to": self.plan.to,
+            "slow_s": self.tallies.slow_s,
+            "warming": self.warming,
+        }
+
+    # -- as it is told and kept
+
+    def shown(self) -> dict[str, Json]:
+        """What `GET …/rollout` answers."""
+        return {
+            "route": self.route,
+            "to": self.plan.to,
+            "state": self.state,
+            "step": self.step + 1,
+            "share": self.share,
+            "started": self.started,
+            "why": self.plan.why,
+            "revision": self.revision,
+            "guards": {guard.name: self._shown(guard, each) for guard, each in self.judge()},
+            "history": self.history,
+        }
+
+    def _shown(self, guard: Guard, found: Judged) -> dict[str, Json]:
+        return {
+            "verdict": found.verdict,
+            "evidence": float(f"{evidence(found.log_evidence):.4g}"),
+            "threshold": float(f"{guard.threshold:.6g}"),
+            "canary": {"events": found.canary[0], "requests": found.canary[1]},
+            "stable": {"events": found.stable[0], "requests": found.stable[1]},
+            "sentence": self.failed.get(guard.name) or sentence(guard, found, self.share),
+        }
+
+    def as_json(self) -> dict[str, Json]:
+        """All of it, as it is kept."""
+        return {
+            "id": self.id,
+            "said": self.said,
+            "start": self.start,
+            "started": self.started,
+            "state": self.state,
+            "step": self.step,
+            "revision": self.revision,
+            "held_s": round(self.held_s, 3),
+            "entered": self.entered,
+            "warming": self.warming,
+            "move": self.move.as_json() if self.move else None,
+            "failed": self.failed,
+            "accepted": sorted(self.accepted),
+            "tallies": self.tallies.as_json(),
+            "history": self.history,
+        }
+
+    @classmethod
+    def from_json(cls, route: str, kept: Mapping[str, Json]) -> "Progress":
+        """What was kept of the rollout of `route`."""
+        return cls(
+            id=kept["id"],
+            route=route,
+            said=kept["said"],
+            plan=plans.read_plan(kept["said"], kept["start"]),
+            start=kept["start"],
+            started=kept["started"],
+            state=kept["state"],
+            step=kept["step"],
+            revision=kept["revision"],
+            held_s=kept["held_s"],
+            entered=kept["entered"],
+            warming=kept["warming"],
+            move=Move(**kept["move"]) if kept["move"] else None,
+            failed=dict(kept["failed"]),
+            accepted=frozenset(kept["accepted"]),
+            tallies=Tallies.from_json(kept["tallies"]),
+            history=list(kept["history"]),
+        )

@@ -1,0 +1,147 @@
+"""What was counted for a rollout, by all workers together?
+
+Sums of what each worker said last, by its name: what is told twice counts once, and who ends keeps
+what it told. Of sticky keys the first event is the only one, whoever tells it.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gateway.core.judging import Events
+from gateway.telemetry.buckets import quantiles
+from gateway.wire.messages import JudgedMessage
+
+ENDED, FAILED, TIMED, SLOW = range(4)
+STABLE = 4
+ASKED = {"errors": (ENDED, FAILED), "latency": (TIMED, SLOW)}
+"""Guard → where in a row its requests are counted, and its events."""
+
+LEAST_TIMES = 50
+INTERVAL_S = 5.0
+MOST_NAMED = 64  # workers that are told apart; older ones are summed up
+
+
+class Tallies:
+    """The counts of one rollout."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, dict[str, list[int]]] = {}
+        self._warmed: dict[str, int] = {}
+        self._keys: dict[str, dict[int, tuple[str, int]]] = {}
+        self._times: dict[str, Counter[int]] = {}
+        self._ended: set[str] = set()
+        self._before: Counter[int] = Counter()
+        self._since = 0.0
+        self.slow_s = 0.0  # the threshold now, of the interval before; 0: not known
+
+    def hear(self, told: JudgedMessage) -> None:
+        """Takes what a worker says."""
+        worker = told["worker"]
+        if worker in self._ended:
+            return
+        self._counts.pop(worker, None)  # who was heard of last comes last
+        self._counts[worker] = {share: [*row] for share, row in told["counts"].items()}
+        self._warmed[worker] = told["warmed"]
+        self._times[worker] = Counter({int(k): count for k, count in told["times"].items()})
+        for guard, keys in told["keys"].items():
+            known = self._keys.setdefault(guard, {})
+            for key, share, arm in keys:
+                known.setdefault(key, (share, arm))
+        if len(self._counts) > 2 * MOST_NAMED:
+            self._sum_up()
+
+    def _sum_up(self) -> None:
+        """Workers that nobody has heard of for longest have ended, and are believed no more."""
+        total = self._counts.pop("", {})
+        for worker in list(self._counts)[:MOST_NAMED]:
+            for share, row in self._counts.pop(worker).items():
+                before = total.get(share, [0] * 8)
+                total[share] = [a + b for a, b in zip(before, row, strict=True)]
+            self._warmed[""] = self._warmed.get("", 0) + self._warmed.pop(worker, 0)
+            self._times.pop(worker, None)
+            self._ended.add(worker)
+        self._counts[""] = total
+
+    @property
+    def warmed(self) -> int:
+        """The canary's requests that taught nothing."""
+        return sum(self._warmed.values())
+
+    @property
+    def ended(self) -> int:
+        """The canary's requests that were judged."""
+        return sum(row[ENDED] for _, row in self._rows())
+
+    def requests(self, guard: str) -> tuple[int, int]:
+        """Of how many requests of either arm `guard` knows what became."""
+        at, _ = ASKED[guard]
+        return self._sum(at), self._sum(STABLE + at)
+
+    def events(self, guard: str) -> Events:
+        """The events of `guard`, by the canary's share."""
+        _, at = ASKED[guard]
+        found: dict[str, list[int]] = {}
+        for share, row in self._rows():
+            events = found.setdefault(share, [0, 0])
+            events[0] += row[at]
+            events[1] += row[STABLE + at]
+        for share, arm in self._keys.get(guard, {}).values():
+            found.setdefault(share, [0, 0])[1 if arm else 0] += 1
+        by_share: dict[float, tuple[int, int]] = {}
+        for share, (canary, stable) in found.items():
+            at_share = _part(share)
+            before = by_share.get(at_share, (0, 0))
+            by_share[at_share] = (before[0] + canary, before[1] + stable)
+        return by_share
+
+    def learn(self, now: float, slower_than: float) -> None:
+        """A threshold for the interval that begins, by the answers of the other arm in the one
+        that ends: once it was long enough and had enough of them."""
+        if now - self._since < INTERVAL_S:
+            return
+        times = sum(self._times.values(), Counter())
+        fresh = times - self._before
+        if fresh.total() >= LEAST_TIMES:
+            self.slow_s = round(slower_than * quantiles(fresh, [0.9])[0], 6)
+            self._before, self._since = times, now
+
+    def begin(self, now: float) -> None:
+        """The first interval begins."""
+        self._since = now
+
+    def _rows(self) -> Iterator[tuple[str, Sequence[int]]]:
+        for counts in self._counts.values():
+            yield from counts.items()
+
+    def _sum(self, at: int) -> int:
+        return sum(row[at] for _, row in self._rows())
+
+    def as_json(self) -> dict[str, Any]:
+        """What is kept: enough to go on with the same evidence."""
+        return {
+            "counts": self._counts,
+            "warmed": self._warmed,
+            "ended": sorted(self._ended),
+            "slow_s": self.slow_s,
+            "keys": {
+                guard: [[key, share, arm] for key, (share, arm) in keys.items()]
+                for guard, keys in self._keys.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> "Tallies":
+        found = cls()
+        found._counts = {name: dict(counts) for name, counts in kept["counts"].items()}
+        found._warmed = dict(kept["warmed"])
+        found._ended = set(kept["ended"])
+        found.slow_s = kept["slow_s"]
+        for guard, keys in kept["keys"].items():
+            found._keys[guard] = {key: (share, arm) for key, share, arm in keys}
+        return found
+
+
+def _part(share: str) -> float:
+    weight, _, total = share.partition("/")
+    return int(weight) / int(total) if int(total) else 0.0

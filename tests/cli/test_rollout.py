@@ -1,0 +1,148 @@
+"""`headgate rollout` begins, follows and tells."""
+
+import json
+from typing import Any
+
+import pytest
+
+from gateway.cli import rollout as command
+from gateway.cli.rollout import bar
+from tests.cli.test_terminal import Terminal
+
+PLAN = {
+    "steps": [
+        {"percent": 5, "hold": "120s", "min_requests": 100, "approval": False},
+        {"percent": 50, "hold": "120s", "min_requests": 100, "approval": True},
+        {"percent": 100, "hold": "0s", "min_requests": 1, "approval": False},
+    ]
+}
+
+
+def look(state: str = "running", step: int = 1, share: float = 5, e: float = 1.0) -> dict[str, Any]:
+    verdict = "failed" if e >= 100 else "well"
+    return {
+        "route": "digits", "to": "digits-cnn", "state": state, "step": step, "share": share,
+        "started": "2026-11-29T10:00:00.000Z", "why": "cnn v2", "revision": 43,
+        "guards": {
+            "errors": {
+                "verdict": verdict, "evidence": e, "threshold": 100.0,
+                "canary": {"events": 9, "requests": 212},
+                "stable": {"events": 17, "requests": 1908},
+                "sentence": f"errors: 9 of 212 against 17 of 1,908 at {share:g} %: E = {e:g}",
+            }
+        },
+        "history": [
+            {"time": "2026-11-29T10:00:00.000Z", "state": state, "step": step, "why": "begun"}
+        ],
+        "plan": PLAN,
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "LOOK_S", 0.0)
+
+
+def test_one_that_is_done_is_followed_in_lines_of_json(headgate, player) -> None:
+    player.rollouts["digits"] = [look(), look(), look(step=2, share=50), look("done", 3, 100)]
+    ran = headgate("rollout", "digits")
+    assert ran.code == 0
+    lines = [json.loads(line) for line in ran.out.splitlines()]
+    assert [(line["state"], line["step"]) for line in lines] == [
+        ("running", 1), ("running", 2), ("done", 3),
+    ]  # fmt: skip
+    assert "plan" not in lines[0]
+    assert "etag" not in lines[0]
+
+
+@pytest.mark.parametrize("state", ["rolled_back", "aborted"])
+def test_one_that_went_back_is_exit_3(headgate, player, state) -> None:
+    player.rollouts["digits"] = [look(), look(state, 1, 0, 119.0)]
+    ran = headgate("rollout", "digits")
+    assert ran.code == 3
+    assert json.loads(ran.out.splitlines()[-1])["guards"]["errors"]["verdict"] == "failed"
+
+
+def test_a_plan_is_sent_as_it_was_written_and_no_more(headgate, player) -> None:
+    player.rollouts["digits"] = [look("done", 3, 100)]
+    options = ("--steps", "0.5,5,100%", "--hold", "10m", "--min-requests", "7", "--warmup", "0")
+    ran = headgate("rollout", "digits", "digits-cnn", *options, "-m", "cnn v2")
+    assert ran.code == 0, ran.err
+    assert player.plan == {
+        "to": "digits-cnn", "steps": [0.5, 5, 100], "hold": "10m", "min_requests": 7,
+        "warmup": 0, "why": "cnn v2",
+    }  # fmt: skip
+    headgate("rollout", "digits", "digits-cnn", "--slower-than", "3")
+    assert player.plan == {
+        "to": "digits-cnn", "guards": {"errors": {}, "latency": {"slower_than": 3.0}},
+    }  # fmt: skip
+
+
+def test_who_does_not_follow_sees_where_it_is(headgate, player) -> None:
+    player.rollouts["digits"] = [look()]
+    ran = headgate("rollout", "digits", "digits-cnn", "--detach")
+    assert ran.code == 0
+    assert ran.out.splitlines() == [
+        "digits → digits-cnn: running, 5 %",
+        "cnn v2",
+        "",
+        "STEP  SHARE  STATE  NEEDS",
+        "   1    5 %  now    120s, 100 requests",
+        "   2   50 %         120s, 100 requests, then approval",
+        "   3  100 %         0s, 1 request",
+        "",
+        "GUARD   VERDICT  EVIDENCE              FOUND",
+        "errors  well     ····················  9 of 212 against 17 of 1,908 at 5 %: E = 1",
+        "",
+        "2026-11-29T10:00:00.000Z  running: begun",
+    ]
+
+
+@pytest.mark.parametrize("word", ["pause", "resume", "promote", "abort"])
+def test_a_word_before_the_route_tells_it_so(headgate, player, word) -> None:
+    player.rollouts["digits"] = [look("paused")]
+    ran = headgate("rollout", word, "digits", "-m", "later")
+    assert ran.code == 0, ran.err
+    asked = [(method, path) for method, path, _ in player.asked if method == "POST"]
+    assert asked == [("POST", f"/admin/v1/routes/digits/rollout/{word}")]
+    assert "paused" in ran.out
+
+
+def test_what_is_refused_is_one_line_and_exit_1(headgate, player) -> None:
+    player.rollouts["digits"] = [look()]
+    ran = headgate("rollout", "approve", "digits")
+    assert (ran.code, ran.err) == (1, "headgate: a rollout that is running cannot approve\n")
+    ran = headgate("rollout", "square")
+    assert (ran.code, ran.err) == (1, "headgate: route 'square' has no rollout\n")
+    ran = headgate("rollout", "digit")
+    assert ran.code == 1
+    assert "did you mean digits?" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("digits", "--hold", "2m"), "--hold is for a rollout that begins"),
+        (("digits", "a", "b"), "write ROUTE, ROUTE BACKEND, or one of pause"),
+        (("digits", "digits-cnn", "--steps", "1,x"), "no list of percents"),
+    ],
+)
+def test_what_is_written_wrong_is_usage(headgate, words, said) -> None:
+    ran = headgate("rollout", *words)
+    assert ran.code == 2
+    assert said in ran.err
+
+
+def test_evidence_is_a_bar_that_is_full_where_the_guard_fails() -> None:
+    assert bar(1.0, 100.0) == bar(0.001, 100.0) == "·" * 20
+    assert bar(10.0, 100.0) == "█" * 10 + "·" * 10
+    assert bar(100.0, 100.0) == bar(1e300, 100.0) == "█" * 20
+
+
+def test_on_a_terminal_it_is_a_view_that_ends_with_the_last_look(player) -> None:
+    player.rollouts["digits"] = [look(), look(step=2, share=50), look("rolled_back", 2, 0, 119.0)]
+    terminal = Terminal(player.url, "rollout", "digits")
+    assert terminal.code() == 3
+    shown = terminal.printed
+    assert "now" in shown
+    assert "rolled back" in shown.rpartition("\x1b[?1049l")[2]

@@ -1,0 +1,486 @@
+"""A rollout moves by what was counted, keeps its split to itself, and survives its process."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.controlplane.configuration.reading import parse
+from gateway.controlplane.events import Events
+from gateway.controlplane.publisher import Publisher
+from gateway.controlplane.rollouts.controller import How, Rollouts
+from gateway.controlplane.rollouts.keeping import InMemory, Keeper, RolloutFile
+from gateway.controlplane.rollouts.tallies import MOST_NAMED, Tallies
+from gateway.controlplane.store.store import DiskRefused, StateRefused
+from gateway.core import edits
+from gateway.core.faults import Conflict, Invalid, Missing
+from gateway.wire.messages import Judging
+from tests.controlplane.conftest import FILE, make_publisher
+from tests.controlplane.memory_store import MemoryStore
+
+PLAN = {"to": "digits-cnn", "steps": [5, 50, 100], "hold": "60s", "min_requests": 10, "warmup": 0}
+START = {"digits-linear": 90, "digits-cnn": 10}
+
+
+class House:
+    """A control plane on memory, a clock, and a worker that says what it is told to."""
+
+    def __init__(self, keeper: Keeper | None = None, publisher: Publisher | None = None) -> None:
+        settings, document = parse(FILE)
+        self.events = Events()
+        self.now = 1000.0
+        self.effective: dict[str, float] = {"digits-linear": 0.5, "digits-cnn": 0.5}
+        self.asked: Mapping[str, Judging] = {}
+        self.keeper = keeper or InMemory()
+        self.publisher = publisher or make_publisher(MemoryStore(), settings, self.events)
+        if publisher is None:
+            self.publisher.start(document, why="test")
+        self.rollouts = Rollouts(
+            self.publisher,
+            self.keeper,
+            self.events,
+            tell=self.tell,
+            effective=lambda route: self.effective,
+            clock=lambda: self.now,
+        )
+        self.publisher.allow = self.rollouts.allow
+        self.counts: dict[str, list[int]] = {}
+
+    def tell(self, routes: Mapping[str, Judging]) -> None:
+        self.asked = routes
+
+    @property
+    def weights(self) -> dict[str, int]:
+        return edits.weights_of(self.publisher.table.document, "digits")
+
+    def count(
+        self,
+        canary: tuple[int, int] = (0, 0),
+        stable: tuple[int, int] = (0, 0),
+        *,
+        worker: str = "w",
+        warmed: int = 0,
+    ) -> None:
+        """The worker counted more (requests, failures) of either arm at the share of now."""
+        weights = self.weights
+        share = f"{weights['digits-cnn']}/{sum(weights.values())}"
+        row = self.counts.setdefault(share, [0] * 8)
+        for at, (requests, failed) in ((0, canary), (4, stable)):
+            row[at] += requests
+            row[at + 1] += failed
+            row[at + 2] += requests - failed
+        self.rollouts.hear(
+            {
+                "type": "judged",
+                "id": self.asked["digits"]["id"],
+                "worker": worker,
+                "counts": self.counts,
+                "times": {},
+                "warmed": warmed,
+                "keys": {},
+            }
+        )
+
+    async def wait(self, seconds: float) -> dict[str, Any]:
+        """Time passes, looked at once a second."""
+        for _ in range(int(seconds)):
+            self.now += 1.0
+            await self.rollouts.look()
+        return self.shown()
+
+    def shown(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.rollouts.shown("digits")
+        return found
+
+    async def begin(self, **more: Any) -> dict[str, Any]:
+        found: dict[str, Any] = await self.rollouts.begin("digits", {**PLAN, **more})
+        return found
+
+    def successor(self, keeper: Keeper | None = None) -> "House":
+        """The control process that comes after this one was killed."""
+        found = House(keeper or self.keeper, self.publisher)
+        found.counts = self.counts
+        found.now = self.now + 5000.0
+        return found
+
+
+async def test_a_good_canary_is_led_to_everything_step_by_step() -> None:
+    house = House()
+    shown = await house.begin()
+    assert (shown["state"], shown["step"], shown["share"]) == ("running", 1, 5)
+    assert house.weights == {"digits-linear": 95, "digits-cnn": 5}
+    assert (await house.wait(60))["step"] == 1, "without requests nothing moves"
+    house.count((10, 0), (190, 0))
+    assert (await house.wait(1))["step"] == 2
+    house.count((10, 0), (10, 0))
+    assert (await house.wait(59))["step"] == 2
+    assert (await house.wait(1))["step"] == 3
+    assert house.weights == {"digits-linear": 0, "digits-cnn": 100}
+    house.count((10, 0))
+    shown = await house.wait(60)
+    assert (shown["state"], shown["share"]) == ("done", 100)
+    assert [each["state"] for each in shown["history"]] == ["running"] * 3 + ["done"]
+    assert house.asked == {}, "nobody counts any more"
+    page = await house.publisher.history(limit=9)
+    assert [edit.who for edit in page.edits[:3]] == ["rollout"] * 3
+
+
+async def test_a_canary_that_fails_goes_back_in_one_edit_and_says_why() -> None:
+    house = House()
+    await house.publisher.publish(
+        lambda d: edits.set_weights(d, "digits", {"digits-cnn": 0}, partial=True), who="o"
+    )
+    await house.begin(steps=[10, 100])
+    revision = house.publisher.table.revision
+    house.count((212, 9), (1908, 17))
+    shown = await house.wait(1)
+    assert shown["state"] == "rolled_back"
+    assert house.weights == {"digits-linear": 90, "digits-cnn": 0}
+    assert house.publisher.table.revision == revision + 1 == shown["revision"]
+    guard = shown["guards"]["errors"]
+    assert guard["verdict"] == "failed"
+    assert guard["canary"] == {"events": 9, "requests": 212}
+    assert guard["sentence"] == (
+        "errors: 9 of 212 against 17 of 1,908 at 10 %: E = 119 ≥ 100, rolled back"
+    )
+    assert shown["history"][-1]["why"] == guard["sentence"]
+    newest = (await house.publisher.history(limit=1)).edits[0]
+    assert guard["sentence"] in newest.why
+
+
+@pytest.mark.parametrize("word", ["pause", None])
+async def test_a_failed_guard_acts_while_it_is_paused_and_while_it_waits(word: str | None) -> None:
+    house = House()
+    step = {"percent": 10, "hold": "0s", "min_requests": 1, "approval": True}
+    await house.begin(steps=[step, 100])
+    if word is None:
+        house.count((1, 0), (9, 0))
+        assert (await house.wait(1))["state"] == "waiting"
+    else:
+        await house.rollouts.command("digits", word)
+        assert (await house.wait(500))["state"] == "paused"
+    house.count((100, 50), (900, 1))
+    assert (await house.wait(1))["state"] == "rolled_back"
+
+
+async def test_what_speaks_against_it_and_is_not_enough_holds_it() -> None:
+    house = House()
+    await house.begin(steps=[10, 100])
+    house.count((100, 5), (900, 8))
+    shown = await house.wait(500)
+    assert shown["guards"]["errors"]["verdict"] == "failing"
+    assert (shown["state"], shown["step"]) == ("running", 1)
+
+
+async def test_a_guard_that_holds_pauses_once_and_a_person_may_go_on() -> None:
+    house = House()
+    await house.begin(steps=[10, 100], guards={"errors": {"on_fail": "hold"}})
+    house.count((100, 50), (900, 1))
+    assert (await house.wait(5))["state"] == "paused"
+    await house.rollouts.command("digits", "resume")
+    assert (await house.wait(50))["state"] == "running"
+    assert (await house.wait(50))["step"] == 2
+
+
+async def test_a_guard_that_warns_says_so_and_stops_nothing() -> None:
+    house = House()
+    heard = house.events.subscribe()
+    await house.begin(steps=[10, 100], guards={"errors": {"on_fail": "warn"}})
+    house.count((100, 50), (900, 1))
+    assert (await house.wait(61))["step"] == 2
+    heard.close()
+    told = [event["why"] async for event in heard if event["type"] == "rollout"]
+    assert any("warned" in why for why in told)
+
+
+async def test_a_canary_without_a_healthy_instance_is_a_failure_at_once() -> None:
+    house = House()
+    await house.begin()
+    house.effective = {"digits-linear": 1.0, "digits-cnn": 0.0}
+    shown = await house.wait(1)
+    assert shown["state"] == "rolled_back"
+    assert "no healthy instance" in shown["history"][-1]["why"]
+
+
+async def test_where_nobody_is_well_it_is_not_the_canarys_fault() -> None:
+    house = House()
+    await house.begin()
+    house.effective = {"digits-linear": 0.0, "digits-cnn": 0.0}
+    assert (await house.wait(9))["state"] == "running"
+
+
+async def test_its_first_requests_teach_nothing() -> None:
+    house = House()
+    await house.begin(warmup=20)
+    assert house.asked["digits"]["warming"]
+    house.count(warmed=19)
+    await house.wait(1)
+    assert house.asked["digits"]["warming"]
+    house.count(warmed=20)
+    await house.wait(1)
+    assert not house.asked["digits"]["warming"]
+
+
+async def test_a_threshold_is_learned_from_the_interval_before() -> None:
+    house = House()
+    await house.begin()
+    told: Any = {
+        "type": "judged", "id": house.asked["digits"]["id"], "worker": "w", "counts": {},
+        "times": {"100": 100}, "warmed": 0, "keys": {},
+    }  # fmt: skip
+    house.rollouts.hear(told)
+    await house.wait(4)
+    assert house.asked["digits"]["slow_s"] == 0.0
+    await house.wait(1)
+    first = house.asked["digits"]["slow_s"]
+    assert first > 0.0
+    house.rollouts.hear({**told, "times": {"100": 100, "200": 60}})
+    await house.wait(5)
+    assert house.asked["digits"]["slow_s"] > first, "of the new ones alone"
+
+
+async def test_while_it_runs_nobody_else_edits_its_split() -> None:
+    house = House()
+    await house.begin()
+
+    async def weigh(dry_run: bool = False) -> None:
+        await house.publisher.publish(
+            lambda d: edits.set_weights(d, "digits", {"digits-cnn": 7}, partial=True),
+            who="operator",
+            dry_run=dry_run,
+        )
+
+    for dry_run in (True, False):
+        with pytest.raises(Conflict, match="rollout of 'digits-cnn' runs on route 'digits'"):
+            await weigh(dry_run)
+    with pytest.raises(Conflict):
+        await house.publisher.publish(lambda d: edits.delete_route(d, "digits"), who="operator")
+    with pytest.raises(Conflict):
+        await house.publisher.restore(1, who="operator")
+    changed = FILE.replace("digits-cnn: 10", "digits-cnn: 11")
+    with pytest.raises(Conflict):
+        await house.publisher.apply(parse(changed)[1], who="operator")
+    await house.publisher.apply(parse(FILE.replace("/predict", "/other"))[1], who="operator")
+    await house.rollouts.command("digits", "abort")
+    assert house.weights == START
+    await weigh()
+
+
+async def test_a_second_one_is_refused_and_a_finished_one_makes_room_or_is_forgotten() -> None:
+    house = House()
+    await house.begin()
+    with pytest.raises(Conflict, match="runs on route"):
+        await house.begin()
+    with pytest.raises(Conflict, match="abort it first"):
+        await house.rollouts.forget("digits")
+    await house.rollouts.command("digits", "abort")
+    with pytest.raises(Conflict, match="cannot pause"):
+        await house.rollouts.command("digits", "pause")
+    assert (await house.begin())["state"] == "running"
+    await house.rollouts.command("digits", "abort")
+    await house.rollouts.forget("digits")
+    with pytest.raises(Missing):
+        house.shown()
+
+
+async def test_a_dry_run_and_a_disk_that_refuses_change_nothing() -> None:
+    class Full(InMemory):
+        is_full = True
+
+        def keep(self, rollouts: Mapping[str, Any]) -> None:
+            if self.is_full:
+                raise DiskRefused("no space")
+            super().keep(rollouts)
+
+    full = Full()
+    house = House(full)
+    await house.rollouts.begin("digits", PLAN, How(dry_run=True))
+    with pytest.raises(DiskRefused):
+        await house.begin()
+    assert house.weights == START
+    with pytest.raises(Missing):
+        house.shown()
+    full.is_full = False
+    await house.begin()
+    full.is_full = True
+    with pytest.raises(DiskRefused):
+        await house.rollouts.command("digits", "abort")
+    assert house.weights == {"digits-linear": 95, "digits-cnn": 5}
+    assert (await house.wait(3))["state"] == "running", "what was refused is not done later"
+
+
+async def test_promote_goes_on_and_approve_answers_a_wait() -> None:
+    house = House()
+    await house.begin()
+    with pytest.raises(Conflict, match="cannot approve"):
+        await house.rollouts.command("digits", "approve")
+    assert (await house.rollouts.command("digits", "promote"))["step"] == 2
+    assert (await house.rollouts.command("digits", "promote"))["step"] == 3
+    assert (await house.rollouts.command("digits", "promote"))["state"] == "done"
+
+
+async def test_the_old_backend_goes_where_the_plan_says_so() -> None:
+    house = House()
+    await house.begin(steps=[100], on_done="remove_old")
+    await house.rollouts.command("digits", "promote")
+    assert house.weights == {"digits-cnn": 100}
+
+
+# -- death
+
+
+async def test_a_successor_goes_on_with_the_same_evidence_and_no_time_was_held(
+    tmp_path: Path,
+) -> None:
+    keeper = RolloutFile(tmp_path / "rollouts.json")
+    house = House(keeper)
+    await house.begin(steps=[10, 100])
+    house.count((100, 5), (900, 8))
+    before = await house.wait(30)
+    successor = house.successor(RolloutFile(tmp_path / "rollouts.json"))
+    task = asyncio.create_task(successor.rollouts.run())
+    await asyncio.sleep(0)
+    task.cancel()
+    after = successor.shown()
+    assert after == before
+    successor.count((100, 7), (100, 0), worker="w")
+    assert (await successor.wait(1))["state"] == "rolled_back"
+
+
+async def test_killed_at_any_write_it_ends_with_the_weights_of_a_step_or_of_its_start() -> None:
+    """The successor finds what was kept last: before the edit, after it, or before it was noted."""
+
+    class Dying(InMemory):
+        left = 10**9
+
+        def keep(self, rollouts: Mapping[str, Any]) -> None:
+            if not self.left:
+                raise DiskRefused("killed")
+            self.left -= 1
+            super().keep(rollouts)
+
+    for moment in range(8):
+        keeper = Dying()
+        house = House(keeper)
+        await house.begin(hold="0s", min_requests=1)
+        keeper.left = moment
+        try:
+            house.count((100, 0), (100, 0))
+            await house.rollouts.command("digits", "promote")
+            await house.rollouts.command("digits", "promote")
+            await house.rollouts.command("digits", "abort")
+        except DiskRefused:
+            pass
+        keeper.left = 10**9
+        successor = house.successor()
+        shown = await successor.wait(1)
+        steps = [{"digits-linear": 100 - p, "digits-cnn": p} for p in (5, 50, 100)]
+        if shown["state"] == "aborted":
+            assert successor.weights == START
+        else:
+            assert successor.weights == steps[shown["step"] - 1]
+
+
+async def test_a_split_that_was_edited_while_nothing_ran_is_not_fought_for() -> None:
+    house = House()
+    await house.begin()
+    house.publisher.allow = lambda *_: None
+    await house.publisher.publish(
+        lambda d: edits.set_weights(d, "digits", {"digits-cnn": 7}, partial=True), who="file"
+    )
+    successor = house.successor()
+    task = asyncio.create_task(successor.rollouts.run())
+    await asyncio.sleep(0)
+    task.cancel()
+    assert (await successor.wait(1))["state"] == "aborted"
+    assert successor.weights["digits-cnn"] == 7
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"version": 2}', b'{"version": 1}'])
+def test_a_file_that_is_damaged_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "rollouts.json"
+    path.write_bytes(content)
+    with pytest.raises(StateRefused, match="kept as it is"):
+        RolloutFile(path).load()
+    assert path.read_bytes() == content
+
+
+# -- what was counted
+
+
+def told(worker: str, requests: int, **more: Any) -> Any:
+    return {
+        "type": "judged", "id": "i", "worker": worker, "times": {}, "warmed": 0, "keys": {},
+        "counts": {"1/10": [requests, 1, 0, 0, 0, 0, 0, 0]}, **more,
+    }  # fmt: skip
+
+
+def test_what_is_told_twice_counts_once_and_who_ends_keeps_what_it_told() -> None:
+    tallies = Tallies()
+    for requests in (3, 5, 5):
+        tallies.hear(told("a", requests))
+    tallies.hear(told("b", 2))
+    assert tallies.ended == 7
+    assert tallies.events("errors") == {0.1: (2, 0)}
+    again = Tallies.from_json(tallies.as_json())
+    again.hear(told("a", 6))
+    assert again.ended == 8
+
+
+def test_of_very_many_workers_the_oldest_are_summed_up_and_believed_no_more() -> None:
+    tallies = Tallies()
+    for number in range(3 * MOST_NAMED):
+        tallies.hear(told(f"w{number}", 1))
+    tallies.hear(told("w0", 100))
+    assert tallies.ended == 3 * MOST_NAMED
+
+
+def test_a_key_counts_once_whoever_tells_it() -> None:
+    tallies = Tallies()
+    tallies.hear(told("a", 1, keys={"errors": [(7, "1/10", 0)]}))
+    tallies.hear(told("b", 1, keys={"errors": [(7, "1/2", 0), (8, "1/2", 4)]}))
+    assert tallies.events("errors") == {0.1: (3, 0), 0.5: (0, 1)}
+
+
+# -- plans
+
+
+@pytest.mark.parametrize(
+    ("said", "pointers"),
+    [
+        ({}, ["/to"]),
+        ({"to": "digits-cn"}, ["/to"]),
+        ({"steps": [5, 5]}, ["/steps/1"]),
+        ({"steps": [50, 5]}, ["/steps/1"]),
+        ({"steps": []}, ["/steps"]),
+        ({"steps": [0, 101, 0.001, "5", True]}, [f"/steps/{n}" for n in range(5)]),
+        ({"steps": [{"percent": 5, "holds": "1s"}]}, ["/steps/0/holds"]),
+        ({"hold": 5, "min_requests": 0, "warmup": -1}, ["/hold", "/min_requests", "/warmup"]),
+        ({"guards": {}}, ["/guards"]),
+        ({"guards": {"error": {}}}, ["/guards/error"]),
+        ({"guards": {"agreement": {}}}, ["/guards/agreement"]),
+        ({"guards": {"errors": {"alpha": 1, "on_fail": "x"}}},
+         ["/guards/errors/alpha", "/guards/errors/on_fail"]),
+        ({"on_done": "burn", "why": "a\nb", "extra": 1}, ["/extra", "/on_done", "/why"]),
+    ],
+)  # fmt: skip
+async def test_a_plan_that_cannot_be_is_refused_with_every_fault_named(
+    said: dict[str, Any], pointers: list[str]
+) -> None:
+    house = House()
+    whole = {"to": "digits-cnn", **said} if said else {}
+    with pytest.raises(Invalid) as refused:
+        await house.rollouts.begin("digits", whole)
+    assert [fault.pointer for fault in refused.value.faults] == pointers
+    assert house.weights == START
+
+
+async def test_a_canary_that_has_all_of_the_route_has_nothing_beside_it() -> None:
+    house = House()
+    await house.publisher.publish(
+        lambda d: edits.set_weights(d, "digits", {"digits-linear": 0}, partial=True), who="o"
+    )
+    with pytest.raises(Invalid, match="nothing to compare"):
+        await house.begin()

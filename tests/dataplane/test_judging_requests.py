@@ -1,0 +1,196 @@
+"""While a rollout runs, requests are counted by the arm to which they were first decided."""
+
+import asyncio
+from collections import Counter
+
+from gateway.core.splitting import sticky_backend
+from gateway.dataplane.judge import CANARY, ENDED, FAILED, SLOW, STABLE, TIMED
+from tests.dataplane.rig import Conversation, Rig, until
+from tests.dataplane.test_choosing import GET, get, two
+
+HALF = "1/2"
+
+
+def told(**more):
+    return {"id": "i", "to": "b", "slow_s": 0.0, "warming": False, **more}
+
+
+def judge(gateway: Rig, **more):
+    gateway.plane.judge({"r": told(**more)})
+    return gateway.plane.judges["r"]
+
+
+def answering(status: int, pause_s: float = 0.0, extra: bytes = b""):
+    async def script(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await asyncio.sleep(pause_s)
+            await conversation.answer(b"x", status, extra)
+
+    return script
+
+
+async def test_every_first_attempt_is_counted_once_by_its_arm(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(), await stub(answering(500))))
+    counting = judge(gateway)
+    seen = Counter([(await gateway.ask(GET)).get("x-headgate-backend") for _ in range(16)])
+    row = counting.counts[HALF]
+    assert (row[CANARY + ENDED], row[STABLE + ENDED]) == (seen["b"], seen["a"]) == (8, 8)
+    assert (row[CANARY + FAILED], row[STABLE + FAILED]) == (8, 0)
+
+
+async def test_without_a_rollout_nothing_is_counted_and_after_it_neither(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(), await stub()))
+    await gateway.ask(GET)
+    counting = judge(gateway)
+    gateway.plane.judge({})
+    await gateway.ask(GET)
+    assert not counting.counts
+
+
+async def test_the_share_is_the_one_in_force_when_it_was_decided(rig, stub):
+    gateway, one, other = await rig(), await stub(), await stub()
+    gateway.table(two(one, other, split={"a": 3, "b": 1}))
+    counting = judge(gateway)
+    for _ in range(16):
+        await gateway.ask(GET)
+    gateway.table(two(one, other, split={"a": 0, "b": 5}))
+    await gateway.ask(GET)
+    assert {share: row[CANARY] + row[STABLE] for share, row in counting.counts.items()} == {
+        "1/4": 16, "5/5": 1,
+    }  # fmt: skip
+    assert gateway.plane.judges["r"] is counting, "an edit forgets nothing"
+
+
+async def test_where_the_canary_is_away_its_share_is_none(rig, stub):
+    gateway, one, other = await rig(), await stub(), await stub()
+    gateway.table(two(one, other))
+    counting = judge(gateway)
+    gateway.hear({"a": {one.address: "up"}, "b": {}})
+    await gateway.ask(GET)
+    assert list(counting.counts) == ["0/1"]
+
+
+async def test_a_retry_elsewhere_leaves_the_failure_with_the_arm_that_had_it(rig, stub):
+    gateway = await rig()
+    gateway.table(
+        two(await stub(), await stub(answering(503)), retries={"attempts": 2, "on": ["503"]})
+    )
+    counting = judge(gateway)
+    answers = [await gateway.ask(GET) for _ in range(4)]
+    assert {answer.status for answer in answers} <= {200, 503}
+    row = counting.counts[HALF]
+    assert row[CANARY + ENDED] == row[CANARY + FAILED] == 2
+    assert row[STABLE + ENDED] == 2
+    assert row[STABLE + FAILED] == 0
+
+
+async def test_busy_is_no_failure_and_neither_is_a_complaint(rig, stub):
+    busy = answering(503, extra=b"Retry-After: 1\r\n")
+    gateway = await rig()
+    gateway.table(two(await stub(answering(404)), await stub(busy)))
+    counting = judge(gateway)
+    for _ in range(8):
+        await gateway.ask(GET)
+    row = counting.counts[HALF]
+    assert row[CANARY + FAILED] == row[STABLE + FAILED] == 0
+    assert row[CANARY + ENDED] == row[STABLE + ENDED] == 4
+
+
+async def test_nobody_who_listens_and_an_answer_that_breaks_off_are_failures(rig, stub):
+    async def breaks(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+        await conversation.writer.drain()
+        conversation.reset()
+
+    gateway, gone = await rig(), await stub()
+    gateway.table(two(gone, await stub(breaks), on_unavailable="fail"))
+    await gone.stop()
+    counting = judge(gateway)
+    for _ in range(4):
+        await gateway.ask(GET)
+    row = counting.counts[HALF]
+    assert row[CANARY + FAILED] == row[CANARY + ENDED] == 2
+    assert row[STABLE + FAILED] == row[STABLE + ENDED] >= 1
+
+
+async def test_an_answer_is_slow_by_the_threshold_of_the_moment_it_was_decided(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(), await stub(answering(200, 0.05))))
+    counting = judge(gateway)
+    for _ in range(4):
+        await gateway.ask(GET)
+    row = counting.counts[HALF]
+    assert row[STABLE + TIMED] == row[CANARY + TIMED] == 0, "none is known yet"
+    assert sum(counting.times.values()) == 2
+    judge(gateway, slow_s=0.04)
+    for _ in range(4):
+        await gateway.ask(GET)
+    assert (row[CANARY + TIMED], row[CANARY + SLOW]) == (2, 2)
+    assert row[STABLE + TIMED] == 2
+
+
+async def test_a_client_that_leaves_says_nothing(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(answering(200, 5.0)), await stub(answering(200, 5.0))))
+    counting = judge(gateway)
+    peer = await gateway.connect()
+    peer.write(GET)
+    await until(lambda: counting.decided is not None)
+    peer.close()
+    await until(lambda: gateway.count("client_left") == 1)
+    assert not counting.counts
+
+
+async def test_while_it_is_warming_only_the_canarys_requests_are_counted(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(), await stub()))
+    counting = judge(gateway, warming=True)
+    for _ in range(8):
+        await gateway.ask(GET)
+    assert (counting.warmed, counting.counts) == (4, {})
+    judge(gateway)
+    await gateway.ask(GET)
+    assert counting.counts
+    assert counting.report("w")["warmed"] == 4
+
+
+async def test_an_override_is_no_draw(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(), await stub(), override=True))
+    counting = judge(gateway)
+    await gateway.ask(get(b"X-Headgate-Backend: b"))
+    assert not counting.counts
+
+
+async def test_a_sticky_key_has_one_event_however_often_it_fails(rig, stub):
+    gateway = await rig()
+    gateway.table(
+        two(await stub(answering(500)), await stub(answering(500)), sticky={"header": "X-User"})
+    )
+    counting = judge(gateway)
+    users = [b"ann", b"bob", b"cy", b"dee"]
+    for user in users * 3:
+        await gateway.ask(get(b"X-User: " + user))
+    row = counting.counts[HALF]
+    assert row[CANARY + ENDED] + row[STABLE + ENDED] == 12
+    assert row[CANARY + FAILED] + row[STABLE + FAILED] == 0, "keys are told instead"
+    report = counting.report("w")
+    arms = Counter(arm for _, _, arm in report["keys"]["errors"])
+    of_b = sum(sticky_backend("r", user, [("a", 1), ("b", 1)]) == "b" for user in users)
+    assert arms == Counter({CANARY: of_b, STABLE: len(users) - of_b})
+    assert counting.report("w")["keys"] == {}, "once on each channel"
+    counting.begin()
+    assert len(counting.report("w")["keys"]["errors"]) == 4
+
+
+async def test_another_rollout_begins_with_nothing(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(), await stub()))
+    first = judge(gateway)
+    await gateway.ask(GET)
+    assert judge(gateway) is first
+    assert judge(gateway, id="j") is not first

@@ -1,0 +1,170 @@
+"""Rollouts on a whole gateway: led to the end or back, whoever is killed meanwhile."""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from tests.harness.exchange import Exchange
+from tests.harness.gateway import Gateway, backend, eventually, running_gateway
+from tests.harness.load import Ask, Client, Reply, ask
+from tests.harness.origins import fixed, origins
+
+PACE_S = 0.005
+
+
+def failing(every: int) -> Callable[[Exchange], Any]:
+    """Answers 500 to each request of that number."""
+    counted = 0
+
+    async def respond(exchange: Exchange) -> None:
+        nonlocal counted
+        counted += 1
+        await fixed(500 if counted % every == 0 else 200)(exchange)
+
+    return respond
+
+
+@asynccontextmanager
+async def traffic(gateway: Gateway, path: str, clients: int = 2) -> AsyncIterator[list[Reply]]:
+    """Requests, one after the other, until the end; the replies there are so far."""
+    client, replies = Client(), list[Reply]()
+    is_wanted = True
+
+    async def work(number: int) -> None:
+        count = 0
+        while is_wanted:
+            count += 1
+            made = Ask(path=path, id=f"{path}-{number}-{count}")
+            replies.append(await ask(client, gateway.url, made, 0.0, 10.0))
+            await asyncio.sleep(PACE_S)
+
+    tasks = [asyncio.create_task(work(number)) for number in range(clients)]
+    try:
+        yield replies
+    finally:
+        is_wanted = False
+        await asyncio.gather(*tasks)
+        await client.close()
+
+
+async def rollout(gateway: Gateway, route: str) -> dict[str, Any]:
+    reply = await gateway.admin("GET", f"/admin/v1/routes/{route}/rollout")
+    assert reply.status == 200, reply
+    return reply.json()
+
+
+async def begin(gateway: Gateway, route: str, **plan: Any) -> dict[str, Any]:
+    reply = await gateway.admin("PUT", f"/admin/v1/routes/{route}/rollout", {"to": "new", **plan})
+    assert reply.status == 201, reply
+    return reply.json()
+
+
+async def ended(gateway: Gateway, route: str, state: str) -> dict[str, Any]:
+    """The rollout once it has ended, which must be as `state`."""
+
+    async def over() -> dict[str, Any] | None:
+        try:
+            found = await rollout(gateway, route)
+        except (AssertionError, ValueError):
+            return None  # the control process is being replaced
+        return found if found["state"] in ("done", "rolled_back", "aborted") else None
+
+    found: dict[str, Any] = await eventually(over, 60.0, f"the rollout on {route} ends", 0.1)
+    assert found["state"] == state, found
+    return found
+
+
+def document(old: Any, new: Any, worse: Any) -> dict[str, Any]:
+    routes = {
+        name: {"match": f"/{name}", "split": {"old": 1, "new": 0}} for name in ("good", "killed")
+    }
+    routes["bad"] = {"match": "/bad", "split": {"old": 1, "worse": 0}}
+    return {
+        "backends": {"old": backend(old), "new": backend(new), "worse": backend(worse)},
+        "routes": routes,
+    }
+
+
+async def test_a_good_canary_gets_everything_a_bad_one_nothing_whoever_is_killed() -> None:
+    async with origins(3, fixed()) as (old, new, worse):
+        worse.respond = failing(3)
+        async with running_gateway(document(old, new, worse), workers=2) as gateway:
+            await _good(gateway)
+            await _bad(gateway)
+            await _killed(gateway)
+
+
+async def _good(gateway: Gateway) -> None:
+    async with traffic(gateway, "/good") as replies:
+        await begin(gateway, "good", steps=[10, 50, 100], hold="300ms", min_requests=10, warmup=5)
+        reply = await gateway.admin(
+            "PATCH", "/admin/v1/routes/good/weights", {"old": 3}, timeout=15
+        )
+        assert reply.status == 409, reply
+        assert "rollout of 'new' runs on route 'good'" in reply.json()["detail"]
+        found = await ended(gateway, "good", "done")
+    assert all(reply.status == 200 for reply in replies)
+    assert found["share"] == 100
+    assert found["guards"]["errors"]["canary"]["events"] == 0
+    weights = (await gateway.admin("GET", "/admin/v1/routes/good/weights")).json()["weights"]
+    assert weights == {"old": 0, "new": 100}
+    samples = await gateway.metrics()
+    assert samples.total("headgate_rollout_verdict_total", verdict="done") == 1
+
+
+async def _bad(gateway: Gateway) -> None:
+    async with traffic(gateway, "/bad") as replies:
+        await begin(gateway, "bad", to="worse", steps=[10, 100], hold="1h", warmup=5)
+        found = await ended(gateway, "bad", "rolled_back")
+    seen = Counter(reply.header("x-headgate-backend") for reply in replies if reply.ok)
+    assert seen["worse"] >= found["guards"]["errors"]["canary"]["requests"]
+    assert found["guards"]["errors"]["verdict"] == "failed"
+    assert found["guards"]["errors"]["stable"]["events"] == 0
+    weights = (await gateway.admin("GET", "/admin/v1/routes/bad/weights")).json()["weights"]
+    assert weights == {"old": 1, "worse": 0}
+    newest = (await gateway.admin("GET", "/admin/v1/history?limit=1")).json()["revisions"][0]
+    assert newest["who"] == "rollout"
+    assert found["guards"]["errors"]["sentence"] in newest["why"]
+
+
+async def _killed(gateway: Gateway) -> None:
+    """Control and a worker are killed in the middle: it goes on with what was counted."""
+    async with traffic(gateway, "/killed") as replies:
+        await begin(gateway, "killed", steps=[20, 100], hold="1s", min_requests=40, warmup=0)
+
+        async def counted() -> bool:
+            found = await rollout(gateway, "killed")
+            return found["guards"]["errors"]["canary"]["requests"] >= 10
+
+        await eventually(counted, 30.0, "the canary has requests", 0.1)
+        await asyncio.sleep(1.5)  # what is written down once a second is written
+        before = await rollout(gateway, "killed")
+        os.kill(await gateway.control_pid(), signal.SIGKILL)
+        os.kill((await _pids(gateway))[0], signal.SIGKILL)
+        found = await ended(gateway, "killed", "done")
+    assert len(found["history"]) == 3
+    assert found["started"] == before["started"]
+    known = before["guards"]["errors"]["stable"]["requests"]
+    assert found["guards"]["errors"]["stable"]["requests"] >= known
+    asked = sum(1 for reply in replies if reply.status == 200)
+    errors = found["guards"]["errors"]
+    assert errors["canary"]["requests"] + errors["stable"]["requests"] <= asked
+    gateway.family()
+
+
+async def _pids(gateway: Gateway) -> list[int]:
+    """The workers, once a control process knows them."""
+
+    async def known() -> list[int] | None:
+        try:
+            pids = await gateway.worker_pids()
+        except AssertionError:
+            return None
+        return pids if len(pids) == 2 and all(pids) else None
+
+    found: list[int] = await eventually(known, 30.0, "two workers")
+    return found
