@@ -17,8 +17,8 @@ from setuptools.command.build_ext import build_ext
 # What each request runs through, and no more: what reads a file or serves an edit is as quick as
 # it has to be, and tells better in pure Python what is wrong with a value.
 HOT = {
-    "gateway/core": """balancing concurrency_limit errors framing headers heads health index lines
-        matching pooling queueing retrying sampling shared_load splitting targets""",
+    "gateway/core": """balancing concurrency_limit errors framing headers heads health index kept
+        lines matching pooling queueing retrying sampling shared_load splitting targets""",
     "gateway/dataplane": """attempt backend connection deadlines deciding exchange instance intake
         listener mirroring plane pool replies retry routing shared traced tunnel upstream""",
 }

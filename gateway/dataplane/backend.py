@@ -8,6 +8,7 @@ instance. The decisions are the core's; this carries them out.
 from abc import abstractmethod
 from collections import deque
 from dataclasses import replace
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -34,7 +35,7 @@ from gateway.dataplane.instance import Group, LiveInstance
 from gateway.dataplane.permits import is_few
 from gateway.dataplane.shared import Shared
 
-AGAIN_S = 0.001  # between two looks for a permit that another worker may have given back
+AGAIN_S: Final = 0.001  # between two looks for a permit that another worker may have given back
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

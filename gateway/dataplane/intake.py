@@ -6,6 +6,7 @@ instance is asked or what it answers.
 """
 
 from abc import abstractmethod
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -34,9 +35,14 @@ from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
 from gateway.dataplane.routing import BodyNeeded, LiveRoute
 
-STATES = ("gathering", "waiting", "trying", "answering", "tunnel", "over")
-GATHERING, WAITING, TRYING, ANSWERING, TUNNEL, OVER = range(len(STATES))
-LEGAL = {
+STATES: Final = ("gathering", "waiting", "trying", "answering", "tunnel", "over")
+GATHERING: Final = 0
+WAITING: Final = 1
+TRYING: Final = 2
+ANSWERING: Final = 3
+TUNNEL: Final = 4
+OVER: Final = 5
+LEGAL: Final = {
     GATHERING: (WAITING, OVER),  # what of the request must be there to choose a backend
     WAITING: (TRYING, OVER),  # for an instance of it
     TRYING: (TRYING, ANSWERING, TUNNEL, OVER),  # for the head of an answer
