@@ -3,7 +3,7 @@
 A line is validated, split and sorted by its name the first time it is met. Lines of names that
 never carry a secret and that all clients and instances repeat are then known by the very bytes
 they came as, so that most of a head costs one look-up per line; of all other lines the name
-alone is kept. What is kept is bounded, and each worker process has its own.
+alone is kept. What is kept is bounded (`kept`), and each worker process has its own.
 """
 
 import re
