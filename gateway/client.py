@@ -158,6 +158,14 @@ class AdminClient:
         answer = self._ask("GET", f"/admin/v1/backends/{_part(backend)}/logs", query=query)
         return list(answer.body["lines"])
 
+    def keys(self) -> Json:
+        """The keys by their names, without any secret."""
+        return self._ask("GET", "/admin/v1/keys").body
+
+    def key_tag(self, name: str) -> str:
+        """The entity tag of key `name`, which an edit of it is bound to."""
+        return self._ask("GET", f"/admin/v1/keys/{_part(name)}").etag
+
     def history(self, limit: int | None = None) -> Json:
         """The edits so far, newest first."""
         query = {} if limit is None else {"limit": str(limit)}
@@ -248,6 +256,17 @@ class AdminClient:
         """Forgets a rollout that has ended."""
         path = f"/admin/v1/routes/{_part(route)}/rollout"
         return self._ask("DELETE", path, None, change).body
+
+    def create_key(self, name: str, spec: Mapping[str, Any], change: Change = PLAIN) -> Json:
+        """Makes key `name`; `key` of the answer is its secret, which nobody is told again."""
+        return self._ask("POST", "/admin/v1/keys", {"name": name, **spec}, change).body
+
+    def key_action(self, name: str, action: str, change: Change = PLAIN) -> Json:
+        """`action` is rotate, whose answer holds a further secret, or retire."""
+        return self._ask("POST", f"/admin/v1/keys/{_part(name)}/{action}", {}, change).body
+
+    def delete_key(self, name: str, change: Change = PLAIN) -> Json:
+        return self._ask("DELETE", f"/admin/v1/keys/{_part(name)}", None, change).body
 
     def restore(self, revision: int, change: Change = PLAIN) -> Json:
         """Goes back to `revision`, as a new revision."""

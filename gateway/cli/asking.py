@@ -106,12 +106,14 @@ def backend_of(client: AdminClient, address: str, wanted: str | None) -> str:
 
 
 def live_names(kind: str, options: SimpleNamespace) -> list[str]:
-    """All names of a kind: route, backend, instance, or `weight` (each backend with a `=`); none
-    where nobody answers: a completion that talks into the command line is worse than none."""
+    """All names of a kind: route, backend, instance, key, or `weight` (each backend with a `=`);
+    none where nobody answers: a completion that talks into the command line is worse than none."""
     try:
         client = finding.client(options, timeout_s=2.0)
         if kind == "route":
             return list(routes(client))
+        if kind == "key":
+            return list(client.keys().get("keys") or {})
         if kind == "instance":
             live = client.status().get("backends") or {}
             return [address for state in live.values() for address in state.get("instances") or {}]

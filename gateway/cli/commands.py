@@ -18,6 +18,7 @@ NAME = re.compile(r"[\w.:=\[\]-]+")
 # Whether it can be read is for the command to find out: that is refused, and no wrong usage.
 PATH, FOLDER = click.Path(readable=False), click.Path(file_okay=False, readable=False)
 ROLLOUT_WORDS = ("pause", "resume", "promote", "approve", "abort")
+KEY_ACTIONS = ("add", "rotate", "retire", "revoke")
 SHELLS = ("bash", "zsh", "fish")
 FOUND = "the gateway whose .headgate/ lies here or above, else http://127.0.0.1:8081"
 
@@ -62,7 +63,7 @@ def _load(name: str) -> Callable[..., Any]:
 
 
 def live(kind: str) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Completes names that the running gateway knows: route, backend, instance or weight."""
+    """Completes names that the running gateway knows: route, backend, instance, key or weight."""
 
     def names(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
         found = _load("asking:live_names")(kind, SimpleNamespace(**context.params))
@@ -260,6 +261,10 @@ COMMANDS: tuple[click.Command, ...] = (
             help="an answer after so many times the others' 90 % point is slow (1.2)",
         ),
         _option(
+            "--predictions", metavar="POINTER",
+            help="also compare what is answered at this JSON pointer (/digit), and warn",
+        ),
+        _option(
             "--on-done", metavar="WHAT", type=click.Choice(["keep", "remove_old"]),
             help="keep, or remove_old: take the old backends out of the split",
         ),
@@ -274,6 +279,22 @@ COMMANDS: tuple[click.Command, ...] = (
     _instance("resume", "send requests to a drained instance again"),
     _instance("disable", "take an instance out, healthy or not", more=" -m 'new driver'"),
     _instance("enable", "let a disabled instance back in"),
+    _command("keys", "who may ask, by name, and for which routes", "keys:keys", *CLIENT),
+    _command(
+        "key", "make a key, renew it, or take it back", "keys:key",
+        click.Argument(
+            ["action"], metavar="ACTION", type=click.Choice(KEY_ACTIONS),
+            help="add prints a new key, once; rotate prints a further one, and both are valid until"
+            " retire; revoke lets nobody in by it any more",
+        ),
+        click.Argument(["name"], shell_complete=live("key"), help="the consumer's name"),
+        _option(
+            "--route", metavar="ROUTE", multiple=True, shell_complete=live("route"),
+            help="a route that it opens, and no other; may be repeated",
+        ),
+        _option("--expires", metavar="WHEN", help="after 90d, 12h, 30m, or at a time in ISO 8601"),
+        *EDIT, example="key add acme --route digits --expires 90d",
+    ),
     _command(
         "scale", "set how many instances of a backend `headgate up` runs", "processes:scale",
         click.Argument(

@@ -25,6 +25,8 @@ def export(options: SimpleNamespace) -> int:
         file = found.file if found.file and found.file.exists() else None
     backends = unplaced({}, {"backends": table.get("backends") or {}})["backends"]
     document = {"backends": backends, "routes": table.get("routes") or {}}
+    if table.get("keys"):
+        document["keys"] = table["keys"]
     settings = _settings(Path(file)) if file else {}
     for key in [key for key in SECRET if settings.pop(key, None)]:
         print(f"left out: gateway.{key}; give it as HEADGATE_{key.upper()}", file=sys.stderr)

@@ -42,7 +42,7 @@ def rollout(options: SimpleNamespace) -> int:
     return _begin(client, options, *words)
 
 
-PLAN = ("steps", "hold", "min_requests", "warmup", "on_done", "slower_than")
+PLAN = ("steps", "hold", "min_requests", "warmup", "on_done", "slower_than", "predictions")
 
 
 def plan_of(options: SimpleNamespace, backend: str) -> Json:
@@ -52,8 +52,12 @@ def plan_of(options: SimpleNamespace, backend: str) -> Json:
         value = getattr(options, name)
         if value is not None:
             plan[name] = value
-    if "slower_than" in plan:
-        plan["guards"] = {"errors": {}, "latency": {"slower_than": plan.pop("slower_than")}}
+    slower_than, field = plan.pop("slower_than", None), plan.pop("predictions", None)
+    if slower_than is not None or field is not None:
+        latency = {} if slower_than is None else {"slower_than": slower_than}
+        plan["guards"] = {"errors": {}, "latency": latency}
+    if field is not None:
+        plan["guards"]["predictions"] = {"field": field}
     if options.reason:
         plan["why"] = options.reason
     return plan

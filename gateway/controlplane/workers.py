@@ -145,7 +145,7 @@ class Workers:
     def set_endpoints(self, endpoints: Endpoints) -> None:
         """What names resolve to from now on."""
         self._endpoints = endpoints
-        self._send_all({"type": "endpoints", "endpoints": endpoints})
+        self.send_all({"type": "endpoints", "endpoints": endpoints})
 
     def tell(self, signals: Signals) -> None:
         """What the probes saw goes to every worker."""
@@ -155,7 +155,7 @@ class Workers:
 
     def _tell_seen(self) -> None:
         seen, self._seen = self._seen, []
-        self._send_all({"type": "evidence", "signals": seen})
+        self.send_all({"type": "evidence", "signals": seen})
 
     def set_documents(self, documents: Mapping[str, tuple[str, str]]) -> None:
         """What workers serve below `/-/` from now on: path → (content type, text)."""
@@ -173,18 +173,18 @@ class Workers:
 
     def reopen_logs(self) -> None:
         """Has every worker open its access log anew."""
-        self._send_all({"type": "reopen"})
+        self.send_all({"type": "reopen"})
 
     def set_served(self, paths: Mapping[str, str]) -> None:
         """At which path each model answers that `serve` starts."""
         self._served = paths
-        self._send_all({"type": "served", "paths": paths})
+        self.send_all({"type": "served", "paths": paths})
 
     def set_rollouts(self, routes: Mapping[str, Judging]) -> None:
         """For which rollouts workers count from now on."""
         if routes != self._judging:
             self._judging = routes
-            self._send_all({"type": "rollouts", "routes": routes})
+            self.send_all({"type": "rollouts", "routes": routes})
 
     async def look(self, *, reports: bool = True) -> None:
         """Returns when every worker has counted what has ended, and said what is live.
@@ -193,7 +193,7 @@ class Workers:
         """
         self._looks += 1
         look, asked = self._looks, self.connected
-        self._send_all({"type": "look", "id": look, "reports": reports})
+        self.send_all({"type": "look", "id": look, "reports": reports})
         try:
             async with asyncio.timeout(LOOK_WITHIN_S):
                 while any(it.looked < look and self._slots.has(it) for it in asked):
@@ -207,7 +207,7 @@ class Workers:
         for start in range(0, len(gone), RETIRED_AT_ONCE):
             end = start + RETIRED_AT_ONCE
             more = end < len(gone)
-            self._send_all({"type": "retire", "gone": gone[start:end], "name": name, "more": more})
+            self.send_all({"type": "retire", "gone": gone[start:end], "name": name, "more": more})
 
     # -- what runs all the time
 
@@ -242,7 +242,7 @@ class Workers:
                 names.append(name)
                 room -= 1 + len(backend.instances)
         for message in self._health(names) if names else ():
-            self._send_all(message)
+            self.send_all(message)
 
     async def attend(self, channel: WorkerChannel) -> None:
         """Serves one channel until it ends."""
@@ -362,6 +362,7 @@ class Workers:
             worker.channel.send_soon(message)
         worker.is_whole = True
 
-    def _send_all(self, message: ToWorker) -> None:
+    def send_all(self, message: ToWorker) -> None:
+        """Queues `message` for every worker that is connected."""
         for worker in self._slots.connected.values():
             worker.channel.send_soon(message)

@@ -13,7 +13,7 @@ from operator import is_not, ne
 from typing import Any, TypeVar
 
 Document = Mapping[str, Any]
-SECTIONS = ("backends", "routes")
+SECTIONS = ("backends", "routes", "keys")
 T = TypeVar("T")
 
 
@@ -91,7 +91,7 @@ class Delta:
                 if section in new or section in delta.put:
                     entries = new.get(section, {})
                     new[section] = delta._taken_in(section, entries, _as_it_is)
-        return {**document, **new}
+        return settled({**document, **new})
 
     def as_json(self) -> dict[str, Any]:
         """The form in which it crosses the channel and is stored."""
@@ -102,13 +102,20 @@ class Delta:
         return cls(value["put"], value["removed"], value.get("order") or {})
 
 
+def settled(document: Document) -> Document:
+    """`document` in its one form: where there is no key, it does not speak of keys."""
+    if document.get("keys") or "keys" not in document:
+        return document
+    return {section: entries for section, entries in document.items() if section != "keys"}
+
+
 def shared(before: Document, after: Document, same: Callable[[Any, Any], bool]) -> Document:
     """`after` with the entries of `before` in place of their equals: for documents that come
     from elsewhere and share nothing."""
     document = dict(after)
     for section in SECTIONS:
         old, new = before.get(section) or {}, after.get(section) or {}
-        if old is not new:
+        if new and old is not new:
             document[section] = {
                 name: spec
                 if (known := old.get(name)) is spec or known is None or not same(known, spec)

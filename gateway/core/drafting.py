@@ -11,7 +11,16 @@ from typing import TypeVar
 from gateway.core.deltas import Delta
 from gateway.core.index import EMPTY_INDEX, Building
 from gateway.core.matching import Matcher
-from gateway.core.table import Backend, Route, Table, TableError, make_backend, make_route
+from gateway.core.table import (
+    Backend,
+    Key,
+    Route,
+    Table,
+    TableError,
+    make_backend,
+    make_key,
+    make_route,
+)
 
 T = TypeVar("T")
 
@@ -26,6 +35,7 @@ class Draft:
         self._before = matcher
         self.backends: dict[str, Backend] = {} if is_whole else dict(served.backends)
         self._routes: dict[str, Route] = {} if is_whole else dict(served.routes)
+        self._keys: dict[str, Key] | None = {} if is_whole else None  # as served until touched
         self._building = Building(EMPTY_INDEX if is_whole else matcher.index)
         # Of a whole table, all that are not found again.
         self.changed: set[str] = set(served.routes) if is_whole else set()
@@ -45,6 +55,8 @@ class Draft:
             route = self._routes[name] = _kept(self._served.routes, name, made)
             self._building.put(route)
             (self.changed.add if route is made else self.changed.discard)(name)
+        if part.removed.get("keys") or part.put.get("keys"):
+            self._take_keys(part)
 
     def done(self, revision: int) -> tuple[Table, Matcher]:
         """The table and its matcher. Raises TableError where a route names what is gone."""
@@ -54,7 +66,18 @@ class Draft:
                     raise TableError(f"/routes/{route.name}", f"no such backend {missing[0]!r}")
         if self._building.is_different:
             self._before = Matcher(self._building.done())
-        return Table(revision, self._routes, self.backends), self._before
+        keys: Mapping[str, Key] | None = self._keys
+        if keys is None or keys == self._served.keys:
+            keys = self._served.keys  # the very same: who was let in is not asked again
+        return Table(revision, self._routes, self.backends, keys=keys), self._before
+
+    def _take_keys(self, part: Delta) -> None:
+        keys = dict(self._served.keys) if self._keys is None else self._keys
+        self._keys = keys
+        for name in part.removed.get("keys", ()):
+            keys.pop(name, None)
+        for name, spec in part.put.get("keys", {}).items():
+            keys[name] = _kept(self._served.keys, name, make_key(name, spec))
 
 
 def _kept(served: Mapping[str, T], name: str, made: T) -> T:

@@ -8,6 +8,8 @@ whether the outcome as a whole can be served is the publisher's question.
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.core.access import MOST_HASHES
+from gateway.core.deltas import settled
 from gateway.core.faults import Conflict, Fault, Invalid, Missing, did_you_mean, pointer
 from gateway.core.table import MAX_WEIGHT, Document, parse_instance
 
@@ -71,8 +73,12 @@ def put(document: Document, section: str, name: str, spec: Json) -> Document:
 
 
 def delete_route(document: Document, name: str) -> Document:
-    """`document` without route `name`; Missing when there is none."""
+    """`document` without route `name`; Missing when there is none, Conflict while a key names it:
+    another route of that name would be opened by it."""
     entry_of(document, "routes", name)
+    keys = (document.get("keys") or {}).items()
+    if users := [key for key, spec in keys if name in (spec.get("routes") or ())]:
+        raise Conflict(f"route {name!r} is still named by {_listed('key', users)}")
     return _without(document, "routes", name)
 
 
@@ -85,6 +91,35 @@ def delete_backend(document: Document, name: str) -> Document:
     if users:
         raise Conflict(f"backend {name!r} is still used by {_listed('route', users)}")
     return _without(document, "backends", name)
+
+
+def rotate_key(document: Document, name: str, hash: str) -> Document:
+    """`document` with one more hash of key `name`, the newest last."""
+    spec = entry_of(document, "keys", name)
+    if len(spec["hashes"]) >= MOST_HASHES:
+        raise Conflict(f"key {name!r} has {MOST_HASHES} secrets already; retire the old ones first")
+    return put(document, "keys", name, {**spec, "hashes": [*spec["hashes"], hash]})
+
+
+def retire_key(document: Document, name: str) -> Document:
+    """`document` with the newest hash of key `name` alone."""
+    spec = entry_of(document, "keys", name)
+    return put(document, "keys", name, {**spec, "hashes": spec["hashes"][-1:]})
+
+
+def delete_key(document: Document, name: str) -> Document:
+    """`document` without key `name`; Conflict where it is the last one and routes would be open to
+    everybody without it."""
+    entry_of(document, "keys", name)
+    edited = _without(document, "keys", name)
+    if not edited["keys"]:
+        routes = (document.get("routes") or {}).items()
+        if opened := [route for route, spec in routes if not spec.get("access")]:
+            raise Conflict(
+                f"{name!r} is the last key, and without one {_listed('route', opened)} would be"
+                " open to everybody; say `access: keys` or `access: open` there first"
+            )
+    return settled(edited)
 
 
 def backends_of(spec: Mapping[str, Any]) -> set[str]:

@@ -21,6 +21,7 @@ BALANCES = ("least_loaded", "round_robin", "random")
 RETRY_REASONS = ("connect_failure", "reset", "timeout")  # and statuses, as "503"
 LIMITS = ("learned", "fixed")
 INSTANCE_STATES = ("draining", "disabled")
+ACCESS = ("keys", "open")
 UNAVAILABLE = ("redistribute", "fail", "fallback")
 
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$"
@@ -186,6 +187,8 @@ class Route:
     mirror: Mirror | None = None
     max_body: int = 64 << 20
     deadline_s: float | None = None
+    access: str = ""
+    pass_credentials: bool = False
 
     @property
     def weights(self) -> dict[str, int]:
@@ -205,6 +208,8 @@ class Route:
         _require(0 <= self.max_body <= MAX_BYTES, "max_body must be a pebibyte at most")
         if self.deadline_s is not None:
             _seconds(deadline=self.deadline_s)
+        _require(self.access in ("", *ACCESS), f"access must be one of {', '.join(ACCESS)}")
+        _truth("pass_credentials", self.pass_credentials)
 
 
 @dataclass(frozen=True, slots=True)

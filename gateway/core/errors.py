@@ -23,6 +23,8 @@ KINDS: dict[str, Kind] = {
     kind.code: kind
     for kind in (
         Kind("bad_request", 400, "Bad request"),
+        Kind("unauthorized", 401, "A valid key is required"),
+        Kind("forbidden", 403, "The key does not allow this"),
         Kind("no_route", 404, "No route matches"),
         Kind("method_not_allowed", 405, "Method not allowed"),
         Kind("request_timeout", 408, "Request not received in time"),
@@ -53,6 +55,8 @@ class GatewayError(Exception):
     """
 
     usual: ClassVar[str] = "internal"  # the code where none is said
+    lines: ClassVar[bytes] = b""
+    """Header lines of the answer beside those that every error has."""
 
     def __init__(self, detail: str, code: str | None = None, *, retry_after_s: float = 1.0) -> None:
         super().__init__(detail)

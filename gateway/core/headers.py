@@ -61,15 +61,16 @@ def is_loop(head: RequestHead, node: bytes) -> bool:
 
 
 def message_start(
-    head: RequestHead, target: bytes, host: bytes, added: bytes, node: bytes
+    head: RequestHead, target: bytes, host: bytes, forward: list[bytes], added: bytes, node: bytes
 ) -> bytes:
     """What an instance gets up to the request's id: all that does not change from one request
-    with this head to the next. `added` are the X-Forwarded-* lines."""
+    with this head to the next. `forward` are the header lines that pass, `added` those of
+    the gateway: X-Forwarded-* and who the consumer is."""
     via = head.known.get(VIA)
     return b"".join(
         (
             head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, CRLF,
-            CRLF.join((*head.forward, b"")), added,
+            CRLF.join((*forward, b"")), added,
             b"Via: " if via is None else b"Via: " + via + b", ",
             b"1.1 " if head.minor else b"1.0 ", node, b"\r\nX-Request-Id: ",
         )

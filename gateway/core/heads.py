@@ -9,11 +9,14 @@ of what clients ask for nothing is kept beyond their connection, for targets hol
 """
 
 import re
-from typing import Final
+from collections.abc import Collection
+from typing import Any, Final
 
 from gateway.core.errors import ClientFault, UpstreamFault
 from gateway.core.kept import Kept
 from gateway.core.lines import (
+    API_KEY,
+    AUTHORIZATION,
     CODING,
     CONNECTION,
     DEADLINE,
@@ -120,7 +123,7 @@ class _Head:
 class RequestHead(_Head):
     """A request: `method`, `target` and `host` are the bytes that go on unchanged."""
 
-    __slots__ = ("host", "method", "prepared", "target")
+    __slots__ = ("admitted", "host", "method", "prepared", "target")
 
     def __init__(
         self, lines: list[bytes], method: bytes = b"", target: bytes = b"", minor: int = 1
@@ -129,7 +132,9 @@ class RequestHead(_Head):
         self.method = method
         self.target = target
         self.host: bytes | None = None
-        self.prepared: tuple[bytes, bytes] | None = None  # target, and headers.message_start
+        # Target, who was let in with it, and headers.message_start.
+        self.prepared: tuple[bytes, object, bytes] | None = None
+        self.admitted: tuple[object, object, Any] | None = None  # see dataplane.door
 
     def copy(self) -> "RequestHead":
         """A head of which other lines may pass; no connection keeps it."""
@@ -155,7 +160,10 @@ class RequestHead(_Head):
                 raise ValueError("header name with an underscore")
             if underscores != "pass":
                 return
-            if is_claim(line.partition(b":")[0].lower()):
+            name = line.partition(b":")[0].lower()
+            if name.replace(b"_", b"-").startswith(b"x-headgate-"):
+                return  # many servers make the same of both
+            if is_claim(name):
                 self._keep(TRUSTED, value, line)
             else:
                 self.forward.append(line)
@@ -164,9 +172,9 @@ class RequestHead(_Head):
 
     def _keep(self, kind: int, value: bytes, line: bytes) -> None:
         known = self.known
-        if kind in (DEADLINE, TRACEPARENT):
+        if kind in (DEADLINE, TRACEPARENT, AUTHORIZATION, API_KEY):
             self.forward.append(line)
-        if kind == TRUSTED:
+        if kind in (TRUSTED, AUTHORIZATION, API_KEY):  # as lines
             known[kind] = known[kind] + CRLF + line if kind in known else line
         else:
             known[kind] = known[kind] + b", " + value if kind in known else value
@@ -388,6 +396,16 @@ def _status(line: bytes) -> tuple[int, bytes, int]:
     if len(line) <= _LONGEST_KNOWN:
         _known_statuses.keep(line, status)
     return status
+
+
+def kept() -> tuple[Collection[bytes], ...]:
+    """All that is remembered of heads when their connections are gone."""
+    both = (REQUEST_LINES, RESPONSE_LINES)
+    return (
+        *(lines.kept.keys() for lines in both),
+        *(lines.names.keys() for lines in both),
+        _known_statuses.keys(),
+    )
 
 
 def too_large(start: bytes, max_target: int) -> ClientFault:

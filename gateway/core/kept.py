@@ -22,8 +22,9 @@ class Kept(Generic[T]):
         self.young: dict[bytes, T] = {}
         self.old: dict[bytes, T] = {}
 
-    def __len__(self) -> int:
-        return len(self.young.keys() | self.old.keys())
+    def keys(self) -> set[bytes]:
+        """All of which something is kept."""
+        return self.young.keys() | self.old.keys()
 
     def find(self, key: bytes) -> T | None:
         """What is kept of `key`, and it stays; None for nothing."""

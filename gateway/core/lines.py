@@ -33,6 +33,8 @@ DEADLINE: Final = 17
 LOAD: Final = 18
 RETRY_AFTER: Final = 19
 KEEP_ALIVE: Final = 20
+AUTHORIZATION: Final = 21
+API_KEY: Final = 22
 
 _REQUEST_KINDS: Final = {
     b"host": HOST,
@@ -56,6 +58,8 @@ _REQUEST_KINDS: Final = {
     b"via": VIA,
     b"x-headgate-backend": OVERRIDE,
     b"x-request-timeout": DEADLINE,
+    b"authorization": AUTHORIZATION,
+    b"x-api-key": API_KEY,
 }
 # What only a proxy in front may say: who the client is, how it came, what it asked for before
 # somebody rewrote it. Frameworks take these for the truth (a path to route by, a prefix to build

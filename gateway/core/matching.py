@@ -158,6 +158,18 @@ class Matcher:
             for name in fields.names
         )
 
+    def candidates(self, host: str, path: str, header: Header) -> Iterator[str]:
+        """The routes that a request may mean whatever its method and body are, the most specific
+        first; arguments as in `match`."""
+        for node in self._nodes(path.partition("?")[0]):
+            if node.sole is not None:
+                yield node.sole.route
+            for groups in _hosts(node, host):
+                for group in groups:
+                    for fields in group.fields.get(tuple(map(header, group.names)), ()):
+                        for entries in fields.entries.values():
+                            yield from (entry.route for entry in entries)
+
     def _end(self, path: str) -> int:
         """Where the longest prefix of `path` ends that a route may have, -1 for nowhere: a target
         of thousands of slashes costs no more than the table's own depth."""

@@ -100,6 +100,8 @@ def read_route(name: str, spec: Mapping[str, Any]) -> Route:
         mirror=Mirror(**spec["mirror"]) if spec.get("mirror") else None,
         max_body=parse_size(spec["max_body"]) if "max_body" in spec else 64 << 20,
         deadline_s=parse_duration(spec["deadline"]) if "deadline" in spec else None,
+        access=spec.get("access", ""),
+        pass_credentials=spec.get("pass_credentials", False),
     )
 
 

@@ -125,12 +125,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a guard makes of what was counted: `events` of `requests`, of either arm."""
+    """What a guard makes of what was counted: events of requests, of either arm, and which event
+    it is where there are several (`what`)."""
 
     verdict: Verdict
     log_evidence: float
     canary: tuple[int, int]
     stable: tuple[int, int]
+    what: str = ""
 
 
 def judged(
@@ -216,7 +218,8 @@ def sentence(guard: Guard, found: Judged, share: Fraction | float, acted: str = 
         f" {found.stable[0]:,} of {found.stable[1]:,} at {float(share):g} %"
     )
     end = f", {acted}" if acted else ""
-    return f"{guard.name}: {counts}: E = {_rounded(e)} {mark} {guard.threshold:g}{end}"
+    name = f"{guard.name}: {found.what}" if found.what else guard.name
+    return f"{name}: {counts}: E = {_rounded(e)} {mark} {guard.threshold:g}{end}"
 
 
 def _rounded(value: float) -> str:

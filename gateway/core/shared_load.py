@@ -123,6 +123,11 @@ class Shared:
         """As `tell`, where the second has not changed."""
         self.cells[self._own + 1] = first
 
+    @property
+    def own(self) -> tuple[float, float]:
+        """What this worker has, as it told last."""
+        return self.cells[self._own + 1], self.cells[self._own + 2]
+
     def look(self) -> None:
         """Reads what the others have."""
         cells = self.cells

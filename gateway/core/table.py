@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.core.access import Key, read_key
 from gateway.core.deltas import Delta, Document
 from gateway.core.entries import (
     BALANCES,
@@ -33,9 +34,9 @@ from gateway.core.reading import WeightError, parse_instance, read_backend, read
 
 __all__ = [
     "BALANCES", "EMPTY", "INSTANCE_STATES", "MAX_WEIGHT", "RETRY_REASONS", "Backend", "Delta",
-    "Document", "Eject", "Health", "Instance", "Match", "Mirror", "OnUnavailable", "Queue",
-    "Retries", "Route", "Sticky", "Table", "TableError", "Timeouts", "make_backend", "make_route",
-    "parse_instance",
+    "Document", "Eject", "Health", "Instance", "Key", "Match", "Mirror", "OnUnavailable", "Queue",
+    "Retries", "Route", "Sticky", "Table", "TableError", "Timeouts", "make_backend", "make_key",
+    "make_route", "parse_instance",
 ]  # fmt: skip
 
 
@@ -56,6 +57,7 @@ class Table:
     routes: Mapping[str, Route]
     backends: Mapping[str, Backend]
     document: Document = field(repr=False, default_factory=dict)
+    keys: Mapping[str, Key] = field(repr=False, default_factory=dict)
 
     @classmethod
     def from_document(cls, document: Document, revision: int) -> "Table":
@@ -74,11 +76,12 @@ class Table:
         routes = delta.on(
             "routes", self.routes, lambda name, spec: make_route(name, spec, backends)
         )
+        keys = delta.on("keys", self.keys, make_key)
         gone = self.backends.keys() - backends.keys()
         if gone:
             for route in routes.values():
                 _require_backends(route, backends)
-        return Table(revision, routes, backends, {} if document is None else document)
+        return Table(revision, routes, backends, {} if document is None else document, keys)
 
 
 EMPTY = Table(0, {}, {}, {"backends": {}, "routes": {}})
@@ -102,6 +105,14 @@ def make_route(name: str, spec: Mapping[str, Any], backends: Mapping[str, Backen
         raise TableError(f"/routes/{name}", str(error)) from None
     _require_backends(route, backends)
     return route
+
+
+def make_key(name: str, spec: Mapping[str, Any]) -> Key:
+    """The key `name`, as `spec` says; TableError if that cannot be."""
+    try:
+        return read_key(name, spec)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TableError(f"/keys/{name}", str(error)) from None
 
 
 def _require_backends(route: Route, backends: Mapping[str, Backend]) -> None:

@@ -36,6 +36,7 @@ from gateway.dataplane.replies import problem, reply
 from gateway.dataplane.retry import Failure, next_instance
 from gateway.dataplane.routing import WrongMethodFault, host_of
 from gateway.dataplane.tunnel import Tunnel
+from gateway.telemetry.metrics import Cell, ConsumerCell
 
 _CODES: Final = {"connect_failure": "connect_failed", "timeout": "response_timeout"}
 
@@ -131,6 +132,8 @@ class Exchange(Intake):
         client, plane = self.client, self.plane
         close = client.closes()
         framing = self._framing(head, payload, done, has_body)
+        if self.trial is not None and self.trial.gathers:
+            self.trial.gather(payload)
         if self._chunked and payload:
             payload = chunk(payload)
         client.write(
@@ -163,6 +166,8 @@ class Exchange(Intake):
     def body(self, payload: bytes, done: bool, now: float) -> None:
         """More of the instance's body came."""
         self.sent += len(payload)
+        if self.trial is not None and self.trial.gathers:
+            self.trial.gather(payload)
         if self._chunked:
             payload = (chunk(payload) if payload else b"") + (LAST_CHUNK if done else b"")
         if payload:
@@ -242,6 +247,7 @@ class Exchange(Intake):
             return False
         if self.trial is not None and not found.is_same:
             self.trial.end(attempt.failed, 0.0)
+            self.trial = None  # what comes of it now counts for nobody
         self.backend = found.backend
         if not done:
             attempt.cancel()
@@ -366,7 +372,7 @@ class Exchange(Intake):
         if self.first_at and self.status != 101 and reason != "client_left":
             # Of a body whose end nobody knows beforehand the first byte is the answer.
             seconds = (self.first_at if self._chunked else now) - attempt.sent_at
-        trial.end(attempt.failed, seconds)
+        trial.end(attempt.failed, seconds, not reason and 200 <= self.status < 300)
 
     def _enter_in_ledger(self, now: float, reason: str) -> None:
         """Books what the client saw, once per request; `reason` is "" when nothing went wrong."""
@@ -382,8 +388,11 @@ class Exchange(Intake):
             name = route.route.name if route is not None else ""
             backend = self.backend.name if self.backend is not None else ""
             cell = plane.counters.cell(name, backend, "")
+        counted: Cell | ConsumerCell = cell
+        if self.admitted is not None:
+            counted = self.admitted.cell(cell)
         entry = (
             now, self.request_id, self.client.peer, head.method, head.target, self.status, reason,
-            cell.labels, self.revision, self.attempts, self.received, self.sent, now - started,
+            counted.labels, self.revision, self.attempts, self.received, self.sent, now - started,
         )  # fmt: skip
-        plane.ledger.add((cell, entry, first_s, overhead_s))
+        plane.ledger.add((counted, entry, first_s, overhead_s))

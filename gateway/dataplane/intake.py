@@ -10,6 +10,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
+from gateway.core.access import Forbidden, Unauthorized
 from gateway.core.errors import ClientFault, GatewayError
 from gateway.core.headers import (
     CONTINUE,
@@ -29,11 +30,12 @@ from gateway.dataplane.backend import LiveBackend, Waiter
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER, fault
 from gateway.dataplane.deciding import Deciding
+from gateway.dataplane.door import Admission
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.judge import Trial
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
-from gateway.dataplane.routing import BodyNeeded, LiveRoute
+from gateway.dataplane.routing import BodyNeeded, LiveRoute, Snapshot
 
 STATES: Final = ("gathering", "waiting", "trying", "answering", "tunnel", "over")
 GATHERING: Final = 0
@@ -58,8 +60,9 @@ class Intake(Waiter, Request, Deciding):
 
     __slots__ = (
         "_decides", "_has_continued", "_kept", "_max_body", "_pending", "_pending_size",
-        "attempt", "blames_instance", "client", "done", "head", "plane", "received", "request_id",
-        "revision", "route", "shown", "started", "state", "target", "trial", "upgrades",
+        "admitted", "attempt", "blames_instance", "client", "done", "head", "plane", "received",
+        "request_id", "revision", "route", "shown", "started", "state", "target", "trial",
+        "upgrades",
     )  # fmt: skip
 
     def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
@@ -73,6 +76,7 @@ class Intake(Waiter, Request, Deciding):
         self.route: LiveRoute | None = None
         self.attempt: Attempt | None = None
         self.trial: Trial | None = None
+        self.admitted: Admission | None = None
         self.target = b""
         self.revision = 0
         self.shown = b""
@@ -166,7 +170,7 @@ class Intake(Waiter, Request, Deciding):
                 return
             self._add_pending(payload)
             if self.state == GATHERING:
-                self._gathered()
+                self.gathered()
             else:
                 self._check_size()
                 if self._pending_size > self.plane.options.buffer:
@@ -228,7 +232,10 @@ class Intake(Waiter, Request, Deciding):
         """What `instance` gets: the head, and `body` as it is framed."""
         head, request_id = self.head, self.request_id
         made = head.prepared
-        start = made[1] if made is not None and made[0] == self.target else self._open(instance)
+        if made is not None and made[0] == self.target and made[1] is self.admitted:
+            start = made[2]
+        else:
+            start = self._open(instance)
         trace = b"" if TRACEPARENT in head.known else request_id
         if trace and self.client.trusted:
             trace = trace_of_id(request_id)
@@ -241,9 +248,14 @@ class Intake(Waiter, Request, Deciding):
             added = forwarded(head, client.peer, client.trusted)
         else:
             added = client.forwarding + host + CRLF
-        start = message_start(head, self.target, host or instance.label, added, self.plane.node)
+        forward, admitted = head.forward, self.admitted
+        if admitted is not None:
+            forward = admitted.forward(head)
+            added += admitted.line
+        label = host or instance.label
+        start = message_start(head, self.target, label, forward, added, self.plane.node)
         if host:
-            head.prepared = (self.target, start)
+            head.prepared = (self.target, admitted, start)
         return start
 
     def pending(self) -> list[bytes]:
@@ -253,13 +265,17 @@ class Intake(Waiter, Request, Deciding):
     def _check_early(self) -> None:
         """Before the body is there: refuses early what will be refused, and asks for the rest.
         Nothing is decided yet unless the body is too large to be gathered."""
-        head = self.head
+        head, snapshot = self.head, self.plane.snapshot
         try:
-            route, _ = self.plane.snapshot.find(head, self.client.remembered)
+            route, _ = snapshot.find(head, self.client.remembered)
         except BodyNeeded as need:
+            if snapshot.is_guarded:
+                snapshot.check_some(head)
             gather = need.max_body
             self._await_body(need)
         else:
+            if snapshot.asks or route.access:
+                self._let_in(snapshot, route)
             self._max_body = route.route.max_body
             gather = self.plane.options.gather
             if EXPECT in head.known:
@@ -281,7 +297,8 @@ class Intake(Waiter, Request, Deciding):
             if head.minor and not self.received:
                 self.client.write(CONTINUE)
 
-    def _gathered(self) -> None:
+    def gathered(self) -> None:
+        """Decides, once there is enough of the body to do so."""
         self._check_size()
         if self.done or self.received > self.plane.options.gather:
             try:
@@ -309,6 +326,31 @@ class Intake(Waiter, Request, Deciding):
             detail = f"The body is larger than the route takes, {size} (max_body)."
         return ClientFault(detail, "body_too_large")
 
+    def _let_in(self, snapshot: Snapshot, live: LiveRoute) -> None:
+        """Raises Unauthorized or Forbidden unless the request may have what it asks for."""
+        head, door, route = self.head, snapshot.door, live.route
+        known = head.admitted
+        if known is not None and known[0] is door.mark and known[1] is live:
+            admitted: Admission | None = known[2]
+        else:
+            try:
+                admitted = door.admission(head, route)
+            except Unauthorized:
+                self._note_refusal(snapshot, live)
+                raise
+            head.admitted = (door.mark, live, admitted)
+        self.admitted = admitted
+        if admitted is not None:
+            try:
+                door.check(admitted, route)
+            except Forbidden:
+                self._note_refusal(snapshot, live)
+                raise
+
+    def _note_refusal(self, snapshot: Snapshot, live: LiveRoute) -> None:
+        """Who is refused is counted at the route, and told by which revision."""
+        self.route, self.revision, self.shown = live, snapshot.revision, snapshot.shown
+
     # the decision: no await from here until an instance is chosen
 
     def _decide(self) -> None:
@@ -326,6 +368,8 @@ class Intake(Waiter, Request, Deciding):
         self.route, self.target = route, target
         self.revision = snapshot.revision
         self.shown = snapshot.shown
+        if snapshot.asks or route.access:
+            self._let_in(snapshot, route)
         limit = self._max_body = route.route.max_body
         if self.received > limit:
             raise self._too_large()

@@ -8,9 +8,13 @@ since the start: what is told twice counts once, and what a killed worker had no
 What it means is judged there.
 """
 
+import json
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import orjson
 
 from gateway.core.splitting import Split
 from gateway.telemetry.buckets import BOUNDS
@@ -22,80 +26,143 @@ MOST_KEYS = 20_000
 """Sticky keys with an event, of one worker, rollout and guard: what comes after them is not counted
 for either arm. A key takes about 150 bytes."""
 GUARDS = {FAILED: "errors", SLOW: "latency"}
+PREDICTIONS = "predictions"
+MOST_BODY = 32 << 10
+"""Bytes of an answer that is looked at: to read as many takes a tenth of a millisecond."""
+MOST_ANSWERS = 200  # kinds of answers that a worker tells apart; what else there is, is one
+MOST_NUMBERS = 500  # of a report
+OTHER = "other"
 
 
 class Trial:
-    """One request that counts: for which arm, at which share, against which threshold."""
+    """What counts of a request: its arm, the share at which it was decided, and the threshold that
+    was in force. One for all alike: a request that is counted makes no object of its own."""
 
-    __slots__ = ("_arm", "_judge", "_key", "_slow_s", "is_over", "share")
+    __slots__ = ("_judge", "_row", "_slow_s", "arm", "share")
+    gathers = False  # whether it wants the answer's body
 
-    def __init__(self, judge: "Judge", arm: int, share: str, slow_s: float, key: int) -> None:
-        self._judge, self._arm, self._key = judge, arm, key
-        self._slow_s = slow_s
-        self.share = share
-        self.is_over = False
+    def __init__(self, judge: "Judge", arm: int, share: str) -> None:
+        self._judge, self.arm, self.share = judge, arm, share
+        self._row = judge.counts.setdefault(share, [0] * 8)
+        self._slow_s = judge.slow_s
 
-    def end(self, failed: bool, seconds: float) -> None:
+    def gather(self, payload: bytes) -> None:
+        """More of the answer's body came."""
+
+    def end(self, failed: bool, seconds: float, is_answer: bool = False) -> None:
         """The first attempt is over; `seconds` it took at the instance, 0 where that says
-        nothing. Of what comes later nothing counts."""
-        if self.is_over:
-            return
-        self.is_over = True
-        judge, arm = self._judge, self._arm
+        nothing; `is_answer`: its body is whole and none of an error."""
+        judge, row, arm = self._judge, self._row, self.arm
         judge.is_news = True
-        row = judge.counts.get(self.share)
-        if row is None:
-            row = judge.counts[self.share] = [0] * 8
-        row[arm + ENDED] += 1
+        row[arm] += 1
         if failed:
-            self._event(row, FAILED)
+            self._event(FAILED)
         elif seconds > 0.0:
-            if arm == STABLE:
-                bucket = bisect_left(BOUNDS, seconds)
-                judge.times[bucket] = judge.times.get(bucket, 0) + 1
-            if self._slow_s > 0.0:
+            if arm:
+                judge.seconds.append(seconds)
+            if self._slow_s:
                 row[arm + TIMED] += 1
                 if seconds > self._slow_s:
-                    self._event(row, SLOW)
+                    self._event(SLOW)
 
-    def _event(self, row: list[int], kind: int) -> None:
-        if self._key < 0:
-            row[self._arm + kind] += 1
+    def _event(self, kind: int) -> None:
+        self._row[self.arm + kind] += 1
+
+
+class OwnTrial(Trial):
+    """That of one request alone: of a sticky key, or one whose answer is looked at."""
+
+    __slots__ = ("_body", "_edges", "_key", "_size")
+    gathers = True
+
+    def __init__(self, judge: "Judge", arm: int, share: str, key: int) -> None:
+        super().__init__(judge, arm, share)
+        self._key, self._edges = key, judge.edges
+        self._body: list[bytes] | None = [] if judge.field else None
+        self._size = 0
+
+    def gather(self, payload: bytes) -> None:
+        """More of the answer's body came."""
+        if self._body is not None:
+            self._size += len(payload)
+            if self._size <= MOST_BODY:
+                self._body.append(payload)
+            else:
+                self._body = None
+
+    def end(self, failed: bool, seconds: float, is_answer: bool = False) -> None:
+        super().end(failed, seconds)
+        if is_answer and self._body is not None:
+            self._answered(b"".join(self._body))
+
+    def _answered(self, body: bytes) -> None:
+        """Counts which answer it was."""
+        judge = self._judge
+        value = value_at(body, judge.path)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if self.arm == STABLE and len(judge.numbers) < MOST_NUMBERS:
+                judge.numbers.append(float(value))
+            answer = part_of(self._edges, float(value)) if self._edges else None
         else:
-            self._judge.note_key(GUARDS[kind], self._key, self.share, self._arm)
+            answer = category_of(value)
+        if answer is None:
+            return
+        if self._key < 0:
+            judge.note_answer(answer, self.share, self.arm)
+        else:
+            judge.note_key(PREDICTIONS, self._key, self.share, self.arm, answer)
+
+    def _event(self, kind: int) -> None:
+        if self._key < 0:
+            super()._event(kind)
+        else:
+            self._judge.note_key(GUARDS[kind], self._key, self.share, self.arm)
 
 
 class Judge:
     """What this worker counts for one rollout.
 
     `decided` is the trial of the request that was decided last, None for one that does not count;
-    `counts`: share → ended, failed, timed and slow of the canary, then of the others; `times`:
-    bucket of `telemetry.buckets` → answers of the others; `warmed`: the canary's requests while
-    nothing counts yet.
+    `counts`: share → ended, failed, timed and slow of the canary, then of the others; `seconds`:
+    what answers of the others took since the last report; `warmed`: the canary's requests while
+    nothing counts yet; `answers`: kind of answer → share → how many of the canary, and of the
+    others; `numbers`: some that the others answered since the last report.
     """
 
     __slots__ = (
-        "_keys", "_share", "_split", "_told", "counts", "decided", "id", "is_news", "slow_s",
-        "times", "to", "warmed", "warming",
+        "_canary", "_keys", "_share", "_split", "_stable", "_times", "_told", "answers", "counts",
+        "decided", "edges", "field", "id", "is_news", "numbers", "path", "seconds", "slow_s", "to",
+        "warmed", "warming",
     )  # fmt: skip
 
     def __init__(self, told: Judging) -> None:
         self.id, self.to = told["id"], told["to"]
         self.counts: dict[str, list[int]] = {}
-        self.times: dict[int, int] = {}
+        self.seconds: list[float] = []
+        self._times: Counter[int] = Counter()
         self.warmed = 0
         self.decided: Trial | None = None
         self.is_news = False
-        self._keys: dict[str, dict[int, tuple[str, int]]] = {}
+        self.field = told["field"]
+        self.path = [
+            part.replace("~1", "/").replace("~0", "~") for part in self.field.split("/")[1:]
+        ]
+        self.answers: dict[str, dict[str, list[int]]] = {}
+        self.numbers: list[float] = []
+        self._keys: dict[str, dict[int, tuple[str, int, str]]] = {}
         self._told: dict[str, int] = {}  # keys that this channel was told, by guard
         self._split: Split | None = None
         self._share = ""
+        self._canary: Trial | None = None
+        self._stable: Trial | None = None
         self.take(told)
 
     def take(self, told: Judging) -> None:
         """What is asked of requests from now on."""
         self.warming = told["warming"]
         self.slow_s = told["slow_s"]
+        self.edges = tuple(told["edges"])
+        self._split = None  # trials are made anew, with what is asked now
 
     def decide(self, name: str, split: Split, key: int) -> None:
         """A request fell to backend `name` of `split`, those that can serve; `key` is the hash of
@@ -104,18 +171,33 @@ class Judge:
         if self.warming:
             self.warmed += is_canary
             self.is_news = True
-            self.decided = None
             return
         if split is not self._split:
             self._split, self._share = split, share_of(split, self.to)
-        arm = CANARY if is_canary else STABLE
-        self.decided = Trial(self, arm, self._share, self.slow_s, key)
+            self._canary = Trial(self, CANARY, self._share)
+            self._stable = Trial(self, STABLE, self._share)
+        if key < 0 and not self.field:
+            self.decided = self._canary if is_canary else self._stable
+        else:
+            self.decided = OwnTrial(self, CANARY if is_canary else STABLE, self._share, key)
 
-    def note_key(self, guard: str, key: int, share: str, arm: int) -> None:
+    def note_key(self, guard: str, key: int, share: str, arm: int, answer: str = "") -> None:
         """The first event of a key is its only one."""
         keys = self._keys.setdefault(guard, {})
         if key not in keys and len(keys) < MOST_KEYS:
-            keys[key] = (share, arm)
+            keys[key] = (share, arm, answer)
+
+    def note_answer(self, answer: str, share: str, arm: int) -> None:
+        """One more answer of that kind."""
+        by_share = self.answers.get(answer)
+        if by_share is None:
+            if len(self.answers) >= MOST_ANSWERS:
+                answer = OTHER
+            by_share = self.answers.setdefault(answer, {})
+        row = by_share.get(share)
+        if row is None:
+            row = by_share[share] = [0, 0]
+        row[1 if arm else 0] += 1
 
     def begin(self) -> None:
         """Whoever is told next knows nothing yet."""
@@ -125,22 +207,62 @@ class Judge:
     def report(self, worker: str) -> JudgedMessage:
         """All that was counted, and the keys that were not told yet."""
         self.is_news = False
-        keys: dict[str, list[tuple[int, str, int]]] = {}
+        keys: dict[str, list[tuple[int, str, int, str]]] = {}
+        numbers, self.numbers = self.numbers, []
+        seconds, self.seconds = self.seconds, []
+        self._times.update(bisect_left(BOUNDS, each) for each in seconds)
         for guard, found in self._keys.items():
             first = self._told.get(guard, 0)
             if len(found) > first:
                 fresh = list(found.items())[first:]
-                keys[guard] = [(key, share, arm) for key, (share, arm) in fresh]
+                keys[guard] = [(key, *event) for key, event in fresh]
                 self._told[guard] = len(found)
         return {
             "type": "judged",
             "id": self.id,
             "worker": worker,
             "counts": self.counts,
-            "times": {str(bucket): count for bucket, count in self.times.items()},
+            "times": {str(bucket): count for bucket, count in self._times.items()},
             "warmed": self.warmed,
             "keys": keys,
+            "answers": self.answers,
+            "numbers": numbers,
         }
+
+
+def value_at(body: bytes, path: Sequence[str]) -> Any:
+    """What stands at `path` in the JSON of `body`; Ellipsis where nothing does, or it is none."""
+    try:
+        value: Any = orjson.loads(body)
+    except ValueError:
+        return ...
+    for part in path:
+        if isinstance(value, dict) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            return ...
+    return value
+
+
+def category_of(value: Any) -> str | None:
+    """The kind of answer that `value` is, one that is no number; None where it is none at all."""
+    match value:
+        case str():
+            return json.dumps(value[:64], ensure_ascii=False)
+        case bool() | None:
+            return json.dumps(value)
+    return None
+
+
+def part_of(edges: Sequence[float], value: float) -> str:
+    """Between which of `edges` a number lies: by name where they are few whole numbers, else by
+    place, so that edges which are learned anew tell the same parts apart."""
+    at = bisect_left(edges, value)
+    if all(edge == int(edge) for edge in edges):
+        return f"≤ {edges[at]:g}" if at < len(edges) else f"> {edges[-1]:g}"
+    return f"part {at + 1} of {len(edges) + 1}"
 
 
 def share_of(split: Split, to: str) -> str:

@@ -50,6 +50,11 @@ class Client(Connection):
         self._keep_alive_s = options.keep_alive_s
         self._limits = (options.max_target, options.max_headers, options.underscore_headers)
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that have come and are not read yet."""
+        return len(self._buffer)
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

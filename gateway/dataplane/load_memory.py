@@ -46,7 +46,7 @@ class LoadMemory:
         # When each last said that it runs, and when the newest of them said so first.
         self._beats = memory[: (self._lanes + 1) * _WORD].cast("d")
         blocks_at = (self._lanes + 1 + PLACES) * _WORD
-        self._directory = memory[(self._lanes + 1) * _WORD : blocks_at].cast("Q")
+        self.directory = memory[(self._lanes + 1) * _WORD : blocks_at].cast("Q")
         self._blocks = memory[blocks_at:].cast("d")
         self._sweep()
 
@@ -82,7 +82,7 @@ class LoadMemory:
         """This worker has no such instance, or no such backend, any more."""
         held = self._held.pop(_key(backend, address), None)
         if held is not None and held[1].leave():
-            self._directory[held[0]] = 0
+            self.directory[held[0]] = 0
 
     def beat(self, now: float) -> None:
         """Says that this worker runs, and looks which others do. To be called a few times a
@@ -102,7 +102,7 @@ class LoadMemory:
         if silent or self._stopped:
             self._stopped[:] = [lane_at(lane) for lane in silent if self._is_held(lane)]
         for key, (place, shared) in self._held.items():
-            if self._directory[place] != _word(key):
+            if self.directory[place] != _word(key):
                 found = self._find(key)
                 if found is not None:
                     self._held[key] = found, shared
@@ -140,7 +140,7 @@ class LoadMemory:
         assert self._lane is not None
         self._beats[self._lane] = 0.0
         for place in range(PLACES):
-            if self._directory[place]:
+            if self.directory[place]:
                 at = place * self._stride + lane_at(self._lane)
                 self._blocks[at : at + lane_at(1) - lane_at(0)] = _EMPTY_LANE
 
@@ -149,15 +149,15 @@ class LoadMemory:
         word, first = _word(key), int.from_bytes(key[8:], "big")
         near = [(first + step) % PLACES for step in range(NEAR)]
         for place in near:
-            if self._directory[place] == word:
+            if self.directory[place] == word:
                 return place
         for place in near:
-            if not self._directory[place]:
+            if not self.directory[place]:
                 at = place * self._stride
                 self._blocks[at : at + self._stride] = memoryview(bytes(_WORD * self._stride)).cast(
                     "d"
                 )
-                self._directory[place] = word
+                self.directory[place] = word
                 return place
         return None
 

@@ -34,7 +34,7 @@ def problem(fault: GatewayError, request_id: bytes, allow: str | None) -> tuple[
         lines += f"Retry-After: {max(1, int(fault.retry_after_s))}\r\n"
     if allow is not None:
         lines += f"Allow: {allow}\r\n"
-    return lines.encode("latin-1"), body
+    return lines.encode("latin-1") + fault.lines, body
 
 
 def reply(status: int, lines: bytes, body: bytes, close: bool, is_head: bool) -> bytes:

@@ -26,9 +26,10 @@ from gateway.core.matching import (
 )
 from gateway.core.served import default_rewrite
 from gateway.core.splitting import Split, Spread, sticky_backend
-from gateway.core.table import EMPTY, Route, Sticky, Table
+from gateway.core.table import EMPTY, Key, Route, Sticky, Table
 from gateway.core.targets import host_form, target_fault
 from gateway.dataplane.backend import LiveBackend
+from gateway.dataplane.door import Door
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.json_fields import FieldReader
 from gateway.dataplane.shared import Shared
@@ -68,8 +69,8 @@ class LiveRoute:
     decide."""
 
     __slots__ = (
-        "_generation", "_open", "_shared", "backends", "cells", "exposed", "fallback", "judge",
-        "mirror", "retries", "route", "split", "spread",
+        "_generation", "_open", "_shared", "access", "backends", "cells", "exposed", "fallback",
+        "judge", "mirror", "retries", "route", "split", "spread",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +78,7 @@ class LiveRoute:
     ) -> None:
         self._shared = shared
         self.route = route
+        self.access = route.access
         self.retries = route.retries
         self.spread = spread
         self.split = Split.of(route.split)
@@ -106,7 +108,8 @@ class LiveRoute:
         if name is None:
             return self._nobody()
         if self.judge is not None:
-            self.judge.decide(name, split, self._key_hash(head))
+            key = -1 if self.route.sticky is None else self._key_hash(head)
+            self.judge.decide(name, split, key)
         return self._taker(self.backends[name])
 
     def _key_hash(self, head: RequestHead) -> int:
@@ -257,8 +260,8 @@ class Snapshot:
     the revision, up to the request id."""
 
     __slots__ = (
-        "_live", "_readers", "_routes", "_shared", "mark", "matcher", "revision", "shown",
-        "table",
+        "_is_guarded", "_live", "_readers", "_routes", "_shared", "asks", "door", "mark", "matcher",
+        "revision", "shown", "table",
     )  # fmt: skip
 
     def __init__(
@@ -269,6 +272,7 @@ class Snapshot:
         matcher: Matcher,
         routes: dict[str, LiveRoute],
         readers: dict[frozenset[str], FieldReader],
+        door: Door,
     ) -> None:
         self._shared = shared
         self._live = live
@@ -281,11 +285,14 @@ class Snapshot:
         self.mark = object()  # what is remembered names a snapshot by it, and keeps no table
         self._routes = routes
         self._readers = readers
+        self.door = door
+        self.asks = door.has_keys
+        self._is_guarded: bool | None = None
 
     @classmethod
     def empty(cls, shared: Shared, live: Mapping[str, LiveBackend]) -> "Snapshot":
         """The one of no table; `live` are the backends that are there, now and later."""
-        return cls(shared, live, EMPTY, Matcher.of(()), {}, {})
+        return cls(shared, live, EMPTY, Matcher.of(()), {}, {}, _door({}, shared))
 
     def next(
         self, table: Table, matcher: Matcher, changed: Collection[str] | None = None
@@ -301,7 +308,24 @@ class Snapshot:
             elif route is not live.route:
                 routes[name] = LiveRoute(self._shared, route, live.spread, self._live)
         readers = self._readers if matcher is self.matcher else {}
-        return Snapshot(self._shared, self._live, table, matcher, routes, readers)
+        is_same = table.keys is self.table.keys
+        door = self.door if is_same else _door(table.keys, self._shared)
+        return Snapshot(self._shared, self._live, table, matcher, routes, readers, door)
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether any route asks for a key."""
+        if self._is_guarded is None:
+            routes = self.table.routes.values()
+            self._is_guarded = self.asks or any(route.access == "keys" for route in routes)
+        return self._is_guarded
+
+    def check_some(self, head: RequestHead) -> None:
+        """Raises what a request is refused with whatever its body says: the body of one that no
+        route lets in is not read to find its route."""
+        target = head.target.decode("latin-1")
+        names = self.matcher.candidates(host_of(head), target, head.get)
+        self.door.check_some(head, (self.table.routes[name] for name in names))
 
     def judge(self) -> None:
         """Has each route count for the rollout that it has now, if it has one."""
@@ -380,6 +404,10 @@ class Snapshot:
         if reader is None:
             reader = self._readers[names] = FieldReader(names)
         return reader
+
+
+def _door(keys: Mapping[str, Key], shared: Shared) -> Door:
+    return Door(keys, shared.counters, lambda: shared.wall())
 
 
 def host_of(head: RequestHead) -> str:

@@ -44,7 +44,7 @@ class Shared:
     __slots__ = (
         "_awake", "_dropped", "_id", "_loop", "_trusted", "budget", "counters", "generation",
         "judges", "ledger", "load_memory", "log", "mirrored", "node", "notify", "now", "options",
-        "permits", "served", "signals", "tasks", "wheel",
+        "permits", "served", "signals", "tasks", "wall", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +60,7 @@ class Shared:
         self.load_memory = load_memory or LoadMemory(None, options.workers)
         self.permits = permits or PermitsFile(None)
         self.now = now
+        self.wall: Callable[[], float] = time.time
         self._loop = loop
         clock: Clock = loop
         self.wheel = Wheel(clock, self.now)

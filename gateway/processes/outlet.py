@@ -54,6 +54,11 @@ class Outlet:
         self._thread: threading.Thread | None = None
         self.dropped = 0
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that are not written yet."""
+        return self._size
+
     def put(self, data: bytes) -> None:
         """Queues `data`, whole lines, or drops it where there is no room."""
         with self._news:

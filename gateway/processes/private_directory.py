@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 PREFIX = "headgate-run-"
@@ -59,14 +60,16 @@ def clear_up(parent: Path) -> None:
             os.close(lock)
 
 
-def place(state_dir: Path) -> Path:
-    """Where such a directory can be made: among what is temporary, or in a container without a
-    place for that in `state_dir`, which is made if need be. NoPlace when nowhere.
+def place(state_dir: Path, temporary: Sequence[Path] | None = None) -> Path:
+    """Where such a directory can be made: among what is `temporary` (None: on this machine), or in
+    a container without a place for that in `state_dir`, which is made if need be. NoPlace when
+    nowhere.
 
     The name of a socket in it may not be longer than the system allows, so a TMPDIR far down
     in the tree is passed over.
     """
-    temporary = _temporary()
+    if temporary is None:
+        temporary = _temporary()
     for parent in temporary:
         if _is_short(parent):
             return parent

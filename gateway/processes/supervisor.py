@@ -76,13 +76,13 @@ class Supervisor:
         self._on_ready, self._for_fleet, self._say = on_ready, for_fleet, say
         self._silence_s = silence_s
         self._lifeline = Lifeline()
-        self._directory = PrivateDirectory(plan.state_dir)
-        self._channel_path = self._directory.path / SOCKET
+        self.directory = PrivateDirectory(plan.state_dir)
+        self._channel_path = self.directory.path / SOCKET
         self._channels = listen_unix(self._channel_path)
-        self._file = self._directory.path / "headgate.yaml"
+        self._file = self.directory.path / "headgate.yaml"
         self._file.write_bytes(plan.configuration)
-        self._permits = shared_memory(self._directory.path, "headgate-loads")
-        self._counters = shared_memory(self._directory.path)
+        self._permits = shared_memory(self.directory.path, "headgate-loads")
+        self._counters = shared_memory(self.directory.path)
         self._stop_asked, self._hurry = asyncio.Event(), asyncio.Event()
         self._ready, self._code, self._number = False, 0, signal.SIGTERM
         self._line: Channel[ToControl, FromControl] | None = None
@@ -235,7 +235,7 @@ class Supervisor:
             "name": plan.name,
             "state_dir": str(plan.state_dir),
             "listen": address_of(plan.data[0]),
-            "directory": str(self._directory.path),
+            "directory": str(self.directory.path),
             "admin_fd": plan.admin.fileno(),
             "channels_fd": self._channels.fileno(),
             "line_fd": theirs.fileno(),
@@ -344,7 +344,7 @@ class Supervisor:
         os.close(self._permits)
         os.close(self._counters)
         self._lifeline.close()
-        self._directory.close()
+        self.directory.close()
 
 
 async def supervise(supervisor: Supervisor) -> int:

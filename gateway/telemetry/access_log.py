@@ -15,12 +15,15 @@ import orjson
 from gateway.core.sampling import EVERY, HEALTH, Sampling
 from gateway.processes.outlet import STDOUT, Outlet, dropped, standard
 
-Labels = tuple[str, str, str]
+Labels = tuple[str, ...]
 Entry = tuple[
     float, bytes, bytes, bytes, bytes, int, str, Labels, int, int, int, int, float,
 ]  # fmt: skip
 """One request: monotonic end, id, client, method, target, status, reason, labels (route,
-backend, instance), revision, attempts, bytes of body received and sent, seconds."""
+backend, instance, and the consumer if there is one), revision, attempts,
+bytes of body received and sent, seconds."""
+
+_LABELS = ("route", "backend", "instance", "consumer")
 
 _LINE = (
     b'{"time":"%b.%03dZ","request_id":"%b","client":"%b","method":"%b","path":"%b",'
@@ -111,8 +114,7 @@ class AccessLog:
     def _label(self, labels: Labels) -> bytes:
         if len(self._labels) > 10_000:
             self._labels.clear()
-        route, backend, instance = labels
-        members = orjson.dumps({"route": route, "backend": backend, "instance": instance})
+        members = orjson.dumps(dict(zip(_LABELS, labels, strict=False)))
         self._labels[labels] = members[1:-1]
         return members[1:-1]
 

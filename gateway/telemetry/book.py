@@ -118,7 +118,7 @@ class Book:
         self.words[MOVES] += 1
         self._series[metric, labels] = self._made(metric, labels, replaced)
         for each in replaced:
-            self._release(each.blocks)
+            self.release(each.blocks)
         self.words[MOVES] += 1
 
     def _made(self, metric: str, labels: Labels, replaced: Sequence["Series"] = ()) -> "Series":
@@ -153,7 +153,8 @@ class Book:
         series.blocks.append(number)
         return number * WORDS
 
-    def _release(self, blocks: Sequence[int]) -> None:
+    def release(self, blocks: Sequence[int]) -> None:
+        """Frees blocks: what was counted in them is in others by now."""
         for number in blocks:
             self.words[number * WORDS] = FREE
         self._free += blocks
@@ -175,7 +176,7 @@ class Book:
             if ident in held:
                 held[ident].blocks.append(number)
             else:
-                self._release([number])
+                self.release([number])
         self._free += found.free
 
 

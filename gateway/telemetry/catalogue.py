@@ -32,6 +32,14 @@ METRICS: tuple[Metric, ...] = (
         " left; a method that HTTP does not know is `other`.",
     ),
     Metric(
+        "headgate_consumer_requests_total",
+        "counter",
+        ("consumer", "route", "code"),
+        "Requests that brought a key, by whose key it was",
+        "These are counted above as well. Refused ones too (403, 429); who brings no key or a"
+        " wrong one (401) is no consumer.",
+    ),
+    Metric(
         "headgate_request_seconds",
         "histogram",
         ("route", "backend"),
@@ -150,7 +158,8 @@ _LABELS = {TIMES: ("route", "backend"), **{name: each.labels for name, each in B
 
 
 Gone = tuple[str, ...]
-"""What is there no more: ("route", name), ("backend", name) or ("instance", backend, address)."""
+"""What is there no more: ("route", name), ("backend", name), ("consumer", name) or
+("instance", backend, address)."""
 
 
 def retired_labels(
@@ -167,7 +176,7 @@ def retired_labels(
             continue
         if label == "backend":
             backend = value
-        if label in ("route", "backend") and (label, value) in retired:
+        if label in ("route", "backend", "consumer") and (label, value) in retired:
             into[at] = shown_as(label, retired[label, value])
         elif label == "instance":
             into[at] = retired.get(("backend", backend)) or retired.get(
@@ -178,7 +187,7 @@ def retired_labels(
 
 def shown_as(label: str, name: str) -> str:
     """How `name`, for which many are counted that are gone, looks as a `label`: as no route,
-    backend or instance can be called."""
+    backend, instance or consumer can be called."""
     return name if label == "instance" else f"({name})"
 
 
@@ -206,10 +215,11 @@ is bounded by the table. `docker/observability/` has a Prometheus configuration 
 dashboard.
 
 What has been gone for ten minutes is counted together: routes as route `(retired-1)`, backends
-as backend `(retired-1)`, instances of a backend that goes on as its instance `retired-1`. When
-more go, those series end and others (`retired-2`) begin with what was counted at all of them: no
-sum goes back, no `rate()` takes old requests for new ones, and scrapes are as long as the table
-that is served, however much came and went. What comes back under its old name begins anew.
+as backend `(retired-1)`, consumers as consumer `(retired-1)`, instances of a backend that goes
+on as its instance `retired-1`. When more go, those series end and others (`retired-2`) begin
+with what was counted at all of them: no sum goes back, no `rate()` takes old requests for new
+ones, and scrapes are as long as the table that is served, however much came and went. What comes
+back under its old name begins anew.
 
 Scraping costs the workers next to nothing: they count in memory that the control process reads.
 Scrapes that arrive together are answered by one look.

@@ -8,12 +8,12 @@ one append.
 from collections.abc import Callable
 
 from gateway.telemetry.access_log import AccessLog, Entry
-from gateway.telemetry.metrics import Cell
+from gateway.telemetry.metrics import Cell, ConsumerCell
 
 FLUSH_S = 0.25
 MOST = 64
 
-Item = tuple[Cell, Entry, float, float]
+Item = tuple[Cell | ConsumerCell, Entry, float, float]
 """Where to count, what happened, and the seconds to the first byte (0: there was none) and of
 the gateway's own (negative: unknown)."""
 

@@ -6,8 +6,9 @@ come from the table, never from a client: an unknown method counts as `other`.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
-from weakref import WeakSet
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+from weakref import WeakSet, WeakValueDictionary
 
 from gateway.telemetry.book import TOTAL, Book, Labels
 from gateway.telemetry.buckets import BOUNDS
@@ -18,6 +19,7 @@ METHODS = {
     for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 }
 REQUESTS = "headgate_requests_total"
+CONSUMED = "headgate_consumer_requests_total"
 REQUEST = "headgate_request_seconds"
 FIRST_BYTE = "headgate_first_byte_seconds"
 OVERHEAD = "headgate_overhead_seconds"
@@ -89,6 +91,47 @@ class Cell:
         seconds[sums + 4] += request_s
 
 
+class Consumed:
+    """The requests of one consumer at one route, by how they were answered."""
+
+    __slots__ = ("__weakref__", "_places", "_words", "series")
+
+    def __init__(self, book: Book, labels: Labels) -> None:
+        self.count_in(book, labels)
+
+    def count_in(self, book: Book, labels: Labels) -> None:
+        """Counts in the series of `labels` from now on."""
+        self.series = book.series(CONSUMED, labels)
+        self._words = self.series.words
+        self._places: dict[int, int] = {}
+
+    def count(self, code: int) -> None:
+        place = self._places.get(code)
+        if place is None:
+            series = self.series
+            place = self._places[code] = series.place(series.book.name((str(code),)))
+            self._words = series.words
+        self._words[place] += 1
+
+
+class ConsumerCell:
+    """A Cell for the requests of one consumer, which are counted under its name as well."""
+
+    __slots__ = ("_cell", "_consumed", "labels")
+
+    def __init__(self, cell: Cell, consumed: Consumed, consumer: str) -> None:
+        self._cell = cell
+        self._consumed = consumed
+        self.labels = (*cell.labels, consumer)
+
+    def count(self, method: bytes, code: int, reason: str) -> None:
+        self._cell.count(method, code, reason)
+        self._consumed.count(code)
+
+    def time(self, request_s: float, first_byte_s: float, overhead_s: float) -> None:
+        self._cell.time(request_s, first_byte_s, overhead_s)
+
+
 LAST, FIRST, OWN = 1 << 12, 2 << 12, 3 << 12
 """What is added to a bucket's number, which is less: where the whole answer fell into it but its
 first byte into another one; where the first byte did; where the gateway's own time did. The
@@ -144,14 +187,15 @@ class Counters:
     A counter is whatever the catalogue (`gateway.telemetry.catalogue`) names: `add` counts it.
     """
 
-    __slots__ = ("_cells", "_holders", "_times", "book")
+    __slots__ = ("_cells", "_consumed", "_holders", "_times", "book")
 
     def __init__(self, book: Book) -> None:
         self.book = book
         self._cells: dict[Labels, Cell] = {}
         self._times: dict[Labels, Times] = {}
+        self._consumed: WeakValueDictionary[Labels, Consumed] = WeakValueDictionary()
         # Who counts in the series of these labels, as long as a request may do so.
-        self._holders: dict[Labels, WeakSet[Cell | Times]] = {}
+        self._holders: dict[tuple[str, Labels], WeakSet[Cell | Times | Consumed]] = {}
 
     def cell(self, route: str, backend: str, instance: str) -> Cell:
         """The counters of these labels; "" where a request got no further."""
@@ -163,6 +207,14 @@ class Counters:
                 times = self._times[key[:2]] = Times(self.book, key[:2])
             cell = self._cells[key] = Cell(self.book, key, times)
         return cell
+
+    def consumer(self, consumer: str, cell: Cell) -> ConsumerCell:
+        """The counters of `cell` and of `consumer` at its route."""
+        key = (consumer, cell.labels[0])
+        consumed = self._consumed.get(key)
+        if consumed is None:
+            consumed = self._consumed[key] = Consumed(self.book, key)
+        return ConsumerCell(cell, consumed, consumer)
 
     def add(self, metric: str, *labels: str, count: int = 1) -> None:
         """Counts `count` more of `metric`, with its labels in the catalogue's order."""
@@ -188,18 +240,24 @@ class Counters:
             self.book.fold(labels_gone, metric, into)
         for (metric, into), labels_gone in folds.items():
             if metric == REQUESTS:
-                self._move(self._cells, labels_gone, into)
+                self._move(metric, self._cells, labels_gone, into)
             elif metric == TIMES:
-                self._move(self._times, labels_gone, into)
+                self._move(metric, self._times, labels_gone, into)
+            elif metric == CONSUMED:
+                self._move(metric, self._consumed, labels_gone, into)
 
     def _move(
-        self, known: dict[Labels, Cell] | dict[Labels, Times], gone: Iterable[Labels], into: Labels
+        self,
+        metric: str,
+        known: MutableMapping[Labels, Any],
+        gone: Iterable[Labels],
+        into: Labels,
     ) -> None:
         """Lets those that count in the series of what is gone, which requests may still hold,
         count in `into`. Whoever comes back gets a series of its own."""
-        moved = self._holders.setdefault(into, WeakSet())
+        moved = self._holders.setdefault((metric, into), WeakSet())
         for labels in gone:
-            moved.update(self._holders.pop(labels, ()))
+            moved.update(self._holders.pop((metric, labels), ()))
             if (held := known.pop(labels, None)) is not None:
                 moved.add(held)
         for each in moved:

@@ -69,6 +69,7 @@ class Fleet:
         self._logs: dict[str, deque[tuple[int, str, str]]] = {}
         self._tell: Callable[[ToControl], None] | None = None
         self._changed = asyncio.Event()
+        self._fault: Exception | None = None
         self._is_up, self._is_stopping, self._is_settling = False, False, False
 
     @property
@@ -96,6 +97,8 @@ class Fleet:
         while not all(self._is_settled(name) for name in self._wanted):
             self._changed.clear()
             await self._changed.wait()
+            if self._fault is not None:
+                raise self._fault
             for name in self._wanted:
                 if (error := self._error(name)) is not None and not is_live(name):
                     raise StartError(f"backend {name}: {error}")
@@ -311,7 +314,10 @@ class Fleet:
             if self._is_up:
                 self._say(f"instance {plan.name}: ready after {process.lasted_s:.1f} s")
             elif not process.restarts:
-                self._progress.finish(plan)
+                try:
+                    self._progress.finish(plan)
+                except Exception as error:  # a fault of ours; whoever waits for the start has it
+                    self._fault = error
         if process.state == "failed" and process.is_news and self._is_up:
             others = any(e.served for e in self._of(plan.backend))
             goes_on = "; the version before goes on answering" if others else ""

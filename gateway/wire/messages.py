@@ -208,12 +208,15 @@ class Retire(TypedDict):
 class Judging(TypedDict):
     """What a worker does for the rollout `id` of a route: it tells the requests that fall to
     backend `to` from those that fall to others. An answer after `slow_s` (0: not known) is slow;
-    while `warming`, those of `to` are counted and nothing else is."""
+    while `warming`, those of `to` are counted and nothing else is. At the JSON pointer `field` of
+    an answer, where there is one, is what was predicted; numbers are told apart by `edges`."""
 
     id: str
     to: str
     slow_s: float
     warming: bool
+    field: str
+    edges: Sequence[float]
 
 
 class Rollouts(TypedDict):
@@ -227,9 +230,10 @@ class JudgedMessage(TypedDict):
     """What the worker of that name counted for the rollout `id` since it began, when it changed
     (`gateway.dataplane.judge`): the canary's share as `weight/all` → first attempts that ended,
     failed, were timed, were slow, of the canary and then of the others; the others' answers by
-    bucket of their time; the canary's requests while it was warming; and, told once on each
-    channel, guard → hash of a sticky key that had its first event, the share, and 0 for the
-    canary's arm."""
+    bucket of their time; the canary's requests while it was warming; told once on each channel,
+    guard → hash of a sticky key that had its first event, the share, 0 for the canary's arm, and
+    the kind of answer where that is the event; kind of answer → share → how many of the canary
+    and of the others; and some numbers that the others answered since the last report."""
 
     type: Literal["judged"]
     id: str
@@ -237,7 +241,9 @@ class JudgedMessage(TypedDict):
     counts: Mapping[str, Sequence[int]]
     times: Mapping[str, int]
     warmed: int
-    keys: Mapping[str, Sequence[tuple[int, str, int]]]
+    keys: Mapping[str, Sequence[tuple[int, str, int, str]]]
+    answers: Mapping[str, Mapping[str, Sequence[int]]]
+    numbers: Sequence[float]
 
 
 ToWorker: TypeAlias = (

@@ -57,7 +57,7 @@ class Batcher(Generic[J]):
     """The queue of one instance, oldest first."""
 
     __slots__ = (
-        "_before", "_expiring", "_peak", "_queue", "held", "limit", "policy", "running",
+        "_before", "_peak", "_queue", "expiring", "held", "limit", "policy", "running",
     )  # fmt: skip
 
     def __init__(self, policy: Policy) -> None:
@@ -68,7 +68,7 @@ class Batcher(Generic[J]):
         # Jobs and their places among the deadlines. In the order of arrival, and yet one can
         # leave from the middle for the same price.
         self._queue: OrderedDict[J, Place[J] | None] = OrderedDict()
-        self._expiring: Expiring[J] = Expiring()
+        self.expiring: Expiring[J] = Expiring()
         self._peak = 0  # present at one time since the last batch was taken …
         self._before = 0  # … and between the last and the one before
 
@@ -99,7 +99,7 @@ class Batcher(Generic[J]):
     def offer(self, job: J) -> None:
         """`job` waits from now on."""
         deadline, queue = job.deadline, self._queue
-        queue[job] = None if deadline == inf else self._expiring.add(deadline, job)
+        queue[job] = None if deadline == inf else self.expiring.add(deadline, job)
         self.held += job.size
         present = len(queue) + self.running
         if present > self._peak:
@@ -148,7 +148,7 @@ class Batcher(Generic[J]):
             job, place = queue.popitem(last=False)
             held -= job.size
             if place is not None:
-                self._expiring.leave(place)
+                self.expiring.leave(place)
             if job.deadline <= now:
                 expired.append(job)
             else:
@@ -161,7 +161,7 @@ class Batcher(Generic[J]):
     def expire(self, now: float) -> list[J]:
         """Those whose deadline passed while they waited, the earliest first; they leave the
         queue."""
-        expired = self._expiring.expired(now)
+        expired = self.expiring.expired(now)
         for job in expired:
             del self._queue[job]
             self.held -= job.size
@@ -171,11 +171,11 @@ class Batcher(Generic[J]):
         """Everything that waits, oldest first; the queue is empty afterwards."""
         left = list(self._queue)
         self._queue.clear()
-        self._expiring = Expiring()
+        self.expiring = Expiring()
         self.held = 0
         return left
 
     def _left(self, job: J, place: Place[J] | None) -> None:
         self.held -= job.size
         if place is not None:
-            self._expiring.leave(place)
+            self.expiring.leave(place)

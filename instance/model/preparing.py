@@ -40,6 +40,11 @@ class HookLock:
         self._next = threading.Lock()
         self._taken = threading.Lock()
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits to be next."""
+        return self._next.locked()
+
     def __enter__(self) -> None:
         with self._next:
             self._taken.acquire()

@@ -47,6 +47,11 @@ class Outlet:
         self._is_direct = True
         self._begin()
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that are not written yet."""
+        return self._size
+
     def put(self, data: bytes) -> None:
         """Queues `data`, whole lines, or drops it where there is no room."""
         if self._is_direct:

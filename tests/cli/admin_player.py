@@ -114,6 +114,8 @@ class AdminPlayer:
             name: {"weights": spec["split"], "effective": self.effective(spec["split"])}
             for name, spec in self.table["routes"].items()
         }
+        for name, looks in self.rollouts.items():
+            routes[name]["rollout"] = looks[0]
         workers = [{"slot": 0, "pid": 4711, "revision": self.revision}]
         return {
             "revision": self.revision, "routes": routes, "backends": backends, "workers": workers,

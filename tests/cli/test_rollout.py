@@ -72,6 +72,8 @@ def test_a_plan_is_sent_as_it_was_written_and_no_more(headgate, player) -> None:
         "to": "digits-cnn", "steps": [0.5, 5, 100], "hold": "10m", "min_requests": 7,
         "warmup": 0, "why": "cnn v2",
     }  # fmt: skip
+    headgate("rollout", "digits", "digits-cnn", "--predictions", "/digit")
+    assert player.plan["guards"]["predictions"] == {"field": "/digit"}
     headgate("rollout", "digits", "digits-cnn", "--slower-than", "3")
     assert player.plan == {
         "to": "digits-cnn", "guards": {"errors": {}, "latency": {"slower_than": 3.0}},

@@ -1,5 +1,6 @@
 """What a person at a terminal sees, on a terminal."""
 
+import codecs
 import os
 import pty
 import re
@@ -27,6 +28,7 @@ class Terminal:
             code = "import sys; from gateway.cli import main; sys.exit(main())"
             os.execv(sys.executable, [sys.executable, "-c", code, *arguments])
         self.printed = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end inside a character
 
     def read(self, until: str = "", within_s: float = 20.0) -> str:
         """All that was printed so far, once `until` (the end, where empty) came."""
@@ -39,7 +41,7 @@ class Terminal:
                     more = os.read(self.end, 1 << 16)
                 except OSError:  # the other end is gone: Linux says EIO
                     break
-                self.printed += more.decode()
+                self.printed += self._decoder.decode(more)
         return self.printed
 
     def code(self) -> int:

@@ -11,8 +11,9 @@ import pytest
 from gateway.controlplane.admin.operations import OPERATIONS
 from gateway.controlplane.admin.strict_json import NotJson, loads
 from gateway.controlplane.store.store import checksum
+from gateway.core.access import hash_of
 from gateway.core.edits import merge_patch
-from tests.controlplane.conftest import Admin
+from tests.controlplane.conftest import FILE, Admin, MakeAdmin
 from tests.harness.corpora import folder, rows
 
 WITH_BODY = [
@@ -21,6 +22,7 @@ WITH_BODY = [
     if operation.body
     for path in [
         operation.path.replace("{route}", "digits").replace("{backend}", "digits-cnn")
+        .replace("{name}", "acme")
     ]
 ]  # fmt: skip
 INSTANCE = "/admin/v1/backends/digits-cnn/instances/127.0.0.1:8002"
@@ -28,6 +30,8 @@ BARE = [
     ("POST", f"{INSTANCE}/drain"),
     ("POST", "/admin/v1/history/1/restore"),
     ("DELETE", INSTANCE),
+    ("POST", "/admin/v1/keys/acme/rotate"),
+    ("POST", "/admin/v1/keys/acme/retire"),
     ("DELETE", "/admin/v1/routes/digits"),
 ]
 WRITES = WITH_BODY + BARE
@@ -38,6 +42,12 @@ FORM_TYPES = [
     "multipart/form-data; boundary=x",
 ]
 JSON_HEADERS = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+async def admin(make_admin: MakeAdmin) -> Admin:
+    """One with a key beside its routes and backends."""
+    return await make_admin(f"{FILE}keys: {{acme: {{hashes: ['{hash_of('x')}']}}}}\n")
 
 
 def state(admin: Admin) -> str:

@@ -9,8 +9,10 @@ import pytest
 
 from gateway.controlplane.admin.examples import EXAMPLES
 from gateway.controlplane.admin.operations import OPERATIONS
+from gateway.core.access import hash_of
 from tests.controlplane.conftest import FILE, Admin, MakeAdmin
 
+KEYED = f"keys: {{globex: {{hashes: ['{hash_of('x')}']}}}}\n"
 WEIGHTS = "/admin/v1/routes/digits/weights"
 ROUTE = "/admin/v1/routes/digits"
 BACKEND = "/admin/v1/backends/digits-cnn"
@@ -378,8 +380,9 @@ async def test_every_example_of_the_reference_is_accepted(make_admin: MakeAdmin)
     for operation in OPERATIONS:
         if operation.name not in EXAMPLES:
             continue
-        admin = await make_admin()
+        admin = await make_admin(FILE + KEYED)
         path = operation.path.replace("{route}", "digits").replace("{backend}", "digits-linear")
+        path = path.replace("{name}", "globex")
         status, answer, _ = await admin.ask(operation.method, path, EXAMPLES[operation.name])
         assert status in (200, 201), (operation.name, answer)
 

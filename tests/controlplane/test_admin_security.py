@@ -24,8 +24,10 @@ from gateway.controlplane.admin.security import (
 )
 from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.store.store import StateRefused
-from tests.controlplane.conftest import OPERATOR, VIEWER, Admin, MakeAdmin
+from gateway.core.access import hash_of
+from tests.controlplane.conftest import FILE, OPERATOR, VIEWER, Admin, MakeAdmin
 
+KEYED = f"keys: {{acme: {{hashes: ['{hash_of('x')}']}}}}\n"
 TOKENS = Tokens.of(OPERATOR, VIEWER)
 METHODS = ("GET", "HEAD", "PUT", "PATCH", "POST", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
 PUBLIC = {operation.path for operation in OPERATIONS if operation.access == "public"} | set(PAGES)
@@ -41,6 +43,7 @@ def concrete(path: str) -> str:
     for name, value in {
         "route": "digits",
         "backend": "digits-cnn",
+        "name": "acme",
         "address": "127.0.0.1:8002",
         "revision": "1",
     }.items():
@@ -50,7 +53,7 @@ def concrete(path: str) -> str:
 
 @pytest.fixture
 async def guarded(make_admin: MakeAdmin) -> Admin:
-    return await make_admin(tokens=TOKENS)
+    return await make_admin(FILE + KEYED, tokens=TOKENS)
 
 
 async def ask(admin: Admin, method: str, path: str, **more: Any) -> tuple[int, bytes]:

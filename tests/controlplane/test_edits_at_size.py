@@ -109,9 +109,9 @@ class Asked(Checks):
         super().__init__()
         self.routes = 0
 
-    def _faults(self, delta: Delta, document: Any) -> list[Any]:
+    def faults(self, delta: Delta, document: Any) -> list[Any]:
         self.routes += len(delta.put.get("routes", {}))
-        return super()._faults(delta, document)
+        return super().faults(delta, document)
 
 
 def test_a_check_after_the_first_looks_at_what_differs_alone() -> None:

@@ -38,8 +38,12 @@ async def test_all_workers_are_reminded_of_all_instances_a_few_at_a_time() -> No
         for n in range(200)
     }
     sent: list[Any] = []
-    workers = Workers({}, replace=lambda _: None, health=lambda names: [{"names": names}])
-    workers._send_all = sent.append  # type: ignore[method-assign]
+
+    class Noted(Workers):
+        def send_all(self, message: Any) -> None:
+            sent.append(message)
+
+    workers = Noted({}, replace=lambda _: None, health=lambda names: [{"names": names}])
     workers.remind()
     assert sent == [], "there is nothing to be said"
     await workers.put_in_force(Table.from_document({"backends": backends, "routes": {}}, 1))

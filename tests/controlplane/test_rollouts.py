@@ -47,6 +47,8 @@ class House:
         )
         self.publisher.allow = self.rollouts.allow
         self.counts: dict[str, list[int]] = {}
+        self.answers: dict[str, dict[str, list[int]]] = {}
+        self.numbers: list[float] = []
 
     def tell(self, routes: Mapping[str, Judging]) -> None:
         self.asked = routes
@@ -80,6 +82,8 @@ class House:
                 "times": {},
                 "warmed": warmed,
                 "keys": {},
+                "answers": self.answers,
+                "numbers": self.numbers,
             }
         )
 
@@ -228,7 +232,7 @@ async def test_a_threshold_is_learned_from_the_interval_before() -> None:
     await house.begin()
     told: Any = {
         "type": "judged", "id": house.asked["digits"]["id"], "worker": "w", "counts": {},
-        "times": {"100": 100}, "warmed": 0, "keys": {},
+        "times": {"100": 100}, "warmed": 0, "keys": {}, "answers": {}, "numbers": [],
     }  # fmt: skip
     house.rollouts.hear(told)
     await house.wait(4)
@@ -239,6 +243,47 @@ async def test_a_threshold_is_learned_from_the_interval_before() -> None:
     house.rollouts.hear({**told, "times": {"100": 100, "200": 60}})
     await house.wait(5)
     assert house.asked["digits"]["slow_s"] > first, "of the new ones alone"
+
+
+PREDICTIONS = {"predictions": {"field": "/digit", "on_fail": "hold"}}
+
+
+async def test_a_canary_that_answers_otherwise_is_found_by_its_answers() -> None:
+    house = House()
+    await house.begin(steps=[10, 100], guards=PREDICTIONS)
+    assert house.asked["digits"]["field"] == "/digit"
+    house.answers = {"≤ 1": {"10/100": [55, 500]}, "≤ 7": {"10/100": [45, 400]}}
+    house.count((100, 0), (900, 0))
+    shown = await house.wait(1)
+    assert shown["guards"]["predictions"]["verdict"] == "well"
+    assert shown["guards"]["predictions"]["canary"]["requests"] == 100
+    house.answers = {"≤ 1": {"10/100": [110, 500]}, "≤ 7": {"10/100": [2, 800]}}
+    house.count((100, 0), (900, 0))
+    shown = await house.wait(1)
+    assert (shown["state"], shown["guards"]["predictions"]["verdict"]) == ("paused", "failed")
+    assert shown["guards"]["predictions"]["sentence"].startswith(
+        "predictions: ≤ 7: 2 of 112 against 800 of 1,300 at 10 %: E = "
+    )
+
+
+async def test_numbers_are_told_apart_by_the_deciles_of_the_others_before() -> None:
+    house = House()
+    await house.begin(steps=[10, 100], guards=PREDICTIONS)
+    house.numbers = [number / 100 for number in range(100)]
+    house.count((1, 0), (100, 0))
+    await house.wait(6)
+    assert house.asked["digits"]["edges"] == tuple(number / 10 for number in range(1, 10))
+
+
+def test_kinds_of_answers_keep_their_places() -> None:
+    tallies = Tallies()
+    tallies.hear(told("a", 1, answers={"x": {"1/10": [1, 0]}}))
+    tallies.hear(told("b", 1, answers={"y": {"1/10": [1, 0]}, "x": {"1/10": [0, 3]}}))
+    again = Tallies.from_json(tallies.as_json())
+    again.hear(told("c", 1, answers={"z": {}}))
+    found = again.answers()
+    assert [(answer, found[answer].place) for answer in found] == [("x", 0), ("y", 1), ("z", 2)]
+    assert found["x"].events == {0.1: (1, 3)}
 
 
 async def test_while_it_runs_nobody_else_edits_its_split() -> None:
@@ -413,6 +458,7 @@ def test_a_file_that_is_damaged_is_refused_and_kept(tmp_path: Path, content: byt
 def told(worker: str, requests: int, **more: Any) -> Any:
     return {
         "type": "judged", "id": "i", "worker": worker, "times": {}, "warmed": 0, "keys": {},
+        "answers": {}, "numbers": [],
         "counts": {"1/10": [requests, 1, 0, 0, 0, 0, 0, 0]}, **more,
     }  # fmt: skip
 
@@ -439,8 +485,8 @@ def test_of_very_many_workers_the_oldest_are_summed_up_and_believed_no_more() ->
 
 def test_a_key_counts_once_whoever_tells_it() -> None:
     tallies = Tallies()
-    tallies.hear(told("a", 1, keys={"errors": [(7, "1/10", 0)]}))
-    tallies.hear(told("b", 1, keys={"errors": [(7, "1/2", 0), (8, "1/2", 4)]}))
+    tallies.hear(told("a", 1, keys={"errors": [(7, "1/10", 0, "")]}))
+    tallies.hear(told("b", 1, keys={"errors": [(7, "1/2", 0, ""), (8, "1/2", 4, "")]}))
     assert tallies.events("errors") == {0.1: (3, 0), 0.5: (0, 1)}
 
 
@@ -461,6 +507,8 @@ def test_a_key_counts_once_whoever_tells_it() -> None:
         ({"guards": {}}, ["/guards"]),
         ({"guards": {"error": {}}}, ["/guards/error"]),
         ({"guards": {"agreement": {}}}, ["/guards/agreement"]),
+        ({"guards": {"predictions": {}}}, ["/guards/predictions/field"]),
+        ({"guards": {"predictions": {"field": "digit"}}}, ["/guards/predictions/field"]),
         ({"guards": {"errors": {"alpha": 1, "on_fail": "x"}}},
          ["/guards/errors/alpha", "/guards/errors/on_fail"]),
         ({"on_done": "burn", "why": "a\nb", "extra": 1}, ["/extra", "/on_done", "/why"]),

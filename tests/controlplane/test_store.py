@@ -3,15 +3,17 @@
 import gc
 import os
 import random
+import resource
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
+from gateway.controlplane.store.disk import refusal
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
 from gateway.controlplane.store.store import (
@@ -289,19 +291,40 @@ def test_a_start_that_died_while_making_the_file_is_no_damage(tmp_path: Path) ->
     store.close()
 
 
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """Nothing that this process writes grows beyond `size`: what SQLite sees is a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_r38_a_full_disk_refuses_the_edit_and_nothing_else(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "state.db")
     store.commit(revision(1))
-    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
-    store._db.execute(f"PRAGMA max_page_count = {pages}")
     large = revision(2, why="x" * 100_000)
-    with pytest.raises(StoreFull, match="full"):
+    with no_file_beyond(64 << 10), pytest.raises(StoreFull, match="File too large"):
         store.commit(large)
     assert store.history(limit=5).edits == [revision(1).summary]
-    store._db.execute("PRAGMA max_page_count = 100000")
     store.commit(large)
     assert store.history(limit=5).edits == [large.summary, revision(1).summary]
     store.close()
+
+
+def test_r38_what_sqlite_alone_calls_full_is_a_full_disk_too(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("CREATE TABLE t (x)")
+        db.execute("PRAGMA max_page_count = 2")
+        with pytest.raises(sqlite3.Error) as refused:
+            db.execute("INSERT INTO t VALUES (zeroblob(100000))")
+        said = refusal(refused.value, path)
+    assert isinstance(said, StoreFull)
+    assert "full" in str(said)
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -480,15 +503,19 @@ def test_a_state_of_the_first_version_goes_on_without_loss(tmp_path: Path) -> No
     assert opened(path, newest=4) == [revision(n).summary for n in (4, 3, 2)]
 
 
-def test_whatever_goes_wrong_in_an_edit_the_next_one_is_not_swallowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = SqliteStore(tmp_path / "state.db")
+def test_whatever_goes_wrong_in_an_edit_the_next_one_is_not_swallowed(tmp_path: Path) -> None:
+    class Failing(SqliteStore):
+        def forget(self, db: sqlite3.Connection, newest: int) -> None:
+            if newest == 2 and not failed:
+                failed.append(newest)
+                raise ZeroDivisionError
+            super().forget(db, newest)
+
+    failed: list[int] = []
+    store = Failing(tmp_path / "state.db")
     store.commit(revision(1))
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "_forget", lambda *_: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            store.commit(revision(2))
+    with pytest.raises(ZeroDivisionError):
+        store.commit(revision(2))
     store.commit(revision(2, why="again"))
     newest = store.get(2)
     assert newest is not None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_rollout import look
 from tests.dashboard.conftest import Page
 from tests.dashboard.demo import TABLE, Demo
 
@@ -388,3 +389,30 @@ def test_the_screenshot_of_the_readme_is_there_and_small() -> None:
     picture = Path(__file__).parents[2] / "docs" / "images" / "dashboard.png"
     assert picture.stat().st_size < 300_000
     assert json.dumps(picture.read_bytes()[:4].decode("latin-1")) == '"\\u0089PNG"'
+
+
+def test_a_rollout_shows_its_steps_its_evidence_and_what_a_person_may_say(
+    page: Page, demo: Demo
+) -> None:
+    demo.rollouts["digits"] = [look("waiting", 2, 50, 10.0)]
+    page.open(demo.url)
+    page.until(lambda: "rollout to digits-cnn, 50 %" in page.text('[data-route="digits"] .rollout'))
+    steps = page.all('[data-route="digits"] .track li')
+    assert [each.get_attribute("data-step") for each in steps] == ["passed", "waiting", "ahead"]
+    guard = '[data-route="digits"] [data-guard="errors"]'
+    assert "9 of 212 against 17 of 1,908 at 50 %" in page.text(guard)
+    assert page.find(f"{guard} .meter").get_attribute("aria-valuenow") == "0.50"
+    words = page.all('[data-route="digits"] [data-word]')
+    assert [each.text for each in words] == ["approve", "pause", "abort"]
+    page.press('[data-route="digits"] [data-word="abort"]')
+    page.until(lambda: ("POST", "/admin/v1/routes/digits/rollout/abort") in [
+        (method, path) for method, path, _ in demo.asked
+    ])  # fmt: skip
+    demo.rollouts["digits"] = [look("rolled_back", 2, 0, 119.0)]
+    page.until(lambda: "rolled back" in page.text('[data-route="digits"] .rollout'))
+    assert not page.all('[data-route="digits"] [data-word]')
+    assert page.text(f"{guard} .pill") == "failed"
+    demo.rollouts["digits"] = []
+    del demo.rollouts["digits"]
+    page.until(lambda: not page.find('[data-route="digits"] .rollout').is_displayed())
+    assert page.complaints() == []

@@ -46,13 +46,9 @@ class Faulty(Exchange):
         self._fail("expired")
         super().expired(now)
 
-    def _gathered(self) -> None:
+    def gathered(self) -> None:
         self._fail("gathered")
-        super()._gathered()
-
-    def _finish(self, now: float, reason: str) -> None:
-        self._fail("finish")
-        super()._finish(now, reason)
+        super().gathered()
 
 
 def failing(step: str) -> type[Faulty]:
@@ -135,10 +131,25 @@ async def test_a_fault_in_a_body_that_is_gathered_is_a_500(rig, stub) -> None:
     peer.close()
 
 
+class FailingLedger:
+    """Fails to book what asked for `/bad`."""
+
+    def __init__(self, ledger: Any) -> None:
+        self.ledger = ledger
+
+    def add(self, entry: Any) -> None:
+        if BAD in entry[1]:
+            raise ValueError("a fault of ours")
+        self.ledger.add(entry)
+
+    def flush(self) -> None:
+        self.ledger.flush()
+
+
 async def test_a_fault_when_an_answer_is_booked_ends_the_connection(rig, stub) -> None:
     gateway = await rig()
     gateway.one(await stub(script))
-    gateway.exchange_of = failing("finish")
+    gateway.plane.ledger = FailingLedger(gateway.plane.ledger)
     peer = await gateway.connect()
     peer.write(GET % BAD)
     await peer.at_end()

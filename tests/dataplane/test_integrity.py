@@ -262,7 +262,7 @@ async def test_r15_a_hanging_request_bounds_what_is_pipelined_behind_it(rig, stu
     peer.write(GET * 200_000)
     await until(lambda: any(client.is_paused for client in gateway.plane.clients))
     (client,) = gateway.plane.clients
-    assert len(client._buffer) < 1 << 20
+    assert client.buffered < 1 << 20
 
 
 async def test_pipelined_refusals_do_not_nest(rig):

@@ -4,7 +4,18 @@ import asyncio
 from collections import Counter
 
 from gateway.core.splitting import sticky_backend
-from gateway.dataplane.judge import CANARY, ENDED, FAILED, SLOW, STABLE, TIMED
+from gateway.dataplane.judge import (
+    CANARY,
+    ENDED,
+    FAILED,
+    MOST_ANSWERS,
+    MOST_BODY,
+    OTHER,
+    SLOW,
+    STABLE,
+    TIMED,
+    part_of,
+)
 from tests.dataplane.rig import Conversation, Rig, until
 from tests.dataplane.test_choosing import GET, get, two
 
@@ -12,7 +23,7 @@ HALF = "1/2"
 
 
 def told(**more):
-    return {"id": "i", "to": "b", "slow_s": 0.0, "warming": False, **more}
+    return {"id": "i", "to": "b", "slow_s": 0.0, "warming": False, "field": "", "edges": [], **more}
 
 
 def judge(gateway: Rig, **more):
@@ -125,7 +136,7 @@ async def test_an_answer_is_slow_by_the_threshold_of_the_moment_it_was_decided(r
         await gateway.ask(GET)
     row = counting.counts[HALF]
     assert row[STABLE + TIMED] == row[CANARY + TIMED] == 0, "none is known yet"
-    assert sum(counting.times.values()) == 2
+    assert sum(counting.report("w")["times"].values()) == 2
     judge(gateway, slow_s=0.04)
     for _ in range(4):
         await gateway.ask(GET)
@@ -142,7 +153,7 @@ async def test_a_client_that_leaves_says_nothing(rig, stub):
     await until(lambda: counting.decided is not None)
     peer.close()
     await until(lambda: gateway.count("client_left") == 1)
-    assert not counting.counts
+    assert not any(counting.counts[HALF])
 
 
 async def test_while_it_is_warming_only_the_canarys_requests_are_counted(rig, stub):
@@ -179,12 +190,71 @@ async def test_a_sticky_key_has_one_event_however_often_it_fails(rig, stub):
     assert row[CANARY + ENDED] + row[STABLE + ENDED] == 12
     assert row[CANARY + FAILED] + row[STABLE + FAILED] == 0, "keys are told instead"
     report = counting.report("w")
-    arms = Counter(arm for _, _, arm in report["keys"]["errors"])
+    arms = Counter(arm for _, _, arm, _ in report["keys"]["errors"])
     of_b = sum(sticky_backend("r", user, [("a", 1), ("b", 1)]) == "b" for user in users)
     assert arms == Counter({CANARY: of_b, STABLE: len(users) - of_b})
     assert counting.report("w")["keys"] == {}, "once on each channel"
     counting.begin()
     assert len(counting.report("w")["keys"]["errors"]) == 4
+
+
+def saying(body: bytes, status: int = 200, extra: bytes = b""):
+    async def script(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await conversation.answer(body, status, extra)
+
+    return script
+
+
+async def test_answers_are_told_apart_by_what_stands_at_the_field(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(saying(b'{"a": ["x"]}')), await stub(saying(b'{"a": [null]}'))))
+    counting = judge(gateway, field="/a/0")
+    for _ in range(8):
+        await gateway.ask(GET)
+    assert counting.answers == {'"x"': {HALF: [0, 4]}, "null": {HALF: [4, 0]}}
+
+
+async def test_numbers_are_told_apart_by_parts_that_were_learned_before(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(saying(b"[0.25]")), await stub(saying(b"[7]"))))
+    counting = judge(gateway, field="/0")
+    for _ in range(4):
+        await gateway.ask(GET)
+    assert counting.answers == {}
+    assert counting.report("w")["numbers"] == [0.25, 0.25], "of the others alone"
+    judge(gateway, field="/0", edges=[0.2, 0.3])
+    for _ in range(4):
+        await gateway.ask(GET)
+    assert counting.answers == {"part 2 of 3": {HALF: [0, 2]}, "part 3 of 3": {HALF: [2, 0]}}
+    assert part_of([1, 7], 7) == "≤ 7"
+    assert part_of([1, 7], 8) == "> 7"
+
+
+async def test_errors_what_is_no_json_and_what_is_large_are_no_answers(rig, stub):
+    large = b'{"a": "' + b"x" * MOST_BODY + b'"}'
+    for one, other in [(b'{"b": 1}', b"text"), (large, b'{"a": {}}')]:
+        gateway = await rig()
+        gateway.table(two(await stub(saying(one)), await stub(saying(other))))
+        counting = judge(gateway, field="/a")
+        assert {(await gateway.ask(GET)).status for _ in range(4)} == {200}
+        assert counting.answers == {}
+    gateway = await rig()
+    said = b'{"a": "x"}'
+    gateway.table(two(await stub(saying(said, 500)), await stub(saying(said, 422))))
+    counting = judge(gateway, field="/a")
+    for _ in range(4):
+        await gateway.ask(GET)
+    assert counting.answers == {}
+
+
+async def test_kinds_of_answers_are_bounded(rig):
+    counting = judge(await rig())
+    for number in range(3 * MOST_ANSWERS):
+        counting.note_answer(str(number), HALF, STABLE)
+    assert len(counting.answers) == MOST_ANSWERS + 1
+    assert counting.answers[OTHER][HALF] == [0, 2 * MOST_ANSWERS]
 
 
 async def test_another_rollout_begins_with_nothing(rig, stub):

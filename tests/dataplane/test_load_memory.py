@@ -100,12 +100,12 @@ def test_instances_are_told_apart_and_what_all_have_left_is_free_again() -> None
             assert one is not None
             assert two is not None
             one.tell(1, 1)
-            assert two.cells[two._own + 1] == 0
+            assert two.own == (0, 0)
             own.leave("b", f"10.0.0.{number}:80")
             own.leave("c", f"10.0.0.{number}:80")
         own.leave("b")
         own.leave("c")
-        assert not any(own._directory)
+        assert not any(own.directory)
 
 
 def test_who_lost_its_place_to_another_instance_finds_one_again() -> None:
@@ -113,9 +113,9 @@ def test_who_lost_its_place_to_another_instance_finds_one_again() -> None:
         own = LoadMemory(descriptor, 2)
         load = own.load("b", "10.0.0.1:80")
         assert load is not None
-        for place, word in enumerate(own._directory):
+        for place, word in enumerate(own.directory):
             if word:
-                own._directory[place] = 99
+                own.directory[place] = 99
         before = load.cells
         own.beat(NOW)
         assert load.cells is not before

@@ -94,9 +94,9 @@ class _Connection(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._end("")
+            self.end("")
         except httptools.HttpParserError as error:
-            self._end(f"malformed: {error}")
+            self.end(f"malformed: {error}")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         text = name.decode("latin-1")
@@ -112,7 +112,7 @@ class _Connection(asyncio.Protocol):
             return
         self.reply.status, self.head_done = status, True
         if self.head_only:
-            self._end("")
+            self.end("")
 
     def on_body(self, data: bytes) -> None:
         self.chunks.append(data)
@@ -121,9 +121,9 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if self.head_done:
-            self._end("")
+            self.end("")
 
-    def _end(self, error: str) -> None:
+    def end(self, error: str) -> None:
         if self.waiter is None or self.waiter.done():
             return
         self.reply.error, self.reply.done = error, time.monotonic()
@@ -136,11 +136,11 @@ class _Connection(asyncio.Protocol):
         if self.waiter is None or self.waiter.done():
             return
         if self.head_done and not self.framed and exc is None:
-            self._end("")
+            self.end("")
             self.keep = False
         else:
             kind = "reset" if exc else "closed"
-            self._end(f"{kind}_mid_body" if self.head_done else kind)
+            self.end(f"{kind}_mid_body" if self.head_done else kind)
 
     def close(self) -> None:
         if self.transport is not None:
@@ -239,7 +239,7 @@ class Client:
         try:
             await asyncio.wait_for(asyncio.shield(waiter), timeout)
         except TimeoutError:
-            connection._end("timeout")
+            connection.end("timeout")
         except asyncio.CancelledError:
             connection.close()
             raise

@@ -20,10 +20,20 @@ ANSWER_S = 10.0  # a busy machine may take as long for an answer that must come
 SILENCE_S = 0.35
 
 
+class _Reader(asyncio.StreamReader):
+    """Knows that the peer has closed while what it said before lies there unread."""
+
+    has_ended = False
+
+    def feed_eof(self) -> None:
+        self.has_ended = True
+        super().feed_eof()
+
+
 class Wire:
     """One raw connection."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.received = bytearray()
         self.ended = ""  # "", "closed" (FIN) or "reset"
@@ -42,7 +52,7 @@ class Wire:
             await self.send(data[start : start + size])
             await asyncio.sleep(pause_s)
             # Not at_eof(), which is false as long as an answer lies there unread.
-            if self.writer.is_closing() or self.reader._eof:  # type: ignore[attr-defined]
+            if self.writer.is_closing() or self.reader.has_ended:
                 return
 
     def half_close(self) -> None:
@@ -159,9 +169,12 @@ async def wire(
     raw.setblocking(False)
     if receive_buffer:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    await asyncio.get_running_loop().sock_connect(raw, ("127.0.0.1", port))
-    reader, writer = await asyncio.open_connection(sock=raw, limit=read_ahead)
-    connection = Wire(reader, writer)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(raw, ("127.0.0.1", port))
+    reader = _Reader(limit=read_ahead)
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await loop.create_connection(lambda: protocol, sock=raw)
+    connection = Wire(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
     try:
         yield connection
     finally:

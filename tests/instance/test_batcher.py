@@ -85,7 +85,7 @@ def test_r43_nothing_is_kept_of_those_that_left_or_expired() -> None:
         queue.expire(float(i))
         del leaves, expires
     assert not any(one() for one in kept)
-    assert len(queue._expiring) <= 2 * SPARE  # nor of where they stood
+    assert len(queue.expiring) <= 2 * SPARE  # nor of where they stood
     assert queue.take(0.0) == ([first], [])
 
 

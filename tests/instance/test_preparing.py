@@ -179,7 +179,7 @@ def test_the_thread_that_computes_has_the_next_turn_when_it_waits() -> None:
     threads[0].start()
     inside.wait()
     threads[1].start()
-    while not turns._next.locked():  # who computes does not wait yet
+    while not turns.is_awaited:  # who computes does not wait yet
         time.sleep(0.001)
     go.set()
     for thread in threads:

@@ -32,11 +32,12 @@ STARTERS = """
             self.pool.submit(abs, 1).result()
         def predict(self, kind):
             if kind == "all":
+                pooled = [each.pid for each in multiprocessing.active_children()]
                 forked = os.fork()
                 if not forked:
                     sleep()
                 program = subprocess.Popen(["sleep", "1000"]).pid
-                return [forked, *self.pool._processes, spawned(), program]
+                return [forked, *pooled, spawned(), program]
             if kind == "ended":
                 child = FORK.Process(target=sleep)
                 child.start()

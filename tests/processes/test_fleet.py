@@ -151,7 +151,9 @@ class FakeSite(Site):
 class Running:
     """A fleet, and a stand-in for the control process that does all that it is asked."""
 
-    def __init__(self, *models: str, port: int | None = None) -> None:
+    def __init__(
+        self, *models: str, port: int | None = None, progress: type[Plain] = Plain
+    ) -> None:
         self.shown: list[str] = []
         self.said: list[str] = []
         self.told: list[Any] = []
@@ -160,7 +162,7 @@ class Running:
             "routes": {},
         }
         site = FakeSite(Path("f"), Path(), 1, {})
-        self.fleet = Fleet(site, Plain(self.shown.append), self.said.append)
+        self.fleet = Fleet(site, progress(self.shown.append), self.said.append)
         self.hurry = asyncio.Event()
 
     @staticmethod
@@ -216,8 +218,10 @@ class Running:
 
 
 @contextlib.asynccontextmanager
-async def running(*models: str, port: int | None = None) -> AsyncIterator[Running]:
-    it = Running(*models, port=port)
+async def running(
+    *models: str, port: int | None = None, progress: type[Plain] = Plain
+) -> AsyncIterator[Running]:
+    it = Running(*models, port=port, progress=progress)
     try:
         yield it
     finally:

@@ -42,7 +42,7 @@ def test_a_reader_that_comes_back_gets_what_waited_and_learns_what_is_missing() 
     assert 800 < dropped < 1000
     while filled:
         filled -= len(os.read(reading, filled))
-    until(lambda: outlet._size == 0)
+    until(lambda: not outlet.waiting)
     outlet.put(b"last\n")
     outlet.close(2)
     os.close(writing)
@@ -157,13 +157,13 @@ def test_a_named_pipe_whose_reader_goes_and_comes_costs_the_lines_in_between(
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as reading:
         outlet = Outlet(None, path=str(path))
         outlet.put(b"one\n")
-        until(lambda: outlet._size == 0)
+        until(lambda: not outlet.waiting)
         assert reading.read() == b"one\n"
     outlet.put(b"two\n")
     until(lambda: outlet.dropped == 1)
     outlet.reopen()
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as reading:
         outlet.put(b"three\n")
-        until(lambda: outlet._size == 0)
+        until(lambda: not outlet.waiting)
         assert reading.read() == b"three\n"
     outlet.close()

@@ -71,8 +71,12 @@ async def test_a_control_process_that_babbles_is_replaced() -> None:
 
 
 async def test_a_keeper_that_fails_while_starting_fails_the_start() -> None:
-    async with test_supervisor.running() as gateway:
-        gateway.supervisor._control._command = lambda: 1 / 0  # type: ignore[assignment, return-value]
+    def program(role: str, *more: str) -> list[str]:
+        if role == "_control":
+            raise ZeroDivisionError("division by zero")
+        return test_supervisor.fake_program(role, *more)
+
+    async with test_supervisor.running(program=program) as gateway:
         assert await asyncio.wait_for(gateway.task, 15) == 1
         assert all("ended: ZeroDivisionError: division by zero" in it for it in gateway.said)
 
@@ -80,7 +84,7 @@ async def test_a_keeper_that_fails_while_starting_fails_the_start() -> None:
 async def test_a_worker_that_babbles_loses_its_channel_and_may_come_again(tmp_path: Path) -> None:
     async with test_workers.house(tmp_path) as it:
         worker = await it.start(0, 100)
-        worker.channel._writer.write(b"\0\0\0\x02[]")
+        worker.channel.send_soon([])  # no message: it has no type
         await until(lambda: it.workers.connected == [])
         again = await Channel.open(str(it.path))
         it.started.append(test_workers.Worker(again, 0, 100))
@@ -99,8 +103,7 @@ async def test_a_health_check_that_fails_for_a_fault_of_ours_is_named_and_goes_o
             raise ZeroDivisionError("by zero")
         return "ready"
 
-    prober = Prober(lambda words, changes: None, probe=probe)
-    prober._own._pause_s = 0.01
+    prober = Prober(lambda words, changes: None, probe=probe, pause_s=0.01)
     with caplog.at_level(logging.ERROR):
         prober.sync(TABLE)
         await until(lambda: prober.words.get("a", {}).get("127.0.0.1:1") == "up")
@@ -123,8 +126,7 @@ async def test_resolving_a_name_goes_on_after_a_fault_of_ours() -> None:
             raise ZeroDivisionError("by zero")
         return ["192.0.2.1"]
 
-    resolver = Resolver(lambda endpoints: None, look_up=look_up, say=said.append)
-    resolver._own._pause_s = 0.01
+    resolver = Resolver(lambda endpoints: None, look_up=look_up, say=said.append, pause_s=0.01)
     resolver.sync(TABLE)
     await until(lambda: resolver.endpoints == {"a": {"http://name.test:2": ["192.0.2.1"]}})
     await resolver.close()
@@ -142,7 +144,6 @@ class Clumsy(Plain):
 
 
 async def test_a_fault_while_waiting_for_instances_is_not_taken_for_their_being_ready() -> None:
-    async with test_fleet.running("one:Model") as it:
-        it.fleet._progress = Clumsy([].append)
+    async with test_fleet.running("one:Model", progress=Clumsy) as it:
         with pytest.raises(ZeroDivisionError):
-            await it.fleet.start()
+            await it.start()

@@ -34,10 +34,7 @@ def test_what_is_not_started_after_all_gives_everything_back(tmp_path: Path) -> 
     prepared(tmp_path).close()
 
 
-def test_where_every_path_is_too_long_for_a_socket_it_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_every_path_is_too_long_for_a_socket_it_is_said(tmp_path: Path) -> None:
     long = tmp_path / ("x" * MOST_OF_A_SOCKETS_NAME)
-    monkeypatch.setattr("gateway.processes.private_directory._temporary", lambda: [long])
     with pytest.raises(NoPlace, match="too long for a socket: set TMPDIR to a directory with"):
-        place(long / "state")
+        place(long / "state", [long])

@@ -2,15 +2,19 @@
 
 import asyncio
 import os
+import random
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any
+
+import pytest
 
 from tests.harness.exchange import Exchange
 from tests.harness.gateway import Gateway, backend, eventually, running_gateway
-from tests.harness.load import Ask, Client, Reply, ask
+from tests.harness.load import Ask, Client, Reply, ask, open_loop
 from tests.harness.origins import fixed, origins
 
 PACE_S = 0.005
@@ -154,6 +158,59 @@ async def _killed(gateway: Gateway) -> None:
     errors = found["guards"]["errors"]
     assert errors["canary"]["requests"] + errors["stable"]["requests"] <= asked
     gateway.family()
+
+
+def failing_at_random(part: float, seed: int) -> Callable[[Exchange], Any]:
+    """Answers 500 to that part of its requests."""
+    chance = random.Random(seed)
+
+    async def respond(exchange: Exchange) -> None:
+        await fixed(500 if chance.random() < part else 200)(exchange)
+
+    return respond
+
+
+@pytest.mark.soak
+@pytest.mark.alone
+@pytest.mark.parametrize("killed", ["nobody", "control", "worker"])
+async def test_a_canary_that_fails_5_percent_is_rolled_back_within_10_seconds(killed: str) -> None:
+    """At 10 % of 200 requests a second; in nine of ten runs, and after at most 400 requests."""
+    found = []
+    async with origins(2, fixed()) as (old, new):
+        document = {
+            "backends": {"old": backend(old), "new": backend(new)},
+            "routes": {"r": {"match": "/", "split": {"old": 1, "new": 0}}},
+        }
+        for seed in range(10):
+            new.respond = failing_at_random(0.05, seed)
+            # One each: a control process that is killed often is started later each time.
+            async with running_gateway(document, workers=2) as gateway:
+                found.append(await _rolled_back(gateway, killed))
+    within = [seconds <= 10 and requests <= 400 for seconds, requests in found]
+    assert sum(within) >= 9, found
+
+
+async def _rolled_back(gateway: Gateway, killed: str) -> tuple[float, int]:
+    """Seconds from the step to the rollback, and the canary's requests until then."""
+    enough = asyncio.Event()
+    load = asyncio.create_task(
+        open_loop(gateway.url, 200, 60, lambda n: Ask(path="/x", id=str(n)), enough=enough)
+    )
+    try:
+        begun = await begin(gateway, "r", steps=[10, 100], hold="1h")
+        if killed == "control":
+            os.kill(await gateway.control_pid(), signal.SIGKILL)
+        elif killed == "worker":
+            os.kill((await _pids(gateway))[0], signal.SIGKILL)
+        found = await ended(gateway, "r", "rolled_back")
+    finally:
+        enough.set()
+        replies = await load
+    gateway.family()
+    at = [datetime.fromisoformat(each["time"]) for each in found["history"]]
+    seen = sum(reply.header("x-headgate-backend") == "new" for reply in replies)
+    assert begun["started"] == found["started"]
+    return (at[-1] - at[0]).total_seconds(), seen
 
 
 async def _pids(gateway: Gateway) -> list[int]:

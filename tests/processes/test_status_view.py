@@ -78,13 +78,14 @@ class World:
             lambda words, changes: self.view.note_health(words, changes), probe=self.probe
         )
         self.counters = Counters(Book())
+        self.totals = Totals(self.counters.book.memory)
         self.view = StatusView(
             lambda: self.table,
             self.workers,
             self.prober,
             self.resolver,
             self.events,
-            Totals(self.counters.book.memory),
+            self.totals,
             clock=lambda: self.now,
         )
 
@@ -294,7 +295,7 @@ async def test_r70_instances_that_are_long_gone_are_counted_together() -> None:
         it.workers.retire = lambda instances, name: told.append((instances, name))  # type: ignore[method-assign]
 
         def counted() -> dict[str, float]:
-            series = it.view._totals.of("headgate_requests_total")
+            series = it.totals.of("headgate_requests_total")
             return {labels[2]: sum(tally.counts.values()) for labels, tally in series.items()}
 
         def gone(number: int) -> None:
@@ -334,7 +335,7 @@ async def test_r70_routes_that_are_long_gone_are_counted_together() -> None:
         it.workers.retire = lambda gone, name: told.append((gone, name))  # type: ignore[method-assign]
 
         def counted() -> dict[tuple[str, ...], float]:
-            series = it.view._totals.of("headgate_requests_total")
+            series = it.totals.of("headgate_requests_total")
             return {labels: sum(tally.counts.values()) for labels, tally in series.items()}
 
         def ask(route: str, backend: str = "a") -> None:
@@ -372,8 +373,12 @@ async def test_r70_routes_that_are_long_gone_are_counted_together() -> None:
 
 async def test_a_worker_that_counts_routes_together_serves_requests_in_between() -> None:
     sent: list[Any] = []
-    workers = Workers({}, replace=lambda _: None)
-    workers._send_all = sent.append  # type: ignore[method-assign]
+
+    class Noted(Workers):
+        def send_all(self, message: Any) -> None:
+            sent.append(message)
+
+    workers = Noted({}, replace=lambda _: None)
     gone = [("route", f"r{number}") for number in range(50)]
     workers.retire(gone, "retired-1")
     assert [each for message in sent for each in message["gone"]] == gone

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,12 @@ class Running:
     """A supervisor that runs in the background, and what it said."""
 
     def __init__(
-        self, workers: int = 1, fake: str = "", drain_timeout_s: float = 5.0, silence_s: float = 60
+        self,
+        workers: int = 1,
+        fake: str = "",
+        drain_timeout_s: float = 5.0,
+        silence_s: float = 60,
+        program: Callable[..., list[str]] = fake_program,
     ) -> None:
         self.ready: list[dict] = []
         self.said: list[str] = []
@@ -49,7 +54,7 @@ class Running:
             plan,
             on_ready=self.ready.append,
             say=self.said.append,
-            program=fake_program,
+            program=program,
             silence_s=silence_s,
         )
         self.task = asyncio.create_task(self.supervisor.run())
@@ -191,7 +196,7 @@ async def test_a_process_that_keeps_dying_at_the_start_ends_the_start() -> None:
 async def test_nothing_is_left_in_the_file_system() -> None:
     async with running() as gateway:
         await until(lambda: bool(gateway.ready))
-        made = gateway.supervisor._directory.path
+        made = gateway.supervisor.directory.path
         assert made.stat().st_mode & 0o777 == 0o700
     assert not made.exists()
 

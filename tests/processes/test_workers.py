@@ -72,15 +72,19 @@ class House:
         self.health = {"type": "health", "states": {}, "signals": []}
         self.workers = Workers(
             {"drain_s": 1},
-            replace=self.replace,
+            replace=lambda pid: self.replace(pid),
             succeed=self.succeeded.append,
-            health=lambda _: [self.health],
+            health=lambda backends: self.known(backends),
             on_evidence=self.evidence.extend,
             answer_within_s=0.2,
             **options,
         )
         self.started: list[Worker] = []
         self.pids: list[int | None] = []
+
+    def known(self, _backends: Any) -> list[Any]:
+        """What the prober says of instances."""
+        return [self.health]
 
     def replace(self, pid: int) -> None:
         """As the supervisor does: the process is killed and the slot is empty for a while."""
@@ -155,7 +159,8 @@ async def test_a_worker_that_can_neither_be_heard_nor_ended_is_no_reason_to_ackn
     async with house(tmp_path) as it:
         stuck = await it.start(0, 100)
         stuck.deaf = True
-        it.workers._replace = it.replaced.append  # the supervisor does not get to it
+        # The supervisor does not get to it.
+        it.replace = it.replaced.append  # type: ignore[method-assign]
         with pytest.raises(NotInForce, match="revision 8 is stored, but worker process 100"):
             await it.workers.put_in_force(table(8))
         assert len(it.replaced) > 1, "it is asked for again"
@@ -165,14 +170,14 @@ async def test_a_silent_worker_that_takes_a_while_to_die_is_waited_for(tmp_path:
     async with house(tmp_path) as it:
         stuck = await it.start(0, 100)
         stuck.deaf = True
-        die = it.workers._replace
+        die = it.replace
 
         def late(pid: int) -> None:
             if not it.replaced:
                 it.replaced.append(pid)
                 asyncio.get_running_loop().call_later(0.45, die, pid)
 
-        it.workers._replace = late
+        it.replace = late  # type: ignore[method-assign]
         assert await it.workers.put_in_force(table(8)) == 0
         assert it.workers.connected == []
 
@@ -234,7 +239,7 @@ async def test_r31_what_a_worker_saw_without_a_control_process_is_taken_in_befor
             known.append(len(it.evidence))
             return [it.health]
 
-        it.workers._health = health
+        it.known = health  # type: ignore[method-assign]
         await it.start(1, 101, signals=seen)
         await until(lambda: bool(other.of("evidence")))
         assert other.of("evidence")[0]["signals"] == seen

@@ -29,6 +29,7 @@ FORGED = [
     ("X-Headgate-Revision", "999"),
     ("X-Headgate-Mirror", "1"),
     ("X-Headgate-Error", "none"),
+    ("X-Headgate-Consumer", "root"),
     ("x-headgate-anything", "else"),
 ]
 ANSWERED = [

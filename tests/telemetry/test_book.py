@@ -6,7 +6,7 @@ import random
 import signal
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -251,13 +251,16 @@ def test_what_comes_back_after_it_was_counted_together_begins_anew(memory: int) 
 def test_r70_a_process_killed_while_it_folds_counts_nothing_twice(memory: int) -> None:
     """Killed at each of its stores in turn, by a look at what is there after each."""
 
+    class Dying(Book):
+        def release(self, blocks: Sequence[int]) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     def work() -> None:
-        counters = Counters(Book(memory))
+        counters = Counters(Dying(memory))
         for number in range(4):
             cell = counters.cell("r", "b", f"h:{number}")
             for code in range(200, 240):
                 cell.count(b"GET", code, "")
-        counters.book._release = lambda blocks: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
         counters.retire([("instance", "b", "h:1"), ("instance", "b", "h:2")], "retired")
 
     assert forked(work) == -signal.SIGKILL

@@ -25,6 +25,7 @@ Schema = dict[str, Any]
 _PARAMETERS: dict[str, Schema] = {
     "route": {"schema": {"type": "string", "pattern": NAME}, "description": "A route's name."},
     "backend": {"schema": {"type": "string", "pattern": NAME}, "description": "A backend's name."},
+    "name": {"schema": {"type": "string", "pattern": NAME}, "description": "A key's name."},
     "address": {
         "schema": {"type": "string", "pattern": r"^[^/\s]+:[0-9]+$"},
         "description": "An instance, as host:port.",
@@ -45,10 +46,11 @@ _PARAMETERS: dict[str, Schema] = {
 _BODY_TYPES = {
     "RoutePatch": "application/merge-patch+json",
     "BackendPatch": "application/merge-patch+json",
+    "KeyPatch": "application/merge-patch+json",
 }
 
 
-_KNOWN = {"getTable", "getRoute", "getBackend", "getHistory", "getRevision"}
+_KNOWN = {"getTable", "getRoute", "getBackend", "getKey", "listKeys", "getHistory", "getRevision"}
 """Operations whose entity tag tells all of the answer."""
 
 
@@ -94,7 +96,11 @@ def _map_of(item: Schema) -> Schema:
     return {"type": "object", "additionalProperties": item}
 
 
-_ENTRIES = {"backends": _map_of(_ref("BackendSpec")), "routes": _map_of(_ref("RouteSpec"))}
+_ENTRIES = {
+    "backends": _map_of(_ref("BackendSpec")),
+    "routes": _map_of(_ref("RouteSpec")),
+    "keys": _map_of(_ref("KeySpec")),
+}
 
 
 def _answers() -> dict[str, Schema]:
@@ -116,6 +122,16 @@ def _entries() -> dict[str, Schema]:
         ),
         "RoutePatch": {"type": "object", "description": "RFC 7396: null removes a key."},
         "BackendPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
+        "Keys": _object(["revision", "keys"], revision=_INT, keys=_ENTRIES["keys"]),
+        "KeyPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
+        "NewKey": {
+            **_object(
+                ["name"], name={"type": "string", "pattern": NAME},
+                routes={"type": "array", "items": _TEXT},
+                expires={"type": "string", "format": "date-time"},
+            ),
+            "additionalProperties": False,
+        },
         "NewInstance": {
             **_object(["url"], url={"type": "string", "pattern": r"^(dns\+)?http://"}),
             "additionalProperties": False,
@@ -134,6 +150,10 @@ def _outcomes() -> dict[str, Schema]:
         "Outcome": _object(
             ["revision", "previous", "current", "diff", "applied"],
             route=_TEXT, backend=_TEXT, previous=_ANY, current=_ANY, **_WRITTEN,
+        ),
+        "KeyMade": _object(
+            ["name", "revision", "applied"],
+            name=_TEXT, key={"type": "string", "pattern": "^hg_"}, **_WRITTEN,
         ),
         "Applied": _object(
             ["revision", "previous", "overridden", "unserved", "restart", "diff", "applied"],

@@ -8,6 +8,7 @@ from typing import Literal
 
 from aiohttp import web
 
+from gateway.controlplane.admin import keys as admin_keys
 from gateway.controlplane.admin import processes as admin_processes
 from gateway.controlplane.admin import rollouts as admin_rollouts
 from gateway.controlplane.admin import routes as admin_routes
@@ -49,6 +50,8 @@ _WEIGHTS = f"{_ROUTE}/weights"
 _ROLLOUT = f"{_ROUTE}/rollout"
 _BACKEND = f"{_API}/backends/{{backend}}"
 _INSTANCES = f"{_BACKEND}/instances"
+_KEYS = f"{_API}/keys"
+_KEY = f"{_KEYS}/{{name}}"
 _HISTORY = f"{_API}/history"
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -151,6 +154,36 @@ OPERATIONS: tuple[Operation, ...] = (
         "restartBackend", "POST", f"{_BACKEND}/restart",
         "Ends each instance of a backend and starts it again, where `headgate up` starts them",
         "operator", admin_processes.restart, answer="Restarting", tag="backends",
+    ),
+    Operation(
+        "listKeys", "GET", _KEYS, "The keys by their names; no secret is kept or shown",
+        "viewer", admin_keys.list_keys, answer="Keys", missing=False, tag="keys",
+    ),
+    Operation(
+        "createKey", "POST", _KEYS, "Makes a key, which this answer alone shows",
+        "operator", admin_keys.create_key, "NewKey", "KeyMade",
+        created=True, missing=False, tag="keys",
+    ),
+    Operation(
+        "getKey", "GET", _KEY, "One key as it is configured",
+        "viewer", admin_routes.get_entry, answer="KeySpec", tag="keys",
+    ),
+    Operation(
+        "patchKey", "PATCH", _KEY, "Changes parts of a key (JSON merge patch)",
+        "operator", admin_routes.patch_entry, "KeyPatch", tag="keys",
+    ),
+    Operation(
+        "deleteKey", "DELETE", _KEY, "Revokes a key: no new request is let in by it",
+        "operator", admin_routes.delete_entry, tag="keys",
+    ),
+    Operation(
+        "rotateKey", "POST", f"{_KEY}/rotate",
+        "Makes a further secret of a key; those before stay valid until they are retired",
+        "operator", admin_keys.rotate_key, answer="KeyMade", tag="keys",
+    ),
+    Operation(
+        "retireKey", "POST", f"{_KEY}/retire", "Leaves a key its newest secret alone",
+        "operator", admin_keys.retire_key, tag="keys",
     ),
     Operation(
         "getStatus", "GET", f"{_API}/status", "What is live: health, in-flight, rates, workers",

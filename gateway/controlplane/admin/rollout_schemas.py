@@ -40,8 +40,14 @@ def _plan() -> Schema:
         [],
         errors=_guard(),
         latency=_guard(slower_than={"type": "number", "minimum": 1, "maximum": 1000}),
+        predictions=_closed(
+            ["field"],
+            alpha=_ALPHA,
+            on_fail={**_ON_FAIL, "default": "warn"},
+            field={"type": "string", "pattern": r"^(/([^/~\x00-\x1f]|~[01]){0,64}){1,16}$"},
+        ),
     )
-    told = f"Left out: errors and latency. {' and '.join(LATER)} are not judged by this version."
+    told = f"Left out: errors and latency. {', '.join(LATER)} is not judged by this version."
     plan = _closed(
         ["to"],
         to={**_TEXT, "pattern": NAME, "description": "The canary: a backend of the split."},

@@ -18,6 +18,12 @@ from gateway.core.faults import Fault, Invalid, pointer
 from gateway.core.table import Document, parse_instance
 
 Json = Any
+_WORDS = {"routes": "route", "backends": "backend", "keys": "name"}
+_DELETES = {
+    "routes": edits.delete_route,
+    "backends": edits.delete_backend,
+    "keys": edits.delete_key,
+}
 
 
 def current(document: Document, section: str, name: str) -> Json | None:
@@ -26,7 +32,9 @@ def current(document: Document, section: str, name: str) -> Json | None:
 
 
 def named(call: Call) -> tuple[str, str]:
-    """The section and the name of the entry that the path leads to."""
+    """The section and the name of the entry that the path leads to: a route, backend or key."""
+    if "name" in call.request.match_info:
+        return "keys", call.part("name")
     section = "routes" if "route" in call.request.match_info else "backends"
     return section, call.part(section.removesuffix("s"))
 
@@ -54,7 +62,8 @@ async def write_entry(
     )
     before = current(published.previous.document, section, name)
     after = current(published.table.document, section, name)
-    what = {section.removesuffix("s"): name, "previous": before, "current": after}
+    # In an answer a `key` is a secret.
+    what = {_WORDS[section]: name, "previous": before, "current": after}
     created = before is None and not published.dry_run
     return answer(
         outcome(published, **what),
@@ -124,10 +133,9 @@ async def patch_entry(call: Call) -> web.Response:
 
 
 async def delete_entry(call: Call) -> web.Response:
-    """One route or backend taken out; Conflict while a route still names the backend."""
+    """One entry taken out; Conflict where another one or what is open hangs on it."""
     section, name = named(call)
-    delete = edits.delete_route if section == "routes" else edits.delete_backend
-    return await write_entry(call, section, name, lambda d: delete(d, name))
+    return await write_entry(call, section, name, lambda d: _DELETES[section](d, name))
 
 
 async def get_weights(call: Call) -> web.Response:

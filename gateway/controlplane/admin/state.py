@@ -30,10 +30,13 @@ def table_tag(table: Table) -> str:
 
 
 def table_body(table: Table) -> Json:
+    document = table.document
+    keys = {"keys": document["keys"]} if document.get("keys") else {}
     return {
         "revision": table.revision,
-        "backends": table.document.get("backends") or {},
-        "routes": table.document.get("routes") or {},
+        "backends": document.get("backends") or {},
+        "routes": document.get("routes") or {},
+        **keys,
     }
 
 
@@ -144,6 +147,9 @@ def _summary(revision: Summary) -> Json:
 async def get_status(call: Call) -> web.Response:
     table = call.publisher.table
     live = await call.parts.view.status()
+    for route, rollout in call.parts.rollouts.all_shown().items():
+        if route in live.get("routes", {}):
+            live["routes"][route]["rollout"] = rollout
     body = {"revision": table.revision, "role": call.role, **live}
     if call.parts.fleet is not None:
         body |= call.parts.fleet.status()

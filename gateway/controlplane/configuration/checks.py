@@ -20,6 +20,7 @@ Json = Any
 MOST_ROUTES = 50_000
 MOST_BACKENDS = 5_000
 MOST_INSTANCES = 10_000
+MOST_KEYS = 100_000
 
 
 def cross_faults(document: Json, settings: Settings | None = None) -> list[Fault]:
@@ -31,6 +32,9 @@ def cross_faults(document: Json, settings: Settings | None = None) -> list[Fault
     faults += _same_match(routes, {})
     faults += _alone(backends, settings)
     faults += _served_twice(backends)
+    keys = _map(document, "keys")
+    faults += _unknown_routes(keys, routes)
+    faults += _same_hash(keys, {})
     return faults
 
 
@@ -38,8 +42,13 @@ def size_faults(document: Json) -> list[Fault]:
     """That `document` is larger than what is served well: one fault with its size, or none."""
     routes, backends = _map(document, "routes"), _map(document, "backends")
     instances = sum(len(_list(spec, "instances")) for spec in backends.values())
-    sizes = (("routes", len(routes), MOST_ROUTES), ("backends", len(backends), MOST_BACKENDS))
-    for what, size, most in (*sizes, ("instances", instances, MOST_INSTANCES)):
+    sizes = (
+        ("routes", len(routes), MOST_ROUTES),
+        ("backends", len(backends), MOST_BACKENDS),
+        ("keys", len(_map(document, "keys")), MOST_KEYS),
+        ("instances", instances, MOST_INSTANCES),
+    )
+    for what, size, most in sizes:
         if size > most:
             place = pointer("backends" if what == "instances" else what)
             detail = f"the table has {size:,} {what} and no more than {most:,} are served well"
@@ -67,6 +76,7 @@ class Checks:
         self._routes: dict[Json, str] = {}
         self._users: dict[str, set[str]] = {}  # backend → the routes that name it
         self._served: dict[str, Json] = {}  # the backends with `serve`
+        self._hashes: dict[str, str] = {}  # hash → its key
 
     def __call__(self, document: Json) -> list[Fault]:
         """Every contradiction in `document`; a clash is said of the entry that is new."""
@@ -75,12 +85,12 @@ class Checks:
             delta = Delta.between({}, document)
         else:
             delta = Delta.between(self._sound, document)
-            faults = self._faults(delta, document)
+            faults = self.faults(delta, document)
         if not faults:
             self._note(delta, document)
         return faults
 
-    def _faults(self, delta: Delta, document: Json) -> list[Fault]:
+    def faults(self, delta: Delta, document: Json) -> list[Fault]:
         routes, backends = delta.put.get("routes", {}), delta.put.get("backends", {})
         gone = set(delta.removed.get("backends", ()))
         users = set().union(*(self._users.get(name, ()) for name in gone))
@@ -94,6 +104,10 @@ class Checks:
         served = {name: spec for name, spec in self._served.items() if name not in changed}
         if any(_map(spec, "serve") for spec in backends.values()):
             faults += _served_twice({**served, **backends})
+        keys = delta.put.get("keys", {})
+        named = _map(document, "keys") if delta.removed.get("routes") else keys
+        faults += _unknown_routes(named, left)
+        faults += _same_hash(keys, self._hashes, set(delta.touched("keys")))
         return faults
 
     def _note(self, delta: Delta, document: Json) -> None:
@@ -114,6 +128,12 @@ class Checks:
         for name, spec in delta.put.get("backends", {}).items():
             if _map(spec, "serve"):
                 self._served[name] = spec
+        known = _map(self._sound, "keys")
+        for name in delta.touched("keys"):
+            for each in _list(known.get(name), "hashes"):
+                self._hashes.pop(each, None)
+        for name, spec in delta.put.get("keys", {}).items():
+            self._hashes.update(dict.fromkeys(_list(spec, "hashes"), name))
         self._sound = document
 
 
@@ -151,6 +171,34 @@ def _unknown_backends(routes: Mapping[str, Json], backends: Mapping[str, Json]) 
                     f"no backend {name!r}",
                     did_you_mean(name, backends),
                 )
+
+
+def _unknown_routes(keys: Mapping[str, Json], routes: Mapping[str, Json]) -> Iterator[Fault]:
+    for key, spec in keys.items():
+        for index, route in enumerate(_list(spec, "routes")):
+            if isinstance(route, str) and route not in routes:
+                yield Fault(
+                    pointer("keys", key, "routes", index),
+                    "unknown_route",
+                    f"no route {route!r}",
+                    did_you_mean(route, routes),
+                )
+
+
+def _same_hash(
+    keys: Mapping[str, Json], others: Mapping[str, str], but: Container[str] = ()
+) -> Iterator[Fault]:
+    """Secrets that two keys, or one twice, would have: whose a request is would not be clear."""
+    seen: dict[str, str] = {}
+    for key, spec in keys.items():
+        for index, each in enumerate(_list(spec, "hashes")):
+            if not isinstance(each, str):
+                continue
+            other = seen.get(each) or others.get(each)
+            if other is not None and (each in seen or other not in but):
+                place = pointer("keys", key, "hashes", index)
+                yield Fault(place, "duplicate", f"is a hash of key {other!r} too")
+            seen.setdefault(each, key)
 
 
 def _places(spec: Json) -> Iterator[tuple[tuple[str, str], str]]:

@@ -26,7 +26,7 @@ from gateway.core.entries import (
     is_path,
 )
 from gateway.core.reading import parse_instance
-from gateway.core.units import parse_duration, parse_size
+from gateway.core.units import parse_duration, parse_size, parse_time
 
 DURATION = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"
 SIZE = r"^[0-9]+(B|KiB|MiB|GiB)$"
@@ -109,6 +109,18 @@ Seconds = Annotated[float, _parsed(_positive, "duration"), _IN_SECONDS, Shown(_S
 Grace = Annotated[float, _parsed(_duration, "duration"), _IN_SECONDS, Shown(_SHOWN_DURATION)]
 """Seconds, maybe none."""
 Bytes = Annotated[int, _parsed(_size, "size"), _IN_BYTES, Shown(_SHOWN_SIZE)]
+
+
+def _time(text: Any) -> str:
+    try:
+        parse_time(text)
+    except ValueError as error:
+        raise fault("time", str(error)) from None
+    return str(text)
+
+
+Time = Annotated[str, AfterValidator(_time), Shown({"type": "string", "format": "date-time"})]
+"""A moment, with the zone that it is said in."""
 
 
 def _name(text: str) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from gateway.controlplane.configuration.checks import cross_faults, setting_faults, size_faults
 from gateway.controlplane.configuration.faults import faults_of
-from gateway.controlplane.configuration.schemas import BackendSpec, File, RouteSpec
+from gateway.controlplane.configuration.schemas import BackendSpec, File, KeySpec, RouteSpec
 from gateway.controlplane.configuration.settings import (
     ENVIRONMENT_PREFIX,
     Settings,
@@ -22,10 +22,15 @@ from gateway.controlplane.configuration.settings import (
     keys,
 )
 from gateway.controlplane.configuration.yaml_source import MAX_BYTES, Source, YamlError, read
+from gateway.core.deltas import settled
 from gateway.core.faults import Fault, Invalid, did_you_mean, pointer
 from gateway.core.table import Document
 
-SECTIONS: dict[str, type[BaseModel]] = {"backends": BackendSpec, "routes": RouteSpec}
+SECTIONS: dict[str, type[BaseModel]] = {
+    "backends": BackendSpec,
+    "routes": RouteSpec,
+    "keys": KeySpec,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +115,14 @@ def examine(
     document = {
         section: _entries(section, _section(value, section, faults), faults) for section in SECTIONS
     }
+    if value.get("keys") == {}:
+        hint = "leave `keys` out, or say `access: keys` on routes that nobody shall reach"
+        faults.append(Fault("/keys", "empty", "names no key: all routes would be open", hint))
     raw = {section: value.get(section) for section in SECTIONS}
     # Where a value is wrong in itself, what it clashes with would only confuse.
     known = {fault.pointer for fault in faults}
     clashes = [fault for fault in cross_faults(raw, settings) if fault.pointer not in known]
-    return settings, document, [*faults, *clashes]
+    return settings, settled(document), [*faults, *clashes]
 
 
 def entry(section: str, name: str, spec: Any, at: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -26,13 +26,16 @@ from gateway.controlplane.configuration.fields import (
     Pause,
     Size,
     Spec,
+    Time,
     Variable,
     fault,
     one_of,
     passed_on,
 )
 from gateway.controlplane.configuration.settings import Settings
+from gateway.core.access import HASH, MOST_HASHES
 from gateway.core.entries import (
+    ACCESS,
     BALANCES,
     DEVICE,
     INSTANCE_STATES,
@@ -178,6 +181,13 @@ class RouteSpec(Spec):
     mirror: MirrorSpec = _said("Copies requests to another backend.")
     max_body: Size = _said("Largest request body (64MiB).")
     deadline: Duration = _said("When an answer must be complete; left out: never.")
+    access: Literal[ACCESS] = _said(  # type: ignore[valid-type]
+        "Who may ask: `keys` (whoever has one of `keys`) or `open`; left out: keys, as soon as one"
+        " is configured."
+    )
+    pass_credentials: bool = _said(
+        "Whether instances get the header with the client's key (false)."
+    )
 
 
 def _device(text: str) -> str:
@@ -316,9 +326,31 @@ class BackendSpec(Spec):
     timeouts: TimeoutsSpec = _said("How long the gateway waits for an instance.")
 
 
+def _hash(text: str) -> str:
+    if not re.fullmatch(HASH, text):
+        raise fault("hash", "is sha256: and 64 hexadecimal digits, as `headgate key add` makes it")
+    return text
+
+
+Hash = Annotated[str, AfterValidator(_hash), Shown({"type": "string", "pattern": HASH})]
+
+
+class KeySpec(Spec):
+    """A consumer: the name behind a client's key. The key itself is nowhere."""
+
+    hashes: list[Hash] = Field(
+        description="SHA-256 of its key, or of several while one takes another's place.",
+        min_length=1,
+        max_length=MOST_HASHES,
+    )
+    routes: list[Name] = _said("The routes that it opens; left out: all.")
+    expires: Time = _said("When it opens nothing any more; left out: never.")
+
+
 class File(Spec):
     """A Headgate configuration file."""
 
     gateway: Settings = _said("How the gateway itself is set up; read at start.")
     backends: dict[Name, BackendSpec] = _said("Model versions and where their instances are.")
     routes: dict[Name, RouteSpec] = _said("What clients may ask for, and who answers.")
+    keys: dict[Name, KeySpec] = _said("Who may ask, by name.", min_length=1)

@@ -105,6 +105,12 @@ class Rollouts:
         """The rollout of `route`; Missing where there is none."""
         return self._of(route).shown()
 
+    def all_shown(self) -> dict[str, Json]:
+        """Every rollout that is remembered, by route, with its plan."""
+        return {
+            route: {**it.shown(), "plan": plans.shown(it.plan)} for route, it in self._all.items()
+        }
+
     def plan(self, route: str) -> Json:
         """Its plan, with what was left out filled in."""
         return plans.shown(self._of(route).plan)
@@ -303,6 +309,8 @@ class Rollouts:
         for guard in it.plan.guards:
             if guard.name == "latency":
                 it.tallies.learn(now, guard.slower_than)
+            elif guard.name == "predictions":
+                it.tallies.learn_numbers(now)
         guards = it.judge()
         for guard in it.note_failures(guards):
             self._note_failed(it, guard)

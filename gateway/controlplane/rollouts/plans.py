@@ -4,6 +4,7 @@ Turns the body of `PUT …/rollout` into a `core.rollout.Plan`, with every fault
 stands. It asks nobody whether the canary is any good.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from math import isfinite
@@ -25,8 +26,11 @@ _STEP = ("percent", "hold", "min_requests", "approval")
 _GUARDS: dict[str, tuple[str, ...]] = {
     "errors": ("alpha", "on_fail"),
     "latency": ("alpha", "on_fail", "slower_than"),
+    "predictions": ("alpha", "on_fail", "field"),
 }
-LATER = ("predictions", "agreement")
+_USUAL = ("errors", "latency")
+LATER = ("agreement",)
+_POINTER = re.compile(r"(/([^/~\x00-\x1f]|~[01]){0,64}){1,16}")
 _ON_FAIL = ("rollback", "hold", "warn")
 _ON_DONE = ("keep", "remove_old")
 
@@ -142,7 +146,7 @@ class _Reader:
 
     def _guards(self, said: Json) -> tuple[Guard, ...]:
         if said is None:
-            return tuple(Guard(name) for name in _GUARDS)
+            return tuple(Guard(name) for name in _USUAL)
         if not isinstance(said, Mapping) or not said:
             self._fault("/guards", "type", "must be an object of guards; left out: errors, latency")
             return ()
@@ -163,9 +167,20 @@ class _Reader:
             yield Guard(
                 name,
                 self._number(said.get("alpha", 0.01), f"{at}/alpha", 1e-6, 0.5),
-                self._one_of(said.get("on_fail", "rollback"), _ON_FAIL, f"{at}/on_fail"),
+                self._one_of(
+                    said.get("on_fail", "warn" if name == "predictions" else "rollback"),
+                    _ON_FAIL,
+                    f"{at}/on_fail",
+                ),
                 self._number(said.get("slower_than", 1.2), f"{at}/slower_than", 1.0, 1000.0),
+                self._field(said.get("field"), f"{at}/field") if name == "predictions" else "",
             )
+
+    def _field(self, said: Json, at: str) -> str:
+        if isinstance(said, str) and _POINTER.fullmatch(said):
+            return said
+        self._fault(at, "pointer", "must be the JSON pointer of what is predicted, such as /digit")
+        return ""
 
     def _number(self, said: Json, at: str, least: float, most: float) -> float:
         if type(said) not in (int, float) or not least <= said <= most:
@@ -196,6 +211,7 @@ def shown(plan: Plan) -> dict[str, Json]:
         "guards": {
             guard.name: {"alpha": guard.alpha, "on_fail": guard.on_fail}
             | ({"slower_than": guard.slower_than} if guard.name == "latency" else {})
+            | ({"field": guard.field} if guard.field else {})
             for guard in plan.guards
         },
         "on_done": plan.on_done,

@@ -6,12 +6,12 @@ and keeps it is `controller`.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.controlplane.rollouts import plans
 from gateway.controlplane.rollouts.tallies import Tallies
-from gateway.core.judging import evidence, log_evidence
+from gateway.core.judging import OTHER, evidence, log_evidence, log_evidence_of_categories
 from gateway.core.rollout import (
     AHEAD,
     BACK,
@@ -129,6 +129,9 @@ class Progress:
         """What each guard makes of what was counted."""
         found = []
         for guard in self.plan.guards:
+            if guard.name == "predictions":
+                found.append((guard, self._predictions(guard)))
+                continue
             canary, stable = self.tallies.requests(guard.name)
             events = self.tallies.events(guard.name)
             sums = [sum(each[arm] for each in events.values()) for arm in (0, 1)]
@@ -136,6 +139,21 @@ class Progress:
             counts = (sums[0], canary), (sums[1], stable)
             found.append((guard, judged(guard, log_evidence(events), *counts, has_failed)))
         return found
+
+    def _predictions(self, guard: Guard) -> Judged:
+        """Whether both arms answer alike; its events are those of the answer that differs most."""
+        answers = self.tallies.answers()
+        log_e = log_evidence_of_categories(list(answers.values()))
+        counts = {
+            answer: [sum(each[arm] for each in found.events.values()) for arm in (0, 1)]
+            for answer, found in answers.items()
+        }
+        canary, stable = (sum(each[arm] for each in counts.values()) for arm in (0, 1))
+        most = max(answers, key=lambda each: log_evidence(answers[each].events, OTHER), default="")
+        events = counts.get(most, [0, 0])
+        has_failed = guard.name in self.failed
+        sums = (events[0], canary), (events[1], stable)
+        return replace(judged(guard, log_e, *sums, has_failed), what=most)
 
     def note_failures(self, guards: Iterable[tuple[Guard, Judged]]) -> list[Guard]:
         """Those of `guards` that have failed just now; they stay so, with the sentence of now."""
@@ -154,6 +172,8 @@ class Progress:
             "to": self.plan.to,
             "slow_s": self.tallies.slow_s,
             "warming": self.warming,
+            "field": next((each.field for each in self.plan.guards if each.field), ""),
+            "edges": self.tallies.edges,
         }
 
     # -- as it is told and kept

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gateway.core.judging import Events
+from gateway.core.judging import Category, Events
 from gateway.telemetry.buckets import quantiles
 from gateway.wire.messages import JudgedMessage
 
@@ -19,6 +19,7 @@ ASKED = {"errors": (ENDED, FAILED), "latency": (TIMED, SLOW)}
 
 LEAST_TIMES = 50
 INTERVAL_S = 5.0
+MOST_NUMBERS = 5000
 MOST_NAMED = 64  # workers that are told apart; older ones are summed up
 
 
@@ -28,7 +29,12 @@ class Tallies:
     def __init__(self) -> None:
         self._counts: dict[str, dict[str, list[int]]] = {}
         self._warmed: dict[str, int] = {}
-        self._keys: dict[str, dict[int, tuple[str, int]]] = {}
+        self._keys: dict[str, dict[int, tuple[str, int, str]]] = {}
+        self._answers: dict[str, dict[str, dict[str, list[int]]]] = {}
+        self._places: dict[str, int] = {}  # kind of answer → how many were met before
+        self._numbers: list[float] = []
+        self._numbers_since = 0.0
+        self.edges: tuple[float, ...] = ()  # of deciles, as the others answered before
         self._times: dict[str, Counter[int]] = {}
         self._ended: set[str] = set()
         self._before: Counter[int] = Counter()
@@ -46,8 +52,17 @@ class Tallies:
         self._times[worker] = Counter({int(k): count for k, count in told["times"].items()})
         for guard, keys in told["keys"].items():
             known = self._keys.setdefault(guard, {})
-            for key, share, arm in keys:
-                known.setdefault(key, (share, arm))
+            for key, share, arm, answer in keys:
+                known.setdefault(key, (share, arm, answer))
+                if answer:
+                    self._places.setdefault(answer, len(self._places))
+        self._answers[worker] = {
+            answer: {share: [*row] for share, row in by_share.items()}
+            for answer, by_share in told["answers"].items()
+        }
+        for answer in told["answers"]:
+            self._places.setdefault(answer, len(self._places))
+        self._numbers += told["numbers"][: MOST_NUMBERS - len(self._numbers)]
         if len(self._counts) > 2 * MOST_NAMED:
             self._sum_up()
 
@@ -60,6 +75,7 @@ class Tallies:
                 total[share] = [a + b for a, b in zip(before, row, strict=True)]
             self._warmed[""] = self._warmed.get("", 0) + self._warmed.pop(worker, 0)
             self._times.pop(worker, None)
+            _add(self._answers.setdefault("", {}), self._answers.pop(worker, {}))
             self._ended.add(worker)
         self._counts[""] = total
 
@@ -86,14 +102,30 @@ class Tallies:
             events = found.setdefault(share, [0, 0])
             events[0] += row[at]
             events[1] += row[STABLE + at]
-        for share, arm in self._keys.get(guard, {}).values():
+        for share, arm, _ in self._keys.get(guard, {}).values():
             found.setdefault(share, [0, 0])[1 if arm else 0] += 1
-        by_share: dict[float, tuple[int, int]] = {}
-        for share, (canary, stable) in found.items():
-            at_share = _part(share)
-            before = by_share.get(at_share, (0, 0))
-            by_share[at_share] = (before[0] + canary, before[1] + stable)
-        return by_share
+        return _by_part(found)
+
+    def answers(self) -> dict[str, Category]:
+        """Each kind of answer that was met, in the order in which they were."""
+        met: dict[str, dict[str, list[int]]] = {}
+        for told in self._answers.values():
+            _add(met, told)
+        for share, arm, answer in self._keys.get("predictions", {}).values():
+            met.setdefault(answer, {}).setdefault(share, [0, 0])[1 if arm else 0] += 1
+        return {
+            answer: Category(place, _by_part(met.get(answer, {})))
+            for answer, place in self._places.items()
+        }
+
+    def learn_numbers(self, now: float) -> None:
+        """Deciles for the interval that begins, by what the other arm answered in the last one."""
+        if now - self._numbers_since < INTERVAL_S or len(self._numbers) < LEAST_TIMES:
+            return
+        ordered = sorted(self._numbers)
+        points = (ordered[len(ordered) * tenth // 10] for tenth in range(1, 10))
+        self.edges = tuple(dict.fromkeys(points))
+        self._numbers, self._numbers_since = [], now
 
     def learn(self, now: float, slower_than: float) -> None:
         """A threshold for the interval that begins, by the answers of the other arm in the one
@@ -108,7 +140,7 @@ class Tallies:
 
     def begin(self, now: float) -> None:
         """The first interval begins."""
-        self._since = now
+        self._since = self._numbers_since = now
 
     def _rows(self) -> Iterator[tuple[str, Sequence[int]]]:
         for counts in self._counts.values():
@@ -125,9 +157,12 @@ class Tallies:
             "ended": sorted(self._ended),
             "slow_s": self.slow_s,
             "keys": {
-                guard: [[key, share, arm] for key, (share, arm) in keys.items()]
+                guard: [[key, *event] for key, event in keys.items()]
                 for guard, keys in self._keys.items()
             },
+            "answers": self._answers,
+            "places": self._places,
+            "edges": self.edges,
         }
 
     @classmethod
@@ -138,8 +173,38 @@ class Tallies:
         found._ended = set(kept["ended"])
         found.slow_s = kept["slow_s"]
         for guard, keys in kept["keys"].items():
-            found._keys[guard] = {key: (share, arm) for key, share, arm in keys}
+            found._keys[guard] = {key: (share, arm, answer) for key, share, arm, answer in keys}
+        _add_all(found._answers, kept["answers"])
+        found._places = dict(kept["places"])
+        found.edges = tuple(kept["edges"])
         return found
+
+
+Answers = Mapping[str, Mapping[str, Sequence[int]]]
+
+
+def _add(to: dict[str, dict[str, list[int]]], more: Answers) -> None:
+    """Adds `more` of kind → share → canary and others to what there is."""
+    for answer, by_share in more.items():
+        rows = to.setdefault(answer, {})
+        for share, row in by_share.items():
+            before = rows.get(share, [0, 0])
+            rows[share] = [before[0] + row[0], before[1] + row[1]]
+
+
+def _add_all(to: dict[str, dict[str, dict[str, list[int]]]], kept: Mapping[str, Answers]) -> None:
+    for worker, answers in kept.items():
+        _add(to.setdefault(worker, {}), answers)
+
+
+def _by_part(rows: Mapping[str, Sequence[int]]) -> dict[float, tuple[int, int]]:
+    """Share as a number → events of the canary and of the others; shares may be alike."""
+    found: dict[float, tuple[int, int]] = {}
+    for share, (canary, stable) in rows.items():
+        part = _part(share)
+        before = found.get(part, (0, 0))
+        found[part] = (before[0] + canary, before[1] + stable)
+    return found
 
 
 def _part(share: str) -> float:

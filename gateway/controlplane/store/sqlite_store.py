@@ -124,13 +124,13 @@ class SqliteStore:
             db.execute(
                 "INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (revision.number, row.checksum)
             )
-            self._forget(db, revision.number)
+            self.forget(db, revision.number)
             if applied is not None:
                 _remember(db, applied)
         self._chain = self._chain.after(revision, row)
         self._mark.write(revision.number)
 
-    def _forget(self, db: sqlite3.Connection, newest: int) -> None:
+    def forget(self, db: sqlite3.Connection, newest: int) -> None:
         """Lets go of what is older than `keep`, and of the oldest while there are too many bytes:
         of whole chains only, for the rows of one lean on each other."""
         oldest = newest - self._keep + 1

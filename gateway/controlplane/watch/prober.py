@@ -21,7 +21,7 @@ from gateway.controlplane.watch.pacing import FewAtOnce
 from gateway.controlplane.watch.resolver import Endpoints, addresses_of
 from gateway.core.health import ProbeSignal, Word, connect_signal
 from gateway.core.table import EMPTY, Health, Table
-from gateway.processes.tasks import Tasks, told
+from gateway.processes.tasks import PAUSE_S, Tasks, told
 from gateway.wire.messages import Signals
 
 log = logging.getLogger(__name__)
@@ -133,6 +133,7 @@ class Prober:
         remembered: Mapping[str, Mapping[str, Sequence[Any]]] | None = None,
         chance: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.monotonic,
+        pause_s: float = PAUSE_S,
     ) -> None:
         self.health = HealthBook(on_change, on_ejections, remembered or {}, clock)
         self._on_signals, self._probe = on_signals, probe
@@ -140,7 +141,7 @@ class Prober:
         self._table = EMPTY
         self._endpoints: Endpoints = {}
         self._targets: dict[Key, Target] = {}
-        self._own = Tasks(_note_failure)
+        self._own = Tasks(_note_failure, pause_s=pause_s)
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._unanswered: dict[Key, list[asyncio.Task[ProbeSignal | None]]] = {}
         self._nudges: dict[Key, asyncio.Event] = {}

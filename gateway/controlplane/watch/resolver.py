@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 
 from gateway.core.addresses import refusal
 from gateway.core.table import Instance, Table
-from gateway.processes.tasks import Tasks, told
+from gateway.processes.tasks import PAUSE_S, Tasks, told
 
 EVERY_S = 3.0
 LOOK_UP_WITHIN_S = 5.0
@@ -77,13 +77,14 @@ class Resolver:
         every_s: float = EVERY_S,
         chance: Callable[[], float] = random.random,
         say: Callable[[str], None] = lambda _: None,
+        pause_s: float = PAUSE_S,
     ) -> None:
         self.endpoints: Endpoints = remembered or {}
         self._on_change, self._look_up, self._say = on_change, look_up, say
         self._every_s, self._chance, self._networks = every_s, chance, networks
         self._is_ours = is_ours
         self._names: dict[str, set[tuple[str, str, int]]] = {}
-        self._own = Tasks(self._note_failure)
+        self._own = Tasks(self._note_failure, pause_s=pause_s)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, asyncio.Event] = {}
         self._silent: set[str] = set()

@@ -30,7 +30,7 @@ from gateway.processes.tasks import Tasks, told
 from gateway.telemetry import exposition
 from gateway.telemetry.book import Labels
 from gateway.telemetry.catalogue import Gone, stands_for_many
-from gateway.telemetry.metrics import REQUESTS
+from gateway.telemetry.metrics import CONSUMED, REQUESTS
 
 log = logging.getLogger(__name__)
 GONE_S = 600.0
@@ -193,6 +193,7 @@ class StatusView:
         that ends and one that begins with all that there was, and so no increase.
         """
         counted = counted_of(self._totals.of(REQUESTS))
+        counted |= {("consumer", labels[0]) for labels in self._totals.of(CONSUMED)}
         names = {key for key in counted if not stands_for_many(key[0], key[-1])}
         gone = {key for key in names if not self._is_here(key)}
         self._gone_at = {key: self._gone_at.get(key, now) for key in gone}
@@ -212,6 +213,8 @@ class StatusView:
         """Whether the table has that route, backend or instance."""
         if key[0] == "route":
             return key[1] in self._table().routes
+        if key[0] == "consumer":
+            return key[1] in self._table().keys
         backend = self._standing.backends().get(key[1])
         return backend is not None and (key[0] == "backend" or key[2] in backend.up)
 

@@ -27,6 +27,7 @@ _NAMES = (
     "alerts.js",
     "routes.js",
     "split_editor.js",
+    "rollout.js",
     "charts.js",
     "line_chart.js",
     "instances.js",

@@ -52,6 +52,11 @@ function words(event) {
     }
     case "process":
       return { text: `${event.instance} of ${event.backend}: ${event.state}${event.detail ? `: ${event.detail}` : ""}`, tone: event.state === "failed" ? "bad" : undefined };
+    case "rollout": {
+      const tones = { done: "good", rolled_back: "bad", aborted: "warn", paused: "warn", waiting: "warn" };
+      const where = `${event.route} to ${event.to}: ${event.state.replaceAll("_", " ")}, step ${event.step}, ${event.share} %`;
+      return { text: `${where}: ${event.why}`, tone: tones[event.state] };
+    }
     case "worker":
       return { text: `worker ${event.slot} ${event.what} (process ${event.pid})`, tone: event.what === "lost" ? "bad" : "good" };
     case "lost":

@@ -5,6 +5,7 @@
 
 import { by, h, keepRoles, mark, say, vars } from "./dom.js";
 import { answers, colours, health, matched, number, percent, same, shares } from "./model.js";
+import { RolloutPanel } from "./rollout.js";
 import { SplitEditor } from "./split_editor.js";
 
 const COLUMNS = [
@@ -66,7 +67,9 @@ class RouteView {
       columns: COLUMNS.length, refresh, drawn: (weights) => this.draw(weights),
     });
     this.rows = new Map(this.backends.map((backend) => [backend, new BackendRow(backend, this.editor, tints)]));
-    this.body = h("tbody", { "data-route": name }, title, ...[...this.rows.values()].map((row) => row.element), this.editor.panel);
+    this.rollout = new RolloutPanel(name, COLUMNS.length, refresh);
+    this.body = h("tbody", { "data-route": name }, title, this.rollout.element,
+      ...[...this.rows.values()].map((row) => row.element), this.editor.panel);
     this.editor.draw();
   }
 
@@ -88,6 +91,7 @@ class RouteView {
   update({ status }) {
     const route = status.routes?.[this.name] || {};
     const effective = route.effective || {};
+    this.rollout.update(route.rollout);
     this.editor.rebase(route.weights, status.revision);
     this.draw(this.editor.draft);
     for (const [backend, , part] of this.segments) vars(part, { "flex-grow": effective[backend] || 0 });

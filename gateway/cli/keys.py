@@ -1,0 +1,89 @@
+"""`headgate key` and `headgate keys`: who may ask, and by which secret.
+
+A secret is printed once, alone on standard output; what else is to be said goes beside it.
+"""
+
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from click import UsageError
+
+from gateway.cli import asking, finding, screen, showing
+from gateway.cli.grids import Cell, Grid
+from gateway.client import AdminClient, Change, Json
+
+_LASTS = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def key(options: SimpleNamespace) -> int:
+    """Makes a key, renews it, or takes it back."""
+    wanted: dict[str, Any] = {}
+    if options.route:
+        wanted["routes"] = list(options.route)
+    if options.expires:
+        wanted["expires"] = expiry(options.expires, datetime.now(UTC))
+    if wanted and options.action != "add":
+        raise UsageError("--route and --expires go with add")
+    client = finding.client(options)
+    answer = _made(client, options, wanted)
+    if screen.printed(answer, options.output):
+        return 0
+    if secret := answer.get("key"):
+        print(secret, flush=True)
+    told = {
+        "add": "keep it now: it is not shown again",
+        "rotate": f"the one before is valid until `headgate key retire {options.name}`",
+        "retire": f"{options.name}: only its newest secret is valid",
+        "revoke": f"{options.name}: revoked",
+    }[options.action]
+    print(f"{told} ({asking.outcome(answer, options)})", file=sys.stderr)
+    return 0
+
+
+def _made(client: AdminClient, options: SimpleNamespace, wanted: dict[str, Any]) -> Json:
+    name, action = options.name, options.action
+    if action == "add":
+        return client.create_key(name, wanted, asking.change(options))
+
+    def edit(change: Change) -> Json:
+        if action == "revoke":
+            return client.delete_key(name, change)
+        return client.key_action(name, action, change)
+
+    etag = asking.bound(
+        options, lambda: int(client.table()["revision"]), lambda: client.key_tag(name)
+    )
+    return asking.made(edit, asking.change(options, etag), lambda: client.key_tag(name))
+
+
+def expiry(text: str, now: datetime) -> str:
+    """The moment that `text` means: so long from `now` (`90d`, `12h`), or that time itself."""
+    lasts = _LASTS.fullmatch(text)
+    if lasts is None:
+        return text  # the gateway says what is wrong with it, if anything is
+    moment = now + timedelta(seconds=int(lasts[1]) * _SECONDS[lasts[2]])
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def keys(options: SimpleNamespace) -> int:
+    """The keys that are configured, and what each opens."""
+    answer = finding.client(options).keys()
+    found = answer.get("keys") or {}
+    if screen.printed(found, options.output):
+        return 0
+    rows = [
+        (
+            Cell(name, "strong"),
+            ", ".join(spec["routes"]) if "routes" in spec else "all",
+            showing.when(spec["expires"]) if "expires" in spec else "never",
+            str(len(spec.get("hashes") or ())),
+        )
+        for name, spec in found.items()
+    ]
+    revision = Cell(f"revision {answer.get('revision')}", "dim")
+    screen.show(Grid(("key", "routes", "expires", ">secrets"), rows), revision)
+    return 0

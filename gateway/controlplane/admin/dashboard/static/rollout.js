@@ -1,0 +1,95 @@
+// How far is a route's rollout, what speaks against its canary, and what may a person tell it?
+
+import { api, Refused } from "./api.js";
+import { announce, h, mark, say, vars } from "./dom.js";
+import { same } from "./model.js";
+
+const LIVE = ["running", "paused", "waiting"];
+const WORDS = {
+  running: ["pause", "promote", "abort"],
+  paused: ["resume", "promote", "abort"],
+  waiting: ["approve", "pause", "abort"],
+};
+const TONES = {
+  done: "good", rolled_back: "bad", aborted: "bad", paused: "warn", waiting: "warn",
+  failed: "bad", failing: "warn", well: "good",
+};
+
+const plain = (word) => word.replaceAll("_", " ");
+
+// How far evidence is from its threshold, as logarithms go: 0 at 1, 1 where the guard fails.
+export const risen = (guard) => Math.min(1, Math.log(Math.max(1, guard.evidence)) / Math.log(guard.threshold));
+
+export class RolloutPanel {
+  constructor(route, columns, refresh) {
+    this.route = route;
+    this.refresh = refresh;
+    this.shown = null;
+    this.box = h("div", { class: "rollout" });
+    this.element = h("tr", { hidden: true }, h("td", { colspan: columns }, this.box));
+  }
+
+  // Drawn anew where the steps are others, and only written into otherwise.
+  update(rollout) {
+    this.element.hidden = !rollout;
+    if (!rollout) return;
+    const shape = [rollout.started, rollout.state, rollout.step, Object.keys(rollout.guards)];
+    if (!same(shape, this.shown)) {
+      this.shown = shape;
+      this.build(rollout);
+    }
+    for (const [name, guard] of Object.entries(rollout.guards)) this.write(this.guards.get(name), guard);
+  }
+
+  build(rollout) {
+    const head = h("p", { class: "head" },
+      h("span", { class: "pill", "data-tone": TONES[rollout.state] }, plain(rollout.state)),
+      ` rollout to ${rollout.to}, ${rollout.share} %`, rollout.why ? h("span", { class: "quiet" }, ` ${rollout.why}`) : null);
+    const steps = (rollout.plan?.steps || []).map((step, index) => this.step(rollout, step, index + 1));
+    this.guards = new Map(Object.keys(rollout.guards).map((name) => [name, this.guard(name)]));
+    const last = rollout.history.at(-1);
+    this.box.replaceChildren(head,
+      h("ol", { class: "track", "aria-label": "Steps" }, ...steps),
+      h("ul", { class: "guards" }, ...[...this.guards.values()].map((guard) => guard.element)),
+      LIVE.includes(rollout.state) ? null : h("p", { class: "quiet" }, last ? last.why : ""),
+      h("div", { class: "buttons" }, ...(WORDS[rollout.state] || []).map((word) => this.button(word))));
+  }
+
+  step(rollout, step, number) {
+    const passed = number < rollout.step || rollout.state === "done";
+    const word = passed ? "passed" : number === rollout.step ? rollout.state : "ahead";
+    const asks = step.approval ? ", then approval" : "";
+    return h("li", { "data-step": word, "aria-current": number === rollout.step ? "step" : null, title: `${step.hold}, ${step.min_requests} requests${asks}` },
+      `${step.percent} %`, h("span", { class: "unseen" }, ` ${plain(word)}`));
+  }
+
+  guard(name) {
+    const verdict = h("span", { class: "pill" });
+    const meter = h("span", { class: "meter", role: "meter", "aria-valuemin": 0, "aria-valuemax": 1, "aria-label": `evidence of ${name}` }, h("span"));
+    const found = h("span", { class: "found" });
+    return { verdict, meter, found, element: h("li", { "data-guard": name }, h("b", {}, name), verdict, meter, found) };
+  }
+
+  write({ verdict, meter, found }, guard) {
+    say(verdict, plain(guard.verdict));
+    mark(verdict, "data-tone", TONES[guard.verdict] || "quiet");
+    const part = risen(guard);
+    mark(meter, "aria-valuenow", part.toFixed(2));
+    mark(meter, "data-tone", TONES[guard.verdict] || null);
+    vars(meter.firstChild, { width: `${100 * part}%` });
+    say(found, guard.sentence.slice(guard.sentence.indexOf(":") + 2));
+  }
+
+  button(word) {
+    const tell = async () => {
+      try {
+        await api.tellRollout(this.route, word);
+        announce(`${this.route}: rollout ${word}`);
+        await this.refresh();
+      } catch (error) {
+        announce(`${this.route}: ${error instanceof Refused ? error.words : error.message}`, { bad: true });
+      }
+    };
+    return h("button", { type: "button", "data-edits": true, "data-word": word, onclick: tell }, word);
+  }
+}

@@ -1,0 +1,150 @@
+"""Who may come in, and by which key?
+
+A *key* is a client's secret, a *consumer* the name behind it. Only the SHA-256 of a key is known
+here: whoever reads the document, the history or this process's memory learns no key. A key is
+found by its digest in a dictionary, so ten thousand cost what one does, and how long that takes
+says nothing of how near a guess came. Where the clock is and what is counted is not known here.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from gateway.core.entries import MAX_COUNT, Route, is_name
+from gateway.core.errors import ClientFault
+from gateway.core.lines import API_KEY, AUTHORIZATION
+from gateway.core.units import parse_time
+
+PREFIX = b"hg_"
+CRLF = b"\r\n"
+HASH = r"^sha256:[0-9a-f]{64}$"
+MOST_HASHES = 8
+_KNOWN = frozenset({"hashes", "routes", "expires"})
+_CHALLENGE = b'WWW-Authenticate: Bearer realm="headgate"\r\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One consumer: the digests of its keys, the routes that they open (None: all), and when they
+    cease to, in seconds since 1970 (None: never)."""
+
+    name: str
+    digests: tuple[bytes, ...]
+    routes: frozenset[str] | None = None
+    expires_at: float | None = None
+
+
+def read_key(name: str, spec: Mapping[str, Any]) -> Key:
+    """The key `name` that `spec` describes; ValueError, TypeError or KeyError if there is none."""
+    if not is_name(name):
+        raise ValueError(f"{name!r} is no name")
+    for key in spec:
+        if key not in _KNOWN:
+            raise ValueError(f"unknown key {key!r}")
+    hashes, routes = spec["hashes"], spec.get("routes")
+    if not isinstance(hashes, list | tuple) or not 0 < len(hashes) <= MOST_HASHES:
+        raise ValueError(f"hashes: from 1 to {MOST_HASHES} of them")
+    if routes is not None and not (
+        isinstance(routes, list | tuple) and len(routes) <= MAX_COUNT and all(map(is_name, routes))
+    ):
+        raise ValueError("routes: must be a list of names")
+    return Key(
+        name,
+        tuple(map(_digest, hashes)),
+        None if routes is None else frozenset(routes),
+        parse_time(spec["expires"]) if "expires" in spec else None,
+    )
+
+
+def _digest(text: Any) -> bytes:
+    if not isinstance(text, str) or not re.fullmatch(HASH, text):
+        raise ValueError("hashes: each is sha256: and 64 hexadecimal digits in lower case")
+    return bytes.fromhex(text[7:])
+
+
+def hash_of(secret: str) -> str:
+    """How the document writes the key `secret`."""
+    return f"sha256:{hashlib.sha256(secret.encode()).hexdigest()}"
+
+
+def minted(chance: bytes) -> str:
+    """The key that 32 random bytes make: `hg_` and 43 characters that need no escape anywhere."""
+    return PREFIX.decode() + base64.urlsafe_b64encode(chance).rstrip(b"=").decode()
+
+
+class Unauthorized(ClientFault):
+    """No key, or none that is known: the same words for both."""
+
+    usual: ClassVar[str] = "unauthorized"
+    lines: ClassVar[bytes] = _CHALLENGE
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A valid key is required, as `Authorization: Bearer KEY` or `X-API-Key: KEY`."
+        )
+
+
+class Forbidden(ClientFault):
+    """A key that is known and does not open this."""
+
+    usual: ClassVar[str] = "forbidden"
+
+
+class Keyring:
+    """All keys of one table, by what is kept of them."""
+
+    __slots__ = ("_by_digest", "keys")
+
+    def __init__(self, keys: Mapping[str, Key]) -> None:
+        self.keys = keys
+        self._by_digest = {digest: key for key in keys.values() for digest in key.digests}
+
+    def find(self, secret: bytes) -> Key | None:
+        """Whose key `secret` is; None if nobody's."""
+        return self._by_digest.get(hashlib.sha256(secret).digest())
+
+
+def secret_of(known: Mapping[int, bytes]) -> bytes:
+    """The key that a request brings, by the header lines that are `known` of it; b"" for none. A
+    Bearer token comes first: who sends one may have an X-API-Key for the instance beside it."""
+    line = known.get(AUTHORIZATION)
+    if line is not None:
+        value = line[_AUTHORIZATION:].strip(b" \t")
+        if value[:7].lower() == b"bearer ":
+            return value[7:].lstrip(b" ")
+    line = known.get(API_KEY)
+    return line[_API_KEY:].strip(b" \t") if line is not None else b""
+
+
+_AUTHORIZATION, _API_KEY = len("authorization:"), len("x-api-key:")
+
+
+def without_credentials(
+    forward: list[bytes], known: Mapping[int, bytes], secret: bytes
+) -> list[bytes]:
+    """The header lines that pass, less those of the `known` ones that hold `secret` or any key of
+    a gateway's form: a client that sends its key twice does not give it away."""
+    left = forward.copy()
+    bearer, other = known.get(AUTHORIZATION), known.get(API_KEY)
+    if secret and (bearer is None or other is None):  # as nearly all send it
+        line = other if bearer is None else bearer
+        if line in left:
+            left.remove(line)
+        return left
+    for kind in (AUTHORIZATION, API_KEY):
+        for line in known[kind].split(CRLF) if kind in known else ():
+            said = line.rstrip(b" \t").rpartition(b" ")[2].rpartition(b":")[2]
+            if (said == secret or said.startswith(PREFIX)) and line in left:
+                left.remove(line)
+    return left
+
+
+def check_opens(key: Key, route: Route, wall_s: float) -> None:
+    """Raises Forbidden if `key` does not open `route` at `wall_s`, seconds since 1970."""
+    if key.expires_at is not None and wall_s >= key.expires_at:
+        raise Forbidden("The key has expired.")
+    if key.routes is not None and route.name not in key.routes:
+        raise Forbidden("The key does not open this route.")

@@ -1,0 +1,111 @@
+"""Who is let in at a route, and how do instances and books come to know of it?
+
+The Door is the keys of one snapshot, ready for the request path. What it found out about a head
+is kept with that head, and so no longer than the connection that sends it again and again; of
+the key itself nothing is kept. What opens what is `core.access`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from gateway.core.access import (
+    Forbidden,
+    Key,
+    Keyring,
+    Unauthorized,
+    check_opens,
+    secret_of,
+    without_credentials,
+)
+from gateway.core.heads import RequestHead
+from gateway.core.lines import API_KEY, AUTHORIZATION
+from gateway.core.table import Route
+from gateway.telemetry.metrics import Cell, ConsumerCell, Counters
+
+_MOST_CELLS = 64
+
+
+class Admission:
+    """Somebody who may come in: what an instance is told of a consumer, and where its requests are
+    counted. Nobody's (`key` is None): somebody at a route that is open to all."""
+
+    __slots__ = ("_cells", "_counters", "consumer", "key", "line", "passes")
+
+    def __init__(self, counters: Counters, key: Key | None, passes: bool) -> None:
+        self._counters = counters
+        self.key = key
+        self.consumer = "" if key is None else key.name
+        self.line = b"" if key is None else f"X-Headgate-Consumer: {key.name}\r\n".encode()
+        self.passes = passes
+        self._cells: dict[Cell, ConsumerCell] = {}
+
+    def cell(self, cell: Cell) -> Cell | ConsumerCell:
+        """Where a request is counted that would be counted in `cell` if it were nobody's."""
+        if self.key is None:
+            return cell
+        found = self._cells.get(cell)
+        if found is None:
+            if len(self._cells) >= _MOST_CELLS:
+                self._cells.clear()
+            found = self._cells[cell] = self._counters.consumer(self.consumer, cell)
+        return found
+
+    def forward(self, head: RequestHead) -> list[bytes]:
+        """The header lines of `head` that instances get."""
+        known = head.known
+        if self.passes or not (AUTHORIZATION in known or API_KEY in known):
+            return head.forward
+        secret = secret_of(known) if self.key is not None else b""
+        return without_credentials(head.forward, known, secret)
+
+
+class Door:
+    """The keys of one snapshot, and of the next ones until they are edited. `wall` gives seconds
+    since 1970, by which keys expire."""
+
+    __slots__ = ("_counters", "_made", "_open", "_ring", "_wall", "has_keys", "mark")
+
+    def __init__(
+        self, keys: Mapping[str, Key], counters: Counters, wall: Callable[[], float]
+    ) -> None:
+        self._ring = Keyring(keys)
+        self._counters = counters
+        self._wall = wall
+        self._made: dict[tuple[str, bool], Admission] = {}
+        self._open = Admission(counters, None, passes=False)
+        self.has_keys = bool(keys)
+        self.mark = object()  # what is remembered names a door by it, and keeps no keys
+
+    def admission(self, head: RequestHead, route: Route) -> Admission | None:
+        """Who comes in at `route`, as `check` is to be asked; None: anybody, with all they bring.
+        Raises Unauthorized."""
+        if not (route.access == "keys" or (self.has_keys and not route.access)):
+            return self._open if self.has_keys and not route.pass_credentials else None
+        key = self._ring.find(secret_of(head.known))
+        if key is None:
+            raise Unauthorized
+        wanted = (key.name, route.pass_credentials)
+        found = self._made.get(wanted)
+        if found is None:
+            found = self._made[wanted] = Admission(self._counters, key, route.pass_credentials)
+        return found
+
+    def check(self, admission: Admission, route: Route) -> None:
+        """Raises Forbidden if `admission` does not hold for `route` now."""
+        key = admission.key
+        if key is not None and (key.routes is not None or key.expires_at is not None):
+            check_opens(key, route, self._wall())
+
+    def check_some(self, head: RequestHead, routes: Iterable[Route]) -> None:
+        """Raises what `head` would be refused with at all of `routes`, the first's; for what is
+        asked before it is known which of them is meant."""
+        refused: Unauthorized | Forbidden | None = None
+        for route in routes:
+            try:
+                if (admission := self.admission(head, route)) is not None:
+                    self.check(admission, route)
+            except (Unauthorized, Forbidden) as fault:
+                refused = refused or fault
+            else:
+                return
+        if refused is not None:
+            raise refused

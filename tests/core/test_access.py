@@ -1,0 +1,170 @@
+"""Who may come in: keys, what they open, and what is kept of them."""
+
+import hashlib
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from gateway.core import edits
+from gateway.core.access import (
+    Forbidden,
+    Key,
+    Keyring,
+    check_opens,
+    hash_of,
+    minted,
+    read_key,
+    secret_of,
+    without_credentials,
+)
+from gateway.core.deltas import Delta
+from gateway.core.faults import Conflict, Missing
+from gateway.core.lines import API_KEY, AUTHORIZATION
+from gateway.core.merging import merge
+from gateway.core.table import Match, Route, Table, TableError
+from gateway.core.units import parse_time
+
+SECRET = minted(bytes(range(32)))
+ROUTE = Route("digits", Match("/digits"), (("b", 1),))
+
+
+def document(**keys: Any) -> dict[str, Any]:
+    made = {
+        "backends": {"b": {"instances": ["http://127.0.0.1:1"]}},
+        "routes": {"digits": {"match": {"path": "/digits"}, "split": {"b": 1}}},
+    }
+    return {**made, "keys": keys} if keys else made
+
+
+def key(*secrets: str, **more: Any) -> dict[str, Any]:
+    return {"hashes": [hash_of(each) for each in secrets or (SECRET,)], **more}
+
+
+def test_a_key_is_hg_and_43_characters_that_need_no_escape() -> None:
+    assert SECRET.startswith("hg_")
+    assert len(SECRET) == 3 + 43
+    assert minted(b"\xff" * 32).isascii()
+    assert hash_of(SECRET) == "sha256:" + hashlib.sha256(SECRET.encode()).hexdigest()
+
+
+def test_a_key_is_found_by_its_digest_and_no_other_is() -> None:
+    ring = Keyring({"acme": read_key("acme", key(SECRET, "another"))})
+    assert ring.find(SECRET.encode()) is ring.find(b"another") is ring.keys["acme"]
+    for wrong in (b"", SECRET.encode()[:-1], SECRET.encode() + b" ", SECRET.lower().encode()):
+        assert ring.find(wrong) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({}, "hashes"),
+        ({"hashes": []}, "from 1 to 8"),
+        ({"hashes": [SECRET]}, "sha256:"),
+        ({"hashes": ["sha256:" + "A" * 64]}, "lower case"),
+        (key(routes="digits"), "list of names"),
+        (key(routes=["/digits"]), "list of names"),
+        (key(expires="tomorrow"), "2027-01-01T00:00:00Z"),
+        (key(expires=5), "2027-01-01T00:00:00Z"),
+        (key(secret="x"), "unknown key"),
+    ],
+)
+def test_what_is_no_key_makes_no_table(spec: dict[str, Any], says: str) -> None:
+    with pytest.raises(TableError, match=says):
+        Table.from_document(document(acme=spec), 1)
+
+
+def test_a_key_opens_its_routes_until_it_expires() -> None:
+    check_opens(Key("acme", ()), ROUTE, 0.0)
+    check_opens(Key("acme", (), frozenset({"digits"}), 10.0), ROUTE, 9.9)
+    with pytest.raises(Forbidden, match="expired"):
+        check_opens(Key("acme", (), None, 10.0), ROUTE, 10.0)
+    with pytest.raises(Forbidden, match="does not open this route"):
+        check_opens(Key("acme", (), frozenset({"other"})), ROUTE, 0.0)
+
+
+def test_a_bearer_token_comes_before_an_api_key_and_other_schemes_are_none() -> None:
+    assert secret_of({}) == b""
+    assert secret_of({API_KEY: b"x-api-key:k\t"}) == b"k"
+    bearer = {AUTHORIZATION: b"Authorization: bEaReR  t ", API_KEY: b"X-API-Key: k"}
+    assert secret_of(bearer) == b"t"
+    basic = {AUTHORIZATION: b"Authorization: Basic eDp5", API_KEY: b"X-API-Key: k"}
+    assert secret_of(basic) == b"k"
+    twice = {API_KEY: b"X-API-Key: k\r\nX-API-Key: k"}
+    assert secret_of(twice) != b"k"
+
+
+def test_a_key_that_is_sent_twice_passes_in_neither_place() -> None:
+    lines = [b"Accept: */*", b"Authorization: Bearer s3 ", b"X-API-Key: the-instances-own"]
+    known = {AUTHORIZATION: lines[1], API_KEY: lines[2]}
+    assert without_credentials(lines, known, b"s3") == [lines[0], lines[2]]
+    assert without_credentials(lines, known, b"") == lines
+    lines = [b"authorization:Bearer hg_1", b"x-api-key:hg_1", b"X-API-Key: hg_2", b"X-Other: 1"]
+    known = {AUTHORIZATION: lines[0], API_KEY: lines[1] + b"\r\n" + lines[2]}
+    assert without_credentials(lines, known, b"hg_1") == [lines[3]]
+    assert without_credentials(lines[2:], known, b"hg_1") == [lines[3]]  # nominated: gone already
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2027-01-01T00:00:00Z", "2024-02-29T23:59:59.25+05:30", "1969-12-31T00:00-01:00",
+     "2000-03-01T00:00:00Z", "2100-03-01T12:00:00Z"],
+)  # fmt: skip
+def test_a_time_is_seconds_since_1970(text: str) -> None:
+    assert parse_time(text) == datetime.fromisoformat(text).timestamp()
+
+
+@pytest.mark.parametrize("text", ["2027-02-29T00:00:00Z", "2027-13-01T00:00:00Z", "2027-01-01",
+                                  "2027-01-01T24:00:00Z", "2027-01-01T00:00:00"])  # fmt: skip
+def test_what_is_no_moment_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError, match="no time"):
+        parse_time(text)
+
+
+def test_rotating_adds_a_hash_and_retiring_leaves_the_newest() -> None:
+    rotated = edits.rotate_key(document(acme=key()), "acme", hash_of("new"))
+    assert rotated["keys"]["acme"]["hashes"] == [hash_of(SECRET), hash_of("new")]
+    retired = edits.retire_key(rotated, "acme")
+    assert retired["keys"]["acme"]["hashes"] == [hash_of("new")]
+    with pytest.raises(Missing, match="no key"):
+        edits.rotate_key(document(), "acme", hash_of("new"))
+    full = document(acme={"hashes": [hash_of(str(n)) for n in range(8)]})
+    with pytest.raises(Conflict, match="retire the old ones first"):
+        edits.rotate_key(full, "acme", hash_of("new"))
+
+
+def test_the_last_key_does_not_go_while_that_would_open_a_route() -> None:
+    both = document(acme=key(), beta=key("b"))
+    one = edits.delete_key(both, "beta")
+    with pytest.raises(Conflict, match=r"last key.*route 'digits'.*access"):
+        edits.delete_key(one, "acme")
+    shut = edits.put(one, "routes", "digits", {**one["routes"]["digits"], "access": "keys"})
+    assert "keys" not in edits.delete_key(shut, "acme")
+
+
+def test_a_route_that_a_key_names_does_not_go() -> None:
+    with pytest.raises(Conflict, match="named by key 'acme'"):
+        edits.delete_route(document(acme=key(routes=["digits"])), "digits")
+
+
+def test_a_document_without_keys_is_the_same_however_it_came_about() -> None:
+    before, after = document(acme=key()), document()
+    delta = Delta.between(before, after)
+    assert Delta.all_applied(before, [delta]) == after
+    table = Table.from_document(before, 1)
+    assert set(table.keys) == {"acme"}
+    assert not table.edited(delta, 2, after).keys
+
+
+def test_a_file_that_says_nothing_of_keys_keeps_those_of_the_api() -> None:
+    live = document(acme=key())
+    assert merge(document(), document(), live).document == live
+    changed = document()
+    changed["routes"] = {"digits": {**changed["routes"]["digits"], "access": "keys"}}
+    assert merge(document(), changed, live).document["keys"] == live["keys"]
+
+
+def test_a_file_that_drops_its_keys_takes_only_those() -> None:
+    base, live = document(acme=key()), document(acme=key(), beta=key("b"))
+    assert set(merge(base, document(), live).document["keys"]) == {"beta"}
+    assert merge(base, document(), base).document == document()

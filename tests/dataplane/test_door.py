@@ -1,0 +1,266 @@
+"""Who is let in by a worker, what instances learn of it, and what is counted."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from gateway.core.access import hash_of
+from gateway.telemetry.metrics import CONSUMED
+from tests.dataplane.rig import Conversation, Rig, StubInstance, until
+
+MakeRig = Callable[..., Awaitable[Rig]]
+MakeStub = Callable[..., Awaitable[StubInstance]]
+KEY = "hg_" + "k" * 43
+OTHER = "hg_" + "o" * 43
+GET = b"GET %b HTTP/1.1\r\nHost: gw.test\r\n%b\r\n"
+BEARER = b"Authorization: Bearer %b\r\n"
+
+
+async def tell(conversation: Conversation) -> None:
+    """Answers every request with the head that came."""
+    while True:
+        head, _ = await conversation.request()
+        await conversation.answer(head)
+
+
+def keys(**more: Any) -> dict[str, Any]:
+    return {"acme": {"hashes": [hash_of(KEY)], **more}, "beta": {"hashes": [hash_of(OTHER)]}}
+
+
+def serve(rig: Rig, stub: StubInstance, keys: Any = None, **route: Any) -> None:
+    document = {
+        "backends": {"b": {"instances": [stub.url]}},
+        "routes": {
+            "r": {"match": "/", "split": {"b": 1}, **route},
+            "open": {"match": "/open", "split": {"b": 1}, "access": "open"},
+            "shut": {"match": "/shut", "split": {"b": 1}, "access": "keys"},
+        },
+    }
+    rig.table({**document, **({"keys": keys} if keys else {})})
+
+
+def consumed(rig: Rig) -> dict[str, int]:
+    """Consumer, route and code of all that was counted of consumers."""
+    from gateway.controlplane.watch.counters import Totals
+
+    rig.plane.ledger.flush()
+    totals = Totals(rig.plane.counters.book.memory)
+    totals.read()
+    return {
+        " ".join((*labels, *key)): int(count)
+        for labels, tally in totals.of(CONSUMED).items()
+        for key, count in tally.counts.items()
+        if isinstance(key, tuple)
+    }
+
+
+async def test_without_a_key_configured_everybody_comes_in_with_all_they_bring(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway = await rig()
+    serve(gateway, await stub(tell))
+    answer = await gateway.ask(GET % (b"/", BEARER % b"anything"))
+    assert answer.status == 200
+    assert b"authorization: bearer anything" in answer.body.lower()
+    assert b"x-headgate-consumer" not in answer.body.lower()
+    assert (await gateway.ask(GET % (b"/shut", b""))).error == "unauthorized"
+
+
+async def test_once_a_key_is_configured_it_is_asked_for_and_not_passed_on(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway = await rig()
+    serve(gateway, await stub(tell), keys())
+    for credentials in (BEARER % KEY.encode(), b"x-api-key:  %b \r\n" % KEY.encode()):
+        answer = await gateway.ask(GET % (b"/", credentials + b"Accept: x\r\n"))
+        assert answer.status == 200
+        assert KEY.encode() not in answer.body
+        assert b"\r\nX-Headgate-Consumer: acme\r\n" in answer.body
+        assert b"\r\nAccept: x\r\n" in answer.body
+    for wrong in (
+        b"",
+        BEARER % b"wrong",
+        b"Authorization: Basic eDp5\r\n",
+        BEARER % KEY[1:].encode(),
+    ):
+        answer = await gateway.ask(GET % (b"/", wrong))
+        assert (answer.status, answer.error) == (401, "unauthorized")
+        assert answer.get("www-authenticate") == 'Bearer realm="headgate"'
+    assert (await gateway.ask(GET % (b"/open", b""))).status == 200
+    assert consumed(gateway) == {"acme r 200": 2}
+    assert gateway.count("unauthorized") == 4
+
+
+async def test_an_unknown_and_a_wrong_key_are_answered_alike(rig: MakeRig, stub: MakeStub) -> None:
+    gateway = await rig(expose=False)
+    serve(gateway, await stub(tell), keys())
+    near, far = KEY[:-1] + "x", "y"
+    answers = [await gateway.ask(GET % (b"/", BEARER % each.encode())) for each in (near, far)]
+    for answer in answers:
+        answer.fields = [field for field in answer.fields if field[0] != "date"]
+    one, other = answers
+    assert one.fields == other.fields
+    assert one.body.partition(b'"request_id"')[0] == other.body.partition(b'"request_id"')[0]
+
+
+async def test_a_key_that_does_not_open_the_route_or_expired_is_forbidden(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway = await rig()
+    serve(gateway, await stub(tell), keys(routes=["shut"], expires="2027-01-01T00:00:00Z"))
+    now = [0.0]
+    gateway.plane.wall = lambda: now[0]
+    peer = await gateway.connect()
+    for path, wall, status in ((b"/shut", 0.0, 200), (b"/", 0.0, 403), (b"/shut", 2e9, 403)):
+        now[0] = wall
+        peer.write(GET % (path, BEARER % KEY.encode()))
+        answer = await peer.answer()
+        assert (answer.status, answer.error) == (status, None if status == 200 else "forbidden")
+    peer.close()
+    assert consumed(gateway) == {"acme shut 200": 1, "acme r 403": 1, "acme shut 403": 1}
+
+
+async def test_an_edit_holds_from_the_next_request_of_a_connection_on(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway, instance = await rig(), await stub(tell)
+    peer = await gateway.connect()
+
+    async def ask() -> tuple[int, bytes]:
+        peer.write(GET % (b"/", BEARER % KEY.encode()))
+        answer = await peer.answer()
+        return answer.status, answer.body
+
+    serve(gateway, instance)
+    assert KEY.encode() in (await ask())[1]
+    serve(gateway, instance, keys())
+    assert b"Consumer: acme" in (await ask())[1]
+    serve(gateway, instance, {"renamed": {"hashes": [hash_of(KEY)]}})
+    assert b"Consumer: renamed" in (await ask())[1]
+    serve(gateway, instance, keys(), pass_credentials=True)
+    status, body = await ask()
+    assert KEY.encode() in body
+    assert b"Consumer: acme" in body
+    serve(gateway, instance, keys(), access="open")
+    status, body = await ask()
+    assert (status, KEY.encode() in body, b"Consumer" in body) == (200, False, False)
+    serve(gateway, instance, {"beta": keys()["beta"]})
+    assert (await ask())[0] == 401
+    serve(gateway, instance)
+    assert KEY.encode() in (await ask())[1]
+    peer.close()
+
+
+async def test_nobody_can_say_to_be_a_consumer(rig: MakeRig, stub: MakeStub) -> None:
+    gateway = await rig(underscore_headers="pass", trusted_proxies=("127.0.0.1",))
+    serve(gateway, await stub(tell), keys())
+    forged = b"X-Headgate-Consumer: root\r\nX_Headgate_Consumer: root\r\n"
+    for path, more in ((b"/open", b""), (b"/", BEARER % KEY.encode())):
+        answer = await gateway.ask(GET % (path, forged + more))
+        assert answer.status == 200
+        assert b"root" not in answer.body
+
+
+async def test_what_is_refused_is_refused_before_its_body(rig: MakeRig, stub: MakeStub) -> None:
+    gateway = await rig()
+    serve(gateway, await stub(tell), keys())
+    head = b"POST %b HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+    for path in (b"/", b"/shut"):
+        answer = await gateway.ask(head % path)
+        assert (answer.status, answer.get("connection")) == (401, "close")
+    json_route = {"match": {"path": "/", "json": {"model": "a"}}}
+    serve(gateway, await stub(tell), keys(), **json_route)
+    assert (await gateway.ask(head % b"/")).status == 401
+    serve(gateway, await stub(tell), None, access="keys", **json_route)
+    assert (await gateway.ask(head % b"/")).status == 401
+    serve(gateway, await stub(tell), keys(), access="open", **json_route)
+    assert (await gateway.ask(head % b"/")).status == 100
+
+
+async def test_who_is_known_before_the_body_may_be_revoked_while_it_comes(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway, instance = await rig(), await stub(tell)
+    serve(gateway, instance, keys())
+    peer = await gateway.connect()
+    peer.write(
+        b"POST / HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 9\r\n%b\r\n1234"
+        % (BEARER % KEY.encode())
+    )
+    await until(lambda: any(client.state == 1 for client in gateway.plane.clients))
+    serve(gateway, instance, {"beta": keys()["beta"]})
+    peer.write(b"56789")
+    assert (await peer.answer()).status == 401
+    assert instance.connections == 0
+    peer.close()
+
+
+async def test_a_websocket_and_a_mirror_know_the_consumer_and_not_its_key(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    seen: list[bytes] = []
+
+    async def note(conversation: Conversation) -> None:
+        while True:
+            head, _ = await conversation.request()
+            seen.append(head)
+            if b"upgrade: websocket" in head.lower():
+                conversation.write(
+                    b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+                )
+                await conversation.reader.read()
+                return
+            await conversation.answer()
+
+    gateway, instance, copy = await rig(), await stub(note), await stub(note)
+    gateway.table(
+        {
+            "backends": {"b": {"instances": [instance.url]}, "m": {"instances": [copy.url]}},
+            "routes": {"r": {"match": "/", "split": {"b": 1}, "mirror": {"backend": "m"}}},
+            "keys": keys(),
+        }
+    )
+    assert (await gateway.ask(GET % (b"/", BEARER % KEY.encode()))).status == 200
+    await until(lambda: len(seen) == 2)
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+    assert (await gateway.ask(GET % (b"/", upgrade))).status == 401
+    answer = await gateway.ask(GET % (b"/", upgrade + BEARER % KEY.encode()))
+    assert answer.status == 101
+    assert len(seen) == 3
+    for head in seen:
+        assert b"\r\nX-Headgate-Consumer: acme\r\n" in head
+        assert KEY.encode() not in head
+
+
+async def test_the_access_log_names_the_consumer_and_holds_no_key(
+    rig: MakeRig, stub: MakeStub, tmp_path: Any
+) -> None:
+    path = tmp_path / "access.log"
+    gateway = await rig(access_log=str(path))
+    serve(gateway, await stub(tell), keys())
+    await gateway.ask(GET % (b"/?key=" + KEY.encode(), BEARER % KEY.encode()))
+    await gateway.ask(GET % (b"/", BEARER % (OTHER[:-1].encode() + b"x")))
+    gateway.plane.ledger.flush()
+    gateway.plane.log.close()
+    known, unknown = path.read_text().splitlines()
+    assert '"consumer":"acme"' in known
+    assert "consumer" not in unknown
+    assert "hg_" not in path.read_text()
+
+
+@pytest.mark.parametrize("retired", [("consumer", "acme"), ("route", "r")])
+async def test_consumers_that_are_gone_are_counted_together(
+    rig: MakeRig, stub: MakeStub, retired: tuple[str, str]
+) -> None:
+    gateway = await rig()
+    serve(gateway, await stub(tell), keys())
+    peer = await gateway.connect()
+    for _ in range(2):
+        peer.write(GET % (b"/", BEARER % KEY.encode()))
+        await peer.answer()
+        gateway.plane.ledger.flush()
+        gateway.plane.counters.retire([retired], "retired-1")
+    peer.close()
+    place = "(retired-1) r 200" if retired[0] == "consumer" else "acme (retired-1) 200"
+    assert consumed(gateway) == {place: 2}
