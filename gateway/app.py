@@ -65,8 +65,9 @@ class CannotStart(Exception):
     """Why the gateway cannot start, one line per problem."""
 
 
-def prepare(file: Path, state_dir: Path) -> Prepared:
-    """The gateway that `file` describes; CannotStart when there is anything wrong with it."""
+def prepare(file: Path, state_dir: Path, owner: Path | None = None) -> Prepared:
+    """The gateway that `file` describes; CannotStart when there is anything wrong with it. Its
+    state belongs to `owner`, where the file was made from that one."""
     from gateway.controlplane.admin.guards import start_refusals
     from gateway.controlplane.configuration.reading import ConfigurationError, load
     from gateway.controlplane.store.state_directory import StateDirectory
@@ -90,7 +91,7 @@ def prepare(file: Path, state_dir: Path) -> Prepared:
         raise CannotStart(str(error)) from None
     try:
         state = StateDirectory(state_dir)
-        note = claim(state_dir, file)
+        note = claim(state_dir, owner or file)
         state.tell(url_of(admin))
         place(state_dir)
     except (StateRefused, NoPlace, OSError) as error:

@@ -130,6 +130,7 @@ class Control:
         self._fleet = (
             None if start["placed"] is None else FleetView(self._events, self._tell_supervisor)
         )
+        self._held: Mapping[str, Backend] = {}
         self._held_to = 0
         self._workers = self._make_workers()
         self._resolver = self._make_resolver()
@@ -168,6 +169,7 @@ class Control:
             self._resolver,
             self._events,
             Totals(self._start["counters_fd"]),
+            fleet=dict if self._fleet is None else self._fleet.status,
         )
 
     def _make_workers(self) -> Workers:
@@ -311,8 +313,10 @@ class Control:
 
     def _hold(self, table: Table) -> None:
         """Tells who starts processes that they are to be held to `table`, which is in force."""
+        backends, self._held = self._held, table.backends
         self._held_to = table.revision
-        self._tell_supervisor(serves(table))
+        if table.backends is not backends:  # an edit of weights is no news to them
+            self._tell_supervisor(serves(table))
 
     async def _place(self, message: Place) -> None:
         """Lets the table name where the processes of a backend are, and answers with it.
@@ -334,6 +338,7 @@ class Control:
         except (Invalid, NotInForce, StoreError) as error:
             say(f"backend {name}: {', '.join(urls)} cannot get requests yet: {error}")
             await asyncio.sleep(PLACE_AGAIN_S)
+        self._held = {}  # it waits for an answer
         self._hold(self._publisher.table)
 
     def _expect(self, message: WorkersMessage) -> None:

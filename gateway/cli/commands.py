@@ -134,6 +134,18 @@ LOOKS = (
     ),
     _option("--count", metavar="N", type=whole, help="stop after this many looks"),
 )
+OF_MODEL = (
+    _option("--port", metavar="PORT", type=click.IntRange(0, 65535), help="of the gateway (8080)"),
+    _option(
+        "--write", metavar="FILE", type=PATH, help="write the configuration that does the same"
+    ),
+    _option("--device", metavar="DEVICE,...", help="cpu, cuda:N, mps or auto"),
+    _option("--workers", metavar="N", type=whole, help="worker processes per device"),
+    _option("--max-batch-size", metavar="N", type=whole, help="most inputs in one batch"),
+    _option("--batch-timeout", metavar="DURATION", help="how long a batch may wait for company"),
+    _option("--max-queue", metavar="N", type=whole, help="most requests that wait in an instance"),
+    _option("--timeout", metavar="DURATION", help="how long one prediction may take"),
+)
 FILE = click.Argument(["file"], type=PATH, help="the configuration file")
 BACKEND = click.Argument(["backend"], shell_complete=live("backend"), help="its name")
 ADDRESS = click.Argument(
@@ -185,8 +197,20 @@ def _commands(context: click.Context, _: click.Parameter, begun: str) -> list[st
 
 COMMANDS: tuple[click.Command, ...] = (
     _command(
+        "init", "write a small project that runs, to begin with", "beginning:init",
+        click.Argument(["folder"], metavar="[DIR]", type=FOLDER, required=False,
+                       help="where to; left out: here"),
+        example="init words",
+    ),
+    _command(
         "up", "start every instance of a file and the gateway", "serving:up",
-        FILE, ACCESS_LOG, STATE_DIR, example="up headgate.yaml",
+        click.Argument(
+            ["file"], type=PATH,
+            help="the configuration file; or code to serve as it is: server.py, server.py:Name or"
+            " package.module:Name",
+        ),
+        _option("--reload", help="load a model anew when its code changes"),
+        *OF_MODEL, ACCESS_LOG, STATE_DIR, example="up server.py --port 8080",
     ),
     _command(
         "gateway", "start the gateway alone", "serving:gateway",

@@ -3,6 +3,7 @@
 They hand over to the modules that do it, imported only then.
 """
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +19,67 @@ if TYPE_CHECKING:
     from gateway.core.table import Document
 
 
-def up(options: SimpleNamespace) -> int:
-    """Runs the file's instances and the gateway until told to stop."""
-    from gateway.up import launcher
+# What an instance can be asked for on the command line, as `serve` has it.
+OF_INSTANCES = ("workers", "max_batch_size", "batch_timeout", "max_queue", "timeout")
 
+
+def up(options: SimpleNamespace) -> int:
+    """Runs the file's instances and the gateway, or those of a model, until told to stop."""
+    from gateway.up import launcher, offering
+
+    if offering.is_model(options.file):
+        return _up_model(options)
     file = _file(options.file)
-    return launcher.run_up(file, _state_dir(options, file), options.access_log)
+    given = [*OF_INSTANCES, "device", "port", "write"]
+    if said := [name for name in given if getattr(options, name) is not None]:
+        option = said[0].replace("_", "-")
+        raise Refusal(f"--{option} is for a model (server.py); {options.file} says it itself")
+    state_dir = _state_dir(options, file)
+    return launcher.run_up(file, state_dir, options.access_log, reload=options.reload)
+
+
+def _up_model(options: SimpleNamespace) -> int:
+    """Runs what a file or a module has to serve, without a configuration of its own."""
+    from gateway.controlplane.configuration.yaml_source import written
+    from gateway.processes.console import say
+    from gateway.up import launcher, offering
+
+    model, cwd = options.file, Path.cwd()
+    if options.write is not None and Path(options.write).exists():
+        raise Refusal(f"{options.write} is there already: name another file, or start that one")
+    try:
+        offered = offering.offers(model, cwd)
+    except offering.NothingToServe as error:
+        raise Refusal(str(error)) from None
+    where, _, name = model.partition(":")
+    source = cwd / where if where.endswith(".py") else cwd / f"{where.partition('.')[0]}.py"
+    target = Path(options.write).absolute() if options.write else None
+    if where.endswith(".py"):
+        beside = target.parent if target else source.parent
+        where = os.path.relpath(source, beside)
+    serve: dict[str, Any] = {
+        key: value for key in OF_INSTANCES if (value := getattr(options, key)) is not None
+    }
+    if options.device is not None:
+        serve["devices"] = options.device.split(",")
+    settings = {} if options.port is None else {"listen": f"0.0.0.0:{options.port}"}
+    document = offering.document(f"{where}:{name}", offered, serve, settings)
+    text = f"# Made by `headgate up {model}`.\n{written(document)}"
+    for route in document["routes"].values():
+        (backend,) = route["split"]
+        say(f"{document['backends'][backend]['serve']['model']} answers at {route['match']}")
+    if target is not None:
+        target.write_text(text)
+        say(f"wrote {options.write}; `headgate up {options.write}` does the same")
+        state_dir = _state_dir(options, target)
+        return launcher.run_up(target, state_dir, options.access_log, reload=options.reload)
+    state_dir = _state_dir(options, source)
+    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = state_dir / "made.yaml"
+    file.write_text(text)
+    return launcher.run_up(
+        file, state_dir, options.access_log, source=source, reload=options.reload
+    )
 
 
 def gateway(options: SimpleNamespace) -> int:

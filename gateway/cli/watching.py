@@ -159,8 +159,20 @@ def _instances(found: Json) -> Grid:
                 number(report.get("running"), 0),
                 number(report.get("wait_ms")),
             ))  # fmt: skip
+        rows += [
+            (Cell(backend, "strong"), address, Cell(word, "warn"), "–", "–", "–", "–")
+            for address, word in _processes(found, backend)
+            if address not in (state.get("instances") or {})
+        ]
     columns = ("backend", "instance", "health", ">in flight", ">queue", ">running", ">wait ms")
     return Grid(columns, rows, spare=(">running", ">wait ms", ">queue", ">in flight"))
+
+
+def _processes(found: Json, backend: str) -> Iterator[tuple[str, str]]:
+    """Where `headgate up` starts a process, failed to, or ends one; and the word for it."""
+    served = ((found.get("fleet") or {}).get("backends") or {}).get(backend) or {}
+    for process in served.get("processes") or ():
+        yield str(process["address"]), str(process["state"])
 
 
 def health(instance: Mapping[str, Any]) -> Cell:

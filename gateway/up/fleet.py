@@ -12,8 +12,9 @@ import asyncio
 import os
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from gateway.core import placement
@@ -103,6 +104,23 @@ class Fleet:
                 if (error := self._error(name)) is not None and not is_live(name):
                     raise StartError(f"backend {name}: {error}")
         self._is_up = True
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Backend → the folder that its code is looked for in."""
+        return {
+            each.plan.backend: Path(each.plan.folders[0])
+            for each in self._processes
+            if each.plan.folders
+        }
+
+    def renew(self, names: Iterable[str]) -> None:
+        """Replaces the processes of each of these backends, none sooner than the new one is ready;
+        what could not be started is tried again."""
+        for name in names:
+            self._restarts[name] = self._restarts.get(name, 0) + 1
+        self._want(self._specs)
+        self._settle()
 
     def attach(self, tell: Callable[[ToControl], None]) -> None:
         """From now on `tell` reaches whoever edits the table."""

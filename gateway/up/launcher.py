@@ -28,6 +28,7 @@ from gateway.up import screen
 from gateway.up.fleet import Fleet, StartError, cpu_count
 from gateway.up.plan import Site
 from gateway.up.progress import Progress, progress
+from gateway.up.watching import Watch
 from gateway.wire.line import Ready
 
 INSTANCE_DRAIN_S = 10.0
@@ -37,13 +38,17 @@ def run_up(
     file: str | os.PathLike[str],
     state_dir: str | os.PathLike[str],
     access_log: str | None = None,
+    *,
+    source: Path | None = None,
+    reload: bool = False,
 ) -> int:
     """The exit code, once everything that `file` describes has been stopped. `access_log` counts
-    before what the file says of it."""
+    before what the file says of it. `source` is the code that the file was made for: models are
+    looked for from there. With `reload` models follow the code as it changes."""
     if access_log is not None:
         os.environ[screen.ACCESS_LOG] = access_log
     try:
-        prepared = prepare(Path(file), Path(state_dir))
+        prepared = prepare(Path(file), Path(state_dir), source)
     except CannotStart as error:
         for line in str(error).splitlines():
             say(line)
@@ -55,7 +60,8 @@ def run_up(
         prepared.close()
         return 1
     take_over()
-    return asyncio.run(_launch(prepared, document, Path(file)))
+    site = Site(source or Path(file), Path.cwd(), cpu_count(), os.environ)
+    return asyncio.run(_launch(prepared, document, site, watch=reload))
 
 
 def first_document(prepared: Prepared) -> Document:
@@ -74,14 +80,16 @@ def first_document(prepared: Prepared) -> Document:
     return merge(stored.applied or {}, prepared.document, stored.newest.document).document
 
 
-async def _launch(prepared: Prepared, document: Document, file: Path) -> int:
-    site = Site(file, Path.cwd(), cpu_count(), os.environ)
+async def _launch(prepared: Prepared, document: Document, site: Site, *, watch: bool) -> int:
     if not screen.is_wanted():
         announced = partial(announce, prepared)
-        return await Launch(prepared, document, site, progress(), announced).run()
+        launch = Launch(prepared, document, site, progress(), announced, watch=watch)
+        return await launch.run()
     shown = screen.Screen(prepared)
     try:
-        launch = Launch(prepared, document, site, shown, shown.announce, shown.stopping)
+        launch = Launch(
+            prepared, document, site, shown, shown.announce, shown.stopping, watch=watch
+        )
         return await launch.run()
     finally:
         shown.end()
@@ -98,10 +106,13 @@ class Launch:
         progress: Progress,
         announce: Callable[[Ready], None],
         stopping: Callable[[], None] = lambda: None,
+        *,
+        watch: bool = False,
     ) -> None:
         self._prepared, self._document, self._progress = prepared, document, progress
         self._announce, self._stopping = announce, stopping
         self._fleet = Fleet(site, progress, say)
+        self._watch = watch
         self._supervisor: Supervisor | None = None
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
 
@@ -155,7 +166,17 @@ class Launch:
         self._fleet.attach(self._supervisor.tell)
         if self._stop.is_set():
             self._supervisor.stop()
-        return await self._supervisor.run()
+        if not self._watch:
+            return await self._supervisor.run()
+        code = 0
+
+        async def serve() -> None:
+            nonlocal code
+            assert self._supervisor is not None
+            code = await self._supervisor.run()
+
+        await first_of(serve(), Watch(lambda: self._fleet.folders, self._fleet.renew, say).run())
+        return code
 
     def _is_live(self, name: str) -> bool:
         """Whether an edit, and not the file, made of backend `name` what it is."""

@@ -113,10 +113,12 @@ def _instance_plan(
             "`serve` wants instances like http://127.0.0.1:8001"
         )
     model, folder = find_model(str(backend.serve["model"]), file, cwd)
+    # A file that runs its own server says there on which devices.
+    is_own = model.endswith(".py") and "devices" not in backend.serve
     argv = [
         *(sys.executable, "-P", "-m", "instance", model),
         *("--host", instance.host, "--port", str(instance.port)),
-        *("--device", ",".join(devices)),
+        *(() if is_own else ("--device", ",".join(devices))),
         *("--threads", str(backend.serve.get("threads", threads))),
         *_options(backend.serve),
     ]

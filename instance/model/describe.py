@@ -18,11 +18,22 @@ from instance.model.observers import listed, tells
 from instance.model.server_file import api_key
 from instance.requests import Request
 from instance.settings import MAX_QUEUE, is_server_file
+from instance.specs import Spec
 from instance.wire.messages import ModelInfo
 
 # Requests that an async model without batches works on at once: all that the queue lets wait,
 # for what its hooks await is elsewhere, and they hold nobody up meanwhile.
 DEFAULT_CONCURRENCY = MAX_QUEUE
+
+
+def path_of(api: Any, spec: Spec | None) -> str:
+    """Where clients post to; ValueError when that is no path."""
+    path = str(getattr(api, "api_path", None) or "/predict")
+    if not path.startswith("/"):
+        raise ValueError(f"api_path must start with /, and is {path!r}")
+    if spec is not None and path == "/predict":
+        return spec.path.format(name=type(api).__name__)
+    return path
 
 
 def describe(model: Model, name: str) -> ModelInfo:
@@ -32,17 +43,12 @@ def describe(model: Model, name: str) -> ModelInfo:
     if not concurrency:
         plain_or_batched = not hooks.is_async or hooks.max_batch_size > 1
         concurrency = 1 if plain_or_batched else DEFAULT_CONCURRENCY
-    path = str(getattr(api, "api_path", None) or "/predict")
-    if not path.startswith("/"):
-        raise ValueError(f"api_path must start with /, and is {path!r}")
-    if model.spec is not None and path == "/predict":
-        path = model.spec.path.format(name=type(api).__name__)
     return {
         "name": getattr(model.spec, "model", "") or named(name, api),
         "version": getattr(model.spec, "version", ""),
         "doc": inspect.getdoc(api) if type(api).__module__ != "instance.api" else api.__doc__,
         "device": model.device,
-        "path": path,
+        "path": path_of(api, model.spec),
         "spec": model.spec.name if model.spec is not None else "",
         "max_batch_size": hooks.max_batch_size,
         "batch_timeout_s": _seconds(api, "batch_timeout"),

@@ -39,7 +39,7 @@ def load(
     where, colon, name = model.rpartition(":")
     if not colon:
         where, name = model, ""
-    module = _file(where) if where.endswith(".py") or "/" in where else _module(where)
+    module = module_of(where)
     found = getattr(module, name, None) if name else None
     if found is None:
         raise LoadError(_missing(module, where, name))
@@ -52,6 +52,12 @@ def load(
     if type(api).__name__ == "LitServer":
         raise LoadError(f"{model} is a LitServer; name the LitAPI that it was given, or the file")
     return _served(api, model)
+
+
+def module_of(where: str) -> ModuleType:
+    """The module that `where` (`package.module` or `path/to/file.py`) is, run; LoadError says why
+    it cannot be."""
+    return _file(where) if where.endswith(".py") or "/" in where else _module(where)
 
 
 def _served(api: Any, model: str) -> Any:

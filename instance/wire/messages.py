@@ -171,6 +171,31 @@ class PlanAnswer(TypedDict):
     failed: str
 
 
+# -- the process that looks what there is to serve
+
+
+class ListRequest(TypedDict):
+    """`file.py` or `package.module`, with or without `:Name`; and the descriptor of the pipe to
+    answer on."""
+
+    model: str
+    answer: int
+
+
+class Offer(TypedDict):
+    """What one instance would serve, empty for a file as it stands, and at which path."""
+
+    name: str
+    path: str
+
+
+class Listed(TypedDict):
+    """`failed` is why there is nothing, empty where there is something."""
+
+    failed: str
+    offers: list[Offer]
+
+
 def no_plan(why: str) -> PlanAnswer:
     return PlanAnswer(apis=[], settings={}, middlewares=[], api_key="", notices=[], failed=why)
 

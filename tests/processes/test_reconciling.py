@@ -33,6 +33,14 @@ class One:
         time.sleep(0.005)
         return {"version": self.answer}
 
+class Drip(One):
+    stream = True
+
+    def predict(self, x):
+        for number in range(30):
+            time.sleep(0.1)
+            yield f"{number} "
+
 class Two(One):
     answer = "two"
 
@@ -168,6 +176,27 @@ async def test_versions_replace_each_other_under_load_and_a_broken_one_does_not(
         it.seen.clear()
         await eventually(lambda: it.seen["one"] > 10)
         assert it.seen["two"] == 0
+
+
+async def test_a_stream_that_is_under_way_is_finished_by_the_process_that_began_it(
+    tmp_path: Path,
+) -> None:
+    async with up(tmp_path, file("models:Drip")) as it:
+        (old,) = (await it.served())["processes"]
+        stream = asyncio.create_task(it.client.json("POST", f"{it.url}/m", {}, timeout=30))
+
+        async def is_under_way() -> bool:
+            instances = (await it.status())["backends"]["m"]["instances"]
+            return any(each["in_flight"] for each in instances.values())
+
+        await eventually(is_under_way)
+        told = await it.patch(serve={"model": "models:One"})
+        await it.until("ready", told["revision"])
+        reply = await it.client.json("POST", f"{it.url}/m", {"input": 1})
+        assert reply.json() == {"version": "one"}
+        whole = await stream
+        assert (whole.error, whole.body.split()[-1]) == ("", b"29"), whole
+        await eventually(lambda: not alive(old["pid"]), 10)
 
 
 async def test_a_killed_control_process_leaves_instances_alone_and_its_successor_is_told(

@@ -151,8 +151,6 @@ async def get_status(call: Call) -> web.Response:
         if route in live.get("routes", {}):
             live["routes"][route]["rollout"] = rollout
     body = {"revision": table.revision, "role": call.role, **live}
-    if call.parts.fleet is not None:
-        body |= call.parts.fleet.status()
     return answer(body, tag=seal(body), revision=table.revision)
 
 

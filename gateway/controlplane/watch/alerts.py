@@ -28,7 +28,7 @@ WORDS = {
 
 def alerts(status: Mapping[str, Json]) -> list[Alert]:
     """What is wrong: severity, kind, what it is about and a sentence; critical ones first."""
-    found = [*_routes(status), *_instances(status), *_workers(status)]
+    found = [*_routes(status), *_instances(status), *_processes(status), *_workers(status)]
     return sorted(found, key=lambda alert: alert["severity"] != CRITICAL)
 
 
@@ -85,6 +85,17 @@ def _instances(status: Mapping[str, Json]) -> Iterator[Alert]:
                 f"{_why_they_wait(asked)}"
             )
             yield _alert(WARNING, "queued", text, {"backend": name})
+
+
+def _processes(status: Mapping[str, Json]) -> Iterator[Alert]:
+    """What is served as it was, because what is asked for cannot be started."""
+    for name, served in status.get("fleet", {}).get("backends", {}).items():
+        if served["state"] == "failed":
+            goes_on = any(each["state"] == "ready" for each in served["processes"])
+            before = "; the version before goes on answering" if goes_on else ""
+            text = f"backend {name} is not what was asked for: {served['error']}{before}"
+            severity = WARNING if goes_on else CRITICAL
+            yield _alert(severity, "not_started", text, {"backend": name})
 
 
 def _why_they_wait(instances: Mapping[str, Json]) -> str:

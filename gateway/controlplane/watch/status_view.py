@@ -43,7 +43,8 @@ SLICE_S = 0.005
 
 
 class StatusView:
-    """The live view of the table that `table()` gives."""
+    """The live view of the table that `table()` gives. `fleet` adds the instance processes, where
+    some are held to it."""
 
     def __init__(
         self,
@@ -54,11 +55,12 @@ class StatusView:
         events: Events,
         totals: Totals,
         *,
+        fleet: Callable[[], Mapping[str, Any]] = dict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table, self._workers = table, workers
         self._prober, self._events = prober, events
-        self._clock = clock
+        self._clock, self._fleet = clock, fleet
         self._begun, self._begun_at = clock(), utc_now()
         self._totals, self._exposition = totals, exposition.Exposition(totals)
         self._window = Window()
@@ -92,6 +94,7 @@ class StatusView:
             "workers": self._worker_states(),
             "routes": self._routes(table),
             "backends": self._backends(),
+            **self._fleet(),
         }
         return {**status, "alerts": alerts(status)}
 

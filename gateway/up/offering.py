@@ -1,0 +1,130 @@
+"""Which configuration serves a file or a module of models, where nobody wrote one?
+
+What there is to serve only the code itself can say, so a process of its own runs it and answers.
+From that a document is made which a person could have written: a backend and a route for each
+model. The gateway loads none of it.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway.core.table import Document
+from gateway.processes.children import OURS, python_path, this_program
+from gateway.processes.lifeline import Lifeline
+from gateway.up.plan import find_model
+
+LISTING = "instance.model.listing"
+PROTOCOLS = re.compile(r"(/v1|/v2)/")
+
+
+class NothingToServe(Exception):
+    """Why a file or a module cannot be served, in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What one instance serves, empty for a file that runs its own server, and at which path."""
+
+    name: str
+    path: str
+
+
+def is_model(text: str) -> bool:
+    """Whether `text` names code and not a configuration: `server.py`, `server.py:Name`,
+    `package.module:Name`."""
+    return text.endswith(".py") or (":" in text and not Path(text).exists())
+
+
+def offers(model: str, cwd: Path) -> list[Offer]:
+    """What `model` has to serve; NothingToServe says why that is nothing."""
+    where = model.partition(":")[0]
+    if where.endswith(".py") and not (cwd / where).is_file():
+        raise NothingToServe(f"there is no file {where}")
+    named, folder = find_model(model, cwd / "headgate.yaml", cwd)
+    reading, answer = os.pipe()
+    lifeline = Lifeline()
+    outer = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    question = json.dumps({"model": named, "answer": answer})
+    try:
+        process = subprocess.Popen(  # noqa: S603 -- what the user named, and the way to run it
+            this_program("_tied", sys.executable, "-P", "-m", LISTING, question),
+            pass_fds=(answer, lifeline.fd),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**outer, **lifeline.environment, **python_path(str(folder))},
+        )
+        os.close(answer)
+        printed = process.communicate()[0].decode("utf-8", "replace")
+        with open(reading, "rb") as pipe:
+            told = pipe.read()
+    finally:
+        lifeline.close()
+    if not told:
+        words = [line for line in printed.splitlines() if line.strip()]
+        reason = words[-1].strip() if words else f"it ended with exit code {process.returncode}"
+        raise NothingToServe(f"{where} could not be looked at: {reason}")
+    listed = json.loads(told)
+    if listed["failed"]:
+        raise NothingToServe(str(listed["failed"]))
+    return [Offer(offer["name"], offer["path"]) for offer in listed["offers"]]
+
+
+def document(
+    model: str, offered: Sequence[Offer], serve: Mapping[str, Any], gateway: Mapping[str, Any]
+) -> Document:
+    """The configuration that serves `offered` of `model`: `serve` holds what was asked of every
+    instance, `gateway` the settings. A route is at its model's own path, or below the model's name
+    where two would meet."""
+    where = model.partition(":")[0]
+    backends: dict[str, Any] = {}
+    routes: dict[str, Any] = {}
+    if [offer for offer in offered if not offer.name]:  # the file's own server, one instance
+        name = called(Path(where).stem)
+        backends[name] = {"serve": {"model": where, **serve}}
+        for number, offer in enumerate(offered):
+            route = name if len(offered) == 1 else f"{name}-{number + 1}"
+            routes[route] = {"match": offer.path, "rewrite": offer.path, "split": {name: 1}}
+        return _whole(gateway, backends, routes)
+    paths = [_base(offer.path) for offer in offered]
+    for offer, path in zip(offered, paths, strict=True):
+        name = called(offer.name)
+        if name in backends:  # `Square` and `square`
+            name = f"{name}-{len(backends) + 1}"
+        backends[name] = {"serve": {"model": f"{where}:{offer.name}", **serve}}
+        meets = sum(_meet(path, other) for other in paths) > 1
+        is_protocol = PROTOCOLS.match(offer.path) is not None
+        match = f"/{name}{path if is_protocol else ''}" if meets else path
+        # The clients of a protocol ask for several paths below its version.
+        rewrite = {"rewrite": path} if is_protocol else {}
+        routes[name] = {"match": match, **rewrite, "split": {name: 1}}
+    return _whole(gateway, backends, routes)
+
+
+def called(name: str) -> str:
+    """The name of a backend for the class or function `name`: `DigitsCnn` is `digits-cnn`."""
+    words = re.sub(r"([a-z0-9])([A-Z])|([A-Z])([A-Z][a-z])", r"\1\3-\2\4", name)
+    return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-") or "model"
+
+
+def _base(path: str) -> str:
+    """What of `path` a route stands at: all of it, but for protocols their version."""
+    found = PROTOCOLS.match(path)
+    return found[1] if found else path
+
+
+def _meet(path: str, other: str) -> bool:
+    """Whether a client on one of them could mean the other."""
+    return path == other or path.startswith(f"{other}/") or other.startswith(f"{path}/")
+
+
+def _whole(gateway: Mapping[str, Any], backends: Any, routes: Any) -> Document:
+    settings = {"gateway": dict(gateway)} if gateway else {}
+    return {**settings, "backends": backends, "routes": routes}

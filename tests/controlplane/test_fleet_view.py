@@ -1,0 +1,89 @@
+"""What the control process tells of the processes that `headgate up` runs."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.controlplane.events import Events
+from gateway.controlplane.watch.alerts import alerts
+from gateway.controlplane.watch.fleet_view import FleetView
+from gateway.wire.line import Fleet
+
+
+def fleet(*processes: tuple[str, str], state: str = "ready", error: str | None = None) -> Fleet:
+    found: list[Any] = [
+        {
+            "address": address, "pid": 7, "state": word, "model": "m:A", "current": True,
+            "restarts": 0, "error": error if word == "failed" else None,
+        }
+        for address, word in processes
+    ]  # fmt: skip
+    served: Any = {"state": state, "error": error, "processes": found}
+    return {"type": "fleet", "revision": 3, "backends": {"m": served}}
+
+
+async def told(*fleets: Fleet) -> list[tuple[str, str, str | None]]:
+    """What events say of it when fleets come one after another."""
+    events = Events()
+    subscription = events.subscribe()
+    view = FleetView(events, lambda message: None)
+    for each in fleets:
+        view.take(each)
+    subscription.close()
+    return [(e["instance"], e["state"], e["detail"]) async for e in subscription]
+
+
+async def test_events_tell_what_is_new_and_nothing_of_what_was_before() -> None:
+    assert await told(fleet(("a:1", "ready"))) == []
+    assert await told(
+        fleet(("a:1", "ready")),
+        fleet(("a:1", "ready"), ("a:2", "starting")),
+        fleet(("a:1", "stopping"), ("a:2", "ready")),
+        fleet(("a:2", "ready")),
+        fleet(("a:2", "ready"), ("a:3", "failed"), state="failed", error="no weights"),
+    ) == [
+        ("a:2", "starting", None),
+        ("a:1", "stopping", None),
+        ("a:2", "ready", None),
+        ("a:1", "stopped", None),
+        ("a:3", "failed", "no weights"),
+    ]
+
+
+async def test_logs_are_asked_for_and_nobody_waits_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[Any] = []
+    view = FleetView(Events(), asked.append)
+    question = asyncio.create_task(view.logs("m", 4, 10))
+    await asyncio.sleep(0)
+    (message,) = asked
+    assert (message["backend"], message["after"], message["lines"]) == ("m", 4, 10)
+    view.hear({"type": "logs", "id": 99, "lines": []})
+    view.hear({"type": "logs", "id": message["id"], "lines": [(5, "a:1", "loaded")]})
+    assert (await question)["lines"] == [(5, "a:1", "loaded")]
+    monkeypatch.setattr("gateway.controlplane.watch.fleet_view.ANSWER_WITHIN_S", 0.0)
+    with pytest.raises(TimeoutError):
+        await view.logs("m", 0, 10)
+
+
+def test_what_cannot_be_started_is_wrong_now() -> None:
+    view = FleetView(Events(), lambda message: None)
+    why = "model m:B could not be started: no weights"
+    for processes, severity, end in (
+        (
+            [("a:1", "ready"), ("a:2", "failed")],
+            "warning",
+            "; the version before goes on answering",
+        ),
+        ([("a:2", "failed")], "critical", ""),
+    ):
+        view.take(fleet(*processes, state="failed", error=why))
+        status = {"routes": {}, "backends": {}, "workers": [], "revision": 3, **view.status()}
+        assert alerts(status) == [
+            {
+                "severity": severity, "kind": "not_started", "backend": "m",
+                "text": f"backend m is not what was asked for: {why}{end}",
+            }
+        ]  # fmt: skip

@@ -1,0 +1,57 @@
+"""`headgate init`: what it writes runs, as its README says."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gateway.cli import main
+from gateway.cli.beginning import FILES, README
+from gateway.controlplane.configuration.reading import load
+from tests.harness.gateway import ROOT, complete
+from tests.harness.up import Up
+
+
+async def test_what_init_writes_is_served_and_tested(tmp_path: Path) -> None:
+    folder = tmp_path / "words"
+    assert main(["init", str(folder)]) == 0
+    assert sorted(each.name for each in folder.iterdir()) == sorted(FILES)
+    assert len(README.splitlines()) <= 14
+    document = complete(load(folder / "headgate.yaml").document, {})
+    up = Up(folder, document, {})
+    try:
+        await up.start()
+        body = {"text": "a word or three"}
+        counts = {
+            (await up.client.json("POST", f"{up.url}/words", body)).json()["words"]
+            for _ in range(20)
+        }
+        assert counts == {4, 2}
+        await up.stop()
+    finally:
+        await up.client.close()
+        for process in up.family():
+            if process.is_running():
+                process.kill()
+
+    tested = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_models.py"),
+        cwd=folder, env={"PYTHONPATH": str(ROOT), "PATH": ""}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, _ = await tested.communicate()
+    assert tested.returncode == 0, out.decode()
+    service = yaml.safe_load((folder / "compose.yaml").read_text())["services"]["headgate"]
+    assert service["entrypoint"][:3] == ["headgate", "up", "headgate.yaml"]
+
+
+def test_what_is_there_is_never_written_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "models.py").write_text("mine")
+    assert main(["init", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == (
+        f"headgate: {tmp_path / 'models.py'} is there already; name another folder\n"
+    )
+    assert [each.name for each in tmp_path.iterdir()] == ["models.py"]

@@ -1,0 +1,261 @@
+"""`headgate up server.py`: what a file has to serve is served, without a configuration."""
+
+import asyncio
+import importlib.util
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway.controlplane.configuration.reading import load
+from gateway.up.offering import NothingToServe, Offer, called, document, is_model, offers
+from tests.harness.gateway import ROOT, Gateway, complete, eventually
+
+from .waiting import alive, descendants
+
+MODELS = """
+from instance import endpoint
+
+class Square:
+    def setup(self, device):
+        pass
+
+    def predict(self, x):
+        return {"square": x["input"] ** 2}
+
+@endpoint("/double")
+def double(x):
+    return x * 2
+
+class Helper:
+    pass
+"""
+
+LITSERVE = """
+import litserve as ls
+
+class Lit(ls.LitAPI):
+    def setup(self, device):
+        self.factor = 3
+
+    def decode_request(self, request):
+        return request["input"]
+
+    def predict(self, x):
+        return self.factor * x
+
+    def encode_response(self, output):
+        return {"output": output}
+
+if __name__ == "__main__":
+    server = ls.LitServer(Lit(), accelerator="cpu")
+    server.run(port=8000)
+"""
+
+
+def write(folder: Path, text: str, name: str = "server.py") -> Path:
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def test_what_is_code_and_what_is_a_configuration(tmp_path: Path) -> None:
+    assert [is_model(each) for each in ("server.py", "a/server.py:Name", "pkg.mod:Name")] == [
+        True, True, True,
+    ]  # fmt: skip
+    assert [is_model(each) for each in ("headgate.yaml", "conf/x.json", str(tmp_path))] == [
+        False, False, False,
+    ]  # fmt: skip
+
+
+def test_every_model_of_a_file_is_found_with_its_path(tmp_path: Path) -> None:
+    write(tmp_path, MODELS)
+    assert offers("server.py", tmp_path) == [
+        Offer("Square", "/predict"), Offer("double", "/double")
+    ]  # fmt: skip
+    assert offers("server.py:double", tmp_path) == [Offer("double", "/double")]
+    assert offers("server:Square", tmp_path) == [Offer("Square", "/predict")]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1", "server.py defines nothing to serve: a class with setup(device) and predict(x)"),
+        ("import nowhere_at_all", "imports 'nowhere_at_all', which is not installed"),
+        ("raise ValueError('no')", "failed: ValueError: no"),
+        ("import os; os._exit(3)", "server.py could not be looked at: it ended with exit code 3"),
+    ],
+)
+def test_a_file_with_nothing_to_serve_is_one_clear_line(
+    tmp_path: Path, text: str, words: str
+) -> None:
+    write(tmp_path, text)
+    with pytest.raises(NothingToServe) as refused:
+        offers("server.py", tmp_path)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_the_configuration_is_one_that_a_person_could_have_written(tmp_path: Path) -> None:
+    made = document(
+        "server.py:", [Offer("Square", "/predict"), Offer("DigitsCnn", "/digits")],
+        {"devices": ["cpu"]}, {"listen": "0.0.0.0:9000"},
+    )  # fmt: skip
+    assert made == {
+        "gateway": {"listen": "0.0.0.0:9000"},
+        "backends": {
+            "square": {"serve": {"model": "server.py:Square", "devices": ["cpu"]}},
+            "digits-cnn": {"serve": {"model": "server.py:DigitsCnn", "devices": ["cpu"]}},
+        },
+        "routes": {
+            "square": {"match": "/predict", "split": {"square": 1}},
+            "digits-cnn": {"match": "/digits", "split": {"digits-cnn": 1}},
+        },
+    }
+    file = tmp_path / "headgate.yaml"
+    file.write_text(yaml.safe_dump(made))
+    load(file)
+    two = document("m.py", [Offer("A", "/predict"), Offer("B", "/predict")], {}, {})
+    assert [route["match"] for route in two["routes"].values()] == ["/a", "/b"]
+    chat = document("m.py", [Offer("Chat", "/v1/chat/completions")], {}, {})
+    assert chat["routes"]["chat"] == {"match": "/v1", "rewrite": "/v1", "split": {"chat": 1}}
+    own = document("srv.py", [Offer("", "/a"), Offer("", "/b")], {}, {})
+    assert list(own["backends"]) == ["srv"]
+    assert [(r["match"], r["rewrite"]) for r in own["routes"].values()] == [
+        ("/a", "/a"), ("/b", "/b")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [("DigitsCnn", "digits-cnn"), ("HTTPModel", "http-model"), ("my_fn", "my-fn"), ("É", "model")],
+)
+def test_backends_are_called_as_their_models(name: str, backend: str) -> None:
+    assert called(name) == backend
+
+
+class OneLine(Gateway):
+    """`headgate up server.py` in its own folder."""
+
+    options: tuple[str, ...] = ()
+
+    async def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "gateway", "up", "server.py"),
+                *("--port", str(self.data_port), *self.options),
+                cwd=self.folder,
+                env={**self.env, "PYTHONPATH": str(ROOT)},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        await eventually(self.answers, 60, "both listeners answer")
+        self.family()
+
+
+@asynccontextmanager
+async def one_line(folder: Path, *options: str) -> AsyncIterator[OneLine]:
+    settings = complete({"backends": {}, "routes": {}}, {})
+    admin = settings["gateway"]["admin"]
+    it = OneLine(folder, settings, {"HEADGATE_ADMIN": admin, "HEADGATE_LAME_DUCK": "0s"})
+    it.options = options
+    try:
+        await it.start()
+        yield it
+    finally:
+        await it.client.close()
+        if it.process is not None:
+            for pid in [it.process.pid, *descendants(it.process.pid)]:
+                if alive(pid):
+                    os.kill(pid, signal.SIGKILL)
+            await it.process.wait()
+
+
+async def test_a_strangers_file_is_served_and_the_configuration_written(tmp_path: Path) -> None:
+    write(tmp_path, MODELS)
+    async with one_line(tmp_path, "--write", "made.yaml", "--device", "cpu") as it:
+        squared = await it.client.json("POST", f"{it.url}/predict", {"input": 3})
+        assert squared.json() == {"square": 9}
+        assert (await it.client.json("POST", f"{it.url}/double", 4)).json() == 8
+        assert "server.py:Square answers at /predict" in it.log_text()
+        made = load(tmp_path / "made.yaml").document
+        assert made["backends"]["square"]["serve"] == {
+            "model": "server.py:Square", "devices": ["cpu"]
+        }  # fmt: skip
+        await it.stop()
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("litserve"), reason="litserve is not installed")
+async def test_a_file_of_litserve_is_served_as_it_stands(tmp_path: Path) -> None:
+    write(tmp_path, LITSERVE)
+    async with one_line(tmp_path) as it:
+        answer = await it.client.json("POST", f"{it.url}/predict", {"input": 5})
+        assert answer.json() == {"output": 15}
+        await it.stop()
+
+
+VERSION = """
+class Model:
+    def setup(self, device):
+        pass
+
+    def predict(self, x):
+        return {{"version": {version}}}
+"""
+
+
+async def test_code_that_changes_is_loaded_anew_under_load_and_broken_code_is_not(
+    tmp_path: Path,
+) -> None:
+    file = write(tmp_path, VERSION.format(version=1))
+    seen: Counter[int] = Counter()
+    wrong: list[Any] = []
+    async with one_line(tmp_path, "--reload") as it:
+        over = asyncio.Event()
+
+        async def ask() -> None:
+            while not over.is_set():
+                reply = await it.client.json("POST", f"{it.url}/predict", {})
+                if reply.ok:
+                    seen[reply.json()["version"]] += 1
+                else:
+                    wrong.append((reply.status, reply.error, reply.body))
+                await asyncio.sleep(0.005)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ask())
+            group.create_task(ask())
+            try:
+                await eventually(lambda: seen[1] > 5)
+                file.write_text(VERSION.format(version=2))
+                await eventually(lambda: seen[2] > 5, 30)
+                file.write_text("def broken(:\n")
+                await eventually(lambda: "SyntaxError" in it.log_text(), 30)
+                seen.clear()
+                await eventually(lambda: seen[2] > 5)
+                file.write_text(VERSION.format(version=3))
+                await eventually(lambda: seen[3] > 5, 30)
+            finally:
+                over.set()
+        assert wrong == []
+        assert "the version before goes on answering" in it.log_text()
+        await it.stop()
+
+
+async def test_options_of_a_model_are_refused_beside_a_configuration(tmp_path: Path) -> None:
+    (tmp_path / "headgate.yaml").write_text("backends: {}\nroutes: {}\n")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "up", str(tmp_path / "headgate.yaml"), "--port", "80"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    assert b"--port is for a model (server.py)" in said
