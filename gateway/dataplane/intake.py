@@ -386,7 +386,7 @@ class Intake(Waiter, Request, Deciding):
         if route.judge is None:
             self.enter(route.choose(head), now)
             return
-        route.judge.decided = None
+        route.judge.forget()
         backend = route.choose(head)
         self.trial = route.judge.decided
         self.enter(backend, now)
