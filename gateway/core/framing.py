@@ -8,21 +8,30 @@ here is another server's second request.
 """
 
 import re
-from typing import Protocol
+from typing import Final, Protocol
 
-CRLF = b"\r\n"
-LAST_CHUNK = b"0\r\n\r\n"
-MAX_LINE = 1024
-MAX_OVERHEAD = 16 << 10
-FORBIDDEN_TRAILERS = (b"content-length", b"transfer-encoding", b"host", b"trailer", b"expect")
+CRLF: Final = b"\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+MAX_LINE: Final = 1024
+MAX_OVERHEAD: Final = 16 << 10
+FORBIDDEN_TRAILERS = (
+    b"content-length",
+    b"transfer-encoding",
+    b"host",
+    b"trailer",
+    b"expect",
+)
 
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
-_EXTENSION = rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (_TOKEN, _TOKEN, _QUOTED)
-_match_size = re.compile(rb"([0-9A-Fa-f]{1,15})(?:%b)*" % _EXTENSION).fullmatch
-_match_trailer = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*" % _TOKEN).fullmatch
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
+_EXTENSION: Final = rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (_TOKEN, _TOKEN, _QUOTED)
+_match_size: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:%b)*" % _EXTENSION).fullmatch
+_match_trailer: Final = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*" % _TOKEN).fullmatch
 
-_SIZE, _DATA, _DATA_END, _TRAILER = range(4)
+_SIZE: Final = 0
+_DATA: Final = 1
+_DATA_END: Final = 2
+_TRAILER: Final = 3
 
 
 class Body(Protocol):

@@ -8,6 +8,7 @@ once. Framing is always regenerated here, never copied.
 import hashlib
 import re
 from functools import lru_cache
+from typing import Final
 
 from gateway.core.heads import CHUNKED, CRLF, RequestHead
 from gateway.core.lines import (
@@ -21,10 +22,10 @@ from gateway.core.lines import (
 )
 from gateway.core.units import parse_duration
 
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_NO_SPAN = b"0" * 16
-_is_trace = re.compile(rb"[0-9a-f]{32}").fullmatch
-_is_request_id = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}").fullmatch
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NO_SPAN: Final = b"0" * 16
+_is_trace: Final = re.compile(rb"[0-9a-f]{32}").fullmatch
+_is_request_id: Final = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}").fullmatch
 
 
 def forwarded(head: RequestHead, peer: bytes, trusted: bool, scheme: bytes = b"http") -> bytes:
@@ -69,7 +70,7 @@ def message_start(
     return b"".join(
         (
             head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, CRLF,
-            *[line + CRLF for line in forward], added,
+            CRLF.join((*forward, b"")), added,
             b"Via: " if via is None else b"Via: " + via + b", ",
             b"1.1 " if head.minor else b"1.0 ", node, b"\r\nX-Request-Id: ",
         )

@@ -10,9 +10,10 @@ of what clients ask for nothing is kept beyond their connection, for targets hol
 
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
 from gateway.core.errors import ClientFault, UpstreamFault
+from gateway.core.kept import Kept
 from gateway.core.lines import (
     API_KEY,
     AUTHORIZATION,
@@ -25,6 +26,8 @@ from gateway.core.lines import (
     HOST,
     KEEP_ALIVE,
     LENGTH,
+    LOAD,
+    PASS,
     REQUEST_LINES,
     RESPONSE_LINES,
     RETRY_AFTER,
@@ -36,24 +39,26 @@ from gateway.core.lines import (
     is_claim,
 )  # fmt: skip
 
-CHUNKED = -1
-CRLF = b"\r\n"
-END = b"\r\n\r\n"
-_MEMORABLE = 1024  # bytes of a head up to which a connection keeps its last one
+CHUNKED: Final = -1
+CRLF: Final = b"\r\n"
+END: Final = b"\r\n\r\n"
+_MEMORABLE: Final = 1024  # bytes of a head up to which a connection keeps its last one
 
 # No `#` and no `\`: what one server reads as a fragment or a separator another reads as path.
-_request_line = re.compile(
+_request_line: Final = re.compile(
     rb"([A-Z][A-Z-]{0,31}) ([\x21\x22\x24-\x5b\x5d-\x7e]+) HTTP/1\.([01])"
 ).fullmatch
-_status_line = re.compile(
+_status_line: Final = re.compile(
     rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?"
 ).fullmatch
-_LONG_TARGET = re.compile(rb"[A-Z][A-Z-]{0,31} [^ ]*")
-_method_start = re.compile(rb"[A-Z][A-Z-]{0,31}(?: .*)?", re.DOTALL).fullmatch
-_MOST_KNOWN = 256
-_LONGEST_KNOWN = 64
-_known_statuses: dict[bytes, tuple[int, bytes, int]] = {}
-_KEEP_ALIVE = (b"keep-alive", b"Keep-Alive")
+_LONG_TARGET: Final = re.compile(rb"[A-Z][A-Z-]{0,31} [^ ]*")
+_method_start: Final = re.compile(rb"[A-Z][A-Z-]{0,31}(?: .*)?", re.DOTALL).fullmatch
+_MOST_KNOWN: Final = 256
+_LONGEST_KNOWN: Final = 64
+_known_statuses: Final[Kept[tuple[int, bytes, int]]] = Kept(_MOST_KNOWN)
+_COLON: Final = 0x3A
+_LOAD: Final = b"endpoint-load-metrics:"
+_KEEP_ALIVE: Final = (b"keep-alive", b"Keep-Alive")
 _idle_timeout = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE).search
 
 
@@ -79,12 +84,12 @@ class _Head:
         """The value of header `name`, repeated ones joined by commas; None if there is none."""
         wanted = name.lower().encode("latin-1")
         size = len(wanted)
-        found = [
-            line[size + 1 :].strip(b" \t").decode("latin-1")
-            for line in self.lines[1:]
-            if line[size : size + 1] == b":" and line[:size].lower() == wanted
-        ]
-        return ", ".join(found) if found else None
+        found: str | None = None
+        for line in self.lines[1:]:
+            if len(line) > size and line[size] == _COLON and line[:size].lower() == wanted:
+                value = line[size + 1 :].strip(b" \t").decode("latin-1")
+                found = value if found is None else f"{found}, {value}"
+        return found
 
     def _connection(self, value: bytes) -> None:
         if value in _KEEP_ALIVE:
@@ -141,13 +146,13 @@ class RequestHead(_Head):
 
     def note(self, entry: Line, line: bytes, underscores: str) -> None:
         """Takes one header that is not just passed on."""
-        kind, value, number = entry
+        kind, value = entry.kind, entry.value
         if kind == HOST:
             if self.host is not None:
                 raise ValueError("more than one Host")
             self.host = value
         elif kind in (LENGTH, CODING):
-            self._framing(kind, value, number)
+            self._framing(kind, value, entry.number)
         elif kind == CONNECTION:
             self._connection(value)
         elif kind == UNDERSCORE:
@@ -201,15 +206,16 @@ def parse_request(
         if len(lines) - 1 > max_headers:
             raise ClientFault("The request has too many headers.", "head_too_large")
         forward = request.forward
-        kinds = REQUEST_LINES
+        known = REQUEST_LINES.kept.young
         for line in lines[1:]:
-            entry = kinds[line]
-            if entry is None:
+            entry = known.get(line) or REQUEST_LINES.read(line)
+            kind = entry.kind
+            if kind == PASS:
                 forward.append(line)
-            elif entry[0] == HOST and request.host is None:
-                request.host = entry[1]
-            elif entry[0] == LENGTH and request.length is None:
-                request.length = entry[2]
+            elif kind == HOST and request.host is None:
+                request.host = entry.value
+            elif kind == LENGTH and request.length is None:
+                request.length = entry.number
             else:
                 request.note(entry, line, underscores)
         if whole:
@@ -283,21 +289,50 @@ def _absolute(request: RequestHead) -> None:
 
 class ResponseHead(_Head):
     """An answer of an instance; `status_line` goes on as it is, from the code on, and `passing`
-    is all that does: the line and the headers that pass."""
+    is all that does: the line and the headers that pass. `before` and `after` are what of `raw`
+    lies around the value of its load report, b"" where it has not exactly one."""
 
-    __slots__ = ("passing", "status", "status_line")
+    __slots__ = ("after", "before", "passing", "status", "status_line")
 
     def __init__(self, lines: list[bytes], status: int, status_line: bytes, minor: int) -> None:
         _Head.__init__(self, lines, minor)
         self.status = status
         self.status_line = status_line
-        self.passing = b""
+        self.passing = self.before = self.after = b""
+
+    def again(self, data: bytes, max_head: int) -> "ResponseHead | None":
+        """The head that `data` begins with, of up to `max_head` bytes, if it is this one with
+        another load report: an instance says the same of each answer but how busy it is."""
+        before = self.before
+        if not before or not data.startswith(before):
+            return None
+        at = len(before)
+        end = data.find(CRLF, at, _MEMORABLE)
+        if end < 0 or not data.startswith(self.after, end):
+            return None
+        value = data[at:end]
+        if value.translate(None, FIELD_BYTES) or end + len(self.after) - len(END) > max_head:
+            return None
+        made = ResponseHead(self.lines, self.status, self.status_line, self.minor)
+        made.close, made.length, made.nominated = self.close, self.length, self.nominated
+        made.forward, made.passing = self.forward, self.passing
+        made.known = self.known.copy()
+        made.known[LOAD] = value.strip(b" \t")
+        made.raw = data[: end + len(self.after)]
+        made.before, made.after = before, self.after
+        return made
+
+    def _note_surroundings(self, report: bytes) -> None:
+        """Finds `before` and `after` of the line `report`."""
+        at = self.raw.index(CRLF + report) + len(CRLF) + len(_LOAD)
+        self.before = self.raw[:at]
+        self.after = self.raw[at - len(_LOAD) + len(report) :]
 
     def note(self, entry: Line, line: bytes) -> None:
         """Takes one header that is not just passed on."""
-        kind, value, number = entry
+        kind, value = entry.kind, entry.value
         if kind in (LENGTH, CODING):
-            self._framing(kind, value, number)
+            self._framing(kind, value, entry.number)
         elif kind == CONNECTION:
             self._connection(value)
         elif kind == UNDERSCORE:
@@ -319,24 +354,33 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
     """The response whose head, without its final empty line, is `head`. Raises UpstreamFault."""
     try:
         lines = head.split(CRLF)
-        status, status_line, minor = _known_statuses.get(lines[0]) or _status(lines[0])
+        status, status_line, minor = _known_statuses.find(lines[0]) or _status(lines[0])
         response = ResponseHead(lines, status, status_line, minor)
         if len(head) <= _MEMORABLE:
             response.raw = head + END
         if len(lines) - 1 > max_headers:
             raise ValueError("too many headers")
         forward = response.forward
-        kinds = RESPONSE_LINES
+        known = RESPONSE_LINES.kept.young
+        report = b""
         for line in lines[1:]:
-            entry = kinds[line]
-            if entry is None:
+            entry = known.get(line) or RESPONSE_LINES.read(line)
+            kind = entry.kind
+            if kind == PASS:
                 forward.append(line)
-            elif entry[0] == LENGTH and response.length is None:
-                response.length = entry[2]
+            elif kind == LENGTH and response.length is None:
+                response.length = entry.number
+            elif kind == LOAD and LOAD not in response.known:
+                response.known[LOAD] = entry.value
+                report = line
             else:
                 response.note(entry, line)
+                if kind == LOAD:
+                    report = b""  # which of two counts is no matter of their places
         if response.nominated:
             response._drop_nominated()
+        if report and response.raw:
+            response._note_surroundings(report)
         response.passing = CRLF.join((b"HTTP/1.1 " + status_line, *response.forward, b""))
         return response
     except ValueError as error:
@@ -351,16 +395,18 @@ def _status(line: bytes) -> tuple[int, bytes, int]:
     minor, code, reason = found.groups()
     status = (int(code), line[9:] if reason is not None else code + b" ", int(minor))
     if len(line) <= _LONGEST_KNOWN:
-        if len(_known_statuses) >= _MOST_KNOWN:
-            _known_statuses.clear()
-        _known_statuses[line] = status
+        _known_statuses.keep(line, status)
     return status
 
 
 def kept() -> tuple[Collection[bytes], ...]:
     """All that is remembered of heads when their connections are gone."""
     both = (REQUEST_LINES, RESPONSE_LINES)
-    return (*both, *(lines.names for lines in both), _known_statuses)
+    return (
+        *(lines.kept.keys() for lines in both),
+        *(lines.names.keys() for lines in both),
+        _known_statuses.keys(),
+    )
 
 
 def too_large(start: bytes, max_target: int) -> ClientFault:

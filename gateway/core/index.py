@@ -9,7 +9,7 @@ request finds its way through it is `matching`.
 from bisect import insort
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from gateway.core.entries import Match, Route
 from gateway.core.targets import normalise_host
@@ -75,7 +75,7 @@ class Index(NamedTuple):
     next_order: int
 
 
-EMPTY_INDEX = Index({}, {}, 0, {}, 0)
+EMPTY_INDEX: Final = Index({}, {}, 0, {}, 0)
 
 
 _NO_HOSTS: dict[str, list[Headers]] = {}  # never changed: what is not ours is copied first

@@ -3,20 +3,40 @@
 A line is validated, split and sorted by its name the first time it is met. Lines of names that
 never carry a secret and that all clients and instances repeat are then known by the very bytes
 they came as, so that most of a head costs one look-up per line; of all other lines the name
-alone is kept. What is kept is bounded, and each worker process has its own.
+alone is kept. What is kept is bounded (`kept`), and each worker process has its own.
 """
 
 import re
-from collections.abc import Collection
+from typing import Final
+
+from gateway.core.kept import Kept
 
 # Kinds of header names. PASS is 0, so that the common case is one truth test.
-(
-    PASS, HOST, LENGTH, CODING, CONNECTION, DROP, EXPECT, UPGRADE, UNDERSCORE,
-    FORWARDED_FOR, FORWARDED_PROTO, FORWARDED_HOST, TRUSTED, REQUEST_ID, TRACEPARENT,
-    VIA, OVERRIDE, DEADLINE, LOAD, RETRY_AFTER, KEEP_ALIVE, AUTHORIZATION, API_KEY,
-) = range(23)  # fmt: skip
+PASS: Final = 0
+HOST: Final = 1
+LENGTH: Final = 2
+CODING: Final = 3
+CONNECTION: Final = 4
+DROP: Final = 5
+EXPECT: Final = 6
+UPGRADE: Final = 7
+UNDERSCORE: Final = 8
+FORWARDED_FOR: Final = 9
+FORWARDED_PROTO: Final = 10
+FORWARDED_HOST: Final = 11
+TRUSTED: Final = 12
+REQUEST_ID: Final = 13
+TRACEPARENT: Final = 14
+VIA: Final = 15
+OVERRIDE: Final = 16
+DEADLINE: Final = 17
+LOAD: Final = 18
+RETRY_AFTER: Final = 19
+KEEP_ALIVE: Final = 20
+AUTHORIZATION: Final = 21
+API_KEY: Final = 22
 
-_REQUEST_KINDS = {
+_REQUEST_KINDS: Final = {
     b"host": HOST,
     b"content-length": LENGTH,
     b"transfer-encoding": CODING,
@@ -44,7 +64,7 @@ _REQUEST_KINDS = {
 # What only a proxy in front may say: who the client is, how it came, what it asked for before
 # somebody rewrote it. Frameworks take these for the truth (a path to route by, a prefix to build
 # links with, a user who was let in). Names of one family come together, as `_CLAIMS` has them.
-_CLAIM_FAMILIES = (
+_CLAIM_FAMILIES: Final = (
     b"x-forwarded-",  # -port -prefix -server -uri -method -user -tls-client-cert and others
     b"x-envoy-",
     b"x-ssl-",
@@ -66,7 +86,7 @@ _CLAIM_FAMILIES = (
     b"x-azure-clientip",
     b"x-azure-socketip",
 )
-_CLAIMS = frozenset(
+_CLAIMS: Final = frozenset(
     {
         b"forwarded", b"x-real-ip", b"x-client-ip", b"x-cluster-client-ip", b"x-remote-ip",
         b"x-remote-addr", b"x-originating-ip", b"x-proxyuser-ip", b"true-client-ip",
@@ -79,7 +99,7 @@ _CLAIMS = frozenset(
         b"x-original-to", b"x-original-remote-addr", b"x-original-forwarded-for",
     }
 )  # fmt: skip
-_RESPONSE_KINDS = {
+_RESPONSE_KINDS: Final = {
     b"content-length": LENGTH,
     b"transfer-encoding": CODING,
     b"connection": CONNECTION,
@@ -94,50 +114,61 @@ _RESPONSE_KINDS = {
     b"retry-after": RETRY_AFTER,
 }
 
-Line = tuple[int, bytes, int]
-"""Kind, value without white space around it, and its number where that is a length."""
 
-FIELD_BYTES = bytes([9, *range(0x20, 0x7F), *range(0x80, 0x100)])
-_is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
-_MOST = 2048
-_LONGEST = 160
+class Line:
+    """Kind, value without white space around it, and its number where that is a length."""
+
+    __slots__ = ("kind", "number", "value")
+
+    def __init__(self, kind: int, value: bytes, number: int) -> None:
+        self.kind = kind
+        self.value = value
+        self.number = number
+
+
+FIELD_BYTES: Final = bytes([9, *range(0x20, 0x7F), *range(0x80, 0x100)])
+_is_token: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_MOST: Final = 2048
+_LONGEST: Final = 160
 # Whose values come again from everybody and are nobody's secret. Any other may be one.
-_KEPT = frozenset(
+_KEPT: Final = frozenset(
     b"""accept accept-charset accept-encoding accept-language accept-ranges age allow
     cache-control connection content-encoding content-language content-length content-type date
     expect expires host keep-alive pragma retry-after server transfer-encoding upgrade
     upgrade-insecure-requests user-agent vary x-content-type-options x-request-timeout""".split()
 )
-_KEPT_FAMILIES = (b"sec-ch-", b"sec-fetch-", b"access-control-", b"x-stainless-")
+_KEPT_FAMILIES: Final = (b"sec-ch-", b"sec-fetch-", b"access-control-", b"x-stainless-")
 
 
-class Lines(dict[bytes, Line | None]):
-    """Header lines by their bytes: None if the line is just passed on."""
+PASSING: Final = Line(PASS, b"", 0)  # every line that is just passed on
+
+
+class Lines:
+    """What header lines are, by their bytes: `kept` are those that may come again."""
+
+    __slots__ = ("_kinds", "kept", "names")
 
     def __init__(self, kinds: dict[bytes, int]) -> None:
-        super().__init__()
         self._kinds = kinds
-        self._names: dict[bytes, tuple[int, bool]] = {}
+        self.kept: Kept[Line] = Kept(_MOST)
+        self.names: Kept[tuple[int, bool]] = Kept(_MOST)
 
-    @property
-    def names(self) -> Collection[bytes]:
-        """The names of headers that are kept, with what each is."""
-        return self._names.keys()
-
-    def __missing__(self, line: bytes) -> Line | None:
-        """Understands `line`, or raises ValueError."""
-        name, colon, value = line.partition(b":")
+    def read(self, line: bytes) -> Line:
+        """Understands `line`, which `kept.young` does not know, or raises ValueError."""
         if line.translate(None, FIELD_BYTES):
             raise ValueError("control character in the head")
+        name, colon, value = line.partition(b":")
         if not colon:
             raise ValueError("header line without a colon")
-        kind, is_kept = self._names.get(name) or self._name(name)
-        value = value.strip(b" \t")
-        entry = (kind, value, length(value) if kind == LENGTH else 0) if kind else None
+        kind, is_kept = self.names.young.get(name) or self.names.find(name) or self._name(name)
+        entry = self.kept.old.get(line) if is_kept else None
+        if entry is None:
+            entry = PASSING
+            if kind != PASS:
+                value = value.strip(b" \t")
+                entry = Line(kind, value, length(value) if kind == LENGTH else 0)
         if is_kept and len(line) <= _LONGEST:
-            if len(self) >= _MOST:
-                self.clear()
-            self[line] = entry
+            self.kept.keep(line, entry)
         return entry
 
     def _name(self, name: bytes) -> tuple[int, bool]:
@@ -155,9 +186,7 @@ class Lines(dict[bytes, Line | None]):
                 kind = TRUSTED
         known = kind, lower in _KEPT or lower.startswith(_KEPT_FAMILIES)
         if len(name) <= _LONGEST:
-            if len(self._names) >= _MOST:
-                self._names.clear()
-            self._names[name] = known
+            self.names.keep(name, known)
         return known
 
 
@@ -175,5 +204,5 @@ def length(value: bytes) -> int:
     return int(value)
 
 
-REQUEST_LINES = Lines(_REQUEST_KINDS)
-RESPONSE_LINES = Lines(_RESPONSE_KINDS)
+REQUEST_LINES: Final = Lines(_REQUEST_KINDS)
+RESPONSE_LINES: Final = Lines(_RESPONSE_KINDS)

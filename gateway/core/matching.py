@@ -120,7 +120,12 @@ class Matcher:
         """
         bare, mark, query = path.partition("?")
         walk: _Walk | None = None
-        for node in self._nodes(bare):
+        index = self.index
+        node, end = index.exact.get(bare), self._end(bare)
+        while node is not None or end >= 0:
+            if node is None:
+                node, end = index.prefixes.get(bare[:end]), bare.rfind("/", 0, end)
+                continue
             entry = node.sole
             if entry is None:
                 walk = walk or _Walk(method, header, body)
@@ -137,6 +142,7 @@ class Matcher:
                 return Found(
                     entry.route, rewritten(entry.match, entry.rewrite, bare) + mark + query
                 )
+            node = None
         if walk is not None and walk.allow:
             return WrongMethod(tuple(sorted(walk.allow)))
         return NOT_FOUND
@@ -164,21 +170,20 @@ class Matcher:
                         for entries in fields.entries.values():
                             yield from (entry.route for entry in entries)
 
-    def _nodes(self, path: str) -> Iterator[Node]:
-        """The nodes that `path` may match: its own, then its prefixes from the longest.
-
-        Starts no further out than the longest prefix that any route has, so that a target
-        of thousands of slashes costs no more than the table's own depth.
-        """
+    def _end(self, path: str) -> int:
+        """Where the longest prefix of `path` ends that a route may have, -1 for nowhere: a target
+        of thousands of slashes costs no more than the table's own depth."""
         if not path.startswith("/"):
-            return
+            return -1
+        longest = self.index.longest
+        return len(path) if len(path) <= longest else path.rfind("/", 0, longest + 1)
+
+    def _nodes(self, path: str) -> Iterator[Node]:
+        """The nodes that `path` may match: its own, then its prefixes from the longest."""
         node = self.index.exact.get(path)
         if node is not None:
             yield node
-        end = len(path)
-        longest = self.index.longest
-        if end > longest:
-            end = path.rfind("/", 0, longest + 1)
+        end = self._end(path)
         while end >= 0:
             node = self.index.prefixes.get(path[:end])
             if node is not None:
@@ -188,7 +193,13 @@ class Matcher:
 
 def _search(node: Node, host: str, walk: _Walk) -> Entry | None:
     """The best entry of `node`; `walk` is told of methods to allow and of a body to read."""
-    for groups in _hosts(node, host):
+    if host and (groups := node.hosts.get(host)):
+        entry = _among(groups, walk)
+        if entry is not None or walk.max_body >= 0:
+            return entry
+    if not node.wildcards:
+        return _among(node.anywhere, walk)
+    for groups in _wider(node, host):
         entry = _among(groups, walk)
         if entry is not None or walk.max_body >= 0:
             return entry
@@ -197,20 +208,31 @@ def _search(node: Node, host: str, walk: _Walk) -> Entry | None:
 
 def _hosts(node: Node, host: str) -> Iterator[list[Headers]]:
     """What is declared for `host` at `node`, the most specific first."""
-    if host:
-        if groups := node.hosts.get(host):
-            yield groups
-        if node.wildcards:
-            dot = host.find(".")
-            while dot >= 0:
-                if groups := node.wildcards.get(host[dot + 1 :]):
-                    yield groups
-                dot = host.find(".", dot + 1)
+    if host and (groups := node.hosts.get(host)):
+        yield groups
+    yield from _wider(node, host)
+
+
+def _wider(node: Node, host: str) -> Iterator[list[Headers]]:
+    """The same of wildcards, from the longest, and of any host."""
+    if node.wildcards:
+        dot = host.find(".")
+        while dot >= 0:
+            if groups := node.wildcards.get(host[dot + 1 :]):
+                yield groups
+            dot = host.find(".", dot + 1)
     yield node.anywhere
 
 
 def _among(groups: list[Headers], walk: _Walk) -> Entry | None:
     """The best entry of one host: most headers, then most fields, then as declared."""
+    if len(groups) == 1:  # as most are: there is nothing to rank
+        (group,) = groups
+        found = group.fields.get(tuple(map(walk.header, group.names)) if group.names else ())
+        if found is None:
+            return None
+        if len(found) == 1:
+            return _entry(found[0], walk)
     best: tuple[int, int, bool, int] | None = None
     winner: Entry | None = None
     for group in groups:

@@ -6,11 +6,12 @@ decided here.
 """
 
 import math
+from typing import Final
 
 from gateway.core.table import Retries
 
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-REFUSALS = frozenset({503})  # statuses that say the request was not worked on
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+REFUSALS: Final = frozenset({503})  # statuses that say the request was not worked on
 
 
 class RetryBudget:

@@ -8,11 +8,12 @@ is counted here: what is left out of the log is in the metrics all the same.
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Final
 
 from gateway.core.tracing import trace_of
 
-HEALTH = b"/-/health"
-_WHOLE = 1 << 64
+HEALTH: Final = b"/-/health"
+_WHOLE: Final = 1 << 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Sampling:
         return percent if draw(request_id) < percent / 100.0 * _WHOLE else 0.0
 
 
-EVERY = Sampling()
+EVERY: Final = Sampling()
 
 
 def draw(request_id: bytes) -> int:

@@ -61,9 +61,14 @@ class Decision(NamedTuple):
 
 
 HEAD: Final = 24  # cells before the first lane
-_LEADER, _LEASED_UNTIL = 0, 1  # of a queue
-_DECIDED = 0  # of an instance: how often was decided; then the decision
-_PRESENT, _FIRST, _SECOND, _COUNT, _RING = range(5)
+_LEADER: Final = 0
+_LEASED_UNTIL: Final = 1  # of a queue
+_DECIDED: Final = 0  # of an instance: how often was decided; then the decision
+_PRESENT: Final = 0
+_FIRST: Final = 1
+_SECOND: Final = 2
+_COUNT: Final = 3
+_RING: Final = 4
 _FIELDS: Final = len(Sample._fields)
 LANE: Final = _RING + KEPT * _FIELDS
 

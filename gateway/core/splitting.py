@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import permutations
+from typing import Final
 
-TICKETS = 1 << 64
-_MASK = TICKETS - 1
-_PART = TICKETS // 16
-_STEP = 0x9E3779B97F4A7C15 // 16 | 1  # _PART/φ, odd: every place inside a part is met
-_ORDERS = tuple(permutations(range(4)))
+TICKETS: Final = 1 << 64
+_MASK: Final = TICKETS - 1
+_PART: Final = TICKETS // 16
+_STEP: Final = 0x9E3779B97F4A7C15 // 16 | 1  # _PART/φ, odd: every place inside a part is met
+_ORDERS: Final = tuple(permutations(range(4)))
 
 
 class Spread:

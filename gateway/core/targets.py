@@ -7,10 +7,12 @@ asked for, byte for byte. Which route that is, `matching` decides.
 
 import ipaddress
 import re
-from typing import Literal
+from typing import Final, Literal
 
-_NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
-_PORT = re.compile(r"[0-9]{0,5}")
+from gateway.core.kept import Kept
+
+_NAME: Final = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
+_PORT: Final = re.compile(r"[0-9]{0,5}")
 
 
 def normalise_host(raw: str) -> str:
@@ -39,7 +41,22 @@ def normalise_host(raw: str) -> str:
     return host
 
 
-_CONTROL = re.compile(r"[\x00-\x20\x7f]|%00")
+_MOST_HOSTS: Final = 16_384
+_LONGEST_HOST: Final = 255
+_forms: Final[Kept[str]] = Kept(_MOST_HOSTS)
+
+
+def host_form(written: bytes) -> str:
+    """As `normalise_host`, of what stands in a request; known by its bytes when it comes again."""
+    form = _forms.find(written)
+    if form is None:
+        form = normalise_host(written.decode("latin-1"))
+        if len(written) <= _LONGEST_HOST:
+            _forms.keep(written, form)
+    return form
+
+
+_CONTROL: Final = re.compile(r"[\x00-\x20\x7f]|%00")
 _DOTS = re.compile(r"(?:^|/|%2f|\\|%5c)(?:\.|%2e){1,2}(?:$|[/?;\\]|%2f|%5c|%3b)", re.IGNORECASE)
 
 

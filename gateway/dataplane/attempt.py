@@ -8,6 +8,7 @@ attempt follows is the exchange's to say.
 
 from abc import abstractmethod
 from operator import itemgetter
+from typing import Final
 
 import orjson
 from mypy_extensions import mypyc_attr, trait
@@ -21,9 +22,9 @@ from gateway.dataplane.instance import REPORT, LiveInstance
 from gateway.dataplane.pool import EXHAUSTED, NO_CONNECTION
 from gateway.dataplane.upstream import Receiver, Upstream
 
-_UPGRADE = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-_reported = itemgetter(*REPORT)
-UNREAD_S = 1.0  # what the instance said before it read us arrives within a network's delay
+_UPGRADE: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+_reported: Final = itemgetter(*REPORT)
+UNREAD_S: Final = 1.0  # what the instance said before it read us arrives within a network's delay
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from bisect import insort
 from collections import deque
 from dataclasses import replace
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -36,11 +37,11 @@ from gateway.dataplane.instance import Group, LiveInstance
 from gateway.dataplane.permits import is_few
 from gateway.dataplane.shared import Shared
 
-NO_ROOM = {
+NO_ROOM: Final = {
     "no_backend": "No instance of the backend can take the request now.",
     "queue_full": "The backend's queue is full (queue.size), or its wait too long (queue.timeout).",
 }
-AGAIN_S = 0.001  # between two looks for a permit that another worker may have given back
+AGAIN_S: Final = 0.001  # between two looks for a permit that another worker may have given back
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 from abc import abstractmethod
-from typing import cast
+from typing import Final, cast
 
 from mypy_extensions import trait
 
@@ -18,9 +18,14 @@ from gateway.dataplane.deadlines import NEVER, Timed
 from gateway.dataplane.routing import Remembered
 from gateway.dataplane.shared import Shared
 
-STATES = ("head", "body", "wait", "tunnel", "linger", "closed")
-HEAD, BODY, WAIT, TUNNEL, LINGER, CLOSED = range(len(STATES))
-LEGAL = {
+STATES: Final = ("head", "body", "wait", "tunnel", "linger", "closed")
+HEAD: Final = 0
+BODY: Final = 1
+WAIT: Final = 2
+TUNNEL: Final = 3
+LINGER: Final = 4
+CLOSED: Final = 5
+LEGAL: Final = {
     HEAD: (BODY, WAIT, CLOSED),  # more of a request's head, if there is one, is to come
     BODY: (WAIT, LINGER, CLOSED),  # more of its body
     WAIT: (HEAD, TUNNEL, CLOSED),  # the request is there, its answer is not
@@ -28,7 +33,7 @@ LEGAL = {
     LINGER: (CLOSED,),  # refused: the client may read the answer
     CLOSED: (),
 }
-LINGER_S = 2.0
+LINGER_S: Final = 2.0
 
 
 @trait

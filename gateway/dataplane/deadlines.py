@@ -12,14 +12,14 @@ import logging
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from mypy_extensions import mypyc_attr
 
-log = logging.getLogger(__name__)
-TICK_S = 0.02
-STALLED_S = 0.1  # a turn that is as late as this says that the whole process stood still
-NEVER = math.inf
+log: Final = logging.getLogger(__name__)
+TICK_S: Final = 0.02
+STALLED_S: Final = 0.1  # a turn that is as late as this says that the whole process stood still
+NEVER: Final = math.inf
 
 
 class Timer(Protocol):

@@ -7,12 +7,13 @@ after a few round trips; whoever dawdles to fill the place is who loses it.
 """
 
 from abc import abstractmethod
+from typing import Final
 
 from mypy_extensions import mypyc_attr, trait
 
 from gateway.core.errors import GatewayError, NoRoom
 
-PIECE_BYTES = 64  # what holding one piece costs beside its bytes
+PIECE_BYTES: Final = 64  # what holding one piece costs beside its bytes
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -5,6 +5,8 @@ one read of the snapshot until an instance is chosen nothing awaits, hence no lo
 client's connection is `listener`, the instance's `upstream`; this is what lies between.
 """
 
+from typing import Final
+
 from mypy_extensions import mypyc_attr
 
 from gateway.core.errors import ClientFault, GatewayError, NoRoom, UpstreamFault
@@ -37,7 +39,7 @@ from gateway.dataplane.routing import WrongMethodFault, host_of
 from gateway.dataplane.tunnel import Tunnel
 from gateway.telemetry.metrics import Cell, ConsumerCell
 
-_CODES = {"connect_failure": "connect_failed", "timeout": "response_timeout"}
+_CODES: Final = {"connect_failure": "connect_failed", "timeout": "response_timeout"}
 
 
 def _takes_nothing(head: ResponseHead) -> bool:

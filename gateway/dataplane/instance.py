@@ -7,6 +7,7 @@ so that an edit resets nothing of what stays.
 import math
 from abc import abstractmethod
 from collections.abc import Sized
+from typing import Final
 
 from gateway.core.balancing import Load
 from gateway.core.evidence import Evidence
@@ -17,7 +18,7 @@ from gateway.dataplane.permits import Permits
 from gateway.dataplane.pool import Pool
 from gateway.dataplane.shared import Shared
 
-REPORT = ("queue", "running", "slots", "wait_ms")
+REPORT: Final = ("queue", "running", "slots", "wait_ms")
 
 
 class Group(Timed):

@@ -6,6 +6,7 @@ instance is asked or what it answers.
 """
 
 from abc import abstractmethod
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -40,11 +41,16 @@ from gateway.dataplane.replies import RESERVED
 from gateway.dataplane.routing import BodyNeeded, LiveRoute, Snapshot
 from gateway.telemetry.metrics import LIMITED
 
-AGAIN_S = 0.001  # between two looks for whether another worker has decided
-BUSY_S = 1.0  # for as long as a request may wait for that
-STATES = ("gathering", "waiting", "trying", "answering", "tunnel", "over")
-GATHERING, WAITING, TRYING, ANSWERING, TUNNEL, OVER = range(len(STATES))
-LEGAL = {
+AGAIN_S: Final = 0.001  # between two looks for whether another worker has decided
+BUSY_S: Final = 1.0  # for as long as a request may wait for that
+STATES: Final = ("gathering", "waiting", "trying", "answering", "tunnel", "over")
+GATHERING: Final = 0
+WAITING: Final = 1
+TRYING: Final = 2
+ANSWERING: Final = 3
+TUNNEL: Final = 4
+OVER: Final = 5
+LEGAL: Final = {
     GATHERING: (WAITING, OVER),  # what of the request must be there to choose a backend
     WAITING: (TRYING, OVER),  # for an instance of it
     TRYING: (TRYING, ANSWERING, TUNNEL, OVER),  # for the head of an answer
@@ -443,7 +449,7 @@ class Intake(Waiter, Request, Deciding):
         if route.judge is None:
             self.enter(route.choose(head), now)
             return
-        route.judge.decided = None
+        route.judge.forget()
         backend = route.choose(head)
         self.trial = route.judge.decided
         self.enter(backend, now)

@@ -201,6 +201,10 @@ class Judge:
             row = by_share[share] = [0, 0]
         row[1 if arm else 0] += 1
 
+    def forget(self) -> None:
+        """Nothing is decided of the next request yet."""
+        self.decided = None
+
     def begin(self) -> None:
         """Whoever is told next knows nothing yet."""
         self._told = {}

@@ -8,7 +8,7 @@ means is `exchange`; what a connection can do without knowing requests is `conne
 import asyncio
 import re
 from collections.abc import Callable
-from typing import cast
+from typing import Final, cast
 
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.framing import Body, Chunked, Sized
@@ -19,11 +19,11 @@ from gateway.dataplane.deadlines import NEVER, fault
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.plane import Plane
 
-RACE_S = 0.05
-LAST_CALL_S = 1.0  # for who may not have heard that we go
-LINGER_BYTES = 16 << 20
+RACE_S: Final = 0.05
+LAST_CALL_S: Final = 1.0  # for who may not have heard that we go
+LINGER_BYTES: Final = 16 << 20
 ExchangeOf = Callable[[Plane, Connection, RequestHead, float], Exchange]
-_empty_lines = re.compile(rb"(?:\r\n)+").match
+_empty_lines: Final = re.compile(rb"(?:\r\n)+").match
 
 
 class Client(Connection):

@@ -6,6 +6,8 @@ delays a client: what does not fit is dropped, and so is a copy under way whose 
 own request needs.
 """
 
+from typing import Final
+
 from gateway.core.headers import length_line
 from gateway.core.heads import ResponseHead
 from gateway.dataplane.backend import LiveBackend
@@ -15,7 +17,7 @@ from gateway.dataplane.intake import Intake
 from gateway.dataplane.routing import LiveRoute
 from gateway.dataplane.upstream import Receiver, Upstream
 
-_WHOLE = 1 << 64
+_WHOLE: Final = 1 << 64
 
 
 def mirror(exchange: Intake, route: LiveRoute) -> None:

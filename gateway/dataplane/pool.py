@@ -7,6 +7,7 @@ not known here.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from gateway.core.addresses import is_listener
 from gateway.core.health import connect_signal
@@ -19,17 +20,17 @@ from gateway.processes.sockets import is_here
 
 ConnectFailed = Callable[[str], None]  # gets a key of NO_CONNECTION, or `exhausted`
 
-NO_CONNECTION = {
+NO_CONNECTION: Final = {
     "refused": "The instance refused the connection.",
     "unreachable": "No connection to the instance could be made in time.",
     "unresolved": "The instance has no address yet, or one that no instance may have.",
 }
 """Why no connection was to be had, and in the words that a client is told."""
 
-EXHAUSTED = "The gateway has no file descriptor, port or memory left for a connection."
+EXHAUSTED: Final = "The gateway has no file descriptor, port or memory left for a connection."
 
-MAX_WATCHED = 4  # connections of an instance that are kept without use, for what they teach
-ALIVE_S = 2.0  # bytes that came of it within this time show that somebody is there
+MAX_WATCHED: Final = 4  # connections of an instance that are kept without use, for what they teach
+ALIVE_S: Final = 2.0  # bytes that came of it within this time show that somebody is there
 
 
 class Pool(Owner):

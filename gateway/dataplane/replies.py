@@ -7,12 +7,13 @@ here once, at the boundary: inside, errors are GatewayErrors.
 import time
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import Final
 
 import orjson
 
 from gateway.core.errors import GatewayError
 
-RESERVED = b"/-/"
+RESERVED: Final = b"/-/"
 
 
 def problem(fault: GatewayError, request_id: bytes, allow: str | None) -> tuple[bytes, bytes]:

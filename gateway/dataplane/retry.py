@@ -5,7 +5,7 @@ first, and paid from the budget, unless nobody worked on the first one. Whether 
 wanted is the core's `may_retry`.
 """
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gateway.core.heads import RequestHead
 from gateway.core.retrying import IDEMPOTENT
@@ -15,7 +15,7 @@ from gateway.dataplane.routing import LiveRoute
 from gateway.dataplane.shared import Shared
 from gateway.telemetry.metrics import RETRIES, RETRIES_DENIED
 
-_COUNTED = {"unread": "reset"}  # in the metrics: to its client the connection was reset
+_COUNTED: Final = {"unread": "reset"}  # in the metrics: to its client the connection was reset
 
 
 class Failure(NamedTuple):

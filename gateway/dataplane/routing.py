@@ -9,7 +9,7 @@ moved. Choosing the instance inside the backend is not done here.
 
 from collections.abc import Collection, Mapping
 from hashlib import blake2b
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from gateway.core.errors import ClientFault, NoRoom
 from gateway.core.heads import RequestHead
@@ -27,7 +27,7 @@ from gateway.core.matching import (
 from gateway.core.served import default_rewrite
 from gateway.core.splitting import Split, Spread, sticky_backend
 from gateway.core.table import EMPTY, Route, Sticky, Table
-from gateway.core.targets import normalise_host, target_fault
+from gateway.core.targets import host_form, target_fault
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.door import Door, bucket_of
 from gateway.dataplane.instance import LiveInstance
@@ -35,8 +35,8 @@ from gateway.dataplane.json_fields import FieldReader
 from gateway.dataplane.shared import Shared
 from gateway.telemetry.metrics import Cell
 
-_MAX_GONE = 64  # instances that a route remembers and that may be gone, before it looks
-_FAULTS = {
+_MAX_GONE: Final = 64  # instances that a route remembers and that may be gone, before it looks
+_FAULTS: Final = {
     "form": "The request target is no path.",
     "control": "The request target holds a control character.",
     "fragment": "The request target holds a fragment.",
@@ -413,7 +413,7 @@ def host_of(head: RequestHead) -> str:
     if head.host is None:
         return ""
     try:
-        return normalise_host(head.host.decode("latin-1"))
+        return host_form(head.host)
     except ValueError:
         raise ClientFault("The Host is no host.") from None
 

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
@@ -31,10 +31,10 @@ from gateway.telemetry.book import Book
 from gateway.telemetry.ledger import Ledger
 from gateway.telemetry.metrics import EJECTIONS, LOG_DROPPED, Counters
 
-log = logging.getLogger(__name__)
-MAX_SIGNALS = 1000  # until the channel takes them; of more the last ones say how it is now
-_ODD = 0x9E3779B97F4A7C15F39CC0605CEDC835  # 2^128/φ: ids that follow each other look unlike
-_MASK = (1 << 128) - 1
+log: Final = logging.getLogger(__name__)
+MAX_SIGNALS: Final = 1000  # until the channel takes them; of more the last ones say how it is now
+_ODD: Final = 0x9E3779B97F4A7C15F39CC0605CEDC835  # 2^128/φ: ids that follow each other look unlike
+_MASK: Final = (1 << 128) - 1
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -6,13 +6,14 @@ between two frames instead of inside one.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from gateway.core.heads import ResponseHead
 from gateway.dataplane.connection import Connection, Sink
 from gateway.dataplane.deadlines import Timed
 from gateway.dataplane.upstream import Receiver, Upstream
 
-GOING_AWAY = b"\x88\x02\x03\xe9"
+GOING_AWAY: Final = b"\x88\x02\x03\xe9"
 
 
 class FrameBounds:

@@ -9,7 +9,7 @@ says, is closed and never used again: a late or double answer reaches nobody (R1
 import asyncio
 from abc import abstractmethod
 from functools import partial
-from typing import cast
+from typing import Final, cast
 
 from mypy_extensions import trait
 
@@ -21,16 +21,20 @@ from gateway.core.table import Timeouts
 from gateway.dataplane.deadlines import NEVER, Timed, fault
 from gateway.dataplane.shared import Shared
 
-STATES = ("idle", "head", "body", "tunnel", "closed")
-IDLE, HEAD, BODY, TUNNEL, CLOSED = range(len(STATES))
-LEGAL = {
+STATES: Final = ("idle", "head", "body", "tunnel", "closed")
+IDLE: Final = 0
+HEAD: Final = 1
+BODY: Final = 2
+TUNNEL: Final = 3
+CLOSED: Final = 4
+LEGAL: Final = {
     IDLE: (HEAD, CLOSED),  # nobody asks: in the pool, or just opened
     HEAD: (IDLE, BODY, TUNNEL, CLOSED),  # of an answer, to come
     BODY: (IDLE, CLOSED),  # of it, to come
     TUNNEL: (CLOSED,),
     CLOSED: (),
 }
-MAX_INTERIM = 16
+MAX_INTERIM: Final = 16
 
 
 @trait
@@ -260,6 +264,12 @@ class Upstream(asyncio.Protocol, Timed):
             self._answer(last, data[len(last.raw) :])
             return
         options = self.owner.shared.options
+        again = last.again(data, options.max_head) if last is not None else None
+        if again is not None:
+            self._buffer = b""
+            self._last_head = again
+            self._answer(again, data[len(again.raw) :])
+            return
         while True:
             end = data.find(END)
             if end > options.max_head or (end < 0 and len(data) > options.max_head):

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.targets import normalise_host, target_fault
+from gateway.core import targets
+from gateway.core.targets import host_form, normalise_host, target_fault
 
 CORPORA = Path(
     os.environ.get("HEADGATE_CORPORA", Path(__file__).parents[2].parent / "shared" / "corpora")
@@ -36,6 +37,17 @@ def test_r6_hosts_have_one_form(raw: str, host: str) -> None:
 def test_r6_what_is_no_host_is_refused(raw: str) -> None:
     with pytest.raises(ValueError):
         normalise_host(raw)
+
+
+def test_a_host_is_known_by_what_was_written_and_a_flood_of_others_is_bounded() -> None:
+    for _ in range(2):
+        assert host_form(b"Model.Example.:80") == "model.example"
+        with pytest.raises(ValueError):
+            host_form(b"no host")
+    for number in range(40_000):
+        host_form(b"h%d.example" % number)
+    assert len(targets._forms.keys()) <= 16_384
+    assert host_form(b"Model.Example.:80") == "model.example"
 
 
 def rows(name: str) -> list[dict[str, Any]]:

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import ClientFault, UpstreamFault
 from gateway.core.framing import Chunked, Sized
-from gateway.core.heads import CHUNKED, check_start, kept, parse_request, parse_response
+from gateway.core.heads import (
+    CHUNKED,
+    ResponseHead,
+    check_start,
+    kept,
+    parse_request,
+    parse_response,
+)
 from gateway.core.lines import Lines
 
 
@@ -104,12 +111,23 @@ def test_a_start_that_cannot_become_a_head_is_refused_at_once():
 def test_what_is_kept_of_header_lines_is_bounded_and_no_secret():
     lines = Lines({})
     for number in range(10_000):
-        lines[b"x-%d: y" % number]
-    assert len(lines) <= 2048
-    assert len(lines.names) <= 2048
-    lines.clear()
-    lines[b"Authorization: secret"]
-    assert not lines
+        lines.read(b"x-%d: y" % number)
+    assert len(lines.kept.keys()) <= 2048
+    assert len(lines.names.keys()) <= 2048
+    lines = Lines({})
+    lines.read(b"Authorization: secret")
+    assert not len(lines.kept.keys())
+
+
+def test_a_flood_of_lines_takes_nothing_from_those_that_come_again() -> None:
+    lines = Lines({})
+    often = b"Accept: */*"
+    entry = lines.read(often)
+    for number in range(10_000):
+        lines.read(b"User-Agent: %d" % number)
+        if number % 500 == 0:
+            assert (lines.kept.young.get(often) or lines.read(often)) is entry
+    assert lines.kept.find(b"User-Agent: 1") is None
 
 
 @pytest.mark.parametrize(
@@ -241,3 +259,61 @@ def test_what_is_kept_of_lines_and_names_is_bounded() -> None:
     *lines, statuses = kept()
     assert max(map(len, lines)) <= 2048
     assert len(statuses) <= 256
+
+
+REPORTED = b"HTTP/1.1 200 OK\r\nServer: s\r\nEndpoint-Load-Metrics: JSON {1}\r\nContent-Length: 2"
+
+
+FACTS = (
+    "after", "before", "close", "forward", "known", "length", "minor", "nominated", "passing",
+    "raw", "status", "status_line",
+)  # fmt: skip
+
+
+def facts(head: ResponseHead) -> list[object]:
+    """All that is said of an answer's head but how its lines were written."""
+    return [(name, getattr(head, name)) for name in FACTS]
+
+
+@given(st.binary(max_size=12))
+def test_an_answer_that_differs_in_its_load_report_alone_means_what_it_says(report: bytes) -> None:
+    first = parse_response(REPORTED, 100)
+    data = REPORTED.replace(b"JSON {1}", report)
+    again = first.again(data + b"\r\n\r\nok", 1000)
+    try:
+        read = parse_response(data, 100)
+    except UpstreamFault:
+        assert again is None
+    else:
+        if b"\r\n" in report:
+            assert again is None
+        else:
+            assert again is not None
+            assert facts(again) == facts(read)
+            assert facts(first) == facts(parse_response(REPORTED, 100))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        REPORTED + b"\r\nEndpoint-Load-Metrics: JSON {1}",
+        REPORTED.replace(b"Endpoint-Load-Metrics", b"Other"),
+        REPORTED + b"\r\nX-Long: " + b"x" * 1024,
+    ],
+)
+def test_an_answer_without_one_short_load_report_is_read_anew(head: bytes) -> None:
+    first = parse_response(head, 100)
+    assert first.again(head + b"\r\n\r\n", 10_000) is None
+
+
+def test_what_only_looks_like_a_load_report_is_none() -> None:
+    head = REPORTED.replace(b"Server: s", b"Server: Endpoint-Load-Metrics: JSON {1}")
+    first = parse_response(head, 100)
+    other = head.replace(b"Server: Endpoint-Load-Metrics: JSON {1}", b"Server: x")
+    assert first.again(other + b"\r\n\r\n", 1000) is None
+    other = head.replace(b"\r\nEndpoint-Load-Metrics: JSON {1}", b"\r\nEndpoint-Load-Metrics: 2")
+    again = first.again(other + b"\r\n\r\n", 1000)
+    assert again is not None
+    assert facts(again) == facts(parse_response(other, 100))
+    assert first.again(other[:-3], 1000) is None
+    assert first.again(other + b"\r\n\r\n", len(other) - 1) is None
