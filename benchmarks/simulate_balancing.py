@@ -183,7 +183,7 @@ class Headgate:
     queue: Queue = field(default_factory=Queue)
     remaining_s: float = math.inf
     refused: Callable[[Request, float], None] | None = None
-    turn: int = 0
+    rotation: int = 0
 
     def __post_init__(self) -> None:
         self.loads = [Load() for _ in self.fleet.machines]
@@ -219,7 +219,7 @@ class Headgate:
         if isinstance(verdict, Refuse):
             self.waiting.remove(request)
             self.admission.waits(len(self.waiting))
-            index = rather_than_refuse(loads, self.turn, now)
+            index = rather_than_refuse(loads, self.rotation, now)
             if index >= 0:
                 self._send(request, index, now)
                 return
@@ -250,8 +250,8 @@ class Headgate:
     def dispatch(self, now: float) -> None:
         loads = [self.loads[index] for index in self.serving]
         while self.waiting:
-            self.turn += 1
-            chosen = place(self.balance, loads, len(self.waiting), self.turn, now)
+            self.rotation += 1
+            chosen = place(self.balance, loads, len(self.waiting), self.rotation, now)
             if chosen is None:
                 return
             request = self.waiting[chosen.position]
@@ -288,7 +288,7 @@ class LeastConnections:
 
     fleet: Fleet
     most: int = 1 << 30
-    turn: int = 0
+    rotation: int = 0
 
     def __post_init__(self) -> None:
         self.loads = [Load() for _ in self.fleet.machines]
@@ -303,8 +303,8 @@ class LeastConnections:
 
     def dispatch(self, now: float) -> None:
         while self.waiting:
-            self.turn += 1
-            order = [(i + self.turn) % len(self.loads) for i in range(len(self.loads))]
+            self.rotation += 1
+            order = [(i + self.rotation) % len(self.loads) for i in range(len(self.loads))]
             least = min(order, key=lambda i: self.loads[i].in_flight)
             if self.loads[least].in_flight >= self.most:
                 return
@@ -322,13 +322,13 @@ class Oracle(LeastConnections):
 
     def dispatch(self, now: float) -> None:
         while self.waiting:
-            self.turn += 1
+            self.rotation += 1
 
             def delay(i: int) -> float:
                 machine, ahead = self.fleet.machines[i], self.loads[i].in_flight + 1
                 return machine.mean_s * max(1.0, ahead / machine.slots)
 
-            order = [(i + self.turn) % len(self.loads) for i in range(len(self.loads))]
+            order = [(i + self.rotation) % len(self.loads) for i in range(len(self.loads))]
             least = min(order, key=delay)
             self.loads[least].in_flight += 1
             self.fleet.send(self.waiting.popleft(), least, now)
@@ -384,7 +384,26 @@ def _share(workers: list[Gateway]) -> None:
 
 
 UNEVEN = [Machine(), Machine(), Machine(), Machine(mean_s=0.1)]
-CAPACITY = sum(machine.slots / machine.mean_s for machine in UNEVEN)
+FLEETS = {
+    "all alike": [Machine()] * 4,
+    "one of four slow": UNEVEN,
+    "one of two slow": [Machine(), Machine(mean_s=0.1)],
+    "two of eight slow": [Machine()] * 6 + [Machine(mean_s=0.06), Machine(mean_s=0.1)],
+    "20, 25, 30 and 35 ms": [Machine(mean_s=ms / 1000) for ms in (20, 25, 30, 35)],
+    "one fast, one slot": [Machine(slots=1, mean_s=0.004), *[Machine()] * 3],
+    "many slots and few": [Machine(slots=8), *[Machine()] * 2, Machine(mean_s=0.06)],
+    "times vary wildly": [Machine(sigma=1.2)] * 3 + [Machine(mean_s=0.1, sigma=1.2)],
+    "alike and silent": [Machine(reports=False)] * 4,
+    "uneven and silent": [Machine(reports=False)] * 3 + [Machine(mean_s=0.1, reports=False)],
+}
+
+
+def capacity_of(machines: list[Machine]) -> float:
+    """Requests a second that `machines` can answer, in the mean."""
+    return sum(machine.slots / machine.mean_s for machine in machines)
+
+
+CAPACITY = capacity_of(UNEVEN)
 
 
 def percentile_s(requests: list[Request], share: float) -> float:
@@ -426,6 +445,14 @@ def main() -> None:
                     slow.append(fleet.served[-1] / len(requests))
         middle = [sorted(found)[3] * 1000 for found in tails.values()]
         print(f"{name:34}{middle[0]:>9.0f} ms{middle[1]:>7.0f} ms{sorted(slow)[3]:>9.1%}")
+    print(f"\n{'headgate, p99 at 70 %':34}{'1 worker':>12}{'4 workers':>10}")
+    for name, machines in FLEETS.items():
+        phases = [(20.0, 0.7 * capacity_of(machines))]
+        line = f"{name:34}"
+        for workers in (1, 4):
+            runs = (simulate(Headgate, machines, phases, seed, workers)[0] for seed in range(1, 8))
+            line += f"{sorted(percentile_s(run, 0.99) for run in runs)[3] * 1000:>7.0f} ms"
+        print(line)
     print(f"\n{'three times the capacity':34}{'within 500 ms':>14}{'refused':>9}")
     for name, (gateways, workers) in policies.items():
         if "headgate" in name:

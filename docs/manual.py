@@ -97,6 +97,7 @@ _SECTIONS = (
     ("keys", "KeySpec", "`keys: {NAME: …}`"),
     ("backends", "BackendSpec", "`backends: {NAME: …}`"),
     ("serve", "ServeSpec", "`serve` of a backend"),
+    ("scale", "ScaleSpec", "`scale` of a `serve`"),
     ("queue", "QueueSpec", "`queue` of a backend"),
     ("health", "HealthSpec", "`health` of a backend"),
     ("eject", "EjectSpec", "`eject` of a backend"),

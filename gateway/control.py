@@ -42,13 +42,14 @@ from gateway.controlplane.watch.health_book import Key, Words
 from gateway.controlplane.watch.pacing import Paced
 from gateway.controlplane.watch.prober import Prober, probe
 from gateway.controlplane.watch.resolver import Endpoints, Resolver
+from gateway.controlplane.watch.scaler import Scaler
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.controlplane.watch.traffic import Traffic
 from gateway.controlplane.workers import Workers
 from gateway.core.addresses import Listener, is_listener
 from gateway.core.faults import Conflict, Invalid, Missing
 from gateway.core.health import Word
-from gateway.core.placement import addresses, place, settled, unplaced
+from gateway.core.placement import addresses, place, set_replicas, settled, unplaced
 from gateway.core.served import filled, ways
 from gateway.core.table import Backend, Document, Table
 from gateway.processes import outlet
@@ -161,6 +162,13 @@ class Control:
             lambda: filled(self._publisher.table, self._served.paths),
             self._prober.well,
             self._workers.set_documents,
+        )
+        self._scaler = (
+            None
+            if self._fleet is None
+            else Scaler(
+                lambda: self._publisher.table, self._workers.loads, self._fleet.state, self._scale
+            )
         )
         self._view = StatusView(
             lambda: self._publisher.table,
@@ -341,6 +349,17 @@ class Control:
         self._held = {}  # it waits for an answer
         self._hold(self._publisher.table)
 
+    def _scale(self, backend: str, count: int, why: str) -> None:
+        self._own.run(f"scaling {backend}", self._set_replicas(backend, count, why))
+
+    async def _set_replicas(self, backend: str, count: int, why: str) -> None:
+        try:
+            await self._publisher.publish(
+                partial(set_replicas, backend=backend, count=count), who="up", why=why
+            )
+        except (Conflict, Missing, Invalid, NotInForce, StoreError) as error:
+            say(f"backend {backend} is not scaled to {count}: {error}")
+
     def _expect(self, message: WorkersMessage) -> None:
         self._workers.expect(message["pids"], message["leaving"], stopping=message["stopping"])
 
@@ -442,6 +461,9 @@ class Control:
         if self._fleet is not None and self._held_to != self._publisher.table.revision:
             self._hold(self._publisher.table)  # an edit came that was not in force everywhere
         await self._view.beat()
+        if self._scaler is not None and self._scaler.scaled:
+            await self._workers.look()
+            self._scaler.beat(time.monotonic())
         if self._traffic is not None:
             line = self._traffic.line(self._view.counted, time.monotonic())
             if line:

@@ -66,12 +66,13 @@ class Workers:
         on_workers: Callable[[str, int, int], None] = lambda _what, _slot, _pid: None,
         on_judged: Callable[[JudgedMessage], None] = lambda _: None,
         answer_within_s: float = ANSWER_WITHIN_S,
+        look_within_s: float = LOOK_WITHIN_S,
     ) -> None:
         self._configure: Configure = {"type": "configure", "settings": configure}
         self._replace, self._succeed = replace, succeed
         self._health, self._on_evidence = health, on_evidence
         self._on_workers, self._on_judged = on_workers, on_judged
-        self._answer_within_s = answer_within_s
+        self._answer_within_s, self._look_within_s = answer_within_s, look_within_s
         self._table = EMPTY
         self._endpoints: Endpoints = {}
         self._seen: list[tuple[str, float, str, str]] = []
@@ -195,7 +196,7 @@ class Workers:
         look, asked = self._looks, self.connected
         self.send_all({"type": "look", "id": look, "reports": reports})
         try:
-            async with asyncio.timeout(LOOK_WITHIN_S):
+            async with asyncio.timeout(self._look_within_s):
                 while any(it.looked < look and self._slots.has(it) for it in asked):
                     await self._answered.wait()
         except TimeoutError:

@@ -20,20 +20,20 @@ from gateway.core.concurrency_limit import ConcurrencyLimit
 from gateway.core.shared_load import Sample, SharedLoad
 
 # Behind each: what other values make of the p99 in ms, with one worker and with four, of UNEVEN in
-# benchmarks/simulate_balancing.py at 70 % of its capacity, the median of eleven seeds: 76 and 107
+# benchmarks/simulate_balancing.py at 70 % of its capacity, the median of eleven seeds: 68 and 80
 # as it is. "No case": a quarter and four times as much do as well there, and in eleven cases of
 # benchmarks/simulate_limits.py (slow moments, pauses, full instances); then a reason holds it.
 FRESH_S: Final = 0.1  # while a report is newer than what the other workers say; no case
 FADE_S: Final = 2.0  # after which a report says nothing more; no case
-FORGET_S: Final = 10.0  # after which what an unused instance taught is tried anew; 2.5: 76, 115
+FORGET_S: Final = 10.0  # after which what an unused instance taught is tried anew; 2.5: 69, 85
 LEARN: Final = 0.05  # the least weight of a new answer in the learned service time; no case
 LEARN_CROWD: Final = 0.05  # no case
 # Of instances that are about as fast the least busy one is chosen: all stay warm and known, and
 # none gets a crowd for a hair's breadth.
-ALIKE: Final = 0.7  # 0.3: 81, 130; 1: 75, 105
+ALIKE: Final = 0.7  # 0.3: 68, 116; 1: 68, 81
 ALIKE_S: Final = 0.001  # no case
 # Answers without which none counts as slow: the first ones are cold.
-JUDGED: Final = 8  # 2: 71, 84; 32: 95, 162
+JUDGED: Final = 2  # 8: 69, 83; 32: 76, 126
 RELEARN: Final = 0.5  # and its weight after FORGET_S without one; no case
 MOST_SLOTS: Final = 65_536.0  # beyond it a report makes no sense
 LOOK_S: Final = 0.001  # between two looks at what other workers have at an instance; no case
@@ -166,7 +166,11 @@ class Load:
     def target_rather_than_wait(self, now: float) -> float:
         """How many may be computed at once before one waits for longer than a moment: as many as
         the instance can, as it says or as was seen; more while that is but a guess."""
-        return self.target if self.slots or self.is_fixed else self.concurrency.most(now)
+        return (
+            self.target
+            if self.slots or self.is_fixed
+            else self.concurrency.limit_rather_than_refuse(now)
+        )
 
     def is_guessed(self, now: float) -> bool:
         """Whether requests are held back by no more than a guess."""
@@ -277,7 +281,7 @@ class Load:
                 others = foreign
         return self.in_flight - self.held + others
 
-    def delay(self, now: float, occupied: float, usual_s: float) -> float:
+    def delay(self, now: float, occupied: float, usual_s: float = 1.0) -> float:
         """Expected seconds until one more request would be answered.
 
         `usual_s` stands in while nothing is known of this instance. One that has not answered
@@ -338,10 +342,10 @@ def target_of(slots: float, service_s: float) -> float:
     return slots + min(slots * TURNAROUND_S // service_s, max(slots, MOST_AHEAD))
 
 
-def choose(balance: str, loads: Sequence[Load], turn: int, now: float, ahead: int = 0) -> int:
+def choose(balance: str, loads: Sequence[Load], rotation: int, now: float, ahead: int = 0) -> int:
     """The index in `loads` of the instance for one more request; -1 when none has room.
 
-    `turn` counts up with each choice from a random start: it breaks ties by rotation, is the
+    `rotation` counts up with each choice from a random start: it breaks ties, is the
     position of `round_robin` and the chance of `random`. Room is up to what each should compute
     at once and `ahead` more, at most its `limit`; but within that a worker may always have one
     computed, for what it knows of the others is old.
@@ -350,11 +354,10 @@ def choose(balance: str, loads: Sequence[Load], turn: int, now: float, ahead: in
     if not count:
         return -1
     least_loaded = balance == "least_loaded" and count > 1
-    start = turn % count if balance != "random" else (scrambled(turn) * count) >> 64
-    best, least, avoided, least_busy = -1, 0.0, False, 0.0
-    usual_s = much_sooner = 0.0
-    order: list[int] = [*range(start, count), *range(start)]
-    for index in order:
+    start = rotation % count if balance != "random" else (scrambled(rotation) * count) >> 64
+    able: list[_Able] = []
+    quickest_s = least_s = least_busy = math.inf
+    for index in range(start - count, start):  # from `start` on, all around
         load = loads[index]
         in_flight = load.in_flight
         computed = in_flight - load.held
@@ -366,42 +369,51 @@ def choose(balance: str, loads: Sequence[Load], turn: int, now: float, ahead: in
             target = usual_target(loads) if load.is_new else load.concurrency.peers.guess(now)
         if load.weight < 1.0:
             target *= load.weight
-        if in_flight < load.limit and (occupied < target or computed <= 0):
-            if not least_loaded:
-                return index
-            slots = load.slots
-            busy = occupied / slots if slots else occupied + load.held
-            avoid = load.avoid_until > now
+        if in_flight >= load.limit or (occupied >= target and computed > 0):
+            continue
+        if not least_loaded:
+            return index % count
+        slots = load.slots
+        busy = occupied / slots if slots else occupied + load.held
+        avoid, delay = load.avoid_until > now, 0.0
+        if load.samples >= JUDGED:
             if (
                 busy >= least_busy
-                and avoid == avoided
-                and best >= 0
-                and (load.service_s if slots else load.base_s) >= much_sooner
+                and (load.service_s if slots else load.base_s) >= least_s
                 and (in_flight or now - load.learned_at <= FORGET_S)
             ):
-                continue  # it could only win by being much sooner, and even alone it is not
-            if not load.service_s and not usual_s:
-                usual_s = usual_service_s(loads)
-            delay = load.delay(now, occupied, usual_s)
-            if best < 0:
-                better = True
-            elif avoid != avoided:
-                better = avoided
-            elif load.samples < JUDGED or loads[best].samples < JUDGED:
-                better = busy < least_busy
-            elif delay < least:
-                better = delay < least * ALIKE - ALIKE_S or busy < least_busy
-            else:
-                better = busy < least_busy and least >= delay * ALIKE - ALIKE_S
-            if better:
-                best, least, avoided, least_busy = index, delay, avoid, busy
-                much_sooner = least * ALIKE - ALIKE_S
-    return best
+                continue  # even alone it takes longer than one before it that is no busier
+            delay = load.delay(now, occupied)
+            if not avoid:
+                least_s, least_busy = delay, busy
+                if delay < quickest_s:
+                    quickest_s = delay
+        able.append((index, avoid, delay, busy))
+    if len(able) == 1:
+        return able[0][0] % count
+    return _preferred(able, quickest_s) % count if able else -1
 
 
-def scrambled(turn: int) -> int:
-    """`turn` as a number in [0, 2^64) that looks like chance (splitmix64, Steele 2014)."""
-    z = turn * _STEP & _MASK
+_Able = tuple[int, bool, float, float]
+"""One that has room: its index, whether it is to be avoided, its delay (0.0 while nobody can judge
+it), and how busy it is."""
+
+
+def _preferred(able: Sequence[_Able], quickest_s: float) -> int:
+    """The index of the first in the order of preference: those that need not be avoided, of them
+    those about as fast as the quickest, of them the least busy."""
+    best: tuple[bool, bool, float] | None = None
+    found = 0
+    for index, avoid, delay, busy in able:
+        key = avoid, delay * ALIKE - ALIKE_S > quickest_s, busy
+        if best is None or key < best:
+            best, found = key, index
+    return found
+
+
+def scrambled(rotation: int) -> int:
+    """`rotation` as a number in [0, 2^64) that looks like chance (splitmix64, Steele 2014)."""
+    z = rotation * _STEP & _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
     return z ^ (z >> 31)

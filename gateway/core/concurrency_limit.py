@@ -157,7 +157,7 @@ class ConcurrencyLimit:
     """
 
     __slots__ = (
-        "_base", "_base_before_s", "_before", "_crowded", "_earlier", "_is_led", "_most",
+        "_base", "_base_before_s", "_before", "_crowded", "_earlier", "_is_led", "_led_most",
         "_present", "_retry_at", "_retry_s", "_room", "_room_before", "_room_until", "_samples",
         "_since", "_sure", "_suspected", "_until", "alone_s", "base_s", "limit", "peers",
         "proven_until",
@@ -180,8 +180,8 @@ class ConcurrencyLimit:
         self._since = -math.inf  # answers to what was sent before tell of another limit
         self._until = math.inf  # when the limit lapses
         self._before: Level | None = None  # an experiment: how it was without it
-        self._is_led = False  # by another worker, which says `most`
-        self._most = 0.0
+        self._is_led = False  # by another worker, which says `_led_most`
+        self._led_most = 0.0
         self._sure = math.inf  # the limit that was proven last
         self._suspected = 0
         self._retry_at = 0.0
@@ -205,11 +205,11 @@ class ConcurrencyLimit:
         """Whether nothing proves that there is a limit: neither here, nor at its peers."""
         return self._sure == math.inf and now >= self.peers.proven_until
 
-    def most(self, now: float) -> float:
+    def limit_rather_than_refuse(self, now: float) -> float:
         """How many may be there rather than be refused: the limit where it is proven, else some
         more than there were before it was tried."""
         if self._is_led:
-            return max(self.limit, self._most)
+            return max(self.limit, self._led_most)
         if now < self.proven_until or self._before is None:
             return self.limit
         if now < self.peers.proven_until:
@@ -255,8 +255,8 @@ class ConcurrencyLimit:
         """What other workers are to keep to."""
         before = self._before or _NO_LEVEL
         return Decision(
-            self.limit, self.most(now), self._until, self.proven_until, self._sure,
-            self.base_s, self._base_before_s, self.alone_s, self.room, self._suspected,
+            self.limit, self.limit_rather_than_refuse(now), self._until, self.proven_until,
+            self._sure, self.base_s, self._base_before_s, self.alone_s, self.room, self._suspected,
             *before, self._since, self._present, self._retry_at, self._retry_s,
         )  # fmt: skip
 
@@ -266,7 +266,7 @@ class ConcurrencyLimit:
             self._samples.clear()
             self._earlier = []
             self._crowded.clear()
-        self.limit, self._most, self._until, self.proven_until, self._sure = decision[:5]
+        self.limit, self._led_most, self._until, self.proven_until, self._sure = decision[:5]
         self.base_s, self._base_before_s, self.alone_s, self._room_before, suspected = decision[
             5:10
         ]

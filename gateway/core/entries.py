@@ -68,8 +68,10 @@ def is_json_scalar(value: Any) -> bool:
     return value is None or type(value) in (str, bool) or (type(value) is float and isfinite(value))
 
 
-def _is_token(text: Any, pattern: str = TOKEN, most: int = 256) -> bool:
-    return isinstance(text, str) and len(text) <= most and re.fullmatch(pattern, text) is not None
+def _is_token(text: Any, pattern: str = TOKEN, longest: int = 256) -> bool:
+    return (
+        isinstance(text, str) and len(text) <= longest and re.fullmatch(pattern, text) is not None
+    )
 
 
 def _require(is_so: bool, detail: str) -> None:
@@ -77,9 +79,9 @@ def _require(is_so: bool, detail: str) -> None:
         raise ValueError(detail)
 
 
-def _whole(key: str, value: Any, least: int, most: int = MAX_COUNT) -> None:
-    fits = type(value) is int and least <= value <= most
-    _require(fits, f"{key} must be a whole number from {least} to {most:,}")
+def _whole(key: str, value: Any, minimum: int, maximum: int = MAX_COUNT) -> None:
+    fits = type(value) is int and minimum <= value <= maximum
+    _require(fits, f"{key} must be a whole number from {minimum} to {maximum:,}")
 
 
 def _seconds(**durations: float) -> None:

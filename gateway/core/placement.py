@@ -21,7 +21,7 @@ from gateway.core.reading import parse_instance
 
 Spec = Mapping[str, Any]
 ProcessState = Literal["starting", "ready", "failed", "stopping"]
-LIVE = frozenset({"replicas"})
+LIVE = frozenset({"replicas", "scale"})
 """What `serve` says that no process has to be replaced for."""
 
 
@@ -162,7 +162,8 @@ def wanted(spec: Spec) -> Wanted | None:
 
 def count_of(spec: Spec) -> int:
     """How many processes a backend with `serve` asks for."""
-    replicas = spec["serve"].get("replicas")
+    serve = spec["serve"]
+    replicas = serve.get("replicas", (serve.get("scale") or {}).get("min"))
     return int(replicas) if replicas is not None else max(1, len(spec.get("instances") or ()))
 
 
@@ -198,6 +199,15 @@ def place(
         urls = list(dict.fromkeys([*in_force(spec), *urls]))
     moved = placed_at(spec, urls)
     return document if moved == spec else put(document, "backends", backend, moved)
+
+
+def set_replicas(document: Document, backend: str, count: int) -> Document:
+    """`document` with so many replicas of `backend`; Conflict where nothing is started for it."""
+    spec = entry_of(document, "backends", backend)
+    if not spec.get("serve"):
+        raise Conflict(f"backend {backend!r} is not served any more")
+    serve = {**spec["serve"], "replicas": count}
+    return put(document, "backends", backend, {**spec, "serve": serve})
 
 
 def settled(document: Document, placed: Mapping[str, Sequence[str]]) -> Document:

@@ -24,11 +24,11 @@ MEASURABLE: Final = 20  # departures from which a rate can be told
 GENERATION: Final = 32  # of those in flight have left before a queue is said to grow
 GRACE_S: Final = 0.1  # a burst may begin a standing queue without being called overload
 # Waiting requests per instance from which on pipelining costs nothing.
-DEEP: Final = 1  # 0: 80, 114; 4: 81, 109
+DEEP: Final = 1  # 0: 69, 81; 4: 71, 80
 # Part of its delay, waiting for which is worth a slow instance: the others in the queue gain by who
 # leaves it.
-EARLY: Final = 0.5  # 0.125: 156, 157; 1: 96, 114
-MUCH_SLOWER: Final = 2.0  # 0.5: 93, 112; 8: 156, 164
+EARLY: Final = 0.5  # 0.125: 149, 142; 1: 70, 79
+MUCH_SLOWER: Final = 2.0  # 0.5: 78, 81; 8: 151, 133
 LOOK_S: Final = 0.1  # between two looks for limits that have lapsed, while somebody waits; no case
 GLANCE_S: Final = 0.02  # and for room that other workers gave back; no case
 MOMENT_S: Final = 1.0  # for as long a guess may keep a request waiting,
@@ -60,7 +60,7 @@ class Refuse(NamedTuple):
 
 
 def place(
-    balance: str, loads: Sequence[Load], waiting: int, turn: int, now: float
+    balance: str, loads: Sequence[Load], waiting: int, rotation: int, now: float
 ) -> Placement | None:
     """Where one of the `waiting` requests (at least 1, the newest included) goes now; None
     when all of them do better to wait.
@@ -70,12 +70,12 @@ def place(
     """
     count = len(loads)
     ahead = 1 if waiting > DEEP * count else 0
-    index = choose(balance, loads, turn, now, ahead)
+    index = choose(balance, loads, rotation, now, ahead)
     if index < 0:
         # Not `any`: each of them is asked.
         if not sum([load.lapse(now) for load in loads]):
             return None
-        index = choose(balance, loads, turn, now, ahead)
+        index = choose(balance, loads, rotation, now, ahead)
         if index < 0:
             return None
     if count == 1:
@@ -121,14 +121,14 @@ def _now_or_later(loads: Sequence[Load], index: int, waiting: int, now: float) -
     return None
 
 
-def rather_than_refuse(loads: Sequence[Load], turn: int, now: float) -> int:
+def rather_than_refuse(loads: Sequence[Load], rotation: int, now: float) -> int:
     """The index of an instance for a request that would be refused; -1 if there is none.
 
     A free one is slow, or was when last heard of: an answer from it is late, a refusal is
     none, and only an answer can show that it is slow no more. One that fails quickly is no
     help. When none is free, one is as good that only a guess says to be full.
     """
-    index = choose("least_loaded", loads, turn, now)
+    index = choose("least_loaded", loads, rotation, now)
     if index >= 0:
         return index if loads[index].avoid_until <= now else -1
     return beyond_a_guess(loads, now)

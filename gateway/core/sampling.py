@@ -23,7 +23,7 @@ class Sampling:
     slow_s: float = 1.0
 
     def percent_of(
-        self, ident: bytes, target: bytes, status: int, reason: str, seconds: float
+        self, request_id: bytes, target: bytes, status: int, reason: str, seconds: float
     ) -> float:
         """How many of 100 requests like this are written, if this one is; else 0.
 
@@ -37,15 +37,15 @@ class Sampling:
         percent = self.percent
         if percent >= 100.0 or seconds >= self.slow_s:
             return 100.0
-        return percent if draw(ident) < percent / 100.0 * _WHOLE else 0.0
+        return percent if draw(request_id) < percent / 100.0 * _WHOLE else 0.0
 
 
 EVERY = Sampling()
 
 
-def draw(ident: bytes) -> int:
-    """The number in [0, 2^64) that decides for the request called `ident`."""
-    trace = trace_of(ident)
+def draw(request_id: bytes) -> int:
+    """The number in [0, 2^64) that decides for the request of that id."""
+    trace = trace_of(request_id)
     if trace:
         return trace % _WHOLE
-    return int.from_bytes(blake2b(ident, digest_size=8).digest())
+    return int.from_bytes(blake2b(request_id, digest_size=8).digest())

@@ -43,7 +43,7 @@ class Decision(NamedTuple):
     attributes of `concurrency_limit.ConcurrencyLimit`."""
 
     limit: float
-    most: float
+    limit_rather_than_refuse: float
     until: float
     proven_until: float
     sure: float

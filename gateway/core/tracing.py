@@ -51,9 +51,9 @@ def traceparent_line(trace_id: int, span_id: int, sampled: bool) -> bytes:
     return b"traceparent: 00-%032x-%016x-%02x" % (trace_id, span_id, SAMPLED if sampled else 0)
 
 
-def trace_of(ident: bytes) -> int:
-    """The trace that begins with the request called `ident`; 0 if that can be no trace's id."""
-    return int(ident, 16) if _trace_id(ident) else 0
+def trace_of(request_id: bytes) -> int:
+    """The trace that begins with the request of that id; 0 if that can be no trace's id."""
+    return int(request_id, 16) if _trace_id(request_id) else 0
 
 
 def without_trace(lines: Iterable[bytes], state_too: bool) -> list[bytes]:

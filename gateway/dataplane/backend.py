@@ -34,6 +34,10 @@ from gateway.dataplane.instance import Group, LiveInstance
 from gateway.dataplane.permits import is_few
 from gateway.dataplane.shared import Shared
 
+NO_ROOM = {
+    "no_backend": "No instance of the backend can take the request now.",
+    "queue_full": "The backend's queue is full (queue.size), or its wait too long (queue.timeout).",
+}
 AGAIN_S = 0.001  # between two looks for a permit that another worker may have given back
 
 
@@ -344,5 +348,4 @@ class LiveBackend(Group):
 
 
 def _no_room(verdict: Refuse) -> NoRoom:
-    detail = "The backend's queue is full (queue.size), or its wait too long (queue.timeout)."
-    return NoRoom(detail, verdict.code, retry_after_s=verdict.retry_after_s)
+    return NoRoom(NO_ROOM[verdict.code], verdict.code, retry_after_s=verdict.retry_after_s)

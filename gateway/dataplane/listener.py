@@ -20,6 +20,7 @@ from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.plane import Plane
 
 RACE_S = 0.05
+LAST_CALL_S = 1.0  # for who may not have heard that we go
 LINGER_BYTES = 16 << 20
 ExchangeOf = Callable[[Plane, Connection, RequestHead, float], Exchange]
 _empty_lines = re.compile(rb"(?:\r\n)+").match
@@ -325,13 +326,17 @@ class Client(Connection):
             self.abort()
 
     def shut(self) -> None:
+        """As declared; but who has just connected, or gets an answer that began before anybody was
+        told to close, may ask once more within LAST_CALL_S."""
+        came, self._keep_alive_s = self.deadline - self._keep_alive_s, LAST_CALL_S
         if self.state == HEAD and not self._buffer:
-            if not self._has_unread():  # a request that came just before is answered
+            left_s = came + LAST_CALL_S - self.plane.now()
+            if self.remembered.mark is None and left_s > 0.0:
+                self._wait_for(left_s)
+            elif not self._has_unread():  # a request that came just before is answered
                 self.close_soon()
         elif self._tunnel is not None:
             self._tunnel.shut()
-        else:
-            self.keep = False
 
     # time
 

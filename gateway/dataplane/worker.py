@@ -214,6 +214,7 @@ class Worker:
         await self._hand_over()
         for server in self._servers:
             server.close()
+        await self._pause(POLL_S)  # who was accepted by then is a client only now
         for client in list(plane.clients):
             client.shut()
         until = plane.now() + drain_s

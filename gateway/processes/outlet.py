@@ -39,11 +39,11 @@ class Outlet:
         fd: int | None,
         *,
         path: str | None = None,
-        most: int = MOST_BYTES,
+        max_bytes: int = MOST_BYTES,
         gap: Callable[[int], bytes] | None = None,
     ) -> None:
         """Writes to `fd`, or to the file at `path`; OSError when that cannot be opened."""
-        self._path, self._most, self.gap = path, most, gap
+        self._path, self._max_bytes, self.gap = path, max_bytes, gap
         self._fd = open_file(path) if path is not None else fd
         self._is_whole = self._fd is not None and _takes_whole(self._fd)
         self._queue: deque[bytes] = deque()
@@ -63,7 +63,7 @@ class Outlet:
         """Queues `data`, whole lines, or drops it where there is no room."""
         with self._news:
             first = self.gap(self._missing) if self._missing and self.gap is not None else b""
-            if self._is_closed or self._size + len(first) + len(data) > self._most:
+            if self._is_closed or self._size + len(first) + len(data) > self._max_bytes:
                 lines = data.count(b"\n")
                 self.dropped += lines
                 self._missing += lines

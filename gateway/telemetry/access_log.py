@@ -83,13 +83,13 @@ class AccessLog:
         tails = self._tails
         known, told = b"", None
         for (
-            ended, ident, client, method, target, status, reason, labels, revision, attempts,
+            ended, request_id, client, method, target, status, reason, labels, revision, attempts,
             received, sent, seconds,
         ) in entries:  # fmt: skip
             if is_every and not target.startswith(HEALTH):
                 percent = 100.0
             else:
-                percent = percent_of(ident, target, status, reason, seconds)
+                percent = percent_of(request_id, target, status, reason, seconds)
                 if not percent:
                     continue
             moment = ended + offset
@@ -104,7 +104,7 @@ class AccessLog:
             lines.append(
                 _LINE
                 % (
-                    stamp, (moment - second) * 1000, ident, client, method, path, status,
+                    stamp, (moment - second) * 1000, request_id, client, method, path, status,
                     reason.encode() if reason else b"", known, revision, attempts, received, sent,
                     seconds, tails[percent],
                 )

@@ -20,7 +20,7 @@ from typing import Any
 
 from gateway.core.table import Backend, Instance
 
-NO_OPTION = frozenset({"model", "devices", "env", "replicas", "threads", "generation"})
+NO_OPTION = frozenset({"model", "devices", "env", "replicas", "scale", "threads", "generation"})
 
 
 class ServeError(Exception):

@@ -134,15 +134,15 @@ class Batcher(Generic[J]):
             return 0.0
         return max(0.0, next(iter(queue)).arrived + window_s - now)
 
-    def take(self, now: float, most: int | None = None) -> tuple[list[J], list[J]]:
+    def take(self, now: float, size: int | None = None) -> tuple[list[J], list[J]]:
         """(the batch to run, those found expired): both leave the queue.
 
-        The batch holds at most `most` jobs, `limit` by default, oldest first, none expired.
+        The batch holds at most `size` jobs, `limit` by default, oldest first, none expired.
         """
         batch: list[J] = []
         expired: list[J] = []
         queue = self._queue
-        limit = self.limit if most is None else most
+        limit = self.limit if size is None else size
         held = self.held
         while queue and len(batch) < limit:
             job, place = queue.popitem(last=False)

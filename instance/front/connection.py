@@ -18,8 +18,8 @@ import httptools
 from instance.core.errors import Problem
 from instance.front.answers import Buffer
 from instance.front.bodies import Receiving, Sending, read_with, room_for
-from instance.front.incoming import Incoming
-from instance.front.server import OpenConnection, Server
+from instance.front.incoming import Client, Incoming
+from instance.front.server import Server
 from instance.front.takers import Taking
 from instance.wire.arena import Room
 from instance.wire.frames import Body
@@ -35,7 +35,7 @@ LINGER_S = 2.0  # for what a client still sends after a refusal
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Connection(OpenConnection, asyncio.Protocol):
+class Connection(Client, asyncio.Protocol):
     """One client's connection."""
 
     def __init__(self, server: Server) -> None:
@@ -279,8 +279,8 @@ class Connection(OpenConnection, asyncio.Protocol):
             self.transport.close()
 
     def sweep(self, now: float) -> None:
-        """Closes what has been idle, or slow to send, for too long; and at once what takes
-        nothing of its answer any more, which would else wait for ever to be closed."""
+        """As declared; and ends at once what takes nothing of its answer any more, which would else
+        wait for ever to be closed."""
         if self.transport is None:
             return
         if self.transport.get_write_buffer_size():

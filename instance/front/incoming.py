@@ -40,6 +40,14 @@ class Client:
         """Closes within an answer. Where only the end of the connection ends an answer, a
         `reset` tells that it is not whole."""
 
+    @abstractmethod
+    def sweep(self, now: float) -> None:
+        """Closes what has been idle, or slow to send, for too long."""
+
+    @abstractmethod
+    def close_if_idle(self) -> None:
+        """Closes it unless a request comes or is answered."""
+
 
 class Incoming:
     """One request as it comes. What it becomes is set by the surface: `arrived` when it is whole,

@@ -1,29 +1,13 @@
-"""All connections of an instance: what is the same for each, and one timer for them.
-
-Of a connection it knows what `OpenConnection` declares; who makes one is the listener's business.
-"""
+"""All connections of an instance: what is the same for each, and one timer for them."""
 
 import asyncio
 import time
-from abc import abstractmethod
 from contextlib import suppress
 from math import inf
 
 from instance.front.incoming import Client, Surface
 from instance.settings import Settings
 from instance.wire.arena import Arena
-
-
-class OpenConnection(Client):
-    """A connection as the server has it."""
-
-    @abstractmethod
-    def sweep(self, now: float) -> None:
-        """Closes what has been idle, or slow, for too long."""
-
-    @abstractmethod
-    def close_if_idle(self) -> None:
-        """Closes it unless a request comes or is answered."""
 
 
 class Server:
@@ -35,16 +19,16 @@ class Server:
         self.keep_alive_s = settings.keep_alive_s
         self.stream_idle_s = settings.stream_idle_s or inf
         self.arena = arena  # where large bodies are received
-        self.connections: set[OpenConnection] = set()
+        self.connections: set[Client] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._emptied = asyncio.Event()
 
-    def add(self, connection: OpenConnection) -> None:
+    def add(self, connection: Client) -> None:
         self.connections.add(connection)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(1.0, self._sweep)
 
-    def remove(self, connection: OpenConnection) -> None:
+    def remove(self, connection: Client) -> None:
         self.connections.discard(connection)
         if not self.connections:
             self._emptied.set()

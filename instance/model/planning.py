@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from instance.model.server_file import FileError, ServerFile, api_key, run_file, shutdown_key
@@ -43,21 +44,15 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMG]?)(i?)B?", re.IGNORECASE)
 
 
 class PlanError(Exception):
-    """What a server was given cannot be honoured; one line."""
+    """Something that a server was given cannot be honoured; one line."""
 
 
 def plan_of(served: ServerFile) -> PlanAnswer:
-    """The plan for what a file serves; PlanError says in one line why there is none."""
+    """The plan for what a file serves; PlanError names in one line all that stands against one."""
     server, run = served.server, served.run
-    tls = [f"run({name}=…)" for name in run if TLS.fullmatch(name)]
-    if tls or all(map(os.environ.get, TLS_VARIABLES)):
-        asks = tls[0] if tls else " and ".join(TLS_VARIABLES)
-        raise PlanError(f"{asks} asks for TLS, which the gateway or a proxy has to end")
-    _refuse_routes(server)
+    faults: list[str] = []
     settings: Json = {
         "host": str(run.get("host", "0.0.0.0")),  # noqa: S104  (LitServe's default)
-        "port": _port(run.get("port", 8000)),
-        "devices": [_device(device) for device in server.devices],
         "health_path": server.healthcheck_path,
         "info_path": server.info_path,
         "documents": bool(server.app.openapi_url),
@@ -67,7 +62,17 @@ def plan_of(served: ServerFile) -> PlanAnswer:
     if server.enable_shutdown_api:
         settings["shutdown_path"] = server._shutdown_path
         settings["shutdown_key"] = shutdown_key()
-    middlewares = _middlewares(server, settings)
+    with _noted(faults):
+        _refuse_tls(run)
+    with _noted(faults):
+        settings["port"] = _port(run.get("port", 8000))
+    with _noted(faults):
+        settings["devices"] = [_device(device) for device in server.devices]
+    with _noted(faults):
+        _refuse_routes(server)
+    middlewares = _middlewares(server, settings, faults)
+    if faults:
+        raise PlanError("; ".join(faults))
     # Before 0.2.18 there was one number for all.
     workers = getattr(server, "_workers_per_device_by_api_path", {})
     return {
@@ -81,6 +86,22 @@ def plan_of(served: ServerFile) -> PlanAnswer:
         "notices": list(_notices(served)),
         "failed": "",
     }
+
+
+@contextmanager
+def _noted(faults: list[str]) -> Iterator[None]:
+    """Adds what is refused within to `faults`, that the rest may be looked at too."""
+    try:
+        yield
+    except PlanError as error:
+        faults.append(str(error))
+
+
+def _refuse_tls(run: Json) -> None:
+    tls = [f"run({name}=…)" for name in run if TLS.fullmatch(name)]
+    if tls or all(map(os.environ.get, TLS_VARIABLES)):
+        asks = tls[0] if tls else " and ".join(TLS_VARIABLES)
+        raise PlanError(f"{asks} asks for TLS, which the gateway or a proxy has to end")
 
 
 def _described(server: Any) -> Json:
@@ -137,25 +158,26 @@ def _is_loggers(server: Any, route: Any) -> bool:
     return getattr(route, "path", None) in [mount["path"] for mount in mounts if mount]
 
 
-def _middlewares(server: Any, settings: Json) -> list[Json]:
-    """Those that are honoured, from the outside in; the others raise PlanError."""
+def _middlewares(server: Any, settings: Json, faults: list[str]) -> list[Json]:
+    """Those that are honoured, from the outside in; the others are noted in `faults`."""
     honoured, others = [], []
     for one in server.app.user_middleware:
         kind = one.cls
         name = f"{getattr(kind, '__module__', '')}.{getattr(kind, '__qualname__', kind)}"
-        if name in KINDS:
-            honoured.append({"kind": KINDS[name], "options": _options(one)})
-        elif name == MAX_SIZE:
-            settings["max_body"] = _size(one.kwargs["max_size"])
-        elif name == GZIP:
-            _pack(settings, **_options(one))
-        else:
-            others.append(_named(one))
+        with _noted(faults):
+            if name in KINDS:
+                honoured.append({"kind": KINDS[name], "options": _options(one)})
+            elif name == MAX_SIZE:
+                settings["max_body"] = _size(one.kwargs["max_size"])
+            elif name == GZIP:
+                _pack(settings, **_options(one))
+            else:
+                others.append(_named(one))
     if others:
         say, them = f"the middleware {others[0]} is", "it"
         if len(others) > 1:
             say, them = f"the middlewares {', '.join(others)} are", "them"
-        raise PlanError(
+        faults.append(
             f"{say} not run here: no code of yours is in the HTTP process; "
             f"put {them} into a proxy, or name the class to serve without {them}"
         )

@@ -94,12 +94,12 @@ class Preparer:
         try:
             if getattr(self._model.api, "inference_mode", True):
                 devices.enter_inference_mode()
-            with devices.beside(self._model.device) as settle:
+            with devices.beside(self._model.device) as synchronize:
                 while (frame := self._link.receive()) is not None:
                     message, bodies = frame
                     if message[0] == "batch":
                         prepared = self._prepared(message, bodies)
-                        settle()
+                        synchronize()
                         self._queue.put(prepared)
                     elif message[0] == "check" or message[0] == "stop":
                         self._queue.put(message)

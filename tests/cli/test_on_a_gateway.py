@@ -5,32 +5,40 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import pytest
+import pytest_asyncio
 import yaml
 
 from gateway.client import AdminClient
-from tests.harness.gateway import Gateway, backend, running_gateway
+from tests.harness.gateway import Gateway, backend, eventually, running_gateway
 from tests.harness.load import Ask, open_loop
-from tests.harness.origins import after, origins
+from tests.harness.origins import Exchange, origins
 from tests.harness.ports import free_port
 
 ROOT = Path(__file__).parents[2]
+SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")
 Ran = subprocess.CompletedProcess[str]
+
+
+def variables(gateway: Gateway, **more: str) -> dict[str, str]:
+    """The environment in which `headgate …` finds `gateway`."""
+    url = {"HEADGATE_URL": gateway.admin_url}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **url, **more}
 
 
 def at(gateway: Gateway, **environment: str) -> Callable[..., Awaitable[Ran]]:
     """Runs `headgate …` against `gateway` from its own folder."""
-    url = {"HEADGATE_URL": gateway.admin_url}
 
     async def run(*arguments: str) -> Ran:
         return await asyncio.to_thread(
             subprocess.run,
             [sys.executable, "-m", "gateway", *arguments],
             capture_output=True, text=True, timeout=60, cwd=gateway.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **url, **environment},
+            env=variables(gateway, **environment),
         )  # fmt: skip
 
     return run
@@ -64,22 +72,29 @@ async def test_a_split_is_edited_looked_at_and_restored() -> None:
             assert (await headgate("top", "--count", "1")).returncode == 0
 
 
-async def test_refusals_of_a_real_gateway_are_one_line_each() -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def bare() -> AsyncIterator[Gateway]:
+    """A gateway without an instance, for those that leave it as they found it."""
     document = {"backends": {"b": {"instances": []}},
                 "routes": {"all": {"match": "/", "split": {"b": 1}}}}  # fmt: skip
-    async with running_gateway(document, up=False) as gateway:
-        headgate = at(gateway)
-        for words, said in (
-            (("weights", "al"), "there is no route 'al' (did you mean all?)"),
-            (("weights", "all", "bb=1"), "there is no backend 'bb' (did you mean b?)"),
-            (("restore", "77"), "no revision 77"),
-            (("history", "77"), "no revision 77"),
-            (("drain", "127.0.0.1:1"), "there is no instance '127.0.0.1:1'"),
-        ):
-            ran = await headgate(*words)
-            assert ran.returncode == 1, words
-            assert said in ran.stderr, words
-            assert len(ran.stderr.splitlines()) == 1, ran.stderr
+    async with running_gateway(document, up=False, env={}) as gateway:
+        yield gateway
+
+
+@SHARED_LOOP
+async def test_refusals_of_a_real_gateway_are_one_line_each(bare: Gateway) -> None:
+    headgate = at(bare)
+    for words, said in (
+        (("weights", "al"), "there is no route 'al' (did you mean all?)"),
+        (("weights", "all", "bb=1"), "there is no backend 'bb' (did you mean b?)"),
+        (("restore", "77"), "no revision 77"),
+        (("history", "77"), "no revision 77"),
+        (("drain", "127.0.0.1:1"), "there is no instance '127.0.0.1:1'"),
+    ):
+        ran = await headgate(*words)
+        assert ran.returncode == 1, words
+        assert said in ran.stderr, words
+        assert len(ran.stderr.splitlines()) == 1, ran.stderr
 
 
 async def test_a_file_is_applied_three_ways_and_the_difference_comes_first() -> None:
@@ -105,45 +120,57 @@ async def test_a_file_is_applied_three_ways_and_the_difference_comes_first() -> 
 
 
 async def test_drain_waits_for_what_is_in_flight() -> None:
+    go = asyncio.Event()
+
+    async def held(exchange: Exchange) -> None:
+        await exchange.or_gone(go.wait())
+        exchange.reply(200, b"ok")
+
     async with origins(2) as (slow, other):
-        slow.respond = after(2.0)
+        slow.respond = held
         document = {
             "backends": {"main": backend(slow, other)},
             "routes": {"all": {"match": "/", "split": {"main": 1}}},
         }
         async with running_gateway(document) as gateway:
-            headgate = at(gateway)
             asked = [
-                asyncio.create_task(gateway.client.get(f"{gateway.url}/{n}")) for n in range(8)
+                asyncio.create_task(gateway.client.get(f"{gateway.url}/{n}", timeout=60))
+                for n in range(8)
             ]
-            await asyncio.sleep(0.3)
-            began = time.monotonic()
-            ran = await headgate("drain", slow.address, "--wait")
-            assert ran.returncode == 0, ran.stderr
-            assert time.monotonic() - began > 0.5
-            assert "in flight" in ran.stderr
+            await eventually(lambda: slow.exchanges, what="one is in flight there")
+            drain = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "gateway", "drain", slow.address, "--wait",
+                stdout=PIPE, stderr=PIPE, cwd=gateway.folder, env=variables(gateway),
+            )  # fmt: skip
+            assert drain.stderr is not None
+            said = b""
+            while b"in flight" not in said:
+                more = await drain.stderr.read(4096)
+                assert more, said
+                said += more
+            assert drain.returncode is None, "it waits"
+            go.set()
+            await drain.communicate()
+            assert drain.returncode == 0
             assert all(reply.status == 200 for reply in await asyncio.gather(*asked))
             seen = len(slow.exchanges)
             await open_loop(gateway.url, 50, 1, lambda n: Ask(path=f"/{n}"))
             assert len(slow.exchanges) == seen
-            assert (await headgate("resume", slow.address)).returncode == 0
+            assert (await at(gateway)("resume", slow.address)).returncode == 0
 
 
-async def test_the_token_of_the_state_directory_is_found_and_printed() -> None:
-    document = {"backends": {"b": {"instances": []}},
-                "routes": {"all": {"match": "/", "split": {"b": 1}}}}  # fmt: skip
-    secret = "s" * 40
-    async with running_gateway(document, up=False, env={}) as gateway:
-        state = gateway.folder / "state"
-        headgate = at(gateway)
-        ran = await headgate("token", "--state-dir", str(state))
-        assert ran.returncode == 1
-        assert "holds no token" in ran.stderr
-        (state / "token").write_text(secret)
-        (state / "token").chmod(0o600)
-        found = at(gateway, HEADGATE_STATE_DIR=str(state))
-        assert (await found("token")).stdout == f"{secret}\n"
-        assert (await found("status")).returncode == 0
+@SHARED_LOOP
+async def test_the_token_of_the_state_directory_is_found_and_printed(bare: Gateway) -> None:
+    secret, state = "s" * 40, bare.folder / "state"
+    ran = await at(bare)("token", "--state-dir", str(state))
+    assert ran.returncode == 1
+    assert "holds no token" in ran.stderr
+    (state / "token").write_text(secret)
+    (state / "token").chmod(0o600)
+    found = at(bare, HEADGATE_STATE_DIR=str(state))
+    assert (await found("token")).stdout == f"{secret}\n"
+    assert (await found("status")).returncode == 0
+    (state / "token").unlink()
 
 
 async def test_what_is_exported_is_valid_and_changes_nothing() -> None:
@@ -189,15 +216,13 @@ async def test_what_is_exported_is_valid_and_changes_nothing() -> None:
             assert "write to another file" in ran.stderr
 
 
-async def test_commands_find_the_gateway_by_its_state_directory() -> None:
-    document = {"backends": {"b": {"instances": []}},
-                "routes": {"all": {"match": "/", "split": {"b": 1}}}}  # fmt: skip
-    async with running_gateway(document, up=False) as gateway:
-        (gateway.folder / ".headgate").symlink_to("state")
-        headgate = at(gateway, HEADGATE_URL="")
-        assert "all" in (await headgate("routes")).stdout
-        named = at(gateway, HEADGATE_URL="", HEADGATE_STATE_DIR=str(gateway.folder / "state"))
-        assert "all" in (await named("routes")).stdout
+@SHARED_LOOP
+async def test_commands_find_the_gateway_by_its_state_directory(bare: Gateway) -> None:
+    named = at(bare, HEADGATE_URL="", HEADGATE_STATE_DIR=str(bare.folder / "state"))
+    assert "all" in (await named("routes")).stdout
+    (bare.folder / ".headgate").symlink_to("state")
+    assert "all" in (await at(bare, HEADGATE_URL="")("routes")).stdout
+    (bare.folder / ".headgate").unlink()
 
 
 async def test_nobody_home_is_said_at_once() -> None:

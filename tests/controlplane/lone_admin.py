@@ -20,7 +20,7 @@ from gateway.controlplane.rollouts.keeping import NAME, RolloutFile
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
 from gateway.controlplane.store.store import StoreError
-from tests.controlplane.conftest import (
+from tests.controlplane.scripted import (
     FILE,
     ScriptedInstances,
     ScriptedView,

@@ -507,6 +507,8 @@ def test_what_an_instance_takes_may_stand_in_the_file() -> None:
         ({"env": {"1A": "x"}}, "'1A' is no name of a variable"),
         ({"env": {"A": {"env": "HEADGATE_TOKEN"}}}, "HEADGATE_TOKEN is the gateway's own"),
         ({"replicas": 0}, "/replicas: "),
+        ({"scale": {"min": 2, "max": 4, "wait": "50ms"}}, ""),
+        ({"scale": {"min": 5, "max": 4}}, "max must be 5 or more, as min is"),
         ({"threads": "all"}, "/threads: "),
     ],
 )

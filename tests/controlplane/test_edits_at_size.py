@@ -16,7 +16,7 @@ from gateway.core.deltas import Delta
 from gateway.core.drafting import Draft
 from gateway.core.matching import Matcher
 from gateway.core.table import EMPTY, Table
-from tests.controlplane.conftest import ScriptedInstances
+from tests.controlplane.scripted import ScriptedInstances
 
 ROUTES = 20_000
 SMALL = 1000  # bytes

@@ -271,30 +271,28 @@ def test_whoever_is_chosen_has_room_and_nobody_is_only_if_none_has(
     assert room[index] if index >= 0 else not any(room)
 
 
-def chosen_by_looking_closely(loads: list[Load], turn: int) -> int:
-    """What `choose` says, from the expected delay of each instance that has room."""
-    usual_s, best = usual_service_s(loads), -1
-    for index in ((turn + step) % len(loads) for step in range(len(loads))):
+def preferred(loads: list[Load], rotation: int) -> dict[int, tuple[bool, bool, float]]:
+    """The key of each instance that has room, from `rotation` on."""
+    able = []
+    for index in ((rotation + step) % len(loads) for step in range(len(loads))):
         one = loads[index]
-        most = usual_target(loads) if one.is_new and one.target == math.inf else one.target
-        if one.in_flight and one.occupied(NOW) >= most * one.weight:
-            continue
-        if best < 0 or _is_better(one, loads[best], usual_s):
-            best = index
-    return best
-
-
-def _is_better(one: Load, other: Load, usual_s: float) -> bool:
-    avoided = one.avoid_until > NOW, other.avoid_until > NOW
-    if avoided[0] != avoided[1]:
-        return avoided[1]
-    busy = [each.occupied(NOW) / (each.slots or 1.0) for each in (one, other)]
-    if min(one.samples, other.samples) < JUDGED:
-        return busy[0] < busy[1]
-    mine, its = (each.delay(NOW, each.occupied(NOW), usual_s) for each in (one, other))
-    if mine < its * ALIKE - ALIKE_S:
-        return True
-    return busy[0] < busy[1] and not its < mine * ALIKE - ALIKE_S
+        room = usual_target(loads) if one.is_new and one.target == math.inf else one.target
+        if not one.in_flight or one.occupied(NOW) < room * one.weight:
+            able.append(index)
+    delays = {
+        index: loads[index].delay(NOW, loads[index].occupied(NOW))
+        for index in able
+        if loads[index].samples >= JUDGED
+    }
+    quickest = min((s for i, s in delays.items() if loads[i].avoid_until <= NOW), default=math.inf)
+    return {
+        index: (
+            loads[index].avoid_until > NOW,
+            index in delays and delays[index] * ALIKE - ALIKE_S > quickest,
+            loads[index].occupied(NOW) / (loads[index].slots or 1.0),
+        )
+        for index in able
+    }
 
 
 @st.composite
@@ -320,9 +318,18 @@ def states(draw: Any) -> Load:
 
 @given(st.lists(states(), min_size=2, max_size=6), st.integers(0, 1 << 64))
 def test_no_instance_is_passed_over_that_a_closer_look_would_have_chosen(
-    loads: list[Load], turn: int
+    loads: list[Load], rotation: int
 ) -> None:
-    assert choose("least_loaded", loads, turn, NOW) == chosen_by_looking_closely(loads, turn)
+    keys = preferred(loads, rotation)
+    first = min(keys, key=keys.__getitem__, default=-1)
+    assert choose("least_loaded", loads, rotation, NOW) == first
+
+
+@given(st.lists(states(), min_size=2, max_size=6))
+def test_where_the_rotation_begins_decides_among_equals_only(loads: list[Load]) -> None:
+    chosen = {choose("least_loaded", loads, rotation, NOW) for rotation in range(len(loads))}
+    keys = preferred(loads, 0)
+    assert len({keys.get(index) for index in chosen}) == 1
 
 
 def test_an_instance_that_never_answered_is_given_what_its_peers_can_take() -> None:

@@ -135,10 +135,10 @@ def test_a_limit_is_tried_when_waiting_grows_and_refuses_nobody_until_it_is_prov
     limit = ConcurrencyLimit()
     now = swamp(limit)
     assert not limit.is_proven(now)
-    assert limit.most(now) > 2.5 * limit.limit
+    assert limit.limit_rather_than_refuse(now) > 2.5 * limit.limit
     now = follow(limit, now)
     assert limit.is_proven(now)
-    assert limit.most(now) == limit.limit < 15
+    assert limit.limit_rather_than_refuse(now) == limit.limit < 15
 
 
 def test_a_limit_that_the_answers_do_not_follow_is_undone_and_they_are_usual_from_now_on() -> None:

@@ -13,12 +13,14 @@ IDS = [
 ]
 
 
-def written(sampling: Sampling, ident: bytes, target=b"/x", status=200, reason="", seconds=0.01):
-    return sampling.percent_of(ident, target, status, reason, seconds)
+def written(
+    sampling: Sampling, request_id: bytes, target=b"/x", status=200, reason="", seconds=0.01
+):
+    return sampling.percent_of(request_id, target, status, reason, seconds)
 
 
 def test_of_ordinary_requests_the_share_is_written_and_says_for_how_many_it_stands() -> None:
-    shares = [written(TENTH, ident) for ident in IDS]
+    shares = [written(TENTH, request_id) for request_id in IDS]
     assert set(shares) == {0.0, 10.0}
     assert sum(100 / share for share in shares if share) == pytest.approx(len(IDS), rel=0.1)
 
@@ -35,31 +37,33 @@ def test_of_ordinary_requests_the_share_is_written_and_says_for_how_many_it_stan
     ],
 )
 def test_what_failed_was_refused_or_was_slow_is_always_written(outcome) -> None:
-    assert {written(TENTH, ident, **outcome) for ident in IDS[:200]} == {100.0}
+    assert {written(TENTH, request_id, **outcome) for request_id in IDS[:200]} == {100.0}
 
 
 def test_an_instances_complaint_about_a_request_is_ordinary() -> None:
-    assert 0.0 in {written(TENTH, ident, status=422) for ident in IDS[:200]}
+    assert 0.0 in {written(TENTH, request_id, status=422) for request_id in IDS[:200]}
 
 
 @given(st.binary(min_size=1, max_size=40))
-def test_an_id_is_decided_the_same_way_everywhere(ident: bytes) -> None:
-    assert written(TENTH, ident) == written(Sampling(10.0, 5.0), ident)
-    assert 0 <= draw(ident) < 1 << 64
+def test_an_id_is_decided_the_same_way_everywhere(request_id: bytes) -> None:
+    assert written(TENTH, request_id) == written(Sampling(10.0, 5.0), request_id)
+    assert 0 <= draw(request_id) < 1 << 64
 
 
 @given(st.binary(min_size=1, max_size=40), st.floats(0.01, 99), st.floats(0.01, 99))
-def test_a_larger_share_holds_all_of_a_smaller_one(ident: bytes, one: float, two: float) -> None:
+def test_a_larger_share_holds_all_of_a_smaller_one(
+    request_id: bytes, one: float, two: float
+) -> None:
     less, more = sorted((one, two))
-    if written(Sampling(less), ident):
-        assert written(Sampling(more), ident) == more
+    if written(Sampling(less), request_id):
+        assert written(Sampling(more), request_id) == more
 
 
 def test_the_share_is_the_one_that_opentelemetry_samples() -> None:
     sampler = TraceIdRatioBased(0.1)
-    for ident in IDS[:500]:
-        chosen = sampler.should_sample(None, int(ident, 16), "x").decision.is_sampled()
-        assert chosen == bool(written(TENTH, ident))
+    for request_id in IDS[:500]:
+        chosen = sampler.should_sample(None, int(request_id, 16), "x").decision.is_sampled()
+        assert chosen == bool(written(TENTH, request_id))
 
 
 def test_ids_of_any_form_are_spread_evenly() -> None:

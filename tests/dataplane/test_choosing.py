@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from gateway.core.balancing import FADE_S
 from gateway.core.splitting import sticky_backend
 from gateway.dataplane.observing import report
@@ -141,6 +143,18 @@ async def test_r09_a_body_is_asked_for_unless_every_backend_would_refuse_it(rig,
     assert (refused.status, refused.error) == (503, "queue_full")
     release.set()
     assert [(await each).status for each in taken] == [200, 200]
+
+
+@pytest.mark.parametrize("expects", [b"", b"Expect: 100-continue\r\n"])
+async def test_r32_a_refusal_for_want_of_instances_speaks_of_no_queue(rig, expects):
+    gateway = await rig()
+    backends, route = {"b": {"instances": []}}, {"match": "/", "split": {"b": 1}}
+    gateway.table({"backends": backends, "routes": {"r": {**route, "on_unavailable": "fail"}}})
+    head = b"POST /x HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 1\r\n"
+    refused = await gateway.ask(head + expects + b"\r\n" + (b"" if expects else b"x"))
+    assert (refused.status, refused.error) == (503, "no_backend")
+    assert b"No instance" in refused.body
+    assert b"queue" not in refused.body
 
 
 async def test_waiting_too_long_is_a_503(rig, stub):

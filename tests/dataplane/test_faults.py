@@ -290,6 +290,7 @@ async def test_an_instance_that_never_answers_is_a_504(rig, stub):
     assert b"(timeouts.response)" in answer.body, "the setting is named where one meets it"
 
 
+@pytest.mark.paced
 async def test_r43_a_client_that_leaves_takes_its_work_back(rig, stub):
     gateway, instance = await rig(), await stub(hang)
     gateway.one(instance)

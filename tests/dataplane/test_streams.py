@@ -35,7 +35,7 @@ async def test_r23_events_are_passed_on_one_by_one_at_once(rig, stub):
     peer.write(GET)
     await peer.reader.readuntil(b"\r\n\r\n")
     for number in range(5):
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             assert await peer.reader.readuntil(b"\n\n\r\n") == b"9\r\ndata: %d\n\n\r\n" % number
         go.set()
     assert await peer.reader.readexactly(5) == b"0\r\n\r\n"
@@ -164,6 +164,7 @@ async def test_r68_a_websocket_is_closed_with_1001_between_two_frames(rig, stub)
     await until(lambda: instance.open == 0)
 
 
+@pytest.mark.paced
 async def test_a_silent_websocket_ends_at_its_idle_limit(rig, stub):
     async def script(conversation: Conversation) -> None:
         await conversation.head()

@@ -369,6 +369,45 @@ async def test_r68_sigterm_is_a_lame_duck_then_a_drain_then_0(tmp_path, stub):
         assert await process.end(3.0) == 0
 
 
+async def test_r68_a_client_that_was_told_of_no_end_may_still_ask_when_idle_ones_are_closed(
+    tmp_path, stub
+):
+    """One that has just connected, and one whose answer began before the end."""
+    release = asyncio.Event()
+
+    async def slow(conversation: Conversation) -> None:
+        while True:
+            head, _ = await conversation.request()
+            if b"/stream" in head:
+                conversation.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+                await release.wait()
+                conversation.write(b"cd")
+            else:
+                await conversation.answer()
+
+    async with worker(tmp_path) as process:
+        await process.meet(lame_duck_s=0.0, drain_s=5.0)
+        await process.table(1, await stub(slow))
+        idle, streams = await process.connect(), await process.connect()
+        idle.write(GET)
+        assert (await idle.answer()).get("connection") is None
+        streams.write(GET.replace(b"/x", b"/stream"))
+        await streams.reader.readuntil(b"\r\n\r\nab")
+        fresh = await process.connect()
+        await process.look()
+        await process.told_to_go()
+        assert await idle.at_end() == b""
+        fresh.write(GET)
+        answer = await fresh.answer()
+        assert (answer.status, answer.get("connection")) == (200, "close")
+        release.set()
+        assert await streams.reader.readexactly(2) == b"cd"
+        streams.write(GET)
+        answer = await streams.answer()
+        assert (answer.status, answer.get("connection")) == (200, "close")
+        assert await process.end(2.0) == 0
+
+
 async def test_r68_what_does_not_finish_is_cut_at_the_drain_limit(tmp_path, stub):
     async def hang(conversation: Conversation) -> None:
         head = await conversation.head()
@@ -415,6 +454,7 @@ async def test_r70_what_a_killed_worker_counted_stays_counted(tmp_path, stub):
         assert process.counted() == {("GET", "200", ""): 3}
 
 
+@pytest.mark.paced
 async def test_r68_a_second_sigterm_ends_it_within_a_second(tmp_path, stub):
     async with worker(tmp_path) as process:
         await process.meet(lame_duck_s=30.0, drain_s=30.0)

@@ -62,7 +62,7 @@ async def assert_counted(gateway: Gateway, replies: Iterable[Reply]) -> None:
         return await counted(gateway) == (codes, whole)
 
     try:
-        await eventually(equal, 3, "the counts equal what the clients saw")
+        await eventually(equal, what="the counts equal what the clients saw")
     except AssertionError:
         got = await counted(gateway)
         assert got == (codes, whole), (

@@ -49,7 +49,7 @@ def one_backend(*instances: Any, route: Mapping[str, Any] | None = None, **extra
 
 
 async def eventually(
-    check: Callable[[], Any], within_s: float = 5.0, what: str = "", every_s: float = 0.02
+    check: Callable[[], Any], within_s: float = 20.0, what: str = "", every_s: float = 0.02
 ) -> Any:
     """The first true result of `check` (awaited if need be); fails the test after `within_s`."""
     end = time.monotonic() + within_s

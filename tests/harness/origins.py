@@ -8,6 +8,7 @@ Health probes and the gateway's own questions are answered apart and never recor
 import asyncio
 import json
 import random
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -71,6 +72,13 @@ class Origin:
         if self._server is not None:
             self._server.close()
             self._server = None
+
+    def stop_accepting(self) -> socket.socket:
+        """Take no more connections while the port listens on; the listener, nobody's now."""
+        assert self._server is not None
+        listener = self._server.sockets[0].dup()
+        self.stop_listening()
+        return listener
 
     async def stop(self) -> None:
         """Listen no more and reset every connection, as a killed process does."""

@@ -60,6 +60,7 @@ def test_r48_a_worker_that_is_killed_comes_back(serve: Serve) -> None:
     assert instance.metric("instance_worker_restarts_total") == 2
 
 
+@pytest.mark.paced
 def test_a_hung_predict_is_ended_after_the_timeout_and_its_worker_replaced(serve: Serve) -> None:
     instance = serve(MODEL, "Crash", "--timeout", "0.5s")
     started = time.monotonic()

@@ -614,6 +614,29 @@ def test_what_a_file_cannot_have_refuses_the_start_in_one_line(
     assert re.search(why, refused(serve_file(source, wait=False)))
 
 
+def test_all_that_a_file_cannot_have_is_named_at_once(serve_file: ServeFile) -> None:
+    source = (
+        HEAD
+        + "from starlette.middleware.base import BaseHTTPMiddleware\n"
+        + "from starlette.middleware.trustedhost import TrustedHostMiddleware\n"
+        + "class Odd(BaseHTTPMiddleware): pass\n"
+        + RUN
+        + "    unfit = (TrustedHostMiddleware, {'allowed_hosts': ['a.*']})\n"
+        + "    s = ls.LitServer(Power(), middlewares=[Odd, unfit])\n"
+        + "    s.app.get('/x')(lambda: 1)\n"
+        + "    s.run(port='y', ssl_keyfile='k')\n"
+    )
+    line = refused(serve_file(source, wait=False))
+    for why in (
+        "ssl_keyfile",
+        "port='y'",
+        "route of its own at /x",
+        "TrustedHost",
+        "middleware Odd",
+    ):
+        assert why in line
+
+
 def test_a_litserve_that_is_too_old_is_said_in_one_line(
     serve_file: ServeFile, tmp_path: Path
 ) -> None:

@@ -5,6 +5,8 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from instance.model.preparing import HookLock
 from tests.instance.conftest import Instance, Serve, eventually
 
@@ -131,6 +133,7 @@ def test_who_leaves_or_expires_after_the_batch_was_formed_is_not_computed(serve:
     assert answers[0].json()["made_by"] == 2
 
 
+@pytest.mark.paced
 def test_a_lone_request_is_answered_at_once_and_checks_and_stop_still_work(serve: Serve) -> None:
     instance = serve(
         TIMED + "        def health(self):\n            return True\n"

@@ -81,7 +81,7 @@ def test_r43_the_room_of_a_body_that_is_being_computed_is_free_once_its_client_l
     assert memory(instance) - was > 39 * MIB
     sock.close()
     # The arena keeps what lies low for the next; all above is given back at once.
-    eventually(lambda: memory(instance) - was < 36 * MIB, timeout=3)
+    eventually(lambda: memory(instance) - was < 36 * MIB)
 
 
 def test_r15_what_is_sent_ahead_waits_at_its_sender(serve: Serve) -> None:
@@ -136,7 +136,7 @@ def test_r20_a_client_that_takes_nothing_of_its_answer_loses_its_connection(
 ) -> None:
     instance = serve(SIZES, name, "--stream-idle", "1s")
     with slow_reader(instance, b"40000000", more) as sock:
-        eventually(lambda: connections(instance) == 1, timeout=2)
+        eventually(lambda: connections(instance) == 1)
         eventually(lambda: connections(instance) == 0, timeout=6)
         with contextlib.suppress(ConnectionResetError):
             got = 0

@@ -94,10 +94,10 @@ def test_r43_an_async_predict_is_cancelled_when_its_client_leaves(
     serve: Serve, tmp_path: Path
 ) -> None:
     instance = serve(MODEL, "AsyncSlow")
-    sock = raw(instance, b'{"id": "gone", "s": 0.5}')
+    sock = raw(instance, b'{"id": "gone", "s": 60}')
     eventually(lambda: ran(tmp_path) == ["gone"])
     sock.close()
-    eventually(lambda: instance.metric("instance_running") == 0, timeout=0.4)
+    eventually(lambda: instance.metric("instance_running") == 0)
     assert instance.post({"id": "next", "s": 0.6}).json() == "next"
     assert (tmp_path / "done").read_text().split() == ["next"]
 
@@ -123,11 +123,20 @@ def test_r43_a_client_that_leaves_before_its_async_predict_began_frees_its_place
 
 
 def test_an_async_model_answers_many_at_once(serve: Serve) -> None:
-    instance = serve(MODEL, "AsyncSlow")
-    started = time.monotonic()
-    answers = together([lambda: instance.post({"id": 1, "s": 0.5})] * 16)
+    instance = serve("""
+        import asyncio
+        class Model:
+            def setup(self, device):
+                self.here, self.all_here = 0, asyncio.Event()
+            async def predict(self, x):
+                self.here += 1
+                if self.here == x:
+                    self.all_here.set()
+                await self.all_here.wait()
+                return x
+    """)
+    answers = together([lambda: instance.post(16)] * 16)
     assert {answer.status_code for answer in answers} == {200}
-    assert time.monotonic() - started < 4
 
 
 @pytest.mark.paced

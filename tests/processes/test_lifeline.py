@@ -56,14 +56,14 @@ async def test_a_tied_process_ends_when_its_parent_is_killed() -> None:
     assert parent.stdout is not None
     assert parent.stdout.readline() == "tied\n"
     await end(parent)
-    await until(lambda: not alive(child), 2)
+    await until(lambda: not alive(child))
 
 
 async def test_a_program_that_knows_nothing_of_lifelines_ends_too() -> None:
     parent, child = start_parent(sys.executable, "-m", "gateway", "_tied", "sleep", "600")
     await until(lambda: Path(f"/proc/{child}/comm").read_text() == "sleep\n")
     await end(parent)
-    await until(lambda: not alive(child), 2)
+    await until(lambda: not alive(child))
 
 
 async def test_the_pipe_alone_is_enough() -> None:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from gateway.processes.outlet import PIPE_BUF, Outlet
 from tests.harness.unread import full_pipe
 
@@ -17,9 +19,10 @@ def until(check: Callable[[], object], within_s: float = 5.0) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.paced
 def test_who_writes_never_waits_and_what_finds_no_room_is_counted() -> None:
     with full_pipe() as pipe:
-        outlet = Outlet(pipe, most=1000)
+        outlet = Outlet(pipe, max_bytes=1000)
         began = time.monotonic()
         for _ in range(100):
             outlet.put(b"x" * 99 + b"\n")
@@ -35,7 +38,7 @@ def test_a_reader_that_comes_back_gets_what_waited_and_learns_what_is_missing() 
     os.set_blocking(writing, False)
     filled = os.write(writing, b"." * (1 << 20))
     os.set_blocking(writing, True)
-    outlet = Outlet(writing, most=300, gap=lambda lines: b"%d lines are missing\n" % lines)
+    outlet = Outlet(writing, max_bytes=300, gap=lambda lines: b"%d lines are missing\n" % lines)
     for number in range(1000):
         outlet.put(b"%d\n" % number)
     dropped = outlet.dropped

@@ -41,6 +41,13 @@ class Drip(One):
             time.sleep(0.1)
             yield f"{number} "
 
+class Slow(One):
+    answer = "slow"
+
+    def predict(self, x):
+        time.sleep(0.1)
+        return super().predict(x)
+
 class Two(One):
     answer = "two"
 
@@ -284,6 +291,20 @@ async def test_instances_are_scaled_reloaded_and_restarted_by_commands_under_loa
         error = (await it.served())["error"]
         assert "args.answr: models:Told takes no such argument; did you mean 'answer'?" in error
         assert set(it.seen) == {"hello world"}
+
+
+async def test_replicas_come_when_requests_wait_and_go_where_the_bounds_change(
+    tmp_path: Path,
+) -> None:
+    document = file("models:Slow", scale={"max": 2, "wait": "50ms"}, threads=1)
+    async with up(tmp_path, document) as it, it.load(6):
+        await it.until_alone(1)
+        await it.until_alone(2)
+        await it.until("ready")
+        history = (await it.admin("GET", "/admin/v1/history")).json()["revisions"]
+        assert "scale: requests wait longer than 50 ms" in [edit["why"] for edit in history]
+        await it.patch(serve={"scale": {"max": 1}})
+        await it.until_alone(1)
 
 
 async def edit_at_random(folder: Path, edits: int, seed: int) -> None:

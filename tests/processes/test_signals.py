@@ -187,7 +187,7 @@ async def test_a_terminal_that_is_closed_ends_what_was_started_from_it(tmp_path:
             told += await asyncio.to_thread(os.read, terminal, 4096)
         os.close(terminal)
         await eventually(lambda: os.waitpid(pid, os.WNOHANG)[0] == pid, 15)
-        await eventually(lambda: not any(alive(each) for each in below), 3)
+        await eventually(lambda: not any(alive(each) for each in below))
     finally:
         if alive(pid):
             os.kill(pid, signal.SIGKILL)

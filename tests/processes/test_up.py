@@ -131,7 +131,7 @@ async def test_kill_9_of_the_command_leaves_nobody_behind(tmp_path: Path) -> Non
         pids = await everybody(it)
         assert it.process is not None
         it.process.kill()
-        await eventually(lambda: not any(alive(pid) for pid in pids), 3)
+        await eventually(lambda: not any(alive(pid) for pid in pids))
 
 
 async def test_an_instance_that_is_killed_serves_again(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ async def test_an_instance_that_is_killed_serves_again(tmp_path: Path) -> None:
         async def answers() -> bool:
             return (await it.client.json("POST", f"{it.url}/square", {"input": 3})).status == 200
 
-        await eventually(lambda: not alive(victim), 2)
+        await eventually(lambda: not alive(victim))
         await eventually(answers, 15)
         assert "was ended by SIGKILL; starting it again" in it.log_text()
 

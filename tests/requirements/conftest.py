@@ -15,8 +15,8 @@ ALONE = ("r18", "r37", "r39", "r40", "r46")
 # Moments and rates that have to be kept to some tenths of a second, by the test's own client and
 # instances too, what probes find in time, and what is compared with a twin.
 PACED = (
-    "r14", "r19", "r20", "r21", "r23", "r24", "r25", "r26", "r27", "r29", "r35", "r36_few", "r42",
-    "r43", "r44", "r45", "r55", "r70",
+    "r14", "r19", "r20", "r21", "r23", "r24", "r25", "r26", "r27", "r28", "r29", "r32", "r35",
+    "r36_few", "r42", "r43", "r44", "r45", "r55", "r70",
 )  # fmt: skip
 SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")
 Plain = tuple[Gateway, Origin]

@@ -142,6 +142,6 @@ async def test_r08_a_real_websocket_behaves_as_if_nobody_stood_between() -> None
                     assert (end.data, end.extra) == (4321, "bye")
             async with session.ws_connect(f"{gateway.url}/ws") as socket:
                 await socket.close(code=4000)
-            await eventually(lambda: closed[-1:] == [4000], 2, "the client's code arrived")
+            await eventually(lambda: closed[-1:] == [4000], what="the client's code arrived")
             with pytest.raises(aiohttp.WSServerHandshakeError, match="404"):
                 await session.ws_connect(f"{gateway.url}/none")

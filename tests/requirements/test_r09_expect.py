@@ -1,8 +1,12 @@
 """R9: Expect is the gateway's to answer: once, only when the body will be read, never passed on."""
 
-import pytest
+from collections.abc import AsyncIterator
+from typing import Any
 
-from tests.harness.gateway import eventually, one_backend, running_gateway
+import pytest
+import pytest_asyncio
+
+from tests.harness.gateway import backend, eventually, running_gateway
 from tests.harness.origins import hang, one_origin
 from tests.harness.wire import parse_responses, wire
 from tests.requirements.conftest import SHARED_LOOP, Plain
@@ -25,20 +29,47 @@ async def test_r09_an_accepted_expectation_gets_one_100_and_is_not_forwarded(pla
     assert origin.exchanges[0].body == b"hello"
 
 
-async def test_r09_a_refused_request_gets_no_100_and_its_body_is_never_a_request() -> None:
-    async with one_origin() as origin:
-        document = one_backend(origin, route={"max_body": "4B", "match": "/x"})
+def at(path: bytes, head: bytes) -> bytes:
+    return head.replace(b"/x", path)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def refusing() -> AsyncIterator[Plain]:
+    """A gateway that refuses: at `/small` bodies, at `/weightless` all; `/large` and `/full` take
+    one request, and one that waits, at an origin that never answers."""
+
+    def busy(timeout: str) -> dict[str, Any]:
+        return backend(origin, max_in_flight=1, queue={"size": 1, "timeout": timeout})
+
+    async with one_origin(hang) as origin:
+        document = {
+            "backends": {"main": backend(origin), "large": busy("5s"), "full": busy("30s")},
+            "routes": {
+                "small": {"match": "/small", "split": {"main": 1}, "max_body": "4B"},
+                "weightless": {"match": "/weightless", "split": {"main": 0}},
+                "large": {"match": "/large", "split": {"large": 1}},
+                "full": {"match": "/full", "split": {"full": 1}},
+            },
+        }
         async with running_gateway(document) as gateway:
-            for head, status in ((HEAD, 413), (HEAD.replace(b"/x", b"/none"), 404)):
-                async with wire(gateway.data_port) as client:
-                    await client.send(head + b"Expect: 100-continue\r\n\r\n")
-                    await client.read_for()
-                    parsed = parse_responses(bytes(client.received), ["POST"], True)
-                    assert [r.status for r in parsed.responses] == [status]
-                    assert parsed.responses[0].informational == []
-                    assert client.ended, "a body that nobody asked for may still come"
-                    assert parsed.responses[0].header("connection") == "close"
-        assert origin.exchanges == []
+            yield gateway, origin
+
+
+async def test_r09_a_refused_request_gets_no_100_and_its_body_is_never_a_request(
+    refusing: Plain,
+) -> None:
+    gateway, origin = refusing
+    before = len(origin.exchanges)
+    for path, status in ((b"/small", 413), (b"/none", 404)):
+        async with wire(gateway.data_port) as client:
+            await client.send(at(path, HEAD) + b"Expect: 100-continue\r\n\r\n")
+            await client.read_for()
+            parsed = parse_responses(bytes(client.received), ["POST"], True)
+            assert [r.status for r in parsed.responses] == [status]
+            assert parsed.responses[0].informational == []
+            assert client.ended, "a body that nobody asked for may still come"
+            assert parsed.responses[0].header("connection") == "close"
+    assert len(origin.exchanges) == before
 
 
 LARGE = HEAD.replace(b"Length: 5", b"Length: 1000000") + b"Expect: 100-continue\r\n\r\n"
@@ -46,59 +77,57 @@ SMALL = HEAD + b"Expect: 100-continue\r\n\r\n"
 
 
 @pytest.mark.parametrize("head", [SMALL, LARGE], ids=["small", "large"])
-async def test_r09_a_route_without_weight_asks_for_no_body(head: bytes) -> None:
-    async with one_origin() as origin:
-        document = one_backend(origin, route={"split": {"main": 0}})
-        async with running_gateway(document) as gateway:
-            async with wire(gateway.data_port) as client:
-                await client.send(head)
-                reply = await client.read_response()
-        assert (reply.status, reply.informational) == (503, [])
-        assert reply.header("x-headgate-error") == "no_weight"
+async def test_r09_a_route_without_weight_asks_for_no_body(refusing: Plain, head: bytes) -> None:
+    gateway, _ = refusing
+    async with wire(gateway.data_port) as client:
+        await client.send(at(b"/weightless", head))
+        reply = await client.read_response()
+    assert (reply.status, reply.informational) == (503, [])
+    assert reply.header("x-headgate-error") == "no_weight"
 
 
-async def test_r09_a_large_body_is_asked_for_once_there_is_an_instance_for_it() -> None:
-    async with one_origin(hang) as origin:
-        document = one_backend(origin, max_in_flight=1, queue={"size": 1, "timeout": "3s"})
-        async with running_gateway(document) as gateway:
-            async with wire(gateway.data_port) as first, wire(gateway.data_port) as waits:
-                async with wire(gateway.data_port) as full:
-                    await first.send(LARGE)
-                    await first.read_until(b"HTTP/1.1 100")
-                    await waits.send(LARGE)
+async def test_r09_a_large_body_is_asked_for_once_there_is_an_instance_for_it(
+    refusing: Plain,
+) -> None:
+    gateway, _ = refusing
+    head = at(b"/large", LARGE)
+    async with wire(gateway.data_port) as first, wire(gateway.data_port) as waits:
+        async with wire(gateway.data_port) as full:
+            await first.send(head)
+            await first.read_until(b"HTTP/1.1 100")
+            await waits.send(head)
 
-                    async def queued() -> bool:
-                        return (await gateway.metrics()).total("headgate_queue_depth") == 1
+            async def queued() -> bool:
+                metrics = await gateway.metrics()
+                return metrics.total("headgate_queue_depth", backend="large") == 1
 
-                    await eventually(queued, 2.5, "the second waits")
-                    await full.send(LARGE)
-                    for client, code in ((full, "queue_full"), (waits, "queue_timeout")):
-                        reply = await client.read_response()
-                        assert (reply.status, reply.informational) == (503, [])
-                        assert reply.header("x-headgate-error") == code
+            await eventually(queued, what="the second waits")
+            await full.send(head)
+            for client, code in ((full, "queue_full"), (waits, "queue_timeout")):
+                reply = await client.read_response(20)
+                assert (reply.status, reply.informational) == (503, [])
+                assert reply.header("x-headgate-error") == code
 
 
-async def test_r09_a_full_queue_asks_for_no_small_body_either() -> None:
-    async with one_origin(hang) as origin:
-        document = one_backend(origin, max_in_flight=1, queue={"size": 1, "timeout": "30s"})
-        async with running_gateway(document) as gateway:
-            async with wire(gateway.data_port) as first, wire(gateway.data_port) as waits:
-                for client, where in (
-                    (first, "headgate_in_flight"),
-                    (waits, "headgate_queue_depth"),
-                ):
-                    await client.send(HEAD + b"\r\nhello")
+async def test_r09_a_full_queue_asks_for_no_small_body_either(refusing: Plain) -> None:
+    gateway, _ = refusing
+    async with wire(gateway.data_port) as first, wire(gateway.data_port) as waits:
+        for client, where in (
+            (first, "headgate_in_flight"),
+            (waits, "headgate_queue_depth"),
+        ):
+            await client.send(at(b"/full", HEAD) + b"\r\nhello")
 
-                    async def there(where: str = where) -> bool:
-                        return (await gateway.metrics()).total(where) == 1
+            async def there(where: str = where) -> bool:
+                return (await gateway.metrics()).total(where, backend="full") == 1
 
-                    await eventually(there, 2.5, "one is there, the next one waits")
-                async with wire(gateway.data_port) as full:
-                    await full.send(SMALL)
-                    reply = await full.read_response()
-        assert (reply.status, reply.informational) == (503, [])
-        assert reply.header("x-headgate-error") == "queue_full"
-        assert reply.header("retry-after")
+            await eventually(there, what="one is there, the next one waits")
+        async with wire(gateway.data_port) as full:
+            await full.send(at(b"/full", SMALL))
+            reply = await full.read_response()
+    assert (reply.status, reply.informational) == (503, [])
+    assert reply.header("x-headgate-error") == "queue_full"
+    assert reply.header("retry-after")
 
 
 async def test_r09_an_unknown_expectation_is_417(plain: Plain) -> None:

@@ -110,7 +110,7 @@ async def test_r28_dropped_packets_cost_the_timeouts_and_no_idempotent_request()
             client = Client()
             url = f"{gateway.url}/stream"
             stream = asyncio.create_task(client.get(url, on_body=chunks.append))
-            await eventually(lambda: chunks, 3, "the stream has begun")
+            await eventually(lambda: chunks, what="the stream has begun")
             (hole,) = [s for s in stubs if any(e.target == b"/stream" for e in s.exchanges)]
             make = lambda n: Ask(path=f"/{n}")  # noqa: E731
             load = asyncio.create_task(open_loop(gateway.url, 50, 10, make))

@@ -22,8 +22,8 @@ async def test_r32_all_down_is_a_quick_503_and_ends_soon_after_one_is_back() -> 
             async def refused() -> bool:
                 return (await gateway.client.get(f"{gateway.url}/x")).status == 503
 
-            await eventually(known, 4, "both instances are known to be down")
-            await eventually(refused, 1, "the worker has heard of it")
+            await eventually(known, what="both instances are known to be down")
+            await eventually(refused, what="the worker has heard of it")
             replies = await open_loop(gateway.url, 60, 2, lambda n: Ask(path=f"/{n}"))
             depth = (await gateway.metrics()).total("headgate_queue_depth")
             assert {r.status for r in replies} == {503}
@@ -48,7 +48,7 @@ async def test_r32_failing_probes_of_all_do_not_stop_traffic() -> None:
             async def known() -> bool:
                 return set((await gateway.health()).values()) == {"failing"}
 
-            await eventually(known, 3, "both instances fail their probes")
+            await eventually(known, what="both instances fail their probes")
             replies = await open_loop(gateway.url, 50, 1, lambda n: Ask(path=f"/{n}"))
     assert failures(replies) == []
 
@@ -63,8 +63,7 @@ async def test_r32_the_only_instance_stays_in_use_while_it_accepts_no_connection
         async with running_gateway(document) as gateway:
             await gateway.client.get(f"{gateway.url}/warm")
             words, replies = set(), []
-            stub.stop_listening()
-            with contextlib.closing(BlackHole(stub.port)):
+            with contextlib.closing(BlackHole(listener=stub.stop_accepting())):
                 for number in range(60):
                     replies.append(await gateway.client.get(f"{gateway.url}/{number}"))
                     words.update((await gateway.health()).values())
@@ -77,9 +76,9 @@ async def test_r32_the_only_instance_stays_in_use_while_it_accepts_no_connection
                 return set((await gateway.health()).values()) == {"up"}
 
             # Between two listeners nobody was there: down; a worker hears of up a moment later.
-            await eventually(well, 3, "the instance is up")
+            await eventually(well, what="the instance is up")
 
             async def served() -> bool:
                 return (await gateway.client.get(f"{gateway.url}/after")).ok
 
-            await eventually(served, 2, "the worker has heard of it")
+            await eventually(served, what="the worker has heard of it")

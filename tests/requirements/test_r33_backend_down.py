@@ -40,7 +40,12 @@ async def test_r33_the_policy_of_the_route_happens_exactly(policy: str) -> None:
                 up = (await gateway.metrics()).by("headgate_instance_up", "backend")
                 return up["big"] == 0
 
-            await eventually(known, 3, "the big backend is known to be down")
+            async def heard() -> bool:
+                asked = [await gateway.client.get(f"{gateway.url}/x") for _ in range(20)]
+                return all(reply.header("x-headgate-error") != "connect_failed" for reply in asked)
+
+            await eventually(known, what="the big backend is known to be down")
+            await eventually(heard, what="the worker has heard of it")
             replies = await open_loop(gateway.url, 100, 2, lambda n: Ask(path=f"/{n}"))
             seen = Counter(r.header("x-headgate-backend") if r.ok else "" for r in replies)
             for name in {*counts, *seen}:
@@ -77,5 +82,5 @@ async def test_r33_events_tell_who_went_down_and_what_the_shares_are_now() -> No
                     and shares[-1]["effective"] == {"big": 0.0, "small": 1.0}
                 )
 
-            await eventually(named, 4, "events name the instance and the shares")
+            await eventually(named, what="events name the instance and the shares")
             listening.cancel()

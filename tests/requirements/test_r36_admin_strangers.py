@@ -57,6 +57,7 @@ async def test_r36_idle_strangers_leave_admin_and_metrics_within_reach(say: byte
         assert await asked(gateway, "/metrics") < 3
 
 
+@pytest.mark.paced
 async def test_r36_a_stranger_is_soon_shown_out_and_who_has_a_token_stays() -> None:
     document = one_backend("http://127.0.0.1:9")
     async with running_gateway(document, up=False, token=TOKEN) as gateway:

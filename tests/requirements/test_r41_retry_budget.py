@@ -1,5 +1,8 @@
 """R41: retries are paid from a budget and never made of what an instance has answered."""
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
 import pytest
 
 from tests.harness.gateway import one_backend, running_gateway
@@ -9,20 +12,30 @@ from tests.harness.origins import Responder, fixed, origins, reset
 RETRIES = {"attempts": 3, "on": ["connect_failure", "reset", "timeout", "503"]}
 
 
-async def attempts(
-    respond: Responder, seconds: float = 3, rate: float = 100, workers: int = 1
-) -> tuple[int, list[Reply]]:
-    """Attempts at the instances and replies to the client."""
-    async with origins(3, respond) as stubs:
+Attempts = Callable[..., Awaitable[tuple[int, list[Reply]]]]
+
+
+@asynccontextmanager
+async def counting(workers: int = 1) -> AsyncIterator[Attempts]:
+    """Asks for so many seconds while instances respond so: attempts at them, and replies."""
+    async with origins(3) as stubs:
         document = one_backend(*stubs, eject={"failures": 1000000}, route={"retries": RETRIES})
         async with running_gateway(document, workers=workers) as gateway:
-            replies = await open_loop(gateway.url, rate, seconds, lambda n: Ask(path=f"/{n}"))
-        return sum(len(stub.exchanges) for stub in stubs), replies
+
+            async def attempts(respond: Responder, seconds: float) -> tuple[int, list[Reply]]:
+                for stub in stubs:
+                    stub.respond = respond
+                    stub.exchanges.clear()
+                replies = await open_loop(gateway.url, 100, seconds, lambda n: Ask(path=f"/{n}"))
+                return sum(len(stub.exchanges) for stub in stubs), replies
+
+            yield attempts
 
 
 @pytest.mark.parametrize("workers", [1, 4])
 async def test_r41_attempts_stay_within_the_budget_when_everything_fails(workers: int) -> None:
-    made, replies = await attempts(reset, workers=workers)
+    async with counting(workers) as attempts:
+        made, replies = await attempts(reset, 3)
     assert {r.status for r in replies} == {502}
     # 3 a second, and what is saved up at the start: 3 more, or 1 for each worker.
     most = 1.1 * len(replies) + 3 * 3 + 4
@@ -30,7 +43,8 @@ async def test_r41_attempts_stay_within_the_budget_when_everything_fails(workers
 
 
 async def test_r41_what_an_instance_answers_is_not_retried() -> None:
-    for status, headers in ((404, []), (500, []), (503, [("Retry-After", "1")])):
-        made, replies = await attempts(fixed(status, b"no", headers), seconds=0.5)
-        assert made == len(replies), status
-        assert {r.status for r in replies} == {status}
+    async with counting() as attempts:
+        for status, headers in ((404, []), (500, []), (503, [("Retry-After", "1")])):
+            made, replies = await attempts(fixed(status, b"no", headers), 0.5)
+            assert made == len(replies), status
+            assert {r.status for r in replies} == {status}

@@ -12,21 +12,22 @@ INSTANCES = "/admin/v1/backends/main/instances"
 async def test_r57_removing_and_adding_an_instance_under_load_costs_nothing() -> None:
     async with origins(2, after(0.05)) as (one, two):
         async with running_gateway(one_backend(one, two)) as gateway:
-            load = asyncio.create_task(
-                open_loop(gateway.url, 80, 6, lambda n: Ask("POST", f"/{n}", body=b"{}"))
-            )
-            await asyncio.sleep(1)
+            enough = asyncio.Event()
+            make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
+            load = asyncio.create_task(open_loop(gateway.url, 80, 60, make, enough=enough))
+            await eventually(lambda: len(one.exchanges) > 20, what="traffic to it")
             reply = await gateway.admin("DELETE", f"{INSTANCES}/{one.address}")
             assert reply.status in (200, 204), reply
             sent = len(one.exchanges)
             await eventually(
-                lambda: all(c.closed for c in one.connections), 6, "its connections are closed"
+                lambda: all(c.closed for c in one.connections), what="its connections are closed"
             )
             assert len(one.exchanges) <= sent + 1
             assert all(e.complete.is_set() for e in one.exchanges)
             reply = await gateway.admin("POST", INSTANCES, {"url": one.url})
             assert reply.status in (200, 201), reply
-            await eventually(lambda: len(one.exchanges) > sent + 5, 4, "traffic to it again")
+            await eventually(lambda: len(one.exchanges) > sent + 5, what="traffic to it again")
+            enough.set()
             replies = await load
     assert failures(replies) == []
 
@@ -37,13 +38,13 @@ async def test_r57_a_stream_of_a_removed_instance_goes_on_to_its_end() -> None:
             chunks: list[bytes] = []
             client = Client()
             stream = asyncio.create_task(client.get(f"{gateway.url}/s", on_body=chunks.append))
-            await eventually(lambda: chunks, 3, "the stream has begun")
+            await eventually(lambda: chunks, what="the stream has begun")
             reply = await gateway.admin("DELETE", f"{INSTANCES}/{origin.address}")
             assert reply.status in (200, 204), reply
             whole = await stream
             await client.close()
             await eventually(
-                lambda: all(c.closed for c in origin.connections), 1, "its connections are closed"
+                lambda: all(c.closed for c in origin.connections), what="its connections are closed"
             )
             assert (await gateway.metrics()).total("headgate_in_flight") == 0
     assert failures([whole]) == []
@@ -53,8 +54,10 @@ async def test_r57_a_stream_of_a_removed_instance_goes_on_to_its_end() -> None:
 async def test_r57_draining_sends_nothing_new_and_resume_undoes_it() -> None:
     async with origins(2, after(0.02)) as (one, two):
         async with running_gateway(one_backend(one, two)) as gateway:
-            load = asyncio.create_task(open_loop(gateway.url, 60, 4, lambda n: Ask(path=f"/{n}")))
-            await asyncio.sleep(1)
+            enough = asyncio.Event()
+            make = lambda n: Ask(path=f"/{n}")  # noqa: E731
+            load = asyncio.create_task(open_loop(gateway.url, 60, 60, make, enough=enough))
+            await eventually(lambda: len(one.exchanges) > 20, what="traffic to it")
             reply = await gateway.admin("POST", f"{INSTANCES}/{one.address}/drain")
             assert reply.status == 200, reply
             sent = len(one.exchanges)
@@ -62,6 +65,7 @@ async def test_r57_draining_sends_nothing_new_and_resume_undoes_it() -> None:
             assert len(one.exchanges) <= sent
             reply = await gateway.admin("POST", f"{INSTANCES}/{one.address}/resume")
             assert reply.status == 200, reply
-            await eventually(lambda: len(one.exchanges) > sent, 2, "traffic to it again")
+            await eventually(lambda: len(one.exchanges) > sent, what="traffic to it again")
+            enough.set()
             replies = await load
     assert failures(replies) == []

@@ -152,6 +152,7 @@ async def test_r68_sigterm_during_edits_is_clean_and_keeps_what_was_acknowledged
     assert weights["weights"]["main"] == weight + table["revision"] - revision
 
 
+@pytest.mark.paced
 async def test_r68_a_stream_is_cut_at_the_drain_limit_and_a_second_sigterm_ends_at_once() -> None:
     async with origins(1, events(1000, 0.1)) as stubs:
         settings = {"lame_duck": "0s", "drain": "30s"}

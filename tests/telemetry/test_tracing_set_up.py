@@ -26,6 +26,7 @@ async def test_health_probes_leave_no_spans() -> None:
             await gateway.client.get(f"{gateway.url}/x", headers=SAMPLED)
             await collector.found(lambda span: span.trace == TRACE, 2)
     assert {span.trace for span in collector.spans} == {TRACE}
+    assert {span.resource["service.name"] for span in collector.spans} == {"headgate"}
 
 
 async def test_the_standard_sampler_decides_and_what_is_not_sampled_says_so() -> None:

@@ -228,6 +228,20 @@ VariableValue = Annotated[
 ]
 
 
+class ScaleSpec(Spec):
+    """More replicas while requests wait, fewer after ten quiet minutes."""
+
+    min: int = _said("Never fewer (1).", ge=1, le=MAX_REPLICAS)
+    max: int = Field(description="Never more.", ge=1, le=MAX_REPLICAS)
+    wait: Duration = _said("How long a request may have to wait (50ms).")
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "ScaleSpec":
+        if (self.min or 1) > self.max:
+            raise fault("scale", f"max must be {self.min} or more, as min is")
+        return self
+
+
 class ServeSpec(Spec):
     """How `headgate up` starts the instances of a backend."""
 
@@ -244,6 +258,9 @@ class ServeSpec(Spec):
         " `instances` get a port that is free.",
         ge=1,
         le=MAX_REPLICAS,
+    )
+    scale: ScaleSpec = _said(
+        "How many replicas, by the load: `replicas` is written for it then, from `min` on."
     )
     threads: int = _said(
         "CPU threads of a worker process (a fair part of all CPUs).", ge=1, le=1024

@@ -7,8 +7,8 @@ from gateway.controlplane.watch.prober import Target
 WITHIN_S = 5.0
 
 
-async def fetch(target: Target, path: str, most: int) -> bytes | None:
-    """What `path` of `target` holds, up to `most` bytes; None when it holds nothing, or more."""
+async def fetch(target: Target, path: str, max_bytes: int) -> bytes | None:
+    """What `path` of `target` holds, up to `max_bytes`; None when it holds nothing, or more."""
     host = f"[{target.host}]" if ":" in target.host else target.host
     timeout = aiohttp.ClientTimeout(total=WITHIN_S)
     try:
@@ -23,7 +23,7 @@ async def fetch(target: Target, path: str, most: int) -> bytes | None:
             async for part in answer.content.iter_any():
                 parts.append(part)
                 size += len(part)
-                if size > most:
+                if size > max_bytes:
                     return None
             return b"".join(parts)
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):

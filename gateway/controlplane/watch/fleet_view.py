@@ -56,6 +56,11 @@ class FleetView:
             return {"fleet": {"revision": 0, "backends": {}}}
         return {"fleet": {"revision": told["revision"], "backends": dict(told["backends"])}}
 
+    def state(self, backend: str) -> str:
+        """How far its processes are what is asked for; "unknown" while nobody said."""
+        told = self._told["backends"].get(backend) if self._told is not None else None
+        return told["state"] if told is not None else "unknown"
+
     def take(self, told: Fleet) -> None:
         """Takes in all that there is now."""
         before, self._told = self._told, told

@@ -90,7 +90,7 @@ async def probe(
                 f"GET {target.health.path} HTTP/1.1\r\nHost: {host}:{target.port}\r\n"
                 "User-Agent: headgate-probe\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode()
             )
-            return said(await reader.readuntil(b"\r\n\r\n"))
+            return signal_of(await reader.readuntil(b"\r\n\r\n"))
     except TimeoutError:
         return "late"
     except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
@@ -99,7 +99,7 @@ async def probe(
         writer.close()
 
 
-def said(head: bytes) -> ProbeSignal:
+def signal_of(head: bytes) -> ProbeSignal:
     """What the head of an answer says: a 2xx status line is `ready`, any other is `unready`."""
     parts = head.split(b"\r\n", 1)[0].split(b" ", 2)
     if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not parts[1].isdigit():
