@@ -95,6 +95,7 @@ _SECTIONS = (
     ("retries", "RetriesSpec", "`retries` of a route"),
     ("mirror", "MirrorSpec", "`mirror` of a route"),
     ("keys", "KeySpec", "`keys: {NAME: …}`"),
+    ("limits", "LimitsSpec", "`limits` of a key or a route, and `default_limits`"),
     ("backends", "BackendSpec", "`backends: {NAME: …}`"),
     ("serve", "ServeSpec", "`serve` of a backend"),
     ("scale", "ScaleSpec", "`scale` of a `serve`"),

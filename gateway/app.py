@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from gateway.controlplane.configuration.settings import Settings
 from gateway.core.table import Document
+from gateway.processes.certificates import Certificate, CertificateError
 from gateway.processes.children import python_path
 from gateway.processes.console import say, take_over, write
 from gateway.processes.outlet import open_file
@@ -79,7 +80,11 @@ def prepare(file: Path, state_dir: Path, owner: Path | None = None) -> Prepared:
     except ConfigurationError as error:
         raise CannotStart(str(error)) from None
     settings = loaded.settings
-    if refusals := [*start_refusals(settings), *_log_refusals(settings.access_log)]:
+    if refusals := [
+        *start_refusals(settings),
+        *_log_refusals(settings.access_log),
+        *_tls_refusals(settings),
+    ]:
         raise CannotStart("\n".join(refusals))
     data: list[socket.socket] = []
     try:
@@ -109,7 +114,8 @@ def prepare(file: Path, state_dir: Path, owner: Path | None = None) -> Prepared:
         state_dir=state_dir,
         state_fd=state.lock,
     )
-    return Prepared(plan, settings, loaded.document, url_of(data[0]), url_of(admin), state, note)
+    data_url = url_of(data[0], "http" if settings.tls is None else "https")
+    return Prepared(plan, settings, loaded.document, data_url, url_of(admin), state, note)
 
 
 def _log_refusals(access_log: str) -> list[str]:
@@ -124,6 +130,17 @@ def _log_refusals(access_log: str) -> list[str]:
         return [
             f"access_log: {access_log}: {error.strerror}; name a file in a directory that is there"
         ]
+    return []
+
+
+def _tls_refusals(settings: Settings) -> list[str]:
+    """Why clients cannot be spoken to by TLS. Each worker reads the files; one line for all."""
+    if settings.tls is None:
+        return []
+    try:
+        Certificate(settings.tls.files, say)
+    except CertificateError as error:
+        return [f"gateway.tls: {error}"]
     return []
 
 

@@ -214,9 +214,6 @@ class AdminClient:
     def delete_route(self, route: str, change: Change = PLAIN) -> Json:
         return self._ask("DELETE", f"/admin/v1/routes/{_part(route)}", None, change).body
 
-    def put_backend(self, backend: str, spec: Mapping[str, Any], change: Change = PLAIN) -> Json:
-        return self._ask("PUT", f"/admin/v1/backends/{_part(backend)}", dict(spec), change).body
-
     def patch_backend(self, backend: str, patch: Mapping[str, Any], change: Change = PLAIN) -> Json:
         """Changes parts of `backend` (JSON merge patch: null removes a key)."""
         return self._ask("PATCH", f"/admin/v1/backends/{_part(backend)}", dict(patch), change).body

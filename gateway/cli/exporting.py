@@ -12,6 +12,7 @@ from typing import Any
 from gateway.cli import finding, screen
 from gateway.cli.refusals import Refusal
 from gateway.controlplane.configuration.yaml_source import YamlError, read, written
+from gateway.core.deltas import SPARE
 from gateway.core.placement import unplaced
 
 SECRET = ("token", "viewer_token")
@@ -25,8 +26,7 @@ def export(options: SimpleNamespace) -> int:
         file = found.file if found.file and found.file.exists() else None
     backends = unplaced({}, {"backends": table.get("backends") or {}})["backends"]
     document = {"backends": backends, "routes": table.get("routes") or {}}
-    if table.get("keys"):
-        document["keys"] = table["keys"]
+    document |= {section: table[section] for section in SPARE if table.get(section)}
     settings = _settings(Path(file)) if file else {}
     for key in [key for key in SECRET if settings.pop(key, None)]:
         print(f"left out: gateway.{key}; give it as HEADGATE_{key.upper()}", file=sys.stderr)

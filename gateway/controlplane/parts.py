@@ -59,7 +59,9 @@ def _groups(delta: Delta) -> list[dict[str, dict[str, Any]]]:
                 groups.append({})
                 room = PART
             groups[-1].setdefault(section, {})[name] = spec
-            room -= 1 + len(spec.get("placed") or spec.get("instances") or ())
+            room -= 1
+            if section == "backends":
+                room -= len(spec.get("placed") or spec.get("instances") or ())
     return groups
 
 

@@ -13,28 +13,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from gateway.core.entries import MAX_COUNT, Route, is_name
+from gateway.core.entries import MAX_COUNT, Limits, Route, is_name
 from gateway.core.errors import ClientFault
 from gateway.core.lines import API_KEY, AUTHORIZATION
+from gateway.core.rate_limit import read_limits
 from gateway.core.units import parse_time
 
 PREFIX = b"hg_"
 CRLF = b"\r\n"
 HASH = r"^sha256:[0-9a-f]{64}$"
 MOST_HASHES = 8
-_KNOWN = frozenset({"hashes", "routes", "expires"})
+_KNOWN = frozenset({"hashes", "routes", "expires", "limits"})
 _CHALLENGE = b'WWW-Authenticate: Bearer realm="headgate"\r\n'
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One consumer: the digests of its keys, the routes that they open (None: all), and when they
-    cease to, in seconds since 1970 (None: never)."""
+    """One consumer: the digests of its keys, the routes that they open (None: all), when they
+    cease to, in seconds since 1970 (None: never), and how much they may (None: as by default)."""
 
     name: str
     digests: tuple[bytes, ...]
     routes: frozenset[str] | None = None
     expires_at: float | None = None
+    limits: Limits | None = None
 
 
 def read_key(name: str, spec: Mapping[str, Any]) -> Key:
@@ -56,6 +58,7 @@ def read_key(name: str, spec: Mapping[str, Any]) -> Key:
         tuple(map(_digest, hashes)),
         None if routes is None else frozenset(routes),
         parse_time(spec["expires"]) if "expires" in spec else None,
+        read_limits(spec["limits"]) if "limits" in spec else None,
     )
 
 
@@ -79,12 +82,12 @@ class Unauthorized(ClientFault):
     """No key, or none that is known: the same words for both."""
 
     usual: ClassVar[str] = "unauthorized"
-    lines: ClassVar[bytes] = _CHALLENGE
 
     def __init__(self) -> None:
         super().__init__(
             "A valid key is required, as `Authorization: Bearer KEY` or `X-API-Key: KEY`."
         )
+        self.lines = _CHALLENGE
 
 
 class Forbidden(ClientFault):

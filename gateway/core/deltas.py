@@ -13,7 +13,9 @@ from operator import is_not, ne
 from typing import Any, TypeVar
 
 Document = Mapping[str, Any]
-SECTIONS = ("backends", "routes", "keys")
+SECTIONS = ("backends", "routes", "keys", "default_limits")
+SPARE = ("keys", "default_limits")
+"""Sections that a document has only if there is something in them."""
 T = TypeVar("T")
 
 
@@ -104,9 +106,9 @@ class Delta:
 
 def settled(document: Document) -> Document:
     """`document` in its one form: where there is no key, it does not speak of keys."""
-    if document.get("keys") or "keys" not in document:
+    if all(document.get(each) or each not in document for each in SPARE):
         return document
-    return {section: entries for section, entries in document.items() if section != "keys"}
+    return {key: entries for key, entries in document.items() if entries or key not in SPARE}
 
 
 def shared(before: Document, after: Document, same: Callable[[Any, Any], bool]) -> Document:

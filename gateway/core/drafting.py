@@ -6,7 +6,7 @@ a draft is seen before it is complete.
 """
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gateway.core.deltas import Delta
 from gateway.core.index import EMPTY_INDEX, Building
@@ -18,6 +18,7 @@ from gateway.core.table import (
     Table,
     TableError,
     make_backend,
+    make_default_limits,
     make_key,
     make_route,
 )
@@ -36,6 +37,7 @@ class Draft:
         self.backends: dict[str, Backend] = {} if is_whole else dict(served.backends)
         self._routes: dict[str, Route] = {} if is_whole else dict(served.routes)
         self._keys: dict[str, Key] | None = {} if is_whole else None  # as served until touched
+        self._limits: Mapping[str, Any] = {} if is_whole else served.default_limits
         self._building = Building(EMPTY_INDEX if is_whole else matcher.index)
         # Of a whole table, all that are not found again.
         self.changed: set[str] = set(served.routes) if is_whole else set()
@@ -55,6 +57,7 @@ class Draft:
             route = self._routes[name] = _kept(self._served.routes, name, made)
             self._building.put(route)
             (self.changed.add if route is made else self.changed.discard)(name)
+        self._limits = make_default_limits(part, self._limits)
         if part.removed.get("keys") or part.put.get("keys"):
             self._take_keys(part)
 
@@ -69,7 +72,11 @@ class Draft:
         keys: Mapping[str, Key] | None = self._keys
         if keys is None or keys == self._served.keys:
             keys = self._served.keys  # the very same: who was let in is not asked again
-        return Table(revision, self._routes, self.backends, keys=keys), self._before
+        limits = self._limits
+        if limits == self._served.default_limits:
+            limits = self._served.default_limits
+        table = Table(revision, self._routes, self.backends, keys=keys, default_limits=limits)
+        return table, self._before
 
     def _take_keys(self, part: Delta) -> None:
         keys = dict(self._served.keys) if self._keys is None else self._keys

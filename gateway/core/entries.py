@@ -14,6 +14,7 @@ from gateway.core.targets import normalise_host
 
 MAX_WEIGHT = 1_000_000
 MAX_COUNT = 1_000_000
+MAX_RATE = 9_999_999
 MAX_SECONDS = 366 * 86400.0
 MAX_BYTES = 1 << 50
 MAX_JSON_INTEGER = 2**53 - 1  # beyond it programs disagree about which number it is (RFC 7493)
@@ -91,6 +92,28 @@ def _seconds(**durations: float) -> None:
 
 def _truth(key: str, value: Any) -> None:
     _require(type(value) is bool, f"{key} must be true or false")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """At most `requests` in `per_s` seconds after a `burst`, and `in_flight` at once; None: any."""
+
+    requests: int | None = None
+    per_s: float = 1.0
+    burst: int = 1
+    in_flight: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.requests is not None:
+            _whole("limits: requests", self.requests, 1, MAX_RATE)
+        _whole("limits: burst", self.burst, 1)
+        if self.in_flight is not None:
+            _whole("limits: in_flight", self.in_flight, 1)
+
+    @property
+    def emission_s(self) -> float:
+        """The time between two requests at the rate."""
+        return self.per_s / self.requests if self.requests else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +214,7 @@ class Route:
     deadline_s: float | None = None
     access: str = ""
     pass_credentials: bool = False
+    limits: Limits | None = None
 
     @property
     def weights(self) -> dict[str, int]:

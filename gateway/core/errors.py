@@ -31,6 +31,7 @@ KINDS: dict[str, Kind] = {
         Kind("body_too_large", 413, "Body too large"),
         Kind("uri_too_long", 414, "Request target too long"),
         Kind("expectation_failed", 417, "Expectation cannot be met"),
+        Kind("rate_limited", 429, "Too many requests", retry_after=True),
         Kind("head_too_large", 431, "Request head too large"),
         Kind("internal", 500, "Gateway fault"),
         Kind("connect_failed", 502, "Connection to the instance failed"),
@@ -55,14 +56,13 @@ class GatewayError(Exception):
     """
 
     usual: ClassVar[str] = "internal"  # the code where none is said
-    lines: ClassVar[bytes] = b""
-    """Header lines of the answer beside those that every error has."""
 
     def __init__(self, detail: str, code: str | None = None, *, retry_after_s: float = 1.0) -> None:
         super().__init__(detail)
         self.code = code or self.usual
         self.detail = detail
         self.retry_after_s = retry_after_s
+        self.lines = b""  # of the answer's head, beside those that every error has
 
     @property
     def kind(self) -> Kind:

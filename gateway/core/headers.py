@@ -27,17 +27,17 @@ _is_trace = re.compile(rb"[0-9a-f]{32}").fullmatch
 _is_request_id = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}").fullmatch
 
 
-def forwarded(head: RequestHead, peer: bytes, trusted: bool) -> bytes:
+def forwarded(head: RequestHead, peer: bytes, trusted: bool, scheme: bytes = b"http") -> bytes:
     """The X-Forwarded-* lines. What the client says of itself counts only if it is trusted."""
     known = head.known
     host = head.host
     if not trusted or not known:
-        lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\n" % peer
+        lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (peer, scheme)
         return lines + b"X-Forwarded-Host: %b\r\n" % host if host else lines
     hops = known.get(FORWARDED_FOR)
     lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (
         hops + b", " + peer if hops else peer,
-        known.get(FORWARDED_PROTO, b"http"),
+        known.get(FORWARDED_PROTO, scheme),
     )
     host = known.get(FORWARDED_HOST, host)
     if host:

@@ -268,11 +268,12 @@ def _check_whole(request: RequestHead) -> None:
 def _absolute(request: RequestHead) -> None:
     """Absolute-form: its authority is the host (RFC 9112 §3.2.2), its path the target."""
     target = request.target
-    if target[:7].lower() != b"http://":
+    start = 8 if target[:8].lower() == b"https://" else 7
+    if start == 7 and target[:7].lower() != b"http://":
         if target == b"*" and request.method == b"OPTIONS":
             return
         raise ValueError("request target is no path")
-    authority, slash, path = target[7:].partition(b"/")
+    authority, slash, path = target[start:].partition(b"/")
     authority, question, query = authority.partition(b"?")
     if question:
         slash, path = b"/", b"?" + query + slash + path

@@ -13,7 +13,7 @@ from itertools import compress, repeat
 from operator import is_not
 from typing import Any, Final
 
-from gateway.core.deltas import SECTIONS, Delta, settled
+from gateway.core.deltas import SECTIONS, SPARE, Delta, settled
 from gateway.core.faults import pointer
 from gateway.core.table import Document
 
@@ -153,9 +153,12 @@ def same(left: Json, right: Json) -> bool:
 def merge(base: Document, file: Document, live: Document) -> Merge:
     """`live` with everything that `file` changed since `base`, the file last applied."""
     overridden: list[Change] = []
-    if base.get("keys") or file.get("keys") or live.get("keys"):
-        # Who says nothing of keys has none: then those that only the other has stay its own.
-        base, file, live = ({**each, "keys": each.get("keys") or {}} for each in (base, file, live))
+    for section in SPARE:
+        if base.get(section) or file.get(section) or live.get(section):
+            # Who says nothing of keys has none: then those that only the other has stay its own.
+            base, file, live = (
+                {**each, section: each.get(section) or {}} for each in (base, file, live)
+            )
     merged = _merge(base, file, live, (), overridden)
     return Merge(settled(merged), tuple(overridden))
 

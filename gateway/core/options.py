@@ -22,6 +22,7 @@ class DataplaneOptions:
     """
 
     workers: int = 1
+    tls: Mapping[str, str] | None = None
     expose: bool = True
     node: str = "headgate"
     listeners: tuple[Listener, ...] = ()

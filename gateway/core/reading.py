@@ -26,6 +26,7 @@ from gateway.core.entries import (
     Timeouts,
     is_name,
 )
+from gateway.core.rate_limit import read_limits
 from gateway.core.units import parse_duration, parse_size
 
 _MATCH = frozenset({"path", "exact", "hosts", "methods", "headers", "json"})
@@ -102,6 +103,7 @@ def read_route(name: str, spec: Mapping[str, Any]) -> Route:
         deadline_s=parse_duration(spec["deadline"]) if "deadline" in spec else None,
         access=spec.get("access", ""),
         pass_credentials=spec.get("pass_credentials", False),
+        limits=read_limits(spec["limits"]) if "limits" in spec else None,
     )
 
 

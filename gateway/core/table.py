@@ -30,6 +30,7 @@ from gateway.core.entries import (
     Sticky,
     Timeouts,
 )
+from gateway.core.rate_limit import read_limits
 from gateway.core.reading import WeightError, parse_instance, read_backend, read_route
 
 __all__ = [
@@ -58,6 +59,7 @@ class Table:
     backends: Mapping[str, Backend]
     document: Document = field(repr=False, default_factory=dict)
     keys: Mapping[str, Key] = field(repr=False, default_factory=dict)
+    default_limits: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     @classmethod
     def from_document(cls, document: Document, revision: int) -> "Table":
@@ -81,7 +83,9 @@ class Table:
         if gone:
             for route in routes.values():
                 _require_backends(route, backends)
-        return Table(revision, routes, backends, {} if document is None else document, keys)
+        limits = make_default_limits(delta, self.default_limits)
+        whole = {} if document is None else document
+        return Table(revision, routes, backends, whole, keys, limits)
 
 
 EMPTY = Table(0, {}, {}, {"backends": {}, "routes": {}})
@@ -113,6 +117,16 @@ def make_key(name: str, spec: Mapping[str, Any]) -> Key:
         return read_key(name, spec)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TableError(f"/keys/{name}", str(error)) from None
+
+
+def make_default_limits(delta: Delta, before: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What keys without limits of their own may, after `delta`; TableError if that cannot be."""
+    limits = delta.on("default_limits", before, lambda _, value: value)
+    try:
+        read_limits(limits)
+    except (TypeError, ValueError) as error:
+        raise TableError("/default_limits", str(error)) from None
+    return limits
 
 
 def _require_backends(route: Route, backends: Mapping[str, Backend]) -> None:

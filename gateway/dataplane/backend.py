@@ -6,6 +6,7 @@ instance. The decisions are the core's; this carries them out.
 """
 
 from abc import abstractmethod
+from bisect import insort
 from collections import deque
 from dataclasses import replace
 
@@ -13,8 +14,9 @@ from mypy_extensions import mypyc_attr
 
 from gateway.core.balancing import Load, choose
 from gateway.core.concurrency_limit import Peers
-from gateway.core.errors import NoRoom
+from gateway.core.errors import GatewayError, NoRoom
 from gateway.core.evidence import Evidence
+from gateway.core.fair_turns import FairTurns
 from gateway.core.headers import timeout_line
 from gateway.core.health import serving
 from gateway.core.queueing import (
@@ -45,14 +47,22 @@ AGAIN_S = 0.001  # between two looks for a permit that another worker may have g
 class Waiter(Timed):
     """What waits for an instance: since `ready_at`, and until `expires_at` at most."""
 
-    __slots__ = ("expires_at", "ready_at")
+    __slots__ = ("expires_at", "ready_at", "turn")
     expires_at: float
     ready_at: float
+    turn: float
+
+    @property
+    def consumer(self) -> str:
+        """Whose request it is; "" if that is not known."""
+        return ""
 
     @abstractmethod
     def begin(self, instance: LiveInstance, now: float) -> None: ...
     @abstractmethod
     def move_on(self) -> None: ...
+    @abstractmethod
+    def fail(self, fault: GatewayError) -> None: ...
 
 
 class LiveBackend(Group):
@@ -60,7 +70,7 @@ class LiveBackend(Group):
     ends the moment for which it is `vacant`."""
 
     __slots__ = (
-        "_is_looking", "_is_watching", "_peers", "_shared_queue", "admission", "alone",
+        "_is_looking", "_is_watching", "_peers", "_shared_queue", "_turns", "admission", "alone",
         "copies", "instances", "loads", "rotation", "shared", "vacant",
     )  # fmt: skip
 
@@ -75,7 +85,8 @@ class LiveBackend(Group):
         self.serving = ()
         self.loads: tuple[Load, ...] = ()
         self.alone: LiveInstance | None = None  # the only one that serves, if it is not counted
-        self.waiting: deque[Waiter] = deque()
+        self.waiting: deque[Waiter] = deque()  # in the order of their turns
+        self._turns = FairTurns()
         self.copies: set[Timed] = set()  # mirrored here, under way
         self._shared_queue = shared.load_memory.queue(config.name)
         self.admission = self._admission(config)
@@ -186,13 +197,22 @@ class LiveBackend(Group):
             if spot is not None:
                 waiter.begin(self.serving[spot.instance], now)
                 return
-        self.waiting.append(waiter)
+        self._line_up(waiter)
         if self.copies:
             self.copies.pop().give_up()  # nobody waits for a copy's answer
         self.dispatch()
         if waiter in self.waiting:
             self._admit(waiter, now)
             self.admission.waits(len(self.waiting))
+
+    def _line_up(self, waiter: Waiter) -> None:
+        """Lets `waiter` wait in its turn."""
+        waiting, turn = self.waiting, self._turns.turn(waiter.consumer)
+        waiter.turn = turn
+        if not waiting or waiting[-1].turn <= turn:
+            waiting.append(waiter)
+        else:
+            insort(waiting, waiter, key=_turn)
 
     def _place(self, waiting: int, now: float) -> Placement | None:
         """Where one of the `waiting` goes now, if anywhere; its permit there is taken."""
@@ -208,7 +228,12 @@ class LiveBackend(Group):
         verdict = self.admission.admit(
             now, self.loads, len(self.waiting) - 1, waiter.expires_at - now
         )
-        if isinstance(verdict, Refuse):
+        last = self.waiting[-1]
+        if isinstance(verdict, Refuse) and last is not waiter:
+            # Who has more of the queue than others makes room: it would be refused next.
+            self.waiting.pop()
+            self.shared.soon(lambda: last.fail(_no_room(verdict)))
+        elif isinstance(verdict, Refuse):
             self.waiting.remove(waiter)
             self.admission.waits(len(self.waiting))
             index = rather_than_refuse(self.loads, self.rotation, now)
@@ -243,10 +268,13 @@ class LiveBackend(Group):
                 break
             waiter = waiting[spot.position]
             del waiting[spot.position]
+            self._turns.gone(waiter.turn)
             try:
                 waiter.begin(self.serving[spot.instance], now)
             except Exception:  # its own, not that of who made room for it
                 fault(waiter.give_up)
+        if not waiting:
+            self._turns.emptied()
         self.admission.waits(len(waiting))
 
     def wake(self) -> None:
@@ -345,6 +373,10 @@ class LiveBackend(Group):
     @property
     def in_flight(self) -> int:
         return sum(each.load.in_flight for each in self.instances.values())
+
+
+def _turn(waiter: Waiter) -> float:
+    return waiter.turn
 
 
 def _no_room(verdict: Refuse) -> NoRoom:

@@ -53,7 +53,7 @@ class Connection(asyncio.Protocol, Timed):
 
     __slots__ = (
         "_last_piece", "_lingered", "_window", "_window_bytes", "address", "forwarding",
-        "is_paused", "peer", "remembered", "shared", "state", "transport", "trusted",
+        "is_paused", "peer", "remembered", "scheme", "shared", "state", "transport", "trusted",
     )  # fmt: skip
 
     def __init__(self, shared: Shared) -> None:
@@ -63,6 +63,7 @@ class Connection(asyncio.Protocol, Timed):
         self.state = HEAD
         self.address = ""
         self.peer = self.forwarding = b""
+        self.scheme = b"http"
         self.trusted = False
         self.remembered = Remembered()  # its last request and the route of it
         self.is_paused = False

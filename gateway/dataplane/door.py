@@ -5,7 +5,7 @@ is kept with that head, and so no longer than the connection that sends it again
 the key itself nothing is kept. What opens what is `core.access`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 
 from gateway.core.access import (
     Forbidden,
@@ -16,10 +16,14 @@ from gateway.core.access import (
     secret_of,
     without_credentials,
 )
+from gateway.core.entries import Limits
 from gateway.core.heads import RequestHead
 from gateway.core.lines import API_KEY, AUTHORIZATION
-from gateway.core.table import Route
-from gateway.telemetry.metrics import Cell, ConsumerCell, Counters
+from gateway.core.rate_limit import read_limits
+from gateway.core.table import Route, Table
+from gateway.dataplane.buckets import Bucket
+from gateway.dataplane.shared import Shared
+from gateway.telemetry.metrics import Cell, ConsumerCell
 
 _MOST_CELLS = 64
 
@@ -28,10 +32,13 @@ class Admission:
     """Somebody who may come in: what an instance is told of a consumer, and where its requests are
     counted. Nobody's (`key` is None): somebody at a route that is open to all."""
 
-    __slots__ = ("_cells", "_counters", "consumer", "key", "line", "passes")
+    __slots__ = ("_cells", "_counters", "bucket", "consumer", "key", "line", "passes")
 
-    def __init__(self, counters: Counters, key: Key | None, passes: bool) -> None:
-        self._counters = counters
+    def __init__(
+        self, shared: Shared, key: Key | None, passes: bool, limits: Limits | None
+    ) -> None:
+        self._counters = shared.counters
+        self.bucket = None if key is None else bucket_of(shared, "key", key.name, limits)
         self.key = key
         self.consumer = "" if key is None else key.name
         self.line = b"" if key is None else f"X-Headgate-Consumer: {key.name}\r\n".encode()
@@ -59,20 +66,17 @@ class Admission:
 
 
 class Door:
-    """The keys of one snapshot, and of the next ones until they are edited. `wall` gives seconds
-    since 1970, by which keys expire."""
+    """The keys of one snapshot, and of the next ones until they are edited."""
 
-    __slots__ = ("_counters", "_made", "_open", "_ring", "_wall", "has_keys", "mark")
+    __slots__ = ("_limits", "_made", "_open", "_ring", "_shared", "has_keys", "mark")
 
-    def __init__(
-        self, keys: Mapping[str, Key], counters: Counters, wall: Callable[[], float]
-    ) -> None:
-        self._ring = Keyring(keys)
-        self._counters = counters
-        self._wall = wall
+    def __init__(self, table: Table, shared: Shared) -> None:
+        self._ring = Keyring(table.keys)
+        self._shared = shared
+        self._limits = read_limits(table.default_limits) if table.default_limits else None
         self._made: dict[tuple[str, bool], Admission] = {}
-        self._open = Admission(counters, None, passes=False)
-        self.has_keys = bool(keys)
+        self._open = Admission(shared, None, False, None)
+        self.has_keys = bool(table.keys)
         self.mark = object()  # what is remembered names a door by it, and keeps no keys
 
     def admission(self, head: RequestHead, route: Route) -> Admission | None:
@@ -86,14 +90,16 @@ class Door:
         wanted = (key.name, route.pass_credentials)
         found = self._made.get(wanted)
         if found is None:
-            found = self._made[wanted] = Admission(self._counters, key, route.pass_credentials)
+            limits = key.limits or self._limits
+            found = Admission(self._shared, key, route.pass_credentials, limits)
+            self._made[wanted] = found
         return found
 
     def check(self, admission: Admission, route: Route) -> None:
         """Raises Forbidden if `admission` does not hold for `route` now."""
         key = admission.key
         if key is not None and (key.routes is not None or key.expires_at is not None):
-            check_opens(key, route, self._wall())
+            check_opens(key, route, self._shared.wall())
 
     def check_some(self, head: RequestHead, routes: Iterable[Route]) -> None:
         """Raises what `head` would be refused with at all of `routes`, the first's; for what is
@@ -109,3 +115,10 @@ class Door:
                 return
         if refused is not None:
             raise refused
+
+
+def bucket_of(shared: Shared, kind: str, name: str, limits: Limits | None) -> Bucket | None:
+    """Where is counted what a key or a route may have; None: it may have any."""
+    if limits is None or (limits.requests is None and limits.in_flight is None):
+        return None
+    return shared.buckets.bucket(kind, name, limits)

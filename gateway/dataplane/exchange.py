@@ -13,6 +13,7 @@ from gateway.core.headers import length_line
 from gateway.core.heads import CHUNKED, CRLF, RequestHead, ResponseHead
 from gateway.core.lines import LOAD, RETRY_AFTER
 from gateway.core.retrying import may_retry
+from gateway.dataplane import limiting
 from gateway.dataplane.attempt import Attempt
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.connection import Connection
@@ -357,6 +358,9 @@ class Exchange(Intake):
         if self.trial is not None:
             self._end_trial(self.trial, now, reason)
         self._enter_in_ledger(now, reason)
+        if self.buckets:
+            limiting.leave(self.buckets)
+            self.buckets = ()
         self.attempt = None  # no cycle: what is over is freed at once, not by the collector
         self.client.finished(now)
 

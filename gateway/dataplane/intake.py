@@ -10,7 +10,7 @@ from abc import abstractmethod
 from mypy_extensions import mypyc_attr
 
 from gateway.core.access import Forbidden, Unauthorized
-from gateway.core.errors import ClientFault, GatewayError
+from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.headers import (
     CONTINUE,
     client_timeout_s,
@@ -24,18 +24,24 @@ from gateway.core.headers import (
 from gateway.core.heads import CRLF, RequestHead
 from gateway.core.lines import DEADLINE, EXPECT, TRACEPARENT, UPGRADE, VIA
 from gateway.core.units import format_size
+from gateway.dataplane import limiting
 from gateway.dataplane.attempt import Attempt, Request
 from gateway.dataplane.backend import LiveBackend, Waiter
+from gateway.dataplane.buckets import Busy
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER, fault
 from gateway.dataplane.deciding import Deciding
 from gateway.dataplane.door import Admission
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.judge import Trial
+from gateway.dataplane.limiting import Limited, Named
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
 from gateway.dataplane.routing import BodyNeeded, LiveRoute, Snapshot
+from gateway.telemetry.metrics import LIMITED
 
+AGAIN_S = 0.001  # between two looks for whether another worker has decided
+BUSY_S = 1.0  # for as long as a request may wait for that
 STATES = ("gathering", "waiting", "trying", "answering", "tunnel", "over")
 GATHERING, WAITING, TRYING, ANSWERING, TUNNEL, OVER = range(len(STATES))
 LEGAL = {
@@ -54,8 +60,9 @@ class Intake(Waiter, Request, Deciding):
 
     __slots__ = (
         "_decides", "_has_continued", "_kept", "_max_body", "_pending", "_pending_size",
-        "admitted", "attempt", "blames_instance", "client", "done", "head", "plane", "received",
-        "request_id", "revision", "route", "shown", "started", "state", "target", "trial",
+        "admitted", "attempt", "blames_instance", "buckets", "client", "done", "head", "plane",
+        "received", "request_id", "revision", "route", "shown", "started", "state", "target",
+        "trial",
         "upgrades",
     )  # fmt: skip
 
@@ -71,6 +78,7 @@ class Intake(Waiter, Request, Deciding):
         self.attempt: Attempt | None = None
         self.trial: Trial | None = None
         self.admitted: Admission | None = None
+        self.buckets: tuple[Named, ...] = ()  # in which it is in flight
         self.target = b""
         self.revision = 0
         self.shown = b""
@@ -81,6 +89,10 @@ class Intake(Waiter, Request, Deciding):
         self.blames_instance = True
         self._pending_size = self._max_body = 0
         self._has_continued = self._decides = False
+
+    @property
+    def consumer(self) -> str:
+        return self.admitted.consumer if self.admitted is not None else ""
 
     # what follows, and how the request can end before
 
@@ -239,7 +251,7 @@ class Intake(Waiter, Request, Deciding):
         """The first part of that; it is kept for the next request with the same head."""
         head, client, host = self.head, self.client, self.head.host
         if client.trusted or host is None:
-            added = forwarded(head, client.peer, client.trusted)
+            added = forwarded(head, client.peer, client.trusted, client.scheme)
         else:
             added = client.forwarding + host + CRLF
         forward, admitted = head.forward, self.admitted
@@ -270,6 +282,8 @@ class Intake(Waiter, Request, Deciding):
         else:
             if snapshot.asks or route.access:
                 self._let_in(snapshot, route)
+            if route.bucket is not None or self._has_bucket:
+                self._check_limits(snapshot, route)
             self._max_body = route.route.max_body
             gather = self.plane.options.gather
             if EXPECT in head.known:
@@ -341,6 +355,53 @@ class Intake(Waiter, Request, Deciding):
                 self._note_refusal(snapshot, live)
                 raise
 
+    @property
+    def _has_bucket(self) -> bool:
+        return self.admitted is not None and self.admitted.bucket is not None
+
+    def _check_limits(self, snapshot: Snapshot, live: LiveRoute) -> None:
+        """Refuses before its body what would be refused after it."""
+        of_key = self.admitted.bucket if self.admitted is not None else None
+        try:
+            limiting.check(limiting.named(of_key, live.bucket), self.started)
+        except Limited as fault:
+            self._note_refusal(snapshot, live)
+            self._count_limited(fault, live)
+            raise
+
+    def _within_limits(self, live: LiveRoute) -> bool:
+        """Whether limits let the request go on; False: that is decided in a moment. Raises
+        Limited."""
+        of_key = self.admitted.bucket if self.admitted is not None else None
+        buckets, now = limiting.named(of_key, live.bucket), self.plane.now()
+        try:
+            lines = limiting.enter(buckets, now)
+        except Limited as fault:
+            self._count_limited(fault, live)
+            raise
+        except Busy:
+            if now - self.started > BUSY_S:
+                raise NoRoom("The gateway could not count the request.", "overloaded") from None
+            self.plane.later(AGAIN_S, self._decide_again)
+            return False
+        self.buckets = buckets
+        self.shown = lines + self.shown
+        return True
+
+    def _count_limited(self, fault: Limited, live: LiveRoute) -> None:
+        self.plane.counters.add(LIMITED, self.consumer, live.route.name, fault.limit)
+
+    def _decide_again(self) -> None:
+        """What could not be decided a moment ago."""
+        if self.state != GATHERING:
+            return
+        try:
+            self._decide()
+        except GatewayError as refusal:
+            self.fail(refusal)
+        except Exception:
+            fault(self.give_up)
+
     def _note_refusal(self, snapshot: Snapshot, live: LiveRoute) -> None:
         """Who is refused is counted at the route, and told by which revision."""
         self.route, self.revision, self.shown = live, snapshot.revision, snapshot.shown
@@ -367,6 +428,8 @@ class Intake(Waiter, Request, Deciding):
         limit = self._max_body = route.route.max_body
         if self.received > limit:
             raise self._too_large()
+        if (route.bucket is not None or self._has_bucket) and not self._within_limits(route):
+            return
         now = self.ready_at
         limit_s = route.route.deadline_s
         if DEADLINE in head.known:

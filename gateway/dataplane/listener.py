@@ -69,9 +69,12 @@ class Client(Connection):
         if len(plane.clients) >= plane.max_clients:
             self.abort()
             return
+        if transport.get_extra_info("sslcontext") is not None:
+            self.scheme = b"https"
         self.trusted = plane.trusts(self.address)
-        self.forwarding = (
-            b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: " % self.peer
+        self.forwarding = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: " % (
+            self.peer,
+            self.scheme,
         )
         high = plane.options.buffer
         self.transport.set_write_buffer_limits(high=high, low=high // 4)

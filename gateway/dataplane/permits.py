@@ -90,7 +90,7 @@ class PermitsFile:
     """The permits of all instances, in `file`; None: there are no other workers."""
 
     def __init__(self, file: int | None) -> None:
-        self._file = file
+        self.file = file
         # One object per instance, also while a removed one still finishes and is there again:
         # the kernel tells apart processes only.
         self._known: WeakValueDictionary[Sequence[str], Permits] = WeakValueDictionary()
@@ -99,5 +99,5 @@ class PermitsFile:
         key = (backend, address)
         permits = self._known.get(key)
         if permits is None:
-            permits = self._known[key] = Permits(self._file, backend, address)
+            permits = self._known[key] = Permits(self.file, backend, address)
         return permits

@@ -26,10 +26,10 @@ from gateway.core.matching import (
 )
 from gateway.core.served import default_rewrite
 from gateway.core.splitting import Split, Spread, sticky_backend
-from gateway.core.table import EMPTY, Key, Route, Sticky, Table
+from gateway.core.table import EMPTY, Route, Sticky, Table
 from gateway.core.targets import normalise_host, target_fault
 from gateway.dataplane.backend import LiveBackend
-from gateway.dataplane.door import Door
+from gateway.dataplane.door import Door, bucket_of
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.json_fields import FieldReader
 from gateway.dataplane.shared import Shared
@@ -69,8 +69,8 @@ class LiveRoute:
     decide."""
 
     __slots__ = (
-        "_generation", "_open", "_shared", "access", "backends", "cells", "exposed", "fallback",
-        "judge", "mirror", "retries", "route", "split", "spread",
+        "_generation", "_open", "_shared", "access", "backends", "bucket", "cells", "exposed",
+        "fallback", "judge", "mirror", "retries", "route", "split", "spread",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +79,7 @@ class LiveRoute:
         self._shared = shared
         self.route = route
         self.access = route.access
+        self.bucket = bucket_of(shared, "route", route.name, route.limits)
         self.retries = route.retries
         self.spread = spread
         self.split = Split.of(route.split)
@@ -292,7 +293,7 @@ class Snapshot:
     @classmethod
     def empty(cls, shared: Shared, live: Mapping[str, LiveBackend]) -> "Snapshot":
         """The one of no table; `live` are the backends that are there, now and later."""
-        return cls(shared, live, EMPTY, Matcher.of(()), {}, {}, _door({}, shared))
+        return cls(shared, live, EMPTY, Matcher.of(()), {}, {}, Door(EMPTY, shared))
 
     def next(
         self, table: Table, matcher: Matcher, changed: Collection[str] | None = None
@@ -308,8 +309,9 @@ class Snapshot:
             elif route is not live.route:
                 routes[name] = LiveRoute(self._shared, route, live.spread, self._live)
         readers = self._readers if matcher is self.matcher else {}
-        is_same = table.keys is self.table.keys
-        door = self.door if is_same else _door(table.keys, self._shared)
+        before = self.table
+        is_same = table.keys is before.keys and table.default_limits is before.default_limits
+        door = self.door if is_same else Door(table, self._shared)
         return Snapshot(self._shared, self._live, table, matcher, routes, readers, door)
 
     @property
@@ -404,10 +406,6 @@ class Snapshot:
         if reader is None:
             reader = self._readers[names] = FieldReader(names)
         return reader
-
-
-def _door(keys: Mapping[str, Key], shared: Shared) -> Door:
-    return Door(keys, shared.counters, lambda: shared.wall())
 
 
 def host_of(head: RequestHead) -> str:

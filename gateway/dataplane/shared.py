@@ -20,6 +20,7 @@ from gateway.core.evidence import Signal
 from gateway.core.options import DataplaneOptions
 from gateway.core.retrying import RetryBudget
 from gateway.core.sampling import Sampling
+from gateway.dataplane.buckets import Buckets
 from gateway.dataplane.deadlines import Clock, Wheel
 from gateway.dataplane.judge import Judge
 from gateway.dataplane.load_memory import LoadMemory
@@ -42,9 +43,9 @@ class Shared:
     change of who serves."""
 
     __slots__ = (
-        "_awake", "_dropped", "_id", "_loop", "_trusted", "budget", "counters", "generation",
-        "judges", "ledger", "load_memory", "log", "mirrored", "node", "notify", "now", "options",
-        "permits", "served", "signals", "tasks", "wall", "wheel",
+        "_awake", "_buckets", "_dropped", "_id", "_loop", "_trusted", "budget", "counters",
+        "generation", "judges", "ledger", "load_memory", "log", "mirrored", "node", "notify", "now",
+        "options", "permits", "served", "signals", "tasks", "wall", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +61,7 @@ class Shared:
         self.load_memory = load_memory or LoadMemory(None, options.workers)
         self.permits = permits or PermitsFile(None)
         self.now = now
+        self._buckets: Buckets | None = None
         self.wall: Callable[[], float] = time.time
         self._loop = loop
         clock: Clock = loop
@@ -81,6 +83,13 @@ class Shared:
         self.signals: deque[tuple[str, float, str, str]] = deque(maxlen=MAX_SIGNALS)
         self.served: Mapping[str, str] = {}
         self.judges: Mapping[str, Judge] = {}  # by route, while a rollout runs there
+
+    @property
+    def buckets(self) -> Buckets:
+        """What is counted of limits, with the other workers; made when a limit is configured."""
+        if self._buckets is None:
+            self._buckets = Buckets(self.permits.file, self.options.workers)
+        return self._buckets
 
     def random(self) -> int:
         return secrets.randbits(64)

@@ -177,7 +177,7 @@ class TracedExchange(Exchange):
         if not self._is_kept:
             return
         facts: Attributes = {
-            "url.scheme": "http",
+            "url.scheme": self.client.scheme.decode(),
             "client.address": self.client.address,
             "headgate.request_id": self.request_id.decode("latin-1"),
             "http.response.status_code": status,

@@ -27,6 +27,7 @@ from gateway.dataplane.load_memory import LoadMemory
 from gateway.dataplane.permits import PermitsFile
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.traced import TracedExchange
+from gateway.processes.certificates import Certificate, CertificateError
 from gateway.processes.children import FAULT
 from gateway.processes.console import say
 from gateway.processes.sockets import BACKLOG
@@ -95,6 +96,7 @@ class Worker:
         self._counters = Counters(Book(options.counters))
         self._servers: list[asyncio.Server] = []
         self._plane: Plane | None = None
+        self._certificate: Certificate | None = None
         self._listening: asyncio.Task[None] | None = None
         self._leave = asyncio.Event()
         self._now = asyncio.Event()
@@ -160,6 +162,12 @@ class Worker:
             )
         except OSError as error:
             raise CannotServe(f"access_log: {error.filename}: {error.strerror}") from None
+        if options.tls is not None:
+            try:
+                self._certificate = Certificate(options.tls, say)
+            except CertificateError as error:
+                raise CannotServe(f"gateway.tls: {error}") from None
+            self._own.keep("the watch over the certificate", self._certificate.watch)
         self._plane.max_clients = max_clients(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         return self._plane
 
@@ -177,9 +185,13 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
+        secure: dict[str, Any] = {}
+        if self._certificate is not None:
+            within_s = plane.options.head_timeout_s
+            secure = {"ssl": self._certificate.context, "ssl_handshake_timeout": within_s}
         for each in self._sockets:
             server = await loop.create_server(
-                lambda: Client(plane, exchange_of), sock=each, backlog=BACKLOG
+                lambda: Client(plane, exchange_of), sock=each, backlog=BACKLOG, **secure
             )
             self._servers.append(server)
         self._control.listening()

@@ -78,12 +78,12 @@ def is_here(host: str) -> bool:
     return True
 
 
-def url_of(bound: socket.socket) -> str:
+def url_of(bound: socket.socket, scheme: str = "http") -> str:
     """The URL by which this machine reaches `bound`; a wildcard is shown as loopback."""
     host, port = parse_listen(address_of(bound))
     if ipaddress.ip_address(host).is_unspecified:
         host = "127.0.0.1"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def address_of(bound: socket.socket) -> str:

@@ -40,6 +40,14 @@ METRICS: tuple[Metric, ...] = (
         " wrong one (401) is no consumer.",
     ),
     Metric(
+        "headgate_limited_total",
+        "counter",
+        ("consumer", "route", "limit"),
+        "Requests that were refused because a limit was reached (429)",
+        "`limit` is `requests` or `in_flight` of the consumer's key, or `route_requests` or"
+        " `route_in_flight` of the route.",
+    ),
+    Metric(
         "headgate_request_seconds",
         "histogram",
         ("route", "backend"),

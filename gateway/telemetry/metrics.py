@@ -19,6 +19,7 @@ METHODS = {
     for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 }
 REQUESTS = "headgate_requests_total"
+LIMITED = "headgate_limited_total"
 CONSUMED = "headgate_consumer_requests_total"
 REQUEST = "headgate_request_seconds"
 FIRST_BYTE = "headgate_first_byte_seconds"

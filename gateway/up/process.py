@@ -99,7 +99,7 @@ class InstanceProcess:
     def stop(self, within_s: float) -> None:
         """Asks it to finish what it has and to end; kills it when that takes too long."""
         self.state = "stopping"
-        if self._keeper is None:
+        if self._keeper is None or self._keeper.done():  # it failed: nothing runs
             self.is_gone = True
             return
         self._child.stop()

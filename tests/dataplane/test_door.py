@@ -1,12 +1,14 @@
 """Who is let in by a worker, what instances learn of it, and what is counted."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from gateway.controlplane.watch.counters import Totals
 from gateway.core.access import hash_of
-from gateway.telemetry.metrics import CONSUMED
+from gateway.telemetry.metrics import CONSUMED, LIMITED
 from tests.dataplane.rig import Conversation, Rig, StubInstance, until
 
 MakeRig = Callable[..., Awaitable[Rig]]
@@ -28,7 +30,9 @@ def keys(**more: Any) -> dict[str, Any]:
     return {"acme": {"hashes": [hash_of(KEY)], **more}, "beta": {"hashes": [hash_of(OTHER)]}}
 
 
-def serve(rig: Rig, stub: StubInstance, keys: Any = None, **route: Any) -> None:
+def serve(
+    rig: Rig, stub: StubInstance, keys: Any = None, default_limits: Any = None, **route: Any
+) -> None:
     document = {
         "backends": {"b": {"instances": [stub.url]}},
         "routes": {
@@ -37,13 +41,12 @@ def serve(rig: Rig, stub: StubInstance, keys: Any = None, **route: Any) -> None:
             "shut": {"match": "/shut", "split": {"b": 1}, "access": "keys"},
         },
     }
-    rig.table({**document, **({"keys": keys} if keys else {})})
+    more = {"keys": keys, "default_limits": default_limits}
+    rig.table({**document, **{section: said for section, said in more.items() if said}})
 
 
 def consumed(rig: Rig) -> dict[str, int]:
     """Consumer, route and code of all that was counted of consumers."""
-    from gateway.controlplane.watch.counters import Totals
-
     rig.plane.ledger.flush()
     totals = Totals(rig.plane.counters.book.memory)
     totals.read()
@@ -53,6 +56,14 @@ def consumed(rig: Rig) -> dict[str, int]:
         for key, count in tally.counts.items()
         if isinstance(key, tuple)
     }
+
+
+def limited(rig: Rig) -> dict[str, int]:
+    """Consumer, route and limit of all that was refused by one."""
+    totals = Totals(rig.plane.counters.book.memory)
+    totals.read()
+    series = totals.of(LIMITED).items()
+    return {" ".join(labels): int(sum(tally.counts.values())) for labels, tally in series}
 
 
 async def test_without_a_key_configured_everybody_comes_in_with_all_they_bring(
@@ -264,3 +275,106 @@ async def test_consumers_that_are_gone_are_counted_together(
     peer.close()
     place = "(retired-1) r 200" if retired[0] == "consumer" else "acme (retired-1) 200"
     assert consumed(gateway) == {place: 2}
+
+
+async def test_beyond_a_limit_requests_are_refused_and_told_when_to_come_again(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway = await rig()
+    serve(gateway, await stub(tell), keys(limits={"requests": "2/m", "burst": 2}))
+    peer = await gateway.connect()
+    answers = []
+    for _ in range(3):
+        peer.write(GET % (b"/", BEARER % KEY.encode()))
+        answers.append(await peer.answer())
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert answers[0].get("ratelimit-policy") == '"key";q=2;w=60'
+    assert answers[0].get("ratelimit") == '"key";r=1;t=30'
+    refused = answers[2]
+    assert refused.error == "rate_limited"
+    assert refused.get("retry-after") == "30"
+    assert refused.get("ratelimit") == '"key";r=0;t=30'
+    head = (
+        b"POST / HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 9\r\nExpect: 100-continue\r\n%b\r\n"
+    )
+    assert (await gateway.ask(head % (BEARER % KEY.encode()))).status == 429
+    assert (await gateway.ask(GET % (b"/", BEARER % OTHER.encode()))).status == 200
+    assert limited(gateway) == {"acme r requests": 2}
+    assert consumed(gateway) == {"acme r 200": 2, "acme r 429": 2, "beta r 200": 1}
+    peer.close()
+
+
+async def test_a_routes_limit_is_for_all_and_takes_nothing_from_a_refused_one(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway, instance = await rig(), await stub(tell)
+    serve(
+        gateway, instance, keys(limits={"requests": "1/m"}), limits={"requests": "2/m", "burst": 2}
+    )
+    asked = [KEY, KEY, KEY, OTHER, OTHER]
+    answers = [await gateway.ask(GET % (b"/", BEARER % each.encode())) for each in asked]
+    assert [answer.status for answer in answers] == [200, 429, 429, 200, 429]
+    assert limited(gateway) == {"acme r requests": 2, "beta r route_requests": 1}
+    serve(gateway, instance, limits={"requests": "4/m", "burst": 4})
+    assert (await gateway.ask(GET % (b"/", b""))).get("ratelimit-policy") == '"route";q=4;w=60'
+
+
+async def test_what_is_under_way_counts_until_its_body_ends(rig: MakeRig, stub: MakeStub) -> None:
+    async def hang(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+        await conversation.request()
+
+    gateway = await rig()
+    serve(gateway, await stub(hang), keys(), default_limits={"in_flight": 1})
+    slow = await gateway.connect()
+    slow.write(GET % (b"/", BEARER % KEY.encode()))
+    await slow.reader.readuntil(b"\r\n\r\n")
+    answer = await gateway.ask(GET % (b"/", BEARER % KEY.encode()))
+    assert (answer.status, answer.get("retry-after")) == (429, "1")
+    slow.close()
+    await until(lambda: not gateway.plane.clients)
+    again = await gateway.connect()
+    again.write(GET % (b"/", BEARER % KEY.encode()))
+    assert b" 200 " in await again.reader.readuntil(b"\r\n\r\n")
+    again.close()
+    assert limited(gateway) == {"acme r in_flight": 1}
+
+
+async def test_a_flood_of_one_consumer_leaves_the_queue_to_others(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    free, seen = asyncio.Event(), []
+
+    async def wait(conversation: Conversation) -> None:
+        while True:
+            head, _ = await conversation.request()
+            seen.append("acme" if b"Consumer: acme" in head else "beta")
+            await free.wait()
+            await conversation.answer()
+
+    gateway, instance = await rig(), await stub(wait)
+    gateway.table(
+        {
+            "backends": {
+                "b": {"instances": [instance.url], "max_in_flight": 1, "queue": {"size": 3}}
+            },
+            "routes": {"r": {"match": "/", "split": {"b": 1}}},
+            "keys": keys(),
+        }
+    )
+    backend = gateway.plane.live.backends["b"]
+    peers = []
+    for secret in (KEY, KEY, KEY, KEY, OTHER, KEY, OTHER):
+        peer = await gateway.connect()
+        peer.write(GET % (b"/", BEARER % secret.encode()))
+        before, waits = len(peers), len(backend.waiting)
+        peers.append(peer)
+        await until(lambda: seen and (before == 0 or len(backend.waiting) > waits or waits == 3))
+        await asyncio.sleep(0.01)
+    free.set()
+    answers = [await peer.answer() for peer in peers]
+    assert [answer.status for answer in answers] == [200, 200, 200, 503, 200, 503, 503]
+    assert seen == ["acme", "acme", "beta", "acme"]
+    for peer in peers:
+        peer.close()

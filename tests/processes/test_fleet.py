@@ -356,6 +356,11 @@ async def test_a_version_that_cannot_start_leaves_the_old_one_and_says_why() -> 
         it.edit(a=before)
         assert it.state("a") == "ready"
         assert it.pids() == [old]
+        assert len(it.told[-1]["backends"]["a"]["processes"]) == 1, "the failure is forgotten"
+        it.edit(b={"serve": {"model": "missing:Model"}})
+        await until(lambda: it.state("b") == "failed", 10)
+        it.edit(b=None)
+        assert "b" not in it.told[-1]["backends"]
 
 
 async def test_a_backend_comes_with_a_port_that_is_chosen_and_goes_with_its_process() -> None:

@@ -21,7 +21,11 @@ EXAMPLES: Final[dict[str, Any]] = {
     "putRollout": {"to": "digits-cnn", "steps": [1, 5, 25, 50, 100], "hold": "2m"},
     "putBackend": {"instances": ["http://127.0.0.1:8002"], "max_in_flight": 64},
     "patchBackend": {"queue": {"size": 128, "timeout": "2s"}},
-    "createKey": {"name": "acme", "routes": ["digits"], "expires": "2037-01-01T00:00:00Z"},
+    "createKey": {
+        "name": "acme",
+        "routes": ["digits"],
+        "limits": {"requests": "100/s", "burst": 200},
+    },
     "patchKey": {"expires": "2038-01-01T00:00:00Z"},
     "addInstance": {"url": "http://127.0.0.1:8009"},
 }

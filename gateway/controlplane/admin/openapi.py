@@ -100,6 +100,7 @@ _ENTRIES = {
     "backends": _map_of(_ref("BackendSpec")),
     "routes": _map_of(_ref("RouteSpec")),
     "keys": _map_of(_ref("KeySpec")),
+    "default_limits": _ref("LimitsSpec"),
 }
 
 
@@ -128,7 +129,7 @@ def _entries() -> dict[str, Schema]:
             **_object(
                 ["name"], name={"type": "string", "pattern": NAME},
                 routes={"type": "array", "items": _TEXT},
-                expires={"type": "string", "format": "date-time"},
+                expires={"type": "string", "format": "date-time"}, limits=_ref("LimitsSpec"),
             ),
             "additionalProperties": False,
         },

@@ -17,6 +17,7 @@ from gateway.controlplane.configuration.reading import ConfigurationError, exami
 from gateway.controlplane.configuration.settings import Settings, differing
 from gateway.controlplane.events import Event, Subscription
 from gateway.controlplane.store.store import Summary
+from gateway.core.deltas import SPARE
 from gateway.core.faults import Fault, Invalid
 from gateway.core.merging import NOT_SERVED
 from gateway.core.table import Document, Table
@@ -31,12 +32,12 @@ def table_tag(table: Table) -> str:
 
 def table_body(table: Table) -> Json:
     document = table.document
-    keys = {"keys": document["keys"]} if document.get("keys") else {}
+    spare = {section: document[section] for section in SPARE if document.get(section)}
     return {
         "revision": table.revision,
         "backends": document.get("backends") or {},
         "routes": document.get("routes") or {},
-        **keys,
+        **spare,
     }
 
 

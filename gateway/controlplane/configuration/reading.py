@@ -115,6 +115,12 @@ def examine(
     document = {
         section: _entries(section, _section(value, section, faults), faults) for section in SECTIONS
     }
+    limits = _section(value, "default_limits", faults)
+    try:
+        read = File.model_validate({"default_limits": limits}).default_limits
+        document["default_limits"] = read.model_dump(exclude_unset=True)
+    except ValidationError as error:
+        faults += faults_of(error, File)
     if value.get("keys") == {}:
         hint = "leave `keys` out, or say `access: keys` on routes that nobody shall reach"
         faults.append(Fault("/keys", "empty", "names no key: all routes would be open", hint))

@@ -46,6 +46,7 @@ from gateway.core.entries import (
     RETRY_REASONS,
     is_retry_reason,
 )
+from gateway.core.rate_limit import RATE
 
 MAX_REPLICAS = 256
 
@@ -159,6 +160,33 @@ OnUnavailable = Annotated[
 ]
 
 
+def _rate(text: str) -> str:
+    if not re.fullmatch(RATE, text):
+        raise fault("rate", f"{text!r} is no rate; write it like 100/s or 30/m")
+    return text
+
+
+Rate = Annotated[str, AfterValidator(_rate), Shown({"type": "string", "pattern": RATE})]
+
+
+class LimitsSpec(Spec):
+    """How much may be asked, over all workers of the gateway."""
+
+    requests: Rate = _said("At most so many a second or a minute: 100/s, 30/m.")
+    burst: int = _said(
+        "So many at once after a pause; left out: what comes in a second, at least one.",
+        ge=1,
+        le=MAX_COUNT,
+    )
+    in_flight: int = _said("At most so many under way at once.", ge=1, le=MAX_COUNT)
+
+    @model_validator(mode="after")
+    def _bursts_at_a_rate(self) -> "LimitsSpec":
+        if "burst" in self.model_fields_set and "requests" not in self.model_fields_set:
+            raise fault("missing", "a burst needs `requests`")
+        return self
+
+
 class RouteSpec(Spec):
     """What a client may ask for and which backends answer it, by weight."""
 
@@ -188,6 +216,7 @@ class RouteSpec(Spec):
     pass_credentials: bool = _said(
         "Whether instances get the header with the client's key (false)."
     )
+    limits: LimitsSpec = _said("How much all who ask for it may together.")
 
 
 def _device(text: str) -> str:
@@ -362,6 +391,7 @@ class KeySpec(Spec):
     )
     routes: list[Name] = _said("The routes that it opens; left out: all.")
     expires: Time = _said("When it opens nothing any more; left out: never.")
+    limits: LimitsSpec = _said("How much it may; left out: what `default_limits` says.")
 
 
 class File(Spec):
@@ -371,3 +401,4 @@ class File(Spec):
     backends: dict[Name, BackendSpec] = _said("Model versions and where their instances are.")
     routes: dict[Name, RouteSpec] = _said("What clients may ask for, and who answers.")
     keys: dict[Name, KeySpec] = _said("Who may ask, by name.", min_length=1)
+    default_limits: LimitsSpec = _said("How much each key may that has no limits of its own.")

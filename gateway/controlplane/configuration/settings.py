@@ -34,6 +34,24 @@ def _field(default: Any, description: str, **more: Any) -> Any:
     return Field(default, description=description, validate_default=True, **more)
 
 
+def _unsaid(description: str, **more: Any) -> Any:
+    """A field that may be left out and may not be null."""
+    return Field(default=None, description=description, **more)
+
+
+class TlsSpec(Spec):
+    """Files of a certificate, in PEM. They are read again when they change."""
+
+    cert: str = Field(description="The certificate, and those between it and its CA.", min_length=1)
+    key: str = Field(description="Its key, not encrypted.", min_length=1)
+    client_ca: str = _unsaid("Clients must show a certificate of this CA (mTLS).", min_length=1)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """What the files are for, and where each is."""
+        return self.model_dump(exclude_unset=True)
+
+
 class Settings(Spec):
     """The `gateway:` section."""
 
@@ -41,6 +59,9 @@ class Settings(Spec):
     listen: Listener = _field("0.0.0.0:8080", "Where clients reach the data plane.")
     admin: Listener = _field(
         "127.0.0.1:8081", "Where the admin API, the dashboard and the metrics are."
+    )
+    tls: TlsSpec | None = _field(
+        None, "`{cert: FILE, key: FILE}`: clients come by https; `client_ca: FILE` makes it mTLS."
     )
     workers: int = _field(1, "Data-plane processes; they share the listening port.", ge=1, le=256)
     store: Literal["sqlite", "memory"] = _field(
@@ -194,6 +215,7 @@ class Settings(Spec):
         """
         names = {each.name for each in fields(DataplaneOptions)} & type(self).model_fields.keys()
         told = {name: getattr(self, name) for name in names}
+        told["tls"] = self.tls.files if self.tls is not None else None
         told["retry_min_per_s"] = self.retry_min_per_s / self.workers
         told["match_memory"] = max(self.match_body, self.match_memory // self.workers)
         told["mirror_in_flight"] = -(-self.mirror_in_flight // self.workers)

@@ -1,0 +1,64 @@
+"""How many requests are admitted, and what is said of that?
+
+A token bucket as the generic cell rate algorithm has it (ITU-T I.371, annex A): the moment at which
+the bucket will be full again says how much is in it, and each request moves that moment on by
+the time between two requests at the rate. So in any time t no more than `burst` + rate · t are
+admitted. Where it is kept, and by whom, is `gateway.dataplane.buckets`.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from gateway.core.entries import Limits
+from gateway.core.errors import NoRoom
+
+RATE = r"^[1-9][0-9]{0,6}/(s|m)$"
+_PER_S = {"s": 1.0, "m": 60.0}
+_KEYS = frozenset({"requests", "burst", "in_flight"})
+
+
+def read_limits(spec: Mapping[str, Any]) -> Limits:
+    """What `spec` limits; ValueError says what cannot be. A burst that is not named is what comes
+    in a second, at least one request."""
+    for key in spec:
+        if key not in _KEYS:
+            raise ValueError(f"limits: unknown key {key!r}")
+    if "requests" not in spec:
+        if "burst" in spec:
+            raise ValueError("limits: a burst needs requests")
+        return Limits(in_flight=spec.get("in_flight"))
+    requests, per_s = parse_rate(spec["requests"])
+    burst = spec.get("burst", math.ceil(requests / per_s))
+    return Limits(requests, per_s, burst, spec.get("in_flight"))
+
+
+def parse_rate(text: Any) -> tuple[int, float]:
+    """How many in how many seconds `text` says, such as `100/s` or `30/m`; ValueError if none."""
+    if not isinstance(text, str) or not re.fullmatch(RATE, text):
+        raise ValueError(f"{text!r} is no rate; write it like 100/s or 30/m")
+    number, _, unit = text.partition("/")
+    return int(number), _PER_S[unit]
+
+
+def policy(limits: Limits, name: bytes) -> bytes:
+    """The RateLimit-Policy line of a bucket (draft-ietf-httpapi-ratelimit-headers): a quota in a
+    window that is as long as the bucket takes to fill."""
+    window = max(1, math.ceil(limits.burst * limits.emission_s))
+    return b'RateLimit-Policy: "%b";q=%d;w=%d\r\n' % (name, limits.burst, window)
+
+
+def remaining(name: bytes, left: int, at: float, now: float) -> bytes:
+    """The RateLimit line: how many are `left`, and in how many seconds, at `at`, there are more."""
+    return b'RateLimit: "%b";r=%d;t=%d\r\n' % (name, left, math.ceil(at - now) if at > now else 0)
+
+
+class RateLimited(NoRoom):
+    """There is a limit, and it was reached."""
+
+    usual: ClassVar[str] = "rate_limited"
+
+    def __init__(self, detail: str, retry_after_s: float, lines: bytes = b"") -> None:
+        super().__init__(detail, retry_after_s=max(1, math.ceil(retry_after_s)))
+        self.lines = lines

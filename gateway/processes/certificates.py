@@ -1,0 +1,111 @@
+"""With which certificate does a listener speak TLS, now that its files may change at any time?
+
+The files are looked at every second by whoever listens, off its loop. What can be used is taken
+over from the next connection on, and those that are open keep what they have; what cannot is
+told once, and the certificate before stays.
+"""
+
+import asyncio
+import os
+import ssl
+from collections.abc import Callable, Mapping
+
+LOOK_S = 1.0
+# Forward secrecy and authenticated encryption, as Mozilla's "intermediate" has them. Those of
+# TLS 1.3 are OpenSSL's own to choose.
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+
+class CertificateError(Exception):
+    """Files that make no certificate; the text is one clear line."""
+
+
+class Certificate:
+    """The certificate of one listener: `context` is for it, for as long as it listens.
+
+    `files` names `cert`, `key` and, where clients have to show one of their own, `client_ca`.
+    Raises CertificateError where they cannot be used.
+    """
+
+    def __init__(self, files: Mapping[str, str], say: Callable[[str], None]) -> None:
+        self._files = files
+        self._say = say
+        self._marks = self._looked_at()
+        self._current = self._read()
+        self.context = self._read()
+        self.context.sni_callback = self._choose
+
+    def _choose(
+        self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext
+    ) -> None:
+        """Each handshake goes on with the newest certificate."""
+        connection.context = self._current
+
+    async def watch(self) -> None:
+        """Takes over what changes, until it is cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await asyncio.to_thread(self.look)
+
+    def look(self) -> None:
+        """Takes over the files if they are others than before."""
+        marks = self._looked_at()
+        if marks == self._marks:
+            return
+        self._marks = marks
+        try:
+            self._current = self._read()
+        except CertificateError as error:
+            self._say(f"{error}; the certificate before is kept")
+        else:
+            self._say(f"{self._files['cert']}: took over a new certificate")
+
+    def _looked_at(self) -> list[tuple[int, ...]]:
+        """What is another thing once a file was written or replaced."""
+        marks: list[tuple[int, ...]] = []
+        for path in self._files.values():
+            try:
+                found = os.stat(path)
+                marks.append((found.st_ino, found.st_size, found.st_mtime_ns))
+            except OSError:
+                marks.append(())
+        return marks
+
+    def _read(self) -> ssl.SSLContext:
+        files = self._files
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(CIPHERS)
+        context.set_alpn_protocols(["http/1.1"])
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        for name, path in files.items():
+            try:
+                with open(path, "rb"):
+                    pass
+            except OSError as error:
+                raise CertificateError(f"{name} {path}: {error.strerror or error}") from None
+        try:
+            context.load_cert_chain(files["cert"], files["key"], password=_no_password)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            said = f"cert {files['cert']} and key {files['key']}: {_words(error)}"
+            raise CertificateError(said) from None
+        if "client_ca" in files:
+            context.verify_mode = ssl.CERT_REQUIRED
+            try:
+                context.load_verify_locations(files["client_ca"])
+            except (ssl.SSLError, OSError) as error:
+                raise CertificateError(f"client_ca {files['client_ca']}: {_words(error)}") from None
+        return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted, and nobody is here to ask for its password")
+
+
+def _words(error: Exception) -> str:
+    reason = getattr(error, "reason", None)
+    if reason == "KEY_VALUES_MISMATCH":
+        return "the key is not the certificate's"
+    if isinstance(error, ssl.SSLError):
+        return f"no PEM that can be used ({(reason or 'unknown').replace('_', ' ').lower()})"
+    return str(error)

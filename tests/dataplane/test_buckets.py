@@ -1,0 +1,198 @@
+"""Limits hold over all workers, without waiting, whatever becomes of one of them."""
+
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from typing import Any
+
+import pytest
+
+from gateway.core.entries import Limits
+from gateway.dataplane.buckets import LOCKS, Bucket, Buckets, Busy, Refused
+from gateway.telemetry.book import shared_memory
+
+FORK = get_context("fork")
+
+
+def takes(bucket: Bucket, now: float) -> bool:
+    try:
+        bucket.enter(now)
+    except Refused:
+        return False
+    return True
+
+
+def alone(limits: Limits) -> Bucket:
+    return Buckets(None, 1).bucket("key", "acme", limits)
+
+
+def in_process(work: Callable[[], Any]) -> Any:
+    """What `work` gives in a process of its own, which has ended."""
+    reader, writer = FORK.Pipe(False)
+
+    def run() -> None:
+        writer.send(work())
+
+    process = FORK.Process(target=run)
+    process.start()
+    answer = reader.recv()
+    process.join()
+    return answer
+
+
+def test_a_bucket_gives_its_burst_and_then_the_rate() -> None:
+    bucket = alone(Limits(10, 1.0, 5))
+    assert [takes(bucket, 100.0) for _ in range(6)] == [True] * 5 + [False]
+    with pytest.raises(Refused) as refused:
+        bucket.enter(100.04)
+    assert refused.value.wait_s == pytest.approx(0.06)
+    assert bucket.wait_s(100.04) == pytest.approx(0.06)
+    assert takes(bucket, 100.1)
+    assert not takes(bucket, 100.1)
+    assert [takes(bucket, 200.0) for _ in range(6)] == [True] * 5 + [False]
+
+
+def test_in_any_time_no_more_than_the_burst_and_the_rate_are_admitted_and_no_less() -> None:
+    draw, now, admitted = random.Random(5), 0.0, []
+    bucket, tokens, wanted = alone(Limits(50, 1.0, 20)), 20.0, 0
+    for _ in range(20_000):
+        gap_s = draw.expovariate(200) if draw.random() < 0.999 else 3.0
+        now, tokens = now + gap_s, min(20.0, tokens + 50 * gap_s)
+        if tokens >= 1.0:
+            tokens, wanted = tokens - 1.0, wanted + 1
+        if takes(bucket, now):
+            admitted.append(now)
+    for first in range(0, len(admitted), 7):
+        for last in range(first, min(first + 400, len(admitted)), 13):
+            lasted_s = admitted[last] - admitted[first]
+            assert last - first + 1 <= 20 + 50 * lasted_s + 1e-6
+    assert abs(len(admitted) - wanted) <= 1
+
+
+def test_what_was_undone_was_never_there() -> None:
+    bucket = alone(Limits(1, 60.0, 1, in_flight=1))
+    bucket.enter(5.0)
+    bucket.undo()
+    bucket.enter(5.0)
+    assert not takes(bucket, 5.0)
+
+
+def test_no_more_are_in_flight_than_may_be() -> None:
+    bucket = alone(Limits(in_flight=2))
+    assert [takes(bucket, 0.0) for _ in range(3)] == [True, True, False]
+    bucket.leave()
+    assert takes(bucket, 0.0)
+
+
+def test_a_bucket_goes_on_under_changed_limits() -> None:
+    buckets = Buckets(None, 1)
+    first = buckets.bucket("key", "acme", Limits(10, 1.0, 10))
+    assert [takes(first, 1.0) for _ in range(10)] == [True] * 10
+    faster = buckets.bucket("key", "acme", Limits(100, 1.0, 10))
+    assert not takes(buckets.bucket("key", "acme", Limits(10, 1.0, 10)), 1.0)
+    assert takes(faster, 1.92)
+    assert takes(buckets.bucket("route", "acme", Limits(10, 1.0, 1)), 1.0)
+
+
+@pytest.mark.parametrize("burst", [3, 2000])
+def test_all_workers_together_admit_what_the_limit_is(burst: int) -> None:
+    memory = shared_memory()
+    limits = Limits(1000, 1.0, burst)
+    begin = time.monotonic() + 0.2
+    end = begin + 0.5
+
+    def work() -> int:
+        bucket = Buckets(memory, 4).bucket("key", "acme", limits)
+        admitted = 0
+        while time.monotonic() < begin:
+            pass
+        while (now := time.monotonic()) < end:
+            try:
+                admitted += takes(bucket, now)
+            except Busy:
+                pass
+        return admitted
+
+    pipes = []
+    for _ in range(4):
+        reader, writer = FORK.Pipe(False)
+
+        def run(writer: Any = writer) -> None:
+            writer.send(work())
+
+        process = FORK.Process(target=run)
+        process.start()
+        pipes.append((reader, process))
+    total = sum(reader.recv() for reader, _ in pipes)
+    for _, process in pipes:
+        process.join()
+    os.close(memory)
+    most = burst + 1000 * 0.5
+    assert total <= most + 1
+    if burst > 3:  # that no pause of this machine lets overflow
+        assert total >= 0.98 * most
+
+
+def test_a_worker_that_is_killed_gives_back_what_it_had_in_flight_and_no_rate() -> None:
+    memory = shared_memory()
+    limits = Limits(10, 60.0, 100, in_flight=3)
+
+    def die() -> None:
+        bucket = Buckets(memory, 2).bucket("key", "acme", limits)
+        for _ in range(3):
+            bucket.enter(100.0)
+        writer.send(takes(bucket, 100.0))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    reader, writer = FORK.Pipe(False)
+    process = FORK.Process(target=die)
+    process.start()
+    assert reader.recv() is False
+    process.join()
+    buckets = Buckets(memory, 2)
+    bucket = buckets.bucket("key", "acme", limits)
+    assert [takes(bucket, 100.0) for _ in range(4)] == [True] * 3 + [False]
+    for _ in range(3):
+        bucket.leave()
+    rest = buckets.bucket("key", "acme", Limits(10, 60.0, 100))
+    assert sum(takes(rest, 100.0) for _ in range(200)) == 100 - 6 - buckets.margin
+
+
+def test_nobody_waits_for_a_worker_that_stands_still_in_a_decision() -> None:
+    memory = shared_memory()
+    bucket = Buckets(memory, 2).bucket("key", "acme", Limits(10, 1.0, 2))
+    assert takes(bucket, 1.0)
+    place = bucket.place
+
+    def hold() -> None:
+        buckets = Buckets(memory, 2)
+        buckets.lock(LOCKS + place)
+        writer.send(True)
+        signal.pause()
+
+    reader, writer = FORK.Pipe(False)
+    process = FORK.Process(target=hold)
+    process.start()
+    reader.recv()
+    with pytest.raises(Busy):
+        bucket.enter(1.0)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert takes(bucket, 1.0)
+
+
+def test_a_place_is_taken_over_from_who_needs_it_no_more(monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys.modules[Buckets.__module__], "NEAR", 1)
+    monkeypatch.setattr(sys.modules[Buckets.__module__], "PLACES", 1)
+    buckets = Buckets(None, 1)
+    one, two = (buckets.bucket("key", name, Limits(1, 1.0, 1)) for name in ("one", "two"))
+    assert takes(one, 1.0)
+    with pytest.raises(Busy):
+        two.enter(1.5)
+    assert takes(two, 3.0)
+    assert takes(one, 9.0)

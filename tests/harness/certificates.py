@@ -1,0 +1,42 @@
+"""Certificates of a test's own, made by openssl; where it is missing the test is skipped."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+def _openssl(*words: str) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    subprocess.run(["openssl", *words], check=True, capture_output=True, timeout=60)
+
+
+def make_ca(folder: Path, name: str = "ca") -> tuple[Path, Path]:
+    """A CA: its certificate and its key."""
+    cert, key = folder / f"{name}.crt", folder / f"{name}.key"
+    _openssl(
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", f"/CN={name}",
+    )  # fmt: skip
+    return cert, key
+
+
+def make_certificate(
+    folder: Path, name: str, ca: tuple[Path, Path], *hosts: str
+) -> tuple[Path, Path]:
+    """A certificate of `ca` for `hosts`, names or addresses, and its key."""
+    cert, key, asked = (folder / f"{name}{end}" for end in (".crt", ".key", ".csr"))
+    names = [f"IP:{host}" if host[0].isdigit() else f"DNS:{host}" for host in hosts]
+    _openssl(
+        "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-keyout", str(key), "-out", str(asked), "-subj", f"/CN={name}",
+    )  # fmt: skip
+    more = folder / f"{name}.ext"
+    more.write_text(f"subjectAltName={','.join(names)}\n" if names else "")
+    _openssl(
+        "x509", "-req", "-in", str(asked), "-CA", str(ca[0]), "-CAkey", str(ca[1]),
+        "-CAcreateserial", "-out", str(cert), "-days", "2", "-extfile", str(more),
+    )  # fmt: skip
+    return cert, key

@@ -1,0 +1,202 @@
+"""TLS on the listener: what it speaks, whose certificate it shows, what becomes of new files."""
+
+import asyncio
+import shutil
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from gateway.processes.certificates import Certificate, CertificateError
+from tests.harness.certificates import make_ca, make_certificate
+from tests.harness.gateway import Gateway, complete, eventually, one_backend
+from tests.harness.origins import Exchange, one_origin
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def told(exchange: Exchange) -> None:
+    """Answers with the scheme that the gateway says the client came by."""
+    await exchange.read()
+    exchange.reply(200, (exchange.header("x-forwarded-proto") or "").encode())
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("tls")
+    ca = make_ca(folder)
+    cert, key = make_certificate(folder, "first", ca, "127.0.0.1", "gw.test")
+    other = make_certificate(folder, "second", ca, "127.0.0.1", "gw.test")
+    mine = make_certificate(folder, "mine", ca)
+    return {
+        "ca": ca[0], "cert": cert, "key": key, "other": other[0], "other_key": other[1],
+        "mine": mine[0], "my_key": mine[1], "folder": folder,
+    }  # fmt: skip
+
+
+class Tls(Gateway):
+    """A gateway that is asked by https."""
+
+    trust: ssl.SSLContext
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.data_port}"
+
+    async def answers(self) -> bool:
+        admin = await self.client.get(f"{self.admin_url}/readyz", timeout=1)
+        return admin.status == 200
+
+
+def trusting(files: dict[str, Path], **versions: Any) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(files["ca"]))
+    for name, version in versions.items():
+        setattr(context, name, version)
+    return context
+
+
+async def ask(port: int, context: ssl.SSLContext, head: bytes = b"") -> tuple[bytes, ssl.SSLObject]:
+    """An answer, and the connection that it came by."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    session: ssl.SSLObject = writer.get_extra_info("ssl_object")
+    writer.write(b"GET / HTTP/1.1\r\nHost: gw.test\r\nConnection: close\r\n%b\r\n" % head)
+    answer = await reader.read()
+    writer.close()
+    return answer, session
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateway(files: dict[str, Path]) -> AsyncIterator[Gateway]:
+    folder = files["folder"]
+    live = {"cert": str(folder / "live.crt"), "key": str(folder / "live.key")}
+    shutil.copy(files["cert"], live["cert"])
+    shutil.copy(files["key"], live["key"])
+    async with one_origin(told) as origin:
+        document = complete(one_backend(origin), {"tls": live, "workers": 2})
+        made = Tls(folder, document, {})
+        try:
+            await made.start()
+            await made.wait_up()
+            yield made
+            await made.stop()
+        finally:
+            await made.client.close()
+            for process in made.family() if made.process else ():
+                if process.is_running():
+                    process.kill()
+
+
+async def test_clients_come_by_tls_and_instances_are_told_so(
+    gateway: Gateway, files: dict[str, Path]
+) -> None:
+    context = trusting(files)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    answer, session = await ask(gateway.data_port, context, b"X-Forwarded-Proto: http\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"https")
+    assert session.version() == "TLSv1.3"
+    assert session.selected_alpn_protocol() == "http/1.1"
+    older = trusting(files, maximum_version=ssl.TLSVersion.TLSv1_2)
+    _, session = await ask(gateway.data_port, older)
+    cipher = session.cipher()
+    assert cipher is not None
+    assert cipher[0].startswith("ECDHE-")
+    assert "headgate is ready" in gateway.log_text()
+    assert f"  requests  https://127.0.0.1:{gateway.data_port}\n" in gateway.log_text()
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
+@pytest.mark.parametrize(
+    ("version", "ciphers"),
+    [
+        (ssl.TLSVersion.TLSv1_1, "ALL:@SECLEVEL=0"),
+        (ssl.TLSVersion.TLSv1_2, "AES128-SHA:AES256-SHA"),
+    ],
+)
+async def test_what_is_old_is_not_spoken(
+    gateway: Gateway, files: dict[str, Path], version: ssl.TLSVersion, ciphers: str
+) -> None:
+    context = trusting(files)
+    context.set_ciphers(ciphers)
+    context.minimum_version = ssl.TLSVersion.TLSv1
+    context.maximum_version = version
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        await ask(gateway.data_port, context)
+
+
+async def test_plain_http_gets_no_answer_from_tls(gateway: Gateway) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.data_port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: gw.test\r\n\r\n")
+    try:
+        assert b"200" not in await reader.read()
+    except ConnectionError:
+        pass
+    writer.close()
+
+
+async def test_a_new_certificate_is_taken_over_and_a_broken_one_is_told(
+    gateway: Gateway, files: dict[str, Path]
+) -> None:
+    folder, context = files["folder"], trusting(files)
+
+    async def shown() -> bytes:
+        _, session = await ask(gateway.data_port, context)
+        found = session.getpeercert(binary_form=True)
+        assert found is not None
+        return found
+
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.data_port, ssl=context)
+    first = await shown()
+    for name, end in (("other", ".crt"), ("other_key", ".key")):
+        shutil.copy(files[name], folder / "new")
+        (folder / "new").replace(folder / f"live{end}")
+
+    async def is_new() -> bool:
+        return first not in [await shown() for _ in range(8)]
+
+    await eventually(is_new, 10.0, "both workers show the new certificate")
+    second = await shown()
+    (folder / "live.crt").write_text("no certificate")
+    await eventually(lambda: gateway.log_text().count("the certificate before is kept") >= 2, 10.0)
+    assert await shown() == second
+    writer.write(b"GET / HTTP/1.1\r\nHost: gw.test\r\nConnection: close\r\n\r\n")
+    assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+    writer.close()
+    shutil.copy(files["other"], folder / "live.crt")
+
+
+async def test_with_a_client_ca_only_its_own_come_in(files: dict[str, Path]) -> None:
+    tls = {"cert": str(files["cert"]), "key": str(files["key"]), "client_ca": str(files["ca"])}
+    certificate = Certificate(tls, print)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"in")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=certificate.context)
+    port = server.sockets[0].getsockname()[1]
+    with_one = trusting(files)
+    with_one.load_cert_chain(files["mine"], files["my_key"])
+    assert (await ask(port, with_one))[0] == b"in"
+    try:
+        assert (await ask(port, trusting(files)))[0] != b"in"
+    except (ssl.SSLError, ConnectionError):
+        pass
+    server.close()
+
+
+async def test_files_that_make_no_certificate_are_told_in_one_line(files: dict[str, Path]) -> None:
+    cert, key, other = str(files["cert"]), str(files["key"]), str(files["other_key"])
+    for tls, says in (
+        ({"cert": cert, "key": other}, "the key is not the certificate's"),
+        ({"cert": cert, "key": cert}, "no PEM"),
+        ({"cert": "/nowhere/a", "key": key}, "cert /nowhere/a: No such file"),
+        ({"cert": cert, "key": key, "client_ca": key}, "client_ca"),
+    ):
+        with pytest.raises(CertificateError, match=says) as error:
+            Certificate(tls, print)
+        assert "\n" not in str(error.value)
