@@ -286,6 +286,7 @@ async def test_a_token_that_is_made_is_printed_once(tmp_path: Path) -> None:
         token_file = tmp_path / "state" / "token"
         token = token_file.read_text().strip()
         assert token_file.stat().st_mode & 0o777 == 0o600
+        await eventually(lambda: token in gateway.log_text(), what="it is ready, and says so")
         assert gateway.log_text().count(token) == 1
         refused = await gateway.admin("GET", "/admin/v1/table")
         assert refused.status == 401

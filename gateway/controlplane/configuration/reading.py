@@ -188,7 +188,8 @@ def _settings(raw: Mapping[str, Any], faults: list[Fault]) -> Settings | None:
 
 
 def _environment_values(texts: Mapping[str, str]) -> dict[str, Any]:
-    """Each text as the file would hold it: numbers and truths read, lists split at commas."""
+    """Each text as the file would hold it: numbers, truths and mappings read, lists split at
+    commas."""
     fields = keys()
     values: dict[str, Any] = {}
     for key, text in texts.items():
@@ -196,13 +197,15 @@ def _environment_values(texts: Mapping[str, str]) -> dict[str, Any]:
         if "list[" in annotation and not text.startswith("["):
             values[key] = [item.strip() for item in text.split(",") if item.strip()]
         elif annotation.startswith(("<class 'int'>", "<class 'bool'>", "<class 'float'>", "list")):
-            values[key] = _scalar(text) if not fields[key].alias else text
+            values[key] = _read(text) if not fields[key].alias else text
+        elif "Spec" in annotation:
+            values[key] = _read(text)
         else:
             values[key] = text
     return values
 
 
-def _scalar(text: str) -> Any:
+def _read(text: str) -> Any:
     try:
         return read(text).value
     except YamlError:
