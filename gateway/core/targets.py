@@ -43,16 +43,16 @@ def normalise_host(raw: str) -> str:
 
 _MOST_HOSTS: Final = 16_384
 _LONGEST_HOST: Final = 255
-_forms: Final[Kept[str]] = Kept(_MOST_HOSTS)
+HOST_FORMS: Final[Kept[str]] = Kept(_MOST_HOSTS)
 
 
 def host_form(written: bytes) -> str:
     """As `normalise_host`, of what stands in a request; known by its bytes when it comes again."""
-    form = _forms.find(written)
+    form = HOST_FORMS.find(written)
     if form is None:
         form = normalise_host(written.decode("latin-1"))
         if len(written) <= _LONGEST_HOST:
-            _forms.keep(written, form)
+            HOST_FORMS.keep(written, form)
     return form
 
 
