@@ -74,7 +74,7 @@ def _begin(client: AdminClient, options: SimpleNamespace, route: str, backend: s
     if options.dry_run or options.detach:
         if not screen.printed(found, options.output):
             screen.show(
-                *drawn({**found, "plan": plan} if options.dry_run else _look(client, route))
+                *drawn({**found, "plan": plan} if options.dry_run else client.rollout(route))
             )
             if options.dry_run:
                 screen.show(Cell("a dry run: nothing was changed", "dim"))
@@ -90,14 +90,14 @@ def _tell(client: AdminClient, options: SimpleNamespace, route: str, word: str) 
             lambda: client.rollout(route)["etag"],
         )
     if not screen.printed(found, options.output):
-        screen.show(*drawn(_look(client, route)))
+        screen.show(*drawn(client.rollout(route)))
     return 0
 
 
 def _follow(client: AdminClient, options: SimpleNamespace, route: str) -> int:
     """Shows a rollout until it ends; 0 when it is done, WENT_BACK when it went back."""
     with asking.about(client, route=route):
-        found = _look(client, route)
+        found = client.rollout(route)
     if options.output == "table" and screen.is_terminal(sys.stdout):
         found = _live(client, route, found)
         screen.show(*drawn(found))
@@ -138,24 +138,18 @@ def _until_its_end(
     while found["state"] in LIVE:
         time.sleep(LOOK_S)
         try:
-            before, found = found, _look(client, route)
+            before, found = found, client.rollout(route)
         except Unreachable:
             away_since = away_since or time.monotonic()
             if time.monotonic() - away_since > PATIENCE_S:
                 raise
             continue
         away_since = None
-        if found["id"] != before["id"]:
+        if (found["to"], found["started"]) != (before["to"], before["started"]):
             raise Refusal(f"another rollout of {found['to']} has begun on route {route}")
         if found != before:
             changed(found)
     return found
-
-
-def _look(client: AdminClient, route: str) -> Json:
-    found = client.rollout(route)
-    # What tells one from the next on the same route.
-    return {**found, "id": [found["to"], found["started"]]}
 
 
 def drawn(found: Json) -> list[Part]:
