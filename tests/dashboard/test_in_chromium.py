@@ -256,6 +256,7 @@ def test_a_dialog_that_was_just_cancelled_opens_again(page: Page) -> None:
         page.until(lambda: page.find("#token-dialog").is_displayed())
         give(page, "s" * 40)
         page.until(lambda: page.all(SLIDER) and page.enabled(SLIDER))
+        assert not page.find("#token-dialog").is_displayed()
 
 
 def test_a_viewer_becomes_an_operator_by_token_and_may_think_better_of_it(page: Page) -> None:

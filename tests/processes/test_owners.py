@@ -89,6 +89,7 @@ async def test_a_worker_that_babbles_loses_its_channel_and_may_come_again(tmp_pa
         again = await Channel.open(str(it.path))
         it.started.append(test_workers.Worker(again, 0, 100))
         await until(lambda: len(it.workers.connected) == 1)
+        assert [each.pid for each in it.workers.connected] == [100]
 
 
 async def test_a_health_check_that_fails_for_a_fault_of_ours_is_named_and_goes_on(

@@ -17,7 +17,7 @@ import pytest
 from tests.harness.gateway import complete, eventually
 
 from .test_up import Up
-from .waiting import alive, descendants
+from .waiting import alive, kill_all
 
 VERSIONS = """
 import os
@@ -149,12 +149,7 @@ async def up(folder: Path, document: dict[str, Any], **env: str) -> AsyncIterato
         await it.start()
         yield it
     finally:
-        await it.client.close()
-        assert it.process is not None
-        for pid in [it.process.pid, *descendants(it.process.pid)]:
-            if alive(pid):
-                os.kill(pid, signal.SIGKILL)
-        await it.process.wait()
+        await kill_all(it)
 
 
 async def test_versions_replace_each_other_under_load_and_a_broken_one_does_not(

@@ -17,7 +17,7 @@ from tests.harness.gateway import ROOT, Gateway, complete, eventually
 from tests.harness.origins import origins
 from tests.harness.ports import free_port
 
-from .waiting import alive, descendants
+from .waiting import alive, descendants, kill_all
 
 MODELS = """
 import time
@@ -84,12 +84,7 @@ async def up(folder: Path, *models: str, port: int = 0) -> AsyncIterator[Up]:
     try:
         yield it
     finally:
-        await it.client.close()
-        assert it.process is not None
-        for pid in [it.process.pid, *descendants(it.process.pid)]:
-            if alive(pid):
-                os.kill(pid, signal.SIGKILL)
-        await it.process.wait()
+        await kill_all(it)
 
 
 async def everybody(it: Up) -> list[int]:

@@ -1,10 +1,14 @@
 """Waiting for conditions that real processes bring about: by looking, with a deadline."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Awaitable, Callable
 
 import psutil
+
+from tests.harness.gateway import Gateway
 
 
 async def until(
@@ -34,3 +38,13 @@ def descendants(pid: int) -> list[int]:
         return [child.pid for child in psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+async def kill_all(gateway: Gateway) -> None:
+    """Leaves nothing of `gateway`, however its test ended."""
+    await gateway.client.close()
+    assert gateway.process is not None
+    for pid in [gateway.process.pid, *descendants(gateway.process.pid)]:
+        if alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    await gateway.process.wait()
