@@ -110,6 +110,8 @@ class Batches(dict[int, Batch]):
             job.parts.add(bytes(item.view) if isinstance(item, Room) else item)
 
     def end_stream(self, message: End, blobs: list[Body], media_type: str) -> None:
+        """The stream that `message` names is over: its job gets the problem that ended it, or an
+        end; where no item came, an answer without any is begun as `media_type`."""
         if (stream := self.streams.pop(message[1], None)) is None:
             return
         job = stream[0]

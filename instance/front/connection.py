@@ -232,6 +232,8 @@ class Connection(Client, asyncio.Protocol):
     # -- answers ---------------------------------------------------------------------------
 
     def reply(self, incoming: Incoming, data: bytes, body: Body = b"") -> None:
+        """Sends a whole answer, head (`data`) and `body`, and finishes `incoming`; nothing where
+        its client is gone or it was answered before."""
         if self.transport is None or (incoming is not self._busy and incoming is not self._current):
             return
         self._taking.put += len(data) + len(body)
@@ -250,6 +252,7 @@ class Connection(Client, asyncio.Protocol):
         self.transport.write(data)
 
     def finish(self, incoming: Incoming, close: bool = False) -> None:
+        """`incoming` was answered: the next request is taken, or the connection closed."""
         early = incoming is self._current
         if early:
             self._current = None

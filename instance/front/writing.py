@@ -40,6 +40,8 @@ class AnswerWriter:
         body: Body,
         extra: bytes = b"",
     ) -> None:
+        """Answers `incoming` and counts it, with the load report, and compressed where that was
+        asked for and pays; `extra` are whole header lines."""
         if len(body) >= self._zips_from and self._is_zipped(
             incoming, status, content_type, body, extra
         ):
@@ -87,6 +89,7 @@ class AnswerWriter:
         return True
 
     def problem(self, incoming: Incoming, problem: Problem) -> None:
+        """Answers with `problem`, in the form that clients of the model's protocol read."""
         if problem.code == "not_ready":
             # With its load report this tells a gateway that nothing is taken here; one that is
             # merely full keeps its connections.

@@ -31,6 +31,7 @@ def table_tag(table: Table) -> str:
 
 
 def table_body(table: Table) -> Json:
+    """What `GET /admin/v1/table` answers: the document of `table` and its revision."""
     document = table.document
     spare = {section: document[section] for section in SPARE if document.get(section)}
     return {

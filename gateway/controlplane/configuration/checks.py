@@ -91,6 +91,8 @@ class Checks:
         return faults
 
     def faults(self, delta: Delta, document: Json) -> list[Fault]:
+        """What is wrong with `document`, which `delta` makes of the one that was sound; only what
+        the difference touches is looked at."""
         routes, backends = delta.put.get("routes", {}), delta.put.get("backends", {})
         gone = set(delta.removed.get("backends", ()))
         users = set().union(*(self._users.get(name, ()) for name in gone))

@@ -53,6 +53,7 @@ class RolloutFile:
         return rollouts
 
     def keep(self, rollouts: Mapping[str, Any]) -> None:
+        """Writes `rollouts`, synced, in the place of those before; DiskRefused as declared."""
         text = orjson.dumps(rollouts)
         body = {"version": VERSION, "checksum": _sum(text), "rollouts": orjson.Fragment(text)}
         scrap = self._path.with_suffix(".new")

@@ -51,6 +51,7 @@ class _Reader:
         self.faults: list[Fault] = []
 
     def plan(self, said: Mapping[str, Json], weights: Mapping[str, int]) -> Plan | None:
+        """The plan that `said` describes for a split of `weights`; None where there are faults."""
         self._known(said, _KEYS, "")
         to = self._to(said.get("to"), weights)
         hold_s = self._duration(said.get("hold", HOLD), "/hold")

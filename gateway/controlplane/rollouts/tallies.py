@@ -177,6 +177,7 @@ class Tallies:
 
     @classmethod
     def from_json(cls, kept: Mapping[str, Any]) -> "Tallies":
+        """What `as_json` gave, as it was; KeyError, TypeError or ValueError if it is not that."""
         found = cls()
         found._counts = {name: dict(counts) for name, counts in kept["counts"].items()}
         found._warmed = dict(kept["warmed"])
