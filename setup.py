@@ -18,8 +18,8 @@ from setuptools.command.build_ext import build_ext
 # it has to be, and tells better in pure Python what is wrong with a value.
 HOT = {
     "gateway/core": """access balancing compressing concurrency_limit cors errors fair_turns framing
-        header_fields header_rules headers heads health index kept lines matching pooling queueing
-        rate_limit retrying sampling shared_load splitting targets""",
+        header_fields header_rules headers heads health index kept lines matching openai pooling
+        queueing rate_limit retrying sampling shared_load splitting targets""",
     "gateway/dataplane": """admitting attempt backend buckets coding connection deadlines deciding
         door exchange instance intake limiting listener mirroring plane pool replies replying retry
         routing shaping shared traced tunnel upstream""",

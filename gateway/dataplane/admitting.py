@@ -118,11 +118,12 @@ class Admitting(Waiter, Request, Deciding):
             self._count_limited(fault, live)
             raise
 
-    def is_within_limits(self, live: LiveRoute) -> bool:
+    def is_within_limits(self, live: LiveRoute | None) -> bool:
         """Whether limits let the request go on; False: that is decided in a moment. Raises
         Limited."""
         of_key = self.admitted.bucket if self.admitted is not None else None
-        buckets, now = limiting.named(of_key, live.bucket), self.plane.now()
+        of_route = live.bucket if live is not None else None
+        buckets, now = limiting.named(of_key, of_route), self.plane.now()
         try:
             lines = limiting.enter(buckets, now)
         except Limited as fault:
@@ -143,8 +144,9 @@ class Admitting(Waiter, Request, Deciding):
             limiting.leave(self.buckets)
             self.buckets = ()
 
-    def _count_limited(self, fault: Limited, live: LiveRoute) -> None:
-        self.plane.counters.add(LIMITED, self.consumer, live.route.name, fault.limit)
+    def _count_limited(self, fault: Limited, live: LiveRoute | None) -> None:
+        name = live.route.name if live is not None else ""
+        self.plane.counters.add(LIMITED, self.consumer, name, fault.limit)
 
     def _note_refusal(self, snapshot: Snapshot, live: LiveRoute) -> None:
         """Who is refused is counted at the route, and told by which revision."""

@@ -21,6 +21,7 @@ from gateway.core.headers import (
 )
 from gateway.core.heads import CRLF, RequestHead
 from gateway.core.lines import DEADLINE, EXPECT, PREFLIGHT, TRACEPARENT, UPGRADE, VIA
+from gateway.core.openai import Listing
 from gateway.core.units import format_size
 from gateway.dataplane.admitting import GATHERING, OVER, TRYING, Admitting
 from gateway.dataplane.attempt import Attempt
@@ -31,7 +32,7 @@ from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.judge import Trial
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
-from gateway.dataplane.routing import BodyNeeded
+from gateway.dataplane.routing import BodyNeeded, ModelsAsked, Snapshot
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -74,6 +75,10 @@ class Intake(Admitting):
     @abstractmethod
     def answer_reserved(self) -> None:
         """Answers what is asked below `/-/`."""
+
+    @abstractmethod
+    def list_models(self, snapshot: Snapshot, asked: Listing) -> None:
+        """Answers which of the models may be asked for with the key that came."""
 
     def pause_client(self) -> None:
         """Reads no more from the client until `resume_client`."""
@@ -239,6 +244,9 @@ class Intake(Admitting):
         head, snapshot = self.head, self.plane.snapshot
         try:
             route, _ = snapshot.find(head, self.client.remembered)
+        except ModelsAsked:
+            self._decide()
+            return
         except BodyNeeded as need:
             if snapshot.is_guarded:
                 snapshot.check_some(head)
@@ -317,6 +325,9 @@ class Intake(Admitting):
         snapshot = plane.snapshot
         try:
             route, target = snapshot.find(head, self.client.remembered)
+        except ModelsAsked as asked:
+            self.list_models(snapshot, asked.listing)
+            return
         except BodyNeeded as need:
             if not self.done:
                 raise

@@ -5,17 +5,20 @@ instances answer is `exchange`.
 """
 
 from abc import abstractmethod
+from urllib.parse import unquote
 
+import orjson
 from mypy_extensions import mypyc_attr
 
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.heads import RequestHead
+from gateway.core.openai import Listing, as_list, as_model, is_openai
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.intake import Intake
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import problem, reply
-from gateway.dataplane.routing import LiveRoute, WrongMethodFault, host_of
+from gateway.dataplane.routing import LiveRoute, Snapshot, WrongMethodFault, host_of
 
 _PLAIN = b"Content-Type: text/plain\r\nCache-Control: no-store\r\n"
 
@@ -40,7 +43,7 @@ class Replying(Intake):
     def refuse(self, fault: GatewayError) -> None:
         """Answers `fault`. What of the request has not come is not waited for."""
         allow = fault.allow if isinstance(fault, WrongMethodFault) else None
-        lines, body = problem(fault, self.request_id, allow)
+        lines, body = problem(fault, self.request_id, allow, is_openai(self.head.target))
         if self.plane.options.expose:
             lines += self._decided()
         live = self.route
@@ -115,3 +118,20 @@ class Replying(Intake):
             raise ClientFault("There is nothing at this path.", "no_route")
         kind, body = document
         self._reply(200, b"Content-Type: %b\r\n" % kind, body, "")
+
+    def list_models(self, snapshot: Snapshot, asked: Listing) -> None:
+        """Answers which of the models may be asked for with the key that came."""
+        self.revision = snapshot.revision
+        open_to, self.admitted = snapshot.door.opened(
+            self.head, [snapshot.table.routes[model.route] for model in asked.models]
+        )
+        names = {model.name: None for model in asked.models if model.route in open_to}
+        if asked.wanted and unquote(asked.wanted) not in names:
+            raise ClientFault("There is no such model, or none for this key.", "no_route")
+        if self.has_bucket and not self.is_within_limits(None):
+            return
+        said = as_model(unquote(asked.wanted)) if asked.wanted else as_list(names)
+        lines = b"Content-Type: application/json\r\nCache-Control: no-store\r\n" + self.shown
+        if self.plane.options.expose:
+            lines += b"X-Headgate-Revision: %d\r\n" % self.revision
+        self._reply(200, lines, orjson.dumps(said), "")
