@@ -39,6 +39,8 @@ from gateway.controlplane.store.store import StoreError
 from gateway.controlplane.watch.counters import Totals
 from gateway.controlplane.watch.fleet_view import FleetView, serves
 from gateway.controlplane.watch.health_book import Key, Words
+from gateway.controlplane.watch.key_use import NAME as KEY_USE
+from gateway.controlplane.watch.key_use import KeyUse, UseFile
 from gateway.controlplane.watch.pacing import Paced
 from gateway.controlplane.watch.prober import Prober, probe
 from gateway.controlplane.watch.resolver import Endpoints, Resolver
@@ -170,6 +172,7 @@ class Control:
                 lambda: self._publisher.table, self._workers.loads, self._fleet.state, self._scale
             )
         )
+        self._key_use = KeyUse(UseFile(self._kept_in() / KEY_USE))
         self._view = StatusView(
             lambda: self._publisher.table,
             self._workers,
@@ -178,6 +181,7 @@ class Control:
             self._events,
             Totals(self._start["counters_fd"]),
             fleet=dict if self._fleet is None else self._fleet.status,
+            key_use=self._key_use,
         )
 
     def _make_workers(self) -> Workers:
@@ -269,6 +273,7 @@ class Control:
             self._own.run("the report of the start", self._report_ready(applied))
             await self._stop.wait()
         await self._publisher.close()
+        self._key_use.close()
         self._state.close()
         return 1 if self._failed else 0
 
@@ -386,6 +391,7 @@ class Control:
             ready=self._is_ready,
             rollouts=self._rollouts,
             fleet=self._fleet,
+            keys_used=self._view.keys_used,
         )
         bound = socket.socket(fileno=self._start["admin_fd"])
         listener = AdminListener(admin_application(parts), bound)
