@@ -236,7 +236,8 @@ class Route:
 class Instance:
     """One configured address. `dns` stands for every address its name resolves to.
 
-    `host` and `port` are where to connect; `state` is "", "draining" or "disabled".
+    `host` and `port` are where to connect; `state` is "", "draining" or "disabled". With `fleet`
+    it stands for the addresses that a fleet has under the name `host`, ports and all.
     """
 
     url: str
@@ -244,10 +245,13 @@ class Instance:
     port: int
     dns: bool = False
     state: str = ""
+    fleet: bool = False
 
     @property
     def address(self) -> str:
-        """Its identity, `host:port`; IPv6 hosts are bracketed."""
+        """Its identity, `host:port`; IPv6 hosts are bracketed. Of a fleet's, its name."""
+        if self.fleet:
+            return self.url
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 

@@ -46,6 +46,11 @@ class WeightError(ValueError):
 def parse_instance(url: str) -> Instance:
     """The instance that `url` names; ValueError says what is wrong with the URL."""
     parts = urlsplit(url)
+    if parts.scheme == "fleet":
+        name = url.removeprefix("fleet://")
+        if not is_name(name):
+            raise ValueError(f"{url!r} must be fleet:// and a name")
+        return Instance(url, name, 0, fleet=True)
     if parts.scheme not in ("http", "dns+http"):
         raise ValueError(f"{url!r} must start with http:// or dns+http://")
     if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:

@@ -163,6 +163,7 @@ routes:
         ("gateway: {expose: null}", "must be true or false; leave the key out"),
         (BACKENDS + "  a.: {}", "is no name"),
         (BACKENDS + SERVED % "devices: [gpu7]", "'gpu7' is no device; write cpu, cuda:N"),
+        (BACKENDS + SERVED % "memory: 8GB", "'8GB' is no amount of memory; write auto, or like"),
         (BACKENDS + SERVED % "max_queue: 0", "must be at least 1"),
     ],
 )
@@ -495,7 +496,7 @@ def test_r41_each_worker_is_told_its_part_of_what_is_a_number_per_gateway() -> N
 
 
 def test_what_an_instance_takes_may_stand_in_the_file() -> None:
-    said = "devices: [cpu, mps, auto, cuda, cuda:1], batch_timeout: 0ms, max_queue: 1"
+    said = "devices: [cpu, mps, auto, cuda, cuda:1], memory: 8GiB, batch_timeout: 0ms, max_queue: 1"
     _, document = parse(BACKENDS + SERVED % said)
     assert document["backends"]["c"]["serve"]["batch_timeout"] == "0ms"
 

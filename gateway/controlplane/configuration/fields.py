@@ -220,7 +220,8 @@ JsonScalar = Annotated[Any, AfterValidator(_json_scalar), Shown({"type": _SCALAR
 def _instance_url(text: str) -> str:
     try:
         refuse_hidden_address(text)
-        parse_instance(text)
+        if parse_instance(text).fleet:
+            raise ValueError(f"{text!r} must start with http:// or dns+http://")
     except ValueError as error:
         raise fault("instance", str(error)) from None
     return text
