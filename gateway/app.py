@@ -84,6 +84,7 @@ def prepare(file: Path, state_dir: Path, owner: Path | None = None) -> Prepared:
         *start_refusals(settings),
         *_log_refusals(settings.access_log),
         *_tls_refusals(settings),
+        *_reference_refusals(file, loaded.document),
     ]:
         raise CannotStart("\n".join(refusals))
     data: list[socket.socket] = []
@@ -142,6 +143,16 @@ def _tls_refusals(settings: Settings) -> list[str]:
     except CertificateError as error:
         return [f"gateway.tls: {error}"]
     return []
+
+
+def _reference_refusals(file: Path, document: Document) -> list[str]:
+    """Which files and variables that backends name lead to nothing."""
+    from gateway.controlplane.configuration.references import missing
+
+    return [
+        f"{file}: {fault.pointer}: {fault.detail}"
+        for fault in missing(document.get("backends", {}))
+    ]
 
 
 def announce(prepared: Prepared, facts: Ready) -> None:

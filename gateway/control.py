@@ -40,7 +40,8 @@ from gateway.controlplane.watch.counters import Totals
 from gateway.controlplane.watch.fleet_view import FleetView, serves
 from gateway.controlplane.watch.health_book import Key, Words
 from gateway.controlplane.watch.pacing import Paced
-from gateway.controlplane.watch.prober import Prober, probe
+from gateway.controlplane.watch.prober import Prober
+from gateway.controlplane.watch.probing import probe
 from gateway.controlplane.watch.resolver import Endpoints, Resolver
 from gateway.controlplane.watch.scaler import Scaler
 from gateway.controlplane.watch.status_view import StatusView

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from gateway.core.credentials import SetHeader, Tls
+from gateway.core.fields import TOKEN, is_header_value
 from gateway.core.targets import normalise_host
 
 MAX_WEIGHT = 1_000_000
@@ -26,12 +28,10 @@ ACCESS = ("keys", "open")
 UNAVAILABLE = ("redistribute", "fail", "fallback")
 
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$"
-TOKEN = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"  # noqa: S105 -- RFC 9110's word for a name
 METHOD = r"^[A-Z][A-Z0-9_-]{0,31}$"
 DEVICE = r"cpu|mps|auto|cuda(:[0-9]+)?"
 _PATH = re.compile(r"/[!$&'()*+,;=:@%A-Za-z0-9._~/-]*")
 _HALF_ENCODED = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\uffff]*")
 
 
 def is_name(text: Any) -> bool:
@@ -48,11 +48,6 @@ def is_path(text: Any) -> bool:
         and not ("%" in text and _HALF_ENCODED.search(text))
         and not ("/." in text and {".", ".."} & set(text.split("/")))
     )
-
-
-def is_header_value(text: Any) -> bool:
-    """Whether `text` may stand behind a header's name."""
-    return isinstance(text, str) and _VALUE.fullmatch(text) is not None and len(text) <= 4096
 
 
 def is_retry_reason(text: Any) -> bool:
@@ -242,7 +237,8 @@ class Route:
 class Instance:
     """One configured address. `dns` stands for every address its name resolves to.
 
-    `host` and `port` are where to connect; `state` is "", "draining" or "disabled".
+    `host` and `port` are where to connect, by TLS if `secure`; `state` is "", "draining" or
+    "disabled".
     """
 
     url: str
@@ -250,6 +246,7 @@ class Instance:
     port: int
     dns: bool = False
     state: str = ""
+    secure: bool = False
 
     @property
     def address(self) -> str:
@@ -325,6 +322,8 @@ class Backend:
     health: Health = Health()
     eject: Eject = Eject()
     timeouts: Timeouts = Timeouts()
+    tls: Tls | None = None
+    headers: tuple[SetHeader, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.balance in BALANCES, f"balance must be one of {', '.join(BALANCES)}")

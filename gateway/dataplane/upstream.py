@@ -7,6 +7,7 @@ says, is closed and never used again: a late or double answer reaches nobody (R1
 """
 
 import asyncio
+import ssl
 from abc import abstractmethod
 from functools import partial
 from typing import Final, cast
@@ -20,6 +21,7 @@ from gateway.core.lines import KEEP_ALIVE, UPGRADE
 from gateway.core.table import Timeouts
 from gateway.dataplane.deadlines import NEVER, Timed, fault
 from gateway.dataplane.shared import Shared
+from gateway.processes.credentials import why_not_trusted
 
 STATES: Final = ("idle", "head", "body", "tunnel", "closed")
 IDLE: Final = 0
@@ -238,6 +240,9 @@ class Upstream(asyncio.Protocol, Timed):
             receiver.received(b"", True, self.owner.shared.now())
         elif state == BODY:
             receiver.broke("reset", "The instance broke off in the middle of its answer.")
+        elif isinstance(error, ssl.SSLError):
+            # By TLS 1.3 it hears of the gateway's certificate only now.
+            receiver.broke("reset", f"The instance {why_not_trusted(error)}.")
         else:
             receiver.broke("reset", "The instance closed the connection without an answer.")
 

@@ -62,14 +62,7 @@ class Certificate:
 
     def _looked_at(self) -> list[tuple[int, ...]]:
         """What is another thing once a file was written or replaced."""
-        marks: list[tuple[int, ...]] = []
-        for path in self._files.values():
-            try:
-                found = os.stat(path)
-                marks.append((found.st_ino, found.st_size, found.st_mtime_ns))
-            except OSError:
-                marks.append(())
-        return marks
+        return [mark(path) for path in self._files.values()]
 
     def _read(self) -> ssl.SSLContext:
         files = self._files
@@ -85,24 +78,35 @@ class Certificate:
             except OSError as error:
                 raise CertificateError(f"{name} {path}: {error.strerror or error}") from None
         try:
-            context.load_cert_chain(files["cert"], files["key"], password=_no_password)
+            context.load_cert_chain(files["cert"], files["key"], password=no_password)
         except (ssl.SSLError, OSError, ValueError) as error:
-            said = f"cert {files['cert']} and key {files['key']}: {_words(error)}"
+            said = f"cert {files['cert']} and key {files['key']}: {words(error)}"
             raise CertificateError(said) from None
         if "client_ca" in files:
             context.verify_mode = ssl.CERT_REQUIRED
             try:
                 context.load_verify_locations(files["client_ca"])
             except (ssl.SSLError, OSError) as error:
-                raise CertificateError(f"client_ca {files['client_ca']}: {_words(error)}") from None
+                raise CertificateError(f"client_ca {files['client_ca']}: {words(error)}") from None
         return context
 
 
-def _no_password() -> str:
+def mark(path: str) -> tuple[int, ...]:
+    """What is another thing once the file was written or replaced."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def no_password() -> str:
+    """What OpenSSL gets that asks for the password of a key; by default it asks the terminal."""
     raise ValueError("the key is encrypted, and nobody is here to ask for its password")
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
+    """Why files are no certificate, for people."""
     reason = getattr(error, "reason", None)
     if reason == "KEY_VALUES_MISMATCH":
         return "the key is not the certificate's"
