@@ -100,7 +100,8 @@ class Upstream(asyncio.Protocol, Timed):
     STATES, and moves as is LEGAL."""
 
     __slots__ = (
-        "_body", "_buffer", "_interim", "_last_head", "_reusable", "born", "expects_upgrade",
+        "_body", "_buffer", "_has_ended", "_interim", "_last_head", "_reusable", "born",
+        "expects_upgrade",
         "idle_since", "is_reused", "owner", "paused", "receiver", "request_done", "state",
         "transport",
     )  # fmt: skip
@@ -122,6 +123,7 @@ class Upstream(asyncio.Protocol, Timed):
         self._body: Body | None = None
         self._interim = 0
         self._reusable = True
+        self._has_ended = False
 
     @property
     def is_answering(self) -> bool:
@@ -218,6 +220,9 @@ class Upstream(asyncio.Protocol, Timed):
             receiver.received(payload, False, now)
 
     def eof_received(self) -> bool:
+        """The instance says that nothing more comes. By TLS the end of the connection alone does
+        not say so: anybody between can bring it about."""
+        self._has_ended = True
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -235,7 +240,10 @@ class Upstream(asyncio.Protocol, Timed):
 
     def _tell_end(self, receiver: Receiver, state: int, error: Exception | None) -> None:
         if (
-            state == BODY and isinstance(self._body, UntilClose) and error is None
+            state == BODY
+            and isinstance(self._body, UntilClose)
+            and error is None
+            and self._has_ended
         ) or state == TUNNEL:
             receiver.received(b"", True, self.owner.shared.now())
         elif state == BODY:
