@@ -104,6 +104,18 @@ CLIENT = (
         "--token", metavar="TOKEN", envvar="HEADGATE_TOKEN",
         help="the admin token; left out: the one in the state directory",
     ),
+    _option(
+        "--cacert", metavar="FILE", envvar="HEADGATE_CACERT",
+        help="whom to trust at https://; left out: the system's CAs, and the gateway found here",
+    ),
+    _option(
+        "--client-cert", metavar="FILE", envvar="HEADGATE_CLIENT_CERT",
+        help="a certificate to show where the admin API asks for one",
+    ),
+    _option(
+        "--client-key", metavar="FILE", envvar="HEADGATE_CLIENT_KEY",
+        help="its key; left out: it is in the same file",
+    ),
     STATE_DIR,
 )  # fmt: skip
 EDIT = (

@@ -24,15 +24,28 @@ class Certificate:
     """The certificate of one listener: `context` is for it, for as long as it listens.
 
     `files` names `cert`, `key` and, where clients have to show one of their own, `client_ca`.
-    Raises CertificateError where they cannot be used.
+    Raises CertificateError where they cannot be used. One that `waits` says so instead, and agrees
+    with nobody until they can: for who comes after somebody with whom it was sound.
     """
 
-    def __init__(self, files: Mapping[str, str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, files: Mapping[str, str], say: Callable[[str], None], *, waits: bool = False
+    ) -> None:
         self._files = files
         self._say = say
         self._marks = self._looked_at()
-        self._current = self._read()
-        self.context = self._read()
+        try:
+            self._current = self._read()
+        except CertificateError as error:
+            if not waits:
+                raise
+            say(f"{error}; nobody is spoken to until it can be used")
+            self._current = _bare()
+        # A handshake that begins with this one goes on with the newest: certificate, key and CA.
+        # Whether clients must show one is settled when it begins.
+        self.context = _bare()
+        if "client_ca" in files:
+            self.context.verify_mode = ssl.CERT_REQUIRED
         self.context.sni_callback = self._choose
 
     def _choose(
@@ -66,11 +79,7 @@ class Certificate:
 
     def _read(self) -> ssl.SSLContext:
         files = self._files
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers(CIPHERS)
-        context.set_alpn_protocols(["http/1.1"])
-        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        context = _bare()
         for name, path in files.items():
             try:
                 with open(path, "rb"):
@@ -89,6 +98,16 @@ class Certificate:
             except (ssl.SSLError, OSError) as error:
                 raise CertificateError(f"client_ca {files['client_ca']}: {words(error)}") from None
         return context
+
+
+def _bare() -> ssl.SSLContext:
+    """What is spoken, without a certificate yet."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.set_alpn_protocols(["http/1.1"])
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    return context
 
 
 def mark(path: str) -> tuple[int, ...]:
