@@ -9,32 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.core.fields import TOKEN, is_header_value
+from gateway.core.header_fields import is_header_value, is_token
+from gateway.core.header_rules import name_fault
 from gateway.core.targets import normalise_host
 
 VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 OURS = "HEADGATE_"  # the gateway's own tokens are among these variables
-
-# What frames a message or holds for one connection, and what the gateway says there itself.
-_REFUSED = {
-    **dict.fromkeys(
-        ("content-length", "expect", "host", "trailer", "transfer-encoding"),
-        "is a part of the message's framing",
-    ),
-    **dict.fromkeys(
-        (
-            "connection", "http2-settings", "keep-alive", "proxy", "proxy-authenticate",
-            "proxy-authorization", "proxy-connection", "te", "upgrade",
-        ),
-        "holds for one connection only",
-    ),
-    **dict.fromkeys(("traceparent", "via", "x-request-id"), "is written by the gateway"),
-}  # fmt: skip
-_REFUSED_FAMILIES = {
-    "sec-websocket-": "is a part of the handshake of a WebSocket",
-    "x-forwarded-": "is written by the gateway",
-    "x-headgate-": "is written by the gateway",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +46,16 @@ class SetHeader:
     file: str = ""
 
 
-def refusal(name: str) -> str:
-    """Why a header called `name` may not be set, as the end of a sentence; "" if it may."""
+def refusal(name: str) -> str | None:
+    """Why a header called `name` may not be set for instances; None if it may."""
     lower = name.lower()
-    if not re.fullmatch(TOKEN, name) or "_" in name or len(name) > 256:
-        return "is no name of a header"
-    families = (why for start, why in _REFUSED_FAMILIES.items() if lower.startswith(start))
-    return _REFUSED.get(lower) or next(families, "")
+    if not is_token(name) or "_" in name:
+        return f"{name!r} is no header's name"
+    if lower.startswith("sec-websocket-"):
+        return f"{name} is a part of a WebSocket's handshake"
+    if lower.startswith("x-forwarded-"):
+        return f"{name} is the gateway's own to say"
+    return name_fault(name)
 
 
 def read_tls(spec: Mapping[str, Any]) -> Tls:
@@ -87,7 +70,7 @@ def read_set_headers(spec: Mapping[str, Any]) -> tuple[SetHeader, ...]:
     found, seen = [], set()
     for name, source in spec.items():
         if why := refusal(name):
-            raise ValueError(f"headers: {name} {why}")
+            raise ValueError(f"headers: {why}")
         if name.lower() in seen:
             raise ValueError(f"headers: {name} stands here twice")
         seen.add(name.lower())

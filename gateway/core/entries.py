@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from gateway.core.compressing import Compress
+from gateway.core.cors import Cors
 from gateway.core.credentials import SetHeader, Tls
-from gateway.core.fields import TOKEN, is_header_value
+from gateway.core.header_fields import is_header_value, is_token
+from gateway.core.header_rules import HeaderRules
 from gateway.core.targets import normalise_host
 
 MAX_WEIGHT = 1_000_000
@@ -36,7 +39,7 @@ _HALF_ENCODED = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 def is_name(text: Any) -> bool:
     """Whether a route or a backend may be called `text`."""
-    return _is_token(text, NAME, 128)
+    return is_token(text, NAME, 128)
 
 
 def is_path(text: Any) -> bool:
@@ -62,12 +65,6 @@ def is_json_scalar(value: Any) -> bool:
     if type(value) is int:
         return abs(value) <= MAX_JSON_INTEGER
     return value is None or type(value) in (str, bool) or (type(value) is float and isfinite(value))
-
-
-def _is_token(text: Any, pattern: str = TOKEN, longest: int = 256) -> bool:
-    return (
-        isinstance(text, str) and len(text) <= longest and re.fullmatch(pattern, text) is not None
-    )
 
 
 def _require(is_so: bool, detail: str) -> None:
@@ -128,9 +125,9 @@ class Match:
         _truth("exact", self.exact)
         for host in self.hosts:
             normalise_host(host.removeprefix("*."))
-        methods = all(_is_token(method, METHOD) for method in self.methods)
+        methods = all(is_token(method, METHOD) for method in self.methods)
         _require(methods, "match: methods are in capitals")
-        headers = all(_is_token(name) and is_header_value(value) for name, value in self.headers)
+        headers = all(is_token(name) and is_header_value(value) for name, value in self.headers)
         _require(headers, "match: a header has a name and a value of one line")
         fields = all(isinstance(n, str) and is_json_scalar(value) for n, value in self.json)
         _require(fields, "match: a JSON field has a text, number, true, false or null")
@@ -145,7 +142,7 @@ class Sticky:
 
     def __post_init__(self) -> None:
         named = [each for each in (self.header, self.cookie) if each is not None]
-        fits = len(named) == 1 and _is_token(named[0])
+        fits = len(named) == 1 and is_token(named[0])
         _require(fits, "sticky: names one header or one cookie")
 
 
@@ -210,6 +207,9 @@ class Route:
     access: str = ""
     pass_credentials: bool = False
     limits: Limits | None = None
+    cors: Cors | None = None
+    headers: HeaderRules | None = None
+    compress: Compress | None = None
 
     @property
     def weights(self) -> dict[str, int]:
@@ -238,7 +238,8 @@ class Instance:
     """One configured address. `dns` stands for every address its name resolves to.
 
     `host` and `port` are where to connect, by TLS if `secure`; `state` is "", "draining" or
-    "disabled".
+    "disabled". With `fleet` it stands for the addresses that a fleet has under the name `host`,
+    ports and all.
     """
 
     url: str
@@ -247,10 +248,13 @@ class Instance:
     dns: bool = False
     state: str = ""
     secure: bool = False
+    fleet: bool = False
 
     @property
     def address(self) -> str:
-        """Its identity, `host:port`; IPv6 hosts are bracketed."""
+        """Its identity, `host:port`; IPv6 hosts are bracketed. Of a fleet's, its name."""
+        if self.fleet:
+            return self.url
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 

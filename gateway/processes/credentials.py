@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from gateway.core.credentials import SetHeader, Tls
-from gateway.core.fields import is_header_value
+from gateway.core.header_fields import is_header_value
 from gateway.core.table import Backend
 from gateway.processes.certificates import CIPHERS, mark, no_password, words
 from gateway.processes.tasks import Tasks

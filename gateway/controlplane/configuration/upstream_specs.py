@@ -7,7 +7,7 @@ from pydantic import WithJsonSchema as Shown
 
 from gateway.controlplane.configuration.fields import Host, Spec, fault
 from gateway.core.credentials import VARIABLE, refusal, source_fault
-from gateway.core.fields import TOKEN
+from gateway.core.header_fields import TOKEN
 
 FilePath = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]*$")]
 
@@ -44,7 +44,7 @@ class InstanceTlsSpec(Spec):
 
 def _may_be_set(name: str) -> str:
     if why := refusal(name):
-        raise fault("header", f"{name} {why}; it cannot be set")
+        raise fault("header", why)
     return name
 
 
