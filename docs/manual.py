@@ -107,6 +107,7 @@ _SECTIONS = (
     ("health", "HealthSpec", "`health` of a backend"),
     ("eject", "EjectSpec", "`eject` of a backend"),
     ("timeouts", "TimeoutsSpec", "`timeouts` of a backend"),
+    ("tls", "InstanceTlsSpec", "`tls` of a backend"),
 )
 
 
