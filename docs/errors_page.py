@@ -25,6 +25,7 @@ the request in the [access log](observability.md#the-access-log).
 Who made it? The header `X-Headgate-Error` names the code where it was **the gateway**; without that
 header the answer came from **the instance**, with whatever status and body, and the gateway passed
 it on. With `Retry-After` the same request may succeed later; without, the same request fails again.
+Below OpenAI's paths a gateway's error has [what official clients show](openai.md) as well.
 
 """
 

@@ -150,7 +150,7 @@ async def begin_anew(gateway: Gateway) -> None:
     assert reply.status == 200, reply
 
 
-# What is answered otherwise than with success where no rollout has ended, and nobody starts instances,
+# What is answered otherwise than with success where no rollout has ended, nobody starts instances,
 # the key is there and the history is short.
 REFUSED = {
     "/routes/digits/rollout": {"200", "201", "404", "409"},
