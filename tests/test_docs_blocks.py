@@ -48,6 +48,7 @@ OTHERS = [
 REASONS = {
     "Docker": 12,
     "installs": 8,
+    "cluster": 8,
     "starts": 8,  # what the test that is named starts
     "stops the gateway": 4,
     "one of these": 6,
