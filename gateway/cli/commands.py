@@ -157,7 +157,11 @@ OF_MODEL = (
     _option("--device", metavar="DEVICE,...", help="cpu, cuda:N, mps or auto"),
     _option("--workers", metavar="N", type=whole, help="worker processes per device"),
     _option("--max-batch-size", metavar="N", type=whole, help="most inputs in one batch"),
-    _option("--batch-timeout", metavar="DURATION", help="how long a batch may wait for company"),
+    _option(
+        "--batch-timeout",
+        metavar="DURATION",
+        help="longest time to wait for more requests to fill a batch",
+    ),
     _option("--max-queue", metavar="N", type=whole, help="most requests that wait in an instance"),
     _option("--timeout", metavar="DURATION", help="how long one prediction may take"),
 )

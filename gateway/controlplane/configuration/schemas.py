@@ -351,7 +351,7 @@ class ServeSpec(Spec):
     path: Path = _said("Where the instance answers (its class's api_path, or /predict).")
     workers: int = _said("Worker processes per device (1).", ge=1, le=256)
     max_batch_size: int = _said("Most inputs in one batch.", ge=1, le=MAX_COUNT)
-    batch_timeout: Pause = _said("How long a batch may wait for company.")
+    batch_timeout: Pause = _said("Longest time to wait for more requests to fill a batch.")
     max_queue: int = _said("Most requests that wait in the instance.", ge=1, le=MAX_COUNT)
     timeout: Duration = _said("How long one prediction may take.")
 
