@@ -84,6 +84,7 @@ def prepare(file: Path, state_dir: Path, owner: Path | None = None) -> Prepared:
         *start_refusals(settings),
         *_log_refusals(settings.access_log),
         *_tls_refusals(settings),
+        *_reference_refusals(file, loaded.document),
     ]:
         raise CannotStart("\n".join(refusals))
     data: list[socket.socket] = []
@@ -97,7 +98,8 @@ def prepare(file: Path, state_dir: Path, owner: Path | None = None) -> Prepared:
     try:
         state = StateDirectory(state_dir)
         note = claim(state_dir, owner or file)
-        state.tell(url_of(admin))
+        admin_url = url_of(admin, "http" if settings.admin_tls is None else "https")
+        state.tell(admin_url, settings.admin_tls.cert if settings.admin_tls else None)
         place(state_dir)
     except (StateRefused, NoPlace, OSError) as error:
         for bound in (*data, admin):
@@ -115,7 +117,7 @@ def prepare(file: Path, state_dir: Path, owner: Path | None = None) -> Prepared:
         state_fd=state.lock,
     )
     data_url = url_of(data[0], "http" if settings.tls is None else "https")
-    return Prepared(plan, settings, loaded.document, data_url, url_of(admin), state, note)
+    return Prepared(plan, settings, loaded.document, data_url, admin_url, state, note)
 
 
 def _log_refusals(access_log: str) -> list[str]:
@@ -135,13 +137,24 @@ def _log_refusals(access_log: str) -> list[str]:
 
 def _tls_refusals(settings: Settings) -> list[str]:
     """Why clients cannot be spoken to by TLS. Each worker reads the files; one line for all."""
-    if settings.tls is None:
-        return []
-    try:
-        Certificate(settings.tls.files, say)
-    except CertificateError as error:
-        return [f"gateway.tls: {error}"]
-    return []
+    refusals = []
+    for name, said in (("tls", settings.tls), ("admin_tls", settings.admin_tls)):
+        try:
+            if said is not None:
+                Certificate(said.files, say)
+        except CertificateError as error:
+            refusals.append(f"gateway.{name}: {error}")
+    return refusals
+
+
+def _reference_refusals(file: Path, document: Document) -> list[str]:
+    """Which files and variables that backends name lead to nothing."""
+    from gateway.controlplane.configuration.references import missing
+
+    return [
+        f"{file}: {fault.pointer}: {fault.detail}"
+        for fault in missing(document.get("backends", {}))
+    ]
 
 
 def announce(prepared: Prepared, facts: Ready) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from gateway.core.compressing import Compress
 from gateway.core.cors import Cors
+from gateway.core.credentials import SetHeader, Tls
 from gateway.core.header_fields import is_header_value, is_token
 from gateway.core.header_rules import HeaderRules
 from gateway.core.targets import normalise_host
@@ -236,8 +237,9 @@ class Route:
 class Instance:
     """One configured address. `dns` stands for every address its name resolves to.
 
-    `host` and `port` are where to connect; `state` is "", "draining" or "disabled". With `fleet`
-    it stands for the addresses that a fleet has under the name `host`, ports and all.
+    `host` and `port` are where to connect, by TLS if `secure`; `state` is "", "draining" or
+    "disabled". With `fleet` it stands for the addresses that a fleet has under the name `host`,
+    ports and all.
     """
 
     url: str
@@ -245,6 +247,7 @@ class Instance:
     port: int
     dns: bool = False
     state: str = ""
+    secure: bool = False
     fleet: bool = False
 
     @property
@@ -323,6 +326,8 @@ class Backend:
     health: Health = Health()
     eject: Eject = Eject()
     timeouts: Timeouts = Timeouts()
+    tls: Tls | None = None
+    headers: tuple[SetHeader, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.balance in BALANCES, f"balance must be one of {', '.join(BALANCES)}")

@@ -212,6 +212,9 @@ class Intake(Admitting):
             start = made[2]
         else:
             start = self._open(instance)
+        replaced = instance.backend.met.replaced
+        if replaced is not None:  # what its backend sets, a client does not
+            start = replaced.sub(b"", start)
         trace = b"" if TRACEPARENT in head.known else request_id
         if trace and self.client.trusted:
             trace = trace_of_id(request_id)

@@ -254,7 +254,8 @@ backends:
         "http://10.0.0.1:0",
         "http://10.0.0.1:65536",
         "http://10.0.0.1",
-        "https://10.0.0.1:80",
+        "https://10.0.0.1",
+        "https+dns://10.0.0.1:80",
         "file:///etc/passwd",
         "unix:/run/x",
         "ftp://10.0.0.1:80",
@@ -399,7 +400,7 @@ SAID = {
     "match_body": "2KiB", "match_memory": "1MiB",
     "lame_duck": "0s", "drain": "1s", "describe": "false", "access_log": "off",
     "access_log_percent": "1", "access_log_slow": "2s", "node": "n1",
-    "tls": "{cert: tls.crt, key: tls.key}",
+    "tls": "{cert: tls.crt, key: tls.key}", "admin_tls": "{cert: tls.crt, key: tls.key}",
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Str
 from pydantic import WithJsonSchema as Shown
 from pydantic_core import PydanticCustomError
 
+from gateway.core.credentials import OURS, VARIABLE
 from gateway.core.entries import (
     MAX_BYTES,
     MAX_JSON_INTEGER,
@@ -167,12 +168,11 @@ def _variable(text: str) -> str:
 def passed_on(text: str) -> str:
     """`text`, the name of a variable of ours that a model may have; a fault if it may not."""
     # The gateway's own tokens are among them, and a model is code of somebody else's.
-    if _variable(text).startswith("HEADGATE_"):
+    if _variable(text).startswith(OURS):
         raise fault("variable", f"{text} is the gateway's own, and no model gets it")
     return text
 
 
-VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 _SHOWN_VARIABLE = {"type": "string", "pattern": f"^{VARIABLE}$"}
 Variable = Annotated[str, AfterValidator(_variable), Shown(_SHOWN_VARIABLE)]
 
@@ -246,7 +246,7 @@ InstanceUrl = Annotated[
     str,
     AfterValidator(_instance_url),
     Shown(
-        {"type": "string", "pattern": r"^(dns\+)?http://", "examples": ["http://127.0.0.1:8001"]}
+        {"type": "string", "pattern": r"^(dns\+)?https?://", "examples": ["http://127.0.0.1:8001"]}
     ),
 ]
 
