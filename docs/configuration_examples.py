@@ -61,6 +61,43 @@ routes:
     split: {digits-linear: 1}
     mirror: {backend: digits-cnn, percent: 5}
 """,
+    "cors": """
+routes:
+  digits:
+    match: /digits
+    split: {digits-linear: 1}
+    cors:
+      origins: [https://app.example.com, "https://*.preview.example.com"]
+      expose: [Retry-After, X-Request-Id]
+      max_age: 10m
+""",
+    "headers": """
+routes:
+  digits:
+    match: /digits
+    split: {digits-linear: 1}
+    headers:
+      request: {set: {X-Tenant: acme}, remove: [Cookie]}
+      response: {set: {X-Frame-Options: DENY}}
+""",
+    "rules": """
+routes:
+  digits:
+    match: /digits
+    split: {digits-linear: 1}
+    headers:
+      response:
+        set: {Server: models}         # in place of what the instance says
+        add: {Link: "</terms>; rel=terms-of-service"}
+        remove: [X-Powered-By]
+""",
+    "compress": """
+routes:
+  digits:
+    match: /digits
+    split: {digits-linear: 1}
+    compress: {min: 4KiB}             # or true
+""",
     "keys": """
 keys:
   acme:

@@ -14,6 +14,7 @@ from mypy_extensions import mypyc_attr
 
 from gateway.core.matching import Matcher
 from gateway.core.options import DataplaneOptions
+from gateway.core.strangers import Strangers
 from gateway.core.table import Table
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.deciding import DecidingBodies
@@ -33,7 +34,8 @@ class Plane(Shared):
     """One worker's data plane."""
 
     __slots__ = (
-        "clients", "deciding", "documents", "lame", "live", "max_clients", "snapshot", "tracing",
+        "clients", "deciding", "documents", "lame", "live", "max_clients", "snapshot", "strangers",
+        "tracing",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +51,7 @@ class Plane(Shared):
         super().__init__(options, loop, permits, counters, load_memory, now)
         self.tracing = tracing
         self.lame = False
+        self.strangers = Strangers()
         self.clients: set[Connection] = set()
         self.max_clients = math.inf
         self.deciding = DecidingBodies(options.match_memory)
