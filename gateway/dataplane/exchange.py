@@ -31,7 +31,8 @@ from gateway.dataplane.intake import (
     Intake,
 )  # fmt: skip
 from gateway.dataplane.judge import Trial
-from gateway.dataplane.mirroring import mirror
+from gateway.dataplane.mirroring import ask_again, mirror
+from gateway.dataplane.pairing import Pair
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import problem, reply
 from gateway.dataplane.retry import Failure, next_instance
@@ -75,10 +76,12 @@ class Exchange(Intake):
     def enter(self, backend: LiveBackend, now: float) -> None:
         """A backend was chosen: its next instance with room, at once or after a wait."""
         if self.route is not None and self.route.mirror is not None:
-            mirror(self, self.route)
+            self.pair = mirror(self, self.route, backend)
         self.backend = backend
         self.state = WAITING
         backend.enter(self, now)
+        if self.pair is not None:
+            ask_again(self, self.pair, backend)
 
     def move_on(self) -> None:
         """Its backend has nobody left before it was sent: on to the one that takes over."""
@@ -135,6 +138,8 @@ class Exchange(Intake):
         framing = self._framing(head, payload, done, has_body)
         if self.trial is not None and self.trial.gathers:
             self.trial.gather(payload)
+        if self.pair is not None:
+            self.pair.main.begin(head, payload)
         if self._chunked and payload:
             payload = chunk(payload)
         client.write(
@@ -169,6 +174,8 @@ class Exchange(Intake):
         self.sent += len(payload)
         if self.trial is not None and self.trial.gathers:
             self.trial.gather(payload)
+        if self.pair is not None:
+            self.pair.main.add(payload)
         if self._chunked:
             payload = (chunk(payload) if payload else b"") + (LAST_CHUNK if done else b"")
         if payload:
@@ -359,6 +366,8 @@ class Exchange(Intake):
             self.plane.wheel.drop(self)
         if self.trial is not None:
             self._end_trial(self.trial, now, reason)
+        if self.pair is not None:
+            self._end_pair(self.pair, reason)
         self._enter_in_ledger(now, reason)
         if self.buckets:
             limiting.leave(self.buckets)
@@ -377,6 +386,12 @@ class Exchange(Intake):
             # Of a body whose end nobody knows beforehand the first byte is the answer.
             seconds = (self.first_at if self._chunked else now) - attempt.sent_at
         trial.end(attempt.failed, seconds, not reason and 200 <= self.status < 300)
+
+    def _end_pair(self, pair: Pair, reason: str) -> None:
+        """What the client got is one half of it, if it is whole and an instance's."""
+        name = self.backend.name if self.backend is not None else ""
+        pair.answered_by(name, not reason and self.first_at > 0.0 and self.status != 101)
+        self.pair = None
 
     def _enter_in_ledger(self, now: float, reason: str) -> None:
         """Books what the client saw, once per request; `reason` is "" when nothing went wrong."""

@@ -36,6 +36,7 @@ from gateway.dataplane.door import Admission
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.judge import Trial
 from gateway.dataplane.limiting import Limited, Named
+from gateway.dataplane.pairing import Pair
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
 from gateway.dataplane.routing import BodyNeeded, LiveRoute, Snapshot
@@ -66,10 +67,9 @@ class Intake(Waiter, Request, Deciding):
 
     __slots__ = (
         "_decides", "_has_continued", "_kept", "_max_body", "_pending", "_pending_size",
-        "admitted", "attempt", "blames_instance", "buckets", "client", "done", "head", "plane",
-        "received", "request_id", "revision", "route", "shown", "started", "state", "target",
-        "trial",
-        "upgrades",
+        "admitted", "attempt", "blames_instance", "buckets", "client", "done", "head", "pair",
+        "plane", "received", "request_id", "revision", "route", "shown", "started", "state",
+        "target", "trial", "upgrades",
     )  # fmt: skip
 
     def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
@@ -83,6 +83,7 @@ class Intake(Waiter, Request, Deciding):
         self.route: LiveRoute | None = None
         self.attempt: Attempt | None = None
         self.trial: Trial | None = None
+        self.pair: Pair | None = None
         self.admitted: Admission | None = None
         self.buckets: tuple[Named, ...] = ()  # in which it is in flight
         self.target = b""
@@ -273,6 +274,10 @@ class Intake(Waiter, Request, Deciding):
     def pending(self) -> list[bytes]:
         """What is held back of the body; it stays where it is."""
         return self._pending
+
+    def kept(self) -> list[bytes] | None:
+        """All of the body, if it is still there for another attempt; it stays where it is."""
+        return self._kept
 
     def _check_early(self) -> None:
         """Before the body is there: refuses early what will be refused, and asks for the rest.

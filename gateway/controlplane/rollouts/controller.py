@@ -24,6 +24,7 @@ from gateway.controlplane.store.store import StoreError
 from gateway.core import edits
 from gateway.core.faults import Conflict, Invalid, Missing
 from gateway.core.judging import evidence
+from gateway.core.mirrored import Counts
 from gateway.core.rollout import Guard, Judged, NotNow, Signal, passed, signal_of
 from gateway.core.table import Document
 from gateway.processes.tasks import Tasks, told
@@ -58,6 +59,8 @@ class How:
 
 
 PLAIN = How()
+Agreement = Callable[[str, str], tuple[str, Counts] | None]
+"""(route, canary) → which comparison of its answers runs there, and its counts."""
 
 
 class Rollouts:
@@ -75,8 +78,10 @@ class Rollouts:
         *,
         tell: Callable[[Mapping[str, Judging]], None] = lambda _: None,
         effective: Callable[[str], Mapping[str, float]] = lambda _: {},
+        agreement: Agreement = lambda route, backend: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._agreement = agreement
         self._publisher = publisher
         self._tell, self._effective, self._clock = tell, effective, clock
         self._mover = Mover(publisher, keeper, events, clock)
@@ -234,6 +239,10 @@ class Rollouts:
                 it.tallies.hear(told)
                 self._mover.is_stale = True
                 self._stirred.set()
+
+    def stir(self) -> None:
+        """Something that a rollout may wait for changed."""
+        self._stirred.set()
 
     # -- what runs all the time
 
