@@ -18,8 +18,8 @@ from setuptools.command.build_ext import build_ext
 # it has to be, and tells better in pure Python what is wrong with a value.
 HOT = {
     "gateway/core": """access balancing concurrency_limit errors fair_turns framing headers heads
-        health index kept lines matching pooling queueing rate_limit retrying sampling shared_load
-        splitting targets""",
+        health index kept lines matching openai pooling queueing rate_limit retrying sampling
+        shared_load splitting targets""",
     "gateway/dataplane": """attempt backend buckets connection deadlines deciding door exchange
         instance intake limiting listener mirroring plane pool replies retry routing shared traced
         tunnel upstream""",

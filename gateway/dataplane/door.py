@@ -5,7 +5,7 @@ is kept with that head, and so no longer than the connection that sends it again
 the key itself nothing is kept. What opens what is `core.access`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gateway.core.access import (
     Forbidden,
@@ -115,6 +115,28 @@ class Door:
                 return
         if refused is not None:
             raise refused
+
+    def opened(
+        self, head: RequestHead, routes: Sequence[Route]
+    ) -> tuple[frozenset[str], Admission | None]:
+        """The names of those of `routes` that `head` may ask for, and who asks; None: anybody.
+        Raises what it is refused with where that is none."""
+        names: set[str] = set()
+        who: Admission | None = None
+        refused: Unauthorized | Forbidden | None = None
+        for route in routes:
+            try:
+                if (admission := self.admission(head, route)) is not None:
+                    self.check(admission, route)
+            except (Unauthorized, Forbidden) as fault:
+                refused = refused or fault
+                continue
+            names.add(route.name)
+            if admission is not None and admission.key is not None:
+                who = admission
+        if refused is not None and not names:
+            raise refused
+        return frozenset(names), who
 
 
 def bucket_of(shared: Shared, kind: str, name: str, limits: Limits | None) -> Bucket | None:

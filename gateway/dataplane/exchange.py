@@ -14,6 +14,7 @@ from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line
 from gateway.core.heads import CHUNKED, CRLF, RequestHead, ResponseHead
 from gateway.core.lines import LOAD, RETRY_AFTER
+from gateway.core.openai import is_openai
 from gateway.core.retrying import may_retry
 from gateway.dataplane import limiting
 from gateway.dataplane.attempt import Attempt
@@ -275,7 +276,7 @@ class Exchange(Intake):
     def refuse(self, fault: GatewayError) -> None:
         """Answers `fault`. What of the request has not come is not waited for."""
         allow = fault.allow if isinstance(fault, WrongMethodFault) else None
-        lines, body = problem(fault, self.request_id, allow)
+        lines, body = problem(fault, self.request_id, allow, is_openai(self.head.target))
         if self.plane.options.expose:
             lines += self._decided()
         self._reply(fault.kind.status, lines, body, fault.code)
@@ -319,6 +320,13 @@ class Exchange(Intake):
             raise ClientFault("There is nothing at this path.", "no_route")
         kind, body = document
         self._reply(200, b"Content-Type: %b\r\n" % kind, body, "")
+
+    def answer_models(self, body: bytes) -> None:
+        """Answers what models there are."""
+        lines = b"Content-Type: application/json\r\nCache-Control: no-store\r\n" + self.shown
+        if self.plane.options.expose:
+            lines += b"X-Headgate-Revision: %d\r\n" % self.revision
+        self._reply(200, lines, body, "")
 
     def client_left(self) -> None:
         """The client's connection ended: the instance is told at once."""

@@ -7,7 +7,9 @@ instance is asked or what it answers.
 
 from abc import abstractmethod
 from typing import Final
+from urllib.parse import unquote
 
+import orjson
 from mypy_extensions import mypyc_attr
 
 from gateway.core.access import Forbidden, Unauthorized
@@ -24,6 +26,7 @@ from gateway.core.headers import (
 )
 from gateway.core.heads import CRLF, RequestHead
 from gateway.core.lines import DEADLINE, EXPECT, TRACEPARENT, UPGRADE, VIA
+from gateway.core.openai import Listing, as_list, as_model
 from gateway.core.units import format_size
 from gateway.dataplane import limiting
 from gateway.dataplane.attempt import Attempt, Request
@@ -39,7 +42,7 @@ from gateway.dataplane.limiting import Limited, Named
 from gateway.dataplane.pairing import Pair
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
-from gateway.dataplane.routing import BodyNeeded, LiveRoute, Snapshot
+from gateway.dataplane.routing import BodyNeeded, LiveRoute, ModelsAsked, Snapshot
 from gateway.telemetry.metrics import LIMITED
 
 AGAIN_S: Final = 0.001  # between two looks for whether another worker has decided
@@ -118,6 +121,10 @@ class Intake(Waiter, Request, Deciding):
     @abstractmethod
     def answer_reserved(self) -> None:
         """Answers what is asked below `/-/`."""
+
+    @abstractmethod
+    def answer_models(self, body: bytes) -> None:
+        """Answers with `body` what models there are."""
 
     def pause_client(self) -> None:
         """Reads no more from the client until `resume_client`."""
@@ -285,6 +292,9 @@ class Intake(Waiter, Request, Deciding):
         head, snapshot = self.head, self.plane.snapshot
         try:
             route, _ = snapshot.find(head, self.client.remembered)
+        except ModelsAsked:
+            self._decide()
+            return
         except BodyNeeded as need:
             if snapshot.is_guarded:
                 snapshot.check_some(head)
@@ -380,11 +390,12 @@ class Intake(Waiter, Request, Deciding):
             self._count_limited(fault, live)
             raise
 
-    def _within_limits(self, live: LiveRoute) -> bool:
+    def _within_limits(self, live: LiveRoute | None) -> bool:
         """Whether limits let the request go on; False: that is decided in a moment. Raises
         Limited."""
         of_key = self.admitted.bucket if self.admitted is not None else None
-        buckets, now = limiting.named(of_key, live.bucket), self.plane.now()
+        of_route = live.bucket if live is not None else None
+        buckets, now = limiting.named(of_key, of_route), self.plane.now()
         try:
             lines = limiting.enter(buckets, now)
         except Limited as fault:
@@ -399,8 +410,9 @@ class Intake(Waiter, Request, Deciding):
         self.shown = lines + self.shown
         return True
 
-    def _count_limited(self, fault: Limited, live: LiveRoute) -> None:
-        self.plane.counters.add(LIMITED, self.consumer, live.route.name, fault.limit)
+    def _count_limited(self, fault: Limited, live: LiveRoute | None) -> None:
+        name = live.route.name if live is not None else ""
+        self.plane.counters.add(LIMITED, self.consumer, name, fault.limit)
 
     def _decide_again(self) -> None:
         """What could not be decided a moment ago."""
@@ -417,6 +429,20 @@ class Intake(Waiter, Request, Deciding):
         """Who is refused is counted at the route, and told by which revision."""
         self.route, self.revision, self.shown = live, snapshot.revision, snapshot.shown
 
+    def _list_models(self, snapshot: Snapshot, asked: Listing) -> None:
+        """Answers which of the models may be asked for with the key that came."""
+        self.revision = snapshot.revision
+        open_to, self.admitted = snapshot.door.opened(
+            self.head, [snapshot.table.routes[model.route] for model in asked.models]
+        )
+        names = {model.name: None for model in asked.models if model.route in open_to}
+        if asked.wanted and unquote(asked.wanted) not in names:
+            raise ClientFault("There is no such model, or none for this key.", "no_route")
+        if self._has_bucket and not self._within_limits(None):
+            return
+        said = as_model(unquote(asked.wanted)) if asked.wanted else as_list(names)
+        self.answer_models(orjson.dumps(said))
+
     # the decision: no await from here until an instance is chosen
 
     def _decide(self) -> None:
@@ -424,6 +450,9 @@ class Intake(Waiter, Request, Deciding):
         snapshot = plane.snapshot
         try:
             route, target = snapshot.find(head, self.client.remembered)
+        except ModelsAsked as asked:
+            self._list_models(snapshot, asked.listing)
+            return
         except BodyNeeded as need:
             if not self.done:
                 raise
