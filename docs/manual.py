@@ -94,6 +94,7 @@ _SECTIONS = (
     ("sticky", "StickySpec", "`sticky` of a route"),
     ("retries", "RetriesSpec", "`retries` of a route"),
     ("mirror", "MirrorSpec", "`mirror` of a route"),
+    ("compare", "CompareSpec", "`compare` of a mirror"),
     ("keys", "KeySpec", "`keys: {NAME: …}`"),
     ("limits", "LimitsSpec", "`limits` of a key or a route, and `default_limits`"),
     ("backends", "BackendSpec", "`backends: {NAME: …}`"),

@@ -156,7 +156,11 @@ async def serve(bound: socket.socket) -> int:
         stop.set()
 
     own, comparing = Tasks(note), Comparing()
-    server = await asyncio.start_unix_server(comparing.attend, sock=bound)
+
+    def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        own.run("a connection", comparing.attend(reader, writer))
+
+    server = await asyncio.start_unix_server(attend, sock=bound)
     own.run("the report", comparing.report())
     try:
         await first_of(stop.wait())

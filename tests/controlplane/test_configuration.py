@@ -394,7 +394,7 @@ SAID = {
     "keep_alive": "1s", "stream_idle": "1s", "max_head": "1KiB", "max_target": "1KiB",
     "max_headers": "5", "underscore_headers": "pass", "upstream_idle": "1s",
     "upstream_max_age": "2h", "retry_percent": "5", "retry_min_per_s": "1.5",
-    "mirror_in_flight": "1", "gather": "1KiB", "replay": "1KiB", "buffer": "1KiB",
+    "mirror_in_flight": "1", "compare_body": "1KiB", "compare_memory": "1MiB", "gather": "1KiB", "replay": "1KiB", "buffer": "1KiB",
     "match_body": "2KiB", "match_memory": "1MiB",
     "lame_duck": "0s", "drain": "1s", "describe": "false", "access_log": "off",
     "access_log_percent": "1", "access_log_slow": "2s", "node": "n1",
