@@ -21,8 +21,8 @@ HOT = {
         health index kept lines matching openai pooling queueing rate_limit retrying sampling
         shared_load splitting targets""",
     "gateway/dataplane": """attempt backend buckets connection deadlines deciding door exchange
-        instance intake limiting listener mirroring pairing plane pool replies retry routing shared traced
-        tunnel upstream""",
+        instance intake limiting listener mirroring pairing plane pool replies retry routing shared
+        traced tunnel upstream""",
 }
 BUILDING = {"bdist_wheel", "build", "build_ext"}
 COMPILER = ["mypy>=2.4,<3"]

@@ -149,7 +149,6 @@ class Control:
         self._mirrors = Mirrors(
             str(Path(start["directory"]) / COMPARE_SOCKET),
             lambda wanted: self._tell_supervisor({"type": "compare", "wanted": wanted}),
-            heard=lambda route: self._rollouts.stir(),
             counted=lambda route, backend: self._view.compared(route, backend),
         )
         self._rollouts = Rollouts(

@@ -230,3 +230,28 @@ async def test_without_a_mirror_that_compares_there_is_no_process() -> None:
             reply = await gateway.admin("PATCH", "/admin/v1/routes/r", {"mirror": None})
             assert reply.status == 200
             await eventually(lambda: not process.is_running())
+
+
+async def test_a_rollout_is_held_by_the_pairs_of_its_mirror(gateway: Gateway) -> None:
+    said = {"split": {"old": 1, "new": 0}, "mirror": {"compare": {**DIGIT, "noise": True}}}
+    reply = await gateway.admin("PATCH", "/admin/v1/routes/plain", said)
+    assert reply.status == 200, reply
+    plan = {"to": "new", "steps": [1, 100], "hold": "1h", "warmup": 0, "guards": {"agreement": {}}}
+    refused = await gateway.admin("PUT", "/admin/v1/routes/dropped/rollout", {**plan, "to": "old"})
+    assert refused.status == 400
+    reply = await gateway.admin("PUT", "/admin/v1/routes/plain/rollout", plan)
+    assert reply.status == 201, reply
+
+    async def held() -> dict[str, Any] | None:
+        await ask(gateway, "plain", range(1, 41))
+        found = (await gateway.admin("GET", "/admin/v1/routes/plain/rollout")).json()
+        return found if found["state"] == "paused" else None
+
+    found = await eventually(held, what="the agreement guard holds the rollout")
+    guard = found["guards"]["agreement"]
+    assert guard["verdict"] == "failed"
+    assert guard["canary"]["requests"] <= 400
+    assert guard["stable"]["events"] == 0
+    assert "held" in guard["sentence"]
+    reply = await gateway.admin("POST", "/admin/v1/routes/plain/rollout/abort", {})
+    assert reply.status == 200

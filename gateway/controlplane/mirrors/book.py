@@ -53,8 +53,7 @@ class Mirrors:
     """All mirrors that are compared, by route.
 
     `path` is where the compare process listens; `want` is told whether one is needed, whenever
-    that changes; `heard(route)` is called when more is known of one; `counted(route, backend)`
-    gives verdict → how often, of what workers counted.
+    that changes; `counted(route, backend)` gives verdict → how often, of what workers counted.
     """
 
     def __init__(
@@ -62,10 +61,9 @@ class Mirrors:
         path: str,
         want: Callable[[bool], None],
         *,
-        heard: Callable[[str], None] = lambda route: None,
         counted: Callable[[str, str], Mapping[str, int]] = lambda route, backend: {},
     ) -> None:
-        self._path, self._want, self._heard, self._counted = path, want, heard, counted
+        self._path, self._want, self._counted = path, want, counted
         self._routes: Mapping[str, Any] = {}
         self._all: dict[str, _Entry] = {}
         self._before: dict[tuple[str, str], tuple[int, int]] = {}
@@ -135,7 +133,6 @@ class Mirrors:
         entry = self._all.get(message["route"])
         if entry is not None and entry.id == message["id"]:
             entry.state = message["state"]
-            self._heard(message["route"])
 
     def _count_on(self, route: str, entry: _Entry) -> None:
         """What was counted of a mirror that goes still counts where one like it comes."""
@@ -146,13 +143,13 @@ class Mirrors:
 
     # -- what is told
 
-    def judged(self, route: str, backend: str) -> tuple[str, Counts] | None:
-        """Which comparison with `backend` runs on `route`, and its counts, in which a sticky key
-        has one pair; None where none runs."""
+    def judged(self, route: str, backend: str) -> tuple[str, Counts, bool] | None:
+        """Which comparison with `backend` runs on `route`, its counts, in which a sticky key has
+        one pair, and whether the stable version is asked twice; None where none runs."""
         entry = self._all.get(route)
         if entry is None or entry.backend != backend:
             return None
-        return entry.id, entry.judged
+        return entry.id, entry.judged, compare_of(entry.said["compare"]).noise
 
     def shown(self, document: Document, route: str) -> Json:
         """What `GET …/mirror` answers; Missing where nothing is compared."""

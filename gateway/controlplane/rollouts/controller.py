@@ -17,6 +17,7 @@ from typing import Any
 from gateway.controlplane.events import Events, utc_now
 from gateway.controlplane.publisher import NotInForce, Publisher
 from gateway.controlplane.rollouts import plans
+from gateway.controlplane.rollouts.agreeing import Ask
 from gateway.controlplane.rollouts.keeping import Keeper
 from gateway.controlplane.rollouts.moving import KEEP_S, WHO, Mover, split_of
 from gateway.controlplane.rollouts.progress import Move, Progress
@@ -24,7 +25,6 @@ from gateway.controlplane.store.store import StoreError
 from gateway.core import edits
 from gateway.core.faults import Conflict, Invalid, Missing
 from gateway.core.judging import evidence
-from gateway.core.mirrored import Counts
 from gateway.core.rollout import Guard, Judged, NotNow, Signal, passed, signal_of
 from gateway.core.table import Document
 from gateway.processes.tasks import Tasks, told
@@ -59,8 +59,6 @@ class How:
 
 
 PLAIN = How()
-Agreement = Callable[[str, str], tuple[str, Counts] | None]
-"""(route, canary) → which comparison of its answers runs there, and its counts."""
 
 
 class Rollouts:
@@ -78,7 +76,7 @@ class Rollouts:
         *,
         tell: Callable[[Mapping[str, Judging]], None] = lambda _: None,
         effective: Callable[[str], Mapping[str, float]] = lambda _: {},
-        agreement: Agreement = lambda route, backend: None,
+        agreement: Ask = lambda route, canary: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._agreement = agreement
@@ -149,12 +147,13 @@ class Rollouts:
                 raise Conflict(f"a rollout of {before.plan.to!r} runs on route {route!r} already")
             if how.why and "why" not in said:
                 said = {**said, "why": how.why}
-            plan = plans.read_plan(said, start)
+            plan = plans.read_plan(said, start, lambda to: self._agreement(route, to) is not None)
             it = Progress(
                 secrets.token_hex(6), route, said, plan, start, utc_now(),
                 warming=plan.warmup > 0,
             )  # fmt: skip
             it.tallies.begin(self._clock())
+            it.agreement.begin(self._agreement(route, plan.to))
             it.move = Move("running", 0, plan.why or "begun", it.weights_of(0, "running"))
             how.guard(None if before is None else before.shown())
             if how.dry_run:
@@ -240,10 +239,6 @@ class Rollouts:
                 self._mover.is_stale = True
                 self._stirred.set()
 
-    def stir(self) -> None:
-        """Something that a rollout may wait for changed."""
-        self._stirred.set()
-
     # -- what runs all the time
 
     async def run(self) -> None:
@@ -304,6 +299,9 @@ class Rollouts:
                 it.tallies.learn(now, guard.slower_than)
             elif guard.name == "predictions":
                 it.tallies.learn_numbers(now)
+            elif guard.name == "agreement":
+                is_news = it.agreement.hear(self._agreement(it.route, it.plan.to))
+                self._mover.is_stale |= is_news
         guards = it.judge()
         for guard in it.note_failures(guards):
             self._note_failed(it, guard)
