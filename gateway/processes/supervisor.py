@@ -343,7 +343,7 @@ class Supervisor:
                 self._compare.want(message["wanted"] and not self._stop_asked.is_set())
             case "alive":
                 self._tell_dropped()
-            case "serves" | "ask_logs" | "restart":
+            case "serves" | "ask_logs" | "restart" | "wake" | "use" | "settled":
                 self._for_fleet(message)
             case _:
                 pass_over(message)
