@@ -29,6 +29,7 @@ from gateway.controlplane.configuration.rereading import reread
 from gateway.controlplane.docs.documents import Documents
 from gateway.controlplane.docs.served import Paths, ServedPaths
 from gateway.controlplane.events import Events
+from gateway.controlplane.mirrors.book import Mirrors
 from gateway.controlplane.publisher import Applied, NotInForce, Publisher, start_notes
 from gateway.controlplane.rollouts.controller import VERDICTS, Rollouts
 from gateway.controlplane.rollouts.keeping import NAME as ROLLOUTS
@@ -64,6 +65,7 @@ from gateway.telemetry import logs
 from gateway.telemetry.metrics import LOG_DROPPED
 from gateway.wire.channel import Channel, pass_over
 from gateway.wire.line import ControlStart, FromControl, Place, Ready, ToControl, WorkersMessage
+from gateway.wire.pairs import NAME as COMPARE_SOCKET
 
 SWITCH_S = 0.0005
 """How long a thread that reads the history or examines a table may keep the interpreter while the
@@ -75,22 +77,22 @@ PLACE_AGAIN_S = 1.0
 
 
 class NamesThenProbes:
-    """What the publisher calls when instances come or go."""
+    """What the publisher calls when instances come or go; `told` hears of every table."""
 
-    def __init__(self, resolver: Resolver, prober: Prober, told: Callable[[], None]) -> None:
+    def __init__(self, resolver: Resolver, prober: Prober, told: Callable[[Table], None]) -> None:
         self._resolver, self._prober, self._told = resolver, prober, told
         self._backends: Mapping[str, Backend] = {}
 
     def sync(self, table: Table) -> None:
         """Resolves and probes what `table` names from now on, and nothing else."""
         if table.backends is self._backends:
-            self._told()
+            self._told(table)
             return
         self._backends = table.backends
         self._resolver.sync(table)
         self._prober.set_endpoints(self._resolver.endpoints)
         self._prober.sync(table)
-        self._told()
+        self._told(table)
 
 
 async def control(start: ControlStart) -> int:
@@ -142,10 +144,15 @@ class Control:
         self._publisher = Publisher(
             self._store(),
             self._workers,
-            NamesThenProbes(self._resolver, self._prober, self._stir),
+            NamesThenProbes(self._resolver, self._prober, self._on_table),
             self._events,
             check=Checks(self._settings),
             holds=None if self._fleet is None else self._hold,
+        )
+        self._mirrors = Mirrors(
+            str(Path(start["directory"]) / COMPARE_SOCKET),
+            lambda wanted: self._tell_supervisor({"type": "compare", "wanted": wanted}),
+            counted=lambda route, backend: self._view.compared(route, backend),
         )
         self._rollouts = Rollouts(
             self._publisher,
@@ -153,6 +160,7 @@ class Control:
             self._events,
             tell=self._workers.set_rollouts,
             effective=lambda route: self._view.effective(route),
+            agreement=self._mirrors.judged,
         )
         self._publisher.allow = self._rollouts.allow
         self._served = ServedPaths(
@@ -260,11 +268,13 @@ class Control:
             await self._workers.put_in_force(self._publisher.table)
             stack.push_async_callback(self._own.close)
             await self._open_line()
+            self._mirrors.announce()
             await self._open_channels(stack)
             await self._open_admin(stack)
             stack.push_async_callback(self._resolver.close)
             stack.push_async_callback(self._prober.close)
             self._own.run("the watch over the workers", self._workers.watch(self._on_beat))
+            self._own.run("the mirrors", self._mirrors.run())
             self._own.run("the rollouts", self._rollouts.run())
             self._own.run("the paths of served models", self._served.keep())
             if self._settings.describe:
@@ -390,6 +400,7 @@ class Control:
             metrics=self._metrics,
             ready=self._is_ready,
             rollouts=self._rollouts,
+            mirrors=self._mirrors,
             fleet=self._fleet,
         )
         bound = socket.socket(fileno=self._start["admin_fd"])
@@ -458,6 +469,10 @@ class Control:
         self._memory.health = self._prober.health.states
         self._memory.keep()
 
+    def _on_table(self, table: Table) -> None:
+        self._mirrors.sync(table)
+        self._stir()
+
     def _stir(self) -> None:
         """What models say of themselves may be another thing now."""
         self._served.stir()
@@ -488,5 +503,9 @@ class Control:
             ("control", "messages"): outlet.dropped(),
             ("supervisor", "messages"): self._supervisor_dropped,
         }
-        counted = {LOG_DROPPED: dropped, VERDICTS: self._rollouts.verdicts()}
+        counted = {
+            LOG_DROPPED: dropped,
+            VERDICTS: self._rollouts.verdicts(),
+            **self._mirrors.counters(),
+        }
         return await self._view.metrics(accept, counted, self._rollouts.gauges())

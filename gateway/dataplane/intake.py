@@ -30,6 +30,7 @@ from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER, fault
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.judge import Trial
+from gateway.dataplane.pairing import Pair
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
 from gateway.dataplane.routing import BodyNeeded, ModelsAsked, Snapshot
@@ -41,7 +42,7 @@ class Intake(Admitting):
 
     __slots__ = (
         "_decides", "_has_continued", "_kept", "_max_body", "_pending", "_pending_size", "attempt",
-        "blames_instance", "done", "received", "target", "trial", "upgrades",
+        "blames_instance", "done", "pair", "received", "target", "trial", "upgrades",
     )  # fmt: skip
 
     def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
@@ -49,6 +50,7 @@ class Intake(Admitting):
         self.ready_at = now
         self.attempt: Attempt | None = None
         self.trial: Trial | None = None
+        self.pair: Pair | None = None
         self.target = b""
         self.done = False
         self.received = 0
@@ -240,6 +242,10 @@ class Intake(Admitting):
     def pending(self) -> list[bytes]:
         """What is held back of the body; it stays where it is."""
         return self._pending
+
+    def kept(self) -> list[bytes] | None:
+        """All of the body, if it is still there for another attempt; it stays where it is."""
+        return self._kept
 
     def _check_early(self) -> None:
         """Before the body is there: refuses early what will be refused, and asks for the rest.

@@ -24,6 +24,7 @@ from gateway.dataplane.buckets import Buckets
 from gateway.dataplane.deadlines import Clock, Wheel
 from gateway.dataplane.judge import Judge
 from gateway.dataplane.load_memory import LoadMemory
+from gateway.dataplane.pairing import Outbox
 from gateway.dataplane.permits import PermitsFile
 from gateway.processes.credentials import Credentials
 from gateway.processes.tasks import Tasks, told
@@ -46,7 +47,8 @@ class Shared:
     __slots__ = (
         "_awake", "_buckets", "_credentials", "_dropped", "_id", "_loop", "_trusted", "budget",
         "counters", "generation", "judges", "ledger", "load_memory", "log", "mirrored", "node",
-        "notify", "now", "options", "permits", "served", "signals", "tasks", "wall", "wheel",
+        "notify", "now", "options", "outbox", "permits", "served", "signals", "tasks", "wall",
+        "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +81,7 @@ class Shared:
         which = Sampling(options.access_log_percent, options.access_log_slow_s)
         self.log = AccessLog(options.access_log, which)
         self._dropped = (0, 0)
+        self.outbox = Outbox(self.counters, options.compare_body, options.compare_memory)
         self.ledger = Ledger(self.log, loop.call_later, self._noted)
         self.budget = RetryBudget(options.retry_percent / 100.0, options.retry_min_per_s)
         self.notify: Callable[[], None] = _nobody

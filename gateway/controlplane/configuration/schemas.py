@@ -17,6 +17,7 @@ from gateway.controlplane.configuration.answer_schemas import (
     CorsSpec,
     HeaderRulesSpec,
 )
+from gateway.controlplane.configuration.comparing import CompareSpec
 from gateway.controlplane.configuration.fields import (
     Duration,
     HeaderName,
@@ -137,6 +138,7 @@ class MirrorSpec(Spec):
 
     backend: Name = Field(description="Who gets the copies.")
     percent: float = _said("How many of 100 requests are copied (100).", ge=0, le=100)
+    compare: CompareSpec = _said("How its answers are compared; left out: they are dropped.")
 
 
 def _on_unavailable(value: Any) -> Any:

@@ -30,7 +30,7 @@ from gateway.processes.tasks import Tasks, told
 from gateway.telemetry import exposition
 from gateway.telemetry.book import Labels
 from gateway.telemetry.catalogue import Gone, stands_for_many
-from gateway.telemetry.metrics import CONSUMED, REQUESTS
+from gateway.telemetry.metrics import COMPARED, CONSUMED, REQUESTS
 
 log = logging.getLogger(__name__)
 GONE_S = 600.0
@@ -153,6 +153,16 @@ class StatusView:
                 requests += int(count)
                 failed += int(count) if isinstance(key, tuple) and key[1] >= "500" else 0
         return requests, failed
+
+    def compared(self, route: str, backend: str) -> dict[str, int]:
+        """Verdict → how often workers came to it for a pair with the mirror `backend`."""
+        found: dict[str, int] = {}
+        for labels, tally in self._totals.of(COMPARED).items():
+            for key, count in tally.counts.items():
+                *which, verdict = (*labels, *(key if isinstance(key, tuple) else ()))
+                if which == [route, backend]:
+                    found[verdict] = found.get(verdict, 0) + int(count)
+        return found
 
     def up(self) -> Mapping[str, Mapping[str, bool]]:
         """Backend → address → whether it is well: ready, not ejected, not out by command.
