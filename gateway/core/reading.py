@@ -49,7 +49,7 @@ def parse_instance(url: str) -> Instance:
             raise ValueError(f"{url!r} must be fleet:// and a name")
         return Instance(url, name, 0, fleet=True)
     if parts.scheme not in ("http", "dns+http"):
-        raise ValueError(f"{url!r} must start with http:// or dns+http://")
+        raise ValueError(f"{url!r} must start with http://, dns+http:// or fleet://")
     if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{url!r} must be just a scheme, a host and a port")
     try:

@@ -46,6 +46,7 @@ from gateway.telemetry.metrics import LIMITED
 
 AGAIN_S: Final = 0.001  # between two looks for whether another worker has decided
 BUSY_S: Final = 1.0  # for as long as a request may wait for that
+LOOKS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 STATES: Final = ("gathering", "waiting", "trying", "answering", "tunnel", "over")
 GATHERING: Final = 0
 WAITING: Final = 1
@@ -102,6 +103,19 @@ class Intake(Waiter, Request, Deciding):
     @property
     def consumer(self) -> str:
         return self.admitted.consumer if self.admitted is not None else ""
+
+    @property
+    def wakes(self) -> bool:
+        """Whether it may be one for a prediction: what is only looked at (health, documents, lists)
+        has no model loaded."""
+        return self.upgrades or self.head.method not in LOOKS
+
+    def loaded(self) -> None:
+        """The model has been loaded that it waited for: only now may be known at which path it
+        answers."""
+        if self.route is not None and self.route.route.rewrite is None:
+            target = self.head.target.decode("latin-1")
+            self.target = self.plane.snapshot.led(self.route.route, target).encode("latin-1")
 
     # what follows, and how the request can end before
 

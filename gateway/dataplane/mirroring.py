@@ -32,6 +32,8 @@ def mirror(exchange: Intake, route: LiveRoute) -> None:
     if plane.random() * 100 >= wanted.percent * _WHOLE:
         return
     instance = backend.other((), exchange.ready_at)
+    if instance is None and backend.asleep and exchange.wakes:
+        backend.ask_for_start(exchange.ready_at)
     if instance is not None and instance.takes():
         Copy(exchange, backend, instance).begin()
 

@@ -43,8 +43,9 @@ class Shared:
     change of who serves."""
 
     __slots__ = (
-        "_awake", "_buckets", "_dropped", "_id", "_loop", "_trusted", "budget", "counters",
-        "generation", "judges", "ledger", "load_memory", "log", "mirrored", "node", "notify", "now",
+        "_awake", "_buckets", "_dropped", "_id", "_loop", "_trusted", "asked", "budget",
+        "counters", "demand", "generation", "judges", "ledger", "load_memory", "log", "mirrored",
+        "node", "notify", "now",
         "options", "permits", "served", "signals", "tasks", "wall", "wheel",
     )  # fmt: skip
 
@@ -81,6 +82,9 @@ class Shared:
         self.budget = RetryBudget(options.retry_percent / 100.0, options.retry_min_per_s)
         self.notify: Callable[[], None] = _nobody
         self.signals: deque[tuple[str, float, str, str]] = deque(maxlen=MAX_SIGNALS)
+        self.asked: dict[str, None] = {}  # backends that requests wait for to be started
+        self.demand: Mapping[str, tuple[float, bool]] = {}
+        """Of those that start on demand: how long they load, and whether they cannot be loaded."""
         self.served: Mapping[str, str] = {}
         self.judges: Mapping[str, Judge] = {}  # by route, while a rollout runs there
 
@@ -144,6 +148,11 @@ class Shared:
     def signalled(self, backend: str, signal: Signal) -> None:
         """What was seen of an instance is news: the others shall know."""
         self.signals.append((backend, *signal))
+        self.notify()
+
+    def ask_for(self, backend: str) -> None:
+        """A request waits for `backend` to be started: whoever starts it shall know."""
+        self.asked[backend] = None
         self.notify()
 
     def ejected(self, backend: str, address: str) -> None:

@@ -110,10 +110,10 @@ def signal_of(head: bytes) -> ProbeSignal:
 def targets_of(table: Table, endpoints: Endpoints) -> dict[Key, Target]:
     """Every instance of `table` that has an address."""
     return {
-        Key(backend.name, address): Target(host, instance.port, backend.health, instance.state)
+        Key(backend.name, address): Target(host, port, backend.health, instance.state)
         for backend in table.backends.values()
         for instance in backend.instances
-        for address, host in addresses_of(
+        for address, host, port in addresses_of(
             instance, endpoints.get(backend.name, {}).get(instance.url, ())
         )
     }
