@@ -522,3 +522,39 @@ def test_what_serve_gives_a_process_is_checked(serve: dict[str, Any], fault: str
     with pytest.raises(Invalid) as refused:
         entry("backends", "m", spec)
     assert fault in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("route", "fault"),
+    [
+        ({"cors": {"origins": ["https://a.example.com"], "max_age": "10m"}}, ""),
+        ({"cors": {"origins": ["*"], "credentials": False}}, ""),
+        ({"cors": {"origins": ["*"], "credentials": True}}, "/cors: `*` and `credentials: true`"),
+        ({"cors": {"origins": ["https://a.example.com/"]}}, "/cors/origins/0: 'https://a.example"),
+        ({"cors": {"origins": []}}, "/cors/origins"),
+        ({"cors": {}}, "/cors/origins"),
+        ({"headers": {"request": {"set": {"X-A": "1"}, "remove": ["Cookie"]}}}, ""),
+        ({"headers": {"response": {"set": {"Content-Length": "1"}}}}, "Content-Length frames the"),
+        ({"headers": {"request": {"remove": ["connection"]}}}, "/remove/0: connection belongs to"),
+        ({"headers": {"request": {"add": {"X-Headgate-Consumer": "a"}}}}, "the gateway's own"),
+        ({"headers": {"request": {"set": {"A": "1"}, "remove": ["a"]}}}, "a stands there twice"),
+        ({"compress": True}, ""),
+        ({"compress": False}, ""),
+        ({"compress": {"min": "1KiB", "events": True}}, ""),
+        ({"compress": {"min": 1024}}, "has no unit"),
+        ({"compress": "gzip"}, "/compress"),
+    ],
+)
+def test_what_a_route_does_to_headers_and_answers_is_checked(
+    route: dict[str, Any], fault: str
+) -> None:
+    spec = {"match": "/", "split": {"a": 1}, **route}
+    if not fault:
+        said = entry("routes", "r", spec)
+        assert said["compress"] == {} if route == {"compress": True} else spec.keys() == said.keys()
+        document = {"backends": {"a": {"instances": []}}, "routes": {"r": said}}
+        assert Table.from_document(document, 1).routes["r"]
+        return
+    with pytest.raises(Invalid) as refused:
+        entry("routes", "r", spec)
+    assert fault in str(refused.value)

@@ -21,10 +21,9 @@ from gateway.core.entries import (
     MAX_SECONDS,
     METHOD,
     NAME,
-    TOKEN,
-    is_header_value,
     is_path,
 )
+from gateway.core.header_fields import TOKEN, is_header_value
 from gateway.core.placement import FLEET
 from gateway.core.reading import parse_instance
 from gateway.core.units import parse_duration, parse_size, parse_time

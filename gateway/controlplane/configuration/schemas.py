@@ -12,6 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic import WithJsonSchema as Shown
 
+from gateway.controlplane.configuration.answer_schemas import (
+    Compression,
+    CorsSpec,
+    HeaderRulesSpec,
+)
 from gateway.controlplane.configuration.fields import (
     Duration,
     HeaderName,
@@ -218,6 +223,15 @@ class RouteSpec(Spec):
         "Whether instances get the header with the client's key (false)."
     )
     limits: LimitsSpec = _said("How much all who ask for it may together.")
+    cors: CorsSpec = _said("Which web pages of other origins may ask.")
+    headers: HeaderRulesSpec = _said(
+        "Headers that are set, added and removed; none that frames a message or belongs to one"
+        " connection."
+    )
+    compress: Compression = _said(
+        "Whether JSON and text that instances leave plain is compressed for clients that take it"
+        " (false)."
+    )
 
 
 def _device(text: str) -> str:
