@@ -39,6 +39,8 @@ from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
 from gateway.controlplane.store.store import StoreError
 from gateway.controlplane.watch.counters import Totals
+from gateway.controlplane.watch.demand import Demand
+from gateway.controlplane.watch.fleet_places import FleetPlaces
 from gateway.controlplane.watch.fleet_view import FleetView, serves
 from gateway.controlplane.watch.health_book import Key, Words
 from gateway.controlplane.watch.pacing import Paced
@@ -161,6 +163,7 @@ class Control:
             tell=self._workers.set_rollouts,
             effective=lambda route: self._view.effective(route),
             agreement=self._mirrors.judged,
+            awake=self._awake,
         )
         self._publisher.allow = self._rollouts.allow
         self._served = ServedPaths(
@@ -181,6 +184,7 @@ class Control:
                 lambda: self._publisher.table, self._workers.loads, self._fleet.state, self._scale
             )
         )
+        self._places, self._demand = self._make_places(), self._make_demand()
         self._view = StatusView(
             lambda: self._publisher.table,
             self._workers,
@@ -189,7 +193,33 @@ class Control:
             self._events,
             Totals(self._start["counters_fd"]),
             fleet=dict if self._fleet is None else self._fleet.status,
+            asleep=frozenset if self._fleet is None else self._fleet.asleep,
         )
+
+    def _make_places(self) -> FleetPlaces:
+        return FleetPlaces(
+            self._workers,
+            known=lambda: self._resolver.endpoints,
+            set_fleet=self._resolver.set_fleet,
+            expect=lambda name, address: self._prober.health.expect(Key(name, address)),
+            learn=self._served.learn,
+            in_flight=self._workers.loads.in_flight,
+            tell=self._tell_supervisor,
+        )
+
+    async def _awake(self, backend: str) -> None:
+        if self._demand is not None:
+            await self._demand.awake(backend)
+
+    def _make_demand(self) -> Demand | None:
+        return None if self._fleet is None else Demand(
+            lambda: self._publisher.table,
+            self._workers.loads,
+            lambda: self._view.requests(),
+            self._rollouts.canaries,
+            self._fleet,
+            self._tell_supervisor,
+        )  # fmt: skip
 
     def _make_workers(self) -> Workers:
         return Workers(
@@ -200,6 +230,7 @@ class Control:
             on_evidence=lambda signals: self._prober.hear(signals),
             on_workers=lambda what, slot, pid: self._view.note_worker(what, slot, pid),
             on_judged=lambda counted: self._rollouts.hear(counted),
+            on_asked=lambda names: self._demand.ask(names) if self._demand is not None else None,
             answer_within_s=self._settings.ack_timeout_s,
         )
 
@@ -312,13 +343,15 @@ class Control:
                 case "fleet":
                     if self._fleet is not None:
                         self._fleet.take(message)
+                        self._places.take(message)
+                        self._workers.set_demand(self._fleet.demand)
                 case "logs":
                     if self._fleet is not None:
                         self._fleet.hear(message)
                 case "place":
                     self._own.run("placing instances", self._place(message))
                 case "endpoints":
-                    pass
+                    self._own.run("following instances", self._places.place(message))
                 case _:
                     pass_over(message)
         self._stop.set()
@@ -489,6 +522,8 @@ class Control:
         if self._fleet is not None and self._held_to != self._publisher.table.revision:
             self._hold(self._publisher.table)  # an edit came that was not in force everywhere
         await self._view.beat()
+        if self._demand is not None:
+            self._demand.beat(time.monotonic())
         if self._scaler is not None and self._scaler.scaled:
             await self._workers.look()
             self._scaler.beat(time.monotonic())
@@ -508,4 +543,7 @@ class Control:
             VERDICTS: self._rollouts.verdicts(),
             **self._mirrors.counters(),
         }
-        return await self._view.metrics(accept, counted, self._rollouts.gauges())
+        gauges = self._rollouts.gauges()
+        if self._fleet is not None:
+            counted, gauges = counted | self._fleet.counted(), gauges | self._fleet.gauges()
+        return await self._view.metrics(accept, counted, gauges)

@@ -332,6 +332,12 @@ class Backend:
     tls: Tls | None = None
     headers: tuple[SetHeader, ...] = ()
 
+    @property
+    def on_demand(self) -> bool:
+        """Whether the first request has it started, by the fleet that says where it is then."""
+        is_asked = self.serve is not None and self.serve.get("start") == "demand"
+        return is_asked and any(each.fleet for each in self.instances)
+
     def __post_init__(self) -> None:
         _require(self.balance in BALANCES, f"balance must be one of {', '.join(BALANCES)}")
         _require(self.limit in LIMITS, f"limit must be one of {', '.join(LIMITS)}")

@@ -55,7 +55,9 @@ def parse_instance(url: str) -> Instance:
             raise ValueError(f"{url!r} must be fleet:// and a name")
         return Instance(url, name, 0, fleet=True)
     if parts.scheme not in SCHEMES:
-        raise ValueError(f"{url!r} must start with http:// or https://, or dns+ and one of them")
+        raise ValueError(
+            f"{url!r} must start with http:// or https://, or dns+ and one of them, or fleet://"
+        )
     if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{url!r} must be just a scheme, a host and a port")
     try:

@@ -45,10 +45,10 @@ class Shared:
     change of who serves."""
 
     __slots__ = (
-        "_awake", "_buckets", "_credentials", "_dropped", "_id", "_loop", "_trusted", "budget",
-        "counters", "generation", "judges", "ledger", "load_memory", "log", "mirrored", "node",
-        "notify", "now", "options", "outbox", "permits", "served", "signals", "tasks", "wall",
-        "wheel",
+        "_awake", "_buckets", "_credentials", "_dropped", "_id", "_loop", "_trusted", "asked",
+        "budget", "counters", "demand", "generation", "judges", "ledger", "load_memory", "log",
+        "mirrored", "node", "notify", "now", "options", "outbox", "permits", "served", "signals",
+        "tasks", "wall", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +86,9 @@ class Shared:
         self.budget = RetryBudget(options.retry_percent / 100.0, options.retry_min_per_s)
         self.notify: Callable[[], None] = _nobody
         self.signals: deque[tuple[str, float, str, str]] = deque(maxlen=MAX_SIGNALS)
+        self.asked: dict[str, None] = {}  # backends that requests wait for to be started
+        self.demand: Mapping[str, tuple[float, bool]] = {}
+        """Of those that start on demand: how long they load, and whether they cannot be loaded."""
         self.served: Mapping[str, str] = {}
         self.judges: Mapping[str, Judge] = {}  # by route, while a rollout runs there
 
@@ -156,6 +159,11 @@ class Shared:
     def signalled(self, backend: str, signal: Signal) -> None:
         """What was seen of an instance is news: the others shall know."""
         self.signals.append((backend, *signal))
+        self.notify()
+
+    def ask_for(self, backend: str) -> None:
+        """A request waits for `backend` to be started: whoever starts it shall know."""
+        self.asked[backend] = None
         self.notify()
 
     def ejected(self, backend: str, address: str) -> None:
