@@ -97,6 +97,7 @@ SECTIONS = (
     ("sticky", "StickySpec", "`sticky` of a route"),
     ("retries", "RetriesSpec", "`retries` of a route"),
     ("mirror", "MirrorSpec", "`mirror` of a route"),
+    ("compare", "CompareSpec", "`compare` of a mirror"),
     ("cors", "CorsSpec", "`cors` of a route"),
     ("headers", "HeaderRulesSpec", "`headers` of a route"),
     ("rules", "RulesSpec", "`request` and `response` of its `headers`"),

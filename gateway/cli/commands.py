@@ -308,6 +308,11 @@ COMMANDS: tuple[click.Command, ...] = (
             help="also compare what is answered at this JSON pointer (/digit), and warn",
         ),
         _option(
+            "--agreement", metavar="PART", type=seconds,
+            help="also compare answers, by the route's mirror, and hold where less than this part"
+            " agrees (0.98)",
+        ),
+        _option(
             "--on-done", metavar="WHAT", type=click.Choice(["keep", "remove_old"]),
             help="keep, or remove_old: take the old backends out of the split",
         ),

@@ -328,9 +328,11 @@ def _networks(backends: Mapping[str, Json], networks: Sequence[str]) -> Iterator
 def _parsed(backend: str, spec: Json, key: str = "instances") -> Iterable[tuple[str, Instance]]:
     for index, url in enumerate(_list(spec, key)):
         try:
-            yield pointer("backends", backend, key, index), parse_instance(url)
+            instance = parse_instance(url)
         except (ValueError, AttributeError, TypeError):
             continue  # the schema says what is wrong with it
+        if not instance.fleet:
+            yield pointer("backends", backend, key, index), instance
 
 
 def _overlap(one: str, other: str) -> bool:
