@@ -61,6 +61,18 @@ routes:
     split: {digits-linear: 1}
     mirror: {backend: digits-cnn, percent: 5}
 """,
+    "compare": """
+routes:
+  digits:
+    match: /digits
+    split: {digits-linear: 1}
+    mirror:
+      backend: digits-cnn
+      percent: 5
+      compare:
+        fields: {/digit: exact, /probabilities: {close: {rtol: 0.01, atol: 0.001}}, /model: ignore}
+        samples: 20
+""",
     "cors": """
 routes:
   digits:
