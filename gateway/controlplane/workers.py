@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Any
 
 from gateway.controlplane.parts import difference, document_pieces, whole_table
-from gateway.controlplane.publisher import NotInForce
+from gateway.controlplane.published import NotInForce
 from gateway.controlplane.worker_loads import WorkerLoads
 from gateway.controlplane.worker_slots import ConnectedWorker, WorkerChannel, WorkerSlots
 from gateway.core.table import EMPTY, Table
@@ -28,6 +28,7 @@ from gateway.wire.messages import (
     Hello,
     JudgedMessage,
     Judging,
+    Lease,
     Observed,
     Signals,
     TableMessage,
@@ -78,6 +79,7 @@ class Workers:
         self._seen: list[tuple[str, float, str, str]] = []
         self._documents: Mapping[str, tuple[str, str]] = {}
         self._served: Mapping[str, str] = {}
+        self._lease: Lease | None = None
         self._judging: Mapping[str, Judging] = {}
         self._slots = WorkerSlots()
         self.loads = WorkerLoads()
@@ -181,6 +183,11 @@ class Workers:
         self._served = paths
         self.send_all({"type": "served", "paths": paths})
 
+    def set_lease(self, until: float, gateways: int) -> None:
+        """Until when this gateway is one of so many that share a table."""
+        self._lease = {"type": "lease", "until": until, "gateways": gateways}
+        self.send_all(self._lease)
+
     def set_rollouts(self, routes: Mapping[str, Judging]) -> None:
         """For which rollouts workers count from now on."""
         if routes != self._judging:
@@ -279,6 +286,8 @@ class Workers:
         self._take_evidence(worker, hello["signals"])
         channel.send_soon(self._configure)
         channel.send_soon({"type": "served", "paths": self._served})
+        if self._lease is not None:
+            channel.send_soon(self._lease)
         self._tell_whole(worker)
         channel.send_soon({"type": "rollouts", "routes": self._judging})
         self._send_documents([worker], self._documents)

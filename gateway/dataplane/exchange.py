@@ -40,6 +40,7 @@ from gateway.dataplane.routing import WrongMethodFault, host_of
 from gateway.dataplane.tunnel import Tunnel
 from gateway.telemetry.metrics import Cell, ConsumerCell
 
+LOST: Final = "This gateway has lost its store, and may know an old table only."
 _CODES: Final = {"connect_failure": "connect_failed", "timeout": "response_timeout"}
 
 
@@ -304,6 +305,8 @@ class Exchange(Intake):
         if path == b"/-/health":
             if self.plane.lame:
                 raise NoRoom("This worker is shutting down.", "draining")
+            if self.plane.lease_until < self.plane.now():
+                raise NoRoom(LOST, "store_lost")
             self._reply(
                 200, b"Content-Type: text/plain\r\nCache-Control: no-store\r\n", b"ok\n", ""
             )
