@@ -6,8 +6,9 @@ for it, as these classes are used only where it is asked for.
 """
 
 from gateway.core.errors import NoRoom
-from gateway.dataplane.exchange import LOST, Exchange
+from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.plane import Plane
+from gateway.dataplane.replying import LOST
 from gateway.dataplane.traced import TracedExchange
 
 
