@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gateway.controlplane.admin.app import admin_application
 from gateway.controlplane.admin.calls import AdminParts
@@ -30,14 +31,15 @@ from gateway.controlplane.docs.documents import Documents
 from gateway.controlplane.docs.served import Paths, ServedPaths
 from gateway.controlplane.events import Events
 from gateway.controlplane.mirrors.book import Mirrors
-from gateway.controlplane.publisher import Applied, NotInForce, Publisher, start_notes
+from gateway.controlplane.published import Applied, NotInForce, start_notes
+from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.controller import VERDICTS, Rollouts
 from gateway.controlplane.rollouts.keeping import NAME as ROLLOUTS
 from gateway.controlplane.rollouts.keeping import RolloutFile
 from gateway.controlplane.store.handover import Memory
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
-from gateway.controlplane.store.store import StoreError
+from gateway.controlplane.store.store import Store, StoreError
 from gateway.controlplane.watch.counters import Totals
 from gateway.controlplane.watch.demand import Demand
 from gateway.controlplane.watch.fleet_places import FleetPlaces
@@ -68,6 +70,9 @@ from gateway.telemetry.metrics import LOG_DROPPED
 from gateway.wire.channel import Channel, pass_over
 from gateway.wire.line import ControlStart, FromControl, Place, Ready, ToControl, WorkersMessage
 from gateway.wire.pairs import NAME as COMPARE_SOCKET
+
+if TYPE_CHECKING:
+    from gateway.controlplane.gateways import SharedGateways
 
 SWITCH_S = 0.0005
 """How long a thread that reads the history or examines a table may keep the interpreter while the
@@ -110,6 +115,7 @@ async def control(start: ControlStart) -> int:
     try:
         return await process.run()
     except (Invalid, StoreError) as error:
+        await asyncio.to_thread(process.store.close)
         say(f"{start['name']}: {error}")
         return FAULT
 
@@ -143,13 +149,15 @@ class Control:
         self._workers = self._make_workers()
         self._resolver = self._make_resolver()
         self._prober = self._make_prober()
+        self.store, self._gateways = self._stores()
         self._publisher = Publisher(
-            self._store(),
+            self.store,
             self._workers,
             NamesThenProbes(self._resolver, self._prober, self._on_table),
             self._events,
             check=Checks(self._settings),
             holds=None if self._fleet is None else self._hold,
+            gateways=self._gateways,
         )
         self._mirrors = Mirrors(
             str(Path(start["directory"]) / COMPARE_SOCKET),
@@ -192,7 +200,7 @@ class Control:
             self._resolver,
             self._events,
             Totals(self._start["counters_fd"]),
-            fleet=dict if self._fleet is None else self._fleet.status,
+            fleet=self._others_status,
             asleep=frozenset if self._fleet is None else self._fleet.asleep,
         )
 
@@ -220,6 +228,13 @@ class Control:
             self._fleet,
             self._tell_supervisor,
         )  # fmt: skip
+
+    def _others_status(self) -> dict[str, Any]:
+        """What is known of instance processes and of other gateways, where there are any."""
+        shown = {} if self._fleet is None else self._fleet.status()
+        if self._gateways is not None:
+            shown |= self._gateways.status(self._publisher.table.revision)
+        return shown
 
     def _make_workers(self) -> Workers:
         return Workers(
@@ -267,7 +282,21 @@ class Control:
         in_memory = self._settings.store == "memory"
         return Path(self._start["directory"]) if in_memory else self._state.path
 
-    def _store(self) -> SqliteStore:
+    def _stores(self) -> "tuple[Store, SharedGateways | None]":
+        """The store, and this gateway among those that share it."""
+        if self._settings.store != "etcd":
+            return self._own_store(), None
+        from gateway.controlplane.sharing import gateway_of, shared_store
+
+        store = shared_store(self._settings, self._state.path)
+        host, port = self._listeners[1]
+        admin = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        gateways = gateway_of(
+            store, self._settings, self._state.path, admin, self._events, self._workers.set_lease
+        )
+        return store, gateways
+
+    def _own_store(self) -> Store:
         in_memory = self._settings.store == "memory"
         path = self._kept_in() / "state.db" if in_memory else self._state.database
         if self._start["again"] and not path.exists():
@@ -283,6 +312,8 @@ class Control:
         why = f"start with {self._start['name']}"
         again = self._start["again"]
         applied = self._publisher.start(self._document, why=why, again=again, settle=self._settle)
+        if self._gateways is not None and (note := self._gateways.note(self._publisher.table)):
+            say(note)
         gc.freeze()  # the table stays: no collection shall walk through it, and stop the loop
         if not self._start["again"]:
             # Clients wait in the backlog meanwhile: better than being told that nobody is
@@ -317,6 +348,22 @@ class Control:
         return 1 if self._failed else 0
 
     # -- coming up
+
+    async def _join(self, gateways: "SharedGateways") -> None:
+        """Is one of the gateways, as soon as all workers decide by what others decide by."""
+        await gateways.begin(self._publisher.table.revision)
+        await self._publisher.follow(gateways.heard)
+
+    async def _apply_late(self) -> None:
+        """What the file of the start could not change while the store was away."""
+        file, self._publisher.late = self._publisher.late, None
+        if file is None:
+            return
+        try:
+            why = f"start with {self._start['name']}"
+            await self._publisher.apply(file, who="file", why=why)
+        except (Conflict, Invalid, NotInForce, StoreError) as error:
+            say(f"{self._start['name']}: not applied: {error}")
 
     async def _open_line(self) -> None:
         bound = socket.socket(fileno=self._start["line_fd"])
@@ -457,6 +504,8 @@ class Control:
     async def _report_ready(self, applied: Applied) -> None:
         await self._workers.all_serve(self._start["workers"])
         self._ready = True
+        if self._gateways is not None:
+            self._own.run("following other gateways", self._join(self._gateways))
         logs.show(logging.NOTSET)
         if self._line is not None:
             ready: Ready = {
@@ -521,6 +570,8 @@ class Control:
         self._tell_supervisor({"type": "alive"})
         if self._fleet is not None and self._held_to != self._publisher.table.revision:
             self._hold(self._publisher.table)  # an edit came that was not in force everywhere
+        if self._gateways is not None and self._gateways.holds and self._publisher.late is not None:
+            self._own.run("applying the file", self._apply_late())
         await self._view.beat()
         if self._demand is not None:
             self._demand.beat(time.monotonic())
@@ -546,4 +597,6 @@ class Control:
         gauges = self._rollouts.gauges()
         if self._fleet is not None:
             counted, gauges = counted | self._fleet.counted(), gauges | self._fleet.gauges()
+        if self._gateways is not None:
+            gauges |= self._gateways.gauges()
         return await self._view.metrics(accept, counted, gauges)

@@ -20,7 +20,8 @@ from gateway.controlplane.admin.strict_json import loads
 from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.events import Events
 from gateway.controlplane.mirrors.book import Mirrors, nobody
-from gateway.controlplane.publisher import Published, Publisher
+from gateway.controlplane.published import Published
+from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.controller import Rollouts
 from gateway.controlplane.store.store import checksum
 from gateway.controlplane.watch.fleet_view import FleetView
@@ -245,11 +246,19 @@ def _marks(tag: str | None, revision: int | None) -> dict[str, str]:
     return marks if revision is None else {**marks, "X-Headgate-Revision": str(revision)}
 
 
+def applied(published: Published) -> dict[str, Json]:
+    """Where the edit is in force."""
+    where = published.everywhere
+    if where is None:
+        return {"workers": published.workers}
+    return {"gateways": where.gateways, "workers": where.workers, "lost": list(where.lost)}
+
+
 def outcome(published: Published, **what: Json) -> dict[str, Json]:
     """What every write answers: the revision, what it was about, the difference."""
     body: dict[str, Json] = {"revision": published.revision, **what}
     body["diff"] = [change.as_json() for change in published.diff]
-    body["applied"] = {"workers": published.workers}
+    body["applied"] = applied(published)
     if published.serves:
         body["serves"] = dict(published.serves)
     if published.dry_run:

@@ -73,7 +73,16 @@ _WEIGHTS: Schema = {
     "additionalProperties": {"type": "integer", "minimum": 0, "maximum": MAX_WEIGHT},
 }
 _CHANGES: Schema = {"type": "array", "items": _ref("Change")}
-_APPLIED = _object(["workers"], workers=_INT)
+_APPLIED = _object(
+    ["workers"],
+    workers=_INT,
+    gateways=_INT,
+    lost={
+        "type": "array",
+        "items": _TEXT,
+        "description": "With several gateways: those that were there and have lost their lease.",
+    },
+)
 _SERVES = {
     "type": "object",
     "additionalProperties": _TEXT,

@@ -160,6 +160,9 @@ def setting_faults(settings: Settings) -> list[Fault]:
                 "give the admin listener its own port",
             )
         )
+    if settings.store == "etcd" and settings.etcd is None:
+        hint = "say `etcd: {endpoints: [http://10.0.0.1:2379]}` beside it"
+        faults.append(Fault("/gateway/store", "etcd", "does not say where etcd is", hint))
     if settings.token is not None and settings.viewer_token == settings.token:
         faults.append(Fault("/gateway/viewer_token", "token", "is the operators' token"))
     return faults

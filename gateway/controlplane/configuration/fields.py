@@ -256,6 +256,24 @@ InstanceUrl = Annotated[
 ]
 
 
+def _etcd_url(text: str) -> str:
+    parts = urlsplit(text)
+    try:
+        is_one = parts.scheme in ("http", "https") and parts.hostname and parts.port
+    except ValueError:
+        is_one = None
+    if not is_one or parts.path.strip("/") or parts.query or parts.username:
+        raise fault("etcd", f"{_short(text)} must be like http://10.0.0.1:2379")
+    return text
+
+
+EtcdUrl = Annotated[
+    str,
+    AfterValidator(_etcd_url),
+    Shown({"type": "string", "examples": ["http://10.0.0.1:2379"]}),
+]
+
+
 def _network(text: str) -> str:
     try:
         ipaddress.ip_network(text)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.controlplane.events import Events, utc_now
-from gateway.controlplane.publisher import NotInForce, Publisher
+from gateway.controlplane.published import NotInForce
+from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts import plans
 from gateway.controlplane.rollouts.agreeing import Ask
 from gateway.controlplane.rollouts.keeping import Keeper
