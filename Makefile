@@ -39,19 +39,29 @@ $(STAMP): $(RUNTIME)
 up: $(RUNTIME)
 	@$(BIN)/headgate up examples/digits/headgate.yaml
 
-# Most tests share the machine with each other. Those that keep moments or compare two servers
-# (marked `paced`) mostly wait, and run three at a time too; those that take the whole machine or
-# measure rates (marked `alone`) come last, with the machine to themselves.
+# Most tests share the machine with each other: more at a time than it has processors, for many
+# wait. Those that keep moments or compare two servers (marked `paced`) mostly wait, and come next;
+# those that take the whole machine or measure rates (marked `alone`) last, one after the other.
+# What measures and fails is measured once more, by itself and with nothing else under way: in the
+# moments of the first time the machine may have been somebody else's. But not what is wrong at any
+# speed (exit status 9: tests/harness/verdict.py).
 SHORT := not soak and not compose
 test: setup
 	@failed=; \
 	run() { \
 	  echo "== tests that $$1"; \
-	  $(BIN)/pytest --durations 12 -m "$(SHORT) and $$2" $$3 || failed="$$failed, those that $$1"; \
+	  $(BIN)/pytest --durations 12 -m "$(SHORT) and $$2" $$3; \
+	  status=$$?; \
+	  if [ $$status = 1 ] && [ "$$4" ]; then \
+	    echo "== once more, one after the other, those of them that failed"; \
+	    $(BIN)/pytest --last-failed --last-failed-no-failures none -m "$(SHORT) and $$2"; \
+	    status=$$?; \
+	  fi; \
+	  [ $$status = 0 ] || failed="$$failed, those that $$1"; \
 	}; \
-	run 'share the machine' 'not paced and not alone' '-n 3 --dist worksteal'; \
-	run 'keep moments' paced '-n 3 --dist worksteal'; \
-	run 'take the whole machine, one after the other' alone; \
+	run 'share the machine' 'not paced and not alone' '-n 4 --dist worksteal'; \
+	run 'keep moments' paced '-n 5 --dist worksteal' measured; \
+	run 'take the whole machine, one after the other' alone '' measured; \
 	if [ "$$failed" ]; then echo "== FAILED: $${failed#, }"; exit 1; fi; \
 	echo '== all passed'
 
@@ -75,8 +85,10 @@ test-compiled: compiled
 dist: setup
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build
 
+# The long form of all tests, or of some: `make soak TESTS="-n 2 tests/simulation"`.
+TESTS ?=
 soak: setup
-	$(BIN)/pytest -m soak --timeout 3600
+	$(BIN)/pytest -m soak --timeout 3600 $(TESTS)
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -18,7 +18,7 @@ sys.dont_write_bytecode = False
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
 
-pytest_plugins = ["tests.harness.orphans"]
+pytest_plugins = ["tests.harness.orphans", "tests.harness.verdict"]
 
 # A shell lets what it starts in the background ignore SIGINT, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.load import Reply
+from tests.harness.verdict import Wrong
 
 Key = tuple[str, str, str, str]
 LEFT = ("left", "timeout")  # the client went away
@@ -49,7 +50,7 @@ async def counted(gateway: Gateway) -> tuple[Counter[str], Counter[Key]]:
 
 
 async def assert_counted(gateway: Gateway, replies: Iterable[Reply]) -> None:
-    """Fails unless each of `replies`, and nothing else, was counted as its client saw it.
+    """Wrong unless each of `replies`, and nothing else, was counted as its client saw it.
 
     Call it when nothing else was asked through the gateway's routes.
     """
@@ -65,6 +66,7 @@ async def assert_counted(gateway: Gateway, replies: Iterable[Reply]) -> None:
         await eventually(equal, what="the counts equal what the clients saw")
     except AssertionError:
         got = await counted(gateway)
-        assert got == (codes, whole), (
-            f"counted {got[0]} {dict(got[1] - whole)}, seen {codes} {dict(whole - got[1])}"
-        )
+        if got != (codes, whole):
+            raise Wrong(
+                f"counted {got[0]} {dict(got[1] - whole)}, seen {codes} {dict(whole - got[1])}"
+            ) from None

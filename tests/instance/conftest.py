@@ -60,7 +60,7 @@ class Instance:
             self.log.append("<end>")
             self._changed.notify_all()
 
-    def wait_for(self, pattern: str, timeout: float = 30.0, count: int = 1) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout: float = 60.0, count: int = 1) -> re.Match[str]:
         """The `count`th match of `pattern` in the log so far or to come."""
         ends = time.monotonic() + timeout
         with self._changed:
@@ -109,12 +109,12 @@ class Instance:
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 Serve = Callable[..., Instance]
@@ -161,7 +161,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         instance.end()
 
 
-def eventually(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+def eventually(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
     """The first true value of `condition`, asked again and again until `timeout`."""
     ends = time.monotonic() + timeout
     while True:

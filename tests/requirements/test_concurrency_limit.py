@@ -69,7 +69,7 @@ async def test_open_streams_and_a_slow_moment_shut_nobody_out(workers: int) -> N
             asyncio.create_task(ask(gateway.client, gateway.url, Ask("GET", "/stream"), now, 60))
             for _ in range(8)
         ]
-        await eventually(lambda: origin.running == 8, 5, "the streams are open")
+        await eventually(lambda: origin.running == 8, what="the streams are open")
         slow_until = time.monotonic() + 2.0
         during = await open_loop(gateway.url, 60, 4, get, poisson=True)
         after = await open_loop(gateway.url, 60, 4, get, poisson=True)

@@ -110,7 +110,7 @@ async def test_r38_a_refused_edit_does_not_come_back_with_the_next_start(
                 reply = await gateway.admin("GET", "/admin/v1/status")
                 return reply.status == 200 and reply.json()["control"]["pid"] != killed
 
-            await eventually(another_control, 10)
+            await eventually(another_control)
             assert await configured(gateway) == last
 
 
