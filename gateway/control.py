@@ -304,6 +304,8 @@ class Control:
                         self._fleet.hear(message)
                 case "place":
                     self._own.run("placing instances", self._place(message))
+                case "endpoints":
+                    pass
                 case _:
                     pass_over(message)
         self._stop.set()

@@ -9,6 +9,8 @@ from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway.core.compressing import read_compress
+from gateway.core.cors import read_cors
 from gateway.core.entries import (
     INSTANCE_STATES,
     MAX_WEIGHT,
@@ -26,6 +28,7 @@ from gateway.core.entries import (
     Timeouts,
     is_name,
 )
+from gateway.core.header_rules import read_header_rules
 from gateway.core.rate_limit import read_limits
 from gateway.core.units import parse_duration, parse_size
 
@@ -43,6 +46,11 @@ class WeightError(ValueError):
 def parse_instance(url: str) -> Instance:
     """The instance that `url` names; ValueError says what is wrong with the URL."""
     parts = urlsplit(url)
+    if parts.scheme == "fleet":
+        name = url.removeprefix("fleet://")
+        if not is_name(name):
+            raise ValueError(f"{url!r} must be fleet:// and a name")
+        return Instance(url, name, 0, fleet=True)
     if parts.scheme not in ("http", "dns+http"):
         raise ValueError(f"{url!r} must start with http:// or dns+http://")
     if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
@@ -104,6 +112,9 @@ def read_route(name: str, spec: Mapping[str, Any]) -> Route:
         access=spec.get("access", ""),
         pass_credentials=spec.get("pass_credentials", False),
         limits=read_limits(spec["limits"]) if "limits" in spec else None,
+        cors=read_cors(spec["cors"]) if "cors" in spec else None,
+        headers=read_header_rules(spec["headers"]) if "headers" in spec else None,
+        compress=read_compress(spec["compress"]) if "compress" in spec else None,
     )
 
 

@@ -12,18 +12,22 @@ from hashlib import blake2b
 from typing import ClassVar, Final
 
 from gateway.core.errors import ClientFault, NoRoom
+from gateway.core.header_rules import NO_RULES
 from gateway.core.heads import RequestHead
 from gateway.core.lines import OVERRIDE
 from gateway.core.matching import (
     UNREAD,
     Found,
+    Header,
     Json,
+    Matched,
     Matcher,
     NeedsBody,
     Unread,
     WrongMethod,
     rewritten,
 )
+from gateway.core.openai import MODELS, Listing, Model, listing, models_of
 from gateway.core.served import default_rewrite
 from gateway.core.splitting import Split, Spread, sticky_backend
 from gateway.core.table import EMPTY, Route, Sticky, Table
@@ -32,10 +36,13 @@ from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.door import Door, bucket_of
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.json_fields import FieldReader
+from gateway.dataplane.shaping import Shape
 from gateway.dataplane.shared import Shared
 from gateway.telemetry.metrics import Cell
 
 _MAX_GONE: Final = 64  # instances that a route remembers and that may be gone, before it looks
+_MODELS: Final = MODELS.decode()
+_MOST_SHOWN: Final = 100  # characters of what a client named
 _FAULTS: Final = {
     "form": "The request target is no path.",
     "control": "The request target holds a control character.",
@@ -54,6 +61,14 @@ class BodyNeeded(Exception):
         self.reader = reader
 
 
+class ModelsAsked(Exception):
+    """It is asked which models there are: the gateway answers that itself."""
+
+    def __init__(self, listing: Listing) -> None:
+        super().__init__(listing.wanted)
+        self.listing = listing
+
+
 class WrongMethodFault(ClientFault):
     """The path is known, the method is not; `allow` is the header's value."""
 
@@ -69,8 +84,8 @@ class LiveRoute:
     decide."""
 
     __slots__ = (
-        "_generation", "_open", "_shared", "access", "backends", "bucket", "cells", "exposed",
-        "fallback", "judge", "mirror", "retries", "route", "split", "spread",
+        "_generation", "_open", "_shared", "asks", "backends", "bucket", "cells", "exposed",
+        "fallback", "judge", "mirror", "retries", "route", "shape", "split", "spread",
     )  # fmt: skip
 
     def __init__(
@@ -78,7 +93,10 @@ class LiveRoute:
     ) -> None:
         self._shared = shared
         self.route = route
-        self.access = route.access
+        # Who is let in is told to instances as the route has it: that is asked where rules are.
+        rules = route.headers
+        self.asks = bool(route.access) or (rules is not None and rules.request != NO_RULES)
+        self.shape = Shape.of(route)
         self.bucket = bucket_of(shared, "route", route.name, route.limits)
         self.retries = route.retries
         self.spread = spread
@@ -261,8 +279,8 @@ class Snapshot:
     the revision, up to the request id."""
 
     __slots__ = (
-        "_is_guarded", "_live", "_readers", "_routes", "_shared", "asks", "door", "mark", "matcher",
-        "revision", "shown", "table",
+        "_is_guarded", "_live", "_models", "_readers", "_routes", "_shared", "asks", "door", "mark",
+        "matcher", "revision", "shown", "table",
     )  # fmt: skip
 
     def __init__(
@@ -274,6 +292,7 @@ class Snapshot:
         routes: dict[str, LiveRoute],
         readers: dict[frozenset[str], FieldReader],
         door: Door,
+        models: tuple[Model, ...] | None = None,
     ) -> None:
         self._shared = shared
         self._live = live
@@ -286,6 +305,7 @@ class Snapshot:
         self.mark = object()  # what is remembered names a snapshot by it, and keeps no table
         self._routes = routes
         self._readers = readers
+        self._models = models
         self.door = door
         self.asks = door.has_keys
         self._is_guarded: bool | None = None
@@ -308,11 +328,12 @@ class Snapshot:
                 del routes[name]
             elif route is not live.route:
                 routes[name] = LiveRoute(self._shared, route, live.spread, self._live)
-        readers = self._readers if matcher is self.matcher else {}
+        is_alike = matcher is self.matcher
+        readers, models = (self._readers, self._models) if is_alike else ({}, None)
         before = self.table
         is_same = table.keys is before.keys and table.default_limits is before.default_limits
         door = self.door if is_same else Door(table, self._shared)
-        return Snapshot(self._shared, self._live, table, matcher, routes, readers, door)
+        return Snapshot(self._shared, self._live, table, matcher, routes, readers, door, models)
 
     @property
     def is_guarded(self) -> bool:
@@ -328,6 +349,22 @@ class Snapshot:
         target = head.target.decode("latin-1")
         names = self.matcher.candidates(host_of(head), target, head.get)
         self.door.check_some(head, (self.table.routes[name] for name in names))
+
+    def cors_route(self, head: RequestHead, method: bytes) -> LiveRoute | None:
+        """The route whose `cors` speaks for what `head` asks for, by `method`; None: no route's."""
+        target = head.target.decode("latin-1")
+        if not target or target_fault(target) is not None:
+            return None
+        origin, found = head.get("origin"), None
+        host = host_of(head)
+        for name in self.matcher.whatever_else(method.decode("latin-1"), host, target):
+            live = self.route(name)
+            cors = live.shape.cors if live.shape is not None else None
+            if cors is not None and (found is None or cors.names(origin)):
+                found = live
+                if cors.names(origin):
+                    break
+        return found
 
     def judge(self) -> None:
         """Has each route count for the rollout that it has now, if it has one."""
@@ -348,7 +385,7 @@ class Snapshot:
     ) -> tuple[LiveRoute, bytes]:
         """The route and the target to ask its instances for.
 
-        Raises BodyNeeded, or the ClientFault that the request is answered with. What depends
+        Raises BodyNeeded, ModelsAsked, or the ClientFault that it is answered with. What depends
         on method, host and target alone is remembered in `last` for the client's next request,
         and for nobody else: a target may hold a secret.
         """
@@ -376,13 +413,15 @@ class Snapshot:
             last.form, last.written = host_of(head), head.host
         method, host = head.method.decode("latin-1"), last.form
         matched = self.matcher.match(method, host, target, header, body)
+        if MODELS in path and method in ("GET", "HEAD"):
+            self._check_models(matched, path.decode("latin-1"), host, header)
         if not isinstance(matched, Found):
             if isinstance(matched, NeedsBody):
                 max_body = min(matched.max_body, self._shared.options.match_body)
                 raise BodyNeeded(max_body, self._reader(matched.fields))
             if isinstance(matched, WrongMethod):
                 raise WrongMethodFault(matched.allow)
-            raise ClientFault("No route matches the request.", "no_route")
+            raise ClientFault(f"No route matches the request{_named(body)}.", "no_route")
         live = self.route(matched.route)
         outcome = (live, self._led(live.route, matched.forwarded_path).encode("latin-1"))
         if body is UNREAD and not asked:
@@ -390,6 +429,20 @@ class Snapshot:
             last.method, last.host, last.target = head.method, head.host, head.target
             last.path, last.led = path, outcome[1].partition(b"?")[0]
         return outcome
+
+    def _check_models(self, matched: Matched, path: str, host: str, header: Header) -> None:
+        """Raises ModelsAsked where `path` is that of a list. A route that names it goes first."""
+        if isinstance(matched, Found):
+            named = self.table.routes[matched.route].match.path
+            if named.startswith(path[: path.index(_MODELS) + len(_MODELS)]):
+                return
+        if self._models is None:
+            entries = self.matcher.index.entries.values()
+            order = sorted(entries, key=lambda entry: entry.order)
+            self._models = models_of((entry.route, entry.match) for entry in order)
+        found = listing(self._models, path, host, header)
+        if found is not None:
+            raise ModelsAsked(found)
 
     def _led(self, route: Route, target: str) -> str:
         """`target`, or what the default rewrite makes of it where `route` names none."""
@@ -406,6 +459,14 @@ class Snapshot:
         if reader is None:
             reader = self._readers[names] = FieldReader(names)
         return reader
+
+
+def _named(body: Json | Unread) -> str:
+    """What a request with `body` named in vain, as far as a person would want to be told."""
+    model = body.get("model") if isinstance(body, dict) else None
+    if not isinstance(model, str):
+        return ""
+    return f": no model is called {model[:_MOST_SHOWN]!r} here"
 
 
 def host_of(head: RequestHead) -> str:

@@ -316,7 +316,7 @@ class Supervisor:
                 self._succeed(message["pid"])
             case "alive":
                 self._tell_dropped()
-            case "serves" | "ask_logs" | "restart":
+            case "serves" | "ask_logs" | "restart" | "wake" | "use" | "settled":
                 self._for_fleet(message)
             case _:
                 pass_over(message)

@@ -21,10 +21,9 @@ from gateway.core.entries import (
     MAX_SECONDS,
     METHOD,
     NAME,
-    TOKEN,
-    is_header_value,
     is_path,
 )
+from gateway.core.header_fields import TOKEN, is_header_value
 from gateway.core.reading import parse_instance
 from gateway.core.units import parse_duration, parse_size, parse_time
 
@@ -221,7 +220,8 @@ JsonScalar = Annotated[Any, AfterValidator(_json_scalar), Shown({"type": _SCALAR
 def _instance_url(text: str) -> str:
     try:
         refuse_hidden_address(text)
-        parse_instance(text)
+        if parse_instance(text).fleet:
+            raise ValueError(f"{text!r} must start with http:// or dns+http://")
     except ValueError as error:
         raise fault("instance", str(error)) from None
     return text
