@@ -59,8 +59,8 @@ test: setup
 	  fi; \
 	  [ $$status = 0 ] || failed="$$failed, those that $$1"; \
 	}; \
-	run 'share the machine' 'not paced and not alone' '-n 4 --dist worksteal'; \
-	run 'keep moments' paced '-n 5 --dist worksteal' measured; \
+	run 'share the machine' 'not paced and not alone' '-n 5 --dist worksteal'; \
+	run 'keep moments' paced '-n 6 --dist worksteal' measured; \
 	run 'take the whole machine, one after the other' alone '' measured; \
 	if [ "$$failed" ]; then echo "== FAILED: $${failed#, }"; exit 1; fi; \
 	echo '== all passed'

@@ -79,7 +79,7 @@ async def write_until_gone(process: Process, acknowledged: list[tuple[int, int]]
 @pytest.mark.parametrize(
     "kills",
     [
-        pytest.param(20, marks=pytest.mark.timeout(300)),
+        pytest.param(10, marks=pytest.mark.timeout(300)),
         pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
     ],
 )
