@@ -61,14 +61,14 @@ class Process:
         self.listener: socket.socket | None = None
 
     async def meet(self, **settings: Any) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             self.channel = await self.channels.get()
             self.hello = await self.receive("hello")
         await self.channel.send({"type": "configure", "settings": settings})
 
     async def receive(self, kind: str) -> dict[str, Any]:
         assert self.channel is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 message = await self.channel.receive()
                 assert message is not None

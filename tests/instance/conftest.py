@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 # One client for all tests and no kept connections: making a client costs more than a request.
 CLIENT = httpx.Client(
-    timeout=30.0,
+    timeout=60,
     verify=False,
     limits=httpx.Limits(max_keepalive_connections=0),
 )
@@ -86,7 +86,7 @@ class Instance:
         return self
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30.0, verify=False, **options)
+        return httpx.Client(base_url=self.url, timeout=60, verify=False, **options)
 
     def post(self, json: Any = None, path: str = "/predict", **options: Any) -> httpx.Response:
         if json is not None:

@@ -328,7 +328,7 @@ async def test_instances_are_asked_to_stop_and_killed_when_they_do_not() -> None
     async with running("one:Model", "stubborn:Model") as it:
         await it.start()
         pids = it.pids()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await it.fleet.stop(0.5, it.hurry)
         assert not any(alive(pid) for pid in pids)
 

@@ -37,7 +37,7 @@ def test_an_access_log_that_cannot_be_written_fails_the_start_in_one_line(
     file.write_text(yaml.safe_dump(complete(one_backend("http://127.0.0.1:9"), settings)))
     done = subprocess.run(
         [sys.executable, "-m", "gateway", command, str(file)],
-        capture_output=True, text=True, timeout=30, cwd=ROOT,
+        capture_output=True, text=True, timeout=60, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -53,7 +53,7 @@ def test_an_access_log_that_is_a_pipe_without_a_reader_fails_the_start_in_one_li
     file.write_text(yaml.safe_dump(complete(one_backend("http://127.0.0.1:9"), settings)))
     done = subprocess.run(
         [sys.executable, "-m", "gateway", "gateway", str(file)],
-        capture_output=True, text=True, timeout=30, cwd=ROOT,
+        capture_output=True, text=True, timeout=60, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == (

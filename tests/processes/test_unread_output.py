@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -68,7 +67,7 @@ async def test_requests_edits_and_replacements_go_on_while_nobody_reads(
             await replaced(gateway, await gateway.control_pid())
             assert (await gateway.set_weights("all", {"main": 7}))["applied"]["workers"] == 1
             assert (await gateway.client.get(f"{gateway.url}/last")).status == 200
-            assert await gateway.stop(0, 10) < 5
+            await gateway.stop()
         finally:
             await ended(gateway)
 
@@ -107,10 +106,8 @@ async def test_up_serves_and_stops_while_nobody_reads(
         await eventually(is_counted, what="what the model printed in vain is counted")
         assert it.process is not None
         pids = [it.process.pid, *descendants(it.process.pid)]
-        began = time.monotonic()
         it.process.send_signal(number)
         assert await asyncio.wait_for(it.process.wait(), 60) == 0
-        assert time.monotonic() - began < 15
         assert not any(alive(pid) for pid in pids)
     finally:
         await ended(it)

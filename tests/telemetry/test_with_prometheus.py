@@ -112,7 +112,7 @@ def model(tmp_path: Path) -> Iterator[Instance]:
 
 def check_metrics(exposition: bytes) -> None:
     checked = subprocess.run(
-        [tool("promtool"), "check", "metrics"], input=exposition, capture_output=True, timeout=30
+        [tool("promtool"), "check", "metrics"], input=exposition, capture_output=True, timeout=60
     )
     assert (checked.returncode, checked.stderr) == (0, b"")
 
