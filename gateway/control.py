@@ -45,6 +45,8 @@ from gateway.controlplane.watch.demand import Demand
 from gateway.controlplane.watch.fleet_places import FleetPlaces
 from gateway.controlplane.watch.fleet_view import FleetView, serves
 from gateway.controlplane.watch.health_book import Key, Words
+from gateway.controlplane.watch.key_use import NAME as KEY_USE
+from gateway.controlplane.watch.key_use import KeyUse, UseFile
 from gateway.controlplane.watch.pacing import Paced
 from gateway.controlplane.watch.prober import Prober
 from gateway.controlplane.watch.probing import probe
@@ -193,6 +195,7 @@ class Control:
             )
         )
         self._places, self._demand = self._make_places(), self._make_demand()
+        self._key_use = KeyUse(UseFile(self._kept_in() / KEY_USE))
         self._view = StatusView(
             lambda: self._publisher.table,
             self._workers,
@@ -202,6 +205,7 @@ class Control:
             Totals(self._start["counters_fd"]),
             fleet=self._others_status,
             asleep=frozenset if self._fleet is None else self._fleet.asleep,
+            key_use=self._key_use,
         )
 
     def _make_places(self) -> FleetPlaces:
@@ -344,6 +348,7 @@ class Control:
             self._own.run("the report of the start", self._report_ready(applied))
             await self._stop.wait()
         await self._publisher.close()
+        self._key_use.close()
         self._state.close()
         return 1 if self._failed else 0
 
@@ -482,6 +487,7 @@ class Control:
             rollouts=self._rollouts,
             mirrors=self._mirrors,
             fleet=self._fleet,
+            keys_used=self._view.keys_used,
         )
         bound = socket.socket(fileno=self._start["admin_fd"])
         listener = AdminListener(admin_application(parts), bound, context=self._admin_context())

@@ -278,6 +278,14 @@ COMMANDS: tuple[click.Command, ...] = (
         *EDIT, example="weights digits digits-cnn=10%",
     ),
     _command(
+        "mirror", "how often a route's mirror agrees, and where it does not", "mirror:mirror",
+        click.Argument(["route"], shell_complete=live("route"), help="the name of a route"),
+        _option(
+            "-n", "--lines", metavar="N", type=number, help="at most this many examples (10)"
+        ),
+        *CLIENT, example="mirror digits",
+    ),
+    _command(
         "rollout", "let the gateway move a route's traffic to another backend, or follow it",
         "rollout:rollout",
         click.Argument(

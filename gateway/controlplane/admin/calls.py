@@ -44,7 +44,7 @@ class AdminParts:
 
     `metrics` gives content type and content of a scrape for the scraper's Accept header;
     `ready` says whether requests can be served; `fleet` knows the instance processes,
-    where some are held to the table.
+    where some are held to the table; `keys_used` tells of each key when and how it is used.
     """
 
     publisher: Publisher
@@ -57,6 +57,7 @@ class AdminParts:
     rollouts: Rollouts
     mirrors: Mirrors = field(default_factory=nobody)
     fleet: FleetView | None = None
+    keys_used: Callable[[], Awaitable[Mapping[str, Json]]] | None = None
 
 
 PARTS: web.AppKey[AdminParts] = web.AppKey("parts", AdminParts)

@@ -140,7 +140,15 @@ def _entries() -> dict[str, Schema]:
         ),
         "RoutePatch": {"type": "object", "description": "RFC 7396: null removes a key."},
         "BackendPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
-        "Keys": _object(["revision", "keys"], revision=_INT, keys=_ENTRIES["keys"]),
+        "Keys": _object(
+            ["revision", "keys"], revision=_INT, keys=_ENTRIES["keys"],
+            used={"type": "object", "additionalProperties": _ref("KeyUse")},
+        ),
+        "KeyUse": _object(
+            ["last_used", "requests_per_s", "requests", "refused"],
+            last_used={"type": ["string", "null"], "format": "date-time"},
+            requests_per_s={"type": "number"}, requests=_INT, refused=_INT,
+        ),
         "KeyPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
         "NewKey": {
             **_object(

@@ -18,6 +18,7 @@ from gateway.controlplane.watch.alerts import alerts
 from gateway.controlplane.watch.counters import Tally, Totals
 from gateway.controlplane.watch.effective import Effective, Shares, shares
 from gateway.controlplane.watch.health_book import Key, Words
+from gateway.controlplane.watch.key_use import KeyUse, UseFile
 from gateway.controlplane.watch.pacing import Paced
 from gateway.controlplane.watch.prober import Prober
 from gateway.controlplane.watch.rates import Window
@@ -57,6 +58,7 @@ class StatusView:
         *,
         fleet: Callable[[], Mapping[str, Any]] = dict,
         asleep: Callable[[], frozenset[str]] = frozenset,
+        key_use: KeyUse | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table, self._workers = table, workers
@@ -64,7 +66,7 @@ class StatusView:
         self._clock, self._fleet, self._asleep = clock, fleet, asleep
         self._begun, self._begun_at = clock(), utc_now()
         self._totals, self._exposition = totals, exposition.Exposition(totals)
-        self._window = Window()
+        self._window, self._key_use = Window(), key_use or KeyUse(UseFile(None))
         self._queued_at: dict[str, float] = {}
         self._gone_at: dict[Gone, float] = {}
         self._look = Together(self._look_once)
@@ -118,11 +120,25 @@ class StatusView:
 
     async def _look_once(self) -> None:
         await self._workers.look()
-        self._window.note(self._totals.read())
+        self._note()
 
     async def _look_at_counters(self) -> None:
         await self._workers.look(reports=False)
-        self._window.note(self._totals.read())
+        self._note()
+
+    def _note(self) -> None:
+        changes = self._totals.read()
+        self._window.note(changes)
+        self._key_use.note(changes)
+
+    async def keys_used(self) -> dict[str, dict[str, Any]]:
+        """Key → `last_used`, `requests_per_s`, and how many `requests` there were and how many of
+        them were `refused`."""
+        await self._scraped()
+        return {
+            name: {**self._key_use.of(name), "requests_per_s": self._window.per_s("consumer", name)}
+            for name in self._table().keys
+        }
 
     def effective(self, route: str) -> Shares:
         """Backend → the share of `route`'s requests that it gets now; {} for no such route.
@@ -201,6 +217,7 @@ class StatusView:
         await self._scraped()
         now = self._clock()
         self._window.beat(now)
+        self._key_use.beat(self._table().keys)
         queued = self._workers.loads.queue_depth()
         self._queued_at = {name: self._queued_at.get(name, now) for name, n in queued.items() if n}
         self._retire(now)
