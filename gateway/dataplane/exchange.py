@@ -76,8 +76,11 @@ class Exchange(Replying, Coded):
         assert self.backend is not None
         other = self.route.after(self.backend, self.head)
         try:
-            if other is None or not other.serving:
-                raise NoRoom("No instance can take the request now.")
+            if other is None or not other.available:
+                text = "No instance can take the request now."
+                if self.backend.asleep:
+                    text = "The model is not loaded now; a prediction loads it."
+                raise NoRoom(text)
             self.backend = other
             other.enter(self, self.plane.now())
         except NoRoom as fault:
@@ -316,8 +319,8 @@ class Exchange(Replying, Coded):
             if self.attempt is not None and self.blames_instance:
                 self.attempt.overdue(now)
             self.fail(UpstreamFault("The request's deadline passed.", "deadline"))
-        elif self.state == WAITING:
-            self.fail(NoRoom("The request waited too long (queue.timeout).", "queue_timeout"))
+        elif self.state == WAITING and self.backend is not None:
+            self.fail(self.backend.too_late(now))
 
     def _withdraw(self) -> None:
         if self.state == WAITING and self.backend is not None:

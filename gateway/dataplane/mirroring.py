@@ -34,6 +34,8 @@ def mirror(exchange: Intake, route: LiveRoute, chosen: LiveBackend) -> Pair | No
     if plane.random() * 100 >= wanted.percent * _WHOLE:
         return None
     instance = backend.other((), exchange.ready_at)
+    if instance is None and backend.asleep and exchange.wakes:
+        backend.ask_for_start(exchange.ready_at)
     if instance is None or not instance.takes():
         return None
     pair = None
@@ -106,7 +108,7 @@ class Copy(Timed, Receiver):
         shared.wheel.set(self, now + instance.pool.timeouts.response_s)
         upstream = instance.pool.take(now)
         if upstream is None:
-            instance.pool.connect(self._send, lambda detail: self._end(), self.give_up)
+            instance.pool.connect(self._send, lambda _signal, _why: self._end(), self.give_up)
         else:
             self._send(upstream)
 

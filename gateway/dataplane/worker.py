@@ -22,6 +22,7 @@ from typing import Any
 from gateway.core.options import DataplaneOptions
 from gateway.dataplane.control_client import CannotServe, ControlChannel, ControlClient
 from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.leased import LeasedExchange, LeasedTracedExchange
 from gateway.dataplane.listener import Client
 from gateway.dataplane.load_memory import LoadMemory
 from gateway.dataplane.pair_channel import keep_open
@@ -185,7 +186,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         plane = self._plane
         assert plane is not None
-        exchange_of = Exchange if plane.tracing is None else TracedExchange
+        exchange_of: type[Exchange] = Exchange if plane.tracing is None else TracedExchange
+        if plane.options.refuses_lost:
+            exchange_of = LeasedExchange if plane.tracing is None else LeasedTracedExchange
         # What is there now stays; requests leave no cycles behind, so that the collector need
         # not look after every few hundred of them.
         gc.collect()

@@ -90,6 +90,19 @@ METRICS: tuple[Metric, ...] = (
         " `limit` of a backend.",
     ),
     Metric(
+        "headgate_instance_starts_total",
+        "counter",
+        ("backend",),
+        "Processes of instances that `headgate up` has started",
+        "Again after a death, too. With `start: demand` this counts the cold starts.",
+    ),
+    Metric(
+        "headgate_instance_load_seconds",
+        "gauge",
+        ("backend",),
+        "How long the last one of them took until it was ready",
+    ),
+    Metric(
         "headgate_retries_total",
         "counter",
         ("route", "reason"),

@@ -159,7 +159,7 @@ routes:
         ("gateway: {max_head: 32KB}", "no size; write it like 64KiB or 64MiB"),
         ("gateway: {head_timeout: 0s}", "must be longer than 0"),
         ("gateway: {workers: 0}", "must be at least 1"),
-        ("gateway: {store: postgres}", "must be 'sqlite' or 'memory'"),
+        ("gateway: {store: postgres}", "must be 'sqlite', 'memory' or 'etcd'"),
         ("gateway: {expose: null}", "must be true or false; leave the key out"),
         (BACKENDS + "  a.: {}", "is no name"),
         (BACKENDS + SERVED % "devices: [gpu7]", "'gpu7' is no device; write cpu, cuda:N"),
@@ -254,7 +254,8 @@ backends:
         "http://10.0.0.1:0",
         "http://10.0.0.1:65536",
         "http://10.0.0.1",
-        "https://10.0.0.1:80",
+        "https://10.0.0.1",
+        "https+dns://10.0.0.1:80",
         "file:///etc/passwd",
         "unix:/run/x",
         "ftp://10.0.0.1:80",
@@ -400,7 +401,8 @@ SAID = {
     "match_body": "2KiB", "match_memory": "1MiB",
     "lame_duck": "0s", "drain": "1s", "describe": "false", "access_log": "off",
     "access_log_percent": "1", "access_log_slow": "2s", "node": "n1",
-    "tls": "{cert: tls.crt, key: tls.key}",
+    "tls": "{cert: tls.crt, key: tls.key}", "admin_tls": "{cert: tls.crt, key: tls.key}",
+    "etcd": "{endpoints: [http://10.0.0.1:2379]}", "store_lost": "refuse",
 }  # fmt: skip
 
 

@@ -73,7 +73,16 @@ _WEIGHTS: Schema = {
     "additionalProperties": {"type": "integer", "minimum": 0, "maximum": MAX_WEIGHT},
 }
 _CHANGES: Schema = {"type": "array", "items": _ref("Change")}
-_APPLIED = _object(["workers"], workers=_INT)
+_APPLIED = _object(
+    ["workers"],
+    workers=_INT,
+    gateways=_INT,
+    lost={
+        "type": "array",
+        "items": _TEXT,
+        "description": "With several gateways: those that were there and have lost their lease.",
+    },
+)
 _SERVES = {
     "type": "object",
     "additionalProperties": _TEXT,
@@ -131,7 +140,15 @@ def _entries() -> dict[str, Schema]:
         ),
         "RoutePatch": {"type": "object", "description": "RFC 7396: null removes a key."},
         "BackendPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
-        "Keys": _object(["revision", "keys"], revision=_INT, keys=_ENTRIES["keys"]),
+        "Keys": _object(
+            ["revision", "keys"], revision=_INT, keys=_ENTRIES["keys"],
+            used={"type": "object", "additionalProperties": _ref("KeyUse")},
+        ),
+        "KeyUse": _object(
+            ["last_used", "requests_per_s", "requests", "refused"],
+            last_used={"type": ["string", "null"], "format": "date-time"},
+            requests_per_s={"type": "number"}, requests=_INT, refused=_INT,
+        ),
         "KeyPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
         "NewKey": {
             **_object(
@@ -142,7 +159,7 @@ def _entries() -> dict[str, Schema]:
             "additionalProperties": False,
         },
         "NewInstance": {
-            **_object(["url"], url={"type": "string", "pattern": r"^(dns\+)?http://"}),
+            **_object(["url"], url={"type": "string", "pattern": r"^(dns\+)?https?://"}),
             "additionalProperties": False,
         },
     }  # fmt: skip

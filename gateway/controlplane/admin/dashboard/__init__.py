@@ -33,6 +33,7 @@ _NAMES = (
     "charts.js",
     "line_chart.js",
     "instances.js",
+    "keys.js",
     "difference.js",
     "history.js",
     "events.js",
