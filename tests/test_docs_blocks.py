@@ -151,8 +151,8 @@ async def begin_anew(gateway: Gateway) -> None:
     assert reply.status == 200, reply
 
 
-# What is answered otherwise than with success where no rollout has ended, no mirror compares, nobody
-# starts instances, the key is there and the history is short.
+# What is answered otherwise than with success where no rollout has ended, no mirror compares,
+# nobody starts instances, the key is there and the history is short.
 REFUSED = {
     "/routes/digits/rollout": {"200", "201", "404", "409"},
     "/routes/digits/mirror": {"200", "404"},
