@@ -371,8 +371,11 @@ class Control:
                 # It opens another one, and is told everything anew.
                 say(f"control: a worker cannot be understood ({told(error)}); closed its channel")
 
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self._own.run("the channel of a worker", attend(reader, writer))
+
         bound = socket.socket(fileno=self._start["channels_fd"])
-        server = await asyncio.start_unix_server(attend, sock=bound)
+        server = await asyncio.start_unix_server(accept, sock=bound)
         stack.callback(server.close)
 
     async def _open_admin(self, stack: AsyncExitStack) -> None:

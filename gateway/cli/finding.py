@@ -24,11 +24,12 @@ from gateway.processes import sockets
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A gateway that runs on this machine: where its admin API is, and its configuration file
-    (None where nobody knows in which folder that lies)."""
+    """A gateway that runs on this machine: where its admin API is, its configuration file (None
+    where nobody knows in which folder that lies), and its state directory."""
 
     url: str
     file: Path | None
+    place: Path
 
 
 def client(options: SimpleNamespace, timeout_s: float = 30.0) -> AdminClient:
@@ -67,7 +68,7 @@ def _running(place: Path, folder: Path | None) -> Iterator[Running]:
         with suppress(PermissionError):  # somebody else's: it lives
             os.kill(holder, 0)
         if is_here(url):
-            yield Running(url, folder and folder / name)
+            yield Running(url, folder and folder / name, place)
     except (OSError, ValueError):
         return
 

@@ -87,7 +87,7 @@ def gateway(options: SimpleNamespace) -> int:
     from gateway import app
 
     file = _file(options.file)
-    return app.run_gateway(file, _state_dir(options, file))
+    return app.run_gateway(file, _state_dir(options, file), takes_over=options.take_over)
 
 
 def instance(_: SimpleNamespace) -> int:

@@ -302,7 +302,7 @@ class Exchange(Intake):
         if self.head.method not in (b"GET", b"HEAD"):
             raise WrongMethodFault(("GET", "HEAD"))
         if path == b"/-/health":
-            if self.plane.lame:
+            if self.plane.lame and not self.plane.is_replaced:
                 raise NoRoom("This worker is shutting down.", "draining")
             self._reply(
                 200, b"Content-Type: text/plain\r\nCache-Control: no-store\r\n", b"ok\n", ""

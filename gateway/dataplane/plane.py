@@ -33,7 +33,8 @@ class Plane(Shared):
     """One worker's data plane."""
 
     __slots__ = (
-        "clients", "deciding", "documents", "lame", "live", "max_clients", "snapshot", "tracing",
+        "clients", "deciding", "documents", "is_replaced", "lame", "live", "max_clients",
+        "snapshot", "tracing",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +50,7 @@ class Plane(Shared):
         super().__init__(options, loop, permits, counters, load_memory, now)
         self.tracing = tracing
         self.lame = False
+        self.is_replaced = False  # by another gateway, which has the same sockets
         self.clients: set[Connection] = set()
         self.max_clients = math.inf
         self.deciding = DecidingBodies(options.match_memory)

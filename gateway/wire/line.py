@@ -38,7 +38,7 @@ class WorkerStart(TypedDict):
     all workers share."""
 
     slot: int
-    data_fd: int
+    data_fds: Sequence[int]
     permits_fd: int
     counters_fd: int
     channel: str
