@@ -15,7 +15,7 @@ from gateway.wire.channel import Channel
 from gateway.wire.succession import NAME
 from tests.harness.accounting import assert_counted
 from tests.harness.gateway import ROOT, Gateway, eventually, one_backend, running_gateway
-from tests.harness.load import Ask, Client, Reply, failures, open_loop
+from tests.harness.load import Client, Reply, failures
 from tests.harness.origins import after, origins
 from tests.harness.succession import Adopted, adopt, command, holder, upgrade
 
@@ -23,15 +23,6 @@ from .test_supervisor import running
 from .waiting import descendants, until
 
 REPLACED = {"workers": 2, "lame_duck": "2s", "drain": "20s"}
-
-
-def kept(number: int) -> Ask:
-    return Ask("POST", f"/{number}", body=b"{}")
-
-
-def fresh(number: int) -> Ask:
-    """On a connection of its own."""
-    return Ask("POST", f"/{number}", [("Connection", "close")], b"{}")
 
 
 def told(gateway: Gateway, replies: list[Reply]) -> str:
@@ -43,20 +34,32 @@ def told(gateway: Gateway, replies: list[Reply]) -> str:
 
 
 class Load:
-    """Clients that keep their connections and others that open one for each request."""
+    """Clients that each ask again when they were answered: some on a connection that they keep,
+    others on a new one each time. As many as the machine will have."""
 
-    def __init__(self, gateway: Gateway, rate: float = 60) -> None:
-        self._enough = asyncio.Event()
-        self._loops = [
-            asyncio.create_task(
-                open_loop(gateway.url, rate, 300, make, enough=self._enough, timeout=60)
-            )
-            for make in (kept, fresh)
-        ]
+    def __init__(self, gateway: Gateway, clients: int = 3, pause_s: float = 0.01) -> None:
+        self._url, self._pause_s, self._enough = gateway.url, pause_s, False
+        self.replies: list[Reply] = []
+        kinds = [self._keeping, self._opening] * clients
+        self._tasks = [asyncio.create_task(kind(Client())) for kind in kinds]
+
+    async def _keeping(self, client: Client) -> None:
+        while not self._enough:
+            # What an idle connection's end meets, any client of HTTP asks once more.
+            self.replies.append(await client.get(f"{self._url}/kept", timeout=60))
+            await asyncio.sleep(self._pause_s)
+        await client.close()
+
+    async def _opening(self, client: Client) -> None:
+        close = [("Connection", "close")]
+        while not self._enough:
+            self.replies.append(await client.post(f"{self._url}/new", headers=close, timeout=60))
+            await asyncio.sleep(self._pause_s)
 
     async def ended(self) -> list[Reply]:
-        self._enough.set()
-        return [reply for loop in self._loops for reply in await loop]
+        self._enough = True
+        await asyncio.gather(*self._tasks)
+        return self.replies
 
 
 class Edits:
@@ -100,11 +103,15 @@ async def weight(gateway: Gateway) -> int:
     return int(weights["main"])
 
 
-async def replaced_under_load(gateway: Gateway, rate: float) -> list[Reply]:
-    load, edits = Load(gateway, rate), Edits(gateway)
+async def replaced_under_load(gateway: Gateway, enough: int, **load_like: Any) -> list[Reply]:
+    """Replaces the gateway, again and again until there were `enough` requests."""
+    load, edits = Load(gateway, **load_like), Edits(gateway)
     await edits.some_more()
-    await upgrade(gateway)
-    await edits.some_more()
+    while True:
+        await upgrade(gateway)
+        await edits.some_more()
+        if len(load.replies) >= enough:
+            break
     await edits.ended()
     replies = await load.ended()
     assert failures(replies) == [], told(gateway, replies)
@@ -117,7 +124,7 @@ async def test_a_gateway_is_replaced_under_load_and_nothing_is_refused_cut_or_lo
     async with origins(2, after(0.005)) as stubs:
         async with running_gateway(one_backend(*stubs), **REPLACED) as gateway:
             old = await gateway.worker_pids()
-            assert len(await replaced_under_load(gateway, 80)) > 300
+            assert len(await replaced_under_load(gateway, 100)) > 100
             assert not {*old} & {*await gateway.worker_pids()}
             health = await gateway.client.get(f"{gateway.url}/-/health", fresh=True)
             assert health.status == 200
@@ -125,12 +132,13 @@ async def test_a_gateway_is_replaced_under_load_and_nothing_is_refused_cut_or_lo
 
 
 @pytest.mark.soak
-async def test_20000_requests_and_ten_successors_and_none_is_refused_or_cut() -> None:
-    async with origins(2, after(0.005)) as stubs:
+async def test_20000_requests_while_gateways_replace_each_other_and_none_is_refused_or_cut() -> (
+    None
+):
+    async with origins(2, after(0.002)) as stubs:
         async with running_gateway(one_backend(*stubs), **REPLACED) as gateway:
-            replies: list[Reply] = []
-            while len(replies) < 20_000:
-                replies += await replaced_under_load(gateway, 150)
+            load = {"clients": 8, "pause_s": 0.0}
+            assert len(await replaced_under_load(gateway, 20_000, **load)) >= 20_000
 
 
 async def test_fewer_workers_take_over_every_socket_and_a_table_in_memory() -> None:
@@ -140,9 +148,10 @@ async def test_fewer_workers_take_over_every_socket_and_a_table_in_memory() -> N
             await gateway.set_weights("all", {"main": 77})
             gateway.document["gateway"]["workers"] = 1  # type: ignore[index]
             gateway.write_file()
-            load = Load(gateway, 40)
+            load = Load(gateway)
             await upgrade(gateway)
-            assert failures(await load.ended()) == []
+            replies = await load.ended()
+            assert failures(replies) == [], told(gateway, replies)
             assert len(await gateway.worker_pids()) == 1
             assert await weight(gateway) == 77
 
