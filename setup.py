@@ -17,12 +17,12 @@ from setuptools.command.build_ext import build_ext
 # What each request runs through, and no more: what reads a file or serves an edit is as quick as
 # it has to be, and tells better in pure Python what is wrong with a value.
 HOT = {
-    "gateway/core": """access balancing concurrency_limit errors fair_turns framing headers heads
-        health index kept lines matching openai pooling queueing rate_limit retrying sampling
-        shared_load splitting targets""",
-    "gateway/dataplane": """attempt backend buckets connection deadlines deciding door exchange
-        instance intake limiting listener mirroring plane pool replies retry routing shared traced
-        tunnel upstream""",
+    "gateway/core": """access balancing compressing concurrency_limit cors errors fair_turns framing
+        header_fields header_rules headers heads health index kept lines matching openai pooling
+        queueing rate_limit retrying sampling shared_load splitting targets""",
+    "gateway/dataplane": """admitting attempt backend buckets coding connection deadlines deciding
+        door exchange instance intake limiting listener meeting mirroring plane pool replies
+        replying retry routing shaping shared traced tunnel upstream""",
 }
 BUILDING = {"bdist_wheel", "build", "build_ext"}
 COMPILER = ["mypy>=2.4,<3"]

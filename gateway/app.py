@@ -94,6 +94,7 @@ def prepare(
         *start_refusals(settings),
         *_log_refusals(settings.access_log),
         *_tls_refusals(settings),
+        *_reference_refusals(file, loaded.document),
     ]:
         raise CannotStart("\n".join(refusals))
     there = inherits(settings)
@@ -112,8 +113,9 @@ def prepare(
     try:
         state = StateDirectory(state_dir, there.state_fd)
         note = claim(state_dir, owner or file)
+        admin_url = url_of(admin, "http" if settings.admin_tls is None else "https")
         if there.state_fd is None:
-            state.tell(url_of(admin))
+            state.tell(admin_url, settings.admin_tls.cert if settings.admin_tls else None)
         place(state_dir)
     except (StateRefused, NoPlace, OSError) as error:
         for bound in (*data, admin):
@@ -135,7 +137,6 @@ def prepare(
         arguments=("gateway", str(file), "--state-dir", str(state_dir), "--take-over"),
     )
     data_url = url_of(data[0], "http" if settings.tls is None else "https")
-    admin_url = url_of(admin)
     return Prepared(
         plan, settings, loaded.document, data_url, admin_url, state, note, there.directory
     )
@@ -158,13 +159,24 @@ def _log_refusals(access_log: str) -> list[str]:
 
 def _tls_refusals(settings: Settings) -> list[str]:
     """Why clients cannot be spoken to by TLS. Each worker reads the files; one line for all."""
-    if settings.tls is None:
-        return []
-    try:
-        Certificate(settings.tls.files, say)
-    except CertificateError as error:
-        return [f"gateway.tls: {error}"]
-    return []
+    refusals = []
+    for name, said in (("tls", settings.tls), ("admin_tls", settings.admin_tls)):
+        try:
+            if said is not None:
+                Certificate(said.files, say)
+        except CertificateError as error:
+            refusals.append(f"gateway.{name}: {error}")
+    return refusals
+
+
+def _reference_refusals(file: Path, document: Document) -> list[str]:
+    """Which files and variables that backends name lead to nothing."""
+    from gateway.controlplane.configuration.references import missing
+
+    return [
+        f"{file}: {fault.pointer}: {fault.detail}"
+        for fault in missing(document.get("backends", {}))
+    ]
 
 
 def announce(prepared: Prepared, facts: Ready) -> None:
@@ -240,8 +252,8 @@ async def _run_supervisor(
 
     def ready(facts: Ready) -> None:
         announce(prepared, facts)
-        signed(prepared, supervisor)
         if succession is not None:
+            signed(prepared, supervisor)
             succession.serves()
 
     supervisor = Supervisor(prepared.plan, on_ready=ready, say=say, manager=manager)
@@ -266,8 +278,9 @@ async def _run_supervisor(
 
 def signed(prepared: Prepared, supervisor: Supervisor) -> None:
     """Notes in the state directory who has it, and where commands find it."""
+    tls = prepared.settings.admin_tls
     try:
-        prepared.state.tell(prepared.admin_url)
+        prepared.state.tell(prepared.admin_url, tls.cert if tls else None)
         prepared.state.sign(supervisor.directory.path)
     except OSError as error:
         say(f"state directory {prepared.state.path}: {error.strerror}")

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,8 @@ from gateway.controlplane.watch.counters import Totals
 from gateway.controlplane.watch.fleet_view import FleetView, serves
 from gateway.controlplane.watch.health_book import Key, Words
 from gateway.controlplane.watch.pacing import Paced
-from gateway.controlplane.watch.prober import Prober, probe
+from gateway.controlplane.watch.prober import Prober
+from gateway.controlplane.watch.probing import probe
 from gateway.controlplane.watch.resolver import Endpoints, Resolver
 from gateway.controlplane.watch.scaler import Scaler
 from gateway.controlplane.watch.status_view import StatusView
@@ -53,6 +55,7 @@ from gateway.core.placement import addresses, place, set_replicas, settled, unpl
 from gateway.core.served import filled, ways
 from gateway.core.table import Backend, Document, Table
 from gateway.processes import outlet
+from gateway.processes.certificates import Certificate
 from gateway.processes.children import FAULT
 from gateway.processes.console import is_for_people, say
 from gateway.processes.sockets import is_here, parse_listen
@@ -304,6 +307,8 @@ class Control:
                         self._fleet.hear(message)
                 case "place":
                     self._own.run("placing instances", self._place(message))
+                case "endpoints":
+                    pass
                 case _:
                     pass_over(message)
         self._stop.set()
@@ -391,9 +396,17 @@ class Control:
             fleet=self._fleet,
         )
         bound = socket.socket(fileno=self._start["admin_fd"])
-        listener = AdminListener(admin_application(parts), bound)
+        listener = AdminListener(admin_application(parts), bound, context=self._admin_context())
         await listener.start()
         stack.push_async_callback(listener.close)
+
+    def _admin_context(self) -> ssl.SSLContext | None:
+        """By which TLS the admin listener is reached; None: by none."""
+        if self._settings.admin_tls is None:
+            return None
+        certificate = Certificate(self._settings.admin_tls.files, say, waits=self._start["again"])
+        self._own.keep("the watch over the admin certificate", certificate.watch)
+        return certificate.context
 
     def _is_ready(self) -> bool:
         """Whether requests can be served: all workers were there once, and one is now."""

@@ -2,10 +2,14 @@
 
 The only module of this package that imports torch, and only where the model already did or
 a CUDA device is there. `visible` runs in the HTTP process and never imports it.
+`python -m instance.devices` prints the GPUs that are here, for who deals them out.
 """
 
+import json
 import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 _DEVICE = re.compile(r"cpu|mps|auto|cuda(?::\d+)?")
+_QUERY = "--query-gpu=index,uuid,memory.total,memory.used"
+_MIB = 1 << 20
+ASKED_WITHIN_S = 20.0
 
 
 def parse_devices(text: str) -> tuple[str, ...]:
@@ -155,3 +162,61 @@ def _may_have_cuda() -> bool:
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return False
     return Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists()
+
+
+def table(environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The GPUs that are visible here, each with its `name`, `total` and `used` bytes: what
+    `nvidia-smi` says, else what torch does; nothing where there is none."""
+    listed = _listed()
+    if listed is None:
+        return _seen_by_torch()
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",")]
+        listed = [
+            found[0]
+            for name in names
+            if (found := [one for one in listed if name and _is_called(one, name)])
+        ]
+    return [
+        {"name": f"cuda:{index}", "total": int(total) * _MIB, "used": int(used) * _MIB}
+        for index, (_, _, total, used) in enumerate(listed)
+    ]
+
+
+def _is_called(gpu: list[str], name: str) -> bool:
+    return gpu[0] == name or (name.startswith("GPU-") and gpu[1].startswith(name))
+
+
+def _listed() -> list[list[str]] | None:
+    """Index, uuid, total and used MiB of each GPU as `nvidia-smi` has them; None: it cannot say,
+    or not in whole numbers (a GPU in parts says nothing of its memory)."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    try:
+        said = subprocess.run(  # noqa: S603 -- the driver's own tool
+            [program, _QUERY, "--format=csv,noheader,nounits"],
+            capture_output=True, text=True, timeout=ASKED_WITHIN_S, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    rows = [[part.strip() for part in line.split(",")] for line in said.splitlines() if line]
+    if all(len(row) == 4 and row[2].isdigit() and row[3].isdigit() for row in rows):
+        return rows
+    return None
+
+
+def _seen_by_torch() -> list[dict[str, Any]]:
+    torch = _torch(load=True) if _may_have_cuda() else None
+    if torch is None or not torch.cuda.is_available():
+        return []
+    found = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        found.append({"name": f"cuda:{index}", "total": total, "used": total - free})
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(table(os.environ)))

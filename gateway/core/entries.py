@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from gateway.core.compressing import Compress
+from gateway.core.cors import Cors
+from gateway.core.credentials import SetHeader, Tls
+from gateway.core.header_fields import is_header_value, is_token
+from gateway.core.header_rules import HeaderRules
 from gateway.core.targets import normalise_host
 
 MAX_WEIGHT = 1_000_000
@@ -26,17 +31,15 @@ ACCESS = ("keys", "open")
 UNAVAILABLE = ("redistribute", "fail", "fallback")
 
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$"
-TOKEN = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"  # noqa: S105 -- RFC 9110's word for a name
 METHOD = r"^[A-Z][A-Z0-9_-]{0,31}$"
 DEVICE = r"cpu|mps|auto|cuda(:[0-9]+)?"
 _PATH = re.compile(r"/[!$&'()*+,;=:@%A-Za-z0-9._~/-]*")
 _HALF_ENCODED = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\uffff]*")
 
 
 def is_name(text: Any) -> bool:
     """Whether a route or a backend may be called `text`."""
-    return _is_token(text, NAME, 128)
+    return is_token(text, NAME, 128)
 
 
 def is_path(text: Any) -> bool:
@@ -48,11 +51,6 @@ def is_path(text: Any) -> bool:
         and not ("%" in text and _HALF_ENCODED.search(text))
         and not ("/." in text and {".", ".."} & set(text.split("/")))
     )
-
-
-def is_header_value(text: Any) -> bool:
-    """Whether `text` may stand behind a header's name."""
-    return isinstance(text, str) and _VALUE.fullmatch(text) is not None and len(text) <= 4096
 
 
 def is_retry_reason(text: Any) -> bool:
@@ -67,12 +65,6 @@ def is_json_scalar(value: Any) -> bool:
     if type(value) is int:
         return abs(value) <= MAX_JSON_INTEGER
     return value is None or type(value) in (str, bool) or (type(value) is float and isfinite(value))
-
-
-def _is_token(text: Any, pattern: str = TOKEN, longest: int = 256) -> bool:
-    return (
-        isinstance(text, str) and len(text) <= longest and re.fullmatch(pattern, text) is not None
-    )
 
 
 def _require(is_so: bool, detail: str) -> None:
@@ -133,9 +125,9 @@ class Match:
         _truth("exact", self.exact)
         for host in self.hosts:
             normalise_host(host.removeprefix("*."))
-        methods = all(_is_token(method, METHOD) for method in self.methods)
+        methods = all(is_token(method, METHOD) for method in self.methods)
         _require(methods, "match: methods are in capitals")
-        headers = all(_is_token(name) and is_header_value(value) for name, value in self.headers)
+        headers = all(is_token(name) and is_header_value(value) for name, value in self.headers)
         _require(headers, "match: a header has a name and a value of one line")
         fields = all(isinstance(n, str) and is_json_scalar(value) for n, value in self.json)
         _require(fields, "match: a JSON field has a text, number, true, false or null")
@@ -150,7 +142,7 @@ class Sticky:
 
     def __post_init__(self) -> None:
         named = [each for each in (self.header, self.cookie) if each is not None]
-        fits = len(named) == 1 and _is_token(named[0])
+        fits = len(named) == 1 and is_token(named[0])
         _require(fits, "sticky: names one header or one cookie")
 
 
@@ -215,6 +207,9 @@ class Route:
     access: str = ""
     pass_credentials: bool = False
     limits: Limits | None = None
+    cors: Cors | None = None
+    headers: HeaderRules | None = None
+    compress: Compress | None = None
 
     @property
     def weights(self) -> dict[str, int]:
@@ -242,7 +237,9 @@ class Route:
 class Instance:
     """One configured address. `dns` stands for every address its name resolves to.
 
-    `host` and `port` are where to connect; `state` is "", "draining" or "disabled".
+    `host` and `port` are where to connect, by TLS if `secure`; `state` is "", "draining" or
+    "disabled". With `fleet` it stands for the addresses that a fleet has under the name `host`,
+    ports and all.
     """
 
     url: str
@@ -250,10 +247,14 @@ class Instance:
     port: int
     dns: bool = False
     state: str = ""
+    secure: bool = False
+    fleet: bool = False
 
     @property
     def address(self) -> str:
-        """Its identity, `host:port`; IPv6 hosts are bracketed."""
+        """Its identity, `host:port`; IPv6 hosts are bracketed. Of a fleet's, its name."""
+        if self.fleet:
+            return self.url
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -325,6 +326,8 @@ class Backend:
     health: Health = Health()
     eject: Eject = Eject()
     timeouts: Timeouts = Timeouts()
+    tls: Tls | None = None
+    headers: tuple[SetHeader, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.balance in BALANCES, f"balance must be one of {', '.join(BALANCES)}")

@@ -28,6 +28,7 @@ from gateway.core.lines import (
     LENGTH,
     LOAD,
     PASS,
+    PREFLIGHT,
     REQUEST_LINES,
     RESPONSE_LINES,
     RETRY_AFTER,
@@ -172,7 +173,7 @@ class RequestHead(_Head):
 
     def _keep(self, kind: int, value: bytes, line: bytes) -> None:
         known = self.known
-        if kind in (DEADLINE, TRACEPARENT, AUTHORIZATION, API_KEY):
+        if kind in (DEADLINE, TRACEPARENT, AUTHORIZATION, API_KEY, PREFLIGHT):
             self.forward.append(line)
         if kind in (TRUSTED, AUTHORIZATION, API_KEY):  # as lines
             known[kind] = known[kind] + CRLF + line if kind in known else line

@@ -35,6 +35,7 @@ RETRY_AFTER: Final = 19
 KEEP_ALIVE: Final = 20
 AUTHORIZATION: Final = 21
 API_KEY: Final = 22
+PREFLIGHT: Final = 23
 
 _REQUEST_KINDS: Final = {
     b"host": HOST,
@@ -60,6 +61,7 @@ _REQUEST_KINDS: Final = {
     b"x-request-timeout": DEADLINE,
     b"authorization": AUTHORIZATION,
     b"x-api-key": API_KEY,
+    b"access-control-request-method": PREFLIGHT,
 }
 # What only a proxy in front may say: who the client is, how it came, what it asked for before
 # somebody rewrote it. Frameworks take these for the truth (a path to route by, a prefix to build

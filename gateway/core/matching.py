@@ -170,6 +170,16 @@ class Matcher:
                         for entries in fields.entries.values():
                             yield from (entry.route for entry in entries)
 
+    def whatever_else(self, method: str, host: str, path: str) -> Iterator[str]:
+        """The routes that a request may mean by method, host and path, whatever headers and body
+        it has, the most specific first; for a preflight, which has not those of its request."""
+        for node in self._nodes(path.partition("?")[0]):
+            for entry in _entries(node, host):
+                if not entry.methods or method in entry.methods:
+                    yield entry.route
+                    if not entry.match.headers and not entry.match.json:
+                        return  # takes all that none before it does
+
     def _end(self, path: str) -> int:
         """Where the longest prefix of `path` ends that a route may have, -1 for nowhere: a target
         of thousands of slashes costs no more than the table's own depth."""
@@ -211,6 +221,18 @@ def _hosts(node: Node, host: str) -> Iterator[list[Headers]]:
     if host and (groups := node.hosts.get(host)):
         yield groups
     yield from _wider(node, host)
+
+
+def _entries(node: Node, host: str) -> Iterator[Entry]:
+    """All of `node` for `host`, those with the most conditions first."""
+    if node.sole is not None:
+        yield node.sole
+    for groups in _hosts(node, host):
+        for group in groups:
+            fields = [each for found in group.fields.values() for each in found]
+            for each in sorted(fields, key=lambda each: -len(each.names)):
+                for entries in each.entries.values():
+                    yield from entries
 
 
 def _wider(node: Node, host: str) -> Iterator[list[Headers]]:

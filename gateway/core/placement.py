@@ -21,7 +21,8 @@ from gateway.core.reading import parse_instance
 
 Spec = Mapping[str, Any]
 ProcessState = Literal["starting", "ready", "failed", "stopping"]
-LIVE = frozenset({"replicas", "scale"})
+FLEET = "fleet://"
+LIVE = frozenset({"replicas", "scale", "memory", "start", "idle"})
 """What `serve` says that no process has to be replaced for."""
 
 
@@ -123,7 +124,8 @@ def _of_one(name: str, asked: Wanted, own: Sequence[Process], used: set[str]) ->
             left.pop()
     places = [each.address for each in (*able, *left)]
     places += [each.address for each in coming if each.address in by_place][: missing - len(left)]
-    if (able or left) and set(places) != set(asked.in_force):
+    # One that is asked for no more, and may be again, loses its place first as well.
+    if (able or left or not asked.count) and set(places) != set(asked.in_force):
         yield Place(name, tuple(places))
     kept = {each.number for each in (*able, *left, *coming)}
     for each in (*fresh, *stale):
@@ -160,6 +162,16 @@ def wanted(spec: Spec) -> Wanted | None:
     return Wanted(version_of(serve), count_of(spec), pins, addresses(in_force(spec)))
 
 
+def on_demand(spec: Spec) -> bool:
+    """Whether the first request starts it."""
+    return bool(spec.get("serve")) and spec["serve"].get("start") == "demand"
+
+
+def is_fleets(spec: Spec) -> bool:
+    """Whether its addresses are the fleet's, which tells them beside the document."""
+    return any(parse_instance(url).fleet for url in in_force(spec))
+
+
 def count_of(spec: Spec) -> int:
     """How many processes a backend with `serve` asks for."""
     serve = spec["serve"]
@@ -168,7 +180,9 @@ def count_of(spec: Spec) -> int:
 
 
 def addresses(urls: Iterable[str]) -> tuple[str, ...]:
-    return tuple(parse_instance(url).address for url in urls)
+    """The addresses that `urls` name; those of a fleet are not in them."""
+    instances = map(parse_instance, urls)
+    return tuple(each.address for each in instances if not each.fleet)
 
 
 def in_force(spec: Spec) -> Sequence[str]:
@@ -213,11 +227,19 @@ def set_replicas(document: Document, backend: str, count: int) -> Document:
 def settled(document: Document, placed: Mapping[str, Sequence[str]]) -> Document:
     """`document` with each backend where `placed` says its processes were started, all anew."""
     for name, spec in (document.get("backends") or {}).items():
-        urls = placed.get(name) if spec.get("serve") else None
+        urls = _places(name, spec, placed.get(name))
         new = placed_at(spec, urls) if urls else _bare(spec)
         if new != spec:
             document = put(document, "backends", name, new)
     return document
+
+
+def _places(name: str, spec: Spec, urls: Sequence[str] | None) -> Sequence[str] | None:
+    """Where `spec` gets its requests, with its processes at `urls`: those of a model that comes and
+    goes are told beside the document, for none of its moves is an edit."""
+    if on_demand(spec):
+        return [f"{FLEET}{name}"]
+    return urls if spec.get("serve") else None
 
 
 def held(before: Document, after: Document) -> Document:
@@ -226,15 +248,15 @@ def held(before: Document, after: Document) -> Document:
     return _with_backends(before, after, _held)
 
 
-def _held(before: Spec | None, after: Spec) -> Spec:
-    if not after.get("serve") or before is None or not before.get("serve"):
-        return _bare(after)
-    return placed_at(after, urls) if (urls := in_force(before)) else _bare(after)
+def _held(name: str, before: Spec | None, after: Spec) -> Spec:
+    was = in_force(before) if before is not None and before.get("serve") else None
+    urls = _places(name, after, was)
+    return placed_at(after, urls) if urls else _bare(after)
 
 
 def unplaced(before: Document, after: Document) -> Document:
     """`after` without a word of where processes are, for who starts none."""
-    return _with_backends(before, after, lambda _, spec: _bare(spec))
+    return _with_backends(before, after, lambda _name, _before, spec: _bare(spec))
 
 
 def _bare(spec: Spec) -> Spec:
@@ -244,7 +266,7 @@ def _bare(spec: Spec) -> Spec:
 def _with_backends(before: Document, after: Document, made: Any) -> Document:
     old, document = before.get("backends") or {}, after
     for name, spec in Delta.between(before, after).put.get("backends", {}).items():
-        new = made(old.get(name), spec)
+        new = made(name, old.get(name), spec)
         if new != spec:
             document = put(document, "backends", name, new)
     return document
@@ -256,6 +278,8 @@ def outlook(before: Document, after: Document) -> dict[str, str]:
     told = {}
     for name in Delta.between(before, after).touched("backends"):
         words = _outlook(_wanted(old.get(name)), _wanted(new.get(name)))
+        if words and on_demand(new.get(name) or {}):
+            words = f"{words}; while it is not loaded, the next request starts it"
         if words:
             told[name] = words
     return told

@@ -9,6 +9,9 @@ from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway.core.compressing import read_compress
+from gateway.core.cors import read_cors
+from gateway.core.credentials import Tls, read_set_headers, read_tls
 from gateway.core.entries import (
     INSTANCE_STATES,
     MAX_WEIGHT,
@@ -26,10 +29,12 @@ from gateway.core.entries import (
     Timeouts,
     is_name,
 )
+from gateway.core.header_rules import read_header_rules
 from gateway.core.rate_limit import read_limits
 from gateway.core.units import parse_duration, parse_size
 
 _MATCH = frozenset({"path", "exact", "hosts", "methods", "headers", "json"})
+SCHEMES = frozenset({"http", "https", "dns+http", "dns+https"})
 
 
 class WeightError(ValueError):
@@ -43,8 +48,13 @@ class WeightError(ValueError):
 def parse_instance(url: str) -> Instance:
     """The instance that `url` names; ValueError says what is wrong with the URL."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "dns+http"):
-        raise ValueError(f"{url!r} must start with http:// or dns+http://")
+    if parts.scheme == "fleet":
+        name = url.removeprefix("fleet://")
+        if not is_name(name):
+            raise ValueError(f"{url!r} must be fleet:// and a name")
+        return Instance(url, name, 0, fleet=True)
+    if parts.scheme not in SCHEMES:
+        raise ValueError(f"{url!r} must start with http:// or https://, or dns+ and one of them")
     if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{url!r} must be just a scheme, a host and a port")
     try:
@@ -53,7 +63,8 @@ def parse_instance(url: str) -> Instance:
         port = None
     if not parts.hostname or not port:
         raise ValueError(f"{url!r} must name a host and a port from 1 to 65535")
-    return Instance(url, parts.hostname, port, parts.scheme == "dns+http")
+    is_dns, is_secure = parts.scheme.startswith("dns+"), parts.scheme.endswith("https")
+    return Instance(url, parts.hostname, port, is_dns, secure=is_secure)
 
 
 def read_backend(name: str, spec: Mapping[str, Any]) -> Backend:
@@ -104,6 +115,9 @@ def read_route(name: str, spec: Mapping[str, Any]) -> Route:
         access=spec.get("access", ""),
         pass_credentials=spec.get("pass_credentials", False),
         limits=read_limits(spec["limits"]) if "limits" in spec else None,
+        cors=read_cors(spec["cors"]) if "cors" in spec else None,
+        headers=read_header_rules(spec["headers"]) if "headers" in spec else None,
+        compress=read_compress(spec["compress"]) if "compress" in spec else None,
     )
 
 
@@ -149,11 +163,19 @@ def _timed(kind: Any, *durations: str) -> Any:
     return read
 
 
+def _tls(spec: Mapping[str, Any]) -> Tls:
+    _known(spec, _TLS)
+    return read_tls(spec)
+
+
+_TLS = _keys(Tls)
 _PARTS = {
     "queue": _timed(Queue, "timeout"),
     "health": _timed(Health, "interval", "timeout"),
     "eject": _timed(Eject, "base", "max"),
     "timeouts": _timed(Timeouts, "connect", "response", "idle"),
+    "tls": _tls,
+    "headers": read_set_headers,
 }
 
 

@@ -17,7 +17,8 @@ from gateway.core.access import (
     without_credentials,
 )
 from gateway.core.entries import Limits
-from gateway.core.heads import RequestHead
+from gateway.core.header_rules import HeaderEdit, Rules
+from gateway.core.heads import CRLF, RequestHead
 from gateway.core.lines import API_KEY, AUTHORIZATION
 from gateway.core.rate_limit import read_limits
 from gateway.core.table import Route, Table
@@ -26,17 +27,25 @@ from gateway.dataplane.shared import Shared
 from gateway.telemetry.metrics import Cell, ConsumerCell
 
 _MOST_CELLS = 64
+_MOST_MADE = 100_000  # rules that are edited for ever leave no more behind
 
 
 class Admission:
-    """Somebody who may come in: what an instance is told of a consumer, and where its requests are
-    counted. Nobody's (`key` is None): somebody at a route that is open to all."""
+    """Somebody who may come in: what an instance is told of a consumer and how a route has it
+    told, and where its requests are counted. Nobody's (`key` is None): somebody at a route that is
+    open to all."""
 
-    __slots__ = ("_cells", "_counters", "bucket", "consumer", "key", "line", "passes")
+    __slots__ = ("_cells", "_counters", "_edit", "bucket", "consumer", "key", "line", "passes")
 
     def __init__(
-        self, shared: Shared, key: Key | None, passes: bool, limits: Limits | None
+        self,
+        shared: Shared,
+        key: Key | None,
+        passes: bool,
+        limits: Limits | None,
+        rules: Rules | None = None,
     ) -> None:
+        self._edit = None if rules is None else HeaderEdit.of(rules)
         self._counters = shared.counters
         self.bucket = None if key is None else bucket_of(shared, "key", key.name, limits)
         self.key = key
@@ -58,6 +67,17 @@ class Admission:
 
     def forward(self, head: RequestHead) -> list[bytes]:
         """The header lines of `head` that instances get."""
+        lines = self._let_pass(head)
+        return lines if self._edit is None else self._edit.apply(lines)
+
+    def beside(self, added: bytes) -> bytes:
+        """What of the lines that the gateway would add, `added`, instances get, and whose requests
+        they are."""
+        if self._edit is not None:  # what a proxy in front said is among them
+            added = CRLF.join(self._edit.less(added.split(CRLF)))
+        return added + self.line
+
+    def _let_pass(self, head: RequestHead) -> list[bytes]:
         known = head.known
         if self.passes or not (AUTHORIZATION in known or API_KEY in known):
             return head.forward
@@ -74,7 +94,7 @@ class Door:
         self._ring = Keyring(table.keys)
         self._shared = shared
         self._limits = read_limits(table.default_limits) if table.default_limits else None
-        self._made: dict[tuple[str, bool], Admission] = {}
+        self._made: dict[tuple[str, bool, Rules | None], Admission] = {}
         self._open = Admission(shared, None, False, None)
         self.has_keys = bool(table.keys)
         self.mark = object()  # what is remembered names a door by it, and keeps no keys
@@ -82,17 +102,25 @@ class Door:
     def admission(self, head: RequestHead, route: Route) -> Admission | None:
         """Who comes in at `route`, as `check` is to be asked; None: anybody, with all they bring.
         Raises Unauthorized."""
+        rules = route.headers.request if route.headers is not None else None
         if not (route.access == "keys" or (self.has_keys and not route.access)):
-            return self._open if self.has_keys and not route.pass_credentials else None
+            passes = not self.has_keys or route.pass_credentials
+            if rules is not None:
+                return self._admission(None, passes, rules)
+            return None if passes else self._open
         key = self._ring.find(secret_of(head.known))
         if key is None:
             raise Unauthorized
-        wanted = (key.name, route.pass_credentials)
+        return self._admission(key, route.pass_credentials, rules)
+
+    def _admission(self, key: Key | None, passes: bool, rules: Rules | None) -> Admission:
+        wanted = ("" if key is None else key.name, passes, rules)
         found = self._made.get(wanted)
         if found is None:
-            limits = key.limits or self._limits
-            found = Admission(self._shared, key, route.pass_credentials, limits)
-            self._made[wanted] = found
+            if len(self._made) >= _MOST_MADE:
+                self._made.clear()
+            limits = None if key is None else key.limits or self._limits
+            found = self._made[wanted] = Admission(self._shared, key, passes, limits, rules)
         return found
 
     def check(self, admission: Admission, route: Route) -> None:

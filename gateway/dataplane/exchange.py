@@ -9,34 +9,25 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
-from gateway.core.errors import ClientFault, GatewayError, NoRoom, UpstreamFault
+from gateway.core.errors import GatewayError, NoRoom, UpstreamFault
 from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line
 from gateway.core.heads import CHUNKED, CRLF, RequestHead, ResponseHead
 from gateway.core.lines import LOAD, RETRY_AFTER
-from gateway.core.openai import is_openai
 from gateway.core.retrying import may_retry
-from gateway.dataplane import limiting
+from gateway.dataplane.admitting import ANSWERING, OVER, STATES, TRYING, TUNNEL, WAITING
 from gateway.dataplane.attempt import Attempt
 from gateway.dataplane.backend import LiveBackend
+from gateway.dataplane.coding import PIECE, Coded, Coding, coded_whole
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import LiveInstance
-from gateway.dataplane.intake import (
-    ANSWERING,
-    OVER,
-    STATES,
-    TRYING,
-    TUNNEL,
-    WAITING,
-    Intake,
-)  # fmt: skip
 from gateway.dataplane.judge import Trial
 from gateway.dataplane.mirroring import mirror
 from gateway.dataplane.plane import Plane
-from gateway.dataplane.replies import problem, reply
+from gateway.dataplane.replying import Replying
 from gateway.dataplane.retry import Failure, next_instance
-from gateway.dataplane.routing import WrongMethodFault, host_of
+from gateway.dataplane.shaping import Shape
 from gateway.dataplane.tunnel import Tunnel
 from gateway.telemetry.metrics import Cell, ConsumerCell
 
@@ -50,23 +41,18 @@ def _takes_nothing(head: ResponseHead) -> bool:
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class Exchange(Intake):
+class Exchange(Replying, Coded):
     """One request of one client. Its deadline is the queue's, or the request's own."""
 
-    __slots__ = (
-        "_chunked", "attempts", "backend", "first_at", "head_sent", "sent", "status", "tried",
-    )  # fmt: skip
+    __slots__ = ("_chunked", "_coding", "attempts", "first_at", "tried")
 
     def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
-        Intake.__init__(self, plane, client, head, now)
-        self.backend: LiveBackend | None = None
+        Replying.__init__(self, plane, client, head, now)
         self.attempts = 0
         self.tried: tuple[LiveInstance, ...] = ()
-        self.head_sent = False
         self.first_at = 0.0
-        self.sent = 0
-        self.status = 0
         self._chunked = False
+        self._coding: Coding | None = None
 
     def __repr__(self) -> str:
         of = f"{self.head.method.decode()} {self.head.target.decode('latin-1')}"
@@ -133,23 +119,48 @@ class Exchange(Intake):
         self.head_sent = True
         client, plane = self.client, self.plane
         close = client.closes()
-        framing = self._framing(head, payload, done, has_body)
         if self.trial is not None and self.trial.gathers:
             self.trial.gather(payload)
+        passing, shape, came = head.passing, self.route.shape, payload
+        if shape is None:
+            framing = self._framing(head, payload, done, has_body)
+        else:
+            passing, framing, payload = self._shaped(shape, head, payload, done, has_body)
         if self._chunked and payload:
             payload = chunk(payload)
         client.write(
             b"".join(
                 (
-                    head.passing, self.route.expose(attempt.instance),
+                    passing, self.route.expose(attempt.instance),
                     self.shown, self.request_id + CRLF if plane.options.expose else b"",
                     framing, b"Connection: close\r\n\r\n" if close else CRLF, payload,
                 )
             )
         )  # fmt: skip
         self.sent = len(payload)
-        if done:
+        if self._coding is not None:
+            self._coding.add(came, done)
+        elif done:
             self._finish(now, "")
+
+    def _shaped(
+        self, shape: Shape, head: ResponseHead, payload: bytes, done: bool, has_body: bool
+    ) -> tuple[bytes, bytes, bytes]:
+        """The lines that pass, the framing, and what of the body goes with the head; the rest goes
+        through a Coding where the body is compressed."""
+        announced = -1 if head.length is None else head.length
+        size = len(payload) if done and has_body else announced
+        passing, coding = shape.passing(self.head, head, size, has_body)
+        if coding is None:
+            return passing, self._framing(head, payload, done, has_body), payload
+        if not has_body:
+            return passing, b"", b""  # how long it would be nobody knows
+        if done and size <= PIECE:
+            payload = coded_whole(payload, coding)
+            return passing, length_line(len(payload)), payload
+        self._chunked = True
+        self._coding = Coding(self, self.plane, coding, announced < 0)
+        return passing, b"Transfer-Encoding: chunked\r\n", b""
 
     def _framing(self, head: ResponseHead, payload: bytes, done: bool, has_body: bool) -> bytes:
         if not has_body:
@@ -167,15 +178,27 @@ class Exchange(Intake):
 
     def body(self, payload: bytes, done: bool, now: float) -> None:
         """More of the instance's body came."""
-        self.sent += len(payload)
         if self.trial is not None and self.trial.gathers:
             self.trial.gather(payload)
+        size = len(payload)
         if self._chunked:
+            if self._coding is not None:
+                self._coding.add(payload, done)
+                return
             payload = (chunk(payload) if payload else b"") + (LAST_CHUNK if done else b"")
+        self.sent += size
         if payload:
             self.client.write(payload)
         if done:
             self._finish(now, "")
+
+    def coded(self, data: bytes, done: bool) -> None:
+        if self.state == OVER:
+            return
+        self.sent += len(data)
+        self.client.write((chunk(data) if data else b"") + (LAST_CHUNK if done else b""))
+        if done:
+            self._finish(self.plane.now(), "")
 
     def switched(self, attempt: Attempt, head: ResponseHead, rest: bytes) -> None:
         """The instance took the upgrade: from here on bytes are passed both ways."""
@@ -186,7 +209,10 @@ class Exchange(Intake):
         self.first_at = self.plane.now()
         self.head_sent = True
         self.plane.wheel.set(self, NEVER)
-        lines = head.passing + self.route.expose(attempt.instance)
+        lines, shape = head.passing, self.route.shape
+        if shape is not None:
+            lines, _ = shape.passing(self.head, head, 0, False)
+        lines += self.route.expose(attempt.instance)
         if self.plane.options.expose:
             lines += self.shown + self.request_id + CRLF
         tunnel = Tunnel(self.client, attempt.upstream, self.tunnel_over)
@@ -266,61 +292,6 @@ class Exchange(Intake):
         else:
             self.refuse(fault)
 
-    def refuse(self, fault: GatewayError) -> None:
-        """Answers `fault`. What of the request has not come is not waited for."""
-        allow = fault.allow if isinstance(fault, WrongMethodFault) else None
-        lines, body = problem(fault, self.request_id, allow, is_openai(self.head.target))
-        if self.plane.options.expose:
-            lines += self._decided()
-        self._reply(fault.kind.status, lines, body, fault.code)
-
-    def _decided(self) -> bytes:
-        """The response lines that say what was decided of a request before it failed."""
-        if self.route is None:
-            return b""
-        lines = f"X-Headgate-Route: {self.route.route.name}\r\n"
-        if self.backend is not None:
-            lines += f"X-Headgate-Backend: {self.backend.name}\r\n"
-        if self.attempt is not None:
-            lines += f"X-Headgate-Instance: {self.attempt.instance.address}\r\n"
-        return f"{lines}X-Headgate-Revision: {self.revision}\r\n".encode()
-
-    def _reply(self, status: int, lines: bytes, body: bytes, reason: str) -> None:
-        self.status = status
-        self.head_sent = True
-        if self.plane.options.expose:
-            lines += b"X-Request-Id: %b\r\n" % self.request_id
-        close = self.client.closes()
-        self.client.write(reply(status, lines, body, close, self.head.method == b"HEAD"))
-        self.sent = len(body)
-        self._finish(self.plane.now(), reason)
-
-    def answer_reserved(self) -> None:
-        """Answers what is asked below `/-/`: health, and the documents pushed from control."""
-        host_of(self.head)
-        path = self.head.target.partition(b"?")[0]
-        if self.head.method not in (b"GET", b"HEAD"):
-            raise WrongMethodFault(("GET", "HEAD"))
-        if path == b"/-/health":
-            if self.plane.lame and not self.plane.is_replaced:
-                raise NoRoom("This worker is shutting down.", "draining")
-            self._reply(
-                200, b"Content-Type: text/plain\r\nCache-Control: no-store\r\n", b"ok\n", ""
-            )
-            return
-        document = self.plane.documents.get(path)
-        if document is None:
-            raise ClientFault("There is nothing at this path.", "no_route")
-        kind, body = document
-        self._reply(200, b"Content-Type: %b\r\n" % kind, body, "")
-
-    def answer_models(self, body: bytes) -> None:
-        """Answers what models there are."""
-        lines = b"Content-Type: application/json\r\nCache-Control: no-store\r\n" + self.shown
-        if self.plane.options.expose:
-            lines += b"X-Headgate-Revision: %d\r\n" % self.revision
-        self._reply(200, lines, body, "")
-
     def client_left(self) -> None:
         """The client's connection ended: the instance is told at once."""
         if self.state == OVER:
@@ -352,10 +323,23 @@ class Exchange(Intake):
 
     def pause_instance(self) -> None:
         """The client does not take what it gets."""
+        if self._coding is not None:
+            self._coding.is_held = True
+        self.hold_instance()
+
+    def resume_instance(self) -> None:
+        """It takes more."""
+        if self._coding is not None:
+            self._coding.is_held = False
+            if self._coding.is_busy:
+                return
+        self.release_instance()
+
+    def hold_instance(self) -> None:
         if self.attempt is not None and self.attempt.upstream is not None:
             self.attempt.upstream.pause()
 
-    def resume_instance(self) -> None:
+    def release_instance(self) -> None:
         if self.attempt is not None and self.attempt.upstream is not None:
             self.attempt.upstream.resume()
 
@@ -368,9 +352,9 @@ class Exchange(Intake):
         if self.trial is not None:
             self._end_trial(self.trial, now, reason)
         self._enter_in_ledger(now, reason)
-        if self.buckets:
-            limiting.leave(self.buckets)
-            self.buckets = ()
+        self.leave_limits()
+        if self._coding is not None:
+            self._coding.stop()
         self.attempt = None  # no cycle: what is over is freed at once, not by the collector
         self.client.finished(now)
 

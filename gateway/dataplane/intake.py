@@ -1,96 +1,55 @@
 """What does a client ask for, as far as it has come?
 
-The request's side of an exchange: limits, the body that is gathered or held back, the one
-read of the snapshot, and the decision for route and backend. Nothing here knows how an
-instance is asked or what it answers.
+The request's side of an exchange: the body that is gathered or held back, the one read of the
+snapshot, and the decision for route and backend. Whether it may come in is `admitting`. Nothing
+here knows how an instance is asked or what it answers.
 """
 
 from abc import abstractmethod
-from typing import Final
-from urllib.parse import unquote
 
-import orjson
 from mypy_extensions import mypyc_attr
 
-from gateway.core.access import Forbidden, Unauthorized
-from gateway.core.errors import ClientFault, GatewayError, NoRoom
+from gateway.core.errors import ClientFault, GatewayError
 from gateway.core.headers import (
     CONTINUE,
     client_timeout_s,
     forwarded,
-    given_id,
     is_loop,
     message_start,
     trace_of_id,
     upstream_message,
 )
 from gateway.core.heads import CRLF, RequestHead
-from gateway.core.lines import DEADLINE, EXPECT, TRACEPARENT, UPGRADE, VIA
-from gateway.core.openai import Listing, as_list, as_model
+from gateway.core.lines import DEADLINE, EXPECT, PREFLIGHT, TRACEPARENT, UPGRADE, VIA
+from gateway.core.openai import Listing
 from gateway.core.units import format_size
-from gateway.dataplane import limiting
-from gateway.dataplane.attempt import Attempt, Request
-from gateway.dataplane.backend import LiveBackend, Waiter
-from gateway.dataplane.buckets import Busy
+from gateway.dataplane.admitting import GATHERING, OVER, TRYING, Admitting
+from gateway.dataplane.attempt import Attempt
+from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER, fault
-from gateway.dataplane.deciding import Deciding
-from gateway.dataplane.door import Admission
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.judge import Trial
-from gateway.dataplane.limiting import Limited, Named
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
-from gateway.dataplane.routing import BodyNeeded, LiveRoute, ModelsAsked, Snapshot
-from gateway.telemetry.metrics import LIMITED
-
-AGAIN_S: Final = 0.001  # between two looks for whether another worker has decided
-BUSY_S: Final = 1.0  # for as long as a request may wait for that
-STATES: Final = ("gathering", "waiting", "trying", "answering", "tunnel", "over")
-GATHERING: Final = 0
-WAITING: Final = 1
-TRYING: Final = 2
-ANSWERING: Final = 3
-TUNNEL: Final = 4
-OVER: Final = 5
-LEGAL: Final = {
-    GATHERING: (WAITING, OVER),  # what of the request must be there to choose a backend
-    WAITING: (TRYING, OVER),  # for an instance of it
-    TRYING: (TRYING, ANSWERING, TUNNEL, OVER),  # for the head of an answer
-    ANSWERING: (OVER,),  # for its body
-    TUNNEL: (OVER,),
-    OVER: (),
-}
+from gateway.dataplane.routing import BodyNeeded, ModelsAsked, Snapshot
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
-class Intake(Waiter, Request, Deciding):
-    """The request's side. `state` is one of STATES, and moves as is LEGAL, never back."""
+class Intake(Admitting):
+    """The request's side."""
 
     __slots__ = (
-        "_decides", "_has_continued", "_kept", "_max_body", "_pending", "_pending_size",
-        "admitted", "attempt", "blames_instance", "buckets", "client", "done", "head", "plane",
-        "received", "request_id", "revision", "route", "shown", "started", "state", "target",
-        "trial",
-        "upgrades",
+        "_decides", "_has_continued", "_kept", "_max_body", "_pending", "_pending_size", "attempt",
+        "blames_instance", "done", "received", "target", "trial", "upgrades",
     )  # fmt: skip
 
     def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
-        self.deadline = self.armed = NEVER
-        self.plane = plane
-        self.client = client
-        self.head = head
-        self.started = self.ready_at = now
-        self.request_id = (client.trusted and given_id(head)) or plane.fresh_id()
-        self.state = GATHERING
-        self.route: LiveRoute | None = None
+        Admitting.__init__(self, plane, client, head, now)
+        self.ready_at = now
         self.attempt: Attempt | None = None
         self.trial: Trial | None = None
-        self.admitted: Admission | None = None
-        self.buckets: tuple[Named, ...] = ()  # in which it is in flight
         self.target = b""
-        self.revision = 0
-        self.shown = b""
         self.done = False
         self.received = 0
         self.expires_at = NEVER
@@ -99,10 +58,6 @@ class Intake(Waiter, Request, Deciding):
         self._pending_size = self._max_body = 0
         self._has_continued = self._decides = False
 
-    @property
-    def consumer(self) -> str:
-        return self.admitted.consumer if self.admitted is not None else ""
-
     # what follows, and how the request can end before
 
     @abstractmethod
@@ -110,20 +65,20 @@ class Intake(Waiter, Request, Deciding):
         """A backend was chosen: on to an instance of it."""
 
     @abstractmethod
-    def fail(self, fault: GatewayError) -> None:
-        """Ends a request that may already be under way."""
-
-    @abstractmethod
     def refuse(self, fault: GatewayError) -> None:
         """Answers `fault` to a request that is not under way."""
+
+    @abstractmethod
+    def answer_preflight(self) -> bool:
+        """Answers a browser that asks whether it may ask; False if it is none of ours to answer."""
 
     @abstractmethod
     def answer_reserved(self) -> None:
         """Answers what is asked below `/-/`."""
 
     @abstractmethod
-    def answer_models(self, body: bytes) -> None:
-        """Answers with `body` what models there are."""
+    def list_models(self, snapshot: Snapshot, asked: Listing) -> None:
+        """Answers which of the models may be asked for with the key that came."""
 
     def pause_client(self) -> None:
         """Reads no more from the client until `resume_client`."""
@@ -154,6 +109,8 @@ class Intake(Waiter, Request, Deciding):
                     raise GatewayError("The request came through here before.", "loop_detected")
                 if UPGRADE in known:
                     self.upgrades = head.upgrades
+                if PREFLIGHT in known and self.answer_preflight():
+                    return
             if done:
                 self._decide()
             else:
@@ -255,6 +212,9 @@ class Intake(Waiter, Request, Deciding):
             start = made[2]
         else:
             start = self._open(instance)
+        replaced = instance.backend.met.replaced
+        if replaced is not None:  # what its backend sets, a client does not
+            start = replaced.sub(b"", start)
         trace = b"" if TRACEPARENT in head.known else request_id
         if trace and self.client.trusted:
             trace = trace_of_id(request_id)
@@ -270,7 +230,7 @@ class Intake(Waiter, Request, Deciding):
         forward, admitted = head.forward, self.admitted
         if admitted is not None:
             forward = admitted.forward(head)
-            added += admitted.line
+            added = admitted.beside(added)
         label = host or instance.label
         start = message_start(head, self.target, label, forward, added, self.plane.node)
         if host:
@@ -296,10 +256,10 @@ class Intake(Waiter, Request, Deciding):
             gather = need.max_body
             self._await_body(need)
         else:
-            if snapshot.asks or route.access:
-                self._let_in(snapshot, route)
-            if route.bucket is not None or self._has_bucket:
-                self._check_limits(snapshot, route)
+            if snapshot.asks or route.asks:
+                self.let_in(snapshot, route)
+            if route.bucket is not None or self.has_bucket:
+                self.check_limits(snapshot, route)
             self._max_body = route.route.max_body
             gather = self.plane.options.gather
             if EXPECT in head.known:
@@ -350,67 +310,8 @@ class Intake(Waiter, Request, Deciding):
             detail = f"The body is larger than the route takes, {size} (max_body)."
         return ClientFault(detail, "body_too_large")
 
-    def _let_in(self, snapshot: Snapshot, live: LiveRoute) -> None:
-        """Raises Unauthorized or Forbidden unless the request may have what it asks for."""
-        head, door, route = self.head, snapshot.door, live.route
-        known = head.admitted
-        if known is not None and known[0] is door.mark and known[1] is live:
-            admitted: Admission | None = known[2]
-        else:
-            try:
-                admitted = door.admission(head, route)
-            except Unauthorized:
-                self._note_refusal(snapshot, live)
-                raise
-            head.admitted = (door.mark, live, admitted)
-        self.admitted = admitted
-        if admitted is not None:
-            try:
-                door.check(admitted, route)
-            except Forbidden:
-                self._note_refusal(snapshot, live)
-                raise
-
-    @property
-    def _has_bucket(self) -> bool:
-        return self.admitted is not None and self.admitted.bucket is not None
-
-    def _check_limits(self, snapshot: Snapshot, live: LiveRoute) -> None:
-        """Refuses before its body what would be refused after it."""
-        of_key = self.admitted.bucket if self.admitted is not None else None
-        try:
-            limiting.check(limiting.named(of_key, live.bucket), self.started)
-        except Limited as fault:
-            self._note_refusal(snapshot, live)
-            self._count_limited(fault, live)
-            raise
-
-    def _within_limits(self, live: LiveRoute | None) -> bool:
-        """Whether limits let the request go on; False: that is decided in a moment. Raises
-        Limited."""
-        of_key = self.admitted.bucket if self.admitted is not None else None
-        of_route = live.bucket if live is not None else None
-        buckets, now = limiting.named(of_key, of_route), self.plane.now()
-        try:
-            lines = limiting.enter(buckets, now)
-        except Limited as fault:
-            self._count_limited(fault, live)
-            raise
-        except Busy:
-            if now - self.started > BUSY_S:
-                raise NoRoom("The gateway could not count the request.", "overloaded") from None
-            self.plane.later(AGAIN_S, self._decide_again)
-            return False
-        self.buckets = buckets
-        self.shown = lines + self.shown
-        return True
-
-    def _count_limited(self, fault: Limited, live: LiveRoute | None) -> None:
-        name = live.route.name if live is not None else ""
-        self.plane.counters.add(LIMITED, self.consumer, name, fault.limit)
-
-    def _decide_again(self) -> None:
-        """What could not be decided a moment ago."""
+    def decide_again(self) -> None:
+        """Decides what could not be decided a moment ago."""
         if self.state != GATHERING:
             return
         try:
@@ -420,24 +321,6 @@ class Intake(Waiter, Request, Deciding):
         except Exception:
             fault(self.give_up)
 
-    def _note_refusal(self, snapshot: Snapshot, live: LiveRoute) -> None:
-        """Who is refused is counted at the route, and told by which revision."""
-        self.route, self.revision, self.shown = live, snapshot.revision, snapshot.shown
-
-    def _list_models(self, snapshot: Snapshot, asked: Listing) -> None:
-        """Answers which of the models may be asked for with the key that came."""
-        self.revision = snapshot.revision
-        open_to, self.admitted = snapshot.door.opened(
-            self.head, [snapshot.table.routes[model.route] for model in asked.models]
-        )
-        names = {model.name: None for model in asked.models if model.route in open_to}
-        if asked.wanted and unquote(asked.wanted) not in names:
-            raise ClientFault("There is no such model, or none for this key.", "no_route")
-        if self._has_bucket and not self._within_limits(None):
-            return
-        said = as_model(unquote(asked.wanted)) if asked.wanted else as_list(names)
-        self.answer_models(orjson.dumps(said))
-
     # the decision: no await from here until an instance is chosen
 
     def _decide(self) -> None:
@@ -446,7 +329,7 @@ class Intake(Waiter, Request, Deciding):
         try:
             route, target = snapshot.find(head, self.client.remembered)
         except ModelsAsked as asked:
-            self._list_models(snapshot, asked.listing)
+            self.list_models(snapshot, asked.listing)
             return
         except BodyNeeded as need:
             if not self.done:
@@ -458,12 +341,12 @@ class Intake(Waiter, Request, Deciding):
         self.route, self.target = route, target
         self.revision = snapshot.revision
         self.shown = snapshot.shown
-        if snapshot.asks or route.access:
-            self._let_in(snapshot, route)
+        if snapshot.asks or route.asks:
+            self.let_in(snapshot, route)
         limit = self._max_body = route.route.max_body
         if self.received > limit:
             raise self._too_large()
-        if (route.bucket is not None or self._has_bucket) and not self._within_limits(route):
+        if (route.bucket is not None or self.has_bucket) and not self.is_within_limits(route):
             return
         now = self.ready_at
         limit_s = route.route.deadline_s

@@ -13,7 +13,7 @@ from typing import Final, cast
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.framing import Body, Chunked, Sized
 from gateway.core.heads import CHUNKED, END, RequestHead, check_start, parse_request, too_large
-from gateway.dataplane import intake
+from gateway.dataplane import admitting
 from gateway.dataplane.connection import BODY, CLOSED, HEAD, LINGER, TUNNEL, WAIT, Connection, Sink
 from gateway.dataplane.deadlines import NEVER, fault
 from gateway.dataplane.exchange import Exchange
@@ -323,7 +323,7 @@ class Client(Connection):
 
     def cut(self) -> None:
         exchange = self.exchange
-        if exchange is not None and exchange.state < intake.TUNNEL:
+        if exchange is not None and exchange.state < admitting.TUNNEL:
             exchange.fail(NoRoom("The gateway is shutting down.", "draining"))
         else:
             self.abort()

@@ -67,7 +67,7 @@ class Copy(Timed, Receiver):
         shared.wheel.set(self, now + instance.pool.timeouts.response_s)
         upstream = instance.pool.take(now)
         if upstream is None:
-            instance.pool.connect(self._send, lambda detail: self._end(), self.give_up)
+            instance.pool.connect(self._send, lambda _signal, _why: self._end(), self.give_up)
         else:
             self._send(upstream)
 

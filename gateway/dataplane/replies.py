@@ -44,12 +44,12 @@ def problem(
 
 def reply(status: int, lines: bytes, body: bytes, close: bool, is_head: bool) -> bytes:
     """A whole response of the gateway's own."""
-    return b"HTTP/1.1 %d %b\r\nDate: %b\r\n%bContent-Length: %d\r\n%b\r\n%b" % (
+    return b"HTTP/1.1 %d %b\r\nDate: %b\r\n%b%b%b\r\n%b" % (
         status,
         HTTPStatus(status).phrase.encode(),
         formatdate(time.time(), usegmt=True).encode(),
         lines,
-        len(body),
+        b"" if status == 204 else b"Content-Length: %d\r\n" % len(body),
         b"Connection: close\r\n" if close else b"",
         b"" if is_head else body,
     )

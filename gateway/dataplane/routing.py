@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import ClassVar, Final
 
 from gateway.core.errors import ClientFault, NoRoom
+from gateway.core.header_rules import NO_RULES
 from gateway.core.heads import RequestHead
 from gateway.core.lines import OVERRIDE
 from gateway.core.matching import (
@@ -35,6 +36,7 @@ from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.door import Door, bucket_of
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.json_fields import FieldReader
+from gateway.dataplane.shaping import Shape
 from gateway.dataplane.shared import Shared
 from gateway.telemetry.metrics import Cell
 
@@ -82,8 +84,8 @@ class LiveRoute:
     decide."""
 
     __slots__ = (
-        "_generation", "_open", "_shared", "access", "backends", "bucket", "cells", "exposed",
-        "fallback", "judge", "mirror", "retries", "route", "split", "spread",
+        "_generation", "_open", "_shared", "asks", "backends", "bucket", "cells", "exposed",
+        "fallback", "judge", "mirror", "retries", "route", "shape", "split", "spread",
     )  # fmt: skip
 
     def __init__(
@@ -91,7 +93,10 @@ class LiveRoute:
     ) -> None:
         self._shared = shared
         self.route = route
-        self.access = route.access
+        # Who is let in is told to instances as the route has it: that is asked where rules are.
+        rules = route.headers
+        self.asks = bool(route.access) or (rules is not None and rules.request != NO_RULES)
+        self.shape = Shape.of(route)
         self.bucket = bucket_of(shared, "route", route.name, route.limits)
         self.retries = route.retries
         self.spread = spread
@@ -344,6 +349,22 @@ class Snapshot:
         target = head.target.decode("latin-1")
         names = self.matcher.candidates(host_of(head), target, head.get)
         self.door.check_some(head, (self.table.routes[name] for name in names))
+
+    def cors_route(self, head: RequestHead, method: bytes) -> LiveRoute | None:
+        """The route whose `cors` speaks for what `head` asks for, by `method`; None: no route's."""
+        target = head.target.decode("latin-1")
+        if not target or target_fault(target) is not None:
+            return None
+        origin, found = head.get("origin"), None
+        host = host_of(head)
+        for name in self.matcher.whatever_else(method.decode("latin-1"), host, target):
+            live = self.route(name)
+            cors = live.shape.cors if live.shape is not None else None
+            if cors is not None and (found is None or cors.names(origin)):
+                found = live
+                if cors.names(origin):
+                    break
+        return found
 
     def judge(self) -> None:
         """Has each route count for the rollout that it has now, if it has one."""

@@ -22,12 +22,12 @@ from gateway.core.tracing import (
     trace_of,
     without_trace,
 )
+from gateway.dataplane.admitting import WAITING
 from gateway.dataplane.attempt import Attempt
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.instance import LiveInstance
-from gateway.dataplane.intake import WAITING
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
 

@@ -396,7 +396,7 @@ class Supervisor(Replaceable):
                 self._succeed(message["pid"])
             case "alive":
                 self._tell_dropped()
-            case "serves" | "ask_logs" | "restart":
+            case "serves" | "ask_logs" | "restart" | "wake" | "use" | "settled":
                 self._for_fleet(message)
             case _:
                 pass_over(message)

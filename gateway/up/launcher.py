@@ -26,8 +26,9 @@ from gateway.processes.service_manager import ServiceManager
 from gateway.processes.supervisor import Supervisor
 from gateway.processes.tasks import first_of, told
 from gateway.up import screen
-from gateway.up.fleet import Fleet, StartError, cpu_count
-from gateway.up.plan import Site
+from gateway.up.fleet import StartError
+from gateway.up.local_fleet import LocalFleet
+from gateway.up.plan import Site, cpu_count
 from gateway.up.progress import Progress, progress
 from gateway.up.watching import Watch
 from gateway.wire.line import Ready
@@ -116,7 +117,7 @@ class Launch:
     ) -> None:
         self._prepared, self._document, self._progress = prepared, document, progress
         self._announce, self._stopping = announce, stopping
-        self._fleet = Fleet(site, progress, say)
+        self._fleet = LocalFleet(site, progress, say)
         self._watch, self._manager = watch, manager
         self._supervisor: Supervisor | None = None
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()

@@ -11,6 +11,7 @@ configuration file, then in the working directory.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +21,14 @@ from typing import Any
 
 from gateway.core.table import Backend, Instance
 
-NO_OPTION = frozenset({"model", "devices", "env", "replicas", "scale", "threads", "generation"})
+NO_OPTION = frozenset(
+    {
+        "model", "devices", "memory", "env", "replicas", "scale", "threads", "generation", "start",
+        "idle",
+    }
+)  # fmt: skip
+PCI_ORDER = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+"""As `nvidia-smi` counts GPUs, by which they are dealt out."""
 
 
 class ServeError(Exception):
@@ -57,13 +65,22 @@ class Site:
     variables: Mapping[str, str]
 
     def plan(
-        self, backend: Backend, instance: Instance, index: int, count: int, threads: int
+        self,
+        backend: Backend,
+        instance: Instance,
+        index: int,
+        count: int,
+        threads: int,
+        devices: tuple[str, ...] = (),
     ) -> InstancePlan:
-        """The process of `backend` at `instance`, of `count` the one with that index; ServeError
-        names what is wrong."""
-        devices = deal(backend, index, count)
+        """The process of `backend` at `instance`, of `count` the one with that index, on the
+        `devices` that it was dealt out, if any; ServeError names what is wrong."""
+        was_dealt = any(each.startswith("cuda") for each in devices)
+        devices = devices or deal(backend, index, count)
         planned = _instance_plan(backend, instance, devices, threads, self.file, self.cwd)
         environment, fault = _environment(backend, self.variables)
+        if was_dealt and PCI_ORDER[0] not in self.variables:
+            environment = (PCI_ORDER, *environment)
         return replace(planned, environment=environment, fault=fault)
 
     def threads(self, backends: Iterable[tuple[Backend, int]]) -> int:
@@ -107,7 +124,8 @@ def _instance_plan(
     cwd: Path,
 ) -> InstancePlan:
     assert backend.serve is not None
-    if instance.dns:  # the file is checked for it; a document from elsewhere may have it
+    # The file is checked for it; a document from elsewhere may have it.
+    if instance.dns or instance.secure:
         raise ServeError(
             f"backend {backend.name}: {instance.url} cannot be started here; "
             "`serve` wants instances like http://127.0.0.1:8001"
@@ -157,7 +175,8 @@ def _environment(
 
 def _devices(backend: Backend) -> tuple[str, ...]:
     assert backend.serve is not None
-    return tuple(backend.serve.get("devices") or ("auto",))
+    said = backend.serve.get("devices") or "auto"
+    return (said,) if isinstance(said, str) else tuple(said)
 
 
 def _cpu_workers(backend: Backend, count: int) -> int:
@@ -167,3 +186,11 @@ def _cpu_workers(backend: Backend, count: int) -> int:
     dealt = (device for index in range(count) for device in deal(backend, index, count))
     on_cpu = sum(device in ("cpu", "auto") for device in dealt)
     return on_cpu * int(backend.serve.get("workers", 1))
+
+
+def cpu_count() -> int:
+    """The CPUs this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from gateway.controlplane.watch.prober import Target, probe
+from gateway.controlplane.watch.probing import Target, probe
 from gateway.core.placement import Process, ProcessState
 from gateway.core.table import Health
 from gateway.processes.children import Child, Command, Exit, python_path, this_program
@@ -31,7 +31,7 @@ class InstanceProcess:
 
     `changed` is called whenever its state is another one, `heard` gets each line that it writes and
     `relay` those once it is ready, `say` what is to be known of it. `is_news`: nobody looked at its
-    state yet.
+    state yet. `seats`: device → the bytes of it that it has, None until they are measured.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class InstanceProcess:
         self.state: ProcessState = "starting"
         self.served, self.is_gone, self.is_news, self.restarts = False, False, False, 0
         self.error: str | None = None
+        self.seats: dict[str, int | None] = {}
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._own, self._changed, self._say = own, changed, say
         self._heard, self._relay = heard, relay

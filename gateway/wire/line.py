@@ -136,9 +136,50 @@ class Restart(TypedDict):
     backend: str
 
 
+class Wake(TypedDict):
+    """A request waits for a backend that starts on demand."""
+
+    type: Literal["wake"]
+    backend: str
+
+
+class ModelUse(TypedDict):
+    """How a backend that starts on demand was used when it was looked at: `busy` while requests
+    are there, else nobody has asked for `idle_s`; `kept`: it is not to be unloaded."""
+
+    busy: bool
+    idle_s: float
+    kept: bool
+
+
+class Use(TypedDict):
+    """How the backends that start on demand are used; each second."""
+
+    type: Literal["use"]
+    backends: Mapping[str, ModelUse]
+
+
+class Endpoints(TypedDict):
+    """The addresses, as `host:port`, of the fleet for a backend: no part of the document. The
+    answer, `settled`, comes once no worker has a request at any other address."""
+
+    type: Literal["endpoints"]
+    backend: str
+    addresses: Sequence[str]
+
+
+class Settled(TypedDict):
+    """The workers send requests of a backend to these addresses and have none anywhere else."""
+
+    type: Literal["settled"]
+    backend: str
+    addresses: Sequence[str]
+
+
 class InstanceProcess(TypedDict):
     """One process of a backend: starting, ready, failed or stopping; `error` is what a model said
-    last that could not be started. `current`: it is of the version that is asked for."""
+    last that could not be started. `current`: it is of the version that is asked for. `memory` is
+    what is counted of its devices, in bytes; null while it is measured, or nothing is counted."""
 
     address: str
     pid: int | None
@@ -147,14 +188,33 @@ class InstanceProcess(TypedDict):
     current: bool
     restarts: int
     error: str | None
+    devices: Sequence[str]
+    memory: int | None
 
 
 class ServedBackend(TypedDict):
-    """How far the processes of a backend are what is asked for: starting, ready or failed."""
+    """How far the processes of a backend are what is asked for: starting, ready or failed, asleep
+    or unloading where they start on demand. `waits`: for what it waits before it starts; `starts`
+    counts the processes that were started for it, `load_s` is how long the last one took; null:
+    none was ready yet. `addresses` are the fleet's for it, where those are not in the document."""
 
     state: str
     error: str | None
+    waits: str | None
+    starts: int
+    load_s: float | None
+    addresses: Sequence[str] | None
     processes: Sequence[InstanceProcess]
+
+
+class DeviceMessage(TypedDict):
+    """A device: its memory in all, what others use of it, and who of ours holds how much (null:
+    not measured yet)."""
+
+    name: str
+    total: int
+    others: int
+    held: Sequence[tuple[str, int | None]]
 
 
 class Fleet(TypedDict):
@@ -163,6 +223,7 @@ class Fleet(TypedDict):
     type: Literal["fleet"]
     revision: int
     backends: Mapping[str, ServedBackend]
+    devices: Sequence[DeviceMessage]
 
 
 class Alive(TypedDict):
@@ -171,6 +232,6 @@ class Alive(TypedDict):
     type: Literal["alive"]
 
 
-ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen | Fleet | Place | Logs
-ForFleet: TypeAlias = Serves | AskLogs | Restart
+ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen | Fleet | Place | Endpoints | Logs
+ForFleet: TypeAlias = Serves | AskLogs | Restart | Wake | Use | Settled
 FromControl: TypeAlias = Ready | Replace | Leaving | Alive | ForFleet

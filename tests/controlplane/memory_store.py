@@ -1,16 +1,18 @@
 """A store that keeps revisions as long as the process lives, and passes the conformance tests."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import orjson
 
 from gateway.controlplane.store.store import (
+    Conflict,
     Kept,
+    Member,
     Page,
     Revision,
     Stored,
-    StoreError,
     canonical,
     kept,
 )
@@ -24,6 +26,7 @@ class MemoryStore:
         self._keep = keep
         self._revisions: dict[int, Revision] = {}
         self._applied: Document | None = None
+        self._followers: list[Callable[[Revision], None]] = []
 
     def load(self) -> Stored | None:
         if not self._revisions:
@@ -34,7 +37,7 @@ class MemoryStore:
         """Keeps one revision, as long as the process lives."""
         newest = max(self._revisions, default=0)
         if revision.number <= newest:
-            raise StoreError(f"revision {revision.number} is not above {newest}")
+            raise Conflict(f"revision {revision.number} is not above {newest}")
         self._revisions[revision.number] = replace(
             revision,
             diff=json.loads(canonical(revision.diff)),
@@ -43,6 +46,16 @@ class MemoryStore:
         self._revisions.pop(revision.number - self._keep, None)
         if applied is not None:
             self._applied = json.loads(canonical(applied))
+        for hear in self._followers:
+            hear(revision)
+
+    def follow(self, after: int, hear: Callable[[Revision], None]) -> None:
+        self._followers.append(hear)
+        for number in sorted(n for n in self._revisions if n > after):
+            hear(self._revisions[number])
+
+    def members(self) -> Sequence[Member]:
+        return ()
 
     def applied_again(self, applied: Document) -> None:
         self._applied = json.loads(canonical(applied))

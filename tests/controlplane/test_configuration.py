@@ -163,6 +163,7 @@ routes:
         ("gateway: {expose: null}", "must be true or false; leave the key out"),
         (BACKENDS + "  a.: {}", "is no name"),
         (BACKENDS + SERVED % "devices: [gpu7]", "'gpu7' is no device; write cpu, cuda:N"),
+        (BACKENDS + SERVED % "memory: 8GB", "'8GB' is no amount of memory; write auto, or like"),
         (BACKENDS + SERVED % "max_queue: 0", "must be at least 1"),
     ],
 )
@@ -253,7 +254,8 @@ backends:
         "http://10.0.0.1:0",
         "http://10.0.0.1:65536",
         "http://10.0.0.1",
-        "https://10.0.0.1:80",
+        "https://10.0.0.1",
+        "https+dns://10.0.0.1:80",
         "file:///etc/passwd",
         "unix:/run/x",
         "ftp://10.0.0.1:80",
@@ -398,7 +400,7 @@ SAID = {
     "match_body": "2KiB", "match_memory": "1MiB",
     "lame_duck": "0s", "drain": "1s", "describe": "false", "access_log": "off",
     "access_log_percent": "1", "access_log_slow": "2s", "node": "n1",
-    "tls": "{cert: tls.crt, key: tls.key}",
+    "tls": "{cert: tls.crt, key: tls.key}", "admin_tls": "{cert: tls.crt, key: tls.key}",
 }  # fmt: skip
 
 
@@ -495,7 +497,7 @@ def test_r41_each_worker_is_told_its_part_of_what_is_a_number_per_gateway() -> N
 
 
 def test_what_an_instance_takes_may_stand_in_the_file() -> None:
-    said = "devices: [cpu, mps, auto, cuda, cuda:1], batch_timeout: 0ms, max_queue: 1"
+    said = "devices: [cpu, mps, auto, cuda, cuda:1], memory: 8GiB, batch_timeout: 0ms, max_queue: 1"
     _, document = parse(BACKENDS + SERVED % said)
     assert document["backends"]["c"]["serve"]["batch_timeout"] == "0ms"
 
@@ -520,4 +522,40 @@ def test_what_serve_gives_a_process_is_checked(serve: dict[str, Any], fault: str
         return
     with pytest.raises(Invalid) as refused:
         entry("backends", "m", spec)
+    assert fault in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("route", "fault"),
+    [
+        ({"cors": {"origins": ["https://a.example.com"], "max_age": "10m"}}, ""),
+        ({"cors": {"origins": ["*"], "credentials": False}}, ""),
+        ({"cors": {"origins": ["*"], "credentials": True}}, "/cors: `*` and `credentials: true`"),
+        ({"cors": {"origins": ["https://a.example.com/"]}}, "/cors/origins/0: 'https://a.example"),
+        ({"cors": {"origins": []}}, "/cors/origins"),
+        ({"cors": {}}, "/cors/origins"),
+        ({"headers": {"request": {"set": {"X-A": "1"}, "remove": ["Cookie"]}}}, ""),
+        ({"headers": {"response": {"set": {"Content-Length": "1"}}}}, "Content-Length frames the"),
+        ({"headers": {"request": {"remove": ["connection"]}}}, "/remove/0: connection belongs to"),
+        ({"headers": {"request": {"add": {"X-Headgate-Consumer": "a"}}}}, "the gateway's own"),
+        ({"headers": {"request": {"set": {"A": "1"}, "remove": ["a"]}}}, "a stands there twice"),
+        ({"compress": True}, ""),
+        ({"compress": False}, ""),
+        ({"compress": {"min": "1KiB", "events": True}}, ""),
+        ({"compress": {"min": 1024}}, "has no unit"),
+        ({"compress": "gzip"}, "/compress"),
+    ],
+)
+def test_what_a_route_does_to_headers_and_answers_is_checked(
+    route: dict[str, Any], fault: str
+) -> None:
+    spec = {"match": "/", "split": {"a": 1}, **route}
+    if not fault:
+        said = entry("routes", "r", spec)
+        assert said["compress"] == {} if route == {"compress": True} else spec.keys() == said.keys()
+        document = {"backends": {"a": {"instances": []}}, "routes": {"r": said}}
+        assert Table.from_document(document, 1).routes["r"]
+        return
+    with pytest.raises(Invalid) as refused:
+        entry("routes", "r", spec)
     assert fault in str(refused.value)

@@ -6,17 +6,22 @@ import random
 import resource
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import pytest
 
 from gateway.controlplane.store.disk import refusal
+from gateway.controlplane.store.etcd.client import Access
+from gateway.controlplane.store.etcd.etcd_store import EtcdStore, Kind
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
 from gateway.controlplane.store.store import (
+    Conflict,
     DiskRefused,
     Revision,
     StateRefused,
@@ -28,6 +33,7 @@ from gateway.controlplane.store.store import (
     checksum,
 )
 from tests.controlplane.memory_store import MemoryStore
+from tests.harness.etcd import Cluster, etcd_cluster
 
 DOCUMENT = {"backends": {"b": {"instances": ["http://127.0.0.1:1"]}}, "routes": {}}
 
@@ -44,18 +50,35 @@ def revision(number: int, **changes: object) -> Revision:
     return Revision(number=number, source="api", **{**fields, **changes})
 
 
+def wait_for(check: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not check():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 def got(store: Store, number: int) -> Revision | None:
     found = store.get(number)
     return None if found is None else found.whole()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="module")
+def etcd() -> Iterator[Cluster]:
+    """One etcd for all tests of this file: each has a prefix of its own."""
+    with etcd_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["memory", "sqlite", "etcd"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    made: Store = (
-        MemoryStore(keep=5)
-        if request.param == "memory"
-        else SqliteStore(tmp_path / "state.db", keep=5)
-    )
+    made: Store
+    if request.param == "memory":
+        made = MemoryStore(keep=5)
+    elif request.param == "sqlite":
+        made = SqliteStore(tmp_path / "state.db", keep=5)
+    else:
+        cluster = request.getfixturevalue("etcd")
+        made = EtcdStore(Access(cluster.urls), Kind(f"/tests/{uuid4()}", keep=5))
     yield made
     made.close()
 
@@ -116,12 +139,31 @@ class TestEveryStore:
 
     def test_refuses_a_number_used_before_and_changes_nothing(self, store: Store) -> None:
         store.commit(revision(1), DOCUMENT)
-        with pytest.raises(StoreError):
+        with pytest.raises(Conflict):
             store.commit(revision(1, why="again"), {"routes": {}})
         stored = store.load()
         assert stored is not None
         assert stored.newest == revision(1)
         assert stored.applied == DOCUMENT
+
+    def test_who_follows_hears_of_each_revision_in_order_and_once(self, store: Store) -> None:
+        heard: list[Revision] = []
+        store.commit(revision(1))
+        store.commit(revision(2))
+        store.follow(1, heard.append)
+        store.commit(revision(3))
+        store.commit(revision(4), DOCUMENT)
+        wait_for(lambda: len(heard) == 3)
+        assert heard == [revision(2), revision(3), revision(4)]
+
+    def test_who_follows_a_new_store_hears_of_the_first_revision(self, store: Store) -> None:
+        heard: list[Revision] = []
+        store.follow(0, heard.append)
+        store.commit(revision(1))
+        wait_for(lambda: heard == [revision(1)])
+
+    def test_names_no_gateway_where_none_has_said_that_it_is_there(self, store: Store) -> None:
+        assert list(store.members()) == []
 
     def test_has_no_revision_beyond_any_number(self, store: Store) -> None:
         for number in (-1, 0, 2**63, 2**80):

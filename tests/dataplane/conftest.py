@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import uvloop
 
-from gateway.dataplane import connection, intake, upstream
+from gateway.dataplane import admitting, connection, upstream
 from tests.dataplane.rig import Rig, Script, StubInstance, echo
 
 MACHINES = {
     "client": (connection, connection.Connection),
-    "exchange": (intake, intake.Intake),
+    "exchange": (admitting, admitting.Admitting),
     "upstream": (upstream, upstream.Upstream),
 }
 

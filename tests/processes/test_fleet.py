@@ -7,8 +7,9 @@ import json
 import os
 import signal
 import sys
+import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import pytest
 from gateway.core.placement import held, in_force, place, settled
 from gateway.core.table import Backend, Document, Instance, Table
 from gateway.processes.sockets import bind, listen
-from gateway.up.fleet import Fleet, StartError
+from gateway.up.device_table import DeviceTable
+from gateway.up.fleet import StartError
+from gateway.up.local_fleet import LocalFleet
 from gateway.up.plan import InstancePlan, ServeError, Site, deal, find_model
 from gateway.up.progress import Plain
 
@@ -141,9 +144,15 @@ class FakeSite(Site):
     """Starts a script that only looks like an instance."""
 
     def plan(
-        self, backend: Backend, instance: Instance, index: int, count: int, threads: int
+        self,
+        backend: Backend,
+        instance: Instance,
+        index: int,
+        count: int,
+        threads: int,
+        devices: tuple[str, ...] = (),
     ) -> InstancePlan:
-        planned = super().plan(backend, instance, index, count, threads)
+        planned = super().plan(backend, instance, index, count, threads, devices)
         argv = (sys.executable, str(FAKE), planned.model, *planned.argv[5:])
         return dataclasses.replace(planned, argv=argv, folders=())
 
@@ -152,7 +161,12 @@ class Running:
     """A fleet, and a stand-in for the control process that does all that it is asked."""
 
     def __init__(
-        self, *models: str, port: int | None = None, progress: type[Plain] = Plain
+        self,
+        *models: str,
+        port: int | None = None,
+        progress: type[Plain] = Plain,
+        table: DeviceTable | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.shown: list[str] = []
         self.said: list[str] = []
@@ -162,7 +176,9 @@ class Running:
             "routes": {},
         }
         site = FakeSite(Path("f"), Path(), 1, {})
-        self.fleet = Fleet(site, progress(self.shown.append), self.said.append)
+        self.fleet = LocalFleet(
+            site, progress(self.shown.append), self.said.append, table=table, clock=clock
+        )
         self.hurry = asyncio.Event()
 
     @staticmethod
@@ -197,6 +213,9 @@ class Running:
                 self.document, message["backend"], message["version"], message["urls"]
             )
             asyncio.get_running_loop().call_soon(self.serve)
+        elif message["type"] == "endpoints":
+            settled = {**message, "type": "settled"}
+            asyncio.get_running_loop().call_soon(self.fleet.take, settled)
 
     def state(self, name: str) -> str:
         return str(self.told[-1]["backends"][name]["state"])
@@ -219,9 +238,13 @@ class Running:
 
 @contextlib.asynccontextmanager
 async def running(
-    *models: str, port: int | None = None, progress: type[Plain] = Plain
+    *models: str,
+    port: int | None = None,
+    progress: type[Plain] = Plain,
+    table: DeviceTable | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Running]:
-    it = Running(*models, port=port, progress=progress)
+    it = Running(*models, port=port, progress=progress, table=table, clock=clock)
     try:
         yield it
     finally:

@@ -134,7 +134,7 @@ def _entries() -> dict[str, Schema]:
             "additionalProperties": False,
         },
         "NewInstance": {
-            **_object(["url"], url={"type": "string", "pattern": r"^(dns\+)?http://"}),
+            **_object(["url"], url={"type": "string", "pattern": r"^(dns\+)?https?://"}),
             "additionalProperties": False,
         },
     }  # fmt: skip

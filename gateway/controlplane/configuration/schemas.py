@@ -12,6 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic import WithJsonSchema as Shown
 
+from gateway.controlplane.configuration.answer_schemas import (
+    Compression,
+    CorsSpec,
+    HeaderRulesSpec,
+)
 from gateway.controlplane.configuration.fields import (
     Duration,
     HeaderName,
@@ -33,6 +38,7 @@ from gateway.controlplane.configuration.fields import (
     passed_on,
 )
 from gateway.controlplane.configuration.settings import Settings
+from gateway.controlplane.configuration.upstream_specs import InstanceTlsSpec, SetHeaders
 from gateway.core.access import HASH, MOST_HASHES
 from gateway.core.entries import (
     ACCESS,
@@ -47,6 +53,7 @@ from gateway.core.entries import (
     is_retry_reason,
 )
 from gateway.core.rate_limit import RATE
+from gateway.core.units import parse_size
 
 MAX_REPLICAS = 256
 
@@ -217,6 +224,15 @@ class RouteSpec(Spec):
         "Whether instances get the header with the client's key (false)."
     )
     limits: LimitsSpec = _said("How much all who ask for it may together.")
+    cors: CorsSpec = _said("Which web pages of other origins may ask.")
+    headers: HeaderRulesSpec = _said(
+        "Headers that are set, added and removed; none that frames a message or belongs to one"
+        " connection."
+    )
+    compress: Compression = _said(
+        "Whether JSON and text that instances leave plain is compressed for clients that take it"
+        " (false)."
+    )
 
 
 def _device(text: str) -> str:
@@ -227,6 +243,32 @@ def _device(text: str) -> str:
 
 Device = Annotated[
     str, AfterValidator(_device), Shown({"type": "string", "pattern": f"^({DEVICE})$"})
+]
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Devices = Annotated[
+    list[Device], BeforeValidator(_listed, json_schema_input_type=Device | list[Device])
+]
+
+
+def _memory(value: Any) -> Any:
+    try:
+        is_one = isinstance(value, str) and (value == "auto" or parse_size(value) > 0)
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise fault("memory", f"{value!r} is no amount of memory; write auto, or like 8GiB")
+    return value
+
+
+Memory = Annotated[
+    Any,
+    AfterValidator(_memory),
+    Shown({"type": "string", "pattern": "^(auto|[0-9]+(B|KiB|MiB|GiB))$"}),
 ]
 
 
@@ -275,8 +317,14 @@ class ServeSpec(Spec):
     """How `headgate up` starts the instances of a backend."""
 
     model: str = Field(description="package.module:Name or path/to/file.py:Name.", min_length=1)
-    devices: list[Device] = _said(
-        "cpu, cuda:N, mps or auto; one worker process each.", min_length=1
+    devices: Devices = _said(
+        "cpu, cuda:N, mps or auto; one worker process each. Or just auto: each replica gets the"
+        " GPU with most room, or the CPU where there is none.",
+        min_length=1,
+    )
+    memory: Memory = _said(
+        "What a replica takes of its device (8GiB), or auto: measured when it was loaded on a GPU."
+        " What is said is counted, and two that do not fit are not put on one device."
     )
     args: dict[str, Any] = _said("What the class's `__init__` gets, by name.")
     env: dict[Variable, VariableValue] = _said(
@@ -303,7 +351,7 @@ class ServeSpec(Spec):
     path: Path = _said("Where the instance answers (its class's api_path, or /predict).")
     workers: int = _said("Worker processes per device (1).", ge=1, le=256)
     max_batch_size: int = _said("Most inputs in one batch.", ge=1, le=MAX_COUNT)
-    batch_timeout: Pause = _said("How long a batch may wait for company.")
+    batch_timeout: Pause = _said("Longest time to wait for more requests to fill a batch.")
     max_queue: int = _said("Most requests that wait in the instance.", ge=1, le=MAX_COUNT)
     timeout: Duration = _said("How long one prediction may take.")
 
@@ -345,8 +393,8 @@ class BackendSpec(Spec):
     """A named set of interchangeable instances: one model version."""
 
     instances: list[InstanceUrl] = _said(
-        "http://host:port, or dns+http://name:port for every address behind a name. With `serve` it"
-        " may be left out: a port is chosen."
+        "http://host:port or https://host:port; dns+ before it for every address behind a name."
+        " With `serve` it may be left out: a port is chosen."
     )
     states: dict[str, Literal[INSTANCE_STATES]] = _said(  # type: ignore[valid-type]
         "host:port → draining or disabled."
@@ -370,6 +418,11 @@ class BackendSpec(Spec):
     health: HealthSpec = _said("How the instances are probed.")
     eject: EjectSpec = _said("When failed requests take an instance out.")
     timeouts: TimeoutsSpec = _said("How long the gateway waits for an instance.")
+    tls: InstanceTlsSpec = _said("How instances at https:// are met, and by which certificates.")
+    headers: SetHeaders = _said(
+        "Header fields that are set on all requests to the instances, probes too: a text, or"
+        " {env: NAME} or {file: PATH} for what is not to be written down."
+    )
 
 
 def _hash(text: str) -> str:

@@ -63,6 +63,9 @@ class Settings(Spec):
     tls: TlsSpec | None = _field(
         None, "`{cert: FILE, key: FILE}`: clients come by https; `client_ca: FILE` makes it mTLS."
     )
+    admin_tls: TlsSpec | None = _field(
+        None, "The same for the admin listener, the dashboard and the metrics."
+    )
     workers: int = _field(1, "Data-plane processes; they share the listening port.", ge=1, le=256)
     store: Literal["sqlite", "memory"] = _field(
         "sqlite", "Where edits are kept; `memory` forgets them at the end."

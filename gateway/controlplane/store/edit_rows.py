@@ -16,10 +16,10 @@ import orjson
 
 from gateway.controlplane.store.store import (
     PAGE_BYTES,
+    Conflict,
     Kept,
     Page,
     Revision,
-    StoreError,
     Summary,
     kept,
 )
@@ -147,9 +147,9 @@ class Chain:
         return cls(newest.document, newest.number, len(rest), sum(rest), sizes[0], bool(older))
 
     def row_of(self, revision: Revision) -> Row:
-        """How `revision` is kept as the next one; StoreError if its number is no new one."""
+        """How `revision` is kept as the next one; Conflict if its number is no new one."""
         if self.number and revision.number <= self.number:
-            raise StoreError(f"revision {revision.number} is not above {self.number}")
+            raise Conflict(f"revision {revision.number} is not above {self.number}")
         base, body = None, b""
         if self.document is not None and self.length < LONGEST:
             base = self.number

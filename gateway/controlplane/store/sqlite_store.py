@@ -9,7 +9,7 @@ row holds, and how a document comes of several, is `edit_rows`.
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from gateway.controlplane.store.state_directory import refuse_shared_file
 from gateway.controlplane.store.store import (
     DiskRefused,
     Kept,
+    Member,
     Page,
     Revision,
     StateRefused,
@@ -87,6 +88,7 @@ class SqliteStore:
             self._chain = Chain.of(self._db)
         self._file = identity(self._path)
         self._mark = HighWaterMark(self._path.with_suffix(".mark"))
+        self._followers: list[Callable[[Revision], None]] = []
 
     def load(self) -> Stored | None:
         """What was stored last, checked; None in a new store. Raises StoreError on damage."""
@@ -129,6 +131,18 @@ class SqliteStore:
                 _remember(db, applied)
         self._chain = self._chain.after(revision, row)
         self._mark.write(revision.number)
+        for hear in self._followers:
+            hear(revision)
+
+    def follow(self, after: int, hear: Callable[[Revision], None]) -> None:
+        """Only this process writes into the file: what it commits is all there is to hear."""
+        self._followers.append(hear)
+        for number in range(after + 1, self._chain.number + 1):
+            if (found := self.get(number)) is not None:
+                hear(found.whole())
+
+    def members(self) -> Sequence[Member]:
+        return ()
 
     def forget(self, db: sqlite3.Connection, newest: int) -> None:
         """Lets go of what is older than `keep`, and of the oldest while there are too many bytes:

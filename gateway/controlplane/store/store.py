@@ -1,13 +1,14 @@
 """What must a place that keeps edits promise?
 
-`Store` is the interface; SQLite (`sqlite_store`) keeps it, and one conformance class runs on it
-and on one in memory, so that a shared store can come next. A revision is committed whole or
-not at all; what was committed is there after any crash. A store never decides what is valid.
+`Store` is the interface; SQLite (`sqlite_store`) keeps it for one gateway and etcd
+(`etcd.etcd_store`) for several, and one conformance class runs on both and on one in memory. A
+revision is committed whole or not at all; what was committed is there after any crash. A store
+never decides what is valid.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -32,6 +33,14 @@ class DiskRefused(StoreError):
 
 class StoreFull(DiskRefused):
     """There is no space left for an edit."""
+
+
+class Conflict(StoreError):
+    """Another edit came first: the number is taken, and nothing was changed."""
+
+
+class Unavailable(StoreError):
+    """The store cannot be reached. The text may be shown to a client."""
 
 
 class StateRefused(StoreError):
@@ -104,9 +113,26 @@ class Stored:
     applied: Document | None
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A gateway that holds its lease: the revision by which all its workers decide, how many they
+    are, since when it is there (UTC), where its admin API is, and which gateway it is, whatever it
+    is called."""
+
+    name: str
+    applied: int
+    workers: int
+    since: str
+    admin: str
+    id: str = ""
+
+
 class Store(Protocol):
     """Synchronous. `history` and `get` may be called beside everything else, from one thread;
-    the rest is used by one thread at a time. The publisher sees to that."""
+    the rest is used by one thread at a time. The publisher sees to that.
+
+    A store that several gateways share raises Unavailable from any call.
+    """
 
     def load(self) -> Stored | None:
         """What is stored; None when nothing ever was. StateRefused when it is damaged."""
@@ -114,7 +140,8 @@ class Store(Protocol):
     def commit(self, revision: Revision, applied: Document | None = None) -> None:
         """Makes `revision` the newest, durably, together with the file it came from, if any.
 
-        Raises DiskRefused or StoreError, and then nothing has changed.
+        Raises Conflict when it is not the next one, DiskRefused or StoreError when it cannot be
+        kept, and then nothing has changed.
         """
 
     def applied_again(self, applied: Document) -> None:
@@ -126,6 +153,13 @@ class Store(Protocol):
 
     def get(self, number: int) -> Kept | None:
         """Revision `number`; None when it never was or is no longer kept."""
+
+    def follow(self, after: int, hear: Callable[[Revision], None]) -> None:
+        """Calls `hear` with each revision after number `after`, whoever commits it, in order and
+        once, from any thread. Those that are kept no longer are left out."""
+
+    def members(self) -> Sequence[Member]:
+        """The gateways that hold their lease, by name; none where a store has but one gateway."""
 
     def close(self) -> None:
         """Leaves everything durable; the store is not used afterwards."""

@@ -224,7 +224,9 @@ class StatusView:
     def note_health(self, _words: Words, changes: Sequence[tuple[Key, Word, Word]]) -> None:
         """Tells subscribers which instances changed, and which routes that moves."""
         for key, before, after in changes:
-            log.info(f"instance {key.address} of {key.backend}: {before}, now {after}")
+            cause = self._prober.causes.get(key)
+            why = f": {cause}" if cause else ""
+            log.info(f"instance {key.address} of {key.backend}: {before}, now {after}{why}")
             self._events.publish(
                 {
                     "type": "health",
@@ -232,6 +234,7 @@ class StatusView:
                     "instance": key.address,
                     "from": before,
                     "to": after,
+                    **({"cause": cause} if cause else {}),
                 }
             )
         self._announce()
@@ -333,6 +336,7 @@ class StatusView:
             "url": instance.url,
             "state": instance.state,
             "health": word or "starting",
+            "cause": self._prober.causes.get(Key(backend.name, address)),
             "since_s": round(book.since_s(Key(backend.name, address)), 3) if word else None,
             "ejected_s": round(max(0.0, ejected.get((backend.name, address), 0.0)), 3),
             "report": self._workers.loads.report(backend.name, address),

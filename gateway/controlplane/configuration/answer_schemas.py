@@ -1,0 +1,114 @@
+"""What may people write of CORS, header rules and compression at a route?
+
+Part of `schemas`; what each means is `gateway.core.cors`, `header_rules` and `compressing`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import WithJsonSchema as Shown
+
+from gateway.controlplane.configuration.fields import (
+    HeaderName,
+    HeaderValue,
+    Method,
+    Pause,
+    Size,
+    Spec,
+    fault,
+)
+from gateway.core.cors import ANY, ORIGIN, WITH_CREDENTIALS, origin_fault
+from gateway.core.header_rules import name_fault, repeated
+
+
+def _said(description: str, **more: Any) -> Any:
+    """A field that may be left out and may not be null."""
+    return Field(default=None, description=description, **more)
+
+
+def _origin(text: str) -> str:
+    if (wrong := origin_fault(text)) is not None:
+        raise fault("origin", f"{text!r} {wrong}")
+    return text
+
+
+_SHOWN_ORIGIN = {
+    "anyOf": [{"const": ANY}, {"type": "string", "pattern": ORIGIN}],
+    "examples": ["https://app.example.com"],
+}
+Origin = Annotated[str, AfterValidator(_origin), Shown(_SHOWN_ORIGIN)]
+
+
+class CorsSpec(Spec):
+    """Which web pages of other origins may ask. Preflights are answered by the gateway."""
+
+    origins: list[Origin] = Field(
+        description="https://app.example.com, https://*.example.com (every name below), or `*`.",
+        min_length=1,
+    )
+    headers: list[HeaderName] = _said(
+        "Request headers that a page may set ([Authorization, Content-Type, X-API-Key]); `*`: any."
+    )
+    methods: list[Method] = _said(
+        "Methods that a page may use; left out: those of `match`, or GET, HEAD, POST, PUT, PATCH"
+        " and DELETE.",
+        min_length=1,
+    )
+    expose: list[HeaderName] = _said("Headers of an answer that a page may read (none).")
+    credentials: bool = _said("Whether pages may have cookies sent with it (false).")
+    max_age: Pause = _said("How long a browser need not ask again; left out: as browsers have it.")
+
+    @model_validator(mode="after")
+    def _is_taken_by_browsers(self) -> "CorsSpec":
+        named = (*self.origins, *(self.headers or ()), *(self.expose or ()))
+        if self.credentials and ANY in named:
+            raise fault("credentials", WITH_CREDENTIALS)
+        return self
+
+
+def _rule_name(text: str) -> str:
+    if (wrong := name_fault(text)) is not None:
+        raise fault("header_name", wrong)
+    return text
+
+
+RuleName = Annotated[HeaderName, AfterValidator(_rule_name)]
+
+
+class RulesSpec(Spec):
+    """What is done to the headers of one direction."""
+
+    set: dict[RuleName, HeaderValue] = _said("Name → value, in place of what there is.")
+    add: dict[RuleName, HeaderValue] = _said("Name → value, beside what there is.")
+    remove: list[RuleName] = _said("Names of headers that are taken away.")
+
+    @model_validator(mode="after")
+    def _says_each_once(self) -> "RulesSpec":
+        twice = repeated(self.set or (), self.remove or ())
+        if twice is not None:
+            raise fault("duplicate", f"{twice} stands there twice in set and remove")
+        return self
+
+
+class HeaderRulesSpec(Spec):
+    """Headers that are changed on the way."""
+
+    request: RulesSpec = _said("Of requests, before an instance gets them.")
+    response: RulesSpec = _said("Of answers, before the client gets them.")
+
+
+class CompressSpec(Spec):
+    """Which answers are compressed, with gzip or zstd as the client takes it."""
+
+    min: Size = _said("Shorter ones are not (1KiB).")
+    events: bool = _said("Whether streams of events (text/event-stream) are too (false).")
+
+
+def _expanded(value: Any) -> Any:
+    return {} if value is True else value
+
+
+Compression = Annotated[
+    CompressSpec | Literal[False],
+    BeforeValidator(_expanded, json_schema_input_type=bool | CompressSpec),
+]

@@ -1,0 +1,1 @@
+"""Where several gateways keep one table: etcd, by its own JSON gateway."""

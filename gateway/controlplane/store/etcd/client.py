@@ -1,0 +1,324 @@
+"""How does one ask etcd something, whichever of its members is there?
+
+Speaks etcd's JSON gateway (`/v3/…`, etcd 3.4 to 3.6) and knows nothing of what is kept there. A
+member that does not answer, or has no leader, is left for the next one; what was asked may then
+have been done twice, which is for the caller to rule out (by comparing in its transaction).
+"""
+
+import asyncio
+import base64
+import random
+import ssl
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import orjson
+
+from gateway.controlplane.store.store import StoreError, Unavailable
+
+Json = Any
+CONNECT_S = 1.0
+TRY_S = 2.0
+WITHIN_S = 5.0
+PAUSE_S = 0.05  # between two rounds over all endpoints
+INVALID, NOT_FOUND, DENIED, EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED = 3, 5, 7, 8, 14, 16
+AWAY = {1, 4, UNAVAILABLE}
+"""Codes of gRPC that say nothing of what was asked: cancelled, too late, no leader."""
+
+
+class EtcdRefused(StoreError):
+    """etcd's own answer that it does not do what was asked; `code` is that of gRPC."""
+
+    def __init__(self, code: int, said: str) -> None:
+        super().__init__(f"etcd: {said.removeprefix('etcdserver: ')}")
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where etcd is and who asks. `ca`, `cert` and `key` are files."""
+
+    endpoints: Sequence[str]
+    user: str = ""
+    password: str = ""
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+
+    def tls(self) -> ssl.SSLContext | bool:
+        """How endpoints with https are spoken to; StoreError when a file cannot be used."""
+        if not any(each.startswith("https:") for each in self.endpoints):
+            return True
+        try:
+            context = ssl.create_default_context(cafile=self.ca or None)
+            if self.cert:
+                context.load_cert_chain(self.cert, self.key or None)
+        except (OSError, ssl.SSLError) as error:
+            names = ", ".join(name for name in (self.ca, self.cert, self.key) if name)
+            raise StoreError(f"gateway.etcd: {names} cannot be used: {error}") from None
+        return context
+
+
+def told(error: BaseException) -> str:
+    """What went wrong on the way, in one line."""
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+class Client:
+    """One user's way to etcd. For one event loop; `close` it there."""
+
+    def __init__(self, access: Access, *, within_s: float = WITHIN_S) -> None:
+        """`within_s`: how long an answer is waited for where nothing else is said."""
+        self._access, self._within_s = access, within_s
+        self._try_s = min(TRY_S, within_s / 3)
+        self._tls = access.tls()
+        self._at = random.randrange(len(access.endpoints))  # noqa: S311 -- spreads gateways
+        self._token = ""
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        """Closes every connection."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def call(self, path: str, body: Json, *, within_s: float | None = None) -> Json:
+        """The answer of the first member that has one. Unavailable when none has within that time,
+        EtcdRefused when it is a refusal."""
+        end = time.monotonic() + (within_s or self._within_s)
+        tried = 0
+        while True:
+            at = self._at
+            left = end - time.monotonic()
+            try:
+                async with asyncio.timeout(max(0.05, min(self._try_s, left))):
+                    return await self._ask(self._endpoint(at), path, body)
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                why = f"{self._endpoint(at)}: {told(error)}"
+            except EtcdRefused as refused:
+                if refused.code not in AWAY:
+                    raise
+                why = f"{self._endpoint(at)}: {refused}"
+            self.leave(at)
+            tried += 1
+            if time.monotonic() >= end:
+                raise Unavailable(f"etcd cannot be reached ({why})")
+            if tried % len(self._access.endpoints) == 0:
+                await asyncio.sleep(PAUSE_S)
+
+    async def stream(self, path: str, body: Json) -> AsyncIterator[Json]:
+        """What one member answers, message by message. Unavailable when it breaks off."""
+        at = self._at
+        endpoint = self._endpoint(at)
+        # Without it, a member that is cut off from the others keeps silent and looks well.
+        headers = {**await self._headers(endpoint), "Grpc-Metadata-hasleader": "true"}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
+        try:
+            async with self._http().post(
+                endpoint + path, data=orjson.dumps(body), headers=headers, timeout=timeout
+            ) as answer:
+                async for line in _lines(answer.content):
+                    said = orjson.loads(line)
+                    if answer.status != 200 or "error" in said:
+                        raise _refusal(said, answer.status)
+                    yield said["result"]
+        except EtcdRefused as refused:
+            if refused.code == UNAUTHENTICATED:
+                self._token = ""
+            self.leave(at)
+            raise Unavailable(f"the watch ended ({endpoint}: {refused})") from None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            self.leave(at)
+            raise Unavailable(f"the watch broke off ({endpoint}: {told(error)})") from None
+        self.leave(at)
+        raise Unavailable(f"the watch ended ({endpoint})")
+
+    def leave(self, at: int | None = None) -> None:
+        """Asks another member from now on, unless that was done since `at` was asked."""
+        if at is None or at == self._at:
+            self._at += 1
+
+    def _endpoint(self, at: int) -> str:
+        return self._access.endpoints[at % len(self._access.endpoints)].rstrip("/")
+
+    def _http(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(ssl=self._tls, limit=0)
+            self._session = aiohttp.ClientSession(connector=connector)
+        return self._session
+
+    async def _ask(self, endpoint: str, path: str, body: Json) -> Json:
+        try:
+            return await self._post(endpoint, path, body, await self._headers(endpoint))
+        except EtcdRefused as refused:
+            is_old = "auth token" in str(refused) or "revision in header" in str(refused)
+            if not self._token or not (refused.code == UNAUTHENTICATED or is_old):
+                raise
+            self._token = ""  # it has ended, or who may do what was changed
+        return await self._post(endpoint, path, body, await self._headers(endpoint))
+
+    async def _headers(self, endpoint: str) -> Mapping[str, str]:
+        access = self._access
+        if not access.user:
+            return {}
+        if not self._token:
+            who = {"name": access.user, "password": access.password}
+            try:
+                said = await self._post(endpoint, "/v3/auth/authenticate", who, {})
+            except EtcdRefused as refused:
+                if refused.code in AWAY:
+                    raise
+                raise EtcdRefused(refused.code, f"user {access.user!r}: {refused}") from None
+            self._token = said["token"]
+        return {"Authorization": self._token}
+
+    async def _post(self, endpoint: str, path: str, body: Json, headers: Mapping[str, str]) -> Json:
+        async with self._http().post(
+            endpoint + path, data=orjson.dumps(body), headers=headers
+        ) as answer:
+            text = await answer.read()
+            try:
+                said = orjson.loads(text)
+            except ValueError:
+                # No etcd at all, or one whose JSON gateway is switched off.
+                raise aiohttp.ClientPayloadError(f"answers {answer.status} and no JSON") from None
+            if answer.status != 200:
+                raise _refusal(said, answer.status)
+            return said
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    # Its own `readline` refuses lines as long as a large table makes them.
+    held: list[bytes] = []
+    async for piece in content.iter_any():
+        *whole, rest = piece.split(b"\n")
+        for line in whole:
+            held.append(line)
+            joined = b"".join(held)
+            held.clear()
+            if joined:
+                yield joined
+        held.append(rest)
+    if joined := b"".join(held):
+        yield joined
+
+
+def _refusal(said: Json, status: int) -> EtcdRefused:
+    inner = said.get("error") if isinstance(said, dict) else None
+    facts = inner if isinstance(inner, dict) else said if isinstance(said, dict) else {}
+    code: Json = facts.get("grpc_code", facts.get("code", UNAVAILABLE if status >= 500 else 2))
+    text = facts.get("message") or inner or f"status {status}"
+    return EtcdRefused(int(code), str(text))
+
+
+# -- what is asked, in etcd's words
+
+
+def b64(data: bytes) -> str:
+    """Bytes as JSON carries them."""
+    return base64.b64encode(data).decode()
+
+
+def unb64(text: str) -> bytes:
+    """The bytes that `text` carries."""
+    return base64.b64decode(text)
+
+
+def beyond(prefix: bytes) -> bytes:
+    """The end of the range of all keys that begin with `prefix`."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def get(key: bytes, end: bytes = b"", **more: Json) -> Json:
+    """The operation that reads a key, or all from it up to `end`."""
+    asked = {"key": b64(key), **({"range_end": b64(end)} if end else {}), **more}
+    return {"request_range": asked}
+
+
+def put(key: bytes, value: bytes, lease: int = 0) -> Json:
+    """The operation that writes `key`, under `lease` if it has one."""
+    held = {"lease": str(lease)} if lease else {}
+    return {"request_put": {"key": b64(key), "value": b64(value), **held}}
+
+
+def delete(key: bytes, end: bytes = b"") -> Json:
+    """The operation that deletes a key, or all from it up to `end`."""
+    asked = {"key": b64(key), **({"range_end": b64(end)} if end else {})}
+    return {"request_delete_range": asked}
+
+
+def unchanged(key: bytes, revision: int) -> Json:
+    """Holds while `key` was last written at etcd's `revision`; 0: while there is none."""
+    return {
+        "key": b64(key), "target": "MOD", "result": "EQUAL", "mod_revision": str(revision),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A key as it was read; `revision` is etcd's when it was last written."""
+
+    key: bytes
+    value: bytes
+    revision: int
+    lease: int = 0
+
+
+def entry_of(said: Json) -> Entry:
+    """The entry in etcd's words."""
+    key, value = unb64(said["key"]), unb64(said.get("value", ""))
+    return Entry(key, value, int(said.get("mod_revision", 0)), int(said.get("lease", 0)))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a transaction: whether all comparisons held, etcd's revision, and what each read
+    found."""
+
+    succeeded: bool
+    revision: int
+    found: Sequence[Sequence[Entry]]
+
+
+async def transact(
+    client: Client,
+    operations: Sequence[Json],
+    *,
+    when: Sequence[Json] = (),
+    otherwise: Sequence[Json] = (),
+    within_s: float | None = None,
+) -> Answer:
+    """Does all `operations` if `when` holds, else those in `otherwise`: at once and wholly."""
+    body = {"compare": list(when), "success": list(operations), "failure": list(otherwise)}
+    said = await client.call("/v3/kv/txn", body, within_s=within_s)
+    found = [
+        [entry_of(each) for each in response["response_range"].get("kvs", ())]
+        for response in said.get("responses", ())
+        if "response_range" in response
+    ]
+    return Answer(bool(said.get("succeeded")), int(said["header"]["revision"]), found)
+
+
+async def grant(client: Client, ttl_s: int, *, within_s: float) -> tuple[int, float]:
+    """A new lease: its number, and how long it lasts."""
+    said = await client.call("/v3/lease/grant", {"TTL": str(ttl_s)}, within_s=within_s)
+    return int(said["ID"]), float(said["TTL"])
+
+
+async def renew(client: Client, lease: int, *, within_s: float) -> float:
+    """How long `lease` lasts from now on; 0 when it has ended."""
+    said = await client.call("/v3/lease/keepalive", {"ID": str(lease)}, within_s=within_s)
+    if "error" in said:
+        raise _refusal(said, 500)
+    return float(said["result"].get("TTL", 0))
+
+
+async def revoke(client: Client, lease: int, *, within_s: float) -> None:
+    """Ends `lease`, if it can be done; it ends by itself too."""
+    with suppress(StoreError):
+        await client.call("/v3/lease/revoke", {"ID": str(lease)}, within_s=within_s)

@@ -1,0 +1,332 @@
+"""A table that several gateways share: a `Store` in etcd.
+
+An edit is one transaction that compares `head`: of two that begin at the same revision one is
+refused (Conflict) and nothing of it is kept. What was sent and not answered is asked about until it
+is known: it is stored once or not at all. Who else is there is `watch` and `membership`.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.controlplane.store.etcd import client as etcd
+from gateway.controlplane.store.etcd.client import EXHAUSTED, Access, Client, EtcdRefused
+from gateway.controlplane.store.etcd.copy_file import NAME, Copy
+from gateway.controlplane.store.etcd.layout import (
+    DIGITS,
+    MOST_BYTES,
+    Head,
+    Keys,
+    packed,
+    packed_file,
+    sum_of,
+    unpacked,
+    unpacked_file,
+)
+from gateway.controlplane.store.etcd.membership import Lease, Membership
+from gateway.controlplane.store.etcd.own_loop import OwnLoop
+from gateway.controlplane.store.etcd.watch import Seen, Watch
+from gateway.controlplane.store.store import (
+    PAGE_BYTES,
+    Conflict,
+    Kept,
+    Member,
+    Page,
+    Revision,
+    StateRefused,
+    Stored,
+    StoreFull,
+    Summary,
+    Unavailable,
+)
+from gateway.core.table import Document
+from gateway.processes.tasks import told as told_of
+
+log = logging.getLogger(__name__)
+PAGE_ENTRIES = 50
+FORGOTTEN_AT_ONCE = 16
+LEASE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a table is kept: below which prefix, how many revisions and bytes of them, and how long
+    a lease lasts."""
+
+    prefix: str
+    keep: int = 10_000
+    keep_bytes: int = 256 << 20
+    lease_s: float = LEASE_S
+
+
+class EtcdStore:
+    """A `Store` in etcd. `copy` is the folder of the copy to start from while etcd is away; None:
+    there is none, and then none is made."""
+
+    def __init__(self, access: Access, kind: Kind, copy: Path | None = None) -> None:
+        self._kind, self._keys = kind, Keys(kind.prefix)
+        self._client = Client(access, within_s=kind.lease_s)
+        self._copy = None if copy is None else Copy(copy / NAME)
+        self._applied: Document | None = None
+        self._head: Head | None = None
+        self._sizes: dict[int, int] = {}
+        self._watch: Watch | None = None
+        self._membership: Membership | None = None
+        self._look: Callable[[Seen], None] = lambda seen: None
+        self._loop = OwnLoop("etcd", _note_failure)
+        self.is_copy = False
+        """Whether what was loaded last is the copy."""
+
+    # -- as any store
+
+    def load(self) -> Stored | None:
+        """What is stored; the copy where etcd does not answer. Unavailable without one."""
+        self.is_copy = False
+        try:
+            stored = self._loop.call(self._load())
+        except Unavailable:
+            stored = None if self._copy is None else self._copy.read()
+            if stored is None:
+                raise
+            self.is_copy = True
+        self._applied = None if stored is None else stored.applied
+        return stored
+
+    async def _load(self) -> Stored | None:
+        keys = self._keys
+        newest = {"sort_order": "DESCEND", "sort_target": "KEY", "limit": "1"}
+        heads, revisions, applied = (
+            await etcd.transact(
+                self._client,
+                [
+                    etcd.get(keys.head),
+                    etcd.get(keys.revisions, etcd.beyond(keys.revisions), **newest),
+                    etcd.get(keys.applied),
+                ],
+            )
+        ).found
+        if not heads and not revisions:
+            self._head = Head()
+            return None
+        if not heads or not revisions:
+            raise StateRefused(f"etcd: below {keys.all.decode()} its newest revision is missing")
+        head = Head.read(heads[0].value, heads[0].revision)
+        value = revisions[0].value
+        if revisions[0].key != keys.revision(head.number) or sum_of(value) != head.checksum:
+            raise StateRefused(f"etcd: revision {head.number} does not match its checksum")
+        self._head = head
+        self._sizes[head.number] = len(value)
+        found = unpacked_file(applied[0].value) if applied else None
+        return Stored(unpacked(value, head.number).whole(), found)
+
+    def commit(self, revision: Revision, applied: Document | None = None) -> None:
+        """Makes `revision` the newest, by one transaction that compares the head."""
+        value = packed(revision)
+        file = b"" if applied is None else packed_file(applied)
+        if len(value) + len(file) > MOST_BYTES:
+            self.applied_again(applied or {})  # together they do not fit into one request
+            file = b""
+        self._loop.call(self._commit(revision.number, value, file))
+        if applied is not None:
+            self._applied = applied
+        self.keep_copy(revision)
+
+    async def _commit(self, number: int, value: bytes, file: bytes) -> None:
+        end = time.monotonic() + self._kind.lease_s
+        head = self._head
+        if head is None or head.number != number - 1:
+            head = await self._read_head()
+            if head.number != number - 1:
+                raise Conflict(f"revision {number} cannot follow {head.number}, the newest one")
+        after, forgotten = await self._after(head, number, value)
+        keys = self._keys
+        writes = [etcd.put(keys.head, after.packed()), etcd.put(keys.revision(number), value)]
+        writes += [etcd.put(keys.applied, file)] if file else []
+        writes += [forgotten] if forgotten else []
+        while True:
+            try:
+                answer = await etcd.transact(
+                    self._client,
+                    writes,
+                    when=[etcd.unchanged(keys.head, head.written)],
+                    otherwise=[etcd.get(keys.head), etcd.get(keys.revision(number))],
+                    within_s=max(0.1, end - time.monotonic()),
+                )
+            except EtcdRefused as refused:
+                if refused.code == EXHAUSTED:
+                    raise StoreFull(f"the edit could not be stored: {refused}") from None
+                raise
+            except Unavailable as error:
+                self._head = None
+                raise Unavailable(f"{error}; whether the edit is stored shows once etcd is back")\
+                    from None  # fmt: skip
+            if answer.succeeded:
+                self._note(after, answer.revision, number, value)
+                return
+            heads, found = answer.found
+            if found and found[0].value == value:
+                # It was done at a first try, of which no answer came.
+                written = Head.read(heads[0].value, heads[0].revision)
+                self._note(written, written.written, number, value)
+                return
+            self._head = Head.read(heads[0].value, heads[0].revision) if heads else Head()
+            raise Conflict(f"revision {number} is another gateway's already")
+
+    def _note(self, head: Head, written: int, number: int, value: bytes) -> None:
+        self._head = Head(head.number, head.checksum, head.oldest, head.size, written)
+        self._sizes[number] = len(value)
+        for old in [each for each in self._sizes if each < head.oldest]:
+            del self._sizes[old]
+
+    async def _read_head(self) -> Head:
+        (found,) = (await etcd.transact(self._client, [etcd.get(self._keys.head)])).found
+        self._head = Head.read(found[0].value, found[0].revision) if found else Head()
+        return self._head
+
+    async def _after(self, head: Head, number: int, value: bytes) -> tuple[Head, etcd.Json]:
+        """The head that comes after `head`, and the deletion of what is forgotten by it."""
+        size, oldest = head.size + len(value), head.oldest
+        due = range(oldest, min(number, oldest + FORGOTTEN_AT_ONCE))
+        limit = number - self._kind.keep
+        if due and (oldest <= limit or size > self._kind.keep_bytes):
+            await self._learn_sizes(due)
+        for each in due:
+            if each > limit and size <= self._kind.keep_bytes:
+                break
+            size -= self._sizes.get(each, 0)
+            oldest = each + 1
+        keys = self._keys
+        gone = etcd.delete(keys.revision(head.oldest), keys.revision(oldest))
+        return Head(number, sum_of(value), oldest, size), gone if oldest > head.oldest else None
+
+    async def _learn_sizes(self, numbers: range) -> None:
+        for number in numbers:
+            if number in self._sizes:
+                continue
+            key = self._keys.revision(number)
+            (found,) = (await etcd.transact(self._client, [etcd.get(key)])).found
+            self._sizes[number] = len(found[0].value) if found else 0
+
+    def applied_again(self, applied: Document) -> None:
+        """Remembers a file that was applied and changed nothing."""
+        value = packed_file(applied)
+        self._loop.call(etcd.transact(self._client, [etcd.put(self._keys.applied, value)]))
+        self._applied = applied
+
+    def history(self, *, limit: int, before: int | None = None) -> Page:
+        """The newest edits, read a few at a time: their documents come with them."""
+        return self._loop.call(self._history(limit, before))
+
+    async def _history(self, limit: int, before: int | None) -> Page:
+        keys, edits, room = self._keys, list[Summary](), PAGE_BYTES
+        end = keys.revision(before) if before and before < 10**DIGITS else b""
+        while True:
+            asked = {"sort_order": "DESCEND", "sort_target": "KEY"}
+            count = min(PAGE_ENTRIES, limit - len(edits) + 1)
+            last = end or etcd.beyond(keys.revisions)
+            (found,) = (
+                await etcd.transact(
+                    self._client, [etcd.get(keys.revisions, last, limit=str(count), **asked)]
+                )
+            ).found
+            for entry in found:
+                if len(edits) == limit or room <= 0:
+                    return Page(edits, True)
+                kept = unpacked(entry.value, int(entry.key.removeprefix(keys.revisions)))
+                edits.append(
+                    Summary(kept.number, kept.time, kept.who, kept.why, kept.source, kept.diff)
+                )
+                room -= len(str(kept.diff))
+                end = entry.key
+            if len(found) < count:
+                return Page(edits)
+
+    def get(self, number: int) -> Kept | None:
+        """Revision `number`; None when it never was or is no longer kept."""
+        if not 0 < number < 10**DIGITS:
+            return None
+        asked = etcd.get(self._keys.revision(number))
+        (found,) = self._loop.call(etcd.transact(self._client, [asked])).found
+        return unpacked(found[0].value, number) if found else None
+
+    def follow(self, after: int, hear: Callable[[Revision], None]) -> None:
+        """Has `hear` called from the loop of this store: by the watch, also with own edits."""
+        self._loop.call(self._followed(after, hear))
+
+    async def _followed(self, after: int, hear: Callable[[Revision], None]) -> None:
+        await self._watching().follow(after, hear)
+
+    def members(self) -> Sequence[Member]:
+        """The gateways that hold their lease, as they are now."""
+        return self._loop.call(self._members())
+
+    async def _members(self) -> Sequence[Member]:
+        watch = self._watching()
+        while watch.seen.away:
+            await watch.changed.wait()
+        return [watch.seen.members[name] for name in sorted(watch.seen.members)]
+
+    def close(self) -> None:
+        """Says that this gateway goes, and lets go of etcd."""
+        self._loop.close(self._farewell())
+        if self._copy is not None:
+            self._copy.close()
+
+    async def _farewell(self) -> None:
+        if self._membership is not None:
+            await self._membership.leave()
+        await self._client.close()
+
+    # -- as a gateway among others
+
+    def join(
+        self,
+        *,
+        look: Callable[[Seen], None],
+        told: Callable[[Lease], None],
+        alive: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Begins to be one of the gateways, once something is announced. `look` gets what is seen
+        of the others, `told` each renewal and loss of the lease, both on the loop of this store;
+        `alive` is awaited there before each renewal."""
+        self._look = look
+
+        async def joined() -> None:
+            watch = self._watching()
+            self._membership = Membership(
+                self._client, self._keys, watch, self._kind.lease_s, told=told, alive=alive
+            )
+            look(watch.seen)
+
+        self._loop.call(joined())
+        assert self._membership is not None
+        self._loop.keep("the lease", self._membership.run)
+
+    def announce(self, own: Member | None) -> None:
+        """What is true of this gateway from now on; None: nothing that others could count on."""
+        self._loop.call(self._announce(own))
+
+    async def _announce(self, own: Member | None) -> None:
+        assert self._membership is not None
+        self._membership.announce(own)
+
+    def keep_copy(self, newest: Revision) -> None:
+        """Keeps a copy of `newest` to start from while etcd is away."""
+        if self._copy is not None:
+            self._copy.keep(newest, self._applied)
+
+    def _watching(self) -> Watch:
+        if self._watch is None:
+            every_s = self._kind.lease_s / 3
+            self._watch = Watch(
+                self._client, self._keys, every_s, look=lambda seen: self._look(seen)
+            )
+            self._loop.keep("the watch", self._watch.run)
+        return self._watch
+
+
+def _note_failure(name: str, error: Exception) -> None:
+    """It is begun again."""
+    log.error(f"etcd: {name} ended: {told_of(error)}; beginning again")

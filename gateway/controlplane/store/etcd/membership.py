@@ -1,0 +1,176 @@
+"""Is this gateway one of those that an edit waits for?
+
+It is while it holds a lease, under which it writes the revision that all its workers decide by. It
+counts the lease by its own monotonic clock, from the sending of the last renewal that was
+confirmed: so it knows that it is lost before anybody stops waiting for it. It never announces
+itself with an old table: the first word under a lease compares the head.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from gateway.controlplane.store.etcd import client as etcd
+from gateway.controlplane.store.etcd.client import Client
+from gateway.controlplane.store.etcd.layout import Keys, packed_member
+from gateway.controlplane.store.etcd.watch import Watch
+from gateway.controlplane.store.store import Member, StoreError, Unavailable
+from gateway.processes.tasks import first_of
+
+MARGIN = 0.95
+"""The part of a lease by which the own clock counts: no clock is exact."""
+PAUSE_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Until when (monotonic seconds) it is held for certain, and, where it is not, why."""
+
+    until: float = 0.0
+    why: str = "it was not taken yet"
+
+
+class Membership:
+    """The lease of this gateway. `told` hears of each renewal and loss; `alive` returns while the
+    control process does its work, or nothing is renewed any more."""
+
+    def __init__(
+        self,
+        client: Client,
+        keys: Keys,
+        watch: Watch,
+        lease_s: float,
+        *,
+        told: Callable[[Lease], None],
+        alive: Callable[[], Awaitable[None]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client, self._keys, self._watch = client, keys, watch
+        self._asked_s = max(2, math.ceil(lease_s))
+        self._told, self._alive, self._clock = told, alive, clock
+        self._own: Member | None = None
+        self._written: Member | None = None
+        self._news = asyncio.Event()
+        self._until = self._ttl_s = 0.0
+        self.lease = 0
+        """The number of the lease that is held; 0: none."""
+
+    def announce(self, own: Member | None) -> None:
+        """What is true of this gateway now; None: it decides by no table that others know."""
+        self._own = own
+        self._news.set()
+
+    async def run(self) -> None:
+        """Takes the lease and keeps it, again and again, until cancelled."""
+        while True:
+            try:
+                await self._current()
+                await self._hold()
+            except StoreError as error:
+                self.lease, self._written = 0, None
+                self._lose(str(error))
+            await asyncio.sleep(PAUSE_S)
+
+    async def leave(self) -> None:
+        """Says that this gateway goes, so that nobody waits for it or misses it."""
+        lease, self.lease = self.lease, 0
+        if lease and self._written is not None:
+            going = replace(self._written, workers=0)
+            key = self._keys.gateway(going.name)
+            with suppress(StoreError):
+                word = etcd.put(key, packed_member(going), lease)
+                await etcd.transact(self._client, [word], within_s=1.0)
+            await etcd.revoke(self._client, lease, within_s=1.0)
+
+    async def _current(self) -> None:
+        """Returns when what is announced is the newest there is."""
+        while True:
+            changed = self._watch.changed
+            self._news.clear()
+            own, seen = self._own, self._watch.seen
+            if own is not None and not seen.away and own.applied == seen.head.number:
+                holder = seen.members.get(own.name)
+                if holder is None or holder.id == own.id:
+                    return
+                self._lose(
+                    f"another gateway is called {own.name!r} too (admin API {holder.admin}); set"
+                    " `node` in one of them"
+                )
+            else:
+                self._lose(seen.away or "it has not taken over the newest revision yet")
+            await first_of(self._news.wait(), changed.wait())
+
+    async def _hold(self) -> None:
+        sent = self._clock()
+        self.lease, self._ttl_s = await etcd.grant(
+            self._client, self._asked_s, within_s=self._asked_s
+        )
+        self._until = sent + MARGIN * self._ttl_s
+        if not await self._join():
+            lease, self.lease = self.lease, 0
+            await etcd.revoke(self._client, lease, within_s=0.5)
+            return
+        self._told(Lease(self._until, ""))
+        # Lost, it is left to end by itself: workers may count on it until then.
+        await self._keep(sent)
+
+    async def _join(self) -> bool:
+        """Writes the first word under the lease; whether the table is still the newest."""
+        own, head = self._own, self._watch.seen.head
+        if own is None or own.applied != head.number:
+            return False
+        key = self._keys.gateway(own.name)
+        answer = await etcd.transact(
+            self._client,
+            [etcd.put(key, packed_member(own), self.lease)],
+            when=[etcd.unchanged(self._keys.head, head.written)],
+            within_s=self._left(),
+        )
+        self._written = own
+        return answer.succeeded and self._clock() < self._until
+
+    async def _keep(self, sent: float) -> None:
+        """Renews the lease and writes what is announced; StoreError when it is lost."""
+        while True:
+            self._news.clear()
+            if self._own is None:
+                raise Unavailable("this gateway cannot take over the newest revision")
+            if self._own != self._written:
+                await self._write(self._own)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(sent + self._ttl_s / 3 - self._clock()):
+                    await self._news.wait()
+            if self._clock() >= sent + self._ttl_s / 3:
+                sent = await self._renew()
+
+    async def _write(self, own: Member) -> None:
+        word = etcd.put(self._keys.gateway(own.name), packed_member(own), self.lease)
+        await etcd.transact(self._client, [word], within_s=self._left())
+        self._written = own
+
+    async def _renew(self) -> float:
+        """When the renewal was sent that has been confirmed now."""
+        try:
+            async with asyncio.timeout(self._left()):
+                await self._alive()
+        except TimeoutError:
+            raise Unavailable("the control process stood still for longer than its lease") from None
+        sent = self._clock()
+        ttl_s = await etcd.renew(self._client, self.lease, within_s=self._left())
+        if ttl_s <= 0:
+            raise Unavailable("the lease has ended: etcd did not hear of this gateway in time")
+        self._ttl_s = ttl_s
+        self._until = sent + MARGIN * ttl_s
+        self._told(Lease(self._until, ""))
+        return sent
+
+    def _left(self) -> float:
+        return max(0.05, self._until - self._clock())
+
+    def _lose(self, why: str) -> None:
+        self._until = 0.0
+        self._told(Lease(0.0, why))

@@ -1,0 +1,173 @@
+"""What do others write, as soon as they do?
+
+Follows all keys of one table: reads how everything is, then watches from there. A watch that ends,
+falls behind or is with a member that lost the others is begun again, with another member.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gateway.controlplane.store.etcd import client as etcd
+from gateway.controlplane.store.etcd.client import Client, Entry, beyond
+from gateway.controlplane.store.etcd.layout import Head, Keys, unpacked, unpacked_member
+from gateway.controlplane.store.store import Member, Revision, StoreError, Unavailable
+from gateway.processes.tasks import first_of
+
+AT_ONCE = 20  # revisions in one answer
+PAUSES_S = (0.05, 0.4)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of the keys: the head, who is there and who drives which rollout. `away` says
+    why nothing newer is known; empty while the watch runs."""
+
+    head: Head = field(default_factory=Head)
+    members: Mapping[str, Member] = field(default_factory=dict)
+    drivers: Mapping[str, str] = field(default_factory=dict)
+    away: str = "it was not asked yet"
+
+
+class Watch:
+    """Follows `keys`. `hear` gets each revision after number `after`, and `look` whatever is seen;
+    both on the loop that runs it. A silent watch is doubted every `every_s` seconds."""
+
+    def __init__(
+        self,
+        client: Client,
+        keys: Keys,
+        every_s: float,
+        *,
+        look: Callable[[Seen], None] = lambda seen: None,
+    ) -> None:
+        self._client, self._keys, self._every_s = client, keys, every_s
+        self._look = look
+        self.seen = Seen()
+        self.changed = asyncio.Event()
+        self._hear: Callable[[Revision], None] = lambda revision: None
+        self._number: int | None = None  # of the newest revision that was heard; None: nobody asks
+        self._read_up_to = 0
+
+    async def follow(self, after: int, hear: Callable[[Revision], None]) -> None:
+        """Has `hear` called from now on."""
+        self._hear, self._number = hear, after
+        if self.seen.head.number > after:
+            await self._catch_up(self.seen.head)
+
+    async def run(self) -> None:
+        """Watches until cancelled."""
+        while True:
+            try:
+                await self._once()
+            except StoreError as error:
+                self._note(replace(self.seen, away=str(error)))
+            await asyncio.sleep(random.uniform(*PAUSES_S))  # noqa: S311 -- spreads gateways
+
+    async def _once(self) -> None:
+        self._read_up_to = await self._read()
+        await first_of(self._listen(self._read_up_to + 1), self._doubt())
+
+    async def _read(self) -> int:
+        """Takes in how everything is; etcd's revision of that."""
+        keys = self._keys
+        asked = [etcd.get(keys.head)]
+        asked += [etcd.get(each, beyond(each)) for each in (keys.gateways, keys.rollouts)]
+        answer = await etcd.transact(self._client, asked)
+        heads, gateways, rollouts = answer.found
+        head = Head.read(heads[0].value, heads[0].revision) if heads else Head()
+        if head.number < self.seen.head.number:
+            raise Unavailable(
+                f"etcd: its newest revision is {head.number}, and {self.seen.head.number} was there"
+            )
+        await self._catch_up(head)
+        seen = Seen(head, away="")
+        for entry in (*gateways, *rollouts):
+            seen = self._after(seen, entry)
+        self._note(seen)
+        return answer.revision
+
+    async def _listen(self, start: int) -> None:
+        request = {
+            "key": etcd.b64(self._keys.all),
+            "range_end": etcd.b64(beyond(self._keys.all)),
+            "start_revision": str(start),
+        }
+        async for said in self._client.stream("/v3/watch", {"create_request": request}):
+            if said.get("canceled"):
+                # What it should begin with was compacted, or it may not be watched.
+                raise Unavailable(f"the watch was ended: {said.get('cancel_reason', 'compacted')}")
+            for event in said.get("events", ()):
+                await self._take(event)
+            self._read_up_to = max(self._read_up_to, int(said["header"]["revision"]))
+
+    async def _take(self, event: Mapping[str, Any]) -> None:
+        entry = etcd.entry_of(event["kv"])
+        if event.get("type") == "DELETE":
+            self._note(self._without(self.seen, entry.key))
+        elif entry.key == self._keys.head:
+            head = Head.read(entry.value, entry.revision)
+            await self._catch_up(head)
+            self._note(replace(self.seen, head=head))
+        elif entry.key.startswith(self._keys.revisions):
+            self._hear_one(entry)
+        else:
+            self._note(self._after(self.seen, entry))
+
+    async def _doubt(self) -> None:
+        """Returns never; raises when the watch keeps silent of what was written."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            (found,) = (await etcd.transact(self._client, [etcd.get(self._keys.head)])).found
+            written = found[0].revision if found else 0
+            if written > self._read_up_to:
+                await asyncio.sleep(self._every_s)
+                if written > self._read_up_to:
+                    self._client.leave()
+                    raise Unavailable("the watch is behind what was written")
+
+    async def _catch_up(self, head: Head) -> None:
+        """Lets everything up to `head` be heard."""
+        while self._number is not None and self._number < head.number:
+            key, end = self._keys.revision(self._number + 1), self._keys.revision(head.number + 1)
+            (found,) = (
+                await etcd.transact(self._client, [etcd.get(key, end, limit=str(AT_ONCE))])
+            ).found
+            for entry in found:
+                self._hear_one(entry)
+            if len(found) < AT_ONCE:
+                return
+
+    def _hear_one(self, entry: Entry) -> None:
+        number = int(entry.key.removeprefix(self._keys.revisions))
+        if self._number is not None and number > self._number:
+            self._number = number
+            self._hear(unpacked(entry.value, number).whole())
+
+    def _after(self, seen: Seen, entry: Entry) -> Seen:
+        keys = self._keys
+        if entry.key.startswith(keys.gateways):
+            name = entry.key.removeprefix(keys.gateways).decode()
+            member = unpacked_member(name, entry.value)
+            if member is not None:
+                return replace(seen, members={**seen.members, name: member})
+        elif entry.key.startswith(keys.rollouts):
+            route = entry.key.removeprefix(keys.rollouts).decode()
+            return replace(seen, drivers={**seen.drivers, route: entry.value.decode()})
+        return seen
+
+    def _without(self, seen: Seen, key: bytes) -> Seen:
+        def left(prefix: bytes, known: Mapping[str, Any]) -> Mapping[str, Any]:
+            return {name: each for name, each in known.items() if prefix + name.encode() != key}
+
+        members = left(self._keys.gateways, seen.members)
+        return replace(seen, members=members, drivers=left(self._keys.rollouts, seen.drivers))
+
+    def _note(self, seen: Seen) -> None:
+        if seen != self.seen:
+            self.seen = seen
+            self.changed.set()
+            self.changed = asyncio.Event()
+            self._look(seen)

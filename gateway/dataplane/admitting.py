@@ -1,0 +1,153 @@
+"""May this request come in, by its key and within its limits?
+
+The first steps of a request's walk: a preflight of a browser, who asks, and how much they may. All
+of it is asked before a body is read, and again when the body is there and the table may be
+another one. Who is let in by which key is `door`, what is counted of limits `limiting`.
+"""
+
+from abc import abstractmethod
+from typing import Final
+
+from mypy_extensions import mypyc_attr
+
+from gateway.core.access import Forbidden, Unauthorized
+from gateway.core.errors import GatewayError, NoRoom
+from gateway.core.headers import given_id
+from gateway.core.heads import RequestHead
+from gateway.dataplane import limiting
+from gateway.dataplane.attempt import Request
+from gateway.dataplane.backend import Waiter
+from gateway.dataplane.buckets import Busy
+from gateway.dataplane.connection import Connection
+from gateway.dataplane.deadlines import NEVER
+from gateway.dataplane.deciding import Deciding
+from gateway.dataplane.door import Admission
+from gateway.dataplane.limiting import Limited, Named
+from gateway.dataplane.plane import Plane
+from gateway.dataplane.routing import LiveRoute, Snapshot
+from gateway.telemetry.metrics import LIMITED
+
+AGAIN_S: Final = 0.001  # between two looks for whether another worker has decided
+BUSY_S: Final = 1.0  # for as long as a request may wait for that
+STATES: Final = ("gathering", "waiting", "trying", "answering", "tunnel", "over")
+GATHERING: Final = 0
+WAITING: Final = 1
+TRYING: Final = 2
+ANSWERING: Final = 3
+TUNNEL: Final = 4
+OVER: Final = 5
+LEGAL: Final = {
+    GATHERING: (WAITING, OVER),  # what of the request must be there to choose a backend
+    WAITING: (TRYING, OVER),  # for an instance of it
+    TRYING: (TRYING, ANSWERING, TUNNEL, OVER),  # for the head of an answer
+    ANSWERING: (OVER,),  # for its body
+    TUNNEL: (OVER,),
+    OVER: (),
+}
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Admitting(Waiter, Request, Deciding):
+    """A request that asks to come in. `state` is one of STATES, and moves as is LEGAL, never
+    back."""
+
+    __slots__ = (
+        "admitted", "buckets", "client", "head", "plane", "request_id", "revision", "route",
+        "shown", "started", "state",
+    )  # fmt: skip
+
+    def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
+        self.deadline = self.armed = NEVER
+        self.plane = plane
+        self.client = client
+        self.head = head
+        self.started = now
+        self.request_id = (client.trusted and given_id(head)) or plane.fresh_id()
+        self.state = GATHERING
+        self.route: LiveRoute | None = None
+        self.admitted: Admission | None = None
+        self.buckets: tuple[Named, ...] = ()  # in which it is in flight
+        self.revision = 0
+        self.shown = b""
+
+    @property
+    def consumer(self) -> str:
+        return self.admitted.consumer if self.admitted is not None else ""
+
+    @abstractmethod
+    def fail(self, fault: GatewayError) -> None:
+        """Ends a request that may already be under way."""
+
+    @abstractmethod
+    def decide_again(self) -> None:
+        """Decides what could not be decided a moment ago."""
+
+    def let_in(self, snapshot: Snapshot, live: LiveRoute) -> None:
+        """Raises Unauthorized or Forbidden unless the request may have what it asks for."""
+        head, door, route = self.head, snapshot.door, live.route
+        known = head.admitted
+        if known is not None and known[0] is door.mark and known[1] is live:
+            admitted: Admission | None = known[2]
+        else:
+            try:
+                admitted = door.admission(head, route)
+            except Unauthorized:
+                self._note_refusal(snapshot, live)
+                raise
+            head.admitted = (door.mark, live, admitted)
+        self.admitted = admitted
+        if admitted is not None:
+            try:
+                door.check(admitted, route)
+            except Forbidden:
+                self._note_refusal(snapshot, live)
+                raise
+
+    @property
+    def has_bucket(self) -> bool:
+        """Whether its consumer has a limit."""
+        return self.admitted is not None and self.admitted.bucket is not None
+
+    def check_limits(self, snapshot: Snapshot, live: LiveRoute) -> None:
+        """Refuses before its body what would be refused after it."""
+        of_key = self.admitted.bucket if self.admitted is not None else None
+        try:
+            limiting.check(limiting.named(of_key, live.bucket), self.started)
+        except Limited as fault:
+            self._note_refusal(snapshot, live)
+            self._count_limited(fault, live)
+            raise
+
+    def is_within_limits(self, live: LiveRoute | None) -> bool:
+        """Whether limits let the request go on; False: that is decided in a moment. Raises
+        Limited."""
+        of_key = self.admitted.bucket if self.admitted is not None else None
+        of_route = live.bucket if live is not None else None
+        buckets, now = limiting.named(of_key, of_route), self.plane.now()
+        try:
+            lines = limiting.enter(buckets, now)
+        except Limited as fault:
+            self._count_limited(fault, live)
+            raise
+        except Busy:
+            if now - self.started > BUSY_S:
+                raise NoRoom("The gateway could not count the request.", "overloaded") from None
+            self.plane.later(AGAIN_S, self.decide_again)
+            return False
+        self.buckets = buckets
+        self.shown = lines + self.shown
+        return True
+
+    def leave_limits(self) -> None:
+        """The request is over: it is in flight nowhere any more."""
+        if self.buckets:
+            limiting.leave(self.buckets)
+            self.buckets = ()
+
+    def _count_limited(self, fault: Limited, live: LiveRoute | None) -> None:
+        name = live.route.name if live is not None else ""
+        self.plane.counters.add(LIMITED, self.consumer, name, fault.limit)
+
+    def _note_refusal(self, snapshot: Snapshot, live: LiveRoute) -> None:
+        """Who is refused is counted at the route, and told by which revision."""
+        self.route, self.revision, self.shown = live, snapshot.revision, snapshot.shown

@@ -1,0 +1,137 @@
+"""What does a client get that the gateway answers by itself, and how?
+
+Refusals (`replies` has their words), preflights of browsers, and what is asked below `/-/`. What
+instances answer is `exchange`.
+"""
+
+from abc import abstractmethod
+from urllib.parse import unquote
+
+import orjson
+from mypy_extensions import mypyc_attr
+
+from gateway.core.errors import ClientFault, GatewayError, NoRoom
+from gateway.core.heads import RequestHead
+from gateway.core.openai import Listing, as_list, as_model, is_openai
+from gateway.dataplane.backend import LiveBackend
+from gateway.dataplane.connection import Connection
+from gateway.dataplane.intake import Intake
+from gateway.dataplane.plane import Plane
+from gateway.dataplane.replies import problem, reply
+from gateway.dataplane.routing import LiveRoute, Snapshot, WrongMethodFault, host_of
+
+_PLAIN = b"Content-Type: text/plain\r\nCache-Control: no-store\r\n"
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Replying(Intake):
+    """A request that the gateway may answer itself."""
+
+    __slots__ = ("backend", "head_sent", "sent", "status")
+
+    def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
+        Intake.__init__(self, plane, client, head, now)
+        self.backend: LiveBackend | None = None
+        self.head_sent = False
+        self.sent = 0
+        self.status = 0
+
+    @abstractmethod
+    def _finish(self, now: float, reason: str) -> None:
+        """The answer is written."""
+
+    def refuse(self, fault: GatewayError) -> None:
+        """Answers `fault`. What of the request has not come is not waited for."""
+        allow = fault.allow if isinstance(fault, WrongMethodFault) else None
+        lines, body = problem(fault, self.request_id, allow, is_openai(self.head.target))
+        if self.plane.options.expose:
+            lines += self._decided()
+        live = self.route
+        if live is None:  # refused before its route was known for sure: a page may read why
+            live = self._meant()
+        if live is not None and live.shape is not None:
+            lines += live.shape.own(self.head, lines)
+        self._reply(fault.kind.status, lines, body, fault.code)
+
+    def _meant(self) -> LiveRoute | None:
+        """The route whose `cors` speaks for a request that came from a page."""
+        head = self.head
+        if head.get("origin") is None:
+            return None
+        try:
+            return self.plane.snapshot.cors_route(head, head.method)
+        except GatewayError:  # a host that is none
+            return None
+
+    def _decided(self) -> bytes:
+        """The response lines that say what was decided of a request before it failed."""
+        if self.route is None:
+            return b""
+        lines = f"X-Headgate-Route: {self.route.route.name}\r\n"
+        if self.backend is not None:
+            lines += f"X-Headgate-Backend: {self.backend.name}\r\n"
+        if self.attempt is not None:
+            lines += f"X-Headgate-Instance: {self.attempt.instance.address}\r\n"
+        return f"{lines}X-Headgate-Revision: {self.revision}\r\n".encode()
+
+    def _reply(self, status: int, lines: bytes, body: bytes, reason: str) -> None:
+        self.status = status
+        self.head_sent = True
+        if self.plane.options.expose:
+            lines += b"X-Request-Id: %b\r\n" % self.request_id
+        close = self.client.closes()
+        self.client.write(reply(status, lines, body, close, self.head.method == b"HEAD"))
+        self.sent = len(body)
+        self._finish(self.plane.now(), reason)
+
+    def answer_preflight(self) -> bool:
+        """Answers a browser that asks whether a page may send its request, if the route that is
+        meant has `cors`; whoever may ask, nobody has a key yet, nor is an instance asked."""
+        head, snapshot = self.head, self.plane.snapshot
+        wished = head.get("access-control-request-method")
+        origin = head.get("origin")
+        if head.method != b"OPTIONS" or not wished or origin is None:
+            return False
+        live = snapshot.cors_route(head, wished.encode("latin-1"))
+        if live is None or live.shape is None or live.shape.cors is None:
+            return False
+        self.route, self.revision = live, snapshot.revision
+        lines = live.shape.cors.preflight(origin, head.get("access-control-request-headers"))
+        if self.plane.options.expose:
+            lines += self._decided()
+        self._reply(204, lines, b"", "")
+        return True
+
+    def answer_reserved(self) -> None:
+        """Answers what is asked below `/-/`: health, and the documents pushed from control."""
+        host_of(self.head)
+        path = self.head.target.partition(b"?")[0]
+        if self.head.method not in (b"GET", b"HEAD"):
+            raise WrongMethodFault(("GET", "HEAD"))
+        if path == b"/-/health":
+            if self.plane.lame and not self.plane.is_replaced:
+                raise NoRoom("This worker is shutting down.", "draining")
+            self._reply(200, _PLAIN, b"ok\n", "")
+            return
+        document = self.plane.documents.get(path)
+        if document is None:
+            raise ClientFault("There is nothing at this path.", "no_route")
+        kind, body = document
+        self._reply(200, b"Content-Type: %b\r\n" % kind, body, "")
+
+    def list_models(self, snapshot: Snapshot, asked: Listing) -> None:
+        """Answers which of the models may be asked for with the key that came."""
+        self.revision = snapshot.revision
+        open_to, self.admitted = snapshot.door.opened(
+            self.head, [snapshot.table.routes[model.route] for model in asked.models]
+        )
+        names = {model.name: None for model in asked.models if model.route in open_to}
+        if asked.wanted and unquote(asked.wanted) not in names:
+            raise ClientFault("There is no such model, or none for this key.", "no_route")
+        if self.has_bucket and not self.is_within_limits(None):
+            return
+        said = as_model(unquote(asked.wanted)) if asked.wanted else as_list(names)
+        lines = b"Content-Type: application/json\r\nCache-Control: no-store\r\n" + self.shown
+        if self.plane.options.expose:
+            lines += b"X-Headgate-Revision: %d\r\n" % self.revision
+        self._reply(200, lines, orjson.dumps(said), "")

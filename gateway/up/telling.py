@@ -1,0 +1,70 @@
+"""How does the fleet tell what it runs?"""
+
+from collections.abc import Iterable, Sequence
+
+from gateway.core.placement import Wanted
+from gateway.up.process import InstanceProcess
+from gateway.wire.line import InstanceProcess as ProcessMessage
+from gateway.wire.line import ServedBackend
+
+
+def state_of(asked: Wanted | None, own: Sequence[InstanceProcess], error: str | None) -> str:
+    """How far `own`, the processes of a backend, are what is asked for. With a count of 0 it is
+    one that starts on demand, and asleep."""
+    if asked is None:
+        return "stopping"
+    if not asked.count:
+        return "unloading" if any(each.pid is not None for each in own) else "asleep"
+    if error:
+        return "failed"
+    ready = {
+        each.plan.instance.address
+        for each in own
+        if each.state == "ready" and each.version == asked.version
+    }
+    is_so = len(ready) >= asked.count and set(asked.in_force) <= ready
+    return "ready" if is_so else "starting"
+
+
+def backend(
+    asked: Wanted | None,
+    own: Sequence[InstanceProcess],
+    *,
+    error: str | None,
+    waits: str | None,
+    starts: int,
+    load_s: float | None,
+    is_beside: bool,
+) -> ServedBackend:
+    """All that is told of one backend; `is_beside`: its addresses are in no document."""
+    state = state_of(asked, own, error)
+    version = asked.version if asked is not None else ""
+    return {
+        "state": state,
+        "error": error if asked is not None else None,
+        "waits": waits if state == "starting" else None,
+        "starts": starts,
+        "load_s": None if load_s is None else round(load_s, 3),
+        "addresses": list(asked.in_force) if asked is not None and is_beside else None,
+        "processes": [_process(each, version) for each in own],
+    }
+
+
+def _process(each: InstanceProcess, version: str) -> ProcessMessage:
+    return {
+        "address": each.plan.instance.address,
+        "pid": each.pid,
+        "state": each.state,
+        "model": each.plan.model,
+        "current": each.version == version,
+        "restarts": each.restarts,
+        "error": each.error,
+        "devices": list(each.plan.devices),
+        "memory": _sum(each.seats.values()),
+    }
+
+
+def _sum(sizes: Iterable[int | None]) -> int | None:
+    found = list(sizes)
+    known = [size for size in found if size is not None]
+    return sum(known) if found and len(known) == len(found) else None

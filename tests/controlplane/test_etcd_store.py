@@ -1,0 +1,348 @@
+"""What a table that several gateways share promises beyond what every store does."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from gateway.controlplane.store.etcd.client import Access, Client, b64, put, transact
+from gateway.controlplane.store.etcd.etcd_store import EtcdStore, Kind
+from gateway.controlplane.store.etcd.membership import Lease
+from gateway.controlplane.store.etcd.watch import Seen
+from gateway.controlplane.store.store import (
+    Conflict,
+    Member,
+    Revision,
+    StateRefused,
+    StoreError,
+    StoreFull,
+    Unavailable,
+)
+from tests.harness.certificates import make_ca, make_certificate
+from tests.harness.etcd import Cluster, etcd_cluster
+
+DOCUMENT = {"backends": {"b": {"instances": ["http://127.0.0.1:1"]}}, "routes": {}}
+
+
+def revision(number: int, document: Any = None, why: str = "because") -> Revision:
+    time = f"2026-01-01T00:00:{number % 60:02}.000Z"
+    return Revision(number, time, "me", why, "api", [], document or DOCUMENT)
+
+
+def wait_for(check: Callable[[], Any], within_s: float = 30.0) -> None:
+    end = time.monotonic() + within_s
+    while not check():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def etcd() -> Iterator[Cluster]:
+    with etcd_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"/tests/{uuid4()}"
+
+
+@contextmanager
+def opened(access: Access, prefix: str, **more: Any) -> Iterator[EtcdStore]:
+    copy = more.pop("copy", None)
+    store = EtcdStore(access, Kind(prefix, **more), copy)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+class Gateway:
+    """A member as a control process is one: it hears of the others and of its own lease."""
+
+    def __init__(self, store: EtcdStore, name: str, id: str = "") -> None:
+        self.store, self.own = store, Member(name, 0, 2, "2026", "http://admin", id or name)
+        self.seen, self.lease = Seen(), Lease()
+        self.stands_still = False
+        store.join(look=self._look, told=self._told, alive=self._alive)
+
+    def announce(self, applied: int) -> None:
+        self.own = Member(self.own.name, applied, 2, "2026", "http://admin", self.own.id)
+        self.store.announce(self.own)
+
+    def _look(self, seen: Seen) -> None:
+        self.seen = seen
+
+    def _told(self, lease: Lease) -> None:
+        self.lease = lease
+
+    async def _alive(self) -> None:
+        while self.stands_still:
+            await asyncio.sleep(0.01)
+
+    @property
+    def holds(self) -> bool:
+        return self.lease.until > time.monotonic()
+
+
+def test_of_two_edits_of_one_revision_one_is_refused_and_not_kept(
+    etcd: Cluster, prefix: str
+) -> None:
+    access = Access(etcd.urls)
+    with opened(access, prefix) as one, opened(access, prefix) as other:
+        one.commit(revision(1))
+        other.load()
+        one.commit(revision(2, why="first"))
+        with pytest.raises(Conflict):
+            other.commit(revision(2, why="second"), {"routes": {}})
+        stored = other.load()
+        assert stored is not None
+        assert (stored.newest, stored.applied) == (revision(2, why="first"), None)
+        other.commit(revision(3))
+        with pytest.raises(Conflict):
+            one.commit(revision(3, why="late"))
+        assert [each.number for each in one.history(limit=9).edits] == [3, 2, 1]
+
+
+def test_edits_of_another_gateway_are_heard(etcd: Cluster, prefix: str) -> None:
+    access, heard = Access(etcd.urls), list[Revision]()
+    with opened(access, prefix) as one, opened(access, prefix) as other:
+        other.follow(0, heard.append)
+        for number in range(1, 40):
+            one.commit(revision(number))
+        wait_for(lambda: len(heard) == 39)
+    assert heard == [revision(n) for n in range(1, 40)]
+
+
+def test_what_is_too_large_for_etcd_is_refused_with_its_size(etcd: Cluster, prefix: str) -> None:
+    with opened(Access(etcd.urls), prefix) as store:
+        store.commit(revision(1))
+        noise = os.urandom(1_500_000).hex()
+        with pytest.raises(StoreFull, match=r"revision 2 takes 1\.\d+ MiB compressed"):
+            store.commit(revision(2, {"routes": {"r": noise}}))
+        store.commit(revision(2, {"routes": {"r": "x" * 20_000_000}}))
+        stored = store.load()
+        assert stored is not None
+        assert len(stored.newest.document["routes"]["r"]) == 20_000_000
+
+
+def test_a_revision_and_a_file_that_fit_only_apart_are_both_kept(
+    etcd: Cluster, prefix: str
+) -> None:
+    with opened(Access(etcd.urls), prefix) as store:
+        document = {"routes": {"r": os.urandom(450_000).hex()}}
+        store.commit(revision(1, document), {"routes": {"s": os.urandom(450_000).hex()}})
+        stored = store.load()
+        assert stored is not None
+        assert stored.newest.document == document
+        assert stored.applied is not None
+
+
+def test_the_history_is_bounded_in_bytes_and_the_newest_stays(etcd: Cluster, prefix: str) -> None:
+    with opened(Access(etcd.urls), prefix, keep_bytes=60_000) as store:
+        for number in range(1, 21):
+            store.commit(revision(number, {"routes": {"r": os.urandom(5_000).hex()}}))
+        numbers = [each.number for each in store.history(limit=99).edits]
+        assert numbers[0] == 20
+        assert 5 <= len(numbers) <= 12
+        assert store.get(numbers[-1]) is not None
+        assert store.get(numbers[-1] - 1) is None
+    # Whoever comes later knows how large the others are.
+    with opened(Access(etcd.urls), prefix, keep_bytes=20_000) as store:
+        store.load()
+        for number in range(21, 24):
+            store.commit(revision(number, {"routes": {"r": os.urandom(5_000).hex()}}))
+        assert len(store.history(limit=99).edits) <= 4
+
+
+def test_a_value_that_was_changed_by_hand_is_refused_in_one_line(
+    etcd: Cluster, prefix: str
+) -> None:
+    async def write() -> None:
+        client = Client(Access(etcd.urls))
+        await transact(client, [put(f"{prefix}/revisions/{1:020}".encode(), b"rubbish")])
+        await client.close()
+
+    with opened(Access(etcd.urls), prefix) as store:
+        store.commit(revision(1))
+        asyncio.run(write())
+        with pytest.raises(StateRefused, match="revision 1 does not match its checksum"):
+            store.load()
+
+
+def test_a_member_that_does_not_answer_is_left_for_one_that_does(
+    etcd: Cluster, prefix: str
+) -> None:
+    with opened(Access(["http://127.0.0.1:9", *etcd.urls, "http://127.0.0.1:9"]), prefix) as store:
+        store.commit(revision(1))
+        assert store.load() is not None
+
+
+def test_without_etcd_the_copy_is_there_to_start_from_and_nothing_is_edited(
+    tmp_path: Path, prefix: str
+) -> None:
+    with etcd_cluster() as own:
+        access = Access(own.urls)
+        with opened(access, prefix, copy=tmp_path) as store:
+            store.commit(revision(1), DOCUMENT)
+            store.commit(revision(2))
+            assert store.load() is not None
+            assert not store.is_copy
+        own.kill()
+        with opened(access, prefix, copy=tmp_path, lease_s=0.3) as store:
+            stored = store.load()
+            assert store.is_copy
+            assert stored is not None
+            assert (stored.newest, stored.applied) == (revision(2), DOCUMENT)
+            with pytest.raises(Unavailable):
+                store.commit(revision(3))
+        (tmp_path / "etcd-copy").write_bytes(b"rubbish")
+        with (
+            opened(access, prefix, copy=tmp_path, lease_s=0.3) as store,
+            pytest.raises(StateRefused, match="etcd-copy is damaged"),
+        ):
+            store.load()
+        with opened(access, prefix, lease_s=0.3) as store, pytest.raises(Unavailable):
+            store.load()
+
+
+def test_a_gateway_is_a_member_while_it_holds_its_lease(etcd: Cluster, prefix: str) -> None:
+    access = Access(etcd.urls)
+    with opened(access, prefix) as store, opened(access, prefix, lease_s=2) as own:
+        store.commit(revision(1))
+        one = Gateway(own, "gw-a")
+        assert not one.holds
+        one.announce(1)
+        wait_for(lambda: one.holds)
+        assert store.members() == [one.own]
+        own.commit(revision(2))
+        one.announce(2)
+        wait_for(lambda: store.members() == [one.own])
+        # Its control process stands still: it knows that it is lost before others do.
+        one.stands_still = True
+        wait_for(lambda: not one.holds)
+        assert [each.name for each in store.members()] == ["gw-a"]
+        wait_for(lambda: not store.members())
+        one.stands_still = False
+        wait_for(lambda: one.holds)
+
+
+def test_a_gateway_does_not_announce_itself_with_an_old_table(etcd: Cluster, prefix: str) -> None:
+    access = Access(etcd.urls)
+    with opened(access, prefix) as store, opened(access, prefix) as own:
+        store.commit(revision(1))
+        store.commit(revision(2))
+        one = Gateway(own, "gw-a")
+        one.announce(1)
+        wait_for(lambda: "not taken over the newest" in one.lease.why)
+        assert not store.members()
+        one.announce(2)
+        wait_for(lambda: one.holds)
+        assert [each.applied for each in store.members()] == [2]
+
+
+def test_of_two_gateways_of_one_name_the_second_waits_and_says_so(
+    etcd: Cluster, prefix: str
+) -> None:
+    access = Access(etcd.urls)
+    with opened(access, prefix) as store, opened(access, prefix) as second:
+        store.commit(revision(1))
+        one = Gateway(store, "gw-a", "here")
+        one.announce(1)
+        wait_for(lambda: one.holds)
+        other = Gateway(second, "gw-a", "there")
+        other.announce(1)
+        wait_for(lambda: "another gateway is called 'gw-a'" in other.lease.why)
+        assert not other.holds
+        with opened(access, prefix) as successor:  # of the first, after a crash: no need to wait
+            third = Gateway(successor, "gw-a", "here")
+            third.announce(1)
+            wait_for(lambda: third.holds)
+
+
+def test_a_user_is_known_by_its_password_and_kept_to_its_keys(prefix: str) -> None:
+    with etcd_cluster() as own:
+
+        async def protect() -> None:
+            client = Client(Access(own.urls))
+            for name, password in (("root", "secret"), ("headgate", "pass")):
+                await client.call("/v3/auth/user/add", {"name": name, "password": password})
+            for name, role in (("root", "root"), ("headgate", "gateways")):
+                await client.call("/v3/auth/role/add", {"name": role})
+                await client.call("/v3/auth/user/grant", {"user": name, "role": role})
+            key, end = f"{prefix}/".encode(), f"{prefix}0".encode()
+            allowed = {"permType": "READWRITE", "key": b64(key), "range_end": b64(end)}
+            await client.call("/v3/auth/role/grant", {"name": "gateways", "perm": allowed})
+            await client.call("/v3/auth/enable", {})
+            await client.close()
+
+        asyncio.run(protect())
+        with opened(Access(own.urls, "headgate", "pass"), prefix) as store:
+            store.commit(revision(1))
+            one = Gateway(store, "gw-a")
+            one.announce(1)
+            wait_for(lambda: one.holds)
+            own.kill()  # and with it every token that it gave
+            own.start()
+            own.wait()
+            store.commit(revision(2))
+        for access, words in (
+            (Access(own.urls, "headgate", "wrong"), "user 'headgate'.*authentication failed"),
+            (Access(own.urls), "user name is empty"),
+        ):
+            with opened(access, prefix) as store, pytest.raises(StoreError, match=words):
+                store.load()
+        with (
+            opened(Access(own.urls, "headgate", "pass"), "/elsewhere") as store,
+            pytest.raises(StoreError, match="permission denied"),
+        ):
+            store.load()
+
+
+def test_etcd_is_asked_by_tls_and_shown_a_certificate(tmp_path: Path, prefix: str) -> None:
+    authority = make_ca(tmp_path)
+    made = make_certificate(tmp_path, "etcd", authority, "127.0.0.1")
+    ca, cert, key = str(authority[0]), *map(str, made)
+    options = ["--cert-file", cert, "--key-file", key, "--client-cert-auth",
+               "--trusted-ca-file", ca]  # fmt: skip
+    with etcd_cluster(more=options, tls=True) as own:
+        with opened(Access(own.urls, ca=ca, cert=cert, key=key), prefix) as store:
+            store.commit(revision(1))
+            assert store.load() is not None
+        with (
+            opened(Access(own.urls, ca=ca), prefix, lease_s=0.3) as store,
+            pytest.raises(Unavailable),
+        ):
+            store.load()
+    with pytest.raises(StoreError, match=r"gateway\.etcd: .* cannot be used"):
+        EtcdStore(Access(own.urls, ca=str(tmp_path / "none")), Kind(prefix))
+
+
+def test_edits_go_on_without_the_leader_and_stop_without_a_quorum(prefix: str) -> None:
+    with etcd_cluster(3) as own, opened(Access(own.urls), prefix) as store:
+        heard: list[Revision] = []
+        store.commit(revision(1))
+        store.follow(1, heard.append)
+        own.kill(0)
+        store.commit(revision(2))
+        own.signal(signal.SIGSTOP, 1)
+        with pytest.raises(Unavailable, match="etcd cannot be reached"):
+            store.commit(revision(3))
+        own.signal(signal.SIGCONT, 1)
+        own.start(0)
+        wait_for(lambda: store.load() is not None and not store.is_copy)
+        stored = store.load()
+        assert stored is not None
+        # What was refused while nobody could know may have been stored after all: once, whole.
+        newest = stored.newest.number
+        assert newest in (2, 3)
+        store.commit(revision(newest + 1))
+        wait_for(lambda: len(heard) == newest)
+        assert [each.number for each in heard] == list(range(2, newest + 2))

@@ -1,0 +1,111 @@
+"""How does a test get an etcd of its own, of one member or three?
+
+Debian's `etcd` on free ports, its data in a temporary folder, ended with its test. Without a binary
+the test is skipped, and says why.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.harness.ports import free_port
+
+START_S = 60.0
+
+
+class Cluster:
+    """Members that run; `urls` are where clients reach them."""
+
+    def __init__(
+        self, folder: Path, size: int, more: Sequence[str] = (), tls: bool = False
+    ) -> None:
+        self._folder, self._more = folder, list(more)
+        scheme = "https" if tls else "http"
+        self.urls = [f"{scheme}://127.0.0.1:{free_port()}" for _ in range(size)]
+        self._peers = [f"http://127.0.0.1:{free_port()}" for _ in range(size)]
+        self._processes: list[subprocess.Popen[bytes] | None] = [None] * size
+
+    def start(self, *members: int) -> None:
+        """Starts these members, or all, on the data that they had."""
+        everyone = ",".join(f"m{n}={peer}" for n, peer in enumerate(self._peers))
+        for n in members or range(len(self.urls)):
+            with (self._folder / f"m{n}.log").open("ab") as log:
+                self._processes[n] = subprocess.Popen(
+                    [
+                        "etcd", "--name", f"m{n}", "--data-dir", str(self._folder / f"m{n}"),
+                        "--listen-client-urls", self.urls[n],
+                        "--advertise-client-urls", self.urls[n],
+                        "--listen-peer-urls", self._peers[n],
+                        "--initial-advertise-peer-urls", self._peers[n],
+                        "--initial-cluster", everyone, "--pre-vote", "--unsafe-no-fsync",
+                        *self._more,
+                    ],
+                    stdout=log, stderr=log, start_new_session=True,
+                    env={**os.environ, "ETCD_UNSUPPORTED_ARCH": os.uname().machine},
+                )  # fmt: skip
+
+    def kill(self, *members: int) -> None:
+        """Kills these members, or all, at once."""
+        for n in members or range(len(self.urls)):
+            self.signal(signal.SIGKILL, n)
+            process = self._processes[n]
+            if process is not None:
+                process.wait(20)
+                self._processes[n] = None
+
+    def signal(self, number: signal.Signals, *members: int) -> None:
+        """Sends `number` to these members, or all."""
+        for n in members or range(len(self.urls)):
+            process = self._processes[n]
+            if process is not None:
+                process.send_signal(number)
+
+    def wait(self) -> None:
+        """Returns when a quorum answers."""
+        end = time.monotonic() + START_S
+        while not any(self._answers(url) for url in self.urls):
+            if time.monotonic() > end:
+                logs = "\n".join(p.read_text()[-1500:] for p in self._folder.glob("*.log"))
+                raise AssertionError(f"etcd does not answer within {START_S} s:\n{logs}")
+            time.sleep(0.05)
+
+    def _answers(self, url: str) -> bool:
+        if url.startswith("https"):  # without a certificate there is no more to learn
+            with socket.socket() as probe:
+                return not probe.connect_ex(("127.0.0.1", int(url.rpartition(":")[2])))
+        body = b'{"key":"AA=="}'
+        asked = urllib.request.Request(f"{url}/v3/kv/range", data=body, method="POST")
+        try:
+            with urllib.request.urlopen(asked, timeout=2) as answer:
+                return bool(answer.status == 200)
+        except urllib.error.HTTPError as error:
+            return error.code in (400, 401, 403)  # a user is asked for
+        except OSError:
+            return False
+
+
+@contextmanager
+def etcd_cluster(size: int = 1, more: Sequence[str] = (), tls: bool = False) -> Iterator[Cluster]:
+    """`size` members that have a leader; `more` are options of theirs."""
+    if shutil.which("etcd") is None:
+        pytest.skip("no etcd here: apt-get install etcd-server etcd-client")
+    with tempfile.TemporaryDirectory(prefix="headgate-etcd-") as folder:
+        cluster = Cluster(Path(folder), size, more, tls)
+        try:
+            cluster.start()
+            cluster.wait()
+            yield cluster
+        finally:
+            cluster.signal(signal.SIGCONT)
+            cluster.kill()
