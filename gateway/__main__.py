@@ -23,8 +23,7 @@ def main() -> int:
     if name == ["_tied"]:
         exec_tied(arguments)
     if name in (["_control"], ["_worker"]):
-        # SIGUSR2 tells a worker that another gateway serves: one that has only begun ends by it.
-        be_quiet(*(ANEW if name == ["_control"] else (signal.SIGUSR1,)), signal.SIGHUP)
+        be_quiet(*ANEW, signal.SIGHUP)
         tie()
         gc.disable()  # until all is loaded: it stays, and to look through it is a third of the time
         from gateway.app import run_control, run_worker

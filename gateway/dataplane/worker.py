@@ -40,7 +40,7 @@ from gateway.wire.messages import HAND_OVER_S
 
 log = logging.getLogger(__name__)
 POLL_S = 0.02
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH)
 RESERVED = 40  # descriptors for sockets, channel, log, and names
 UPSTREAMS = 4096  # and for connections to instances, where there are many
 
@@ -121,7 +121,7 @@ class Worker:
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         for number in (signal.SIGHUP, signal.SIGUSR1):
             loop.add_signal_handler(number, self._reopen)
-        loop.add_signal_handler(signal.SIGUSR2, self._replaced)
+        loop.add_signal_handler(signal.SIGWINCH, self._replaced)
         self._own.run("following the control process", self._control.follow())
         try:
             await self._leave.wait()

@@ -36,6 +36,7 @@ SILENCE_S = 20.0
 """A control process says that it is alive each second; one that does not for so long hangs."""
 
 LAST_WORDS_S = 1.0
+AGAIN_S = 0.5
 HOLDS_INSTANCES = (
     "`headgate up` is the parent of its instances, which would end with it; run those by themselves"
     " (headgate instance) and `headgate gateway` before them, which can be replaced"
@@ -186,11 +187,14 @@ class Supervisor(Replaceable):
         # a crash with a traceback; and there is nobody yet to whom it could announce its end.
         number = self._number if self._ready else signal.SIGTERM
         if self._replaced_by:
-            number = signal.SIGUSR2
+            self._owned.run("sending the workers away", self._send_away())
         else:
             self._manager.notify("STOPPING=1")
         for worker in self._workers:
-            worker.stop(number)
+            if self._replaced_by:
+                worker.let_go()
+            else:
+                worker.stop(number)
         await self._ended(self._tasks, self._plan.drain_timeout_s)
 
     # a successor
@@ -229,6 +233,14 @@ class Supervisor(Replaceable):
         self._replaced_by = pid
         self._manager.notify(f"MAINPID={pid}")
         self._stop_asked.set()
+
+    async def _send_away(self) -> None:
+        """Tells the workers that a successor accepts, with the signal that nginx has for it; again
+        and again, for one that has only begun hears nothing yet."""
+        while True:
+            for worker in self._workers:
+                worker.signal(signal.SIGWINCH)
+            await asyncio.sleep(AGAIN_S)
 
     async def _watch_over(self) -> None:
         """Tells the service manager that this loop runs, as long as it is the main one's."""
