@@ -61,6 +61,52 @@ routes:
     split: {digits-linear: 1}
     mirror: {backend: digits-cnn, percent: 5}
 """,
+    "compare": """
+routes:
+  digits:
+    match: /digits
+    split: {digits-linear: 1}
+    mirror:
+      backend: digits-cnn
+      percent: 5
+      compare:
+        fields: {/digit: exact, /probabilities: {close: {rtol: 0.01, atol: 0.001}}, /model: ignore}
+        samples: 20
+""",
+    "cors": """
+routes:
+  digits:
+    match: /digits
+    split: {digits-linear: 1}
+    cors: {origins: ["https://app.example.com", "https://*.example.org"], max_age: 10m}
+""",
+    "headers": """
+routes:
+  digits:
+    match: /digits
+    split: {digits-linear: 1}
+    headers:
+      request: {set: {X-Tenant: acme}}
+      response: {remove: [Server]}
+""",
+    "rules": """
+routes:
+  digits:
+    match: /digits
+    split: {digits-linear: 1}
+    headers:
+      response:
+        set: {Cache-Control: no-store}
+        add: {X-Served-By: headgate}
+        remove: [Server]
+""",
+    "compress": """
+routes:
+  digits:
+    match: /digits
+    split: {digits-linear: 1}
+    compress: {min: 4KiB, events: true}     # or true
+""",
     "keys": """
 keys:
   acme:
@@ -84,6 +130,12 @@ backends:
     balance: least_loaded           # or round_robin, random
     max_in_flight: 64
     limit: learned                  # or fixed
+""",
+    "tls": """
+backends:
+  digits-cnn:
+    instances: [https://models.internal:8443]
+    tls: {ca: /etc/headgate/internal-ca.pem}
 """,
     "serve": """
 backends:
