@@ -136,6 +136,7 @@ def prepare(
         workers=settings.workers,
         given=there.given,
         memory=there.memory,
+        before=there.before,
         arguments=("gateway", str(file), "--state-dir", str(state_dir), "--take-over"),
     )
     data_url = url_of(data[0], "http" if settings.tls is None else "https")

@@ -54,6 +54,11 @@ class Replaceable(ABC):
     def given(self) -> tuple[bool, bool]:
         """Whether its sockets for requests, and that of the admin API, are a service manager's."""
 
+    @property
+    @abstractmethod
+    def deciding(self) -> list[int]:
+        """The processes of its workers: who follows keeps their table up to date."""
+
     @abstractmethod
     def offered(self, shares: bool) -> tuple[list[socket.socket], list[int]]:
         """The sockets for requests, and the descriptors that follow them in an `offer`."""
@@ -233,6 +238,7 @@ class HotRestart:
             "type": "offer",
             "pid": os.getpid(),
             "data": len(data),
+            "workers": self._of.deciding,
             "shares": shares,
             "given": self._of.given[0],
             "gives_admin": self._of.given[1],

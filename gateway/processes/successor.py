@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.processes.leaving import Before
 from gateway.processes.tasks import told
 from gateway.wire.channel import BadFrame, Channel
 from gateway.wire.succession import (
@@ -37,13 +38,14 @@ class NoSuccession(Exception):
 class Inheritance:
     """What a gateway begins with: sockets that listen, the lock of the state, and the memory of
     loads and of counters. `given`: whether the sockets for requests, and that of the admin API, are
-    a service manager's, whatever the file says. `directory` is the private one of the gateway
-    before, process `pid`."""
+    a service manager's, whatever the file says. Of the gateway that it follows, process `pid`:
+    `before` are its workers, and `directory` is its private one."""
 
     data: Sequence[socket.socket] = ()
     admin: socket.socket | None = None
     given: tuple[bool, bool] = (False, False)
     state_fd: int | None = None
+    before: Before | None = None
     memory: tuple[int, int] | None = None
     directory: Path | None = None
     pid: int = 0
@@ -97,12 +99,13 @@ class Succession:
         for fd in fds:
             os.set_inheritable(fd, False)
         count = int(message["data"])
-        state_fd, *memory = fds[count + 1 :]
+        state_fd, channels_fd, *memory = fds[count + 1 :]
         return Inheritance(
             [socket.socket(fileno=fd) for fd in fds[:count]],
             socket.socket(fileno=fds[count]),
             (bool(message["given"]), bool(message["gives_admin"])),
             state_fd,
+            Before(channels_fd, tuple(message["workers"])),
             (memory[0], memory[1]) if message["shares"] else None,
             Path(message["directory"]),
             int(message["pid"]),

@@ -22,6 +22,7 @@ from pathlib import Path
 from gateway.processes import outlet, signals
 from gateway.processes.children import FAULT, REAPED_WITHIN_S, Child, Command, Exit, this_program
 from gateway.processes.hot_restart import HotRestart, Replaceable
+from gateway.processes.leaving import Before, follow
 from gateway.processes.lifeline import Lifeline
 from gateway.processes.on_demand import OnDemand
 from gateway.processes.private_directory import SOCKET, PrivateDirectory
@@ -63,8 +64,8 @@ class Plan:
     temporary where there is no other place to write to. `placed` are the instances that were
     started for each backend; None where nobody starts any. `workers` is how many there are, 0: one
     per socket; `given`: whether those sockets, and that of the admin API, are a service manager's.
-    `memory` is that of loads and of counters, where there was a gateway before; `arguments` those
-    with which one after it is run.
+    Where there was a gateway before, `memory` is that of loads and of counters, and `before` are
+    its workers; `arguments` are those with which one after it is run.
     """
 
     data: Sequence[socket.socket]
@@ -79,6 +80,7 @@ class Plan:
     workers: int = 0
     given: tuple[bool, bool] = (False, False)
     memory: tuple[int, int] | None = None
+    before: Before | None = None
     arguments: Sequence[str] = ()
 
 
@@ -130,6 +132,7 @@ class Supervisor(Replaceable):
         self._tasks: list[asyncio.Task[None]] = []
         self._owned = Tasks(self._note_failure)
         self._replaced_by = 0
+        self._before = [] if plan.before is None else [*plan.before.pids]
         self._restart = HotRestart(
             self, self.directory.path, len(self._workers), [*plan.arguments], manager.environment,
             self._owned, say,
@@ -172,6 +175,8 @@ class Supervisor(Replaceable):
         listen((*self._plan.data, self._plan.admin))
         self._control_task = self._run("control", self._control)
         self._owned.keep("the way to a successor", self._restart.serve)
+        if self._before:
+            self._owned.run("the workers before", follow(self._before, self._note_before))
         if self._manager.watchdog_s:
             self._owned.run("the watchdog", self._watch_over())
         # The control process begins first: whatever worker it then finds was started later
@@ -230,10 +235,19 @@ class Supervisor(Replaceable):
     def given(self) -> tuple[bool, bool]:
         return self._plan.given
 
+    @property
+    def deciding(self) -> list[int]:
+        return [pid for worker in (*self._workers, *self._leaving) if (pid := worker.pid)]
+
+    def _note_before(self, left: Sequence[int]) -> None:
+        self._before = [*left]
+        self._tell_workers()
+
     def offered(self, shares: bool) -> tuple[list[socket.socket], list[int]]:
         plan, memory = self._plan, [self._permits, self._counters] if shares else []
         assert plan.state_fd is not None
-        return [*plan.data], [plan.admin.fileno(), plan.state_fd, *memory]
+        fds = [plan.admin.fileno(), plan.state_fd, self._channels.fileno(), *memory]
+        return [*plan.data], fds
 
     async def yield_state(self) -> None:
         self._control.stop()
@@ -339,6 +353,7 @@ class Supervisor(Replaceable):
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._control_end, self._our_end = theirs, ours
+        before = plan.before.channels_fd if plan.before is not None and self._before else None
         start: ControlStart = {
             "file": str(self._file),
             "name": plan.name,
@@ -347,6 +362,7 @@ class Supervisor(Replaceable):
             "directory": str(self.directory.path),
             "admin_fd": plan.admin.fileno(),
             "channels_fd": self._channels.fileno(),
+            "before_fd": before,
             "line_fd": theirs.fileno(),
             "state_fd": plan.state_fd,
             "counters_fd": self._counters,
@@ -354,7 +370,7 @@ class Supervisor(Replaceable):
             "again": self._ready,
             "placed": plan.placed,
         }
-        kept = () if plan.state_fd is None else (plan.state_fd,)
+        kept = [fd for fd in (plan.state_fd, before) if fd is not None]
         fds = (start["admin_fd"], start["channels_fd"], start["line_fd"], self._counters, *kept)
         return Command(self._program("_control", json.dumps(start)), fds, plan.environment)
 
@@ -428,6 +444,8 @@ class Supervisor(Replaceable):
                 for worker in (*self._workers, *self._leaving):
                     if worker.pid == message["pid"]:
                         worker.kill()
+                if message["pid"] in self._before:
+                    os.kill(message["pid"], signal.SIGKILL)
             case "leaving":
                 self._succeed(message["pid"])
             case "compare":
@@ -451,7 +469,10 @@ class Supervisor(Replaceable):
                 {
                     "type": "workers",
                     "pids": [worker.pid for worker in self._workers],
-                    "leaving": [pid for worker in self._leaving if (pid := worker.pid)],
+                    "leaving": [
+                        *(pid for worker in self._leaving if (pid := worker.pid)),
+                        *self._before,
+                    ],
                     "stopping": self._stop_asked.is_set(),
                 }
             )

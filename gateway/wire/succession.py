@@ -42,13 +42,15 @@ class TakeOver(TypedDict):
 
 class Offer(TypedDict):
     """Comes with descriptors: `data` sockets for requests, that of the admin API, the state's lock,
-    and, with `shares`, the memory of loads and that of counters. `given`: the sockets for requests
+    that at which the processes `workers` open their channels, and, with `shares`, the memory of
+    loads and that of counters. `given`: the sockets for requests
     are a service manager's, whatever the file says, and so, with `gives_admin`, is the other one.
     `directory` is the private one of process `pid`."""
 
     type: Literal["offer"]
     pid: int
     data: int
+    workers: Sequence[int]
     shares: bool
     given: bool
     gives_admin: bool

@@ -141,19 +141,41 @@ async def test_20000_requests_while_gateways_replace_each_other_and_none_is_refu
             assert len(await replaced_under_load(gateway, 20_000, **load)) >= 20_000
 
 
+async def revision_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+    """By which table one more request on this connection is decided."""
+    writer.write(b"GET / HTTP/1.1\r\nHost: gw.test\r\n\r\n")
+    head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)).decode().lower()
+    fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
+    await reader.readexactly(int(fields["content-length"]))
+    return int(fields["x-headgate-revision"])
+
+
 async def test_fewer_workers_take_over_every_socket_and_a_table_in_memory() -> None:
+    """And workers that finish what they have are told of edits: none is in force before."""
     async with origins(1, after(0.005)) as (stub,):
-        settings = {**REPLACED, "store": "memory"}
-        async with running_gateway(one_backend(stub), **settings) as gateway:
+        settings = {**REPLACED, "store": "memory", "lame_duck": "60s"}
+        async with running_gateway(one_backend(stub), check_end=False, **settings) as gateway:
+            old = gateway.process
             await gateway.set_weights("all", {"main": 77})
             gateway.document["gateway"]["workers"] = 1  # type: ignore[index]
             gateway.write_file()
             load = Load(gateway)
-            await upgrade(gateway)
+            kept = await asyncio.open_connection("127.0.0.1", gateway.data_port)
+            assert await revision_on(*kept) == 2
+            code, out = await command(gateway, "upgrade")
+            assert code == 0, out + gateway.log_text()[-3000:]
+            assert await weight(gateway) == 77
+            edit = await gateway.set_weights("all", {"main": 78})
+            assert edit["applied"] == {"workers": 1}
+            assert await revision_on(*kept) == edit["revision"]
+            kept[1].close()
             replies = await load.ended()
             assert failures(replies) == [], told(gateway, replies)
+            assert old is not None
+            old.send_signal(signal.SIGTERM)  # it has a minute for clients that are gone
+            await adopt(gateway, holder(gateway))
+            assert (await gateway.set_weights("all", {"main": 79}))["applied"] == {"workers": 1}
             assert len(await gateway.worker_pids()) == 1
-            assert await weight(gateway) == 77
 
 
 async def test_a_successor_that_does_not_become_ready_leaves_the_one_that_runs_with_all() -> None:
