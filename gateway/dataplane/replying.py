@@ -18,7 +18,7 @@ from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.intake import Intake
 from gateway.dataplane.plane import Plane
-from gateway.dataplane.replies import problem, reply
+from gateway.dataplane.replies import asks_for_page, problem, reply, signpost
 from gateway.dataplane.routing import LiveRoute, Snapshot, WrongMethodFault, host_of
 
 LOST: Final = "This gateway has lost its store, and may know an old table only."
@@ -45,7 +45,11 @@ class Replying(Intake):
     def refuse(self, fault: GatewayError) -> None:
         """Answers `fault`. What of the request has not come is not waited for."""
         allow = fault.allow if isinstance(fault, WrongMethodFault) else None
-        lines, body = problem(fault, self.request_id, allow, is_openai(self.head.target))
+        head = self.head
+        if fault.code == "no_route" and head.target == b"/" and asks_for_page(head):
+            lines, body = signpost(self.client.peer, self.plane.options.listeners)
+        else:
+            lines, body = problem(fault, self.request_id, allow, is_openai(head.target))
         if self.plane.options.expose:
             lines += self._decided()
         live = self.route

@@ -26,11 +26,14 @@ REPLACED = {"workers": 2, "lame_duck": "2s", "drain": "20s"}
 
 
 def told(gateway: Gateway, replies: list[Reply]) -> str:
-    """What went wrong, and what the gateway says of it."""
+    """What went wrong, after how long, and what the gateway says of it beside its edits."""
     wrong = Counter(
-        each.header("x-headgate-error") or each.error for each in replies if not each.ok
+        (each.header("x-headgate-error") or each.error, round(each.took_s, 1))
+        for each in replies
+        if not each.ok
     )
-    return f"{wrong}\n{gateway.log_text()[-3000:]}"
+    lines = [line for line in gateway.log_text().splitlines() if '"event":"revision' not in line]
+    return "\n".join([f"{wrong} of {len(replies)}", *lines[-60:]])
 
 
 class Load:
