@@ -61,8 +61,7 @@ async def asked(devices: DeviceTable | None = None, **specs: Any) -> AsyncIterat
         it.edit(**specs)
         yield it
     finally:
-        it.hurry.set()
-        await it.fleet.stop(5, it.hurry)
+        await it.stop()
 
 
 async def test_it_sleeps_until_it_is_asked_for_and_when_nobody_asks() -> None:
