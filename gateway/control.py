@@ -272,6 +272,8 @@ class Control:
         why = f"start with {self._start['name']}"
         again = self._start["again"]
         applied = self._publisher.start(self._document, why=why, again=again, settle=self._settle)
+        if not again:
+            self._places.begin(self._start["placed"] or {}, self._publisher.table)
         gc.freeze()  # the table stays: no collection shall walk through it, and stop the loop
         if not self._start["again"]:
             # Clients wait in the backlog meanwhile: better than being told that nobody is

@@ -213,3 +213,17 @@ async def test_one_that_never_could_be_loaded_is_not_tried_for_every_request() -
         it.use()
         await asyncio.sleep(0)
         assert (it.state("a"), it.told[-1]["backends"]["a"]["starts"]) == ("failed", 1)
+
+
+async def test_a_fleet_that_is_written_tells_its_addresses_beside_the_document() -> None:
+    spec = {"instances": ["fleet://a"], "serve": {"model": "one:Model", "devices": ["cpu"]}}
+    async with asked(a=spec) as it:
+        told = await it.until("a", "ready")
+        (address,) = told["addresses"]
+        assert in_force(it.backends["a"]) == ["fleet://a"]
+        moved = {**spec, "serve": {**spec["serve"], "model": "two:Model"}}
+        it.edit(a=moved)
+        await until(lambda: it.told[-1]["backends"]["a"]["addresses"] not in ([], [address]), 10)
+        await it.until("a", "ready")
+        await until(lambda: len(it.pids()) == 1)
+        assert it.backends["a"] == moved
