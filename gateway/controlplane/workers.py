@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Any
 
 from gateway.controlplane.parts import difference, document_pieces, whole_table
-from gateway.controlplane.publisher import NotInForce
+from gateway.controlplane.published import NotInForce
 from gateway.controlplane.worker_loads import WorkerLoads
 from gateway.controlplane.worker_slots import ConnectedWorker, WorkerChannel, WorkerSlots
 from gateway.core.table import EMPTY, Table
@@ -28,6 +28,7 @@ from gateway.wire.messages import (
     Hello,
     JudgedMessage,
     Judging,
+    Lease,
     Observed,
     Signals,
     TableMessage,
@@ -81,6 +82,7 @@ class Workers:
         self._documents: Mapping[str, tuple[str, str]] = {}
         self._served: Mapping[str, str] = {}
         self._demand: Mapping[str, tuple[float, bool]] = {}
+        self._lease: Lease | None = None
         self._judging: Mapping[str, Judging] = {}
         self._slots = WorkerSlots()
         self.loads = WorkerLoads()
@@ -195,6 +197,11 @@ class Workers:
         for message in self._health(backends):
             self.send_all(message)
 
+    def set_lease(self, until: float, gateways: int) -> None:
+        """Until when this gateway is one of so many that share a table."""
+        self._lease = {"type": "lease", "until": until, "gateways": gateways}
+        self.send_all(self._lease)
+
     def set_rollouts(self, routes: Mapping[str, Judging]) -> None:
         """For which rollouts workers count from now on."""
         if routes != self._judging:
@@ -294,6 +301,8 @@ class Workers:
         channel.send_soon(self._configure)
         channel.send_soon({"type": "served", "paths": self._served})
         channel.send_soon({"type": "demand", "backends": self._demand})
+        if self._lease is not None:
+            channel.send_soon(self._lease)
         self._tell_whole(worker)
         channel.send_soon({"type": "rollouts", "routes": self._judging})
         self._send_documents([worker], self._documents)

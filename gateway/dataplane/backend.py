@@ -35,6 +35,7 @@ from gateway.core.queueing import (
 from gateway.core.table import Backend
 from gateway.dataplane.deadlines import Timed, fault
 from gateway.dataplane.instance import Group, LiveInstance
+from gateway.dataplane.meeting import Meeting
 from gateway.dataplane.permits import is_few
 from gateway.dataplane.shared import Shared
 
@@ -95,6 +96,7 @@ class LiveBackend(Group):
         self.config = config
         self.evidence = evidence
         evidence.configure(config)
+        self.met = Meeting(shared, config.name)
         self.instances: dict[str, LiveInstance] = {}
         self.serving = ()
         self.loads: tuple[Load, ...] = ()
@@ -105,7 +107,7 @@ class LiveBackend(Group):
         self._shared_queue = shared.load_memory.queue(config.name)
         self.admission = self._admission(config)
         self.max_in_flight, self.is_counted = self._limit(config)
-        self.timeout_line = timeout_line(config.timeouts.response_s)
+        self._be_met(config)
         self.rotation = shared.random()
         self._is_looking = False
         self._is_watching = False
@@ -123,7 +125,19 @@ class LiveBackend(Group):
         self.max_in_flight, self.is_counted = self._limit(config)
         self.config = config
         self.evidence.configure(config)
-        self.timeout_line = timeout_line(config.timeouts.response_s)
+        self._be_met(config)
+
+    def _be_met(self, config: Backend) -> None:
+        """Takes an edit of how its instances are met."""
+        self.met.configure(config, self._met_anew)
+        self.timeout_line = timeout_line(config.timeouts.response_s) + self.met.lines
+
+    def _met_anew(self) -> None:
+        """Its files were read: connections that were made by the ones before are not used again."""
+        self.met.take()
+        self.timeout_line = timeout_line(self.config.timeouts.response_s) + self.met.lines
+        for each in self.instances.values():
+            each.pool.renew()
 
     def _limit(self, config: Backend) -> tuple[int, bool]:
         """How many requests of this worker an instance may have, and whether each of them takes
@@ -141,6 +155,7 @@ class LiveBackend(Group):
 
     def leave(self) -> None:
         """It was removed."""
+        self.met.leave()
         self.shared.load_memory.leave(self.name)
 
     def words(self) -> dict[str, str]:

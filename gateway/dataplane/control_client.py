@@ -167,6 +167,8 @@ class ControlClient:
                 plane.live.hear(*health_of(message))
             case "evidence":
                 plane.live.learn(message["signals"])
+            case "lease":
+                plane.lease_until = message["until"]
             case "look":
                 plane.ledger.flush()
                 plane.count_dropped()

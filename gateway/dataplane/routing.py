@@ -105,6 +105,8 @@ class LiveRoute:
         fallback = route.on_unavailable.backend
         self.fallback = live[fallback] if fallback else None
         self.mirror = live.get(route.mirror.backend) if route.mirror else None
+        if route.mirror is not None and route.mirror.compare is not None:
+            shared.outbox.wish.set()
         self.cells: dict[LiveInstance, Cell] = {}
         self.exposed: dict[LiveInstance, bytes] = {}
         self.judge = shared.judges.get(route.name)
@@ -127,11 +129,11 @@ class LiveRoute:
         if name is None:
             return self._nobody()
         if self.judge is not None:
-            key = -1 if self.route.sticky is None else self._key_hash(head)
+            key = -1 if self.route.sticky is None else self.key_hash(head)
             self.judge.decide(name, split, key)
         return self._taker(self.backends[name])
 
-    def _key_hash(self, head: RequestHead) -> int:
+    def key_hash(self, head: RequestHead) -> int:
         """What stands for the request's sticky key where keys are counted; -1 without one."""
         sticky = self.route.sticky
         key = sticky_key(head, sticky) if sticky is not None else None

@@ -167,6 +167,14 @@ METRICS: tuple[Metric, ...] = (
         "`verdict` is `failed`, `done`, `rolled_back` or `aborted`. Counted since the control"
         " process started.",
     ),
+    Metric(
+        "headgate_mirror_compared_total",
+        "counter",
+        ("route", "backend", "verdict"),
+        "Requests whose answer was to be compared with the one of a mirror, by what came of it",
+        "`backend` is the mirror's; `verdict` is `agree`, `differ`, `unanswered` (the mirror gave"
+        " no whole answer, or had no room) or `dropped` (too large, or more than could be taken).",
+    ),
     Metric("headgate_revision", "gauge", (), "The revision of the table that is served"),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}

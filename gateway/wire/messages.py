@@ -185,6 +185,15 @@ class Asked(TypedDict):
     backends: Sequence[str]
 
 
+class Lease(TypedDict):
+    """Until when (monotonic seconds, which all processes of a machine share) this gateway is one of
+    those that edits wait for, and how many there are. Only where several share a table."""
+
+    type: Literal["lease"]
+    until: float
+    gateways: int
+
+
 class Look(TypedDict):
     """Asks a worker to count what has ended and to say what is live: `observed` with this id
     comes when both is done. Load reports are said only where `reports` asks for them."""
@@ -263,7 +272,7 @@ class JudgedMessage(TypedDict):
 
 ToWorker: TypeAlias = (
     Configure | Served | Demand | Rollouts | TableMessage | EndpointsMessage | HealthMessage
-    | Evidence | Documents | Look | Retire | Reopen | HandedOver
+    | Evidence | Documents | Lease | Look | Retire | Reopen | HandedOver
 )  # fmt: skip
 FromWorker: TypeAlias = (
     Hello | Taking | Applied | Listening | Leaving | Evidence | Asked | Observed | JudgedMessage

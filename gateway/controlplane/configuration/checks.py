@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from gateway.controlplane.configuration.references import missing
 from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.watch.resolver import is_name
 from gateway.core.addresses import refusal
@@ -103,6 +104,7 @@ class Checks:
         touched = set(delta.touched("routes"))
         faults += _same_match(routes, self._routes, touched)
         faults += _alone(backends, self._settings)
+        faults += missing(backends, _map(self._sound, "backends"))
         changed = {*backends, *gone}
         served = {name: spec for name, spec in self._served.items() if name not in changed}
         if any(_map(spec, "serve") for spec in backends.values()):
@@ -159,6 +161,9 @@ def setting_faults(settings: Settings) -> list[Fault]:
                 "give the admin listener its own port",
             )
         )
+    if settings.store == "etcd" and settings.etcd is None:
+        hint = "say `etcd: {endpoints: [http://10.0.0.1:2379]}` beside it"
+        faults.append(Fault("/gateway/store", "etcd", "does not say where etcd is", hint))
     if settings.token is not None and settings.viewer_token == settings.token:
         faults.append(Fault("/gateway/viewer_token", "token", "is the operators' token"))
     return faults
@@ -284,7 +289,7 @@ def _served_twice(backends: Mapping[str, Json]) -> Iterator[Fault]:
             if instance.address in own:
                 continue
             own.add(instance.address)
-            if instance.dns:
+            if instance.dns or instance.secure:
                 yield Fault(
                     place, "serve", "`serve` starts processes here and needs http://host:port"
                 )

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from gateway.controlplane.watch.asking import fetch
-from gateway.controlplane.watch.prober import Target
+from gateway.controlplane.watch.probing import Target
 from gateway.core.entries import is_path
 from gateway.core.table import Table
 

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.controlplane.events import Events, utc_now
-from gateway.controlplane.publisher import NotInForce, Publisher
+from gateway.controlplane.published import NotInForce
+from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts import plans
+from gateway.controlplane.rollouts.agreeing import Ask
 from gateway.controlplane.rollouts.keeping import Keeper
 from gateway.controlplane.rollouts.moving import KEEP_S, WHO, Mover, split_of
 from gateway.controlplane.rollouts.progress import Move, Progress
@@ -80,9 +82,11 @@ class Rollouts:
         *,
         tell: Callable[[Mapping[str, Judging]], None] = lambda _: None,
         effective: Callable[[str], Mapping[str, float]] = lambda _: {},
+        agreement: Ask = lambda route, canary: None,
         awake: Callable[[str], Awaitable[None]] = _nobody_sleeps,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._agreement = agreement
         self._publisher = publisher
         self._tell, self._effective, self._clock = tell, effective, clock
         self._awake = awake
@@ -158,12 +162,13 @@ class Rollouts:
                 raise Conflict(f"a rollout of {before.plan.to!r} runs on route {route!r} already")
             if how.why and "why" not in said:
                 said = {**said, "why": how.why}
-            plan = plans.read_plan(said, start)
+            plan = plans.read_plan(said, start, lambda to: self._agreement(route, to) is not None)
             it = Progress(
                 secrets.token_hex(6), route, said, plan, start, utc_now(),
                 warming=plan.warmup > 0,
             )  # fmt: skip
             it.tallies.begin(self._clock())
+            it.agreement.begin(self._agreement(route, plan.to))
             it.move = Move("running", 0, plan.why or "begun", it.weights_of(0, "running"))
             how.guard(None if before is None else before.shown())
             if how.dry_run:
@@ -309,6 +314,9 @@ class Rollouts:
                 it.tallies.learn(now, guard.slower_than)
             elif guard.name == "predictions":
                 it.tallies.learn_numbers(now)
+            elif guard.name == "agreement":
+                is_news = it.agreement.hear(self._agreement(it.route, it.plan.to))
+                self._mover.is_stale |= is_news
         guards = it.judge()
         for guard in it.note_failures(guards):
             self._note_failed(it, guard)
