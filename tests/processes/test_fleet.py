@@ -215,7 +215,8 @@ class Running:
         self.serve()
 
     def hear(self, message: Any) -> None:
-        self.told.append(message)
+        if message["type"] != "endpoints":  # they come from a stream of their own, at any moment
+            self.told.append(message)
         if message["type"] == "place":
             self.document = place(
                 self.document, message["backend"], message["version"], message["urls"]

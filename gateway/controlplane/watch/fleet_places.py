@@ -46,6 +46,7 @@ class FleetPlaces:
         self._workers, self._known, self._set_fleet = workers, known, set_fleet
         self._expect, self._learn, self._in_flight, self._tell = expect, learn, in_flight, tell
         self._newest: dict[str, int] = {}
+        self._leaving: dict[str, set[str]] = {}  # lost their place, and may have requests still
         self._moving: dict[str, int] = {}
 
     def begin(self, placed: Mapping[str, Sequence[str]], table: Table) -> None:
@@ -58,10 +59,17 @@ class FleetPlaces:
                 self._move(name, addresses(urls))
 
     def take(self, told: Fleet) -> None:
-        """What the fleet has, for a control process that was not told of each move."""
-        for name, backend in told["backends"].items():
-            here = backend["addresses"]
-            if here is not None and not self._moving.get(name):
+        """What the fleet has, of backends whose moves nobody told us of: it was before we came, or
+        was an edit. Of the others a report may be older than the last move."""
+        backends = {
+            n: each for n, each in told["backends"].items() if each["addresses"] is not None
+        }
+        for name in self._newest.keys() - backends.keys():
+            if not self._moving.get(name):
+                del self._newest[name]
+        for name, backend in backends.items():
+            here = backend["addresses"] or ()
+            if name not in self._newest:
                 for address in set(here) - set(self._at(name)):
                     self._expect(name, address)
                 self._move(name, here)
@@ -84,7 +92,11 @@ class FleetPlaces:
             if self._newest[name] != number:
                 return
             self._move(name, wanted)
-            if await self._nothing_in_flight(name, set(before) - set(wanted), number):
+            leaving = self._leaving.setdefault(name, set())
+            leaving |= set(before)
+            leaving -= set(wanted)
+            if await self._nothing_in_flight(name, leaving, number):
+                leaving.clear()
                 settled: Settled = {"type": "settled", "backend": name, "addresses": wanted}
                 self._tell(settled)
         finally:
