@@ -316,6 +316,8 @@ class Control:
         why = f"start with {self._start['name']}"
         again = self._start["again"]
         applied = self._publisher.start(self._document, why=why, again=again, settle=self._settle)
+        if not again:
+            self._places.begin(self._start["placed"] or {}, self._publisher.table)
         if self._gateways is not None and (note := self._gateways.note(self._publisher.table)):
             say(note)
         gc.freeze()  # the table stays: no collection shall walk through it, and stop the loop
