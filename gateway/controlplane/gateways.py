@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from gateway.controlplane.events import Events, utc_now
 from gateway.controlplane.published import Everywhere, NotEverywhere
-from gateway.controlplane.store.etcd.membership import Lease
-from gateway.controlplane.store.etcd.watch import Seen
+from gateway.controlplane.store.etcd.membership import BEHIND, Lease
+from gateway.controlplane.store.etcd.watch import NOT_YET, Seen
 from gateway.controlplane.store.store import Member, Revision, Unavailable
 from gateway.core.table import Table
 
@@ -191,7 +191,11 @@ class SharedGateways:
             "revision": self._seen.head.number,
             "copy": self._store.is_copy and not self._seen.head.number,
         }
-        return {"store": store, "gateways": {n: gateways[n] for n in sorted(gateways)}}
+        return {
+            "store": store,
+            "gateways": {name: gateways[name] for name in sorted(gateways)},
+            "limits": {"divided_by": max(1, len(self._live()))},
+        }
 
     def gauges(self) -> dict[str, dict[tuple[str, ...], float]]:
         """Metric → labels → value."""
@@ -243,7 +247,8 @@ class SharedGateways:
 
     def _note(self, lease: Lease) -> None:
         why, self._lease = self._lease.why, lease
-        if self.holds != self._was_held or (not self.holds and lease.why != why):
+        is_news = self._was_held or lease.why not in (NOT_YET, BEHIND)
+        if self.holds != self._was_held or (not self.holds and lease.why != why and is_news):
             self._was_held = self.holds
             said = "holds its lease" if self.holds else f"does not hold its lease: {self.why}"
             log.warning(f"etcd: this gateway {said}")

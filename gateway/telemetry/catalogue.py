@@ -154,6 +154,30 @@ METRICS: tuple[Metric, ...] = (
         "`verdict` is `failed`, `done`, `rolled_back` or `aborted`. Counted since the control"
         " process started.",
     ),
+    Metric(
+        "headgate_gateways",
+        "gauge",
+        (),
+        "With `store: etcd`: how many gateways hold their lease; limits are divided by it",
+    ),
+    Metric(
+        "headgate_gateway_revision",
+        "gauge",
+        ("node",),
+        "With `store: etcd`: the revision by which all workers of a gateway decide",
+    ),
+    Metric(
+        "headgate_lease_held",
+        "gauge",
+        (),
+        "With `store: etcd`: 1 while this gateway holds its lease, 0 while it is lost",
+    ),
+    Metric(
+        "headgate_store_up",
+        "gauge",
+        (),
+        "With `store: etcd`: 1 while etcd answers, 0 while it does not",
+    ),
     Metric("headgate_revision", "gauge", (), "The revision of the table that is served"),
 )
 BY_NAME = {metric.name: metric for metric in METRICS}

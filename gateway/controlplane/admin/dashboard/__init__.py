@@ -30,6 +30,7 @@ _NAMES = (
     "rollout.js",
     "charts.js",
     "line_chart.js",
+    "gateways.js",
     "instances.js",
     "difference.js",
     "history.js",

@@ -17,6 +17,7 @@ from gateway.controlplane.store.store import Member, Revision, StoreError, Unava
 from gateway.processes.tasks import first_of
 
 AT_ONCE = 20  # revisions in one answer
+NOT_YET = "etcd was not asked yet"
 PAUSES_S = (0.05, 0.4)
 
 
@@ -28,7 +29,7 @@ class Seen:
     head: Head = field(default_factory=Head)
     members: Mapping[str, Member] = field(default_factory=dict)
     drivers: Mapping[str, str] = field(default_factory=dict)
-    away: str = "it was not asked yet"
+    away: str = NOT_YET
 
 
 class Watch:
