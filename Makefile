@@ -13,7 +13,7 @@ HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -m1 -o '^GPU')
 IS_LINUX := $(filter Linux,$(shell uname -s))
 TORCH_INDEX ?= $(if $(HAS_GPU),,$(if $(IS_LINUX),https://download.pytorch.org/whl/cpu))
 
-.PHONY: setup up test check format soak dist compiled test-compiled bench bench-gpu clean
+.PHONY: setup up test check format soak dist docs compiled test-compiled bench bench-gpu clean
 
 setup: $(STAMP)
 
@@ -60,7 +60,7 @@ test: setup
 COMPILED := build/compiled
 compiled: setup
 	@mkdir -p $(COMPILED)
-	@tar --create --exclude ./build --exclude ./.git --exclude ./.venv --exclude ./dist --exclude '*.so' . \
+	@tar --create --exclude ./build --exclude ./.git --exclude ./.venv --exclude ./dist --exclude ./site --exclude '*.so' . \
 	  | tar --extract --directory $(COMPILED)
 	@echo '== compiling the hot path'
 	@cd $(COMPILED) && HEADGATE_COMPILE=1 ../../$(BIN)/python setup.py --quiet build_ext --inplace
@@ -74,6 +74,13 @@ test-compiled: compiled
 # HEADGATE_COMPILE=1 there must be one, and with 0 the wheel is for every platform.
 dist: setup
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build
+
+# The documentation as a site, in site/, with every link and anchor checked; look at it by
+# `.venv/bin/mkdocs serve`.
+docs: setup
+	@$(PIP) --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo '== the site is in site/: open site/index.html, or python3 -m http.server --directory site'
 
 soak: setup
 	$(BIN)/pytest -m soak --timeout 3600
@@ -98,4 +105,4 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu --device $(DEVICE)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache

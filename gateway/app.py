@@ -1,9 +1,9 @@
 """How does a file become a running gateway?
 
 `run_gateway` is the supervisor's process: it reads the file, takes the ports and starts the
-others. `run_control` and `run_worker` are what those run. Whatever is wrong with what was
-given (file, port, state) is one clear line on stderr and exit code 1, and nothing is left
-running.
+others. `run_control`, `run_worker` and `run_compare` are what those run. Whatever is
+wrong with what was given (file, port, state) is one clear line on stderr and exit code 1, and
+nothing is left running.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from gateway.processes.outlet import open_file
 from gateway.processes.private_directory import NoPlace, place
 from gateway.processes.sockets import ListenError, bind, url_of
 from gateway.processes.supervisor import Plan, Supervisor, supervise
-from gateway.wire.line import ControlStart, Ready, WorkerStart
+from gateway.wire.line import CompareStart, ControlStart, Ready, WorkerStart
 from gateway.wire.messages import HAND_OVER_S
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def prepare(file: Path, state_dir: Path, owner: Path | None = None) -> Prepared:
         *start_refusals(settings),
         *_log_refusals(settings.access_log),
         *_tls_refusals(settings),
+        *_reference_refusals(file, loaded.document),
     ]:
         raise CannotStart("\n".join(refusals))
     data: list[socket.socket] = []
@@ -97,7 +98,8 @@ def prepare(file: Path, state_dir: Path, owner: Path | None = None) -> Prepared:
     try:
         state = StateDirectory(state_dir)
         note = claim(state_dir, owner or file)
-        state.tell(url_of(admin))
+        admin_url = url_of(admin, "http" if settings.admin_tls is None else "https")
+        state.tell(admin_url, settings.admin_tls.cert if settings.admin_tls else None)
         place(state_dir)
     except (StateRefused, NoPlace, OSError) as error:
         for bound in (*data, admin):
@@ -115,7 +117,7 @@ def prepare(file: Path, state_dir: Path, owner: Path | None = None) -> Prepared:
         state_fd=state.lock,
     )
     data_url = url_of(data[0], "http" if settings.tls is None else "https")
-    return Prepared(plan, settings, loaded.document, data_url, url_of(admin), state, note)
+    return Prepared(plan, settings, loaded.document, data_url, admin_url, state, note)
 
 
 def _log_refusals(access_log: str) -> list[str]:
@@ -135,13 +137,24 @@ def _log_refusals(access_log: str) -> list[str]:
 
 def _tls_refusals(settings: Settings) -> list[str]:
     """Why clients cannot be spoken to by TLS. Each worker reads the files; one line for all."""
-    if settings.tls is None:
-        return []
-    try:
-        Certificate(settings.tls.files, say)
-    except CertificateError as error:
-        return [f"gateway.tls: {error}"]
-    return []
+    refusals = []
+    for name, said in (("tls", settings.tls), ("admin_tls", settings.admin_tls)):
+        try:
+            if said is not None:
+                Certificate(said.files, say)
+        except CertificateError as error:
+            refusals.append(f"gateway.{name}: {error}")
+    return refusals
+
+
+def _reference_refusals(file: Path, document: Document) -> list[str]:
+    """Which files and variables that backends name lead to nothing."""
+    from gateway.controlplane.configuration.references import missing
+
+    return [
+        f"{file}: {fault.pointer}: {fault.detail}"
+        for fault in missing(document.get("backends", {}))
+    ]
 
 
 def announce(prepared: Prepared, facts: Ready) -> None:
@@ -202,8 +215,23 @@ def run_worker(arguments: Sequence[str]) -> int:
     _collect_from_now_on()
     start: WorkerStart = json.loads(arguments[0])
     bound = socket.socket(fileno=start["data_fd"])
-    knows = WorkerOptions(permits=start["permits_fd"], counters=start["counters_fd"])
+    knows = WorkerOptions(
+        permits=start["permits_fd"], counters=start["counters_fd"], compare=start["compare"]
+    )
     return uvloop.run(serve(knows, [bound], start["channel"], start["slot"]))
+
+
+def run_compare(arguments: Sequence[str]) -> int:
+    """The process that compares answers of mirrors, as the supervisor starts it."""
+    import uvloop
+
+    from gateway.comparing.process import serve
+    from gateway.telemetry import logs
+
+    _collect_from_now_on()
+    start: CompareStart = json.loads(arguments[0])
+    logs.set_up()
+    return uvloop.run(serve(socket.socket(fileno=start["fd"])))
 
 
 def _collect_from_now_on() -> None:

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from gateway.controlplane.configuration.rereading import reread
 from gateway.controlplane.docs.documents import Documents
 from gateway.controlplane.docs.served import Paths, ServedPaths
 from gateway.controlplane.events import Events
+from gateway.controlplane.mirrors.book import Mirrors
 from gateway.controlplane.published import Applied, NotInForce, start_notes
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.controller import VERDICTS, Rollouts
@@ -39,10 +41,15 @@ from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
 from gateway.controlplane.store.store import Store, StoreError
 from gateway.controlplane.watch.counters import Totals
+from gateway.controlplane.watch.demand import Demand
+from gateway.controlplane.watch.fleet_places import FleetPlaces
 from gateway.controlplane.watch.fleet_view import FleetView, serves
 from gateway.controlplane.watch.health_book import Key, Words
+from gateway.controlplane.watch.key_use import NAME as KEY_USE
+from gateway.controlplane.watch.key_use import KeyUse, UseFile
 from gateway.controlplane.watch.pacing import Paced
-from gateway.controlplane.watch.prober import Prober, probe
+from gateway.controlplane.watch.prober import Prober
+from gateway.controlplane.watch.probing import probe
 from gateway.controlplane.watch.resolver import Endpoints, Resolver
 from gateway.controlplane.watch.scaler import Scaler
 from gateway.controlplane.watch.status_view import StatusView
@@ -55,6 +62,7 @@ from gateway.core.placement import addresses, place, set_replicas, settled, unpl
 from gateway.core.served import filled, ways
 from gateway.core.table import Backend, Document, Table
 from gateway.processes import outlet
+from gateway.processes.certificates import Certificate
 from gateway.processes.children import FAULT
 from gateway.processes.console import is_for_people, say
 from gateway.processes.sockets import is_here, parse_listen
@@ -63,6 +71,7 @@ from gateway.telemetry import logs
 from gateway.telemetry.metrics import LOG_DROPPED
 from gateway.wire.channel import Channel, pass_over
 from gateway.wire.line import ControlStart, FromControl, Place, Ready, ToControl, WorkersMessage
+from gateway.wire.pairs import NAME as COMPARE_SOCKET
 
 if TYPE_CHECKING:
     from gateway.controlplane.gateways import SharedGateways
@@ -77,22 +86,22 @@ PLACE_AGAIN_S = 1.0
 
 
 class NamesThenProbes:
-    """What the publisher calls when instances come or go."""
+    """What the publisher calls when instances come or go; `told` hears of every table."""
 
-    def __init__(self, resolver: Resolver, prober: Prober, told: Callable[[], None]) -> None:
+    def __init__(self, resolver: Resolver, prober: Prober, told: Callable[[Table], None]) -> None:
         self._resolver, self._prober, self._told = resolver, prober, told
         self._backends: Mapping[str, Backend] = {}
 
     def sync(self, table: Table) -> None:
         """Resolves and probes what `table` names from now on, and nothing else."""
         if table.backends is self._backends:
-            self._told()
+            self._told(table)
             return
         self._backends = table.backends
         self._resolver.sync(table)
         self._prober.set_endpoints(self._resolver.endpoints)
         self._prober.sync(table)
-        self._told()
+        self._told(table)
 
 
 async def control(start: ControlStart) -> int:
@@ -146,11 +155,16 @@ class Control:
         self._publisher = Publisher(
             self.store,
             self._workers,
-            NamesThenProbes(self._resolver, self._prober, self._stir),
+            NamesThenProbes(self._resolver, self._prober, self._on_table),
             self._events,
             check=Checks(self._settings),
             holds=None if self._fleet is None else self._hold,
             gateways=self._gateways,
+        )
+        self._mirrors = Mirrors(
+            str(Path(start["directory"]) / COMPARE_SOCKET),
+            lambda wanted: self._tell_supervisor({"type": "compare", "wanted": wanted}),
+            counted=lambda route, backend: self._view.compared(route, backend),
         )
         self._rollouts = Rollouts(
             self._publisher,
@@ -158,6 +172,8 @@ class Control:
             self._events,
             tell=self._workers.set_rollouts,
             effective=lambda route: self._view.effective(route),
+            agreement=self._mirrors.judged,
+            awake=self._awake,
         )
         self._publisher.allow = self._rollouts.allow
         self._served = ServedPaths(
@@ -178,6 +194,8 @@ class Control:
                 lambda: self._publisher.table, self._workers.loads, self._fleet.state, self._scale
             )
         )
+        self._places, self._demand = self._make_places(), self._make_demand()
+        self._key_use = KeyUse(UseFile(self._kept_in() / KEY_USE))
         self._view = StatusView(
             lambda: self._publisher.table,
             self._workers,
@@ -186,7 +204,34 @@ class Control:
             self._events,
             Totals(self._start["counters_fd"]),
             fleet=self._others_status,
+            asleep=frozenset if self._fleet is None else self._fleet.asleep,
+            key_use=self._key_use,
         )
+
+    def _make_places(self) -> FleetPlaces:
+        return FleetPlaces(
+            self._workers,
+            known=lambda: self._resolver.endpoints,
+            set_fleet=self._resolver.set_fleet,
+            expect=lambda name, address: self._prober.health.expect(Key(name, address)),
+            learn=self._served.learn,
+            in_flight=self._workers.loads.in_flight,
+            tell=self._tell_supervisor,
+        )
+
+    async def _awake(self, backend: str) -> None:
+        if self._demand is not None:
+            await self._demand.awake(backend)
+
+    def _make_demand(self) -> Demand | None:
+        return None if self._fleet is None else Demand(
+            lambda: self._publisher.table,
+            self._workers.loads,
+            lambda: self._view.requests(),
+            self._rollouts.canaries,
+            self._fleet,
+            self._tell_supervisor,
+        )  # fmt: skip
 
     def _others_status(self) -> dict[str, Any]:
         """What is known of instance processes and of other gateways, where there are any."""
@@ -204,6 +249,7 @@ class Control:
             on_evidence=lambda signals: self._prober.hear(signals),
             on_workers=lambda what, slot, pid: self._view.note_worker(what, slot, pid),
             on_judged=lambda counted: self._rollouts.hear(counted),
+            on_asked=lambda names: self._demand.ask(names) if self._demand is not None else None,
             answer_within_s=self._settings.ack_timeout_s,
         )
 
@@ -288,11 +334,13 @@ class Control:
             await self._workers.put_in_force(self._publisher.table)
             stack.push_async_callback(self._own.close)
             await self._open_line()
+            self._mirrors.announce()
             await self._open_channels(stack)
             await self._open_admin(stack)
             stack.push_async_callback(self._resolver.close)
             stack.push_async_callback(self._prober.close)
             self._own.run("the watch over the workers", self._workers.watch(self._on_beat))
+            self._own.run("the mirrors", self._mirrors.run())
             self._own.run("the rollouts", self._rollouts.run())
             self._own.run("the paths of served models", self._served.keep())
             if self._settings.describe:
@@ -300,6 +348,7 @@ class Control:
             self._own.run("the report of the start", self._report_ready(applied))
             await self._stop.wait()
         await self._publisher.close()
+        self._key_use.close()
         self._state.close()
         return 1 if self._failed else 0
 
@@ -346,13 +395,15 @@ class Control:
                 case "fleet":
                     if self._fleet is not None:
                         self._fleet.take(message)
+                        self._places.take(message)
+                        self._workers.set_demand(self._fleet.demand)
                 case "logs":
                     if self._fleet is not None:
                         self._fleet.hear(message)
                 case "place":
                     self._own.run("placing instances", self._place(message))
                 case "endpoints":
-                    pass
+                    self._own.run("following instances", self._places.place(message))
                 case _:
                     pass_over(message)
         self._stop.set()
@@ -434,12 +485,22 @@ class Control:
             metrics=self._metrics,
             ready=self._is_ready,
             rollouts=self._rollouts,
+            mirrors=self._mirrors,
             fleet=self._fleet,
+            keys_used=self._view.keys_used,
         )
         bound = socket.socket(fileno=self._start["admin_fd"])
-        listener = AdminListener(admin_application(parts), bound)
+        listener = AdminListener(admin_application(parts), bound, context=self._admin_context())
         await listener.start()
         stack.push_async_callback(listener.close)
+
+    def _admin_context(self) -> ssl.SSLContext | None:
+        """By which TLS the admin listener is reached; None: by none."""
+        if self._settings.admin_tls is None:
+            return None
+        certificate = Certificate(self._settings.admin_tls.files, say, waits=self._start["again"])
+        self._own.keep("the watch over the admin certificate", certificate.watch)
+        return certificate.context
 
     def _is_ready(self) -> bool:
         """Whether requests can be served: all workers were there once, and one is now."""
@@ -496,6 +557,10 @@ class Control:
         self._memory.health = self._prober.health.states
         self._memory.keep()
 
+    def _on_table(self, table: Table) -> None:
+        self._mirrors.sync(table)
+        self._stir()
+
     def _stir(self) -> None:
         """What models say of themselves may be another thing now."""
         self._served.stir()
@@ -514,6 +579,8 @@ class Control:
         if self._gateways is not None and self._gateways.holds and self._publisher.late is not None:
             self._own.run("applying the file", self._apply_late())
         await self._view.beat()
+        if self._demand is not None:
+            self._demand.beat(time.monotonic())
         if self._scaler is not None and self._scaler.scaled:
             await self._workers.look()
             self._scaler.beat(time.monotonic())
@@ -528,8 +595,14 @@ class Control:
             ("control", "messages"): outlet.dropped(),
             ("supervisor", "messages"): self._supervisor_dropped,
         }
-        counted = {LOG_DROPPED: dropped, VERDICTS: self._rollouts.verdicts()}
+        counted = {
+            LOG_DROPPED: dropped,
+            VERDICTS: self._rollouts.verdicts(),
+            **self._mirrors.counters(),
+        }
         gauges = self._rollouts.gauges()
+        if self._fleet is not None:
+            counted, gauges = counted | self._fleet.counted(), gauges | self._fleet.gauges()
         if self._gateways is not None:
             gauges |= self._gateways.gauges()
         return await self._view.metrics(accept, counted, gauges)

@@ -46,6 +46,8 @@ class DataplaneOptions:
     retry_percent: float = 10.0
     retry_min_per_s: float = 3.0
     mirror_in_flight: int = 32
+    compare_body: int = 256 << 10
+    compare_memory: int = 32 << 20
     lame_duck_s: float = 5.0
     drain_s: float = 30.0
     access_log: str = "off"

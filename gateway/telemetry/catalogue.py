@@ -90,6 +90,19 @@ METRICS: tuple[Metric, ...] = (
         " `limit` of a backend.",
     ),
     Metric(
+        "headgate_instance_starts_total",
+        "counter",
+        ("backend",),
+        "Processes of instances that `headgate up` has started",
+        "Again after a death, too. With `start: demand` this counts the cold starts.",
+    ),
+    Metric(
+        "headgate_instance_load_seconds",
+        "gauge",
+        ("backend",),
+        "How long the last one of them took until it was ready",
+    ),
+    Metric(
         "headgate_retries_total",
         "counter",
         ("route", "reason"),
@@ -177,6 +190,14 @@ METRICS: tuple[Metric, ...] = (
         "gauge",
         (),
         "With `store: etcd`: 1 while etcd answers, 0 while it does not",
+    ),
+    Metric(
+        "headgate_mirror_compared_total",
+        "counter",
+        ("route", "backend", "verdict"),
+        "Requests whose answer was to be compared with the one of a mirror, by what came of it",
+        "`backend` is the mirror's; `verdict` is `agree`, `differ`, `unanswered` (the mirror gave"
+        " no whole answer, or had no room) or `dropped` (too large, or more than could be taken).",
     ),
     Metric("headgate_revision", "gauge", (), "The revision of the table that is served"),
 )

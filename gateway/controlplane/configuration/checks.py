@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from gateway.controlplane.configuration.references import missing
 from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.watch.resolver import is_name
 from gateway.core.addresses import refusal
@@ -102,6 +103,7 @@ class Checks:
         touched = set(delta.touched("routes"))
         faults += _same_match(routes, self._routes, touched)
         faults += _alone(backends, self._settings)
+        faults += missing(backends, _map(self._sound, "backends"))
         changed = {*backends, *gone}
         served = {name: spec for name, spec in self._served.items() if name not in changed}
         if any(_map(spec, "serve") for spec in backends.values()):
@@ -286,7 +288,7 @@ def _served_twice(backends: Mapping[str, Json]) -> Iterator[Fault]:
             if instance.address in own:
                 continue
             own.add(instance.address)
-            if instance.dns:
+            if instance.dns or instance.secure:
                 yield Fault(
                     place, "serve", "`serve` starts processes here and needs http://host:port"
                 )
@@ -329,9 +331,11 @@ def _networks(backends: Mapping[str, Json], networks: Sequence[str]) -> Iterator
 def _parsed(backend: str, spec: Json, key: str = "instances") -> Iterable[tuple[str, Instance]]:
     for index, url in enumerate(_list(spec, key)):
         try:
-            yield pointer("backends", backend, key, index), parse_instance(url)
+            instance = parse_instance(url)
         except (ValueError, AttributeError, TypeError):
             continue  # the schema says what is wrong with it
+        if not instance.fleet:
+            yield pointer("backends", backend, key, index), instance
 
 
 def _overlap(one: str, other: str) -> bool:

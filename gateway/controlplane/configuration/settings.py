@@ -101,6 +101,9 @@ class Settings(Spec):
     tls: TlsSpec | None = _field(
         None, "`{cert: FILE, key: FILE}`: clients come by https; `client_ca: FILE` makes it mTLS."
     )
+    admin_tls: TlsSpec | None = _field(
+        None, "The same for the admin listener, the dashboard and the metrics."
+    )
     workers: int = _field(1, "Data-plane processes; they share the listening port.", ge=1, le=256)
     store: Literal["sqlite", "memory", "etcd"] = _field(
         "sqlite",
@@ -192,6 +195,10 @@ class Settings(Spec):
     mirror_in_flight: int = _field(
         32, "Mirrored requests at once; beyond it copies are dropped.", ge=0, le=10_000
     )
+    compare_body: Bytes = _field("256KiB", "An answer up to this size is compared with a mirror's.")
+    compare_memory: Bytes = _field(
+        "32MiB", "What is held of answers to be compared; beyond it pairs are dropped."
+    )
     gather: Bytes = _field(
         "64KiB", "A body up to this size is received whole before an instance is chosen."
     )
@@ -264,6 +271,7 @@ class Settings(Spec):
         told["tls"] = self.tls.files if self.tls is not None else None
         told["retry_min_per_s"] = self.retry_min_per_s / self.workers
         told["match_memory"] = max(self.match_body, self.match_memory // self.workers)
+        told["compare_memory"] = self.compare_memory // self.workers
         told["mirror_in_flight"] = -(-self.mirror_in_flight // self.workers)
         return told
 

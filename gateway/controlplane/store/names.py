@@ -6,4 +6,4 @@ DATABASE = "state.db"
 TOKEN = "token"  # noqa: S105 -- a file's name
 OWNER = "file"  # the name of the file whose state this is
 LOCK = "lock"  # the process that has the directory
-ADMIN = "admin"  # the URL by which this machine reaches its admin API
+ADMIN = "admin"  # the URL by which this machine reaches its admin API, and its certificate's file

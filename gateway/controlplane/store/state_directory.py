@@ -39,11 +39,13 @@ class StateDirectory:
         is_further = self.path.parent.name == FILES
         return (self.path.parent.parent if is_further else self.path) / TOKEN
 
-    def tell(self, admin_url: str) -> None:
-        """Notes for commands on this machine where the admin API is, as long as the lock's holder
-        lives; OSError where it cannot be written."""
+    def tell(self, admin_url: str, certificate: str | None = None) -> None:
+        """Notes for commands on this machine where the admin API is, and the file of the
+        `certificate` that it shows, as long as the lock's holder lives; OSError where it cannot be
+        written."""
         scrap = self.path / f"{ADMIN}.new"
-        scrap.write_text(f"{admin_url}\n")
+        shown = f"{Path(certificate).absolute()}\n" if certificate else ""
+        scrap.write_text(f"{admin_url}\n{shown}")
         os.replace(scrap, self.path / ADMIN)
 
     def _open(self) -> int | None:

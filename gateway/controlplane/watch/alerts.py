@@ -77,7 +77,8 @@ def _instances(status: Mapping[str, Json]) -> Iterator[Alert]:
                 text = f"instance {address} of {name} is ejected for {one['ejected_s']:.0f} s more"
                 yield _alert(WARNING, "ejected", text, about)
             elif word != "up" and (word != "starting" or since_s >= STARTING_S):
-                text = f"instance {address} of {name} {WORDS[word]} ({word} for {_for(since_s)})"
+                why = one.get("cause") or WORDS[word]
+                text = f"instance {address} of {name} {why} ({word} for {_for(since_s)})"
                 yield _alert(WARNING, word, text, about)
         if asked and backend["queue_depth"] and backend["queued_s"] >= 1.0:
             depth = backend["queue_depth"]
