@@ -68,6 +68,8 @@ class SharedGateways:
         self._withdrawn = ""
         self._was_held = False
         self.heard: asyncio.Queue[Revision] = asyncio.Queue()
+        self.on_rollouts: Callable[[Mapping[str, bytes]], object] = lambda kept: None
+        """Hears what is kept of rollouts, whenever it changed."""
 
     async def begin(self, after: int) -> None:
         """Hears of every revision after number `after`, and is one of the gateways once it has
@@ -210,9 +212,15 @@ class SharedGateways:
             "headgate_store_up": {(): float(not self._seen.away)},
         }
 
-    def drives(self, route: str) -> str:
-        """Which gateway drives the rollout of `route`; empty: none does."""
-        return self._seen.drivers.get(route, "")
+    @property
+    def driven_elsewhere(self) -> set[str]:
+        """The routes whose rollouts other gateways drive."""
+        return {route for route, name in self._seen.drivers.items() if name != self._own.name}
+
+    def admin_of(self, name: str) -> str:
+        """Where that gateway's admin API is, as far as it is known."""
+        member = self._seen.members.get(name)
+        return member.admin if member is not None else "?"
 
     def _shown(self, member: Member, newest: int) -> dict[str, Any]:
         said: Mapping[str, Any] = asdict(member)
@@ -242,6 +250,8 @@ class SharedGateways:
                 self._say(name, "joined")
         if before.away != seen.away:
             log.warning(f"etcd: {seen.away}" if seen.away else "etcd: connected")
+        if before.rollouts != seen.rollouts and not seen.away:
+            self.on_rollouts(seen.rollouts)
         self._pass_on()
         self._stir()
 
