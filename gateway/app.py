@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.controlplane.configuration.settings import Settings
 from gateway.core.table import Document
 from gateway.processes.certificates import Certificate, CertificateError
 from gateway.processes.children import python_path
@@ -30,7 +29,10 @@ from gateway.processes.supervisor import Plan, Supervisor, supervise
 from gateway.wire.line import CompareStart, ControlStart, Ready, WorkerStart
 from gateway.wire.messages import HAND_OVER_S
 
+# What reads a file (pydantic) is loaded where one is read: a worker does without, and is there
+# twice as soon.
 if TYPE_CHECKING:
+    from gateway.controlplane.configuration.settings import Settings
     from gateway.controlplane.store.state_directory import StateDirectory
 
 DRAIN_MARGIN_S = 1.0
@@ -43,7 +45,7 @@ class Prepared:
     state directory is locked."""
 
     plan: Plan
-    settings: Settings
+    settings: "Settings"
     document: Document
     data_url: str
     admin_url: str
@@ -135,7 +137,7 @@ def _log_refusals(access_log: str) -> list[str]:
     return []
 
 
-def _tls_refusals(settings: Settings) -> list[str]:
+def _tls_refusals(settings: "Settings") -> list[str]:
     """Why clients cannot be spoken to by TLS. Each worker reads the files; one line for all."""
     refusals = []
     for name, said in (("tls", settings.tls), ("admin_tls", settings.admin_tls)):

@@ -118,7 +118,7 @@ def test_prometheus_understands_every_expression(tmp_path: Path) -> None:
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     done = subprocess.run(
-        [promtool, "check", "rules", str(file)], capture_output=True, text=True, timeout=30
+        [promtool, "check", "rules", str(file)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     assert f"{len(rules)} rules found" in done.stdout
