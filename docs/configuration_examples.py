@@ -61,15 +61,24 @@ routes:
     split: {digits-linear: 1}
     mirror: {backend: digits-cnn, percent: 5}
 """,
+    "compare": """
+routes:
+  digits:
+    match: /digits
+    split: {digits-linear: 1}
+    mirror:
+      backend: digits-cnn
+      percent: 5
+      compare:
+        fields: {/digit: exact, /probabilities: {close: {rtol: 0.01, atol: 0.001}}, /model: ignore}
+        samples: 20
+""",
     "cors": """
 routes:
   digits:
     match: /digits
     split: {digits-linear: 1}
-    cors:
-      origins: [https://app.example.com, "https://*.preview.example.com"]
-      expose: [Retry-After, X-Request-Id]
-      max_age: 10m
+    cors: {origins: ["https://app.example.com", "https://*.example.org"], max_age: 10m}
 """,
     "headers": """
 routes:
@@ -77,8 +86,8 @@ routes:
     match: /digits
     split: {digits-linear: 1}
     headers:
-      request: {set: {X-Tenant: acme}, remove: [Cookie]}
-      response: {set: {X-Frame-Options: DENY}}
+      request: {set: {X-Tenant: acme}}
+      response: {remove: [Server]}
 """,
     "rules": """
 routes:
@@ -87,16 +96,16 @@ routes:
     split: {digits-linear: 1}
     headers:
       response:
-        set: {Server: models}         # in place of what the instance says
-        add: {Link: "</terms>; rel=terms-of-service"}
-        remove: [X-Powered-By]
+        set: {Cache-Control: no-store}
+        add: {X-Served-By: headgate}
+        remove: [Server]
 """,
     "compress": """
 routes:
   digits:
     match: /digits
     split: {digits-linear: 1}
-    compress: {min: 4KiB}             # or true
+    compress: {min: 4KiB, events: true}     # or true
 """,
     "keys": """
 keys:
@@ -121,6 +130,12 @@ backends:
     balance: least_loaded           # or round_robin, random
     max_in_flight: 64
     limit: learned                  # or fixed
+""",
+    "tls": """
+backends:
+  digits-cnn:
+    instances: [https://models.internal:8443]
+    tls: {ca: /etc/headgate/internal-ca.pem}
 """,
     "serve": """
 backends:

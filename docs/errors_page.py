@@ -93,6 +93,10 @@ OF_THE_GATEWAY = {
         "more instances, or a longer `queue.timeout`",
     ),
     "draining": ("this worker is shutting down", "ask again: another one answers"),
+    "store_lost": (
+        "`store_lost: refuse`, and etcd no longer knows of this gateway",
+        "ask another gateway; `headgate status` says why the lease is lost",
+    ),
     "response_timeout": (
         "no answer within `timeouts.response`, or no more of it within `timeouts.idle`",
         "a quicker model, or longer [timeouts](configuration.md#timeouts-of-a-backend)",
@@ -147,6 +151,10 @@ OF_THE_ADMIN_API = {
         "`headgate status`; it holds once the worker is replaced",
     ),
     "store_full": ("the disk is full; nothing was changed", "make room, then edit again"),
+    "store_unavailable": (
+        "etcd, which several gateways share, cannot be reached: nothing was changed",
+        "send the edit again once etcd is back; requests are served meanwhile",
+    ),
 }
 
 OF_AN_INSTANCE = {

@@ -97,6 +97,7 @@ SECTIONS = (
     ("sticky", "StickySpec", "`sticky` of a route"),
     ("retries", "RetriesSpec", "`retries` of a route"),
     ("mirror", "MirrorSpec", "`mirror` of a route"),
+    ("compare", "CompareSpec", "`compare` of a mirror"),
     ("cors", "CorsSpec", "`cors` of a route"),
     ("headers", "HeaderRulesSpec", "`headers` of a route"),
     ("rules", "RulesSpec", "`request` and `response` of its `headers`"),
@@ -134,7 +135,9 @@ def _section_tables() -> Iterator[str]:
     models = {name: _find(schema, name) for _, name, _ in SECTIONS}
     for part, name, title in SECTIONS:
         model = models[name]
-        yield f"\n## {title}\n\n{model['description']}\n{example_of(part)}"
+        yield f"\n## {title}\n\n{model['description']}"
+        if example := example_of(part):
+            yield example
         yield "\n| key | what it is |\n|---|---|"
         needed = model.get("required", [])
         for key, value in model["properties"].items():

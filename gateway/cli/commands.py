@@ -233,7 +233,22 @@ COMMANDS: tuple[click.Command, ...] = (
     ),
     _command(
         "gateway", "start the gateway alone", "serving:gateway",
-        FILE, DEV_TLS, STATE_DIR, example="gateway headgate.yaml",
+        FILE,
+        _option(
+            "--take-over", help="in place of the one that runs with this state: with its sockets,"
+            " so that no connection is refused; it serves on until this one is ready",
+        ),
+        DEV_TLS, STATE_DIR, example="gateway headgate.yaml",
+    ),
+    _command(
+        "upgrade", "replace the gateway that runs by this version of the program, and lose no"
+        " request", "upgrading:upgrade",
+        _optional_file("its configuration file; left out: the one that runs here"),
+        _option(
+            "--timeout", metavar="SECONDS", type=seconds,
+            help="how long the new one may take to be ready (60); else the old one serves on",
+        ),
+        *OUTPUT, STATE_DIR, example="upgrade --state-dir /var/lib/headgate",
     ),
     _command(
         "instance", "start one instance alone (headgate instance --help)", "serving:instance",
@@ -278,6 +293,14 @@ COMMANDS: tuple[click.Command, ...] = (
         *EDIT, example="weights digits digits-cnn=10%",
     ),
     _command(
+        "mirror", "how often a route's mirror agrees, and where it does not", "mirror:mirror",
+        click.Argument(["route"], shell_complete=live("route"), help="the name of a route"),
+        _option(
+            "-n", "--lines", metavar="N", type=number, help="at most this many examples (10)"
+        ),
+        *CLIENT, example="mirror digits",
+    ),
+    _command(
         "rollout", "let the gateway move a route's traffic to another backend, or follow it",
         "rollout:rollout",
         click.Argument(
@@ -306,6 +329,11 @@ COMMANDS: tuple[click.Command, ...] = (
         _option(
             "--predictions", metavar="POINTER",
             help="also compare what is answered at this JSON pointer (/digit), and warn",
+        ),
+        _option(
+            "--agreement", metavar="PART", type=seconds,
+            help="also compare answers, by the route's mirror, and hold where less than this part"
+            " agrees (0.98)",
         ),
         _option(
             "--on-done", metavar="WHAT", type=click.Choice(["keep", "remove_old"]),

@@ -218,7 +218,7 @@ async def test_each_part_of_a_stream_arrives_when_it_was_sent(
             size = int(await peer.reader.readuntil(b"\r\n"), 16)
             seen += reader.decompress((await peer.reader.readexactly(size + 2))[:-2])
         go.set()
-    rest = await asyncio.wait_for(peer.reader.readuntil(b"\r\n0\r\n\r\n"), 5)
+    rest = await asyncio.wait_for(peer.reader.readuntil(b"\r\n0\r\n\r\n"), 30)
     assert rest.endswith(b"0\r\n\r\n")
     peer.close()
 

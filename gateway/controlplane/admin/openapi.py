@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from gateway.controlplane.admin.calls import YAML_TYPES
 from gateway.controlplane.admin.examples import EXAMPLES
+from gateway.controlplane.admin.mirrors import mirror_schemas
 from gateway.controlplane.admin.operations import OPERATIONS, Operation
 from gateway.controlplane.admin.problems import KINDS
 from gateway.controlplane.admin.rollout_schemas import rollout_schemas
@@ -72,7 +73,16 @@ _WEIGHTS: Schema = {
     "additionalProperties": {"type": "integer", "minimum": 0, "maximum": MAX_WEIGHT},
 }
 _CHANGES: Schema = {"type": "array", "items": _ref("Change")}
-_APPLIED = _object(["workers"], workers=_INT)
+_APPLIED = _object(
+    ["workers"],
+    workers=_INT,
+    gateways=_INT,
+    lost={
+        "type": "array",
+        "items": _TEXT,
+        "description": "With several gateways: those that were there and have lost their lease.",
+    },
+)
 _SERVES = {
     "type": "object",
     "additionalProperties": _TEXT,
@@ -106,7 +116,14 @@ _ENTRIES = {
 
 def _answers() -> dict[str, Schema]:
     """Every schema that is not a model of the file."""
-    return {**_entries(), **_outcomes(), **_reports(), **rollout_schemas(), **_problems()}
+    return {
+        **_entries(),
+        **_outcomes(),
+        **_reports(),
+        **rollout_schemas(),
+        **mirror_schemas(),
+        **_problems(),
+    }
 
 
 def _entries() -> dict[str, Schema]:

@@ -83,6 +83,7 @@ export const api = {
   history: () => ask("GET", "history?limit=50"),
   weights: (route) => tagged("GET", `routes/${part(route)}/weights`),
   setWeights: (route, weights, options) => ask("PUT", `routes/${part(route)}/weights`, { ...options, body: weights }),
+  mirror: (route) => ask("GET", `routes/${part(route)}/mirror`),
   tellRollout: (route, word) => ask("POST", `routes/${part(route)}/rollout/${word}`, { body: {} }),
   keys: () => ask("GET", "keys"),
   keyTag: async (key) => (await tagged("GET", `keys/${part(key)}`)).etag,
