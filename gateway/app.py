@@ -1,9 +1,9 @@
 """How does a file become a running gateway?
 
 `run_gateway` is the supervisor's process: it reads the file, takes the ports and starts the
-others. `run_control` and `run_worker` are what those run. Whatever is wrong with what was
-given (file, port, state) is one clear line on stderr and exit code 1, and nothing is left
-running.
+others. `run_control`, `run_worker` and `run_compare` are what those run. Whatever is
+wrong with what was given (file, port, state) is one clear line on stderr and exit code 1, and
+nothing is left running.
 """
 
 import asyncio
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gateway.controlplane.configuration.settings import Settings
 from gateway.core.table import Document
 from gateway.processes.certificates import Certificate, CertificateError
 from gateway.processes.children import python_path
@@ -27,10 +26,13 @@ from gateway.processes.outlet import open_file
 from gateway.processes.private_directory import NoPlace, place
 from gateway.processes.sockets import ListenError, bind, url_of
 from gateway.processes.supervisor import Plan, Supervisor, supervise
-from gateway.wire.line import ControlStart, Ready, WorkerStart
+from gateway.wire.line import CompareStart, ControlStart, Ready, WorkerStart
 from gateway.wire.messages import HAND_OVER_S
 
+# What reads a file (pydantic) is loaded where one is read: a worker does without, and is there
+# twice as soon.
 if TYPE_CHECKING:
+    from gateway.controlplane.configuration.settings import Settings
     from gateway.controlplane.store.state_directory import StateDirectory
 
 DRAIN_MARGIN_S = 1.0
@@ -43,7 +45,7 @@ class Prepared:
     state directory is locked."""
 
     plan: Plan
-    settings: Settings
+    settings: "Settings"
     document: Document
     data_url: str
     admin_url: str
@@ -135,7 +137,7 @@ def _log_refusals(access_log: str) -> list[str]:
     return []
 
 
-def _tls_refusals(settings: Settings) -> list[str]:
+def _tls_refusals(settings: "Settings") -> list[str]:
     """Why clients cannot be spoken to by TLS. Each worker reads the files; one line for all."""
     refusals = []
     for name, said in (("tls", settings.tls), ("admin_tls", settings.admin_tls)):
@@ -215,8 +217,23 @@ def run_worker(arguments: Sequence[str]) -> int:
     _collect_from_now_on()
     start: WorkerStart = json.loads(arguments[0])
     bound = socket.socket(fileno=start["data_fd"])
-    knows = WorkerOptions(permits=start["permits_fd"], counters=start["counters_fd"])
+    knows = WorkerOptions(
+        permits=start["permits_fd"], counters=start["counters_fd"], compare=start["compare"]
+    )
     return uvloop.run(serve(knows, [bound], start["channel"], start["slot"]))
+
+
+def run_compare(arguments: Sequence[str]) -> int:
+    """The process that compares answers of mirrors, as the supervisor starts it."""
+    import uvloop
+
+    from gateway.comparing.process import serve
+    from gateway.telemetry import logs
+
+    _collect_from_now_on()
+    start: CompareStart = json.loads(arguments[0])
+    logs.set_up()
+    return uvloop.run(serve(socket.socket(fileno=start["fd"])))
 
 
 def _collect_from_now_on() -> None:

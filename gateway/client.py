@@ -269,6 +269,10 @@ class AdminClient:
         answer = self._ask("GET", path, query={"plan": "true"})
         return {**answer.body, "etag": answer.etag}
 
+    def mirror(self, route: str) -> Json:
+        """How often the mirror of `route` agrees with what clients get, and where it does not."""
+        return self._ask("GET", f"/admin/v1/routes/{_part(route)}/mirror").body
+
     def begin_rollout(self, route: str, plan: Mapping[str, Any], change: Change = PLAIN) -> Json:
         """Begins a rollout; its first step is in force when this returns."""
         path = f"/admin/v1/routes/{_part(route)}/rollout"

@@ -1,6 +1,8 @@
 """The import laws of ARCHITECTURE.md, read from the source."""
 
 import ast
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -84,3 +86,13 @@ def test_nothing_imports_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         raise AssertionError(" imports ".join(reversed(error.args[1]))) from None
+
+
+def test_a_worker_loads_nothing_of_what_reads_files_and_serves_the_admin_api() -> None:
+    """Or it would take twice as long to be there."""
+    code = (
+        "import gateway.app, gateway.dataplane.worker, sys;"
+        "print({'aiohttp', 'click', 'pydantic', 'yaml'} & set(sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout == "set()\n", ran.stderr

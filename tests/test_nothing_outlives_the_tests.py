@@ -58,7 +58,7 @@ async def test_nothing_is_left_of_a_run_that_is_killed(
     run.send_signal(number)
     await run.wait()
 
-    await eventually(lambda: not any(map(is_alive, started)), 10, "all of it has ended")
+    await eventually(lambda: not any(map(is_alive, started)), what="all of it has ended")
 
 
 def test_a_port_is_given_once() -> None:

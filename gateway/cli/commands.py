@@ -157,7 +157,11 @@ OF_MODEL = (
     _option("--device", metavar="DEVICE,...", help="cpu, cuda:N, mps or auto"),
     _option("--workers", metavar="N", type=whole, help="worker processes per device"),
     _option("--max-batch-size", metavar="N", type=whole, help="most inputs in one batch"),
-    _option("--batch-timeout", metavar="DURATION", help="how long a batch may wait for company"),
+    _option(
+        "--batch-timeout",
+        metavar="DURATION",
+        help="longest time to wait for more requests to fill a batch",
+    ),
     _option("--max-queue", metavar="N", type=whole, help="most requests that wait in an instance"),
     _option("--timeout", metavar="DURATION", help="how long one prediction may take"),
 )
@@ -274,6 +278,14 @@ COMMANDS: tuple[click.Command, ...] = (
         *EDIT, example="weights digits digits-cnn=10%",
     ),
     _command(
+        "mirror", "how often a route's mirror agrees, and where it does not", "mirror:mirror",
+        click.Argument(["route"], shell_complete=live("route"), help="the name of a route"),
+        _option(
+            "-n", "--lines", metavar="N", type=number, help="at most this many examples (10)"
+        ),
+        *CLIENT, example="mirror digits",
+    ),
+    _command(
         "rollout", "let the gateway move a route's traffic to another backend, or follow it",
         "rollout:rollout",
         click.Argument(
@@ -302,6 +314,11 @@ COMMANDS: tuple[click.Command, ...] = (
         _option(
             "--predictions", metavar="POINTER",
             help="also compare what is answered at this JSON pointer (/digit), and warn",
+        ),
+        _option(
+            "--agreement", metavar="PART", type=seconds,
+            help="also compare answers, by the route's mirror, and hold where less than this part"
+            " agrees (0.98)",
         ),
         _option(
             "--on-done", metavar="WHAT", type=click.Choice(["keep", "remove_old"]),

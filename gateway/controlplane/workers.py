@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Any
 
 from gateway.controlplane.parts import difference, document_pieces, whole_table
-from gateway.controlplane.publisher import NotInForce
+from gateway.controlplane.published import NotInForce
 from gateway.controlplane.worker_loads import WorkerLoads
 from gateway.controlplane.worker_slots import ConnectedWorker, WorkerChannel, WorkerSlots
 from gateway.core.table import EMPTY, Table
@@ -28,6 +28,7 @@ from gateway.wire.messages import (
     Hello,
     JudgedMessage,
     Judging,
+    Lease,
     Observed,
     Signals,
     TableMessage,
@@ -65,6 +66,7 @@ class Workers:
         on_evidence: Callable[[Signals], None] = lambda _: None,
         on_workers: Callable[[str, int, int], None] = lambda _what, _slot, _pid: None,
         on_judged: Callable[[JudgedMessage], None] = lambda _: None,
+        on_asked: Callable[[Sequence[str]], None] = lambda _: None,
         answer_within_s: float = ANSWER_WITHIN_S,
         look_within_s: float = LOOK_WITHIN_S,
     ) -> None:
@@ -72,12 +74,15 @@ class Workers:
         self._replace, self._succeed = replace, succeed
         self._health, self._on_evidence = health, on_evidence
         self._on_workers, self._on_judged = on_workers, on_judged
+        self._on_asked = on_asked
         self._answer_within_s, self._look_within_s = answer_within_s, look_within_s
         self._table = EMPTY
         self._endpoints: Endpoints = {}
         self._seen: list[tuple[str, float, str, str]] = []
         self._documents: Mapping[str, tuple[str, str]] = {}
         self._served: Mapping[str, str] = {}
+        self._demand: Mapping[str, tuple[float, bool]] = {}
+        self._lease: Lease | None = None
         self._judging: Mapping[str, Judging] = {}
         self._slots = WorkerSlots()
         self.loads = WorkerLoads()
@@ -181,6 +186,22 @@ class Workers:
         self._served = paths
         self.send_all({"type": "served", "paths": paths})
 
+    def set_demand(self, backends: Mapping[str, tuple[float, bool]]) -> None:
+        """How long backends load that start on demand, and which of them cannot be loaded."""
+        if backends != self._demand:
+            self._demand = backends
+            self.send_all({"type": "demand", "backends": backends})
+
+    def tell_health(self, backends: Collection[str]) -> None:
+        """Tells every worker what is known of the instances of `backends`."""
+        for message in self._health(backends):
+            self.send_all(message)
+
+    def set_lease(self, until: float, gateways: int) -> None:
+        """Until when this gateway is one of so many that share a table."""
+        self._lease = {"type": "lease", "until": until, "gateways": gateways}
+        self.send_all(self._lease)
+
     def set_rollouts(self, routes: Mapping[str, Judging]) -> None:
         """For which rollouts workers count from now on."""
         if routes != self._judging:
@@ -279,6 +300,9 @@ class Workers:
         self._take_evidence(worker, hello["signals"])
         channel.send_soon(self._configure)
         channel.send_soon({"type": "served", "paths": self._served})
+        channel.send_soon({"type": "demand", "backends": self._demand})
+        if self._lease is not None:
+            channel.send_soon(self._lease)
         self._tell_whole(worker)
         channel.send_soon({"type": "rollouts", "routes": self._judging})
         self._send_documents([worker], self._documents)
@@ -304,6 +328,8 @@ class Workers:
                 self._leave(worker)
             case "evidence":
                 self._take_evidence(worker, message["signals"])
+            case "asked":
+                self._on_asked(message["backends"])
             case "observed":
                 self._observe(worker, message)
             case "judged":

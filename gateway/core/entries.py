@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from gateway.core.comparing import Compare
 from gateway.core.compressing import Compress
 from gateway.core.cors import Cors
 from gateway.core.credentials import SetHeader, Tls
@@ -179,10 +180,12 @@ class OnUnavailable:
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """A copy of `percent` % of the requests goes to `backend`."""
+    """A copy of `percent` % of the requests goes to `backend`; `compare` says how its answers are
+    compared, None where they are dropped."""
 
     backend: str
     percent: float = 100.0
+    compare: Compare | None = None
 
     def __post_init__(self) -> None:
         is_number = type(self.percent) in (int, float)
@@ -328,6 +331,12 @@ class Backend:
     timeouts: Timeouts = Timeouts()
     tls: Tls | None = None
     headers: tuple[SetHeader, ...] = ()
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether the first request has it started, by the fleet that says where it is then."""
+        is_asked = self.serve is not None and self.serve.get("start") == "demand"
+        return is_asked and any(each.fleet for each in self.instances)
 
     def __post_init__(self) -> None:
         _require(self.balance in BALANCES, f"balance must be one of {', '.join(BALANCES)}")

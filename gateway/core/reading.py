@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway.core.comparing import compare_of
 from gateway.core.compressing import read_compress
 from gateway.core.cors import read_cors
 from gateway.core.credentials import Tls, read_set_headers, read_tls
@@ -54,7 +55,9 @@ def parse_instance(url: str) -> Instance:
             raise ValueError(f"{url!r} must be fleet:// and a name")
         return Instance(url, name, 0, fleet=True)
     if parts.scheme not in SCHEMES:
-        raise ValueError(f"{url!r} must start with http:// or https://, or dns+ and one of them")
+        raise ValueError(
+            f"{url!r} must start with http:// or https://, or dns+ and one of them, or fleet://"
+        )
     if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{url!r} must be just a scheme, a host and a port")
     try:
@@ -109,7 +112,7 @@ def read_route(name: str, spec: Mapping[str, Any]) -> Route:
         retries=_retries(spec["retries"]) if spec.get("retries") else _RETRIES,
         on_unavailable=_on_unavailable(spec.get("on_unavailable", "redistribute")),
         override=spec.get("override", False),
-        mirror=Mirror(**spec["mirror"]) if spec.get("mirror") else None,
+        mirror=_mirror(spec["mirror"]) if spec.get("mirror") else None,
         max_body=parse_size(spec["max_body"]) if "max_body" in spec else 64 << 20,
         deadline_s=parse_duration(spec["deadline"]) if "deadline" in spec else None,
         access=spec.get("access", ""),
@@ -203,6 +206,10 @@ def _texts(said: Any) -> tuple[str, ...]:
 
 def _retries(spec: Mapping[str, Any]) -> Retries:
     return Retries(**{**spec, "on": _texts(spec["on"])} if "on" in spec else spec)
+
+
+def _mirror(spec: Mapping[str, Any]) -> Mirror:
+    return Mirror(**{**spec, "compare": compare_of(spec["compare"])} if "compare" in spec else spec)
 
 
 def _on_unavailable(spec: str | Mapping[str, Any]) -> OnUnavailable:

@@ -5,6 +5,7 @@ instances answer is `exchange`.
 """
 
 from abc import abstractmethod
+from typing import Final
 from urllib.parse import unquote
 
 import orjson
@@ -20,6 +21,7 @@ from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import problem, reply
 from gateway.dataplane.routing import LiveRoute, Snapshot, WrongMethodFault, host_of
 
+LOST: Final = "This gateway has lost its store, and may know an old table only."
 _PLAIN = b"Content-Type: text/plain\r\nCache-Control: no-store\r\n"
 
 
@@ -111,6 +113,8 @@ class Replying(Intake):
         if path == b"/-/health":
             if self.plane.lame:
                 raise NoRoom("This worker is shutting down.", "draining")
+            if self.plane.lease_until < self.plane.now():
+                raise NoRoom(LOST, "store_lost")
             self._reply(200, _PLAIN, b"ok\n", "")
             return
         document = self.plane.documents.get(path)

@@ -24,6 +24,7 @@ from gateway.dataplane.buckets import Buckets
 from gateway.dataplane.deadlines import Clock, Wheel
 from gateway.dataplane.judge import Judge
 from gateway.dataplane.load_memory import LoadMemory
+from gateway.dataplane.pairing import Outbox
 from gateway.dataplane.permits import PermitsFile
 from gateway.processes.credentials import Credentials
 from gateway.processes.tasks import Tasks, told
@@ -44,9 +45,10 @@ class Shared:
     change of who serves."""
 
     __slots__ = (
-        "_awake", "_buckets", "_credentials", "_dropped", "_id", "_loop", "_trusted", "budget",
-        "counters", "generation", "judges", "ledger", "load_memory", "log", "mirrored", "node",
-        "notify", "now", "options", "permits", "served", "signals", "tasks", "wall", "wheel",
+        "_awake", "_buckets", "_credentials", "_dropped", "_id", "_loop", "_trusted", "asked",
+        "budget", "counters", "demand", "generation", "judges", "ledger", "load_memory", "log",
+        "mirrored", "node", "notify", "now", "options", "outbox", "permits", "served", "signals",
+        "tasks", "wall", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -79,10 +81,14 @@ class Shared:
         which = Sampling(options.access_log_percent, options.access_log_slow_s)
         self.log = AccessLog(options.access_log, which)
         self._dropped = (0, 0)
+        self.outbox = Outbox(self.counters, options.compare_body, options.compare_memory)
         self.ledger = Ledger(self.log, loop.call_later, self._noted)
         self.budget = RetryBudget(options.retry_percent / 100.0, options.retry_min_per_s)
         self.notify: Callable[[], None] = _nobody
         self.signals: deque[tuple[str, float, str, str]] = deque(maxlen=MAX_SIGNALS)
+        self.asked: dict[str, None] = {}  # backends that requests wait for to be started
+        self.demand: Mapping[str, tuple[float, bool]] = {}
+        """Of those that start on demand: how long they load, and whether they cannot be loaded."""
         self.served: Mapping[str, str] = {}
         self.judges: Mapping[str, Judge] = {}  # by route, while a rollout runs there
 
@@ -153,6 +159,11 @@ class Shared:
     def signalled(self, backend: str, signal: Signal) -> None:
         """What was seen of an instance is news: the others shall know."""
         self.signals.append((backend, *signal))
+        self.notify()
+
+    def ask_for(self, backend: str) -> None:
+        """A request waits for `backend` to be started: whoever starts it shall know."""
+        self.asked[backend] = None
         self.notify()
 
     def ejected(self, backend: str, address: str) -> None:

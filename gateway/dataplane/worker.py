@@ -22,8 +22,10 @@ from typing import Any
 from gateway.core.options import DataplaneOptions
 from gateway.dataplane.control_client import CannotServe, ControlChannel, ControlClient
 from gateway.dataplane.exchange import Exchange
+from gateway.dataplane.leased import LeasedExchange, LeasedTracedExchange
 from gateway.dataplane.listener import Client
 from gateway.dataplane.load_memory import LoadMemory
+from gateway.dataplane.pair_channel import keep_open
 from gateway.dataplane.permits import PermitsFile
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.secure_listener import SecureListener
@@ -51,7 +53,7 @@ class WorkerOptions:
 
     `permits` is the descriptor of what `dataplane.permits` and `dataplane.load_memory` are about,
     None without others; `counters` that of the memory in which all workers count, None where
-    nobody reads it.
+    nobody reads it; `compare` the path at which pairs of answers are taken, "" where they are not.
     `retry_min_s` and `retry_max_s` bound the pause before the channel is opened again;
     `set_up_logs` is off where the worker runs inside another program.
     """
@@ -61,6 +63,7 @@ class WorkerOptions:
     set_up_logs: bool = True
     permits: int | None = None
     counters: int | None = None
+    compare: str = ""
 
 
 async def serve(
@@ -92,6 +95,7 @@ class Worker:
     ) -> None:
         self._sockets = sockets
         self._slot = slot
+        self._compare = options.compare
         self._shared = options.permits
         self._permits = PermitsFile(options.permits)
         self._counters = Counters(Book(options.counters))
@@ -169,6 +173,9 @@ class Worker:
             except CertificateError as error:
                 raise CannotServe(f"gateway.tls: {error}") from None
             self._own.keep("the watch over the certificate", self._certificate.watch)
+        if self._compare:
+            ways = partial(keep_open, self._plane.outbox, self._compare)
+            self._own.keep("the way to the compare process", ways)
         self._plane.max_clients = max_clients(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         return self._plane
 
@@ -180,7 +187,9 @@ class Worker:
         loop = asyncio.get_running_loop()
         plane = self._plane
         assert plane is not None
-        exchange_of = Exchange if plane.tracing is None else TracedExchange
+        exchange_of: type[Exchange] = Exchange if plane.tracing is None else TracedExchange
+        if plane.options.refuses_lost:
+            exchange_of = LeasedExchange if plane.tracing is None else LeasedTracedExchange
         # What is there now stays; requests leave no cycles behind, so that the collector need
         # not look after every few hundred of them.
         gc.collect()

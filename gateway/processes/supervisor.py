@@ -22,12 +22,22 @@ from pathlib import Path
 from gateway.processes import outlet, signals
 from gateway.processes.children import FAULT, REAPED_WITHIN_S, Child, Command, Exit, this_program
 from gateway.processes.lifeline import Lifeline
+from gateway.processes.on_demand import OnDemand
 from gateway.processes.private_directory import SOCKET, PrivateDirectory
 from gateway.processes.sockets import address_of, listen, listen_unix
 from gateway.processes.tasks import Tasks, first_of, told
 from gateway.telemetry.book import shared_memory
 from gateway.wire.channel import Channel, pass_over
-from gateway.wire.line import ControlStart, ForFleet, FromControl, Ready, ToControl, WorkerStart
+from gateway.wire.line import (
+    CompareStart,
+    ControlStart,
+    ForFleet,
+    FromControl,
+    Ready,
+    ToControl,
+    WorkerStart,
+)
+from gateway.wire.pairs import NAME as COMPARE_SOCKET
 
 TRIES_AT_START = 5
 SILENCE_S = 20.0
@@ -79,6 +89,8 @@ class Supervisor:
         self.directory = PrivateDirectory(plan.state_dir)
         self._channel_path = self.directory.path / SOCKET
         self._channels = listen_unix(self._channel_path)
+        self._compare_path = self.directory.path / COMPARE_SOCKET
+        self._pairs = listen_unix(self._compare_path)
         self._file = self.directory.path / "headgate.yaml"
         self._file.write_bytes(plan.configuration)
         self._permits = shared_memory(self.directory.path, "headgate-loads")
@@ -92,6 +104,9 @@ class Supervisor:
         self._line_task: asyncio.Task[None] | None = None
         self._control = self._child("control", self._control_command)
         self._workers = [self._worker(slot) for slot in range(len(plan.data))]
+        self._compare = OnDemand(
+            lambda: self._child("compare", self._compare_command), partial(self._run, "compare")
+        )
         self._leaving: list[Child] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._owned = Tasks(self._note_failure)
@@ -139,11 +154,14 @@ class Supervisor:
             await self._stop_asked.wait()
             await self._drain()
             self._control.stop()
+            self._compare.want(False)
             await self._ended([control], LAST_WORDS_S)
         finally:
             for child in (*self._workers, *self._leaving, self._control):
                 child.abandon()
-            await first_of(asyncio.wait({control, *self._tasks}), timeout=REAPED_WITHIN_S)
+            self._compare.abandon()
+            ending = {control, *self._tasks, *self._compare.tasks}
+            await first_of(asyncio.wait(ending), timeout=REAPED_WITHIN_S)
             await self._owned.close()
             self._close()
         return self._code
@@ -214,10 +232,11 @@ class Supervisor:
     def _judge(self, name: str, exit: Exit) -> bool:
         """Whether a child that ended shall be started again; fails the start if it is one."""
         self._tell_workers()
-        if not self._ready and exit.code == FAULT:
+        is_needed = name != "compare"  # requests are served without
+        if is_needed and not self._ready and exit.code == FAULT:
             self._fail()
             return False
-        if not self._ready and exit.deaths >= TRIES_AT_START:
+        if is_needed and not self._ready and exit.deaths >= TRIES_AT_START:
             self._say(f"{name} {exit} {exit.deaths} times in a row while starting; giving up")
             self._fail()
             return False
@@ -256,9 +275,15 @@ class Supervisor:
             "permits_fd": self._permits,
             "counters_fd": self._counters,
             "channel": str(self._channel_path),
+            "compare": str(self._compare_path),
         }
         fds = (start["data_fd"], self._permits, self._counters)
         return Command(self._program("_worker", json.dumps(start)), fds, self._plan.environment)
+
+    def _compare_command(self) -> Command:
+        start: CompareStart = {"fd": self._pairs.fileno()}
+        program = self._program("_compare", json.dumps(start))
+        return Command(program, (start["fd"],), self._plan.environment)
 
     def _take_up_line(self) -> None:
         """Begins to listen to the control process that was just started."""
@@ -314,6 +339,8 @@ class Supervisor:
                         worker.kill()
             case "leaving":
                 self._succeed(message["pid"])
+            case "compare":
+                self._compare.want(message["wanted"] and not self._stop_asked.is_set())
             case "alive":
                 self._tell_dropped()
             case "serves" | "ask_logs" | "restart" | "wake" | "use" | "settled":
@@ -339,7 +366,7 @@ class Supervisor:
             )
 
     def _close(self) -> None:
-        for bound in (*self._plan.data, self._plan.admin, self._channels):
+        for bound in (*self._plan.data, self._plan.admin, self._channels, self._pairs):
             bound.close()
         os.close(self._permits)
         os.close(self._counters)

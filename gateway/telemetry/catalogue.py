@@ -90,6 +90,19 @@ METRICS: tuple[Metric, ...] = (
         " `limit` of a backend.",
     ),
     Metric(
+        "headgate_instance_starts_total",
+        "counter",
+        ("backend",),
+        "Processes of instances that `headgate up` has started",
+        "Again after a death, too. With `start: demand` this counts the cold starts.",
+    ),
+    Metric(
+        "headgate_instance_load_seconds",
+        "gauge",
+        ("backend",),
+        "How long the last one of them took until it was ready",
+    ),
+    Metric(
         "headgate_retries_total",
         "counter",
         ("route", "reason"),
@@ -153,6 +166,14 @@ METRICS: tuple[Metric, ...] = (
         "Guards of rollouts that failed, and, with an empty `guard`, rollouts that ended",
         "`verdict` is `failed`, `done`, `rolled_back` or `aborted`. Counted since the control"
         " process started.",
+    ),
+    Metric(
+        "headgate_mirror_compared_total",
+        "counter",
+        ("route", "backend", "verdict"),
+        "Requests whose answer was to be compared with the one of a mirror, by what came of it",
+        "`backend` is the mirror's; `verdict` is `agree`, `differ`, `unanswered` (the mirror gave"
+        " no whole answer, or had no room) or `dropped` (too large, or more than could be taken).",
     ),
     Metric("headgate_revision", "gauge", (), "The revision of the table that is served"),
 )

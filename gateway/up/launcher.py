@@ -69,6 +69,16 @@ def first_document(prepared: Prepared) -> Document:
     """What the gateway will begin with: the file, three ways with what its state holds. StoreError
     where that cannot be read."""
     settings, path = prepared.settings, prepared.state.database
+    if settings.store == "etcd":
+        served = [n for n, b in (prepared.document.get("backends") or {}).items() if "serve" in b]
+        if served:
+            # Where processes of one machine are is nothing that other gateways could use.
+            raise StoreError(
+                f"backends/{served[0]}/serve: `headgate up` starts no instances with `store: etcd`;"
+                " start them with `headgate instance`, name their addresses in `instances`, and"
+                " run `headgate gateway`"
+            )
+        return prepared.document
     if settings.store == "memory" or not path.exists():
         return prepared.document
     store = SqliteStore(path, keep=settings.history, keep_bytes=settings.history_bytes)

@@ -151,7 +151,10 @@ class LocalFleet:
                 if self._tell is not None:
                     self._tell(self._lines.answer(message))
             case "wake":
-                if self._demand.wake(message["backend"]):
+                name = message["backend"]
+                if self._demand.wake(name):
+                    if not any(p.served and p.state != "stopping" for p in self._of(name)):
+                        self._demand.note_gone(name)
                     self._want(self._specs)
                     self._settle()
             case "use":
@@ -195,7 +198,7 @@ class LocalFleet:
         found = {name: placement.wanted(spec) for name, spec in specs.items()}
         before = {name: asked.in_force for name, asked in self._wanted.items()}
         self._beside = {name for name, spec in specs.items() if self._is_beside(spec)}
-        self._at = {name: self._at.get(name) or before.get(name, ()) for name in self._beside}
+        self._at = {name: self._at.get(name, before.get(name, ())) for name in self._beside}
         self._wanted = {
             name: replace(
                 asked,
@@ -283,6 +286,7 @@ class LocalFleet:
         self._loads.note_full(self._seating.full)
         taken = [self._start(*starts[n], devices) for n, devices in seats.items()]
         taken += [self._take_step(step) for step in steps if not isinstance(step, Start)]
+        self._place_again({step.backend for step in steps if isinstance(step, Place)})
         for name, other in leave:
             self._say(f"backend {name}: unloading it to make room for {other}")
             self._demand.sleep(name)
@@ -360,6 +364,13 @@ class LocalFleet:
             self._numbers, version, index, plan, self._own, self._lifeline,
             changed=self._note, heard=self._lines.keep, relay=self._lines.relay, say=self._say,
         )  # fmt: skip
+
+    def _place_again(self, moving: set[str]) -> None:
+        """Those that are to stay after all, while workers still let go of them, are told so."""
+        for name, told_at in list(self._told_at.items()):
+            asked = self._wanted.get(name)
+            if asked is not None and name not in moving and set(told_at) != set(asked.in_force):
+                self._place(Place(name, asked.in_force))
 
     def _place(self, step: Place) -> bool:
         name = step.backend

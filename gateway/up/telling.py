@@ -22,7 +22,7 @@ def state_of(asked: Wanted | None, own: Sequence[InstanceProcess], error: str | 
         for each in own
         if each.state == "ready" and each.version == asked.version
     }
-    is_so = len(ready) >= asked.count and set(asked.in_force) <= ready
+    is_so = len(ready) >= asked.count and asked.in_force and set(asked.in_force) <= ready
     return "ready" if is_so else "starting"
 
 

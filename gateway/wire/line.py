@@ -33,8 +33,15 @@ class ControlStart(TypedDict):
     placed: Mapping[str, Sequence[str]] | None
 
 
+class CompareStart(TypedDict):
+    """What the compare process is started with: the socket at which it listens."""
+
+    fd: int
+
+
 class WorkerStart(TypedDict):
-    """`channel` is the path at which to open one; `permits_fd` and `counters_fd` are memory that
+    """`channel` is the path at which to open one, `compare` that at which pairs of answers are
+    taken; `permits_fd` and `counters_fd` are memory that
     all workers share."""
 
     slot: int
@@ -42,6 +49,7 @@ class WorkerStart(TypedDict):
     permits_fd: int
     counters_fd: int
     channel: str
+    compare: str
 
 
 class WorkersMessage(TypedDict):
@@ -226,6 +234,13 @@ class Fleet(TypedDict):
     devices: Sequence[DeviceMessage]
 
 
+class Compare(TypedDict):
+    """Whether there is a mirror whose answers are compared: a process for that runs while so."""
+
+    type: Literal["compare"]
+    wanted: bool
+
+
 class Alive(TypedDict):
     """The control process does not hang; each second."""
 
@@ -234,4 +249,4 @@ class Alive(TypedDict):
 
 ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen | Fleet | Place | Endpoints | Logs
 ForFleet: TypeAlias = Serves | AskLogs | Restart | Wake | Use | Settled
-FromControl: TypeAlias = Ready | Replace | Leaving | Alive | ForFleet
+FromControl: TypeAlias = Ready | Replace | Leaving | Alive | Compare | ForFleet

@@ -65,7 +65,7 @@ class Shell:
         os.write(self._end, f"\x15headgate {typed}\tX".encode())
         return shown(self._read("X").rpartition("headgate ")[2]).removesuffix("X")
 
-    def _read(self, until: str, within_s: float = 20.0) -> str:
+    def _read(self, until: str, within_s: float = 60.0) -> str:
         seen, deadline = "", time.monotonic() + within_s
         while until not in seen:
             assert time.monotonic() < deadline, f"{until!r} is not in {seen!r}"

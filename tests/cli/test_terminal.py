@@ -30,7 +30,7 @@ class Terminal:
         self.printed = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")()  # a read may end inside a character
 
-    def read(self, until: str = "", within_s: float = 20.0) -> str:
+    def read(self, until: str = "", within_s: float = 60.0) -> str:
         """All that was printed so far, once `until` (the end, where empty) came."""
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline:

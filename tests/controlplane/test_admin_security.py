@@ -1,8 +1,11 @@
 """Who gets in, from where, and what a stranger learns: R59, R60, R63, R65, R66."""
 
 import itertools
+import os
 import re
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from gateway.controlplane.admin.guards import start_refusals
+from gateway.controlplane.admin.guards import has_compiled_parser, start_refusals
 from gateway.controlplane.admin.operations import OPERATIONS
 from gateway.controlplane.admin.pages import PAGES
 from gateway.controlplane.admin.security import (
@@ -444,3 +447,14 @@ def test_r66_a_gateway_does_not_start_without_its_guarantees(
 def test_r66_this_very_installation_may_start() -> None:
     local = settings(listen="127.0.0.1:0", admin="127.0.0.1:0")
     assert start_refusals(local, optimize=0) == []
+
+
+@pytest.mark.parametrize("no_extensions", ["", "1"])
+def test_r66_the_parser_that_is_found_is_the_one_that_aiohttp_takes(no_extensions: str) -> None:
+    environment = {**os.environ, "AIOHTTP_NO_EXTENSIONS": no_extensions}
+    code = "from aiohttp import http_parser; print(hasattr(http_parser, 'HttpRequestParserC'))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert ran.stdout == f"{has_compiled_parser(environment)}\n", ran.stderr
+    assert ran.stdout == f"{not no_extensions}\n"

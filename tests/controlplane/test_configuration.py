@@ -159,7 +159,7 @@ routes:
         ("gateway: {max_head: 32KB}", "no size; write it like 64KiB or 64MiB"),
         ("gateway: {head_timeout: 0s}", "must be longer than 0"),
         ("gateway: {workers: 0}", "must be at least 1"),
-        ("gateway: {store: postgres}", "must be 'sqlite' or 'memory'"),
+        ("gateway: {store: postgres}", "must be 'sqlite', 'memory' or 'etcd'"),
         ("gateway: {expose: null}", "must be true or false; leave the key out"),
         (BACKENDS + "  a.: {}", "is no name"),
         (BACKENDS + SERVED % "devices: [gpu7]", "'gpu7' is no device; write cpu, cuda:N"),
@@ -396,11 +396,13 @@ SAID = {
     "keep_alive": "1s", "stream_idle": "1s", "max_head": "1KiB", "max_target": "1KiB",
     "max_headers": "5", "underscore_headers": "pass", "upstream_idle": "1s",
     "upstream_max_age": "2h", "retry_percent": "5", "retry_min_per_s": "1.5",
-    "mirror_in_flight": "1", "gather": "1KiB", "replay": "1KiB", "buffer": "1KiB",
+    "mirror_in_flight": "1", "compare_body": "1KiB", "compare_memory": "1MiB",
+    "gather": "1KiB", "replay": "1KiB", "buffer": "1KiB",
     "match_body": "2KiB", "match_memory": "1MiB",
     "lame_duck": "0s", "drain": "1s", "describe": "false", "access_log": "off",
     "access_log_percent": "1", "access_log_slow": "2s", "node": "n1",
     "tls": "{cert: tls.crt, key: tls.key}", "admin_tls": "{cert: tls.crt, key: tls.key}",
+    "etcd": "{endpoints: [http://10.0.0.1:2379]}", "store_lost": "refuse",
 }  # fmt: skip
 
 

@@ -79,7 +79,7 @@ async def write_until_gone(process: Process, acknowledged: list[tuple[int, int]]
 @pytest.mark.parametrize(
     "kills",
     [
-        pytest.param(20, marks=pytest.mark.timeout(300)),
+        pytest.param(10, marks=pytest.mark.timeout(300)),
         pytest.param(200, marks=[pytest.mark.soak, pytest.mark.timeout(1800)]),
     ],
 )
@@ -111,9 +111,9 @@ SHARES = (1, 5, 25, 50, 100)
 START = {"digits-linear": 90, "digits-cnn": 10}
 
 
-async def roll_until_gone(process: Process, chance: random.Random) -> Any:
+async def roll_until_gone(process: Process, chance: random.Random, told: asyncio.Event) -> Any:
     """Begins rollouts, leads them on and aborts them until nobody answers; the last that was
-    acknowledged."""
+    acknowledged. `told` is set once one is."""
     acknowledged = None
     try:
         while True:
@@ -130,6 +130,7 @@ async def roll_until_gone(process: Process, chance: random.Random) -> Any:
             else:
                 assert status == 409, answer
                 _, acknowledged = await process.ask("GET", ROLLOUT)
+            told.set()
     except aiohttp.ClientError:
         return acknowledged
 
@@ -146,14 +147,21 @@ async def test_whenever_it_is_killed_a_rollout_has_the_weights_of_its_step_or_of
 ) -> None:
     chance = random.Random(15)
     acknowledged: Any = None
-    for _ in range(kills):
+    compared = 0
+    for number in range(kills):
         async with running(tmp_path) as process:
             if acknowledged is not None:
                 await _agree(process, acknowledged)
-            task = asyncio.create_task(roll_until_gone(process, chance))
-            await asyncio.sleep(chance.random() * 0.3)
+                compared += 1
+            told = asyncio.Event()
+            task = asyncio.create_task(roll_until_gone(process, chance, told))
+            if number % 4 != 3:  # else whenever it is, also before the first answer
+                async with asyncio.timeout(HUNG_AFTER_S):
+                    await told.wait()
+            await asyncio.sleep(chance.random() * 0.1)
             process.process.kill()
             acknowledged = await task or acknowledged
+    assert compared == kills - 1, "each life but the first begins with what was acknowledged"
 
 
 async def _agree(process: Process, acknowledged: Any) -> None:

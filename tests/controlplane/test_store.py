@@ -51,7 +51,7 @@ def revision(number: int, **changes: object) -> Revision:
 
 
 def wait_for(check: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not check():
         assert time.monotonic() < end
         time.sleep(0.005)

@@ -130,7 +130,7 @@ async def asked_since(gateway: Gateway, count: int) -> None:
     async def enough() -> bool:
         return (await gateway.metrics()).total("headgate_requests_total") >= began + count
 
-    await eventually(enough, 10, f"{count} more requests", 0.1)
+    await eventually(enough, what=f"{count} more requests", every_s=0.1)
 
 
 async def test_r60_the_real_listener_sends_what_keeps_the_pages_safe() -> None:

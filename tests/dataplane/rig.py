@@ -319,7 +319,7 @@ class Peer:
         self.writer.close()
 
 
-async def until(condition: Callable[[], bool], timeout: float = 3.0) -> None:
+async def until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
     """Waits until `condition` holds; fails when it does not in time."""
     async with asyncio.timeout(timeout):
         while not condition():

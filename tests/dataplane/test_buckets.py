@@ -115,7 +115,14 @@ def test_all_workers_together_admit_what_the_limit_is(burst: int) -> None:
                 admitted += takes(bucket, now)
             except Busy:
                 pass
-        return admitted
+        # Who is kept from a processor in the last moments has not asked for what is due.
+        while True:
+            try:
+                if not takes(bucket, end):
+                    return admitted
+                admitted += 1
+            except Busy:
+                pass
 
     pipes = []
     for _ in range(4):

@@ -355,6 +355,7 @@ async def test_r21_an_idle_client_is_closed_cleanly(rig):
     assert await peer.at_end() == b""
 
 
+@pytest.mark.paced
 async def test_r22_an_idle_limit_is_learned_from_the_instance(rig, stub):
     async def script(conversation: Conversation) -> None:
         while True:
@@ -373,6 +374,7 @@ async def test_r22_an_idle_limit_is_learned_from_the_instance(rig, stub):
     assert live.pool.idle_limit_s < 0.15
 
 
+@pytest.mark.paced
 async def test_r22_one_early_end_costs_pooling_for_moments_only(rig, stub):
     """A server that ends each worker after so many requests (max_requests) has no idle limit."""
 
@@ -405,6 +407,7 @@ async def test_r22_one_early_end_costs_pooling_for_moments_only(rig, stub):
     assert instance.connections <= connections + 1
 
 
+@pytest.mark.paced
 @pytest.mark.parametrize(
     ("says", "connections"),
     [

@@ -106,7 +106,7 @@ async def test_r08_what_a_client_sends_before_the_101_arrives_whole_and_in_order
     await until(lambda: any(client.is_paused for client in gateway.plane.clients))
     go.set()
     assert (await peer.answer()).status == 101
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         assert await peer.reader.readexactly(2) == b"\x82\x00"
 
 

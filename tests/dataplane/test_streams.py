@@ -35,7 +35,7 @@ async def test_r23_events_are_passed_on_one_by_one_at_once(rig, stub):
     peer.write(GET)
     await peer.reader.readuntil(b"\r\n\r\n")
     for number in range(5):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await peer.reader.readuntil(b"\n\n\r\n") == b"9\r\ndata: %d\n\n\r\n" % number
         go.set()
     assert await peer.reader.readexactly(5) == b"0\r\n\r\n"
@@ -277,7 +277,7 @@ async def test_a_copy_gives_its_place_to_a_clients_own_request(rig, stub):
     assert (await gateway.ask(GET)).status == 200
     await until(lambda: shadow.open == 1)
     assert (await gateway.ask(GET.replace(b"/x", b"/own"))).body == b"own"
-    await asyncio.wait_for(left.wait(), 1)
+    await asyncio.wait_for(left.wait(), 30)
     assert gateway.plane.mirrored == 0
     # While clients hold the place there are no copies at all.
     backend = gateway.plane.live.backends["m"]

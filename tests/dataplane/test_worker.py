@@ -61,14 +61,14 @@ class Process:
         self.listener: socket.socket | None = None
 
     async def meet(self, **settings: Any) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             self.channel = await self.channels.get()
             self.hello = await self.receive("hello")
         await self.channel.send({"type": "configure", "settings": settings})
 
     async def receive(self, kind: str) -> dict[str, Any]:
         assert self.channel is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 message = await self.channel.receive()
                 assert message is not None
@@ -205,7 +205,7 @@ async def test_a_message_that_makes_no_sense_ends_nothing(tmp_path, stub):
 async def test_settings_that_cannot_be_end_the_worker_in_one_line(tmp_path):
     async with worker(tmp_path, stderr=asyncio.subprocess.PIPE) as process:
         await process.meet(access_log=str(tmp_path / "none" / "log"))
-        assert await process.end(5) == 78
+        assert await process.end(60) == 78
         said = (await process.process.stderr.read()).decode()
         path = tmp_path / "none" / "log"
         assert said == f"headgate: worker 3: access_log: {path}: No such file or directory\n"
@@ -343,6 +343,7 @@ async def test_r31_what_was_seen_without_a_control_process_is_told_to_the_next_o
         assert process.hello["signals"] == [], "it was heard of since"
 
 
+@pytest.mark.paced
 async def test_r68_sigterm_is_a_lame_duck_then_a_drain_then_0(tmp_path, stub):
     release = asyncio.Event()
 
@@ -366,7 +367,7 @@ async def test_r68_sigterm_is_a_lame_duck_then_a_drain_then_0(tmp_path, stub):
         release.set()
         finished = await busy.answer()
         assert (finished.status, finished.get("connection")) == (200, "close")
-        assert await process.end(3.0) == 0
+        assert await process.end(60) == 0
 
 
 async def test_r68_a_client_that_was_told_of_no_end_may_still_ask_when_idle_ones_are_closed(
@@ -405,7 +406,7 @@ async def test_r68_a_client_that_was_told_of_no_end_may_still_ask_when_idle_ones
         streams.write(GET)
         answer = await streams.answer()
         assert (answer.status, answer.get("connection")) == (200, "close")
-        assert await process.end(2.0) == 0
+        assert await process.end(60) == 0
 
 
 async def test_r68_what_does_not_finish_is_cut_at_the_drain_limit(tmp_path, stub):
@@ -427,7 +428,7 @@ async def test_r68_what_does_not_finish_is_cut_at_the_drain_limit(tmp_path, stub
         assert (answer.status, answer.error) == (503, "draining")
         assert answer.get("retry-after")
         assert await streams.at_end() == b""  # no last chunk
-        assert await process.end(2.0) == 0
+        assert await process.end(60) == 0
         assert process.counted() == {("GET", "503", "draining"): 1, ("GET", "200", "draining"): 1}
 
 
@@ -438,7 +439,7 @@ async def test_r70_what_was_counted_last_outlives_the_worker(tmp_path, stub):
         for _ in range(3):
             assert (await process.ask()).status == 200
         await process.told_to_go()
-        assert await process.end(2.0) == 0
+        assert await process.end(60) == 0
         assert process.counted() == {("GET", "200", ""): 3}
 
 
@@ -479,7 +480,7 @@ async def test_r68_a_worker_told_to_go_accepts_until_its_successor_does(tmp_path
         answer = await process.ask()
         assert (answer.status, answer.get("connection")) == (200, "close")
         await process.channel.send({"type": "handed_over"})
-        assert await process.end(2.0) == 0
+        assert await process.end(60) == 0
 
 
 async def test_r68_a_worker_told_to_go_says_so_again_to_who_takes_over(tmp_path, stub):
@@ -494,7 +495,7 @@ async def test_r68_a_worker_told_to_go_says_so_again_to_who_takes_over(tmp_path,
         await process.meet()
         assert (process.hello["listening"], process.hello["leaving"]) == (True, True)
         await process.channel.send({"type": "handed_over"})
-        assert await process.end(2.0) == 0
+        assert await process.end(60) == 0
 
 
 async def test_r68_a_worker_without_a_control_process_waits_for_no_successor(tmp_path, stub):
@@ -506,7 +507,7 @@ async def test_r68_a_worker_without_a_control_process_waits_for_no_successor(tmp
         (tmp_path / "channel").unlink()
         process.channel.close()
         process.process.send_signal(signal.SIGTERM)
-        assert await process.end(3.0) == 0
+        assert await process.end(60) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -514,7 +515,7 @@ async def test_a_signal_before_the_first_table_is_a_clean_end(tmp_path, number):
     async with worker(tmp_path) as process:
         await process.meet()
         process.process.send_signal(number)
-        assert await process.end(8.0) == 0
+        assert await process.end(60) == 0
 
 
 async def test_an_idle_worker_sleeps(tmp_path, stub):
@@ -529,9 +530,9 @@ async def test_an_idle_worker_sleeps(tmp_path, stub):
             (line,) = [x for x in status.splitlines() if x.startswith("voluntary_ctxt_switches")]
             return int(line.split()[1])
 
-        before = switches()
+        before, began = switches(), time.monotonic()
         await asyncio.sleep(2.0)
-        assert (switches() - before) / 2.0 < 10
+        assert (switches() - before) / (time.monotonic() - began) < 10
 
 
 async def test_the_access_log_is_json_lines_without_secrets(tmp_path, stub):
@@ -562,4 +563,4 @@ async def test_a_worker_that_leaves_does_not_wait_for_a_control_process_that_is_
         process.channel.close()
         await process.channels.get()  # the socket is there, and nobody speaks
         process.process.send_signal(signal.SIGTERM)
-        assert await process.end(5) == 0
+        assert await process.end(60) == 0

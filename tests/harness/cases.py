@@ -100,8 +100,8 @@ async def play(
 
 
 async def _settle(origin: Origin, before: dict[int, int], outcome: Outcome) -> None:
-    """Fill in the origin's side; an unfinished request gets 1 s to be closed."""
-    end = time.monotonic() + 1.0
+    """Fill in the origin's side; an unfinished request gets 10 s to be closed."""
+    end = time.monotonic() + 10.0
     while True:
         touched = [
             c for c in origin.connections if not c.probe and len(c.received) > before.get(id(c), 0)

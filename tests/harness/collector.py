@@ -84,7 +84,7 @@ class Collector:
             spans = [span for span in self.spans if wanted(span)]
             return spans if len(spans) >= count else []
 
-        found: list[Span] = await eventually(enough, 10, f"{count} spans; {self.spans}")
+        found: list[Span] = await eventually(enough, what=f"{count} spans; {self.spans}")
         return found
 
 

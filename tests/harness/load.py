@@ -10,7 +10,7 @@ import asyncio
 import json as jsonlib
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -52,7 +52,8 @@ class Reply:
 
 @dataclass(slots=True)
 class Ask:
-    """What to send. `leave_after_s`: the client goes away (abort) after that long."""
+    """What to send. The client goes away (abort) after `leave_after_s`, or once `leave_when` is
+    set, if there is no answer yet."""
 
     method: str = "GET"
     path: str = "/"
@@ -60,6 +61,7 @@ class Ask:
     body: bytes | None = None
     id: str = ""
     leave_after_s: float | None = None
+    leave_when: asyncio.Event | None = None
 
 
 class _Connection(asyncio.Protocol):
@@ -260,12 +262,15 @@ def _message(
 
 async def ask(client: Client, url: str, what: Ask, intended: float, timeout: float) -> Reply:
     """Send `what` now; a client that leaves ends as error `left`."""
+    leaves = what.leave_after_s is not None or what.leave_when is not None
     request = client.request(
         what.method, url + what.path, headers=what.headers, body=what.body,
-        timeout=timeout, intended=intended, fresh=what.leave_after_s is not None,
+        timeout=timeout, intended=intended, fresh=leaves,
     )  # fmt: skip
-    if what.leave_after_s is None:
+    if not leaves:
         reply = await request
+    elif what.leave_when is not None:
+        reply = await _unless(what.leave_when, request, intended)
     else:
         try:
             reply = await asyncio.wait_for(request, what.leave_after_s)
@@ -273,6 +278,18 @@ async def ask(client: Client, url: str, what: Ask, intended: float, timeout: flo
             reply = Reply(error="left", intended=intended, done=time.monotonic())
     reply.id = what.id
     return reply
+
+
+async def _unless(left: asyncio.Event, request: Awaitable[Reply], intended: float) -> Reply:
+    """How `request` ended, or that its client has left by then."""
+    asking, leaving = asyncio.ensure_future(request), asyncio.create_task(left.wait())
+    await asyncio.wait([asking, leaving], return_when=asyncio.FIRST_COMPLETED)
+    leaving.cancel()
+    if asking.done():
+        return asking.result()
+    asking.cancel()
+    await asyncio.wait([asking])
+    return Reply(error="left", intended=intended, done=time.monotonic())
 
 
 async def open_loop(

@@ -1,9 +1,9 @@
 """Which port may a test use that has to name an address before anybody listens there?
 
-One below the range the kernel hands to connecting sockets, and one that nobody else was given:
-a port that was free when looked at is free for the next who looks, too. Every process that asks
-holds a lock on one byte of a common file for each port, and the kernel lets go of them when it
-ends, however it ends.
+One below the range the kernel hands to connecting sockets and below that of which a fleet takes
+ports, and one that nobody else was given: a port that was free when looked at is free for the next
+who looks, too. Every process that asks holds a lock on one byte of a common file for each port, and
+the kernel lets go of them when it ends, however it ends.
 """
 
 import fcntl
@@ -14,7 +14,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-FIRST, BEYOND = 12_000, 30_000
+FIRST, BEYOND = 10_000, 20_000
 _given: set[int] = set()
 
 

@@ -20,7 +20,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 # One client for all tests and no kept connections: making a client costs more than a request.
 CLIENT = httpx.Client(
-    timeout=30.0,
+    timeout=60,
     verify=False,
     limits=httpx.Limits(max_keepalive_connections=0),
 )
@@ -60,7 +60,7 @@ class Instance:
             self.log.append("<end>")
             self._changed.notify_all()
 
-    def wait_for(self, pattern: str, timeout: float = 30.0, count: int = 1) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout: float = 60.0, count: int = 1) -> re.Match[str]:
         """The `count`th match of `pattern` in the log so far or to come."""
         ends = time.monotonic() + timeout
         with self._changed:
@@ -86,7 +86,7 @@ class Instance:
         return self
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30.0, verify=False, **options)
+        return httpx.Client(base_url=self.url, timeout=60, verify=False, **options)
 
     def post(self, json: Any = None, path: str = "/predict", **options: Any) -> httpx.Response:
         if json is not None:
@@ -109,12 +109,12 @@ class Instance:
 
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 Serve = Callable[..., Instance]
@@ -161,7 +161,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         instance.end()
 
 
-def eventually(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+def eventually(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
     """The first true value of `condition`, asked again and again until `timeout`."""
     ends = time.monotonic() + timeout
     while True:

@@ -57,7 +57,7 @@ def test_r66_this_very_installation_may_start() -> None:
 
 def test_r66_switched_off_checks_stop_the_start() -> None:
     command = [sys.executable, "-O", "-m", "instance", "x:Y", "--port", "0"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 1
     assert ran.stderr.strip().startswith("headgate instance: python -O switches off checks")
 

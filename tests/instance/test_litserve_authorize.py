@@ -276,7 +276,7 @@ def test_when_the_process_that_authorizes_ends_another_one_does(served: Serve) -
     assert instance.post(BODY, headers=good).status_code == 200
     answer = instance.post(BODY, headers={"X-A": "end"})
     assert answer.status_code == 503, answer.text
-    eventually(lambda: instance.post(BODY, headers=good).status_code == 200, timeout=30)
+    eventually(lambda: instance.post(BODY, headers=good).status_code == 200, timeout=60)
 
 
 # -- the key ---------------------------------------------------------------------------------
@@ -303,7 +303,7 @@ def test_the_key_of_the_environment_is_asked_for_at_every_address(of_key: Instan
 
 
 def test_the_key_refuses_a_large_body_before_it_comes(of_key: Instance) -> None:
-    with socket.create_connection(("127.0.0.1", of_key.port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", of_key.port), timeout=60) as sock:
         sock.sendall(
             b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n"
             b"Expect: 100-continue\r\n\r\n"

@@ -120,7 +120,7 @@ def test_what_clients_of_litserve_see_is_the_same(serve: Serve, litserve: str) -
 def chunks(url: str) -> list[bytes]:
     """The chunks of a streamed answer, as they are framed."""
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=20) as sock:
+    with socket.create_connection((host, int(port)), timeout=60) as sock:
         sock.sendall(
             b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
             b"Accept-Encoding: gzip\r\nConnection: close\r\nContent-Length: 1\r\n\r\n1"

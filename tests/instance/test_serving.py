@@ -250,7 +250,7 @@ def test_a_model_that_cannot_be_served_is_one_line_and_exit_1(
 def test_a_taken_port_is_one_line_and_exit_1(served: Serve) -> None:
     instance = served(ECHO)
     command = [sys.executable, "-m", "instance", "x:Y", "--port", str(instance.port)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1
     assert "cannot listen on 127.0.0.1" in ran.stderr
@@ -259,7 +259,7 @@ def test_a_taken_port_is_one_line_and_exit_1(served: Serve) -> None:
 def usage(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "instance", *words], cwd=ROOT, capture_output=True, text=True,
-        timeout=20, env={**os.environ, **variables},
+        timeout=60, env={**os.environ, **variables},
     )  # fmt: skip
 
 

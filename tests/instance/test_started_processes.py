@@ -118,7 +118,7 @@ def test_what_a_model_forks_does_not_hold_up_the_end_of_its_worker(serve: Serve)
     started_by(instance)
     started = time.monotonic()
     assert instance.post("die").status_code == 500
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # what it forked sleeps for a thousand
     assert instance.post("again").json() == "again"
 
 

@@ -22,7 +22,7 @@ class Model:
     def setup(self, device): pass
 
     def predict(self, inputs):
-        time.sleep(0.3)
+        time.sleep(2 if "long" in inputs else 0.3)
         if "bad" in inputs:
             raise ValueError("canary")
         return inputs
@@ -79,7 +79,7 @@ async def request_of(collector: Collector, count: int = 1) -> list[Span]:
 async def test_a_batch_is_a_request_a_wait_and_a_prediction_for_each(traced: Any) -> None:
     async with running_collector() as collector:
         instance = traced(collector, "Model")
-        alone = asyncio.create_task(ask(instance.url, 0, {}))
+        alone = asyncio.create_task(ask(instance.url, "long", {}))
         while instance.metric("instance_running") < 1:
             await asyncio.sleep(0.01)
         statuses = await asyncio.gather(*(ask(instance.url, n) for n in range(3)))

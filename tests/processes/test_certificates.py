@@ -144,10 +144,10 @@ async def test_a_new_certificate_is_taken_over_and_a_broken_one_is_told(
     async def is_new() -> bool:
         return first not in [await shown() for _ in range(8)]
 
-    await eventually(is_new, 10.0, "both workers show the new certificate")
+    await eventually(is_new, what="both workers show the new certificate")
     second = await shown()
     (folder / "live.crt").write_text("no certificate")
-    await eventually(lambda: gateway.log_text().count("the certificate before is kept") >= 2, 10.0)
+    await eventually(lambda: gateway.log_text().count("the certificate before is kept") >= 2)
     assert await shown() == second
     writer.write(b"GET / HTTP/1.1\r\nHost: gw.test\r\nConnection: close\r\n\r\n")
     assert (await reader.read()).startswith(b"HTTP/1.1 200 ")

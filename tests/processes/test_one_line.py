@@ -236,13 +236,13 @@ async def test_code_that_changes_is_loaded_anew_under_load_and_broken_code_is_no
             try:
                 await eventually(lambda: seen[1] > 5)
                 file.write_text(VERSION.format(version=2))
-                await eventually(lambda: seen[2] > 5, 30)
+                await eventually(lambda: seen[2] > 5)
                 file.write_text("def broken(:\n")
-                await eventually(lambda: "SyntaxError" in it.log_text(), 30)
+                await eventually(lambda: "SyntaxError" in it.log_text())
                 seen.clear()
                 await eventually(lambda: seen[2] > 5)
                 file.write_text(VERSION.format(version=3))
-                await eventually(lambda: seen[3] > 5, 30)
+                await eventually(lambda: seen[3] > 5)
             finally:
                 over.set()
         assert wrong == []

@@ -12,7 +12,7 @@ from gateway.processes.outlet import PIPE_BUF, Outlet
 from tests.harness.unread import full_pipe
 
 
-def until(check: Callable[[], object], within_s: float = 5.0) -> None:
+def until(check: Callable[[], object], within_s: float = 60.0) -> None:
     end = time.monotonic() + within_s
     while not check():
         assert time.monotonic() < end

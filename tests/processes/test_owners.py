@@ -38,7 +38,7 @@ def test_an_access_log_that_cannot_be_written_fails_the_start_in_one_line(
     file.write_text(yaml.safe_dump(complete(one_backend("http://127.0.0.1:9"), settings)))
     done = subprocess.run(
         [sys.executable, "-m", "gateway", command, str(file)],
-        capture_output=True, text=True, timeout=30, cwd=ROOT,
+        capture_output=True, text=True, timeout=60, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
@@ -54,7 +54,7 @@ def test_an_access_log_that_is_a_pipe_without_a_reader_fails_the_start_in_one_li
     file.write_text(yaml.safe_dump(complete(one_backend("http://127.0.0.1:9"), settings)))
     done = subprocess.run(
         [sys.executable, "-m", "gateway", "gateway", str(file)],
-        capture_output=True, text=True, timeout=30, cwd=ROOT,
+        capture_output=True, text=True, timeout=60, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == (
@@ -64,7 +64,7 @@ def test_an_access_log_that_is_a_pipe_without_a_reader_fails_the_start_in_one_li
 
 async def test_a_control_process_that_babbles_is_replaced() -> None:
     async with test_supervisor.running(fake="babble") as gateway:
-        await until(lambda: "control was ended by SIGKILL; starting it again" in gateway.said, 10)
+        await until(lambda: "control was ended by SIGKILL; starting it again" in gateway.said)
         assert gateway.said[0] == (
             "the control process cannot be understood (BadFrame: a message without a type);"
             " replacing it"
@@ -78,7 +78,7 @@ async def test_a_keeper_that_fails_while_starting_fails_the_start() -> None:
         return test_supervisor.fake_program(role, *more)
 
     async with test_supervisor.running(program=program) as gateway:
-        assert await asyncio.wait_for(gateway.task, 15) == 1
+        assert await asyncio.wait_for(gateway.task, 60) == 1
         assert all("ended: ZeroDivisionError: division by zero" in it for it in gateway.said)
 
 

@@ -111,7 +111,9 @@ class Served(Up):
             found = fleet["backends"].get(backend, {"state": "none"})
             return fleet["revision"] >= revision and found["state"] == state and found
 
-        return dict(await eventually(is_so, 40, f"{backend} is {state}\n{self.log_text()[-2000:]}"))
+        return dict(
+            await eventually(is_so, what=f"{backend} is {state}\n{self.log_text()[-2000:]}")
+        )
 
     async def until_alone(self, count: int = 1) -> None:
         """Returns once exactly so many processes run and nothing else is left of others."""
@@ -119,7 +121,7 @@ class Served(Up):
         async def is_so() -> bool:
             return len((await self.served())["processes"]) == count
 
-        await eventually(is_so, 40, f"{count} processes")
+        await eventually(is_so, what=f"{count} processes")
 
     async def cli(self, *arguments: str) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
@@ -188,7 +190,7 @@ async def test_a_killed_control_process_leaves_instances_alone_and_its_successor
         control = await it.control_pid()
         os.kill(control, signal.SIGKILL)
         await eventually(lambda: not alive(control))
-        await eventually(it.answers, 20)
+        await eventually(it.answers)
         await it.until("ready")
         assert (await it.served())["processes"] == [old]
 
@@ -206,7 +208,7 @@ async def test_a_killed_control_process_leaves_instances_alone_and_its_successor
         assert reply.json() == {"version": "two"}
         whole = await stream
         assert (whole.error, whole.body.split()[-1]) == ("", b"29"), whole
-        await eventually(lambda: not alive(old["pid"]), 10)
+        await eventually(lambda: not alive(old["pid"]))
 
 
 async def test_a_chosen_port_stays_over_a_restart_and_a_live_edit_that_cannot_start_is_said(
@@ -267,7 +269,7 @@ async def test_instances_are_scaled_reloaded_and_restarted_by_commands_under_loa
             now = await it.served()
             return now["state"] == "ready" and not await pids() & reloaded
 
-        await eventually(is_restarted, 30)
+        await eventually(is_restarted)
         code, said = await it.cli("scale", "m=1", "--wait")
         assert (code, "1 instance will be stopped" in said) == (0, True), said
         await it.until_alone(1)
@@ -288,7 +290,7 @@ async def test_instances_are_scaled_reloaded_and_restarted_by_commands_under_loa
             whys = [edit["why"] for edit in history]
             return "scale: requests wait longer than 50 ms" in whys
 
-        await eventually(is_scaled, 40)
+        await eventually(is_scaled)
         await it.until("ready")
         await it.until_alone(2)
         await it.patch(serve={"scale": {"max": 1}})
@@ -325,7 +327,7 @@ async def edit_at_random(folder: Path, edits: int, seed: int) -> None:
                 len([p for p in each["processes"] if p["pid"]]) <= 1 for each in fleet.values()
             )  # fmt: skip
 
-        await eventually(is_settled, 40)
+        await eventually(is_settled)
         fleet = (await it.status())["fleet"]["backends"]
         pids = {p["pid"] for each in fleet.values() for p in each["processes"] if p["pid"]}
         assert it.process is not None

@@ -147,7 +147,7 @@ async def _killed(gateway: Gateway) -> None:
             found = await rollout(gateway, "killed")
             return found["guards"]["errors"]["canary"]["requests"] >= 10
 
-        await eventually(counted, 30.0, "the canary has requests", 0.1)
+        await eventually(counted, what="the canary has requests", every_s=0.1)
         await asyncio.sleep(1.5)  # what is written down once a second is written
         before = await rollout(gateway, "killed")
         os.kill(await gateway.control_pid(), signal.SIGKILL)
@@ -227,7 +227,9 @@ async def test_a_rollout_outlives_its_whole_gateway() -> None:
         async with running_gateway(whole) as gateway:
             async with traffic(gateway, "/x"):
                 await begin(gateway, "r", steps=[50, 100], hold="1h", warmup=0)
-                known = await eventually(lambda: _kept(gateway), 30.0, "evidence is kept", 0.1)
+                known = await eventually(
+                    lambda: _kept(gateway), what="evidence is kept", every_s=0.1
+                )
             for process in gateway.family():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
@@ -265,5 +267,5 @@ async def _pids(gateway: Gateway) -> list[int]:
             return None
         return pids if len(pids) == 2 and all(pids) else None
 
-    found: list[int] = await eventually(known, 30.0, "two workers")
+    found: list[int] = await eventually(known, what="two workers")
     return found

@@ -70,7 +70,7 @@ async def test_the_first_own_model_answers_at_its_route_and_up_and_check_say_whe
         for pid in (status["control"]["pid"], status["workers"][0]["pid"]):
             os.kill(pid, signal.SIGKILL)
             await eventually(lambda pid=pid: not psutil.pid_exists(pid))
-        await eventually(up.answers, 20)
+        await eventually(up.answers)
         assert (await up.client.post(f"{up.url}/wine", body, headers=kind)).status == 200
         capsys.readouterr()
         assert main(["check", str(up.file)]) == 0

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -68,7 +67,7 @@ async def test_requests_edits_and_replacements_go_on_while_nobody_reads(
             await replaced(gateway, await gateway.control_pid())
             assert (await gateway.set_weights("all", {"main": 7}))["applied"]["workers"] == 1
             assert (await gateway.client.get(f"{gateway.url}/last")).status == 200
-            assert await gateway.stop(0, 10) < 5
+            await gateway.stop()
         finally:
             await ended(gateway)
 
@@ -85,7 +84,7 @@ async def replaced(gateway: Gateway, pid: int) -> None:
         workers = [each["pid"] for each in status["workers"] if each["connected"]]
         return len(workers) == 1 and pid not in (*workers, status["control"]["pid"])
 
-    await eventually(is_there, 30, "a successor")
+    await eventually(is_there, what="a successor")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -104,13 +103,11 @@ async def test_up_serves_and_stops_while_nobody_reads(
             samples = await it.metrics()
             return samples.total("headgate_log_dropped_total", process="supervisor") > 0
 
-        await eventually(is_counted, 15, "what the model printed in vain is counted")
+        await eventually(is_counted, what="what the model printed in vain is counted")
         assert it.process is not None
         pids = [it.process.pid, *descendants(it.process.pid)]
-        began = time.monotonic()
         it.process.send_signal(number)
-        assert await asyncio.wait_for(it.process.wait(), 15) == 0
-        assert time.monotonic() - began < 15
+        assert await asyncio.wait_for(it.process.wait(), 60) == 0
         assert not any(alive(pid) for pid in pids)
     finally:
         await ended(it)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.controlplane.publisher import NotInForce
+from gateway.controlplane.published import NotInForce
 from gateway.controlplane.workers import Workers
 from gateway.core.table import Table
 from gateway.wire.channel import Channel
@@ -211,7 +211,7 @@ async def test_a_process_that_just_starts_holds_nothing_up(tmp_path: Path) -> No
     """It has no table yet and so decides nothing; it will get the newest."""
     async with house(tmp_path) as it:
         it.workers.expect([100])
-        async with asyncio.timeout(10):  # who is waited for is replaced
+        async with asyncio.timeout(30):  # who is waited for is replaced
             assert await it.workers.put_in_force(table(8)) == 0
         assert it.replaced == []
 
@@ -331,5 +331,5 @@ async def test_nobody_waits_for_a_worker_that_leaves_during_a_look(tmp_path: Pat
         look = asyncio.create_task(it.workers.look())
         await until(lambda: bool(worker.of("look")))
         worker.channel.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await look

@@ -12,7 +12,7 @@ from tests.harness.gateway import Gateway
 
 
 async def until(
-    condition: Callable[[], bool | Awaitable[bool]], within_s: float = 20.0, what: str = ""
+    condition: Callable[[], bool | Awaitable[bool]], within_s: float = 60.0, what: str = ""
 ) -> float:
     """Seconds until `condition` held; AssertionError when it never did."""
     begun = time.monotonic()

@@ -74,7 +74,7 @@ async def test_r02_every_other_row_is_forwarded_as_strict_requests_or_refused() 
                 origin,
                 [data],
                 half_close=half_close,
-                until_closed_s=3.0 if row["verdict"] == "incomplete" else 0.0,
+                until_closed_s=10.0 if row["verdict"] == "incomplete" else 0.0,
             )
             if why := judged(row, outcome):
                 faults.append((row["id"], why))

@@ -41,7 +41,7 @@ async def cut(gateway: Gateway, origin: Origin, kind: str, death: str, offset: i
     before = len(origin.exchanges)
     async with wire(gateway.data_port) as client:
         await client.send(b"GET /x HTTP/1.1\r\nHost: gw.test\r\n\r\n")
-        await client.read_for(5)
+        await client.read_for(30)
         case = (kind, death, offset)
         assert client.ended, case
         parsed = parse_responses(bytes(client.received), ["GET"], client.ended == "closed")

@@ -66,7 +66,7 @@ async def _unruly(rate: float, seconds: float) -> None:
     wrong = [(reply.id, reply.body) for reply in answered if reply.json()["id"] != reply.id]
     assert wrong == []
     # Enough to see it: where the machine is slow more clients have left, and more is too late.
-    assert len(answered) > len(replies) * 0.1
+    assert len(answered) > 50
     kinds = {reply.status for reply in replies}
     assert kinds <= {0, 200, 502, 503, 504}, kinds
 

@@ -31,7 +31,7 @@ async def test_r19_a_stalled_body_ends_and_frees_the_instance() -> None:
             async def idle() -> bool:
                 return (await gateway.metrics()).total("headgate_in_flight") == 0
 
-            await eventually(idle, 2, "nothing in flight")
+            await eventually(idle, what="nothing in flight")
 
 
 async def test_r19_while_a_small_body_is_awaited_no_slot_and_no_place_in_the_queue_is_held() -> (
@@ -69,7 +69,7 @@ async def test_r19_a_large_body_that_stalls_frees_the_instance_it_was_streamed_t
             async def idle() -> bool:
                 return (await gateway.metrics()).total("headgate_in_flight") == 0
 
-            await eventually(idle, 2, "nothing in flight")
+            await eventually(idle, what="nothing in flight")
 
 
 @pytest.mark.parametrize("size", [1000, 1_000_000], ids=["small", "large"])

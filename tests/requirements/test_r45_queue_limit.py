@@ -22,7 +22,7 @@ async def test_r45_beyond_the_queue_the_answer_is_a_quick_503() -> None:
             async def full() -> bool:
                 return (await gateway.metrics()).total("headgate_queue_depth") == 5
 
-            await eventually(full, 2, "the queue is full")
+            await eventually(full, what="the queue is full")
             assert (await gateway.client.get(f"{gateway.url}/-/health")).status == 200
             assert (await gateway.status())["workers"]
             assert len(origin.exchanges) == 2
@@ -45,7 +45,7 @@ async def test_r45_the_limits_are_for_all_workers_together() -> None:
             async def full() -> bool:
                 return (await gateway.metrics()).total("headgate_queue_depth") == 8
 
-            await eventually(full, 3, "every worker's part of the queue is full")
+            await eventually(full, what="every worker's part of the queue is full")
             assert len(origin.exchanges) == 8
             replies = await load
     refused = [r for r in replies if r.status == 503]
@@ -64,7 +64,7 @@ async def test_r45_a_worker_that_is_stopped_keeps_its_permits_from_nobody_for_lo
         async with running_gateway(document, workers=2, drain="1s") as gateway:
             ask = gateway.client.get
             held = asyncio.create_task(ask(f"{gateway.url}/held", timeout=20, fresh=True))
-            await eventually(lambda: origin.exchanges, 2, "the only permit is taken")
+            await eventually(lambda: origin.exchanges, what="the only permit is taken")
             stopped = next(
                 pid
                 for pid in await gateway.worker_pids()

@@ -1,6 +1,7 @@
 """R57: an instance that is removed finishes what it has; one that is added again starts clean."""
 
 import asyncio
+import time
 
 from tests.harness.gateway import eventually, one_backend, running_gateway
 from tests.harness.load import Ask, Client, failures, open_loop
@@ -60,12 +61,17 @@ async def test_r57_draining_sends_nothing_new_and_resume_undoes_it() -> None:
             await eventually(lambda: len(one.exchanges) > 20, what="traffic to it")
             reply = await gateway.admin("POST", f"{INSTANCES}/{one.address}/drain")
             assert reply.status == 200, reply
-            sent = len(one.exchanges)
-            await asyncio.sleep(1)
-            assert len(one.exchanges) <= sent
+            drained = time.monotonic()
+            meanwhile = len(two.exchanges) + 60
+            await eventually(lambda: len(two.exchanges) >= meanwhile, what="traffic to the other")
+            resumed = time.monotonic()
             reply = await gateway.admin("POST", f"{INSTANCES}/{one.address}/resume")
             assert reply.status == 200, reply
+            sent = len(one.exchanges)
             await eventually(lambda: len(one.exchanges) > sent, what="traffic to it again")
             enough.set()
             replies = await load
+    between = [r for r in replies if drained < r.intended and r.done < resumed]
+    assert len(between) > 20
+    assert {r.header("x-headgate-instance") for r in between} == {two.address}
     assert failures(replies) == []

@@ -6,7 +6,7 @@ import random
 import psutil
 import pytest
 
-from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
+from tests.harness.gateway import Gateway, eventually, one_backend, own_memory, running_gateway
 from tests.harness.load import Ask, closed_loop
 from tests.harness.origins import Exchange, Origin, echo, origins
 from tests.harness.wire import wire
@@ -101,10 +101,10 @@ async def _websockets(gateway: Gateway, count: int) -> None:
 
 
 async def _footprint(gateway: Gateway) -> tuple[int, int]:
-    """Open descriptors and resident bytes of all processes of the gateway."""
+    """Open descriptors and own resident bytes of all processes of the gateway."""
     await asyncio.sleep(0.3)
     family = _alive(gateway)
-    return sum(p.num_fds() for p in family), sum(p.memory_info().rss for p in family)
+    return sum(p.num_fds() for p in family), sum(own_memory(p.pid) for p in family)
 
 
 async def test_r67_mixed_traffic_leaves_nothing_behind() -> None:

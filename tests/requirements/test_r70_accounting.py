@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 from tests.harness.accounting import assert_counted, code_of
@@ -11,6 +11,23 @@ from tests.harness.load import Ask, open_loop
 from tests.harness.origins import Exchange, echo, origins
 
 KINDS = ("ok", "ok", "fail", "reset", "cut", "late", "ok", "leave", "none", "stuck")
+
+
+class Leavers:
+    """Clients that leave once an instance has what they asked for: who leaves before the gateway
+    has read a head has asked for nothing."""
+
+    def __init__(self) -> None:
+        self._arrived: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    def ask(self, name: str) -> Ask:
+        headers = [("X-Test-Id", name)]
+        return Ask("POST", "/left/leave", headers, b"{}", "leave", leave_when=self._arrived[name])
+
+    async def respond(self, exchange: Exchange) -> None:
+        await exchange.read()
+        self._arrived[exchange.id].set()
+        await exchange.gone.wait()
 
 
 async def respond(exchange: Exchange) -> None:
@@ -24,21 +41,21 @@ async def respond(exchange: Exchange) -> None:
     elif kind == b"cut":
         exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\ncut")
         exchange.close()
-    elif kind in (b"late", b"leave", b"stuck"):
+    elif kind in (b"late", b"stuck"):
         await exchange.gone.wait()
     else:
         await echo(exchange)
 
 
-def make(number: int) -> Ask:
-    kind = KINDS[number % len(KINDS)]
-    if kind == "none":
-        return Ask(path=f"/nothing/{number}")
-    leave = 0.1 if kind == "leave" else None
-    return Ask("POST", f"/r{number % 2}/{kind}", body=b"{}", id=kind, leave_after_s=leave)
+async def _accounting(document: dict[str, Any], leavers: Leavers, workers: int) -> None:
+    def make(number: int) -> Ask:
+        kind = KINDS[number % len(KINDS)]
+        if kind == "none":
+            return Ask(path=f"/nothing/{number}")
+        if kind == "leave":
+            return leavers.ask(str(number))
+        return Ask("POST", f"/r{number % 2}/{kind}", body=b"{}", id=kind)
 
-
-async def _accounting(document: dict[str, Any], workers: int) -> None:
     async with running_gateway(document, workers=workers) as gateway:
         load = asyncio.create_task(open_loop(gateway.url, 100, 4, make))
         for weight in range(1, 6):
@@ -67,16 +84,22 @@ def logged_lines(gateway: Gateway) -> list[tuple[str, str, str]]:
 
 
 async def test_r70_every_request_is_counted_once_by_what_the_client_saw() -> None:
-    async with origins(4, respond) as stubs:
+    leavers = Leavers()
+    async with origins(4, respond) as stubs, origins(2, leavers.respond) as left:
         more = {"timeouts": {"response": "300ms"}, "eject": {"failures": 1000000}}
         document = {
-            "backends": {"a": backend(*stubs[:2], **more), "b": backend(*stubs[2:], **more)},
+            "backends": {
+                "a": backend(*stubs[:2], **more),
+                "b": backend(*stubs[2:], **more),
+                "left": backend(*left),
+            },
             "routes": {
                 "r0": {"match": "/r0", "split": {"a": 90, "b": 10}},
                 "r1": {"match": "/r1", "split": {"a": 50, "b": 50}},
+                "left": {"match": "/left", "split": {"left": 1}},
             },
         }
-        await _accounting(document, workers=2)
+        await _accounting(document, leavers, workers=2)
 
 
 async def test_r70_attempts_are_counted_apart_from_requests() -> None:

@@ -12,7 +12,8 @@ from random import Random
 from typing import Any
 
 from gateway.controlplane.events import Events
-from gateway.controlplane.publisher import NotInForce, Publisher
+from gateway.controlplane.published import NotInForce
+from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.store.store import Page, Revision, Stored, StoreError
 from gateway.controlplane.watch.prober import Prober
 from gateway.controlplane.watch.probing import Target

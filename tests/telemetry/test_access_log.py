@@ -22,7 +22,7 @@ async def by_path(exchange: Exchange) -> None:
 async def logged(gateway: Gateway, last: str) -> list[dict[str, Any]]:
     """The lines of the log, once the request called `last` is in it."""
     path = gateway.folder / "access.log"
-    await eventually(lambda: path.exists() and last in path.read_text(), 5, f"{last} is logged")
+    await eventually(lambda: path.exists() and last in path.read_text(), what=f"{last} is logged")
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 

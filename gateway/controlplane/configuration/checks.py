@@ -160,6 +160,9 @@ def setting_faults(settings: Settings) -> list[Fault]:
                 "give the admin listener its own port",
             )
         )
+    if settings.store == "etcd" and settings.etcd is None:
+        hint = "say `etcd: {endpoints: [http://10.0.0.1:2379]}` beside it"
+        faults.append(Fault("/gateway/store", "etcd", "does not say where etcd is", hint))
     if settings.token is not None and settings.viewer_token == settings.token:
         faults.append(Fault("/gateway/viewer_token", "token", "is the operators' token"))
     return faults
@@ -328,9 +331,11 @@ def _networks(backends: Mapping[str, Json], networks: Sequence[str]) -> Iterator
 def _parsed(backend: str, spec: Json, key: str = "instances") -> Iterable[tuple[str, Instance]]:
     for index, url in enumerate(_list(spec, key)):
         try:
-            yield pointer("backends", backend, key, index), parse_instance(url)
+            instance = parse_instance(url)
         except (ValueError, AttributeError, TypeError):
             continue  # the schema says what is wrong with it
+        if not instance.fleet:
+            yield pointer("backends", backend, key, index), instance
 
 
 def _overlap(one: str, other: str) -> bool:

@@ -67,6 +67,19 @@ class ServedPaths:
             except Exception:
                 log.exception("the paths of models could not be asked for")
 
+    async def learn(self, backend: str, address: str) -> None:
+        """Asks an instance that gets no requests yet, of a backend that serves at no known path:
+        who waits for it shall be led there."""
+        table = self._table()
+        found = table.backends.get(backend)
+        if found is None or backend in self.paths:
+            return
+        host, _, port = address.rpartition(":")
+        path = await self._ask(Target(host.strip("[]"), int(port), found.health))
+        if path is not None and backend not in self.paths:
+            self.paths = {**self.paths, backend: path}
+            self._tell(self.paths)
+
     async def look(self) -> None:
         """Asks who is well, and tells what is new."""
         self._stirred.clear()

@@ -9,14 +9,16 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.controlplane.events import Events, utc_now
-from gateway.controlplane.publisher import NotInForce, Publisher
+from gateway.controlplane.published import NotInForce
+from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts import plans
+from gateway.controlplane.rollouts.agreeing import Ask
 from gateway.controlplane.rollouts.keeping import Keeper
 from gateway.controlplane.rollouts.moving import KEEP_S, WHO, Mover, split_of
 from gateway.controlplane.rollouts.progress import Move, Progress
@@ -60,11 +62,16 @@ class How:
 PLAIN = How()
 
 
+async def _nobody_sleeps(_: str) -> None:
+    """No backend starts on demand."""
+
+
 class Rollouts:
     """All rollouts, at most one for each route.
 
     `tell` is given what workers are to do, whenever it changed; `effective` says which share of a
-    route each backend gets after health. `clock` gives monotonic seconds.
+    route each backend gets after health; `awake` loads a backend that starts on demand. `clock`
+    gives monotonic seconds.
     """
 
     def __init__(
@@ -75,10 +82,14 @@ class Rollouts:
         *,
         tell: Callable[[Mapping[str, Judging]], None] = lambda _: None,
         effective: Callable[[str], Mapping[str, float]] = lambda _: {},
+        agreement: Ask = lambda route, canary: None,
+        awake: Callable[[str], Awaitable[None]] = _nobody_sleeps,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._agreement = agreement
         self._publisher = publisher
         self._tell, self._effective, self._clock = tell, effective, clock
+        self._awake = awake
         self._mover = Mover(publisher, keeper, events, clock)
         self._all = self._mover.all
         self._lock = asyncio.Lock()
@@ -112,6 +123,10 @@ class Rollouts:
                     f" {len(it.plan.steps)}) and its split is not to be edited: abort it first"
                 )
 
+    def canaries(self) -> list[str]:
+        """The backends that running rollouts lead to."""
+        return [it.plan.to for it in self._all.values() if it.is_live]
+
     def gauges(self) -> dict[str, dict[tuple[str, ...], float]]:
         """Metric → labels → value."""
         steps: dict[tuple[str, ...], float] = {}
@@ -134,6 +149,9 @@ class Rollouts:
         Conflict while one runs, Invalid for a plan that cannot be, Missing for no such route, and
         whatever the publisher raises; then nothing changed.
         """
+        if not how.dry_run:
+            start = edits.weights_of(self._publisher.table.document, route)
+            await self._awake(plans.read_plan(said, start).to)  # nobody waits at the first step
         return await self._finish(self._begin(route, said, how))
 
     async def _begin(self, route: str, said: Mapping[str, Json], how: How) -> Json:
@@ -144,12 +162,13 @@ class Rollouts:
                 raise Conflict(f"a rollout of {before.plan.to!r} runs on route {route!r} already")
             if how.why and "why" not in said:
                 said = {**said, "why": how.why}
-            plan = plans.read_plan(said, start)
+            plan = plans.read_plan(said, start, lambda to: self._agreement(route, to) is not None)
             it = Progress(
                 secrets.token_hex(6), route, said, plan, start, utc_now(),
                 warming=plan.warmup > 0,
             )  # fmt: skip
             it.tallies.begin(self._clock())
+            it.agreement.begin(self._agreement(route, plan.to))
             it.move = Move("running", 0, plan.why or "begun", it.weights_of(0, "running"))
             how.guard(None if before is None else before.shown())
             if how.dry_run:
@@ -295,6 +314,9 @@ class Rollouts:
                 it.tallies.learn(now, guard.slower_than)
             elif guard.name == "predictions":
                 it.tallies.learn_numbers(now)
+            elif guard.name == "agreement":
+                is_news = it.agreement.hear(self._agreement(it.route, it.plan.to))
+                self._mover.is_stale |= is_news
         guards = it.judge()
         for guard in it.note_failures(guards):
             self._note_failed(it, guard)

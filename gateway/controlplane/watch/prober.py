@@ -48,7 +48,7 @@ def targets_of(
     return {
         Key(backend.name, address): Target(
             host,
-            instance.port,
+            port,
             backend.health,
             instance.state,
             ((backend.tls and backend.tls.server_name) or instance.host) if instance.secure else "",
@@ -56,7 +56,7 @@ def targets_of(
         )
         for backend in table.backends.values()
         for instance in backend.instances
-        for address, host in addresses_of(
+        for address, host, port in addresses_of(
             instance, endpoints.get(backend.name, {}).get(instance.url, ())
         )
     }

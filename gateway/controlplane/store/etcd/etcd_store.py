@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gateway.controlplane.store.etcd import client as etcd
@@ -306,11 +307,8 @@ class EtcdStore:
 
     def announce(self, own: Member | None) -> None:
         """What is true of this gateway from now on; None: nothing that others could count on."""
-        self._loop.call(self._announce(own))
-
-    async def _announce(self, own: Member | None) -> None:
         assert self._membership is not None
-        self._membership.announce(own)
+        self._loop.soon(partial(self._membership.announce, own))
 
     def keep_copy(self, newest: Revision) -> None:
         """Keeps a copy of `newest` to start from while etcd is away."""

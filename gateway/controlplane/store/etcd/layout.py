@@ -6,6 +6,7 @@ All below one prefix: `head` (the newest number, its checksum, and how far the h
 """
 
 import hashlib
+import secrets
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,7 +83,7 @@ def sum_of(value: bytes) -> str:
 
 
 def packed(revision: Revision) -> bytes:
-    """What is kept of `revision`; StoreFull when etcd would not take it."""
+    """What is kept of `revision`, another value each time. StoreFull: etcd would not take it."""
     value = zlib.compress(
         orjson.dumps(
             {
@@ -93,6 +94,9 @@ def packed(revision: Revision) -> bytes:
                 "source": revision.source,
                 "diff": revision.diff,
                 "document": revision.document,
+                # Two gateways may make the same edit in the same millisecond: a value says whose
+                # it is to who got no answer.
+                "by": secrets.token_hex(8),
             }
         )
     )
