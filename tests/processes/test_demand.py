@@ -1,6 +1,8 @@
 """Models that start on demand: real processes, asleep until somebody asks."""
 
 import asyncio
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ async def test_a_hundred_clients_at_a_sleeping_model_get_a_hundred_answers_after
     tmp_path: Path,
 ) -> None:
     document = asleep(idle="2s")
+    document["gateway"]["workers"] = 2
     del document["routes"]["r"]["rewrite"]  # where the model answers it says when it is loaded
     async with up(tmp_path, document) as it:
         assert (await it.served())["processes"] == []
@@ -48,6 +51,8 @@ async def test_a_hundred_clients_at_a_sleeping_model_get_a_hundred_answers_after
         # Nobody asks: it is unloaded, and the next one starts it again.
         first = served["processes"][0]["pid"]
         await it.until("asleep")
+        # Who has it started may be another process by now.
+        os.kill(await it.control_pid(), signal.SIGKILL)
         assert (await ask(it)).status == 200
         served = await it.until("ready")
         assert served["starts"] == 2
