@@ -42,6 +42,7 @@ from gateway.wire.messages import HAND_OVER_S
 
 log = logging.getLogger(__name__)
 POLL_S = 0.02
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH)
 RESERVED = 40  # descriptors for sockets, channel, log, and names
 UPSTREAMS = 4096  # and for connections to instances, where there are many
 
@@ -124,6 +125,7 @@ class Worker:
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         for number in (signal.SIGHUP, signal.SIGUSR1):
             loop.add_signal_handler(number, self._reopen)
+        loop.add_signal_handler(signal.SIGWINCH, self._replaced)
         self._own.run("following the control process", self._control.follow())
         try:
             await self._leave.wait()
@@ -131,7 +133,7 @@ class Worker:
         finally:
             self._control.tell_judged()
             await self._own.close()
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            for number in SIGNALS:
                 loop.remove_signal_handler(number)
             if self._plane is not None:
                 self._plane.ledger.flush()
@@ -231,10 +233,12 @@ class Worker:
         # Whoever asks for health learns first and has the time to send others elsewhere;
         # connections are still accepted meanwhile.
         plane.lame = True
+        if plane.is_replaced:
+            self._close_servers()
         await self._pause(lame_duck_s)
-        await self._hand_over()
-        for server in self._servers:
-            server.close()
+        if not plane.is_replaced:
+            await self._hand_over()
+        self._close_servers()
         await self._pause(POLL_S)  # who was accepted by then is a client only now
         for client in list(plane.clients):
             client.shut()
@@ -247,6 +251,16 @@ class Worker:
         for client in list(plane.clients):
             client.abort()
         await asyncio.sleep(0)
+
+    def _close_servers(self) -> None:
+        for server in self._servers:
+            server.close()
+
+    def _replaced(self) -> None:
+        """Another gateway accepts on the same sockets: nobody has to be sent elsewhere."""
+        if self._plane is not None:
+            self._plane.is_replaced = True
+        self._leave.set()
 
     async def _hand_over(self) -> None:
         """Accepts connections until the successor does: they would wait for its start, or for
