@@ -35,7 +35,7 @@ def mirror(exchange: Intake, route: LiveRoute, chosen: LiveBackend) -> Pair | No
         return None
     instance = backend.other((), exchange.ready_at)
     if instance is None and backend.asleep and exchange.wakes:
-        backend.ask_for_start(exchange.ready_at)
+        backend.start.ask(exchange.ready_at)
     if instance is None or not instance.takes():
         return None
     pair = None
