@@ -123,7 +123,11 @@ class Mirrors:
         if self._link is not None:
             specs = {
                 route: MirrorSpec(
-                    id=it.id, backend=it.backend, compare=it.said["compare"], known=it.state
+                    id=it.id,
+                    since=it.since,
+                    backend=it.backend,
+                    compare=it.said["compare"],
+                    known=it.state,
                 )
                 for route, it in self._all.items()
             }
@@ -132,7 +136,7 @@ class Mirrors:
     def _hear(self, message: Compared) -> None:
         entry = self._all.get(message["route"])
         if entry is not None and entry.id == message["id"]:
-            entry.state = message["state"]
+            entry.state, entry.since = message["state"], message["since"]
 
     def _count_on(self, route: str, entry: _Entry) -> None:
         """What was counted of a mirror that goes still counts where one like it comes."""
