@@ -3,10 +3,10 @@
     python -m benchmarks.watched [PAIRS]
 
 One gateway, four routes with the same split: `plain`; `judged`, on which a rollout runs; `copied`,
-of which a fifth goes to a mirror; and `compared`, where its answers are compared as well. Each is measured right after `plain`,
-again and again: on a machine that does other things too, the median of pairs tells a difference
-that two long runs do not. Processor time is the worker's own, in microseconds a request. The
-latency of a client is taken at half of the rate that `plain` can do.
+of which a fifth goes to a mirror; and `compared`, where its answers are compared as well. Each is
+measured right after `plain`, again and again: on a machine that does other things too, the median
+of pairs tells a difference that two long runs do not. Processor time is the worker's own, in
+microseconds a request; the latency of a client is taken at half of the rate that `plain` can do.
 """
 
 import argparse
