@@ -92,10 +92,13 @@ class Comparing:
         """Follows a control process."""
         self._listeners.add(channel)
         try:
+            is_first = True
             while message is not None:
                 if message["type"] == "mirrors":
                     self._sync(message)
-                    self._news |= self._mirrors.keys()
+                    if is_first:  # it may know less than is known here
+                        self._news |= self._mirrors.keys()
+                    is_first = False
                 message = await channel.receive()
         finally:
             self._listeners.discard(channel)

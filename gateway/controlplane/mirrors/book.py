@@ -111,7 +111,7 @@ class Mirrors:
                 continue
             self._link = link
             try:
-                self._tell()
+                self._tell(knows_nothing=True)
                 while (message := await link.receive()) is not None:
                     self._hear(message)
             finally:
@@ -119,7 +119,8 @@ class Mirrors:
                 link.close()
             await asyncio.sleep(PAUSE_S)
 
-    def _tell(self) -> None:
+    def _tell(self, knows_nothing: bool = False) -> None:
+        """Says what is to be compared; and what was known of it, to a process that may be new."""
         if self._link is not None:
             specs = {
                 route: MirrorSpec(
@@ -127,7 +128,7 @@ class Mirrors:
                     since=it.since,
                     backend=it.backend,
                     compare=it.said["compare"],
-                    known=it.state,
+                    known=it.state if knows_nothing else None,
                 )
                 for route, it in self._all.items()
             }
