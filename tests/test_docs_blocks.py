@@ -51,6 +51,8 @@ REASONS = {
     "cluster": 8,
     "starts": 8,  # what the test that is named starts
     "stops the gateway": 4,
+    "replaces the gateway": 2,
+    "needs the service": 4,
     "one of these": 6,
     "kills by name": 1,
 }
