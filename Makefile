@@ -13,7 +13,7 @@ HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -m1 -o '^GPU')
 IS_LINUX := $(filter Linux,$(shell uname -s))
 TORCH_INDEX ?= $(if $(HAS_GPU),,$(if $(IS_LINUX),https://download.pytorch.org/whl/cpu))
 
-.PHONY: setup up test check format soak dist compiled test-compiled bench bench-gpu clean
+.PHONY: setup up test check format soak dist docs compiled test-compiled bench bench-gpu clean
 
 setup: $(STAMP)
 
@@ -42,26 +42,16 @@ up: $(RUNTIME)
 # Most tests share the machine with each other: more at a time than it has processors, for many
 # wait. Those that keep moments or compare two servers (marked `paced`) mostly wait, and come next;
 # those that take the whole machine or measure rates (marked `alone`) last, one after the other.
-# What measures and fails is measured once more, by itself and with nothing else under way: in the
-# moments of the first time the machine may have been somebody else's. But not what is wrong at any
-# speed (exit status 9: tests/harness/verdict.py).
 SHORT := not soak and not compose
 test: setup
 	@failed=; \
 	run() { \
 	  echo "== tests that $$1"; \
-	  $(BIN)/pytest --durations 12 -m "$(SHORT) and $$2" $$3; \
-	  status=$$?; \
-	  if [ $$status = 1 ] && [ "$$4" ]; then \
-	    echo "== once more, one after the other, those of them that failed"; \
-	    $(BIN)/pytest --last-failed --last-failed-no-failures none -m "$(SHORT) and $$2"; \
-	    status=$$?; \
-	  fi; \
-	  [ $$status = 0 ] || failed="$$failed, those that $$1"; \
+	  $(BIN)/pytest --durations 12 -m "$(SHORT) and $$2" $$3 || failed="$$failed, those that $$1"; \
 	}; \
 	run 'share the machine' 'not paced and not alone' '-n 5 --dist worksteal'; \
-	run 'keep moments' paced '-n 6 --dist worksteal' measured; \
-	run 'take the whole machine, one after the other' alone '' measured; \
+	run 'keep moments' paced '-n 4 --dist worksteal'; \
+	run 'take the whole machine, one after the other' alone; \
 	if [ "$$failed" ]; then echo "== FAILED: $${failed#, }"; exit 1; fi; \
 	echo '== all passed'
 
@@ -70,7 +60,7 @@ test: setup
 COMPILED := build/compiled
 compiled: setup
 	@mkdir -p $(COMPILED)
-	@tar --create --exclude ./build --exclude ./.git --exclude ./.venv --exclude ./dist --exclude '*.so' . \
+	@tar --create --exclude ./build --exclude ./.git --exclude ./.venv --exclude ./dist --exclude ./site --exclude '*.so' . \
 	  | tar --extract --directory $(COMPILED)
 	@echo '== compiling the hot path'
 	@cd $(COMPILED) && HEADGATE_COMPILE=1 ../../$(BIN)/python setup.py --quiet build_ext --inplace
@@ -84,6 +74,13 @@ test-compiled: compiled
 # HEADGATE_COMPILE=1 there must be one, and with 0 the wheel is for every platform.
 dist: setup
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build
+
+# The documentation as a site, in site/, with every link and anchor checked; look at it by
+# `.venv/bin/mkdocs serve`.
+docs: setup
+	@$(PIP) --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo '== the site is in site/: open site/index.html, or python3 -m http.server --directory site'
 
 # The long form of all tests, or of some: `make soak TESTS="-n 2 tests/simulation"`.
 TESTS ?=
@@ -110,4 +107,4 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu --device $(DEVICE)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache

@@ -16,7 +16,7 @@ from gateway.core.health import (
 WORDS = {
     "starting": "never ready since it was added, or since its process was gone; gets nothing",
     "up": "ready",
-    "failing": "was ready, but its probes fail; used only when no instance is up",
+    "failing": "its probes fail, or it cannot be trusted; used only when no instance is up",
     "down": "refuses connections, or takes none for long; gets nothing",
 }
 
@@ -27,11 +27,13 @@ MET_BY_PROBES = {
     "malformed": "what is no HTTP, or the end of the connection",
     "probe_refused": "nobody who listens",
     "probe_unreachable": "no connection within `health.timeout`, or no way there",
+    "probe_untrusted": "somebody with whom no TLS can be spoken: see its `cause` in the status",
 }
 
 MET_BY_REQUESTS = {
     "refused": "nobody listens",
     "unreachable": "no connection within `timeouts.connect`, or no way there",
+    "untrusted": "somebody with whom no TLS can be spoken (expired, another host, no known CA)",
     "unresolved": "its name has no address",
     "turned_away": "503 and the end of the connection, of an instance that loads or leaves",
     "reset": "the connection ended before the answer did",

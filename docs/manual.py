@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from docs.configuration_examples import example_of
+from docs.errors_page import errors_page
 from docs.health_page import health_page
 from docs.rollout_states import rollout_states_page
 from gateway.controlplane.admin.examples import EXAMPLES
@@ -83,17 +85,19 @@ instances: what is larger is refused with its size, whatever way it comes.
 
 How the gateway itself is set up; read at start. Each key can also be set in the environment, as
 `HEADGATE_` and the key in capitals (lists with commas); the environment wins.
+{example_of("gateway")}
 
 | key | default | what it does |
 |---|---|---|
 """
 
-_SECTIONS = (
+SECTIONS = (
     ("routes", "RouteSpec", "`routes: {NAME: …}`"),
     ("match", "MatchSpec", "`match` of a route"),
     ("sticky", "StickySpec", "`sticky` of a route"),
     ("retries", "RetriesSpec", "`retries` of a route"),
     ("mirror", "MirrorSpec", "`mirror` of a route"),
+    ("compare", "CompareSpec", "`compare` of a mirror"),
     ("cors", "CorsSpec", "`cors` of a route"),
     ("headers", "HeaderRulesSpec", "`headers` of a route"),
     ("rules", "RulesSpec", "`request` and `response` of its `headers`"),
@@ -107,6 +111,7 @@ _SECTIONS = (
     ("health", "HealthSpec", "`health` of a backend"),
     ("eject", "EjectSpec", "`eject` of a backend"),
     ("timeouts", "TimeoutsSpec", "`timeouts` of a backend"),
+    ("tls", "InstanceTlsSpec", "`tls` of a backend"),
 )
 
 
@@ -127,10 +132,13 @@ def _shown(default: Any) -> str:
 
 def _section_tables() -> Iterator[str]:
     schema = file_schema()
-    models = {name: _find(schema, name) for _, name, _ in _SECTIONS}
-    for _, name, title in _SECTIONS:
+    models = {name: _find(schema, name) for _, name, _ in SECTIONS}
+    for part, name, title in SECTIONS:
         model = models[name]
-        yield f"\n## {title}\n\n{model['description']}\n\n| key | what it is |\n|---|---|"
+        yield f"\n## {title}\n\n{model['description']}"
+        if example := example_of(part):
+            yield example
+        yield "\n| key | what it is |\n|---|---|"
         needed = model.get("required", [])
         for key, value in model["properties"].items():
             must = " **Needed.**" if key in needed else ""
@@ -191,6 +199,7 @@ def _curl(operation: Operation) -> str:
 PAGES = {
     "configuration.md": configuration_page,
     "admin-api.md": api_page,
+    "errors.md": errors_page,
     "health.md": health_page,
     "rollout-states.md": rollout_states_page,
 }

@@ -22,13 +22,14 @@ def main() -> int:
     name, arguments = sys.argv[1:2], sys.argv[2:]
     if name == ["_tied"]:
         exec_tied(arguments)
-    if name in (["_control"], ["_worker"]):
+    if name in (["_control"], ["_worker"], ["_compare"]):
         be_quiet(*ANEW, signal.SIGHUP)
         tie()
         gc.disable()  # until all is loaded: it stays, and to look through it is a third of the time
-        from gateway.app import run_control, run_worker
+        from gateway import app
 
-        return guarded(run_control if name == ["_control"] else run_worker, arguments)
+        runs = {"_control": app.run_control, "_worker": app.run_worker, "_compare": app.run_compare}
+        return guarded(runs[name[0]], arguments)
     from gateway.cli import main as command_line
 
     return command_line()

@@ -106,15 +106,44 @@ def revision_tag(revision: int) -> str:
     return f'"{revision}"'
 
 
+def trust(
+    ca: str | None = None, cert: str | None = None, key: str | None = None, *, is_own: bool = False
+) -> ssl.SSLContext:
+    """The context for an AdminClient that trusts what is in the file `ca` (left out: what the
+    system trusts) and shows the certificate in `cert` with its `key` where one is asked for. What
+    is in `ca` `is_own`: the very certificate that the gateway shows, whoever signed it and whatever
+    name is in it. ValueError names the file that cannot be used."""
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(f"{ca} holds no certificates: {_words(error)}") from None
+    if is_own:
+        context.check_hostname = False
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    if cert:
+        try:
+            context.load_cert_chain(cert, key)
+        except (OSError, ssl.SSLError) as error:
+            said = f"{cert} and its key cannot be used"
+            raise ValueError(f"{said}: {_words(error)}") from None
+    return context
+
+
 class AdminClient:
     """The admin API at `url`, asked with `token` where there is one.
 
     Every method returns the decoded JSON answer. Refused when the gateway says no,
-    Unreachable when it cannot be asked. `timeout_s` bounds each wait on the socket.
+    Unreachable when it cannot be asked. `timeout_s` bounds each wait on the socket. At https:// it
+    must show a certificate that `tls` trusts (see `trust`), by default one that the system does.
     """
 
     def __init__(
-        self, url: str = DEFAULT_URL, token: str | None = None, *, timeout_s: float = 30.0
+        self,
+        url: str = DEFAULT_URL,
+        token: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         parts, port = _split(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -127,6 +156,7 @@ class AdminClient:
         self._base = parts.path.rstrip("/")
         self._token = token
         self._timeout_s = timeout_s
+        self._tls = tls
         self.url = f"{parts.scheme}://{parts.netloc}{self._base}"
 
     # -- reading -----------------------------------------------------------------------------
@@ -239,6 +269,10 @@ class AdminClient:
         answer = self._ask("GET", path, query={"plan": "true"})
         return {**answer.body, "etag": answer.etag}
 
+    def mirror(self, route: str) -> Json:
+        """How often the mirror of `route` agrees with what clients get, and where it does not."""
+        return self._ask("GET", f"/admin/v1/routes/{_part(route)}/mirror").body
+
     def begin_rollout(self, route: str, plan: Mapping[str, Any], change: Change = PLAIN) -> Json:
         """Begins a rollout; its first step is in force when this returns."""
         path = f"/admin/v1/routes/{_part(route)}/rollout"
@@ -328,7 +362,7 @@ class AdminClient:
 
     def _connection(self) -> http.client.HTTPConnection:
         if self._secure:
-            context = ssl.create_default_context()
+            context = self._tls or ssl.create_default_context()
             return http.client.HTTPSConnection(
                 self._host, self._port, timeout=self._timeout_s, context=context
             )

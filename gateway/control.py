@@ -11,12 +11,14 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gateway.controlplane.admin.app import admin_application
 from gateway.controlplane.admin.calls import AdminParts
@@ -28,19 +30,27 @@ from gateway.controlplane.configuration.rereading import reread
 from gateway.controlplane.docs.documents import Documents
 from gateway.controlplane.docs.served import Paths, ServedPaths
 from gateway.controlplane.events import Events
-from gateway.controlplane.publisher import Applied, NotInForce, Publisher, start_notes
+from gateway.controlplane.mirrors.book import Mirrors
+from gateway.controlplane.published import Applied, NotInForce, start_notes
+from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.controller import VERDICTS, Rollouts
+from gateway.controlplane.rollouts.driving import Driver
 from gateway.controlplane.rollouts.keeping import NAME as ROLLOUTS
-from gateway.controlplane.rollouts.keeping import RolloutFile
+from gateway.controlplane.rollouts.keeping import Keeper, RolloutFile
 from gateway.controlplane.store.handover import Memory
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
-from gateway.controlplane.store.store import StoreError
+from gateway.controlplane.store.store import Store, StoreError
 from gateway.controlplane.watch.counters import Totals
+from gateway.controlplane.watch.demand import Demand
+from gateway.controlplane.watch.fleet_places import FleetPlaces
 from gateway.controlplane.watch.fleet_view import FleetView, serves
 from gateway.controlplane.watch.health_book import Key, Words
+from gateway.controlplane.watch.key_use import NAME as KEY_USE
+from gateway.controlplane.watch.key_use import KeyUse, UseFile
 from gateway.controlplane.watch.pacing import Paced
-from gateway.controlplane.watch.prober import Prober, probe
+from gateway.controlplane.watch.prober import Prober
+from gateway.controlplane.watch.probing import probe
 from gateway.controlplane.watch.resolver import Endpoints, Resolver
 from gateway.controlplane.watch.scaler import Scaler
 from gateway.controlplane.watch.status_view import StatusView
@@ -53,6 +63,7 @@ from gateway.core.placement import addresses, place, set_replicas, settled, unpl
 from gateway.core.served import filled, ways
 from gateway.core.table import Backend, Document, Table
 from gateway.processes import outlet
+from gateway.processes.certificates import Certificate
 from gateway.processes.children import FAULT
 from gateway.processes.console import is_for_people, say
 from gateway.processes.sockets import is_here, parse_listen
@@ -61,6 +72,10 @@ from gateway.telemetry import logs
 from gateway.telemetry.metrics import LOG_DROPPED
 from gateway.wire.channel import Channel, pass_over
 from gateway.wire.line import ControlStart, FromControl, Place, Ready, ToControl, WorkersMessage
+from gateway.wire.pairs import NAME as COMPARE_SOCKET
+
+if TYPE_CHECKING:
+    from gateway.controlplane.gateways import SharedGateways
 
 SWITCH_S = 0.0005
 """How long a thread that reads the history or examines a table may keep the interpreter while the
@@ -72,22 +87,22 @@ PLACE_AGAIN_S = 1.0
 
 
 class NamesThenProbes:
-    """What the publisher calls when instances come or go."""
+    """What the publisher calls when instances come or go; `told` hears of every table."""
 
-    def __init__(self, resolver: Resolver, prober: Prober, told: Callable[[], None]) -> None:
+    def __init__(self, resolver: Resolver, prober: Prober, told: Callable[[Table], None]) -> None:
         self._resolver, self._prober, self._told = resolver, prober, told
         self._backends: Mapping[str, Backend] = {}
 
     def sync(self, table: Table) -> None:
         """Resolves and probes what `table` names from now on, and nothing else."""
         if table.backends is self._backends:
-            self._told()
+            self._told(table)
             return
         self._backends = table.backends
         self._resolver.sync(table)
         self._prober.set_endpoints(self._resolver.endpoints)
         self._prober.sync(table)
-        self._told()
+        self._told(table)
 
 
 async def control(start: ControlStart) -> int:
@@ -103,6 +118,7 @@ async def control(start: ControlStart) -> int:
     try:
         return await process.run()
     except (Invalid, StoreError) as error:
+        await asyncio.to_thread(process.store.close)
         say(f"{start['name']}: {error}")
         return FAULT
 
@@ -114,6 +130,8 @@ class Control:
         self._stop = stop
         self._failed = False
         self._own = Tasks(self._note_failure)
+        self._aside = Tasks(lambda name, error: say(f"control: {name}: {told(error)}"))
+        self._going_on: asyncio.Task[None] | None = None
         self._start, self._settings = start, loaded.settings
         self._document = loaded.document
         # Two gateways on one state directory would undo each other's edits: the supervisor has
@@ -136,20 +154,31 @@ class Control:
         self._workers = self._make_workers()
         self._resolver = self._make_resolver()
         self._prober = self._make_prober()
+        self.store, self._gateways = self._stores()
         self._publisher = Publisher(
-            self._store(),
+            self.store,
             self._workers,
-            NamesThenProbes(self._resolver, self._prober, self._stir),
+            NamesThenProbes(self._resolver, self._prober, self._on_table),
             self._events,
             check=Checks(self._settings),
             holds=None if self._fleet is None else self._hold,
+            gateways=self._gateways,
         )
+        self._mirrors = Mirrors(
+            str(Path(start["directory"]) / COMPARE_SOCKET),
+            lambda wanted: self._tell_supervisor({"type": "compare", "wanted": wanted}),
+            counted=lambda route, backend: self._view.compared(route, backend),
+        )
+        keeper, driver = self._rollout_keeper()
         self._rollouts = Rollouts(
             self._publisher,
-            RolloutFile(self._kept_in() / ROLLOUTS),
+            keeper,
             self._events,
+            driver=driver,
             tell=self._workers.set_rollouts,
             effective=lambda route: self._view.effective(route),
+            agreement=self._mirrors.judged,
+            awake=self._awake,
         )
         self._publisher.allow = self._rollouts.allow
         self._served = ServedPaths(
@@ -170,6 +199,8 @@ class Control:
                 lambda: self._publisher.table, self._workers.loads, self._fleet.state, self._scale
             )
         )
+        self._places, self._demand = self._make_places(), self._make_demand()
+        self._key_use = KeyUse(UseFile(self._kept_in() / KEY_USE))
         self._view = StatusView(
             lambda: self._publisher.table,
             self._workers,
@@ -177,8 +208,42 @@ class Control:
             self._resolver,
             self._events,
             Totals(self._start["counters_fd"]),
-            fleet=dict if self._fleet is None else self._fleet.status,
+            fleet=self._others_status,
+            asleep=frozenset if self._fleet is None else self._fleet.asleep,
+            key_use=self._key_use,
         )
+
+    def _make_places(self) -> FleetPlaces:
+        return FleetPlaces(
+            self._workers,
+            known=lambda: self._resolver.endpoints,
+            set_fleet=self._resolver.set_fleet,
+            expect=lambda name, address: self._prober.health.expect(Key(name, address)),
+            learn=self._served.learn,
+            in_flight=self._workers.loads.in_flight,
+            tell=self._tell_supervisor,
+        )
+
+    async def _awake(self, backend: str) -> None:
+        if self._demand is not None:
+            await self._demand.awake(backend)
+
+    def _make_demand(self) -> Demand | None:
+        return None if self._fleet is None else Demand(
+            lambda: self._publisher.table,
+            self._workers.loads,
+            lambda: self._view.requests(),
+            self._rollouts.canaries,
+            self._fleet,
+            self._tell_supervisor,
+        )  # fmt: skip
+
+    def _others_status(self) -> dict[str, Any]:
+        """What is known of instance processes and of other gateways, where there are any."""
+        shown = {} if self._fleet is None else self._fleet.status()
+        if self._gateways is not None:
+            shown |= self._gateways.status(self._publisher.table.revision)
+        return shown
 
     def _make_workers(self) -> Workers:
         return Workers(
@@ -189,6 +254,7 @@ class Control:
             on_evidence=lambda signals: self._prober.hear(signals),
             on_workers=lambda what, slot, pid: self._view.note_worker(what, slot, pid),
             on_judged=lambda counted: self._rollouts.hear(counted),
+            on_asked=lambda names: self._demand.ask(names) if self._demand is not None else None,
             answer_within_s=self._settings.ack_timeout_s,
         )
 
@@ -225,7 +291,33 @@ class Control:
         in_memory = self._settings.store == "memory"
         return Path(self._start["directory"]) if in_memory else self._state.path
 
-    def _store(self) -> SqliteStore:
+    def _stores(self) -> "tuple[Store, SharedGateways | None]":
+        """The store, and this gateway among those that share it."""
+        if self._settings.store != "etcd":
+            return self._own_store(), None
+        from gateway.controlplane.sharing import gateway_of, shared_store
+
+        store = shared_store(self._settings, self._state.path)
+        host, port = self._listeners[1]
+        admin = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        gateways = gateway_of(
+            store, self._settings, self._state.path, admin, self._events, self._workers.set_lease
+        )
+        return store, gateways
+
+    def _rollout_keeper(self) -> tuple[Keeper, Driver | None]:
+        """What keeps rollouts, and, with several gateways, who drives which."""
+        if self._gateways is None:
+            return RolloutFile(self._kept_in() / ROLLOUTS), None
+        from gateway.controlplane.sharing import rollouts_of
+
+        driver = rollouts_of(self.store, self._settings.node, self._gateways)
+        self._gateways.on_rollouts = lambda kept: self._aside.run(
+            "rollouts of other gateways", self._rollouts.follow(driver.read(kept))
+        )
+        return driver.keys, driver
+
+    def _own_store(self) -> Store:
         in_memory = self._settings.store == "memory"
         path = self._kept_in() / "state.db" if in_memory else self._state.database
         if self._start["again"] and not path.exists():
@@ -241,6 +333,10 @@ class Control:
         why = f"start with {self._start['name']}"
         again = self._start["again"]
         applied = self._publisher.start(self._document, why=why, again=again, settle=self._settle)
+        if not again:
+            self._places.begin(self._start["placed"] or {}, self._publisher.table)
+        if self._gateways is not None and (note := self._gateways.note(self._publisher.table)):
+            say(note)
         gc.freeze()  # the table stays: no collection shall walk through it, and stop the loop
         if not self._start["again"]:
             # Clients wait in the backlog meanwhile: better than being told that nobody is
@@ -256,12 +352,15 @@ class Control:
             self._workers.set_served(self._served.paths)
             await self._workers.put_in_force(self._publisher.table)
             stack.push_async_callback(self._own.close)
+            stack.push_async_callback(self._aside.close)
             await self._open_line()
+            self._mirrors.announce()
             await self._open_channels(stack)
             await self._open_admin(stack)
             stack.push_async_callback(self._resolver.close)
             stack.push_async_callback(self._prober.close)
             self._own.run("the watch over the workers", self._workers.watch(self._on_beat))
+            self._own.run("the mirrors", self._mirrors.run())
             self._own.run("the rollouts", self._rollouts.run())
             self._own.run("the paths of served models", self._served.keep())
             if self._settings.describe:
@@ -269,10 +368,27 @@ class Control:
             self._own.run("the report of the start", self._report_ready(applied))
             await self._stop.wait()
         await self._publisher.close()
+        self._key_use.close()
         self._state.close()
         return 1 if self._failed else 0
 
     # -- coming up
+
+    async def _join(self, gateways: "SharedGateways") -> None:
+        """Is one of the gateways, as soon as all workers decide by what others decide by."""
+        await gateways.begin(self._publisher.table.revision)
+        await self._publisher.follow(gateways.heard)
+
+    async def _apply_late(self) -> None:
+        """What the file of the start could not change while the store was away."""
+        file, self._publisher.late = self._publisher.late, None
+        if file is None:
+            return
+        try:
+            why = f"start with {self._start['name']}"
+            await self._publisher.apply(file, who="file", why=why)
+        except (Conflict, Invalid, NotInForce, StoreError) as error:
+            say(f"{self._start['name']}: not applied: {error}")
 
     async def _open_line(self) -> None:
         bound = socket.socket(fileno=self._start["line_fd"])
@@ -299,13 +415,15 @@ class Control:
                 case "fleet":
                     if self._fleet is not None:
                         self._fleet.take(message)
+                        self._places.take(message)
+                        self._workers.set_demand(self._fleet.demand)
                 case "logs":
                     if self._fleet is not None:
                         self._fleet.hear(message)
                 case "place":
                     self._own.run("placing instances", self._place(message))
                 case "endpoints":
-                    pass
+                    self._own.run("following instances", self._places.place(message))
                 case _:
                     pass_over(message)
         self._stop.set()
@@ -366,16 +484,25 @@ class Control:
         self._workers.expect(message["pids"], message["leaving"], stopping=message["stopping"])
 
     async def _open_channels(self, stack: AsyncExitStack) -> None:
-        async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def attend(
+            is_ours: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
             try:
-                await self._workers.attend(Channel(reader, writer))
+                await self._workers.attend(Channel(reader, writer), is_ours=is_ours)
             except Exception as error:
                 # It opens another one, and is told everything anew.
                 say(f"control: a worker cannot be understood ({told(error)}); closed its channel")
 
-        bound = socket.socket(fileno=self._start["channels_fd"])
-        server = await asyncio.start_unix_server(attend, sock=bound)
-        stack.callback(server.close)
+        def accept(
+            is_ours: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            self._own.run("the channel of a worker", attend(is_ours, reader, writer))
+
+        ours, before = self._start["channels_fd"], self._start["before_fd"]
+        for fd in (ours,) if before is None else (ours, before):
+            bound = socket.socket(fileno=fd)
+            server = await asyncio.start_unix_server(partial(accept, fd == ours), sock=bound)
+            stack.callback(server.close)
 
     async def _open_admin(self, stack: AsyncExitStack) -> None:
         parts = AdminParts(
@@ -387,12 +514,22 @@ class Control:
             metrics=self._metrics,
             ready=self._is_ready,
             rollouts=self._rollouts,
+            mirrors=self._mirrors,
             fleet=self._fleet,
+            keys_used=self._view.keys_used,
         )
         bound = socket.socket(fileno=self._start["admin_fd"])
-        listener = AdminListener(admin_application(parts), bound)
+        listener = AdminListener(admin_application(parts), bound, context=self._admin_context())
         await listener.start()
         stack.push_async_callback(listener.close)
+
+    def _admin_context(self) -> ssl.SSLContext | None:
+        """By which TLS the admin listener is reached; None: by none."""
+        if self._settings.admin_tls is None:
+            return None
+        certificate = Certificate(self._settings.admin_tls.files, say, waits=self._start["again"])
+        self._own.keep("the watch over the admin certificate", certificate.watch)
+        return certificate.context
 
     def _is_ready(self) -> bool:
         """Whether requests can be served: all workers were there once, and one is now."""
@@ -402,6 +539,8 @@ class Control:
     async def _report_ready(self, applied: Applied) -> None:
         await self._workers.all_serve(self._start["workers"])
         self._ready = True
+        if self._gateways is not None:
+            self._own.run("following other gateways", self._join(self._gateways))
         logs.show(logging.NOTSET)
         if self._line is not None:
             ready: Ready = {
@@ -447,6 +586,10 @@ class Control:
         self._memory.health = self._prober.health.states
         self._memory.keep()
 
+    def _on_table(self, table: Table) -> None:
+        self._mirrors.sync(table)
+        self._stir()
+
     def _stir(self) -> None:
         """What models say of themselves may be another thing now."""
         self._served.stir()
@@ -462,7 +605,15 @@ class Control:
         self._tell_supervisor({"type": "alive"})
         if self._fleet is not None and self._held_to != self._publisher.table.revision:
             self._hold(self._publisher.table)  # an edit came that was not in force everywhere
+        if self._gateways is not None and self._gateways.holds:
+            if self._publisher.late is not None:
+                self._own.run("applying the file", self._apply_late())
+            if self._rollouts.canaries() and (self._going_on is None or self._going_on.done()):
+                going_on = self._rollouts.go_on(self._gateways.driven_elsewhere)
+                self._going_on = self._aside.run("going on with rollouts", going_on)
         await self._view.beat()
+        if self._demand is not None:
+            self._demand.beat(time.monotonic())
         if self._scaler is not None and self._scaler.scaled:
             await self._workers.look()
             self._scaler.beat(time.monotonic())
@@ -477,5 +628,14 @@ class Control:
             ("control", "messages"): outlet.dropped(),
             ("supervisor", "messages"): self._supervisor_dropped,
         }
-        counted = {LOG_DROPPED: dropped, VERDICTS: self._rollouts.verdicts()}
-        return await self._view.metrics(accept, counted, self._rollouts.gauges())
+        counted = {
+            LOG_DROPPED: dropped,
+            VERDICTS: self._rollouts.verdicts(),
+            **self._mirrors.counters(),
+        }
+        gauges = self._rollouts.gauges()
+        if self._fleet is not None:
+            counted, gauges = counted | self._fleet.counted(), gauges | self._fleet.gauges()
+        if self._gateways is not None:
+            gauges |= self._gateways.gauges()
+        return await self._view.metrics(accept, counted, gauges)

@@ -27,7 +27,8 @@ class ModelAPI(ABC):
     """Most requests computed in one call of `predict`; above 1 it gets batches."""
 
     batch_timeout: float = 0.0
-    """Seconds to wait for company, from the oldest arrival; a lone client never waits."""
+    """Longest time to wait for more requests to fill a batch, in seconds from the oldest one's
+    arrival; a lone client never waits."""
 
     api_path: str = "/predict"
     """The path that clients post to."""

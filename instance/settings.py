@@ -159,7 +159,10 @@ class Settings:
         None, COUNT, "most requests in one predict", shown="the class's, else 1"
     )
     batch_timeout_s: float | None = _set(
-        None, DURATION, "longest wait for company", shown="the class's, else 0"
+        None,
+        DURATION,
+        "longest time to wait for more requests to fill a batch",
+        shown="the class's, else 0",
     )
     target_latency_s: float = _set(
         0.0, DURATION, "batches are kept as small as a predict of at most this long needs",

@@ -19,7 +19,7 @@ sys.dont_write_bytecode = False
 MEASURED = re.compile(r"(?<!not )\b(?:paced|alone)\b")
 REQUIREMENTS = Path(__file__).parent / "requirements"
 
-pytest_plugins = ["tests.harness.orphans", "tests.harness.verdict"]
+pytest_plugins = ["tests.harness.orphans"]
 
 # A shell lets what it starts in the background ignore SIGINT, and children inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

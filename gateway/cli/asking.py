@@ -52,8 +52,13 @@ def outcome(answer: Mapping[str, Any], options: SimpleNamespace) -> str:
     """The line below an edit: which revision it made, on how many workers."""
     if options.dry_run:
         return "a dry run: nothing was changed"
-    workers = (answer.get("applied") or {}).get("workers")
+    applied = answer.get("applied") or {}
+    workers, gateways = applied.get("workers"), applied.get("gateways")
     on = "" if workers is None else f", on {workers} worker{'' if workers == 1 else 's'}"
+    if gateways is not None:
+        on += f" of {gateways} gateway{'' if gateways == 1 else 's'}"
+    if lost := applied.get("lost"):
+        on += f"; without {', '.join(lost)}, lost"
     return f"revision {answer['revision']}{on}"
 
 

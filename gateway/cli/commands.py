@@ -84,6 +84,9 @@ STATE_DIR = _option(
     help="where state and token are; left out: .headgate/ beside the file, and without a file the"
     " nearest, here or above",
 )  # fmt: skip
+DEV_TLS = _option(
+    "--dev-tls", help="by https, with a certificate for localhost that is made here: for trying"
+)
 ACCESS_LOG = _option(
     "--access-log", metavar="WHERE", type=PATH,
     help="a file, - for standard output, or off; on a terminal a file beside the state",
@@ -103,6 +106,18 @@ CLIENT = (
     _option(
         "--token", metavar="TOKEN", envvar="HEADGATE_TOKEN",
         help="the admin token; left out: the one in the state directory",
+    ),
+    _option(
+        "--cacert", metavar="FILE", envvar="HEADGATE_CACERT",
+        help="whom to trust at https://; left out: the system's CAs, and the gateway found here",
+    ),
+    _option(
+        "--client-cert", metavar="FILE", envvar="HEADGATE_CLIENT_CERT",
+        help="a certificate to show where the admin API asks for one",
+    ),
+    _option(
+        "--client-key", metavar="FILE", envvar="HEADGATE_CLIENT_KEY",
+        help="its key; left out: it is in the same file",
     ),
     STATE_DIR,
 )  # fmt: skip
@@ -142,7 +157,11 @@ OF_MODEL = (
     _option("--device", metavar="DEVICE,...", help="cpu, cuda:N, mps or auto"),
     _option("--workers", metavar="N", type=whole, help="worker processes per device"),
     _option("--max-batch-size", metavar="N", type=whole, help="most inputs in one batch"),
-    _option("--batch-timeout", metavar="DURATION", help="how long a batch may wait for company"),
+    _option(
+        "--batch-timeout",
+        metavar="DURATION",
+        help="longest time to wait for more requests to fill a batch",
+    ),
     _option("--max-queue", metavar="N", type=whole, help="most requests that wait in an instance"),
     _option("--timeout", metavar="DURATION", help="how long one prediction may take"),
 )
@@ -210,11 +229,26 @@ COMMANDS: tuple[click.Command, ...] = (
             " package.module:Name",
         ),
         _option("--reload", help="load a model anew when its code changes"),
-        *OF_MODEL, ACCESS_LOG, STATE_DIR, example="up server.py --port 8080",
+        *OF_MODEL, DEV_TLS, ACCESS_LOG, STATE_DIR, example="up server.py --port 8080",
     ),
     _command(
         "gateway", "start the gateway alone", "serving:gateway",
-        FILE, STATE_DIR, example="gateway headgate.yaml",
+        FILE,
+        _option(
+            "--take-over", help="in place of the one that runs with this state: with its sockets,"
+            " so that no connection is refused; it serves on until this one is ready",
+        ),
+        DEV_TLS, STATE_DIR, example="gateway headgate.yaml",
+    ),
+    _command(
+        "upgrade", "replace the gateway that runs by this version of the program, and lose no"
+        " request", "upgrading:upgrade",
+        _optional_file("its configuration file; left out: the one that runs here"),
+        _option(
+            "--timeout", metavar="SECONDS", type=seconds,
+            help="how long the new one may take to be ready (60); else the old one serves on",
+        ),
+        *OUTPUT, STATE_DIR, example="upgrade --state-dir /var/lib/headgate",
     ),
     _command(
         "instance", "start one instance alone (headgate instance --help)", "serving:instance",
@@ -259,6 +293,14 @@ COMMANDS: tuple[click.Command, ...] = (
         *EDIT, example="weights digits digits-cnn=10%",
     ),
     _command(
+        "mirror", "how often a route's mirror agrees, and where it does not", "mirror:mirror",
+        click.Argument(["route"], shell_complete=live("route"), help="the name of a route"),
+        _option(
+            "-n", "--lines", metavar="N", type=number, help="at most this many examples (10)"
+        ),
+        *CLIENT, example="mirror digits",
+    ),
+    _command(
         "rollout", "let the gateway move a route's traffic to another backend, or follow it",
         "rollout:rollout",
         click.Argument(
@@ -287,6 +329,11 @@ COMMANDS: tuple[click.Command, ...] = (
         _option(
             "--predictions", metavar="POINTER",
             help="also compare what is answered at this JSON pointer (/digit), and warn",
+        ),
+        _option(
+            "--agreement", metavar="PART", type=seconds,
+            help="also compare answers, by the route's mirror, and hold where less than this part"
+            " agrees (0.98)",
         ),
         _option(
             "--on-done", metavar="WHAT", type=click.Choice(["keep", "remove_old"]),

@@ -8,6 +8,7 @@ whoever wrote that into the environment.
 """
 
 import os
+import ssl
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,28 +18,47 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 from gateway.cli.refusals import Refusal
-from gateway.client import DEFAULT_URL, AdminClient
+from gateway.client import DEFAULT_URL, AdminClient, trust
 from gateway.controlplane.store.names import ADMIN, FILES, LOCK, OWNER, STATE_NAME, TOKEN
 from gateway.processes import sockets
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A gateway that runs on this machine: where its admin API is, and its configuration file
-    (None where nobody knows in which folder that lies)."""
+    """A gateway that runs on this machine: where its admin API is, its configuration file (None
+    where nobody knows in which folder that lies), its state directory, and the file of the
+    certificate that it shows ("" where it speaks plain HTTP)."""
 
     url: str
     file: Path | None
+    place: Path
+    certificate: str = ""
 
 
 def client(options: SimpleNamespace, timeout_s: float = 30.0) -> AdminClient:
     """The client of the gateway that `options` mean."""
-    url = options.url
+    url, certificate = options.url, ""
     if not url:
         found = running(options)
-        url = found.url if found else DEFAULT_URL
+        url, certificate = (found.url, found.certificate) if found else (DEFAULT_URL, "")
     url = url if "://" in url else f"http://{url}"
-    return AdminClient(url, find_token(options, url), timeout_s=timeout_s)
+    tls = _trust(options, certificate) if url.startswith("https:") else None
+    return AdminClient(url, find_token(options, url), timeout_s=timeout_s, tls=tls)
+
+
+def _trust(options: SimpleNamespace, own: str) -> ssl.SSLContext:
+    """Whom to trust: who was named, else a gateway that lies here and shows the certificate in the
+    file `own`, else the system's CAs."""
+    is_own = not options.cacert and bool(own) and os.access(own, os.R_OK)
+    try:
+        return trust(
+            options.cacert or (own if is_own else None),
+            options.client_cert,
+            options.client_key,
+            is_own=is_own,
+        )
+    except ValueError as error:
+        raise Refusal(str(error)) from None
 
 
 def running(options: SimpleNamespace) -> Running | None:
@@ -62,13 +82,14 @@ def running(options: SimpleNamespace) -> Running | None:
 def _running(place: Path, folder: Path | None) -> Iterator[Running]:
     """The gateway whose state is in `place` and whose file is in `folder`, if it runs."""
     try:
-        holder, url = int((place / LOCK).read_text()), (place / ADMIN).read_text().strip()
+        holder, told = int((place / LOCK).read_text()), (place / ADMIN).read_text().splitlines()
+        url, certificate = told[0].strip(), "".join(told[1:2])
         name = (place / OWNER).read_text().strip()
         with suppress(PermissionError):  # somebody else's: it lives
             os.kill(holder, 0)
         if is_here(url):
-            yield Running(url, folder and folder / name)
-    except (OSError, ValueError):
+            yield Running(url, folder and folder / name, place, certificate)
+    except (OSError, ValueError, IndexError):
         return
 
 

@@ -70,10 +70,12 @@ def expiry(text: str, now: datetime) -> str:
 
 
 def keys(options: SimpleNamespace) -> int:
-    """The keys that are configured, and what each opens."""
+    """The keys that are configured, what each opens, and how it is used."""
     answer = finding.client(options).keys()
-    found = answer.get("keys") or {}
-    if screen.printed(found, options.output):
+    found, used = answer.get("keys") or {}, answer.get("used") or {}
+    if screen.printed(
+        {name: {**spec, "used": used.get(name)} for name, spec in found.items()}, options.output
+    ):
         return 0
     rows = [
         (
@@ -81,9 +83,20 @@ def keys(options: SimpleNamespace) -> int:
             ", ".join(spec["routes"]) if "routes" in spec else "all",
             showing.when(spec["expires"]) if "expires" in spec else "never",
             str(len(spec.get("hashes") or ())),
+            *_used(used.get(name) or {}),
         )
         for name, spec in found.items()
     ]
     revision = Cell(f"revision {answer.get('revision')}", "dim")
-    screen.show(Grid(("key", "routes", "expires", ">secrets"), rows), revision)
+    columns = ("key", "routes", "expires", ">secrets", "last used", ">req/s", ">refused")
+    screen.show(Grid(columns, rows), revision)
     return 0
+
+
+def _used(used: Json) -> tuple[str | Cell, ...]:
+    refused = int(used.get("refused") or 0)
+    return (
+        showing.when(used["last_used"]) if used.get("last_used") else "never",
+        f"{used.get('requests_per_s', 0.0):g}",
+        Cell(str(refused), "warn" if refused else ""),
+    )

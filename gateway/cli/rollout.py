@@ -42,7 +42,16 @@ def rollout(options: SimpleNamespace) -> int:
     return _begin(client, options, *words)
 
 
-PLAN = ("steps", "hold", "min_requests", "warmup", "on_done", "slower_than", "predictions")
+PLAN = (
+    "steps",
+    "hold",
+    "min_requests",
+    "warmup",
+    "on_done",
+    "slower_than",
+    "predictions",
+    "agreement",
+)
 
 
 def plan_of(options: SimpleNamespace, backend: str) -> Json:
@@ -53,11 +62,14 @@ def plan_of(options: SimpleNamespace, backend: str) -> Json:
         if value is not None:
             plan[name] = value
     slower_than, field = plan.pop("slower_than", None), plan.pop("predictions", None)
-    if slower_than is not None or field is not None:
+    at_least = plan.pop("agreement", None)
+    if slower_than is not None or field is not None or at_least is not None:
         latency = {} if slower_than is None else {"slower_than": slower_than}
         plan["guards"] = {"errors": {}, "latency": latency}
     if field is not None:
         plan["guards"]["predictions"] = {"field": field}
+    if at_least is not None:
+        plan["guards"]["agreement"] = {"at_least": at_least}
     if options.reason:
         plan["why"] = options.reason
     return plan

@@ -9,6 +9,7 @@ from gateway.cli.refusals import Refusal
 from gateway.client import AdminClient, Json
 
 LOOK_S = 0.25
+DONE = ("ready", "stopped", "asleep")
 
 
 def wait(client: AdminClient, options: SimpleNamespace, answer: Json) -> None:
@@ -46,12 +47,10 @@ def until_done(
                 f"{n}: {each['error']}" for n, each in states.items() if each.get("error")
             ]:
                 raise Refusal("; ".join(failed))
-            if all(word in ("ready", "stopped") for word in words.values()):
+            if all(word in DONE for word in words.values()):
                 return
         if timeout_s is not None and clock() - began >= timeout_s:
-            late = ", ".join(
-                f"{n} is {w}" for n, w in words.items() if w not in ("ready", "stopped")
-            )
+            late = ", ".join(f"{n} is {w}" for n, w in words.items() if w not in DONE)
             raise Refusal(f"not done after {timeout_s:g} s: {late or 'nothing was begun'}")
         sleep(LOOK_S)
 

@@ -3,6 +3,7 @@
 They hand over to the modules that do it, imported only then.
 """
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ def up(options: SimpleNamespace) -> int:
         option = said[0].replace("_", "-")
         raise Refusal(f"--{option} is for a model (server.py); {options.file} says it itself")
     state_dir = _state_dir(options, file)
+    _set_up_tls(options, file, state_dir)
     return launcher.run_up(file, state_dir, options.access_log, reload=options.reload)
 
 
@@ -72,11 +74,13 @@ def _up_model(options: SimpleNamespace) -> int:
         target.write_text(text)
         say(f"wrote {options.write}; `headgate up {options.write}` does the same")
         state_dir = _state_dir(options, target)
+        _set_up_tls(options, target, state_dir)
         return launcher.run_up(target, state_dir, options.access_log, reload=options.reload)
     state_dir = _state_dir(options, source)
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = state_dir / "made.yaml"
     file.write_text(text)
+    _set_up_tls(options, file, state_dir)
     return launcher.run_up(
         file, state_dir, options.access_log, source=source, reload=options.reload
     )
@@ -87,7 +91,30 @@ def gateway(options: SimpleNamespace) -> int:
     from gateway import app
 
     file = _file(options.file)
-    return app.run_gateway(file, _state_dir(options, file))
+    state_dir = _state_dir(options, file)
+    _set_up_tls(options, file, state_dir)
+    return app.run_gateway(file, state_dir, takes_over=options.take_over)
+
+
+def _set_up_tls(options: SimpleNamespace, file: Path, state_dir: Path) -> None:
+    """With --dev-tls the gateway, and the processes that it starts, find a certificate in their
+    environment."""
+    if not options.dev_tls:
+        return
+    from gateway.controlplane.configuration.reading import ConfigurationError, load
+    from gateway.processes.console import say
+    from gateway.processes.dev_certificate import NoCertificate, dev_certificate
+
+    try:
+        if load(file).settings.tls is not None:
+            raise Refusal("--dev-tls is for who has no certificate, and gateway.tls names one")
+        files = dev_certificate(state_dir)
+    except ConfigurationError:
+        return  # whoever starts it says what is wrong with the file
+    except NoCertificate as error:
+        raise Refusal(str(error)) from None
+    os.environ["HEADGATE_TLS"] = json.dumps(files)
+    say(f"the certificate is for trying, and nobody trusts it: curl --cacert {files['cert']} …")
 
 
 def instance(_: SimpleNamespace) -> int:

@@ -9,25 +9,43 @@ else changes a table. How each step is done belongs to the store, the workers an
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from gateway.controlplane.configuration.checks import size_faults
-from gateway.controlplane.events import Events, utc_now
-from gateway.controlplane.store.store import Kept, Page, Revision, Source, Store
+from gateway.controlplane.events import Events
+from gateway.controlplane.outcomes import Outcomes, both, is_placed, revision_of
+from gateway.controlplane.published import (
+    Applied,
+    Everywhere,
+    NotInForce,
+    Published,
+    Stale,
+)
+from gateway.controlplane.store.store import (
+    Conflict,
+    Kept,
+    Page,
+    Revision,
+    Source,
+    Store,
+    Unavailable,
+)
 from gateway.core.deltas import Delta, shared
-from gateway.core.faults import Fault, Invalid, Missing
-from gateway.core.merging import Change, diff, diff_of, held_to, merge, same, unserved
-from gateway.core.placement import held, outlook, unplaced
+from gateway.core.faults import Fault, Missing
+from gateway.core.merging import diff, merge, same
+from gateway.core.placement import unplaced
 from gateway.core.table import EMPTY, Document, Table, TableError
 from gateway.processes.tasks import Tasks
 
 Edit = Callable[[Document], Document]
 T = TypeVar("T")
 _LARGE = 200
-_MOST_NOTES = 50
+TRIES = 50
+AGAIN_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +61,23 @@ class Workers(Protocol):
         """
 
 
+class Gateways(Protocol):
+    """The gateways that share the table."""
+
+    def check(self) -> None:
+        """Raises Unavailable while this one could not say what the others decide by."""
+
+    def announce(self, table: Table, workers: int) -> None:
+        """All workers of this gateway decide by `table` now."""
+
+    def withdraw(self, why: str) -> None:
+        """This gateway cannot take over what the others decide by."""
+
+    async def in_force(self, revision: int) -> Everywhere:
+        """Returns when every gateway that holds its lease decides by `revision` or a later one;
+        NotInForce when that cannot be said."""
+
+
 class InstanceWatch(Protocol):
     """Whoever probes and resolves the instances."""
 
@@ -50,77 +85,10 @@ class InstanceWatch(Protocol):
         """Keeps, adds and drops instances so that exactly those of `table` are watched."""
 
 
-class NotInForce(Exception):
-    """The edit is durable, but nobody can say that no worker decides by an older table."""
-
-    def __init__(self, revision: int, pids: Sequence[int]) -> None:
-        named = ", ".join(map(str, pids))
-        super().__init__(
-            f"revision {revision} is stored, but worker process {named} neither takes it over nor"
-            " ends: it may still decide by an older one"
-        )
-
-
-class Stale(Exception):
-    """The edit was made for another revision than the current one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """What an edit came to. In a dry run `table` is the outcome and nothing has changed."""
-
-    previous: Table
-    table: Table
-    diff: tuple[Change, ...]
-    workers: int
-    dry_run: bool = False
-    serves: Mapping[str, str] = field(default_factory=dict)
-    """Backend → what will be done about its processes."""
-
-    @classmethod
-    def nothing(cls, table: Table, *, dry_run: bool = False) -> "Published":
-        """What comes of an edit that changes nothing."""
-        return cls(table, table, (), 0, dry_run)
-
-    @property
-    def revision(self) -> int:
-        """The revision that is live after this edit."""
-        return self.previous.revision if self.dry_run else self.table.revision
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """What a file came to; `overridden` are the live edits it undid, `kept` those that stay, from
-    what the file says to what is live."""
-
-    published: Published
-    overridden: tuple[Change, ...]
-    kept: tuple[Change, ...] = ()
-
-
-def start_notes(applied: Applied) -> list[str]:
-    """What to say of a start: each live edit that the file overrides, and, by route or backend,
-    those that stay although the file says otherwise."""
-    kept: dict[str, list[str]] = {}
-    for change in applied.kept:
-        section, name, *rest = change.pointer.split("/")[1:]
-        told = str(replace(change, pointer="/".join(rest) or "all of it"))
-        kept.setdefault(f"{section.removesuffix('s')} {name}", []).append(told)
-    lines = [f"the file overrides a live edit: {lost}" for lost in applied.overridden]
-    lines += [f"live edits of {what} are kept: {'; '.join(each)}" for what, each in kept.items()]
-    more = len(lines) - _MOST_NOTES
-    return lines if more <= 0 else [*lines[:_MOST_NOTES], f"and so for {more} more"]
-
-
-def _is_placed(change: Change) -> bool:
-    """Whether `change` only says where processes are."""
-    parts = change.pointer.split("/")
-    return parts[1] == "backends" and parts[3:] == ["placed"]
-
-
 class Publisher:
-    """The only writer of the table. `holds` is told of each table once it is in force, where
-    processes are held to it (`headgate up`); None: nobody starts any.
+    """The only writer of the table, or, with `gateways`, the only one of this gateway: edits of
+    others are taken over as they were stored (`follow`). `holds` is told of each table once it is
+    in force, where processes are held to it (`headgate up`); None: nobody starts any.
 
     `allow(before, after, who)` is asked of each edit under the lock, and raises Conflict to refuse
     it: set by whoever has a say in edits of others.
@@ -135,14 +103,19 @@ class Publisher:
         *,
         check: Callable[[Document], list[Fault]] = lambda document: [],
         holds: Callable[[Table], None] | None = None,
+        gateways: Gateways | None = None,
     ) -> None:
         self.allow: Callable[[Document, Document, str], None] = _anybody
         self._store = store
         self._workers = workers
         self._instances = instances
         self._events = events
-        self._check = check
+        self._outcomes = Outcomes(check, is_held=holds is not None)
         self._holds = holds
+        self._gateways = gateways
+        self._in_force = 0  # the newest revision that was announced
+        self.late: Document | None = None
+        """The file of the start, where the store could not be asked to take it."""
         self._lock = asyncio.Lock()
         self._own = Tasks(_note_failure)
         # SQLite waits for the disk; the loop must not.
@@ -170,30 +143,46 @@ class Publisher:
         `settle` is made of what comes out: it says where the processes are.
 
         For use before there are workers. Raises Invalid when the two do not fit together,
-        StoreError when the outcome cannot be stored.
+        StoreError when the outcome cannot be stored; while a store that is shared is away, the
+        table is what was last known of it, and the file is `late`.
         """
+        for _ in range(TRIES):
+            try:
+                return self._begun(file, why, again, settle)
+            except Conflict:  # another gateway starts as well
+                continue
+        raise Unavailable("other gateways edit all the time; start again")
+
+    def _begun(self, file: Document, why: str, again: bool, settle: Edit) -> Applied:
         stored = self._store.load()
         if stored is not None:
             self._applied = stored.applied or {}
             if again:
                 file = self._applied
             newest = stored.newest
-            self._table = self._made(EMPTY, newest.document, newest.number)
+            self._table = self._outcomes.made(EMPTY, newest.document, newest.number)
         previous = self._table
         merged = merge(self._applied, file, previous.document)
         merged = replace(merged, document=settle(merged.document))
         published = Published.nothing(previous)
-        if stored is None or not same(merged.document, previous.document):
-            # Whatever these backends are served by is started with this table, or was before.
-            table = self._made(previous, merged.document, previous.revision + 1)
-            published = Published(previous, table, diff(previous.document, table.document), 0)
-            self._store.commit(_revision(published, "file", why, "file"), file)
-        elif not same(self._applied, file):
-            self._store.applied_again(file)
-        self._applied, self._table = file, published.table
+        try:
+            if stored is None or not same(merged.document, previous.document):
+                # Whatever these backends are served by is started with this table, or was before.
+                table = self._outcomes.made(previous, merged.document, previous.revision + 1)
+                tried = Published(previous, table, diff(previous.document, table.document), 0)
+                self._store.commit(revision_of(tried, "file", why, "file"), file)
+                published = tried
+            elif not same(self._applied, file):
+                self._store.applied_again(file)
+            self._applied = file
+        except Unavailable:
+            if stored is None:
+                raise
+            self.late = file
+        self._table = published.table
         self._instances.sync(published.table)
         kept = diff(file, published.table.document)
-        return Applied(published, merged.overridden, tuple(c for c in kept if not _is_placed(c)))
+        return Applied(published, merged.overridden, tuple(c for c in kept if not is_placed(c)))
 
     async def publish(
         self,
@@ -216,20 +205,22 @@ class Publisher:
 
         async def steps() -> Published:
             """What `publish` promises, under the lock."""
-            async with self._lock:
-                previous = self._table
-                if expected is not None and expected != previous.revision:
-                    raise Stale(f"the current revision is {previous.revision}, not {expected}")
-                edited = await self._aside(lambda: edit(previous.document))
-                if places and edited is previous.document:
-                    return Published.nothing(previous)
-                tried = await self._aside(lambda: self._tried(previous, edited, places=places))
-                self.allow(previous.document, tried.table.document, who)
-                if dry_run:
-                    return replace(tried, dry_run=True)
-                return await self._take(_revision(tried, who, why, source), tried)
+            previous = self._table
+            if expected is not None and expected != previous.revision:
+                raise Stale(f"the current revision is {previous.revision}, not {expected}")
+            edited = await self._aside(lambda: edit(previous.document))
+            if places and edited is previous.document:
+                return Published.nothing(previous)
+            tried = await self._aside(lambda: self._outcomes.tried(previous, edited, places=places))
+            self.allow(previous.document, tried.table.document, who)
+            if dry_run:
+                return replace(tried, dry_run=True)
+            return await self._take(revision_of(tried, who, why, source), tried)
 
-        return await self._finish(steps())
+        async def everywhere() -> Published:
+            return await self._everywhere(await self._locked(steps))
+
+        return await self._finish(everywhere())
 
     async def apply(
         self,
@@ -247,24 +238,29 @@ class Publisher:
 
         async def steps() -> Applied:
             """What `apply` promises, under the lock."""
-            async with self._lock:
-                previous = self._table
-                guard(previous)
-                merged = await self._aside(lambda: merge(self._applied, file, previous.document))
-                if same(merged.document, previous.document):
-                    if not dry_run and not same(self._applied, file):
-                        await self._on_disk(lambda: self._store.applied_again(file))
-                        self._applied = file
-                    published = Published.nothing(previous, dry_run=dry_run)
-                    return Applied(published, merged.overridden)
-                tried = await self._aside(lambda: self._tried(previous, merged.document))
-                self.allow(previous.document, tried.table.document, who)
-                if dry_run:
-                    return Applied(replace(tried, dry_run=True), merged.overridden)
-                revision = _revision(tried, who, why, "file")
-                return Applied(await self._take(revision, tried, file), merged.overridden)
+            previous = self._table
+            guard(previous)
+            if self._gateways is not None and not dry_run:
+                await self._learn_applied()
+            merged = await self._aside(lambda: merge(self._applied, file, previous.document))
+            if same(merged.document, previous.document):
+                if not dry_run and not same(self._applied, file):
+                    await self._on_disk(lambda: self._store.applied_again(file))
+                    self._applied = file
+                published = Published.nothing(previous, dry_run=dry_run)
+                return Applied(published, merged.overridden)
+            tried = await self._aside(lambda: self._outcomes.tried(previous, merged.document))
+            self.allow(previous.document, tried.table.document, who)
+            if dry_run:
+                return Applied(replace(tried, dry_run=True), merged.overridden)
+            revision = revision_of(tried, who, why, "file")
+            return Applied(await self._take(revision, tried, file), merged.overridden)
 
-        return await self._finish(steps())
+        async def everywhere() -> Applied:
+            applied = await self._locked(steps)
+            return replace(applied, published=await self._everywhere(applied.published))
+
+        return await self._finish(everywhere())
 
     async def restore(
         self,
@@ -297,6 +293,25 @@ class Publisher:
         """What was edited, newest first; no documents are read for it."""
         return await self._read(lambda: self._store.history(limit=limit, before=before))
 
+    async def follow(self, heard: "asyncio.Queue[Revision]") -> None:
+        """Puts in force what other gateways stored, as it is heard; until cancelled."""
+        news: list[Revision] = []
+        while True:
+            while not heard.empty():
+                news.append(heard.get_nowait())
+            async with self._lock:
+                try:
+                    await self._take_over(news)
+                except NotInForce as error:
+                    log.error(f"{error}; trying again")
+                except TableError as error:
+                    assert self._gateways is not None
+                    self._gateways.withdraw(f"revision {news[-1].number} cannot be used: {error}")
+            news = []
+            with suppress(TimeoutError):
+                async with asyncio.timeout(None if self._is_announced else AGAIN_S):
+                    news = [await heard.get()]
+
     async def close(self) -> None:
         """Waits for edits under way, then closes the store."""
         await self._own.ended()
@@ -306,32 +321,7 @@ class Publisher:
 
     def check(self, document: Document) -> list[Fault]:
         """What is contradictory in `document`; for use by an edit, under the lock."""
-        return self._check(document)
-
-    def _tried(self, previous: Table, document: Document, *, places: bool = False) -> Published:
-        """What `document` would make of `previous`; Invalid names every fault of it."""
-        before, serves = previous.document, {}
-        if not places:
-            document = (unplaced if self._holds is None else held)(before, document)
-        table = self._made(previous, document, previous.revision + 1)
-        changes = diff_of(Delta.between(before, document), before, document)
-        if self._holds is None:
-            changes = unserved(changes, before, document)
-        elif not places:
-            serves = outlook(before, document)
-            changes = held_to(changes, serves)
-        return Published(previous, table, changes, 0, serves=serves)
-
-    def _made(self, previous: Table, document: Document, revision: int) -> Table:
-        """The table of `document`, which shares with `previous` what is the same."""
-        faults = size_faults(document) or self._check(document)
-        if faults:
-            raise Invalid(faults)
-        try:
-            delta = Delta.between(previous.document, document)
-            return previous.edited(delta, revision, document)
-        except TableError as error:
-            raise Invalid([Fault(error.pointer, "invalid", error.detail)]) from None
+        return self._outcomes.check(document)
 
     async def _take(
         self, revision: Revision, tried: Published, applied: Document | None = None
@@ -341,14 +331,20 @@ class Publisher:
         StoreError when it cannot be stored; then nothing changed. `applied` is the file that
         the edit came from, where it came from one.
         """
+        if self._gateways is not None:
+            self._gateways.check()
         await self._on_disk(lambda: self._store.commit(revision, applied))
-        previous, table = tried.previous, tried.table
-        self._table = table
         if applied is not None:
             self._applied = applied
+        return replace(tried, workers=await self._put_in_force(tried, [revision]))
+
+    async def _put_in_force(self, tried: Published, stored: Sequence[Revision]) -> int:
+        """How many workers decide by the table that was `tried`; what was `stored` is told."""
+        previous, table = tried.previous, tried.table
+        self._table = table
         # Instances first, table second, and the leaving ones last: a request may read either
         # table until the last worker has answered, and must know every instance of both.
-        self._instances.sync(_both(previous, table))
+        self._instances.sync(both(previous, table))
         try:
             workers = await self._workers.put_in_force(table)
             self._instances.sync(table)
@@ -358,9 +354,78 @@ class Publisher:
                 # What stays for long is not looked at again by every collection, or each of them
                 # would hold up the loop.
                 gc.freeze()
+            self._announce(workers)
         finally:
-            self._tell(revision, previous)
-        return replace(tried, workers=workers)
+            for revision in stored:
+                self._tell(revision, previous)
+        return workers
+
+    # -- with several gateways
+
+    @property
+    def _is_announced(self) -> bool:
+        return self._gateways is None or self._in_force == self._table.revision
+
+    def _announce(self, workers: int) -> None:
+        if self._gateways is not None:
+            self._in_force = self._table.revision
+            self._gateways.announce(self._table, workers)
+
+    async def _locked(self, steps: Callable[[], Awaitable[T]]) -> T:
+        """What `steps` come to under the lock; begun again with what another gateway stored
+        meanwhile, whatever they depend on being judged anew."""
+        for _ in range(TRIES):
+            async with self._lock:
+                try:
+                    return await steps()
+                except Conflict:
+                    with suppress(NotInForce):  # it is put in force again with what comes next
+                        await self._catch_up()
+        raise Unavailable("other gateways edit all the time; nothing was changed")
+
+    async def _catch_up(self) -> None:
+        """Takes over what is stored, without waiting to hear of it."""
+        stored = await self._on_disk(self._store.load)
+        news: list[Revision] = [] if stored is None else [stored.newest]
+        for number in range(self._table.revision + 1, news[0].number if news else 0):
+            kept = await self._on_disk(partial(self._store.get, number))
+            if kept is not None:
+                news.insert(-1, kept.whole())
+        await self._take_over(news)
+
+    async def _take_over(self, news: Sequence[Revision]) -> None:
+        """Puts the last of `news` in force, if it is new; for use under the lock. Who stored it has
+        checked it: here it is not refused."""
+        previous = self._table
+        newer = [each for each in news if each.number > previous.revision]
+        if not newer:
+            if not self._is_announced:
+                self._announce(await self._workers.put_in_force(previous))
+            return
+        newest = newer[-1]
+
+        def made() -> Table:
+            document = shared(previous.document, newest.document, same)
+            delta = Delta.between(previous.document, document)
+            return previous.edited(delta, newest.number, document)
+
+        table = await self._aside(made)
+        await self._put_in_force(Published(previous, table, (), 0), newer)
+
+    async def _learn_applied(self) -> None:
+        """Another gateway may have applied another file."""
+        stored = await self._on_disk(self._store.load)
+        if stored is not None:
+            self._applied = stored.applied or {}
+
+    async def _everywhere(self, published: Published) -> Published:
+        """`published`, once it is in force on every gateway that holds its lease."""
+        if self._gateways is None or published.dry_run or published.table is published.previous:
+            return published
+        where = await self._gateways.in_force(published.revision)
+        return replace(published, everywhere=where)
+
+    # -- inside
 
     def _tell(self, revision: Revision, previous: Table) -> None:
         """Says the edit in the log and to those who follow the events."""
@@ -405,26 +470,3 @@ def _anybody(before: Document, after: Document, who: str) -> None:
 def _note_failure(name: str, error: Exception) -> None:
     """Whoever asked is told why. The log is not: a refusal names what was sent, secrets too."""
     log.info(f"{name} was not made: {type(error).__name__}")
-
-
-def _revision(tried: Published, who: str, why: str, source: Source) -> Revision:
-    changes = [change.as_json() for change in tried.diff]
-    table = tried.table
-    return Revision(table.revision, utc_now(), who, why, source, changes, table.document)
-
-
-def _both(previous: Table, table: Table) -> Table:
-    """`table` with the backends and instances of `previous` beside its own."""
-    if table.backends is previous.backends:
-        return table
-    backends = dict(table.backends)
-    for name, old in previous.backends.items():
-        new = backends.get(name)
-        if new is None:
-            backends[name] = old
-            continue
-        stays = {instance.url for instance in new.instances}
-        leaving = tuple(each for each in old.instances if each.url not in stays)
-        if leaving:
-            backends[name] = replace(new, instances=new.instances + leaving)
-    return replace(table, backends=backends)

@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from typing import Any
 
 from gateway.controlplane.parts import difference, document_pieces, whole_table
-from gateway.controlplane.publisher import NotInForce
+from gateway.controlplane.published import NotInForce
 from gateway.controlplane.worker_loads import WorkerLoads
-from gateway.controlplane.worker_slots import ConnectedWorker, WorkerChannel, WorkerSlots
+from gateway.controlplane.worker_slots import NO_SLOT, ConnectedWorker, WorkerChannel, WorkerSlots
 from gateway.core.table import EMPTY, Table
 from gateway.telemetry.catalogue import Gone
 from gateway.wire.channel import pass_over
@@ -28,6 +28,7 @@ from gateway.wire.messages import (
     Hello,
     JudgedMessage,
     Judging,
+    Lease,
     Observed,
     Signals,
     TableMessage,
@@ -65,6 +66,7 @@ class Workers:
         on_evidence: Callable[[Signals], None] = lambda _: None,
         on_workers: Callable[[str, int, int], None] = lambda _what, _slot, _pid: None,
         on_judged: Callable[[JudgedMessage], None] = lambda _: None,
+        on_asked: Callable[[Sequence[str]], None] = lambda _: None,
         answer_within_s: float = ANSWER_WITHIN_S,
         look_within_s: float = LOOK_WITHIN_S,
     ) -> None:
@@ -72,12 +74,15 @@ class Workers:
         self._replace, self._succeed = replace, succeed
         self._health, self._on_evidence = health, on_evidence
         self._on_workers, self._on_judged = on_workers, on_judged
+        self._on_asked = on_asked
         self._answer_within_s, self._look_within_s = answer_within_s, look_within_s
         self._table = EMPTY
         self._endpoints: Endpoints = {}
         self._seen: list[tuple[str, float, str, str]] = []
         self._documents: Mapping[str, tuple[str, str]] = {}
         self._served: Mapping[str, str] = {}
+        self._demand: Mapping[str, tuple[float, bool]] = {}
+        self._lease: Lease | None = None
         self._judging: Mapping[str, Judging] = {}
         self._slots = WorkerSlots()
         self.loads = WorkerLoads()
@@ -181,6 +186,22 @@ class Workers:
         self._served = paths
         self.send_all({"type": "served", "paths": paths})
 
+    def set_demand(self, backends: Mapping[str, tuple[float, bool]]) -> None:
+        """How long backends load that start on demand, and which of them cannot be loaded."""
+        if backends != self._demand:
+            self._demand = backends
+            self.send_all({"type": "demand", "backends": backends})
+
+    def tell_health(self, backends: Collection[str]) -> None:
+        """Tells every worker what is known of the instances of `backends`."""
+        for message in self._health(backends):
+            self.send_all(message)
+
+    def set_lease(self, until: float, gateways: int) -> None:
+        """Until when this gateway is one of so many that share a table."""
+        self._lease = {"type": "lease", "until": until, "gateways": gateways}
+        self.send_all(self._lease)
+
     def set_rollouts(self, routes: Mapping[str, Judging]) -> None:
         """For which rollouts workers count from now on."""
         if routes != self._judging:
@@ -245,15 +266,16 @@ class Workers:
         for message in self._health(names) if names else ():
             self.send_all(message)
 
-    async def attend(self, channel: WorkerChannel) -> None:
-        """Serves one channel until it ends."""
+    async def attend(self, channel: WorkerChannel, *, is_ours: bool = True) -> None:
+        """Serves one channel until it ends; of a worker that is not `is_ours`, but of the gateway
+        that this one follows, it is in no slot."""
         worker: ConnectedWorker | None = None
         try:
             async with asyncio.timeout(HELLO_WITHIN_S):
                 hello = await channel.receive()
             if hello is None or hello["type"] != "hello":
                 return
-            worker = self._welcome(channel, hello)
+            worker = self._welcome(channel, hello, is_ours)
             while (message := await channel.receive()) is not None:
                 worker.heard = True
                 self._hear(worker, message)
@@ -270,15 +292,19 @@ class Workers:
 
     # -- inside
 
-    def _welcome(self, channel: WorkerChannel, hello: Hello) -> ConnectedWorker:
+    def _welcome(self, channel: WorkerChannel, hello: Hello, is_ours: bool) -> ConnectedWorker:
         # Whatever revision it says it serves: what counts is that it applies what is sent now.
-        worker = ConnectedWorker(channel, hello["slot"], hello["pid"])
+        slot = hello["slot"] if is_ours else NO_SLOT - hello["slot"]
+        worker = ConnectedWorker(channel, slot, hello["pid"])
         self._slots.join(worker)
         self.loads.begin(worker.pid)
         # Before it is told what is known: that overrides what it knows by itself.
         self._take_evidence(worker, hello["signals"])
         channel.send_soon(self._configure)
         channel.send_soon({"type": "served", "paths": self._served})
+        channel.send_soon({"type": "demand", "backends": self._demand})
+        if self._lease is not None:
+            channel.send_soon(self._lease)
         self._tell_whole(worker)
         channel.send_soon({"type": "rollouts", "routes": self._judging})
         self._send_documents([worker], self._documents)
@@ -304,6 +330,8 @@ class Workers:
                 self._leave(worker)
             case "evidence":
                 self._take_evidence(worker, message["signals"])
+            case "asked":
+                self._on_asked(message["backends"])
             case "observed":
                 self._observe(worker, message)
             case "judged":

@@ -68,7 +68,8 @@ class Cors:
             fault = "is no text" if not isinstance(origin, str) else origin_fault(origin)
             if fault is not None:
                 raise ValueError(f"cors: origins: {origin!r} {fault}")
-        for name in (*self.headers, *self.expose):
+        named = self.headers + self.expose
+        for name in named:
             if not is_token(name):
                 raise ValueError(f"cors: {name!r} is no header's name")
         for method in self.methods:
@@ -76,7 +77,7 @@ class Cors:
                 raise ValueError(f"cors: methods: {method!r} is no method in capitals")
         if type(self.credentials) is not bool:
             raise ValueError("cors: credentials must be true or false")
-        if self.credentials and ANY in (*self.origins, *self.headers, *self.expose):
+        if self.credentials and ANY in self.origins + named:
             raise ValueError(f"cors: {WITH_CREDENTIALS}")
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from gateway.core.comparing import Compare
 from gateway.core.compressing import Compress
 from gateway.core.cors import Cors
+from gateway.core.credentials import SetHeader, Tls
 from gateway.core.header_fields import is_header_value, is_token
 from gateway.core.header_rules import HeaderRules
 from gateway.core.targets import normalise_host
@@ -178,10 +180,12 @@ class OnUnavailable:
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """A copy of `percent` % of the requests goes to `backend`."""
+    """A copy of `percent` % of the requests goes to `backend`; `compare` says how its answers are
+    compared, None where they are dropped."""
 
     backend: str
     percent: float = 100.0
+    compare: Compare | None = None
 
     def __post_init__(self) -> None:
         is_number = type(self.percent) in (int, float)
@@ -236,8 +240,9 @@ class Route:
 class Instance:
     """One configured address. `dns` stands for every address its name resolves to.
 
-    `host` and `port` are where to connect; `state` is "", "draining" or "disabled". With `fleet`
-    it stands for the addresses that a fleet has under the name `host`, ports and all.
+    `host` and `port` are where to connect, by TLS if `secure`; `state` is "", "draining" or
+    "disabled". With `fleet` it stands for the addresses that a fleet has under the name `host`,
+    ports and all.
     """
 
     url: str
@@ -245,6 +250,7 @@ class Instance:
     port: int
     dns: bool = False
     state: str = ""
+    secure: bool = False
     fleet: bool = False
 
     @property
@@ -323,6 +329,14 @@ class Backend:
     health: Health = Health()
     eject: Eject = Eject()
     timeouts: Timeouts = Timeouts()
+    tls: Tls | None = None
+    headers: tuple[SetHeader, ...] = ()
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether the first request has it started, by the fleet that says where it is then."""
+        is_asked = self.serve is not None and self.serve.get("start") == "demand"
+        return is_asked and any(each.fleet for each in self.instances)
 
     def __post_init__(self) -> None:
         _require(self.balance in BALANCES, f"balance must be one of {', '.join(BALANCES)}")

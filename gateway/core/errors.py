@@ -41,6 +41,7 @@ KINDS: dict[str, Kind] = {
         Kind("queue_full", 503, "The queue is full", retry_after=True),
         Kind("overloaded", 503, "The gateway has no memory for the request", retry_after=True),
         Kind("queue_timeout", 503, "Waited too long in the queue", retry_after=True),
+        Kind("store_lost", 503, "The gateway may know an old table only", retry_after=True),
         Kind("draining", 503, "Shutting down", retry_after=True),
         Kind("response_timeout", 504, "The instance did not answer in time"),
         Kind("deadline", 504, "The request's deadline passed"),

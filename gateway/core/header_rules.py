@@ -42,11 +42,13 @@ class Rules:
     remove: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in (*self.remove, *(name for name, _ in (*self.set, *self.add))):
+        written = self.set + self.add
+        names = self.remove + tuple(name for name, _ in written)
+        for name in names:
             fault = name_fault(name) if is_token(name) else f"{name!r} is no header's name"
             if fault is not None:
                 raise ValueError(f"headers: {fault}")
-        for name, value in (*self.set, *self.add):
+        for name, value in written:
             if not is_header_value(value):
                 raise ValueError(f"headers: the value of {name} is no text of one line")
         twice = repeated((name for name, _ in self.set), self.remove)
@@ -57,7 +59,8 @@ class Rules:
 def repeated(set_names: Iterable[str], removed: Iterable[str]) -> str | None:
     """A name that is set or removed more than once, in whatever capitals; None if there is none."""
     seen: dict[str, None] = {}
-    for name in (*set_names, *removed):
+    names = [*set_names, *removed]
+    for name in names:
         if name.lower() in seen:
             return name
         seen[name.lower()] = None
@@ -96,7 +99,7 @@ class HeaderEdit:
     def __init__(self, rules: Rules) -> None:
         names = {name.lower().encode() for name, _ in rules.set}
         self._gone = frozenset(names | {name.lower().encode() for name in rules.remove})
-        said = (*rules.set, *rules.add)
+        said = rules.set + rules.add
         self._lines = [f"{name}: {value}".encode() for name, value in said]
 
     @classmethod

@@ -16,18 +16,22 @@ from typing import Any, Final, Literal
 from gateway.core.table import Eject, Health
 
 Word = Literal["starting", "up", "failing", "down"]
-ProbeSignal = Literal["ready", "unready", "late", "malformed", "probe_refused", "probe_unreachable"]
+ProbeSignal = Literal[
+    "ready", "unready", "late", "malformed", "probe_refused", "probe_unreachable", "probe_untrusted"
+]
 """What one probe met: a success; another answer; none in time; what is no HTTP; nobody who
-listens; or no connection in time, nor a word why."""
+listens; no connection in time, nor a word why; or somebody with whom no TLS can be spoken."""
 
 PROBE: dict[tuple[Word, str], Word] = {
     ("starting", "ready"): "up",
     ("starting", "probe_refused"): "down",
     ("starting", "probe_unreachable"): "down",
+    ("starting", "probe_untrusted"): "failing",
     ("up", "unready"): "failing",
     ("up", "late"): "failing",
     ("up", "malformed"): "failing",
     ("up", "probe_unreachable"): "failing",
+    ("up", "probe_untrusted"): "failing",
     ("up", "probe_refused"): "down",
     ("failing", "ready"): "up",
     ("failing", "probe_refused"): "down",
@@ -36,6 +40,7 @@ PROBE: dict[tuple[Word, str], Word] = {
     ("down", "unready"): "starting",
     ("down", "late"): "failing",
     ("down", "malformed"): "failing",
+    ("down", "probe_untrusted"): "failing",
 }
 """Where enough probes in a row lead; a missing pair changes nothing and ends the row.
 
@@ -50,7 +55,9 @@ AT_ONCE = frozenset({("down", "unready"), ("down", "late"), ("down", "malformed"
 PROBES = frozenset(signal for _, signal in PROBE)
 ACCEPTED = frozenset({"unready", "late", "malformed"})  # somebody listens, and is not ready
 
-ILL = frozenset({"refused", "unreachable", "reset", "timeout", "broken_head", "gateway_error"})
+ILL = frozenset(
+    {"refused", "unreachable", "untrusted", "reset", "timeout", "broken_head", "gateway_error"}
+)
 """What requests meet that is ill health, and ejects; an `error` is the model's own answer (500),
 and only has others preferred."""
 
@@ -58,7 +65,7 @@ WEIGHTS = {"timeout": 3, "turned_away": 0}
 """As how many failures a signal counts. A timeout held a slot for its whole time, and few come
 before it has done harm; who says that it takes nothing has not failed."""
 
-AWAY = frozenset({"refused", "unreachable", "unresolved", "turned_away"})
+AWAY = frozenset({"refused", "unreachable", "untrusted", "unresolved", "turned_away"})
 """The request was not worked on: another instance can take it without harm."""
 
 GONE = frozenset({"refused", "probe_refused", "turned_away"})

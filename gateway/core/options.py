@@ -46,11 +46,25 @@ class DataplaneOptions:
     retry_percent: float = 10.0
     retry_min_per_s: float = 3.0
     mirror_in_flight: int = 32
+    compare_body: int = 256 << 10
+    compare_memory: int = 32 << 20
     lame_duck_s: float = 5.0
     drain_s: float = 30.0
     access_log: str = "off"
     access_log_percent: float = 100.0
     access_log_slow_s: float = 1.0
+    store: str = "sqlite"
+    store_lost: str = "serve"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other gateways have the same table."""
+        return self.store == "etcd"
+
+    @property
+    def refuses_lost(self) -> bool:
+        """Whether nothing is decided by a table that may be old."""
+        return self.is_shared and self.store_lost == "refuse"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DataplaneOptions":

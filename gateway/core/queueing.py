@@ -260,6 +260,12 @@ class Admission:
                 self._shared.tell(self._own_waiting, self._own_refused)
         return verdict
 
+    def has_place(self, waiting: int) -> bool:
+        """Whether one more may wait behind `waiting` others while nobody serves yet."""
+        if self._shared is not None:
+            self._shared.look()
+        return self._all_that_wait(0.0, (), waiting) < self._queue.size
+
     def would_admit(
         self, now: float, loads: Sequence[Load], waiting: int, remaining_s: float
     ) -> Admit | Refuse:

@@ -9,8 +9,10 @@ from dataclasses import fields, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from gateway.core.comparing import compare_of
 from gateway.core.compressing import read_compress
 from gateway.core.cors import read_cors
+from gateway.core.credentials import Tls, read_set_headers, read_tls
 from gateway.core.entries import (
     INSTANCE_STATES,
     MAX_WEIGHT,
@@ -33,6 +35,7 @@ from gateway.core.rate_limit import read_limits
 from gateway.core.units import parse_duration, parse_size
 
 _MATCH = frozenset({"path", "exact", "hosts", "methods", "headers", "json"})
+SCHEMES = frozenset({"http", "https", "dns+http", "dns+https"})
 
 
 class WeightError(ValueError):
@@ -51,8 +54,10 @@ def parse_instance(url: str) -> Instance:
         if not is_name(name):
             raise ValueError(f"{url!r} must be fleet:// and a name")
         return Instance(url, name, 0, fleet=True)
-    if parts.scheme not in ("http", "dns+http"):
-        raise ValueError(f"{url!r} must start with http:// or dns+http://")
+    if parts.scheme not in SCHEMES:
+        raise ValueError(
+            f"{url!r} must start with http:// or https://, or dns+ and one of them, or fleet://"
+        )
     if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise ValueError(f"{url!r} must be just a scheme, a host and a port")
     try:
@@ -61,7 +66,8 @@ def parse_instance(url: str) -> Instance:
         port = None
     if not parts.hostname or not port:
         raise ValueError(f"{url!r} must name a host and a port from 1 to 65535")
-    return Instance(url, parts.hostname, port, parts.scheme == "dns+http")
+    is_dns, is_secure = parts.scheme.startswith("dns+"), parts.scheme.endswith("https")
+    return Instance(url, parts.hostname, port, is_dns, secure=is_secure)
 
 
 def read_backend(name: str, spec: Mapping[str, Any]) -> Backend:
@@ -106,7 +112,7 @@ def read_route(name: str, spec: Mapping[str, Any]) -> Route:
         retries=_retries(spec["retries"]) if spec.get("retries") else _RETRIES,
         on_unavailable=_on_unavailable(spec.get("on_unavailable", "redistribute")),
         override=spec.get("override", False),
-        mirror=Mirror(**spec["mirror"]) if spec.get("mirror") else None,
+        mirror=_mirror(spec["mirror"]) if spec.get("mirror") else None,
         max_body=parse_size(spec["max_body"]) if "max_body" in spec else 64 << 20,
         deadline_s=parse_duration(spec["deadline"]) if "deadline" in spec else None,
         access=spec.get("access", ""),
@@ -160,11 +166,19 @@ def _timed(kind: Any, *durations: str) -> Any:
     return read
 
 
+def _tls(spec: Mapping[str, Any]) -> Tls:
+    _known(spec, _TLS)
+    return read_tls(spec)
+
+
+_TLS = _keys(Tls)
 _PARTS = {
     "queue": _timed(Queue, "timeout"),
     "health": _timed(Health, "interval", "timeout"),
     "eject": _timed(Eject, "base", "max"),
     "timeouts": _timed(Timeouts, "connect", "response", "idle"),
+    "tls": _tls,
+    "headers": read_set_headers,
 }
 
 
@@ -192,6 +206,10 @@ def _texts(said: Any) -> tuple[str, ...]:
 
 def _retries(spec: Mapping[str, Any]) -> Retries:
     return Retries(**{**spec, "on": _texts(spec["on"])} if "on" in spec else spec)
+
+
+def _mirror(spec: Mapping[str, Any]) -> Mirror:
+    return Mirror(**{**spec, "compare": compare_of(spec["compare"])} if "compare" in spec else spec)
 
 
 def _on_unavailable(spec: str | Mapping[str, Any]) -> OnUnavailable:

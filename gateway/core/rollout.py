@@ -98,13 +98,15 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Guard:
     """A rule that acts on evidence: it fails when that reaches 1/`alpha`. What else it takes is
-    its kind's: `slower_than` of latency, `field` (a JSON pointer) of predictions."""
+    its kind's: `slower_than` of latency, `field` (a JSON pointer) of predictions, `at_least` (the
+    part of mirrored pairs that agree) of agreement."""
 
     name: str
     alpha: float = 0.01
     on_fail: OnFail = "rollback"
     slower_than: float = 1.2
     field: str = ""
+    at_least: float = 0.98
 
     @property
     def threshold(self) -> float:

@@ -19,7 +19,6 @@ from gateway.core.heads import CHUNKED, RequestHead, ResponseHead
 from gateway.core.lines import LOAD, RETRY_AFTER
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import REPORT, LiveInstance
-from gateway.dataplane.pool import EXHAUSTED, NO_CONNECTION
 from gateway.dataplane.upstream import Receiver, Upstream
 
 _UPGRADE: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -77,8 +76,8 @@ class Request:
     def attempt_failed(
         self, attempt: "Attempt", reason: str, detail: str, was_reused: bool = False
     ) -> None:
-        """No whole answer comes of `attempt`: `reason` is one of Receiver's or of
-        NO_CONNECTION, `detail` the words for a client."""
+        """No whole answer comes of `attempt`: `reason` is one of Receiver's or
+        `connect_failure`, `detail` the words for a client."""
 
     @abstractmethod
     def pause_client(self) -> None: ...
@@ -147,7 +146,7 @@ class Attempt(Receiver):
         else:
             self._send(upstream, self.instance.shared.now())
 
-    def _connect_failed(self, signal: str) -> None:
+    def _connect_failed(self, signal: str, detail: str) -> None:
         if self._is_over:
             return
         # What we lack ourselves is nobody's fault, and more attempts make no more of it.
@@ -157,7 +156,6 @@ class Attempt(Receiver):
         self._end(now, learn=False)
         if self.failed:
             self.instance.note(signal, now)
-        detail = NO_CONNECTION.get(signal, EXHAUSTED)
         self.request.attempt_failed(self, "connect_failure", detail)
 
     def _send(self, upstream: Upstream, now: float) -> None:
@@ -174,6 +172,7 @@ class Attempt(Receiver):
         timeout = instance.backend.timeout_line
         if request.expires_at != NEVER:
             timeout = timeout_line(min(request.expires_at - now, timeouts.response_s))
+            timeout += instance.backend.met.lines
         framing = _UPGRADE if request.upgrades else length_line(length)
         payload = request.take_pending()
         if self._chunked and payload:

@@ -5,6 +5,7 @@ the one queue in which requests wait at the gateway rather than behind others in
 instance. The decisions are the core's; this carries them out.
 """
 
+import math
 from abc import abstractmethod
 from bisect import insort
 from collections import deque
@@ -34,6 +35,7 @@ from gateway.core.queueing import (
 from gateway.core.table import Backend
 from gateway.dataplane.deadlines import Timed, fault
 from gateway.dataplane.instance import Group, LiveInstance
+from gateway.dataplane.meeting import Meeting
 from gateway.dataplane.permits import is_few
 from gateway.dataplane.shared import Shared
 
@@ -41,6 +43,7 @@ NO_ROOM: Final = {
     "no_backend": "No instance of the backend can take the request now.",
     "queue_full": "The backend's queue is full (queue.size), or its wait too long (queue.timeout).",
 }
+ASK_AGAIN_S: Final = 1.0  # between two wishes for a backend to be started
 AGAIN_S: Final = 0.001  # between two looks for a permit that another worker may have given back
 
 
@@ -58,6 +61,14 @@ class Waiter(Timed):
         """Whose request it is; "" if that is not known."""
         return ""
 
+    @property
+    def wakes(self) -> bool:
+        """Whether a backend that is asleep is to be started for it."""
+        return True
+
+    def loaded(self) -> None:
+        """The backend that it waited for has been started."""
+
     @abstractmethod
     def begin(self, instance: LiveInstance, now: float) -> None: ...
     @abstractmethod
@@ -68,11 +79,14 @@ class Waiter(Timed):
 
 class LiveBackend(Group):
     """The instances of one backend, who of them serves, and who waits for them. Its deadline
-    ends the moment for which it is `vacant`."""
+    ends the moment for which it is `vacant`. While it is `asleep`, requests wait for its start.
+    It is `available` where it serves or will; `leaving` are instances that finish what they have.
+    """
 
     __slots__ = (
-        "_is_looking", "_is_watching", "_peers", "_shared_queue", "_turns", "admission", "alone",
-        "copies", "instances", "loads", "rotation", "shared", "vacant",
+        "_asked_at", "_is_looking", "_is_watching", "_peers", "_shared_queue", "_turns",
+        "_woken_at", "admission", "alone", "asleep", "available", "copies",
+        "instances", "leaving", "loads", "rotation", "shared", "vacant",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, config: Backend, evidence: Evidence) -> None:
@@ -82,6 +96,7 @@ class LiveBackend(Group):
         self.config = config
         self.evidence = evidence
         evidence.configure(config)
+        self.met = Meeting(shared, config.name)
         self.instances: dict[str, LiveInstance] = {}
         self.serving = ()
         self.loads: tuple[Load, ...] = ()
@@ -92,12 +107,15 @@ class LiveBackend(Group):
         self._shared_queue = shared.load_memory.queue(config.name)
         self.admission = self._admission(config)
         self.max_in_flight, self.is_counted = self._limit(config)
-        self.timeout_line = timeout_line(config.timeouts.response_s)
+        self._be_met(config)
         self.rotation = shared.random()
         self._is_looking = False
         self._is_watching = False
         self._peers = Peers()
         self.vacant = False  # every instance turned a request away just now
+        self.asleep = self.available = False
+        self.leaving: list[LiveInstance] = []
+        self._asked_at = self._woken_at = -math.inf
 
     def configure(self, config: Backend) -> None:
         """Takes an edit; what did not change goes on as it was."""
@@ -107,7 +125,19 @@ class LiveBackend(Group):
         self.max_in_flight, self.is_counted = self._limit(config)
         self.config = config
         self.evidence.configure(config)
-        self.timeout_line = timeout_line(config.timeouts.response_s)
+        self._be_met(config)
+
+    def _be_met(self, config: Backend) -> None:
+        """Takes an edit of how its instances are met."""
+        self.met.configure(config, self._met_anew)
+        self.timeout_line = timeout_line(config.timeouts.response_s) + self.met.lines
+
+    def _met_anew(self) -> None:
+        """Its files were read: connections that were made by the ones before are not used again."""
+        self.met.take()
+        self.timeout_line = timeout_line(self.config.timeouts.response_s) + self.met.lines
+        for each in self.instances.values():
+            each.pool.renew()
 
     def _limit(self, config: Backend) -> tuple[int, bool]:
         """How many requests of this worker an instance may have, and whether each of them takes
@@ -125,6 +155,7 @@ class LiveBackend(Group):
 
     def leave(self) -> None:
         """It was removed."""
+        self.met.leave()
         self.shared.load_memory.leave(self.name)
 
     def words(self) -> dict[str, str]:
@@ -149,8 +180,15 @@ class LiveBackend(Group):
             each.limit_to(self.max_in_flight, self.is_counted)
             each.load.concurrency.peers = self._peers
             each.load.fix(self.config.limit == "fixed")
-        before = self.serving
+        before, was_available = self.serving, self.available
         self.serving = tuple(each for key, each in self.instances.items() if key in serve)
+        if self.config.on_demand or self.asleep:
+            self.asleep = not self.serving and self._will_start()
+            if self.asleep and self.waiting:
+                self.ask_for_start(self.shared.now())
+        self.available = self.asleep or len(self.serving) > 0
+        if self.available != was_available:
+            self.shared.generation += 1
         if self.serving != before:
             self.vacant = False
             self.loads = tuple(each.load for each in self.serving)
@@ -159,6 +197,12 @@ class LiveBackend(Group):
         self.alone = self.serving[0] if is_alone else None
         if self.waiting:
             self.shared.soon(self.wake)
+
+    def _will_start(self) -> bool:
+        """Whether it is started once a request asks for it, or starts already."""
+        _, has_failed = self.shared.demand.get(self.name, (0.0, False))
+        is_new = {each.health.word for each in self.instances.values()} <= {"starting"}
+        return self.config.on_demand and is_new and not has_failed
 
     def look_who_takes(self, now: float) -> None:
         """Notes whether every instance turned a request away just now. Then what another backend
@@ -198,6 +242,9 @@ class LiveBackend(Group):
             if spot is not None:
                 waiter.begin(self.serving[spot.instance], now)
                 return
+        if self.asleep:
+            self._wait_for_start(waiter, now)
+            return
         self._line_up(waiter)
         if self.copies:
             self.copies.pop().give_up()  # nobody waits for a copy's answer
@@ -205,6 +252,41 @@ class LiveBackend(Group):
         if waiter in self.waiting:
             self._admit(waiter, now)
             self.admission.waits(len(self.waiting))
+
+    def _wait_for_start(self, waiter: Waiter, now: float) -> None:
+        """Lets `waiter` wait until the backend was started, which it asks for, unless it is none
+        that does; raises NoRoom where too many wait."""
+        if not waiter.wakes:
+            waiter.move_on()
+            return
+        self.ask_for_start(now)
+        if not self.admission.has_place(len(self.waiting)):
+            text = "The model is being loaded, and the backend's queue is full (queue.size)."
+            raise NoRoom(text, "queue_full", retry_after_s=self._start_s(now))
+        self._line_up(waiter)
+        until = min(waiter.expires_at, now + self.config.queue.timeout_s)
+        self.shared.wheel.set(waiter, until)
+        self.admission.waits(len(self.waiting))
+
+    def ask_for_start(self, now: float) -> None:
+        """Says that a request wants it to be started."""
+        if self._woken_at == -math.inf:
+            self._woken_at = now
+        if now - self._asked_at >= ASK_AGAIN_S:
+            self._asked_at = now
+            self.shared.ask_for(self.name)
+
+    def _start_s(self, now: float) -> float:
+        """For how long the start is still going to take, as far as one was measured."""
+        load_s, _ = self.shared.demand.get(self.name, (0.0, False))
+        return max(1.0, math.ceil(load_s - max(0.0, now - self._woken_at)))
+
+    def too_late(self, now: float) -> NoRoom:
+        """The refusal of who waited too long."""
+        if not self.asleep:
+            return NoRoom("The request waited too long (queue.timeout).", "queue_timeout")
+        text = "The model is being loaded, and the request waited too long (queue.timeout)."
+        return NoRoom(text, "queue_timeout", retry_after_s=self._start_s(now))
 
     def _line_up(self, waiter: Waiter) -> None:
         """Lets `waiter` wait in its turn."""
@@ -249,6 +331,8 @@ class LiveBackend(Group):
     def would_refuse(self, remaining_s: float, now: float) -> NoRoom | None:
         """The refusal that a request would get if it entered now; None if it would get none."""
         loads, waiting = self.loads, len(self.waiting)
+        if self.asleep:
+            return None
         spot = place(self.config.balance, loads, waiting + 1, self.rotation, now)
         if spot is not None or rather_than_refuse(loads, self.rotation, now) >= 0:
             return None
@@ -261,7 +345,8 @@ class LiveBackend(Group):
         now = self.shared.now()
         while waiting:
             if not self.serving:
-                self._turn_away()
+                if not self.asleep:
+                    self._turn_away()
                 return
             self.rotation += 1
             spot = self._place(len(waiting), now)
@@ -271,11 +356,14 @@ class LiveBackend(Group):
             del waiting[spot.position]
             self._turns.gone(waiter.turn)
             try:
+                if self._woken_at != -math.inf:
+                    waiter.loaded()
                 waiter.begin(self.serving[spot.instance], now)
             except Exception:  # its own, not that of who made room for it
                 fault(waiter.give_up)
         if not waiting:
             self._turns.emptied()
+            self._woken_at = self._asked_at = -math.inf
         self.admission.waits(len(waiting))
 
     def wake(self) -> None:

@@ -126,6 +126,8 @@ class ControlClient:
             judge.begin()
         self._pieces.clear()
         self._is_heard = False
+        if self._plane is not None:
+            self._plane.live.ask_again()
         while (message := await channel.receive()) is not None:
             self._is_heard = True
             self._unheard.clear()
@@ -165,6 +167,9 @@ class ControlClient:
                 plane.live.hear(*health_of(message))
             case "evidence":
                 plane.live.learn(message["signals"])
+            case "lease":
+                plane.lease_until = message["until"]
+                plane.share_limits(message["gateways"])
             case "look":
                 plane.ledger.flush()
                 plane.count_dropped()
@@ -177,6 +182,12 @@ class ControlClient:
                 plane.judge(message["routes"])
             case "served":
                 plane.serve_at(message["paths"])
+            case "demand":
+                plane.demand = {
+                    name: (load_s, bool(has_failed))
+                    for name, (load_s, has_failed) in message["backends"].items()
+                }
+                plane.live.hear_of_demand()
             case "reopen":
                 plane.log.reopen()
             case "handed_over":
@@ -249,6 +260,9 @@ class ControlClient:
         self._news = None
         if self._channel is not None and (signals := self._new()):
             self.send({"type": "evidence", "signals": signals})
+        if self._channel is not None and self._plane is not None and self._plane.asked:
+            self.send({"type": "asked", "backends": list(self._plane.asked)})
+            self._plane.asked.clear()
 
     def _new(self) -> list[Seen]:
         """What was seen since it was last told."""

@@ -23,7 +23,8 @@ from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.judge import Trial
-from gateway.dataplane.mirroring import mirror
+from gateway.dataplane.mirroring import ask_again, mirror
+from gateway.dataplane.pairing import Pair
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replying import Replying
 from gateway.dataplane.retry import Failure, next_instance
@@ -62,10 +63,12 @@ class Exchange(Replying, Coded):
     def enter(self, backend: LiveBackend, now: float) -> None:
         """A backend was chosen: its next instance with room, at once or after a wait."""
         if self.route is not None and self.route.mirror is not None:
-            mirror(self, self.route)
+            self.pair = mirror(self, self.route, backend)
         self.backend = backend
         self.state = WAITING
         backend.enter(self, now)
+        if self.pair is not None:
+            ask_again(self, self.pair, backend)
 
     def move_on(self) -> None:
         """Its backend has nobody left before it was sent: on to the one that takes over."""
@@ -73,8 +76,11 @@ class Exchange(Replying, Coded):
         assert self.backend is not None
         other = self.route.after(self.backend, self.head)
         try:
-            if other is None or not other.serving:
-                raise NoRoom("No instance can take the request now.")
+            if other is None or not other.available:
+                text = "No instance can take the request now."
+                if self.backend.asleep:
+                    text = "The model is not loaded now; a prediction loads it."
+                raise NoRoom(text)
             self.backend = other
             other.enter(self, self.plane.now())
         except NoRoom as fault:
@@ -121,6 +127,8 @@ class Exchange(Replying, Coded):
         close = client.closes()
         if self.trial is not None and self.trial.gathers:
             self.trial.gather(payload)
+        if self.pair is not None:
+            self.pair.main.begin(head, payload)
         passing, shape, came = head.passing, self.route.shape, payload
         if shape is None:
             framing = self._framing(head, payload, done, has_body)
@@ -180,6 +188,8 @@ class Exchange(Replying, Coded):
         """More of the instance's body came."""
         if self.trial is not None and self.trial.gathers:
             self.trial.gather(payload)
+        if self.pair is not None:
+            self.pair.main.add(payload)
         size = len(payload)
         if self._chunked:
             if self._coding is not None:
@@ -309,8 +319,8 @@ class Exchange(Replying, Coded):
             if self.attempt is not None and self.blames_instance:
                 self.attempt.overdue(now)
             self.fail(UpstreamFault("The request's deadline passed.", "deadline"))
-        elif self.state == WAITING:
-            self.fail(NoRoom("The request waited too long (queue.timeout).", "queue_timeout"))
+        elif self.state == WAITING and self.backend is not None:
+            self.fail(self.backend.too_late(now))
 
     def _withdraw(self) -> None:
         if self.state == WAITING and self.backend is not None:
@@ -351,6 +361,8 @@ class Exchange(Replying, Coded):
             self.plane.wheel.drop(self)
         if self.trial is not None:
             self._end_trial(self.trial, now, reason)
+        if self.pair is not None:
+            self._end_pair(self.pair, reason)
         self._enter_in_ledger(now, reason)
         self.leave_limits()
         if self._coding is not None:
@@ -369,6 +381,12 @@ class Exchange(Replying, Coded):
             # Of a body whose end nobody knows beforehand the first byte is the answer.
             seconds = (self.first_at if self._chunked else now) - attempt.sent_at
         trial.end(attempt.failed, seconds, not reason and 200 <= self.status < 300)
+
+    def _end_pair(self, pair: Pair, reason: str) -> None:
+        """What the client got is one half of it, if it is whole and an instance's."""
+        name = self.backend.name if self.backend is not None else ""
+        pair.answered_by(name, not reason and self.first_at > 0.0 and self.status != 101)
+        self.pair = None
 
     def _enter_in_ledger(self, now: float, reason: str) -> None:
         """Books what the client saw, once per request; `reason` is "" when nothing went wrong."""

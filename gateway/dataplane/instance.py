@@ -14,6 +14,7 @@ from gateway.core.evidence import Evidence
 from gateway.core.health import UNKNOWN, HealthState, slow_start
 from gateway.core.table import Backend, Instance
 from gateway.dataplane.deadlines import Timed
+from gateway.dataplane.meeting import Meeting
 from gateway.dataplane.permits import Permits
 from gateway.dataplane.pool import Pool
 from gateway.dataplane.shared import Shared
@@ -26,15 +27,16 @@ class Group(Timed):
     know it."""
 
     __slots__ = (
-        "config", "evidence", "is_counted", "max_in_flight", "name", "serving", "timeout_line",
-        "waiting",
+        "config", "evidence", "is_counted", "max_in_flight", "met", "name", "serving",
+        "timeout_line", "waiting",
     )  # fmt: skip
     name: str
     config: Backend
     evidence: Evidence
     serving: "tuple[LiveInstance, ...]"
     waiting: Sized
-    timeout_line: bytes
+    met: Meeting
+    timeout_line: bytes  # and the lines of `met` behind it
     max_in_flight: int
     is_counted: bool
 
@@ -86,6 +88,9 @@ class LiveInstance(Timed):
             pool.close_idle()  # the name moved: all traffic follows
         pool.host, pool.port = host, configured.port
         pool.timeouts = self.backend.config.timeouts
+        tls = self.backend.config.tls
+        name = (tls and tls.server_name) or configured.host
+        pool.meet(configured.secure, name if configured.secure else "", self.backend.met.credential)
         self.state = configured.state
         pool.is_closed = configured.state == "disabled"
         if pool.is_closed:

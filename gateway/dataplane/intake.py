@@ -6,6 +6,7 @@ here knows how an instance is asked or what it answers.
 """
 
 from abc import abstractmethod
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -30,9 +31,12 @@ from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER, fault
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.judge import Trial
+from gateway.dataplane.pairing import Pair
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
 from gateway.dataplane.routing import BodyNeeded, ModelsAsked, Snapshot
+
+LOOKS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -41,7 +45,7 @@ class Intake(Admitting):
 
     __slots__ = (
         "_decides", "_has_continued", "_kept", "_max_body", "_pending", "_pending_size", "attempt",
-        "blames_instance", "done", "received", "target", "trial", "upgrades",
+        "blames_instance", "done", "pair", "received", "target", "trial", "upgrades",
     )  # fmt: skip
 
     def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
@@ -49,6 +53,7 @@ class Intake(Admitting):
         self.ready_at = now
         self.attempt: Attempt | None = None
         self.trial: Trial | None = None
+        self.pair: Pair | None = None
         self.target = b""
         self.done = False
         self.received = 0
@@ -57,6 +62,19 @@ class Intake(Admitting):
         self.blames_instance = True
         self._pending_size = self._max_body = 0
         self._has_continued = self._decides = False
+
+    @property
+    def wakes(self) -> bool:
+        """Whether it may be one for a prediction: what is only looked at (health, documents, lists)
+        has no model loaded."""
+        return self.upgrades or self.head.method not in LOOKS
+
+    def loaded(self) -> None:
+        """The model has been loaded that it waited for: only now may be known at which path it
+        answers."""
+        if self.route is not None and self.route.route.rewrite is None:
+            target = self.head.target.decode("latin-1")
+            self.target = self.plane.snapshot.led(self.route.route, target).encode("latin-1")
 
     # what follows, and how the request can end before
 
@@ -212,6 +230,9 @@ class Intake(Admitting):
             start = made[2]
         else:
             start = self._open(instance)
+        replaced = instance.backend.met.replaced
+        if replaced is not None:  # what its backend sets, a client does not
+            start = replaced.sub(b"", start)
         trace = b"" if TRACEPARENT in head.known else request_id
         if trace and self.client.trusted:
             trace = trace_of_id(request_id)
@@ -237,6 +258,10 @@ class Intake(Admitting):
     def pending(self) -> list[bytes]:
         """What is held back of the body; it stays where it is."""
         return self._pending
+
+    def kept(self) -> list[bytes] | None:
+        """All of the body, if it is still there for another attempt; it stays where it is."""
+        return self._kept
 
     def _check_early(self) -> None:
         """Before the body is there: refuses early what will be refused, and asks for the rest.

@@ -6,6 +6,7 @@ resolved names arrive here; what they mean for one backend is `LiveBackend.refre
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gateway.core.evidence import Evidence, Signal, States, by_backend
@@ -54,6 +55,18 @@ class LiveTable:
         if config.name not in self.backends:
             backend = self.backends[config.name] = LiveBackend(self._shared, config, Evidence())
             self._sync_backend(backend)
+
+    def hear_of_demand(self) -> None:
+        """What is known of those that start on demand is another thing now."""
+        for backend in self.backends.values():
+            if backend.config.on_demand:
+                backend.refresh()
+
+    def ask_again(self) -> None:
+        """Whoever starts what requests wait for may be another one now."""
+        for backend in self.backends.values():
+            if backend.asleep and backend.waiting:
+                self._shared.ask_for(backend.name)
 
     def resolve(self, endpoints: Endpoints) -> None:
         """Takes newly resolved names."""
@@ -129,7 +142,12 @@ class LiveTable:
         resolved = self._endpoints.get(config.name, {})
         for configured in config.instances:
             hosts = resolved.get(configured.url, [])
-            if configured.dns:
+            if configured.fleet:
+                for address in hosts:
+                    host, _, port = address.rpartition(":")
+                    host = host.strip("[]")
+                    yield address, (replace(configured, host=host, port=int(port)), host)
+            elif configured.dns:
                 for host in hosts:
                     shown = f"[{host}]" if ":" in host else host
                     yield f"{shown}:{configured.port}", (configured, host)
@@ -139,6 +157,8 @@ class LiveTable:
 
     def _leave(self, backend: LiveBackend, instance: LiveInstance) -> None:
         del backend.instances[instance.address]
+        if instance.load.in_flight:
+            backend.leaving.append(instance)
         backend.evidence.forget(instance.address)
         instance.leave()
 

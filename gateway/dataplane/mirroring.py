@@ -1,9 +1,9 @@
 """Which requests are copied to a mirror, and what becomes of the answers?
 
 A copy is taken of requests whose body is whole and small enough to be kept, sent to the
-mirror's backend if it has room at once, and its answer is read and forgotten. It never
-delays a client: what does not fit is dropped, and so is a copy under way whose place a client's
-own request needs.
+mirror's backend if it has room at once, and its answer is read and forgotten, or compared
+(`pairing`). It never delays a client: what does not fit is dropped, and so is a copy
+under way whose place a client's own request needs.
 """
 
 from typing import Final
@@ -14,36 +14,77 @@ from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.deadlines import Timed
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.intake import Intake
+from gateway.dataplane.pairing import Half, Pair
 from gateway.dataplane.routing import LiveRoute
 from gateway.dataplane.upstream import Receiver, Upstream
 
 _WHOLE: Final = 1 << 64
 
 
-def mirror(exchange: Intake, route: LiveRoute) -> None:
-    """Sends a copy of the request, by chance, if there is room for it now."""
+def mirror(exchange: Intake, route: LiveRoute, chosen: LiveBackend) -> Pair | None:
+    """Sends a copy of the request, by chance, if there is room for it now; the pair that its
+    answer makes with that of the `chosen` backend, where they are to be compared."""
     plane, backend, wanted = exchange.plane, route.mirror, route.route.mirror
     if backend is None or wanted is None or not exchange.done or exchange.upgrades:
-        return
+        return None
     if plane.mirrored >= plane.options.mirror_in_flight:
-        return
+        return None
     if exchange.received > plane.options.replay:
-        return
+        return None
     if plane.random() * 100 >= wanted.percent * _WHOLE:
-        return
+        return None
     instance = backend.other((), exchange.ready_at)
+    if instance is None and backend.asleep and exchange.wakes:
+        backend.ask_for_start(exchange.ready_at)
+    if instance is None or not instance.takes():
+        return None
+    pair = None
+    if wanted.compare is not None and backend is not chosen:
+        pair = _pair(exchange, route, backend, chosen)
+    body = b"".join(exchange.pending())
+    Copy(exchange, backend, instance, body, None if pair is None else pair.copy).begin()
+    return pair
+
+
+def _pair(exchange: Intake, route: LiveRoute, backend: LiveBackend, chosen: LiveBackend) -> Pair:
+    plane, name = exchange.plane, route.route.name
+    key = -1 if route.route.sticky is None else route.key_hash(exchange.head)
+    request = exchange.request_id.decode("latin-1")
+    return Pair(plane.outbox, name, backend.name, chosen.name, key, request, plane.wall())
+
+
+def ask_again(exchange: Intake, pair: Pair, backend: LiveBackend) -> None:
+    """Asks `backend`, which has the request, the same once more, if that is wanted and there is
+    room: only now, for it is not to take the client's own place."""
+    route, plane = exchange.route, exchange.plane
+    wanted = None if route is None else route.route.mirror
+    body = exchange.kept()
+    if wanted is None or wanted.compare is None or not wanted.compare.noise or body is None:
+        return
+    if pair.is_over or plane.mirrored >= plane.options.mirror_in_flight:
+        return
+    instance = backend.other((), plane.now())
     if instance is not None and instance.takes():
-        Copy(exchange, backend, instance).begin()
+        Copy(exchange, backend, instance, b"".join(body), pair.ask_again()).begin()
 
 
 class Copy(Timed, Receiver):
-    """One mirrored request: an upstream receiver that nobody listens to. Its deadline is for the
+    """One mirrored request: an upstream receiver whose answer no client sees, and that `half`
+    gathers where it is compared. Its deadline is for the
     whole answer: a stream without an end would keep its place from all later copies."""
 
-    __slots__ = ("_backend", "_data", "_instance", "_is_over", "_upstream", "method")
+    __slots__ = ("_backend", "_data", "_half", "_instance", "_is_over", "_upstream", "method")
 
-    def __init__(self, exchange: Intake, backend: LiveBackend, instance: LiveInstance) -> None:
+    def __init__(
+        self,
+        exchange: Intake,
+        backend: LiveBackend,
+        instance: LiveInstance,
+        body: bytes,
+        half: Half | None,
+    ) -> None:
         super().__init__()
+        self._half = half
         self.method = exchange.head.method
         self._backend = backend
         self._instance = instance
@@ -54,7 +95,7 @@ class Copy(Timed, Receiver):
             instance,
             backend.timeout_line,
             length_line(length) + b"X-Headgate-Mirror: 1\r\n",
-            b"".join(exchange.pending()),
+            body,
         )
 
     def begin(self) -> None:
@@ -67,7 +108,7 @@ class Copy(Timed, Receiver):
         shared.wheel.set(self, now + instance.pool.timeouts.response_s)
         upstream = instance.pool.take(now)
         if upstream is None:
-            instance.pool.connect(self._send, lambda detail: self._end(), self.give_up)
+            instance.pool.connect(self._send, lambda _signal, _why: self._end(), self.give_up)
         else:
             self._send(upstream)
 
@@ -93,20 +134,26 @@ class Copy(Timed, Receiver):
     def answered(
         self, head: ResponseHead, payload: bytes, done: bool, has_body: bool, now: float
     ) -> None:
+        if self._half is not None:
+            self._half.begin(head, payload)
         if done:
-            self._end()
+            self._end(True)
 
     def received(self, payload: bytes, done: bool, now: float) -> None:
+        if self._half is not None:
+            self._half.add(payload)
         if done:
-            self._end()
+            self._end(True)
 
     def broke(self, reason: str, detail: str) -> None:
         self._end()
 
-    def _end(self) -> None:
+    def _end(self, is_whole: bool = False) -> None:
         if self._is_over:
             return
         self._is_over = True
+        if self._half is not None:
+            self._half.end(is_whole)
         shared = self._instance.shared
         shared.mirrored -= 1
         shared.wheel.drop(self)

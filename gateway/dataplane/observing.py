@@ -67,10 +67,14 @@ class Observer:
                 for address, each in backend.instances.items()
                 if each.load.in_flight
             }
+            if backend.leaving:
+                backend.leaving = [each for each in backend.leaving if each.load.in_flight]
+                for each in backend.leaving:
+                    counts[each.address] = counts.get(each.address, 0) + each.load.in_flight
             _differ(self._in_flight, name, counts, 0, news["in_flight"])
             limits = {
                 address: limit
-                for address in counts
+                for address in counts.keys() & backend.instances.keys()
                 if (limit := backend.instances[address].load.learned_limit(now))
             }
             _differ(self._limits, name, limits, 0, news["limits"])

@@ -5,9 +5,11 @@ not known here.
 """
 
 import asyncio
+import math
+import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 from gateway.core.addresses import is_listener
 from gateway.core.health import connect_signal
@@ -16,9 +18,11 @@ from gateway.core.table import Timeouts
 from gateway.dataplane.deadlines import fault
 from gateway.dataplane.shared import Shared
 from gateway.dataplane.upstream import STATES, Owner, Upstream
+from gateway.processes.credentials import CredentialError, Held, why_not_trusted
 from gateway.processes.sockets import is_here
 
-ConnectFailed = Callable[[str], None]  # gets a key of NO_CONNECTION, or `exhausted`
+ConnectFailed = Callable[[str, str], None]
+"""Gets the signal, a key of NO_CONNECTION, `exhausted` or `untrusted`; and a client's words."""
 
 NO_CONNECTION: Final = {
     "refused": "The instance refused the connection.",
@@ -38,8 +42,8 @@ class Pool(Owner):
     says that what the instance closes, it closes for being idle."""
 
     __slots__ = (
-        "connecting", "connections", "host", "idle", "idle_limit_s", "idling", "is_closed",
-        "is_up", "port", "watched",
+        "connecting", "connections", "credential", "host", "idle", "idle_limit_s", "idling",
+        "is_closed", "is_secure", "is_up", "port", "server_name", "watched",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, timeouts: Timeouts) -> None:
@@ -47,6 +51,9 @@ class Pool(Owner):
         self.timeouts = timeouts
         self.host: str | None = None
         self.port = 0
+        self.credential: Held | None = None
+        self.is_secure = False
+        self.server_name = ""
         self.is_closed = False
         self.is_up = False
         self.idle: list[Upstream] = []
@@ -150,28 +157,61 @@ class Pool(Owner):
             fault(give_up)
 
     async def _connect(self, ready: Callable[[Upstream], None], failed: ConnectFailed) -> None:
-        if self.host is None:
-            failed("unresolved")
-            return
         # Judged here, at each connection: names and this machine's addresses change.
-        if is_listener(self.host, self.port, self.shared.options.listeners, is_here):
-            failed("unresolved")
+        if self.host is None or is_listener(
+            self.host, self.port, self.shared.options.listeners, is_here
+        ):
+            failed("unresolved", NO_CONNECTION["unresolved"])
             return
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.timeouts.connect_s):
-                _, upstream = await loop.create_connection(
-                    lambda: Upstream(self), self.host, self.port
-                )
+                upstream = await self._open(self.host)
         except TimeoutError:
-            failed("unreachable")
+            failed("unreachable", NO_CONNECTION["unreachable"])
+        except (ssl.SSLError, CredentialError) as error:
+            failed("untrusted", f"The instance {why_not_trusted(error)}.")
         except OSError as error:
-            failed(connect_signal(error.errno))
+            signal = connect_signal(error.errno)
+            failed(signal, NO_CONNECTION.get(signal, EXHAUSTED))
         else:
             now = self.shared.now()
             upstream.born = upstream.idle_since = now
             self.connections.add(upstream)
             ready(upstream)
+
+    async def _open(self, host: str) -> Upstream:
+        """A connection as instances are met now, if that changes meanwhile too."""
+        loop = asyncio.get_running_loop()
+        while True:
+            met = self.credential
+            secure: dict[str, Any] = {}
+            if met is not None:
+                context = (await met.get()).context
+                if self.is_secure:
+                    secure = {"ssl": context, "server_hostname": self.server_name}
+            _, upstream = await loop.create_connection(
+                lambda: Upstream(self), host, self.port, **secure
+            )
+            if met is self.credential:
+                return upstream
+            upstream.abort()
+
+    def meet(self, is_secure: bool, server_name: str, credential: Held | None) -> None:
+        """From the next connection on instances are met like this."""
+        if (
+            credential is not self.credential
+            or is_secure != self.is_secure
+            or server_name != self.server_name
+        ):
+            self.is_secure, self.server_name = is_secure, server_name
+            self.credential = credential
+            self.renew()
+
+    def renew(self) -> None:
+        """No request is begun any more on the connections that there are."""
+        for each in self.connections:
+            each.born = -math.inf
+        self.close_idle()
 
     def close_idle(self) -> None:
         """Ends all connections that carry no request."""

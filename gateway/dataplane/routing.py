@@ -105,6 +105,8 @@ class LiveRoute:
         fallback = route.on_unavailable.backend
         self.fallback = live[fallback] if fallback else None
         self.mirror = live.get(route.mirror.backend) if route.mirror else None
+        if route.mirror is not None and route.mirror.compare is not None:
+            shared.outbox.wish.set()
         self.cells: dict[LiveInstance, Cell] = {}
         self.exposed: dict[LiveInstance, bytes] = {}
         self.judge = shared.judges.get(route.name)
@@ -127,11 +129,11 @@ class LiveRoute:
         if name is None:
             return self._nobody()
         if self.judge is not None:
-            key = -1 if self.route.sticky is None else self._key_hash(head)
+            key = -1 if self.route.sticky is None else self.key_hash(head)
             self.judge.decide(name, split, key)
         return self._taker(self.backends[name])
 
-    def _key_hash(self, head: RequestHead) -> int:
+    def key_hash(self, head: RequestHead) -> int:
         """What stands for the request's sticky key where keys are counted; -1 without one."""
         sticky = self.route.sticky
         key = sticky_key(head, sticky) if sticky is not None else None
@@ -139,9 +141,9 @@ class LiveRoute:
 
     def _taker(self, backend: LiveBackend) -> LiveBackend:
         """Who takes what falls to `backend`; raises NoRoom."""
-        if backend.vacant and self.fallback is not None and self.fallback.serving:
+        if backend.vacant and self.fallback is not None and self.fallback.available:
             return self.fallback
-        return backend if backend.serving else self._unavailable()
+        return backend if backend.available else self._unavailable()
 
     def after(self, failed: LiveBackend, head: RequestHead) -> LiveBackend | None:
         """Who gets a request at which `failed` has failed, as `on_unavailable` says; None: nobody.
@@ -202,7 +204,7 @@ class LiveRoute:
     def _renew(self, generation: int) -> None:
         self._generation = generation
         if self.route.on_unavailable.policy == "redistribute":
-            serve = {name: each.vacant for name, each in self.backends.items() if each.serving}
+            serve = {name: each.vacant for name, each in self.backends.items() if each.available}
             takes = frozenset(name for name, is_vacant in serve.items() if not is_vacant)
             self._open = self.split.among(takes)
             if self._open.pick(0) is None:
@@ -212,7 +214,7 @@ class LiveRoute:
         backend = self.backends.get(wanted.decode("latin-1"))
         if backend is None:
             raise ClientFault("X-Headgate-Backend names no backend of this route.")
-        if not backend.serving:
+        if not backend.available:
             raise NoRoom("No instance of the backend asked for can take the request.")
         return backend
 
@@ -223,7 +225,7 @@ class LiveRoute:
 
     def _unavailable(self) -> LiveBackend:
         fallback = self.fallback
-        if fallback is not None and fallback.serving:
+        if fallback is not None and fallback.available:
             return fallback
         raise NoRoom("No instance can take the request now.")
 
@@ -423,7 +425,7 @@ class Snapshot:
                 raise WrongMethodFault(matched.allow)
             raise ClientFault(f"No route matches the request{_named(body)}.", "no_route")
         live = self.route(matched.route)
-        outcome = (live, self._led(live.route, matched.forwarded_path).encode("latin-1"))
+        outcome = (live, self.led(live.route, matched.forwarded_path).encode("latin-1"))
         if body is UNREAD and not asked:
             last.mark, last.outcome = self.mark, outcome
             last.method, last.host, last.target = head.method, head.host, head.target
@@ -444,7 +446,7 @@ class Snapshot:
         if found is not None:
             raise ModelsAsked(found)
 
-    def _led(self, route: Route, target: str) -> str:
+    def led(self, route: Route, target: str) -> str:
         """`target`, or what the default rewrite makes of it where `route` names none."""
         if route.rewrite is not None or not self._shared.served:
             return target

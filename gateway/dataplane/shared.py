@@ -24,7 +24,9 @@ from gateway.dataplane.buckets import Buckets
 from gateway.dataplane.deadlines import Clock, Wheel
 from gateway.dataplane.judge import Judge
 from gateway.dataplane.load_memory import LoadMemory
+from gateway.dataplane.pairing import Outbox
 from gateway.dataplane.permits import PermitsFile
+from gateway.processes.credentials import Credentials
 from gateway.processes.tasks import Tasks, told
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.book import Book
@@ -43,9 +45,10 @@ class Shared:
     change of who serves."""
 
     __slots__ = (
-        "_awake", "_buckets", "_dropped", "_id", "_loop", "_trusted", "budget", "counters",
-        "generation", "judges", "ledger", "load_memory", "log", "mirrored", "node", "notify", "now",
-        "options", "permits", "served", "signals", "tasks", "wall", "wheel",
+        "_awake", "_buckets", "_credentials", "_dropped", "_gateways", "_id", "_loop", "_trusted",
+        "asked", "budget", "counters", "demand", "generation", "judges", "ledger", "load_memory",
+        "log", "mirrored", "node", "notify", "now", "options", "outbox", "permits", "served",
+        "signals", "tasks", "wall", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +65,8 @@ class Shared:
         self.permits = permits or PermitsFile(None)
         self.now = now
         self._buckets: Buckets | None = None
+        self._gateways = 1
+        self._credentials: Credentials | None = None
         self.wall: Callable[[], float] = time.time
         self._loop = loop
         clock: Clock = loop
@@ -77,10 +82,14 @@ class Shared:
         which = Sampling(options.access_log_percent, options.access_log_slow_s)
         self.log = AccessLog(options.access_log, which)
         self._dropped = (0, 0)
+        self.outbox = Outbox(self.counters, options.compare_body, options.compare_memory)
         self.ledger = Ledger(self.log, loop.call_later, self._noted)
         self.budget = RetryBudget(options.retry_percent / 100.0, options.retry_min_per_s)
         self.notify: Callable[[], None] = _nobody
         self.signals: deque[tuple[str, float, str, str]] = deque(maxlen=MAX_SIGNALS)
+        self.asked: dict[str, None] = {}  # backends that requests wait for to be started
+        self.demand: Mapping[str, tuple[float, bool]] = {}
+        """Of those that start on demand: how long they load, and whether they cannot be loaded."""
         self.served: Mapping[str, str] = {}
         self.judges: Mapping[str, Judge] = {}  # by route, while a rollout runs there
 
@@ -89,7 +98,21 @@ class Shared:
         """What is counted of limits, with the other workers; made when a limit is configured."""
         if self._buckets is None:
             self._buckets = Buckets(self.permits.file, self.options.workers)
+            self._buckets.gateways = self._gateways
         return self._buckets
+
+    def share_limits(self, gateways: int) -> None:
+        """Of each limit of a key or a route this gateway takes its part from now on."""
+        self._gateways = gateways
+        if self._buckets is not None:
+            self._buckets.gateways = gateways
+
+    @property
+    def credentials(self) -> Credentials:
+        """How instances are met by more than plain HTTP; made when that is configured."""
+        if self._credentials is None:
+            self._credentials = Credentials(self.tasks)
+        return self._credentials
 
     def random(self) -> int:
         return secrets.randbits(64)
@@ -144,6 +167,11 @@ class Shared:
     def signalled(self, backend: str, signal: Signal) -> None:
         """What was seen of an instance is news: the others shall know."""
         self.signals.append((backend, *signal))
+        self.notify()
+
+    def ask_for(self, backend: str) -> None:
+        """A request waits for `backend` to be started: whoever starts it shall know."""
+        self.asked[backend] = None
         self.notify()
 
     def ejected(self, backend: str, address: str) -> None:

@@ -7,6 +7,7 @@ says, is closed and never used again: a late or double answer reaches nobody (R1
 """
 
 import asyncio
+import ssl
 from abc import abstractmethod
 from functools import partial
 from typing import Final, cast
@@ -20,6 +21,7 @@ from gateway.core.lines import KEEP_ALIVE, UPGRADE
 from gateway.core.table import Timeouts
 from gateway.dataplane.deadlines import NEVER, Timed, fault
 from gateway.dataplane.shared import Shared
+from gateway.processes.credentials import why_not_trusted
 
 STATES: Final = ("idle", "head", "body", "tunnel", "closed")
 IDLE: Final = 0
@@ -98,7 +100,8 @@ class Upstream(asyncio.Protocol, Timed):
     STATES, and moves as is LEGAL."""
 
     __slots__ = (
-        "_body", "_buffer", "_interim", "_last_head", "_reusable", "born", "expects_upgrade",
+        "_body", "_buffer", "_has_ended", "_interim", "_last_head", "_reusable", "born",
+        "expects_upgrade",
         "idle_since", "is_reused", "owner", "paused", "receiver", "request_done", "state",
         "transport",
     )  # fmt: skip
@@ -120,6 +123,7 @@ class Upstream(asyncio.Protocol, Timed):
         self._body: Body | None = None
         self._interim = 0
         self._reusable = True
+        self._has_ended = False
 
     @property
     def is_answering(self) -> bool:
@@ -216,6 +220,9 @@ class Upstream(asyncio.Protocol, Timed):
             receiver.received(payload, False, now)
 
     def eof_received(self) -> bool:
+        """The instance says that nothing more comes. By TLS the end of the connection alone does
+        not say so: anybody between can bring it about."""
+        self._has_ended = True
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -233,11 +240,17 @@ class Upstream(asyncio.Protocol, Timed):
 
     def _tell_end(self, receiver: Receiver, state: int, error: Exception | None) -> None:
         if (
-            state == BODY and isinstance(self._body, UntilClose) and error is None
+            state == BODY
+            and isinstance(self._body, UntilClose)
+            and error is None
+            and self._has_ended
         ) or state == TUNNEL:
             receiver.received(b"", True, self.owner.shared.now())
         elif state == BODY:
             receiver.broke("reset", "The instance broke off in the middle of its answer.")
+        elif isinstance(error, ssl.SSLError):
+            # By TLS 1.3 it hears of the gateway's certificate only now.
+            receiver.broke("reset", f"The instance {why_not_trusted(error)}.")
         else:
             receiver.broke("reset", "The instance closed the connection without an answer.")
 

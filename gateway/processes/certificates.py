@@ -24,15 +24,28 @@ class Certificate:
     """The certificate of one listener: `context` is for it, for as long as it listens.
 
     `files` names `cert`, `key` and, where clients have to show one of their own, `client_ca`.
-    Raises CertificateError where they cannot be used.
+    Raises CertificateError where they cannot be used. One that `waits` says so instead, and agrees
+    with nobody until they can: for who comes after somebody with whom it was sound.
     """
 
-    def __init__(self, files: Mapping[str, str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, files: Mapping[str, str], say: Callable[[str], None], *, waits: bool = False
+    ) -> None:
         self._files = files
         self._say = say
         self._marks = self._looked_at()
-        self._current = self._read()
-        self.context = self._read()
+        try:
+            self._current = self._read()
+        except CertificateError as error:
+            if not waits:
+                raise
+            say(f"{error}; nobody is spoken to until it can be used")
+            self._current = _bare()
+        # A handshake that begins with this one goes on with the newest: certificate, key and CA.
+        # Whether clients must show one is settled when it begins.
+        self.context = _bare()
+        if "client_ca" in files:
+            self.context.verify_mode = ssl.CERT_REQUIRED
         self.context.sni_callback = self._choose
 
     def _choose(
@@ -62,22 +75,11 @@ class Certificate:
 
     def _looked_at(self) -> list[tuple[int, ...]]:
         """What is another thing once a file was written or replaced."""
-        marks: list[tuple[int, ...]] = []
-        for path in self._files.values():
-            try:
-                found = os.stat(path)
-                marks.append((found.st_ino, found.st_size, found.st_mtime_ns))
-            except OSError:
-                marks.append(())
-        return marks
+        return [mark(path) for path in self._files.values()]
 
     def _read(self) -> ssl.SSLContext:
         files = self._files
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers(CIPHERS)
-        context.set_alpn_protocols(["http/1.1"])
-        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        context = _bare()
         for name, path in files.items():
             try:
                 with open(path, "rb"):
@@ -85,24 +87,45 @@ class Certificate:
             except OSError as error:
                 raise CertificateError(f"{name} {path}: {error.strerror or error}") from None
         try:
-            context.load_cert_chain(files["cert"], files["key"], password=_no_password)
+            context.load_cert_chain(files["cert"], files["key"], password=no_password)
         except (ssl.SSLError, OSError, ValueError) as error:
-            said = f"cert {files['cert']} and key {files['key']}: {_words(error)}"
+            said = f"cert {files['cert']} and key {files['key']}: {words(error)}"
             raise CertificateError(said) from None
         if "client_ca" in files:
             context.verify_mode = ssl.CERT_REQUIRED
             try:
                 context.load_verify_locations(files["client_ca"])
             except (ssl.SSLError, OSError) as error:
-                raise CertificateError(f"client_ca {files['client_ca']}: {_words(error)}") from None
+                raise CertificateError(f"client_ca {files['client_ca']}: {words(error)}") from None
         return context
 
 
-def _no_password() -> str:
+def _bare() -> ssl.SSLContext:
+    """What is spoken, without a certificate yet."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.set_alpn_protocols(["http/1.1"])
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    return context
+
+
+def mark(path: str) -> tuple[int, ...]:
+    """What is another thing once the file was written or replaced."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def no_password() -> str:
+    """What OpenSSL gets that asks for the password of a key; by default it asks the terminal."""
     raise ValueError("the key is encrypted, and nobody is here to ask for its password")
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
+    """Why files are no certificate, for people."""
     reason = getattr(error, "reason", None)
     if reason == "KEY_VALUES_MISMATCH":
         return "the key is not the certificate's"

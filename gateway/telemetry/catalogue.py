@@ -90,6 +90,19 @@ METRICS: tuple[Metric, ...] = (
         " `limit` of a backend.",
     ),
     Metric(
+        "headgate_instance_starts_total",
+        "counter",
+        ("backend",),
+        "Processes of instances that `headgate up` has started",
+        "Again after a death, too. With `start: demand` this counts the cold starts.",
+    ),
+    Metric(
+        "headgate_instance_load_seconds",
+        "gauge",
+        ("backend",),
+        "How long the last one of them took until it was ready",
+    ),
+    Metric(
         "headgate_retries_total",
         "counter",
         ("route", "reason"),
@@ -153,6 +166,38 @@ METRICS: tuple[Metric, ...] = (
         "Guards of rollouts that failed, and, with an empty `guard`, rollouts that ended",
         "`verdict` is `failed`, `done`, `rolled_back` or `aborted`. Counted since the control"
         " process started.",
+    ),
+    Metric(
+        "headgate_gateways",
+        "gauge",
+        (),
+        "With `store: etcd`: how many gateways hold their lease; limits are divided by it",
+    ),
+    Metric(
+        "headgate_gateway_revision",
+        "gauge",
+        ("node",),
+        "With `store: etcd`: the revision by which all workers of a gateway decide",
+    ),
+    Metric(
+        "headgate_lease_held",
+        "gauge",
+        (),
+        "With `store: etcd`: 1 while this gateway holds its lease, 0 while it is lost",
+    ),
+    Metric(
+        "headgate_store_up",
+        "gauge",
+        (),
+        "With `store: etcd`: 1 while etcd answers, 0 while it does not",
+    ),
+    Metric(
+        "headgate_mirror_compared_total",
+        "counter",
+        ("route", "backend", "verdict"),
+        "Requests whose answer was to be compared with the one of a mirror, by what came of it",
+        "`backend` is the mirror's; `verdict` is `agree`, `differ`, `unanswered` (the mirror gave"
+        " no whole answer, or had no room) or `dropped` (too large, or more than could be taken).",
     ),
     Metric("headgate_revision", "gauge", (), "The revision of the table that is served"),
 )

@@ -28,6 +28,7 @@ RETRIES = "headgate_retries_total"
 RETRIES_DENIED = "headgate_retries_denied_total"
 EJECTIONS = "headgate_ejections_total"
 LOG_DROPPED = "headgate_log_dropped_total"
+COMPARED = "headgate_mirror_compared_total"
 
 
 class Cell:

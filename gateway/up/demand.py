@@ -70,13 +70,20 @@ class Demand:
         model = self._models.get(name)
         if model is None or model.is_awake:
             return False
-        model.is_awake, model.asked_at, model.ready_at = True, self._clock(), None
+        model.is_awake, model.asked_at = True, self._clock()
         model.is_busy, model.failed_at = True, None  # whoever asked waits
         return True
 
     def sleep(self, name: str) -> None:
         """It is to be unloaded, once it has finished what it has."""
-        self._models[name].is_awake = False
+        model = self._models[name]
+        model.is_awake = model.is_busy = False
+
+    def note_gone(self, name: str) -> None:
+        """Nothing of it is loaded any more."""
+        model = self._models.get(name)
+        if model is not None:
+            model.ready_at = None
 
     def note_use(self, told: Mapping[str, ModelUse]) -> None:
         """How each was used when the control process looked."""
@@ -90,8 +97,9 @@ class Demand:
     def note_ready(self, name: str) -> None:
         """It has been loaded."""
         model = self._models.get(name)
-        if model is not None and model.ready_at is None:
+        if model is not None:
             model.ready_at = model.used_at = self._clock()
+            model.failed_at = None
 
     def note_failed(self, name: str, could_before: bool) -> None:
         """It could not be loaded."""

@@ -124,7 +124,8 @@ def _instance_plan(
     cwd: Path,
 ) -> InstancePlan:
     assert backend.serve is not None
-    if instance.dns:  # the file is checked for it; a document from elsewhere may have it
+    # The file is checked for it; a document from elsewhere may have it.
+    if instance.dns or instance.secure:
         raise ServeError(
             f"backend {backend.name}: {instance.url} cannot be started here; "
             "`serve` wants instances like http://127.0.0.1:8001"

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from gateway.controlplane.watch.prober import Target, probe
+from gateway.controlplane.watch.probing import Target, probe
 from gateway.core.placement import Process, ProcessState
 from gateway.core.table import Health
 from gateway.processes.children import Child, Command, Exit, python_path, this_program

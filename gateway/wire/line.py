@@ -15,8 +15,9 @@ from gateway.wire.messages import Reopen
 class ControlStart(TypedDict):
     """`file` is the supervisor's own copy of the file that is called `name`; `listen` is the data
     plane's address, as it was bound, and `directory` the gateway's private one; `again`: the
-    gateway was ready before. `placed`: backend → the URLs of the processes that were started for
-    it; null where nobody starts any."""
+    gateway was ready before. `before_fd`: where the workers of the gateway that this one follows
+    open their channels, while there are any. `placed`: backend → the URLs of the processes that
+    were started for it; null where nobody starts any."""
 
     file: str
     name: str
@@ -25,6 +26,7 @@ class ControlStart(TypedDict):
     directory: str
     admin_fd: int
     channels_fd: int
+    before_fd: int | None
     line_fd: int
     state_fd: int | None
     counters_fd: int
@@ -33,15 +35,23 @@ class ControlStart(TypedDict):
     placed: Mapping[str, Sequence[str]] | None
 
 
+class CompareStart(TypedDict):
+    """What the compare process is started with: the socket at which it listens."""
+
+    fd: int
+
+
 class WorkerStart(TypedDict):
-    """`channel` is the path at which to open one; `permits_fd` and `counters_fd` are memory that
+    """`channel` is the path at which to open one, `compare` that at which pairs of answers are
+    taken; `permits_fd` and `counters_fd` are memory that
     all workers share."""
 
     slot: int
-    data_fd: int
+    data_fds: Sequence[int]
     permits_fd: int
     counters_fd: int
     channel: str
+    compare: str
 
 
 class WorkersMessage(TypedDict):
@@ -226,6 +236,13 @@ class Fleet(TypedDict):
     devices: Sequence[DeviceMessage]
 
 
+class Compare(TypedDict):
+    """Whether there is a mirror whose answers are compared: a process for that runs while so."""
+
+    type: Literal["compare"]
+    wanted: bool
+
+
 class Alive(TypedDict):
     """The control process does not hang; each second."""
 
@@ -234,4 +251,4 @@ class Alive(TypedDict):
 
 ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen | Fleet | Place | Endpoints | Logs
 ForFleet: TypeAlias = Serves | AskLogs | Restart | Wake | Use | Settled
-FromControl: TypeAlias = Ready | Replace | Leaving | Alive | ForFleet
+FromControl: TypeAlias = Ready | Replace | Leaving | Alive | Compare | ForFleet

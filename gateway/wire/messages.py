@@ -170,6 +170,30 @@ class Served(TypedDict):
     paths: Mapping[str, str]
 
 
+class Demand(TypedDict):
+    """Of the backends that start on demand, for how many seconds each loads (0: not known), and
+    whether it cannot be loaded. Whole each time."""
+
+    type: Literal["demand"]
+    backends: Mapping[str, tuple[float, bool]]
+
+
+class Asked(TypedDict):
+    """Backends that start on demand, and that requests wait for."""
+
+    type: Literal["asked"]
+    backends: Sequence[str]
+
+
+class Lease(TypedDict):
+    """Until when (monotonic seconds, which all processes of a machine share) this gateway is one of
+    those that edits wait for, and how many there are. Only where several share a table."""
+
+    type: Literal["lease"]
+    until: float
+    gateways: int
+
+
 class Look(TypedDict):
     """Asks a worker to count what has ended and to say what is live: `observed` with this id
     comes when both is done. Load reports are said only where `reports` asks for them."""
@@ -247,9 +271,9 @@ class JudgedMessage(TypedDict):
 
 
 ToWorker: TypeAlias = (
-    Configure | Served | Rollouts | TableMessage | EndpointsMessage | HealthMessage | Evidence
-    | Documents | Look | Retire | Reopen | HandedOver
+    Configure | Served | Demand | Rollouts | TableMessage | EndpointsMessage | HealthMessage
+    | Evidence | Documents | Lease | Look | Retire | Reopen | HandedOver
 )  # fmt: skip
 FromWorker: TypeAlias = (
-    Hello | Taking | Applied | Listening | Leaving | Evidence | Observed | JudgedMessage
+    Hello | Taking | Applied | Listening | Leaving | Evidence | Asked | Observed | JudgedMessage
 )

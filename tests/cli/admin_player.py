@@ -59,6 +59,7 @@ class AdminPlayer:
         ]
         self.documents = {42: copy.deepcopy(self.table)}
         self.live: dict[tuple[str, str], dict[str, Any]] = {}
+        self.fleet: dict[str, Any] = {}
         self.alerts: list[dict[str, Any]] = []
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         self.require_if_match = self.broken = False
@@ -66,6 +67,7 @@ class AdminPlayer:
         self.listeners: list[queue.Queue[dict[str, Any] | None]] = []
         self.lock = threading.RLock()
         self.rollouts: dict[str, list[dict[str, Any]]] = {}  # looks at each; the last one stays
+        self.mirrors: dict[str, dict[str, Any]] = {}
         self.pages: dict[str, tuple[str, bytes]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -119,7 +121,7 @@ class AdminPlayer:
         workers = [{"slot": 0, "pid": 4711, "revision": self.revision}]
         return {
             "revision": self.revision, "routes": routes, "backends": backends, "workers": workers,
-            "alerts": self.alerts,
+            "alerts": self.alerts, **({"fleet": self.fleet} if self.fleet else {}),
         }  # fmt: skip
 
     def _instance(self, backend: str, url: str) -> dict[str, Any]:
@@ -229,6 +231,8 @@ def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
             return player.edit(wanted, ask, tagged(player.table["backends"][backend]))
         case (method, "routes", route, "rollout", *word) if route in player.table["routes"]:
             return _rollout(player, ask, method, route, word)
+        case ("GET", "routes", route, "mirror") if route in player.mirrors:
+            return player.mirrors[route]
         case ("GET", "backends", backend) if backend in player.table["backends"]:
             return dict(player.table["backends"][backend])
     raise Problem(404, "no such resource")

@@ -111,6 +111,18 @@ def test_of_two_edits_of_one_revision_one_is_refused_and_not_kept(
         assert [each.number for each in one.history(limit=9).edits] == [3, 2, 1]
 
 
+def test_of_two_edits_that_are_alike_in_all_they_say_one_is_refused(
+    etcd: Cluster, prefix: str
+) -> None:
+    access = Access(etcd.urls)
+    with opened(access, prefix) as one, opened(access, prefix) as other:
+        one.commit(revision(1))
+        other.load()
+        one.commit(revision(2))
+        with pytest.raises(Conflict):
+            other.commit(revision(2))
+
+
 def test_edits_of_another_gateway_are_heard(etcd: Cluster, prefix: str) -> None:
     access, heard = Access(etcd.urls), list[Revision]()
     with opened(access, prefix) as one, opened(access, prefix) as other:

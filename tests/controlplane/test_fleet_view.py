@@ -19,8 +19,11 @@ def fleet(*processes: tuple[str, str], state: str = "ready", error: str | None =
         }
         for address, word in processes
     ]  # fmt: skip
-    served: Any = {"state": state, "error": error, "processes": found}
-    return {"type": "fleet", "revision": 3, "backends": {"m": served}}
+    served: Any = {
+        "state": state, "error": error, "waits": None, "starts": 1, "load_s": None,
+        "addresses": None, "processes": found,
+    }  # fmt: skip
+    return {"type": "fleet", "revision": 3, "backends": {"m": served}, "devices": []}
 
 
 async def told(*fleets: Fleet) -> list[tuple[str, str, str | None]]:

@@ -9,7 +9,8 @@ import pytest
 
 from gateway.controlplane.configuration.checks import Checks
 from gateway.controlplane.events import Events
-from gateway.controlplane.publisher import Publisher, Stale, start_notes
+from gateway.controlplane.published import Stale, start_notes
+from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.store.store import Kept, Page, Revision, StoreFull
 from gateway.core import edits
 from gateway.core.faults import Invalid, Missing
@@ -214,6 +215,36 @@ async def test_edits_are_one_after_another(publisher: Publisher, journal: Journa
     assert publisher.table.routes["r"].weights["b"] == 210
     steps = [line for line in journal.lines if line.startswith(("durable", "in force"))]
     assert steps == [line for n in range(2, 202) for line in (f"durable {n}", f"in force {n}")]
+
+
+async def test_an_edit_is_made_again_on_what_another_gateway_stored_meanwhile(
+    publisher: Publisher, journal: Journal
+) -> None:
+    here = Journal()
+    here.store = journal.store
+    other = new_publisher(here)
+    other.start(FILE, why="start")
+    here.lines.clear()
+    await publisher.publish(weights(a=80), who="me")
+    published = await other.publish(weights(b=30), who="you")
+    assert (published.revision, published.previous.revision) == (3, 2)
+    assert other.table.routes["r"].weights == {"a": 80, "b": 30}
+    assert [line for line in here.lines if "watch" not in line] == [
+        "in force 2", "durable 3", "in force 3",
+    ]  # fmt: skip
+
+
+async def test_an_edit_that_depends_on_a_revision_is_not_made_on_another(
+    publisher: Publisher, journal: Journal
+) -> None:
+    here = Journal()
+    here.store = journal.store
+    other = new_publisher(here)
+    other.start(FILE, why="start")
+    await publisher.publish(weights(a=80), who="me")
+    with pytest.raises(Stale, match="the current revision is 2, not 1"):
+        await other.publish(weights(b=20), who="you", expected=1)
+    assert other.table.revision == 2
 
 
 async def test_an_old_revision_comes_back_as_a_new_one(publisher: Publisher) -> None:

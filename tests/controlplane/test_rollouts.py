@@ -16,6 +16,7 @@ from gateway.controlplane.rollouts.tallies import MOST_NAMED, Tallies
 from gateway.controlplane.store.store import DiskRefused, StateRefused
 from gateway.core import edits
 from gateway.core.faults import Conflict, Invalid, Missing
+from gateway.core.mirrored import Counts
 from gateway.wire.messages import Judging
 from tests.controlplane.conftest import FILE, make_publisher
 from tests.controlplane.memory_store import MemoryStore
@@ -43,9 +44,11 @@ class House:
             self.events,
             tell=self.tell,
             effective=lambda route: self.effective,
+            agreement=lambda route, canary: self.mirrored,
             clock=lambda: self.now,
         )
         self.publisher.allow = self.rollouts.allow
+        self.mirrored: tuple[str, Counts, bool] | None = None
         self.counts: dict[str, list[int]] = {}
         self.answers: dict[str, dict[str, list[int]]] = {}
         self.numbers: list[float] = []
@@ -510,6 +513,72 @@ def test_a_key_has_one_answer_too() -> None:
         found = each.answers()
         assert found["x"].events == {0.1: (1, 1)}
         assert found["y"].events == {0.1: (0, 1)}
+
+
+# -- agreement
+
+AGREEMENT = {"agreement": {"at_least": 0.98}}
+
+
+def pairs(pairs: int, differ: int, noise: int = 0, twice: bool = True) -> tuple[str, Counts, bool]:
+    """What a comparison has counted, where each request was answered twice by the stable one."""
+    return "one", Counts(pairs, differ, pairs, differ, noise), twice
+
+
+async def test_a_canary_that_answers_otherwise_is_held_with_the_sentence() -> None:
+    house = House()
+    house.mirrored = pairs(1000, 500)  # of before: none of this rollout's
+    await house.begin(guards=AGREEMENT)
+    assert house.shown()["guards"]["agreement"]["verdict"] == "no_data"
+    house.mirrored = pairs(1200, 520)
+    shown = await house.wait(1)
+    assert shown["state"] == "paused"
+    guard = shown["guards"]["agreement"]
+    assert guard["verdict"] == "failed"
+    assert (guard["canary"], guard["stable"]) == (
+        {"events": 20, "requests": 200},
+        {"events": 0, "requests": 200},
+    )
+    assert guard["sentence"].startswith("agreement: 20 of 200 against 0 of 200 at 5 %: E = ")
+    assert guard["sentence"].endswith("≥ 100, held")
+    assert house.weights == {"digits-linear": 95, "digits-cnn": 5}
+
+
+async def test_what_the_stable_version_does_to_itself_excuses_the_canary() -> None:
+    house = House()
+    house.mirrored = pairs(0, 0)
+    await house.begin(guards=AGREEMENT)
+    house.mirrored = pairs(200, 20, noise=18)
+    shown = await house.wait(1)
+    assert shown["state"] == "running"
+    assert shown["guards"]["agreement"]["verdict"] == "well"
+
+
+async def test_a_canary_that_nearly_always_agrees_is_led_on() -> None:
+    house = House()
+    house.mirrored = pairs(0, 0, twice=False)
+    await house.begin(guards=AGREEMENT)
+    house.count((10, 0), (190, 0))
+    assert (await house.wait(61))["step"] == 1, "without a pair nobody knows"
+    house.mirrored = pairs(1000, 2, twice=False)
+    assert (await house.wait(1))["step"] == 2
+
+
+async def test_evidence_of_pairs_is_gone_on_with_by_another_control_process() -> None:
+    house = House()
+    house.mirrored = pairs(100, 0)
+    await house.begin(guards=AGREEMENT)
+    house.mirrored = pairs(110, 1)
+    await house.wait(2)
+    found = house.successor()
+    found.mirrored = ("one", Counts(10, 3, 10, 3, 0), True)  # the comparison began anew, too
+    await found.rollouts.look()
+    assert found.shown()["guards"]["agreement"]["canary"] == {"events": 4, "requests": 20}
+
+
+async def test_agreement_needs_a_mirror_that_compares() -> None:
+    with pytest.raises(Invalid, match="needs a mirror of this route to 'digits-cnn'"):
+        await House().begin(guards=AGREEMENT)
 
 
 # -- plans

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 
 from tests.harness.gateway import Gateway, eventually
 from tests.harness.load import Reply
-from tests.harness.verdict import Wrong
 
 Key = tuple[str, str, str, str]
 LEFT = ("left", "timeout")  # the client went away
@@ -50,7 +49,7 @@ async def counted(gateway: Gateway) -> tuple[Counter[str], Counter[Key]]:
 
 
 async def assert_counted(gateway: Gateway, replies: Iterable[Reply]) -> None:
-    """Wrong unless each of `replies`, and nothing else, was counted as its client saw it.
+    """Fails unless each of `replies`, and nothing else, was counted as its client saw it.
 
     Call it when nothing else was asked through the gateway's routes.
     """
@@ -66,7 +65,6 @@ async def assert_counted(gateway: Gateway, replies: Iterable[Reply]) -> None:
         await eventually(equal, what="the counts equal what the clients saw")
     except AssertionError:
         got = await counted(gateway)
-        if got != (codes, whole):
-            raise Wrong(
-                f"counted {got[0]} {dict(got[1] - whole)}, seen {codes} {dict(whole - got[1])}"
-            ) from None
+        assert got == (codes, whole), (
+            f"counted {got[0]} {dict(got[1] - whole)}, seen {codes} {dict(whole - got[1])}"
+        )

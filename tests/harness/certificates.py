@@ -24,9 +24,10 @@ def make_ca(folder: Path, name: str = "ca") -> tuple[Path, Path]:
 
 
 def make_certificate(
-    folder: Path, name: str, ca: tuple[Path, Path], *hosts: str
+    folder: Path, name: str, ca: tuple[Path, Path], *hosts: str, days: int = 2
 ) -> tuple[Path, Path]:
-    """A certificate of `ca` for `hosts`, names or addresses, and its key."""
+    """A certificate of `ca` for `hosts`, names or addresses, and its key; one of -1 `days` has
+    expired."""
     cert, key, asked = (folder / f"{name}{end}" for end in (".crt", ".key", ".csr"))
     names = [f"IP:{host}" if host[0].isdigit() else f"DNS:{host}" for host in hosts]
     _openssl(
@@ -37,6 +38,6 @@ def make_certificate(
     more.write_text(f"subjectAltName={','.join(names)}\n" if names else "")
     _openssl(
         "x509", "-req", "-in", str(asked), "-CA", str(ca[0]), "-CAkey", str(ca[1]),
-        "-CAcreateserial", "-out", str(cert), "-days", "2", "-extfile", str(more),
+        "-CAcreateserial", "-out", str(cert), "-days", str(days), "-extfile", str(more),
     )  # fmt: skip
     return cert, key

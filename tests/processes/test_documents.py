@@ -12,7 +12,7 @@ from aiohttp import web
 from gateway.controlplane.docs.describing import describe
 from gateway.controlplane.docs.documents import Documents, Pages, fetch
 from gateway.controlplane.docs.openapi_merge import METHODS
-from gateway.controlplane.watch.prober import Target
+from gateway.controlplane.watch.probing import Target
 from gateway.core.table import Health, Table
 from tests.harness.gateway import eventually, one_backend, running_gateway
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.controlplane.watch.prober import Prober, Target
+from gateway.controlplane.watch.prober import Prober
+from gateway.controlplane.watch.probing import Target
 from gateway.controlplane.watch.resolver import Resolver
 from gateway.core.health import ProbeSignal
 from gateway.core.table import Table

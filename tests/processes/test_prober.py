@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.controlplane.watch.health_book import Key
-from gateway.controlplane.watch.prober import Prober, Target, probe, signal_of, targets_of
+from gateway.controlplane.watch.prober import Prober, targets_of
+from gateway.controlplane.watch.probing import Target, probe, signal_of
 from gateway.controlplane.watch.resolver import Endpoints, Resolver, is_permitted
 from gateway.core.evidence import Evidence, by_backend
 from gateway.core.health import HealthState

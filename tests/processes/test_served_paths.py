@@ -11,7 +11,7 @@ import yaml
 
 from gateway.cli import main
 from gateway.controlplane.docs.served import ask_path
-from gateway.controlplane.watch.prober import Target
+from gateway.controlplane.watch.probing import Target
 from gateway.core.table import Health
 from tests.harness.gateway import eventually, running_gateway
 from tests.harness.origins import Exchange, one_origin

@@ -12,7 +12,8 @@ from gateway.controlplane.events import Events
 from gateway.controlplane.store.handover import Memory
 from gateway.controlplane.watch.counters import Totals
 from gateway.controlplane.watch.effective import shares
-from gateway.controlplane.watch.prober import Prober, Target
+from gateway.controlplane.watch.prober import Prober
+from gateway.controlplane.watch.probing import Target
 from gateway.controlplane.watch.resolver import Resolver
 from gateway.controlplane.watch.status_view import StatusView, Together
 from gateway.controlplane.workers import Workers

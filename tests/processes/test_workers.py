@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.controlplane.publisher import NotInForce
+from gateway.controlplane.published import NotInForce
 from gateway.controlplane.workers import Workers
 from gateway.core.table import Table
 from gateway.wire.channel import Channel

@@ -8,7 +8,6 @@ import pytest
 from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.load import Ask, open_loop
 from tests.harness.origins import Exchange, Responder, described, echo, one_origin, origins
-from tests.harness.verdict import Wrong
 
 STRAY = b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"id":"stray"}'
 TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -65,8 +64,7 @@ async def _unruly(rate: float, seconds: float) -> None:
             replies = await open_loop(gateway.url, rate, seconds, make)
     answered = [reply for reply in replies if reply.status == 200 and not reply.error]
     wrong = [(reply.id, reply.body) for reply in answered if reply.json()["id"] != reply.id]
-    if wrong:
-        raise Wrong(wrong)
+    assert wrong == []
     # Enough to see it: where the machine is slow more clients have left, and more is too late.
     assert len(answered) > 50
     kinds = {reply.status for reply in replies}

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from gateway.controlplane.configuration.reading import ConfigurationError, parse
-from gateway.controlplane.watch.prober import Target, probe
+from gateway.controlplane.watch.probing import Target, probe
 from gateway.controlplane.watch.resolver import Endpoints, Resolver
 from gateway.core.table import Health, Table
 from gateway.processes.sockets import is_here

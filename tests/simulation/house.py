@@ -12,9 +12,11 @@ from random import Random
 from typing import Any
 
 from gateway.controlplane.events import Events
-from gateway.controlplane.publisher import NotInForce, Publisher
+from gateway.controlplane.published import NotInForce
+from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.store.store import Page, Revision, Stored, StoreError
-from gateway.controlplane.watch.prober import Prober, Target
+from gateway.controlplane.watch.prober import Prober
+from gateway.controlplane.watch.probing import Target
 from gateway.controlplane.workers import Workers
 from gateway.core.health import HealthState, ProbeSignal
 from gateway.core.options import DataplaneOptions

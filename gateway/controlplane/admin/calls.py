@@ -8,7 +8,7 @@ so that nothing can change between the judgement and the edit. It edits nothing 
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import orjson
@@ -19,7 +19,9 @@ from gateway.controlplane.admin.security import Role, Tokens
 from gateway.controlplane.admin.strict_json import loads
 from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.events import Events
-from gateway.controlplane.publisher import Published, Publisher
+from gateway.controlplane.mirrors.book import Mirrors, nobody
+from gateway.controlplane.published import Published
+from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.controller import Rollouts
 from gateway.controlplane.store.store import checksum
 from gateway.controlplane.watch.fleet_view import FleetView
@@ -42,7 +44,7 @@ class AdminParts:
 
     `metrics` gives content type and content of a scrape for the scraper's Accept header;
     `ready` says whether requests can be served; `fleet` knows the instance processes,
-    where some are held to the table.
+    where some are held to the table; `keys_used` tells of each key when and how it is used.
     """
 
     publisher: Publisher
@@ -53,7 +55,9 @@ class AdminParts:
     metrics: Callable[[str], Awaitable[tuple[str, bytes]]]
     ready: Callable[[], bool]
     rollouts: Rollouts
+    mirrors: Mirrors = field(default_factory=nobody)
     fleet: FleetView | None = None
+    keys_used: Callable[[], Awaitable[Mapping[str, Json]]] | None = None
 
 
 PARTS: web.AppKey[AdminParts] = web.AppKey("parts", AdminParts)
@@ -243,11 +247,19 @@ def _marks(tag: str | None, revision: int | None) -> dict[str, str]:
     return marks if revision is None else {**marks, "X-Headgate-Revision": str(revision)}
 
 
+def applied(published: Published) -> dict[str, Json]:
+    """Where the edit is in force."""
+    where = published.everywhere
+    if where is None:
+        return {"workers": published.workers}
+    return {"gateways": where.gateways, "workers": where.workers, "lost": list(where.lost)}
+
+
 def outcome(published: Published, **what: Json) -> dict[str, Json]:
     """What every write answers: the revision, what it was about, the difference."""
     body: dict[str, Json] = {"revision": published.revision, **what}
     body["diff"] = [change.as_json() for change in published.diff]
-    body["applied"] = {"workers": published.workers}
+    body["applied"] = applied(published)
     if published.serves:
         body["serves"] = dict(published.serves)
     if published.dry_run:

@@ -11,7 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
-from gateway.controlplane.admin.calls import Call, answer, etag, outcome
+from gateway.controlplane.admin.calls import Call, answer, etag, outcome, seal
 from gateway.controlplane.admin.routes import current, entered, read
 from gateway.core import edits
 from gateway.core.access import hash_of, minted
@@ -25,10 +25,12 @@ _NOT_KEPT = {"Cache-Control": "no-store"}
 
 
 async def list_keys(call: Call) -> web.Response:
-    """Every key as it is configured, and no secret."""
+    """Every key as it is configured, and how it is used; no secret."""
+    used = {} if call.parts.keys_used is None else {"used": await call.parts.keys_used()}
     table = call.publisher.table
     keys = table.document.get(SECTION) or {}
-    return call.shown({"revision": table.revision, "keys": keys}, etag(keys), table.revision)
+    body = {"revision": table.revision, "keys": keys, **used}
+    return call.shown(body, seal(body) if used else etag(keys), table.revision)
 
 
 async def create_key(call: Call) -> web.Response:

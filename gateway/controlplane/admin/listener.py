@@ -16,6 +16,8 @@ import logging
 import resource
 import secrets
 import socket
+import ssl
+from contextlib import suppress
 from typing import Any, cast
 
 from aiohttp import web
@@ -152,16 +154,23 @@ class AdminListener:
     must not take every descriptor before the first of them can be ended. No access log (edits are
     audited), and short farewells.
 
-    `descriptors`: how many the process may have open, by default its limit.
+    `descriptors`: how many the process may have open, by default its limit. With a `context` it
+    is spoken to by TLS: who has not agreed on that yet is a stranger too.
     """
 
     def __init__(
-        self, application: web.Application, bound: socket.socket, descriptors: float | None = None
+        self,
+        application: web.Application,
+        bound: socket.socket,
+        descriptors: float | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self._runner, self._bound = web.AppRunner(application, shutdown_timeout=1.0), bound
         if descriptors is None:
             descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._door = Door(descriptors)
+        self._context = context
+        self._agreeing: dict[socket.socket, None] = {}  # on TLS, the first one for longest
         self._own = Tasks(lambda name, error: log.error(f"{name} failed: {told(error)}"))
         self._pause: asyncio.TimerHandle | None = None
 
@@ -196,10 +205,26 @@ class AdminListener:
 
     async def _take(self, taken: socket.socket) -> None:
         taken.setblocking(False)
+        loop, within_s = asyncio.get_running_loop(), STRANGER_S if self._context else None
+        if self._context is not None:
+            self._agreeing[taken] = None
+            if len(self._agreeing) > self._door.most_strangers:
+                self._end_oldest(1)
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._connection, taken)
+            await loop.connect_accepted_socket(
+                self._connection, taken, ssl=self._context, ssl_handshake_timeout=within_s
+            )
         except OSError:
             taken.close()
+        finally:
+            self._agreeing.pop(taken, None)
+
+    def _end_oldest(self, count: int) -> None:
+        """Ends the `count` connections that have taken longest to agree on TLS."""
+        for taken in list(self._agreeing)[:count]:
+            del self._agreeing[taken]
+            with suppress(OSError):
+                taken.shutdown(socket.SHUT_RDWR)
 
     def _connection(self) -> "_Connection":
         server = self._runner.server
@@ -218,5 +243,6 @@ class AdminListener:
         loop = asyncio.get_running_loop()
         if error.errno in (errno.EMFILE, errno.ENFILE):
             self._door.thin(self._door.most_strangers // 2)
+            self._end_oldest(self._door.most_strangers // 2)
         loop.remove_reader(self._bound)
         self._pause = loop.call_later(BREATH_S, self._listen)

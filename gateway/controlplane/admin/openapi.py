@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from gateway.controlplane.admin.calls import YAML_TYPES
 from gateway.controlplane.admin.examples import EXAMPLES
+from gateway.controlplane.admin.mirrors import mirror_schemas
 from gateway.controlplane.admin.operations import OPERATIONS, Operation
 from gateway.controlplane.admin.problems import KINDS
 from gateway.controlplane.admin.rollout_schemas import rollout_schemas
@@ -72,7 +73,16 @@ _WEIGHTS: Schema = {
     "additionalProperties": {"type": "integer", "minimum": 0, "maximum": MAX_WEIGHT},
 }
 _CHANGES: Schema = {"type": "array", "items": _ref("Change")}
-_APPLIED = _object(["workers"], workers=_INT)
+_APPLIED = _object(
+    ["workers"],
+    workers=_INT,
+    gateways=_INT,
+    lost={
+        "type": "array",
+        "items": _TEXT,
+        "description": "With several gateways: those that were there and have lost their lease.",
+    },
+)
 _SERVES = {
     "type": "object",
     "additionalProperties": _TEXT,
@@ -106,7 +116,14 @@ _ENTRIES = {
 
 def _answers() -> dict[str, Schema]:
     """Every schema that is not a model of the file."""
-    return {**_entries(), **_outcomes(), **_reports(), **rollout_schemas(), **_problems()}
+    return {
+        **_entries(),
+        **_outcomes(),
+        **_reports(),
+        **rollout_schemas(),
+        **mirror_schemas(),
+        **_problems(),
+    }
 
 
 def _entries() -> dict[str, Schema]:
@@ -123,7 +140,15 @@ def _entries() -> dict[str, Schema]:
         ),
         "RoutePatch": {"type": "object", "description": "RFC 7396: null removes a key."},
         "BackendPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
-        "Keys": _object(["revision", "keys"], revision=_INT, keys=_ENTRIES["keys"]),
+        "Keys": _object(
+            ["revision", "keys"], revision=_INT, keys=_ENTRIES["keys"],
+            used={"type": "object", "additionalProperties": _ref("KeyUse")},
+        ),
+        "KeyUse": _object(
+            ["last_used", "requests_per_s", "requests", "refused"],
+            last_used={"type": ["string", "null"], "format": "date-time"},
+            requests_per_s={"type": "number"}, requests=_INT, refused=_INT,
+        ),
         "KeyPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
         "NewKey": {
             **_object(
@@ -134,7 +159,7 @@ def _entries() -> dict[str, Schema]:
             "additionalProperties": False,
         },
         "NewInstance": {
-            **_object(["url"], url={"type": "string", "pattern": r"^(dns\+)?http://"}),
+            **_object(["url"], url={"type": "string", "pattern": r"^(dns\+)?https?://"}),
             "additionalProperties": False,
         },
     }  # fmt: skip

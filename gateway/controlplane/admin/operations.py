@@ -9,6 +9,7 @@ from typing import Literal
 from aiohttp import web
 
 from gateway.controlplane.admin import keys as admin_keys
+from gateway.controlplane.admin import mirrors as admin_mirrors
 from gateway.controlplane.admin import processes as admin_processes
 from gateway.controlplane.admin import rollouts as admin_rollouts
 from gateway.controlplane.admin import routes as admin_routes
@@ -112,6 +113,11 @@ OPERATIONS: tuple[Operation, ...] = (
         "Pauses or resumes a rollout, goes on to its next step (promote; approve where it waits for"
         " that), or back to its start (abort)",
         "operator", admin_rollouts.command_rollout, answer="Rollout", tag="rollouts",
+    ),
+    Operation(
+        "getMirror", "GET", f"{_ROUTE}/mirror",
+        "How often a mirror agrees with what clients get, where it differs, and by how much",
+        "viewer", admin_mirrors.get_mirror, answer="Mirror", tag="mirrors",
     ),
     Operation(
         "getBackend", "GET", _BACKEND, "One backend as it was written",

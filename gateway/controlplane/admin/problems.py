@@ -14,8 +14,8 @@ import orjson
 from aiohttp import web
 
 from gateway.controlplane.admin.strict_json import NotJson
-from gateway.controlplane.publisher import NotInForce, Stale
-from gateway.controlplane.store.store import DiskRefused, StoreError, StoreFull
+from gateway.controlplane.published import NotInForce, Stale
+from gateway.controlplane.store.store import DiskRefused, StoreError, StoreFull, Unavailable
 from gateway.core.faults import Conflict, Fault, Invalid, Missing
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ KINDS: dict[str, Kind] = {
         Kind("store_failed", 500, "The edit could not be stored"),
         Kind("not_ready", 503, "Not ready"),
         Kind("not_in_force", 503, "The edit is stored, and not in force everywhere"),
+        Kind("store_unavailable", 503, "The store of several gateways cannot be reached"),
         Kind("store_full", 507, "No space left for the edit"),
     )
 }
@@ -118,6 +119,9 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             log.error("%s (request %s)", error, request_id)
             code = "store_full" if isinstance(error, StoreFull) else "store_failed"
             return Problem(code, f"{error}; nothing was changed")
+        case Unavailable():
+            log.error("%s (request %s)", error, request_id)
+            return Problem("store_unavailable", str(error))
         case StoreError():
             log.error("%s (request %s)", error, request_id)
             return Problem("store_failed", "the store failed; nothing was changed")

@@ -2,7 +2,7 @@
 
 from typing import Any, get_args
 
-from gateway.controlplane.rollouts.plans import LATER, MAX_WHY, MOST, MOST_STEPS
+from gateway.controlplane.rollouts.plans import MAX_WHY, MOST, MOST_STEPS
 from gateway.core.entries import NAME
 from gateway.core.rollout import OnFail, State, Verdict
 
@@ -36,6 +36,9 @@ def _plan() -> Schema:
         ["percent"],
         percent=_PERCENT, hold=_DURATION, min_requests=_LEAST, approval={"type": "boolean"},
     )  # fmt: skip
+    at_least = {"type": "number", "minimum": 0.5, "maximum": 0.999999, "default": 0.98}
+    agreement = _guard(at_least=at_least)
+    agreement["properties"]["on_fail"] = {**_ON_FAIL, "default": "hold"}
     guards = _closed(
         [],
         errors=_guard(),
@@ -46,8 +49,9 @@ def _plan() -> Schema:
             on_fail={**_ON_FAIL, "default": "warn"},
             field={"type": "string", "pattern": r"^(/([^/~\x00-\x1f]|~[01]){0,64}){1,16}$"},
         ),
+        agreement=agreement,
     )
-    told = f"Left out: errors and latency. {', '.join(LATER)} is not judged by this version."
+    told = "Left out: errors and latency. agreement needs a mirror to the canary with compare."
     plan = _closed(
         ["to"],
         to={**_TEXT, "pattern": NAME, "description": "The canary: a backend of the split."},

@@ -8,11 +8,13 @@ import ipaddress
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from gateway.controlplane.configuration.references import missing
 from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.watch.resolver import is_name
 from gateway.core.addresses import refusal
 from gateway.core.deltas import Delta
 from gateway.core.faults import Fault, did_you_mean, pointer
+from gateway.core.placement import FLEET
 from gateway.core.table import Instance, parse_instance
 from gateway.processes.sockets import is_here
 
@@ -58,7 +60,7 @@ def size_faults(document: Json) -> list[Fault]:
 
 def _alone(backends: Mapping[str, Json], settings: Settings | None) -> list[Fault]:
     """What is wrong with each of `backends`, whatever else there is."""
-    faults = list(_instances(backends))
+    faults = [*_instances(backends), *_fleets(backends)]
     if settings is not None:
         faults += _own_listeners(backends, settings)
         faults += _networks(backends, settings.instance_networks)
@@ -102,6 +104,7 @@ class Checks:
         touched = set(delta.touched("routes"))
         faults += _same_match(routes, self._routes, touched)
         faults += _alone(backends, self._settings)
+        faults += missing(backends, _map(self._sound, "backends"))
         changed = {*backends, *gone}
         served = {name: spec for name, spec in self._served.items() if name not in changed}
         if any(_map(spec, "serve") for spec in backends.values()):
@@ -158,6 +161,9 @@ def setting_faults(settings: Settings) -> list[Fault]:
                 "give the admin listener its own port",
             )
         )
+    if settings.store == "etcd" and settings.etcd is None:
+        hint = "say `etcd: {endpoints: [http://10.0.0.1:2379]}` beside it"
+        faults.append(Fault("/gateway/store", "etcd", "does not say where etcd is", hint))
     if settings.token is not None and settings.viewer_token == settings.token:
         faults.append(Fault("/gateway/viewer_token", "token", "is the operators' token"))
     return faults
@@ -283,7 +289,7 @@ def _served_twice(backends: Mapping[str, Json]) -> Iterator[Fault]:
             if instance.address in own:
                 continue
             own.add(instance.address)
-            if instance.dns:
+            if instance.dns or instance.secure:
                 yield Fault(
                     place, "serve", "`serve` starts processes here and needs http://host:port"
                 )
@@ -299,6 +305,21 @@ def _served_twice(backends: Mapping[str, Json]) -> Iterator[Fault]:
                     )
                     break
             others.append((instance.host, backend))
+
+
+def _fleets(backends: Mapping[str, Json]) -> Iterator[Fault]:
+    """A fleet has what `serve` starts under the name of its backend."""
+    for backend, spec in backends.items():
+        for index, url in enumerate(_list(spec, "instances")):
+            if not _map(spec, "serve") or not str(url).startswith(FLEET):
+                continue
+            if url != f"{FLEET}{backend}" or len(_list(spec, "instances")) > 1:
+                yield Fault(
+                    pointer("backends", backend, "instances", index),
+                    "fleet",
+                    "what `serve` starts is known to its fleet by the name of its backend",
+                    f"write {FLEET}{backend}, and no other instance",
+                )
 
 
 def _own_listeners(backends: Mapping[str, Json], settings: Settings) -> Iterator[Fault]:
@@ -326,9 +347,11 @@ def _networks(backends: Mapping[str, Json], networks: Sequence[str]) -> Iterator
 def _parsed(backend: str, spec: Json, key: str = "instances") -> Iterable[tuple[str, Instance]]:
     for index, url in enumerate(_list(spec, key)):
         try:
-            yield pointer("backends", backend, key, index), parse_instance(url)
+            instance = parse_instance(url)
         except (ValueError, AttributeError, TypeError):
             continue  # the schema says what is wrong with it
+        if not instance.fleet:
+            yield pointer("backends", backend, key, index), instance
 
 
 def _overlap(one: str, other: str) -> bool:

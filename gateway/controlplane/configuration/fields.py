@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Str
 from pydantic import WithJsonSchema as Shown
 from pydantic_core import PydanticCustomError
 
+from gateway.core.credentials import OURS, VARIABLE
 from gateway.core.entries import (
     MAX_BYTES,
     MAX_JSON_INTEGER,
@@ -24,6 +25,7 @@ from gateway.core.entries import (
     is_path,
 )
 from gateway.core.header_fields import TOKEN, is_header_value
+from gateway.core.placement import FLEET
 from gateway.core.reading import parse_instance
 from gateway.core.units import parse_duration, parse_size, parse_time
 
@@ -167,12 +169,11 @@ def _variable(text: str) -> str:
 def passed_on(text: str) -> str:
     """`text`, the name of a variable of ours that a model may have; a fault if it may not."""
     # The gateway's own tokens are among them, and a model is code of somebody else's.
-    if _variable(text).startswith("HEADGATE_"):
+    if _variable(text).startswith(OURS):
         raise fault("variable", f"{text} is the gateway's own, and no model gets it")
     return text
 
 
-VARIABLE = "[A-Za-z_][A-Za-z0-9_]*"
 _SHOWN_VARIABLE = {"type": "string", "pattern": f"^{VARIABLE}$"}
 Variable = Annotated[str, AfterValidator(_variable), Shown(_SHOWN_VARIABLE)]
 
@@ -219,9 +220,9 @@ JsonScalar = Annotated[Any, AfterValidator(_json_scalar), Shown({"type": _SCALAR
 
 def _instance_url(text: str) -> str:
     try:
-        refuse_hidden_address(text)
-        if parse_instance(text).fleet:
-            raise ValueError(f"{text!r} must start with http:// or dns+http://")
+        if not text.startswith(FLEET):
+            refuse_hidden_address(text)
+        parse_instance(text)
     except ValueError as error:
         raise fault("instance", str(error)) from None
     return text
@@ -246,8 +247,30 @@ InstanceUrl = Annotated[
     str,
     AfterValidator(_instance_url),
     Shown(
-        {"type": "string", "pattern": r"^(dns\+)?http://", "examples": ["http://127.0.0.1:8001"]}
+        {
+            "type": "string",
+            "pattern": r"^((dns\+)?https?|fleet)://",
+            "examples": ["http://127.0.0.1:8001"],
+        }
     ),
+]
+
+
+def _etcd_url(text: str) -> str:
+    parts = urlsplit(text)
+    try:
+        is_one = parts.scheme in ("http", "https") and parts.hostname and parts.port
+    except ValueError:
+        is_one = None
+    if not is_one or parts.path.strip("/") or parts.query or parts.username:
+        raise fault("etcd", f"{_short(text)} must be like http://10.0.0.1:2379")
+    return text
+
+
+EtcdUrl = Annotated[
+    str,
+    AfterValidator(_etcd_url),
+    Shown({"type": "string", "examples": ["http://10.0.0.1:2379"]}),
 ]
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from gateway.controlplane.configuration.reading import ConfigurationError, Loaded, load
 from gateway.controlplane.configuration.settings import Settings, differing
-from gateway.controlplane.publisher import Applied, NotInForce, Publisher
+from gateway.controlplane.published import Applied, NotInForce
+from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.store.store import StoreError
 from gateway.core.faults import Conflict, Invalid
 

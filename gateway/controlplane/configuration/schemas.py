@@ -17,6 +17,7 @@ from gateway.controlplane.configuration.answer_schemas import (
     CorsSpec,
     HeaderRulesSpec,
 )
+from gateway.controlplane.configuration.comparing import CompareSpec
 from gateway.controlplane.configuration.fields import (
     Duration,
     HeaderName,
@@ -38,6 +39,7 @@ from gateway.controlplane.configuration.fields import (
     passed_on,
 )
 from gateway.controlplane.configuration.settings import Settings
+from gateway.controlplane.configuration.upstream_specs import InstanceTlsSpec, SetHeaders
 from gateway.core.access import HASH, MOST_HASHES
 from gateway.core.entries import (
     ACCESS,
@@ -136,6 +138,7 @@ class MirrorSpec(Spec):
 
     backend: Name = Field(description="Who gets the copies.")
     percent: float = _said("How many of 100 requests are copied (100).", ge=0, le=100)
+    compare: CompareSpec = _said("How its answers are compared; left out: they are dropped.")
 
 
 def _on_unavailable(value: Any) -> Any:
@@ -325,6 +328,13 @@ class ServeSpec(Spec):
         "What a replica takes of its device (8GiB), or auto: measured when it was loaded on a GPU."
         " What is said is counted, and two that do not fit are not put on one device."
     )
+    start: Literal["boot", "demand"] = _said(
+        "When it is started: with the gateway (boot), or by the first request (demand)."
+    )
+    idle: Duration = _said(
+        "After how long without a request it is unloaded; left out: never, but for another model"
+        " that needs the room. Needs `start: demand`."
+    )
     args: dict[str, Any] = _said("What the class's `__init__` gets, by name.")
     env: dict[Variable, VariableValue] = _said(
         "Variables of its environment: a text, or {env: NAME} for one that `headgate up` has."
@@ -350,9 +360,17 @@ class ServeSpec(Spec):
     path: Path = _said("Where the instance answers (its class's api_path, or /predict).")
     workers: int = _said("Worker processes per device (1).", ge=1, le=256)
     max_batch_size: int = _said("Most inputs in one batch.", ge=1, le=MAX_COUNT)
-    batch_timeout: Pause = _said("How long a batch may wait for company.")
+    batch_timeout: Pause = _said("Longest time to wait for more requests to fill a batch.")
     max_queue: int = _said("Most requests that wait in the instance.", ge=1, le=MAX_COUNT)
     timeout: Duration = _said("How long one prediction may take.")
+
+    @model_validator(mode="after")
+    def _idles_on_demand(self) -> "ServeSpec":
+        if "idle" in self.model_fields_set and self.start != "demand":
+            raise fault(
+                "idle", "idle needs `start: demand`: nothing else starts it again once unloaded"
+            )
+        return self
 
 
 class QueueSpec(Spec):
@@ -392,8 +410,9 @@ class BackendSpec(Spec):
     """A named set of interchangeable instances: one model version."""
 
     instances: list[InstanceUrl] = _said(
-        "http://host:port, or dns+http://name:port for every address behind a name. With `serve` it"
-        " may be left out: a port is chosen."
+        "http://host:port or https://host:port; dns+ before it for every address behind a name;"
+        " fleet://NAME for those that a fleet has under its name. With `serve` it may be left out:"
+        " a port is chosen."
     )
     states: dict[str, Literal[INSTANCE_STATES]] = _said(  # type: ignore[valid-type]
         "host:port → draining or disabled."
@@ -417,6 +436,11 @@ class BackendSpec(Spec):
     health: HealthSpec = _said("How the instances are probed.")
     eject: EjectSpec = _said("When failed requests take an instance out.")
     timeouts: TimeoutsSpec = _said("How long the gateway waits for an instance.")
+    tls: InstanceTlsSpec = _said("How instances at https:// are met, and by which certificates.")
+    headers: SetHeaders = _said(
+        "Header fields that are set on all requests to the instances, probes too: a text, or"
+        " {env: NAME} or {file: PATH} for what is not to be written down."
+    )
 
 
 def _hash(text: str) -> str:

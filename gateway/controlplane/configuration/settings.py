@@ -14,12 +14,14 @@ from pydantic import Field, SecretStr, field_validator
 
 from gateway.controlplane.configuration.fields import (
     Bytes,
+    EtcdUrl,
     Grace,
     Host,
     Listener,
     Network,
     Seconds,
     Spec,
+    Variable,
     fault,
     split_listener,
 )
@@ -52,6 +54,42 @@ class TlsSpec(Spec):
         return self.model_dump(exclude_unset=True)
 
 
+class FromEnvironmentSpec(Spec):
+    """`{env: NAME}`: what the variable NAME of the gateway says."""
+
+    env: Variable
+
+
+class EtcdSpec(Spec):
+    """Where etcd is, and how this gateway is known there."""
+
+    endpoints: list[EtcdUrl] = Field(
+        description="URLs of etcd's members; any of them will do.", min_length=1, max_length=16
+    )
+    prefix: str = _field(
+        "/headgate",
+        "What all keys of this table begin with; gateways with the same one share a table.",
+        pattern=r"^/[A-Za-z0-9._/-]{1,128}$",
+    )
+    lease_s: Seconds = _field(
+        "5s",
+        "How long a gateway that is silent is waited for; etcd makes at least 2s of it.",
+        alias="lease",
+        ge=1,
+        le=600,
+    )
+    user: str | FromEnvironmentSpec = _unsaid("Its user, or `{env: NAME}`.")
+    password: SecretStr | FromEnvironmentSpec = _unsaid("The user's password, or `{env: NAME}`.")
+    ca: str = _unsaid("The CA of etcd's certificates, in PEM.", min_length=1)
+    cert: str = _unsaid("A certificate to show to etcd, in PEM.", min_length=1)
+    key: str = _unsaid("Its key, not encrypted.", min_length=1)
+
+    @field_validator("password", mode="before")
+    @classmethod
+    def _hidden(cls, value: Any) -> Any:
+        return SecretStr(value) if isinstance(value, str) else value
+
+
 class Settings(Spec):
     """The `gateway:` section."""
 
@@ -63,9 +101,20 @@ class Settings(Spec):
     tls: TlsSpec | None = _field(
         None, "`{cert: FILE, key: FILE}`: clients come by https; `client_ca: FILE` makes it mTLS."
     )
+    admin_tls: TlsSpec | None = _field(
+        None, "The same for the admin listener, the dashboard and the metrics."
+    )
     workers: int = _field(1, "Data-plane processes; they share the listening port.", ge=1, le=256)
-    store: Literal["sqlite", "memory"] = _field(
-        "sqlite", "Where edits are kept; `memory` forgets them at the end."
+    store: Literal["sqlite", "memory", "etcd"] = _field(
+        "sqlite",
+        "Where edits are kept; `memory` forgets them at the end, `etcd` is for several gateways.",
+    )
+    etcd: EtcdSpec | None = _field(
+        None, "`{endpoints: [URL, …], prefix: /headgate}`: where, with `store: etcd`."
+    )
+    store_lost: Literal["serve", "refuse"] = _field(
+        "serve",
+        "What a gateway does that etcd no longer knows of: go on with the table it has, or refuse.",
     )
     history: int = _field(10_000, "How many revisions the history keeps.", ge=1, le=MAX_COUNT)
     history_bytes: Bytes = _field(
@@ -146,6 +195,10 @@ class Settings(Spec):
     mirror_in_flight: int = _field(
         32, "Mirrored requests at once; beyond it copies are dropped.", ge=0, le=10_000
     )
+    compare_body: Bytes = _field("256KiB", "An answer up to this size is compared with a mirror's.")
+    compare_memory: Bytes = _field(
+        "32MiB", "What is held of answers to be compared; beyond it pairs are dropped."
+    )
     gather: Bytes = _field(
         "64KiB", "A body up to this size is received whole before an instance is chosen."
     )
@@ -218,6 +271,7 @@ class Settings(Spec):
         told["tls"] = self.tls.files if self.tls is not None else None
         told["retry_min_per_s"] = self.retry_min_per_s / self.workers
         told["match_memory"] = max(self.match_body, self.match_memory // self.workers)
+        told["compare_memory"] = self.compare_memory // self.workers
         told["mirror_in_flight"] = -(-self.mirror_in_flight // self.workers)
         return told
 

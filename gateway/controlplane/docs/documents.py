@@ -20,7 +20,7 @@ from gateway.controlplane.docs.describing import (
 )
 from gateway.controlplane.docs.route_docs import route_docs_page
 from gateway.controlplane.watch import asking
-from gateway.controlplane.watch.prober import Target
+from gateway.controlplane.watch.probing import Target
 from gateway.core.table import EMPTY, Route, Table
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from gateway.controlplane.watch.asking import fetch
-from gateway.controlplane.watch.prober import Target
+from gateway.controlplane.watch.probing import Target
 from gateway.core.entries import is_path
 from gateway.core.table import Table
 
@@ -66,6 +66,19 @@ class ServedPaths:
                 await self.look()
             except Exception:
                 log.exception("the paths of models could not be asked for")
+
+    async def learn(self, backend: str, address: str) -> None:
+        """Asks an instance that gets no requests yet, of a backend that serves at no known path:
+        who waits for it shall be led there."""
+        table = self._table()
+        found = table.backends.get(backend)
+        if found is None or backend in self.paths:
+            return
+        host, _, port = address.rpartition(":")
+        path = await self._ask(Target(host.strip("[]"), int(port), found.health))
+        if path is not None and backend not in self.paths:
+            self.paths = {**self.paths, backend: path}
+            self._tell(self.paths)
 
     async def look(self) -> None:
         """Asks who is well, and tells what is new."""

@@ -5,7 +5,7 @@ stands. It asks nobody whether the canary is any good.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from math import isfinite
 from typing import Any
@@ -27,17 +27,23 @@ _GUARDS: dict[str, tuple[str, ...]] = {
     "errors": ("alpha", "on_fail"),
     "latency": ("alpha", "on_fail", "slower_than"),
     "predictions": ("alpha", "on_fail", "field"),
+    "agreement": ("alpha", "on_fail", "at_least"),
 }
+_ON_FAILURE = {"predictions": "warn", "agreement": "hold"}
 _USUAL = ("errors", "latency")
-LATER = ("agreement",)
 _POINTER = re.compile(r"(/([^/~\x00-\x1f]|~[01]){0,64}){1,16}")
 _ON_FAIL = ("rollback", "hold", "warn")
 _ON_DONE = ("keep", "remove_old")
 
 
-def read_plan(said: Mapping[str, Json], weights: Mapping[str, int]) -> Plan:
-    """The plan that `said` describes for a route with these `weights`; Invalid names all faults."""
-    reader = _Reader()
+def read_plan(
+    said: Mapping[str, Json],
+    weights: Mapping[str, int],
+    is_compared: Callable[[str], bool] = lambda canary: True,
+) -> Plan:
+    """The plan that `said` describes for a route with these `weights`; Invalid names all faults.
+    `is_compared`: whether answers of a canary are compared by a mirror of the route."""
+    reader = _Reader(is_compared)
     plan = reader.plan(said, weights)
     if reader.faults or plan is None:
         raise Invalid(reader.faults)
@@ -47,7 +53,8 @@ def read_plan(said: Mapping[str, Json], weights: Mapping[str, int]) -> Plan:
 class _Reader:
     """Reads, and notes what is wrong."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_compared: Callable[[str], bool]) -> None:
+        self._is_compared = is_compared
         self.faults: list[Fault] = []
 
     def plan(self, said: Mapping[str, Json], weights: Mapping[str, int]) -> Plan | None:
@@ -59,6 +66,10 @@ class _Reader:
         warmup = self._count(said.get("warmup", WARMUP), "/warmup", 0)
         steps = self._steps(said.get("steps", list(STEPS)), hold_s, least)
         guards = self._guards(said.get("guards"))
+        if any(guard.name == "agreement" for guard in guards) and not self._is_compared(to):
+            detail = f"needs a mirror of this route to {to!r} whose answers are compared"
+            hint = f"mirror: {{backend: {to}, compare: {{}}}}"
+            self._fault("/guards/agreement", "no_mirror", detail, hint)
         on_done = self._one_of(said.get("on_done", "keep"), _ON_DONE, "/on_done")
         why = said.get("why", "")
         if not isinstance(why, str) or len(why) > MAX_WHY or not why.isprintable():
@@ -155,10 +166,7 @@ class _Reader:
 
     def _guard(self, name: str, said: Json) -> Iterator[Guard]:
         at = pointer("guards", name)
-        if name in LATER:
-            detail = f"{name} cannot be judged by this version; it knows {', '.join(_GUARDS)}"
-            self._fault(at, "unsupported", detail)
-        elif name not in _GUARDS:
+        if name not in _GUARDS:
             self._fault(at, "unknown_key", "no such guard", did_you_mean(name, _GUARDS))
         elif not isinstance(said, Mapping | None):
             self._fault(at, "type", "must be an object")
@@ -169,12 +177,13 @@ class _Reader:
                 name,
                 self._number(said.get("alpha", 0.01), f"{at}/alpha", 1e-6, 0.5),
                 self._one_of(
-                    said.get("on_fail", "warn" if name == "predictions" else "rollback"),
+                    said.get("on_fail", _ON_FAILURE.get(name, "rollback")),
                     _ON_FAIL,
                     f"{at}/on_fail",
                 ),
                 self._number(said.get("slower_than", 1.2), f"{at}/slower_than", 1.0, 1000.0),
                 self._field(said.get("field"), f"{at}/field") if name == "predictions" else "",
+                self._number(said.get("at_least", 0.98), f"{at}/at_least", 0.5, 0.999999),
             )
 
     def _field(self, said: Json, at: str) -> str:
@@ -213,6 +222,7 @@ def shown(plan: Plan) -> dict[str, Json]:
             guard.name: {"alpha": guard.alpha, "on_fail": guard.on_fail}
             | ({"slower_than": guard.slower_than} if guard.name == "latency" else {})
             | ({"field": guard.field} if guard.field else {})
+            | ({"at_least": guard.at_least} if guard.name == "agreement" else {})
             for guard in plan.guards
         },
         "on_done": plan.on_done,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gateway.controlplane.rollouts import plans
+from gateway.controlplane.rollouts.agreeing import Agreement
 from gateway.controlplane.rollouts.tallies import Tallies
 from gateway.core.judging import OTHER, evidence, log_evidence, log_evidence_of_categories
 from gateway.core.rollout import (
@@ -68,6 +69,7 @@ class Progress:
     failed: dict[str, str] = field(default_factory=dict)
     accepted: frozenset[str] = frozenset()
     tallies: Tallies = field(default_factory=Tallies)
+    agreement: Agreement = field(default_factory=Agreement)
     history: list[dict[str, Json]] = field(default_factory=list)
 
     @property
@@ -131,6 +133,10 @@ class Progress:
         for guard in self.plan.guards:
             if guard.name == "predictions":
                 found.append((guard, self._predictions(guard)))
+                continue
+            if guard.name == "agreement":
+                has_failed = guard.name in self.failed
+                found.append((guard, self.agreement.judge(guard, has_failed)))
                 continue
             canary, stable = self.tallies.requests(guard.name)
             events = self.tallies.events(guard.name)
@@ -220,6 +226,7 @@ class Progress:
             "failed": self.failed,
             "accepted": sorted(self.accepted),
             "tallies": self.tallies.as_json(),
+            "agreement": self.agreement.as_json(),
             "history": self.history,
         }
 
@@ -243,5 +250,6 @@ class Progress:
             failed=dict(kept["failed"]),
             accepted=frozenset(kept["accepted"]),
             tallies=Tallies.from_json(kept["tallies"]),
+            agreement=Agreement.from_json(kept.get("agreement") or {}),
             history=list(kept["history"]),
         )

@@ -5,14 +5,17 @@ told everything first. What changed becomes events.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from gateway.controlplane.events import Events
 from gateway.core.table import Table
-from gateway.wire.line import Fleet, ForFleet, InstanceProcess, Logs, Serves
+from gateway.wire.line import Fleet, ForFleet, InstanceProcess, Logs, ServedBackend, Serves
 
 ANSWER_WITHIN_S = 5.0
+COMING = ("asleep", "unloading", "starting")
+STARTS = "headgate_instance_starts_total"
+LOAD_SECONDS = "headgate_instance_load_seconds"
 
 
 class FleetView:
@@ -23,6 +26,11 @@ class FleetView:
         self._told: Fleet | None = None
         self._asked: dict[int, asyncio.Future[Logs]] = {}
         self._questions = 0
+        self._changed = asyncio.Event()
+
+    async def next_change(self) -> None:
+        """Returns when the fleet told something next."""
+        await self._changed.wait()
 
     async def logs(self, backend: str, after: int, lines: int) -> Logs:
         """The last lines that instances of `backend` wrote; TimeoutError when nobody says."""
@@ -53,17 +61,67 @@ class FleetView:
         """`{"fleet": {revision, backends}}`; the revision is that of the table they are held to."""
         told = self._told
         if told is None:
-            return {"fleet": {"revision": 0, "backends": {}}}
-        return {"fleet": {"revision": told["revision"], "backends": dict(told["backends"])}}
+            return {"fleet": {"revision": 0, "backends": {}, "devices": []}}
+        devices = [
+            {
+                **{key: device[key] for key in ("name", "total", "others")},
+                "held": [{"backend": name, "bytes": size} for name, size in device["held"]],
+            }
+            for device in told["devices"]
+        ]
+        backends = dict(told["backends"])
+        return {"fleet": {"revision": told["revision"], "backends": backends, "devices": devices}}
 
     def state(self, backend: str) -> str:
         """How far its processes are what is asked for; "unknown" while nobody said."""
         told = self._told["backends"].get(backend) if self._told is not None else None
         return told["state"] if told is not None else "unknown"
 
+    def error(self, backend: str) -> str | None:
+        """Why its processes cannot be what is asked for."""
+        told = self._told["backends"].get(backend) if self._told is not None else None
+        return told["error"] if told is not None else None
+
+    @property
+    def demand(self) -> dict[str, tuple[float, bool]]:
+        """Of the backends that start on demand: for how many seconds each loads (0: not known), and
+        whether it cannot be loaded."""
+        return {
+            name: (each["load_s"] or 0.0, each["state"] == "failed")
+            for name, each in self._backends()
+            if each["addresses"] is not None
+        }
+
+    def asleep(self) -> frozenset[str]:
+        """The backends that are nowhere now, and are started once a request asks for them."""
+        return frozenset(
+            name
+            for name, each in self._backends()
+            if each["addresses"] is not None and each["state"] in COMING
+        )
+
+    def counted(self) -> dict[str, dict[tuple[str, ...], int]]:
+        """Metric → labels → what was counted of starts."""
+        starts: dict[tuple[str, ...], int] = {}
+        for name, each in self._backends():
+            starts[name,] = each["starts"]
+        return {STARTS: starts}
+
+    def gauges(self) -> dict[str, dict[tuple[str, ...], float]]:
+        """Metric → labels → how long models took to load."""
+        found: dict[tuple[str, ...], float] = {
+            (name,): each["load_s"] for name, each in self._backends() if each["load_s"] is not None
+        }
+        return {LOAD_SECONDS: found}
+
+    def _backends(self) -> Iterable[tuple[str, ServedBackend]]:
+        return self._told["backends"].items() if self._told is not None else ()
+
     def take(self, told: Fleet) -> None:
         """Takes in all that there is now."""
         before, self._told = self._told, told
+        self._changed.set()
+        self._changed = asyncio.Event()
         if before is None:
             return  # what was before us is no news
         old, new = _processes(before), _processes(told)
@@ -72,6 +130,11 @@ class FleetView:
         for key, process in new.items():
             if key not in old or old[key]["state"] != process["state"]:
                 self._say(key, process["state"], process)
+        for name, each in told["backends"].items():
+            was = before["backends"].get(name)
+            if each["addresses"] is not None and (was is None or was["state"] != each["state"]):
+                event = {"type": "demand", "backend": name, "state": each["state"]}
+                self._events.publish({**event, "detail": each["error"] or each["waits"]})
 
     def _say(self, key: tuple[str, str, bool], state: str, process: InstanceProcess) -> None:
         backend, address = key[:2]

@@ -10,17 +10,18 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import Any
 
 from gateway.controlplane.watch.health_book import HealthBook, Key, Words
 from gateway.controlplane.watch.pacing import FewAtOnce
+from gateway.controlplane.watch.probing import CONNECT, Probe, Target, Untrusted, probe
 from gateway.controlplane.watch.resolver import Endpoints, addresses_of
-from gateway.core.health import ProbeSignal, Word, connect_signal
-from gateway.core.table import EMPTY, Health, Table
+from gateway.core.health import ProbeSignal, Word
+from gateway.core.table import EMPTY, Table
+from gateway.processes.credentials import Credentials, Held
 from gateway.processes.tasks import PAUSE_S, Tasks, told
 from gateway.wire.messages import Signals
 
@@ -36,84 +37,26 @@ AT_ONCE, EVERY_S = 20, 0.01
 """So many probes begin every so many seconds, 2,000 in one: the loop is there for edits, scrapes
 and workers as well. Of more instances each is asked less often."""
 
-HEAD_LIMIT = 32 << 10
-
-SUSPICIOUS = frozenset({"refused", "turned_away", "unreachable", "reset", "timeout"})
+SUSPICIOUS = frozenset({"refused", "turned_away", "unreachable", "untrusted", "reset", "timeout"})
 """Of what requests meet: the probes shall look now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where to ask and how."""
-
-    host: str
-    port: int
-    health: Health
-    state: str = ""
-
-
-Probe = Callable[[Target], Awaitable[ProbeSignal | None]]
-
-
-_CONNECT: dict[str, ProbeSignal] = {
-    "refused": "probe_refused", "unreachable": "probe_unreachable",
-}  # fmt: skip
-
-
-async def probe(
-    target: Target, *, is_ours: Callable[[str, int], bool] = lambda _host, _port: False
-) -> ProbeSignal | None:
-    """What one health check over a connection of its own met.
-
-    None when we could not even ask, for want of descriptors, ports or memory of our own: that
-    says nothing about an instance.
-
-    Redirects are not followed: an instance must not be able to send us elsewhere.
-    """
-    if is_ours(target.host, target.port):
-        return "probe_refused"  # a listener of the gateway's own is no instance, whatever it says
-    limit_s = target.health.timeout_s
-    try:
-        async with asyncio.timeout(limit_s):
-            reader, writer = await asyncio.open_connection(
-                target.host, target.port, limit=HEAD_LIMIT
-            )
-    except TimeoutError:
-        return "probe_unreachable"
-    except OSError as error:
-        signal = connect_signal(error.errno)
-        return None if signal == "exhausted" else _CONNECT[signal]
-    try:
-        async with asyncio.timeout(limit_s):
-            host = f"[{target.host}]" if ":" in target.host else target.host
-            writer.write(
-                f"GET {target.health.path} HTTP/1.1\r\nHost: {host}:{target.port}\r\n"
-                "User-Agent: headgate-probe\r\nAccept: */*\r\nConnection: close\r\n\r\n".encode()
-            )
-            return signal_of(await reader.readuntil(b"\r\n\r\n"))
-    except TimeoutError:
-        return "late"
-    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-        return "malformed"
-    finally:
-        writer.close()
-
-
-def signal_of(head: bytes) -> ProbeSignal:
-    """What the head of an answer says: a 2xx status line is `ready`, any other is `unready`."""
-    parts = head.split(b"\r\n", 1)[0].split(b" ", 2)
-    if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or not parts[1].isdigit():
-        return "malformed"
-    return "ready" if parts[1][:1] == b"2" else "unready"
-
-
-def targets_of(table: Table, endpoints: Endpoints) -> dict[Key, Target]:
-    """Every instance of `table` that has an address."""
+def targets_of(
+    table: Table, endpoints: Endpoints, held: Mapping[str, Held] = {}
+) -> dict[Key, Target]:
+    """Every instance of `table` that has an address; backends are met with what is `held`."""
     return {
-        Key(backend.name, address): Target(host, instance.port, backend.health, instance.state)
+        Key(backend.name, address): Target(
+            host,
+            port,
+            backend.health,
+            instance.state,
+            ((backend.tls and backend.tls.server_name) or instance.host) if instance.secure else "",
+            held.get(backend.name),
+        )
         for backend in table.backends.values()
         for instance in backend.instances
-        for address, host in addresses_of(
+        for address, host, port in addresses_of(
             instance, endpoints.get(backend.name, {}).get(instance.url, ())
         )
     }
@@ -121,7 +64,8 @@ def targets_of(table: Table, endpoints: Endpoints) -> dict[Key, Target]:
 
 class Prober:
     """Asks every instance. `on_change`, `on_ejections` and `remembered` are those of its
-    `HealthBook`; `on_signals` gets what the probes saw that is news."""
+    `HealthBook`; `on_signals` gets what the probes saw that is news. `causes` says why an instance
+    cannot be asked, where more is known than its word."""
 
     def __init__(
         self,
@@ -143,6 +87,9 @@ class Prober:
         self._targets: dict[Key, Target] = {}
         self._own = Tasks(_note_failure, pause_s=pause_s)
         self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._credentials = Credentials(self._own, log.warning)
+        self._held: dict[str, Held] = {}
+        self.causes: dict[Key, str] = {}
         self._unanswered: dict[Key, list[asyncio.Task[ProbeSignal | None]]] = {}
         self._nudges: dict[Key, asyncio.Event] = {}
         self._asked: dict[Key, int] = {}
@@ -201,11 +148,13 @@ class Prober:
             task.cancel()
 
     def _arrange(self) -> None:
-        self._targets = targets_of(self._table, self._endpoints)
+        self._meet()
+        self._targets = targets_of(self._table, self._endpoints, self._held)
         for key in [each for each in self._tasks if each not in self._targets]:
             self._stop(key)
             del self._nudges[key]
             self._asked.pop(key, None)
+            self.causes.pop(key, None)
             self.health.drop(key)
         for key in [each for each in self._targets if each not in self._tasks]:
             self.health.add(key)
@@ -219,6 +168,15 @@ class Prober:
             if not target.state:
                 serving.setdefault(key.backend, set()).add(key.address)
         self.health.judge_by(self._table, serving)
+
+    def _meet(self) -> None:
+        """Holds what it takes to meet the backends of the table, and nothing for others."""
+        before, backends = self._held, self._table.backends
+        swap = self._credentials.swap
+        found = {name: swap(before.get(name), each) for name, each in backends.items()}
+        for name in before.keys() - backends.keys():
+            swap(before[name], None)
+        self._held = {name: held for name, held in found.items() if held is not None}
 
     async def _keep_asking(self, key: Key) -> None:
         nudge, unanswered = self._nudges[key], self._unanswered[key]
@@ -248,7 +206,13 @@ class Prober:
         return 0.8 * spare_s / (health.fall - 1)
 
     async def _ask(self, key: Key) -> ProbeSignal | None:
-        signal = await self._probe(self._targets[key])
+        signal: ProbeSignal | None
+        try:
+            signal = await self._probe(self._targets[key])
+            self.causes.pop(key, None)
+        except Untrusted as cause:
+            signal = cause.signal
+            self.causes[key] = str(cause)
         if signal == "ready":  # whatever came to nothing before is older news
             this = asyncio.current_task()
             for older in takewhile(lambda each: each is not this, [*self._unanswered[key]]):
@@ -288,7 +252,7 @@ class Prober:
         wait for several intervals: for what starts; without what could just not be connected to
         and still gets requests; for the first sign of life where nobody else is up."""
         word = self.health.state(key).word
-        if word == "starting" or (signal in _CONNECT.values() and word != "down"):
+        if word == "starting" or (signal in CONNECT.values() and word != "down"):
             return True
         others = self.words.get(key.backend, {}).values()
         return signal == "ready" and word != "up" and "up" not in others

@@ -12,7 +12,7 @@ from gateway.controlplane.watch.counters import Change
 from gateway.core.errors import KINDS
 from gateway.telemetry.book import TOTAL
 from gateway.telemetry.buckets import quantiles
-from gateway.telemetry.metrics import REQUEST, REQUESTS
+from gateway.telemetry.metrics import CONSUMED, REQUEST, REQUESTS
 
 LASTS_S = 10.0
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -24,7 +24,7 @@ REFUSALS = frozenset(code for code, kind in KINDS.items() if kind.status in (429
 DIGITS = 3
 
 Of = tuple[str, str]
-"""A `route` or a `backend`, and its name."""
+"""A `route`, a `backend` or a `consumer`, and its name."""
 
 What = int | str
 """A bucket of times, one of ANSWERS, or the reason why requests were not answered."""
@@ -49,14 +49,19 @@ class Window:
                 self._add(change, answer(code, reason))
                 if reason:
                     self._add(change, reason)
+            elif change.metric == CONSUMED and isinstance(change.key, tuple):
+                self._count(("consumer", change.labels[0]), answer(change.key[-1], ""), change.more)
             elif change.metric == REQUEST and isinstance(change.key, int) and change.key != TOTAL:
                 self._add(change, change.key)
 
     def _add(self, change: Change, what: What) -> None:
         route, backend, *_ = change.labels
         for of in (("route", route), ("backend", backend)):
-            counts = self._open.setdefault(of, {})
-            counts[what] = counts.get(what, 0) + int(change.more)
+            self._count(of, what, change.more)
+
+    def _count(self, of: Of, what: What, more: float) -> None:
+        counts = self._open.setdefault(of, {})
+        counts[what] = counts.get(what, 0) + int(more)
 
     def beat(self, now: float) -> None:
         """What was noted since the last beat was counted by `now`."""
@@ -85,6 +90,11 @@ class Window:
                 name: known(1000 * at) for name, at in zip(QUANTILES, found, strict=False)
             },
         }
+
+    def per_s(self, kind: str, name: str) -> float:
+        """Requests a second of one of them, however they were answered."""
+        counts = self._sums.get((kind, name), {})
+        return self._per_s(sum(counts.get(each, 0) for each in ANSWERS))
 
     def reasons(self, kind: str, name: str) -> dict[str, float]:
         """Requests a second that no instance answered in full, by why."""

@@ -49,18 +49,22 @@ def is_permitted(address: str, networks: Sequence[str] = ()) -> bool:
     return not refusal(address.partition("%")[0], networks)
 
 
-def addresses_of(instance: Instance, known: Sequence[str]) -> list[tuple[str, str]]:
-    """[(identity, host to connect to)] of what `instance` stands for.
+def addresses_of(instance: Instance, known: Sequence[str]) -> list[tuple[str, str, int]]:
+    """[(identity, host and port to connect to)] of what `instance` stands for.
 
     `known` are the addresses behind its name; nothing while a name was never resolved. A
-    `dns+http` URL is one instance per address, any other name one at its first address.
+    `dns+http` URL is one instance per address, a fleet's one per address and port, any other name
+    one at its first address.
     """
+    if instance.fleet:
+        parts = [(address, *address.rpartition(":")[::2]) for address in known]
+        return [(address, host.strip("[]"), int(port)) for address, host, port in parts]
     if instance.dns:
         hosts = list(known) if is_name(instance.host) else [instance.host]
-        return [(Instance("", host, instance.port).address, host) for host in hosts]
+        return [(Instance("", h, instance.port).address, h, instance.port) for h in hosts]
     if not is_name(instance.host):
-        return [(instance.address, instance.host)]
-    return [(instance.address, host) for host in known[:1]]
+        return [(instance.address, instance.host, instance.port)]
+    return [(instance.address, host, instance.port) for host in known[:1]]
 
 
 class Resolver:
@@ -90,13 +94,25 @@ class Resolver:
         self._silent: set[str] = set()
         self._ourselves: set[tuple[str, int]] = set()
         self._missed: dict[str, set[str]] = {}
+        self._fleets: set[tuple[str, str]] = set()
+
+    def set_fleet(self, backend: str, url: str, addresses: Sequence[str]) -> None:
+        """A fleet has these addresses, ports and all, for `url` of `backend`: nothing of them is
+        looked up."""
+        if list(self.endpoints.get(backend, {}).get(url, ())) != list(addresses):
+            others = self.endpoints.get(backend, {})
+            self.endpoints = {**self.endpoints, backend: {**others, url: list(addresses)}}
+            self._on_change(self.endpoints)
 
     def sync(self, table: Table) -> None:
         """Looks up what `table` names, at once what is new, and forgets what it no longer does."""
         names: dict[str, set[tuple[str, str, int]]] = {}
+        fleets: set[tuple[str, str]] = set()
         for backend in table.backends.values():
             for instance in backend.instances:
-                if is_name(instance.host):
+                if instance.fleet:
+                    fleets.add((backend.name, instance.url))
+                elif is_name(instance.host):
                     use = (backend.name, instance.url, instance.port)
                     names.setdefault(instance.host, set()).add(use)
         for host in self._tasks.keys() - names.keys():
@@ -104,7 +120,7 @@ class Resolver:
             del self._asked[host]
             self._missed.pop(host, None)
         before = self._names
-        self._names = names
+        self._names, self._fleets = names, fleets
         self._prune()
         for host, uses in names.items():
             if host not in self._tasks:
@@ -203,6 +219,7 @@ class Resolver:
         """Forgets the endpoints of URLs that the table no longer has; tells nobody: the table
         itself, which is on its way, says so."""
         used = {(backend, url) for uses in self._names.values() for backend, url, _ in uses}
+        used |= self._fleets
         pruned: Endpoints = {}
         for backend, urls in self.endpoints.items():
             for url, addresses in urls.items():

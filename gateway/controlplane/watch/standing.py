@@ -117,5 +117,7 @@ def _named(backend: Backend, known: Mapping[str, Any]) -> list[tuple[Instance, s
     found: list[tuple[Instance, str]] = []
     for instance in backend.instances:
         addresses = addresses_of(instance, known.get(instance.url, ()))
-        found += [(instance, address) for address, _ in addresses] or [(instance, instance.address)]
+        found += [(instance, address) for address, _, _ in addresses]
+        if not addresses and not instance.fleet:
+            found.append((instance, instance.address))
     return found

@@ -15,9 +15,10 @@ from typing import Any
 
 from gateway.controlplane.events import Events, utc_now
 from gateway.controlplane.watch.alerts import alerts
-from gateway.controlplane.watch.counters import Totals
+from gateway.controlplane.watch.counters import Tally, Totals
 from gateway.controlplane.watch.effective import Effective, Shares, shares
 from gateway.controlplane.watch.health_book import Key, Words
+from gateway.controlplane.watch.key_use import KeyUse, UseFile
 from gateway.controlplane.watch.pacing import Paced
 from gateway.controlplane.watch.prober import Prober
 from gateway.controlplane.watch.rates import Window
@@ -30,7 +31,7 @@ from gateway.processes.tasks import Tasks, told
 from gateway.telemetry import exposition
 from gateway.telemetry.book import Labels
 from gateway.telemetry.catalogue import Gone, stands_for_many
-from gateway.telemetry.metrics import CONSUMED, REQUESTS
+from gateway.telemetry.metrics import COMPARED, CONSUMED, REQUESTS
 
 log = logging.getLogger(__name__)
 GONE_S = 600.0
@@ -44,7 +45,7 @@ SLICE_S = 0.005
 
 class StatusView:
     """The live view of the table that `table()` gives. `fleet` adds the instance processes, where
-    some are held to it."""
+    some are held to it, and `asleep` names those that start once a request asks for them."""
 
     def __init__(
         self,
@@ -56,14 +57,16 @@ class StatusView:
         totals: Totals,
         *,
         fleet: Callable[[], Mapping[str, Any]] = dict,
+        asleep: Callable[[], frozenset[str]] = frozenset,
+        key_use: KeyUse | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table, self._workers = table, workers
         self._prober, self._events = prober, events
-        self._clock, self._fleet = clock, fleet
+        self._clock, self._fleet, self._coming = clock, fleet, asleep
         self._begun, self._begun_at = clock(), utc_now()
         self._totals, self._exposition = totals, exposition.Exposition(totals)
-        self._window = Window()
+        self._window, self._key_use = Window(), key_use or KeyUse(UseFile(None))
         self._queued_at: dict[str, float] = {}
         self._gone_at: dict[Gone, float] = {}
         self._look = Together(self._look_once)
@@ -117,11 +120,25 @@ class StatusView:
 
     async def _look_once(self) -> None:
         await self._workers.look()
-        self._window.note(self._totals.read())
+        self._note()
 
     async def _look_at_counters(self) -> None:
         await self._workers.look(reports=False)
-        self._window.note(self._totals.read())
+        self._note()
+
+    def _note(self) -> None:
+        changes = self._totals.read()
+        self._window.note(changes)
+        self._key_use.note(changes)
+
+    async def keys_used(self) -> dict[str, dict[str, Any]]:
+        """Key → `last_used`, `requests_per_s`, and how many `requests` there were and how many of
+        them were `refused`."""
+        await self._scraped()
+        return {
+            name: {**self._key_use.of(name), "requests_per_s": self._window.per_s("consumer", name)}
+            for name in self._table().keys
+        }
 
     def effective(self, route: str) -> Shares:
         """Backend → the share of `route`'s requests that it gets now; {} for no such route.
@@ -144,6 +161,15 @@ class StatusView:
             },
         )
 
+    def _asleep(self) -> frozenset[str]:
+        """The backends that start once a request asks for them."""
+        backends = self._table().backends
+        return frozenset(n for n in self._coming() if n in backends and backends[n].on_demand)
+
+    def requests(self) -> Mapping[Labels, Tally]:
+        """What was counted of requests, by route, backend and instance."""
+        return self._totals.of(REQUESTS)
+
     def counted(self) -> tuple[int, int]:
         """How many requests met a route since the gateway started, and how many of them failed
         (5xx)."""
@@ -154,6 +180,16 @@ class StatusView:
                 failed += int(count) if isinstance(key, tuple) and key[1] >= "500" else 0
         return requests, failed
 
+    def compared(self, route: str, backend: str) -> dict[str, int]:
+        """Verdict → how often workers came to it for a pair with the mirror `backend`."""
+        found: dict[str, int] = {}
+        for labels, tally in self._totals.of(COMPARED).items():
+            for key, count in tally.counts.items():
+                *which, verdict = (*labels, *(key if isinstance(key, tuple) else ()))
+                if which == [route, backend]:
+                    found[verdict] = found.get(verdict, 0) + int(count)
+        return found
+
     def up(self) -> Mapping[str, Mapping[str, bool]]:
         """Backend → address → whether it is well: ready, not ejected, not out by command.
 
@@ -162,18 +198,21 @@ class StatusView:
         return self._standing.up()
 
     def available(self) -> frozenset[str]:
-        """The backends that have an instance that may get requests."""
-        return self._standing.available()
+        """The backends that have an instance that may get requests, or have one started then."""
+        return self._standing.available() | self._asleep()
 
     def _working(self) -> frozenset[str]:
         """Those of the `available` of which anybody knows that they answer: one of their
         instances is well, or, where none is and requests go to those that are not (fail open),
         one of them answered lately all the same."""
         up = self.up()
-        return frozenset(
-            name
-            for name in self.available()
-            if any(up[name].values()) or self._window.was_answered(name)
+        return (
+            frozenset(
+                name
+                for name in self.available()
+                if any(up.get(name, {}).values()) or self._window.was_answered(name)
+            )
+            | self._asleep()
         )
 
     # -- what is told
@@ -183,6 +222,7 @@ class StatusView:
         await self._scraped()
         now = self._clock()
         self._window.beat(now)
+        self._key_use.beat(self._table().keys)
         queued = self._workers.loads.queue_depth()
         self._queued_at = {name: self._queued_at.get(name, now) for name, n in queued.items() if n}
         self._retire(now)
@@ -224,7 +264,9 @@ class StatusView:
     def note_health(self, _words: Words, changes: Sequence[tuple[Key, Word, Word]]) -> None:
         """Tells subscribers which instances changed, and which routes that moves."""
         for key, before, after in changes:
-            log.info(f"instance {key.address} of {key.backend}: {before}, now {after}")
+            cause = self._prober.causes.get(key)
+            why = f": {cause}" if cause else ""
+            log.info(f"instance {key.address} of {key.backend}: {before}, now {after}{why}")
             self._events.publish(
                 {
                     "type": "health",
@@ -232,6 +274,7 @@ class StatusView:
                     "instance": key.address,
                     "from": before,
                     "to": after,
+                    **({"cause": cause} if cause else {}),
                 }
             )
         self._announce()
@@ -300,7 +343,7 @@ class StatusView:
         loads = self._workers.loads
         in_flight, queued, limits = loads.in_flight(), loads.queue_depth(), loads.limits()
         ejected, now = self._prober.health.ejected(), self._clock()
-        found = {}
+        found, asleep = {}, self._asleep()
         for name, seen in self._standing.backends().items():
             instances = {
                 address: self._instance(seen.backend, instance, address, ejected)
@@ -314,7 +357,7 @@ class StatusView:
                 "queue_depth": queued.get(name, 0),
                 "queued_s": round(now - self._queued_at.get(name, now), 3),
                 "in_flight": sum(one["in_flight"] for one in instances.values()),
-                "available": bool(seen.serving),
+                "available": bool(seen.serving) or name in asleep,
                 **self._rates("backend", name),
                 "instances": instances,
             }
@@ -333,6 +376,7 @@ class StatusView:
             "url": instance.url,
             "state": instance.state,
             "health": word or "starting",
+            "cause": self._prober.causes.get(Key(backend.name, address)),
             "since_s": round(book.since_s(Key(backend.name, address)), 3) if word else None,
             "ejected_s": round(max(0.0, ejected.get((backend.name, address), 0.0)), 3),
             "report": self._workers.loads.report(backend.name, address),

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gateway.controlplane.store.etcd import client as etcd
@@ -27,6 +28,7 @@ from gateway.controlplane.store.etcd.layout import (
 )
 from gateway.controlplane.store.etcd.membership import Lease, Membership
 from gateway.controlplane.store.etcd.own_loop import OwnLoop
+from gateway.controlplane.store.etcd.rollout_keys import RolloutKeys
 from gateway.controlplane.store.etcd.watch import Seen, Watch
 from gateway.controlplane.store.store import (
     PAGE_BYTES,
@@ -306,11 +308,16 @@ class EtcdStore:
 
     def announce(self, own: Member | None) -> None:
         """What is true of this gateway from now on; None: nothing that others could count on."""
-        self._loop.call(self._announce(own))
-
-    async def _announce(self, own: Member | None) -> None:
         assert self._membership is not None
-        self._membership.announce(own)
+        self._loop.soon(partial(self._membership.announce, own))
+
+    def rollouts(self, node: str) -> RolloutKeys:
+        """What keeps rollouts here, for the gateway `node`."""
+
+        def lease() -> int:
+            return self._membership.lease if self._membership is not None else 0
+
+        return RolloutKeys(self._loop, self._client, self._keys, node, lease)
 
     def keep_copy(self, newest: Revision) -> None:
         """Keeps a copy of `newest` to start from while etcd is away."""

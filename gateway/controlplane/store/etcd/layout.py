@@ -2,10 +2,12 @@
 
 All below one prefix: `head` (the newest number, its checksum, and how far the history reaches),
 `revisions/<20 digits>` (one edit and its document, compressed), `applied` (the file last applied),
-`gateways/<node>` and `rollouts/<route>` (under the lease of a gateway). Nothing here asks etcd.
+`gateways/<node>` and `rollouts/<route>` (under the lease of a gateway), `rollout-states/<route>`.
+Nothing here asks etcd.
 """
 
 import hashlib
+import secrets
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,7 +84,7 @@ def sum_of(value: bytes) -> str:
 
 
 def packed(revision: Revision) -> bytes:
-    """What is kept of `revision`; StoreFull when etcd would not take it."""
+    """What is kept of `revision`, another value each time. StoreFull: etcd would not take it."""
     value = zlib.compress(
         orjson.dumps(
             {
@@ -93,6 +95,9 @@ def packed(revision: Revision) -> bytes:
                 "source": revision.source,
                 "diff": revision.diff,
                 "document": revision.document,
+                # Two gateways may make the same edit in the same millisecond: a value says whose
+                # it is to who got no answer.
+                "by": secrets.token_hex(8),
             }
         )
     )

@@ -27,6 +27,10 @@ class OwnLoop:
         """The result of `work`, which this thread waits for; not from the loop itself."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    def soon(self, call: Callable[[], None]) -> None:
+        """Has `call` made on the loop, and does not wait for it."""
+        self._loop.call_soon_threadsafe(call)
+
     def keep(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Runs what `work` gives, and again each time it failed."""
         self._loop.call_soon_threadsafe(self._tasks.keep, name, work)

@@ -83,7 +83,13 @@ export const api = {
   history: () => ask("GET", "history?limit=50"),
   weights: (route) => tagged("GET", `routes/${part(route)}/weights`),
   setWeights: (route, weights, options) => ask("PUT", `routes/${part(route)}/weights`, { ...options, body: weights }),
+  mirror: (route) => ask("GET", `routes/${part(route)}/mirror`),
   tellRollout: (route, word) => ask("POST", `routes/${part(route)}/rollout/${word}`, { body: {} }),
+  keys: () => ask("GET", "keys"),
+  keyTag: async (key) => (await tagged("GET", `keys/${part(key)}`)).etag,
+  createKey: (wanted, options) => ask("POST", "keys", { ...options, body: wanted }),
+  keyAction: (key, word, options) => ask("POST", `keys/${part(key)}/${word}`, { ...options, body: {} }),
+  deleteKey: (key, options) => ask("DELETE", `keys/${part(key)}`, options),
   restore: (revision, options) => ask("POST", `history/${revision}/restore`, { ...options, body: {} }),
   backendTag: async (backend) => (await tagged("GET", `backends/${part(backend)}`)).etag,
   instance: (backend, address, action, options) =>

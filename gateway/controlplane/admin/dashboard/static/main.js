@@ -7,17 +7,19 @@ import { charts } from "./charts.js";
 import { askToken } from "./dialogs.js";
 import { announce, by, mark, say } from "./dom.js";
 import { events } from "./events.js";
+import { gateways } from "./gateways.js";
 import { history } from "./history.js";
 import { instances } from "./instances.js";
 import { Series } from "./model.js";
+import { keys } from "./keys.js";
 import { permission } from "./permission.js";
 import { routes } from "./routes.js";
 import { summary } from "./summary.js";
 
 const LOOK_MS = 1000;
 
-const state = { table: null, status: null, revisions: [], series: new Map(), marks: [] };
-const views = [alerts, summary, routes, charts, instances, permission].map((view) => view(state, refresh));
+const state = { table: null, status: null, used: null, revisions: [], series: new Map(), marks: [] };
+const views = [alerts, summary, routes, charts, gateways, instances, keys, permission].map((view) => view(state, refresh));
 const historyView = history(state, refresh);
 const eventsView = events();
 
@@ -48,6 +50,7 @@ async function look() {
   const status = await api.status();
   if (!state.table || status.revision !== state.table.revision) state.table = await api.table();
   state.status = status;
+  state.used = Object.keys(state.table.keys || {}).length ? (await api.keys()).used : null;
   const now = Date.now();
   looked = new Date(now);
   for (const [name, backend] of Object.entries(status.backends || {})) {

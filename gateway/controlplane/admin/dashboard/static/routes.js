@@ -5,6 +5,7 @@
 
 import { by, h, keepRoles, mark, say, vars } from "./dom.js";
 import { answers, colours, health, matched, number, percent, same, shares } from "./model.js";
+import { MirrorPanel } from "./mirror.js";
 import { RolloutPanel } from "./rollout.js";
 import { SplitEditor } from "./split_editor.js";
 
@@ -68,7 +69,8 @@ class RouteView {
     });
     this.rows = new Map(this.backends.map((backend) => [backend, new BackendRow(backend, this.editor, tints)]));
     this.rollout = new RolloutPanel(name, COLUMNS.length, refresh);
-    this.body = h("tbody", { "data-route": name }, title, this.rollout.element,
+    this.mirror = new MirrorPanel(name, spec, COLUMNS.length);
+    this.body = h("tbody", { "data-route": name }, title, this.rollout.element, this.mirror.element,
       ...[...this.rows.values()].map((row) => row.element), this.editor.panel);
     this.editor.draw();
   }
@@ -92,6 +94,7 @@ class RouteView {
     const route = status.routes?.[this.name] || {};
     const effective = route.effective || {};
     this.rollout.update(route.rollout);
+    this.mirror.update();
     this.editor.rebase(route.weights, status.revision);
     this.draw(this.editor.draft);
     for (const [backend, , part] of this.segments) vars(part, { "flex-grow": effective[backend] || 0 });

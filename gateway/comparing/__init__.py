@@ -1,0 +1,1 @@
+"""The process that compares the answers of mirrors."""

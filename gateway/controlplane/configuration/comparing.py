@@ -1,0 +1,93 @@
+"""What may people write about how a mirror's answers are compared?"""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import WithJsonSchema as Shown
+
+from gateway.controlplane.configuration.fields import Spec, fault
+from gateway.core.comparing import WORDS, rule_of
+
+MOST_FIELDS = 100
+MOST_SAMPLES = 50
+POINTER = r"^((/([^/~\x00-\x1f]|~[01]){0,64}){1,16})?$"
+_is_pointer = re.compile(POINTER).fullmatch
+
+
+def _pointer(text: Any) -> str:
+    if not isinstance(text, str) or not _is_pointer(text):
+        raise fault("pointer", 'must be a JSON pointer such as /digit, or "" for all of it')
+    return text
+
+
+def _rule(said: Any) -> Any:
+    try:
+        rule_of(said)
+    except ValueError as error:
+        raise fault("rule", str(error)) from None
+    return said
+
+
+_NUMBER = {"type": "number", "minimum": 0}
+_SHOWN_RULE = {
+    "anyOf": [
+        {"enum": list(WORDS)},
+        {
+            "type": "object",
+            "properties": {
+                "close": {
+                    "type": "object",
+                    "properties": {"rtol": _NUMBER, "atol": _NUMBER},
+                    "minProperties": 1,
+                    "additionalProperties": False,
+                }
+            },
+            "required": ["close"],
+            "additionalProperties": False,
+        },
+        {
+            "type": "object",
+            "properties": {"top_k": {"type": "integer", "minimum": 1}},
+            "required": ["top_k"],
+            "additionalProperties": False,
+        },
+    ]
+}
+Pointer = Annotated[str, BeforeValidator(_pointer)]
+Rule = Annotated[Any, AfterValidator(_rule), Shown(_SHOWN_RULE)]
+
+
+def _said(description: str, **more: Any) -> Any:
+    """A field that may be left out and may not be null."""
+    return Field(default=None, description=description, **more)
+
+
+class CompareSpec(Spec):
+    """How answers of a mirror are compared with those that clients get."""
+
+    fields: Annotated[
+        dict[Pointer, Rule],
+        Shown(
+            {
+                "type": "object",
+                "propertyNames": {"pattern": POINTER},
+                "additionalProperties": _SHOWN_RULE,
+                "maxProperties": MOST_FIELDS,
+            }
+        ),
+    ] = _said(
+        "JSON pointer → `exact`, `set`, `ignore`, `{close: {rtol, atol}}` or"
+        " `{top_k: N}`, for all below it; only what is named is compared. Left out, or all"
+        " `ignore`: everything, numbers as near as the stable version is to itself.",
+        max_length=MOST_FIELDS,
+    )
+    noise: bool = _said(
+        "Whether the stable version is asked a second time, to know how much it"
+        " differs from itself (true where a tolerance is learnt, else false).",
+    )
+    samples: int = _said(
+        f"How many of the last differing pairs are kept for a look ({MOST_SAMPLES}); 0: none.",
+        ge=0,
+        le=MOST_SAMPLES,
+    )

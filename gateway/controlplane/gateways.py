@@ -1,0 +1,280 @@
+"""Which gateways share the table, and where is an edit in force?
+
+The control process's side of a store that is shared: its own lease, the others as they say that
+they are, whom an edit waits for and who is lost. How that gets through etcd is the store's.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any, Protocol
+
+from gateway.controlplane.events import Events, utc_now
+from gateway.controlplane.published import Everywhere, NotEverywhere
+from gateway.controlplane.store.etcd.membership import BEHIND, Lease
+from gateway.controlplane.store.etcd.watch import NOT_YET, Seen
+from gateway.controlplane.store.store import Member, Revision, Unavailable
+from gateway.core.table import Table
+
+log = logging.getLogger(__name__)
+REMEMBERED_S = 3600.0
+"""How long a gateway that lost its lease is named."""
+
+PATIENCE_S = 30.0
+"""How long an edit waits for a gateway that keeps its lease and does not take a revision over."""
+
+
+class SharedStore(Protocol):
+    """What is asked of the store; it calls back on a loop of its own."""
+
+    is_copy: bool
+
+    def follow(self, after: int, hear: Callable[[Revision], None]) -> None: ...
+
+    def join(
+        self,
+        *,
+        look: Callable[[Seen], None],
+        told: Callable[[Lease], None],
+        alive: Callable[[], Any],
+    ) -> None: ...
+
+    def announce(self, own: Member | None) -> None: ...
+
+
+class SharedGateways:
+    """This gateway, `own`, and the others. `tell(until, gateways)` passes on to the workers until
+    when they may count on the lease (monotonic seconds), and how many gateways there are."""
+
+    def __init__(
+        self,
+        store: SharedStore,
+        own: Member,
+        events: Events,
+        tell: Callable[[float, int], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._store, self._own = store, own
+        self._events, self._tell, self._clock = events, tell, clock
+        self._patience_s = patience_s
+        self._seen, self._lease = Seen(), Lease()
+        self._changed = asyncio.Event()
+        self._lost: dict[str, tuple[float, str]] = {}
+        self._withdrawn = ""
+        self._was_held = False
+        self.heard: asyncio.Queue[Revision] = asyncio.Queue()
+        self.on_rollouts: Callable[[Mapping[str, bytes]], object] = lambda kept: None
+        """Hears what is kept of rollouts, whenever it changed."""
+
+    async def begin(self, after: int) -> None:
+        """Hears of every revision after number `after`, and is one of the gateways once it has
+        announced a table. On the loop of the control process."""
+        loop = asyncio.get_running_loop()
+
+        def here(call: Callable[..., None], *values: Any) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(call, *values)
+
+        async def alive() -> None:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_answered(), loop))
+
+        join = partial(
+            self._store.join,
+            look=lambda seen: here(self._look, seen),
+            told=lambda lease: here(self._note, lease),
+            alive=alive,
+        )
+        await asyncio.to_thread(join)
+        await asyncio.to_thread(
+            self._store.follow, after, lambda revision: here(self.heard.put_nowait, revision)
+        )
+
+    # -- what the publisher asks
+
+    def check(self) -> None:
+        """Raises Unavailable while the lease is not held: nothing could be said of the others."""
+        if not self.holds:
+            raise Unavailable(f"this gateway does not hold its lease in etcd ({self.why})")
+
+    def announce(self, table: Table, workers: int) -> None:
+        """All workers of this gateway decide by `table` now."""
+        own = self._own
+        self._withdrawn = ""
+        self._own = Member(own.name, table.revision, workers, own.since, own.admin, own.id)
+        self._store.announce(self._own)
+        self._stir()
+
+    def withdraw(self, why: str) -> None:
+        """This gateway cannot take over what the others decide by: nobody is to wait for it."""
+        log.error(f"{why}; this gateway gives up its lease")
+        self._withdrawn = why
+        self._store.announce(None)
+
+    async def in_force(self, revision: int) -> Everywhere:
+        """Where `revision` is in force, once it is on every gateway that holds its lease."""
+        end = self._clock() + self._patience_s
+        while True:
+            changed, late = self._changed, self._late(revision)
+            if not self.holds:
+                raise NotEverywhere(
+                    revision,
+                    f"this gateway has lost its lease meanwhile ({self.why}): others may still"
+                    " decide by an older one",
+                )
+            if late is not None and not late:
+                others = [each for each in self._live() if each.name != self._own.name]
+                workers = self._own.workers + sum(each.workers for each in others)
+                return Everywhere(1 + len(others), workers, self.lost)
+            try:
+                async with asyncio.timeout(min(1.0, max(0.0, end - self._clock()))):
+                    await changed.wait()
+            except TimeoutError:
+                if self._clock() >= end:
+                    raise NotEverywhere(
+                        revision, f"gateway {', '.join(late or ['?'])} does not take it over"
+                    ) from None
+
+    def _late(self, revision: int) -> list[str] | None:
+        """Who decides by an older one; None while what is known is older itself."""
+        if self._seen.away or self._seen.head.number < revision:
+            return None
+        own = self._own.name
+        return [e.name for e in self._live() if e.applied < revision and e.name != own]
+
+    def note(self, table: Table) -> str:
+        """What is worth knowing of a start with `table`; empty if nothing is."""
+        if not self._store.is_copy:
+            return ""
+        return (
+            f"etcd cannot be reached: going on with the copy of revision {table.revision} in the"
+            " state directory; edits are refused until etcd is back"
+        )
+
+    # -- what is known
+
+    @property
+    def holds(self) -> bool:
+        """Whether this gateway holds its lease."""
+        return self._lease.until > self._clock()
+
+    @property
+    def why(self) -> str:
+        """Why it does not; empty where it does."""
+        return "" if self.holds else self._withdrawn or self._lease.why or "it was not renewed"
+
+    @property
+    def lost(self) -> list[str]:
+        """The gateways that were there, and lost their lease without saying that they go."""
+        now = self._clock()
+        self._lost = {n: e for n, e in self._lost.items() if now - e[0] < REMEMBERED_S}
+        return sorted(self._lost)
+
+    def status(self, revision: int) -> dict[str, Any]:
+        """`{"store": …, "gateways": {name: …}}` for the status page; `revision` is the one that is
+        in force here."""
+        newest = max(revision, self._seen.head.number)
+        gateways: dict[str, Any] = {
+            each.name: self._shown(each, newest) for each in self._live() if each.name
+        }
+        own = self._shown(self._own, newest)
+        gateways[self._own.name] = {**own, "live": self.holds, "self": True}
+        for name in self.lost:
+            gateways.setdefault(name, {"live": False, "lost": self._lost[name][1]})
+        store = {
+            "kind": "etcd",
+            "state": "away" if self._seen.away else "connected",
+            "lease": "held" if self.holds else "lost",
+            "why": self._seen.away or self.why,
+            "revision": self._seen.head.number,
+            "copy": self._store.is_copy and not self._seen.head.number,
+        }
+        return {
+            "store": store,
+            "gateways": {name: gateways[name] for name in sorted(gateways)},
+            "limits": {"divided_by": max(1, len(self._live()))},
+        }
+
+    def gauges(self) -> dict[str, dict[tuple[str, ...], float]]:
+        """Metric → labels → value."""
+        revisions: dict[tuple[str, ...], float] = {
+            (each.name,): float(each.applied) for each in self._live()
+        }
+        revisions[self._own.name,] = float(self._own.applied)
+        return {
+            "headgate_gateways": {(): float(len(self._live()))},
+            "headgate_gateway_revision": revisions,
+            "headgate_lease_held": {(): float(self.holds)},
+            "headgate_store_up": {(): float(not self._seen.away)},
+        }
+
+    @property
+    def driven_elsewhere(self) -> set[str]:
+        """The routes whose rollouts other gateways drive."""
+        return {route for route, name in self._seen.drivers.items() if name != self._own.name}
+
+    def admin_of(self, name: str) -> str:
+        """Where that gateway's admin API is, as far as it is known."""
+        member = self._seen.members.get(name)
+        return member.admin if member is not None else "?"
+
+    def _shown(self, member: Member, newest: int) -> dict[str, Any]:
+        said: Mapping[str, Any] = asdict(member)
+        shown = {key: said[key] for key in ("workers", "since", "admin")}
+        return {
+            "live": True,
+            "revision": member.applied,
+            "behind": max(0, newest - member.applied),
+            **shown,
+        }
+
+    def _live(self) -> list[Member]:
+        """Whoever holds a lease and does not go."""
+        return [each for each in self._seen.members.values() if each.workers]
+
+    # -- what the store tells
+
+    def _look(self, seen: Seen) -> None:
+        before, self._seen = self._seen, seen
+        if not seen.away:
+            for name in before.members.keys() - seen.members.keys():
+                if before.members[name].workers and name != self._own.name:
+                    self._lost[name] = (self._clock(), utc_now())
+                    self._say(name, "lost")
+            for name in seen.members.keys() - before.members.keys():
+                self._lost.pop(name, None)
+                self._say(name, "joined")
+        if before.away != seen.away:
+            log.warning(f"etcd: {seen.away}" if seen.away else "etcd: connected")
+        if before.rollouts != seen.rollouts and not seen.away:
+            self.on_rollouts(seen.rollouts)
+        self._pass_on()
+        self._stir()
+
+    def _note(self, lease: Lease) -> None:
+        why, self._lease = self._lease.why, lease
+        is_news = self._was_held or lease.why not in (NOT_YET, BEHIND)
+        if self.holds != self._was_held or (not self.holds and lease.why != why and is_news):
+            self._was_held = self.holds
+            said = "holds its lease" if self.holds else f"does not hold its lease: {self.why}"
+            log.warning(f"etcd: this gateway {said}")
+        self._pass_on()
+        self._stir()
+
+    def _pass_on(self) -> None:
+        self._tell(self._lease.until, max(1, len(self._live())))
+
+    def _stir(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _say(self, name: str, what: str) -> None:
+        self._events.publish({"type": "gateway", "gateway": name, "what": what})
+
+
+async def _answered() -> None:
+    """The loop does its work."""

@@ -1,0 +1,96 @@
+"""Keys on the dashboard of a real gateway: made, shown once, renewed, used, and taken back."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from tests.dashboard.conftest import Page
+from tests.harness.gateway import backend, eventually, running_gateway
+from tests.harness.origin_process import OriginProcess
+
+pytestmark = pytest.mark.browser
+ACME = '[data-key="acme"]'
+
+
+@pytest.fixture
+def origin() -> Iterator[OriginProcess]:
+    process = OriginProcess(name="linear")
+    process.start()
+    yield process
+    process.kill()
+
+
+def make(page: Page, admin_url: str) -> str:
+    """Makes a key for one route as a person would; its secret as it is shown."""
+    page.open(admin_url)
+    page.until(lambda: page.text("#link-text") == "live")
+    page.until(lambda: "No keys" in page.text("#keys-body"))
+    page.press("#key-new")
+    page.until(lambda: "every route asks for one" in page.text("#key-dialog"))
+    page.write(page.find("#key-name"), "acme")
+    page.press('#key-routes input[value="all"]')
+    page.write(page.find("#key-rate"), "wrong")
+    page.press('#key-ask button[type="submit"]')
+    page.until(lambda: "100/s or 30/m" in page.text("#key-fault"))
+    page.write(page.find("#key-rate"), "600/m")
+    page.press('#key-ask button[type="submit"]')
+    page.until(lambda: page.text("#key-secret").startswith("hg_"))
+    return page.text("#key-secret")
+
+
+def close(page: Page) -> None:
+    page.press("#key-done")
+    page.until(lambda: not page.script("return document.getElementById('key-dialog').open"))
+
+
+def confirm(page: Page, action: str) -> None:
+    page.press(f'[aria-label="{action} acme"]')
+    page.until(lambda: page.text("#confirm-apply").lower() == action)
+    page.press("#confirm-apply")
+
+
+async def test_a_key_is_made_shown_once_used_rotated_and_revoked(
+    page: Page, origin: OriginProcess
+) -> None:
+    document = {
+        "backends": {"linear": backend(origin)},
+        "routes": {
+            "all": {"match": "/", "split": {"linear": 1}, "access": "keys"},
+            "open": {"match": "/open", "split": {"linear": 1}, "access": "open"},
+        },
+    }
+    async with running_gateway(document) as gateway:
+
+        async def status_of(key: str) -> int:
+            reply = await gateway.client.get(gateway.url + "/", headers=[("X-API-Key", key)])
+            return reply.status
+
+        secret = await asyncio.to_thread(make, page, gateway.admin_url)
+        assert await status_of(secret) == 200
+        await asyncio.to_thread(close, page)
+        markup = str(page.script("return document.documentElement.outerHTML"))
+        assert secret not in markup
+        assert "600/m" in page.text(ACME)
+        await asyncio.to_thread(page.until, lambda: "just now" in page.text(ACME))
+
+        await asyncio.to_thread(confirm, page, "rotate")
+        await asyncio.to_thread(page.until, lambda: page.text("#key-secret").startswith("hg_"))
+        renewed = page.text("#key-secret")
+        await asyncio.to_thread(close, page)
+        assert [await status_of(each) for each in (secret, renewed)] == [200, 200]
+        await asyncio.to_thread(page.until, lambda: "2 secrets" in page.text(ACME))
+        await asyncio.to_thread(confirm, page, "retire")
+        await asyncio.to_thread(page.until, lambda: "2 secrets" not in page.text(ACME))
+        assert [await status_of(each) for each in (secret, renewed)] == [401, 200]
+
+        async def told() -> bool:
+            listed = (await gateway.client.get(gateway.admin_url + "/admin/v1/keys")).json()
+            return bool(listed["used"]["acme"]["requests"] == 4)
+
+        await eventually(told, 10, "four requests of the key", 0.1)
+        await asyncio.to_thread(confirm, page, "revoke")
+        await asyncio.to_thread(page.until, lambda: not page.all(ACME))
+        assert await status_of(renewed) == 401
+        refused = [each for each in page.complaints() if "admin/v1/keys - Failed" not in each]
+        assert refused == []

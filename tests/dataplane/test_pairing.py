@@ -1,0 +1,175 @@
+"""What of a mirror's answers is paired with a client's, what is not, and what is dropped."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway.comparing.bodies import answer_of, events
+from gateway.wire.pairs import unpacked
+from tests.dataplane.rig import Conversation, until
+
+COMPARE = {"fields": {"/digit": "exact"}}
+
+
+class Taker(asyncio.WriteTransport):
+    """Where pairs go: keeps them, and says that `behind` bytes wait."""
+
+    def __init__(self) -> None:
+        self.pairs: list[Any] = []
+        self.behind = 0
+
+    def write(self, data: Any) -> None:
+        self.pairs.append(unpacked(bytes(data)[4:]))
+
+    def get_write_buffer_size(self) -> int:
+        return self.behind
+
+
+def saying(body: bytes, status: int = 200, extra: bytes = b"") -> Any:
+    async def script(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await conversation.answer(body, status, extra)
+
+    return script
+
+
+@pytest.fixture
+def served(rig, stub):
+    """A gateway with a stable backend and a mirror that is compared, and who takes the pairs."""
+
+    async def make(old: Any, new: Any, compare: Any = COMPARE, **more: Any) -> Any:
+        options = more.pop("options", {})
+        gateway, main, shadow = await rig(**options), await stub(old), await stub(new)
+        gateway.plane.outbox.transport = taker = Taker()
+        mirror = {"backend": "m", "compare": compare}
+        route = {"match": "/", "split": {"a": 1}, "mirror": mirror, **more}
+        backends = {"a": {"instances": [main.url]}, "m": {"instances": [shadow.url]}}
+        gateway.table({"backends": backends, "routes": {"r": route}})
+        return gateway, taker
+
+    return make
+
+
+def counted(gateway: Any, verdict: str) -> int:
+    name = "headgate_mirror_compared_total"
+    return gateway.plane.counters.value(name, "r", "m", verdict)
+
+
+REQUEST = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
+
+
+async def test_both_answers_become_one_pair_and_nothing_is_held_after(served) -> None:
+    json_ = b"Content-Type: application/json\r\n"
+    gateway, taker = await served(saying(b'{"digit":1}', extra=json_), saying(b'{"digit":2}'))
+    answer = await gateway.ask(REQUEST)
+    assert answer.body == b'{"digit":1}'
+    await until(lambda: len(taker.pairs) == 1)
+    head, parts = taker.pairs[0]
+    assert head["route"] == "r"
+    assert head["request"] == answer.get("x-request-id")
+    assert parts == [
+        (200, "application/json", "", b'{"digit":1}'),
+        (200, "", "", b'{"digit":2}'),
+    ]
+    assert gateway.plane.outbox.held == 0
+
+
+async def test_with_noise_the_stable_version_is_asked_a_second_time(served) -> None:
+    gateway, taker = await served(saying(b"1"), saying(b"2"), {"noise": True})
+    await gateway.ask(REQUEST)
+    await until(lambda: len(taker.pairs) == 1)
+    assert [body for *_, body in taker.pairs[0][1]] == [b"1", b"2", b"1"]
+
+
+async def test_a_mirror_that_has_no_room_is_unanswered_and_no_difference(served) -> None:
+    gateway, taker = await served(saying(b"1"), saying(b"", 503, b"Retry-After: 1\r\n"))
+    await gateway.ask(REQUEST)
+    await until(lambda: counted(gateway, "unanswered") == 1)
+    assert not taker.pairs
+    assert gateway.plane.outbox.held == 0
+
+
+async def test_a_mirror_that_breaks_off_is_unanswered(served) -> None:
+    async def broken(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(b"HTTP/1.1 200 X\r\nContent-Length: 9\r\n\r\nhal")
+        conversation.reset()
+
+    gateway, taker = await served(saying(b"1"), broken)
+    await gateway.ask(REQUEST)
+    await until(lambda: counted(gateway, "unanswered") == 1)
+    assert not taker.pairs
+
+
+@pytest.mark.parametrize(
+    ("options", "behind"), [({"compare_body": 4}, 0), ({}, 1 << 40), ({"compare_memory": 0}, 0)]
+)
+async def test_what_is_too_large_or_too_much_is_dropped_and_the_client_served(
+    served, options: Any, behind: int
+) -> None:
+    gateway, taker = await served(saying(b"12345678"), saying(b"12345678"), options=options)
+    taker.behind = behind
+    assert (await gateway.ask(REQUEST)).body == b"12345678"
+    await until(lambda: counted(gateway, "dropped") == 1)
+    assert not taker.pairs
+    assert gateway.plane.outbox.held == 0
+
+
+async def test_where_nobody_takes_pairs_they_are_dropped(served) -> None:
+    gateway, _ = await served(saying(b"1"), saying(b"2"))
+    gateway.plane.outbox.transport = None
+    assert (await gateway.ask(REQUEST)).body == b"1"
+    await until(lambda: counted(gateway, "dropped") == 1)
+
+
+async def test_what_the_mirrors_own_backend_answered_is_no_pair(served) -> None:
+    gateway, taker = await served(saying(b"1"), saying(b"2"), split={"a": 0, "m": 1})
+    assert (await gateway.ask(REQUEST)).body == b"2"
+    await until(lambda: gateway.plane.mirrored == 0)
+    assert not taker.pairs
+    assert gateway.plane.outbox.held == 0
+
+
+async def test_an_answer_of_the_gateways_own_is_no_pair(served) -> None:
+    async def silent(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.reset()
+
+    gateway, taker = await served(silent, saying(b"2"))
+    assert (await gateway.ask(REQUEST)).status == 502
+    await until(lambda: gateway.plane.mirrored == 0)
+    assert not taker.pairs
+    assert gateway.plane.outbox.held == 0
+
+
+async def test_a_client_that_leaves_is_no_pair(served) -> None:
+    wait = asyncio.Event()
+
+    async def slow(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\na")
+        await wait.wait()
+
+    gateway, taker = await served(slow, saying(b"2"))
+    peer = await gateway.connect()
+    peer.write(REQUEST)
+    await peer.reader.readuntil(b"\r\n\r\n")
+    peer.close()
+    await until(lambda: gateway.plane.outbox.held == 0)
+    assert not taker.pairs
+
+
+def test_what_a_body_says() -> None:
+    assert answer_of((200, "application/json", "", b'{"a": 1}')).value == {"a": 1}
+    assert answer_of((200, "text/plain", "", b"\xff")).form == "bytes"
+    lines = answer_of((200, "application/x-ndjson; charset=utf-8", "", b'{"a":1}\n\n{"a":2}\n'))
+    assert (lines.form, lines.value) == ("stream", ['{"a":1}', '{"a":2}'])
+    assert answer_of((200, "", "gzip", b"no gzip")).value == "no gzip"
+
+
+def test_the_items_of_an_event_stream_are_its_data() -> None:
+    body = b": hello\r\nid: 7\r\ndata: a\r\ndata: b\r\n\r\n"
+    body += b"event: error\ndata: c\n\nretry: 3\n\ndata: d"
+    assert events(body) == [b"a\nb", b"error: c", b"d"]

@@ -1,0 +1,253 @@
+"""Several gateways with one table in etcd, as processes: what they promise, whatever dies."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.harness.etcd import Cluster, etcd_cluster
+from tests.harness.gateway import Gateway, backend, eventually, one_backend, running_gateway
+from tests.harness.load import Client, Reply
+from tests.harness.origins import after, origins
+
+LEASE = "2s"
+
+
+def settings(cluster: Cluster, node: str, **more: Any) -> dict[str, Any]:
+    spec = {"endpoints": cluster.urls, "prefix": "/headgate/test", "lease": LEASE}
+    return {"store": "etcd", "etcd": spec, "node": node, **more}
+
+
+@asynccontextmanager
+async def gateways(
+    cluster: Cluster, names: str, *, lost: str = "", canary: bool = False, **more: Any
+) -> AsyncIterator[list[Gateway]]:
+    """A gateway of each of these names, started at once; those of `lost` refuse when lost."""
+    async with AsyncExitStack() as stack:
+        (origin,) = await stack.enter_async_context(origins(1, after(0.001)))
+        document = one_backend(origin)
+        if canary:
+            document["backends"]["new"] = backend(origin)
+            document["routes"]["all"]["split"] = {"main": 1, "new": 0}
+        started = [
+            stack.enter_async_context(
+                running_gateway(
+                    document,
+                    check_end=False,
+                    **settings(
+                        cluster,
+                        f"gw-{name}",
+                        store_lost="refuse" if name in lost else "serve",
+                        **more,
+                    ),
+                )
+            )
+            for name in names
+        ]
+        yield list(await asyncio.gather(*started))
+
+
+async def edit(gateway: Gateway, weight: int, **more: Any) -> Reply:
+    path = "/admin/v1/routes/all/weights"
+    return await gateway.admin("PUT", path, {"main": weight}, timeout=60, **more)
+
+
+async def revision(gateway: Gateway) -> int:
+    """The revision by which `gateway` decides; 0 where it refuses."""
+    reply = await gateway.client.get(f"{gateway.url}/x")
+    return int(reply.header("X-Headgate-Revision") or 0) if reply.ok else 0
+
+
+async def healthy(gateway: Gateway) -> bool:
+    reply = await gateway.client.get(f"{gateway.url}/-/health")
+    return bool(reply.status == 200)
+
+
+async def edits(to: Gateway, asked: Sequence[Gateway], count: int) -> list[int]:
+    """The revisions of `count` edits; none of those `asked` answers by an older one after each."""
+    made = []
+    for n in range(count):
+        reply = await edit(to, 2 + n % 50)
+        assert reply.status == 200, reply
+        made.append(reply.json()["revision"])
+        for found in await asyncio.gather(*(revision(each) for each in asked)):
+            assert found >= made[-1] or not found
+    return made
+
+
+def send(gateway: Gateway, number: signal.Signals) -> None:
+    """Sends `number` to all processes of `gateway`: its machine stops, or goes on."""
+    for process in gateway.family():
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+def at_once(made: Sequence[Sequence[int]]) -> None:
+    numbers = sorted(number for each in made for number in each)
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), "no gaps, none twice"
+
+
+async def prove(cluster: Cluster, count: int, workers: int) -> None:
+    async with gateways(cluster, "abc", lost="b", workers=workers) as all_three:
+        a, b, c = all_three
+        for each in all_three:
+            await eventually(lambda each=each: healthy(each))  # type: ignore[misc]
+        assert [await revision(each) for each in all_three] == [1, 1, 1], "one file, one revision"
+
+        at_once(await asyncio.gather(*(edits(each, all_three, count) for each in all_three)))
+        reply = await edit(a, 60)
+        assert reply.json()["applied"] == {"gateways": 3, "workers": 3 * workers, "lost": []}
+        behind = {"gw-a": 0, "gw-b": 0, "gw-c": 0}
+        await eventually(lambda: _shows(b, behind), what="every gateway shows all of them")
+
+        # A condition that holds no more is no conflict to be tried again.
+        tag = (await b.admin("GET", "/admin/v1/routes/all/weights")).header("ETag")
+        assert (await edit(a, 61)).status == 200
+        assert (await edit(b, 62, headers=[("If-Match", tag)])).status == 412
+
+        # A gateway dies: edits wait for its lease, once, and name it.
+        send(c, signal.SIGKILL)
+        applied = (await edit(a, 63)).json()["applied"]
+        assert applied == {"gateways": 2, "workers": 2 * workers, "lost": ["gw-c"]}
+
+        # One is stopped and goes on: it refuses rather than answering by its old table.
+        send(b, signal.SIGSTOP)
+        asked = [asyncio.create_task(revision(b)) for _ in range(5)]
+        applied = (await edit(a, 64)).json()["applied"]
+        assert applied["lost"] == ["gw-b", "gw-c"]
+        newest = await revision(a)
+        send(b, signal.SIGCONT)
+        assert all(found in (0, newest) for found in await asyncio.gather(*asked))
+        await eventually(lambda: healthy(b))
+        assert await revision(b) == newest
+        assert (await edit(b, 65)).json()["applied"]["gateways"] == 2
+
+        # etcd is away: requests are answered, edits are refused and leave nothing half done.
+        before = await revision(a)
+        cluster.kill()
+        await eventually(lambda: _not(healthy(a)))
+        await eventually(lambda: _not(healthy(b)))
+        reply = await edit(a, 66)
+        assert (reply.status, reply.json()["code"]) == (503, "store_unavailable")
+        assert await revision(a) == before
+        refused = await b.client.get(f"{b.url}/x")
+        assert (refused.status, refused.header("X-Headgate-Error")) == (503, "store_lost")
+        cluster.start()
+        await eventually(lambda: healthy(a))
+        await eventually(lambda: healthy(b))
+        assert (await edit(b, 67)).json()["applied"]["gateways"] == 2
+        at_once([[before, await revision(a)]])
+
+
+async def test_a_rollout_is_driven_by_one_gateway_and_goes_on_at_another() -> None:
+    plan = {
+        "to": "new", "steps": [10, 50, 100], "hold": "1s", "min_requests": 1, "warmup": 0,
+        "guards": {"errors": {}},
+    }  # fmt: skip
+    path = "/admin/v1/routes/all/rollout"
+    with etcd_cluster() as cluster:
+        async with gateways(cluster, "ab", canary=True) as (a, b):
+            for each in (a, b):
+                await eventually(lambda each=each: healthy(each))  # type: ignore[misc]
+            begun = await a.admin("PUT", path, plan, timeout=60)
+            assert begun.status == 201, begun
+            await eventually(lambda: _rollout(b, "running"))
+            refused = await b.admin("POST", f"{path}/pause", {})
+            assert refused.status == 409
+            assert "driven by gateway gw-a" in refused.json()["detail"]
+            weights = await b.admin("PUT", "/admin/v1/routes/all/weights", {"main": 1, "new": 1})
+            assert weights.status == 409, "its split is nobody else's to edit"
+            assert (await a.admin("POST", f"{path}/pause", {}, timeout=60)).status == 200
+            await eventually(lambda: _rollout(b, "paused"))
+            send(a, signal.SIGKILL)
+
+            async def resumed() -> bool:
+                reply = await b.admin("POST", f"{path}/resume", {}, timeout=60)
+                return bool(reply.status == 200)
+
+            await eventually(resumed, 60)
+
+            async def done() -> bool:
+                await asyncio.gather(*(b.client.get(f"{b.url}/x") for _ in range(20)))
+                return await _rollout(b, "done")
+
+            await eventually(done, 90)
+            spec = (await b.admin("GET", "/admin/v1/routes/all/weights")).json()
+            assert spec["weights"]["main"] == 0
+            history = (await b.admin("GET", "/admin/v1/history")).json()["revisions"]
+            numbers = [each["revision"] for each in history]
+            assert numbers == list(range(numbers[0], 0, -1))
+
+
+async def _rollout(gateway: Gateway, state: str) -> bool:
+    reply = await gateway.admin("GET", "/admin/v1/routes/all/rollout")
+    return bool(reply.status == 200 and reply.json()["state"] == state)
+
+
+async def test_while_etcd_is_away_a_gateway_starts_from_its_copy() -> None:
+    with etcd_cluster() as cluster:
+        async with gateways(cluster, "a") as (gateway,):
+            assert (await edit(gateway, 7)).json()["revision"] == 2
+            cluster.kill()
+            await gateway.stop(within_s=30)
+            gateway.client = Client()
+            gateway.document["routes"]["all"]["split"] = {"main": 9}
+            starting = asyncio.create_task(gateway.start())
+            await eventually(lambda: _decides(gateway, 2), 60)
+            assert "going on with the copy of revision 2" in gateway.log_text()
+            store = (await gateway.status())["store"]
+            assert (store["state"], store["lease"], store["copy"]) == ("away", "lost", True)
+            assert (await edit(gateway, 8)).status == 503
+            assert not await healthy(gateway)
+            cluster.start()
+            await starting
+            # What the file says now is applied as soon as somebody can store it.
+            await eventually(lambda: _decides(gateway, 3), 60)
+            assert (await edit(gateway, 8)).json()["revision"] == 4
+            assert not (await gateway.status())["store"]["copy"]
+            await gateway.stop(within_s=30)
+
+
+async def test_without_etcd_and_a_copy_a_gateway_does_not_start_and_says_why() -> None:
+    spec = {"endpoints": ["http://127.0.0.1:9"], "lease": "1s", "password": {"env": "NOT_SET"}}
+    for etcd, words in (
+        (spec, "gateway.etcd.password: the variable NOT_SET is not set"),
+        ({**spec, "password": "x"}, "etcd cannot be reached (http://127.0.0.1:9: "),
+    ):
+        with pytest.raises(AssertionError) as failed:
+            async with running_gateway(
+                one_backend("http://127.0.0.1:9"), store="etcd", etcd=etcd, up=False
+            ):
+                pass
+        assert words in str(failed.value)
+        assert "Traceback" not in str(failed.value)
+        assert "Unclosed" not in str(failed.value)
+
+
+async def _decides(gateway: Gateway, number: int) -> bool:
+    return await revision(gateway) == number
+
+
+async def _shows(gateway: Gateway, behind: dict[str, int]) -> bool:
+    shown = (await gateway.status())["gateways"]
+    return {name: each["behind"] for name, each in shown.items()} == behind
+
+
+async def _not(check: Any) -> bool:
+    return not await check
+
+
+async def test_three_gateways_have_one_table_whatever_dies() -> None:
+    with etcd_cluster() as cluster:
+        await prove(cluster, 5, 1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+async def test_three_gateways_of_two_workers_have_one_table_for_long() -> None:
+    with etcd_cluster(3) as cluster:
+        await prove(cluster, 60, 2)
