@@ -64,7 +64,7 @@ class Workers(Protocol):
 class Gateways(Protocol):
     """The gateways that share the table."""
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Raises Unavailable while this one could not say what the others decide by."""
 
     def announce(self, table: Table, workers: int) -> None:
@@ -332,7 +332,7 @@ class Publisher:
         the edit came from, where it came from one.
         """
         if self._gateways is not None:
-            self._gateways.check()
+            await self._gateways.check()
         await self._on_disk(lambda: self._store.commit(revision, applied))
         if applied is not None:
             self._applied = applied

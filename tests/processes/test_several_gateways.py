@@ -2,17 +2,21 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 from tests.harness.etcd import Cluster, etcd_cluster
-from tests.harness.gateway import Gateway, backend, eventually, one_backend, running_gateway
+from tests.harness.gateway import ROOT, Gateway, backend, eventually, one_backend, running_gateway
 from tests.harness.load import Client, Reply
 from tests.harness.origins import after, origins
+from tests.harness.ports import free_port
 
 LEASE = "2s"
 
@@ -181,6 +185,27 @@ async def test_a_rollout_is_driven_by_one_gateway_and_goes_on_at_another() -> No
             history = (await b.admin("GET", "/admin/v1/history")).json()["revisions"]
             numbers = [each["revision"] for each in history]
             assert numbers == list(range(numbers[0], 0, -1))
+
+
+async def test_up_starts_no_instances_that_other_gateways_could_not_use(tmp_path: Path) -> None:
+    file = tmp_path / "headgate.yaml"
+    file.write_text(
+        f"""
+        gateway: {{store: etcd, etcd: {{endpoints: ["http://127.0.0.1:9"]}},
+                   listen: "127.0.0.1:{free_port()}", admin: "127.0.0.1:{free_port()}"}}
+        backends: {{main: {{serve: {{model: "models:Model"}}}}}}
+        routes: {{all: {{match: /, split: {{main: 1}}}}}}
+        """
+    )
+    command = [sys.executable, "-m", "gateway", "up", str(file), "--state-dir", str(tmp_path / "s")]
+    done = await asyncio.to_thread(
+        subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert (
+        "backends/main/serve: `headgate up` starts no instances with `store: etcd`" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
 
 
 async def _rollout(gateway: Gateway, state: str) -> bool:
