@@ -184,6 +184,80 @@ def predictions_alike(chance: Chance, kinds: int) -> bool:
     return predictions_differ(draws(chance, shares), answers, shares)
 
 
+# -- pairs of a mirror
+
+PAIRS = 2000
+AT_LEAST = 0.98
+
+
+def disagreeing(differ: Flags, itself: Flags | None = None) -> Flags:
+    """The logarithm of the evidence after each pair: of what differs between the versions, and of
+    what the stable one differs by from itself where it is asked twice. The same as
+    `core.agreement.log_evidence_of_disagreement`, of all beginnings at once; a test compares."""
+    allowed = 1.0 - AT_LEAST
+    logs = []
+    for ratio in WORSE:
+        part = min(allowed * ratio, (1.0 + allowed) / 2)
+        lost = math.log1p(-part) - math.log1p(-allowed)
+        logs.append(np.cumsum(np.where(differ, math.log(part / allowed), lost)))
+    found = _mean_of(np.array(logs))
+    if itself is None:
+        return found
+    mine, its = np.cumsum(differ), np.cumsum(itself)
+    beyond = [mine * math.log(r) - (mine + its) * math.log1p(0.5 * (r - 1.0)) for r in WORSE]
+    return np.asarray(np.minimum(found, _mean_of(np.array(beyond))))
+
+
+def _mean_of(logs: Flags) -> Flags:
+    high = logs.max(axis=0)
+    return np.asarray(high + np.log(np.exp(logs - high).mean(axis=0)))
+
+
+def held(evidence: Flags) -> int | None:
+    """The pair, counted from 1, at which the guard fails; None: never."""
+    over = np.flatnonzero(evidence >= -math.log(ALPHA))
+    return int(over[0]) + 1 if len(over) else None
+
+
+def in_runs(chance: Chance, count: int, part: float) -> Flags:
+    """That part of the pairs, in runs of ten or so, as when a kind of request comes in bursts."""
+    starts = chance.random(count) < part / 10
+    return np.asarray(np.convolve(starts, np.ones(10))[:count] > 0)
+
+
+def as_often_as_allowed(chance: Chance) -> int | None:
+    """2 % of the pairs differ, which is what `at_least: 0.98` allows."""
+    return held(disagreeing(chance.random(PAIRS) < 0.02))
+
+
+def as_often_as_itself(chance: Chance) -> int | None:
+    """20 % differ, as they do of the stable version with itself."""
+    return held(disagreeing(chance.random(PAIRS) < 0.2, chance.random(PAIRS) < 0.2))
+
+
+def in_runs_as_itself(chance: Chance) -> int | None:
+    """The same requests make both of them differ, by chance, and they come in bursts."""
+    hard = in_runs(chance, PAIRS, 0.3)
+    one, other = (hard & (chance.random(PAIRS) < 0.5) for _ in range(2))
+    return held(disagreeing(one, other))
+
+
+def nearly_always(chance: Chance) -> int | None:
+    """0.1 % differ: a model that agrees in 99.9 %."""
+    return held(disagreeing(chance.random(PAIRS) < 0.001, chance.random(PAIRS) < 0.0))
+
+
+def agreeing(agree: float, itself: float) -> Callable[[Chance], int | None]:
+    """Pairs until the alarm, where a canary agrees in `agree` of them and the stable version with
+    itself in `itself`."""
+
+    def run(chance: Chance) -> int | None:
+        differ = chance.random(PAIRS) >= agree
+        return held(disagreeing(differ, chance.random(PAIRS) >= itself))
+
+    return run
+
+
 # -- a canary that is worse
 
 
@@ -238,6 +312,10 @@ def alike(runs: int) -> Iterator[Found]:
         yield repeated(
             f"predictions, {kinds} kinds", runs, lambda c, n=kinds: predictions_alike(c, n)
         )
+    yield repeated("agreement, 98 % of pairs", runs, as_often_as_allowed)
+    yield repeated("agreement, 80 % as with itself", runs, as_often_as_itself)
+    yield repeated("agreement, 85 % as with itself, in bursts", runs, in_runs_as_itself)
+    yield repeated("agreement, 99.9 % of pairs", runs, nearly_always)
 
 
 def worse(runs: int) -> Iterator[Found]:
@@ -249,6 +327,14 @@ def worse(runs: int) -> Iterator[Found]:
     yield repeated("latency, twice as long", runs, lambda c: latency_worse(c, 0.1, 2.0))
 
 
+def apart(runs: int) -> Iterator[Found]:
+    """How many pairs of a mirror a canary that answers otherwise gets, at `at_least: 0.98`."""
+    yield repeated("agrees in 95 %", runs, agreeing(0.95, 1.0))
+    yield repeated("agrees in 90 %", runs, agreeing(0.9, 1.0))
+    yield repeated("agrees in 80 %, the stable one with itself in 95 %", runs, agreeing(0.8, 0.95))
+    yield repeated("agrees in 50 %", runs, agreeing(0.5, 1.0))
+
+
 def page(runs: int) -> Iterator[str]:
     """The tables, as Markdown."""
     yield f"Of {runs:,} runs each, at α = {ALPHA:g}.\n"
@@ -257,6 +343,10 @@ def page(runs: int) -> Iterator[str]:
         yield f"| {found.name} | {100 * len(found.at) / runs:.2f} % |"
     yield "\n| a canary at 10 % | median | 90 % | runs without alarm |\n|---|---|---|---|"
     for found in worse(runs):
+        missed = 100 * (1 - len(found.at) / runs)
+        yield f"| {found.name} | {found.point(0.5):g} | {found.point(0.9):g} | {missed:.1f} % |"
+    yield "\n| a mirror's canary | pairs, median | 90 % | runs without alarm |\n|---|---|---|---|"
+    for found in apart(runs):
         missed = 100 * (1 - len(found.at) / runs)
         yield f"| {found.name} | {found.point(0.5):g} | {found.point(0.9):g} | {missed:.1f} % |"
 

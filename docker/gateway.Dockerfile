@@ -18,6 +18,7 @@ RUN [ "$HEADGATE_COMPILE" = 0 ] \
  || { apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev; } \
  || [ "$HEADGATE_COMPILE" = auto ]
 COPY setup.py README.md LICENSE ./
+COPY licenses licenses
 COPY gateway gateway
 RUN HEADGATE_COMPILE=$HEADGATE_COMPILE PIP_CONSTRAINT=/src/constraints.txt pip install --no-deps .
 

@@ -16,6 +16,7 @@ RUN pip install --no-deps --retries 2 --extra-index-url "$TORCH_INDEX" "$(grep '
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['instance'], *p['optional-dependencies']['otel'], sep='\n')" >requirements.txt \
  && pip install --constraint constraints.txt --requirement requirements.txt
 COPY setup.py README.md LICENSE ./
+COPY licenses licenses
 COPY gateway gateway
 COPY instance instance
 # What is compiled is the gateway's, which does not run in here.

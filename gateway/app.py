@@ -13,7 +13,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +24,11 @@ from gateway.processes.children import python_path
 from gateway.processes.console import say, take_over, write
 from gateway.processes.outlet import open_file
 from gateway.processes.private_directory import NoPlace, place
-from gateway.processes.sockets import ListenError, bind, url_of
+from gateway.processes.service_manager import ServiceManager, Unusable
+from gateway.processes.sockets import ListenError, bind_more, url_of
+from gateway.processes.successor import Inheritance, NoSuccession, Succession, keep
 from gateway.processes.supervisor import Plan, Supervisor, supervise
+from gateway.processes.tasks import Tasks, told
 from gateway.wire.line import CompareStart, ControlStart, Ready, WorkerStart
 from gateway.wire.messages import HAND_OVER_S
 
@@ -42,7 +45,7 @@ ROUTES_SHOWN = 10
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A gateway that is ready to be started: its file is read, its ports are taken and its
-    state directory is locked."""
+    state directory is locked. `before` is the private directory of the gateway that it follows."""
 
     plan: Plan
     settings: "Settings"
@@ -51,6 +54,7 @@ class Prepared:
     admin_url: str
     state: "StateDirectory"
     note: str = ""
+    before: Path | None = None
 
     @property
     def is_log_chosen(self) -> bool:
@@ -68,9 +72,15 @@ class CannotStart(Exception):
     """Why the gateway cannot start, one line per problem."""
 
 
-def prepare(file: Path, state_dir: Path, owner: Path | None = None) -> Prepared:
+def prepare(
+    file: Path,
+    state_dir: Path,
+    owner: Path | None = None,
+    inherits: Callable[["Settings"], Inheritance] = lambda settings: Inheritance(),
+) -> Prepared:
     """The gateway that `file` describes; CannotStart when there is anything wrong with it. Its
-    state belongs to `owner`, where the file was made from that one."""
+    state belongs to `owner`, where the file was made from that one. `inherits` gives what is there
+    already of it, once the file is known to be sound."""
     from gateway.controlplane.admin.guards import start_refusals
     from gateway.controlplane.configuration.reading import ConfigurationError, load
     from gateway.controlplane.store.state_directory import StateDirectory
@@ -89,19 +99,25 @@ def prepare(file: Path, state_dir: Path, owner: Path | None = None) -> Prepared:
         *_reference_refusals(file, loaded.document),
     ]:
         raise CannotStart("\n".join(refusals))
+    there = inherits(settings)
     data: list[socket.socket] = []
     try:
-        data = bind(settings.listen, settings.workers)
-        (admin,) = bind(settings.admin)
+        data = [*there.data]
+        if not there.given[0]:
+            data = bind_more(settings.listen, settings.workers, there.data)
+        admin = there.admin
+        if admin is None or not there.given[1]:
+            (admin,) = bind_more(settings.admin, 1, [] if admin is None else [admin])
     except ListenError as error:
         for bound in data:
             bound.close()
         raise CannotStart(str(error)) from None
     try:
-        state = StateDirectory(state_dir)
+        state = StateDirectory(state_dir, there.state_fd)
         note = claim(state_dir, owner or file)
         admin_url = url_of(admin, "http" if settings.admin_tls is None else "https")
-        state.tell(admin_url, settings.admin_tls.cert if settings.admin_tls else None)
+        if there.state_fd is None:
+            state.tell(admin_url, settings.admin_tls.cert if settings.admin_tls else None)
         place(state_dir)
     except (StateRefused, NoPlace, OSError) as error:
         for bound in (*data, admin):
@@ -117,9 +133,16 @@ def prepare(file: Path, state_dir: Path, owner: Path | None = None) -> Prepared:
         environment={**python_path(), "HEADGATE_NODE": settings.node},
         state_dir=state_dir,
         state_fd=state.lock,
+        workers=settings.workers,
+        given=there.given,
+        memory=there.memory,
+        before=there.before,
+        arguments=("gateway", str(file), "--state-dir", str(state_dir), "--take-over"),
     )
     data_url = url_of(data[0], "http" if settings.tls is None else "https")
-    return Prepared(plan, settings, loaded.document, data_url, admin_url, state, note)
+    return Prepared(
+        plan, settings, loaded.document, data_url, admin_url, state, note, there.directory
+    )
 
 
 def _log_refusals(access_log: str) -> list[str]:
@@ -176,23 +199,94 @@ def announce(prepared: Prepared, facts: Ready) -> None:
     write(sys.stdout, "\n".join(lines))
 
 
-def run_gateway(file: str | os.PathLike[str], state_dir: str | os.PathLike[str]) -> int:
-    """The exit code, once the gateway of `file` has been stopped."""
+def run_gateway(
+    file: str | os.PathLike[str], state_dir: str | os.PathLike[str], *, takes_over: bool = False
+) -> int:
+    """The exit code, once the gateway of `file` has been stopped. With `takes_over` it begins with
+    what the gateway has that runs with this state, and in its place."""
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
+    succession = _succession(Path(state_dir)) if takes_over else None
+    if takes_over and succession is None:
+        say("no gateway runs with this state: this one starts anew")
+
+    def inherits(settings: "Settings") -> Inheritance:
+        if succession is not None:
+            return succession.inherit(settings.workers)
+        return inherited(manager)
+
     try:
-        prepared = prepare(Path(file), Path(state_dir))
-    except CannotStart as error:
+        prepared = prepare(Path(file), Path(state_dir), inherits=inherits)
+    except (CannotStart, NoSuccession) as error:
+        if succession is not None:
+            succession.refuse("; ".join(str(error).splitlines()))
         for line in str(error).splitlines():
             say(line)
         return 1
     take_over()
-    return asyncio.run(_run_supervisor(prepared))
+    return asyncio.run(_run_supervisor(prepared, manager, succession))
 
 
-async def _run_supervisor(prepared: Prepared) -> int:
-    supervisor = Supervisor(
-        prepared.plan, on_ready=lambda facts: announce(prepared, facts), say=say
-    )
-    return await supervise(supervisor)
+def _succession(state_dir: Path) -> Succession | None:
+    from gateway.controlplane.store.state_directory import running_in
+
+    directory = running_in(state_dir)
+    return None if directory is None else Succession.begin(directory)
+
+
+def inherited(manager: ServiceManager) -> Inheritance:
+    """What a service manager gives a gateway to begin with; CannotStart where that is unusable."""
+    try:
+        data, admin = manager.sockets()
+    except Unusable as error:
+        raise CannotStart(str(error)) from None
+    return Inheritance(data, admin, (bool(data), admin is not None))
+
+
+async def _run_supervisor(
+    prepared: Prepared, manager: ServiceManager, succession: Succession | None
+) -> int:
+    if succession is not None:
+        try:
+            await succession.take()
+        except NoSuccession as error:
+            say(str(error))
+            prepared.close()
+            return 1
+
+    def ready(facts: Ready) -> None:
+        announce(prepared, facts)
+        if succession is not None:
+            signed(prepared, supervisor)
+            succession.serves()
+
+    supervisor = Supervisor(prepared.plan, on_ready=ready, say=say, manager=manager)
+    if succession is None:
+        signed(prepared, supervisor)
+        return await supervise(supervisor)
+    if prepared.before is not None:
+        keep(prepared.before, supervisor.directory.path)
+
+    def failed(why: str) -> None:
+        say(f"the gateway before serves on: {why}")
+        supervisor.give_up()
+
+    own = Tasks(lambda name, error: failed(told(error)))
+    own.run("the talk with the gateway before", succession.follow(failed))
+    try:
+        return await supervise(supervisor)
+    finally:
+        await own.close()
+        succession.close("its processes did not become ready; their own words are in the log")
+
+
+def signed(prepared: Prepared, supervisor: Supervisor) -> None:
+    """Notes in the state directory who has it, and where commands find it."""
+    tls = prepared.settings.admin_tls
+    try:
+        prepared.state.tell(prepared.admin_url, tls.cert if tls else None)
+        prepared.state.sign(supervisor.directory.path)
+    except OSError as error:
+        say(f"state directory {prepared.state.path}: {error.strerror}")
 
 
 def run_control(arguments: Sequence[str]) -> int:
@@ -216,11 +310,11 @@ def run_worker(arguments: Sequence[str]) -> int:
 
     _collect_from_now_on()
     start: WorkerStart = json.loads(arguments[0])
-    bound = socket.socket(fileno=start["data_fd"])
+    bound = [socket.socket(fileno=fd) for fd in start["data_fds"]]
     knows = WorkerOptions(
         permits=start["permits_fd"], counters=start["counters_fd"], compare=start["compare"]
     )
-    return uvloop.run(serve(knows, [bound], start["channel"], start["slot"]))
+    return uvloop.run(serve(knows, bound, start["channel"], start["slot"]))
 
 
 def run_compare(arguments: Sequence[str]) -> int:

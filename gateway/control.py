@@ -333,6 +333,8 @@ class Control:
         why = f"start with {self._start['name']}"
         again = self._start["again"]
         applied = self._publisher.start(self._document, why=why, again=again, settle=self._settle)
+        if not again:
+            self._places.begin(self._start["placed"] or {}, self._publisher.table)
         if self._gateways is not None and (note := self._gateways.note(self._publisher.table)):
             say(note)
         gc.freeze()  # the table stays: no collection shall walk through it, and stop the loop
@@ -482,16 +484,25 @@ class Control:
         self._workers.expect(message["pids"], message["leaving"], stopping=message["stopping"])
 
     async def _open_channels(self, stack: AsyncExitStack) -> None:
-        async def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def attend(
+            is_ours: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
             try:
-                await self._workers.attend(Channel(reader, writer))
+                await self._workers.attend(Channel(reader, writer), is_ours=is_ours)
             except Exception as error:
                 # It opens another one, and is told everything anew.
                 say(f"control: a worker cannot be understood ({told(error)}); closed its channel")
 
-        bound = socket.socket(fileno=self._start["channels_fd"])
-        server = await asyncio.start_unix_server(attend, sock=bound)
-        stack.callback(server.close)
+        def accept(
+            is_ours: bool, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        ) -> None:
+            self._own.run("the channel of a worker", attend(is_ours, reader, writer))
+
+        ours, before = self._start["channels_fd"], self._start["before_fd"]
+        for fd in (ours,) if before is None else (ours, before):
+            bound = socket.socket(fileno=fd)
+            server = await asyncio.start_unix_server(partial(accept, fd == ours), sock=bound)
+            stack.callback(server.close)
 
     async def _open_admin(self, stack: AsyncExitStack) -> None:
         parts = AdminParts(

@@ -17,6 +17,7 @@ def tree(tmp_path: Path) -> Path:
     """What `setup.py` needs to decide."""
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "licenses", tmp_path / "licenses")
     return tmp_path
 
 

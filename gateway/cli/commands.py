@@ -233,7 +233,22 @@ COMMANDS: tuple[click.Command, ...] = (
     ),
     _command(
         "gateway", "start the gateway alone", "serving:gateway",
-        FILE, DEV_TLS, STATE_DIR, example="gateway headgate.yaml",
+        FILE,
+        _option(
+            "--take-over", help="in place of the one that runs with this state: with its sockets,"
+            " so that no connection is refused; it serves on until this one is ready",
+        ),
+        DEV_TLS, STATE_DIR, example="gateway headgate.yaml",
+    ),
+    _command(
+        "upgrade", "replace the gateway that runs by this version of the program, and lose no"
+        " request", "upgrading:upgrade",
+        _optional_file("its configuration file; left out: the one that runs here"),
+        _option(
+            "--timeout", metavar="SECONDS", type=seconds,
+            help="how long the new one may take to be ready (60); else the old one serves on",
+        ),
+        *OUTPUT, STATE_DIR, example="upgrade --state-dir /var/lib/headgate",
     ),
     _command(
         "instance", "start one instance alone (headgate instance --help)", "serving:instance",

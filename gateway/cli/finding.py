@@ -26,11 +26,12 @@ from gateway.processes import sockets
 @dataclass(frozen=True, slots=True)
 class Running:
     """A gateway that runs on this machine: where its admin API is, its configuration file (None
-    where nobody knows in which folder that lies), and the file of the certificate that it shows
-    ("" where it speaks plain HTTP)."""
+    where nobody knows in which folder that lies), its state directory, and the file of the
+    certificate that it shows ("" where it speaks plain HTTP)."""
 
     url: str
     file: Path | None
+    place: Path
     certificate: str = ""
 
 
@@ -87,7 +88,7 @@ def _running(place: Path, folder: Path | None) -> Iterator[Running]:
         with suppress(PermissionError):  # somebody else's: it lives
             os.kill(holder, 0)
         if is_here(url):
-            yield Running(url, folder and folder / name, certificate)
+            yield Running(url, folder and folder / name, place, certificate)
     except (OSError, ValueError, IndexError):
         return
 

@@ -93,7 +93,7 @@ def gateway(options: SimpleNamespace) -> int:
     file = _file(options.file)
     state_dir = _state_dir(options, file)
     _set_up_tls(options, file, state_dir)
-    return app.run_gateway(file, state_dir)
+    return app.run_gateway(file, state_dir, takes_over=options.take_over)
 
 
 def _set_up_tls(options: SimpleNamespace, file: Path, state_dir: Path) -> None:

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from gateway.wire.channel import Channel
 from gateway.wire.messages import FromWorker, ToWorker
 
+NO_SLOT = -1
+"""From here downwards: the slots of workers of the gateway that this one follows. They are told
+of the table while they finish what they have; of what this gateway is made of they are none."""
+
 WorkerChannel = Channel[ToWorker, FromWorker]
 
 
@@ -105,7 +109,8 @@ class WorkerSlots:
 
     def serving(self, revision: int) -> int:
         """In how many slots there is a worker that serves `revision`."""
-        return len({each.slot for each in self.connected.values() if each.revision >= revision})
+        workers = self.connected.values()
+        return len({each.slot for each in workers if each.revision >= revision and each.slot >= 0})
 
     async def late(self, revision: int, within_s: float) -> list[int]:
         """The processes that decide by an older table and did not come nearer to this one for

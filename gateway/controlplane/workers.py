@@ -16,7 +16,7 @@ from typing import Any
 from gateway.controlplane.parts import difference, document_pieces, whole_table
 from gateway.controlplane.published import NotInForce
 from gateway.controlplane.worker_loads import WorkerLoads
-from gateway.controlplane.worker_slots import ConnectedWorker, WorkerChannel, WorkerSlots
+from gateway.controlplane.worker_slots import NO_SLOT, ConnectedWorker, WorkerChannel, WorkerSlots
 from gateway.core.table import EMPTY, Table
 from gateway.telemetry.catalogue import Gone
 from gateway.wire.channel import pass_over
@@ -266,15 +266,16 @@ class Workers:
         for message in self._health(names) if names else ():
             self.send_all(message)
 
-    async def attend(self, channel: WorkerChannel) -> None:
-        """Serves one channel until it ends."""
+    async def attend(self, channel: WorkerChannel, *, is_ours: bool = True) -> None:
+        """Serves one channel until it ends; of a worker that is not `is_ours`, but of the gateway
+        that this one follows, it is in no slot."""
         worker: ConnectedWorker | None = None
         try:
             async with asyncio.timeout(HELLO_WITHIN_S):
                 hello = await channel.receive()
             if hello is None or hello["type"] != "hello":
                 return
-            worker = self._welcome(channel, hello)
+            worker = self._welcome(channel, hello, is_ours)
             while (message := await channel.receive()) is not None:
                 worker.heard = True
                 self._hear(worker, message)
@@ -291,9 +292,10 @@ class Workers:
 
     # -- inside
 
-    def _welcome(self, channel: WorkerChannel, hello: Hello) -> ConnectedWorker:
+    def _welcome(self, channel: WorkerChannel, hello: Hello, is_ours: bool) -> ConnectedWorker:
         # Whatever revision it says it serves: what counts is that it applies what is sent now.
-        worker = ConnectedWorker(channel, hello["slot"], hello["pid"])
+        slot = hello["slot"] if is_ours else NO_SLOT - hello["slot"]
+        worker = ConnectedWorker(channel, slot, hello["pid"])
         self._slots.join(worker)
         self.loads.begin(worker.pid)
         # Before it is told what is known: that overrides what it knows by itself.

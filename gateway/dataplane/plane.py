@@ -33,7 +33,8 @@ class Plane(Shared):
     """One worker's data plane."""
 
     __slots__ = (
-        "clients", "deciding", "documents", "lame", "lease_until", "live", "max_clients",
+        "clients", "deciding", "documents", "is_replaced", "lame", "lease_until", "live",
+        "max_clients",
         "snapshot", "tracing",
     )  # fmt: skip
 
@@ -50,6 +51,7 @@ class Plane(Shared):
         super().__init__(options, loop, permits, counters, load_memory, now)
         self.tracing = tracing
         self.lame = False
+        self.is_replaced = False  # by another gateway, which has the same sockets
         # Where several gateways share a table, one holds a lease before anybody counts on it.
         self.lease_until = -math.inf if options.is_shared else math.inf
         self.clients: set[Connection] = set()

@@ -5,16 +5,32 @@ here once, at the boundary: inside, errors are GatewayErrors.
 """
 
 import time
+from collections.abc import Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
 import orjson
 
+from gateway.core.addresses import Listener
 from gateway.core.errors import GatewayError
+from gateway.core.heads import RequestHead
 from gateway.core.openai import error_object
 
 RESERVED: Final = b"/-/"
+_PAGE: Final = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Headgate</title>
+<h1>Headgate</h1>
+<p>A gateway for machine-learning models answers here, and no route leads to this path.</p>
+<ul>
+<li><a href="/-/docs">What can be asked for here</a>, with every route</li>
+<li>The dashboard: {where}</li>
+</ul>
+"""
 
 
 def problem(
@@ -53,3 +69,35 @@ def reply(status: int, lines: bytes, body: bytes, close: bool, is_head: bool) ->
         b"Connection: close\r\n" if close else b"",
         b"" if is_head else body,
     )
+
+
+def asks_for_page(head: RequestHead) -> bool:
+    """Whether a person's browser asks, who would rather read than parse."""
+    return head.method in (b"GET", b"HEAD") and "text/html" in (head.get("accept") or "")
+
+
+def signpost(peer: bytes, listeners: Sequence[Listener]) -> tuple[bytes, bytes]:
+    """Header lines and body for a browser at `/` where no route is: where there is something to
+    see. Where the dashboard is only this machine is told: others may neither reach nor know it."""
+    admin = _admin_of(listeners) if _is_loopback(peer) else ""
+    where = f'<a href="{admin}">{admin}</a>' if admin else "the admin listener of the gateway"
+    body = _PAGE.format(where=where).encode()
+    lines = (
+        b"Content-Type: text/html; charset=utf-8\r\nX-Headgate-Error: no_route\r\n"
+        b"Cache-Control: no-store\r\nContent-Security-Policy: default-src 'none'\r\n"
+        b"X-Content-Type-Options: nosniff\r\n"
+    )
+    return lines, body
+
+
+def _is_loopback(peer: bytes) -> bool:
+    return peer.startswith(b"127.") or peer == b"::1"
+
+
+def _admin_of(listeners: Sequence[Listener]) -> str:
+    """The URL of the admin listener, as this machine reaches it; the data plane's comes first."""
+    if len(listeners) < 2:
+        return ""
+    host, port = listeners[1]
+    host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104 -- compared
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

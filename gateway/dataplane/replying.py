@@ -18,7 +18,7 @@ from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.intake import Intake
 from gateway.dataplane.plane import Plane
-from gateway.dataplane.replies import problem, reply
+from gateway.dataplane.replies import asks_for_page, problem, reply, signpost
 from gateway.dataplane.routing import LiveRoute, Snapshot, WrongMethodFault, host_of
 
 LOST: Final = "This gateway has lost its store, and may know an old table only."
@@ -45,7 +45,11 @@ class Replying(Intake):
     def refuse(self, fault: GatewayError) -> None:
         """Answers `fault`. What of the request has not come is not waited for."""
         allow = fault.allow if isinstance(fault, WrongMethodFault) else None
-        lines, body = problem(fault, self.request_id, allow, is_openai(self.head.target))
+        head = self.head
+        if fault.code == "no_route" and head.target == b"/" and asks_for_page(head):
+            lines, body = signpost(self.client.peer, self.plane.options.listeners)
+        else:
+            lines, body = problem(fault, self.request_id, allow, is_openai(head.target))
         if self.plane.options.expose:
             lines += self._decided()
         live = self.route
@@ -111,9 +115,10 @@ class Replying(Intake):
         if self.head.method not in (b"GET", b"HEAD"):
             raise WrongMethodFault(("GET", "HEAD"))
         if path == b"/-/health":
-            if self.plane.lame:
+            plane = self.plane
+            if plane.lame and not plane.is_replaced:
                 raise NoRoom("This worker is shutting down.", "draining")
-            if self.plane.lease_until < self.plane.now():
+            if plane.lease_until < plane.now() and not plane.is_replaced:
                 raise NoRoom(LOST, "store_lost")
             self._reply(200, _PLAIN, b"ok\n", "")
             return

@@ -28,6 +28,7 @@ from gateway.dataplane.load_memory import LoadMemory
 from gateway.dataplane.pair_channel import keep_open
 from gateway.dataplane.permits import PermitsFile
 from gateway.dataplane.plane import Plane
+from gateway.dataplane.secure_listener import SecureListener
 from gateway.dataplane.traced import TracedExchange
 from gateway.processes.certificates import Certificate, CertificateError
 from gateway.processes.children import FAULT
@@ -42,6 +43,7 @@ from gateway.wire.messages import HAND_OVER_S
 
 log = logging.getLogger(__name__)
 POLL_S = 0.02
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH)
 RESERVED = 40  # descriptors for sockets, channel, log, and names
 UPSTREAMS = 4096  # and for connections to instances, where there are many
 
@@ -98,7 +100,7 @@ class Worker:
         self._shared = options.permits
         self._permits = PermitsFile(options.permits)
         self._counters = Counters(Book(options.counters))
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | SecureListener] = []
         self._plane: Plane | None = None
         self._certificate: Certificate | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -124,6 +126,7 @@ class Worker:
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         for number in (signal.SIGHUP, signal.SIGUSR1):
             loop.add_signal_handler(number, self._reopen)
+        loop.add_signal_handler(signal.SIGWINCH, self._replaced)
         self._own.run("following the control process", self._control.follow())
         try:
             await self._leave.wait()
@@ -131,7 +134,7 @@ class Worker:
         finally:
             self._control.tell_judged()
             await self._own.close()
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+            for number in SIGNALS:
                 loop.remove_signal_handler(number)
             if self._plane is not None:
                 self._plane.ledger.flush()
@@ -194,15 +197,24 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
-        secure: dict[str, Any] = {}
         if self._certificate is not None:
-            within_s = plane.options.head_timeout_s
-            secure = {"ssl": self._certificate.context, "ssl_handshake_timeout": within_s}
-        for each in self._sockets:
-            server = await loop.create_server(
-                lambda: Client(plane, exchange_of), sock=each, backlog=BACKLOG, **secure
-            )
-            self._servers.append(server)
+            context, within_s = self._certificate.context, plane.options.head_timeout_s
+            for each in self._sockets:
+                listener = SecureListener(
+                    each,
+                    context,
+                    lambda: Client(plane, exchange_of),
+                    lambda: plane.max_clients - len(plane.clients),
+                    within_s,
+                    plane.tasks,
+                )
+                self._servers.append(listener)
+        else:
+            for each in self._sockets:
+                server = await loop.create_server(
+                    lambda: Client(plane, exchange_of), sock=each, backlog=BACKLOG
+                )
+                self._servers.append(server)
         self._control.listening()
 
     def _signalled(self) -> None:
@@ -231,10 +243,12 @@ class Worker:
         # Whoever asks for health learns first and has the time to send others elsewhere;
         # connections are still accepted meanwhile.
         plane.lame = True
+        if plane.is_replaced:
+            self._close_servers()
         await self._pause(lame_duck_s)
-        await self._hand_over()
-        for server in self._servers:
-            server.close()
+        if not plane.is_replaced:
+            await self._hand_over()
+        self._close_servers()
         await self._pause(POLL_S)  # who was accepted by then is a client only now
         for client in list(plane.clients):
             client.shut()
@@ -247,6 +261,16 @@ class Worker:
         for client in list(plane.clients):
             client.abort()
         await asyncio.sleep(0)
+
+    def _close_servers(self) -> None:
+        for server in self._servers:
+            server.close()
+
+    def _replaced(self) -> None:
+        """Another gateway accepts on the same sockets: nobody has to be sent elsewhere."""
+        if self._plane is not None:
+            self._plane.is_replaced = True
+        self._leave.set()
 
     async def _hand_over(self) -> None:
         """Accepts connections until the successor does: they would wait for its start, or for

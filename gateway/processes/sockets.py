@@ -11,7 +11,7 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 BACKLOG = 4096
@@ -50,6 +50,45 @@ def bind(address: str, slots: int = 1) -> list[socket.socket]:
             bound.close()
         raise ListenError(_explain(address, error)) from None
     return sockets
+
+
+def bind_more(address: str, slots: int, there: Sequence[socket.socket]) -> list[socket.socket]:
+    """As `bind`, where `there` are sockets that listen: the result has those at `address`, all of
+    them, for clients wait in the backlog of each; the others are closed."""
+    kept = [bound for bound in there if _is_at(bound, address)]
+    for bound in there:
+        if bound not in kept:
+            bound.close()
+    if not kept:
+        return bind(address, slots)
+    host, port = kept[0].getsockname()[:2]
+    try:
+        while len(kept) < slots and kept[0].getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT):
+            kept.append(_bind(host, port, shared=True))
+    except OSError as error:
+        for bound in kept:
+            bound.close()
+        raise ListenError(_explain(address, error)) from None
+    return kept
+
+
+def dealt(sockets: Sequence[socket.socket], slots: int) -> list[list[socket.socket]]:
+    """The sockets of each worker slot: at least one, and each is somebody's."""
+    if len(sockets) < slots:
+        return [[sockets[slot % len(sockets)]] for slot in range(slots)]
+    return [[*sockets[slot::slots]] for slot in range(slots)]
+
+
+def _is_at(bound: socket.socket, address: str) -> bool:
+    host, port = parse_listen(address)
+    try:
+        found = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError:
+        return False
+    here, there = bound.getsockname()[:2], found[0][4][:2]
+    return bool(here[0] == there[0] and port in (0, here[1]))
 
 
 def listen(sockets: Iterable[socket.socket]) -> None:

@@ -21,10 +21,13 @@ from pathlib import Path
 
 from gateway.processes import outlet, signals
 from gateway.processes.children import FAULT, REAPED_WITHIN_S, Child, Command, Exit, this_program
+from gateway.processes.hot_restart import HotRestart, Replaceable
+from gateway.processes.leaving import Before, follow
 from gateway.processes.lifeline import Lifeline
 from gateway.processes.on_demand import OnDemand
 from gateway.processes.private_directory import SOCKET, PrivateDirectory
-from gateway.processes.sockets import address_of, listen, listen_unix
+from gateway.processes.service_manager import NOBODY, ServiceManager
+from gateway.processes.sockets import address_of, dealt, listen, listen_unix
 from gateway.processes.tasks import Tasks, first_of, told
 from gateway.telemetry.book import shared_memory
 from gateway.wire.channel import Channel, pass_over
@@ -44,6 +47,11 @@ SILENCE_S = 20.0
 """A control process says that it is alive each second; one that does not for so long hangs."""
 
 LAST_WORDS_S = 1.0
+AGAIN_S = 0.5
+HOLDS_INSTANCES = (
+    "`headgate up` is the parent of its instances, which would end with it; run those by themselves"
+    " (headgate instance) and `headgate gateway` before them, which can be replaced"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,10 @@ class Plan:
     that takes over hours later does not stumble over an edit of it. `drain_timeout_s` is how long a
     drain may take in all. `state_dir`, whose lock is `state_fd`, is used for what is usually
     temporary where there is no other place to write to. `placed` are the instances that were
-    started for each backend; None where nobody starts any.
+    started for each backend; None where nobody starts any. `workers` is how many there are, 0: one
+    per socket; `given`: whether those sockets, and that of the admin API, are a service manager's.
+    Where there was a gateway before, `memory` is that of loads and of counters, and `before` are
+    its workers; `arguments` are those with which one after it is run.
     """
 
     data: Sequence[socket.socket]
@@ -66,9 +77,14 @@ class Plan:
     state_dir: Path
     state_fd: int | None = None
     placed: Mapping[str, Sequence[str]] | None = None
+    workers: int = 0
+    given: tuple[bool, bool] = (False, False)
+    memory: tuple[int, int] | None = None
+    before: Before | None = None
+    arguments: Sequence[str] = ()
 
 
-class Supervisor:
+class Supervisor(Replaceable):
     """Runs a gateway until `stop`; `on_ready(facts)` is called once, when it serves. What it says
     of instances is for whoever starts them (`for_fleet`, `tell`)."""
 
@@ -81,10 +97,11 @@ class Supervisor:
         for_fleet: Callable[[ForFleet], None] = lambda message: None,
         program: Callable[..., list[str]] = this_program,
         silence_s: float = SILENCE_S,
+        manager: ServiceManager = NOBODY,
     ) -> None:
         self._plan, self._program = plan, program
         self._on_ready, self._for_fleet, self._say = on_ready, for_fleet, say
-        self._silence_s = silence_s
+        self._silence_s, self._manager = silence_s, manager
         self._lifeline = Lifeline()
         self.directory = PrivateDirectory(plan.state_dir)
         self._channel_path = self.directory.path / SOCKET
@@ -93,8 +110,10 @@ class Supervisor:
         self._pairs = listen_unix(self._compare_path)
         self._file = self.directory.path / "headgate.yaml"
         self._file.write_bytes(plan.configuration)
-        self._permits = shared_memory(self.directory.path, "headgate-loads")
-        self._counters = shared_memory(self.directory.path)
+        self._permits, self._counters = plan.memory or (
+            shared_memory(self.directory.path, "headgate-loads"),
+            shared_memory(self.directory.path),
+        )
         self._stop_asked, self._hurry = asyncio.Event(), asyncio.Event()
         self._ready, self._code, self._number = False, 0, signal.SIGTERM
         self._line: Channel[ToControl, FromControl] | None = None
@@ -103,13 +122,21 @@ class Supervisor:
         self._control_end: socket.socket | None = None
         self._line_task: asyncio.Task[None] | None = None
         self._control = self._child("control", self._control_command)
-        self._workers = [self._worker(slot) for slot in range(len(plan.data))]
+        self._control_task: asyncio.Task[None]
+        self._dealt = dealt(plan.data, plan.workers or len(plan.data))
+        self._workers = [self._worker(slot) for slot in range(len(self._dealt))]
         self._compare = OnDemand(
             lambda: self._child("compare", self._compare_command), partial(self._run, "compare")
         )
         self._leaving: list[Child] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._owned = Tasks(self._note_failure)
+        self._replaced_by = 0
+        self._before = [] if plan.before is None else [*plan.before.pids]
+        self._restart = HotRestart(
+            self, self.directory.path, len(self._workers), [*plan.arguments], manager.environment,
+            self._owned, say,
+        )  # fmt: skip
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """The first call drains; the second ends everything now.
@@ -122,6 +149,7 @@ class Supervisor:
             self._hurry.set()
         else:
             self._number = number
+        self._restart.abandon()
         self._stop_asked.set()
 
     def reload(self) -> None:
@@ -145,7 +173,12 @@ class Supervisor:
     async def run(self) -> int:
         """The exit code, when every process has ended and every socket is closed."""
         listen((*self._plan.data, self._plan.admin))
-        control = self._run("control", self._control)
+        self._control_task = self._run("control", self._control)
+        self._owned.keep("the way to a successor", self._restart.serve)
+        if self._before:
+            self._owned.run("the workers before", follow(self._before, self._note_before))
+        if self._manager.watchdog_s:
+            self._owned.run("the watchdog", self._watch_over())
         # The control process begins first: whatever worker it then finds was started later
         # and serves nothing before it got a table.
         for slot, worker in enumerate(self._workers):
@@ -155,12 +188,12 @@ class Supervisor:
             await self._drain()
             self._control.stop()
             self._compare.want(False)
-            await self._ended([control], LAST_WORDS_S)
+            await self._ended([self._control_task], LAST_WORDS_S)
         finally:
             for child in (*self._workers, *self._leaving, self._control):
                 child.abandon()
             self._compare.abandon()
-            ending = {control, *self._tasks, *self._compare.tasks}
+            ending = {self._control_task, *self._tasks, *self._compare.tasks}
             await first_of(asyncio.wait(ending), timeout=REAPED_WITHIN_S)
             await self._owned.close()
             self._close()
@@ -175,9 +208,76 @@ class Supervisor:
         # Before it serves, a worker may be Python alone that is being loaded, to which SIGINT is
         # a crash with a traceback; and there is nobody yet to whom it could announce its end.
         number = self._number if self._ready else signal.SIGTERM
+        if self._replaced_by:
+            self._owned.run("sending the workers away", self._send_away())
+        else:
+            self._manager.notify("STOPPING=1")
         for worker in self._workers:
-            worker.stop(number)
+            if self._replaced_by:
+                worker.let_go()
+            else:
+                worker.stop(number)
         await self._ended(self._tasks, self._plan.drain_timeout_s)
+
+    # a successor
+
+    @property
+    def irreplaceable(self) -> str:
+        if self._plan.placed is not None:
+            return HOLDS_INSTANCES
+        if os.getpid() == 1:
+            return "this gateway is process 1 of its container, which ends with it: replace that"
+        if self._stop_asked.is_set():
+            return "this gateway was told to stop"
+        return "" if self._ready else "this gateway is not ready itself"
+
+    @property
+    def given(self) -> tuple[bool, bool]:
+        return self._plan.given
+
+    @property
+    def deciding(self) -> list[int]:
+        return [pid for worker in (*self._workers, *self._leaving) if (pid := worker.pid)]
+
+    def _note_before(self, left: Sequence[int]) -> None:
+        self._before = [*left]
+        self._tell_workers()
+
+    def offered(self, shares: bool) -> tuple[list[socket.socket], list[int]]:
+        plan, memory = self._plan, [self._permits, self._counters] if shares else []
+        assert plan.state_fd is not None
+        fds = [plan.admin.fileno(), plan.state_fd, self._channels.fileno(), *memory]
+        return [*plan.data], fds
+
+    async def yield_state(self) -> None:
+        self._control.stop()
+        await first_of(asyncio.wait([self._control_task]), timeout=REAPED_WITHIN_S)
+        self._control.abandon()
+        await asyncio.wait([self._control_task])
+
+    def take_back_state(self) -> None:
+        if not self._stop_asked.is_set():
+            self._control = self._child("control", self._control_command)
+            self._control_task = self._run("control", self._control)
+
+    def hand_over(self, pid: int) -> None:
+        self._replaced_by = pid
+        self._manager.notify(f"MAINPID={pid}")
+        self._stop_asked.set()
+
+    async def _send_away(self) -> None:
+        """Tells the workers that a successor accepts, with the signal that nginx has for it; again
+        and again, for one that has only begun hears nothing yet."""
+        while True:
+            for worker in self._workers:
+                worker.signal(signal.SIGWINCH)
+            await asyncio.sleep(AGAIN_S)
+
+    async def _watch_over(self) -> None:
+        """Tells the service manager that this loop runs, as long as it is the main one's."""
+        while not self._replaced_by:
+            self._manager.notify("WATCHDOG=1")
+            await asyncio.sleep(self._manager.watchdog_s / 3)
 
     async def _ended(self, tasks: Sequence[asyncio.Task[None]], within_s: float) -> None:
         """Waits until `tasks` are done, `within_s` are over or a second signal hurries."""
@@ -199,6 +299,10 @@ class Supervisor:
         self._say(f"a fault in headgate itself: {name} ended: {told(error)}")
         if not self._ready:
             self._fail()
+
+    def give_up(self) -> None:
+        """Ends everything now; the exit code is 1."""
+        self._fail()
 
     def _fail(self) -> None:
         self._code = 1
@@ -249,6 +353,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._control_end, self._our_end = theirs, ours
+        before = plan.before.channels_fd if plan.before is not None and self._before else None
         start: ControlStart = {
             "file": str(self._file),
             "name": plan.name,
@@ -257,27 +362,28 @@ class Supervisor:
             "directory": str(self.directory.path),
             "admin_fd": plan.admin.fileno(),
             "channels_fd": self._channels.fileno(),
+            "before_fd": before,
             "line_fd": theirs.fileno(),
             "state_fd": plan.state_fd,
             "counters_fd": self._counters,
-            "workers": len(self._workers),
+            "workers": len(self._dealt),
             "again": self._ready,
             "placed": plan.placed,
         }
-        kept = () if plan.state_fd is None else (plan.state_fd,)
+        kept = [fd for fd in (plan.state_fd, before) if fd is not None]
         fds = (start["admin_fd"], start["channels_fd"], start["line_fd"], self._counters, *kept)
         return Command(self._program("_control", json.dumps(start)), fds, plan.environment)
 
     def _worker_command(self, slot: int) -> Command:
         start: WorkerStart = {
             "slot": slot,
-            "data_fd": self._plan.data[slot].fileno(),
+            "data_fds": [bound.fileno() for bound in self._dealt[slot]],
             "permits_fd": self._permits,
             "counters_fd": self._counters,
             "channel": str(self._channel_path),
             "compare": str(self._compare_path),
         }
-        fds = (start["data_fd"], self._permits, self._counters)
+        fds = (*start["data_fds"], self._permits, self._counters)
         return Command(self._program("_worker", json.dumps(start)), fds, self._plan.environment)
 
     def _compare_command(self) -> Command:
@@ -331,12 +437,15 @@ class Supervisor:
                 if not self._ready:
                     self._ready = True
                     self._on_ready(message)
+                    self._manager.notify("READY=1", f"MAINPID={os.getpid()}", "STATUS=serving")
                 if self._shall_reload:
                     self.reload()
             case "replace":
                 for worker in (*self._workers, *self._leaving):
                     if worker.pid == message["pid"]:
                         worker.kill()
+                if message["pid"] in self._before:
+                    os.kill(message["pid"], signal.SIGKILL)
             case "leaving":
                 self._succeed(message["pid"])
             case "compare":
@@ -360,7 +469,10 @@ class Supervisor:
                 {
                     "type": "workers",
                     "pids": [worker.pid for worker in self._workers],
-                    "leaving": [pid for worker in self._leaving if (pid := worker.pid)],
+                    "leaving": [
+                        *(pid for worker in self._leaving if (pid := worker.pid)),
+                        *self._before,
+                    ],
                     "stopping": self._stop_asked.is_set(),
                 }
             )
@@ -368,6 +480,7 @@ class Supervisor:
     def _close(self) -> None:
         for bound in (*self._plan.data, self._plan.admin, self._channels, self._pairs):
             bound.close()
+        self._restart.close()
         os.close(self._permits)
         os.close(self._counters)
         self._lifeline.close()

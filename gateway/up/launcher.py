@@ -15,17 +15,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from gateway.app import CannotStart, Prepared, announce, prepare
+from gateway.app import CannotStart, Prepared, announce, inherited, prepare, signed
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.store import StoreError
 from gateway.core.merging import merge, same
 from gateway.core.table import Document
 from gateway.processes import signals
 from gateway.processes.console import say, take_over
+from gateway.processes.service_manager import ServiceManager
 from gateway.processes.supervisor import Supervisor
 from gateway.processes.tasks import first_of, told
 from gateway.up import screen
-from gateway.up.fleet import StartError
+from gateway.up.fleet import StartError, follow
 from gateway.up.local_fleet import LocalFleet
 from gateway.up.plan import Site, cpu_count
 from gateway.up.progress import Progress, progress
@@ -48,8 +49,9 @@ def run_up(
     looked for from there. With `reload` models follow the code as it changes."""
     if access_log is not None:
         os.environ[screen.ACCESS_LOG] = access_log
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
     try:
-        prepared = prepare(Path(file), Path(state_dir), source)
+        prepared = prepare(Path(file), Path(state_dir), source, lambda settings: inherited(manager))
     except CannotStart as error:
         for line in str(error).splitlines():
             say(line)
@@ -62,7 +64,7 @@ def run_up(
         return 1
     take_over()
     site = Site(source or Path(file), Path.cwd(), cpu_count(), os.environ)
-    return asyncio.run(_launch(prepared, document, site, watch=reload))
+    return asyncio.run(_launch(prepared, document, site, manager, watch=reload))
 
 
 def first_document(prepared: Prepared) -> Document:
@@ -91,15 +93,17 @@ def first_document(prepared: Prepared) -> Document:
     return merge(stored.applied or {}, prepared.document, stored.newest.document).document
 
 
-async def _launch(prepared: Prepared, document: Document, site: Site, *, watch: bool) -> int:
+async def _launch(
+    prepared: Prepared, document: Document, site: Site, manager: ServiceManager, *, watch: bool
+) -> int:
     if not screen.is_wanted():
         announced = partial(announce, prepared)
-        launch = Launch(prepared, document, site, progress(), announced, watch=watch)
+        launch = Launch(prepared, document, site, manager, progress(), announced, watch=watch)
         return await launch.run()
     shown = screen.Screen(prepared)
     try:
         launch = Launch(
-            prepared, document, site, shown, shown.announce, shown.stopping, watch=watch
+            prepared, document, site, manager, shown, shown.announce, shown.stopping, watch=watch
         )
         return await launch.run()
     finally:
@@ -114,6 +118,7 @@ class Launch:
         prepared: Prepared,
         document: Document,
         site: Site,
+        manager: ServiceManager,
         progress: Progress,
         announce: Callable[[Ready], None],
         stopping: Callable[[], None] = lambda: None,
@@ -123,7 +128,7 @@ class Launch:
         self._prepared, self._document, self._progress = prepared, document, progress
         self._announce, self._stopping = announce, stopping
         self._fleet = LocalFleet(site, progress, say)
-        self._watch = watch
+        self._watch, self._manager = watch, manager
         self._supervisor: Supervisor | None = None
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()
 
@@ -173,12 +178,12 @@ class Launch:
             on_ready=self._announce,
             for_fleet=self._fleet.take,
             say=say,
+            manager=self._manager,
         )
+        signed(self._prepared, self._supervisor)
         self._fleet.attach(self._supervisor.tell)
         if self._stop.is_set():
             self._supervisor.stop()
-        if not self._watch:
-            return await self._supervisor.run()
         code = 0
 
         async def serve() -> None:
@@ -186,7 +191,10 @@ class Launch:
             assert self._supervisor is not None
             code = await self._supervisor.run()
 
-        await first_of(serve(), Watch(lambda: self._fleet.folders, self._fleet.renew, say).run())
+        works = [serve(), follow(self._fleet, self._supervisor.tell)]
+        if self._watch:
+            works.append(Watch(lambda: self._fleet.folders, self._fleet.renew, say).run())
+        await first_of(*works)
         return code
 
     def _is_live(self, name: str) -> bool:

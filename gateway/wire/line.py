@@ -15,8 +15,9 @@ from gateway.wire.messages import Reopen
 class ControlStart(TypedDict):
     """`file` is the supervisor's own copy of the file that is called `name`; `listen` is the data
     plane's address, as it was bound, and `directory` the gateway's private one; `again`: the
-    gateway was ready before. `placed`: backend → the URLs of the processes that were started for
-    it; null where nobody starts any."""
+    gateway was ready before. `before_fd`: where the workers of the gateway that this one follows
+    open their channels, while there are any. `placed`: backend → the URLs of the processes that
+    were started for it; null where nobody starts any."""
 
     file: str
     name: str
@@ -25,6 +26,7 @@ class ControlStart(TypedDict):
     directory: str
     admin_fd: int
     channels_fd: int
+    before_fd: int | None
     line_fd: int
     state_fd: int | None
     counters_fd: int
@@ -45,7 +47,7 @@ class WorkerStart(TypedDict):
     all workers share."""
 
     slot: int
-    data_fd: int
+    data_fds: Sequence[int]
     permits_fd: int
     counters_fd: int
     channel: str

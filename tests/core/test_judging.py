@@ -3,6 +3,7 @@
 import math
 import random
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks import rollout_rules as rules
 from benchmarks import simulate_rollouts as simulation
+from gateway.core.agreement import log_evidence_of_disagreement
 from gateway.core.judging import (
     OTHER,
     WORSE,
@@ -150,6 +152,34 @@ def test_a_canary_that_fails_more_often_is_found_soon() -> None:
 def test_a_canary_that_is_half_as_slow_again_is_found_soon() -> None:
     found = simulation.repeated("", RUNS, lambda c: simulation.latency_worse(c, 0.1, 1.5))
     assert found.point(0.9) <= 500
+
+
+@pytest.mark.parametrize(
+    "traffic",
+    [simulation.as_often_as_allowed, simulation.as_often_as_itself, simulation.in_runs_as_itself],
+)
+def test_pairs_that_differ_no_more_than_they_may_hold_no_rollout(traffic: Any) -> None:
+    assert len(simulation.repeated("", 2 * RUNS, traffic).at) <= MOST_FALSE
+
+
+def test_a_999_and_a_900_model_are_told_apart_within_200_pairs() -> None:
+    assert not simulation.repeated("", 2 * RUNS, simulation.nearly_always).at
+    found = simulation.repeated("", 2 * RUNS, simulation.agreeing(0.9, 1.0))
+    assert found.point(0.5) <= 120
+    assert found.point(0.9) <= 200
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_pairs_are_simulated_as_they_are_judged(pairs: list[tuple[bool, bool]]) -> None:
+    differ, itself = np.array(pairs).T
+    simulated = simulation.disagreeing(differ, itself)
+    alone = simulation.disagreeing(differ)
+    for count in range(1, len(pairs) + 1):
+        mine, its = int(differ[:count].sum()), int(itself[:count].sum())
+        found = log_evidence_of_disagreement(mine, count, simulation.AT_LEAST, (mine, its))
+        assert simulated[count - 1] == pytest.approx(found, abs=1e-9)
+        found = log_evidence_of_disagreement(mine, count, simulation.AT_LEAST)
+        assert alone[count - 1] == pytest.approx(found, abs=1e-9)
 
 
 def test_others_are_asked_what_they_are_documented_to_ask() -> None:

@@ -1,5 +1,6 @@
 """The digits as served: the example's own file, real instances, every held-out scan."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -10,8 +11,8 @@ import pytest
 import pytest_asyncio
 
 from examples.digits import accuracy, scans
-from examples.digits.models import SEVEN
-from tests.harness.gateway import ROOT
+from examples.digits.models import SEVEN, Cnn, Linear
+from tests.harness.gateway import ROOT, eventually
 from tests.harness.up import Up, on_free_ports, running
 
 pytestmark = [
@@ -49,6 +50,41 @@ async def test_each_version_reads_the_held_out_scans_as_well_as_promised(
     name, answers, _, _, _, _, reached = printed.stdout.splitlines()[0].split()
     assert (name, int(answers)) == (version, len(HELD_OUT.digits))
     assert float(reached) >= promised
+
+
+def read_offline(version: type[Linear | Cnn]) -> list[int]:
+    """The digits that a version reads in the held-out scans, without any server."""
+    model = version()
+    model.setup("cpu")
+    probabilities = model.predict(HELD_OUT.images.tolist())
+    return [model.encode_response(each)["digit"] for each in probabilities]
+
+
+async def test_linear_and_cnn_agree_as_often_as_an_offline_comparison_says_to_the_pair(
+    up: Up,
+) -> None:
+    await only(up, "linear")
+    compare = {"fields": {"/digit": "exact", "/probabilities": {"close": {"atol": 1}}}}
+    route = {"mirror": {"backend": "digits-cnn", "compare": compare}}
+    assert (await up.admin("PATCH", "/admin/v1/routes/digits", route)).status == 200
+    tally = await asyncio.to_thread(accuracy.measure, f"{up.url}/digits", HELD_OUT, 2)
+    assert not tally.errors
+
+    async def compared() -> dict[str, Any] | None:
+        found = (await up.admin("GET", "/admin/v1/routes/digits/mirror")).json()
+        return found if found["pairs"] == len(HELD_OUT.digits) else None
+
+    found = await eventually(compared, what="a pair of each scan")
+    linear, cnn = read_offline(Linear), read_offline(Cnn)
+    differ = sum(a != b for a, b in zip(linear, cnn, strict=True))
+    assert found["verdicts"] == {
+        "agree": len(linear) - differ, "differ": differ, "unanswered": 0, "dropped": 0,
+    }  # fmt: skip
+    assert found["fields"]["/digit"]["differ"] == differ > 0
+    pairs = {(a, b) for a, b in zip(linear, cnn, strict=True) if a != b}
+    told = [sample["differs"]["/digit"] for sample in found["samples"]]
+    assert {(each["stable"], each["mirror"]) for each in told} <= pairs
+    assert (await up.admin("PATCH", "/admin/v1/routes/digits", {"mirror": None})).status == 200
 
 
 async def test_an_answer_has_the_shape_that_is_documented(up: Up) -> None:

@@ -44,7 +44,7 @@ async def worker(options: argparse.Namespace) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
         loop.add_signal_handler(signal.SIGTERM, stop.set)
-    bound = socket.socket(fileno=options.data_fd)
+    bound = socket.socket(fileno=options.data_fds[0])
     server = await asyncio.start_server(answer, sock=bound)
     await stop.wait()
     server.close()

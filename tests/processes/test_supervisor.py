@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Running:
         drain_timeout_s: float = 5.0,
         silence_s: float = 60,
         program: Callable[..., list[str]] = fake_program,
+        placed: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.ready: list[dict] = []
         self.said: list[str] = []
@@ -47,6 +48,7 @@ class Running:
             name="headgate.yaml",
             drain_timeout_s=drain_timeout_s,
             state_dir=Path("unused"),
+            placed=placed,
             environment={"FAKE": fake, "PYTHONPATH": str(FAKE.parents[2])},
         )
         self.supervisor = Supervisor(

@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from gateway.controlplane.store.names import ADMIN, DATABASE, FILES, LOCK, TOKEN
+from gateway.controlplane.store.names import ADMIN, DATABASE, FILES, LOCK, RUN, TOKEN
 from gateway.controlplane.store.store import StateRefused
 
 
@@ -48,6 +48,14 @@ class StateDirectory:
         scrap.write_text(f"{admin_url}\n{shown}")
         os.replace(scrap, self.path / ADMIN)
 
+    def sign(self, directory: Path) -> None:
+        """Notes that this process has the state now, and its private `directory`; OSError where it
+        cannot be written."""
+        scrap = self.path / f"{RUN}.new"
+        scrap.write_text(f"{directory}\n")
+        os.replace(scrap, self.path / RUN)
+        _sign(self.lock)
+
     def _open(self) -> int | None:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -64,8 +72,7 @@ class StateDirectory:
                 f"state directory {self.path} is in use by another gateway"
                 f"{f' (process {holder})' if holder else ''}"
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        _sign(descriptor)
         return descriptor
 
     def close(self) -> None:
@@ -73,6 +80,20 @@ class StateDirectory:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _sign(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+
+
+def running_in(path: Path) -> Path | None:
+    """The private directory of the gateway that has, or had, the state in `path`; None: nobody
+    knows."""
+    try:
+        return Path((path / RUN).read_text().strip())
+    except OSError:
+        return None
 
 
 def refuse_shared_file(path: Path) -> None:
