@@ -14,6 +14,7 @@ import pytest
 
 from tests.harness.etcd import Cluster, etcd_cluster
 from tests.harness.gateway import ROOT, Gateway, backend, eventually, one_backend, running_gateway
+from tests.harness.link import link_to
 from tests.harness.load import Client, Reply
 from tests.harness.origins import after, origins
 from tests.harness.ports import free_port
@@ -260,6 +261,37 @@ async def _decides(gateway: Gateway, number: int) -> bool:
 async def _shows(gateway: Gateway, behind: dict[str, int]) -> bool:
     shown = (await gateway.status())["gateways"]
     return {name: each["behind"] for name, each in shown.items()} == behind
+
+
+@pytest.mark.parametrize("lost", ["serve", "refuse"])
+async def test_a_gateway_that_is_cut_off_from_etcd_alone_is_acknowledged_without(lost: str) -> None:
+    with etcd_cluster() as cluster:
+        async with (
+            link_to(int(cluster.urls[0].rpartition(":")[2])) as link,
+            AsyncExitStack() as stack,
+        ):
+            (origin,) = await stack.enter_async_context(origins(1, after(0.001)))
+            beyond = settings(cluster, "gw-b", store_lost=lost)
+            beyond["etcd"]["endpoints"] = [f"http://127.0.0.1:{link.port}"]
+            starting = [
+                stack.enter_async_context(
+                    running_gateway(one_backend(origin), check_end=False, **each)
+                )
+                for each in (settings(cluster, "gw-a"), beyond)
+            ]
+            a, b = await asyncio.gather(*starting)
+            assert (await edit(a, 2)).json()["applied"]["gateways"] == 2
+            before = await revision(b)
+            link.cut()
+            made = (await edit(a, 3)).json()
+            assert made["applied"] == {"gateways": 1, "workers": 1, "lost": ["gw-b"]}
+            assert not await healthy(b), "it knew before anybody stopped waiting for it"
+            assert await revision(b) == (before if lost == "serve" else 0)
+            assert (await edit(b, 4)).status == 503
+            link.heal()
+            await eventually(lambda: healthy(b))
+            assert await revision(b) == made["revision"]
+            assert (await edit(b, 4)).json()["applied"]["lost"] == []
 
 
 async def _not(check: Any) -> bool:
