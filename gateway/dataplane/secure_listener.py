@@ -43,6 +43,11 @@ class SecureListener:
         bound.listen(BACKLOG)
         self._listen()
 
+    @property
+    def agreeing(self) -> int:
+        """How many have yet to agree on TLS."""
+        return len(self._agreeing)
+
     def close(self) -> None:
         """Accepts no more; who is agreeing goes on."""
         self._loop.remove_reader(self._bound)
