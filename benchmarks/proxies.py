@@ -29,12 +29,18 @@ from tests.harness.ports import free_port
 
 @dataclass(frozen=True)
 class Work:
-    """What to forward to: backend → (weight, ports). `hand`: what an expert sets by hand."""
+    """What to forward to: backend → (weight, ports). `hand`: what an expert sets by hand. With
+    `tls`, the files of a certificate and its key, clients come by TLS to who can do that here."""
 
     backends: dict[str, tuple[int, list[int]]]
     policy: str = "round_robin"
     hand: dict[str, Any] = field(default_factory=dict)
     check: str = "/health/ready"
+    tls: tuple[Path, Path] | None = None
+
+    @property
+    def scheme(self) -> str:
+        return "http" if self.tls is None else "https"
 
 
 @dataclass
@@ -44,10 +50,11 @@ class Proxy:
     name: str
     port: int
     running: Running | None
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
 
 def _nginx(folder: Path, port: int, work: Work) -> list[str]:
@@ -163,7 +170,11 @@ def _envoy(folder: Path, port: int, work: Work) -> list[str]:
             }
         ],
     }
-    chain = {"filters": [{"name": "http_connection_manager", "typed_config": manager}]}
+    chain: dict[str, Any] = {
+        "filters": [{"name": "http_connection_manager", "typed_config": manager}]
+    }
+    if work.tls is not None:
+        chain["transport_socket"] = _envoy_tls(*work.tls)
     listener = {"name": "in", **_address(port), "filter_chains": [chain]}
     clusters = [
         _envoy_cluster(name, ports, work.policy, work.hand)
@@ -175,6 +186,26 @@ def _envoy(folder: Path, port: int, work: Work) -> list[str]:
         _envoy_binary() or "envoy", "-c", str(folder / "envoy.yaml"), "--concurrency", "1",
         "--base-id", str(port), "--log-level", "error",
     ]  # fmt: skip
+
+
+def _envoy_tls(cert: Path, key: Path) -> dict[str, Any]:
+    """The versions and ciphers that Headgate speaks."""
+    files = {"certificate_chain": {"filename": str(cert)}, "private_key": {"filename": str(key)}}
+    return {
+        "name": "tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
+            "DownstreamTlsContext",
+            "common_tls_context": {
+                "alpn_protocols": ["http/1.1"],
+                "tls_params": {
+                    "tls_minimum_protocol_version": "TLSv1_2",
+                    "tls_maximum_protocol_version": "TLSv1_3",
+                },
+                "tls_certificates": [files],
+            },
+        },
+    }
 
 
 def _envoy_binary() -> str | None:
@@ -228,6 +259,7 @@ def headgate_document(folder: Path, port: int, work: Work) -> dict[str, Any]:
             "admin": f"127.0.0.1:{free_port()}",
             "access_log": str(folder / "access.log"),
             "lame_duck": "0s",
+            **({"tls": {"cert": str(work.tls[0]), "key": str(work.tls[1])}} if work.tls else {}),
         },
         "backends": {
             name: {
@@ -282,7 +314,7 @@ def proxy(name: str, work: Work) -> Iterator[Proxy]:
     command = _COMMANDS[name](folder, port, work)
     running = start(on_core(PROXY_CORE, command), folder)
     try:
-        wait_for(f"http://127.0.0.1:{port}{work.check}", running)
-        yield Proxy(name, port, running)
+        wait_for(f"{work.scheme}://127.0.0.1:{port}{work.check}", running)
+        yield Proxy(name, port, running, work.scheme)
     finally:
         running.stop()

@@ -34,8 +34,9 @@ from gateway.controlplane.mirrors.book import Mirrors
 from gateway.controlplane.published import Applied, NotInForce, start_notes
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.controller import VERDICTS, Rollouts
+from gateway.controlplane.rollouts.driving import Driver
 from gateway.controlplane.rollouts.keeping import NAME as ROLLOUTS
-from gateway.controlplane.rollouts.keeping import RolloutFile
+from gateway.controlplane.rollouts.keeping import Keeper, RolloutFile
 from gateway.controlplane.store.handover import Memory
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
@@ -129,6 +130,8 @@ class Control:
         self._stop = stop
         self._failed = False
         self._own = Tasks(self._note_failure)
+        self._aside = Tasks(lambda name, error: say(f"control: {name}: {told(error)}"))
+        self._going_on: asyncio.Task[None] | None = None
         self._start, self._settings = start, loaded.settings
         self._document = loaded.document
         # Two gateways on one state directory would undo each other's edits: the supervisor has
@@ -166,10 +169,12 @@ class Control:
             lambda wanted: self._tell_supervisor({"type": "compare", "wanted": wanted}),
             counted=lambda route, backend: self._view.compared(route, backend),
         )
+        keeper, driver = self._rollout_keeper()
         self._rollouts = Rollouts(
             self._publisher,
-            RolloutFile(self._kept_in() / ROLLOUTS),
+            keeper,
             self._events,
+            driver=driver,
             tell=self._workers.set_rollouts,
             effective=lambda route: self._view.effective(route),
             agreement=self._mirrors.judged,
@@ -300,6 +305,18 @@ class Control:
         )
         return store, gateways
 
+    def _rollout_keeper(self) -> tuple[Keeper, Driver | None]:
+        """What keeps rollouts, and, with several gateways, who drives which."""
+        if self._gateways is None:
+            return RolloutFile(self._kept_in() / ROLLOUTS), None
+        from gateway.controlplane.sharing import rollouts_of
+
+        driver = rollouts_of(self.store, self._settings.node, self._gateways)
+        self._gateways.on_rollouts = lambda kept: self._aside.run(
+            "rollouts of other gateways", self._rollouts.follow(driver.read(kept))
+        )
+        return driver.keys, driver
+
     def _own_store(self) -> Store:
         in_memory = self._settings.store == "memory"
         path = self._kept_in() / "state.db" if in_memory else self._state.database
@@ -316,6 +333,8 @@ class Control:
         why = f"start with {self._start['name']}"
         again = self._start["again"]
         applied = self._publisher.start(self._document, why=why, again=again, settle=self._settle)
+        if not again:
+            self._places.begin(self._start["placed"] or {}, self._publisher.table)
         if self._gateways is not None and (note := self._gateways.note(self._publisher.table)):
             say(note)
         gc.freeze()  # the table stays: no collection shall walk through it, and stop the loop
@@ -333,6 +352,7 @@ class Control:
             self._workers.set_served(self._served.paths)
             await self._workers.put_in_force(self._publisher.table)
             stack.push_async_callback(self._own.close)
+            stack.push_async_callback(self._aside.close)
             await self._open_line()
             self._mirrors.announce()
             await self._open_channels(stack)
@@ -585,8 +605,12 @@ class Control:
         self._tell_supervisor({"type": "alive"})
         if self._fleet is not None and self._held_to != self._publisher.table.revision:
             self._hold(self._publisher.table)  # an edit came that was not in force everywhere
-        if self._gateways is not None and self._gateways.holds and self._publisher.late is not None:
-            self._own.run("applying the file", self._apply_late())
+        if self._gateways is not None and self._gateways.holds:
+            if self._publisher.late is not None:
+                self._own.run("applying the file", self._apply_late())
+            if self._rollouts.canaries() and (self._going_on is None or self._going_on.done()):
+                going_on = self._rollouts.go_on(self._gateways.driven_elsewhere)
+                self._going_on = self._aside.run("going on with rollouts", going_on)
         await self._view.beat()
         if self._demand is not None:
             self._demand.beat(time.monotonic())

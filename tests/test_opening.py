@@ -6,8 +6,11 @@ import re
 import sys
 from pathlib import Path
 
-from tests.harness.gateway import backend, running_gateway
+import psutil
+
+from tests.harness.gateway import Gateway, backend, running_gateway
 from tests.harness.origins import origins
+from tests.harness.ports import free_port
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "opening-to-others.md"
@@ -25,21 +28,65 @@ async def test_each_command_of_the_page_does_what_it_says(tmp_path: Path) -> Non
             "routes": {"digits": {"match": "/digits", "split": {"digits-linear": 1}}},
         }
         async with running_gateway(document, workers=2) as gateway:
-            start = f'set -eo pipefail; headgate() {{ "{sys.executable}" -m gateway "$@"; }}\n'
-            environment = {**os.environ, "PYTHONPATH": str(ROOT), "HEADGATE_URL": gateway.admin_url}
-            for block in blocks("sh"):
-                script = block.replace(":8080", f":{gateway.data_port}")
-                script = script.replace(":8081", f":{gateway.admin_port}")
-                process = await asyncio.create_subprocess_exec(
-                    "bash", "-c", start + script, cwd=tmp_path, env=environment,
-                    stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-                )  # fmt: skip
-                said, _ = await process.communicate()
-                assert process.returncode == 0, f"{block}\n{said.decode()}"
-            said_once = ("acme.key", "acme.new", "beta.key")
-            keys = [(tmp_path / name).read_text().strip() for name in said_once]
-            assert len(set(keys)) == 3
+            environment = _environment(tmp_path, gateway)
+            ports = {8080: gateway.data_port, 8081: gateway.admin_port, 8001: one.port}
+            ports |= {8443: free_port(), 8444: free_port()}
+            try:
+                for block in blocks("sh"):
+                    await _run(block, ports, tmp_path, environment)
+            finally:
+                await _end(tmp_path / "remote.pid")
+            said_once = ("acme.key", "acme.new", "beta.key", "upstream.token")
+            keys = [(tmp_path / name).read_text().split()[-1] for name in said_once]
+            assert len(set(keys)) == 4
             await _nowhere(gateway.folder, keys)
+            await _nowhere(tmp_path / "remote-state", keys)
+
+
+def _environment(folder: Path, gateway: Gateway) -> dict[str, str]:
+    """That of a user who has `headgate` installed and a gateway running."""
+    program = folder / "bin" / "headgate"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gateway "$@"\n')
+    program.chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HEADGATE_URL": gateway.admin_url,
+    }
+
+
+async def _run(
+    block: str, ports: dict[int, int], folder: Path, environment: dict[str, str]
+) -> None:
+    """Runs `block` as it stands, but for its ports; each command of it must succeed."""
+    script = block
+    for said, port in ports.items():
+        script = script.replace(f":{said}", f":{port}")
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", f"set -eo pipefail\n{script}", cwd=folder, env=environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(60):
+            told, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        raise AssertionError(f"this does not end:\n{block}") from None
+    assert process.returncode == 0, f"{block}\n{told.decode()}"
+
+
+async def _end(noted: Path) -> None:
+    """Waits for the end of the gateway that the page starts and stops, and sees to it."""
+    if not noted.exists():
+        return
+    try:
+        process = psutil.Process(int(noted.read_text()))
+        process.terminate()
+        await asyncio.to_thread(process.wait, 15)
+    except psutil.NoSuchProcess:
+        pass
 
 
 async def _nowhere(folder: Path, secrets: list[str]) -> None:

@@ -104,7 +104,8 @@ def drawn(found: Json) -> list[Part]:
     """What is wrong, then routes and instances as grids, then the workers."""
     wrong = _alerts(found)
     grids = once(_routes(found)), "", once(_instances(found))
-    return [*wrong, *([""] if wrong else []), *grids, "", Cell(_foot(found), "dim")]
+    others: list[Part] = ["", once(_gateways(found))] if found.get("gateways") else []
+    return [*wrong, *([""] if wrong else []), *grids, *others, "", Cell(_foot(found), "dim")]
 
 
 def _alerts(found: Json) -> list[Cell]:
@@ -166,6 +167,22 @@ def _instances(found: Json) -> Grid:
         ]
     columns = ("backend", "instance", "health", ">in flight", ">queue", ">running", ">wait ms")
     return Grid(columns, rows, spare=(">running", ">wait ms", ">queue", ">in flight"))
+
+
+def _gateways(found: Json) -> Grid:
+    """Those that share the table: who is live, by which revision they decide, who lags."""
+    rows = []
+    for name, one in (found.get("gateways") or {}).items():
+        behind = one.get("behind") or 0
+        word = f"{behind} behind" if behind else "live"
+        rows.append((
+            Cell(f"{name} (this one)" if one.get("self") else name, "strong"),
+            Cell(word, "warn" if behind else "good") if one.get("live") else Cell("lost", "bad"),
+            number(one.get("revision"), 0),
+            number(one.get("workers"), 0),
+            str(one.get("admin") or "–"),
+        ))  # fmt: skip
+    return Grid(("gateway", "state", ">revision", ">workers", "admin"), rows, spare=("admin",))
 
 
 def _processes(found: Json, backend: str) -> Iterator[tuple[str, str]]:

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from gateway.controlplane.events import Events, utc_now
 from gateway.controlplane.published import Everywhere, NotEverywhere
-from gateway.controlplane.store.etcd.membership import Lease
-from gateway.controlplane.store.etcd.watch import Seen
+from gateway.controlplane.store.etcd.membership import BEHIND, Lease
+from gateway.controlplane.store.etcd.watch import NOT_YET, Seen
 from gateway.controlplane.store.store import Member, Revision, Unavailable
 from gateway.core.table import Table
 
@@ -68,6 +68,8 @@ class SharedGateways:
         self._withdrawn = ""
         self._was_held = False
         self.heard: asyncio.Queue[Revision] = asyncio.Queue()
+        self.on_rollouts: Callable[[Mapping[str, bytes]], object] = lambda kept: None
+        """Hears what is kept of rollouts, whenever it changed."""
 
     async def begin(self, after: int) -> None:
         """Hears of every revision after number `after`, and is one of the gateways once it has
@@ -191,7 +193,11 @@ class SharedGateways:
             "revision": self._seen.head.number,
             "copy": self._store.is_copy and not self._seen.head.number,
         }
-        return {"store": store, "gateways": {n: gateways[n] for n in sorted(gateways)}}
+        return {
+            "store": store,
+            "gateways": {name: gateways[name] for name in sorted(gateways)},
+            "limits": {"divided_by": max(1, len(self._live()))},
+        }
 
     def gauges(self) -> dict[str, dict[tuple[str, ...], float]]:
         """Metric → labels → value."""
@@ -206,9 +212,15 @@ class SharedGateways:
             "headgate_store_up": {(): float(not self._seen.away)},
         }
 
-    def drives(self, route: str) -> str:
-        """Which gateway drives the rollout of `route`; empty: none does."""
-        return self._seen.drivers.get(route, "")
+    @property
+    def driven_elsewhere(self) -> set[str]:
+        """The routes whose rollouts other gateways drive."""
+        return {route for route, name in self._seen.drivers.items() if name != self._own.name}
+
+    def admin_of(self, name: str) -> str:
+        """Where that gateway's admin API is, as far as it is known."""
+        member = self._seen.members.get(name)
+        return member.admin if member is not None else "?"
 
     def _shown(self, member: Member, newest: int) -> dict[str, Any]:
         said: Mapping[str, Any] = asdict(member)
@@ -238,12 +250,15 @@ class SharedGateways:
                 self._say(name, "joined")
         if before.away != seen.away:
             log.warning(f"etcd: {seen.away}" if seen.away else "etcd: connected")
+        if before.rollouts != seen.rollouts and not seen.away:
+            self.on_rollouts(seen.rollouts)
         self._pass_on()
         self._stir()
 
     def _note(self, lease: Lease) -> None:
         why, self._lease = self._lease.why, lease
-        if self.holds != self._was_held or (not self.holds and lease.why != why):
+        is_news = self._was_held or lease.why not in (NOT_YET, BEHIND)
+        if self.holds != self._was_held or (not self.holds and lease.why != why and is_news):
             self._was_held = self.holds
             said = "holds its lease" if self.holds else f"does not hold its lease: {self.why}"
             log.warning(f"etcd: this gateway {said}")

@@ -42,6 +42,20 @@ def parse_rate(text: Any) -> tuple[int, float]:
     return int(number), _PER_S[unit]
 
 
+def part(limits: Limits, gateways: int) -> Limits:
+    """What one of so many gateways admits of `limits`: its part of the rate, and of what may come
+    at once, no less than one."""
+    if gateways <= 1:
+        return limits
+    most = limits.in_flight
+    return Limits(
+        limits.requests,
+        limits.per_s * gateways,
+        max(1, limits.burst // gateways),
+        None if most is None else max(1, most // gateways),
+    )
+
+
 def policy(limits: Limits, name: bytes) -> bytes:
     """The RateLimit-Policy line of a bucket (draft-ietf-httpapi-ratelimit-headers): a quota in a
     window that is as long as the bucket takes to fill."""

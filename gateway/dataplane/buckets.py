@@ -23,7 +23,7 @@ import struct
 from hashlib import blake2b
 
 from gateway.core.entries import Limits
-from gateway.core.rate_limit import policy
+from gateway.core.rate_limit import part, policy
 
 PLACES = 1 << 18
 NEAR = 64  # places at which a bucket may be
@@ -58,6 +58,8 @@ class Buckets:
         # While a worker is replaced there are two of it.
         self.margin = 0 if descriptor is None else 2 * workers - 1
         self._looked_at = 0.0
+        self.gateways = 1
+        """How many gateways divide each limit between them."""
         self.stride = 3 * self.lanes
         directory = (self.lanes + PLACES) * _WORD
         size = directory + PLACES * self.stride * _WORD
@@ -171,8 +173,8 @@ class Bucket:
     """One bucket, as this worker sees it. `left` and `full_at` are what the last request left."""
 
     __slots__ = (
-        "_all", "_burst", "_cost_s", "_is_locked", "_key", "_most", "_policy", "_word",
-        "full_at", "has_rate", "left", "limits", "place",
+        "_all", "_burst", "_cost_s", "_gateways", "_is_locked", "_key", "_most", "_part", "_policy",
+        "_word", "full_at", "has_rate", "left", "limits", "place",
     )  # fmt: skip
 
     def __init__(self, buckets: Buckets, key: bytes, limits: Limits) -> None:
@@ -180,10 +182,17 @@ class Bucket:
         self._key = key
         self._word = int.from_bytes(key[:8], "big") | 1
         self.place = -1
-        self._policy = b""
         self.limits = limits
-        self.left = limits.burst
+        self._take_part()
+        self.left = self._part.burst
         self.full_at = 0.0
+
+    def _take_part(self) -> None:
+        """Goes by this gateway's part of the limits from now on."""
+        buckets = self._all
+        self._gateways = buckets.gateways
+        self._part = limits = part(self.limits, buckets.gateways)
+        self._policy = b""
         few = SMALL * buckets.margin
         most = limits.in_flight
         self.has_rate = limits.requests is not None
@@ -198,6 +207,8 @@ class Bucket:
     def enter(self, now: float) -> None:
         """Admits one request, which is in flight until `leave`. Refused; Busy."""
         buckets = self._all
+        if self._gateways != buckets.gateways:
+            self._take_part()
         place = self.place
         if place < 0 or buckets.directory[place] != self._word:
             place = self.place = buckets.find(self._key, now)
@@ -267,7 +278,7 @@ class Bucket:
     def policy(self, name: bytes) -> bytes:
         """The line that tells clients of this limit, by that name."""
         if not self._policy:
-            self._policy = policy(self.limits, name)
+            self._policy = policy(self._part, name)
         return self._policy
 
     def wait_s(self, now: float) -> float:

@@ -169,6 +169,7 @@ class ControlClient:
                 plane.live.learn(message["signals"])
             case "lease":
                 plane.lease_until = message["until"]
+                plane.share_limits(message["gateways"])
             case "look":
                 plane.ledger.flush()
                 plane.count_dropped()

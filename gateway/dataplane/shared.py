@@ -45,10 +45,10 @@ class Shared:
     change of who serves."""
 
     __slots__ = (
-        "_awake", "_buckets", "_credentials", "_dropped", "_id", "_loop", "_trusted", "asked",
-        "budget", "counters", "demand", "generation", "judges", "ledger", "load_memory", "log",
-        "mirrored", "node", "notify", "now", "options", "outbox", "permits", "served", "signals",
-        "tasks", "wall", "wheel",
+        "_awake", "_buckets", "_credentials", "_dropped", "_gateways", "_id", "_loop", "_trusted",
+        "asked", "budget", "counters", "demand", "generation", "judges", "ledger", "load_memory",
+        "log", "mirrored", "node", "notify", "now", "options", "outbox", "permits", "served",
+        "signals", "tasks", "wall", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +65,7 @@ class Shared:
         self.permits = permits or PermitsFile(None)
         self.now = now
         self._buckets: Buckets | None = None
+        self._gateways = 1
         self._credentials: Credentials | None = None
         self.wall: Callable[[], float] = time.time
         self._loop = loop
@@ -97,7 +98,14 @@ class Shared:
         """What is counted of limits, with the other workers; made when a limit is configured."""
         if self._buckets is None:
             self._buckets = Buckets(self.permits.file, self.options.workers)
+            self._buckets.gateways = self._gateways
         return self._buckets
+
+    def share_limits(self, gateways: int) -> None:
+        """Of each limit of a key or a route this gateway takes its part from now on."""
+        self._gateways = gateways
+        if self._buckets is not None:
+            self._buckets.gateways = gateways
 
     @property
     def credentials(self) -> Credentials:

@@ -28,6 +28,7 @@ from gateway.dataplane.load_memory import LoadMemory
 from gateway.dataplane.pair_channel import keep_open
 from gateway.dataplane.permits import PermitsFile
 from gateway.dataplane.plane import Plane
+from gateway.dataplane.secure_listener import SecureListener
 from gateway.dataplane.traced import TracedExchange
 from gateway.processes.certificates import Certificate, CertificateError
 from gateway.processes.children import FAULT
@@ -99,7 +100,7 @@ class Worker:
         self._shared = options.permits
         self._permits = PermitsFile(options.permits)
         self._counters = Counters(Book(options.counters))
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | SecureListener] = []
         self._plane: Plane | None = None
         self._certificate: Certificate | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -196,15 +197,24 @@ class Worker:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
-        secure: dict[str, Any] = {}
         if self._certificate is not None:
-            within_s = plane.options.head_timeout_s
-            secure = {"ssl": self._certificate.context, "ssl_handshake_timeout": within_s}
-        for each in self._sockets:
-            server = await loop.create_server(
-                lambda: Client(plane, exchange_of), sock=each, backlog=BACKLOG, **secure
-            )
-            self._servers.append(server)
+            context, within_s = self._certificate.context, plane.options.head_timeout_s
+            for each in self._sockets:
+                listener = SecureListener(
+                    each,
+                    context,
+                    lambda: Client(plane, exchange_of),
+                    lambda: plane.max_clients - len(plane.clients),
+                    within_s,
+                    plane.tasks,
+                )
+                self._servers.append(listener)
+        else:
+            for each in self._sockets:
+                server = await loop.create_server(
+                    lambda: Client(plane, exchange_of), sock=each, backlog=BACKLOG
+                )
+                self._servers.append(server)
         self._control.listening()
 
     def _signalled(self) -> None:

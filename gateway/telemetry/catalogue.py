@@ -168,6 +168,30 @@ METRICS: tuple[Metric, ...] = (
         " process started.",
     ),
     Metric(
+        "headgate_gateways",
+        "gauge",
+        (),
+        "With `store: etcd`: how many gateways hold their lease; limits are divided by it",
+    ),
+    Metric(
+        "headgate_gateway_revision",
+        "gauge",
+        ("node",),
+        "With `store: etcd`: the revision by which all workers of a gateway decide",
+    ),
+    Metric(
+        "headgate_lease_held",
+        "gauge",
+        (),
+        "With `store: etcd`: 1 while this gateway holds its lease, 0 while it is lost",
+    ),
+    Metric(
+        "headgate_store_up",
+        "gauge",
+        (),
+        "With `store: etcd`: 1 while etcd answers, 0 while it does not",
+    ),
+    Metric(
         "headgate_mirror_compared_total",
         "counter",
         ("route", "backend", "verdict"),

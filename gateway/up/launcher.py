@@ -26,7 +26,7 @@ from gateway.processes.service_manager import ServiceManager
 from gateway.processes.supervisor import Supervisor
 from gateway.processes.tasks import first_of, told
 from gateway.up import screen
-from gateway.up.fleet import StartError
+from gateway.up.fleet import StartError, follow
 from gateway.up.local_fleet import LocalFleet
 from gateway.up.plan import Site, cpu_count
 from gateway.up.progress import Progress, progress
@@ -184,8 +184,6 @@ class Launch:
         self._fleet.attach(self._supervisor.tell)
         if self._stop.is_set():
             self._supervisor.stop()
-        if not self._watch:
-            return await self._supervisor.run()
         code = 0
 
         async def serve() -> None:
@@ -193,7 +191,10 @@ class Launch:
             assert self._supervisor is not None
             code = await self._supervisor.run()
 
-        await first_of(serve(), Watch(lambda: self._fleet.folders, self._fleet.renew, say).run())
+        works = [serve(), follow(self._fleet, self._supervisor.tell)]
+        if self._watch:
+            works.append(Watch(lambda: self._fleet.folders, self._fleet.renew, say).run())
+        await first_of(*works)
         return code
 
     def _is_live(self, name: str) -> bool:

@@ -1,11 +1,14 @@
 """How does the fleet tell what it runs?"""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from gateway.core.placement import Wanted
+from gateway.up.desired import Desired
+from gateway.up.loading import Loads
 from gateway.up.process import InstanceProcess
+from gateway.up.running import Processes
+from gateway.wire.line import DeviceMessage, Fleet, ServedBackend
 from gateway.wire.line import InstanceProcess as ProcessMessage
-from gateway.wire.line import ServedBackend
 
 
 def state_of(asked: Wanted | None, own: Sequence[InstanceProcess], error: str | None) -> str:
@@ -26,24 +29,47 @@ def state_of(asked: Wanted | None, own: Sequence[InstanceProcess], error: str | 
     return "ready" if is_so else "starting"
 
 
+def fleet(
+    revision: int,
+    desired: Desired,
+    processes: Processes,
+    loads: Loads,
+    *,
+    errors: Callable[[str], str | None],
+    waits: Mapping[str, str],
+    devices: Sequence[DeviceMessage],
+) -> Fleet:
+    """All that is told, of the table at `revision`."""
+    names = dict.fromkeys([*desired.wanted, *sorted(processes.backends())])
+    backends = {
+        name: backend(
+            name, desired.wanted.get(name), processes.of(name),
+            error=errors(name), waits=waits.get(name), loads=loads,
+            is_beside=name in desired.beside,
+        )
+        for name in names
+    }  # fmt: skip
+    return {"type": "fleet", "revision": revision, "backends": backends, "devices": devices}
+
+
 def backend(
+    name: str,
     asked: Wanted | None,
     own: Sequence[InstanceProcess],
     *,
     error: str | None,
     waits: str | None,
-    starts: int,
-    load_s: float | None,
+    loads: Loads,
     is_beside: bool,
 ) -> ServedBackend:
     """All that is told of one backend; `is_beside`: its addresses are in no document."""
-    state = state_of(asked, own, error)
+    state, load_s = state_of(asked, own, error), loads.load_s.get(name)
     version = asked.version if asked is not None else ""
     return {
         "state": state,
         "error": error if asked is not None else None,
         "waits": waits if state == "starting" else None,
-        "starts": starts,
+        "starts": loads.starts.get(name, 0),
         "load_s": None if load_s is None else round(load_s, 3),
         "addresses": list(asked.in_force) if asked is not None and is_beside else None,
         "processes": [_process(each, version) for each in own],

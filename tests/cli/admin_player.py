@@ -59,6 +59,7 @@ class AdminPlayer:
         ]
         self.documents = {42: copy.deepcopy(self.table)}
         self.live: dict[tuple[str, str], dict[str, Any]] = {}
+        self.fleet: dict[str, Any] = {}
         self.alerts: list[dict[str, Any]] = []
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         self.require_if_match = self.broken = False
@@ -120,7 +121,7 @@ class AdminPlayer:
         workers = [{"slot": 0, "pid": 4711, "revision": self.revision}]
         return {
             "revision": self.revision, "routes": routes, "backends": backends, "workers": workers,
-            "alerts": self.alerts,
+            "alerts": self.alerts, **({"fleet": self.fleet} if self.fleet else {}),
         }  # fmt: skip
 
     def _instance(self, backend: str, url: str) -> dict[str, Any]:

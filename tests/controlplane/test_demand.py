@@ -105,6 +105,32 @@ async def test_a_later_move_takes_the_place_of_one_that_waits() -> None:
     assert house.endpoints == {"a": {"fleet://a": ["h:1"]}}
 
 
+async def test_a_move_that_is_asked_for_twice_is_answered_no_sooner() -> None:
+    house = House()
+    await house.move("h:1")
+    house.flying = {"a": {"h:1": 1}}
+    first = house.move()
+    await eventually(lambda: house.endpoints == {"a": {"fleet://a": []}})
+    second, looks = house.move(), house.looks
+    await eventually(lambda: house.looks > looks + 4)
+    assert house.settled == [["h:1"]]
+    house.flying = {}
+    await asyncio.gather(first, second)
+    assert house.settled == [["h:1"], []]
+
+
+async def test_a_report_that_is_older_than_the_last_move_moves_nobody() -> None:
+    house = House()
+    await house.move("h:1")
+    await house.move()
+    house.places.take(told("unloading", ["h:1"]))
+    assert house.endpoints == {"a": {"fleet://a": []}}
+    # It was something else meanwhile: what the fleet has then is news.
+    house.places.take(told("ready", None))
+    house.places.take(told("ready", ["h:2"]))
+    assert house.endpoints == {"a": {"fleet://a": ["h:2"]}}
+
+
 async def test_who_comes_to_control_learns_from_what_the_fleet_has() -> None:
     house = House()
     house.places.take(told("ready", ["h:1"]))

@@ -14,6 +14,8 @@ from gateway.core.placement import (
     Stop,
     held,
     in_force,
+    is_fleets,
+    on_demand,
     outlook,
     place,
     settled,
@@ -205,6 +207,8 @@ class House:
     broken: frozenset[str] = frozenset({"m:X"})
     restarts: dict[str, int] = field(default_factory=dict)
     tight: set[str] = field(default_factory=set)
+    awake: set[str] = field(default_factory=set)  # of those that start on demand
+    at: dict[str, tuple[str, ...]] = field(default_factory=dict)  # those told beside the document
 
     @property
     def backends(self) -> dict[str, Spec]:
@@ -217,10 +221,15 @@ class House:
                 asked,
                 version=f"{asked.version}#{self.restarts.get(name, 0)}",
                 spare=name not in self.tight,
+                count=0 if self.is_asleep(name) else asked.count,
+                in_force=self.at.get(name, asked.in_force),
             )
             for name, asked in found.items()
             if asked is not None
         }
+
+    def is_asleep(self, name: str) -> bool:
+        return on_demand(self.backends[name]) and name not in self.awake
 
     # -- what others do
 
@@ -240,19 +249,30 @@ class House:
             first = 100 * (1 + "abcd".index(name))
             pins = self.chance.sample(range(first, first + 5), self.chance.choice([0, 0, 1, 2, 3]))
             model = self.chance.choice(["m:A", "m:B", "m:C", "m:X"])
-            more = {"replicas": self.chance.randint(1, 3)} if self.chance.random() < 0.5 else {}
+            more: Spec = {}
+            if self.chance.random() < 0.5:
+                more["replicas"] = self.chance.randint(1, 3)
+            if self.chance.random() < 0.4:
+                more["start"] = "demand"
             backends[name] = served(model, *pins, **more)
         self.take(held(self.document, {"backends": backends, "routes": {}}))
 
     def take(self, document: Document) -> None:
-        before = self.serving()
+        before, at = self.serving(), {n: asked.in_force for n, asked in self.wanted().items()}
         self.document = document
+        running = {p.backend for p in self.processes.values() if p.served}
+        beside = {n for n, spec in self.backends.items() if spec.get("serve") and is_fleets(spec)}
+        self.awake = {n for n in beside if n in (self.awake if n in self.at else running)}
+        self.at = {name: at.get(name, ()) for name in beside}
         Table.from_document(document, 1)  # it is one that can be served
         self.history.append(document)
         self.lost_nothing(before)
 
     def live(self) -> None:
-        """Something happens to a process."""
+        """Something happens to a process, or a request asks for what sleeps."""
+        for name in list(self.at):
+            if self.chance.random() < 0.2:
+                self.awake ^= {name}
         for number, each in list(self.processes.items()):
             roll = self.chance.random()
             model = each.version
@@ -282,7 +302,7 @@ class House:
     def lost_nothing(self, before: dict[str, int]) -> None:
         now = self.serving()
         for name, count in before.items():
-            if name in now:
+            if name in now and not self.is_asleep(name):
                 # Without a spare one of them goes before its successor is there.
                 least = min(count, self.wanted()[name].count) - (name in self.tight)
                 assert now[name] >= least, f"{name} had {count} that served and has {now[name]}"
@@ -316,6 +336,7 @@ class House:
                     p for p in self.processes.values()
                     if p.backend == step.backend and p.state not in ("failed", "stopping")
                 ]  # fmt: skip
+                assert not self.is_asleep(step.backend)
                 assert len(alive) < asked.count + asked.spare
                 version = asked.version
                 self.processes[self.number] = Process(
@@ -332,6 +353,10 @@ class House:
                 asked = self.wanted()[step.backend]
                 assert len(step.addresses) <= asked.count
                 spec = self.backends[step.backend]
+                if is_fleets(spec):
+                    assert set(self.at[step.backend]) != set(step.addresses)
+                    self.at[step.backend] = step.addresses
+                    return
                 urls = [f"http://{address}" for address in step.addresses]
                 moved = place(self.document, step.backend, version_of(spec["serve"]), urls)
                 assert moved is not self.document

@@ -42,6 +42,16 @@ def test_it_shows_what_is_live_and_the_console_stays_silent(page: Page, demo: De
     assert page.complaints() == []
 
 
+def test_a_model_that_is_not_loaded_says_what_becomes_of_it(page: Page, demo: Demo) -> None:
+    demo.table["backends"]["digits-cnn"]["instances"] = []
+    demo.fleet = {"backends": {"digits-cnn": {"state": "asleep"}}}
+    page.open(demo.url)
+    page.until(lambda: "asleep: the next request loads it" in page.text("#instances-body"))
+    waits = "all that are there are in use"
+    demo.fleet = {"backends": {"digits-cnn": {"state": "starting", "waits": waits}}}
+    page.until(lambda: f"waiting: {waits}" in page.text("#instances-body"))
+
+
 def test_moving_a_slider_shows_a_dry_run_and_changes_nothing(page: Page, demo: Demo) -> None:
     from selenium.webdriver.common.action_chains import ActionChains
 

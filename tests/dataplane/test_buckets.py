@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.core.entries import Limits
+from gateway.core.rate_limit import part
 from gateway.dataplane.buckets import LOCKS, Bucket, Buckets, Busy, Refused
 from gateway.telemetry.book import shared_memory
 
@@ -86,6 +87,20 @@ def test_no_more_are_in_flight_than_may_be() -> None:
     assert [takes(bucket, 0.0) for _ in range(3)] == [True, True, False]
     bucket.leave()
     assert takes(bucket, 0.0)
+
+
+def test_of_several_gateways_each_admits_its_part() -> None:
+    buckets = Buckets(None, 1)
+    rate = buckets.bucket("key", "acme", Limits(100, 1.0, 30))
+    most = buckets.bucket("route", "digits", Limits(in_flight=9))
+    buckets.gateways = 3
+    assert sum(takes(rate, 100.0) for _ in range(50)) == 10, "of the burst"
+    admitted = sum(takes(rate, 100.0 + step / 100) for step in range(1, 301))
+    assert 99 <= admitted <= 100, "in three seconds at a third of 100/s"
+    assert sum(takes(most, 100.0) for _ in range(50)) == 3
+    buckets.gateways = 1
+    assert sum(takes(most, 200.0) for _ in range(50)) == 6
+    assert part(Limits(1, 60.0, 1, 1), 5) == Limits(1, 300.0, 1, 1)
 
 
 def test_a_bucket_goes_on_under_changed_limits() -> None:

@@ -14,6 +14,7 @@ from gateway.processes.certificates import Certificate, CertificateError
 from tests.harness.certificates import make_ca, make_certificate
 from tests.harness.gateway import Gateway, complete, eventually, one_backend
 from tests.harness.origins import Exchange, one_origin
+from tests.harness.tls_gateway import Tls
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -35,20 +36,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "ca": ca[0], "cert": cert, "key": key, "other": other[0], "other_key": other[1],
         "mine": mine[0], "my_key": mine[1], "folder": folder,
     }  # fmt: skip
-
-
-class Tls(Gateway):
-    """A gateway that is asked by https."""
-
-    trust: ssl.SSLContext
-
-    @property
-    def url(self) -> str:
-        return f"https://127.0.0.1:{self.data_port}"
-
-    async def answers(self) -> bool:
-        admin = await self.client.get(f"{self.admin_url}/readyz", timeout=1)
-        return admin.status == 200
 
 
 def trusting(files: dict[str, Path], **versions: Any) -> ssl.SSLContext:

@@ -120,3 +120,21 @@ async def test_models_make_room_for_each_other_and_nothing_is_cut(tmp_path: Path
         events = [line for line in it.log_text().splitlines() if "unloading it" in line]
         assert any("to make room for m" in line for line in events), events
         await it.stop()
+
+
+async def test_a_fleet_that_is_written_is_followed_from_the_first_request_on(
+    tmp_path: Path,
+) -> None:
+    document = file()
+    document["backends"]["m"]["instances"] = ["fleet://m"]
+    async with up(tmp_path, document) as it:
+        revision = (await it.status())["revision"]
+        assert (await ask(it)).json() == {"version": "one"}
+        async with it.load(2):
+            for model in ("Two", "One"):
+                serve = {"model": f"models:{model}", "devices": ["cpu"]}
+                told = await it.patch(serve=serve)
+                await it.until("ready", told["revision"])
+                await it.until_alone()
+        assert (await it.status())["revision"] == revision + 2, "edits, and no move"
+        await it.stop()

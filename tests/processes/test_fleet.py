@@ -19,7 +19,7 @@ from gateway.core.placement import held, in_force, place, settled
 from gateway.core.table import Backend, Document, Instance, Table
 from gateway.processes.sockets import bind, listen
 from gateway.up.device_table import DeviceTable
-from gateway.up.fleet import StartError
+from gateway.up.fleet import StartError, follow
 from gateway.up.local_fleet import LocalFleet
 from gateway.up.plan import InstancePlan, ServeError, Site, deal, find_model
 from gateway.up.progress import Plain
@@ -180,6 +180,7 @@ class Running:
             site, progress(self.shown.append), self.said.append, table=table, clock=clock
         )
         self.hurry = asyncio.Event()
+        self.following: asyncio.Task[None] | None = None
 
     @staticmethod
     def spec(model: str, port: int | None = None) -> dict[str, Any]:
@@ -196,7 +197,14 @@ class Running:
         await self.fleet.start(self.backends)
         self.document = settled(self.document, self.fleet.placed)
         self.fleet.attach(self.hear)
+        self.following = asyncio.create_task(follow(self.fleet, self.hear))
         self.serve()
+
+    async def stop(self) -> None:
+        self.hurry.set()
+        if self.following is not None:
+            self.following.cancel()
+        await self.fleet.stop(5, self.hurry)
 
     def serve(self) -> None:
         self.fleet.take({"type": "serves", "revision": 1, "backends": self.backends})
@@ -207,7 +215,8 @@ class Running:
         self.serve()
 
     def hear(self, message: Any) -> None:
-        self.told.append(message)
+        if message["type"] != "endpoints":  # they come from a stream of their own, at any moment
+            self.told.append(message)
         if message["type"] == "place":
             self.document = place(
                 self.document, message["backend"], message["version"], message["urls"]
@@ -248,8 +257,7 @@ async def running(
     try:
         yield it
     finally:
-        it.hurry.set()
-        await it.fleet.stop(5, it.hurry)
+        await it.stop()
 
 
 async def test_a_fleet_has_started_when_every_instance_is_ready() -> None:

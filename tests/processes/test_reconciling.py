@@ -312,7 +312,9 @@ async def edit_at_random(folder: Path, edits: int, seed: int) -> None:
                 await it.admin("POST", f"/admin/v1/history/{revision}/restore", {})
             else:
                 model = chance.choice(["One", "Two", "Broken"])
-                serve = {"model": f"models:{model}", "devices": ["cpu"]}
+                serve: dict[str, Any] = {"model": f"models:{model}", "devices": ["cpu"]}
+                if name != "m" and chance.random() < 0.5:
+                    serve |= {"start": "demand", "idle": "1s"}
                 await it.admin("PUT", path, {"serve": serve})
             await asyncio.sleep(chance.random())
         await it.admin("PUT", "/admin/v1/backends/m", {"serve": {"model": "models:Two"}})
@@ -322,7 +324,7 @@ async def edit_at_random(folder: Path, edits: int, seed: int) -> None:
             table = (await it.admin("GET", "/admin/v1/table")).json()["backends"]
             fleet = (await it.status())["fleet"]["backends"]
             return fleet.keys() == table.keys() and all(
-                each["state"] in ("ready", "failed") for each in fleet.values()
+                each["state"] in ("ready", "failed", "asleep") for each in fleet.values()
             ) and all(
                 len([p for p in each["processes"] if p["pid"]]) <= 1 for each in fleet.values()
             )  # fmt: skip
@@ -333,6 +335,8 @@ async def edit_at_random(folder: Path, edits: int, seed: int) -> None:
         assert it.process is not None
         children = psutil.Process(it.process.pid).children()
         assert {c.pid for c in children if "instance" in c.cmdline()} == pids
+        places = [p["address"] for each in fleet.values() for p in each["processes"] if p["pid"]]
+        assert len(set(places)) == len(places), "no port is taken twice"
 
 
 async def test_after_random_edits_what_runs_is_what_the_table_says(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.harness.etcd import Cluster, etcd_cluster
-from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
+from tests.harness.gateway import Gateway, backend, eventually, one_backend, running_gateway
 from tests.harness.load import Client, Reply
 from tests.harness.origins import after, origins
 
@@ -24,15 +24,19 @@ def settings(cluster: Cluster, node: str, **more: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def gateways(
-    cluster: Cluster, names: str, *, lost: str = "", **more: Any
+    cluster: Cluster, names: str, *, lost: str = "", canary: bool = False, **more: Any
 ) -> AsyncIterator[list[Gateway]]:
     """A gateway of each of these names, started at once; those of `lost` refuse when lost."""
     async with AsyncExitStack() as stack:
         (origin,) = await stack.enter_async_context(origins(1, after(0.001)))
+        document = one_backend(origin)
+        if canary:
+            document["backends"]["new"] = backend(origin)
+            document["routes"]["all"]["split"] = {"main": 1, "new": 0}
         started = [
             stack.enter_async_context(
                 running_gateway(
-                    one_backend(origin),
+                    document,
                     check_end=False,
                     **settings(
                         cluster,
@@ -137,6 +141,51 @@ async def prove(cluster: Cluster, count: int, workers: int) -> None:
         await eventually(lambda: healthy(b))
         assert (await edit(b, 67)).json()["applied"]["gateways"] == 2
         at_once([[before, await revision(a)]])
+
+
+async def test_a_rollout_is_driven_by_one_gateway_and_goes_on_at_another() -> None:
+    plan = {
+        "to": "new", "steps": [10, 50, 100], "hold": "1s", "min_requests": 1, "warmup": 0,
+        "guards": {"errors": {}},
+    }  # fmt: skip
+    path = "/admin/v1/routes/all/rollout"
+    with etcd_cluster() as cluster:
+        async with gateways(cluster, "ab", canary=True) as (a, b):
+            for each in (a, b):
+                await eventually(lambda each=each: healthy(each))  # type: ignore[misc]
+            begun = await a.admin("PUT", path, plan, timeout=60)
+            assert begun.status == 201, begun
+            await eventually(lambda: _rollout(b, "running"))
+            refused = await b.admin("POST", f"{path}/pause", {})
+            assert refused.status == 409
+            assert "driven by gateway gw-a" in refused.json()["detail"]
+            weights = await b.admin("PUT", "/admin/v1/routes/all/weights", {"main": 1, "new": 1})
+            assert weights.status == 409, "its split is nobody else's to edit"
+            assert (await a.admin("POST", f"{path}/pause", {}, timeout=60)).status == 200
+            await eventually(lambda: _rollout(b, "paused"))
+            send(a, signal.SIGKILL)
+
+            async def resumed() -> bool:
+                reply = await b.admin("POST", f"{path}/resume", {}, timeout=60)
+                return bool(reply.status == 200)
+
+            await eventually(resumed, 60)
+
+            async def done() -> bool:
+                await asyncio.gather(*(b.client.get(f"{b.url}/x") for _ in range(20)))
+                return await _rollout(b, "done")
+
+            await eventually(done, 90)
+            spec = (await b.admin("GET", "/admin/v1/routes/all/weights")).json()
+            assert spec["weights"]["main"] == 0
+            history = (await b.admin("GET", "/admin/v1/history")).json()["revisions"]
+            numbers = [each["revision"] for each in history]
+            assert numbers == list(range(numbers[0], 0, -1))
+
+
+async def _rollout(gateway: Gateway, state: str) -> bool:
+    reply = await gateway.admin("GET", "/admin/v1/routes/all/rollout")
+    return bool(reply.status == 200 and reply.json()["state"] == state)
 
 
 async def test_while_etcd_is_away_a_gateway_starts_from_its_copy() -> None:

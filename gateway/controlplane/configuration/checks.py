@@ -14,6 +14,7 @@ from gateway.controlplane.watch.resolver import is_name
 from gateway.core.addresses import refusal
 from gateway.core.deltas import Delta
 from gateway.core.faults import Fault, did_you_mean, pointer
+from gateway.core.placement import FLEET
 from gateway.core.table import Instance, parse_instance
 from gateway.processes.sockets import is_here
 
@@ -59,7 +60,7 @@ def size_faults(document: Json) -> list[Fault]:
 
 def _alone(backends: Mapping[str, Json], settings: Settings | None) -> list[Fault]:
     """What is wrong with each of `backends`, whatever else there is."""
-    faults = list(_instances(backends))
+    faults = [*_instances(backends), *_fleets(backends)]
     if settings is not None:
         faults += _own_listeners(backends, settings)
         faults += _networks(backends, settings.instance_networks)
@@ -304,6 +305,21 @@ def _served_twice(backends: Mapping[str, Json]) -> Iterator[Fault]:
                     )
                     break
             others.append((instance.host, backend))
+
+
+def _fleets(backends: Mapping[str, Json]) -> Iterator[Fault]:
+    """A fleet has what `serve` starts under the name of its backend."""
+    for backend, spec in backends.items():
+        for index, url in enumerate(_list(spec, "instances")):
+            if not _map(spec, "serve") or not str(url).startswith(FLEET):
+                continue
+            if url != f"{FLEET}{backend}" or len(_list(spec, "instances")) > 1:
+                yield Fault(
+                    pointer("backends", backend, "instances", index),
+                    "fleet",
+                    "what `serve` starts is known to its fleet by the name of its backend",
+                    f"write {FLEET}{backend}, and no other instance",
+                )
 
 
 def _own_listeners(backends: Mapping[str, Json], settings: Settings) -> Iterator[Fault]:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from gateway.controlplane.published import NotInForce
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts import plans
 from gateway.controlplane.rollouts.agreeing import Ask
+from gateway.controlplane.rollouts.driving import Alone, Driver
 from gateway.controlplane.rollouts.keeping import Keeper
 from gateway.controlplane.rollouts.moving import KEEP_S, WHO, Mover, split_of
 from gateway.controlplane.rollouts.progress import Move, Progress
@@ -70,8 +71,9 @@ class Rollouts:
     """All rollouts, at most one for each route.
 
     `tell` is given what workers are to do, whenever it changed; `effective` says which share of a
-    route each backend gets after health; `awake` loads a backend that starts on demand. `clock`
-    gives monotonic seconds.
+    route each backend gets after health; `driver` knows which are this gateway's to drive (all,
+    where it is left out); `awake` loads a backend that starts on demand. `clock` gives monotonic
+    seconds.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Rollouts:
         *,
         tell: Callable[[Mapping[str, Judging]], None] = lambda _: None,
         effective: Callable[[str], Mapping[str, float]] = lambda _: {},
+        driver: Driver | None = None,
         agreement: Ask = lambda route, canary: None,
         awake: Callable[[str], Awaitable[None]] = _nobody_sleeps,
         clock: Callable[[], float] = time.monotonic,
@@ -89,7 +92,7 @@ class Rollouts:
         self._agreement = agreement
         self._publisher = publisher
         self._tell, self._effective, self._clock = tell, effective, clock
-        self._awake = awake
+        self._awake, self._driver = awake, driver or Alone()
         self._mover = Mover(publisher, keeper, events, clock)
         self._all = self._mover.all
         self._lock = asyncio.Lock()
@@ -173,6 +176,7 @@ class Rollouts:
             how.guard(None if before is None else before.shown())
             if how.dry_run:
                 return it.shown()
+            await self._driver.claim(route)
             self._all[route] = it
             self._was_well.add(it.id)
             self._tell_workers()  # before the first request that it decides
@@ -215,6 +219,7 @@ class Rollouts:
             how.guard(it.shown())
             if how.dry_run:
                 return it.shown()
+            await self._driver.claim(route)
             try:
                 await self._mover.make(it, move)
             except NotInForce:
@@ -238,6 +243,7 @@ class Rollouts:
             shown = it.shown()
             how.guard(shown)
             if not how.dry_run:
+                await self._driver.claim(route)
                 del self._all[route]
                 try:
                     await self._mover.keep()
@@ -261,7 +267,7 @@ class Rollouts:
         async with self._lock:
             self._looked_at = self._clock()
             for it in self._all.values():
-                if it.is_live:
+                if it.is_live and self._driver.drives(it.route):
                     self._take_up(it)
             self._tell_workers()
         while True:
@@ -273,6 +279,28 @@ class Rollouts:
                 self._looked_at = self._clock()
             async with self._lock:
                 await self.look()
+
+    async def follow(self, kept: Mapping[str, Json]) -> None:
+        """Takes in what other gateways keep of the rollouts that they drive."""
+        async with self._lock:
+            for route in [each for each in self._all if each not in kept]:
+                if not self._driver.drives(route):
+                    del self._all[route]
+            for route, each in kept.items():
+                if not self._driver.drives(route):
+                    self._all[route] = Progress.from_json(route, each)
+            self._stirred.set()
+
+    async def go_on(self, driven: Collection[str]) -> None:
+        """Drives on what nobody drives: those that are live and none of `driven`."""
+        for route in [each for each, it in self._all.items() if it.is_live and each not in driven]:
+            if self._driver.drives(route):
+                continue
+            async with self._lock:
+                with suppress(Conflict, StoreError):  # another gateway was quicker
+                    await self._driver.claim(route)
+                    self._take_up(self._all[route])
+                    self._tell_workers()
 
     def _take_up(self, it: Progress) -> None:
         """Goes on with what another process began; a split that is none of its own is not fought
@@ -290,7 +318,7 @@ class Rollouts:
         passed_s = min(LONGEST_S, now - self._looked_at)
         self._looked_at = now
         for it in list(self._all.values()):
-            if it.is_live:
+            if it.is_live and self._driver.drives(it.route):
                 try:
                     await self._look_at(it, now, passed_s)
                 except (Conflict, Missing) as error:
@@ -358,7 +386,9 @@ class Rollouts:
             self._mover.tell(it, it.failed[guard.name])
 
     def _tell_workers(self) -> None:
-        self._tell({route: it.judging() for route, it in self._all.items() if it.is_live})
+        drives = self._driver.drives
+        judged = {r: it for r, it in self._all.items() if it.is_live and drives(r)}
+        self._tell({route: it.judging() for route, it in judged.items()})
 
     def _of(self, route: str) -> Progress:
         edits.entry_of(self._publisher.table.document, "routes", route)  # or no such route

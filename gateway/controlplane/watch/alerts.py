@@ -29,6 +29,7 @@ WORDS = {
 def alerts(status: Mapping[str, Json]) -> list[Alert]:
     """What is wrong: severity, kind, what it is about and a sentence; critical ones first."""
     found = [*_routes(status), *_instances(status), *_processes(status), *_workers(status)]
+    found += _gateways(status)
     return sorted(found, key=lambda alert: alert["severity"] != CRITICAL)
 
 
@@ -118,6 +119,26 @@ def _workers(status: Mapping[str, Json]) -> Iterator[Alert]:
         elif worker["revision"] != revision:
             text = f"worker {slot} serves revision {worker['revision']}, not {revision} yet"
             yield _alert(WARNING, "worker_behind", text, about)
+
+
+def _gateways(status: Mapping[str, Json]) -> Iterator[Alert]:
+    """What is wrong with those that share the table, and with their store."""
+    store = status.get("store")
+    if store is None:
+        return
+    if store["lease"] != "held":
+        text = f"this gateway is lost to the others and takes no edits: {store['why']}"
+        yield _alert(CRITICAL, "store_lost", text, {})
+    for name, one in status["gateways"].items():
+        about = {"gateway": name}
+        if one.get("self"):
+            continue
+        if not one["live"]:
+            text = f"gateway {name} has lost its lease; edits do not wait for it"
+            yield _alert(WARNING, "gateway_lost", text, about)
+        elif one["behind"]:
+            text = f"gateway {name} decides by revision {one['revision']}, {one['behind']} behind"
+            yield _alert(WARNING, "gateway_behind", text, about)
 
 
 def _alert(severity: str, kind: str, text: str, about: Mapping[str, Any]) -> Alert:

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from gateway.controlplane.watch.resolver import Endpoints
-from gateway.core.placement import FLEET
+from gateway.core.placement import FLEET, addresses
+from gateway.core.table import Table
 from gateway.wire.line import Endpoints as PlacedMessage
 from gateway.wire.line import Fleet, Settled
 
@@ -45,37 +46,58 @@ class FleetPlaces:
         self._workers, self._known, self._set_fleet = workers, known, set_fleet
         self._expect, self._learn, self._in_flight, self._tell = expect, learn, in_flight, tell
         self._newest: dict[str, int] = {}
+        self._leaving: dict[str, set[str]] = {}  # lost their place, and may have requests still
         self._moving: dict[str, int] = {}
 
-    def take(self, told: Fleet) -> None:
-        """What the fleet has, for a control process that was not told of each move."""
-        for name, backend in told["backends"].items():
-            addresses = backend["addresses"]
-            if addresses is not None and not self._moving.get(name):
-                for address in set(addresses) - set(self._at(name)):
+    def begin(self, placed: Mapping[str, Sequence[str]], table: Table) -> None:
+        """What was started before there was a gateway, as URLs by backend."""
+        for name, urls in placed.items():
+            backend = table.backends.get(name)
+            if backend is not None and any(each.fleet for each in backend.instances):
+                for address in addresses(urls):
                     self._expect(name, address)
-                self._move(name, addresses)
+                self._move(name, addresses(urls))
+
+    def take(self, told: Fleet) -> None:
+        """What the fleet has, of backends whose moves nobody told us of: it was before we came, or
+        was an edit. Of the others a report may be older than the last move."""
+        backends = {
+            n: each for n, each in told["backends"].items() if each["addresses"] is not None
+        }
+        for name in self._newest.keys() - backends.keys():
+            if not self._moving.get(name):
+                del self._newest[name]
+        for name, backend in backends.items():
+            here = backend["addresses"] or ()
+            if name not in self._newest:
+                for address in set(here) - set(self._at(name)):
+                    self._expect(name, address)
+                self._move(name, here)
 
     async def place(self, message: PlacedMessage) -> None:
         """Lets requests follow to where `message` says, and answers once none is anywhere else,
         unless another message for the backend came first."""
-        name, addresses = message["backend"], list(message["addresses"])
+        name, wanted = message["backend"], list(message["addresses"])
         number = self._newest[name] = self._newest.get(name, 0) + 1
         self._moving[name] = self._moving.get(name, 0) + 1
         try:
             before = self._at(name)
-            for address in [each for each in addresses if each not in before]:
+            for address in [each for each in wanted if each not in before]:
                 self._expect(name, address)
                 await self._learn(name, address)
             if self._newest[name] != number:
                 return
-            self._move(name, [*before, *(each for each in addresses if each not in before)])
+            self._move(name, [*before, *(each for each in wanted if each not in before)])
             await self._workers.look(reports=False)
             if self._newest[name] != number:
                 return
-            self._move(name, addresses)
-            if await self._nothing_in_flight(name, set(before) - set(addresses), number):
-                settled: Settled = {"type": "settled", "backend": name, "addresses": addresses}
+            self._move(name, wanted)
+            leaving = self._leaving.setdefault(name, set())
+            leaving |= set(before)
+            leaving -= set(wanted)
+            if await self._nothing_in_flight(name, leaving, number):
+                leaving.clear()
+                settled: Settled = {"type": "settled", "backend": name, "addresses": wanted}
                 self._tell(settled)
         finally:
             self._moving[name] -= 1

@@ -63,7 +63,7 @@ class StatusView:
     ) -> None:
         self._table, self._workers = table, workers
         self._prober, self._events = prober, events
-        self._clock, self._fleet, self._asleep = clock, fleet, asleep
+        self._clock, self._fleet, self._coming = clock, fleet, asleep
         self._begun, self._begun_at = clock(), utc_now()
         self._totals, self._exposition = totals, exposition.Exposition(totals)
         self._window, self._key_use = Window(), key_use or KeyUse(UseFile(None))
@@ -160,6 +160,11 @@ class StatusView:
                 for name, share in shares(route, available).items()
             },
         )
+
+    def _asleep(self) -> frozenset[str]:
+        """The backends that start once a request asks for them."""
+        backends = self._table().backends
+        return frozenset(n for n in self._coming() if n in backends and backends[n].on_demand)
 
     def requests(self) -> Mapping[Labels, Tally]:
         """What was counted of requests, by route, backend and instance."""

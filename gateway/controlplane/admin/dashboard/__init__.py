@@ -33,6 +33,7 @@ _NAMES = (
     "mirror.js",
     "charts.js",
     "line_chart.js",
+    "gateways.js",
     "instances.js",
     "keys.js",
     "difference.js",

@@ -153,14 +153,18 @@ class Client:
         return self._session
 
     async def _ask(self, endpoint: str, path: str, body: Json) -> Json:
-        try:
-            return await self._post(endpoint, path, body, await self._headers(endpoint))
-        except EtcdRefused as refused:
-            is_old = "auth token" in str(refused) or "revision in header" in str(refused)
-            if not self._token or not (refused.code == UNAUTHENTICATED or is_old):
-                raise
-            self._token = ""  # it has ended, or who may do what was changed
-        return await self._post(endpoint, path, body, await self._headers(endpoint))
+        for is_last in (False, False, True):
+            headers = await self._headers(endpoint)
+            try:
+                return await self._post(endpoint, path, body, headers)
+            except EtcdRefused as refused:
+                is_old = "auth token" in str(refused) or "revision in header" in str(refused)
+                if is_last or not headers or not (refused.code == UNAUTHENTICATED or is_old):
+                    raise
+                # It has ended, or who may do what was changed; another call may know a new one.
+                if headers["Authorization"] == self._token:
+                    self._token = ""
+        raise AssertionError("the last one returned or raised")
 
     async def _headers(self, endpoint: str) -> Mapping[str, str]:
         access = self._access

@@ -28,6 +28,7 @@ from gateway.controlplane.store.etcd.layout import (
 )
 from gateway.controlplane.store.etcd.membership import Lease, Membership
 from gateway.controlplane.store.etcd.own_loop import OwnLoop
+from gateway.controlplane.store.etcd.rollout_keys import RolloutKeys
 from gateway.controlplane.store.etcd.watch import Seen, Watch
 from gateway.controlplane.store.store import (
     PAGE_BYTES,
@@ -309,6 +310,14 @@ class EtcdStore:
         """What is true of this gateway from now on; None: nothing that others could count on."""
         assert self._membership is not None
         self._loop.soon(partial(self._membership.announce, own))
+
+    def rollouts(self, node: str) -> RolloutKeys:
+        """What keeps rollouts here, for the gateway `node`."""
+
+        def lease() -> int:
+            return self._membership.lease if self._membership is not None else 0
+
+        return RolloutKeys(self._loop, self._client, self._keys, node, lease)
 
     def keep_copy(self, newest: Revision) -> None:
         """Keeps a copy of `newest` to start from while etcd is away."""

@@ -2,7 +2,8 @@
 
 All below one prefix: `head` (the newest number, its checksum, and how far the history reaches),
 `revisions/<20 digits>` (one edit and its document, compressed), `applied` (the file last applied),
-`gateways/<node>` and `rollouts/<route>` (under the lease of a gateway). Nothing here asks etcd.
+`gateways/<node>` and `rollouts/<route>` (under the lease of a gateway), `rollout-states/<route>`.
+Nothing here asks etcd.
 """
 
 import hashlib

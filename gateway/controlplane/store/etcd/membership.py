@@ -23,6 +23,7 @@ from gateway.processes.tasks import first_of
 MARGIN = 0.95
 """The part of a lease by which the own clock counts: no clock is exact."""
 PAUSE_S = 0.2
+BEHIND = "it has not taken over the newest revision yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Membership:
                     " `node` in one of them"
                 )
             else:
-                self._lose(seen.away or "it has not taken over the newest revision yet")
+                self._lose(seen.away or BEHIND)
             await first_of(self._news.wait(), changed.wait())
 
     async def _hold(self) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from gateway.controlplane.store.etcd import client as etcd
@@ -17,18 +18,20 @@ from gateway.controlplane.store.store import Member, Revision, StoreError, Unava
 from gateway.processes.tasks import first_of
 
 AT_ONCE = 20  # revisions in one answer
+NOT_YET = "etcd was not asked yet"
 PAUSES_S = (0.05, 0.4)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What is known of the keys: the head, who is there and who drives which rollout. `away` says
-    why nothing newer is known; empty while the watch runs."""
+    """What is known of the keys: the head, who is there, who drives which rollout and what was kept
+    of each. `away` says why nothing newer is known; empty while the watch runs."""
 
     head: Head = field(default_factory=Head)
     members: Mapping[str, Member] = field(default_factory=dict)
     drivers: Mapping[str, str] = field(default_factory=dict)
-    away: str = "it was not asked yet"
+    rollouts: Mapping[str, bytes] = field(default_factory=dict)
+    away: str = NOT_YET
 
 
 class Watch:
@@ -74,9 +77,10 @@ class Watch:
         """Takes in how everything is; etcd's revision of that."""
         keys = self._keys
         asked = [etcd.get(keys.head)]
-        asked += [etcd.get(each, beyond(each)) for each in (keys.gateways, keys.rollouts)]
+        prefixes = (keys.gateways, keys.rollouts, keys.kept_rollouts)
+        asked += [etcd.get(each, beyond(each)) for each in prefixes]
         answer = await etcd.transact(self._client, asked)
-        heads, gateways, rollouts = answer.found
+        heads, *others = answer.found
         head = Head.read(heads[0].value, heads[0].revision) if heads else Head()
         if head.number < self.seen.head.number:
             raise Unavailable(
@@ -84,7 +88,7 @@ class Watch:
             )
         await self._catch_up(head)
         seen = Seen(head, away="")
-        for entry in (*gateways, *rollouts):
+        for entry in chain.from_iterable(others):
             seen = self._after(seen, entry)
         self._note(seen)
         return answer.revision
@@ -156,14 +160,22 @@ class Watch:
         elif entry.key.startswith(keys.rollouts):
             route = entry.key.removeprefix(keys.rollouts).decode()
             return replace(seen, drivers={**seen.drivers, route: entry.value.decode()})
+        elif entry.key.startswith(keys.kept_rollouts):
+            route = entry.key.removeprefix(keys.kept_rollouts).decode()
+            return replace(seen, rollouts={**seen.rollouts, route: entry.value})
         return seen
 
     def _without(self, seen: Seen, key: bytes) -> Seen:
         def left(prefix: bytes, known: Mapping[str, Any]) -> Mapping[str, Any]:
             return {name: each for name, each in known.items() if prefix + name.encode() != key}
 
-        members = left(self._keys.gateways, seen.members)
-        return replace(seen, members=members, drivers=left(self._keys.rollouts, seen.drivers))
+        keys = self._keys
+        return replace(
+            seen,
+            members=left(keys.gateways, seen.members),
+            drivers=left(keys.rollouts, seen.drivers),
+            rollouts=left(keys.kept_rollouts, seen.rollouts),
+        )
 
     def _note(self, seen: Seen) -> None:
         if seen != self.seen:

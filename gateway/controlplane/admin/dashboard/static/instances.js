@@ -23,7 +23,7 @@ export function instances(state, refresh) {
       });
       const chip = h("span", { class: "chip", "aria-hidden": true, vars: { "--tint": `var(--tint-${tints.get(backend) ?? 0})` } });
       const title = h("tr", { class: "of" }, h("th", { colspan: COLUMNS.length, scope: "rowgroup" }, chip, backend));
-      const none = h("tr", {}, h("td", { colspan: COLUMNS.length, class: "none" }, "no instance"));
+      const none = h("tr", {}, h("td", { colspan: COLUMNS.length, class: "none" }, nobody(state.status, backend)));
       return h("tbody", {}, title, ...(made.length ? made : [none]));
     });
     const head = h("thead", {}, h("tr", {}, ...COLUMNS.map((words, index) =>
@@ -35,7 +35,8 @@ export function instances(state, refresh) {
   return {
     update() {
       const backends = state.status.backends || {};
-      const next = JSON.stringify(Object.entries(backends).map(([name, live]) => [name, Object.keys(live.instances || {})]));
+      const next = JSON.stringify(Object.entries(backends).map(([name, live]) =>
+        [name, Object.keys(live.instances || {}), nobody(state.status, name)]));
       if (next !== shape) {
         shape = next;
         build();
@@ -43,6 +44,18 @@ export function instances(state, refresh) {
       for (const [row, [backend, address]] of rows) row.update(backends[backend].instances[address]);
     },
   };
+}
+
+// Why a backend has no instance, where `headgate up` starts them.
+function nobody(status, backend) {
+  const served = status.fleet?.backends?.[backend] || {};
+  const words = {
+    asleep: "asleep: the next request loads it",
+    starting: served.waits ? `waiting: ${served.waits}` : "loading",
+    unloading: "unloading",
+    failed: served.error,
+  };
+  return words[served.state] || "no instance";
 }
 
 class InstanceRow {

@@ -7,6 +7,7 @@ import { charts } from "./charts.js";
 import { askToken } from "./dialogs.js";
 import { announce, by, mark, say } from "./dom.js";
 import { events } from "./events.js";
+import { gateways } from "./gateways.js";
 import { history } from "./history.js";
 import { instances } from "./instances.js";
 import { Series } from "./model.js";
@@ -18,7 +19,7 @@ import { summary } from "./summary.js";
 const LOOK_MS = 1000;
 
 const state = { table: null, status: null, used: null, revisions: [], series: new Map(), marks: [] };
-const views = [alerts, summary, routes, charts, instances, keys, permission].map((view) => view(state, refresh));
+const views = [alerts, summary, routes, charts, gateways, instances, keys, permission].map((view) => view(state, refresh));
 const historyView = history(state, refresh);
 const eventsView = events();
 

@@ -1,0 +1,117 @@
+"""Rollouts in etcd: who drives each, and what is known of it.
+
+`rollouts/<route>` names the gateway that drives, under its lease; `rollout-states/<route>` is what
+it wrote down, which outlives it. It writes only while it holds that word: one transaction says
+both. A rollout that has ended is nobody's any more.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from gateway.controlplane.store.etcd import client as etcd
+from gateway.controlplane.store.etcd.client import Client
+from gateway.controlplane.store.etcd.layout import Keys
+from gateway.controlplane.store.etcd.own_loop import OwnLoop
+from gateway.controlplane.store.store import StateRefused, Unavailable
+
+LIVE = ("running", "paused", "waiting")
+Claim = tuple[int, int]
+
+
+def unpacked(states: Mapping[str, bytes]) -> dict[str, Any]:
+    """What is kept of each rollout; StateRefused for what is none."""
+    try:
+        return {route: orjson.loads(zlib.decompress(each)) for route, each in states.items()}
+    except (zlib.error, ValueError) as error:
+        raise StateRefused(f"etcd: a rollout cannot be read ({error})") from None
+
+
+class RolloutKeys:
+    """What keeps rollouts (`rollouts.keeping.Keeper`), for the gateway `node`. `lease` is the lease
+    that it holds now, 0 for none."""
+
+    def __init__(
+        self, loop: OwnLoop, client: Client, keys: Keys, node: str, lease: Callable[[], int]
+    ) -> None:
+        self._loop, self._client, self._keys = loop, client, keys
+        self._node, self._lease = node.encode(), lease
+        self._claims: dict[str, Claim] = {}  # under which lease, and when it was written
+        self._written: dict[str, bytes] = {}
+
+    def drives(self, route: str) -> bool:
+        """Whether this gateway drives the rollout of `route`, as far as it knows."""
+        held = self._claims.get(route)
+        return held is not None and held[0] == self._lease() != 0
+
+    def load(self) -> dict[str, Any]:
+        """What is kept; nothing while etcd is away, for the watch tells it later."""
+        prefix = self._keys.kept_rollouts
+        asked = [etcd.get(prefix, etcd.beyond(prefix))]
+        try:
+            (found,) = self._loop.call(etcd.transact(self._client, asked)).found
+        except Unavailable:
+            return {}
+        return unpacked({each.key.removeprefix(prefix).decode(): each.value for each in found})
+
+    def claim(self, route: str) -> str:
+        """Empty when this gateway drives that rollout from now on; else the name of who does."""
+        return self._loop.call(self._claim(route))
+
+    async def _claim(self, route: str) -> str:
+        if self.drives(route):
+            return ""
+        lease, key = self._lease(), self._key(route)
+        if not lease:
+            raise Unavailable("this gateway does not hold its lease in etcd")
+        written = 0
+        while True:
+            answer = await etcd.transact(
+                self._client,
+                [etcd.put(key, self._node, lease)],
+                when=[etcd.unchanged(key, written)],
+                otherwise=[etcd.get(key)],
+            )
+            if answer.succeeded:
+                self._claims[route] = (lease, answer.revision)
+                self._written.pop(route, None)
+                return ""
+            (found,) = answer.found
+            if found and found[0].value != self._node:
+                return found[0].value.decode()
+            # Of this gateway, before it lost its lease or its control process.
+            written = found[0].revision if found else 0
+
+    def keep(self, rollouts: Mapping[str, Any]) -> None:
+        """Writes those that this gateway drives, where they are others than before."""
+        packed = {
+            route: zlib.compress(orjson.dumps(each))
+            for route, each in rollouts.items()
+            if self.drives(route)
+        }
+        for route, value in packed.items():
+            if self._written.get(route) != value:
+                ended = rollouts[route]["state"] not in LIVE and not rollouts[route]["move"]
+                self._loop.call(self._write(route, value, ended=ended))
+        for route in [each for each in self._claims if each not in rollouts]:
+            if self.drives(route):
+                self._loop.call(self._write(route, None, ended=True))
+
+    async def _write(self, route: str, value: bytes | None, *, ended: bool) -> None:
+        key, kept = self._key(route), self._keys.kept_rollouts + route.encode()
+        words = [etcd.delete(kept) if value is None else etcd.put(kept, value)]
+        words += [etcd.delete(key)] if ended else []
+        held = [etcd.unchanged(key, self._claims[route][1])]
+        answer = await etcd.transact(self._client, words, when=held)
+        if not answer.succeeded:
+            del self._claims[route]
+            raise Unavailable(f"another gateway drives the rollout of {route!r} now")
+        if value is not None:
+            self._written[route] = value
+        if ended:
+            del self._claims[route]
+
+    def _key(self, route: str) -> bytes:
+        return self._keys.rollouts + route.encode()

@@ -1,0 +1,172 @@
+"""Whom does an edit wait for, and what is said of those that are lost?"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.cli.grids import Grid
+from gateway.cli.screen import plain
+from gateway.cli.watching import drawn
+from gateway.controlplane.events import Events
+from gateway.controlplane.gateways import SharedGateways
+from gateway.controlplane.published import Everywhere, NotEverywhere
+from gateway.controlplane.store.etcd.layout import Head
+from gateway.controlplane.store.etcd.membership import Lease
+from gateway.controlplane.store.etcd.watch import Seen
+from gateway.controlplane.store.store import Member, Unavailable
+from gateway.controlplane.watch.alerts import alerts
+from gateway.core.table import Table
+from tests.harness.gateway import eventually
+
+
+def member(name: str, applied: int, workers: int = 2) -> Member:
+    return Member(name, applied, workers, "2026-01-01T00:00:00Z", f"http://{name}:8081")
+
+
+class Play:
+    """A store that says what the test says, and this gateway, which is gw-a."""
+
+    is_copy = False
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.told: list[tuple[float, int]] = []
+        self.announced: list[Member | None] = []
+        self.events = Events()
+        self.gateways = SharedGateways(
+            self, member("gw-a", 0), self.events, lambda *told: self.told.append(told),
+            clock=lambda: self.now, patience_s=30.0,
+        )  # fmt: skip
+
+    def join(self, *, look: Callable[[Seen], None], told: Callable[[Lease], None], alive: Any):  # type: ignore[no-untyped-def]
+        self.look, self.lease = look, told
+
+    def follow(self, after: int, hear: Any) -> None: ...
+
+    def announce(self, own: Member | None) -> None:
+        self.announced.append(own)
+
+    async def see(self, number: int, *members: Member, away: str = "") -> None:
+        self.look(Seen(Head(number), {each.name: each for each in members}, {}, away))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def hold(self, until: float, why: str = "") -> None:
+        self.lease(Lease(until, why))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def play() -> Play:
+    made = Play()
+    await made.gateways.begin(1)
+    await made.hold(1005.0)
+    made.gateways.announce(Table.from_document({"backends": {}, "routes": {}}, 7), 2)
+    return made
+
+
+async def test_an_edit_waits_for_each_gateway_that_holds_its_lease(play: Play) -> None:
+    await play.see(6, member("gw-a", 6), member("gw-b", 6), member("gw-c", 6))
+    edit = asyncio.create_task(play.gateways.in_force(7))
+    await asyncio.sleep(0)
+    assert not edit.done(), "what is known is older than the edit"
+    await play.see(7, member("gw-a", 6), member("gw-b", 7), member("gw-c", 6, 4))
+    assert not edit.done(), "gw-c decides by 6"
+    await play.see(7, member("gw-a", 6), member("gw-b", 8), member("gw-c", 7, 4))
+    assert await edit == Everywhere(3, 8, [])
+
+
+async def test_who_loses_its_lease_is_waited_for_no_longer_and_named_until_it_is_back(
+    play: Play,
+) -> None:
+    await play.see(7, member("gw-b", 7), member("gw-c", 6))
+    heard = play.events.subscribe()
+    edit = asyncio.create_task(play.gateways.in_force(7))
+    await asyncio.sleep(0)
+    await play.see(7, member("gw-b", 7))
+    assert await edit == Everywhere(2, 4, ["gw-c"])
+    event = await anext(heard)
+    assert (event["type"], event["gateway"], event["what"]) == ("gateway", "gw-c", "lost")
+    assert (await play.gateways.in_force(7)).lost == ["gw-c"]
+    await play.see(7, member("gw-b", 7), member("gw-c", 7))
+    assert await play.gateways.in_force(7) == Everywhere(3, 6, [])
+
+
+async def test_who_says_that_it_goes_is_not_missed(play: Play) -> None:
+    await play.see(7, member("gw-b", 7), member("gw-c", 6))
+    await play.see(7, member("gw-b", 7), member("gw-c", 6, workers=0))
+    assert await play.gateways.in_force(7) == Everywhere(2, 4, [])
+    await play.see(7, member("gw-b", 7))
+    assert await play.gateways.in_force(7) == Everywhere(2, 4, [])
+
+
+async def test_nothing_is_promised_for_others_without_the_own_lease(play: Play) -> None:
+    await play.see(7, member("gw-b", 6))
+    edit = asyncio.create_task(play.gateways.in_force(7))
+    await asyncio.sleep(0)
+    await play.hold(0.0, "etcd does not answer")
+    with pytest.raises(NotEverywhere, match="revision 7 is stored and in force here, but this"):
+        await edit
+    with pytest.raises(Unavailable, match=r"does not hold its lease in etcd .etcd does not answer"):
+        play.gateways.check()
+
+
+async def test_a_lease_ends_by_the_own_clock_although_nobody_says_so(play: Play) -> None:
+    play.gateways.check()
+    play.now = 1005.1
+    with pytest.raises(Unavailable):
+        play.gateways.check()
+    assert play.gateways.status(7)["store"]["lease"] == "lost"
+
+
+async def test_who_keeps_its_lease_and_takes_nothing_over_is_named_at_last(play: Play) -> None:
+    await play.see(7, member("gw-b", 6))
+    edit = asyncio.create_task(play.gateways.in_force(7))
+    await asyncio.sleep(0)
+    await play.hold(9999.0)
+    play.now += 31
+    await play.see(7, member("gw-b", 6, 3))
+    with pytest.raises(NotEverywhere, match="gateway gw-b does not take it over"):
+        await edit
+
+
+async def test_workers_are_told_until_when_and_by_how_many_limits_are_divided(play: Play) -> None:
+    await play.see(7, member("gw-a", 7), member("gw-b", 7), member("gw-c", 7, workers=0))
+    await play.hold(1010.0)
+    assert play.told[-1] == (1010.0, 2)
+    assert play.gateways.status(7)["limits"] == {"divided_by": 2}
+
+
+async def test_status_alerts_and_metrics_say_who_is_live_and_who_lags(play: Play) -> None:
+    await play.see(7, member("gw-a", 7), member("gw-b", 5), member("gw-c", 7))
+    await play.see(7, member("gw-a", 7), member("gw-b", 5))
+    shown = play.gateways.status(7)
+    assert [(n, e["live"], e.get("behind")) for n, e in shown["gateways"].items()] == [
+        ("gw-a", True, 0), ("gw-b", True, 2), ("gw-c", False, None),
+    ]  # fmt: skip
+    status = {"revision": 7, "workers": [], "routes": {}, "backends": {}, **shown}
+    said = [alert["text"] for alert in alerts(status)]
+    assert said == [
+        "gateway gw-b decides by revision 5, 2 behind",
+        "gateway gw-c has lost its lease; edits do not wait for it",
+    ]
+    lines = "\n".join(
+        line for part in drawn(status) if isinstance(part, Grid) for line in plain(part)
+    )
+    assert "gw-a (this one)" in lines
+    assert "2 behind" in lines
+    gauges = play.gateways.gauges()
+    assert gauges["headgate_gateways"] == {(): 2.0}
+    assert gauges["headgate_gateway_revision"]["gw-b",] == 5.0
+    await play.hold(0.0, "etcd is away")
+    assert alerts({**status, **play.gateways.status(7)})[0]["kind"] == "store_lost"
+
+
+async def test_who_cannot_take_a_table_over_is_no_gateway_any_more(play: Play) -> None:
+    play.gateways.withdraw("revision 8 cannot be used: unknown key")
+    assert play.announced[-1] is None
+    await play.hold(0.0, "…")
+    await eventually(lambda: "revision 8 cannot be used" in play.gateways.why)
