@@ -19,7 +19,7 @@ from setuptools.command.build_ext import build_ext
 HOT = {
     "gateway/core": """access balancing compressing concurrency_limit cors errors fair_turns framing
         header_fields header_rules headers heads health index kept lines matching openai pooling
-        queueing rate_limit retrying sampling shared_load splitting targets""",
+        queueing rate_limit retrying sampling shared_load splitting strangers targets""",
     "gateway/dataplane": """admitting attempt backend buckets coding cold_start connection deadlines
         deciding door exchange instance intake judge limiting listener meeting mirroring pairing
         plane pool replies replying retry routing shaping shared traced tunnel upstream""",
