@@ -144,6 +144,16 @@ class SharedQueue(Shared):
 
     __slots__ = ()
 
+    def tell_next(self, count: float) -> None:
+        """Writes how many here are next in turn."""
+        self.cells[self._own + _COUNT] = count
+
+    @property
+    def others_next(self) -> float:
+        """How many there are in the other workers."""
+        cells = self.cells
+        return sum([cells[at + _COUNT] for at in self._others], 0.0)
+
     def leads(self, now: float) -> bool:
         """Whether this worker leads, which has an answer now.
 

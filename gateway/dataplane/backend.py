@@ -5,7 +5,6 @@ the one queue in which requests wait at the gateway rather than behind others in
 instance. The decisions are the core's; this carries them out.
 """
 
-import math
 from abc import abstractmethod
 from bisect import insort
 from collections import deque
@@ -18,7 +17,7 @@ from gateway.core.balancing import Load, choose
 from gateway.core.concurrency_limit import Peers
 from gateway.core.errors import GatewayError, NoRoom
 from gateway.core.evidence import Evidence
-from gateway.core.fair_turns import FairTurns
+from gateway.core.fair_turns import NEXT_AHEAD, Courtesy, FairTurns
 from gateway.core.headers import timeout_line
 from gateway.core.health import serving
 from gateway.core.queueing import (
@@ -33,6 +32,7 @@ from gateway.core.queueing import (
     rather_than_refuse,
 )
 from gateway.core.table import Backend
+from gateway.dataplane.cold_start import ColdStart
 from gateway.dataplane.deadlines import Timed, fault
 from gateway.dataplane.instance import Group, LiveInstance
 from gateway.dataplane.meeting import Meeting
@@ -43,7 +43,6 @@ NO_ROOM: Final = {
     "no_backend": "No instance of the backend can take the request now.",
     "queue_full": "The backend's queue is full (queue.size), or its wait too long (queue.timeout).",
 }
-ASK_AGAIN_S: Final = 1.0  # between two wishes for a backend to be started
 AGAIN_S: Final = 0.001  # between two looks for a permit that another worker may have given back
 
 
@@ -51,8 +50,9 @@ AGAIN_S: Final = 0.001  # between two looks for a permit that another worker may
 class Waiter(Timed):
     """What waits for an instance: since `ready_at`, and until `expires_at` at most."""
 
-    __slots__ = ("expires_at", "ready_at", "turn")
+    __slots__ = ("expires_at", "is_next", "ready_at", "turn")
     expires_at: float
+    is_next: bool
     ready_at: float
     turn: float
 
@@ -84,9 +84,9 @@ class LiveBackend(Group):
     """
 
     __slots__ = (
-        "_asked_at", "_is_looking", "_is_watching", "_peers", "_shared_queue", "_turns",
-        "_woken_at", "admission", "alone", "asleep", "available", "copies",
-        "instances", "leaving", "loads", "rotation", "shared", "vacant",
+        "_courtesy", "_is_hurrying", "_is_looking", "_is_watching", "_next", "_peers",
+        "_shared_queue", "_turns", "admission", "alone", "asleep", "available", "copies",
+        "instances", "leaving", "loads", "rotation", "shared", "start", "vacant",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, config: Backend, evidence: Evidence) -> None:
@@ -102,7 +102,9 @@ class LiveBackend(Group):
         self.loads: tuple[Load, ...] = ()
         self.alone: LiveInstance | None = None  # the only one that serves, if it is not counted
         self.waiting: deque[Waiter] = deque()  # in the order of their turns
-        self._turns = FairTurns()
+        self._turns, self._courtesy = FairTurns(), Courtesy()
+        self._next = 0  # how many here are next in turn, as the other workers know
+        self._is_hurrying = False
         self.copies: set[Timed] = set()  # mirrored here, under way
         self._shared_queue = shared.load_memory.queue(config.name)
         self.admission = self._admission(config)
@@ -115,7 +117,7 @@ class LiveBackend(Group):
         self.vacant = False  # every instance turned a request away just now
         self.asleep = self.available = False
         self.leaving: list[LiveInstance] = []
-        self._asked_at = self._woken_at = -math.inf
+        self.start = ColdStart(shared, config.name)
 
     def configure(self, config: Backend) -> None:
         """Takes an edit; what did not change goes on as it was."""
@@ -185,7 +187,7 @@ class LiveBackend(Group):
         if self.config.on_demand or self.asleep:
             self.asleep = not self.serving and self._will_start()
             if self.asleep and self.waiting:
-                self.ask_for_start(self.shared.now())
+                self.start.ask(self.shared.now())
         self.available = self.asleep or len(self.serving) > 0
         if self.available != was_available:
             self.shared.generation += 1
@@ -200,9 +202,8 @@ class LiveBackend(Group):
 
     def _will_start(self) -> bool:
         """Whether it is started once a request asks for it, or starts already."""
-        _, has_failed = self.shared.demand.get(self.name, (0.0, False))
         is_new = {each.health.word for each in self.instances.values()} <= {"starting"}
-        return self.config.on_demand and is_new and not has_failed
+        return self.config.on_demand and is_new and not self.start.has_failed
 
     def look_who_takes(self, now: float) -> None:
         """Notes whether every instance turned a request away just now. Then what another backend
@@ -251,7 +252,7 @@ class LiveBackend(Group):
         self.dispatch()
         if waiter in self.waiting:
             self._admit(waiter, now)
-            self.admission.waits(len(self.waiting))
+            self._tell()
 
     def _wait_for_start(self, waiter: Waiter, now: float) -> None:
         """Lets `waiter` wait until the backend was started, which it asks for, unless it is none
@@ -259,39 +260,27 @@ class LiveBackend(Group):
         if not waiter.wakes:
             waiter.move_on()
             return
-        self.ask_for_start(now)
+        self.start.ask(now)
         if not self.admission.has_place(len(self.waiting)):
-            text = "The model is being loaded, and the backend's queue is full (queue.size)."
-            raise NoRoom(text, "queue_full", retry_after_s=self._start_s(now))
+            what = "the backend's queue is full (queue.size)"
+            raise self.start.refusal(what, "queue_full", now)
         self._line_up(waiter)
         until = min(waiter.expires_at, now + self.config.queue.timeout_s)
         self.shared.wheel.set(waiter, until)
         self.admission.waits(len(self.waiting))
 
-    def ask_for_start(self, now: float) -> None:
-        """Says that a request wants it to be started."""
-        if self._woken_at == -math.inf:
-            self._woken_at = now
-        if now - self._asked_at >= ASK_AGAIN_S:
-            self._asked_at = now
-            self.shared.ask_for(self.name)
-
-    def _start_s(self, now: float) -> float:
-        """For how long the start is still going to take, as far as one was measured."""
-        load_s, _ = self.shared.demand.get(self.name, (0.0, False))
-        return max(1.0, math.ceil(load_s - max(0.0, now - self._woken_at)))
-
     def too_late(self, now: float) -> NoRoom:
         """The refusal of who waited too long."""
         if not self.asleep:
             return NoRoom("The request waited too long (queue.timeout).", "queue_timeout")
-        text = "The model is being loaded, and the request waited too long (queue.timeout)."
-        return NoRoom(text, "queue_timeout", retry_after_s=self._start_s(now))
+        what = "the request waited too long (queue.timeout)"
+        return self.start.refusal(what, "queue_timeout", now)
 
     def _line_up(self, waiter: Waiter) -> None:
         """Lets `waiter` wait in its turn."""
         waiting, turn = self.waiting, self._turns.turn(waiter.consumer)
         waiter.turn = turn
+        waiter.is_next = waiter.consumer != "" and self._turns.is_next(turn)
         if not waiting or waiting[-1].turn <= turn:
             waiting.append(waiter)
         else:
@@ -302,6 +291,13 @@ class LiveBackend(Group):
         balance = self.config.balance
         while True:
             spot = place(balance, self.loads, waiting, self.rotation, now)
+            if spot is None and self._next and self._shared_queue is not None:
+                # Other workers have many waiting, and refill what is computed as soon as they hear
+                # of room: who is next does better behind a few in the instance.
+                self._shared_queue.look()
+                if self._shared_queue.first > 0.0:
+                    index = choose(balance, self.loads, self.rotation, now, NEXT_AHEAD)
+                    spot = Placement(index, 0) if index >= 0 else None
             if spot is None or not self.is_counted or self.serving[spot.instance].takes():
                 return spot
 
@@ -316,9 +312,9 @@ class LiveBackend(Group):
             # Who has more of the queue than others makes room: it would be refused next.
             self.waiting.pop()
             self.shared.soon(lambda: last.fail(_no_room(verdict)))
-        elif isinstance(verdict, Refuse):
+        elif isinstance(verdict, Refuse) and not self._is_owed(waiter):
             self.waiting.remove(waiter)
-            self.admission.waits(len(self.waiting))
+            self._tell()
             index = rather_than_refuse(self.loads, self.rotation, now)
             if index >= 0 and self.serving[index].takes():
                 waiter.begin(self.serving[index], now)
@@ -327,6 +323,13 @@ class LiveBackend(Group):
         until = min(waiter.expires_at, now + self.config.queue.timeout_s)
         self.shared.wheel.set(waiter, until)
         self._watch()
+
+    def _is_owed(self, waiter: Waiter) -> bool:
+        """Whether `waiter`, which is next in turn, may wait though the queue is full: of somebody
+        else's requests in other workers, while this one has not its part of the queue."""
+        part = self.config.queue.size // self.shared.options.workers
+        is_shared = self._shared_queue is not None
+        return is_shared and waiter.is_next and len(self.waiting) <= part
 
     def would_refuse(self, remaining_s: float, now: float) -> NoRoom | None:
         """The refusal that a request would get if it entered now; None if it would get none."""
@@ -349,6 +352,8 @@ class LiveBackend(Group):
                     self._turn_away()
                 return
             self.rotation += 1
+            if self._lets_go_first(waiting[0], now):
+                break
             spot = self._place(len(waiting), now)
             if spot is None:
                 break
@@ -356,15 +361,53 @@ class LiveBackend(Group):
             del waiting[spot.position]
             self._turns.gone(waiter.turn)
             try:
-                if self._woken_at != -math.inf:
+                if self.start.is_awaited:
                     waiter.loaded()
                 waiter.begin(self.serving[spot.instance], now)
             except Exception:  # its own, not that of who made room for it
                 fault(waiter.give_up)
         if not waiting:
             self._turns.emptied()
-            self._woken_at = self._asked_at = -math.inf
+            self.start.over()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Lets the other workers know who waits here. Those that are next in turn come first."""
+        waiting = self.waiting
         self.admission.waits(len(waiting))
+        if self._shared_queue is None or (not self._next and not (waiting and waiting[0].is_next)):
+            return
+        count = 0
+        for each in waiting:
+            if not each.is_next:
+                break
+            count += 1
+        if count != self._next:
+            self._next = count
+            self._shared_queue.tell_next(count)
+        if count:
+            self._hurry()
+
+    def _lets_go_first(self, waiter: Waiter, now: float) -> bool:
+        """Whether `waiter`, the first one here, stays for a moment because another worker has
+        somebody whose turn is before its own."""
+        queue = self._shared_queue
+        if queue is None or not waiter.consumer:
+            return False
+        if not self._courtesy.yields(now, waiter.is_next, queue.others_next):
+            return False
+        self._hurry()
+        return True
+
+    def _hurry(self) -> None:
+        """Looks again in a moment for the room that other workers leave, or have left."""
+        if not self._is_hurrying:
+            self._is_hurrying = True
+            self.shared.later(AGAIN_S, self._hurried)
+
+    def _hurried(self) -> None:
+        self._is_hurrying = False
+        self.wake()
 
     def wake(self) -> None:
         """Sends who waits, called by the loop itself."""
@@ -404,7 +447,7 @@ class LiveBackend(Group):
             if index < 0 or not self.serving[index].takes():
                 break
             waiting.popleft().begin(self.serving[index], now)
-        self.admission.waits(len(waiting))
+        self._tell()
         if waiting:
             self._watch()
 
@@ -457,7 +500,7 @@ class LiveBackend(Group):
         """`waiter` waits no more."""
         if waiter in self.waiting:
             self.waiting.remove(waiter)
-            self.admission.waits(len(self.waiting))
+            self._tell()
 
     @property
     def in_flight(self) -> int:

@@ -92,6 +92,10 @@ class Connection(asyncio.Protocol, Timed):
         """From here on `sink` gets what comes."""
 
     @abstractmethod
+    def hold(self, seconds: float) -> None:
+        """Reads no request after the one under way for so long."""
+
+    @abstractmethod
     def is_beyond(self, exchange: object) -> bool:
         """Whether another request than `exchange` is under way."""
 

@@ -318,6 +318,15 @@ class Client(Connection):
             data, self._buffer = self._buffer, b""
             sink.from_client(data)
 
+    def hold(self, seconds: float) -> None:
+        """As if the client did not read for so long: nobody reads what it sends meanwhile."""
+        self.stalled = True
+        self.plane.later(seconds, self._held)
+
+    def _held(self) -> None:
+        if self.state != CLOSED:
+            self.resume_writing()
+
     def is_beyond(self, exchange: object) -> bool:
         return self.exchange is not exchange and self.exchange is not None
 

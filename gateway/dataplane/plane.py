@@ -14,6 +14,7 @@ from mypy_extensions import mypyc_attr
 
 from gateway.core.matching import Matcher
 from gateway.core.options import DataplaneOptions
+from gateway.core.strangers import Strangers
 from gateway.core.table import Table
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.deciding import DecidingBodies
@@ -34,8 +35,7 @@ class Plane(Shared):
 
     __slots__ = (
         "clients", "deciding", "documents", "is_replaced", "lame", "lease_until", "live",
-        "max_clients",
-        "snapshot", "tracing",
+        "max_clients", "snapshot", "strangers", "tracing",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +51,7 @@ class Plane(Shared):
         super().__init__(options, loop, permits, counters, load_memory, now)
         self.tracing = tracing
         self.lame = False
+        self.strangers = Strangers()
         self.is_replaced = False  # by another gateway, which has the same sockets
         # Where several gateways share a table, one holds a lease before anybody counts on it.
         self.lease_until = -math.inf if options.is_shared else math.inf

@@ -11,9 +11,11 @@ from urllib.parse import unquote
 import orjson
 from mypy_extensions import mypyc_attr
 
+from gateway.core.access import Unauthorized
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.heads import RequestHead
 from gateway.core.openai import Listing, as_list, as_model, is_openai
+from gateway.core.strangers import HOLD_S
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.intake import Intake
@@ -44,6 +46,8 @@ class Replying(Intake):
 
     def refuse(self, fault: GatewayError) -> None:
         """Answers `fault`. What of the request has not come is not waited for."""
+        if isinstance(fault, Unauthorized):
+            self._hold_stranger()
         allow = fault.allow if isinstance(fault, WrongMethodFault) else None
         head = self.head
         if fault.code == "no_route" and head.target == b"/" and asks_for_page(head):
@@ -58,6 +62,13 @@ class Replying(Intake):
         if live is not None and live.shape is not None:
             lines += live.shape.own(self.head, lines)
         self._reply(fault.kind.status, lines, body, fault.code)
+
+    def _hold_stranger(self) -> None:
+        """Holds up who asks again and again without a key; a proxy's connection is not one
+        client's."""
+        client, plane = self.client, self.plane
+        if not client.trusted and plane.strangers.came(client.peer, plane.now()):
+            client.hold(HOLD_S)
 
     def _meant(self) -> LiveRoute | None:
         """The route whose `cors` speaks for a request that came from a page."""

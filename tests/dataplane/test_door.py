@@ -8,6 +8,7 @@ import pytest
 
 from gateway.controlplane.watch.counters import Totals
 from gateway.core.access import hash_of
+from gateway.core.strangers import BURST, MOST, Strangers
 from gateway.telemetry.metrics import CONSUMED, LIMITED
 from tests.dataplane.rig import Conversation, Rig, StubInstance, until
 
@@ -378,3 +379,34 @@ async def test_a_flood_of_one_consumer_leaves_the_queue_to_others(
     assert seen == ["acme", "acme", "beta", "acme"]
     for peer in peers:
         peer.close()
+
+
+async def test_who_asks_again_and_again_without_a_key_is_held_up_and_nobody_else(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway = await rig()
+    serve(gateway, await stub(tell), keys())
+    gateway.plane.strangers = strangers = Strangers()
+    while not strangers.came(b"127.0.0.1", gateway.plane.now()):
+        pass
+    peer = await gateway.connect()
+    for _ in range(2):  # the second one is not read
+        peer.write(GET % (b"/", BEARER % b"wrong"))
+    assert (await peer.answer()).status == 401
+    (client,) = gateway.plane.clients
+    await until(lambda: client.is_paused)
+    assert gateway.count("unauthorized") == 1
+    assert (await gateway.ask(GET % (b"/", BEARER % KEY.encode()))).status == 200
+    assert (await asyncio.wait_for(peer.answer(), 30)).status == 401  # when its time is over
+    peer.close()
+
+
+def test_addresses_without_a_key_are_counted_apart_and_few_are_remembered() -> None:
+    strangers, now = Strangers(), 100.0
+    assert [strangers.came(b"a", now) for _ in range(BURST + 3)] == [False] * BURST + [True] * 3
+    assert not strangers.came(b"b", now)
+    assert not strangers.came(b"a", now + 0.006)
+    assert strangers.came(b"a", now + 0.006)
+    for number in range(2 * MOST):
+        strangers.came(b"%d" % number, now)
+    assert not strangers.came(b"a", now)
