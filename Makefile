@@ -67,7 +67,7 @@ compiled: setup
 
 # What the hot path has to do, done by its compiled form.
 test-compiled: compiled
-	cd $(COMPILED) && HEADGATE_CORPORA=$${HEADGATE_CORPORA:-$(CURDIR)/../shared/corpora} ../../$(BIN)/pytest -m "$(SHORT) and not paced and not alone" -n 3 --dist worksteal \
+	cd $(COMPILED) && HEADGATE_CORPORA=$${HEADGATE_CORPORA:-$(CURDIR)/../shared/corpora} ../../$(BIN)/pytest -m "$(SHORT) and not paced and not alone" -n 4 --dist worksteal \
 	  tests/core tests/dataplane tests/telemetry tests/requirements
 
 # An sdist, and from it a wheel with the compiled form where there is a C compiler; with

@@ -20,9 +20,9 @@ HOT = {
     "gateway/core": """access balancing compressing concurrency_limit cors errors fair_turns framing
         header_fields header_rules headers heads health index kept lines matching openai pooling
         queueing rate_limit retrying sampling shared_load splitting strangers targets""",
-    "gateway/dataplane": """admitting attempt backend buckets coding connection deadlines deciding
-        door exchange instance intake limiting listener meeting mirroring pairing plane pool
-        replies replying retry routing shaping shared traced tunnel upstream""",
+    "gateway/dataplane": """admitting attempt backend buckets coding cold_start connection deadlines
+        deciding door exchange instance intake judge limiting listener meeting mirroring pairing
+        plane pool replies replying retry routing shaping shared traced tunnel upstream""",
 }
 BUILDING = {"bdist_wheel", "build", "build_ext"}
 COMPILER = ["mypy>=2.4,<3"]

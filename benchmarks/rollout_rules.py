@@ -17,7 +17,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import mannwhitneyu
 
-from benchmarks.simulate_rollouts import Chance, Flags, Found, alarm, draws
+from benchmarks.simulate_rollouts import (
+    Chance,
+    Flags,
+    Found,
+    alarm,
+    draws,
+    every,
+    in_a_ramp,
+    in_bursts,
+)
 
 RATE = 50  # requests a second
 MINUTES = 60
@@ -38,8 +47,8 @@ class Minutes(NamedTuple):
 
 def by_minute(arm: Flags, events: Flags) -> Minutes:
     """What a metrics store would have of that traffic."""
-    arms = np.stack([arm, ~arm]).reshape(2, MINUTES, PER_MINUTE)
-    failed = np.broadcast_to(events.reshape(MINUTES, PER_MINUTE), arms.shape) & arms
+    arms = np.stack([arm, ~arm]).reshape(2, MINUTES, -1)
+    failed = np.broadcast_to(events.reshape(MINUTES, -1), arms.shape) & arms
     return Minutes(arms.sum(axis=2), failed.sum(axis=2))
 
 
@@ -97,15 +106,57 @@ ALIKE = {"0.5 %": _rates(0.005, 0.005), "2 %": _rates(0.02, 0.02), "a bad ten mi
 WORSE = {"0.5 % → 3 %": _rates(0.005, 0.03), "2 % → 4 %": _rates(0.02, 0.04)}
 
 
-def judged(traffic: Callable[[Chance, Flags], Flags], runs: int) -> dict[str, Found]:
+class Traffic(NamedTuple):
+    """An hour of it: which requests go to the canary, which fail, and which of these count where a
+    sticky key counts once."""
+
+    arm: Flags
+    events: Flags
+    counted: Flags
+
+
+Made = Callable[[Chance], Traffic]
+
+
+def drawn(events: Callable[[Chance, Flags], Flags], rate: float = RATE) -> Made:
+    """Traffic that is split request by request, `rate` of them a second."""
+    shares = np.full(round(MINUTES * 60 * rate), SHARE)
+
+    def made(chance: Chance) -> Traffic:
+        arm = draws(chance, shares)
+        failed = events(chance, arm)
+        return Traffic(arm, failed, failed)
+
+    return made
+
+
+def sticky(chance: Chance) -> Traffic:
+    """3,000 users, some with many requests, each on the arm of its key; those of 2 % fail."""
+    users = (chance.pareto(1.2, MINUTES * 60 * SLOWLY) * 20).astype(int) % 3000
+    events = (chance.random(3000) < 0.02)[users]
+    _, firsts = np.unique(users, return_index=True)
+    first = np.zeros(len(users), bool)
+    first[firsts] = True
+    return Traffic((chance.random(3000) < SHARE)[users], events, events & first)
+
+
+SLOWLY = 10
+SHAPES: dict[str, Made] = {
+    "every 34th": drawn(lambda chance, arm: every(34)(chance, len(arm)), SLOWLY),
+    "every 89th": drawn(lambda chance, arm: every(89)(chance, len(arm)), SLOWLY),
+    "in bursts": drawn(lambda chance, arm: in_bursts(chance, len(arm)), SLOWLY),
+    "a ramp to 10 %": drawn(lambda chance, arm: in_a_ramp(chance, len(arm)), SLOWLY),
+    "sticky keys": sticky,
+    "little traffic, 2 %": drawn(_rates(0.02, 0.02), 1 / 6),
+}
+
+
+def judged(traffic: Made, runs: int) -> dict[str, Found]:
     """By rule, of how many runs it stopped the canary, and after how many of its requests."""
     at: dict[str, list[int]] = {name: [] for name in ("Headgate's errors guard", *RULES)}
-    shares = np.full(MINUTES * PER_MINUTE, SHARE)
     for seed in range(runs):
-        chance = np.random.default_rng(seed)
-        arm = draws(chance, shares)
-        events = traffic(chance, arm)
-        if (requests := alarm(arm, events, shares)) is not None:
+        arm, events, counted = traffic(np.random.default_rng(seed))
+        if (requests := alarm(arm, counted, np.full(len(arm), SHARE))) is not None:
             at["Headgate's errors guard"].append(requests)
         minutes = by_minute(arm, events)
         for name, rule in RULES.items():
@@ -117,7 +168,7 @@ def judged(traffic: Callable[[Chance, Flags], Flags], runs: int) -> dict[str, Fo
 def page(runs: int) -> Iterator[str]:
     """The table, as Markdown."""
     columns = {**ALIKE, **WORSE}
-    found = {name: judged(traffic, runs) for name, traffic in columns.items()}
+    found = {name: judged(drawn(traffic), runs) for name, traffic in columns.items()}
     yield f"An hour of {RATE} requests a second, {100 * SHARE:g} % to the canary; {runs:,} runs.\n"
     heads = [f"both {name}" for name in ALIKE] + [f"{name}: requests until" for name in WORSE]
     yield f"| rule | {' | '.join(heads)} |"
@@ -126,6 +177,17 @@ def page(runs: int) -> Iterator[str]:
         stopped = [f"{100 * len(found[name][rule].at) / runs:.1f} % stopped" for name in ALIKE]
         until = [_until(found[name][rule]) for name in WORSE]
         yield f"| {rule} | {' | '.join([*stopped, *until])} |"
+
+
+def shapes(runs: int) -> Iterator[str]:
+    """The table of traffic that knows no arm, of several shapes."""
+    found = {name: judged(made, runs) for name, made in SHAPES.items()}
+    yield f"An hour of {SLOWLY} requests a second, and of ten a minute; {runs:,} runs.\n"
+    yield f"| rule | {' | '.join(SHAPES)} |"
+    yield "|---" * (1 + len(SHAPES)) + "|"
+    for rule in ("Headgate's errors guard", *RULES):
+        stopped = [f"{100 * len(found[name][rule].at) / runs:.1f} % stopped" for name in SHAPES]
+        yield f"| {rule} | {' | '.join(stopped)} |"
 
 
 def _until(found: Found) -> str:
@@ -140,7 +202,8 @@ def main() -> None:
         prog="python -m benchmarks.rollout_rules", description=__doc__.splitlines()[0]
     )
     parser.add_argument("runs", type=int, nargs="?", default=200, help="runs of each (200)")
-    for line in page(parser.parse_args().runs):
+    runs = parser.parse_args().runs
+    for line in (*page(runs), "", *shapes(runs)):
         print(line, flush=True)
 
 

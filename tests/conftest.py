@@ -16,6 +16,7 @@ import pytest
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+MEASURED = re.compile(r"(?<!not )\b(?:paced|alone)\b")
 REQUIREMENTS = Path(__file__).parent / "requirements"
 
 pytest_plugins = ["tests.harness.orphans"]
@@ -25,10 +26,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """On a busy machine one case of a property takes a thousand times as long as the next."""
+    if not MEASURED.search(config.option.markexpr):  # those have no properties
+        from hypothesis import HealthCheck, settings
+
+        slow = [HealthCheck.too_slow]
+        settings.register_profile("unhurried", deadline=None, suppress_health_check=slow)
+        settings.load_profile("unhurried")
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """A file that does not speak of the marks that are asked for is not loaded: torch and all
     that other files need take longer than many a test. Requirements are marked by their folder."""
-    wanted = re.findall(r"(?<!not )\b(?:paced|alone)\b", config.option.markexpr)
+    wanted = MEASURED.findall(config.option.markexpr)
     if not wanted or collection_path.suffix != ".py" or collection_path.parent == REQUIREMENTS:
         return None
     text = collection_path.read_text(encoding="utf-8")

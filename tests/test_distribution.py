@@ -32,13 +32,21 @@ class Doubler:
 """
 
 
-@pytest.fixture(scope="module")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.mark.timeout(400)
+async def test_what_is_shipped_is_whole_and_runs_outside_the_checkout(tmp_path: Path) -> None:
+    """One test: what is built is looked at, and then installed."""
+    dist = built(tmp_path / "tree")
+    the_wheel_has_the_packages_and_every_licence_of_what_is_in_it(dist)
+    the_sdist_has_what_it_takes_to_build_one_and_the_changes(dist)
+    (tmp_path / "empty").mkdir()
+    await what_is_installed_serves_a_model(dist, tmp_path / "empty")
+
+
+def built(tree: Path) -> Path:
     """An sdist, and the wheel that is built from it and nothing else; not compiled."""
-    tree = tmp_path_factory.mktemp("tree")
     for name in BUILT_OF:
         source = ROOT / name
-        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             unwanted = shutil.ignore_patterns("__pycache__", "*.so")
             shutil.copytree(source, tree / name, ignore=unwanted)
@@ -47,7 +55,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(tree / "dist"), "."],
         cwd=tree, env={**os.environ, "HEADGATE_COMPILE": "0"},
-        capture_output=True, check=True, timeout=100,
+        capture_output=True, check=True, timeout=240,
     )  # fmt: skip
     return tree / "dist"
 
@@ -57,7 +65,7 @@ def wheel(dist: Path) -> Path:
     return found
 
 
-def test_a_wheel_has_the_packages_and_every_licence_of_what_is_in_it(dist: Path) -> None:
+def the_wheel_has_the_packages_and_every_licence_of_what_is_in_it(dist: Path) -> None:
     with zipfile.ZipFile(wheel(dist)) as archive:
         names = archive.namelist()
         info = f"headgate-{PROJECT['version']}.dist-info"
@@ -75,7 +83,7 @@ def test_a_wheel_has_the_packages_and_every_licence_of_what_is_in_it(dist: Path)
     assert here <= set(names), "what lies beside the code is shipped with it"
 
 
-def test_an_sdist_has_what_it_takes_to_build_one_and_the_changes(dist: Path) -> None:
+def the_sdist_has_what_it_takes_to_build_one_and_the_changes(dist: Path) -> None:
     (found,) = dist.glob("*.tar.gz")
     with tarfile.open(found) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -87,15 +95,13 @@ def test_an_sdist_has_what_it_takes_to_build_one_and_the_changes(dist: Path) -> 
     assert f"## {PROJECT['version']}" in text or "## Unreleased" in text
 
 
-async def test_what_is_installed_serves_a_model_outside_the_checkout(
-    dist: Path, tmp_path: Path
-) -> None:
+async def what_is_installed_serves_a_model(dist: Path, tmp_path: Path) -> None:
     """Headgate is installed as from an index; what it needs is taken from this environment."""
     there = tmp_path / "site-packages"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",
          "--disable-pip-version-check", "--target", str(there), str(wheel(dist))],
-        check=True, timeout=60,
+        check=True, timeout=120,
     )  # fmt: skip
     (tmp_path / "doubler.py").write_text(MODEL)
     data, admin = free_port(), free_port()
@@ -108,7 +114,7 @@ async def test_what_is_installed_serves_a_model_outside_the_checkout(
     }
     where = subprocess.run(
         [sys.executable, "-c", "import gateway, instance; print(gateway, instance)"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=60,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=120,
     ).stdout  # fmt: skip
     assert where.count(str(there)) == 2
     client = Client()

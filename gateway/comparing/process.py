@@ -31,10 +31,10 @@ Control = Channel[Compared, ToCompare]
 
 
 class Comparing:
-    """All mirrors that are compared, and who hears of them."""
+    """All mirrors that are compared (id, since when, and what is known), and who hears of them."""
 
     def __init__(self) -> None:
-        self._mirrors: dict[str, tuple[str, Mirrored]] = {}
+        self._mirrors: dict[str, tuple[str, str, Mirrored]] = {}
         self._early: deque[tuple[PairHead, list[Part]]] = deque(maxlen=MOST_EARLY)
         self._told = asyncio.Event()
         self._news: set[str] = set()
@@ -83,7 +83,7 @@ class Comparing:
                 time=moment(head["time"]),
                 request=head["request"],
             )
-            found[1].take(pair)
+            found[2].take(pair)
         except Exception as error:  # a pair less is better than no process
             log.error(f"compare: a pair could not be compared: {told(error)}")
         self._news.add(head["route"])
@@ -92,10 +92,13 @@ class Comparing:
         """Follows a control process."""
         self._listeners.add(channel)
         try:
+            is_first = True
             while message is not None:
                 if message["type"] == "mirrors":
                     self._sync(message)
-                    self._news |= self._mirrors.keys()
+                    if is_first:  # it may know less than is known here
+                        self._news |= self._mirrors.keys()
+                    is_first = False
                 message = await channel.receive()
         finally:
             self._listeners.discard(channel)
@@ -106,7 +109,7 @@ class Comparing:
         for route, spec in message["mirrors"].items():
             known = before.get(route)
             if known is None or known[0] != spec["id"]:
-                known = spec["id"], _made(spec["compare"], spec["known"])
+                known = spec["id"], spec["since"], _made(spec["compare"], spec["known"])
             self._mirrors[route] = known
         early, self._early = self._early, deque(maxlen=MOST_EARLY)
         for head, parts in early:
@@ -121,8 +124,10 @@ class Comparing:
                 continue
             news, self._news = self._news, set()
             for route in news & self._mirrors.keys():
-                id_, mirror = self._mirrors[route]
-                word = Compared(type="compared", route=route, id=id_, state=mirror.as_json())
+                id_, since, mirror = self._mirrors[route]
+                word = Compared(
+                    type="compared", route=route, id=id_, since=since, state=mirror.as_json()
+                )
                 for channel in list(self._listeners):
                     with suppress(ConnectionError):
                         await channel.send(word)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Protocol
@@ -25,6 +26,10 @@ REMEMBERED_S = 3600.0
 
 PATIENCE_S = 30.0
 """How long an edit waits for a gateway that keeps its lease and does not take a revision over."""
+
+
+FIRST_S = 2.0
+"""How long the first edit waits for a lease that was not taken yet."""
 
 
 class SharedStore(Protocol):
@@ -58,6 +63,7 @@ class SharedGateways:
         *,
         clock: Callable[[], float] = time.monotonic,
         patience_s: float = PATIENCE_S,
+        first_s: float = FIRST_S,
     ) -> None:
         self._store, self._own = store, own
         self._events, self._tell, self._clock = events, tell, clock
@@ -67,6 +73,7 @@ class SharedGateways:
         self._lost: dict[str, tuple[float, str]] = {}
         self._withdrawn = ""
         self._was_held = False
+        self._is_first, self._first_s = True, first_s
         self.heard: asyncio.Queue[Revision] = asyncio.Queue()
         self.on_rollouts: Callable[[Mapping[str, bytes]], object] = lambda kept: None
         """Hears what is kept of rollouts, whenever it changed."""
@@ -96,8 +103,13 @@ class SharedGateways:
 
     # -- what the publisher asks
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Raises Unavailable while the lease is not held: nothing could be said of the others."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._first_s):
+                while self._is_first and not self.holds:  # it has just started
+                    await self._changed.wait()
+        self._is_first = False
         if not self.holds:
             raise Unavailable(f"this gateway does not hold its lease in etcd ({self.why})")
 
@@ -257,6 +269,7 @@ class SharedGateways:
 
     def _note(self, lease: Lease) -> None:
         why, self._lease = self._lease.why, lease
+        self._is_first = self._is_first and not self.holds
         is_news = self._was_held or lease.why not in (NOT_YET, BEHIND)
         if self.holds != self._was_held or (not self.holds and lease.why != why and is_news):
             self._was_held = self.holds

@@ -10,17 +10,16 @@ import asyncio
 import gc
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from gateway.controlplane.events import Events
 from gateway.controlplane.outcomes import Outcomes, both, is_placed, revision_of
+from gateway.controlplane.parties import Gateways, InstanceWatch, Workers
 from gateway.controlplane.published import (
     Applied,
-    Everywhere,
     NotInForce,
     Published,
     Stale,
@@ -34,6 +33,7 @@ from gateway.controlplane.store.store import (
     Store,
     Unavailable,
 )
+from gateway.controlplane.store.store_threads import StoreThreads
 from gateway.core.deltas import Delta, shared
 from gateway.core.faults import Fault, Missing
 from gateway.core.merging import diff, merge, same
@@ -48,41 +48,6 @@ TRIES = 50
 AGAIN_S = 1.0
 
 log = logging.getLogger(__name__)
-
-
-class Workers(Protocol):
-    """The data-plane processes."""
-
-    async def put_in_force(self, table: Table) -> int:
-        """Makes `table` the one that decides every new request, on all workers.
-
-        The number of workers that said so; a silent one is replaced first. NotInForce when one
-        can neither be heard nor be replaced.
-        """
-
-
-class Gateways(Protocol):
-    """The gateways that share the table."""
-
-    def check(self) -> None:
-        """Raises Unavailable while this one could not say what the others decide by."""
-
-    def announce(self, table: Table, workers: int) -> None:
-        """All workers of this gateway decide by `table` now."""
-
-    def withdraw(self, why: str) -> None:
-        """This gateway cannot take over what the others decide by."""
-
-    async def in_force(self, revision: int) -> Everywhere:
-        """Returns when every gateway that holds its lease decides by `revision` or a later one;
-        NotInForce when that cannot be said."""
-
-
-class InstanceWatch(Protocol):
-    """Whoever probes and resolves the instances."""
-
-    def sync(self, table: Table) -> None:
-        """Keeps, adds and drops instances so that exactly those of `table` are watched."""
 
 
 class Publisher:
@@ -118,10 +83,7 @@ class Publisher:
         """The file of the start, where the store could not be asked to take it."""
         self._lock = asyncio.Lock()
         self._own = Tasks(_note_failure)
-        # SQLite waits for the disk; the loop must not.
-        self._disk = ThreadPoolExecutor(1, thread_name_prefix="store")
-        # Reads have a thread of their own: no edit waits for somebody who leafs through history.
-        self._reading = ThreadPoolExecutor(1, thread_name_prefix="history")
+        self._threads = StoreThreads()
         self._applied: Document = {}
         self._table = EMPTY
 
@@ -245,7 +207,7 @@ class Publisher:
             merged = await self._aside(lambda: merge(self._applied, file, previous.document))
             if same(merged.document, previous.document):
                 if not dry_run and not same(self._applied, file):
-                    await self._on_disk(lambda: self._store.applied_again(file))
+                    await self._threads.write(lambda: self._store.applied_again(file))
                     self._applied = file
                 published = Published.nothing(previous, dry_run=dry_run)
                 return Applied(published, merged.overridden)
@@ -284,14 +246,14 @@ class Publisher:
 
     async def revision(self, number: int) -> Kept:
         """Revision `number` of the history; Missing when it is not kept."""
-        kept = await self._read(lambda: self._store.get(number))
+        kept = await self._threads.read(lambda: self._store.get(number))
         if kept is None:
             raise Missing(f"no revision {number} in the history")
         return kept
 
     async def history(self, *, limit: int, before: int | None = None) -> Page:
         """What was edited, newest first; no documents are read for it."""
-        return await self._read(lambda: self._store.history(limit=limit, before=before))
+        return await self._threads.read(lambda: self._store.history(limit=limit, before=before))
 
     async def follow(self, heard: "asyncio.Queue[Revision]") -> None:
         """Puts in force what other gateways stored, as it is heard; until cancelled."""
@@ -315,9 +277,7 @@ class Publisher:
     async def close(self) -> None:
         """Waits for edits under way, then closes the store."""
         await self._own.ended()
-        await asyncio.to_thread(self._reading.shutdown)
-        await self._on_disk(self._store.close)
-        self._disk.shutdown()
+        await self._threads.close(self._store)
 
     def check(self, document: Document) -> list[Fault]:
         """What is contradictory in `document`; for use by an edit, under the lock."""
@@ -332,8 +292,8 @@ class Publisher:
         the edit came from, where it came from one.
         """
         if self._gateways is not None:
-            self._gateways.check()
-        await self._on_disk(lambda: self._store.commit(revision, applied))
+            await self._gateways.check()
+        await self._threads.write(lambda: self._store.commit(revision, applied))
         if applied is not None:
             self._applied = applied
         return replace(tried, workers=await self._put_in_force(tried, [revision]))
@@ -385,10 +345,10 @@ class Publisher:
 
     async def _catch_up(self) -> None:
         """Takes over what is stored, without waiting to hear of it."""
-        stored = await self._on_disk(self._store.load)
+        stored = await self._threads.write(self._store.load)
         news: list[Revision] = [] if stored is None else [stored.newest]
         for number in range(self._table.revision + 1, news[0].number if news else 0):
-            kept = await self._on_disk(partial(self._store.get, number))
+            kept = await self._threads.write(partial(self._store.get, number))
             if kept is not None:
                 news.insert(-1, kept.whole())
         await self._take_over(news)
@@ -414,7 +374,7 @@ class Publisher:
 
     async def _learn_applied(self) -> None:
         """Another gateway may have applied another file."""
-        stored = await self._on_disk(self._store.load)
+        stored = await self._threads.write(self._store.load)
         if stored is not None:
             self._applied = stored.applied or {}
 
@@ -453,14 +413,6 @@ class Publisher:
         """The result of `call`, in a thread once tables are so large that the loop would stall."""
         size = len(self._table.routes) + len(self._table.backends)
         return call() if size < _LARGE else await asyncio.to_thread(call)
-
-    async def _on_disk(self, call: Callable[[], T]) -> T:
-        """The result of `call`, made in the one thread that uses the store."""
-        return await asyncio.get_running_loop().run_in_executor(self._disk, call)
-
-    async def _read(self, call: Callable[[], T]) -> T:
-        """The result of `call`, which reads the history."""
-        return await asyncio.get_running_loop().run_in_executor(self._reading, call)
 
 
 def _anybody(before: Document, after: Document, who: str) -> None:

@@ -5,7 +5,6 @@ the one queue in which requests wait at the gateway rather than behind others in
 instance. The decisions are the core's; this carries them out.
 """
 
-import math
 from abc import abstractmethod
 from bisect import insort
 from collections import deque
@@ -33,6 +32,7 @@ from gateway.core.queueing import (
     rather_than_refuse,
 )
 from gateway.core.table import Backend
+from gateway.dataplane.cold_start import ColdStart
 from gateway.dataplane.deadlines import Timed, fault
 from gateway.dataplane.instance import Group, LiveInstance
 from gateway.dataplane.meeting import Meeting
@@ -43,7 +43,6 @@ NO_ROOM: Final = {
     "no_backend": "No instance of the backend can take the request now.",
     "queue_full": "The backend's queue is full (queue.size), or its wait too long (queue.timeout).",
 }
-ASK_AGAIN_S: Final = 1.0  # between two wishes for a backend to be started
 AGAIN_S: Final = 0.001  # between two looks for a permit that another worker may have given back
 
 
@@ -85,9 +84,9 @@ class LiveBackend(Group):
     """
 
     __slots__ = (
-        "_asked_at", "_courtesy", "_is_hurrying", "_is_looking", "_is_watching", "_next", "_peers",
-        "_shared_queue", "_turns", "_woken_at", "admission", "alone", "asleep", "available",
-        "copies", "instances", "leaving", "loads", "rotation", "shared", "vacant",
+        "_courtesy", "_is_hurrying", "_is_looking", "_is_watching", "_next", "_peers",
+        "_shared_queue", "_turns", "admission", "alone", "asleep", "available", "copies",
+        "instances", "leaving", "loads", "rotation", "shared", "start", "vacant",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, config: Backend, evidence: Evidence) -> None:
@@ -118,7 +117,7 @@ class LiveBackend(Group):
         self.vacant = False  # every instance turned a request away just now
         self.asleep = self.available = False
         self.leaving: list[LiveInstance] = []
-        self._asked_at = self._woken_at = -math.inf
+        self.start = ColdStart(shared, config.name)
 
     def configure(self, config: Backend) -> None:
         """Takes an edit; what did not change goes on as it was."""
@@ -188,7 +187,7 @@ class LiveBackend(Group):
         if self.config.on_demand or self.asleep:
             self.asleep = not self.serving and self._will_start()
             if self.asleep and self.waiting:
-                self.ask_for_start(self.shared.now())
+                self.start.ask(self.shared.now())
         self.available = self.asleep or len(self.serving) > 0
         if self.available != was_available:
             self.shared.generation += 1
@@ -203,9 +202,8 @@ class LiveBackend(Group):
 
     def _will_start(self) -> bool:
         """Whether it is started once a request asks for it, or starts already."""
-        _, has_failed = self.shared.demand.get(self.name, (0.0, False))
         is_new = {each.health.word for each in self.instances.values()} <= {"starting"}
-        return self.config.on_demand and is_new and not has_failed
+        return self.config.on_demand and is_new and not self.start.has_failed
 
     def look_who_takes(self, now: float) -> None:
         """Notes whether every instance turned a request away just now. Then what another backend
@@ -262,34 +260,21 @@ class LiveBackend(Group):
         if not waiter.wakes:
             waiter.move_on()
             return
-        self.ask_for_start(now)
+        self.start.ask(now)
         if not self.admission.has_place(len(self.waiting)):
-            text = "The model is being loaded, and the backend's queue is full (queue.size)."
-            raise NoRoom(text, "queue_full", retry_after_s=self._start_s(now))
+            what = "the backend's queue is full (queue.size)"
+            raise self.start.refusal(what, "queue_full", now)
         self._line_up(waiter)
         until = min(waiter.expires_at, now + self.config.queue.timeout_s)
         self.shared.wheel.set(waiter, until)
         self.admission.waits(len(self.waiting))
 
-    def ask_for_start(self, now: float) -> None:
-        """Says that a request wants it to be started."""
-        if self._woken_at == -math.inf:
-            self._woken_at = now
-        if now - self._asked_at >= ASK_AGAIN_S:
-            self._asked_at = now
-            self.shared.ask_for(self.name)
-
-    def _start_s(self, now: float) -> float:
-        """For how long the start is still going to take, as far as one was measured."""
-        load_s, _ = self.shared.demand.get(self.name, (0.0, False))
-        return max(1.0, math.ceil(load_s - max(0.0, now - self._woken_at)))
-
     def too_late(self, now: float) -> NoRoom:
         """The refusal of who waited too long."""
         if not self.asleep:
             return NoRoom("The request waited too long (queue.timeout).", "queue_timeout")
-        text = "The model is being loaded, and the request waited too long (queue.timeout)."
-        return NoRoom(text, "queue_timeout", retry_after_s=self._start_s(now))
+        what = "the request waited too long (queue.timeout)"
+        return self.start.refusal(what, "queue_timeout", now)
 
     def _line_up(self, waiter: Waiter) -> None:
         """Lets `waiter` wait in its turn."""
@@ -376,14 +361,14 @@ class LiveBackend(Group):
             del waiting[spot.position]
             self._turns.gone(waiter.turn)
             try:
-                if self._woken_at != -math.inf:
+                if self.start.is_awaited:
                     waiter.loaded()
                 waiter.begin(self.serving[spot.instance], now)
             except Exception:  # its own, not that of who made room for it
                 fault(waiter.give_up)
         if not waiting:
             self._turns.emptied()
-            self._woken_at = self._asked_at = -math.inf
+            self.start.over()
         self._tell()
 
     def _tell(self) -> None:

@@ -23,11 +23,12 @@ from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.judge import Trial
-from gateway.dataplane.mirroring import ask_again, mirror
+from gateway.dataplane.mirroring import mirror
 from gateway.dataplane.pairing import Pair
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replying import Replying
 from gateway.dataplane.retry import Failure, next_instance
+from gateway.dataplane.routing import LiveRoute
 from gateway.dataplane.shaping import Shape
 from gateway.dataplane.tunnel import Tunnel
 from gateway.telemetry.metrics import Cell, ConsumerCell
@@ -62,13 +63,16 @@ class Exchange(Replying, Coded):
 
     def enter(self, backend: LiveBackend, now: float) -> None:
         """A backend was chosen: its next instance with room, at once or after a wait."""
-        if self.route is not None and self.route.mirror is not None:
-            self.pair = mirror(self, self.route, backend)
         self.backend = backend
         self.state = WAITING
         backend.enter(self, now)
-        if self.pair is not None:
-            ask_again(self, self.pair, backend)
+        route = self.route
+        if route is not None and route.mirror is not None and self.state != OVER:
+            self.copy(route, backend)
+
+    def copy(self, route: LiveRoute, backend: LiveBackend) -> None:
+        """Sends what is to be copied of it: after the client's own, which waits for nothing."""
+        self.pair = mirror(self, route, backend)
 
     def move_on(self) -> None:
         """Its backend has nobody left before it was sent: on to the one that takes over."""

@@ -255,10 +255,6 @@ class Intake(Admitting):
             head.prepared = (self.target, admitted, start)
         return start
 
-    def pending(self) -> list[bytes]:
-        """What is held back of the body; it stays where it is."""
-        return self._pending
-
     def kept(self) -> list[bytes] | None:
         """All of the body, if it is still there for another attempt; it stays where it is."""
         return self._kept

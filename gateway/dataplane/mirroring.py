@@ -2,8 +2,8 @@
 
 A copy is taken of requests whose body is whole and small enough to be kept, sent to the
 mirror's backend if it has room at once, and its answer is read and forgotten, or compared
-(`pairing`). It never delays a client: what does not fit is dropped, and so is a copy
-under way whose place a client's own request needs.
+(`pairing`). It never delays a client: it leaves after the client's own request, what does not fit
+is dropped, and so is a copy under way whose place a client's own request needs.
 """
 
 from typing import Final
@@ -29,20 +29,23 @@ def mirror(exchange: Intake, route: LiveRoute, chosen: LiveBackend) -> Pair | No
         return None
     if plane.mirrored >= plane.options.mirror_in_flight:
         return None
-    if exchange.received > plane.options.replay:
+    body = exchange.kept()
+    if body is None:
         return None
     if plane.random() * 100 >= wanted.percent * _WHOLE:
         return None
     instance = backend.other((), exchange.ready_at)
     if instance is None and backend.asleep and exchange.wakes:
-        backend.ask_for_start(exchange.ready_at)
+        backend.start.ask(exchange.ready_at)
     if instance is None or not instance.takes():
         return None
     pair = None
     if wanted.compare is not None and backend is not chosen:
         pair = _pair(exchange, route, backend, chosen)
-    body = b"".join(exchange.pending())
-    Copy(exchange, backend, instance, body, None if pair is None else pair.copy).begin()
+    whole = b"".join(body)
+    Copy(exchange, backend, instance, whole, None if pair is None else pair.copy).begin()
+    if pair is not None and wanted.compare is not None and wanted.compare.noise:
+        _ask_again(exchange, pair, chosen, whole)
     return pair
 
 
@@ -53,19 +56,14 @@ def _pair(exchange: Intake, route: LiveRoute, backend: LiveBackend, chosen: Live
     return Pair(plane.outbox, name, backend.name, chosen.name, key, request, plane.wall())
 
 
-def ask_again(exchange: Intake, pair: Pair, backend: LiveBackend) -> None:
-    """Asks `backend`, which has the request, the same once more, if that is wanted and there is
-    room: only now, for it is not to take the client's own place."""
-    route, plane = exchange.route, exchange.plane
-    wanted = None if route is None else route.route.mirror
-    body = exchange.kept()
-    if wanted is None or wanted.compare is None or not wanted.compare.noise or body is None:
-        return
+def _ask_again(exchange: Intake, pair: Pair, backend: LiveBackend, body: bytes) -> None:
+    """Asks `backend`, which has the request, the same once more, if there is room."""
+    plane = exchange.plane
     if pair.is_over or plane.mirrored >= plane.options.mirror_in_flight:
         return
     instance = backend.other((), plane.now())
     if instance is not None and instance.takes():
-        Copy(exchange, backend, instance, b"".join(body), pair.ask_again()).begin()
+        Copy(exchange, backend, instance, body, pair.ask_again()).begin()
 
 
 class Copy(Timed, Receiver):

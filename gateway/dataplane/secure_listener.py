@@ -43,8 +43,15 @@ class SecureListener:
         bound.listen(BACKLOG)
         self._listen()
 
+    @property
+    def agreeing(self) -> int:
+        """How many have yet to agree on TLS."""
+        return len(self._agreeing)
+
     def close(self) -> None:
-        """Accepts no more; who is agreeing goes on."""
+        """Accepts no more; who is agreeing goes on. Once more it does nothing."""
+        if self._bound.fileno() < 0:
+            return
         self._loop.remove_reader(self._bound)
         if self._pause is not None:
             self._pause.cancel()

@@ -30,6 +30,7 @@ from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
+from gateway.dataplane.routing import LiveRoute
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
@@ -61,11 +62,17 @@ class TracedExchange(Exchange):
     # the steps
 
     def enter(self, backend: LiveBackend, now: float) -> None:
-        # A mirror's copy leaves in here: it belongs to the request, and to no attempt.
         self._pass_on(self._began())
         super().enter(backend, now)
         if self.state == WAITING and self._is_kept:
             self._queued_at = self.plane.now()
+
+    def copy(self, route: LiveRoute, backend: LiveBackend) -> None:
+        # What a mirror gets belongs to the request, and to no attempt.
+        self._pass_on(self._began())
+        super().copy(route, backend)
+        if self._try is not None:
+            self._pass_on(self._try)
 
     def begin(self, instance: LiveInstance, now: float) -> None:
         if self._is_kept:

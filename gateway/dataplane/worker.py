@@ -20,6 +20,7 @@ from functools import partial
 from typing import Any
 
 from gateway.core.options import DataplaneOptions
+from gateway.dataplane.connection import Connection
 from gateway.dataplane.control_client import CannotServe, ControlChannel, ControlClient
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.leased import LeasedExchange, LeasedTracedExchange
@@ -250,11 +251,15 @@ class Worker:
             await self._hand_over()
         self._close_servers()
         await self._pause(POLL_S)  # who was accepted by then is a client only now
-        for client in list(plane.clients):
-            client.shut()
+        told: set[Connection] = set()
         until = plane.now() + drain_s
-        while plane.clients and plane.now() < until and not self._now.is_set():
+        while (plane.clients or self._is_agreeing) and plane.now() < until:
+            for client in plane.clients - told:  # by TLS one may become a client only later
+                client.shut()
+            told |= plane.clients
             await self._pause(POLL_S)
+            if self._now.is_set():
+                break
         for client in list(plane.clients):
             client.cut()
         await self._pause(POLL_S)
@@ -271,6 +276,11 @@ class Worker:
         if self._plane is not None:
             self._plane.is_replaced = True
         self._leave.set()
+
+    @property
+    def _is_agreeing(self) -> bool:
+        """Whether somebody who was accepted has yet to agree on TLS."""
+        return any(isinstance(each, SecureListener) and each.agreeing for each in self._servers)
 
     async def _hand_over(self) -> None:
         """Accepts connections until the successor does: they would wait for its start, or for

@@ -29,9 +29,11 @@ class Pairs(TypedDict):
 
 class MirrorSpec(TypedDict):
     """A mirror to compare: its backend, `compare` as the document has it, an `id` that is another
-    one when any of these is, and what was known of it by the last word of a process before."""
+    one when any of these is, since when it is asked for, and what was known of it by the last word
+    of a process before."""
 
     id: str
+    since: str
     backend: str
     compare: Mapping[str, Any]
     known: Mapping[str, Any] | None
@@ -45,11 +47,13 @@ class MirrorsMessage(TypedDict):
 
 
 class Compared(TypedDict):
-    """What is known of the mirror `id` of a route, when it changed (`core.mirrored`)."""
+    """What is known of the mirror `id` of a route, when it changed (`core.mirrored`), and since
+    when it was first asked for."""
 
     type: Literal["compared"]
     route: str
     id: str
+    since: str
     state: Mapping[str, Any]
 
 

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.controlplane.configuration import file_schema
+from gateway.controlplane.configuration.checks import cross_faults
 from gateway.controlplane.configuration.reading import (
     ConfigurationError,
     entry,
@@ -515,6 +516,11 @@ def test_what_an_instance_takes_may_stand_in_the_file() -> None:
         ({"scale": {"min": 2, "max": 4, "wait": "50ms"}}, ""),
         ({"scale": {"min": 5, "max": 4}}, "max must be 5 or more, as min is"),
         ({"threads": "all"}, "/threads: "),
+        ({"devices": ["auto"], "memory": "auto", "start": "demand", "idle": "10m"}, ""),
+        ({"memory": "8 GiB"}, "/memory: '8 GiB' is no amount of memory; write auto, or like 8GiB"),
+        ({"start": "later"}, "/start: "),
+        ({"idle": "10m"}, "idle needs `start: demand`: nothing else starts it again"),
+        ({"start": "demand", "idle": "10"}, "/idle: '10' is no duration"),
     ],
 )
 def test_what_serve_gives_a_process_is_checked(serve: dict[str, Any], fault: str) -> None:
@@ -525,6 +531,31 @@ def test_what_serve_gives_a_process_is_checked(serve: dict[str, Any], fault: str
     with pytest.raises(Invalid) as refused:
         entry("backends", "m", spec)
     assert fault in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("instances", "fault"),
+    [
+        (["fleet://m"], ""),
+        (["fleet://n"], "write fleet://m, and no other instance"),
+        (["fleet://m", "http://127.0.0.1:1"], "write fleet://m, and no other instance"),
+        (["fleet://"], "must be fleet:// and a name"),
+    ],
+)
+def test_a_fleet_has_what_is_served_by_the_name_of_its_backend(
+    instances: list[str], fault: str
+) -> None:
+    spec = {"serve": {"model": "m:M"}, "instances": instances}
+    said = "\n".join(map(str, faults_of(spec)))
+    assert fault in said if fault else not said
+
+
+def faults_of(spec: dict[str, Any]) -> list[Any]:
+    """What is wrong with backend m, as it is written."""
+    try:
+        return list(cross_faults({"backends": {"m": entry("backends", "m", spec)}, "routes": {}}))
+    except Invalid as refused:
+        return list(refused.faults)
 
 
 @pytest.mark.parametrize(

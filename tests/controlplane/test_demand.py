@@ -142,7 +142,7 @@ async def test_who_comes_to_control_learns_from_what_the_fleet_has() -> None:
 class Watched:
     """Counters and loads as they are set, and what the fleet is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, load_within_s: float = 20.0) -> None:
         self.sent: list[Any] = []
         self.flying: dict[str, dict[str, int]] = {}
         self.queued: dict[str, int] = {}
@@ -156,6 +156,7 @@ class Watched:
             lambda: self.kept,
             self.view,
             self.sent.append,
+            load_within_s=load_within_s,
         )
 
     def in_flight(self) -> dict[str, dict[str, int]]:
@@ -198,6 +199,14 @@ async def test_what_is_needed_is_loaded_first_and_kept_meanwhile() -> None:
     it.view.take(told("failed", error="no weights"))
     with pytest.raises(Conflict, match="'a' cannot be loaded: no weights"):
         await it.demand.awake("a")
+
+
+async def test_who_waits_too_long_for_a_model_is_told_to_ask_again() -> None:
+    it = Watched(load_within_s=0.01)
+    it.view.take(told("starting"))
+    with pytest.raises(Conflict, match=r"still being loaded after 0\.01 s: ask again"):
+        await it.demand.awake("a")
+    assert not it.use(1.0)["kept"]
 
 
 async def test_what_the_fleet_tells_is_counted_shown_and_told_to_workers() -> None:

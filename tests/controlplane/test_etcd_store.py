@@ -225,6 +225,52 @@ def test_without_etcd_the_copy_is_there_to_start_from_and_nothing_is_edited(
             store.load()
 
 
+def test_the_copy_follows_what_other_gateways_store(
+    etcd: Cluster, prefix: str, tmp_path: Path
+) -> None:
+    access, heard = Access(etcd.urls), list[Revision]()
+    with opened(access, prefix) as one, opened(access, prefix, copy=tmp_path) as other:
+        other.follow(0, heard.append)
+        for number in range(1, 6):
+            one.commit(revision(number))
+        wait_for(lambda: len(heard) == 5)
+    with opened(Access(["http://127.0.0.1:9"]), prefix, copy=tmp_path, lease_s=0.3) as store:
+        stored = store.load()
+        assert stored is not None
+        assert stored.newest == revision(5)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("member", range(3))
+def test_a_watch_at_a_member_that_stands_still_goes_on_at_another(member: int, prefix: str) -> None:
+    """Whichever it is: the leader, or the one that the watch is with."""
+    heard: list[Revision] = []
+    with etcd_cluster(3) as own:
+        access = Access(own.urls)
+        with opened(access, prefix) as one, opened(access, prefix) as other:
+            other.follow(0, heard.append)
+            one.commit(revision(1))
+            wait_for(lambda: len(heard) == 1)
+            gateway = Gateway(other, "gw-a")
+            gateway.announce(1)
+            wait_for(lambda: gateway.holds)
+            own.signal(signal.SIGSTOP, member)
+            began = time.monotonic()
+            while True:
+                try:
+                    one.commit(revision(2))
+                    break
+                except Conflict:
+                    break  # it was stored at a try of which nobody heard
+                except Unavailable:
+                    pass
+            stored_s = time.monotonic() - began
+            wait_for(lambda: len(heard) == 2)
+            print(f"stored after {stored_s:.1f} s, heard after {time.monotonic() - began:.1f} s")
+            gateway.announce(2)
+            wait_for(lambda: gateway.holds)
+
+
 def test_a_gateway_is_a_member_while_it_holds_its_lease(etcd: Cluster, prefix: str) -> None:
     access = Access(etcd.urls)
     with opened(access, prefix) as store, opened(access, prefix, lease_s=2) as own:

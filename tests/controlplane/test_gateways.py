@@ -49,7 +49,7 @@ class Play:
         self.announced.append(own)
 
     async def see(self, number: int, *members: Member, away: str = "") -> None:
-        self.look(Seen(Head(number), {each.name: each for each in members}, {}, away))
+        self.look(Seen(Head(number), {each.name: each for each in members}, away=away))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
@@ -111,14 +111,26 @@ async def test_nothing_is_promised_for_others_without_the_own_lease(play: Play) 
     with pytest.raises(NotEverywhere, match="revision 7 is stored and in force here, but this"):
         await edit
     with pytest.raises(Unavailable, match=r"does not hold its lease in etcd .etcd does not answer"):
-        play.gateways.check()
+        await play.gateways.check()
+
+
+async def test_the_first_edit_waits_for_a_lease_that_is_just_being_taken() -> None:
+    play = Play()
+    await play.gateways.begin(1)
+    first = asyncio.create_task(play.gateways.check())
+    await asyncio.sleep(0)
+    await play.hold(1005.0)
+    await first
+    await play.hold(0.0, "lost")
+    with pytest.raises(Unavailable):
+        await asyncio.wait_for(play.gateways.check(), 1.0)
 
 
 async def test_a_lease_ends_by_the_own_clock_although_nobody_says_so(play: Play) -> None:
-    play.gateways.check()
+    await play.gateways.check()
     play.now = 1005.1
     with pytest.raises(Unavailable):
-        play.gateways.check()
+        await play.gateways.check()
     assert play.gateways.status(7)["store"]["lease"] == "lost"
 
 

@@ -201,6 +201,8 @@ def test_others_are_asked_what_they_are_documented_to_ask() -> None:
 def test_the_published_tables_keep_what_is_promised() -> None:
     for found in simulation.alike(1000):
         assert len(found.at) <= 19, found.name  # 10 expected at most; 20 once in 300 times
+    found = {each.name: each for each in simulation.apart(1000)}
+    assert found["agrees in 90 %"].point(0.9) <= 200
     errors, fewer, *_, longer, _twice = simulation.worse(1000)
     assert errors.point(0.5) <= 160
     assert errors.point(0.9) <= 360

@@ -119,6 +119,10 @@ def test_all_workers_together_admit_what_the_limit_is(burst: int) -> None:
     limits = Limits(1000, 1.0, burst)
     begin = time.monotonic() + 0.2
     end = begin + 0.5
+    # Room for all that comes meanwhile, whenever the others have their turn: nothing overflows.
+    ahead = 600 if burst > 600 else 0
+    first = Buckets(memory, 4).bucket("key", "acme", limits)
+    assert all(takes(first, begin) for _ in range(ahead))
 
     def work() -> int:
         bucket = Buckets(memory, 4).bucket("key", "acme", limits)
@@ -149,13 +153,13 @@ def test_all_workers_together_admit_what_the_limit_is(burst: int) -> None:
         process = FORK.Process(target=run)
         process.start()
         pipes.append((reader, process))
-    total = sum(reader.recv() for reader, _ in pipes)
+    total = ahead + sum(reader.recv() for reader, _ in pipes)
     for _, process in pipes:
         process.join()
     os.close(memory)
     most = burst + 1000 * 0.5
     assert total <= most + 1
-    if burst > 3:  # that no pause of this machine lets overflow
+    if ahead:
         assert total >= 0.98 * most
 
 

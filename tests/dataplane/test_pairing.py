@@ -117,6 +117,38 @@ async def test_what_is_too_large_or_too_much_is_dropped_and_the_client_served(
     assert gateway.plane.outbox.held == 0
 
 
+async def test_a_mirror_that_hangs_costs_clients_nothing_and_holds_a_bounded_sum(served) -> None:
+    async def hang(conversation: Conversation) -> None:
+        await conversation.request()
+        await asyncio.sleep(3600)
+
+    gateway, taker = await served(saying(b"1" * 1000), hang, options={"mirror_in_flight": 2})
+    for _ in range(20):
+        assert (await gateway.ask(REQUEST)).status == 200
+    assert gateway.plane.mirrored <= 2
+    assert gateway.plane.outbox.held <= 2 * 3000
+    assert not taker.pairs
+
+
+async def test_the_clients_own_request_leaves_before_its_copy(served) -> None:
+    order: list[str] = []
+
+    def noting(name: str) -> Any:
+        async def script(conversation: Conversation) -> None:
+            while True:
+                await conversation.request()
+                order.append(name)
+                await conversation.answer(b"1")
+
+        return script
+
+    gateway, taker = await served(noting("client"), noting("copy"))
+    for number in range(1, 4):  # on connections that are there from the second one on
+        await gateway.ask(REQUEST)
+        await until(lambda number=number: len(taker.pairs) == number)
+    assert order[2:] == ["client", "copy"] * 2
+
+
 async def test_where_nobody_takes_pairs_they_are_dropped(served) -> None:
     gateway, _ = await served(saying(b"1"), saying(b"2"))
     gateway.plane.outbox.transport = None

@@ -1,8 +1,10 @@
 """The model that answers bit by bit, as a class, with the weights that are in the repository."""
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from examples.characters.models import Beginning, Writer
@@ -10,10 +12,14 @@ from examples.characters.network import BOOK, WEIGHTS
 
 
 @pytest.fixture(scope="module")
-def writer() -> Writer:
+def writer() -> Iterator[Writer]:
+    # In one thread: on few busy cores many are far slower.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     ready = Writer()
     ready.setup("cpu")
-    return ready
+    yield ready
+    torch.set_num_threads(before)
 
 
 def written(writer: Writer, **asked: object) -> str:
@@ -34,7 +40,7 @@ def test_the_same_seed_writes_the_same_text(writer: Writer) -> None:
 
 def test_most_of_what_is_written_are_words_of_the_book(writer: Writer) -> None:
     known = set(BOOK.read_text(encoding="ascii").split())
-    words = written(writer, prompt="Alice ", length=1000, seed=1).split()[1:-1]
+    words = written(writer, prompt="Alice ", length=500, seed=1).split()[1:-1]
     assert sum(word in known for word in words) / len(words) > 0.75
 
 

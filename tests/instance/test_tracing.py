@@ -93,7 +93,7 @@ async def test_a_batch_is_a_request_a_wait_and_a_prediction_for_each(traced: Any
         assert (wait.name, predict.name) == ("queue", "predict")
         assert predict.facts == {"headgate.batch.size": 3, "headgate.device": "cpu"}
         assert wait.took_s > 0.1
-        assert 0.29 < predict.took_s < 5
+        assert 0.29 < predict.took_s < 60
         assert abs(wait.ended - predict.began) < 0.001
         assert request.facts == {
             "http.request.method": "POST",
@@ -195,6 +195,7 @@ async def test_one_trace_leads_from_the_client_through_the_gateway_into_the_mode
     assert request.facts["headgate.request_id"] == reply.header("x-request-id")
 
 
+@pytest.mark.paced
 async def test_a_hanging_collector_does_not_hold_up_the_end(traced: Any) -> None:
     async with running_collector() as collector:
         collector.hang = True

@@ -195,6 +195,7 @@ async def test_what_was_counted_survives_the_compare_process_and_control(gateway
     await ask(gateway, "survivor", range(1, 21))
     after = await compared(gateway, "survivor", pairs + 20)
     assert after["verdicts"]["differ"] == 2 * before["verdicts"]["differ"]
+    assert after["since"] == before["since"]
 
 
 async def settled(gateway: Gateway, route: str) -> int:

@@ -2,17 +2,22 @@
 
 import asyncio
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 from tests.harness.etcd import Cluster, etcd_cluster
-from tests.harness.gateway import Gateway, backend, eventually, one_backend, running_gateway
+from tests.harness.gateway import ROOT, Gateway, backend, eventually, one_backend, running_gateway
+from tests.harness.link import link_to
 from tests.harness.load import Client, Reply
 from tests.harness.origins import after, origins
+from tests.harness.ports import free_port
 
 LEASE = "2s"
 
@@ -183,6 +188,27 @@ async def test_a_rollout_is_driven_by_one_gateway_and_goes_on_at_another() -> No
             assert numbers == list(range(numbers[0], 0, -1))
 
 
+async def test_up_starts_no_instances_that_other_gateways_could_not_use(tmp_path: Path) -> None:
+    file = tmp_path / "headgate.yaml"
+    file.write_text(
+        f"""
+        gateway: {{store: etcd, etcd: {{endpoints: ["http://127.0.0.1:9"]}},
+                   listen: "127.0.0.1:{free_port()}", admin: "127.0.0.1:{free_port()}"}}
+        backends: {{main: {{serve: {{model: "models:Model"}}}}}}
+        routes: {{all: {{match: /, split: {{main: 1}}}}}}
+        """
+    )
+    command = [sys.executable, "-m", "gateway", "up", str(file), "--state-dir", str(tmp_path / "s")]
+    done = await asyncio.to_thread(
+        subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert (
+        "backends/main/serve: `headgate up` starts no instances with `store: etcd`" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
 async def _rollout(gateway: Gateway, state: str) -> bool:
     reply = await gateway.admin("GET", "/admin/v1/routes/all/rollout")
     return bool(reply.status == 200 and reply.json()["state"] == state)
@@ -235,6 +261,37 @@ async def _decides(gateway: Gateway, number: int) -> bool:
 async def _shows(gateway: Gateway, behind: dict[str, int]) -> bool:
     shown = (await gateway.status())["gateways"]
     return {name: each["behind"] for name, each in shown.items()} == behind
+
+
+@pytest.mark.parametrize("lost", ["serve", "refuse"])
+async def test_a_gateway_that_is_cut_off_from_etcd_alone_is_acknowledged_without(lost: str) -> None:
+    with etcd_cluster() as cluster:
+        async with (
+            link_to(int(cluster.urls[0].rpartition(":")[2])) as link,
+            AsyncExitStack() as stack,
+        ):
+            (origin,) = await stack.enter_async_context(origins(1, after(0.001)))
+            beyond = settings(cluster, "gw-b", store_lost=lost)
+            beyond["etcd"]["endpoints"] = [f"http://127.0.0.1:{link.port}"]
+            starting = [
+                stack.enter_async_context(
+                    running_gateway(one_backend(origin), check_end=False, **each)
+                )
+                for each in (settings(cluster, "gw-a"), beyond)
+            ]
+            a, b = await asyncio.gather(*starting)
+            assert (await edit(a, 2)).json()["applied"]["gateways"] == 2
+            before = await revision(b)
+            link.cut()
+            made = (await edit(a, 3)).json()
+            assert made["applied"] == {"gateways": 1, "workers": 1, "lost": ["gw-b"]}
+            assert not await healthy(b), "it knew before anybody stopped waiting for it"
+            assert await revision(b) == (before if lost == "serve" else 0)
+            assert (await edit(b, 4)).status == 503
+            link.heal()
+            await eventually(lambda: healthy(b))
+            assert await revision(b) == made["revision"]
+            assert (await edit(b, 4)).json()["applied"]["lost"] == []
 
 
 async def _not(check: Any) -> bool:

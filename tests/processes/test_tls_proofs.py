@@ -1,10 +1,12 @@
 """What openssl's own client finds out about the listener, and what half-open handshakes cost."""
 
 import asyncio
+import os
 import resource
+import signal
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -301,3 +303,72 @@ async def test_a_hundred_certificates_under_load_cost_no_request(
 ) -> None:
     done, failed = await swapped(*live, made, 100, 2)
     assert (failed, done > 1000) == ([], True), (failed[:5], done)
+
+
+class SlowClient:
+    """A client by TLS that sends its greeting in two parts, with time between."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._session = context.wrap_bio(
+            self._incoming, self._outgoing, server_hostname="127.0.0.1"
+        )
+
+    async def begin(self, port: int) -> None:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", port)
+        with pytest.raises(ssl.SSLWantReadError):
+            self._session.do_handshake()
+        greeting = self._outgoing.read()
+        self._rest = greeting[80:]
+        self._writer.write(greeting[:80])
+        await self._writer.drain()
+
+    async def finish(self) -> bytes:
+        """Agrees on TLS and asks; what came until the end of the connection."""
+        self._writer.write(self._rest)
+        await self._until(self._session.do_handshake)
+        self._session.write(GET.encode())
+        answer = b""
+        while True:
+            try:
+                more = await self._until(lambda: self._session.read(4096))
+            except (ssl.SSLZeroReturnError, asyncio.IncompleteReadError):
+                more = b""
+            if not more:
+                self._writer.close()
+                return answer
+            answer += more
+
+    async def _until(self, step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                self._writer.write(self._outgoing.read())
+                data = await self._reader.read(65536)
+                if not data:
+                    raise asyncio.IncompleteReadError(b"", None) from None
+                self._incoming.write(data)
+            finally:
+                self._writer.write(self._outgoing.read())
+
+
+async def test_who_is_agreeing_on_tls_when_a_worker_goes_is_answered(
+    made: dict[str, Any], tmp_path: Path
+) -> None:
+    context = ssl.create_default_context(cafile=str(made["ca"]))
+    async with one_origin() as origin:
+        async with tls_gateway(tmp_path, one_backend(origin), made["one"]) as (gateway, _):
+            (before,) = await gateway.worker_pids()
+            slow = SlowClient(context)
+            await slow.begin(gateway.data_port)
+            assert await answered(gateway, context)  # so the first of two was accepted, too
+            os.kill(before, signal.SIGTERM)
+
+            async def replaced() -> bool:
+                return await gateway.worker_pids() not in ([before], [])
+
+            await eventually(replaced, what="another worker is there")
+            for _ in range(50):  # by then the one before accepts nobody more
+                assert await answered(gateway, context)
+            assert (await slow.finish()).startswith(b"HTTP/1.1 200 ")

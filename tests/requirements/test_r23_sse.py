@@ -7,15 +7,17 @@ import pytest
 from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.load import percentile
 from tests.harness.origins import Exchange, events, one_origin
+from tests.harness.stretch import Stretch
 from tests.harness.wire import wire
 
 
-async def _lags(count: int, interval_s: float) -> list[float]:
-    """How late each event came, in seconds, through a stream with an idle limit of 1 s."""
+async def _lags(count: int, interval_s: float) -> tuple[list[float], float]:
+    """How late each event came, in seconds, through a stream with an idle limit of 1 s; and how
+    many times as long all takes here."""
     lags: list[float] = []
     async with one_origin(events(count, interval_s)) as origin:
         document = one_backend(origin, timeouts={"idle": "1s", "response": "1s"})
-        async with running_gateway(document, stream_idle="1s") as gateway:
+        async with running_gateway(document, stream_idle="1s") as gateway, Stretch() as work:
 
             def seen(data: bytes) -> None:
                 now = time.monotonic()
@@ -25,22 +27,22 @@ async def _lags(count: int, interval_s: float) -> list[float]:
 
             reply = await gateway.client.get(f"{gateway.url}/s", timeout=3600, on_body=seen)
     assert (reply.status, reply.error) == (200, "")
-    return lags
+    return lags, work.between(reply.intended, reply.done)
 
 
 async def test_r23_an_active_stream_is_never_cut_and_events_come_at_once() -> None:
-    lags = await _lags(count=40, interval_s=0.1)
+    lags, stretch = await _lags(count=40, interval_s=0.1)
     assert len(lags) == 40
     # A pause of the machine makes those late that are written in it.
-    assert percentile(lags, 90) <= 0.05, sorted(lags)
+    assert percentile(lags, 90) <= 0.05 * stretch, sorted(lags)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 async def test_r23_ten_minutes_of_events_are_never_cut() -> None:
-    lags = await _lags(count=750, interval_s=0.8)
+    lags, stretch = await _lags(count=750, interval_s=0.8)
     assert len(lags) == 750
-    assert percentile(lags, 99) <= 0.05, sorted(lags)[-20:]
+    assert percentile(lags, 99) <= 0.05 * stretch, sorted(lags)[-20:]
 
 
 async def test_r23_a_silent_stream_is_closed_at_the_idle_limit_and_not_cleanly() -> None:

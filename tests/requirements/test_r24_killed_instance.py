@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+import pytest
+
 from tests.harness.accounting import assert_counted
 from tests.harness.gateway import one_backend, running_gateway
 from tests.harness.load import Ask, open_loop
@@ -10,7 +12,8 @@ from tests.harness.origin_process import OriginProcess
 
 RETRIES = {"attempts": 3, "on": ["connect_failure", "reset"]}
 DEFAULTS = {"interval": "1s", "timeout": "1s", "rise": 2, "fall": 3}
-RATE = 200
+RATE = 100  # of the short form: a fifth of a core, for a machine that has others to serve
+RATES = pytest.mark.parametrize("rate", [RATE, pytest.param(200, marks=pytest.mark.soak)])
 
 
 def mixed(number: int) -> Ask:
@@ -19,7 +22,8 @@ def mixed(number: int) -> Ask:
     return Ask("GET", "/x", id=f"GET {number}")
 
 
-async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request() -> None:
+@RATES
+async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request(rate: int) -> None:
     stubs = [OriginProcess(name=f"p{n}") for n in range(3)]
     try:
         for stub in stubs:
@@ -27,7 +31,7 @@ async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request() -> None:
         document = one_backend(*stubs, health=DEFAULTS, route={"retries": RETRIES})
         async with running_gateway(document) as gateway:
             began = time.monotonic()
-            load = asyncio.create_task(open_loop(gateway.url, RATE, 12, mixed))
+            load = asyncio.create_task(open_loop(gateway.url, rate, 12, mixed))
             await asyncio.sleep(2)
             aimed = time.monotonic()
             stubs[0].kill()
@@ -53,5 +57,7 @@ async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request() -> None:
     again = [t for t in mine if t > starting]
     assert again[0] <= back + 3, "no traffic within rise × interval + 1 s of its return"
     first = [t for t in again if t <= again[0] + 1]
-    assert len(first) <= 0.8 * RATE / 3, f"{len(first)} requests in its first second: no ramp"
+    # Empty as it is, it would have more than its third at once. Of few, chance has a part.
+    most = (0.8 if rate > RATE else 0.95) * rate / 3
+    assert len(first) <= most, f"{len(first)} requests in its first second: no ramp"
     assert set(up.values()) == {1}, up

@@ -37,7 +37,8 @@ def ask(method: str, number: int) -> Ask:
 
 
 async def _resets(seconds: float) -> None:
-    async with origins(3, flaky(16)) as stubs:
+    # Seldom enough that the budget for retries has some left, however they come in bursts.
+    async with origins(3, flaky(24)) as stubs:
         document = one_backend(*stubs, eject={"failures": 1000000}, route={"retries": RETRIES})
         async with running_gateway(document) as gateway:
             got, posted = await asyncio.gather(
@@ -48,7 +49,7 @@ async def _resets(seconds: float) -> None:
             assert set(failures(posted)) == {"502"}
             assert len(failures(posted)) <= len(posted) / 8
             retried = (await gateway.metrics()).total("headgate_retries_total", reason="reset")
-            assert retried >= 10
+            assert retried >= 5
             await assert_counted(gateway, got + posted)
         assert sum(len(stub.exchanges) for stub in stubs) == len(got) + len(posted) + retried
 

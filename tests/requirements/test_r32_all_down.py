@@ -7,6 +7,7 @@ from tests.harness.black_hole import BlackHole
 from tests.harness.gateway import eventually, one_backend, running_gateway
 from tests.harness.load import Ask, failures, open_loop, percentile
 from tests.harness.origins import origins
+from tests.harness.stretch import Stretch
 from tests.requirements.test_r24_killed_instance import DEFAULTS
 
 
@@ -24,12 +25,15 @@ async def test_r32_all_down_is_a_quick_503_and_ends_soon_after_one_is_back() -> 
 
             await eventually(known, what="both instances are known to be down")
             await eventually(refused, what="the worker has heard of it")
-            replies = await open_loop(gateway.url, 60, 2, lambda n: Ask(path=f"/{n}"))
+            async with Stretch() as work:
+                replies = await open_loop(gateway.url, 60, 2, lambda n: Ask(path=f"/{n}"))
             depth = (await gateway.metrics()).total("headgate_queue_depth")
             assert {r.status for r in replies} == {503}
             assert {r.header("x-headgate-error") for r in replies} == {"no_backend"}
             assert all(int(r.header("retry-after")) >= 1 for r in replies)
-            assert percentile([r.took_s for r in replies], 95) <= 0.05
+            # Where the machine is somebody else's too, all takes so many times as long.
+            stretch = work.between(replies[0].intended, replies[-1].intended)
+            assert percentile([r.took_s for r in replies], 95) <= 0.05 * stretch
             assert depth == 0
             await stubs[0].start()
 

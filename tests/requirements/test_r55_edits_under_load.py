@@ -15,7 +15,7 @@ from tests.harness.stretch import Stretch
 EVEN, ONE = {"a": 50, "b": 50}, {"a": 100, "b": 0}
 
 
-async def _flips(seconds: float, workers: int, *, judged: float) -> None:
+async def _flips(seconds: float, workers: int, rate: float, *, judged: float) -> None:
     """`judged`: which percentile of the edits has to be quick."""
     async with origins(2, after(0.005)) as (a, b):
         document = {
@@ -24,7 +24,7 @@ async def _flips(seconds: float, workers: int, *, judged: float) -> None:
         }
         async with running_gateway(document, workers=workers) as gateway, Stretch() as work:
             load = asyncio.create_task(
-                open_loop(gateway.url, 200, seconds, lambda n: Ask(path=f"/{n}"))
+                open_loop(gateway.url, rate, seconds, lambda n: Ask(path=f"/{n}"))
             )
             spans: list[tuple[float, float]] = []
             revisions: dict[int, dict[str, int]] = {1: EVEN}
@@ -70,9 +70,9 @@ async def _flips(seconds: float, workers: int, *, judged: float) -> None:
 
 async def test_r55_after_the_acknowledgement_no_request_is_decided_by_the_old_weights() -> None:
     # The machine is shared: the middle says what an edit costs, the far end what the others do.
-    await _flips(6, workers=2, judged=50)
+    await _flips(6, workers=2, rate=100, judged=50)
 
 
 @pytest.mark.soak
 async def test_r55_a_minute_of_flips() -> None:
-    await _flips(60, workers=2, judged=99)
+    await _flips(60, workers=2, rate=200, judged=99)

@@ -15,6 +15,7 @@ from tests.harness.load import Ask, Client, failures, open_loop
 from tests.harness.origins import Exchange, after, events, origins
 from tests.harness.wire import wire
 from tests.processes.waiting import alive
+from tests.requirements.test_r24_killed_instance import RATES
 from tests.requirements.test_r43_client_leaves import WEBSOCKET, accept
 
 
@@ -30,8 +31,11 @@ async def by_path(exchange: Exchange) -> None:
         await after(0.02)(exchange)
 
 
+@RATES
 @pytest.mark.paced  # a client that is starved for a lame duck's time meets its end
-async def test_r68_sigterm_costs_no_request_and_ends_streams_and_websockets_in_order() -> None:
+async def test_r68_sigterm_costs_no_request_and_ends_streams_and_websockets_in_order(
+    rate: int,
+) -> None:
     settings = {"workers": 2, "lame_duck": None, "drain": "4s"}
     async with origins(2, by_path) as stubs:
         async with running_gateway(one_backend(*stubs), check_end=False, **settings) as gateway:
@@ -41,7 +45,7 @@ async def test_r68_sigterm_costs_no_request_and_ends_streams_and_websockets_in_o
             endless = asyncio.create_task(client.get(f"{gateway.url}/endless"))
             make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
             # Until two seconds before the lame duck's end, for a client that comes late.
-            load = asyncio.create_task(open_loop(gateway.url, 200, 4.0, make))
+            load = asyncio.create_task(open_loop(gateway.url, rate, 4.0, make))
             async with wire(gateway.data_port) as socket:
                 await socket.send(WEBSOCKET)
                 await socket.read_until(b"\r\n\r\n")
@@ -75,7 +79,7 @@ async def test_r68_workers_replaced_one_after_the_other_cost_no_request_and_no_c
         settings = {"workers": 2, "lame_duck": "2s"}
         async with running_gateway(one_backend(*stubs), **settings) as gateway:
             make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, 150, 9, make))
+            load = asyncio.create_task(open_loop(gateway.url, 80, 9, make))
             for old in await gateway.worker_pids():
                 await asyncio.sleep(1)
                 os.kill(old, signal.SIGTERM)

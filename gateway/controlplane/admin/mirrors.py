@@ -63,7 +63,10 @@ def mirror_schemas() -> dict[str, Schema]:
             tolerances={**_map(number), "description": "What was learnt for numbers."},
             learning={**count, "description": "Pairs that wait for a tolerance."},
             samples={"type": "array", "items": sample, "description": "The last ones first."},
-            verdicts=verdicts,
+            verdicts={
+                **verdicts,
+                "description": "Of pairs; the last two are counted since the gateway started.",
+            },
             compare={"$ref": "#/components/schemas/CompareSpec"},
         )
     }

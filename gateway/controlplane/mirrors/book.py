@@ -111,7 +111,7 @@ class Mirrors:
                 continue
             self._link = link
             try:
-                self._tell()
+                self._tell(knows_nothing=True)
                 while (message := await link.receive()) is not None:
                     self._hear(message)
             finally:
@@ -119,11 +119,16 @@ class Mirrors:
                 link.close()
             await asyncio.sleep(PAUSE_S)
 
-    def _tell(self) -> None:
+    def _tell(self, knows_nothing: bool = False) -> None:
+        """Says what is to be compared; and what was known of it, to a process that may be new."""
         if self._link is not None:
             specs = {
                 route: MirrorSpec(
-                    id=it.id, backend=it.backend, compare=it.said["compare"], known=it.state
+                    id=it.id,
+                    since=it.since,
+                    backend=it.backend,
+                    compare=it.said["compare"],
+                    known=it.state if knows_nothing else None,
                 )
                 for route, it in self._all.items()
             }
@@ -132,7 +137,7 @@ class Mirrors:
     def _hear(self, message: Compared) -> None:
         entry = self._all.get(message["route"])
         if entry is not None and entry.id == message["id"]:
-            entry.state = message["state"]
+            entry.state, entry.since = message["state"], message["since"]
 
     def _count_on(self, route: str, entry: _Entry) -> None:
         """What was counted of a mirror that goes still counts where one like it comes."""

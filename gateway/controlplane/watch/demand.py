@@ -17,7 +17,9 @@ from gateway.telemetry.book import Labels
 from gateway.wire.line import ForFleet, ModelUse
 
 LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})
-LOAD_WITHIN_S = 600.0
+LOAD_WITHIN_S = 20.0
+"""How long a command waits for a model: shorter than its client waits for an answer. It goes on
+loading, and who asks again has less to wait."""
 
 
 class Loads(Protocol):
@@ -40,9 +42,11 @@ class Demand:
         kept: Callable[[], Collection[str]],
         fleet: FleetView,
         tell: Callable[[ForFleet], None],
+        *,
+        load_within_s: float = LOAD_WITHIN_S,
     ) -> None:
         self._table, self._loads, self._counted, self._kept = table, loads, counted, kept
-        self._fleet, self._tell = fleet, tell
+        self._fleet, self._tell, self._load_within_s = fleet, tell, load_within_s
         self._counts: dict[str, float] = {}
         self._used_at: dict[str, float] = {}
         self._awaited: dict[str, int] = {}
@@ -85,7 +89,7 @@ class Demand:
             return
         self._awaited[backend] = self._awaited.get(backend, 0) + 1
         try:
-            async with asyncio.timeout(LOAD_WITHIN_S):
+            async with asyncio.timeout(self._load_within_s):
                 while (state := self._fleet.state(backend)) != "ready":
                     if state == "failed":
                         why = self._fleet.error(backend)
@@ -94,6 +98,9 @@ class Demand:
                         self.ask([backend])
                     await self._fleet.next_change()
         except TimeoutError:
-            raise Conflict(f"backend {backend!r} is not loaded after {LOAD_WITHIN_S:g} s") from None
+            raise Conflict(
+                f"backend {backend!r} is still being loaded after {self._load_within_s:g} s: ask"
+                " again in a moment"
+            ) from None
         finally:
             self._awaited[backend] -= 1

@@ -27,6 +27,7 @@ _NAMES = (
     "summary.js",
     "alerts.js",
     "routes.js",
+    "finder.js",
     "split_editor.js",
     "rollout.js",
     "mirror.js",

@@ -94,6 +94,8 @@ class EtcdStore:
                 raise
             self.is_copy = True
         self._applied = None if stored is None else stored.applied
+        if stored is not None and not self.is_copy:
+            self.keep_copy(stored.newest)
         return stored
 
     async def _load(self) -> Stored | None:
@@ -258,7 +260,11 @@ class EtcdStore:
         self._loop.call(self._followed(after, hear))
 
     async def _followed(self, after: int, hear: Callable[[Revision], None]) -> None:
-        await self._watching().follow(after, hear)
+        def heard(revision: Revision) -> None:
+            self.keep_copy(revision)
+            hear(revision)
+
+        await self._watching().follow(after, heard)
 
     def members(self) -> Sequence[Member]:
         """The gateways that hold their lease, as they are now."""

@@ -100,6 +100,11 @@ class Membership:
                     f"another gateway is called {own.name!r} too (admin API {holder.admin}); set"
                     " `node` in one of them"
                 )
+            elif own is not None and not seen.away and own.applied > seen.head.number:
+                self._lose(
+                    f"etcd has revision {seen.head.number} only and this gateway {own.applied}: its"
+                    " data was lost or restored; start this gateway again to go on with that"
+                )
             else:
                 self._lose(seen.away or BEHIND)
             await first_of(self._news.wait(), changed.wait())

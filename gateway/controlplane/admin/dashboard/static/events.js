@@ -46,6 +46,8 @@ function words(event) {
       return event.ejected_s > 0
         ? { text: `${event.instance} of ${event.backend} is out for ${Math.round(event.ejected_s)} s`, tone: "bad" }
         : { text: `${event.instance} of ${event.backend} is back`, tone: "good" };
+    case "gateway":
+      return { text: `${event.gateway} ${event.what}`, tone: event.what === "lost" ? "bad" : "good" };
     case "effective": {
       const shares = Object.entries(event.effective || {}).map(([name, share]) => `${name} ${percent(share)}`);
       return { text: `${event.route} goes to ${shares.join(", ")}` };

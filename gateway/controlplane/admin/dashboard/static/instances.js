@@ -80,7 +80,7 @@ class InstanceRow {
     const { word, tone, more } = health(live);
     say(this.word, word);
     mark(this.word, "data-tone", tone);
-    say(this.more, more || "");
+    say(this.more, more || live.cause || "");
     const report = live.report || {};
     say(this.count, number(live.in_flight, 0));
     const slots = report.slots || Math.max(1, live.in_flight || 0);

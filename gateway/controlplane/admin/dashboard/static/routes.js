@@ -4,6 +4,7 @@
 // edited is never rebuilt under the hand that edits it: its editor rebases itself.
 
 import { by, h, keepRoles, mark, say, vars } from "./dom.js";
+import { Finder } from "./finder.js";
 import { answers, colours, health, matched, number, percent, same, shares } from "./model.js";
 import { MirrorPanel } from "./mirror.js";
 import { RolloutPanel } from "./rollout.js";
@@ -18,6 +19,11 @@ export function routes(state, refresh) {
   const root = by("routes-body");
   let shape = null;
   let shown = new Map();
+  const finder = new Finder((isAsked) => {
+    finder.asked = isAsked;
+    if (state.status) arrange();
+  });
+  const arrange = () => finder.arrange(shown, state, root.querySelector("table"), Date.now());
 
   function build() {
     const tints = colours(state.table);
@@ -27,7 +33,7 @@ export function routes(state, refresh) {
       const kept = before.get(name);
       const view = kept && kept.editor.busy && same(kept.backends, Object.keys(spec.split))
         ? kept
-        : new RouteView(name, spec, tints, refresh);
+        : new RouteView(name, spec, tints, refresh, finder.button(name));
       shown.set(name, view);
       return view.body;
     });
@@ -46,12 +52,14 @@ export function routes(state, refresh) {
         build();
       }
       for (const view of shown.values()) view.update(state);
+      arrange();
     },
   };
 }
 
 class RouteView {
-  constructor(name, spec, tints, refresh) {
+  constructor(name, spec, tints, refresh, fold) {
+    this.fold = fold;
     this.name = name;
     this.backends = Object.keys(spec.split);
     this.rate = h("span", { class: "rate" });
@@ -62,7 +70,7 @@ class RouteView {
     const to = spec.rewrite ? ` → ${spec.rewrite}` : "";
     const title = h("tr", { class: "route" }, h("th", { colspan: COLUMNS.length, scope: "rowgroup" },
       h("div", { class: "title" },
-        h("span", { class: "name" }, name), h("code", {}, matched(spec.match) + to), this.dead, this.rate),
+        fold, h("a", { class: "name", href: `#route=${encodeURIComponent(name)}`, title: "This route alone: a link to share" }, name), h("code", {}, matched(spec.match) + to), this.dead, this.rate),
       h("div", { class: "gate" }, this.bar, this.live)));
     this.editor = new SplitEditor(name, spec.split, tints, {
       columns: COLUMNS.length, refresh, drawn: (weights) => this.draw(weights),

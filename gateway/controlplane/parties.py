@@ -1,0 +1,41 @@
+"""Who takes part in an edit, beside the publisher: what it asks of each of them."""
+
+from typing import Protocol
+
+from gateway.controlplane.published import Everywhere
+from gateway.core.table import Table
+
+
+class Workers(Protocol):
+    """The data-plane processes."""
+
+    async def put_in_force(self, table: Table) -> int:
+        """Makes `table` the one that decides every new request, on all workers.
+
+        The number of workers that said so; a silent one is replaced first. NotInForce when one
+        can neither be heard nor be replaced.
+        """
+
+
+class Gateways(Protocol):
+    """The gateways that share the table."""
+
+    async def check(self) -> None:
+        """Raises Unavailable while this one could not say what the others decide by."""
+
+    def announce(self, table: Table, workers: int) -> None:
+        """All workers of this gateway decide by `table` now."""
+
+    def withdraw(self, why: str) -> None:
+        """This gateway cannot take over what the others decide by."""
+
+    async def in_force(self, revision: int) -> Everywhere:
+        """Returns when every gateway that holds its lease decides by `revision` or a later one;
+        NotInForce when that cannot be said."""
+
+
+class InstanceWatch(Protocol):
+    """Whoever probes and resolves the instances."""
+
+    def sync(self, table: Table) -> None:
+        """Keeps, adds and drops instances so that exactly those of `table` are watched."""
