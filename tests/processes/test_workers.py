@@ -128,11 +128,12 @@ async def test_a_worker_is_told_settings_then_paths_then_table_then_health(tmp_p
         await it.workers.put_in_force(table(7))
         it.health["states"] = {"a": {"127.0.0.1:1": ["up"]}}
         worker = await it.start(0, 100)
-        await until(lambda: len(worker.got) >= 4)
-        assert [it["type"] for it in worker.got[:4]] == ["configure", "served", "table", "health"]
+        await until(lambda: len(worker.got) >= 5)
+        types = [it["type"] for it in worker.got[:5]]
+        assert types == ["configure", "served", "demand", "table", "health"]
         assert worker.got[0]["settings"] == {"drain_s": 1}
-        assert worker.got[2]["revision"] == 7
-        assert worker.got[3]["states"] == {"a": {"127.0.0.1:1": ["up"]}}
+        assert worker.got[3]["revision"] == 7
+        assert worker.got[4]["states"] == {"a": {"127.0.0.1:1": ["up"]}}
 
 
 async def test_a_table_is_in_force_when_every_worker_has_applied(tmp_path: Path) -> None:
