@@ -16,7 +16,6 @@ from gateway.core.headers import given_id
 from gateway.core.heads import RequestHead
 from gateway.dataplane import limiting
 from gateway.dataplane.attempt import Request
-from gateway.dataplane.backend import Waiter
 from gateway.dataplane.buckets import Busy
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER
@@ -25,6 +24,7 @@ from gateway.dataplane.door import Admission
 from gateway.dataplane.limiting import Limited, Named
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.routing import LiveRoute, Snapshot
+from gateway.dataplane.waiter import Waiter
 from gateway.telemetry.metrics import LIMITED
 
 AGAIN_S: Final = 0.001  # between two looks for whether another worker has decided
