@@ -22,8 +22,9 @@ from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.deciding import Deciding
 from gateway.dataplane.door import Admission
 from gateway.dataplane.limiting import Limited, Named
+from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.plane import Plane
-from gateway.dataplane.routing import LiveRoute, Snapshot
+from gateway.dataplane.route_table import Snapshot
 from gateway.dataplane.waiter import Waiter
 from gateway.telemetry.metrics import LIMITED
 
