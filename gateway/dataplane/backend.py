@@ -95,7 +95,6 @@ class LiveBackend(Group):
         self.name = config.name
         self.config = config
         self.evidence = evidence
-        evidence.configure(config)
         self.met = Meeting(shared, config.name)
         self.instances: dict[str, LiveInstance] = {}
         self.serving = ()
@@ -126,7 +125,6 @@ class LiveBackend(Group):
             self.admission.waits(len(self.waiting))
         self.max_in_flight, self.is_counted = self._limit(config)
         self.config = config
-        self.evidence.configure(config)
         self._be_met(config)
 
     def _be_met(self, config: Backend) -> None:
