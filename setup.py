@@ -20,9 +20,11 @@ HOT = {
     "gateway/core": """access balancing compressing concurrency_limit cors errors fair_turns framing
         header_fields header_rules headers heads health index kept lines matching openai pooling
         queueing rate_limit retrying sampling shared_load splitting strangers targets""",
-    "gateway/dataplane": """admitting attempt backend buckets coding cold_start connection deadlines
-        deciding door exchange instance intake judge limiting listener meeting mirroring pairing
-        plane pool replies replying retry routing shaping shared traced tunnel upstream""",
+    "gateway/dataplane": """admitting attempt availability backend buckets coding cold_start
+        connection deadlines deciding door exchange in_flight_limit instance intake judge leased
+        limiting listener live_route match_memory meeting mirroring model_listing pairing plane
+        pool queue queue_turns replies replying retry route_table shaping shared traced tunnel
+        upstream waiter""",
 }
 BUILDING = {"bdist_wheel", "build", "build_ext"}
 COMPILER = ["mypy>=2.4,<3"]

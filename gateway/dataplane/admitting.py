@@ -16,15 +16,16 @@ from gateway.core.headers import given_id
 from gateway.core.heads import RequestHead
 from gateway.dataplane import limiting
 from gateway.dataplane.attempt import Request
-from gateway.dataplane.backend import Waiter
 from gateway.dataplane.buckets import Busy
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.deciding import Deciding
 from gateway.dataplane.door import Admission
 from gateway.dataplane.limiting import Limited, Named
+from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.plane import Plane
-from gateway.dataplane.routing import LiveRoute, Snapshot
+from gateway.dataplane.route_table import Snapshot
+from gateway.dataplane.waiter import Waiter
 from gateway.telemetry.metrics import LIMITED
 
 AGAIN_S: Final = 0.001  # between two looks for whether another worker has decided

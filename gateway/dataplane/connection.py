@@ -15,7 +15,7 @@ from typing import Final, cast
 from mypy_extensions import trait
 
 from gateway.dataplane.deadlines import NEVER, Timed
-from gateway.dataplane.routing import Remembered
+from gateway.dataplane.match_memory import Remembered
 from gateway.dataplane.shared import Shared
 
 STATES: Final = ("head", "body", "wait", "tunnel", "linger", "closed")

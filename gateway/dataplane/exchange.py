@@ -23,12 +23,12 @@ from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.judge import Trial
+from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.mirroring import mirror
 from gateway.dataplane.pairing import Pair
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replying import Replying
 from gateway.dataplane.retry import Failure, next_instance
-from gateway.dataplane.routing import LiveRoute
 from gateway.dataplane.shaping import Shape
 from gateway.dataplane.tunnel import Tunnel
 from gateway.telemetry.metrics import Cell, ConsumerCell

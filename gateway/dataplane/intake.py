@@ -31,10 +31,11 @@ from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER, fault
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.judge import Trial
+from gateway.dataplane.model_listing import ModelsAsked
 from gateway.dataplane.pairing import Pair
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
-from gateway.dataplane.routing import BodyNeeded, ModelsAsked, Snapshot
+from gateway.dataplane.route_table import BodyNeeded, Snapshot
 
 LOOKS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 

@@ -25,11 +25,11 @@ class LeasedExchange(Exchange):
 
     def _check_early(self) -> None:
         check(self.plane)
-        Exchange._check_early(self)
+        super()._check_early()
 
     def _decide(self) -> None:
         check(self.plane)
-        Exchange._decide(self)
+        super()._decide()
 
 
 class LeasedTracedExchange(TracedExchange):
@@ -39,8 +39,8 @@ class LeasedTracedExchange(TracedExchange):
 
     def _check_early(self) -> None:
         check(self.plane)
-        TracedExchange._check_early(self)
+        super()._check_early()
 
     def _decide(self) -> None:
         check(self.plane)
-        TracedExchange._decide(self)
+        super()._decide()

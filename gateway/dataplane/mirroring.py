@@ -14,8 +14,8 @@ from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.deadlines import Timed
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.intake import Intake
+from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.pairing import Half, Pair
-from gateway.dataplane.routing import LiveRoute
 from gateway.dataplane.upstream import Receiver, Upstream
 
 _WHOLE: Final = 1 << 64

@@ -22,7 +22,7 @@ from gateway.dataplane.judge import judges
 from gateway.dataplane.live_table import LiveTable
 from gateway.dataplane.load_memory import LoadMemory
 from gateway.dataplane.permits import PermitsFile
-from gateway.dataplane.routing import Snapshot
+from gateway.dataplane.route_table import Snapshot
 from gateway.dataplane.shared import Shared
 from gateway.telemetry.metrics import Counters
 from gateway.telemetry.tracing import Tracing

@@ -19,9 +19,10 @@ from gateway.core.strangers import HOLD_S
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.intake import Intake
+from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import asks_for_page, problem, reply, signpost
-from gateway.dataplane.routing import LiveRoute, Snapshot, WrongMethodFault, host_of
+from gateway.dataplane.route_table import Snapshot, WrongMethodFault, host_of
 
 LOST: Final = "This gateway has lost its store, and may know an old table only."
 _PLAIN = b"Content-Type: text/plain\r\nCache-Control: no-store\r\n"

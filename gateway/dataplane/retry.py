@@ -11,7 +11,7 @@ from gateway.core.heads import RequestHead
 from gateway.core.retrying import IDEMPOTENT
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.instance import LiveInstance
-from gateway.dataplane.routing import LiveRoute
+from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.shared import Shared
 from gateway.telemetry.metrics import RETRIES, RETRIES_DENIED
 

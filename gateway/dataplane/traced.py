@@ -28,9 +28,9 @@ from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.instance import LiveInstance
+from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import RESERVED
-from gateway.dataplane.routing import LiveRoute
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

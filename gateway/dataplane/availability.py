@@ -1,0 +1,126 @@
+"""Which instances of a backend may get requests now?
+
+By what the probes say, who was ejected and what was commanded: that is decided in `core.health`,
+and whose turn it is among them in `core.balancing`.
+"""
+
+from gateway.core.balancing import Load, choose
+from gateway.core.concurrency_limit import Peers
+from gateway.core.evidence import Evidence
+from gateway.core.health import serving
+from gateway.core.table import Backend
+from gateway.dataplane.cold_start import ColdStart
+from gateway.dataplane.instance import Group, LiveInstance
+from gateway.dataplane.shared import Shared
+
+
+class Availability(Group):
+    """The instances of one backend, and who of them serves. Its deadline ends the moment for which
+    it is `vacant`. While it is `asleep`, requests wait for its start. It is `available` where it
+    serves or will; `leaving` are instances that finish what they have.
+    """
+
+    __slots__ = (
+        "_peers", "alone", "asleep", "available", "instances", "leaving", "loads",
+        "rotation", "shared", "start", "vacant",
+    )  # fmt: skip
+
+    def __init__(self, shared: Shared, config: Backend, evidence: Evidence) -> None:
+        super().__init__()
+        self.shared = shared
+        self.name = config.name
+        self.config = config
+        self.evidence = evidence
+        self.instances: dict[str, LiveInstance] = {}
+        self.serving = ()
+        self.loads: tuple[Load, ...] = ()
+        self.alone: LiveInstance | None = None  # the only one that serves, if it is not counted
+        self.rotation = shared.random()
+        self._peers = Peers()
+        self.vacant = False  # every instance turned a request away just now
+        self.asleep = self.available = False
+        self.leaving: list[LiveInstance] = []
+        self.start = ColdStart(shared, config.name)
+
+    @property
+    def in_flight(self) -> int:
+        return sum(each.load.in_flight for each in self.instances.values())
+
+    def words(self) -> dict[str, str]:
+        """What the probes say of each instance that may get new requests by command."""
+        return {
+            address: instance.health.word
+            for address, instance in self.instances.items()
+            if not instance.state
+        }
+
+    def ejected(self, now: float) -> frozenset[str]:
+        return frozenset(
+            address
+            for address, instance in self.instances.items()
+            if instance.health.ejected_until > now
+        )
+
+    def refresh(self) -> None:
+        """Decides anew who serves. Called whenever evidence or commands changed."""
+        serve = serving(self.words(), self.ejected(self.shared.now()))
+        for each in self.instances.values():
+            each.limit_to(self.max_in_flight, self.is_counted)
+            each.load.concurrency.peers = self._peers
+            each.load.fix(self.config.limit == "fixed")
+        before, was_available = self.serving, self.available
+        self.serving = tuple(each for key, each in self.instances.items() if key in serve)
+        if self.config.on_demand or self.asleep:
+            self.asleep = not self.serving and self._will_start()
+            if self.asleep and self.waiting:
+                self.start.ask(self.shared.now())
+        self.available = self.asleep or len(self.serving) > 0
+        if self.available != was_available:
+            self.shared.generation += 1
+        if self.serving != before:
+            self.vacant = False
+            self.loads = tuple(each.load for each in self.serving)
+            self.shared.generation += 1
+        is_alone = len(self.serving) == 1 and not self.is_counted
+        self.alone = self.serving[0] if is_alone else None
+        if self.waiting:
+            self.shared.soon(self.wake)
+
+    def _will_start(self) -> bool:
+        """Whether it is started once a request asks for it, or starts already."""
+        is_new = {each.health.word for each in self.instances.values()} <= {"starting"}
+        return self.config.on_demand and is_new and not self.start.has_failed
+
+    def look_who_takes(self, now: float) -> None:
+        """Notes whether every instance turned a request away just now. Then what another backend
+        of the route can take goes there for a moment: the probes need one to say so, and in it a
+        process that died and was started again would cost every request of its share."""
+        until = 0.0
+        if all(each.health.is_away for each in self.serving):
+            until = max((each.health.avoid_until for each in self.serving), default=0.0)
+        if until > now:
+            self.shared.wheel.set(self, until)
+        if (until > now) != self.vacant:
+            self.vacant = until > now
+            self.shared.generation += 1
+
+    def expired(self, now: float) -> None:
+        """The moment is over: whether somebody is there now is asked by a request."""
+        self.look_who_takes(now)
+
+    def other(self, tried: tuple[LiveInstance, ...], now: float) -> LiveInstance | None:
+        """An instance that was not tried: the best one with room, else the least busy.
+
+        Who is tried again has waited already and is few (the budget sees to it): it does not
+        queue behind others, up to `max_in_flight`.
+        """
+        left = [each for each in self.serving if each not in tried]
+        if not left:
+            return None
+        self.rotation += 1
+        loads = [each.load for each in left]
+        index = choose(self.config.balance, loads, self.rotation, now)
+        if index >= 0:
+            return left[index]
+        best = min(left, key=lambda each: each.load.in_flight)
+        return best if tried and best.load.in_flight < best.load.limit else None

@@ -1,0 +1,20 @@
+"""What is remembered of the last match, for the next request of the same client?"""
+
+from gateway.dataplane.live_route import LiveRoute
+
+
+class Remembered:
+    """What one client asked for last, and what it got from the snapshot of this `mark`: the
+    outcome for the whole target, and `led`, to which its path alone led. And the form of the host
+    that it named last, which is the same for most of what it asks."""
+
+    __slots__ = ("form", "host", "led", "mark", "method", "outcome", "path", "target", "written")
+    outcome: tuple[LiveRoute, bytes]
+    led: bytes
+
+    def __init__(self) -> None:
+        self.mark: object = None
+        self.method = self.target = self.path = b""
+        self.host: bytes | None = None
+        self.written: bytes | None = None
+        self.form = ""
