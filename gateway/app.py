@@ -23,11 +23,12 @@ from gateway.processes.certificates import Certificate, CertificateError
 from gateway.processes.children import python_path
 from gateway.processes.console import say, take_over, write
 from gateway.processes.outlet import open_file
+from gateway.processes.plan import Plan
 from gateway.processes.private_directory import NoPlace, place
 from gateway.processes.service_manager import ServiceManager, Unusable
 from gateway.processes.sockets import ListenError, bind_more, url_of
 from gateway.processes.successor import Inheritance, NoSuccession, Succession, keep
-from gateway.processes.supervisor import Plan, Supervisor, supervise
+from gateway.processes.supervisor import Supervisor, supervise
 from gateway.processes.tasks import Tasks, told
 from gateway.wire.line import CompareStart, ControlStart, Ready, WorkerStart
 from gateway.wire.messages import HAND_OVER_S

@@ -13,6 +13,8 @@ from gateway.core.merging import Change, diff_of, held_to, unserved
 from gateway.core.placement import held, outlook, unplaced
 from gateway.core.table import Document, Table, TableError
 
+Edit = Callable[[Document], Document]
+
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:

@@ -15,8 +15,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
+from gateway.controlplane.beginning import begin
 from gateway.controlplane.events import Events
-from gateway.controlplane.outcomes import Outcomes, both, is_placed, revision_of
+from gateway.controlplane.outcomes import Edit, Outcomes, both, revision_of
 from gateway.controlplane.parties import Gateways, InstanceWatch, Workers
 from gateway.controlplane.published import (
     Applied,
@@ -36,12 +37,11 @@ from gateway.controlplane.store.store import (
 from gateway.controlplane.store.store_threads import StoreThreads
 from gateway.core.deltas import Delta, shared
 from gateway.core.faults import Fault, Missing
-from gateway.core.merging import diff, merge, same
+from gateway.core.merging import merge, same
 from gateway.core.placement import unplaced
 from gateway.core.table import EMPTY, Document, Table, TableError
 from gateway.processes.tasks import Tasks
 
-Edit = Callable[[Document], Document]
 T = TypeVar("T")
 _LARGE = 200
 TRIES = 50
@@ -108,43 +108,10 @@ class Publisher:
         StoreError when the outcome cannot be stored; while a store that is shared is away, the
         table is what was last known of it, and the file is `late`.
         """
-        for _ in range(TRIES):
-            try:
-                return self._begun(file, why, again, settle)
-            except Conflict:  # another gateway starts as well
-                continue
-        raise Unavailable("other gateways edit all the time; start again")
-
-    def _begun(self, file: Document, why: str, again: bool, settle: Edit) -> Applied:
-        stored = self._store.load()
-        if stored is not None:
-            self._applied = stored.applied or {}
-            if again:
-                file = self._applied
-            newest = stored.newest
-            self._table = self._outcomes.made(EMPTY, newest.document, newest.number)
-        previous = self._table
-        merged = merge(self._applied, file, previous.document)
-        merged = replace(merged, document=settle(merged.document))
-        published = Published.nothing(previous)
-        try:
-            if stored is None or not same(merged.document, previous.document):
-                # Whatever these backends are served by is started with this table, or was before.
-                table = self._outcomes.made(previous, merged.document, previous.revision + 1)
-                tried = Published(previous, table, diff(previous.document, table.document), 0)
-                self._store.commit(revision_of(tried, "file", why, "file"), file)
-                published = tried
-            elif not same(self._applied, file):
-                self._store.applied_again(file)
-            self._applied = file
-        except Unavailable:
-            if stored is None:
-                raise
-            self.late = file
-        self._table = published.table
-        self._instances.sync(published.table)
-        kept = diff(file, published.table.document)
-        return Applied(published, merged.overridden, tuple(c for c in kept if not is_placed(c)))
+        begun = begin(self._store, self._outcomes, file, why=why, again=again, settle=settle)
+        self._table, self._applied, self.late = begun.table, begun.applied, begun.late
+        self._instances.sync(self._table)
+        return begun.outcome
 
     async def publish(
         self,

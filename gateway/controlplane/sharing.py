@@ -11,11 +11,66 @@ from typing import Any
 from gateway.controlplane.configuration.settings import EtcdSpec, FromEnvironmentSpec, Settings
 from gateway.controlplane.events import Events, utc_now
 from gateway.controlplane.gateways import SharedGateways
+from gateway.controlplane.published import NotInForce
+from gateway.controlplane.publisher import Publisher
+from gateway.controlplane.rollouts.controller import Rollouts
 from gateway.controlplane.store.etcd.client import Access
 from gateway.controlplane.store.etcd.etcd_store import EtcdStore, Kind
 from gateway.controlplane.store.etcd.rollout_keys import RolloutKeys, unpacked
 from gateway.controlplane.store.store import Member, StoreError
-from gateway.core.faults import Conflict
+from gateway.core.faults import Conflict, Invalid
+from gateway.processes.console import say
+from gateway.processes.tasks import Tasks
+
+
+class Participant:
+    """What this gateway does as one of `gateways`, beside taking part in edits. Its tasks are those
+    of `own`, where a failure ends the control process, and of `aside`, where it is told. `name` is
+    what the file of the start is called."""
+
+    def __init__(
+        self,
+        gateways: SharedGateways,
+        driver: "SharedRollouts",
+        publisher: Publisher,
+        rollouts: Rollouts,
+        own: Tasks,
+        aside: Tasks,
+        name: str,
+    ) -> None:
+        self._gateways, self._publisher, self._rollouts = gateways, publisher, rollouts
+        self._own, self._aside, self._name = own, aside, name
+        self._going_on: asyncio.Task[None] | None = None
+        gateways.on_rollouts = lambda kept: aside.run(
+            "rollouts of other gateways", rollouts.follow(driver.read(kept))
+        )
+
+    async def join(self) -> None:
+        """Is one of the gateways, as soon as all workers decide by what others decide by, and
+        follows the others until cancelled."""
+        await self._gateways.begin(self._publisher.table.revision)
+        await self._publisher.follow(self._gateways.heard)
+
+    def beat(self) -> None:
+        """While the lease is held: applies what waits for that, and goes on with rollouts that
+        nobody drives any more."""
+        if not self._gateways.holds:
+            return
+        if self._publisher.late is not None:
+            self._own.run("applying the file", self._apply_late())
+        if self._rollouts.canaries() and (self._going_on is None or self._going_on.done()):
+            going_on = self._rollouts.go_on(self._gateways.driven_elsewhere)
+            self._going_on = self._aside.run("going on with rollouts", going_on)
+
+    async def _apply_late(self) -> None:
+        """What the file of the start could not change while the store was away."""
+        file, self._publisher.late = self._publisher.late, None
+        if file is None:
+            return
+        try:
+            await self._publisher.apply(file, who="file", why=f"start with {self._name}")
+        except (Conflict, Invalid, NotInForce, StoreError) as error:
+            say(f"{self._name}: not applied: {error}")
 
 
 class SharedRollouts:

@@ -10,37 +10,26 @@ To each control process it holds a *line* (`gateway.wire.line`).
 """
 
 import asyncio
-import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
-from gateway.processes import outlet, signals
+from gateway.processes import signals
 from gateway.processes.children import FAULT, REAPED_WITHIN_S, Child, Command, Exit, this_program
+from gateway.processes.control_line import ControlLine
 from gateway.processes.hot_restart import HotRestart, Replaceable
-from gateway.processes.leaving import Before, follow
+from gateway.processes.inherited import Inherited
+from gateway.processes.leaving import follow
 from gateway.processes.lifeline import Lifeline
 from gateway.processes.on_demand import OnDemand
-from gateway.processes.private_directory import SOCKET, PrivateDirectory
+from gateway.processes.plan import Plan
 from gateway.processes.service_manager import NOBODY, ServiceManager
-from gateway.processes.sockets import address_of, dealt, listen, listen_unix
+from gateway.processes.sockets import listen
 from gateway.processes.tasks import Tasks, first_of, told
-from gateway.telemetry.book import shared_memory
-from gateway.wire.channel import Channel, pass_over
-from gateway.wire.line import (
-    CompareStart,
-    ControlStart,
-    ForFleet,
-    FromControl,
-    Ready,
-    ToControl,
-    WorkerStart,
-)
-from gateway.wire.pairs import NAME as COMPARE_SOCKET
+from gateway.wire.channel import pass_over
+from gateway.wire.line import ForFleet, FromControl, Ready, ToControl
 
 TRIES_AT_START = 5
 SILENCE_S = 20.0
@@ -52,36 +41,6 @@ HOLDS_INSTANCES = (
     "`headgate up` is the parent of its instances, which would end with it; run those by themselves"
     " (headgate instance) and `headgate gateway` before them, which can be replaced"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to run.
-
-    `configuration` is the file called `name` as it was read at the start, so that a control process
-    that takes over hours later does not stumble over an edit of it. `drain_timeout_s` is how long a
-    drain may take in all. `state_dir`, whose lock is `state_fd`, is used for what is usually
-    temporary where there is no other place to write to. `placed` are the instances that were
-    started for each backend; None where nobody starts any. `workers` is how many there are, 0: one
-    per socket; `given`: whether those sockets, and that of the admin API, are a service manager's.
-    Where there was a gateway before, `memory` is that of loads and of counters, and `before` are
-    its workers; `arguments` are those with which one after it is run.
-    """
-
-    data: Sequence[socket.socket]
-    admin: socket.socket
-    configuration: bytes
-    name: str
-    drain_timeout_s: float
-    environment: Mapping[str, str]
-    state_dir: Path
-    state_fd: int | None = None
-    placed: Mapping[str, Sequence[str]] | None = None
-    workers: int = 0
-    given: tuple[bool, bool] = (False, False)
-    memory: tuple[int, int] | None = None
-    before: Before | None = None
-    arguments: Sequence[str] = ()
 
 
 class Supervisor(Replaceable):
@@ -99,38 +58,32 @@ class Supervisor(Replaceable):
         silence_s: float = SILENCE_S,
         manager: ServiceManager = NOBODY,
     ) -> None:
-        self._plan, self._program = plan, program
+        self._plan = plan
         self._on_ready, self._for_fleet, self._say = on_ready, for_fleet, say
-        self._silence_s, self._manager = silence_s, manager
+        self._manager = manager
         self._lifeline = Lifeline()
-        self.directory = PrivateDirectory(plan.state_dir)
-        self._channel_path = self.directory.path / SOCKET
-        self._channels = listen_unix(self._channel_path)
-        self._compare_path = self.directory.path / COMPARE_SOCKET
-        self._pairs = listen_unix(self._compare_path)
-        self._file = self.directory.path / "headgate.yaml"
-        self._file.write_bytes(plan.configuration)
-        self._permits, self._counters = plan.memory or (
-            shared_memory(self.directory.path, "headgate-loads"),
-            shared_memory(self.directory.path),
-        )
+        self._inherited = Inherited(plan, program)
+        self.directory = self._inherited.directory
         self._stop_asked, self._hurry = asyncio.Event(), asyncio.Event()
         self._ready, self._code, self._number = False, 0, signal.SIGTERM
-        self._line: Channel[ToControl, FromControl] | None = None
-        self._told_dropped = 0
         self._shall_reload = False
         self._control_end: socket.socket | None = None
-        self._line_task: asyncio.Task[None] | None = None
         self._control = self._child("control", self._control_command)
         self._control_task: asyncio.Task[None]
-        self._dealt = dealt(plan.data, plan.workers or len(plan.data))
-        self._workers = [self._worker(slot) for slot in range(len(self._dealt))]
+        self._workers = [self._worker(slot) for slot in range(self._inherited.workers)]
         self._compare = OnDemand(
-            lambda: self._child("compare", self._compare_command), partial(self._run, "compare")
+            lambda: self._child("compare", self._inherited.compare), partial(self._run, "compare")
         )
         self._leaving: list[Child] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._owned = Tasks(self._note_failure)
+        self._line = ControlLine(
+            self._owned,
+            opened=self._tell_workers,
+            hear=self._hear,
+            replace=self._replace_control,
+            silence_s=silence_s,
+        )
         self._replaced_by = 0
         self._before = [] if plan.before is None else [*plan.before.pids]
         self._restart = HotRestart(
@@ -155,20 +108,18 @@ class Supervisor(Replaceable):
     def reload(self) -> None:
         """Has the file read again, as `headgate apply` would, and the logs opened anew; as soon
         as there is a control process that serves."""
-        self._shall_reload = self._line is None or not self._ready
-        if self._line is not None and self._ready:
-            self._line.send_soon({"type": "reload"})
+        self._shall_reload = not self._line.is_open or not self._ready
+        if not self._shall_reload:
+            self._line.tell({"type": "reload"})
 
     def reopen(self) -> None:
         """Has the access log opened anew, for one that was moved away."""
-        if self._line is not None:
-            self._line.send_soon({"type": "reopen"})
+        self._line.tell({"type": "reopen"})
 
     def tell(self, message: ToControl) -> None:
         """Passes `message` on to the control process; lost while there is none, and whichever comes
         next says first what is to be served."""
-        if self._line is not None:
-            self._line.send_soon(message)
+        self._line.tell(message)
 
     async def run(self) -> int:
         """The exit code, when every process has ended and every socket is closed."""
@@ -244,10 +195,7 @@ class Supervisor(Replaceable):
         self._tell_workers()
 
     def offered(self, shares: bool) -> tuple[list[socket.socket], list[int]]:
-        plan, memory = self._plan, [self._permits, self._counters] if shares else []
-        assert plan.state_fd is not None
-        fds = [plan.admin.fileno(), plan.state_fd, self._channels.fileno(), *memory]
-        return [*plan.data], fds
+        return self._inherited.offered(shares)
 
     async def yield_state(self) -> None:
         self._control.stop()
@@ -311,7 +259,7 @@ class Supervisor(Replaceable):
         self._hurry.set()
 
     def _worker(self, slot: int) -> Child:
-        return self._child(f"worker {slot}", partial(self._worker_command, slot))
+        return self._child(f"worker {slot}", partial(self._inherited.worker, slot))
 
     def _succeed(self, pid: int) -> None:
         """Starts the successor of a worker that leaves: both accept until it is the only one."""
@@ -350,87 +298,19 @@ class Supervisor(Replaceable):
         return True
 
     def _control_command(self) -> Command:
-        plan = self._plan
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        self._control_end, self._our_end = theirs, ours
-        before = plan.before.channels_fd if plan.before is not None and self._before else None
-        start: ControlStart = {
-            "file": str(self._file),
-            "name": plan.name,
-            "state_dir": str(plan.state_dir),
-            "listen": address_of(plan.data[0]),
-            "directory": str(self.directory.path),
-            "admin_fd": plan.admin.fileno(),
-            "channels_fd": self._channels.fileno(),
-            "before_fd": before,
-            "line_fd": theirs.fileno(),
-            "state_fd": plan.state_fd,
-            "counters_fd": self._counters,
-            "workers": len(self._dealt),
-            "again": self._ready,
-            "placed": plan.placed,
-        }
-        kept = [fd for fd in (plan.state_fd, before) if fd is not None]
-        fds = (start["admin_fd"], start["channels_fd"], start["line_fd"], self._counters, *kept)
-        return Command(self._program("_control", json.dumps(start)), fds, plan.environment)
-
-    def _worker_command(self, slot: int) -> Command:
-        start: WorkerStart = {
-            "slot": slot,
-            "data_fds": [bound.fileno() for bound in self._dealt[slot]],
-            "permits_fd": self._permits,
-            "counters_fd": self._counters,
-            "channel": str(self._channel_path),
-            "compare": str(self._compare_path),
-        }
-        fds = (*start["data_fds"], self._permits, self._counters)
-        return Command(self._program("_worker", json.dumps(start)), fds, self._plan.environment)
-
-    def _compare_command(self) -> Command:
-        start: CompareStart = {"fd": self._pairs.fileno()}
-        program = self._program("_compare", json.dumps(start))
-        return Command(program, (start["fd"],), self._plan.environment)
+        self._our_end, self._control_end = socket.socketpair()
+        self._our_end.setblocking(False)
+        end, before = self._control_end, bool(self._before)
+        return self._inherited.control(end, again=self._ready, before=before)
 
     def _take_up_line(self) -> None:
-        """Begins to listen to the control process that was just started."""
         assert self._control_end is not None
         self._control_end.close()
-        if self._line_task is not None:
-            self._line_task.cancel()
-        self._line = None
-        self._told_dropped = 0
-        self._line_task = self._owned.run("the line to control", self._listen(self._our_end))
+        self._line.take_up(self._our_end)
 
-    async def _listen(self, ours: socket.socket) -> None:
-        line: Channel[ToControl, FromControl]
-        self._line = line = Channel(*await asyncio.open_connection(sock=ours))
-        self._tell_workers()
-        # How long a start may take nobody can say; afterwards silence means something.
-        within_s: float | None = None
-        try:
-            while (message := await self._next(line, within_s)) is not None:
-                within_s = self._silence_s
-                self._hear(message)
-        except Exception as error:
-            self._say(f"the control process cannot be understood ({told(error)}); replacing it")
-            self._control.kill()
-        finally:
-            line.close()
-            if self._line is line:
-                self._line = None
-
-    async def _next(
-        self, line: Channel[ToControl, FromControl], within_s: float | None
-    ) -> FromControl | None:
-        """The next message; kills a control process that hangs."""
-        try:
-            async with asyncio.timeout(within_s):
-                return await line.receive()
-        except TimeoutError:
-            self._say("the control process does not answer; replacing it")
-            self._control.kill()
-            return None
+    def _replace_control(self, why: str) -> None:
+        self._say(f"the control process {why}; replacing it")
+        self._control.kill()
 
     def _hear(self, message: FromControl) -> None:
         match message["type"]:
@@ -452,38 +332,26 @@ class Supervisor(Replaceable):
             case "compare":
                 self._compare.want(message["wanted"] and not self._stop_asked.is_set())
             case "alive":
-                self._tell_dropped()
+                self._line.tell_dropped()
             case "serves" | "ask_logs" | "restart" | "wake" | "use" | "settled":
                 self._for_fleet(message)
             case _:
                 pass_over(message)
 
-    def _tell_dropped(self) -> None:
-        lines = outlet.dropped()
-        if lines != self._told_dropped and self._line is not None:
-            self._told_dropped = lines
-            self._line.send_soon({"type": "dropped", "lines": lines})
-
     def _tell_workers(self) -> None:
-        if self._line is not None:
-            self._line.send_soon(
-                {
-                    "type": "workers",
-                    "pids": [worker.pid for worker in self._workers],
-                    "leaving": [
-                        *(pid for worker in self._leaving if (pid := worker.pid)),
-                        *self._before,
-                    ],
-                    "stopping": self._stop_asked.is_set(),
-                }
-            )
+        leaving = [pid for worker in self._leaving if (pid := worker.pid)]
+        self._line.tell(
+            {
+                "type": "workers",
+                "pids": [worker.pid for worker in self._workers],
+                "leaving": [*leaving, *self._before],
+                "stopping": self._stop_asked.is_set(),
+            }
+        )
 
     def _close(self) -> None:
-        for bound in (*self._plan.data, self._plan.admin, self._channels, self._pairs):
-            bound.close()
+        self._inherited.close()
         self._restart.close()
-        os.close(self._permits)
-        os.close(self._counters)
         self._lifeline.close()
         self.directory.close()
 

@@ -249,6 +249,7 @@ class Alive(TypedDict):
     type: Literal["alive"]
 
 
-ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen | Fleet | Place | Endpoints | Logs
+FromFleet: TypeAlias = Fleet | Place | Endpoints | Logs
+ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen | FromFleet
 ForFleet: TypeAlias = Serves | AskLogs | Restart | Wake | Use | Settled
 FromControl: TypeAlias = Ready | Replace | Leaving | Alive | Compare | ForFleet

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from gateway.processes.plan import Plan
 from gateway.processes.sockets import ListenError, bind, listen
-from gateway.processes.supervisor import Plan, Supervisor
+from gateway.processes.supervisor import Supervisor
 
 from .waiting import alive, until
 

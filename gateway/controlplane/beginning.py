@@ -1,0 +1,77 @@
+"""Which table does a control process start with?
+
+The file, three ways with what the store holds and what was applied before. There are no workers
+yet, and nobody is told anything.
+"""
+
+from dataclasses import dataclass, replace
+
+from gateway.controlplane.outcomes import Edit, Outcomes, is_placed, revision_of
+from gateway.controlplane.published import Applied, Published
+from gateway.controlplane.store.store import Conflict, Store, Unavailable
+from gateway.core.merging import diff, merge, same
+from gateway.core.table import EMPTY, Document, Table
+
+TRIES = 50
+_NOTHING: Document = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What came of the start; `applied` is the file that was applied last, and `late` the one that
+    the store could not be asked to take."""
+
+    outcome: Applied
+    applied: Document
+    late: Document | None = None
+
+    @property
+    def table(self) -> Table:
+        """The table to start with."""
+        return self.outcome.published.table
+
+
+def begin(
+    store: Store, outcomes: Outcomes, file: Document, *, why: str, again: bool, settle: Edit
+) -> Beginning:
+    """The table of `file` and `store`, stored. Raises Invalid when the two do not fit together,
+    StoreError when the outcome cannot be stored."""
+    for _ in range(TRIES):
+        try:
+            return _begun(store, outcomes, file, why, again, settle)
+        except Conflict:  # another gateway starts as well
+            continue
+    raise Unavailable("other gateways edit all the time; start again")
+
+
+def _begun(
+    store: Store, outcomes: Outcomes, file: Document, why: str, again: bool, settle: Edit
+) -> Beginning:
+    previous, applied = EMPTY, _NOTHING
+    stored = store.load()
+    if stored is not None:
+        applied = stored.applied or {}
+        if again:
+            file = applied
+        newest = stored.newest
+        previous = outcomes.made(EMPTY, newest.document, newest.number)
+    merged = merge(applied, file, previous.document)
+    merged = replace(merged, document=settle(merged.document))
+    published, late = Published.nothing(previous), None
+    try:
+        if stored is None or not same(merged.document, previous.document):
+            # Whatever these backends are served by is started with this table, or was before.
+            table = outcomes.made(previous, merged.document, previous.revision + 1)
+            tried = Published(previous, table, diff(previous.document, table.document), 0)
+            store.commit(revision_of(tried, "file", why, "file"), file)
+            published = tried
+        elif not same(applied, file):
+            store.applied_again(file)
+        applied = file
+    except Unavailable:
+        if stored is None:
+            raise
+        late = file
+    kept = diff(file, published.table.document)
+    outcome = Applied(published, merged.overridden, tuple(c for c in kept if not is_placed(c)))
+    return Beginning(outcome, applied, late)

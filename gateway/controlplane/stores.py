@@ -1,0 +1,70 @@
+"""What does a gateway keep, and where?
+
+The table, rollouts and the use of keys: in its state directory, or in etcd, which is loaded only
+where several gateways share a table.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.controlplane.configuration.settings import Settings
+from gateway.controlplane.events import Events
+from gateway.controlplane.rollouts.keeping import NAME as ROLLOUTS
+from gateway.controlplane.rollouts.keeping import Keeper, RolloutFile
+from gateway.controlplane.store.sqlite_store import SqliteStore
+from gateway.controlplane.store.state_directory import StateDirectory
+from gateway.controlplane.store.store import Store, StoreError
+from gateway.controlplane.watch.key_use import NAME as KEY_USE
+from gateway.controlplane.watch.key_use import KeyUse, UseFile
+
+if TYPE_CHECKING:
+    from gateway.controlplane.gateways import SharedGateways
+    from gateway.controlplane.sharing import SharedRollouts
+
+
+class Stores:
+    """`store` keeps the table, `keeper` rollouts, `key_use` when keys were used.
+
+    Where the store is shared, `gateways` is this gateway among those that share it, whose admin API
+    is at the URL `admin`, and `driver` knows which rollouts it drives. `tell_lease` passes on to
+    workers until when they may count on its lease. `again`: there was a control process before.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        state: StateDirectory,
+        directory: Path,
+        *,
+        again: bool,
+        admin: str,
+        events: Events,
+        tell_lease: Callable[[float, int], None],
+    ) -> None:
+        # `memory` means until the gateway ends, not until its control process is killed.
+        in_memory = settings.store == "memory"
+        folder = directory if in_memory else state.path
+        self.store: Store
+        self.keeper: Keeper
+        self.gateways: SharedGateways | None = None
+        self.driver: SharedRollouts | None = None
+        if settings.store == "etcd":
+            from gateway.controlplane.sharing import gateway_of, rollouts_of, shared_store
+
+            self.store = store = shared_store(settings, state.path)
+            self.gateways = gateway_of(store, settings, state.path, admin, events, tell_lease)
+            self.driver = rollouts_of(store, settings.node, self.gateways)
+            self.keeper = self.driver.keys
+        else:
+            path = folder / "state.db" if in_memory else state.database
+            self.store = own_store(settings, path, again)
+            self.keeper = RolloutFile(folder / ROLLOUTS)
+        self.key_use = KeyUse(UseFile(folder / KEY_USE))
+
+
+def own_store(settings: Settings, path: Path, again: bool) -> Store:
+    """The store in the file at `path`; StoreError where it is gone since it was used."""
+    if again and not path.exists():
+        raise StoreError(f"{path} is gone; the workers serve on with the table they have")
+    return SqliteStore(path, keep=settings.history, keep_bytes=settings.history_bytes)
