@@ -22,7 +22,7 @@ from pathlib import Path
 from gateway.processes import outlet, signals
 from gateway.processes.children import FAULT, REAPED_WITHIN_S, Child, Command, Exit, this_program
 from gateway.processes.hot_restart import HotRestart, Replaceable
-from gateway.processes.leaving import Before, follow
+from gateway.processes.leaving import Before, follow, is_there
 from gateway.processes.lifeline import Lifeline
 from gateway.processes.on_demand import OnDemand
 from gateway.processes.private_directory import SOCKET, PrivateDirectory
@@ -51,6 +51,10 @@ AGAIN_S = 0.5
 HOLDS_INSTANCES = (
     "`headgate up` is the parent of its instances, which would end with it; run those by themselves"
     " (headgate instance) and `headgate gateway` before them, which can be replaced"
+)
+BEFORE = (
+    "workers of the gateway before this one still finish what they have; ask again when they have"
+    " (`lame_duck` and `drain` say how long they may)"
 )
 
 
@@ -229,6 +233,8 @@ class Supervisor(Replaceable):
             return "this gateway is process 1 of its container, which ends with it: replace that"
         if self._stop_asked.is_set():
             return "this gateway was told to stop"
+        if any(map(is_there, self._before)):  # whoever follows could not tell them of edits
+            return BEFORE
         return "" if self._ready else "this gateway is not ready itself"
 
     @property
