@@ -27,13 +27,14 @@ async def follow(pids: Sequence[int], told: Callable[[Sequence[int]], None]) -> 
     left = list(pids)
     while left:
         await asyncio.sleep(LOOK_S)
-        now = [pid for pid in left if _is_there(pid)]
+        now = [pid for pid in left if is_there(pid)]
         if now != left:
             left = now
             told(left)
 
 
-def _is_there(pid: int) -> bool:
+def is_there(pid: int) -> bool:
+    """Whether there is such a process."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

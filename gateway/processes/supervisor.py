@@ -21,7 +21,7 @@ from gateway.processes.children import FAULT, REAPED_WITHIN_S, Child, Command, E
 from gateway.processes.control_line import ControlLine
 from gateway.processes.hot_restart import HotRestart, Replaceable
 from gateway.processes.inherited import Inherited
-from gateway.processes.leaving import follow
+from gateway.processes.leaving import follow, is_there
 from gateway.processes.lifeline import Lifeline
 from gateway.processes.on_demand import OnDemand
 from gateway.processes.plan import Plan
@@ -40,6 +40,10 @@ AGAIN_S = 0.5
 HOLDS_INSTANCES = (
     "`headgate up` is the parent of its instances, which would end with it; run those by themselves"
     " (headgate instance) and `headgate gateway` before them, which can be replaced"
+)
+BEFORE = (
+    "workers of the gateway before this one still finish what they have; ask again when they have"
+    " (`lame_duck` and `drain` say how long they may)"
 )
 
 
@@ -180,6 +184,8 @@ class Supervisor(Replaceable):
             return "this gateway is process 1 of its container, which ends with it: replace that"
         if self._stop_asked.is_set():
             return "this gateway was told to stop"
+        if any(map(is_there, self._before)):  # whoever follows could not tell them of edits
+            return BEFORE
         return "" if self._ready else "this gateway is not ready itself"
 
     @property

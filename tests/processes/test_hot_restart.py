@@ -180,6 +180,8 @@ async def test_fewer_workers_take_over_every_socket_and_a_table_in_memory() -> N
             edit = await gateway.set_weights("all", {"main": 78})
             assert edit["applied"] == {"workers": 1}
             assert await revision_on(*kept) == edit["revision"]
+            code, out = await command(gateway, "upgrade")
+            assert (code, "workers of the gateway before this one" in out) == (1, True), out
             kept[1].close()
             replies = await load.ended()
             assert failures(replies) == [], told(gateway, replies)
