@@ -30,6 +30,12 @@ def main() -> int:
 
         runs = {"_control": app.run_control, "_worker": app.run_worker, "_compare": app.run_compare}
         return guarded(runs[name[0]], arguments)
+    if name == ["_ray"]:
+        be_quiet(*ANEW, signal.SIGHUP)
+        tie()
+        from gateway.up.on_ray.helper import run
+
+        return guarded(run, arguments)
     from gateway.cli import main as command_line
 
     return command_line()

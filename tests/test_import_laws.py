@@ -55,6 +55,12 @@ def test_imports_keep_the_laws(path: Path) -> None:
             assert root != "gateway", f"an instance imports {name}"
             if root == "torch":
                 assert path == Path("instance/devices.py"), "torch is for devices only"
+        if root == "ray":
+            assert path.parts[:3] == ("gateway", "up", "on_ray"), f"{path} would load {name}"
+        if within(name, "gateway.up.on_ray"):
+            # Who starts the helper does not load it; the process that is one does.
+            inside = path.parts[:3] == ("gateway", "up", "on_ray")
+            assert inside or path == Path("gateway/__main__.py"), f"{path} would load {name}"
         if root == "opentelemetry":
             assert path.name in {"tracing.py", "traced.py"}, f"{path} would load {name}"
         if area == "dataplane":

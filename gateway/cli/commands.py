@@ -229,6 +229,10 @@ COMMANDS: tuple[click.Command, ...] = (
             " package.module:Name",
         ),
         _option("--reload", help="load a model anew when its code changes"),
+        _option(
+            "--on", metavar="ENGINE", type=click.Choice(["ray"]),
+            help="ray: instances on the hosts of a Ray cluster, which go on when this ends",
+        ),
         *OF_MODEL, DEV_TLS, ACCESS_LOG, STATE_DIR, example="up server.py --port 8080",
     ),
     _command(
@@ -388,6 +392,23 @@ COMMANDS: tuple[click.Command, ...] = (
         _option("-f", "--follow", help="then each line that comes, until Ctrl-C"),
         _option("-n", "--lines", metavar="N", type=whole, help="at most this many (100)"),
         *CLIENT, example="logs digits-cnn -f",
+    ),
+    _command(
+        "ray-env", "print the environment that each host of a Ray cluster needs, with a new token",
+        "fleets:ray_env",
+        _option(
+            "--storage", metavar="DIR", type=PATH, default="/var/lib/headgate/ray",
+            help="where the head keeps what it knows, on its disk (/var/lib/headgate/ray)",
+        ),
+        example="ray-env > ray.env",
+    ),
+    _command(
+        "fleet", "what `headgate up --on ray` has placed in a cluster, and its end", "fleets:fleet",
+        click.Argument(
+            ["word"], type=click.Choice(["status", "down"]), metavar="status|down",
+            help="status shows host, address, GPU, restarts and since when; down ends all of it",
+        ),
+        *OUTPUT, example="fleet status",
     ),
     _command(
         "history", "the edits so far: who, when, why", "showing:history",

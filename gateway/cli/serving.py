@@ -28,7 +28,13 @@ def up(options: SimpleNamespace) -> int:
     """Runs the file's instances and the gateway, or those of a model, until told to stop."""
     from gateway.up import launcher, offering
 
+    if options.on is not None and options.reload:
+        raise Refusal("--reload is for models on this machine, not with --on")
     if offering.is_model(options.file):
+        if options.on is not None:
+            raise Refusal(
+                "--on is for a configuration file: headgate up server.py --write makes one"
+            )
         return _up_model(options)
     file = _file(options.file)
     given = [*OF_INSTANCES, "device", "port", "write"]
@@ -37,7 +43,9 @@ def up(options: SimpleNamespace) -> int:
         raise Refusal(f"--{option} is for a model (server.py); {options.file} says it itself")
     state_dir = _state_dir(options, file)
     _set_up_tls(options, file, state_dir)
-    return launcher.run_up(file, state_dir, options.access_log, reload=options.reload)
+    return launcher.run_up(
+        file, state_dir, options.access_log, reload=options.reload, on=options.on
+    )
 
 
 def _up_model(options: SimpleNamespace) -> int:

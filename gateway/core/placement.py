@@ -236,9 +236,10 @@ def settled(document: Document, placed: Mapping[str, Sequence[str]]) -> Document
 
 def _places(name: str, spec: Spec, urls: Sequence[str] | None) -> Sequence[str] | None:
     """Where `spec` gets its requests, with its processes at `urls`: those of a model that comes and
-    goes, and of one for which a fleet is written, are told beside the document, for none of its
-    moves is an edit."""
-    is_written = any(str(url).startswith(FLEET) for url in spec.get("instances") or ())
+    goes, and of one that a fleet has, are told beside the document, for none of its moves is an
+    edit."""
+    told = (*(spec.get("instances") or ()), *(urls or ()))
+    is_written = any(str(url).startswith(FLEET) for url in told)
     if on_demand(spec) or (is_written and spec.get("serve")):
         return [f"{FLEET}{name}"]
     return urls if spec.get("serve") else None

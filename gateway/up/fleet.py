@@ -6,11 +6,12 @@ there are; whether an instance answers there is asked by others.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
-from gateway.wire.line import ToControl
+from gateway.wire.line import ForFleet, ToControl
 
 
 class StartError(Exception):
@@ -45,6 +46,34 @@ class Fleet(Protocol):
 
     async def stop(self, within_s: float, hurry: asyncio.Event) -> None:
         """Ends all of it: asked to at first, killed when the time is over, or in a `hurry`."""
+
+
+class Started(Fleet, Protocol):
+    """A fleet as `headgate up` starts one, and listens for it to the control process."""
+
+    @property
+    def placed(self) -> dict[str, list[str]]:
+        """Backend → the URLs of its instances."""
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Backend → the folder that its code is looked for in."""
+
+    async def start(
+        self, specs: Mapping[str, Mapping[str, Any]], is_live: Callable[[str], bool]
+    ) -> None:
+        """Returns when all that can be is ready; StartError when one cannot be. A backend that
+        `is_live`, as an edit and not the file made it, is only said."""
+
+    def attach(self, tell: Callable[[ToControl], None]) -> None:
+        """From now on `tell` reaches whoever edits the table."""
+
+    def take(self, message: ForFleet) -> None:
+        """What the control process has to say."""
+
+    def renew(self, names: Iterable[str]) -> None:
+        """Replaces the processes of each of these backends, none sooner than its successor is
+        ready."""
 
 
 async def follow(fleet: Fleet, tell: Callable[[ToControl], None]) -> None:

@@ -26,10 +26,11 @@ from gateway.processes.service_manager import ServiceManager
 from gateway.processes.supervisor import Supervisor
 from gateway.processes.tasks import first_of, told
 from gateway.up import screen
-from gateway.up.fleet import StartError, follow
+from gateway.up.fleet import Started, StartError, follow
 from gateway.up.local_fleet import LocalFleet
 from gateway.up.plan import Site, cpu_count
 from gateway.up.progress import Progress, progress
+from gateway.up.ray_fleet import RayFleet
 from gateway.up.watching import Watch
 from gateway.wire.line import Ready
 
@@ -43,8 +44,10 @@ def run_up(
     *,
     source: Path | None = None,
     reload: bool = False,
+    on: str | None = None,
 ) -> int:
-    """The exit code, once everything that `file` describes has been stopped. `access_log` counts
+    """The exit code, once everything that `file` describes has been stopped. Instances are started
+    here, or `on` a cluster of that kind, where they go on. `access_log` counts
     before what the file says of it. `source` is the code that the file was made for: models are
     looked for from there. With `reload` models follow the code as it changes."""
     if access_log is not None:
@@ -64,7 +67,8 @@ def run_up(
         return 1
     take_over()
     site = Site(source or Path(file), Path.cwd(), cpu_count(), os.environ)
-    return asyncio.run(_launch(prepared, document, site, manager, watch=reload))
+    make = partial(RayFleet, site, say) if on == "ray" else None
+    return asyncio.run(_launch(prepared, document, site, manager, make, watch=reload))
 
 
 def first_document(prepared: Prepared) -> Document:
@@ -94,16 +98,24 @@ def first_document(prepared: Prepared) -> Document:
 
 
 async def _launch(
-    prepared: Prepared, document: Document, site: Site, manager: ServiceManager, *, watch: bool
+    prepared: Prepared,
+    document: Document,
+    site: Site,
+    manager: ServiceManager,
+    make: Callable[[], Started] | None,
+    *,
+    watch: bool,
 ) -> int:
     if not screen.is_wanted():
-        announced = partial(announce, prepared)
-        launch = Launch(prepared, document, site, manager, progress(), announced, watch=watch)
+        announced, plain = partial(announce, prepared), progress()
+        fleet = make() if make is not None else LocalFleet(site, plain, say)
+        launch = Launch(prepared, document, fleet, manager, plain, announced, watch=watch)
         return await launch.run()
     shown = screen.Screen(prepared)
     try:
+        fleet = make() if make is not None else LocalFleet(site, shown, say)
         launch = Launch(
-            prepared, document, site, manager, shown, shown.announce, shown.stopping, watch=watch
+            prepared, document, fleet, manager, shown, shown.announce, shown.stopping, watch=watch
         )
         return await launch.run()
     finally:
@@ -117,7 +129,7 @@ class Launch:
         self,
         prepared: Prepared,
         document: Document,
-        site: Site,
+        fleet: Started,
         manager: ServiceManager,
         progress: Progress,
         announce: Callable[[Ready], None],
@@ -127,7 +139,7 @@ class Launch:
     ) -> None:
         self._prepared, self._document, self._progress = prepared, document, progress
         self._announce, self._stopping = announce, stopping
-        self._fleet = LocalFleet(site, progress, say)
+        self._fleet = fleet
         self._watch, self._manager = watch, manager
         self._supervisor: Supervisor | None = None
         self._stop, self._hurry = asyncio.Event(), asyncio.Event()

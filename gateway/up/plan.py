@@ -24,7 +24,7 @@ from gateway.core.table import Backend, Instance
 NO_OPTION = frozenset(
     {
         "model", "devices", "memory", "env", "replicas", "scale", "threads", "generation", "start",
-        "idle",
+        "idle", "gpus", "cpus", "python",
     }
 )  # fmt: skip
 PCI_ORDER = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
@@ -134,7 +134,7 @@ def _instance_plan(
     # A file that runs its own server says there on which devices.
     is_own = model.endswith(".py") and "devices" not in backend.serve
     argv = [
-        *(sys.executable, "-P", "-m", "instance", model),
+        *(str(backend.serve.get("python", sys.executable)), "-P", "-m", "instance", model),
         *("--host", instance.host, "--port", str(instance.port)),
         *(() if is_own else ("--device", ",".join(devices))),
         *("--threads", str(backend.serve.get("threads", threads))),

@@ -30,11 +30,11 @@ def refusal(instance: Instance) -> str | None:
     return None
 
 
-def choose(taken: Container[str], chance: random.Random) -> Instance:
-    """A free address that is none of `taken`; ListenError when none is found."""
+def choose(taken: Container[str], chance: random.Random, host: str = HOST) -> Instance:
+    """A free address on `host` that is none of `taken`; ListenError when none is found."""
     for _ in range(TRIES):
         port = chance.choice(PORTS)
-        found = Instance(f"http://{HOST}:{port}", HOST, port)
+        found = Instance(f"http://{host}:{port}", host, port)
         if found.address not in taken and is_free(found):
             return found
     raise ListenError(f"no free port was found from {PORTS.start} to {PORTS.stop - 1}")

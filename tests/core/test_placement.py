@@ -408,3 +408,9 @@ def test_after_any_edits_what_runs_is_what_the_table_says_and_nobody_lost_a_plac
         if number % 10 == 9:
             house.settle()
             house.is_as_wanted()
+
+
+def test_what_a_cluster_has_is_told_beside_the_document() -> None:
+    document = {"backends": {"a": {"serve": {"model": "m:M"}}}, "routes": {}}
+    placed = {"a": ["fleet://a", "http://10.0.0.4:20001"]}
+    assert settled(document, placed)["backends"]["a"]["placed"] == ["fleet://a"]

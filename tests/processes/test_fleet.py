@@ -76,6 +76,12 @@ def test_an_instance_is_started_as_its_backend_says() -> None:
     }
 
 
+def test_another_interpreter_runs_an_instance() -> None:
+    (serving,) = plans(table(a=served("cpu", python="/opt/venv/bin/python", gpus=1, cpus=2)))
+    assert serving.argv[:4] == ("/opt/venv/bin/python", "-P", "-m", "instance")
+    assert not {"--python", "--gpus", "--cpus"} & set(serving.argv)
+
+
 @pytest.mark.parametrize(
     ("devices", "instances", "dealt"),
     [

@@ -326,7 +326,22 @@ class ServeSpec(Spec):
     )
     memory: Memory = _said(
         "What a replica takes of its device (8GiB), or auto: measured when it was loaded on a GPU."
-        " What is said is counted, and two that do not fit are not put on one device."
+        " What is said is counted, and two that do not fit are not put on one device. In a cluster"
+        " (`--on ray`) it is memory of the host."
+    )
+    gpus: int = _said(
+        "In a cluster (`--on ray`): GPUs of a replica (0). On one machine `devices` says which.",
+        ge=0,
+        le=64,
+    )
+    cpus: int = _said(
+        "In a cluster (`--on ray`): CPUs that are kept for a replica (1), and its `threads`.",
+        ge=1,
+        le=1024,
+    )
+    python: str = _said(
+        "The interpreter that runs the instances, like /opt/venv/bin/python (the gateway's own).",
+        min_length=1,
     )
     start: Literal["boot", "demand"] = _said(
         "When it is started: with the gateway (boot), or by the first request (demand)."

@@ -1,0 +1,1 @@
+"""`--on ray`: instances in a Ray cluster, from a helper process. Nothing else imports ray."""

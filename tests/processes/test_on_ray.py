@@ -1,0 +1,194 @@
+"""`headgate up --on ray`, with a real cluster of one host."""
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from tests.harness.gateway import ROOT, Gateway, complete, eventually
+from tests.harness.ray_cluster import Cluster, running_cluster
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None,
+        reason="needs Ray, which is an extra: pip install 'headgate[ray]'",
+    ),
+]
+
+MODEL = """
+import os
+
+class Echo:
+    def setup(self, device):
+        pass
+
+    def predict(self, x):
+        return {"pid": os.getpid(), "secret": os.environ.get("RAY_AUTH_TOKEN")}
+"""
+
+
+class OnRay(Gateway):
+    async def start(self) -> None:
+        """`headgate up --on ray` on the file, as it is there by now."""
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "gateway", "up", str(self.file), "--on", "ray"),
+                *("--state-dir", str(self.folder / "state")),
+                cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        await eventually(self.answers, 90, "headgate up answers on both listeners")
+
+    async def pid(self, path: str = "/a") -> int:
+        reply = await self.client.json("POST", f"{self.url}{path}", {"x": 1})
+        assert reply.status == 200, (reply, self.log_text()[-3000:])
+        answer = reply.json()
+        assert not answer["secret"], "a model has the cluster's token"
+        return int(answer["pid"])
+
+    async def pids(self, count: int) -> set[int]:
+        """Of the processes that answer, once they are so many."""
+        found: set[int] = set()
+
+        async def enough() -> bool:
+            found.clear()
+            found.update([await self.pid() for _ in range(4 * count)])
+            return len(found) == count
+
+        await eventually(enough, 60, f"{count} processes answer")
+        return found
+
+    def instances(self) -> set[psutil.Process]:
+        """The instances of this file that run, whoever holds them."""
+        return {
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if str(self.folder / "models.py") in " ".join(process.info["cmdline"] or ())
+            and "instance" in process.info["cmdline"]
+        }
+
+    async def command(self, *words: str) -> str:
+        ran = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", *words),
+            cwd=self.folder, env=self.env, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        said, _ = await asyncio.wait_for(ran.communicate(), 60)
+        assert ran.returncode == 0, self.log_text()[-3000:]
+        return said.decode()
+
+
+@contextlib.asynccontextmanager
+async def up(cluster: Cluster) -> AsyncIterator[OnRay]:
+    """`headgate up --on ray`, whose instances stay in the cluster for the next test."""
+    (cluster.folder / "models.py").write_text(MODEL)
+    file = cluster.folder / "headgate.yaml"
+    if not file.exists():
+        serve = {"model": "models.py:Echo", "devices": "cpu"}
+        document = {
+            "backends": {
+                "a": {"serve": {**serve, "replicas": 2}},
+                "big": {"serve": {**serve, "gpus": 1}},
+            },
+            "routes": {"a": {"match": "/a", "split": {"a": 1}}},
+        }
+        file.write_text(yaml.safe_dump(complete(document, {})))
+    gateway = OnRay(cluster.folder, yaml.safe_load(file.read_text()), cluster.environment)
+    gateway.log.write_text("")
+    try:
+        await gateway.start()
+        gateway.family()
+        yield gateway
+        await gateway.stop()
+    finally:
+        await gateway.client.close()
+        for process in gateway.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+async def placed(cluster: Cluster) -> None:
+    """Instances are placed, and what has no room is one line."""
+    async with up(cluster) as gateway:
+        assert len(await gateway.pids(2)) == 2
+        assert gateway.log_text().count("big needs 1 GPU; 0 of 0 are free") == 1
+        told = (await gateway.status())["fleet"]["backends"]
+        assert told["big"]["waits"] == "big needs 1 GPU; 0 of 0 are free", told
+
+
+async def replaced(cluster: Cluster) -> None:
+    """A second start places nothing twice; what dies is replaced; replicas follow an edit."""
+    async with up(cluster) as gateway:
+        before = gateway.instances()
+        assert len(before) == 2, "they went on without a gateway, and no other was placed"
+        answered = await gateway.pids(2)
+
+        (killed, other) = sorted(before, key=lambda each: each.pid)
+        killed.kill()
+        await eventually(
+            lambda: len(gateway.instances() - {killed}) == 2, 60, "an instance is replaced"
+        )
+        assert await gateway.pids(2) != answered
+
+        actor = other.parent()
+        assert actor is not None
+        actor.kill()  # what Ray holds: its process ends with it, and Ray starts another one
+        await eventually(
+            lambda: other not in gateway.instances() and len(gateway.instances()) == 2,
+            60, "an actor is replaced",
+        )  # fmt: skip
+        await gateway.pids(2)
+        for count in (3, 1):
+            edit = {"serve": {"replicas": count}}
+            reply = await gateway.admin("PATCH", "/admin/v1/backends/a", edit)
+            assert reply.status == 200, reply
+            await gateway.pids(count)
+            await eventually(
+                lambda count=count: len(gateway.instances()) == count, 60, f"{count} are left"
+            )
+
+
+async def down(cluster: Cluster) -> None:
+    """`fleet down` leaves no process, and `fleet status` says so."""
+    async with up(cluster) as gateway:
+        await gateway.pids(1)
+        shown: list[dict[str, Any]] = json.loads(await gateway.command("fleet", "status", "--json"))
+        assert [one["backend"] for one in shown] == ["a", "big"]
+        assert [one["state"] for one in shown] == ["ready", "waiting"]
+        assert shown[0]["pid"] in {process.pid for process in gateway.instances()}
+        assert "ended 2 instances" in await gateway.command("fleet", "down")
+        assert not gateway.instances()
+        await eventually(lambda: "the fleet was ended" in gateway.log_text(), 60, "it is told")
+        assert json.loads(await gateway.command("fleet", "status", "--json")) == []
+
+
+@pytest.mark.timeout(400)
+async def test_the_life_of_a_fleet_in_a_cluster() -> None:
+    with running_cluster(cpus=5) as cluster:
+        for part in (placed, replaced, down):
+            await part(cluster)
+
+
+async def test_a_cluster_without_a_token_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(MODEL)
+    document = complete({"backends": {"a": {"serve": {"model": "models.py:Echo"}}},
+                         "routes": {"a": {"match": "/a", "split": {"a": 1}}}}, {})  # fmt: skip
+    file = tmp_path / "headgate.yaml"
+    file.write_text(yaml.safe_dump(document))
+    outer = {name: each for name, each in os.environ.items() if name != "RAY_AUTH_MODE"}
+    ran = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "up", str(file), "--on", "ray"),
+        cwd=ROOT, env=outer, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, said = await asyncio.wait_for(ran.communicate(), 60)
+    assert ran.returncode == 1
+    (line,) = said.decode().splitlines()
+    assert "give it a token" in line
