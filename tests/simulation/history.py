@@ -258,9 +258,11 @@ class History:
         self._count(str(status))
         if status == 200:
             self._check_answer(target, route, body, oldest)
-        elif status == 504 and self._is_one_frozen(began):
             return
-        elif self._had_somewhere_to_go(route, began, oldest):
+        is_met = (status == 504 and self._is_one_frozen(began)) or (
+            status == 502 and self._may_meet_only_dead_ones(route, began, oldest)
+        )
+        if not is_met and self._had_somewhere_to_go(route, began, oldest):
             self._break(f"{target!r} got {status} {body!r}")
 
     def _check_answer(self, target: bytes, route: str, body: bytes, oldest: int) -> None:
@@ -292,6 +294,21 @@ class History:
     def _is_one_frozen(self, began: float) -> bool:
         """Whether an instance was frozen since `began`: it may have been asked."""
         return any(each.state == "frozen" or each.since > began for each in self._instances())
+
+    def _may_meet_only_dead_ones(self, route: str, began: float, oldest: int) -> bool:
+        """Whether so many of a backend died of late that each attempt may have met one of them."""
+        dead = {
+            each.address
+            for each in self._instances()
+            if each.since > began or (each.state == "dead" and each.since > began - WELL_S)
+        }
+        return any(
+            len([each for each in table.backends[name].instances if each.address in dead])
+            >= table.routes[route].retries.attempts
+            for table in self._tables(oldest)
+            for name, weight in table.routes[route].split
+            if weight
+        )
 
     def _instances(self) -> list[SimInstance]:
         return list(self.house.instances.values())
