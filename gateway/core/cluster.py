@@ -80,19 +80,35 @@ def shortage(
     total: Mapping[str, float],
     free: Mapping[str, float],
     hosts: Sequence[Mapping[str, float]],
-) -> str:
-    """Why no replica of `backend` can be placed now: `total` and `free` are the cluster's, `hosts`
-    what each of them has in all."""
+    ours: Mapping[str, float],
+) -> tuple[str, bool]:
+    """Why no replica of `backend` can be placed now, "" where there is room, and whether that is
+    sure. `total` and `free` are the cluster's, `hosts` what each has in all, and `ours` what those
+    have that run: what else is taken may be this one's already, which is about to start."""
     wanted = {GPU: asked.gpus, CPU: asked.cpus, MEMORY: asked.memory}
     for kind, count in wanted.items():
-        if count and free.get(kind, 0) < count:
-            there = f"{_amount(kind, free.get(kind, 0))} of {_amount(kind, total.get(kind, 0))}"
-            is_one = kind != MEMORY and free.get(kind, 0) == 1
-            return f"{backend} needs {_said(kind, count)}; {there} {'is' if is_one else 'are'} free"
-    words = " and ".join(_said(kind, count) for kind, count in wanted.items() if count)
+        here, left = total.get(kind, 0), free.get(kind, 0)
+        if count and left < count:
+            there = f"{_amount(kind, left)} of {_amount(kind, here)}"
+            is_one = kind != MEMORY and left == 1
+            words = (
+                f"{backend} needs {_said(kind, count)}; {there} {'is' if is_one else 'are'} free"
+            )
+            return words, here < count or here - left - ours.get(kind, 0) < count
     if not any(all(host.get(kind, 0) >= n for kind, n in wanted.items()) for host in hosts):
-        return f"{backend} needs {words} on one host; no host has that"
-    return f"{backend} needs {words} on one host; what is free is on several"
+        words = " and ".join(_said(kind, count) for kind, count in wanted.items() if count)
+        return f"{backend} needs {words} on one host; no host has that", True
+    return "", False
+
+
+def taken(placed: Iterable[Needs]) -> dict[str, float]:
+    """What all of these have together."""
+    each = list(placed)
+    return {
+        GPU: sum(one.gpus for one in each),
+        CPU: sum(one.cpus for one in each),
+        MEMORY: sum(one.memory for one in each),
+    }
 
 
 def _amount(kind: str, count: float) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.core.cluster import Needs, Seat, free_index, needs, parse_seat, seat, shortage
+from gateway.core.cluster import Needs, Seat, free_index, needs, parse_seat, seat, shortage, taken
 
 GIB = 1 << 30
 
@@ -47,11 +47,7 @@ def test_the_first_free_place_is_taken() -> None:
             {"GPU": 6, "CPU": 16},
             "a needs 4 GPUs and 2 CPUs on one host; no host has that",
         ),
-        (
-            Needs(3, 2),
-            {"GPU": 4, "CPU": 16},
-            "a needs 3 GPUs and 2 CPUs on one host; what is free is on several",
-        ),
+        (Needs(3, 2), {"GPU": 4, "CPU": 16}, ""),
     ],
 )
 def test_what_is_missing_is_one_clear_line(
@@ -59,7 +55,29 @@ def test_what_is_missing_is_one_clear_line(
 ) -> None:
     host = {"GPU": 3.0, "CPU": 8.0, "memory": 32.0 * GIB}
     total = {kind: 2 * amount for kind, amount in host.items()}
-    assert shortage("a", asked, total, free, [host, host]) == words
+    assert shortage("a", asked, total, free, [host, host], {})[0] == words
+
+
+@pytest.mark.parametrize(
+    ("total", "ours", "sure"),
+    [
+        (0, 0, True),  # there is none at all
+        (2, 2, True),  # all are those that run
+        (2, 1, False),  # one is somebody else's, or its own already
+    ],
+)
+def test_what_may_be_its_own_already_is_no_sure_shortage(
+    total: float, ours: float, sure: bool
+) -> None:
+    words, is_sure = shortage(
+        "a", Needs(1, 1), {"GPU": total, "CPU": 8}, {"GPU": 0, "CPU": 8}, [], {"GPU": ours}
+    )
+    assert words == f"a needs 1 GPU; 0 of {total:g} are free"
+    assert is_sure is sure
+
+
+def test_what_runs_has_so_much_together() -> None:
+    assert taken([Needs(1, 2, GIB), Needs(0, 1)]) == {"GPU": 1, "CPU": 3, "memory": GIB}
 
 
 def test_a_seat_is_a_value() -> None:

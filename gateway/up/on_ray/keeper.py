@@ -31,6 +31,8 @@ STOP_WITHIN_S = 40.0
 LOOK_EVERY_S = 0.3
 PATIENCE_S = 3.0
 """How long one may be without a place before that is said."""
+LONG_S = 20.0
+"""And where it may have one, but no process there yet."""
 
 
 class Keeper:
@@ -208,10 +210,20 @@ class Keeper:
             name = each.seat.backend
             if room is not None and name in self._desired.specs:
                 asked = cluster.needs(self._desired.specs[name]["serve"])
-                found[name] = cluster.shortage(name, asked, room.total, room.free, room.hosts)
+                words, is_sure = cluster.shortage(
+                    name, asked, room.total, room.free, room.hosts, self._taken()
+                )
+                if words and (is_sure or self._clock() - each.since > LONG_S):
+                    found[name] = words
         for name in found.keys() - self.waits.keys():
             self._say(found[name])
         self.waits = found
+
+    def _taken(self) -> dict[str, float]:
+        """What those have that run, and are of the version that is asked for."""
+        specs = self._desired.specs
+        run = [e.seat.backend for e in self._held if e.seen.state == "there"]
+        return cluster.taken(cluster.needs(specs[name]["serve"]) for name in run if name in specs)
 
     def _note(self, seen: Mapping[str, Seen]) -> None:
         for each in [e for e in self._held if e.seat.name in seen and e.state != "failed"]:
