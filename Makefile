@@ -39,7 +39,7 @@ $(STAMP): $(RUNTIME)
 up: $(RUNTIME)
 	@$(BIN)/headgate up examples/digits/headgate.yaml
 
-# Most tests share the machine with each other: more at a time than it has processors, for many
+# Most tests share the machine with each other: one more at a time than it has processors, as many
 # wait. Those that keep moments or compare two servers (marked `paced`) mostly wait, and come next;
 # those that take the whole machine or measure rates (marked `alone`) last, one after the other.
 SHORT := not soak and not compose
@@ -49,8 +49,8 @@ test: setup
 	  echo "== tests that $$1"; \
 	  $(BIN)/pytest --durations 12 -m "$(SHORT) and $$2" $$3 || failed="$$failed, those that $$1"; \
 	}; \
-	run 'share the machine' 'not paced and not alone' '-n 5 --dist worksteal'; \
-	run 'keep moments' paced '-n 4 --dist worksteal'; \
+	run 'share the machine' 'not paced and not alone' '-n 3 --dist worksteal'; \
+	run 'keep moments' paced '-n 3 --dist worksteal'; \
 	run 'take the whole machine, one after the other' alone; \
 	if [ "$$failed" ]; then echo "== FAILED: $${failed#, }"; exit 1; fi; \
 	echo '== all passed'
@@ -67,7 +67,7 @@ compiled: setup
 
 # What the hot path has to do, done by its compiled form.
 test-compiled: compiled
-	cd $(COMPILED) && HEADGATE_CORPORA=$${HEADGATE_CORPORA:-$(CURDIR)/../shared/corpora} ../../$(BIN)/pytest -m "$(SHORT) and not paced and not alone" -n 4 --dist worksteal \
+	cd $(COMPILED) && HEADGATE_CORPORA=$${HEADGATE_CORPORA:-$(CURDIR)/../shared/corpora} ../../$(BIN)/pytest -m "$(SHORT) and not paced and not alone" -n 3 --dist worksteal \
 	  tests/core tests/dataplane tests/telemetry tests/requirements
 
 # An sdist, and from it a wheel with the compiled form where there is a C compiler; with

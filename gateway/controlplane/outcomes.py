@@ -62,7 +62,9 @@ def revision_of(tried: Published, who: str, why: str, source: Source) -> Revisio
 
 
 def both(previous: Table, table: Table) -> Table:
-    """`table` with the backends and instances of `previous` beside its own."""
+    """`table` with the backends and instances of `previous` beside its own; they drain: workers
+    that have the new table already do not count them any more among those that may get requests.
+    """
     if table.backends is previous.backends:
         return table
     backends = dict(table.backends)
@@ -72,7 +74,9 @@ def both(previous: Table, table: Table) -> Table:
             backends[name] = old
             continue
         stays = {instance.url for instance in new.instances}
-        leaving = tuple(each for each in old.instances if each.url not in stays)
+        leaving = tuple(
+            replace(each, state="draining") for each in old.instances if each.url not in stays
+        )
         if leaving:
             backends[name] = replace(new, instances=new.instances + leaving)
     return replace(table, backends=backends)

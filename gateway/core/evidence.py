@@ -58,9 +58,19 @@ class Evidence:
         self.states: States = {}
         self.instances: frozenset[str] = frozenset()
 
-    def configure(self, config: Backend) -> None:
-        """Takes an edit of how health is judged; what was judged stays."""
-        self._health, self._eject = config.health, config.eject
+    def judge_by(self, config: Backend, instances: frozenset[str], now: float) -> States:
+        """The states that change because from `now` on health is judged as `config` says, and
+        `instances` are those that may get requests.
+
+        What is settled stays. The last signals are judged anew: some hear of the edit before them
+        and some after, and all have to come to the same.
+        """
+        judged = config.health, config.eject, instances
+        if judged == (self._health, self._eject, self.instances):
+            return {}
+        self._settle(now)
+        self._health, self._eject, self.instances = judged
+        return self._replay()
 
     def set(self, address: str, state: HealthState = UNKNOWN) -> None:
         """What was known of `address` before any signal."""

@@ -19,7 +19,6 @@ class LiveBackend(Queue):
 
     def __init__(self, shared: Shared, config: Backend, evidence: Evidence) -> None:
         super().__init__(shared, config, evidence)
-        evidence.configure(config)
         self.met = Meeting(shared, config.name)
         self._be_met(config)
 
@@ -30,7 +29,6 @@ class LiveBackend(Queue):
             self.admission.waits(len(self.waiting))
         self.limit(config)
         self.config = config
-        self.evidence.configure(config)
         self._be_met(config)
 
     def _be_met(self, config: Backend) -> None:

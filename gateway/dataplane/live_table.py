@@ -134,7 +134,8 @@ class LiveTable:
                 instance.become(states[address], now)
             instance.configure(configured, host)
         backend.instances = {address: backend.instances[address] for address in wanted}
-        backend.evidence.instances = frozenset(backend.words())
+        may_get = frozenset(backend.words())
+        self._become(backend, backend.evidence.judge_by(backend.config, may_get, now))
         backend.refresh()
 
     def _addresses(self, config: Backend) -> Iterator[tuple[str, tuple[Instance, str | None]]]:

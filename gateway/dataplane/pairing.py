@@ -54,6 +54,8 @@ class Outbox:
         transport = self.transport
         if transport is None or len(frame) > MOST or self._waiting > self._memory:
             return False
+        if transport.is_closing():
+            return False  # it was lost just now, and is not opened again yet
         transport.write(frame)
         return True
 

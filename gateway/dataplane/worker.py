@@ -3,7 +3,7 @@
 It follows the control process, listens once it has a first table, serves, and on SIGTERM
 leaves in order: lame duck (health says 503, answers end their connections), no new
 connections once its successor accepts them, what is in flight finishes, exit 0. A second
-SIGTERM ends it within a second.
+SIGTERM ends it within a second. `gateway.core.leaving` says what else may end it.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from gateway.core.leaving import Event, Leaving
 from gateway.core.options import DataplaneOptions
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.control_client import CannotServe, ControlChannel, ControlClient
@@ -107,7 +108,7 @@ class Worker:
         self._listening: asyncio.Task[None] | None = None
         self._leave = asyncio.Event()
         self._now = asyncio.Event()
-        self._limits_s: tuple[float, float] | None = None
+        self._leaving = Leaving()
         self._code = 0
         self._own = Tasks(self._note_failure)
         self._control = ControlClient(
@@ -123,11 +124,13 @@ class Worker:
     async def run(self) -> int:
         """Serves until it is told to go; the process's exit code."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._signalled)
-        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        loop.add_signal_handler(signal.SIGTERM, self._hear, "told")
+        # A person waits for the prompt, and no balancer in front has to be told first.
+        loop.add_signal_handler(signal.SIGINT, self._hear, "interrupted")
         for number in (signal.SIGHUP, signal.SIGUSR1):
             loop.add_signal_handler(number, self._reopen)
-        loop.add_signal_handler(signal.SIGWINCH, self._replaced)
+        # Another gateway accepts on the same sockets: nobody has to be sent elsewhere.
+        loop.add_signal_handler(signal.SIGWINCH, self._hear, "replaced")
         self._own.run("following the control process", self._control.follow())
         try:
             await self._leave.wait()
@@ -150,8 +153,7 @@ class Worker:
         is_told = isinstance(error, CannotServe)
         say(f"worker {self._slot}: {error if is_told else f'{name} ended: {told(error)}'}")
         self._code = FAULT if is_told else 1
-        self._leave.set()
-        self._now.set()
+        self._hear("failed")
 
     def _make(self, settings: Mapping[str, Any]) -> Plane:
         options = DataplaneOptions.from_dict(settings)
@@ -218,36 +220,39 @@ class Worker:
                 self._servers.append(server)
         self._control.listening()
 
-    def _signalled(self) -> None:
-        if self._leave.is_set():
-            self._now.set()
-        else:
-            self._control.leaving()
+    def _hear(self, event: Event) -> None:
+        """Takes note of what ends this worker, or ends it faster."""
+        before, self._leaving = self._leaving, self._leaving.after(event)
         self._leave.set()
+        if self._leaving.is_hurried:
+            self._now.set()
+        if self._plane is not None:
+            # Whoever asks for health learns first and has the time to send others elsewhere;
+            # connections are still accepted meanwhile.
+            self._plane.lame = True
+            self._plane.is_replaced = self._leaving.is_replaced
+        if self._leaving.is_replaced:
+            self._control.handed_over.set()
+        if self._leaving.told and not before.has_begun:
+            self._control.leaving()
 
     def _reopen(self) -> None:
         if self._plane is not None:
             self._plane.log.reopen()
 
-    def _interrupted(self) -> None:
-        """A person waits for the prompt, and no balancer in front has to be told first."""
-        if self._plane is not None:
-            self._limits_s = (0.0, self._plane.options.drain_s)
-        self._signalled()
-
     async def _go(self) -> None:
         """Leaves in order; each step is cut short by a second signal."""
         plane = self._plane
+        if self._listening is not None:
+            await asyncio.wait([self._listening])  # who was accepted meanwhile is served
         if plane is None or not self._servers:
             return  # nobody was ever served here
-        lame_duck_s, drain_s = self._limits_s or (plane.options.lame_duck_s, plane.options.drain_s)
-        # Whoever asks for health learns first and has the time to send others elsewhere;
-        # connections are still accepted meanwhile.
-        plane.lame = True
-        if plane.is_replaced:
+        options = plane.options
+        lame_duck_s, drain_s = self._leaving.limits_s(options.lame_duck_s, options.drain_s)
+        if not self._leaving.accepts:
             self._close_servers()
         await self._pause(lame_duck_s)
-        if not plane.is_replaced:
+        if self._leaving.accepts:
             await self._hand_over()
         self._close_servers()
         await self._pause(POLL_S)  # who was accepted by then is a client only now
@@ -270,12 +275,6 @@ class Worker:
     def _close_servers(self) -> None:
         for server in self._servers:
             server.close()
-
-    def _replaced(self) -> None:
-        """Another gateway accepts on the same sockets: nobody has to be sent elsewhere."""
-        if self._plane is not None:
-            self._plane.is_replaced = True
-        self._leave.set()
 
     @property
     def _is_agreeing(self) -> bool:

@@ -68,8 +68,8 @@ class Replaceable(ABC):
         """Ends the control process; returns when nobody writes to the state any more."""
 
     @abstractmethod
-    def take_back_state(self) -> None:
-        """Starts a control process again."""
+    async def take_back_state(self) -> None:
+        """Starts a control process again, once the one is gone that had the state."""
 
     @abstractmethod
     def hand_over(self, pid: int) -> None:
@@ -190,6 +190,8 @@ class HotRestart:
             await channel.send({"type": "failed", "why": why})
             return
         self._talk, is_yielded, why = channel, False, STOPS
+        pid = message["pid"]
+        done: Done = {"type": "done", "pid": pid, "before": os.getpid()}
         try:
             self._offer(connection, message)
             async with asyncio.timeout(self._within_s):
@@ -199,7 +201,9 @@ class HotRestart:
                         await self._of.yield_state()
                         await channel.send({"type": "yielded"})
                     elif answer["type"] == "serving":
-                        why = ""
+                        if not self._stops:
+                            await channel.send(done)  # who is gone by now does not serve
+                            why = ""
                         break
                     elif answer["type"] == "failed":
                         why = answer["why"]
@@ -214,17 +218,14 @@ class HotRestart:
             if why:
                 channel.send_soon({"type": "failed", "why": why})
             self._talk = None
-        pid = message["pid"]
         if not why:
-            done: Done = {"type": "done", "pid": pid, "before": os.getpid()}
-            await channel.send(done)
             self._tell(done)
             self._say(f"process {pid} serves now; this one finishes what it has")
             self._of.hand_over(pid)
             return
         await self._is_gone(channel, pid)
         if is_yielded:
-            self._of.take_back_state()
+            await self._of.take_back_state()
         if self._stops:
             why = STOPS
         else:

@@ -255,7 +255,8 @@ class Supervisor(Replaceable):
         self._control.abandon()
         await asyncio.wait([self._control_task])
 
-    def take_back_state(self) -> None:
+    async def take_back_state(self) -> None:
+        await self.yield_state()  # which took too long, where that is why it is taken back
         if not self._stop_asked.is_set():
             self._control = self._child("control", self._control_command)
             self._control_task = self._run("control", self._control)

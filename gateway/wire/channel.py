@@ -39,6 +39,8 @@ class Channel(Generic[Sent, Received]):
 
     def send_soon(self, message: Sent) -> None:
         """Queues `message` without waiting; lost, as any message is, if the channel breaks."""
+        if self._writer.is_closing():
+            return  # it broke just now: uvloop raises where somebody writes to it still
         frame = orjson.dumps(message)
         self._writer.write(_LENGTH.pack(len(frame)) + frame)
 

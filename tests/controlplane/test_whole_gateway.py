@@ -28,28 +28,35 @@ def one_route(*instances: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "seconds",
-    [6, pytest.param(600, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
+    ("seconds", "rate"),
+    [(6, 20), pytest.param(600, 50, marks=[pytest.mark.soak, pytest.mark.timeout(900)])],
 )
-async def test_r58_the_data_plane_serves_on_without_control_and_state(seconds: int) -> None:
+async def test_r58_the_data_plane_serves_on_without_control_and_state(
+    seconds: int, rate: int
+) -> None:
     async with (
         origins(1, after(0.005)) as (origin,),
         running_gateway(one_route(origin), check_end=False, workers=2) as gateway,
     ):
         await gateway.set_weights("r", {"a": 5})
-        load = asyncio.create_task(open_loop(gateway.url, 50, seconds, lambda n: Ask(path=f"/{n}")))
+        # On a busy machine each start of a control process takes the processors from the others:
+        # the limit is there for what hangs, not for what is late.
+        load = asyncio.create_task(
+            open_loop(gateway.url, rate, seconds, lambda n: Ask(path=f"/{n}"), timeout=60)
+        )
         await asyncio.sleep(1)
         shutil.rmtree(gateway.folder / "state")
         for _ in range(3):
             for process in gateway.family():
                 if "_control" in _words(process):
                     process.send_signal(signal.SIGKILL)
+            assert (await gateway.client.get(f"{gateway.url}/without", timeout=60)).ok
             await asyncio.sleep(1)
         # An empty table is never made up.
         await eventually(lambda: "state.db is gone" in gateway.log_text(), what="it is told")
         replies = await load
         assert failures(replies) == []
-        assert len(replies) >= 50 * seconds * 0.95
+        assert len(replies) >= rate * seconds * 0.95
         assert seconds > 60 or len(gateway.log_text().splitlines()) < 30
 
 

@@ -1,6 +1,7 @@
 """Whoever has seen the same comes to the same states, in whatever order it was told."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -18,10 +19,9 @@ UP = HealthState("up", good=2, is_new=False)
 
 def evidence(*addresses: str) -> Evidence:
     made = Evidence()
-    made.configure(CONFIG)
     for address in addresses or ADDRESSES:
         made.set(address, UP)
-    made.instances = frozenset(addresses or ADDRESSES)
+    made.judge_by(CONFIG, frozenset(addresses or ADDRESSES), 0.0)
     return made
 
 
@@ -69,14 +69,43 @@ def test_what_is_told_twice_counts_once(seen: list[Signal]) -> None:
 @given(SEEN, st.integers(0, 30))
 def test_who_comes_late_is_told_enough(seen: list[Signal], split: int) -> None:
     here, late = evidence(), Evidence()
-    late.configure(CONFIG)
-    late.instances = frozenset(ADDRESSES)
+    late.judge_by(CONFIG, frozenset(ADDRESSES), 0.0)
     here.merge(seen[:split])
     states, signals = here.as_of(SETTLED_S)
     late.load(states, signals, SETTLED_S)
     here.merge(seen[split:])
     late.merge(seen[split:])
     assert late.states == here.states
+
+
+@given(
+    SEEN,
+    st.integers(0, 30),
+    st.frozensets(st.sampled_from(ADDRESSES)),
+    st.sampled_from((CONFIG.eject, Eject(failures=1), Eject(failures=5, base_s=1.0))),
+)
+def test_r31_an_edit_that_comes_before_what_was_seen_or_after_it_ends_alike(
+    seen: list[Signal], split: int, instances: frozenset[str], eject: Eject
+) -> None:
+    edited, early, late = replace(CONFIG, eject=eject), evidence(), evidence()
+    early.judge_by(edited, instances, SETTLED_S)
+    early.merge(seen)
+    late.merge(seen[:split])
+    before = late.states
+    changed = late.judge_by(edited, instances, SETTLED_S)
+    assert changed == {key: each for key, each in late.states.items() if each != before[key]}
+    late.merge(seen[split:])
+    assert late.states == early.states
+
+
+def test_an_edit_leaves_alone_what_was_seen_long_before() -> None:
+    here = evidence("a:1")
+    note(here, [Signal(1.0 + n / 10, "a:1", "reset") for n in range(3)])
+    assert here.states["a:1"].ejections == 0, "the only one is never ejected"
+    here.set("b:1", UP)
+    assert here.judge_by(CONFIG, frozenset(("a:1", "b:1")), 1.3 + SETTLED_S) == {}
+    here.merge([Signal(1.4 + SETTLED_S, "b:1", "success")])
+    assert here.states["a:1"].ejections == 0
 
 
 def test_r31_two_workers_that_each_saw_a_part_eject_together() -> None:
@@ -166,8 +195,7 @@ def served(script: str, *others: str) -> str:
     """What `a:1` gets after each step beside the `others`, which are well: + its share, ~ only what
     nobody else can take, - nothing. Digits are seconds."""
     here = Evidence()
-    here.configure(Backend("b"))
-    here.instances = frozenset(("a:1", *others))
+    here.judge_by(Backend("b"), frozenset(("a:1", *others)), 0.0)
     for address in here.instances:
         here.set(address, UP)
     now, found = 1.0, ""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gateway.controlplane.watch.counters import Tally, Totals
 from gateway.core.health import UNKNOWN
@@ -326,13 +326,23 @@ async def until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
             await asyncio.sleep(0.005)
 
 
+class ControlEnd(Channel[Any, Any]):
+    """The control process's end of a channel, of which a test may leave unread what it likes."""
+
+    __slots__ = ("transport",)
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        super().__init__(reader, writer)
+        self.transport = cast(asyncio.Transport, writer.transport)
+
+
 @contextlib.asynccontextmanager
-async def control(path: Path) -> AsyncIterator["asyncio.Queue[Channel]"]:
+async def control(path: Path) -> AsyncIterator["asyncio.Queue[ControlEnd]"]:
     """A control process that only accepts channels."""
-    channels: asyncio.Queue[Channel] = asyncio.Queue()
+    channels: asyncio.Queue[ControlEnd] = asyncio.Queue()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await channels.put(Channel(reader, writer))
+        await channels.put(ControlEnd(reader, writer))
 
     server = await asyncio.start_unix_server(accept, path)
     try:

@@ -22,6 +22,9 @@ class Taker(asyncio.WriteTransport):
     def write(self, data: Any) -> None:
         self.pairs.append(unpacked(bytes(data)[4:]))
 
+    def is_closing(self) -> bool:
+        return False
+
     def get_write_buffer_size(self) -> int:
         return self.behind
 

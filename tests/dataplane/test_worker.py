@@ -20,8 +20,7 @@ from gateway.core.health import HealthState
 from gateway.processes.sockets import listen
 from gateway.telemetry.book import shared_memory
 from gateway.telemetry.metrics import REQUEST, REQUESTS
-from gateway.wire.channel import Channel
-from tests.dataplane.rig import Conversation, Peer, StubInstance, control, until
+from tests.dataplane.rig import ControlEnd, Conversation, Peer, StubInstance, control, until
 
 ROOT = Path(__file__).parents[2]
 GET = b"GET /x HTTP/1.1\r\nHost: gw.test\r\n\r\n"
@@ -50,13 +49,13 @@ class Process:
     """A worker in a process of its own, and the control side of its channel."""
 
     def __init__(
-        self, process: Any, channels: "asyncio.Queue[Channel]", port: int, counters: int
+        self, process: Any, channels: "asyncio.Queue[ControlEnd]", port: int, counters: int
     ) -> None:
         self.process = process
         self.totals = Totals(counters)
         self.channels = channels
         self.port = port
-        self.channel: Channel | None = None
+        self.channel: ControlEnd | None = None
         self.hello: dict[str, Any] = {}
         self.listener: socket.socket | None = None
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from gateway.controlplane.store.state_directory import running_in
 from gateway.processes.sockets import bind, bind_more, dealt
+from gateway.processes.successor import Succession
 from gateway.wire.channel import Channel
 from gateway.wire.succession import NAME
 from tests.harness.accounting import assert_counted
@@ -26,9 +28,16 @@ REPLACED = {"workers": 2, "lame_duck": "2s", "drain": "20s"}
 
 
 def told(gateway: Gateway, replies: list[Reply]) -> str:
-    """What went wrong, after how long, and what the gateway says of it beside its edits."""
+    """What went wrong, by which revision, after how long, when, and what the gateway says of it
+    beside its edits."""
+    began = replies[0].intended
     wrong = Counter(
-        (each.header("x-headgate-error") or each.error, round(each.took_s, 1))
+        (
+            each.header("x-headgate-error") or each.error,
+            each.header("x-headgate-revision"),
+            round(each.took_s, 1),
+            round(each.done - began, 1),
+        )
         for each in replies
         if not each.ok
     )
@@ -233,12 +242,15 @@ async def test_a_second_start_takes_over_and_none_takes_over_what_is_told_to_sto
             assert holder(gateway) == second.pid
             assert (await gateway.client.get(gateway.url)).status == 200
 
-            third = await taking(gateway, asyncio.subprocess.PIPE)
-            await until(lambda: bool(descendants(third.pid)), 60)
+            third = await asyncio.to_thread(begun, gateway)
+            third.inherit(2).close()
+            await third.take()  # and does not serve: it has no processes
+            told: list[str] = []
+            following = asyncio.create_task(third.follow(told.append))
             second.send_signal(signal.SIGTERM)
-            _, said = await asyncio.wait_for(third.communicate(), 60)
-            assert third.returncode == 1
-            assert b"was told to stop" in said
+            await asyncio.wait_for(following, 60)
+            assert told == ["the gateway that runs was told to stop"]
+            third.close("")
             assert await asyncio.wait_for(second.wait(), 60) == 0
 
             with gateway.log.open("ab") as log:
@@ -248,6 +260,36 @@ async def test_a_second_start_takes_over_and_none_takes_over_what_is_told_to_sto
             assert "no gateway runs with this state: this one starts anew" in gateway.log_text()
             anew.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(anew.wait(), 60) == 0
+
+
+def begun(gateway: Gateway) -> Succession:
+    """The talk of a successor with the gateway that runs."""
+    directory = running_in(gateway.folder / "state")
+    assert directory is not None
+    talk = Succession.begin(directory)
+    assert talk is not None
+    return talk
+
+
+async def test_a_successor_that_ends_as_it_says_that_it_serves_costs_nothing() -> None:
+    async with origins(1) as (stub,):
+        async with running_gateway(one_backend(stub), **REPLACED) as gateway:
+            assert gateway.process is not None
+            for served in (False, True):
+                ends = await asyncio.to_thread(begun, gateway)
+                (await asyncio.to_thread(ends.inherit, 2)).close()
+                await ends.take()
+                # The gateway reads of all of it only when it is over.
+                gateway.process.send_signal(signal.SIGSTOP)
+                if served:
+                    ends.serves()
+                ends.close("it was not meant to be")
+                await ends.follow(lambda why: None)
+                gateway.process.send_signal(signal.SIGCONT)
+                lines = 1 + int(served)
+                await eventually(lambda: gateway.log_text().count("does not take over") == lines)
+                assert (await gateway.set_weights("all", {"main": 5 + lines}))["applied"]
+                assert (await gateway.client.get(gateway.url)).status == 200
 
 
 async def asked(directory: Path, message: dict[str, Any]) -> dict[str, Any]:

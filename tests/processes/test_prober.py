@@ -15,7 +15,7 @@ from gateway.controlplane.watch.probing import Target, probe, signal_of
 from gateway.controlplane.watch.resolver import Endpoints, Resolver, is_permitted
 from gateway.core.evidence import Evidence, by_backend
 from gateway.core.health import HealthState
-from gateway.core.table import Health, Table
+from gateway.core.table import Backend, Health, Table
 from tests.harness.black_hole import BlackHole
 
 from .waiting import until
@@ -303,7 +303,7 @@ async def test_what_probes_and_requests_say_is_replayed_by_who_comes_later() -> 
         (message,) = it.prober.health.messages()
         late = Evidence()
         states = {key: HealthState(*each) for key, each in message["states"]["a"].items()}
-        late.instances = frozenset(states)
+        late.judge_by(Backend("a"), frozenset(states), time.monotonic())
         late.load(states, by_backend(message["signals"])["a"], time.monotonic())
         known = {key: each.told() for key, each in late.states.items()}
         assert known == it.prober.health.states["a"]

@@ -128,9 +128,11 @@ class HealthBook:
         for name in self._evidence.keys() - table.backends.keys():
             del self._evidence[name]
             self._words = self._states = None
+        now = self._clock()
         for name, evidence in self._evidence.items():
-            evidence.configure(table.backends[name])
-            evidence.instances = frozenset(serving.get(name, ()))
+            before, instances = evidence.states, frozenset(serving.get(name, ()))
+            if changed := evidence.judge_by(table.backends[name], instances, now):
+                self._tell(name, before, changed)
 
     # -- what was seen
 
