@@ -141,9 +141,8 @@ class Admitting(Waiter, Request, Deciding):
 
     def leave_limits(self) -> None:
         """The request is over: it is in flight nowhere any more."""
-        if self.buckets:
-            limiting.leave(self.buckets)
-            self.buckets = ()
+        limiting.leave(self.buckets)
+        self.buckets = ()
 
     def _count_limited(self, fault: Limited, live: LiveRoute | None) -> None:
         name = live.route.name if live is not None else ""

@@ -50,6 +50,9 @@ class Exchange(Replying, Coded):
 
     def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
         Replying.__init__(self, plane, client, head, now)
+        self.backend = None
+        self.head_sent = False
+        self.sent = self.status = 0
         self.attempts = 0
         self.tried: tuple[LiveInstance, ...] = ()
         self.first_at = 0.0
@@ -368,7 +371,8 @@ class Exchange(Replying, Coded):
         if self.pair is not None:
             self._end_pair(self.pair, reason)
         self._enter_in_ledger(now, reason)
-        self.leave_limits()
+        if self.buckets:
+            self.leave_limits()
         if self._coding is not None:
             self._coding.stop()
         self.attempt = None  # no cycle: what is over is freed at once, not by the collector

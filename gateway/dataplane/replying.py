@@ -13,14 +13,11 @@ from mypy_extensions import mypyc_attr
 
 from gateway.core.access import Unauthorized
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
-from gateway.core.heads import RequestHead
 from gateway.core.openai import Listing, as_list, as_model, is_openai
 from gateway.core.strangers import HOLD_S
 from gateway.dataplane.backend import LiveBackend
-from gateway.dataplane.connection import Connection
 from gateway.dataplane.intake import Intake
 from gateway.dataplane.live_route import LiveRoute
-from gateway.dataplane.plane import Plane
 from gateway.dataplane.replies import asks_for_page, problem, reply, signpost
 from gateway.dataplane.route_table import Snapshot, WrongMethodFault, host_of
 
@@ -34,12 +31,11 @@ class Replying(Intake):
 
     __slots__ = ("backend", "head_sent", "sent", "status")
 
-    def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
-        Intake.__init__(self, plane, client, head, now)
-        self.backend: LiveBackend | None = None
-        self.head_sent = False
-        self.sent = 0
-        self.status = 0
+    # Set by who inherits: each __init__ in a chain of them costs every request a call.
+    backend: LiveBackend | None
+    head_sent: bool
+    sent: int
+    status: int
 
     @abstractmethod
     def _finish(self, now: float, reason: str) -> None:
