@@ -156,8 +156,12 @@ async def test_whenever_it_is_killed_a_rollout_has_the_weights_of_its_step_or_of
             told = asyncio.Event()
             task = asyncio.create_task(roll_until_gone(process, chance, told))
             if number % 4 != 3:  # else whenever it is, also before the first answer
-                async with asyncio.timeout(HUNG_AFTER_S):
-                    await told.wait()
+                first = asyncio.create_task(told.wait())
+                await asyncio.wait(
+                    [first, task], timeout=HUNG_AFTER_S, return_when="FIRST_COMPLETED"
+                )
+                first.cancel()
+                assert told.is_set(), task.exception() if task.done() else "nothing is answered"
             await asyncio.sleep(chance.random() * 0.1)
             process.process.kill()
             acknowledged = await task or acknowledged

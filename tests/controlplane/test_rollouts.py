@@ -316,6 +316,14 @@ async def test_while_it_runs_nobody_else_edits_its_split() -> None:
     await weigh()
 
 
+async def test_a_second_one_is_refused_as_one_runs_also_when_the_first_has_all_the_weight() -> None:
+    house = House()
+    await house.begin(steps=[100])
+    assert house.weights["digits-linear"] == 0
+    with pytest.raises(Conflict, match="runs on route"):
+        await house.begin()
+
+
 async def test_a_second_one_is_refused_and_a_finished_one_makes_room_or_is_forgotten() -> None:
     house = House()
     await house.begin()

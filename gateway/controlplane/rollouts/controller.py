@@ -152,7 +152,8 @@ class Rollouts:
         Conflict while one runs, Invalid for a plan that cannot be, Missing for no such route, and
         whatever the publisher raises; then nothing changed.
         """
-        if not how.dry_run:
+        before = self._all.get(route)
+        if not how.dry_run and (before is None or not before.is_live):
             start = edits.weights_of(self._publisher.table.document, route)
             await self._awake(plans.read_plan(said, start).to)  # nobody waits at the first step
         return await self._finish(self._begin(route, said, how))
