@@ -53,7 +53,7 @@ async def test_the_first_own_model_answers_at_its_route_and_up_and_check_say_whe
         kind = [("Content-Type", "application/json")]
         reply = await up.client.post(f"{up.url}/wine", body, headers=kind)
         assert (reply.status, reply.json()) == (200, {"grape": "merlot"})
-        assert "/wine → wine 1, at /classify" in up.log_text()
+        await eventually(lambda: "/wine → wine 1, at /classify" in up.log_text())
 
         async def described() -> bool:
             reply = await up.client.get(f"{up.url}/-/openapi.json")
