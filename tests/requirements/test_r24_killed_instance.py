@@ -12,7 +12,7 @@ from tests.harness.origin_process import OriginProcess
 
 RETRIES = {"attempts": 3, "on": ["connect_failure", "reset"]}
 DEFAULTS = {"interval": "1s", "timeout": "1s", "rise": 2, "fall": 3}
-RATE = 100  # of the short form: a fifth of a core, for a machine that has others to serve
+RATE = 100  # of short forms: a fifth of a core, for a machine that has others to serve
 RATES = pytest.mark.parametrize("rate", [RATE, pytest.param(200, marks=pytest.mark.soak)])
 
 
@@ -22,8 +22,8 @@ def mixed(number: int) -> Ask:
     return Ask("GET", "/x", id=f"GET {number}")
 
 
-@RATES
-async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request(rate: int) -> None:
+async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request() -> None:
+    rate = 200  # as it is required; of fewer, chance has too large a part in the first second
     stubs = [OriginProcess(name=f"p{n}") for n in range(3)]
     try:
         for stub in stubs:
@@ -57,7 +57,6 @@ async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request(rate: int)
     again = [t for t in mine if t > starting]
     assert again[0] <= back + 3, "no traffic within rise × interval + 1 s of its return"
     first = [t for t in again if t <= again[0] + 1]
-    # Empty as it is, it would have more than its third at once. Of few, chance has a part.
-    most = (0.8 if rate > RATE else 0.95) * rate / 3
-    assert len(first) <= most, f"{len(first)} requests in its first second: no ramp"
+    # Empty as it is, it would have more than its third at once.
+    assert len(first) <= 0.8 * rate / 3, f"{len(first)} requests in its first second: no ramp"
     assert set(up.values()) == {1}, up
