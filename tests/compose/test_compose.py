@@ -71,7 +71,7 @@ class Composition:
     def token(self) -> str:
         """The admin token as the gateway printed it when it started for the first time."""
         printed = self.compose("logs", "--no-log-prefix", "--no-color", "gateway")
-        found = re.search(r"token\W+([\w-]{32,})", printed)
+        found = re.search(r"token\s+([\w-]{32,})", printed)
         assert found, printed[-4000:]
         return found[1]
 
