@@ -134,15 +134,23 @@ class Door:
         asked before it is known which of them is meant."""
         refused: Unauthorized | Forbidden | None = None
         for route in routes:
-            try:
-                if (admission := self.admission(head, route)) is not None:
-                    self.check(admission, route)
-            except (Unauthorized, Forbidden) as fault:
-                refused = refused or fault
-            else:
+            _, fault = self._asked(head, route)
+            if fault is None:
                 return
+            refused = refused or fault
         if refused is not None:
             raise refused
+
+    def _asked(
+        self, head: RequestHead, route: Route
+    ) -> tuple[Admission | None, Unauthorized | Forbidden | None]:
+        """Who asks at `route`, if it matters, and with what `head` would be refused there."""
+        try:
+            if (admission := self.admission(head, route)) is not None:
+                self.check(admission, route)
+        except (Unauthorized, Forbidden) as fault:
+            return None, fault
+        return admission, None
 
     def opened(
         self, head: RequestHead, routes: Sequence[Route]
@@ -153,10 +161,8 @@ class Door:
         who: Admission | None = None
         refused: Unauthorized | Forbidden | None = None
         for route in routes:
-            try:
-                if (admission := self.admission(head, route)) is not None:
-                    self.check(admission, route)
-            except (Unauthorized, Forbidden) as fault:
+            admission, fault = self._asked(head, route)
+            if fault is not None:
                 refused = refused or fault
                 continue
             names.add(route.name)
