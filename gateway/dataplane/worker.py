@@ -30,8 +30,8 @@ from gateway.dataplane.load_memory import LoadMemory
 from gateway.dataplane.pair_channel import keep_open
 from gateway.dataplane.permits import PermitsFile
 from gateway.dataplane.plane import Plane
-from gateway.dataplane.secure_listener import SecureListener
 from gateway.dataplane.traced import TracedExchange
+from gateway.processes.accepting import Acceptor
 from gateway.processes.certificates import Certificate, CertificateError
 from gateway.processes.children import FAULT
 from gateway.processes.console import say
@@ -45,6 +45,8 @@ from gateway.wire.messages import HAND_OVER_S
 
 log = logging.getLogger(__name__)
 POLL_S = 0.02
+AT_ONCE = 64  # connections by TLS that are accepted before others are attended to
+MOST_AGREEING = 4096  # at a time, on TLS
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH)
 RESERVED = 40  # descriptors for sockets, channel, log, and names
 UPSTREAMS = 4096  # and for connections to instances, where there are many
@@ -102,7 +104,7 @@ class Worker:
         self._shared = options.permits
         self._permits = PermitsFile(options.permits)
         self._counters = Counters(Book(options.counters))
-        self._servers: list[asyncio.Server | SecureListener] = []
+        self._servers: list[asyncio.Server | Acceptor] = []
         self._plane: Plane | None = None
         self._certificate: Certificate | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -201,16 +203,18 @@ class Worker:
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
         if self._certificate is not None:
-            context, within_s = self._certificate.context, plane.options.head_timeout_s
             for each in self._sockets:
-                listener = SecureListener(
+                each.listen(BACKLOG)
+                listener = Acceptor(
                     each,
-                    context,
                     lambda: Client(plane, exchange_of),
-                    lambda: plane.max_clients - len(plane.clients),
-                    within_s,
                     plane.tasks,
+                    at_once=AT_ONCE,
+                    context=self._certificate.context,
+                    within_s=plane.options.head_timeout_s,
+                    most=lambda: min(plane.max_clients - len(plane.clients), MOST_AGREEING),
                 )
+                listener.begin()
                 self._servers.append(listener)
         else:
             for each in self._sockets:
@@ -279,7 +283,7 @@ class Worker:
     @property
     def _is_agreeing(self) -> bool:
         """Whether somebody who was accepted has yet to agree on TLS."""
-        return any(isinstance(each, SecureListener) and each.agreeing for each in self._servers)
+        return any(isinstance(each, Acceptor) and each.agreeing for each in self._servers)
 
     async def _hand_over(self) -> None:
         """Accepts connections until the successor does: they would wait for its start, or for

@@ -11,19 +11,18 @@ and leave no trace. Requests that can be read go to the application and never co
 """
 
 import asyncio
-import errno
 import logging
 import resource
 import secrets
 import socket
 import ssl
-from contextlib import suppress
 from typing import Any, cast
 
 from aiohttp import web
 
 from gateway.controlplane.admin.problems import Problem
 from gateway.controlplane.admin.security import HEADERS
+from gateway.processes.accepting import Acceptor
 from gateway.processes.tasks import Tasks, told
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,6 @@ STRANGER_S = 10.0
 MOST_STRANGERS = 256
 MOST_KNOWN = 4096
 AT_ONCE = 32
-BREATH_S = 0.1
 KEEP_ALIVE_S = 75.0
 
 
@@ -170,61 +168,30 @@ class AdminListener:
             descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._door = Door(descriptors)
         self._context = context
-        self._agreeing: dict[socket.socket, None] = {}  # on TLS, the first one for longest
         self._own = Tasks(lambda name, error: log.error(f"{name} failed: {told(error)}"))
-        self._pause: asyncio.TimerHandle | None = None
+        self._acceptor: Acceptor | None = None
 
     async def start(self) -> None:
         """Begins to accept."""
         await self._runner.setup()
-        self._bound.setblocking(False)
-        self._listen()
+        strangers = self._door.most_strangers
+        self._acceptor = Acceptor(
+            self._bound,
+            self._connection,
+            self._own,
+            at_once=AT_ONCE,
+            context=self._context,
+            within_s=STRANGER_S,
+            most=lambda: strangers,
+            give_up=lambda: self._door.thin(strangers // 2),
+        )
+        self._acceptor.begin()
 
     async def close(self) -> None:
         """Accepts no more, and returns when what was asked is answered."""
-        asyncio.get_running_loop().remove_reader(self._bound)
-        if self._pause is not None:
-            self._pause.cancel()
-        self._bound.close()
+        if self._acceptor is not None:
+            self._acceptor.close()
         await self._runner.cleanup()
-
-    def _listen(self) -> None:
-        self._pause = None
-        asyncio.get_running_loop().add_reader(self._bound, self._accept)
-
-    def _accept(self) -> None:
-        for _ in range(AT_ONCE):
-            try:
-                taken, _ = self._bound.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self._out_of_room(error)
-                return
-            self._own.run("accepting a connection", self._take(taken))
-
-    async def _take(self, taken: socket.socket) -> None:
-        taken.setblocking(False)
-        loop, within_s = asyncio.get_running_loop(), STRANGER_S if self._context else None
-        if self._context is not None:
-            self._agreeing[taken] = None
-            if len(self._agreeing) > self._door.most_strangers:
-                self._end_oldest(1)
-        try:
-            await loop.connect_accepted_socket(
-                self._connection, taken, ssl=self._context, ssl_handshake_timeout=within_s
-            )
-        except OSError:
-            taken.close()
-        finally:
-            self._agreeing.pop(taken, None)
-
-    def _end_oldest(self, count: int) -> None:
-        """Ends the `count` connections that have taken longest to agree on TLS."""
-        for taken in list(self._agreeing)[:count]:
-            del self._agreeing[taken]
-            with suppress(OSError):
-                taken.shutdown(socket.SHUT_RDWR)
 
     def _connection(self) -> "_Connection":
         server = self._runner.server
@@ -237,12 +204,3 @@ class AdminListener:
             keepalive_timeout=KEEP_ALIVE_S,
             lingering_time=1.0,
         )
-
-    def _out_of_room(self, error: OSError) -> None:
-        """Nothing can be accepted just now: what strangers hold is given up first."""
-        loop = asyncio.get_running_loop()
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            self._door.thin(self._door.most_strangers // 2)
-            self._end_oldest(self._door.most_strangers // 2)
-        loop.remove_reader(self._bound)
-        self._pause = loop.call_later(BREATH_S, self._listen)
