@@ -101,22 +101,11 @@ def prepare(
     ]:
         raise CannotStart("\n".join(refusals))
     there = inherits(settings)
-    data: list[socket.socket] = []
-    try:
-        data = [*there.data]
-        if not there.given[0]:
-            data = bind_more(settings.listen, settings.workers, there.data)
-        admin = there.admin
-        if admin is None or not there.given[1]:
-            (admin,) = bind_more(settings.admin, 1, [] if admin is None else [admin])
-    except ListenError as error:
-        for bound in data:
-            bound.close()
-        raise CannotStart(str(error)) from None
+    data, admin = _ports(settings, there)
+    admin_url = url_of(admin, "http" if settings.admin_tls is None else "https")
     try:
         state = StateDirectory(state_dir, there.state_fd)
         note = claim(state_dir, owner or file)
-        admin_url = url_of(admin, "http" if settings.admin_tls is None else "https")
         if there.state_fd is None:
             state.tell(admin_url, settings.admin_tls.cert if settings.admin_tls else None)
         place(state_dir)
@@ -144,6 +133,23 @@ def prepare(
     return Prepared(
         plan, settings, loaded.document, data_url, admin_url, state, note, there.directory
     )
+
+
+def _ports(settings: "Settings", there: Inheritance) -> tuple[list[socket.socket], socket.socket]:
+    """The sockets for requests and that of the admin API: those that are `there`, and what is
+    missing; CannotStart when one cannot be had."""
+    data = [*there.data]
+    try:
+        if not there.given[0]:
+            data = bind_more(settings.listen, settings.workers, there.data)
+        admin = there.admin
+        if admin is None or not there.given[1]:
+            (admin,) = bind_more(settings.admin, 1, [] if admin is None else [admin])
+    except ListenError as error:
+        for bound in data:
+            bound.close()
+        raise CannotStart(str(error)) from None
+    return data, admin
 
 
 def _log_refusals(access_log: str) -> list[str]:
