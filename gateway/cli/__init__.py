@@ -45,7 +45,8 @@ def run(arguments: list[str]) -> int:
     from click.exceptions import Exit, NoArgsIsHelpError
 
     from gateway.cli import refusals
-    from gateway.cli.commands import HEADGATE, PROGRAM
+    from gateway.cli.commands import HEADGATE
+    from gateway.cli.declaring import PROGRAM
 
     try:
         with HEADGATE.make_context(PROGRAM, arguments) as context:

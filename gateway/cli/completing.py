@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 from click.shell_completion import CompletionItem, ShellComplete, split_arg_string
 
-from gateway.cli.commands import HEADGATE, PROGRAM
+from gateway.cli.commands import HEADGATE
+from gateway.cli.declaring import PROGRAM
 
 INSTANCE = "_HEADGATE_INSTANCE_COMPLETE"  # as instance.cli has it
 

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 
 import click
 
-from gateway.cli.commands import CLIENT, COMMANDS, EDIT, HEADGATE, PROGRAM
+from gateway.cli.commands import COMMANDS, HEADGATE
+from gateway.cli.declaring import PROGRAM
+from gateway.cli.parameters import CLIENT, EDIT
 
 _HEAD = """\
 # Commands

@@ -10,9 +10,9 @@ from typing import Any
 from click import UsageError
 
 from gateway.cli import asking, finding, screen
-from gateway.cli.commands import ROLLOUT_WORDS as WORDS
 from gateway.cli.grids import Cell, Grid, Part
 from gateway.cli.refusals import Refusal
+from gateway.cli.traffic_commands import ROLLOUT_WORDS as WORDS
 from gateway.client import AdminClient, Json, Unreachable
 
 LIVE = ("running", "paused", "waiting")

@@ -16,14 +16,10 @@ from gateway.controlplane.configuration.fields import (
     Size,
     Spec,
     fault,
+    optional,
 )
 from gateway.core.cors import ANY, ORIGIN, WITH_CREDENTIALS, origin_fault
 from gateway.core.header_rules import name_fault, repeated
-
-
-def _said(description: str, **more: Any) -> Any:
-    """A field that may be left out and may not be null."""
-    return Field(default=None, description=description, **more)
 
 
 def _origin(text: str) -> str:
@@ -46,17 +42,19 @@ class CorsSpec(Spec):
         description="https://app.example.com, https://*.example.com (every name below), or `*`.",
         min_length=1,
     )
-    headers: list[HeaderName] = _said(
+    headers: list[HeaderName] = optional(
         "Request headers that a page may set ([Authorization, Content-Type, X-API-Key]); `*`: any."
     )
-    methods: list[Method] = _said(
+    methods: list[Method] = optional(
         "Methods that a page may use; left out: those of `match`, or GET, HEAD, POST, PUT, PATCH"
         " and DELETE.",
         min_length=1,
     )
-    expose: list[HeaderName] = _said("Headers of an answer that a page may read (none).")
-    credentials: bool = _said("Whether pages may have cookies sent with it (false).")
-    max_age: Pause = _said("How long a browser need not ask again; left out: as browsers have it.")
+    expose: list[HeaderName] = optional("Headers of an answer that a page may read (none).")
+    credentials: bool = optional("Whether pages may have cookies sent with it (false).")
+    max_age: Pause = optional(
+        "How long a browser need not ask again; left out: as browsers have it."
+    )
 
     @model_validator(mode="after")
     def _is_taken_by_browsers(self) -> "CorsSpec":
@@ -78,9 +76,9 @@ RuleName = Annotated[HeaderName, AfterValidator(_rule_name)]
 class RulesSpec(Spec):
     """What is done to the headers of one direction."""
 
-    set: dict[RuleName, HeaderValue] = _said("Name → value, in place of what there is.")
-    add: dict[RuleName, HeaderValue] = _said("Name → value, beside what there is.")
-    remove: list[RuleName] = _said("Names of headers that are taken away.")
+    set: dict[RuleName, HeaderValue] = optional("Name → value, in place of what there is.")
+    add: dict[RuleName, HeaderValue] = optional("Name → value, beside what there is.")
+    remove: list[RuleName] = optional("Names of headers that are taken away.")
 
     @model_validator(mode="after")
     def _says_each_once(self) -> "RulesSpec":
@@ -93,15 +91,15 @@ class RulesSpec(Spec):
 class HeaderRulesSpec(Spec):
     """Headers that are changed on the way."""
 
-    request: RulesSpec = _said("Of requests, before an instance gets them.")
-    response: RulesSpec = _said("Of answers, before the client gets them.")
+    request: RulesSpec = optional("Of requests, before an instance gets them.")
+    response: RulesSpec = optional("Of answers, before the client gets them.")
 
 
 class CompressSpec(Spec):
     """Which answers are compressed, with gzip or zstd as the client takes it."""
 
-    min: Size = _said("Shorter ones are not (1KiB).")
-    events: bool = _said("Whether streams of events (text/event-stream) are too (false).")
+    min: Size = optional("Shorter ones are not (1KiB).")
+    events: bool = optional("Whether streams of events (text/event-stream) are too (false).")
 
 
 def _expanded(value: Any) -> Any:

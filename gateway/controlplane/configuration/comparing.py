@@ -3,10 +3,10 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator
 from pydantic import WithJsonSchema as Shown
 
-from gateway.controlplane.configuration.fields import Spec, fault
+from gateway.controlplane.configuration.fields import Spec, fault, optional
 from gateway.core.comparing import WORDS, rule_of
 
 MOST_FIELDS = 100
@@ -58,11 +58,6 @@ Pointer = Annotated[str, BeforeValidator(_pointer)]
 Rule = Annotated[Any, AfterValidator(_rule), Shown(_SHOWN_RULE)]
 
 
-def _said(description: str, **more: Any) -> Any:
-    """A field that may be left out and may not be null."""
-    return Field(default=None, description=description, **more)
-
-
 class CompareSpec(Spec):
     """How answers of a mirror are compared with those that clients get."""
 
@@ -76,17 +71,17 @@ class CompareSpec(Spec):
                 "maxProperties": MOST_FIELDS,
             }
         ),
-    ] = _said(
+    ] = optional(
         "JSON pointer → `exact`, `set`, `ignore`, `{close: {rtol, atol}}` or"
         " `{top_k: N}`, for all below it; only what is named is compared. Left out, or all"
         " `ignore`: everything, numbers as near as the stable version is to itself.",
         max_length=MOST_FIELDS,
     )
-    noise: bool = _said(
+    noise: bool = optional(
         "Whether the stable version is asked a second time, to know how much it"
         " differs from itself (true where a tolerance is learnt, else false).",
     )
-    samples: int = _said(
+    samples: int = optional(
         f"How many of the last differing pairs are kept for a look ({MOST_SAMPLES}); 0: none.",
         ge=0,
         le=MOST_SAMPLES,

@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 from pydantic import WithJsonSchema as Shown
 from pydantic_core import PydanticCustomError
 
@@ -44,6 +51,11 @@ class Spec(BaseModel):
 def fault(code: str, detail: str) -> PydanticCustomError:
     """An error of ours for pydantic to collect; braces in `detail` are harmless."""
     return PydanticCustomError("headgate", "{detail}", {"detail": detail, "code": code})
+
+
+def optional(description: str, **more: Any) -> Any:
+    """A field that may be left out and may not be null."""
+    return Field(default=None, description=description, **more)
 
 
 def _checked(parse: Callable[[str], object], code: str) -> AfterValidator:

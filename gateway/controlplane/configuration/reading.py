@@ -12,9 +12,12 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from gateway.controlplane.configuration.backend_specs import BackendSpec
 from gateway.controlplane.configuration.checks import cross_faults, setting_faults, size_faults
 from gateway.controlplane.configuration.faults import faults_of
-from gateway.controlplane.configuration.schemas import BackendSpec, File, KeySpec, RouteSpec
+from gateway.controlplane.configuration.key_specs import KeySpec
+from gateway.controlplane.configuration.route_specs import RouteSpec
+from gateway.controlplane.configuration.schemas import File
 from gateway.controlplane.configuration.settings import (
     ENVIRONMENT_PREFIX,
     Settings,

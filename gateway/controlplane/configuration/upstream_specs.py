@@ -2,18 +2,14 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, StringConstraints, model_validator
 from pydantic import WithJsonSchema as Shown
 
-from gateway.controlplane.configuration.fields import Host, Spec, fault
+from gateway.controlplane.configuration.fields import Host, Spec, fault, optional
 from gateway.core.credentials import VARIABLE, refusal, source_fault
 from gateway.core.header_fields import TOKEN
 
 FilePath = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]*$")]
-
-
-def _unsaid(description: str) -> Any:
-    return Field(default=None, description=description)
 
 
 def _one_name(host: str) -> str:
@@ -25,15 +21,15 @@ def _one_name(host: str) -> str:
 class InstanceTlsSpec(Spec):
     """How instances at `https://` are met. Their certificates are verified, whatever is said."""
 
-    ca: FilePath = _unsaid(
+    ca: FilePath = optional(
         "A file with the certificates of the CAs that instances must be of, in PEM; left out: those"
         " that the system trusts."
     )
-    server_name: Annotated[Host, AfterValidator(_one_name)] = _unsaid(
+    server_name: Annotated[Host, AfterValidator(_one_name)] = optional(
         "The name that their certificates are for, if not their URL's."
     )
-    cert: FilePath = _unsaid("A certificate that is shown to instances which ask for one (mTLS).")
-    key: FilePath = _unsaid("Its key, not encrypted.")
+    cert: FilePath = optional("A certificate that is shown to instances which ask for one (mTLS).")
+    key: FilePath = optional("Its key, not encrypted.")
 
     @model_validator(mode="after")
     def _has_both(self) -> "InstanceTlsSpec":
