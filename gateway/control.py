@@ -162,6 +162,7 @@ class Control:
             metrics=parts.metrics,
             ready=self._is_ready,
             rollouts=parts.rollouts,
+            rollout_commands=parts.rollout_commands,
             mirrors=parts.mirrors,
             fleet=None if parts.fleet is None else parts.fleet.view,
             keys_used=parts.view.keys_used,

@@ -16,6 +16,7 @@ from gateway.controlplane.fleet import HeldFleet
 from gateway.controlplane.instance_watch import WatchedInstances
 from gateway.controlplane.mirrors.book import Mirrors
 from gateway.controlplane.publisher import Publisher
+from gateway.controlplane.rollouts.commands import Commands
 from gateway.controlplane.rollouts.controller import VERDICTS, Rollouts
 from gateway.controlplane.store.handover import Memory
 from gateway.controlplane.store.state_directory import StateDirectory
@@ -62,6 +63,7 @@ class Composition:
         self.publisher = self._make_publisher()
         self.mirrors = self._make_mirrors()
         self.rollouts = self._make_rollouts()
+        self.rollout_commands = Commands(self.rollouts, self.publisher, awake=self._awake)
         self.participant = self._make_participant()
         self.view = self._make_view()
 
@@ -167,7 +169,6 @@ class Composition:
             tell=self.workers.set_rollouts,
             effective=lambda route: self.view.effective(route),
             agreement=self.mirrors.judged,
-            awake=self._awake,
         )
         self.publisher.allow = rollouts.allow
         return rollouts
