@@ -213,6 +213,7 @@ class Control:
         if parts.participant is not None:
             parts.participant.beat()
         await parts.view.beat()
+        parts.announcer.announce_shares()
         if parts.fleet is not None:
             await parts.fleet.beat()
         if self._traffic is not None:

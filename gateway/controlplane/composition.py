@@ -22,6 +22,7 @@ from gateway.controlplane.store.handover import Memory
 from gateway.controlplane.store.state_directory import StateDirectory
 from gateway.controlplane.stores import Stores
 from gateway.controlplane.supervisor_line import SupervisorLine
+from gateway.controlplane.watch.announcing import Announcer
 from gateway.controlplane.watch.counters import Totals
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.controlplane.workers import Workers
@@ -66,6 +67,8 @@ class Composition:
         self.rollout_commands = Commands(self.rollouts, self.publisher, awake=self._awake)
         self.participant = self._make_participant()
         self.view = self._make_view()
+        causes, shares = self.instances.prober.causes, self.view.effective_shares
+        self.announcer = Announcer(self.events, causes, shares)
 
     def table(self) -> Table:
         """The newest durable table."""
@@ -98,7 +101,7 @@ class Composition:
             succeed=lambda pid: self.line.tell({"type": "leaving", "pid": pid}),
             health=lambda backends: self.instances.prober.health.messages(backends),
             on_evidence=lambda signals: self.instances.prober.hear(signals),
-            on_workers=lambda what, slot, pid: self.view.note_worker(what, slot, pid),
+            on_workers=lambda what, slot, pid: self.announcer.note_worker(what, slot, pid),
             on_judged=lambda counted: self.rollouts.hear(counted),
             on_asked=lambda names: self.fleet.wake(names) if self.fleet is not None else None,
             answer_within_s=self._settings.ack_timeout_s,
@@ -112,8 +115,8 @@ class Composition:
             self.table,
             is_ours=lambda host, port: is_listener(host, port, self._listeners, is_here),
             on_table=lambda table: self.mirrors.sync(table),
-            on_health=lambda words, changes: self.view.note_health(words, changes),
-            on_ejections=lambda ejections: self.view.note_ejections(ejections),
+            on_health=lambda words, changes: self.announcer.note_health(words, changes),
+            on_ejections=lambda ejections: self.announcer.note_ejections(ejections),
         )
 
     def _make_stores(self) -> Stores:
@@ -194,7 +197,6 @@ class Composition:
             self.workers,
             self.instances.prober,
             self.instances.resolver,
-            self.events,
             Totals(self._start["counters_fd"]),
             fleet=self._others_status,
             asleep=frozenset if self.fleet is None else self.fleet.view.asleep,
