@@ -162,6 +162,7 @@ class Control:
             metrics=parts.metrics,
             ready=self._is_ready,
             rollouts=parts.rollouts,
+            rollout_commands=parts.rollout_commands,
             mirrors=parts.mirrors,
             fleet=None if parts.fleet is None else parts.fleet.view,
             keys_used=parts.view.keys_used,
@@ -212,6 +213,7 @@ class Control:
         if parts.participant is not None:
             parts.participant.beat()
         await parts.view.beat()
+        parts.announcer.announce_shares()
         if parts.fleet is not None:
             await parts.fleet.beat()
         if self._traffic is not None:

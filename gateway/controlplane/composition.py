@@ -16,11 +16,13 @@ from gateway.controlplane.fleet import HeldFleet
 from gateway.controlplane.instance_watch import WatchedInstances
 from gateway.controlplane.mirrors.book import Mirrors
 from gateway.controlplane.publisher import Publisher
+from gateway.controlplane.rollouts.commands import Commands
 from gateway.controlplane.rollouts.controller import VERDICTS, Rollouts
 from gateway.controlplane.store.handover import Memory
 from gateway.controlplane.store.state_directory import StateDirectory
 from gateway.controlplane.stores import Stores
 from gateway.controlplane.supervisor_line import SupervisorLine
+from gateway.controlplane.watch.announcing import Announcer
 from gateway.controlplane.watch.counters import Totals
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.controlplane.workers import Workers
@@ -62,8 +64,11 @@ class Composition:
         self.publisher = self._make_publisher()
         self.mirrors = self._make_mirrors()
         self.rollouts = self._make_rollouts()
+        self.rollout_commands = Commands(self.rollouts, self.publisher, awake=self._awake)
         self.participant = self._make_participant()
         self.view = self._make_view()
+        causes, shares = self.instances.prober.causes, self.view.effective_shares
+        self.announcer = Announcer(self.events, causes, shares)
 
     def table(self) -> Table:
         """The newest durable table."""
@@ -96,7 +101,7 @@ class Composition:
             succeed=lambda pid: self.line.tell({"type": "leaving", "pid": pid}),
             health=lambda backends: self.instances.prober.health.messages(backends),
             on_evidence=lambda signals: self.instances.prober.hear(signals),
-            on_workers=lambda what, slot, pid: self.view.note_worker(what, slot, pid),
+            on_workers=lambda what, slot, pid: self.announcer.note_worker(what, slot, pid),
             on_judged=lambda counted: self.rollouts.hear(counted),
             on_asked=lambda names: self.fleet.wake(names) if self.fleet is not None else None,
             answer_within_s=self._settings.ack_timeout_s,
@@ -110,8 +115,8 @@ class Composition:
             self.table,
             is_ours=lambda host, port: is_listener(host, port, self._listeners, is_here),
             on_table=lambda table: self.mirrors.sync(table),
-            on_health=lambda words, changes: self.view.note_health(words, changes),
-            on_ejections=lambda ejections: self.view.note_ejections(ejections),
+            on_health=lambda words, changes: self.announcer.note_health(words, changes),
+            on_ejections=lambda ejections: self.announcer.note_ejections(ejections),
         )
 
     def _make_stores(self) -> Stores:
@@ -167,7 +172,6 @@ class Composition:
             tell=self.workers.set_rollouts,
             effective=lambda route: self.view.effective(route),
             agreement=self.mirrors.judged,
-            awake=self._awake,
         )
         self.publisher.allow = rollouts.allow
         return rollouts
@@ -193,7 +197,6 @@ class Composition:
             self.workers,
             self.instances.prober,
             self.instances.resolver,
-            self.events,
             Totals(self._start["counters_fd"]),
             fleet=self._others_status,
             asleep=frozenset if self.fleet is None else self.fleet.view.asleep,

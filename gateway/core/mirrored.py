@@ -9,6 +9,7 @@ counts out; the same pairs in the same order give the same.
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import add, sub
 from typing import Any
 
 from gateway.core.agreement import CONFIDENCE, interval
@@ -83,6 +84,14 @@ class Counts:
             self.twice += 1
             self.twice_differ += differs
             self.noise_differ += noise_differs
+
+    def plus(self, more: "Counts") -> "Counts":
+        """Both together."""
+        return Counts(*map(add, self.as_list(), more.as_list()))
+
+    def minus(self, less: "Counts") -> "Counts":
+        """What is counted here beyond `less`."""
+        return Counts(*map(sub, self.as_list(), less.as_list()))
 
     def as_list(self) -> list[int]:
         return [self.pairs, self.differ, self.twice, self.twice_differ, self.noise_differ]

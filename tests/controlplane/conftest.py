@@ -15,6 +15,7 @@ from gateway.controlplane.configuration.reading import parse
 from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Publisher
+from gateway.controlplane.rollouts.commands import Commands
 from gateway.controlplane.store.store import Store
 from gateway.core.table import Table
 from tests.controlplane.memory_store import MemoryStore
@@ -86,7 +87,8 @@ async def make_admin(tmp_path: Path) -> AsyncIterator[MakeAdmin]:
             tokens,
             no_metrics,
             lambda: True,
-            make_rollouts(publisher, events),
+            rollouts := make_rollouts(publisher, events),
+            Commands(rollouts, publisher),
         )
         clock = [0.0]
         server = TestServer(admin_application(parts, clock=lambda: clock[0]))

@@ -16,6 +16,7 @@ from gateway.controlplane.configuration.checks import Checks
 from gateway.controlplane.configuration.reading import parse
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Publisher
+from gateway.controlplane.rollouts.commands import Commands
 from gateway.controlplane.rollouts.keeping import NAME, RolloutFile
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
@@ -52,6 +53,7 @@ async def serve(folder: Path) -> None:
         no_metrics,
         lambda: True,
         rollouts,
+        Commands(rollouts, publisher),
     )
     bound = socket.create_server(("127.0.0.1", 0))
     await AdminListener(admin_application(parts), bound).start()

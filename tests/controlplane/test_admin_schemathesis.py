@@ -17,6 +17,7 @@ from gateway.controlplane.admin.operations import OPERATIONS
 from gateway.controlplane.admin.security import Tokens
 from gateway.controlplane.configuration.reading import parse
 from gateway.controlplane.events import Events
+from gateway.controlplane.rollouts.commands import Commands
 from tests.controlplane.conftest import (
     FILE,
     ScriptedView,
@@ -50,7 +51,8 @@ def url() -> Iterator[str]:
             Tokens(),
             no_metrics,
             lambda: True,
-            make_rollouts(publisher, events),
+            rollouts := make_rollouts(publisher, events),
+            Commands(rollouts, publisher),
         )
         runner = web.AppRunner(admin_application(parts), access_log=None)
         await runner.setup()

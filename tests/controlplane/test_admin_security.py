@@ -110,7 +110,7 @@ async def test_r59_every_operation_is_covered_by_the_table(guarded: Admin) -> No
 
 
 async def test_a_viewer_reads_everything_and_changes_nothing(guarded: Admin) -> None:
-    await guarded.parts.rollouts.begin("digits", {"to": "digits-cnn"})
+    await guarded.parts.rollout_commands.begin("digits", {"to": "digits-cnn"})
     begun = guarded.table.revision
     for operation in OPERATIONS:
         if operation.answer == "EventStream":

@@ -10,7 +10,8 @@ import pytest
 from gateway.controlplane.configuration.reading import parse
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Publisher
-from gateway.controlplane.rollouts.controller import How, Rollouts
+from gateway.controlplane.rollouts.commands import Commands, How
+from gateway.controlplane.rollouts.controller import Rollouts
 from gateway.controlplane.rollouts.keeping import InMemory, Keeper, RolloutFile
 from gateway.controlplane.rollouts.tallies import MOST_NAMED, Tallies
 from gateway.controlplane.store.store import DiskRefused, StateRefused
@@ -47,6 +48,7 @@ class House:
             agreement=lambda route, canary: self.mirrored,
             clock=lambda: self.now,
         )
+        self.commands = Commands(self.rollouts, self.publisher)
         self.publisher.allow = self.rollouts.allow
         self.mirrored: tuple[str, Counts, bool] | None = None
         self.counts: dict[str, list[int]] = {}
@@ -102,7 +104,7 @@ class House:
         return found
 
     async def begin(self, **more: Any) -> dict[str, Any]:
-        found: dict[str, Any] = await self.rollouts.begin("digits", {**PLAN, **more})
+        found: dict[str, Any] = await self.commands.begin("digits", {**PLAN, **more})
         return found
 
     def successor(self, keeper: Keeper | None = None) -> "House":
@@ -166,7 +168,7 @@ async def test_a_failed_guard_acts_while_it_is_paused_and_while_it_waits(word: s
         house.count((1, 0), (9, 0))
         assert (await house.wait(1))["state"] == "waiting"
     else:
-        await house.rollouts.command("digits", word)
+        await house.commands.command("digits", word)
         assert (await house.wait(500))["state"] == "paused"
     house.count((100, 50), (900, 1))
     assert (await house.wait(1))["state"] == "rolled_back"
@@ -186,7 +188,7 @@ async def test_a_guard_that_holds_pauses_once_and_a_person_may_go_on() -> None:
     await house.begin(steps=[10, 100], guards={"errors": {"on_fail": "hold"}})
     house.count((100, 50), (900, 1))
     assert (await house.wait(5))["state"] == "paused"
-    await house.rollouts.command("digits", "resume")
+    await house.commands.command("digits", "resume")
     assert (await house.wait(50))["state"] == "running"
     assert (await house.wait(50))["step"] == 2
 
@@ -311,7 +313,7 @@ async def test_while_it_runs_nobody_else_edits_its_split() -> None:
     with pytest.raises(Conflict):
         await house.publisher.apply(parse(changed)[1], who="operator")
     await house.publisher.apply(parse(FILE.replace("/predict", "/other"))[1], who="operator")
-    await house.rollouts.command("digits", "abort")
+    await house.commands.command("digits", "abort")
     assert house.weights == START
     await weigh()
 
@@ -330,13 +332,13 @@ async def test_a_second_one_is_refused_and_a_finished_one_makes_room_or_is_forgo
     with pytest.raises(Conflict, match="runs on route"):
         await house.begin()
     with pytest.raises(Conflict, match="abort it first"):
-        await house.rollouts.forget("digits")
-    await house.rollouts.command("digits", "abort")
+        await house.commands.forget("digits")
+    await house.commands.command("digits", "abort")
     with pytest.raises(Conflict, match="cannot pause"):
-        await house.rollouts.command("digits", "pause")
+        await house.commands.command("digits", "pause")
     assert (await house.begin())["state"] == "running"
-    await house.rollouts.command("digits", "abort")
-    await house.rollouts.forget("digits")
+    await house.commands.command("digits", "abort")
+    await house.commands.forget("digits")
     with pytest.raises(Missing):
         house.shown()
 
@@ -344,7 +346,7 @@ async def test_a_second_one_is_refused_and_a_finished_one_makes_room_or_is_forgo
 async def test_one_that_has_ended_goes_with_its_route() -> None:
     house = House()
     await house.begin()
-    await house.rollouts.command("digits", "abort")
+    await house.commands.command("digits", "abort")
     await house.publisher.publish(lambda d: edits.delete_route(d, "digits"), who="operator")
     with pytest.raises(Missing, match="no route 'digits'"):
         house.shown()
@@ -363,7 +365,7 @@ async def test_a_dry_run_and_a_disk_that_refuses_change_nothing() -> None:
 
     full = Full()
     house = House(full)
-    await house.rollouts.begin("digits", PLAN, How(dry_run=True))
+    await house.commands.begin("digits", PLAN, How(dry_run=True))
     with pytest.raises(DiskRefused):
         await house.begin()
     assert house.weights == START
@@ -373,7 +375,7 @@ async def test_a_dry_run_and_a_disk_that_refuses_change_nothing() -> None:
     await house.begin()
     full.is_full = True
     with pytest.raises(DiskRefused):
-        await house.rollouts.command("digits", "abort")
+        await house.commands.command("digits", "abort")
     assert house.weights == {"digits-linear": 95, "digits-cnn": 5}
     assert (await house.wait(3))["state"] == "running", "what was refused is not done later"
 
@@ -382,16 +384,16 @@ async def test_promote_goes_on_and_approve_answers_a_wait() -> None:
     house = House()
     await house.begin()
     with pytest.raises(Conflict, match="cannot approve"):
-        await house.rollouts.command("digits", "approve")
-    assert (await house.rollouts.command("digits", "promote"))["step"] == 2
-    assert (await house.rollouts.command("digits", "promote"))["step"] == 3
-    assert (await house.rollouts.command("digits", "promote"))["state"] == "done"
+        await house.commands.command("digits", "approve")
+    assert (await house.commands.command("digits", "promote"))["step"] == 2
+    assert (await house.commands.command("digits", "promote"))["step"] == 3
+    assert (await house.commands.command("digits", "promote"))["state"] == "done"
 
 
 async def test_the_old_backend_goes_where_the_plan_says_so() -> None:
     house = House()
     await house.begin(steps=[100], on_done="remove_old")
-    await house.rollouts.command("digits", "promote")
+    await house.commands.command("digits", "promote")
     assert house.weights == {"digits-cnn": 100}
 
 
@@ -435,9 +437,9 @@ async def test_killed_at_any_write_it_ends_with_the_weights_of_a_step_or_of_its_
         keeper.left = moment
         try:
             house.count((100, 0), (100, 0))
-            await house.rollouts.command("digits", "promote")
-            await house.rollouts.command("digits", "promote")
-            await house.rollouts.command("digits", "abort")
+            await house.commands.command("digits", "promote")
+            await house.commands.command("digits", "promote")
+            await house.commands.command("digits", "abort")
         except DiskRefused:
             pass
         keeper.left = 10**9
@@ -619,7 +621,7 @@ async def test_a_plan_that_cannot_be_is_refused_with_every_fault_named(
     house = House()
     whole = {"to": "digits-cnn", **said} if said else {}
     with pytest.raises(Invalid) as refused:
-        await house.rollouts.begin("digits", whole)
+        await house.commands.begin("digits", whole)
     assert [fault.pointer for fault in refused.value.faults] == pointers
     assert house.weights == START
 

@@ -17,7 +17,7 @@ from gateway.core.comparing import (
     rule_of,
     value_at,
 )
-from gateway.core.mirrored import MOST_WAITING, Mirrored, Pair
+from gateway.core.mirrored import MOST_WAITING, Counts, Mirrored, Pair
 from gateway.core.noise import ENOUGH
 
 JSON = st.recursive(
@@ -227,6 +227,15 @@ def test_what_was_known_is_known_again() -> None:
         mirror.take(Pair(answers[0], answer({"score": 5.0}), answers[1]))
     again = Mirrored.from_json(mirror.compare, mirror.as_json())
     assert again.as_json() == mirror.as_json()
+
+
+def test_counts_are_added_and_what_came_since_is_their_difference() -> None:
+    before, more = Counts(10, 3, 8, 2, 1), Counts(5, 1, 4, 1, 0)
+    both = before.plus(more)
+    assert both == Counts(15, 4, 12, 3, 1)
+    assert both.minus(before) == more
+    assert before.minus(before) == Counts()
+    assert before == Counts(10, 3, 8, 2, 1), "neither is changed"
 
 
 def test_a_sticky_key_is_evidence_once() -> None:

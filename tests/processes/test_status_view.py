@@ -10,12 +10,14 @@ import pytest
 
 from gateway.controlplane.events import Events
 from gateway.controlplane.store.handover import Memory
+from gateway.controlplane.watch.announcing import Announcer
+from gateway.controlplane.watch.coalescing import Coalesced
 from gateway.controlplane.watch.counters import Totals
 from gateway.controlplane.watch.effective import shares
 from gateway.controlplane.watch.prober import Prober
 from gateway.controlplane.watch.probing import Target
 from gateway.controlplane.watch.resolver import Resolver
-from gateway.controlplane.watch.status_view import StatusView, Together
+from gateway.controlplane.watch.status_view import StatusView
 from gateway.controlplane.workers import Workers
 from gateway.core.health import HealthState
 from gateway.core.table import Route, Table
@@ -76,7 +78,7 @@ class World:
         self.workers = Workers({}, replace=lambda _: None)
         self.resolver = Resolver(lambda _: None)
         self.prober = Prober(
-            lambda words, changes: self.view.note_health(words, changes), probe=self.probe
+            lambda words, changes: self.announcer.note_health(words, changes), probe=self.probe
         )
         self.counters = Counters(Book())
         self.totals = Totals(self.counters.book.memory)
@@ -85,10 +87,11 @@ class World:
             self.workers,
             self.prober,
             self.resolver,
-            self.events,
             self.totals,
             clock=lambda: self.now,
         )
+        causes, shares = self.prober.causes, self.view.effective_shares
+        self.announcer = Announcer(self.events, causes, shares)
 
     async def probe(self, target: Target) -> Any:
         ready = self.ready[target.port]
@@ -108,6 +111,7 @@ class World:
         for _ in range(count):
             self.now += 1
             await self.view.beat()
+            self.announcer.announce_shares()
 
     async def all_asked(self) -> None:
         await until(lambda: all(self.word(port) == "up" for port in (1, 2, 3, 4)))
@@ -148,7 +152,7 @@ async def test_status_names_every_instance_and_what_it_gets() -> None:
 
 async def test_r33_a_backend_that_goes_down_moves_its_share_and_an_event_says_so() -> None:
     async with world() as it:
-        it.view.announce_shares()
+        it.announcer.announce_shares()
         it.ready[3] = False
         health = await it.events_until("health")
         while health["to"] != "down":
@@ -169,7 +173,7 @@ async def test_an_instance_that_is_out_by_command_is_not_up() -> None:
 
 async def test_an_ejection_is_an_event_and_is_shown() -> None:
     async with world() as it:
-        it.view.note_ejections([["a", "127.0.0.1:1", 5.0, 1]])
+        it.announcer.note_ejections([["a", "127.0.0.1:1", 5.0, 1]])
         event = await it.events_until("ejection")
         assert event["instance"] == "127.0.0.1:1"
         assert event["ejected_s"] == 5.0
@@ -405,7 +409,7 @@ async def test_looks_that_come_together_are_one() -> None:
         begun.set()
         await go_on.wait()
 
-    together = Together(look)
+    together = Coalesced("a look", look)
     first = asyncio.create_task(together())
     await begun.wait()
     later = [asyncio.create_task(together()) for _ in range(10)]

@@ -22,6 +22,7 @@ from gateway.controlplane.events import Events
 from gateway.controlplane.mirrors.book import Mirrors, nobody
 from gateway.controlplane.published import Published
 from gateway.controlplane.publisher import Publisher
+from gateway.controlplane.rollouts.commands import Commands
 from gateway.controlplane.rollouts.controller import Rollouts
 from gateway.controlplane.store.store import checksum
 from gateway.controlplane.watch.fleet_view import FleetView
@@ -55,6 +56,7 @@ class AdminParts:
     metrics: Callable[[str], Awaitable[tuple[str, bytes]]]
     ready: Callable[[], bool]
     rollouts: Rollouts
+    rollout_commands: Commands
     mirrors: Mirrors = field(default_factory=nobody)
     fleet: FleetView | None = None
     keys_used: Callable[[], Awaitable[Mapping[str, Json]]] | None = None

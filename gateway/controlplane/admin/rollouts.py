@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway.controlplane.admin.calls import Call, answer, etag
-from gateway.controlplane.rollouts.controller import How
+from gateway.controlplane.rollouts.commands import How
 
 Json = Any
 
@@ -25,20 +25,21 @@ async def get_rollout(call: Call) -> web.Response:
 async def put_rollout(call: Call) -> web.Response:
     """A new rollout, whose first step is in force; Conflict while one runs."""
     said, how = await call.mapping(), _how(call)
-    body = await call.parts.rollouts.begin(call.part("route"), said, how)
+    body = await call.parts.rollout_commands.begin(call.part("route"), said, how)
     return _told(call, body, 200 if call.dry_run else 201)
 
 
 async def command_rollout(call: Call) -> web.Response:
     """The rollout after it was paused, resumed, promoted, approved or aborted."""
-    rollouts, how = call.parts.rollouts, _how(call)
-    body = await rollouts.command(call.part("route"), call.part("word"), how)
+    commands, how = call.parts.rollout_commands, _how(call)
+    body = await commands.command(call.part("route"), call.part("word"), how)
     return _told(call, body)
 
 
 async def delete_rollout(call: Call) -> web.Response:
     """What was known of a rollout that has ended, which is forgotten now."""
-    return _told(call, await call.parts.rollouts.forget(call.part("route"), _how(call)))
+    commands, how = call.parts.rollout_commands, _how(call)
+    return _told(call, await commands.forget(call.part("route"), how))
 
 
 def tag_of(rollout: Json) -> str:

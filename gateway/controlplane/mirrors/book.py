@@ -66,7 +66,7 @@ class Mirrors:
         self._path, self._want, self._counted = path, want, counted
         self._routes: Mapping[str, Any] = {}
         self._all: dict[str, _Entry] = {}
-        self._before: dict[tuple[str, str], tuple[int, int]] = {}
+        self._before: dict[tuple[str, str], Counts] = {}
         self._link: Link | None = None
         self._wished = asyncio.Event()
 
@@ -141,10 +141,11 @@ class Mirrors:
 
     def _count_on(self, route: str, entry: _Entry) -> None:
         """What was counted of a mirror that goes still counts where one like it comes."""
-        agree, differ = self._before.get((route, entry.backend), (0, 0))
-        counts = entry.counts
-        sums = agree + counts.pairs - counts.differ, differ + counts.differ
-        self._before[route, entry.backend] = sums
+        self._before[route, entry.backend] = self._all_counts(route, entry)
+
+    def _all_counts(self, route: str, entry: _Entry) -> Counts:
+        """What was counted of a mirror, and of those like it that were there before."""
+        return self._before.get((route, entry.backend), Counts()).plus(entry.counts)
 
     # -- what is told
 
@@ -186,10 +187,9 @@ class Mirrors:
         """Metric → labels → how many pairs agreed, and differed."""
         found: dict[tuple[str, ...], int] = {}
         for route, entry in self._all.items():
-            backend, counts = entry.backend, entry.counts
-            agree, differ = self._before.get((route, backend), (0, 0))
-            found[route, backend, "agree"] = agree + counts.pairs - counts.differ
-            found[route, backend, "differ"] = differ + counts.differ
+            counts = self._all_counts(route, entry)
+            found[route, entry.backend, "agree"] = counts.pairs - counts.differ
+            found[route, entry.backend, "differ"] = counts.differ
         return {METRIC: found}
 
 

@@ -42,13 +42,11 @@ class Agreement:
         id_, counts, self.twice = found
         if id_ != self.id or counts.pairs < self.last.pairs:
             self.id, self.last = id_, Counts()
-        more = [
-            now - before for now, before in zip(counts.as_list(), self.last.as_list(), strict=True)
-        ]
+        more = counts.minus(self.last)
         self.last = replace(counts)
-        if not any(more):
+        if more == Counts():
             return False
-        self.sum = Counts(*(a + b for a, b in zip(self.sum.as_list(), more, strict=True)))
+        self.sum = self.sum.plus(more)
         return True
 
     def judge(self, guard: Guard, has_failed: bool) -> Judged:

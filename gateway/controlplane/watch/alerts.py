@@ -2,7 +2,7 @@
 
 The first thing that a person who looks wants to know: which routes are not served, which
 instances do not take part, who is turned away, which workers lag behind. Pure: it reads the
-status (`watch.status_view`) and says in sentences what of it is out of order, the worst first. What
+status (`watch.status`) and says in sentences what of it is out of order, the worst first. What
 an operator asked for (a weight of 0, an instance that is draining) is none of it.
 """
 

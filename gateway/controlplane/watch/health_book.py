@@ -94,9 +94,10 @@ class HealthBook:
     def state(self, key: Key) -> HealthState:
         return self._evidence[key.backend].states[key.address]
 
-    def since_s(self, key: Key) -> float:
-        """For how many seconds the word of `key` has been what it is."""
-        return self._clock() - self._since[key]
+    def since_s(self) -> dict[Key, float]:
+        """For how many seconds the word of each instance has been what it is."""
+        now = self._clock()
+        return {key: now - since for key, since in self._since.items()}
 
     # -- which instances there are
 

@@ -1,44 +1,36 @@
 """The status view: who is well, who gets requests, how many and how fast.
 
-Brings together what the prober, the resolver and the workers know, for the status page, the
-metrics and the events. It decides nothing: who may get requests is said in `standing`.
+Brings together what the prober, the resolver and the workers know, for the status, the metrics and
+the events. It decides nothing: who may get requests is said in `standing`, how the status looks in
+`status`, and what subscribers hear in `announcing`.
 """
 
 import asyncio
-import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import compress
-from operator import is_not
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from gateway.controlplane.events import Events, utc_now
+from gateway.controlplane.events import utc_now
 from gateway.controlplane.watch.alerts import alerts
+from gateway.controlplane.watch.coalescing import Coalesced
 from gateway.controlplane.watch.counters import Tally, Totals
 from gateway.controlplane.watch.effective import Effective, Shares, shares
-from gateway.controlplane.watch.health_book import Key, Words
+from gateway.controlplane.watch.health_book import Key
 from gateway.controlplane.watch.key_use import KeyUse, UseFile
-from gateway.controlplane.watch.pacing import Paced
 from gateway.controlplane.watch.prober import Prober
 from gateway.controlplane.watch.rates import Window
 from gateway.controlplane.watch.resolver import Resolver
-from gateway.controlplane.watch.standing import Standing
+from gateway.controlplane.watch.retiring import Retiring, counted_of
+from gateway.controlplane.watch.standing import BackendStanding, Standing
+from gateway.controlplane.watch.status import Health, Load, backends_of, routes_of, workers_of
 from gateway.controlplane.workers import Workers
-from gateway.core.health import Word
-from gateway.core.table import Backend, Instance, Table
-from gateway.processes.tasks import Tasks, told
+from gateway.core.table import Table
 from gateway.telemetry import exposition
 from gateway.telemetry.book import Labels
-from gateway.telemetry.catalogue import Gone, stands_for_many
+from gateway.telemetry.catalogue import Gone
 from gateway.telemetry.metrics import COMPARED, CONSUMED, REQUESTS
 
-log = logging.getLogger(__name__)
-GONE_S = 600.0
-"""How long after its end a route, backend or instance has series of its own: longer than any
-scrape interval."""
-
-RETIRED = "retired-"
 SLICE_S = 0.005
 """How long the answer to a scrape may keep the loop of the control process at a time."""
 
@@ -53,7 +45,6 @@ class StatusView:
         workers: Workers,
         prober: Prober,
         resolver: Resolver,
-        events: Events,
         totals: Totals,
         *,
         fleet: Callable[[], Mapping[str, Any]] = dict,
@@ -62,16 +53,15 @@ class StatusView:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table, self._workers = table, workers
-        self._prober, self._events = prober, events
+        self._prober = prober
         self._clock, self._fleet, self._coming = clock, fleet, asleep
         self._begun, self._begun_at = clock(), utc_now()
         self._totals, self._exposition = totals, exposition.Exposition(totals)
         self._window, self._key_use = Window(), key_use or KeyUse(UseFile(None))
         self._queued_at: dict[str, float] = {}
-        self._gone_at: dict[Gone, float] = {}
-        self._look = Together(self._look_once)
-        self._scraped = Together(self._look_at_counters)
-        self._announced: Mapping[str, Shares] = {}
+        self._retiring = Retiring()
+        self._look = Coalesced("reading the counters", self._look_once)
+        self._scraped = Coalesced("reading the counters", self._look_at_counters)
         self._effective = Effective()
         self._standing = Standing(
             table,
@@ -79,27 +69,30 @@ class StatusView:
             prober.health.ejected,
             lambda: resolver.endpoints,
         )
-        self._announce = Paced(self.announce_shares)
 
     # -- what is asked
 
     async def status(self) -> dict[str, Any]:
         """Everything, as `/admin/v1/status` shows it."""
         await self._look()
-        table = self._table()
-        status = {
+        table, standing = self._table(), self._standing.backends()
+        found = {
             "revision": table.revision,
             "control": {
                 "pid": os.getpid(),
                 "started": self._begun_at,
                 "uptime_s": round(self._clock() - self._begun, 3),
             },
-            "workers": self._worker_states(),
-            "routes": self._routes(table),
-            "backends": self._backends(),
+            "workers": workers_of(
+                self._workers.slots, {link.pid: link.revision for link in self._workers.connected}
+            ),
+            "routes": routes_of(table.routes, self.effective_shares(), self._window),
+            "backends": backends_of(
+                standing, self._asleep(), self._health(), self._load(standing), self._window
+            ),
             **self._fleet(),
         }
-        return {**status, "alerts": alerts(status)}
+        return {**found, "alerts": alerts(found)}
 
     async def metrics(
         self,
@@ -226,31 +219,14 @@ class StatusView:
         queued = self._workers.loads.queue_depth()
         self._queued_at = {name: self._queued_at.get(name, now) for name, n in queued.items() if n}
         self._retire(now)
-        self.announce_shares()
 
     def _retire(self, now: float) -> None:
-        """Counts together what has been gone for long, so that routes, backends and instances that
-        come and go do not make scrapes longer and longer.
-
-        What they are counted as is another name each time: to Prometheus that is a series
-        that ends and one that begins with all that there was, and so no increase.
-        """
-        counted = counted_of(self._totals.of(REQUESTS))
-        counted |= {("consumer", labels[0]) for labels in self._totals.of(CONSUMED)}
-        names = {key for key in counted if not stands_for_many(key[0], key[-1])}
-        gone = {key for key in names if not self._is_here(key)}
-        self._gone_at = {key: self._gone_at.get(key, now) for key in gone}
-        due = {key for key, since in self._gone_at.items() if now - since >= GONE_S}
-        if not due:
-            return
-        before = counted - names
-        number = 1 + max(
-            (int(key[-1].strip("()").removeprefix(RETIRED)) for key in before), default=0
-        )
-        kinds = {key[:-1] for key in due}
-        all_gone = sorted(due | {key for key in before if key[:-1] in kinds})
-        self._totals.retire(all_gone, f"{RETIRED}{number}")
-        self._workers.retire(all_gone, f"{RETIRED}{number}")
+        """Counts together what has been gone for long."""
+        counted = counted_of(self._totals.of(REQUESTS), self._totals.of(CONSUMED))
+        gone, name = self._retiring.due(counted, self._is_here, now)
+        if gone:
+            self._totals.retire(gone, name)
+            self._workers.retire(gone, name)
 
     def _is_here(self, key: Gone) -> bool:
         """Whether the table has that route, backend or instance."""
@@ -261,163 +237,21 @@ class StatusView:
         backend = self._standing.backends().get(key[1])
         return backend is not None and (key[0] == "backend" or key[2] in backend.up)
 
-    def note_health(self, _words: Words, changes: Sequence[tuple[Key, Word, Word]]) -> None:
-        """Tells subscribers which instances changed, and which routes that moves."""
-        for key, before, after in changes:
-            cause = self._prober.causes.get(key)
-            why = f": {cause}" if cause else ""
-            log.info(f"instance {key.address} of {key.backend}: {before}, now {after}{why}")
-            self._events.publish(
-                {
-                    "type": "health",
-                    "backend": key.backend,
-                    "instance": key.address,
-                    "from": before,
-                    "to": after,
-                    **({"cause": cause} if cause else {}),
-                }
-            )
-        self._announce()
-
-    def note_ejections(self, ejections: Sequence[Sequence[Any]]) -> None:
-        """Tells subscribers who was ejected, for how long, or came back (0 seconds)."""
-        for backend, address, seconds, times in ejections:
-            what = f"ejected for {seconds:.1f} s" if seconds else "no longer ejected"
-            log.info(f"instance {address} of {backend}: {what}")
-            self._events.publish(
-                {
-                    "type": "ejection",
-                    "backend": backend,
-                    "instance": address,
-                    "ejected_s": seconds,
-                    "times": times,
-                }
-            )
-        self._announce()
-
-    def note_worker(self, what: str, slot: int, pid: int) -> None:
-        """Tells subscribers that a worker `joined` or was `lost`."""
-        self._events.publish({"type": "worker", "what": what, "slot": slot, "pid": pid})
-
-    def announce_shares(self) -> None:
-        """Tells subscribers the effective shares of each route for which they changed."""
-        now = self.effective_shares()
-        if now is self._announced:
-            return
-        # All in C: of twenty thousand routes most have the shares that they had.
-        differ = map(is_not, map(self._announced.get, now), now.values())
-        for route, share in compress(now.items(), differ):
-            if self._announced.get(route, share) != share:
-                self._events.publish({"type": "effective", "route": route, "effective": share})
-        self._announced = now
-
     # -- inside
 
-    def _worker_states(self) -> list[dict[str, Any]]:
-        links = {link.pid: link for link in self._workers.connected}
-        return [
-            {
-                "slot": slot,
-                "pid": pid,
-                "revision": links[pid].revision if pid in links else None,
-                "connected": pid in links,
-            }
-            for slot, pid in enumerate(self._workers.slots)
-        ]
-
-    def _routes(self, table: Table) -> dict[str, Any]:
-        effective = self.effective_shares()
-        return {
-            name: {
-                "weights": route.weights,
-                "effective": effective[name],
-                **self._rates("route", name),
-            }
-            for name, route in table.routes.items()
-        }
-
-    def _rates(self, kind: str, name: str) -> dict[str, Any]:
-        return {**self._window.of(kind, name), "reasons_per_s": self._window.reasons(kind, name)}
-
-    def _backends(self) -> dict[str, Any]:
-        loads = self._workers.loads
-        in_flight, queued, limits = loads.in_flight(), loads.queue_depth(), loads.limits()
-        ejected, now = self._prober.health.ejected(), self._clock()
-        found, asleep = {}, self._asleep()
-        for name, seen in self._standing.backends().items():
-            instances = {
-                address: self._instance(seen.backend, instance, address, ejected)
-                | {
-                    "in_flight": in_flight.get(name, {}).get(address, 0),
-                    "learned_limit": limits.get(name, {}).get(address),
-                }
-                for instance, address in seen.instances
-            }
-            found[name] = {
-                "queue_depth": queued.get(name, 0),
-                "queued_s": round(now - self._queued_at.get(name, now), 3),
-                "in_flight": sum(one["in_flight"] for one in instances.values()),
-                "available": bool(seen.serving) or name in asleep,
-                **self._rates("backend", name),
-                "instances": instances,
-            }
-        return found
-
-    def _instance(
-        self,
-        backend: Backend,
-        instance: Instance,
-        address: str,
-        ejected: Mapping[tuple[str, str], float],
-    ) -> dict[str, Any]:
+    def _health(self) -> Health:
         book = self._prober.health
-        word = book.words.get(backend.name, {}).get(address)
-        return {
-            "url": instance.url,
-            "state": instance.state,
-            "health": word or "starting",
-            "cause": self._prober.causes.get(Key(backend.name, address)),
-            "since_s": round(book.since_s(Key(backend.name, address)), 3) if word else None,
-            "ejected_s": round(max(0.0, ejected.get((backend.name, address), 0.0)), 3),
-            "report": self._workers.loads.report(backend.name, address),
+        return Health(book.words, self._prober.causes, book.since_s(), book.ejected())
+
+    def _load(self, standing: Mapping[str, BackendStanding]) -> Load:
+        loads, now = self._workers.loads, self._clock()
+        reports = {
+            Key(name, address): loads.report(name, address)
+            for name, seen in standing.items()
+            for _, address in seen.instances
         }
-
-
-def counted_of(series: Iterable[Labels]) -> set[Gone]:
-    """The routes, backends and instances at which requests were counted; an instance of a backend
-    that stands for many goes with it."""
-    counted: set[Gone] = set()
-    for route, backend, instance in series:
-        if route:
-            counted.add(("route", route))
-        if backend:
-            counted.add(("backend", backend))
-            if instance and not stands_for_many("backend", backend):
-                counted.add(("instance", backend, instance))
-    return counted
-
-
-class Together:
-    """Does `work` once for all who ask before it begins: who asks while it runs gets the next
-    one, for what they see must not be older than their asking."""
-
-    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
-        self._work = work
-        # Whoever asked is told as well, unless they have left meanwhile.
-        self._own = Tasks(lambda name, error: log.error(f"{name} failed: {told(error)}"))
-        self._running: asyncio.Task[None] | None = None
-        self._next: asyncio.Task[None] | None = None
-
-    async def __call__(self) -> None:
-        if self._next is None:
-            self._next = self._own.run("reading the counters", self._after(self._running))
-        await asyncio.shield(self._next)
-
-    async def _after(self, running: asyncio.Task[None] | None) -> None:
-        if running is not None:
-            await asyncio.wait([running])
-        self._running, self._next = self._next, None
-        await self._work()
+        queued_s = {name: now - since for name, since in self._queued_at.items()}
+        return Load(loads.in_flight(), loads.limits(), reports, loads.queue_depth(), queued_s)
 
 
 async def joined(pieces: Iterator[bytes]) -> bytes:

@@ -1,0 +1,180 @@
+"""What do operators tell a rollout?
+
+To begin, to pause, to go on, to go back, and to be forgotten. Each command is judged, written down
+and in force before it is answered, and one that is refused has changed nothing. What time does to
+a rollout is `controller`.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.controlplane.events import utc_now
+from gateway.controlplane.published import NotInForce
+from gateway.controlplane.publisher import Publisher
+from gateway.controlplane.rollouts import plans
+from gateway.controlplane.rollouts.controller import Rollouts
+from gateway.controlplane.rollouts.progress import Move, Progress
+from gateway.controlplane.store.store import StoreError
+from gateway.core import edits
+from gateway.core.faults import Conflict
+from gateway.core.rollout import NotNow, Signal
+from gateway.processes.tasks import Tasks
+
+log = logging.getLogger(__name__)
+COMMANDS: dict[str, Signal] = {
+    "pause": "pause",
+    "resume": "resume",
+    "promote": "promote",
+    "approve": "approve",
+    "abort": "abort",
+}
+OVERRULE = ("resume", "promote", "approve")
+"""Who says so knows which guards have failed, and goes on."""
+Json = Any
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How something is asked for: why, whether it is but tried, and a `guard` that is given the
+    rollout there is, when all else is well, and raises to refuse."""
+
+    why: str = ""
+    dry_run: bool = False
+    guard: Callable[[Json | None], None] = lambda current: None
+
+
+PLAIN = How()
+
+
+async def _nobody_sleeps(_: str) -> None:
+    """No backend starts on demand."""
+
+
+class Commands:
+    """What `rollouts` are told. `awake` loads a backend that starts on demand."""
+
+    def __init__(
+        self,
+        rollouts: Rollouts,
+        publisher: Publisher,
+        *,
+        awake: Callable[[str], Awaitable[None]] = _nobody_sleeps,
+    ) -> None:
+        self._rollouts, self._publisher, self._awake = rollouts, publisher, awake
+        self._mover, self._driver = rollouts.mover, rollouts.driver
+        self._all = rollouts.mover.all
+        self._own = Tasks(_note_failure)
+
+    async def begin(self, route: str, said: Mapping[str, Json], how: How = PLAIN) -> Json:
+        """A new rollout, whose first step is in force.
+
+        Conflict while one runs, Invalid for a plan that cannot be, Missing for no such route, and
+        whatever the publisher raises; then nothing changed.
+        """
+        before = self._all.get(route)
+        if not how.dry_run and (before is None or not before.is_live):
+            start = edits.weights_of(self._publisher.table.document, route)
+            await self._awake(plans.read_plan(said, start).to)  # nobody waits at the first step
+        return await self._finish(self._begin(route, said, how))
+
+    async def _begin(self, route: str, said: Mapping[str, Json], how: How) -> Json:
+        async with self._rollouts.lock:
+            before = self._all.get(route)
+            start = edits.weights_of(self._publisher.table.document, route)
+            if before is not None and before.is_live:
+                raise Conflict(f"a rollout of {before.plan.to!r} runs on route {route!r} already")
+            if how.why and "why" not in said:
+                said = {**said, "why": how.why}
+            plan = plans.read_plan(said, start, lambda to: self._rollouts.is_compared(route, to))
+            it = Progress(
+                secrets.token_hex(6), route, said, plan, start, utc_now(),
+                warming=plan.warmup > 0,
+            )  # fmt: skip
+            self._rollouts.begin_tallies(it)
+            it.move = Move("running", 0, plan.why or "begun", it.weights_of(0, "running"))
+            how.guard(None if before is None else before.shown())
+            if how.dry_run:
+                return it.shown()
+            await self._driver.claim(route)
+            self._rollouts.add(it)
+            try:
+                await self._mover.carry_out(it)
+            except NotInForce:
+                raise  # durable: it goes on
+            except Exception:
+                await self._put_back(route, before)
+                raise
+            finally:
+                self._rollouts.tell_workers()
+                self._rollouts.stir()
+            return it.shown()
+
+    async def _put_back(self, route: str, before: Progress | None) -> None:
+        """A rollout that could not begin never was."""
+        if before is None:
+            del self._all[route]
+        else:
+            self._all[route] = before
+        with suppress(StoreError):
+            await self._mover.keep()
+
+    async def _finish(self, steps: Coroutine[Any, Any, Json]) -> Json:
+        """The result of `steps`, which run to their end even if nobody waits for it."""
+        return await asyncio.shield(self._own.run("a rollout's command", steps))
+
+    async def command(self, route: str, word: str, how: How = PLAIN) -> Json:
+        """The rollout after one of COMMANDS, in force; Conflict where it means nothing now."""
+        return await self._finish(self._command(route, word, how))
+
+    async def _command(self, route: str, word: str, how: How) -> Json:
+        async with self._rollouts.lock:
+            it = self._rollouts.of(route)
+            try:
+                move = it.moved(COMMANDS[word], how.why or f"{word} by an operator")
+            except NotNow as refused:
+                raise Conflict(f"route {route!r}: {refused}") from None
+            how.guard(it.shown())
+            if how.dry_run:
+                return it.shown()
+            await self._driver.claim(route)
+            try:
+                await self._mover.make(it, move)
+            except NotInForce:
+                raise  # durable: it goes on
+            except Exception:
+                it.move = None
+                raise
+            if word in OVERRULE:
+                it.accepted |= it.failed.keys()
+            return it.shown()
+
+    async def forget(self, route: str, how: How = PLAIN) -> Json:
+        """What was known of a rollout that has ended; Conflict while it runs."""
+        return await self._finish(self._forget(route, how))
+
+    async def _forget(self, route: str, how: How) -> Json:
+        async with self._rollouts.lock:
+            it = self._rollouts.of(route)
+            if it.is_live:
+                raise Conflict(f"the rollout on route {route!r} is {it.state}: abort it first")
+            shown = it.shown()
+            how.guard(shown)
+            if not how.dry_run:
+                await self._driver.claim(route)
+                del self._all[route]
+                try:
+                    await self._mover.keep()
+                except BaseException:
+                    self._all[route] = it
+                    raise
+            return shown
+
+
+def _note_failure(name: str, error: Exception) -> None:
+    """Whoever asked is told why."""
+    log.info(f"{name} was not carried out: {type(error).__name__}")
