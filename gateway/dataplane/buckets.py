@@ -275,6 +275,14 @@ class Bucket:
             at = self.place * buckets.stride + buckets.lane
             buckets.seconds[at] -= self._cost_s
 
+    def look(self, now: float) -> None:
+        """Has `left` and `full_at` say what there is now. Takes nothing."""
+        buckets, place = self._all, self.place
+        if self.has_rate and place >= 0 and buckets.directory[place] == self._word:
+            self.full_at = max(now, buckets.full_at(place))
+            left = self._burst - (self.full_at - now) / self._cost_s
+            self.left = max(0, int(left + 1e-6))
+
     def policy(self, name: bytes) -> bytes:
         """The line that tells clients of this limit, by that name."""
         if not self._policy:

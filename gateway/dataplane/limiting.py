@@ -65,6 +65,15 @@ def check(buckets: Sequence[Named], now: float) -> None:
             raise _limited(bucket, name, prefix, wait_s, now)
 
 
+def standing(buckets: Sequence[Named], now: float) -> bytes:
+    """The lines that tell a client of one of `buckets` what is left now. Takes nothing."""
+    lines = b""
+    for bucket, (name, _) in buckets:
+        bucket.look(now)
+        lines += _lines(bucket, name, now)
+    return lines
+
+
 def leave(buckets: Sequence[Named]) -> None:
     """A request that was admitted by `buckets` is over."""
     for bucket, _ in buckets:
@@ -77,7 +86,7 @@ def _limited(bucket: Bucket, name: bytes, prefix: str, wait_s: float, now: float
         detail = f"The {name.decode()} may have no more requests now (limits.requests)."
         return Limited(detail, f"{prefix}requests", wait_s, lines)
     detail = f"The {name.decode()} has as many requests under way as it may (limits.in_flight)."
-    return Limited(detail, f"{prefix}in_flight", 1.0, b"")
+    return Limited(detail, f"{prefix}in_flight", 1.0, standing([(bucket, (name, prefix))], now))
 
 
 def _lines(bucket: Bucket, name: bytes, now: float) -> bytes:

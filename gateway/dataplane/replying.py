@@ -15,6 +15,7 @@ from gateway.core.access import Unauthorized
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.openai import Listing, as_list, as_model, is_openai
 from gateway.core.strangers import HOLD_S
+from gateway.dataplane import limiting
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.intake import Intake
 from gateway.dataplane.live_route import LiveRoute
@@ -51,6 +52,8 @@ class Replying(Intake):
             lines, body = signpost(self.client.peer, self.plane.options.listeners)
         else:
             lines, body = problem(fault, self.request_id, allow, is_openai(head.target))
+        if self.buckets:  # it was let in: what it took is told whatever came of it
+            lines += limiting.standing(self.buckets, self.plane.now())
         if self.plane.options.expose:
             lines += self._decided()
         live = self.route

@@ -305,6 +305,51 @@ async def test_beyond_a_limit_requests_are_refused_and_told_when_to_come_again(
     peer.close()
 
 
+async def test_what_the_gateway_answers_itself_under_a_rate_tells_what_is_left(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway, instance = await rig(), await stub(tell)
+    few, of_all = keys(limits={"requests": "1/m", "burst": 3}), {"requests": "1/m", "burst": 5}
+    serve(gateway, instance, few, limits=of_all, max_body="1KiB")
+    bearer = BEARER % KEY.encode()
+    assert (await gateway.ask(GET % (b"/", bearer))).status == 200
+    chunked = b"POST / HTTP/1.1\r\nHost: gw.test\r\nTransfer-Encoding: chunked\r\n%b\r\n"
+    refused = await gateway.ask(chunked % bearer + b"800\r\n%b\r\n0\r\n\r\n" % bytes(2048))
+    assert refused.error == "body_too_large", "it was not let in, and took nothing"
+    assert refused.get("ratelimit") is None
+    serve(gateway, instance, few, limits=of_all, split={"b": 0})
+    answer = await gateway.ask(GET % (b"/", bearer))
+    assert answer.error == "no_weight"
+    left = [value.partition(";t=")[0] for name, value in answer.fields if name == "ratelimit"]
+    assert left == ['"key";r=1', '"route";r=3']
+    policies = [value for name, value in answer.fields if name == "ratelimit-policy"]
+    assert policies == ['"key";q=3;w=180', '"route";q=5;w=300']
+
+
+async def test_who_has_too_much_under_way_is_told_what_is_left_of_its_rate(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway, came, held = await rig(), asyncio.Event(), asyncio.Event()
+
+    async def hold(conversation: Conversation) -> None:
+        await conversation.request()
+        came.set()
+        await held.wait()
+        await conversation.answer(b"ok")
+
+    serve(gateway, await stub(hold), keys(limits={"requests": "1/m", "burst": 3, "in_flight": 1}))
+    bearer = BEARER % KEY.encode()
+    peer = await gateway.connect()
+    peer.write(GET % (b"/", bearer))
+    await until(came.is_set)
+    refused = await gateway.ask(GET % (b"/", bearer))
+    assert refused.error == "rate_limited"
+    assert (refused.get("ratelimit") or "").startswith('"key";r=2;t=')
+    held.set()
+    assert (await peer.answer()).status == 200
+    peer.close()
+
+
 async def test_a_routes_limit_is_for_all_and_takes_nothing_from_a_refused_one(
     rig: MakeRig, stub: MakeStub
 ) -> None:
