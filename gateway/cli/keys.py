@@ -11,7 +11,7 @@ from typing import Any
 
 from click import UsageError
 
-from gateway.cli import asking, finding, screen, showing
+from gateway.cli import asking, difference, finding, screen, showing
 from gateway.cli.grids import Cell, Grid
 from gateway.client import AdminClient, Change, Json
 
@@ -32,6 +32,10 @@ def key(options: SimpleNamespace) -> int:
     answer = _made(client, options, wanted)
     if screen.printed(answer, options.output):
         return 0
+    if options.dry_run:
+        changes = difference.lines(answer.get("diff") or [])
+        screen.show(*changes, Cell(asking.outcome(answer, options), "dim"))
+        return 0
     if secret := answer.get("key"):
         print(secret, flush=True)
     told = {
@@ -46,7 +50,12 @@ def key(options: SimpleNamespace) -> int:
 
 def _made(client: AdminClient, options: SimpleNamespace, wanted: dict[str, Any]) -> Json:
     name, action = options.name, options.action
-    if action == "add":
+
+    def revision() -> int:
+        return int(client.table()["revision"])
+
+    if action == "add":  # what is not there has no tag; that it is not there, the gateway sees to
+        asking.bound(options, revision, str)
         return client.create_key(name, wanted, asking.change(options))
 
     def edit(change: Change) -> Json:
@@ -54,9 +63,7 @@ def _made(client: AdminClient, options: SimpleNamespace, wanted: dict[str, Any])
             return client.delete_key(name, change)
         return client.key_action(name, action, change)
 
-    etag = asking.bound(
-        options, lambda: int(client.table()["revision"]), lambda: client.key_tag(name)
-    )
+    etag = asking.bound(options, revision, lambda: client.key_tag(name))
     return asking.made(edit, asking.change(options, etag), lambda: client.key_tag(name))
 
 

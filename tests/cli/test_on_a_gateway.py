@@ -97,6 +97,23 @@ async def test_refusals_of_a_real_gateway_are_one_line_each(bare: Gateway) -> No
         assert len(ran.stderr.splitlines()) == 1, ran.stderr
 
 
+@SHARED_LOOP
+async def test_a_key_is_made_only_at_the_revision_that_was_named(bare: Gateway) -> None:
+    ran = await at(bare)("key", "add", "acme", "--if-revision", "7")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == "headgate: the revision is no longer 7: it is 1 now\n"
+
+
+@SHARED_LOOP
+async def test_a_dry_run_shows_the_key_that_would_be_and_no_secret(bare: Gateway) -> None:
+    ran = await at(bare)("key", "add", "acme", "--route", "all", "--if-revision", "1", "--dry-run")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    first, last = ran.stdout.splitlines()
+    assert first.startswith("+ keys/acme: ")
+    assert last == "a dry run: nothing was changed"
+    assert "hg_" not in ran.stdout
+
+
 async def test_a_file_is_applied_three_ways_and_the_difference_comes_first() -> None:
     async with origins(2) as (one, two):
         document = {
