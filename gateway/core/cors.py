@@ -7,7 +7,7 @@ who is let in is `access`.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gateway.core.header_fields import is_token
@@ -101,9 +101,12 @@ def read_cors(spec: Mapping[str, Any]) -> Cors:
 class CorsPolicy:
     """What `cors` has a gateway say at a route for `methods`, prepared."""
 
-    __slots__ = ("_any", "_any_header", "_exact", "_patterns", "_preflight", "_tail", "_takes")
+    __slots__ = (
+        "_any", "_any_header", "_cors", "_exact", "_patterns", "_preflight", "_tail", "_takes",
+    )  # fmt: skip
 
     def __init__(self, cors: Cors, methods: tuple[str, ...]) -> None:
+        self._cors = cors
         self._any = ANY in cors.origins
         wild = [origin for origin in cors.origins if "://*." in origin]
         self._exact = frozenset(cors.origins) - {*wild}
@@ -122,6 +125,10 @@ class CorsPolicy:
         self._preflight = lines.encode()
         self._any_header = ANY in cors.headers
         self._takes = ", ".join(cors.headers).encode()
+
+    def by(self, methods: tuple[str, ...]) -> "CorsPolicy":
+        """The same for what is asked for by `methods` alone."""
+        return CorsPolicy(replace(self._cors, methods=methods), ())
 
     def names(self, origin: str | None) -> bool:
         """Whether pages of `origin` may ask."""

@@ -13,6 +13,7 @@ from gateway.core.errors import Kind
 from gateway.core.targets import normalise_host
 
 MODELS: Final = b"/v1/models"
+LISTED_BY: Final = ("GET", "HEAD")  # methods
 _FIELD: Final = "model"
 _OWNER: Final = "headgate"
 _below = re.compile(
@@ -69,10 +70,11 @@ def models_of(routes: Iterable[tuple[str, Match]]) -> tuple[Model, ...]:
 
 
 def listing(
-    models: Iterable[Model], path: str, host: str, header: Callable[[str], str | None]
+    models: Iterable[Model], path: str, host: str, header: Callable[[str], str | None] | None
 ) -> Listing | None:
     """What of `models` a GET of `path` may show; None if it asks for no list of any. A list shows
-    what the same client could ask for at its base; `host` and `header` as in `matching`."""
+    what the same client could ask for at its base; `host` and `header` as in `matching`, or None
+    for whatever headers there are."""
     base, _, rest = path.partition(MODELS.decode())
     if rest and (rest[0] != "/" or rest == "/"):
         return None
@@ -91,7 +93,9 @@ def as_model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": _OWNER}
 
 
-def _is_near(match: Match, base: str, host: str, header: Callable[[str], str | None]) -> bool:
+def _is_near(
+    match: Match, base: str, host: str, header: Callable[[str], str | None] | None
+) -> bool:
     """Whether a request below `base` may meet `match`."""
     path = match.path.removesuffix("/")
     is_below = f"{path}/".startswith(f"{base}/")
@@ -99,7 +103,7 @@ def _is_near(match: Match, base: str, host: str, header: Callable[[str], str | N
         return False
     if match.hosts and not any(_is_host(each, host) for each in match.hosts):
         return False
-    return all(header(name.lower()) == value for name, value in match.headers)
+    return header is None or all(header(name.lower()) == value for name, value in match.headers)
 
 
 def _is_host(said: str, host: str) -> bool:

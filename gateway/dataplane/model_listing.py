@@ -26,16 +26,17 @@ class ModelListing:
         self._matcher = matcher
         self._models: tuple[Model, ...] | None = None
 
-    def check(self, table: Table, matched: Matched, path: str, host: str, header: Header) -> None:
-        """Raises ModelsAsked where `path` is that of a list. A route that names it goes first."""
+    def asked(
+        self, table: Table, matched: Matched, path: str, host: str, header: Header | None
+    ) -> Listing | None:
+        """What is to be listed where `path`, which holds MODELS, is that of a list. A route that
+        names it goes first. `header` is None where the request's are not known."""
         if isinstance(matched, Found):
             named = table.routes[matched.route].match.path
             if named.startswith(path[: path.index(_MODELS) + len(_MODELS)]):
-                return
+                return None
         if self._models is None:
             entries = self._matcher.index.entries.values()
             order = sorted(entries, key=lambda entry: entry.order)
             self._models = models_of((entry.route, entry.match) for entry in order)
-        found = listing(self._models, path, host, header)
-        if found is not None:
-            raise ModelsAsked(found)
+        return listing(self._models, path, host, header)

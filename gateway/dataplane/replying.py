@@ -13,12 +13,11 @@ from mypy_extensions import mypyc_attr
 
 from gateway.core.access import Unauthorized
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
-from gateway.core.openai import Listing, as_list, as_model, is_openai
+from gateway.core.openai import LISTED_BY, Listing, as_list, as_model, is_openai
 from gateway.core.strangers import HOLD_S
 from gateway.dataplane import limiting
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.intake import Intake
-from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.replies import asks_for_page, problem, reply, signpost
 from gateway.dataplane.route_table import Snapshot, WrongMethodFault, host_of
 
@@ -56,11 +55,7 @@ class Replying(Intake):
             lines += limiting.standing(self.buckets, self.plane.now())
         if self.plane.options.expose:
             lines += self._decided()
-        live = self.route
-        if live is None:  # refused before its route was known for sure: a page may read why
-            live = self._meant()
-        if live is not None and live.shape is not None:
-            lines += live.shape.own(self.head, lines)
+        lines += self._dressed(lines, allow)
         self._reply(fault.kind.status, lines, body, fault.code)
 
     def _hold_stranger(self) -> None:
@@ -70,15 +65,30 @@ class Replying(Intake):
         if not client.trusted and plane.strangers.came(client.peer, plane.now()):
             client.hold(HOLD_S)
 
-    def _meant(self) -> LiveRoute | None:
-        """The route whose `cors` speaks for a request that came from a page."""
-        head = self.head
-        if head.get("origin") is None:
-            return None
-        try:
-            return self.plane.snapshot.cors_route(head, head.method)
-        except GatewayError:  # a host that is none
-            return None
+    def _dressed(self, lines: bytes, allow: str | None) -> bytes:
+        """What goes with the `lines` of a refusal by the route's `cors` and `headers`. Of a request
+        that was refused before its route was known for sure, a page may read why."""
+        head, snapshot, live = self.head, self.plane.snapshot, self.route
+        origin = head.get("origin") if live is None else None
+        if origin is not None:
+            try:
+                listing = snapshot.lists(head, head.method, head.get)
+                if listing is not None:
+                    return self._list_cors(snapshot, listing)
+                others = allow.encode().split(b", ") if allow and head.method != b"OPTIONS" else ()
+                for method in (head.method, *others):
+                    live = live or snapshot.cors_route(head, method)
+            except GatewayError:  # a host that is none
+                return b""
+        return live.shape.own(head, lines) if live is not None and live.shape is not None else b""
+
+    def _list_cors(self, snapshot: Snapshot, asked: Listing) -> bytes:
+        """The lines by which a page may read a list of models, or why there is none for it."""
+        origin = self.head.get("origin")
+        live = snapshot.list_cors(asked, origin)
+        if live is None or live.shape is None or live.shape.cors is None:
+            return b""
+        return live.shape.cors.answer(origin)
 
     def _decided(self) -> bytes:
         """The response lines that say what was decided of a request before it failed."""
@@ -109,11 +119,20 @@ class Replying(Intake):
         origin = head.get("origin")
         if head.method != b"OPTIONS" or not wished or origin is None:
             return False
-        live = snapshot.cors_route(head, wished.encode("latin-1"))
+        method = wished.encode("latin-1")
+        listing = snapshot.lists(head, method, None)
+        if listing is not None:
+            live = snapshot.list_cors(listing, origin)
+        else:
+            live = snapshot.cors_route(head, method)
         if live is None or live.shape is None or live.shape.cors is None:
             return False
-        self.route, self.revision = live, snapshot.revision
-        lines = live.shape.cors.preflight(origin, head.get("access-control-request-headers"))
+        cors = live.shape.cors
+        if listing is not None:
+            cors = cors.by(LISTED_BY)
+        else:
+            self.route, self.revision = live, snapshot.revision
+        lines = cors.preflight(origin, head.get("access-control-request-headers"))
         if self.plane.options.expose:
             lines += self._decided()
         self._reply(204, lines, b"", "")
@@ -152,6 +171,7 @@ class Replying(Intake):
             return
         said = as_model(unquote(asked.wanted)) if asked.wanted else as_list(names)
         lines = b"Content-Type: application/json\r\nCache-Control: no-store\r\n" + self.shown
+        lines += self._list_cors(snapshot, asked)
         if self.plane.options.expose:
             lines += b"X-Headgate-Revision: %d\r\n" % self.revision
         self._reply(200, lines, orjson.dumps(said), "")

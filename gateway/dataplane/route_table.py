@@ -5,7 +5,7 @@ lines. It is read once per request and means the same for ever; the next table i
 snapshot, which shares with this one whatever the edit left alone.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import ClassVar, Final
 
 from gateway.core.errors import ClientFault
@@ -13,6 +13,7 @@ from gateway.core.heads import RequestHead
 from gateway.core.matching import (
     UNREAD,
     Found,
+    Header,
     Json,
     Matcher,
     NeedsBody,
@@ -20,7 +21,7 @@ from gateway.core.matching import (
     WrongMethod,
     rewritten,
 )
-from gateway.core.openai import MODELS
+from gateway.core.openai import LISTED_BY, MODELS, Listing
 from gateway.core.served import default_rewrite
 from gateway.core.splitting import Spread
 from gateway.core.table import EMPTY, Route, Table
@@ -30,7 +31,7 @@ from gateway.dataplane.door import Door
 from gateway.dataplane.json_fields import FieldReader
 from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.match_memory import Remembered
-from gateway.dataplane.model_listing import ModelListing
+from gateway.dataplane.model_listing import ModelListing, ModelsAsked
 from gateway.dataplane.shared import Shared
 
 _MOST_SHOWN: Final = 100  # characters of what a client named
@@ -145,15 +146,35 @@ class Snapshot:
         target = head.target.decode("latin-1")
         if not target or target_fault(target) is not None:
             return None
-        origin, found = head.get("origin"), None
-        host = host_of(head)
-        for name in self.matcher.whatever_else(method.decode("latin-1"), host, target):
+        names = self.matcher.whatever_else(method.decode("latin-1"), host_of(head), target)
+        return self._speaking(names, head.get("origin"))
+
+    def lists(self, head: RequestHead, method: bytes, header: Header | None) -> Listing | None:
+        """Which list of models a request with `head` by `method` asks for; None: for none.
+        `header` is None for a preflight, which has not those of its request."""
+        target, said = head.target.decode("latin-1"), method.decode("latin-1")
+        if MODELS not in head.target or said not in LISTED_BY or target_fault(target) is not None:
+            return None
+        path, host = target.partition("?")[0], host_of(head)
+        if MODELS.decode() not in path:
+            return None
+        matched = self.matcher.match(said, host, target, head.get, UNREAD)
+        return self._listing.asked(self.table, matched, path, host, header)
+
+    def list_cors(self, asked: Listing, origin: str | None) -> LiveRoute | None:
+        """The route whose `cors` speaks for a list: one that has a model in it."""
+        return self._speaking((model.route for model in asked.models), origin)
+
+    def _speaking(self, names: Iterable[str], origin: str | None) -> LiveRoute | None:
+        """The first route of these whose `cors` names `origin`, or else that has any."""
+        found = None
+        for name in names:
             live = self.route(name)
             cors = live.shape.cors if live.shape is not None else None
-            if cors is not None and (found is None or cors.names(origin)):
+            if cors is not None and cors.names(origin):
+                return live
+            if cors is not None and found is None:
                 found = live
-                if cors.names(origin):
-                    break
         return found
 
     def judge(self) -> None:
@@ -203,8 +224,11 @@ class Snapshot:
             last.form, last.written = host_of(head), head.host
         method, host = head.method.decode("latin-1"), last.form
         matched = self.matcher.match(method, host, target, header, body)
-        if MODELS in path and method in ("GET", "HEAD"):
-            self._listing.check(self.table, matched, path.decode("latin-1"), host, header)
+        if MODELS in path and method in LISTED_BY:
+            text = path.decode("latin-1")
+            listing = self._listing.asked(self.table, matched, text, host, header)
+            if listing is not None:
+                raise ModelsAsked(listing)
         if not isinstance(matched, Found):
             if isinstance(matched, NeedsBody):
                 max_body = min(matched.max_body, self._shared.options.match_body)

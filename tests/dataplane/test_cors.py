@@ -130,6 +130,81 @@ async def test_a_preflight_is_for_a_route_whose_headers_or_body_it_cannot_have(
     assert (answer.status, origins(answer)) == (204, [APP.decode()])
 
 
+async def test_a_page_reads_that_its_method_is_not_allowed(rig: MakeRig, stub: MakeStub) -> None:
+    gateway, instance = await rig(), await stub(own_cors)
+    serve(gateway, instance)
+    get = b"GET / HTTP/1.1\r\nHost: gw.test\r\nOrigin: %b\r\n\r\n"
+    for origin, told in ((APP, [APP.decode()]), (b"https://evil.org", [])):
+        answer = await gateway.ask(get % origin)
+        assert (answer.status, answer.get("allow"), origins(answer)) == (405, "POST", told)
+
+
+MODELS = b"GET /v1/models%b HTTP/1.1\r\nHost: gw.test\r\n%b\r\n"
+OTHER = b"https://other.example"
+
+
+def serve_models(rig: Rig, stub: StubInstance, **more: Any) -> None:
+    """Two models, which pages of APP and of OTHER may ask for."""
+
+    def route(model: str, origin: bytes) -> dict[str, Any]:
+        exact = {"exact": "/v1/chat/completions", "methods": ["POST"], "json": {"model": model}}
+        cors = {"origins": [origin.decode()], "expose": ["Retry-After"]}
+        return {"match": exact, "split": {"b": 1}, "cors": cors}
+
+    routes = {"small": route("small", APP), "large": route("large", OTHER)}
+    rig.table({"backends": {"b": {"instances": [stub.url]}}, "routes": routes, **more})
+
+
+async def test_a_page_that_may_ask_a_model_reads_the_list_of_models(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway, instance = await rig(), await stub()
+    serve_models(gateway, instance, keys={"acme": {"hashes": [hash_of(KEY)], "routes": ["small"]}})
+    key = b"Authorization: Bearer %b\r\n" % KEY.encode()
+    for origin in (APP, OTHER):
+        from_page = b"Origin: %b\r\n" % origin
+        asked = [(b"", key, 200), (b"/small", key, 200), (b"/large", key, 404), (b"", b"", 401)]
+        for path, lines, status in asked:
+            answer = await gateway.ask(MODELS % (path, from_page + lines))
+            assert (answer.status, origins(answer)) == (status, [origin.decode()])
+            assert answer.get("access-control-expose-headers") == "Retry-After"
+            assert "origin" in varies(answer)
+    for lines in (b"Origin: https://evil.org\r\n", b""):
+        answer = await gateway.ask(MODELS % (b"", key + lines))
+        assert (answer.status, origins(answer)) == (200, [])
+        assert "origin" in varies(answer)
+
+
+async def test_a_preflight_for_the_list_of_models_is_answered(rig: MakeRig, stub: MakeStub) -> None:
+    gateway, instance = await rig(), await stub(own_cors)
+    serve_models(gateway, instance)
+    for path in (b"/v1/models", b"/v1/models/small?x=1"):
+        answer = await gateway.ask(PREFLIGHT % (path, OTHER, b"GET", b""))
+        assert (answer.status, origins(answer)) == (204, [OTHER.decode()])
+        assert answer.get("access-control-allow-methods") == "GET, HEAD"
+        assert "Authorization" in (answer.get("access-control-allow-headers") or "")
+        assert answer.get("x-headgate-route") is None, "a list is no route's"
+    answer = await gateway.ask(PREFLIGHT % (b"/v1/models", b"https://evil.org", b"GET", b""))
+    assert (answer.status, origins(answer)) == (204, [])
+    answer = await gateway.ask(PREFLIGHT % (b"/v1/models", APP, b"DELETE", b""))
+    assert (answer.status, origins(answer)) == (404, [])
+    assert instance.connections == 0
+
+
+async def test_the_list_of_models_is_for_no_page_where_no_route_has_cors(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway, instance = await rig(), await stub()
+    gateway.table(
+        {
+            "backends": {"b": {"instances": [instance.url]}},
+            "routes": {"a": {"match": {"path": "/v1", "json": {"model": "a"}}, "split": {"b": 1}}},
+        }
+    )
+    answer = await gateway.ask(MODELS % (b"", b"Origin: %b\r\n" % APP))
+    assert (answer.status, origins(answer), varies(answer)) == (200, [], set())
+
+
 async def test_a_page_reads_answers_and_refusals(rig: MakeRig, stub: MakeStub) -> None:
     gateway, instance = await rig(), await stub(own_cors)
     serve(gateway, instance)
