@@ -319,7 +319,10 @@ def run_worker(arguments: Sequence[str]) -> int:
     start: WorkerStart = json.loads(arguments[0])
     bound = [socket.socket(fileno=fd) for fd in start["data_fds"]]
     knows = WorkerOptions(
-        permits=start["permits_fd"], counters=start["counters_fd"], compare=start["compare"]
+        permits=start["permits_fd"],
+        counters=start["counters_fd"],
+        certificates=start["certificates_fd"],
+        compare=start["compare"],
     )
     return uvloop.run(serve(knows, bound, start["channel"], start["slot"]))
 

@@ -35,6 +35,7 @@ from gateway.core.table import Document
 from gateway.processes.certificates import Certificate
 from gateway.processes.children import FAULT
 from gateway.processes.console import is_for_people, say
+from gateway.processes.last_certificates import LastCertificates
 from gateway.processes.tasks import Tasks, told
 from gateway.telemetry import logs
 from gateway.wire.line import ControlStart, Ready
@@ -177,7 +178,8 @@ class Control:
         """By which TLS the admin listener is reached; None: by none."""
         if self._settings.admin_tls is None:
             return None
-        certificate = Certificate(self._settings.admin_tls.files, say, waits=self._start["again"])
+        last = LastCertificates(self._start["certificates_fd"])
+        certificate = Certificate(self._settings.admin_tls.files, say, last, "admin_tls")
         self._own.keep("the watch over the admin certificate", certificate.watch)
         return certificate.context
 

@@ -35,6 +35,7 @@ from gateway.processes.accepting import Acceptor
 from gateway.processes.certificates import Certificate, CertificateError
 from gateway.processes.children import FAULT
 from gateway.processes.console import say
+from gateway.processes.last_certificates import LastCertificates
 from gateway.processes.sockets import BACKLOG
 from gateway.processes.tasks import Tasks, first_of, told
 from gateway.telemetry import logs
@@ -58,7 +59,8 @@ class WorkerOptions:
 
     `permits` is the descriptor of what `dataplane.permits` and `dataplane.load_memory` are about,
     None without others; `counters` that of the memory in which all workers count, None where
-    nobody reads it; `compare` the path at which pairs of answers are taken, "" where they are not.
+    nobody reads it; `certificates` that of `processes.last_certificates`, None where nobody comes
+    after; `compare` the path at which pairs of answers are taken, "" where they are not.
     `retry_min_s` and `retry_max_s` bound the pause before the channel is opened again;
     `set_up_logs` is off where the worker runs inside another program.
     """
@@ -68,6 +70,7 @@ class WorkerOptions:
     set_up_logs: bool = True
     permits: int | None = None
     counters: int | None = None
+    certificates: int | None = None
     compare: str = ""
 
 
@@ -101,6 +104,7 @@ class Worker:
         self._sockets = sockets
         self._slot = slot
         self._compare = options.compare
+        self._last = LastCertificates(options.certificates)
         self._shared = options.permits
         self._permits = PermitsFile(options.permits)
         self._counters = Counters(Book(options.counters))
@@ -176,7 +180,7 @@ class Worker:
             raise CannotServe(f"access_log: {error.filename}: {error.strerror}") from None
         if options.tls is not None:
             try:
-                self._certificate = Certificate(options.tls, say)
+                self._certificate = Certificate(options.tls, say, self._last)
             except CertificateError as error:
                 raise CannotServe(f"gateway.tls: {error}") from None
             self._own.keep("the watch over the certificate", self._certificate.watch)

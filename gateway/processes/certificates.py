@@ -10,7 +10,10 @@ import os
 import ssl
 from collections.abc import Callable, Mapping
 
+from gateway.processes.last_certificates import LastCertificates, as_path
+
 LOOK_S = 1.0
+NOTHING_KEPT = LastCertificates(None)
 # Forward secrecy and authenticated encryption, as Mozilla's "intermediate" has them. Those of
 # TLS 1.3 are OpenSSL's own to choose.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -24,23 +27,29 @@ class Certificate:
     """The certificate of one listener: `context` is for it, for as long as it listens.
 
     `files` names `cert`, `key` and, where clients have to show one of their own, `client_ca`.
-    Raises CertificateError where they cannot be used. One that `waits` says so instead, and agrees
-    with nobody until they can: for who comes after somebody with whom it was sound.
+    Raises CertificateError where they cannot be used and nothing was kept in `last`, by the name of
+    the listener, of who had its place before.
     """
 
     def __init__(
-        self, files: Mapping[str, str], say: Callable[[str], None], *, waits: bool = False
+        self,
+        files: Mapping[str, str],
+        say: Callable[[str], None],
+        last: LastCertificates = NOTHING_KEPT,
+        listener: str = "tls",
     ) -> None:
         self._files = files
         self._say = say
+        self._last, self._listener = last, listener
         self._marks = self._looked_at()
         try:
             self._current = self._read()
         except CertificateError as error:
-            if not waits:
+            kept = last.get(listener)
+            if not kept:
                 raise
-            say(f"{error}; nobody is spoken to until it can be used")
-            self._current = _bare()
+            say(f"{error}; the certificate before is kept")
+            self._current = _of(kept)
         # A handshake that begins with this one goes on with the newest: certificate, key and CA.
         # Whether clients must show one is settled when it begins.
         self.context = _bare()
@@ -79,11 +88,12 @@ class Certificate:
 
     def _read(self) -> ssl.SSLContext:
         files = self._files
-        context = _bare()
+        context, marks = _bare(), self._looked_at()
+        contents: dict[str, bytes] = {}
         for name, path in files.items():
             try:
-                with open(path, "rb"):
-                    pass
+                with open(path, "rb") as file:
+                    contents[name] = file.read()
             except OSError as error:
                 raise CertificateError(f"{name} {path}: {error.strerror or error}") from None
         try:
@@ -97,7 +107,21 @@ class Certificate:
                 context.load_verify_locations(files["client_ca"])
             except (ssl.SSLError, OSError) as error:
                 raise CertificateError(f"client_ca {files['client_ca']}: {words(error)}") from None
+        if marks == self._looked_at():  # what was used is what was read
+            self._last.keep(self._listener, contents)
         return context
+
+
+def _of(contents: Mapping[str, bytes]) -> ssl.SSLContext:
+    """The context of files that had these `contents` when they could be used."""
+    context = _bare()
+    with as_path(contents["cert"]) as cert, as_path(contents["key"]) as key:
+        context.load_cert_chain(cert, key, password=no_password)
+    if "client_ca" in contents:
+        context.verify_mode = ssl.CERT_REQUIRED
+        with as_path(contents["client_ca"]) as ca:
+            context.load_verify_locations(ca)
+    return context
 
 
 def _bare() -> ssl.SSLContext:

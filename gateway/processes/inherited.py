@@ -35,6 +35,7 @@ class Inherited:
             shared_memory(self.directory.path, "headgate-loads"),
             shared_memory(self.directory.path),
         )
+        self._certificates = shared_memory(self.directory.path, "headgate-certificates")
         self._dealt = dealt(plan.data, plan.workers or len(plan.data))
 
     @property
@@ -59,12 +60,14 @@ class Inherited:
             "line_fd": line.fileno(),
             "state_fd": plan.state_fd,
             "counters_fd": self._counters,
+            "certificates_fd": self._certificates,
             "workers": self.workers,
             "again": again,
             "placed": plan.placed,
         }
+        memory = (self._counters, self._certificates)
         kept = [fd for fd in (plan.state_fd, before_fd) if fd is not None]
-        fds = (start["admin_fd"], start["channels_fd"], start["line_fd"], self._counters, *kept)
+        fds = (start["admin_fd"], start["channels_fd"], start["line_fd"], *memory, *kept)
         return Command(self._program("_control", json.dumps(start)), fds, plan.environment)
 
     def worker(self, slot: int) -> Command:
@@ -74,10 +77,11 @@ class Inherited:
             "data_fds": [bound.fileno() for bound in self._dealt[slot]],
             "permits_fd": self._permits,
             "counters_fd": self._counters,
+            "certificates_fd": self._certificates,
             "channel": str(self._channel_path),
             "compare": str(self._compare_path),
         }
-        fds = (*start["data_fds"], self._permits, self._counters)
+        fds = (*start["data_fds"], self._permits, self._counters, self._certificates)
         return Command(self._program("_worker", json.dumps(start)), fds, self._plan.environment)
 
     def compare(self) -> Command:
@@ -98,5 +102,5 @@ class Inherited:
         """Closes the sockets and gives back the memory; the directory is closed last, and apart."""
         for bound in (*self._plan.data, self._plan.admin, self._channels, self._pairs):
             bound.close()
-        os.close(self._permits)
-        os.close(self._counters)
+        for memory in (self._permits, self._counters, self._certificates):
+            os.close(memory)

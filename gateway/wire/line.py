@@ -30,6 +30,7 @@ class ControlStart(TypedDict):
     line_fd: int
     state_fd: int | None
     counters_fd: int
+    certificates_fd: int
     workers: int
     again: bool
     placed: Mapping[str, Sequence[str]] | None
@@ -44,12 +45,13 @@ class CompareStart(TypedDict):
 class WorkerStart(TypedDict):
     """`channel` is the path at which to open one, `compare` that at which pairs of answers are
     taken; `permits_fd` and `counters_fd` are memory that
-    all workers share."""
+    all workers share, and `certificates_fd` is where their last certificate is kept."""
 
     slot: int
     data_fds: Sequence[int]
     permits_fd: int
     counters_fd: int
+    certificates_fd: int
     channel: str
     compare: str
 

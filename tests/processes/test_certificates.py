@@ -1,16 +1,21 @@
 """TLS on the listener: what it speaks, whose certificate it shows, what becomes of new files."""
 
 import asyncio
+import os
 import shutil
+import signal
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 
 from gateway.processes.certificates import Certificate, CertificateError
+from gateway.processes.last_certificates import LastCertificates
+from gateway.telemetry.book import shared_memory
 from tests.harness.certificates import make_ca, make_certificate
 from tests.harness.gateway import Gateway, complete, eventually, one_backend
 from tests.harness.origins import Exchange, one_origin
@@ -153,6 +158,60 @@ async def test_a_new_certificate_is_taken_over_and_a_broken_one_is_told(
     assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
     writer.close()
     shutil.copy(files["other"], folder / "live.crt")
+
+
+async def test_who_takes_a_workers_place_shows_the_last_certificate_while_files_are_broken(
+    gateway: Gateway, files: dict[str, Path]
+) -> None:
+    context, pids = trusting(files), await gateway.worker_pids()
+    live = files["folder"] / "live.crt"
+    sound = live.read_bytes()
+    live.write_text("no certificate")
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: not any(map(psutil.pid_exists, pids)), what="the workers are gone")
+    for _ in range(8):  # on either's socket, where a connection waits for who takes its place
+        answer, _ = await ask(gateway.data_port, context)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+    live.write_bytes(sound)
+
+
+async def test_what_two_wrote_at_once_is_no_certificate() -> None:
+    memory = shared_memory()
+    kept = LastCertificates(memory)
+    assert kept.get("tls") == {}
+    kept.keep("tls", {"cert": b"one\n\xff", "key": b"k"})
+    kept.keep("admin_tls", {"cert": b"two"})
+    assert LastCertificates(memory).get("tls") == {"cert": b"one\n\xff", "key": b"k"}
+    assert kept.get("admin_tls") == {"cert": b"two"}
+    os.pwrite(memory, b"x", 80)
+    assert kept.get("tls") == {}
+    assert kept.get("admin_tls") == {"cert": b"two"}
+    os.close(memory)
+
+
+async def test_what_was_kept_makes_the_certificate_that_it_was(files: dict[str, Path]) -> None:
+    tls = {"cert": str(files["cert"]), "key": str(files["key"]), "client_ca": str(files["ca"])}
+    memory, said = shared_memory(), list[str]()
+    last = LastCertificates(memory)
+    Certificate(tls, said.append, last)
+    broken = {**tls, "cert": "/nowhere/a"}
+    with pytest.raises(CertificateError):
+        Certificate(broken, said.append, last, "admin_tls")
+    again = Certificate(broken, said.append, last)
+    assert said == ["cert /nowhere/a: No such file or directory; the certificate before is kept"]
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"in")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=again.context)
+    mine = trusting(files)
+    mine.load_cert_chain(files["mine"], files["my_key"])
+    assert (await ask(server.sockets[0].getsockname()[1], mine))[0] == b"in"
+    server.close()
+    os.close(memory)
 
 
 async def test_with_a_client_ca_only_its_own_come_in(files: dict[str, Path]) -> None:
