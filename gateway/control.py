@@ -10,7 +10,6 @@ import gc
 import logging
 import signal
 import socket
-import ssl
 import sys
 import time
 from contextlib import AsyncExitStack
@@ -169,19 +168,19 @@ class Control:
             keys_used=parts.view.keys_used,
         )
         bound = socket.socket(fileno=self._start["admin_fd"])
-        context = self._admin_context()
-        listener = AdminListener(admin_application(for_admin), bound, context=context)
+        certificate = self._admin_certificate()
+        listener = AdminListener(admin_application(for_admin), bound, certificate=certificate)
         await listener.start()
         stack.push_async_callback(listener.close)
 
-    def _admin_context(self) -> ssl.SSLContext | None:
-        """By which TLS the admin listener is reached; None: by none."""
+    def _admin_certificate(self) -> Certificate | None:
+        """What the admin listener shows; None where it is not reached by TLS."""
         if self._settings.admin_tls is None:
             return None
         last = LastCertificates(self._start["certificates_fd"])
         certificate = Certificate(self._settings.admin_tls.files, say, last, "admin_tls")
         self._own.keep("the watch over the admin certificate", certificate.watch)
-        return certificate.context
+        return certificate
 
     async def _report_ready(self, applied: Applied) -> None:
         parts = self.parts

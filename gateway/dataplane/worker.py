@@ -214,7 +214,7 @@ class Worker:
                     lambda: Client(plane, exchange_of),
                     plane.tasks,
                     at_once=AT_ONCE,
-                    context=self._certificate.context,
+                    certificate=self._certificate,
                     within_s=plane.options.head_timeout_s,
                     most=lambda: min(plane.max_clients - len(plane.clients), MOST_AGREEING),
                 )

@@ -9,10 +9,10 @@ What is spoken on a connection is not decided here.
 import asyncio
 import errno
 import socket
-import ssl
 from collections.abc import Callable
 from contextlib import suppress
 
+from gateway.processes.certificates import Certificate
 from gateway.processes.tasks import Tasks
 
 BREATH_S = 0.05  # between two looks for room
@@ -21,10 +21,10 @@ BREATH_S = 0.05  # between two looks for room
 class Acceptor:
     """Accepts on `bound`, which listens, from `begin` to `close`.
 
-    `make` gives the protocol of a connection. With a `context` TLS is agreed on first, each within
-    `within_s`, and by no more than `most()` at a time. `own` keeps what is under way. No more than
-    `at_once` are accepted before others are attended to, and where no descriptor is left `give_up`
-    frees what it can.
+    `make` gives the protocol of a connection. With a `certificate` TLS is agreed on first, by what
+    it is at that moment, each within `within_s`, and by no more than `most()` at a time. `own`
+    keeps what is under way. No more than `at_once` are accepted before others are attended to, and
+    where no descriptor is left `give_up` frees what it can.
     """
 
     def __init__(
@@ -34,15 +34,15 @@ class Acceptor:
         own: Tasks,
         *,
         at_once: int,
-        context: ssl.SSLContext | None = None,
+        certificate: Certificate | None = None,
         within_s: float | None = None,
         most: Callable[[], float] = lambda: 0,
         give_up: Callable[[], None] = lambda: None,
     ) -> None:
         self._bound, self._make, self._own = bound, make, own
         self._at_once, self._give_up = at_once, give_up
-        self._context, self._most = context, most
-        self._within_s = None if context is None else within_s
+        self._certificate, self._most = certificate, most
+        self._within_s = None if certificate is None else within_s
         self._agreeing: dict[socket.socket, None] = {}  # on TLS, the first one for longest
         self._pause: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -80,7 +80,7 @@ class Acceptor:
                 self._out_of_room(error)
                 return
             taken.setblocking(False)
-            if self._context is not None:
+            if self._certificate is not None:
                 if len(self._agreeing) >= self._most() and not self._end_oldest(1):
                     taken.close()
                     continue
@@ -88,9 +88,10 @@ class Acceptor:
             self._own.run("accepting a connection", self._take(taken))
 
     async def _take(self, taken: socket.socket) -> None:
+        context = None if self._certificate is None else self._certificate.context
         try:
             await self._loop.connect_accepted_socket(
-                self._make, taken, ssl=self._context, ssl_handshake_timeout=self._within_s
+                self._make, taken, ssl=context, ssl_handshake_timeout=self._within_s
             )
         except OSError:  # gone already, too slow, or speaks TLS otherwise than we do
             taken.close()

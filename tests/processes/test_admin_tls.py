@@ -197,7 +197,7 @@ async def test_with_a_client_ca_only_its_own_come_in(files: Files) -> None:
     app.router.add_get("/admin/v1/status", status)
     (bound,) = bind("127.0.0.1:0")
     bound.listen()
-    listener = AdminListener(app, bound, context=certificate.context)
+    listener = AdminListener(app, bound, certificate=certificate)
     await listener.start()
     url, ca = f"https://127.0.0.1:{bound.getsockname()[1]}", str(files["ca"][0])
     known = AdminClient(url, tls=trust(ca, *map(str, files["mine"])), timeout_s=5.0)

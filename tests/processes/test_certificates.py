@@ -60,6 +60,26 @@ async def ask(port: int, context: ssl.SSLContext, head: bytes = b"") -> tuple[by
     return answer, session
 
 
+def agree(
+    client: ssl.SSLContext, server: ssl.SSLContext, session: ssl.SSLSession | None = None
+) -> tuple[ssl.SSLSession | None, bool]:
+    """The client's session after a handshake in memory, and whether `session` was resumed."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = client.wrap_bio(down, up, server_hostname="gw.test", session=session)
+    theirs = server.wrap_bio(up, down, server_side=True)
+    waiting = [ours, theirs]
+    while waiting:
+        for each in tuple(waiting):
+            try:
+                each.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+            waiting.remove(each)
+    theirs.write(b"x")
+    assert ours.read(1) == b"x"
+    return ours.session, bool(ours.session_reused)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def gateway(files: dict[str, Path]) -> AsyncIterator[Gateway]:
     folder = files["folder"]
@@ -233,6 +253,25 @@ async def test_with_a_client_ca_only_its_own_come_in(files: dict[str, Path]) -> 
     except (ssl.SSLError, ConnectionError):
         pass
     server.close()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_session_is_not_resumed_past_a_change_of_the_client_ca(
+    files: dict[str, Path], version: ssl.TLSVersion, tmp_path: Path
+) -> None:
+    ca = tmp_path / "ca.crt"
+    shutil.copy(files["ca"], ca)
+    tls = {"cert": str(files["cert"]), "key": str(files["key"]), "client_ca": str(ca)}
+    certificate = Certificate(tls, print)
+    client = trusting(files, maximum_version=version)
+    client.load_cert_chain(files["mine"], files["my_key"])
+    first, _ = agree(client, certificate.context)
+    again, is_resumed = agree(client, certificate.context, first)
+    assert is_resumed
+    shutil.copy(make_ca(tmp_path, "other")[0], ca)
+    certificate.look()
+    with pytest.raises(ssl.SSLError, match="VERIFY_FAILED"):
+        agree(client, certificate.context, again)
 
 
 async def test_files_that_make_no_certificate_are_told_in_one_line(files: dict[str, Path]) -> None:

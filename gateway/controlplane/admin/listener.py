@@ -15,7 +15,6 @@ import logging
 import resource
 import secrets
 import socket
-import ssl
 from typing import Any, cast
 
 from aiohttp import web
@@ -23,6 +22,7 @@ from aiohttp import web
 from gateway.controlplane.admin.problems import Problem
 from gateway.controlplane.admin.security import HEADERS
 from gateway.processes.accepting import Acceptor
+from gateway.processes.certificates import Certificate
 from gateway.processes.tasks import Tasks, told
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class AdminListener:
     must not take every descriptor before the first of them can be ended. No access log (edits are
     audited), and short farewells.
 
-    `descriptors`: how many the process may have open, by default its limit. With a `context` it
+    `descriptors`: how many the process may have open, by default its limit. With a `certificate` it
     is spoken to by TLS: who has not agreed on that yet is a stranger too.
     """
 
@@ -161,13 +161,13 @@ class AdminListener:
         application: web.Application,
         bound: socket.socket,
         descriptors: float | None = None,
-        context: ssl.SSLContext | None = None,
+        certificate: Certificate | None = None,
     ) -> None:
         self._runner, self._bound = web.AppRunner(application, shutdown_timeout=1.0), bound
         if descriptors is None:
             descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._door = Door(descriptors)
-        self._context = context
+        self._certificate = certificate
         self._own = Tasks(lambda name, error: log.error(f"{name} failed: {told(error)}"))
         self._acceptor: Acceptor | None = None
 
@@ -180,7 +180,7 @@ class AdminListener:
             self._connection,
             self._own,
             at_once=AT_ONCE,
-            context=self._context,
+            certificate=self._certificate,
             within_s=STRANGER_S,
             most=lambda: strangers,
             give_up=lambda: self._door.thin(strangers // 2),
