@@ -105,9 +105,14 @@ class Keyring:
         self.keys = keys
         self._by_digest = {digest: key for key in keys.values() for digest in key.digests}
 
-    def find(self, secret: bytes) -> Key | None:
-        """Whose key `secret` is; None if nobody's."""
-        return self._by_digest.get(hashlib.sha256(secret).digest())
+    def find(self, digest: bytes) -> Key | None:
+        """Whose key it is that has this digest; None if nobody's."""
+        return self._by_digest.get(digest)
+
+
+def digest_of(secret: bytes) -> bytes:
+    """What is kept of a key, and by what it is found."""
+    return hashlib.sha256(secret).digest()
 
 
 def secret_of(known: Mapping[int, bytes]) -> bytes:
@@ -126,17 +131,18 @@ _AUTHORIZATION, _API_KEY = len("authorization:"), len("x-api-key:")
 
 
 def without_credentials(
-    forward: list[bytes], known: Mapping[int, bytes], secret: bytes
+    forward: list[bytes], known: Mapping[int, bytes], has_key: bool
 ) -> list[bytes]:
-    """The header lines that pass, less those of the `known` ones that hold `secret` or any key of
-    a gateway's form: a client that sends its key twice does not give it away."""
+    """The header lines that pass, less those of the `known` ones that hold the key of who was let
+    in, who `has_key`, or any of a gateway's form: who sends a key twice does not give it away."""
     left = forward.copy()
     bearer, other = known.get(AUTHORIZATION), known.get(API_KEY)
-    if secret and (bearer is None or other is None):  # as nearly all send it
+    if has_key and (bearer is None or other is None):  # as nearly all send it
         line = other if bearer is None else bearer
         if line in left:
             left.remove(line)
         return left
+    secret = secret_of(known) if has_key else b""
     for kind in (AUTHORIZATION, API_KEY):
         for line in known[kind].split(CRLF) if kind in known else ():
             said = line.rstrip(b" \t").rpartition(b" ")[2].rpartition(b":")[2]

@@ -13,6 +13,7 @@ from gateway.core.access import (
     Keyring,
     Unauthorized,
     check_opens,
+    digest_of,
     secret_of,
     without_credentials,
 )
@@ -81,20 +82,29 @@ class Admission:
         known = head.known
         if self.passes or not (AUTHORIZATION in known or API_KEY in known):
             return head.forward
-        secret = secret_of(known) if self.key is not None else b""
-        return without_credentials(head.forward, known, secret)
+        return without_credentials(head.forward, known, self.key is not None)
+
+
+Way = tuple[bool, Rules | None]
+"""How a route has its instances told of a key: whether it passes, and by which rules."""
+Met = tuple[Route, dict[bytes, Admission]]
 
 
 class Door:
     """The keys of one snapshot, and of the next ones until they are edited."""
 
-    __slots__ = ("_limits", "_made", "_open", "_ring", "_shared", "has_keys", "mark")
+    __slots__ = (
+        "_limits", "_made", "_met", "_open", "_ring", "_shared", "_ways", "has_keys", "mark",
+    )  # fmt: skip
 
     def __init__(self, table: Table, shared: Shared) -> None:
         self._ring = Keyring(table.keys)
         self._shared = shared
         self._limits = read_limits(table.default_limits) if table.default_limits else None
         self._made: dict[tuple[str, bool, Rules | None], Admission] = {}
+        # The same by route and digest, which is found faster.
+        self._met: dict[str, Met] = {}
+        self._ways: dict[Way, dict[bytes, Admission]] = {}
         self._open = Admission(shared, None, False, None)
         self.has_keys = bool(table.keys)
         self.mark = object()  # what is remembered names a door by it, and keeps no keys
@@ -108,10 +118,24 @@ class Door:
             if rules is not None:
                 return self._admission(None, passes, rules)
             return None if passes else self._open
-        key = self._ring.find(secret_of(head.known))
-        if key is None:
-            raise Unauthorized
-        return self._admission(key, route.pass_credentials, rules)
+        met = self._met.get(route.name)
+        if met is None or met[0] is not route:
+            met = self._meet(route, (route.pass_credentials, rules))
+        digest = digest_of(secret_of(head.known))
+        found = met[1].get(digest)
+        if found is None:
+            key = self._ring.find(digest)
+            if key is None:
+                raise Unauthorized
+            found = met[1][digest] = self._admission(key, route.pass_credentials, rules)
+        return found
+
+    def _meet(self, route: Route, way: Way) -> Met:
+        """Who was found to come in at `route`, as at all that let keys in in the same `way`."""
+        if len(self._met) >= _MOST_MADE:
+            self._met.clear()
+        met = self._met[route.name] = (route, self._ways.setdefault(way, {}))
+        return met
 
     def _admission(self, key: Key | None, passes: bool, rules: Rules | None) -> Admission:
         wanted = ("" if key is None else key.name, passes, rules)
@@ -119,6 +143,8 @@ class Door:
         if found is None:
             if len(self._made) >= _MOST_MADE:
                 self._made.clear()
+                self._ways.clear()
+                self._met.clear()
             limits = None if key is None else key.limits or self._limits
             found = self._made[wanted] = Admission(self._shared, key, passes, limits, rules)
         return found

@@ -305,6 +305,24 @@ async def test_beyond_a_limit_requests_are_refused_and_told_when_to_come_again(
     peer.close()
 
 
+async def test_a_route_that_is_edited_lets_keys_in_as_it_says_now(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway, instance = await rig(), await stub(tell)
+    peer = await gateway.connect()
+    bearer = BEARER % KEY.encode()
+    set_a = {"request": {"set": {"X-A": "1"}}}
+    for number, more in enumerate(({}, {"pass_credentials": True}, {"headers": set_a}, {})):
+        serve(gateway, instance, keys(), **more)
+        for path in (b"/%d" % number, b"/%d" % number, b"/again"):  # the same head, and others
+            peer.write(GET % (path, bearer))
+            body = (await peer.answer()).body.lower()
+            assert (b"hg_" in body) == ("pass_credentials" in more)
+            assert (b"\r\nx-a: 1\r\n" in body) == ("headers" in more)
+            assert b"\r\nx-headgate-consumer: acme\r\n" in body
+    peer.close()
+
+
 async def test_what_the_gateway_answers_itself_under_a_rate_tells_what_is_left(
     rig: MakeRig, stub: MakeStub
 ) -> None:
