@@ -163,7 +163,7 @@ class Snapshot:
 
     def list_cors(self, asked: Listing, origin: str | None) -> LiveRoute | None:
         """The route whose `cors` speaks for a list: one that has a model in it."""
-        return self._speaking((model.route for model in asked.models), origin)
+        return self._speaking([model.route for model in asked.models], origin)
 
     def _speaking(self, names: Iterable[str], origin: str | None) -> LiveRoute | None:
         """The first route of these whose `cors` names `origin`, or else that has any."""

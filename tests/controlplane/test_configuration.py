@@ -575,8 +575,10 @@ def faults_of(spec: dict[str, Any]) -> list[Any]:
         ({"compress": True}, ""),
         ({"compress": False}, ""),
         ({"compress": {"min": "1KiB", "events": True}}, ""),
-        ({"compress": {"min": 1024}}, "has no unit"),
-        ({"compress": "gzip"}, "/compress"),
+        ({"compress": {"min": 1024}}, "/compress/min: 1024 has no unit"),
+        ({"compress": {"least": "1KiB"}}, "/compress/least: unknown key"),
+        ({"compress": "gzip"}, "/compress: must be true, false or a mapping"),
+        ({"limits": {"requests": 100}}, "/limits/requests: 100 is no rate; write it like 100/s"),
     ],
 )
 def test_what_a_route_does_to_headers_and_answers_is_checked(
@@ -592,3 +594,4 @@ def test_what_a_route_does_to_headers_and_answers_is_checked(
     with pytest.raises(Invalid) as refused:
         entry("routes", "r", spec)
     assert fault in str(refused.value)
+    assert len(refused.value.faults) == 1, refused.value

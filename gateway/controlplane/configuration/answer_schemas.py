@@ -3,9 +3,18 @@
 Part of `schemas`; what each means is `gateway.core.cors`, `header_rules` and `compressing`.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidatorFunctionWrapHandler,
+    WrapSerializer,
+    WrapValidator,
+    model_validator,
+)
 from pydantic import WithJsonSchema as Shown
 
 from gateway.controlplane.configuration.fields import (
@@ -102,11 +111,21 @@ class CompressSpec(Spec):
     events: bool = optional("Whether streams of events (text/event-stream) are too (false).")
 
 
-def _expanded(value: Any) -> Any:
-    return {} if value is True else value
+def _switched(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    """A switch, or what `read` makes of more; a union would name its own members in faults."""
+    if type(value) is bool:
+        return read({}) if value else value
+    if not isinstance(value, Mapping | CompressSpec):
+        raise fault("type", "must be true, false or a mapping like {min: 1KiB}")
+    return read(value)
+
+
+def _shown(value: Any, show: SerializerFunctionWrapHandler) -> Any:
+    return show(value) if value else value
 
 
 Compression = Annotated[
-    CompressSpec | Literal[False],
-    BeforeValidator(_expanded, json_schema_input_type=bool | CompressSpec),
+    CompressSpec,
+    WrapValidator(_switched, json_schema_input_type=bool | CompressSpec),
+    WrapSerializer(_shown),
 ]

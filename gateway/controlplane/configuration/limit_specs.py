@@ -4,9 +4,9 @@ Part of `schemas`; what a rate means is `gateway.core.rate_limit`.
 """
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, model_validator
+from pydantic import BeforeValidator, model_validator
 from pydantic import WithJsonSchema as Shown
 
 from gateway.controlplane.configuration.fields import Spec, fault, optional
@@ -14,13 +14,13 @@ from gateway.core.entries import MAX_COUNT
 from gateway.core.rate_limit import RATE
 
 
-def _rate(text: str) -> str:
-    if not re.fullmatch(RATE, text):
+def _rate(text: Any) -> str:
+    if not isinstance(text, str) or not re.fullmatch(RATE, text):
         raise fault("rate", f"{text!r} is no rate; write it like 100/s or 30/m")
     return text
 
 
-Rate = Annotated[str, AfterValidator(_rate), Shown({"type": "string", "pattern": RATE})]
+Rate = Annotated[str, BeforeValidator(_rate), Shown({"type": "string", "pattern": RATE})]
 
 
 class LimitsSpec(Spec):
