@@ -11,7 +11,7 @@ from gateway.controlplane.configuration.reading import parse
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.commands import Commands, How
-from gateway.controlplane.rollouts.controller import Rollouts
+from gateway.controlplane.rollouts.controller import LOADING_S, Rollouts
 from gateway.controlplane.rollouts.keeping import InMemory, Keeper, RolloutFile
 from gateway.controlplane.rollouts.tallies import MOST_NAMED, Tallies
 from gateway.controlplane.store.store import DiskRefused, StateRefused
@@ -33,7 +33,7 @@ class House:
         settings, document = parse(FILE)
         self.events = Events()
         self.now = 1000.0
-        self.effective: dict[str, float] = {"digits-linear": 0.5, "digits-cnn": 0.5}
+        self.working = frozenset({"digits-linear", "digits-cnn"})
         self.asked: Mapping[str, Judging] = {}
         self.keeper = keeper or InMemory()
         self.publisher = publisher or make_publisher(MemoryStore(), settings, self.events)
@@ -44,7 +44,7 @@ class House:
             self.keeper,
             self.events,
             tell=self.tell,
-            effective=lambda route: self.effective,
+            working=lambda: self.working,
             agreement=lambda route, canary: self.mirrored,
             clock=lambda: self.now,
         )
@@ -113,6 +113,13 @@ class House:
         found.counts = self.counts
         found.now = self.now + 5000.0
         return found
+
+    async def taken_up(self) -> "House":
+        """The same, once it goes on with what was kept."""
+        task = asyncio.create_task(self.rollouts.run())
+        await asyncio.sleep(0)
+        task.cancel()
+        return self
 
 
 async def test_a_good_canary_is_led_to_everything_step_by_step() -> None:
@@ -207,16 +214,46 @@ async def test_a_guard_that_warns_says_so_and_stops_nothing() -> None:
 async def test_a_canary_without_a_healthy_instance_is_a_failure_at_once() -> None:
     house = House()
     await house.begin()
-    house.effective = {"digits-linear": 1.0, "digits-cnn": 0.0}
+    house.working = frozenset({"digits-linear"})
     shown = await house.wait(1)
     assert shown["state"] == "rolled_back"
     assert "no healthy instance" in shown["history"][-1]["why"]
 
 
+async def test_a_canary_that_has_everything_and_dies_goes_back_to_those_that_could_serve() -> None:
+    house = House()
+    await house.begin(steps=[50, 100])
+    await house.commands.command("digits", "promote")
+    assert house.weights == {"digits-linear": 0, "digits-cnn": 100}
+    house.working = frozenset({"digits-linear"})
+    shown = await house.wait(1)
+    assert shown["state"] == "rolled_back"
+    assert "no healthy instance" in shown["history"][-1]["why"]
+    assert house.weights == START
+
+
+async def test_after_a_restart_a_canary_may_load_for_a_while_and_no_longer() -> None:
+    before = House()
+    await before.begin()
+    house = await before.successor().taken_up()
+    house.working = frozenset({"digits-linear"})
+    assert (await house.wait(LOADING_S - 1))["state"] == "running"
+    assert (await house.wait(1))["state"] == "rolled_back"
+
+
+async def test_after_a_restart_a_canary_that_was_there_and_goes_fails_at_once() -> None:
+    before = House()
+    await before.begin()
+    house = await before.successor().taken_up()
+    await house.wait(1)
+    house.working = frozenset({"digits-linear"})
+    assert (await house.wait(1))["state"] == "rolled_back"
+
+
 async def test_where_nobody_is_well_it_is_not_the_canarys_fault() -> None:
     house = House()
     await house.begin()
-    house.effective = {"digits-linear": 0.0, "digits-cnn": 0.0}
+    house.working = frozenset()
     assert (await house.wait(9))["state"] == "running"
 
 
@@ -408,10 +445,7 @@ async def test_a_successor_goes_on_with_the_same_evidence_and_no_time_was_held(
     await house.begin(steps=[10, 100])
     house.count((100, 5), (900, 8))
     before = await house.wait(30)
-    successor = house.successor(RolloutFile(tmp_path / "rollouts.json"))
-    task = asyncio.create_task(successor.rollouts.run())
-    await asyncio.sleep(0)
-    task.cancel()
+    successor = await house.successor(RolloutFile(tmp_path / "rollouts.json")).taken_up()
     after = successor.shown()
     assert after == before
     successor.count((100, 7), (100, 0), worker="w")
@@ -459,10 +493,7 @@ async def test_a_split_that_was_edited_while_nothing_ran_is_not_fought_for() -> 
     await house.publisher.publish(
         lambda d: edits.set_weights(d, "digits", {"digits-cnn": 7}, partial=True), who="file"
     )
-    successor = house.successor()
-    task = asyncio.create_task(successor.rollouts.run())
-    await asyncio.sleep(0)
-    task.cancel()
+    successor = await house.successor().taken_up()
     assert (await successor.wait(1))["state"] == "aborted"
     assert successor.weights["digits-cnn"] == 7
 
