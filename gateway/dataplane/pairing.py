@@ -4,7 +4,8 @@ While a mirror's answers are compared, what a client gets is gathered beside wha
 and what the stable version says when it is asked again. Once all are there they go to the compare
 process, which looks at them; here nothing is. Each answer is small and all of one worker together
 are bounded: a pair that is too large, or that the other side does not take, is dropped and counted.
-No client waits for any of it.
+So is one of which an answer never came: each has one verdict, here or there. No client waits for
+any of it.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ WAITED_FOR: Final = 0
 WHOLE: Final = 1
 NONE: Final = 2
 PAIR_BYTES: Final = 1024  # what a pair costs beside its bodies
+UNANSWERED: Final = "unanswered"
+DROPPED: Final = "dropped"
 
 
 class Outbox:
@@ -59,6 +62,10 @@ class Outbox:
         transport.write(frame)
         return True
 
+    def count(self, route: str, mirror: str, verdict: str) -> None:
+        """Counts a request that was to be compared, and of which no pair comes."""
+        self.counters.add(COMPARED, route, mirror, verdict)
+
 
 class Half:
     """One answer, as it comes in."""
@@ -91,6 +98,13 @@ class Half:
         is_answer = is_whole and head is not None and not is_busy(head)
         self.state = WHOLE if is_answer else NONE
         self._pair.settle()
+
+    def drop(self) -> None:
+        """Nobody waits for it any more; of the mirror's own the pair goes with it."""
+        if self is self._pair.copy:
+            self._pair.drop()
+        else:
+            self.end(False)
 
     def part(self) -> Part:
         """The answer, for the way."""
@@ -143,13 +157,18 @@ class Pair:
         if self._is_over:
             return False
         if not self._outbox.fits(half.size + more, more):
-            self._count("dropped")
-            self._free()
+            self.drop()
             return False
         half.size += more
         self._size += more
         self._outbox.held += more
         return True
+
+    def drop(self) -> None:
+        """No pair comes of it."""
+        if not self._is_over:
+            self._count(DROPPED)
+            self._free()
 
     def answered_by(self, backend: str, is_whole: bool) -> None:
         """The client has its answer, of `backend`: one that came after a retry elsewhere is still
@@ -157,7 +176,7 @@ class Pair:
         if self._is_over:
             return
         if backend == self._mirror or not is_whole:
-            self._free()
+            self.drop()
             return
         if backend != self._stable:
             self.again = None
@@ -169,14 +188,15 @@ class Pair:
             return
         if self.again is not None and self.again.state == WAITED_FOR:
             return
-        if self.main.state == WHOLE:
+        if self.main.state != WHOLE:
+            self._count(DROPPED)
+        elif self.copy.state != WHOLE:
+            self._count(UNANSWERED)
+        else:
             self._send()
         self._free()
 
     def _send(self) -> None:
-        if self.copy.state != WHOLE:
-            self._count("unanswered")
-            return
         halves = [self.main, self.copy]
         if self.again is not None and self.again.state == WHOLE:
             halves.append(self.again)
@@ -185,10 +205,10 @@ class Pair:
         self._size = 0
         frame = packed(self._route, self._request, self._key, self._time, parts)
         if not self._outbox.send(frame):
-            self._count("dropped")
+            self._count(DROPPED)
 
     def _count(self, verdict: str) -> None:
-        self._outbox.counters.add(COMPARED, self._route, self._mirror, verdict)
+        self._outbox.count(self._route, self._mirror, verdict)
 
     def _free(self) -> None:
         """Holds nothing any more, whoever is still asked."""
