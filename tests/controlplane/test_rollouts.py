@@ -36,7 +36,8 @@ class House:
         self.working = frozenset({"digits-linear", "digits-cnn"})
         self.asked: Mapping[str, Judging] = {}
         self.keeper = keeper or InMemory()
-        self.publisher = publisher or make_publisher(MemoryStore(), settings, self.events)
+        self.store = MemoryStore()
+        self.publisher = publisher or make_publisher(self.store, settings, self.events)
         if publisher is None:
             self.publisher.start(document, why="test")
         self.rollouts = Rollouts(
@@ -92,10 +93,10 @@ class House:
             }
         )
 
-    async def wait(self, seconds: float) -> dict[str, Any]:
-        """Time passes, looked at once a second."""
-        for _ in range(int(seconds)):
-            self.now += 1.0
+    async def wait(self, seconds: float, every_s: float = 1.0) -> dict[str, Any]:
+        """Time passes, looked at now and then."""
+        for _ in range(round(seconds / every_s)):
+            self.now += every_s
             await self.rollouts.look()
         return self.shown()
 
@@ -141,6 +142,24 @@ async def test_a_good_canary_is_led_to_everything_step_by_step() -> None:
     assert house.asked == {}, "nobody counts any more"
     page = await house.publisher.history(limit=9)
     assert [edit.who for edit in page.edits[:3]] == ["rollout"] * 3
+
+
+async def test_a_step_is_held_from_the_moment_at_which_its_edit_is_in_force() -> None:
+    house = House()
+    publish = house.publisher.publish
+
+    async def slowly(*edit: Any, **more: Any) -> Any:
+        house.now += 0.7
+        return await publish(*edit, **more)
+
+    house.publisher.publish = slowly  # type: ignore[method-assign]
+    await house.begin(hold="1s", min_requests=1)
+    house.count((1, 0), (9, 0))
+    assert (await house.wait(0.9, 0.1))["step"] == 1
+    assert (await house.wait(0.2, 0.1))["step"] == 2
+    house.count((1, 0), (9, 0))
+    assert (await house.wait(0.8, 0.1))["step"] == 2, "the edit took most of a second"
+    assert (await house.wait(0.4, 0.1))["step"] == 3
 
 
 async def test_a_canary_that_fails_goes_back_in_one_edit_and_says_why() -> None:
@@ -198,6 +217,16 @@ async def test_a_guard_that_holds_pauses_once_and_a_person_may_go_on() -> None:
     await house.commands.command("digits", "resume")
     assert (await house.wait(50))["state"] == "running"
     assert (await house.wait(50))["step"] == 2
+
+
+async def test_who_said_to_go_on_is_not_asked_again_by_a_successor() -> None:
+    house = House()
+    await house.begin(steps=[10, 100], guards={"errors": {"on_fail": "hold"}})
+    house.count((100, 50), (900, 1))
+    assert (await house.wait(5))["state"] == "paused"
+    await house.commands.command("digits", "resume")
+    successor = await house.successor().taken_up()
+    assert (await successor.wait(1))["state"] == "running"
 
 
 async def test_a_guard_that_warns_says_so_and_stops_nothing() -> None:
@@ -402,7 +431,8 @@ async def test_a_dry_run_and_a_disk_that_refuses_change_nothing() -> None:
 
     full = Full()
     house = House(full)
-    await house.commands.begin("digits", PLAN, How(dry_run=True))
+    tried = await house.commands.begin("digits", PLAN, How(dry_run=True))
+    assert [step["percent"] for step in tried["plan"]["steps"]] == [5, 50, 100]
     with pytest.raises(DiskRefused):
         await house.begin()
     assert house.weights == START
@@ -496,6 +526,31 @@ async def test_a_split_that_was_edited_while_nothing_ran_is_not_fought_for() -> 
     successor = await house.successor().taken_up()
     assert (await successor.wait(1))["state"] == "aborted"
     assert successor.weights["digits-cnn"] == 7
+
+
+async def test_a_file_that_edits_the_split_while_nothing_runs_gets_its_own_and_no_mixture() -> None:
+    house = House()
+    await house.begin(steps=[20, 100])
+    assert house.weights == {"digits-linear": 80, "digits-cnn": 20}
+    settings, document = parse(FILE.replace("digits-linear: 90", "digits-linear: 9"))
+    publisher = make_publisher(house.store, settings, Events())
+    successor = House(house.keeper, publisher)
+    publisher.start(document, why="test", meets=successor.rollouts.given_back)
+    assert successor.weights == {"digits-linear": 9, "digits-cnn": 10}
+    await successor.taken_up()
+    assert (await successor.wait(1))["state"] == "aborted"
+
+
+async def test_a_file_that_edits_something_else_meanwhile_leaves_the_rollout_its_split() -> None:
+    house = House()
+    await house.begin(steps=[20, 100])
+    settings, document = parse(FILE.replace("match: /digits", "match: /numbers"))
+    publisher = make_publisher(house.store, settings, Events())
+    successor = House(house.keeper, publisher)
+    publisher.start(document, why="test", meets=successor.rollouts.given_back)
+    assert successor.weights == {"digits-linear": 80, "digits-cnn": 20}
+    await successor.taken_up()
+    assert (await successor.wait(1))["state"] == "running"
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"version": 2}', b'{"version": 1}'])

@@ -96,6 +96,17 @@ class Rollouts:
                     f" {len(it.plan.steps)}) and its split is not to be edited: abort it first"
                 )
 
+    def given_back(self, live: Document, applied: Document, file: Document) -> Document:
+        """`live` with the weights of its start on each route whose split a running rollout has and
+        `file` edits, since it was `applied`: a weight of the one beside a weight of the other is
+        nobody's split. For a start: while it runs nobody edits that."""
+        for route, it in self._all.items():
+            is_edited = split_of(applied, route) != split_of(file, route)
+            if it.is_live and is_edited and split_of(live, route) is not None:
+                spec = edits.entry_of(live, "routes", route)
+                live = edits.put(live, "routes", route, {**spec, "split": dict(it.start)})
+        return live
+
     def canaries(self) -> list[str]:
         """The backends that running rollouts lead to."""
         return [it.plan.to for it in self._all.values() if it.is_live]
@@ -213,13 +224,12 @@ class Rollouts:
 
     async def look(self) -> None:
         """One look at all of them; for use under the lock."""
-        now = self._clock()
-        passed_s = min(LONGEST_S, now - self._looked_at)
+        now, before = self._clock(), self._looked_at
         self._looked_at = now
         for it in list(self._all.values()):
             if it.is_live and self.driver.drives(it.route):
                 try:
-                    await self._look_at(it, now, passed_s)
+                    await self._look_at(it, now, before)
                 except (Conflict, Missing) as error:
                     # Somebody had the split edited after all; it is no longer this rollout's.
                     it.move = Move("aborted", it.step, str(error))
@@ -230,7 +240,7 @@ class Rollouts:
         await self.mover.keep_up(now)
         self.tell_workers()
 
-    async def _look_at(self, it: Progress, now: float, passed_s: float) -> None:
+    async def _look_at(self, it: Progress, now: float, before: float) -> None:
         if it.move is not None:
             await self.mover.carry_out(it)
             return
@@ -249,7 +259,7 @@ class Rollouts:
             self._note_failed(it, guard)
         signal, why = self._due(it, guards)
         if signal is None and it.state == "running":
-            it.held_s += passed_s
+            it.held_s += min(LONGEST_S, now - max(before, it.held_from))
             signal = passed(it.plan, it.step, it.held_s, it.requests, guards, it.accepted)
             why = self._why(it, guards)
         if signal is not None and not (signal == "hold" and it.state == "paused"):
