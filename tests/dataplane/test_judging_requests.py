@@ -10,10 +10,12 @@ from gateway.dataplane.judge import (
     FAILED,
     MOST_ANSWERS,
     MOST_BODY,
+    MOST_TIMES,
     OTHER,
     SLOW,
     STABLE,
     TIMED,
+    Trial,
     parts_of,
 )
 from tests.dataplane.rig import Conversation, Rig, until
@@ -142,6 +144,21 @@ async def test_an_answer_is_slow_by_the_threshold_of_the_moment_it_was_decided(r
         await gateway.ask(GET)
     assert (row[CANARY + TIMED], row[CANARY + SLOW]) == (2, 2)
     assert row[STABLE + TIMED] == 2
+
+
+async def test_of_many_times_a_report_tells_some(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(), await stub()))
+    counting = judge(gateway)
+    await gateway.ask(GET)
+    trial = Trial(counting, STABLE, HALF)
+    for _ in range(2 * MOST_TIMES):
+        trial.end(False, 0.01)
+    told = counting.report("w")
+    assert sum(told["times"].values()) == MOST_TIMES
+    assert told["counts"][HALF][STABLE + ENDED] >= 2 * MOST_TIMES
+    trial.end(False, 0.01)
+    assert sum(counting.report("w")["times"].values()) == MOST_TIMES + 1, "and goes on"
 
 
 async def test_a_client_that_leaves_says_nothing(rig, stub):
