@@ -9,6 +9,7 @@ What it means is judged there.
 """
 
 import json
+import zlib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,6 +34,7 @@ MOST_ANSWERS = 200  # kinds of answers that a worker tells apart; what else ther
 MOST_NUMBERS = 500  # of a report
 MOST_TIMES = 250  # of a report: their 90 % point is as good as that of all, and costs less
 OTHER = "other"
+_GZIP = b"\x1f\x8b"  # how it begins, and no JSON does
 
 
 class Trial:
@@ -235,16 +237,19 @@ class Judge:
 
 
 def value_at(body: bytes, path: Sequence[str]) -> Any:
-    """What stands at `path` in the JSON of `body`; Ellipsis where nothing does, or it is none."""
+    """What stands at `path` in the JSON of `body`, which may be compressed by gzip; Ellipsis where
+    nothing does, or it is none."""
     try:
+        if body.startswith(_GZIP):
+            body = zlib.decompressobj(31).decompress(body, MOST_BODY)
         value: Any = orjson.loads(body)
-    except ValueError:
+    except (ValueError, zlib.error):
         return ...
     for part in path:
         if isinstance(value, dict) and part in value:
             value = value[part]
-        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
-            value = value[int(part)]
+        elif isinstance(value, list) and part.isascii() and part.isdigit():
+            value = value[int(part)] if int(part) < len(value) else ...
         else:
             return ...
     return value

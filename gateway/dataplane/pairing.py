@@ -9,6 +9,7 @@ any of it.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from gateway.core.heads import ResponseHead
@@ -20,20 +21,32 @@ WAITED_FOR: Final = 0
 WHOLE: Final = 1
 NONE: Final = 2
 PAIR_BYTES: Final = 1024  # what a pair costs beside its bodies
+TOGETHER_S: Final = 0.02  # pairs wait so long for others: each write wakes another process
+AT_ONCE: Final = 1 << 16  # bytes that wait for no more
 UNANSWERED: Final = "unanswered"
 DROPPED: Final = "dropped"
 
 
 class Outbox:
     """The way to the compare process. `held`: bytes of answers that are gathered; `wish` is set
-    once there is anything to compare."""
+    once there is anything to compare; `later` calls something after so many seconds."""
 
-    __slots__ = ("_body", "_memory", "counters", "held", "transport", "wish")
+    __slots__ = (
+        "_body", "_frames", "_later", "_memory", "_size", "counters", "held", "transport", "wish",
+    )  # fmt: skip
 
-    def __init__(self, counters: Counters, body: int, memory: int) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        body: int,
+        memory: int,
+        later: Callable[[float, Callable[[], None]], None],
+    ) -> None:
         self.counters = counters
-        self._body, self._memory = body, memory
+        self._body, self._memory, self._later = body, memory, later
         self.held = 0
+        self._frames: list[tuple[str, str, bytes]] = []
+        self._size = 0  # of these
         self.transport: asyncio.WriteTransport | None = None
         self.wish = asyncio.Event()
 
@@ -50,17 +63,36 @@ class Outbox:
     def _waiting(self) -> int:
         """Bytes that are held here, gathered or on their way."""
         transport = self.transport
-        return self.held + (0 if transport is None else transport.get_write_buffer_size())
+        on_its_way = 0 if transport is None else transport.get_write_buffer_size()
+        return self.held + self._size + on_its_way
 
-    def send(self, frame: bytes) -> bool:
-        """Whether the pair goes on its way; False: it is dropped."""
+    def send(self, route: str, mirror: str, frame: bytes) -> bool:
+        """Whether the pair goes on its way, soon; False: it is dropped."""
         transport = self.transport
         if transport is None or len(frame) > MOST or self._waiting > self._memory:
             return False
         if transport.is_closing():
             return False  # it was lost just now, and is not opened again yet
-        transport.write(frame)
+        if not self._frames:
+            self._later(TOGETHER_S, self._write)
+        self._frames.append((route, mirror, frame))
+        self._size += len(frame)
+        if self._size >= AT_ONCE:
+            self._write()
         return True
+
+    def _write(self) -> None:
+        """Writes what waits, in one piece."""
+        waiting, self._frames = self._frames, []
+        if not waiting:
+            return
+        self._size = 0
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(b"".join([frame for _, _, frame in waiting]))
+            return
+        for route, mirror, _ in waiting:
+            self.count(route, mirror, DROPPED)
 
     def count(self, route: str, mirror: str, verdict: str) -> None:
         """Counts a request that was to be compared, and of which no pair comes."""
@@ -204,7 +236,7 @@ class Pair:
         self._outbox.held -= self._size  # it is on its way, or gone
         self._size = 0
         frame = packed(self._route, self._request, self._key, self._time, parts)
-        if not self._outbox.send(frame):
+        if not self._outbox.send(self._route, self._mirror, frame):
             self._count(DROPPED)
 
     def _count(self, verdict: str) -> None:

@@ -84,7 +84,8 @@ class Shared:
         which = Sampling(options.access_log_percent, options.access_log_slow_s)
         self.log = AccessLog(options.access_log, which)
         self._dropped = (0, 0)
-        self.outbox = Outbox(self.counters, options.compare_body, options.compare_memory)
+        memory = options.compare_memory
+        self.outbox = Outbox(self.counters, options.compare_body, memory, self.later)
         self.ledger = Ledger(self.log, loop.call_later, self._noted)
         self.budget = RetryBudget(options.retry_percent / 100.0, options.retry_min_per_s)
         self.notify: Callable[[], None] = _nobody

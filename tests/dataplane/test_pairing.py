@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from gateway.comparing.bodies import answer_of, events
-from gateway.wire.pairs import unpacked
+from gateway.dataplane.pairing import AT_ONCE
+from gateway.wire.pairs import packed, unpacked
 from tests.dataplane.rig import Conversation, until
 
 COMPARE = {"fields": {"/digit": "exact"}}
@@ -17,10 +18,14 @@ class Taker(asyncio.WriteTransport):
 
     def __init__(self) -> None:
         self.pairs: list[Any] = []
-        self.behind = 0
+        self.writes = self.behind = 0
 
     def write(self, data: Any) -> None:
-        self.pairs.append(unpacked(bytes(data)[4:]))
+        self.writes += 1
+        while data:
+            end = 4 + int.from_bytes(data[:4])
+            self.pairs.append(unpacked(bytes(data[4:end])))
+            data = data[end:]
 
     def is_closing(self) -> bool:
         return False
@@ -152,6 +157,28 @@ async def test_the_clients_own_request_leaves_before_its_copy(served) -> None:
         await gateway.ask(REQUEST)
         await until(lambda number=number: len(taker.pairs) == number)
     assert order[2:] == ["client", "copy"] * 2
+
+
+async def test_pairs_go_on_their_way_together(served) -> None:
+    gateway, taker = await served(saying(b"1"), saying(b"2"))
+    outbox = gateway.plane.outbox
+    for _ in range(20):
+        assert outbox.send("r", "m", packed("r", "", -1, 0.0, [(200, "", "", b"x")] * 2))
+    assert taker.writes == 0
+    await until(lambda: len(taker.pairs) == 20)
+    assert taker.writes == 1
+    large = packed("r", "", -1, 0.0, [(200, "", "", b"x" * AT_ONCE)] * 2)
+    assert outbox.send("r", "m", large)
+    assert taker.writes == 2, "what is much does not wait for more"
+
+
+async def test_pairs_whose_way_is_lost_before_they_leave_are_dropped(served) -> None:
+    gateway, taker = await served(saying(b"1"), saying(b"2"))
+    outbox = gateway.plane.outbox
+    outbox.send("r", "m", packed("r", "", -1, 0.0, [(200, "", "", b"x")] * 2))
+    outbox.transport = None
+    await until(lambda: counted(gateway, "dropped") == 1)
+    assert not taker.pairs
 
 
 async def test_where_nobody_takes_pairs_they_are_dropped(served) -> None:
