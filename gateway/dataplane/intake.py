@@ -382,7 +382,7 @@ class Intake(Admitting):
         if judge is None:
             self.enter(route.choose(head), now)
             return
-        judge.decided = None  # what is not drawn does not count
+        judge.forget()  # what is not drawn does not count
         backend = route.choose(head)
         self.trial = judge.decided
         self.enter(backend, now)

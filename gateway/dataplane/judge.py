@@ -128,11 +128,10 @@ class Judge:
     """What this worker counts for one rollout.
 
     `decided` is the trial of the request that was decided last, None for one that does not count;
-    whoever decides forgets it before; `counts`: share → ended, failed, timed and slow of the
-    canary, then of the others; `seconds`: what some answers of the others took since the last
-    report; `warmed`: the canary's requests while
-    nothing counts yet; `answers`: kind of answer → share → how many of the canary, and of the
-    others; `numbers`: some that the others answered since the last report.
+    `counts`: share → ended, failed, timed and slow of the canary, then of the others; `seconds`:
+    what some answers of the others took since the last report; `warmed`: the canary's requests
+    while nothing counts yet; `answers`: kind of answer → share → how many of the canary, and of
+    the others; `numbers`: some that the others answered since the last report.
     """
 
     __slots__ = (
@@ -204,6 +203,11 @@ class Judge:
         if row is None:
             row = by_share[share] = [0, 0]
         row[1 if arm else 0] += 1
+
+    def forget(self) -> None:
+        """Nothing is decided of the next request yet."""
+        # An assignment where it is asked for would have the compiler believe it behind `choose`.
+        self.decided = None
 
     def begin(self) -> None:
         """Whoever is told next knows nothing yet."""
