@@ -98,8 +98,10 @@ class Hosts:
         """Each of these gateways is sent requests all the while; each is answered by its model."""
         found: Counter[tuple[int, str]] = Counter()
 
+        stop = asyncio.Event()
+
         async def ask(name: str) -> None:
-            while True:
+            while not stop.is_set():
                 reply = await self.client.get(f"{self.cluster.url(name)}/x", timeout=30)
                 found[reply.status, reply.error or reply.header("X-Headgate-Error")] += 1
                 await asyncio.sleep(0.01)
@@ -108,9 +110,8 @@ class Hosts:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            stop.set()
+            await asyncio.gather(*tasks)
         assert found, "nobody was asked"
         assert set(found) == {(200, "")}, found
 
