@@ -208,8 +208,8 @@ class Workers:
             self._judging = routes
             self.send_all({"type": "rollouts", "routes": routes})
 
-    async def look(self, *, reports: bool = True) -> None:
-        """Returns when every worker has counted what has ended, and said what is live.
+    async def look(self, *, reports: bool = True) -> bool:
+        """Whether every worker has counted what has ended, and said what is live.
 
         A worker that does not do so within a second is as it was last.
         """
@@ -221,7 +221,8 @@ class Workers:
                 while any(it.looked < look and self._slots.has(it) for it in asked):
                     await self._answered.wait()
         except TimeoutError:
-            return
+            return False
+        return True
 
     def retire(self, gone: Sequence[Gone], name: str) -> None:
         """Lets workers count what was counted at what is `gone` as `name`'s, a few at a time: they
@@ -308,6 +309,7 @@ class Workers:
         self._tell_whole(worker)
         channel.send_soon({"type": "rollouts", "routes": self._judging})
         self._send_documents([worker], self._documents)
+        channel.send_soon({"type": "welcome"})
         self._on_workers("joined", worker.slot, worker.pid)
         worker.listening = hello["listening"]
         if hello["leaving"]:

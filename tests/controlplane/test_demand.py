@@ -42,6 +42,7 @@ class House:
         self.flying: dict[str, dict[str, int]] = {}
         self.settled: list[list[str]] = []
         self.looks = 0
+        self.all_say = True
         self.places = FleetPlaces(
             self,
             known=lambda: self.endpoints,
@@ -52,9 +53,10 @@ class House:
             tell=lambda message: self.settled.append(list(message["addresses"])),
         )
 
-    async def look(self, *, reports: bool = True) -> None:
+    async def look(self, *, reports: bool = True) -> bool:
         self.looks += 1
         await asyncio.sleep(0)
+        return self.all_say
 
     def tell_health(self, backends: Any) -> None:
         self.steps.append("health")
@@ -89,6 +91,18 @@ async def test_the_fleet_hears_of_it_when_no_worker_has_a_request_there() -> Non
     await eventually(lambda: house.looks > 4)
     assert house.settled == [["h:1"]]
     house.flying = {}
+    await going
+    assert house.settled == [["h:1"], []]
+
+
+async def test_a_worker_that_does_not_say_what_it_has_may_have_a_request_there() -> None:
+    house = House()
+    await house.move("h:1")
+    house.all_say = False
+    going, looks = house.move(), house.looks
+    await eventually(lambda: house.looks > looks + 4)
+    assert house.settled == [["h:1"]]
+    house.all_say = True
     await going
     assert house.settled == [["h:1"], []]
 

@@ -85,10 +85,12 @@ async def edits(to: Gateway, asked: Sequence[Gateway], count: int) -> list[int]:
 
 
 def send(gateway: Gateway, number: signal.Signals) -> None:
-    """Sends `number` to all processes of `gateway`: its machine stops, or goes on."""
-    for process in gateway.family():
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
+    """Sends `number` to all processes of `gateway`: its machine stops, goes on, or dies, in which
+    none of them sees another one end."""
+    for each in (signal.SIGSTOP, number) if number == signal.SIGKILL else (number,):
+        for process in gateway.family():
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(each)
 
 
 def at_once(made: Sequence[Sequence[int]]) -> None:

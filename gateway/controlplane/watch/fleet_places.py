@@ -22,7 +22,7 @@ LONGEST_LOOK_S = 0.5
 class Workers(Protocol):
     """The data-plane processes, and what is live in them."""
 
-    async def look(self, *, reports: bool = True) -> None: ...
+    async def look(self, *, reports: bool = True) -> bool: ...
     def tell_health(self, backends: Collection[str]) -> None: ...
 
 
@@ -103,14 +103,15 @@ class FleetPlaces:
             self._moving[name] -= 1
 
     async def _nothing_in_flight(self, name: str, gone: set[str], number: int) -> bool:
-        """Returns once no worker has a request at what is `gone`; False: that is asked no more."""
+        """Returns once no worker has a request at what is `gone`; False: that is asked no more. One
+        that does not say what it has may have any."""
         pause_s = LOOK_S
         while True:
-            await self._workers.look(reports=False)
+            have_said = await self._workers.look(reports=False)
             if self._newest[name] != number:
                 return False
             here = self._in_flight().get(name, {})
-            if not any(here.get(address) for address in gone):
+            if have_said and not any(here.get(address) for address in gone):
                 return True
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_LOOK_S)
