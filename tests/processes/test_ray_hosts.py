@@ -32,8 +32,6 @@ pytestmark = [
         reason="needs Ray, which is an extra: pip install 'headgate[ray]'",
     ),
 ]
-NOTICED_S = 4.0
-"""Required: so soon after a host dies its addresses are gone."""
 START_S = 120.0
 MODEL = """
 import os
@@ -205,10 +203,11 @@ async def lost(begin: Callable[[Hosts], None], end: Callable[[Hosts], None]) -> 
             }
             begin(hosts)
             gone = time.monotonic()
+            # How soon that is to be is a sum of waits, which test_ray_keeper holds.
             await eventually(
                 lambda: hosts.log("up.log").count("its host or its actor is gone") == 2,
-                NOTICED_S, "Ray's word takes its addresses out",
-            )  # fmt: skip
+                what="Ray's word takes its addresses out",
+            )
             out = time.monotonic()
             # One of its two is started where there is room; for the other one there is none.
             await eventually(lambda: len(places(out) - {""}) == 3, what="one is replaced")

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gateway.cli.fleets import RAY_ENV
 from gateway.core.cluster import Needs
 from gateway.up.on_ray.follower import Follower
-from gateway.up.on_ray.keeper import Keeper
+from gateway.up.on_ray.keeper import LOOK_EVERY_S, Keeper
 from gateway.up.on_ray.words import Room, Seen, Told
 from gateway.up.plan import InstancePlan, Site
 from gateway.wire.line import ForFleet
@@ -189,3 +190,11 @@ async def test_one_that_is_about_to_be_ended_gets_no_more_requests_from_any_gate
     assert {first, second} < set(actors.all), "it may finish what it has"
     for each in (holder, follower):
         await each.stop(0, asyncio.Event())
+
+
+def test_the_waits_until_a_silent_host_is_noticed_are_four_seconds_at_most() -> None:
+    lines = [line.split("=", 1) for line in RAY_ENV.splitlines() if "=" in line]
+    said = {name.removeprefix("RAY_health_check_"): value for name, value in lines}
+    one_s = (int(said["period_ms"]) + int(said["timeout_ms"])) / 1000
+    look_s = 2 * LOOK_EVERY_S  # between two looks, and for those that do not answer
+    assert int(said["failure_threshold"]) * one_s + look_s <= 4.0
