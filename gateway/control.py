@@ -118,7 +118,13 @@ class Control:
         """What became of the file; from now on there is a table."""
         parts, again = self.parts, self._start["again"]
         why = f"start with {self._start['name']}"
-        applied = parts.publisher.start(self._document, why=why, again=again, settle=self._settle)
+        applied = parts.publisher.start(
+            self._document,
+            why=why,
+            again=again,
+            settle=self._settle,
+            meets=parts.rollouts.given_back,
+        )
         if parts.fleet is not None and not again:
             parts.fleet.begin(parts.table())
         if parts.gateways is not None and (note := parts.gateways.note(parts.table())):

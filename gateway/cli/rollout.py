@@ -85,9 +85,7 @@ def _begin(client: AdminClient, options: SimpleNamespace, route: str, backend: s
         )
     if options.dry_run or options.detach:
         if not screen.printed(found, options.output):
-            screen.show(
-                *drawn({**found, "plan": plan} if options.dry_run else client.rollout(route))
-            )
+            screen.show(*drawn(found if options.dry_run else client.rollout(route)))
             if options.dry_run:
                 screen.show(Cell("a dry run: nothing was changed", "dim"))
         return 0

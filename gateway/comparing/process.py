@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import struct
-from collections import deque
+from collections import Counter, deque
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -35,7 +35,8 @@ class Comparing:
 
     def __init__(self) -> None:
         self._mirrors: dict[str, tuple[str, str, Mirrored]] = {}
-        self._early: deque[tuple[PairHead, list[Part]]] = deque(maxlen=MOST_EARLY)
+        self._early: deque[tuple[PairHead, list[Part]]] = deque()
+        self._missed: Counter[str] = Counter()  # pairs of a route that came still earlier
         self._told = asyncio.Event()
         self._news: set[str] = set()
         self._listeners: set[Control] = set()
@@ -65,13 +66,20 @@ class Comparing:
                 pair = unpacked(await reader.readexactly(length))
             except (asyncio.IncompleteReadError, ConnectionError):
                 return
-            self._take(*pair)
+            self.take(*pair)
             await asyncio.sleep(0)  # the others have their turn
 
-    def _take(self, head: PairHead, parts: list[Part]) -> None:
+    def of(self, route: str) -> Mirrored:
+        """What is known of the mirror of `route`, which is compared."""
+        return self._mirrors[route][2]
+
+    def take(self, head: PairHead, parts: list[Part]) -> None:
+        """One more pair; of a route of which nothing was said yet it waits for that."""
         found = self._mirrors.get(head["route"])
         if found is None:
             self._early.append((head, parts))
+            if len(self._early) > MOST_EARLY:
+                self._missed[self._early.popleft()[0]["route"]] += 1
             return
         try:
             answers = [answer_of(part) for part in parts]
@@ -86,6 +94,7 @@ class Comparing:
             found[2].take(pair)
         except Exception as error:  # a pair less is better than no process
             log.error(f"compare: a pair could not be compared: {told(error)}")
+            found[2].skipped += 1
         self._news.add(head["route"])
 
     async def _hear(self, channel: Control, message: ToCompare | None) -> None:
@@ -95,7 +104,7 @@ class Comparing:
             is_first = True
             while message is not None:
                 if message["type"] == "mirrors":
-                    self._sync(message)
+                    self.sync(message)
                     if is_first:  # it may know less than is known here
                         self._news |= self._mirrors.keys()
                     is_first = False
@@ -103,7 +112,7 @@ class Comparing:
         finally:
             self._listeners.discard(channel)
 
-    def _sync(self, message: MirrorsMessage) -> None:
+    def sync(self, message: MirrorsMessage) -> None:
         """Compares these mirrors from now on; one that is what it was goes on."""
         before, self._mirrors = self._mirrors, {}
         for route, spec in message["mirrors"].items():
@@ -111,9 +120,13 @@ class Comparing:
             if known is None or known[0] != spec["id"]:
                 known = spec["id"], spec["since"], _made(spec["compare"], spec["known"])
             self._mirrors[route] = known
-        early, self._early = self._early, deque(maxlen=MOST_EARLY)
+        early, self._early = self._early, deque()
         for head, parts in early:
-            self._take(head, parts)
+            self.take(head, parts)
+        missed, self._missed = self._missed, Counter()
+        for route in missed.keys() & self._mirrors.keys():
+            self.of(route).skipped += missed[route]
+            self._news.add(route)
         self._told.set()
 
     async def report(self) -> None:

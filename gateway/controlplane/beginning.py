@@ -4,6 +4,7 @@ The file, three ways with what the store holds and what was applied before. Ther
 yet, and nobody is told anything.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from gateway.controlplane.outcomes import Edit, Outcomes, is_placed, revision_of
@@ -14,6 +15,14 @@ from gateway.core.table import EMPTY, Document, Table
 
 TRIES = 50
 _NOTHING: Document = {}
+
+Meets = Callable[[Document, Document, Document], Document]
+"""(live, applied, file) → what `file`, which is another one than was `applied`, is merged with."""
+
+
+def as_it_is(live: Document, applied: Document, file: Document) -> Document:
+    """A file meets what is live."""
+    return live
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +41,33 @@ class Beginning:
 
 
 def begin(
-    store: Store, outcomes: Outcomes, file: Document, *, why: str, again: bool, settle: Edit
+    store: Store,
+    outcomes: Outcomes,
+    file: Document,
+    *,
+    why: str,
+    again: bool,
+    settle: Edit,
+    meets: Meets,
 ) -> Beginning:
     """The table of `file` and `store`, stored. Raises Invalid when the two do not fit together,
     StoreError when the outcome cannot be stored."""
     for _ in range(TRIES):
         try:
-            return _begun(store, outcomes, file, why, again, settle)
+            return _begun(store, outcomes, file, why, again, settle, meets)
         except Conflict:  # another gateway starts as well
             continue
     raise Unavailable("other gateways edit all the time; start again")
 
 
 def _begun(
-    store: Store, outcomes: Outcomes, file: Document, why: str, again: bool, settle: Edit
+    store: Store,
+    outcomes: Outcomes,
+    file: Document,
+    why: str,
+    again: bool,
+    settle: Edit,
+    meets: Meets,
 ) -> Beginning:
     previous, applied = EMPTY, _NOTHING
     stored = store.load()
@@ -55,7 +77,7 @@ def _begun(
             file = applied
         newest = stored.newest
         previous = outcomes.made(EMPTY, newest.document, newest.number)
-    merged = merge(applied, file, previous.document)
+    merged = merge(applied, file, meets(previous.document, applied, file))
     merged = replace(merged, document=settle(merged.document))
     published, late = Published.nothing(previous), None
     try:

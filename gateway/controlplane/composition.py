@@ -170,7 +170,7 @@ class Composition:
             self.events,
             driver=self.stores.driver,
             tell=self.workers.set_rollouts,
-            effective=lambda route: self.view.effective(route),
+            working=lambda: self.view.working(),
             agreement=self.mirrors.judged,
         )
         self.publisher.allow = rollouts.allow

@@ -378,10 +378,11 @@ class Intake(Admitting):
         if limit_s is not None:
             self.expires_at = self.started + limit_s
             plane.wheel.set(self, self.expires_at)
-        if route.judge is None:
+        judge = route.judge
+        if judge is None:
             self.enter(route.choose(head), now)
             return
-        route.judge.forget()
+        judge.forget()  # what is not drawn does not count
         backend = route.choose(head)
-        self.trial = route.judge.decided
+        self.trial = judge.decided
         self.enter(backend, now)

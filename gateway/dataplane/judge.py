@@ -9,6 +9,7 @@ What it means is judged there.
 """
 
 import json
+import zlib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,9 @@ MOST_BODY = 32 << 10
 """Bytes of an answer that is looked at: to read as many takes a tenth of a millisecond."""
 MOST_ANSWERS = 200  # kinds of answers that a worker tells apart; what else there is, is one
 MOST_NUMBERS = 500  # of a report
+MOST_TIMES = 250  # of a report: their 90 % point is as good as that of all, and costs less
 OTHER = "other"
+_GZIP = b"\x1f\x8b"  # how it begins, and no JSON does
 
 
 class Trial:
@@ -58,7 +61,7 @@ class Trial:
         if failed:
             self._event(FAILED)
         elif seconds > 0.0:
-            if arm:
+            if arm and len(judge.seconds) < MOST_TIMES:
                 judge.seconds.append(seconds)
             if self._slow_s:
                 row[arm + TIMED] += 1
@@ -126,9 +129,9 @@ class Judge:
 
     `decided` is the trial of the request that was decided last, None for one that does not count;
     `counts`: share → ended, failed, timed and slow of the canary, then of the others; `seconds`:
-    what answers of the others took since the last report; `warmed`: the canary's requests while
-    nothing counts yet; `answers`: kind of answer → share → how many of the canary, and of the
-    others; `numbers`: some that the others answered since the last report.
+    what some answers of the others took since the last report; `warmed`: the canary's requests
+    while nothing counts yet; `answers`: kind of answer → share → how many of the canary, and of
+    the others; `numbers`: some that the others answered since the last report.
     """
 
     __slots__ = (
@@ -203,6 +206,7 @@ class Judge:
 
     def forget(self) -> None:
         """Nothing is decided of the next request yet."""
+        # An assignment where it is asked for would have the compiler believe it behind `choose`.
         self.decided = None
 
     def begin(self) -> None:
@@ -237,16 +241,19 @@ class Judge:
 
 
 def value_at(body: bytes, path: Sequence[str]) -> Any:
-    """What stands at `path` in the JSON of `body`; Ellipsis where nothing does, or it is none."""
+    """What stands at `path` in the JSON of `body`, which may be compressed by gzip; Ellipsis where
+    nothing does, or it is none."""
     try:
+        if body.startswith(_GZIP):
+            body = zlib.decompressobj(31).decompress(body, MOST_BODY)
         value: Any = orjson.loads(body)
-    except ValueError:
+    except (ValueError, zlib.error):
         return ...
     for part in path:
         if isinstance(value, dict) and part in value:
             value = value[part]
-        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
-            value = value[int(part)]
+        elif isinstance(value, list) and part.isascii() and part.isdigit():
+            value = value[int(part)] if int(part) < len(value) else ...
         else:
             return ...
     return value

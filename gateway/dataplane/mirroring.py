@@ -3,7 +3,8 @@
 A copy is taken of requests whose body is whole and small enough to be kept, sent to the
 mirror's backend if it has room at once, and its answer is read and forgotten, or compared
 (`pairing`). It never delays a client: it leaves after the client's own request, what does not fit
-is dropped, and so is a copy under way whose place a client's own request needs.
+is dropped, and so is a copy under way whose place a client's own request needs. Where answers are
+compared, what is dropped is counted: each request that chance picked has one verdict in the end.
 """
 
 from typing import Final
@@ -15,7 +16,7 @@ from gateway.dataplane.deadlines import Timed
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.intake import Intake
 from gateway.dataplane.live_route import LiveRoute
-from gateway.dataplane.pairing import Half, Pair
+from gateway.dataplane.pairing import DROPPED, Half, Pair
 from gateway.dataplane.upstream import Receiver, Upstream
 
 _WHOLE: Final = 1 << 64
@@ -25,28 +26,40 @@ def mirror(exchange: Intake, route: LiveRoute, chosen: LiveBackend) -> Pair | No
     """Sends a copy of the request, by chance, if there is room for it now; the pair that its
     answer makes with that of the `chosen` backend, where they are to be compared."""
     plane, backend, wanted = exchange.plane, route.mirror, route.route.mirror
-    if backend is None or wanted is None or not exchange.done or exchange.upgrades:
+    if backend is None or wanted is None or exchange.upgrades:
         return None
+    compares = wanted.compare
+    if compares is not None and backend is chosen:
+        return None  # what would answer is what answers
+    if wanted.percent < 100 and plane.random() * 100 >= wanted.percent * _WHOLE:
+        return None
+    body = exchange.kept() if exchange.done else None
+    instance = None if body is None else _taker(exchange, backend)
+    if body is None or instance is None:
+        if compares is not None:
+            plane.outbox.count(route.route.name, backend.name, DROPPED)
+        return None
+    whole = b"".join(body)
+    if compares is None:
+        Copy(exchange, backend, instance, whole, None).begin()
+        return None
+    pair = _pair(exchange, route, backend, chosen)
+    Copy(exchange, backend, instance, whole, pair.copy).begin()
+    if compares.noise:
+        _ask_again(exchange, pair, chosen, whole)
+    return pair
+
+
+def _taker(exchange: Intake, backend: LiveBackend) -> LiveInstance | None:
+    """An instance of the mirror that has room for one more copy, whose place is taken; None: there
+    is none."""
+    plane = exchange.plane
     if plane.mirrored >= plane.options.mirror_in_flight:
-        return None
-    body = exchange.kept()
-    if body is None:
-        return None
-    if plane.random() * 100 >= wanted.percent * _WHOLE:
         return None
     instance = backend.other((), exchange.ready_at)
     if instance is None and backend.asleep and exchange.wakes:
         backend.start.ask(exchange.ready_at)
-    if instance is None or not instance.takes():
-        return None
-    pair = None
-    if wanted.compare is not None and backend is not chosen:
-        pair = _pair(exchange, route, backend, chosen)
-    whole = b"".join(body)
-    Copy(exchange, backend, instance, whole, None if pair is None else pair.copy).begin()
-    if pair is not None and wanted.compare is not None and wanted.compare.noise:
-        _ask_again(exchange, pair, chosen, whole)
-    return pair
+    return instance if instance is not None and instance.takes() else None
 
 
 def _pair(exchange: Intake, route: LiveRoute, backend: LiveBackend, chosen: LiveBackend) -> Pair:
@@ -112,9 +125,15 @@ class Copy(Timed, Receiver):
 
     def expired(self, now: float) -> None:
         """Its time is over, whatever the answer does."""
-        self.give_up()
+        self._abort()
 
     def give_up(self) -> None:
+        """Ends it, by no fault of the mirror's: somebody needs its place, or this worker failed."""
+        if self._half is not None:
+            self._half.drop()
+        self._abort()
+
+    def _abort(self) -> None:
         """Ends it unanswered: the instance learns it by the end of the connection."""
         if self._upstream is not None:
             self._upstream.abort()

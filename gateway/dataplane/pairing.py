@@ -4,10 +4,12 @@ While a mirror's answers are compared, what a client gets is gathered beside wha
 and what the stable version says when it is asked again. Once all are there they go to the compare
 process, which looks at them; here nothing is. Each answer is small and all of one worker together
 are bounded: a pair that is too large, or that the other side does not take, is dropped and counted.
-No client waits for any of it.
+So is one of which an answer never came: each has one verdict, here or there. No client waits for
+any of it.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from gateway.core.heads import ResponseHead
@@ -19,18 +21,32 @@ WAITED_FOR: Final = 0
 WHOLE: Final = 1
 NONE: Final = 2
 PAIR_BYTES: Final = 1024  # what a pair costs beside its bodies
+TOGETHER_S: Final = 0.02  # pairs wait so long for others: each write wakes another process
+AT_ONCE: Final = 1 << 16  # bytes that wait for no more
+UNANSWERED: Final = "unanswered"
+DROPPED: Final = "dropped"
 
 
 class Outbox:
     """The way to the compare process. `held`: bytes of answers that are gathered; `wish` is set
-    once there is anything to compare."""
+    once there is anything to compare; `later` calls something after so many seconds."""
 
-    __slots__ = ("_body", "_memory", "counters", "held", "transport", "wish")
+    __slots__ = (
+        "_body", "_frames", "_later", "_memory", "_size", "counters", "held", "transport", "wish",
+    )  # fmt: skip
 
-    def __init__(self, counters: Counters, body: int, memory: int) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        body: int,
+        memory: int,
+        later: Callable[[float, Callable[[], None]], None],
+    ) -> None:
         self.counters = counters
-        self._body, self._memory = body, memory
+        self._body, self._memory, self._later = body, memory, later
         self.held = 0
+        self._frames: list[tuple[str, str, bytes]] = []
+        self._size = 0  # of these
         self.transport: asyncio.WriteTransport | None = None
         self.wish = asyncio.Event()
 
@@ -47,17 +63,40 @@ class Outbox:
     def _waiting(self) -> int:
         """Bytes that are held here, gathered or on their way."""
         transport = self.transport
-        return self.held + (0 if transport is None else transport.get_write_buffer_size())
+        on_its_way = 0 if transport is None else transport.get_write_buffer_size()
+        return self.held + self._size + on_its_way
 
-    def send(self, frame: bytes) -> bool:
-        """Whether the pair goes on its way; False: it is dropped."""
+    def send(self, route: str, mirror: str, frame: bytes) -> bool:
+        """Whether the pair goes on its way, soon; False: it is dropped."""
         transport = self.transport
         if transport is None or len(frame) > MOST or self._waiting > self._memory:
             return False
         if transport.is_closing():
             return False  # it was lost just now, and is not opened again yet
-        transport.write(frame)
+        if not self._frames:
+            self._later(TOGETHER_S, self._write)
+        self._frames.append((route, mirror, frame))
+        self._size += len(frame)
+        if self._size >= AT_ONCE:
+            self._write()
         return True
+
+    def _write(self) -> None:
+        """Writes what waits, in one piece."""
+        waiting, self._frames = self._frames, []
+        if not waiting:
+            return
+        self._size = 0
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(b"".join([frame for _, _, frame in waiting]))
+            return
+        for route, mirror, _ in waiting:
+            self.count(route, mirror, DROPPED)
+
+    def count(self, route: str, mirror: str, verdict: str) -> None:
+        """Counts a request that was to be compared, and of which no pair comes."""
+        self.counters.add(COMPARED, route, mirror, verdict)
 
 
 class Half:
@@ -91,6 +130,13 @@ class Half:
         is_answer = is_whole and head is not None and not is_busy(head)
         self.state = WHOLE if is_answer else NONE
         self._pair.settle()
+
+    def drop(self) -> None:
+        """Nobody waits for it any more; of the mirror's own the pair goes with it."""
+        if self is self._pair.copy:
+            self._pair.drop()
+        else:
+            self.end(False)
 
     def part(self) -> Part:
         """The answer, for the way."""
@@ -143,13 +189,18 @@ class Pair:
         if self._is_over:
             return False
         if not self._outbox.fits(half.size + more, more):
-            self._count("dropped")
-            self._free()
+            self.drop()
             return False
         half.size += more
         self._size += more
         self._outbox.held += more
         return True
+
+    def drop(self) -> None:
+        """No pair comes of it."""
+        if not self._is_over:
+            self._count(DROPPED)
+            self._free()
 
     def answered_by(self, backend: str, is_whole: bool) -> None:
         """The client has its answer, of `backend`: one that came after a retry elsewhere is still
@@ -157,7 +208,7 @@ class Pair:
         if self._is_over:
             return
         if backend == self._mirror or not is_whole:
-            self._free()
+            self.drop()
             return
         if backend != self._stable:
             self.again = None
@@ -169,14 +220,15 @@ class Pair:
             return
         if self.again is not None and self.again.state == WAITED_FOR:
             return
-        if self.main.state == WHOLE:
+        if self.main.state != WHOLE:
+            self._count(DROPPED)
+        elif self.copy.state != WHOLE:
+            self._count(UNANSWERED)
+        else:
             self._send()
         self._free()
 
     def _send(self) -> None:
-        if self.copy.state != WHOLE:
-            self._count("unanswered")
-            return
         halves = [self.main, self.copy]
         if self.again is not None and self.again.state == WHOLE:
             halves.append(self.again)
@@ -184,11 +236,11 @@ class Pair:
         self._outbox.held -= self._size  # it is on its way, or gone
         self._size = 0
         frame = packed(self._route, self._request, self._key, self._time, parts)
-        if not self._outbox.send(frame):
-            self._count("dropped")
+        if not self._outbox.send(self._route, self._mirror, frame):
+            self._count(DROPPED)
 
     def _count(self, verdict: str) -> None:
-        self._outbox.counters.add(COMPARED, self._route, self._mirror, verdict)
+        self._outbox.count(self._route, self._mirror, verdict)
 
     def _free(self) -> None:
         """Holds nothing any more, whoever is still asked."""

@@ -8,6 +8,7 @@ nobody on the walk of a request, so that everybody may know it, and decides noth
 import asyncio
 import ipaddress
 import logging
+import random
 import secrets
 import time
 from collections import deque
@@ -45,10 +46,10 @@ class Shared:
     change of who serves."""
 
     __slots__ = (
-        "_awake", "_buckets", "_credentials", "_dropped", "_gateways", "_id", "_loop", "_trusted",
-        "asked", "budget", "counters", "demand", "generation", "judges", "ledger", "load_memory",
-        "log", "mirrored", "node", "notify", "now", "options", "outbox", "permits", "served",
-        "signals", "tasks", "wall", "wheel",
+        "_awake", "_bits", "_buckets", "_credentials", "_dropped", "_gateways", "_id", "_loop",
+        "_trusted", "asked", "budget", "counters", "demand", "generation", "judges", "ledger",
+        "load_memory", "log", "mirrored", "node", "notify", "now", "options", "outbox", "permits",
+        "served", "signals", "tasks", "wall", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +76,7 @@ class Shared:
         self.node = options.node.encode("latin-1")
         self._trusted = [ipaddress.ip_network(each) for each in options.trusted_proxies]
         self._id = secrets.randbits(128)
+        self._bits = random.Random().getrandbits  # noqa: S311 -- which arm, not a secret
         self._awake: dict[Callable[[], None], None] = {}  # in the order of their wishes
         self.generation = 1
         self.mirrored = 0
@@ -82,7 +84,8 @@ class Shared:
         which = Sampling(options.access_log_percent, options.access_log_slow_s)
         self.log = AccessLog(options.access_log, which)
         self._dropped = (0, 0)
-        self.outbox = Outbox(self.counters, options.compare_body, options.compare_memory)
+        memory = options.compare_memory
+        self.outbox = Outbox(self.counters, options.compare_body, memory, self.later)
         self.ledger = Ledger(self.log, loop.call_later, self._noted)
         self.budget = RetryBudget(options.retry_percent / 100.0, options.retry_min_per_s)
         self.notify: Callable[[], None] = _nobody
@@ -115,7 +118,9 @@ class Shared:
         return self._credentials
 
     def random(self) -> int:
-        return secrets.randbits(64)
+        """A number in [0, 2^64), for draws: nobody's secret, and the system's own chance would take
+        a tenth of a request."""
+        return self._bits(64)
 
     def fresh_id(self) -> bytes:
         """An id that no other request has: 32 hexadecimal digits, as a trace's."""

@@ -197,7 +197,9 @@ METRICS: tuple[Metric, ...] = (
         ("route", "backend", "verdict"),
         "Requests whose answer was to be compared with the one of a mirror, by what came of it",
         "`backend` is the mirror's; `verdict` is `agree`, `differ`, `unanswered` (the mirror gave"
-        " no whole answer, or had no room) or `dropped` (too large, or more than could be taken).",
+        " no whole answer, or said that it had no room) or `dropped` (there was no place for the"
+        " copy, the client's own answer did not come, too large, or more than could be taken)."
+        " Each request that was to be copied is counted once.",
     ),
     Metric("headgate_revision", "gauge", (), "The revision of the table that is served"),
 )

@@ -101,6 +101,10 @@ class Exposition:
             _forget(kept, values)
             return
         series = self._totals.of(metric.name)
+        if metric.name in live.counted:
+            counts = _together(metric, series, live.counted[metric.name])
+            yield writer.counter(metric, (), counts)
+            return
         if not metric.labels and not series:
             yield writer.counter(metric, (), {(): 0})
         yield from _pieces(
@@ -109,8 +113,6 @@ class Exposition:
             lambda labels, tally: _written(metric, labels, tally, writer),
         )
         _forget(kept, series)
-        if metric.name in live.counted:
-            yield writer.counter(metric, (), live.counted[metric.name])
 
 
 def _pieces(
@@ -161,6 +163,19 @@ def _written(metric: Metric, labels: Labels, tally: Tally, writer: Writer) -> by
     seconds = tally.counts.get(TOTAL, 0.0)
     observed = Observed(bounds, at_most(buckets, bounds), seconds, buckets)
     return writer.histogram(metric, labels, observed)
+
+
+def _together(
+    metric: Metric, series: Mapping[Labels, Tally], counted: Mapping[Labels, int]
+) -> dict[Labels, float]:
+    """What workers counted and what others did, each series once."""
+    found: dict[Labels, float] = dict(counted)
+    for labels, tally in list(series.items()):
+        for key, count in tally.counts.items():
+            whole = (*labels, *key) if isinstance(key, tuple) else labels
+            if len(whole) == len(metric.labels):
+                found[whole] = found.get(whole, 0) + count
+    return found
 
 
 def _gauge(name: str, live: Gauges) -> dict[Labels, float]:

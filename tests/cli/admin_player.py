@@ -246,6 +246,8 @@ def _rollout(
         raise Problem(404, f"route {route!r} has no rollout")
     if method == "PUT":
         player.plan = ask.json()
+        dry = ask.dry_run
+        return {key: each for key, each in looks[0].items() if key != "plan" or dry}
     if word == ["approve"] and looks[0]["state"] != "waiting":
         raise Problem(409, "a rollout that is running cannot approve")
     return looks.pop(0) if method == "GET" and len(looks) > 1 else looks[0]

@@ -100,6 +100,14 @@ def test_who_does_not_follow_sees_where_it_is(headgate, player) -> None:
     ]
 
 
+def test_a_dry_run_shows_the_steps_that_there_would_be(headgate, player) -> None:
+    player.rollouts["digits"] = [look()]
+    ran = headgate("rollout", "digits", "digits-cnn", "--dry-run")
+    assert (ran.code, ran.err) == (0, "")
+    assert "   2   50 %         120s, 100 requests, then approval" in ran.out.splitlines()
+    assert ran.out.splitlines()[-1] == "a dry run: nothing was changed"
+
+
 @pytest.mark.parametrize("word", ["pause", "resume", "promote", "abort"])
 def test_a_word_before_the_route_tells_it_so(headgate, player, word) -> None:
     player.rollouts["digits"] = [look("paused")]

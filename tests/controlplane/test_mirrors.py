@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from gateway.comparing.process import MOST_EARLY, Comparing
 from gateway.controlplane.mirrors.book import Mirrors
 from gateway.core.comparing import Answer, compare_of
 from gateway.core.faults import Missing
 from gateway.core.mirrored import Mirrored, Pair
 from gateway.core.table import Table
 from gateway.wire.channel import Channel
+from gateway.wire.pairs import MirrorsMessage, MirrorSpec, PairHead, Part
 from tests.harness.gateway import eventually
 
 METRIC = "headgate_mirror_compared_total"
@@ -33,8 +35,8 @@ def to_b(compare: Any = DIGIT, percent: float = 100) -> dict[str, Any]:
 
 
 def state(agree: int, differ: int) -> dict[str, Any]:
-    """What a compare process tells after so many pairs."""
-    known = Mirrored(compare_of(DIGIT))
+    """What a compare process tells after so many pairs, and one that could not be compared."""
+    known = Mirrored(compare_of(DIGIT), skipped=1)
     for digit in [1] * agree + [2] * differ:
         known.take(Pair(Answer(200, "json", {"digit": 1}), Answer(200, "json", {"digit": digit})))
     return known.as_json()
@@ -84,7 +86,7 @@ async def test_the_last_word_is_kept_given_on_and_counted_on(tmp_path: Path) -> 
         await eventually(lambda: mirrors.shown(document.document, "r")["pairs"] == 10)
         shown = mirrors.shown(document.document, "r")
         assert (shown["agreement"], shown["since"]) == (0.8, "then")
-        assert shown["verdicts"] == {"agree": 8, "differ": 2, "unanswered": 0, "dropped": 7}
+        assert shown["verdicts"] == {"agree": 8, "differ": 2, "unanswered": 0, "dropped": 8}
         assert process.channel is not None
         process.channel.close()  # it ends, and another one comes
         await eventually(lambda: len(process.told) > 1)
@@ -95,9 +97,38 @@ async def test_the_last_word_is_kept_given_on_and_counted_on(tmp_path: Path) -> 
         assert mirrors.shown(document.document, "r")["pairs"] == 0
         counts = mirrors.counters()[METRIC]
         assert (counts["r", "b", "agree"], counts["r", "b", "differ"]) == (8, 2)
+        assert counts["r", "b", "dropped"] == 1, "of what came here; workers count the rest"
     finally:
         task.cancel()
         server.close()
+
+
+def pair(route: str) -> tuple[PairHead, list[Part]]:
+    """One of which both say the same."""
+    head = PairHead(route=route, request="", key=-1, time=0.0, parts=[])
+    return head, [(200, "", "", b'{"digit": 1}')] * 2
+
+
+def test_pairs_that_come_before_their_mirror_is_known_are_compared_or_counted() -> None:
+    comparing = Comparing()
+    for _ in range(MOST_EARLY + 5):
+        comparing.take(*pair("r"))
+    comparing.sync(MirrorsMessage(type="mirrors", mirrors={"r": spec()}))
+    comparing.take(*pair("r"))
+    known = comparing.of("r")
+    assert (known.counts.pairs, known.skipped) == (MOST_EARLY + 1, 5)
+
+
+def test_a_pair_that_cannot_be_compared_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    comparing = Comparing()
+    comparing.sync(MirrorsMessage(type="mirrors", mirrors={"r": spec()}))
+    monkeypatch.setattr(Mirrored, "take", lambda self, pair: 1 / 0)
+    comparing.take(*pair("r"))
+    assert comparing.of("r").skipped == 1
+
+
+def spec() -> MirrorSpec:
+    return MirrorSpec(id="1", since="then", backend="b", compare=DIGIT, known=None)
 
 
 async def test_what_is_not_compared_is_missing_and_says_why() -> None:

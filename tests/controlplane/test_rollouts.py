@@ -11,7 +11,7 @@ from gateway.controlplane.configuration.reading import parse
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.commands import Commands, How
-from gateway.controlplane.rollouts.controller import Rollouts
+from gateway.controlplane.rollouts.controller import LOADING_S, Rollouts
 from gateway.controlplane.rollouts.keeping import InMemory, Keeper, RolloutFile
 from gateway.controlplane.rollouts.tallies import MOST_NAMED, Tallies
 from gateway.controlplane.store.store import DiskRefused, StateRefused
@@ -33,10 +33,11 @@ class House:
         settings, document = parse(FILE)
         self.events = Events()
         self.now = 1000.0
-        self.effective: dict[str, float] = {"digits-linear": 0.5, "digits-cnn": 0.5}
+        self.working = frozenset({"digits-linear", "digits-cnn"})
         self.asked: Mapping[str, Judging] = {}
         self.keeper = keeper or InMemory()
-        self.publisher = publisher or make_publisher(MemoryStore(), settings, self.events)
+        self.store = MemoryStore()
+        self.publisher = publisher or make_publisher(self.store, settings, self.events)
         if publisher is None:
             self.publisher.start(document, why="test")
         self.rollouts = Rollouts(
@@ -44,7 +45,7 @@ class House:
             self.keeper,
             self.events,
             tell=self.tell,
-            effective=lambda route: self.effective,
+            working=lambda: self.working,
             agreement=lambda route, canary: self.mirrored,
             clock=lambda: self.now,
         )
@@ -92,10 +93,10 @@ class House:
             }
         )
 
-    async def wait(self, seconds: float) -> dict[str, Any]:
-        """Time passes, looked at once a second."""
-        for _ in range(int(seconds)):
-            self.now += 1.0
+    async def wait(self, seconds: float, every_s: float = 1.0) -> dict[str, Any]:
+        """Time passes, looked at now and then."""
+        for _ in range(round(seconds / every_s)):
+            self.now += every_s
             await self.rollouts.look()
         return self.shown()
 
@@ -113,6 +114,13 @@ class House:
         found.counts = self.counts
         found.now = self.now + 5000.0
         return found
+
+    async def taken_up(self) -> "House":
+        """The same, once it goes on with what was kept."""
+        task = asyncio.create_task(self.rollouts.run())
+        await asyncio.sleep(0)
+        task.cancel()
+        return self
 
 
 async def test_a_good_canary_is_led_to_everything_step_by_step() -> None:
@@ -134,6 +142,24 @@ async def test_a_good_canary_is_led_to_everything_step_by_step() -> None:
     assert house.asked == {}, "nobody counts any more"
     page = await house.publisher.history(limit=9)
     assert [edit.who for edit in page.edits[:3]] == ["rollout"] * 3
+
+
+async def test_a_step_is_held_from_the_moment_at_which_its_edit_is_in_force() -> None:
+    house = House()
+    publish = house.publisher.publish
+
+    async def slowly(*edit: Any, **more: Any) -> Any:
+        house.now += 0.7
+        return await publish(*edit, **more)
+
+    house.publisher.publish = slowly  # type: ignore[method-assign]
+    await house.begin(hold="1s", min_requests=1)
+    house.count((1, 0), (9, 0))
+    assert (await house.wait(0.9, 0.1))["step"] == 1
+    assert (await house.wait(0.2, 0.1))["step"] == 2
+    house.count((1, 0), (9, 0))
+    assert (await house.wait(0.8, 0.1))["step"] == 2, "the edit took most of a second"
+    assert (await house.wait(0.4, 0.1))["step"] == 3
 
 
 async def test_a_canary_that_fails_goes_back_in_one_edit_and_says_why() -> None:
@@ -193,6 +219,16 @@ async def test_a_guard_that_holds_pauses_once_and_a_person_may_go_on() -> None:
     assert (await house.wait(50))["step"] == 2
 
 
+async def test_who_said_to_go_on_is_not_asked_again_by_a_successor() -> None:
+    house = House()
+    await house.begin(steps=[10, 100], guards={"errors": {"on_fail": "hold"}})
+    house.count((100, 50), (900, 1))
+    assert (await house.wait(5))["state"] == "paused"
+    await house.commands.command("digits", "resume")
+    successor = await house.successor().taken_up()
+    assert (await successor.wait(1))["state"] == "running"
+
+
 async def test_a_guard_that_warns_says_so_and_stops_nothing() -> None:
     house = House()
     heard = house.events.subscribe()
@@ -207,16 +243,46 @@ async def test_a_guard_that_warns_says_so_and_stops_nothing() -> None:
 async def test_a_canary_without_a_healthy_instance_is_a_failure_at_once() -> None:
     house = House()
     await house.begin()
-    house.effective = {"digits-linear": 1.0, "digits-cnn": 0.0}
+    house.working = frozenset({"digits-linear"})
     shown = await house.wait(1)
     assert shown["state"] == "rolled_back"
     assert "no healthy instance" in shown["history"][-1]["why"]
 
 
+async def test_a_canary_that_has_everything_and_dies_goes_back_to_those_that_could_serve() -> None:
+    house = House()
+    await house.begin(steps=[50, 100])
+    await house.commands.command("digits", "promote")
+    assert house.weights == {"digits-linear": 0, "digits-cnn": 100}
+    house.working = frozenset({"digits-linear"})
+    shown = await house.wait(1)
+    assert shown["state"] == "rolled_back"
+    assert "no healthy instance" in shown["history"][-1]["why"]
+    assert house.weights == START
+
+
+async def test_after_a_restart_a_canary_may_load_for_a_while_and_no_longer() -> None:
+    before = House()
+    await before.begin()
+    house = await before.successor().taken_up()
+    house.working = frozenset({"digits-linear"})
+    assert (await house.wait(LOADING_S - 1))["state"] == "running"
+    assert (await house.wait(1))["state"] == "rolled_back"
+
+
+async def test_after_a_restart_a_canary_that_was_there_and_goes_fails_at_once() -> None:
+    before = House()
+    await before.begin()
+    house = await before.successor().taken_up()
+    await house.wait(1)
+    house.working = frozenset({"digits-linear"})
+    assert (await house.wait(1))["state"] == "rolled_back"
+
+
 async def test_where_nobody_is_well_it_is_not_the_canarys_fault() -> None:
     house = House()
     await house.begin()
-    house.effective = {"digits-linear": 0.0, "digits-cnn": 0.0}
+    house.working = frozenset()
     assert (await house.wait(9))["state"] == "running"
 
 
@@ -365,7 +431,8 @@ async def test_a_dry_run_and_a_disk_that_refuses_change_nothing() -> None:
 
     full = Full()
     house = House(full)
-    await house.commands.begin("digits", PLAN, How(dry_run=True))
+    tried = await house.commands.begin("digits", PLAN, How(dry_run=True))
+    assert [step["percent"] for step in tried["plan"]["steps"]] == [5, 50, 100]
     with pytest.raises(DiskRefused):
         await house.begin()
     assert house.weights == START
@@ -408,10 +475,7 @@ async def test_a_successor_goes_on_with_the_same_evidence_and_no_time_was_held(
     await house.begin(steps=[10, 100])
     house.count((100, 5), (900, 8))
     before = await house.wait(30)
-    successor = house.successor(RolloutFile(tmp_path / "rollouts.json"))
-    task = asyncio.create_task(successor.rollouts.run())
-    await asyncio.sleep(0)
-    task.cancel()
+    successor = await house.successor(RolloutFile(tmp_path / "rollouts.json")).taken_up()
     after = successor.shown()
     assert after == before
     successor.count((100, 7), (100, 0), worker="w")
@@ -459,12 +523,34 @@ async def test_a_split_that_was_edited_while_nothing_ran_is_not_fought_for() -> 
     await house.publisher.publish(
         lambda d: edits.set_weights(d, "digits", {"digits-cnn": 7}, partial=True), who="file"
     )
-    successor = house.successor()
-    task = asyncio.create_task(successor.rollouts.run())
-    await asyncio.sleep(0)
-    task.cancel()
+    successor = await house.successor().taken_up()
     assert (await successor.wait(1))["state"] == "aborted"
     assert successor.weights["digits-cnn"] == 7
+
+
+async def test_a_file_that_edits_the_split_while_nothing_runs_gets_its_own_and_no_mixture() -> None:
+    house = House()
+    await house.begin(steps=[20, 100])
+    assert house.weights == {"digits-linear": 80, "digits-cnn": 20}
+    settings, document = parse(FILE.replace("digits-linear: 90", "digits-linear: 9"))
+    publisher = make_publisher(house.store, settings, Events())
+    successor = House(house.keeper, publisher)
+    publisher.start(document, why="test", meets=successor.rollouts.given_back)
+    assert successor.weights == {"digits-linear": 9, "digits-cnn": 10}
+    await successor.taken_up()
+    assert (await successor.wait(1))["state"] == "aborted"
+
+
+async def test_a_file_that_edits_something_else_meanwhile_leaves_the_rollout_its_split() -> None:
+    house = House()
+    await house.begin(steps=[20, 100])
+    settings, document = parse(FILE.replace("match: /digits", "match: /numbers"))
+    publisher = make_publisher(house.store, settings, Events())
+    successor = House(house.keeper, publisher)
+    publisher.start(document, why="test", meets=successor.rollouts.given_back)
+    assert successor.weights == {"digits-linear": 80, "digits-cnn": 20}
+    await successor.taken_up()
+    assert (await successor.wait(1))["state"] == "running"
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"version": 2}', b'{"version": 1}'])

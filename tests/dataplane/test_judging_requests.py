@@ -1,6 +1,7 @@
 """While a rollout runs, requests are counted by the arm to which they were first decided."""
 
 import asyncio
+import gzip
 from collections import Counter
 
 from gateway.core.splitting import sticky_backend
@@ -10,11 +11,14 @@ from gateway.dataplane.judge import (
     FAILED,
     MOST_ANSWERS,
     MOST_BODY,
+    MOST_TIMES,
     OTHER,
     SLOW,
     STABLE,
     TIMED,
+    Trial,
     parts_of,
+    value_at,
 )
 from tests.dataplane.rig import Conversation, Rig, until
 from tests.dataplane.test_choosing import GET, get, two
@@ -144,6 +148,21 @@ async def test_an_answer_is_slow_by_the_threshold_of_the_moment_it_was_decided(r
     assert row[STABLE + TIMED] == 2
 
 
+async def test_of_many_times_a_report_tells_some(rig, stub):
+    gateway = await rig()
+    gateway.table(two(await stub(), await stub()))
+    counting = judge(gateway)
+    await gateway.ask(GET)
+    trial = Trial(counting, STABLE, HALF)
+    for _ in range(2 * MOST_TIMES):
+        trial.end(False, 0.01)
+    told = counting.report("w")
+    assert sum(told["times"].values()) == MOST_TIMES
+    assert told["counts"][HALF][STABLE + ENDED] >= 2 * MOST_TIMES
+    trial.end(False, 0.01)
+    assert sum(counting.report("w")["times"].values()) == MOST_TIMES + 1, "and goes on"
+
+
 async def test_a_client_that_leaves_says_nothing(rig, stub):
     gateway = await rig()
     gateway.table(two(await stub(answering(200, 5.0)), await stub(answering(200, 5.0))))
@@ -216,6 +235,16 @@ async def test_answers_are_told_apart_by_what_stands_at_the_field(rig, stub):
     assert counting.answers == {'"x"': {HALF: [0, 4]}, "null": {HALF: [4, 0]}}
 
 
+async def test_answers_that_are_compressed_are_read(rig, stub):
+    gateway = await rig()
+    whole, broken = gzip.compress(b'{"a": ["x"]}'), gzip.compress(b'{"a": ["y"]}')[:-12]
+    gateway.table(two(await stub(saying(whole)), await stub(saying(broken))))
+    counting = judge(gateway, field="/a/0")
+    for _ in range(4):
+        await gateway.ask(GET)
+    assert counting.answers == {'"x"': {HALF: [0, 2]}}
+
+
 async def test_numbers_are_told_apart_by_parts_that_were_learned_before(rig, stub):
     gateway = await rig()
     gateway.table(two(await stub(saying(b"[0.25]")), await stub(saying(b"[7]"))))
@@ -229,6 +258,11 @@ async def test_numbers_are_told_apart_by_parts_that_were_learned_before(rig, stu
         await gateway.ask(GET)
     assert counting.answers == {"part 2 of 3": {HALF: [0, 2]}, "part 3 of 3": {HALF: [2, 0]}}
     assert parts_of([1.0, 7.0]) == ["≤ 1", "≤ 7", "> 7"]
+
+
+def test_a_place_in_a_list_is_named_by_plain_digits():
+    assert value_at(b'{"a": [1, 2, 3]}', ["a", "2"]) == 3
+    assert value_at(b'{"a": [1, 2, 3]}', ["a", "\u00b2"]) is ...
 
 
 async def test_errors_what_is_no_json_and_what_is_large_are_no_answers(rig, stub):

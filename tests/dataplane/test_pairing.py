@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from gateway.comparing.bodies import answer_of, events
-from gateway.wire.pairs import unpacked
+from gateway.dataplane.pairing import AT_ONCE
+from gateway.wire.pairs import packed, unpacked
 from tests.dataplane.rig import Conversation, until
 
 COMPARE = {"fields": {"/digit": "exact"}}
@@ -17,10 +18,14 @@ class Taker(asyncio.WriteTransport):
 
     def __init__(self) -> None:
         self.pairs: list[Any] = []
-        self.behind = 0
+        self.writes = self.behind = 0
 
     def write(self, data: Any) -> None:
-        self.pairs.append(unpacked(bytes(data)[4:]))
+        self.writes += 1
+        while data:
+            end = 4 + int.from_bytes(data[:4])
+            self.pairs.append(unpacked(bytes(data[4:end])))
+            data = data[end:]
 
     def is_closing(self) -> bool:
         return False
@@ -43,12 +48,13 @@ def served(rig, stub):
     """A gateway with a stable backend and a mirror that is compared, and who takes the pairs."""
 
     async def make(old: Any, new: Any, compare: Any = COMPARE, **more: Any) -> Any:
-        options = more.pop("options", {})
+        options, mirrored = more.pop("options", {}), more.pop("mirrored", {})
         gateway, main, shadow = await rig(**options), await stub(old), await stub(new)
         gateway.plane.outbox.transport = taker = Taker()
-        mirror = {"backend": "m", "compare": compare}
+        mirror = {"backend": "m", "percent": more.pop("percent", 100), "compare": compare}
         route = {"match": "/", "split": {"a": 1}, "mirror": mirror, **more}
-        backends = {"a": {"instances": [main.url]}, "m": {"instances": [shadow.url]}}
+        shadowed = {"instances": [shadow.url], **mirrored}
+        backends = {"a": {"instances": [main.url]}, "m": shadowed}
         gateway.table({"backends": backends, "routes": {"r": route}})
         return gateway, taker
 
@@ -58,6 +64,11 @@ def served(rig, stub):
 def counted(gateway: Any, verdict: str) -> int:
     name = "headgate_mirror_compared_total"
     return gateway.plane.counters.value(name, "r", "m", verdict)
+
+
+async def hang(conversation: Conversation) -> None:
+    await conversation.request()
+    await asyncio.sleep(3600)
 
 
 REQUEST = b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}"
@@ -121,10 +132,6 @@ async def test_what_is_too_large_or_too_much_is_dropped_and_the_client_served(
 
 
 async def test_a_mirror_that_hangs_costs_clients_nothing_and_holds_a_bounded_sum(served) -> None:
-    async def hang(conversation: Conversation) -> None:
-        await conversation.request()
-        await asyncio.sleep(3600)
-
     gateway, taker = await served(saying(b"1" * 1000), hang, options={"mirror_in_flight": 2})
     for _ in range(20):
         assert (await gateway.ask(REQUEST)).status == 200
@@ -152,6 +159,28 @@ async def test_the_clients_own_request_leaves_before_its_copy(served) -> None:
     assert order[2:] == ["client", "copy"] * 2
 
 
+async def test_pairs_go_on_their_way_together(served) -> None:
+    gateway, taker = await served(saying(b"1"), saying(b"2"))
+    outbox = gateway.plane.outbox
+    for _ in range(20):
+        assert outbox.send("r", "m", packed("r", "", -1, 0.0, [(200, "", "", b"x")] * 2))
+    assert taker.writes == 0
+    await until(lambda: len(taker.pairs) == 20)
+    assert taker.writes == 1
+    large = packed("r", "", -1, 0.0, [(200, "", "", b"x" * AT_ONCE)] * 2)
+    assert outbox.send("r", "m", large)
+    assert taker.writes == 2, "what is much does not wait for more"
+
+
+async def test_pairs_whose_way_is_lost_before_they_leave_are_dropped(served) -> None:
+    gateway, taker = await served(saying(b"1"), saying(b"2"))
+    outbox = gateway.plane.outbox
+    outbox.send("r", "m", packed("r", "", -1, 0.0, [(200, "", "", b"x")] * 2))
+    outbox.transport = None
+    await until(lambda: counted(gateway, "dropped") == 1)
+    assert not taker.pairs
+
+
 async def test_where_nobody_takes_pairs_they_are_dropped(served) -> None:
     gateway, _ = await served(saying(b"1"), saying(b"2"))
     gateway.plane.outbox.transport = None
@@ -176,6 +205,7 @@ async def test_an_answer_of_the_gateways_own_is_no_pair(served) -> None:
     assert (await gateway.ask(REQUEST)).status == 502
     await until(lambda: gateway.plane.mirrored == 0)
     assert not taker.pairs
+    assert counted(gateway, "dropped") == 1
     assert gateway.plane.outbox.held == 0
 
 
@@ -192,8 +222,93 @@ async def test_a_client_that_leaves_is_no_pair(served) -> None:
     peer.write(REQUEST)
     await peer.reader.readuntil(b"\r\n\r\n")
     peer.close()
-    await until(lambda: gateway.plane.outbox.held == 0)
+    await until(lambda: counted(gateway, "dropped") == 1)
+    assert gateway.plane.outbox.held == 0
     assert not taker.pairs
+
+
+async def test_a_stable_version_that_has_no_room_makes_no_pair(served) -> None:
+    gateway, taker = await served(saying(b"", 503, b"Retry-After: 1\r\n"), saying(b"2"))
+    assert (await gateway.ask(REQUEST)).status == 503
+    await until(lambda: counted(gateway, "dropped") == 1)
+    assert not taker.pairs
+
+
+def of_size(size: int) -> bytes:
+    return b"POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+
+
+VERDICTS = ("unanswered", "dropped")
+
+
+async def test_copies_for_which_there_is_no_place_are_dropped_pairs(served) -> None:
+    gateway, _ = await served(saying(b"1"), hang, options={"mirror_in_flight": 2})
+    for _ in range(20):
+        assert (await gateway.ask(REQUEST)).status == 200
+    assert gateway.plane.mirrored == 2
+    assert counted(gateway, "dropped") == 18
+
+
+async def test_copies_for_which_the_mirrors_instance_has_no_room_are_dropped_pairs(served) -> None:
+    gateway, taker = await served(saying(b"1"), saying(b"2"), mirrored={"max_in_flight": 1})
+    (instance,) = gateway.plane.live.backends["m"].instances.values()
+    instance.load.in_flight = 1  # a client's own
+    for _ in range(5):
+        assert (await gateway.ask(REQUEST)).status == 200
+    assert counted(gateway, "dropped") == 5
+    assert not taker.pairs
+
+
+async def test_copies_for_a_mirror_of_which_nobody_serves_are_dropped_pairs(served) -> None:
+    gateway, _ = await served(saying(b"1"), saying(b"2"))
+    backends = gateway.plane.live.backends
+    gateway.hear({"a": dict.fromkeys(backends["a"].instances, "up")})
+    assert not backends["m"].serving
+    assert (await gateway.ask(REQUEST)).status == 200
+    assert counted(gateway, "dropped") == 1
+
+
+@pytest.mark.parametrize("size", [200, 3000])
+async def test_copies_of_bodies_that_are_not_kept_are_dropped_pairs(served, size: int) -> None:
+    options = {"replay": 100, "gather": 1000}
+    gateway, _ = await served(saying(b"1"), saying(b"2"), options=options)
+    assert (await gateway.ask(of_size(size))).status == 200
+    assert counted(gateway, "dropped") == 1
+
+
+async def test_a_copy_that_gives_way_to_a_client_is_a_dropped_pair(served) -> None:
+    async def one_at_a_time(conversation: Conversation) -> None:
+        while True:
+            head, _ = await conversation.request()
+            if b"x-headgate-mirror" in head.lower():
+                await asyncio.sleep(3600)
+            await conversation.answer(b"2")
+
+    gateway, _ = await served(
+        saying(b"1"), one_at_a_time, mirrored={"max_in_flight": 1}, override=True,
+        split={"a": 1, "m": 0},
+    )  # fmt: skip
+    assert (await gateway.ask(REQUEST)).body == b"1"
+    assert gateway.plane.mirrored == 1
+    direct = REQUEST.replace(b"Host: h", b"Host: h\r\nX-Headgate-Backend: m")
+    assert (await gateway.ask(direct)).body == b"2"
+    assert (counted(gateway, "dropped"), counted(gateway, "unanswered")) == (1, 0)
+
+
+async def test_what_falls_to_the_mirrors_own_backend_is_not_copied(served) -> None:
+    gateway, _ = await served(saying(b"1"), saying(b"2"), split={"a": 0, "m": 1})
+    for _ in range(3):
+        assert (await gateway.ask(REQUEST)).body == b"2"
+    assert gateway.plane.live.backends["m"].copies == set()
+    assert not any(counted(gateway, verdict) for verdict in VERDICTS)
+
+
+async def test_only_the_part_that_is_asked_for_is_counted(served) -> None:
+    gateway, _ = await served(saying(b"1"), hang, options={"mirror_in_flight": 1}, percent=20)
+    for _ in range(200):
+        await gateway.ask(REQUEST)
+    picked = gateway.plane.mirrored + counted(gateway, "dropped")
+    assert 5 < picked < 100, "by chance"
 
 
 def test_what_a_body_says() -> None:

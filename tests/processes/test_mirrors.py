@@ -1,5 +1,6 @@
 """Mirrors that compare, on a whole gateway: what is told of them, and what survives whom."""
 
+import asyncio
 import gzip
 import json
 import os
@@ -42,6 +43,8 @@ async def answer(exchange: Exchange, digit: Callable[[int], int]) -> None:
         )
     elif target.startswith("/large"):
         body = json.dumps({"digit": digit(number), "more": "x" * 5000}).encode()
+    elif target.startswith("/crowd") and exchange.origin.name.endswith("1"):
+        await exchange.sleep(0.02)  # more come than leave
     elif target.startswith("/zipped") and exchange.origin.name.endswith("1"):
         headers.append(("Content-Encoding", "gzip"))
         body = gzip.compress(body)
@@ -50,7 +53,7 @@ async def answer(exchange: Exchange, digit: Callable[[int], int]) -> None:
 
 def document(old: Any, new: Any) -> dict[str, Any]:
     kinds = {"plain": DIGIT, "stream": {}, "zipped": DIGIT, "survivor": DIGIT, "dropped": None}
-    kinds |= {"large": DIGIT, "learnt": {"fields": {"/model": "ignore"}}}
+    kinds |= {"crowd": DIGIT, "large": DIGIT, "learnt": {"fields": {"/model": "ignore"}}}
     routes = {
         name: {
             "match": f"/{name}",
@@ -144,6 +147,23 @@ async def test_what_is_too_large_is_dropped_and_counted(gateway: Gateway) -> Non
 
     await eventually(dropped)
     assert (await mirror(gateway, "large"))["pairs"] == 0
+
+
+async def test_of_requests_that_come_all_at_once_each_has_one_verdict(gateway: Gateway) -> None:
+    """More than copies may be on their way: what there is no room for is counted, to the last."""
+    asked = 600
+    await asyncio.gather(
+        *(ask(gateway, "crowd", range(first, first + asked // 60)) for first in range(60))
+    )
+
+    async def all_of_them() -> dict[str, int] | None:
+        verdicts = (await mirror(gateway, "crowd"))["verdicts"]
+        return verdicts if sum(verdicts.values()) >= asked else None
+
+    verdicts = await eventually(all_of_them, what=f"{asked} verdicts")
+    assert sum(verdicts.values()) == asked, verdicts
+    told = await gateway.metrics()
+    assert told.total("headgate_mirror_compared_total", route="crowd", backend="new") == asked
 
 
 async def test_without_fields_everything_is_compared_and_the_stable_one_asked_twice(

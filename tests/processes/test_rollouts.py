@@ -163,6 +163,22 @@ async def _killed(gateway: Gateway) -> None:
     gateway.family()
 
 
+async def test_a_canary_that_dies_with_all_of_the_traffic_gives_it_back() -> None:
+    async with origins(2, fixed()) as (old, new):
+        whole = {
+            "backends": {"old": backend(old), "new": backend(new)},
+            "routes": {"r": {"match": "/", "split": {"old": 1, "new": 0}}},
+        }
+        async with running_gateway(whole) as gateway:
+            await begin(gateway, "r", steps=[100], hold="1h")
+            assert (await gateway.client.get(f"{gateway.url}/x")).status == 200
+            await new.stop()
+            found = await ended(gateway, "r", "rolled_back")
+            assert found["history"][-1]["why"] == "new has no healthy instance"
+            reply = await gateway.client.get(f"{gateway.url}/x")
+            assert (reply.status, reply.header("x-headgate-backend")) == (200, "old")
+
+
 def failing_at_random(part: float, seed: int) -> Callable[[Exchange], Any]:
     """Answers 500 to that part of its requests."""
     chance = random.Random(seed)

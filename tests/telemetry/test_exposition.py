@@ -14,7 +14,7 @@ from gateway.telemetry.book import Book
 from gateway.telemetry.buckets import SECONDS
 from gateway.telemetry.catalogue import METRICS, page
 from gateway.telemetry.exposition import Exposition, Gauges, render
-from gateway.telemetry.metrics import RETRIES, RETRIES_DENIED, Counters
+from gateway.telemetry.metrics import COMPARED, RETRIES, RETRIES_DENIED, Counters
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = {
@@ -102,6 +102,20 @@ def test_histograms_are_cumulated_and_their_count_is_their_last_bucket() -> None
     assert found["headgate_request_seconds_bucket", (*AT, "+Inf")] == 5
     assert found["headgate_request_seconds_count", AT] == 5
     assert abs(found["headgate_request_seconds_sum", AT] - 7000.1023) < 1e-6
+
+
+def test_what_workers_and_others_counted_of_one_series_is_one_line() -> None:
+    house = House()
+    for verdict, count in (("dropped", 3), ("unanswered", 2)):
+        house.counters.add(COMPARED, "digits", "cnn", verdict, count=count)
+    others = {("digits", "cnn", "agree"): 5, ("digits", "cnn", "dropped"): 4}
+    live = replace(LIVE, counted={COMPARED: others})
+    house.totals.read()
+    text = b"".join(house.exposition.pieces(live)[1]).decode()
+    lines = [line for line in text.splitlines() if line.startswith(COMPARED + "{")]
+    assert sorted(line.partition("verdict=")[2] for line in lines) == [
+        '"agree"} 5', '"dropped"} 7', '"unanswered"} 2',
+    ]  # fmt: skip
 
 
 def test_a_counter_that_counted_nothing_is_zero_where_it_has_no_labels() -> None:

@@ -65,7 +65,8 @@ def mirror_schemas() -> dict[str, Schema]:
             samples={"type": "array", "items": sample, "description": "The last ones first."},
             verdicts={
                 **verdicts,
-                "description": "Of pairs; the last two are counted since the gateway started.",
+                "description": "Of each request that was to be compared; the last two are counted"
+                " since the gateway started.",
             },
             compare={"$ref": "#/components/schemas/CompareSpec"},
         )

@@ -110,6 +110,9 @@ def rollout_schemas() -> dict[str, Schema]:
             "items": {"type": "object", "required": list(entry), "properties": entry},
         },
     }
-    properties = {**shown, "plan": {"type": "object", "description": "Where it was asked for."}}
+    properties = {
+        **shown,
+        "plan": {"type": "object", "description": "Where it was asked for, and of a dry run."},
+    }
     rollout = {"type": "object", "required": list(shown), "properties": properties}
     return {"RolloutPlan": _plan(), "Rollout": rollout}

@@ -45,6 +45,11 @@ class _Entry:
         return Counts() if self.state is None else Counts(*self.state["counts"])
 
     @property
+    def skipped(self) -> int:
+        """Pairs that came and were not compared."""
+        return 0 if self.state is None else int(self.state["skipped"])
+
+    @property
     def judged(self) -> Counts:
         return Counts() if self.state is None else Counts(*self.state["judged"])
 
@@ -66,7 +71,7 @@ class Mirrors:
         self._path, self._want, self._counted = path, want, counted
         self._routes: Mapping[str, Any] = {}
         self._all: dict[str, _Entry] = {}
-        self._before: dict[tuple[str, str], Counts] = {}
+        self._before: dict[tuple[str, str], tuple[Counts, int]] = {}
         self._link: Link | None = None
         self._wished = asyncio.Event()
 
@@ -143,9 +148,11 @@ class Mirrors:
         """What was counted of a mirror that goes still counts where one like it comes."""
         self._before[route, entry.backend] = self._all_counts(route, entry)
 
-    def _all_counts(self, route: str, entry: _Entry) -> Counts:
-        """What was counted of a mirror, and of those like it that were there before."""
-        return self._before.get((route, entry.backend), Counts()).plus(entry.counts)
+    def _all_counts(self, route: str, entry: _Entry) -> tuple[Counts, int]:
+        """What was counted of a mirror, and of those like it that were there before; and how many
+        pairs of all of these were not compared."""
+        counts, skipped = self._before.get((route, entry.backend), (Counts(), 0))
+        return counts.plus(entry.counts), skipped + entry.skipped
 
     # -- what is told
 
@@ -166,7 +173,7 @@ class Mirrors:
             raise Missing(f"route {route!r} has {has}: `mirror.compare` says how to compare them")
         known = entry.state
         if known is None:
-            known = {"shown": Mirrored(compare_of(entry.said["compare"])).shown(), "skipped": 0}
+            known = {"shown": Mirrored(compare_of(entry.said["compare"])).shown()}
         counts, others = entry.counts, dict(self._counted(route, entry.backend))
         return {
             "route": route,
@@ -178,18 +185,20 @@ class Mirrors:
                 "agree": counts.pairs - counts.differ,
                 "differ": counts.differ,
                 "unanswered": others.get("unanswered", 0),
-                "dropped": others.get("dropped", 0) + known["skipped"],
+                "dropped": others.get("dropped", 0) + entry.skipped,
             },
             "compare": dict(entry.said["compare"]),
         }
 
     def counters(self) -> dict[str, dict[tuple[str, ...], int]]:
-        """Metric → labels → how many pairs agreed, and differed."""
+        """Metric → labels → how many pairs agreed, and differed, and came and were not compared;
+        of the last, and of those that never came, workers count more."""
         found: dict[tuple[str, ...], int] = {}
         for route, entry in self._all.items():
-            counts = self._all_counts(route, entry)
+            counts, skipped = self._all_counts(route, entry)
             found[route, entry.backend, "agree"] = counts.pairs - counts.differ
             found[route, entry.backend, "differ"] = counts.differ
+            found[route, entry.backend, "dropped"] = skipped
         return {METRIC: found}
 
 

@@ -71,7 +71,7 @@ class Commands:
         self._own = Tasks(_note_failure)
 
     async def begin(self, route: str, said: Mapping[str, Json], how: How = PLAIN) -> Json:
-        """A new rollout, whose first step is in force.
+        """A new rollout, whose first step is in force; one that is but tried has its plan beside.
 
         Conflict while one runs, Invalid for a plan that cannot be, Missing for no such route, and
         whatever the publisher raises; then nothing changed.
@@ -99,7 +99,7 @@ class Commands:
             it.move = Move("running", 0, plan.why or "begun", it.weights_of(0, "running"))
             how.guard(None if before is None else before.shown())
             if how.dry_run:
-                return it.shown()
+                return {**it.shown(), "plan": plans.shown(plan)}
             await self._driver.claim(route)
             self._rollouts.add(it)
             try:
@@ -142,15 +142,16 @@ class Commands:
             if how.dry_run:
                 return it.shown()
             await self._driver.claim(route)
+            before = it.accepted
+            if word in OVERRULE:
+                it.accepted |= it.failed.keys()
             try:
                 await self._mover.make(it, move)
             except NotInForce:
                 raise  # durable: it goes on
             except Exception:
-                it.move = None
+                it.move, it.accepted = None, before
                 raise
-            if word in OVERRULE:
-                it.accepted |= it.failed.keys()
             return it.shown()
 
     async def forget(self, route: str, how: How = PLAIN) -> Json:

@@ -8,7 +8,7 @@ well. What follows is made true by `moving`. What is decided is decided in `core
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
@@ -33,6 +33,7 @@ from gateway.wire.messages import JudgedMessage, Judging
 log = logging.getLogger(__name__)
 LOOK_S = 0.1
 LONGEST_S = 1.0  # of a look: what took longer was no holding, nobody watched
+LOADING_S = 60.0  # after a restart: models of different sizes load for different times
 STEP = "headgate_rollout_step"
 EVIDENCE = "headgate_rollout_evidence"
 VERDICTS = "headgate_rollout_verdict_total"
@@ -42,8 +43,8 @@ Json = Any
 class Rollouts:
     """All rollouts, at most one for each route.
 
-    `tell` is given what workers are to do, whenever it changed; `effective` says which share of a
-    route each backend gets after health; `driver` knows which are this gateway's to drive (all,
+    `tell` is given what workers are to do, whenever it changed; `working` says which backends can
+    serve, whatever their weights; `driver` knows which are this gateway's to drive (all,
     where it is left out); `clock` gives monotonic seconds.
     """
 
@@ -54,21 +55,21 @@ class Rollouts:
         events: Events,
         *,
         tell: Callable[[Mapping[str, Judging]], None] = lambda _: None,
-        effective: Callable[[str], Mapping[str, float]] = lambda _: {},
+        working: Callable[[], Set[str]] = frozenset,
         driver: Driver | None = None,
         agreement: Ask = lambda route, canary: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._agreement = agreement
         self._publisher = publisher
-        self._tell, self._effective, self._clock = tell, effective, clock
+        self._tell, self._working, self._clock = tell, working, clock
         self.driver = driver or Alone()
         self.mover = Mover(publisher, keeper, events, clock)
         self._all = self.mover.all
         self.lock = asyncio.Lock()
         self._stirred = asyncio.Event()
         self._looked_at = clock()
-        self._was_well: set[str] = set()  # rollouts whose canary was seen to serve
+        self._loads_until: dict[str, float] = {}  # rollouts whose canary may load after a restart
 
     # -- what is asked
 
@@ -94,6 +95,17 @@ class Rollouts:
                     f"a rollout of {it.plan.to!r} runs on route {route!r} (step {it.step + 1} of"
                     f" {len(it.plan.steps)}) and its split is not to be edited: abort it first"
                 )
+
+    def given_back(self, live: Document, applied: Document, file: Document) -> Document:
+        """`live` with the weights of its start on each route whose split a running rollout has and
+        `file` edits, since it was `applied`: a weight of the one beside a weight of the other is
+        nobody's split. For a start: while it runs nobody edits that."""
+        for route, it in self._all.items():
+            is_edited = split_of(applied, route) != split_of(file, route)
+            if it.is_live and is_edited and split_of(live, route) is not None:
+                spec = edits.entry_of(live, "routes", route)
+                live = edits.put(live, "routes", route, {**spec, "split": dict(it.start)})
+        return live
 
     def canaries(self) -> list[str]:
         """The backends that running rollouts lead to."""
@@ -135,7 +147,6 @@ class Rollouts:
     def add(self, it: Progress) -> None:
         """One more, which workers hear of before the first request that it decides."""
         self._all[it.route] = it
-        self._was_well.add(it.id)
         self.tell_workers()
 
     def tell_workers(self) -> None:
@@ -204,6 +215,7 @@ class Rollouts:
         """Goes on with what another process began; a split that is none of its own is not fought
         for."""
         it.tallies.begin(self._clock())
+        self._loads_until[it.id] = self._clock() + LOADING_S
         now = split_of(self._publisher.table.document, it.route)
         known = [it.weights, *([it.move.weights] if it.move else [])]
         if now not in known:
@@ -212,13 +224,12 @@ class Rollouts:
 
     async def look(self) -> None:
         """One look at all of them; for use under the lock."""
-        now = self._clock()
-        passed_s = min(LONGEST_S, now - self._looked_at)
+        now, before = self._clock(), self._looked_at
         self._looked_at = now
         for it in list(self._all.values()):
             if it.is_live and self.driver.drives(it.route):
                 try:
-                    await self._look_at(it, now, passed_s)
+                    await self._look_at(it, now, before)
                 except (Conflict, Missing) as error:
                     # Somebody had the split edited after all; it is no longer this rollout's.
                     it.move = Move("aborted", it.step, str(error))
@@ -229,7 +240,7 @@ class Rollouts:
         await self.mover.keep_up(now)
         self.tell_workers()
 
-    async def _look_at(self, it: Progress, now: float, passed_s: float) -> None:
+    async def _look_at(self, it: Progress, now: float, before: float) -> None:
         if it.move is not None:
             await self.mover.carry_out(it)
             return
@@ -248,7 +259,7 @@ class Rollouts:
             self._note_failed(it, guard)
         signal, why = self._due(it, guards)
         if signal is None and it.state == "running":
-            it.held_s += passed_s
+            it.held_s += min(LONGEST_S, now - max(before, it.held_from))
             signal = passed(it.plan, it.step, it.held_s, it.requests, guards, it.accepted)
             why = self._why(it, guards)
         if signal is not None and not (signal == "hold" and it.state == "paused"):
@@ -256,10 +267,7 @@ class Rollouts:
 
     def _due(self, it: Progress, guards: list[tuple[Guard, Judged]]) -> tuple[Signal | None, str]:
         """What has to happen at once, whatever the state, and why."""
-        shares = self._effective(it.route)
-        if shares.get(it.plan.to):
-            self._was_well.add(it.id)
-        elif any(shares.values()) and it.id in self._was_well:
+        if self._is_lost(it):
             return "fail", f"{it.plan.to} has no healthy instance"
         signal = signal_of(guards, it.accepted)
         acts = {"fail": "rollback", "hold": "hold"}.get(signal or "")
@@ -269,6 +277,17 @@ class Rollouts:
             if guard.on_fail == acts and guard.name in it.failed
         )
         return signal, why
+
+    def _is_lost(self, it: Progress) -> bool:
+        """Whether its canary cannot serve, while what it would go back to can."""
+        working = self._working()
+        if it.plan.to in working:
+            self._loads_until.pop(it.id, None)
+            return False
+        others = {name for name, weight in it.start.items() if weight} - {it.plan.to}
+        return not others.isdisjoint(working) and (
+            self._clock() >= self._loads_until.get(it.id, 0.0)
+        )
 
     def _why(self, it: Progress, guards: list[tuple[Guard, Judged]]) -> str:
         """With which evidence a step was passed."""

@@ -61,6 +61,7 @@ class Mover:
             await self.keep()
             revision = await self._edit(it, move)
         it.done(move, utc_now(), revision)
+        it.held_from = self._clock()
         if not it.is_live:
             self.verdicts[it.route, "", it.state] += 1
         await self.keep()

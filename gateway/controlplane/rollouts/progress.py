@@ -50,8 +50,9 @@ class Move:
 @dataclass(slots=True)
 class Progress:
     """One rollout. `step` counts from 0; `entered` are the canary's requests before this step;
-    `held_s` the seconds that it was held; `move` what was decided and is not done yet; `failed`
-    guard → the sentence of the moment; `accepted` failed guards that an operator overruled."""
+    `held_s` the seconds that it was held, none of them before the moment `held_from` of the clock;
+    `move` what was decided and is not done yet; `failed` guard → the sentence of the moment;
+    `accepted` failed guards that an operator overruled."""
 
     id: str
     route: str
@@ -63,6 +64,7 @@ class Progress:
     step: int = 0
     revision: int = 0
     held_s: float = 0.0
+    held_from: float = 0.0
     entered: int = 0
     warming: bool = True
     move: Move | None = None

@@ -143,7 +143,7 @@ class StatusView:
 
     def effective_shares(self) -> Mapping[str, Shares]:
         """`effective` of every route."""
-        available, working = self.available(), self._working()
+        available, working = self.available(), self.working()
         return self._effective.of(
             self._table().routes,
             available,
@@ -194,7 +194,7 @@ class StatusView:
         """The backends that have an instance that may get requests, or have one started then."""
         return self._standing.available() | self._asleep()
 
-    def _working(self) -> frozenset[str]:
+    def working(self) -> frozenset[str]:
         """Those of the `available` of which anybody knows that they answer: one of their
         instances is well, or, where none is and requests go to those that are not (fail open),
         one of them answered lately all the same."""
