@@ -13,7 +13,7 @@ HAS_GPU := $(shell nvidia-smi -L 2>/dev/null | grep -m1 -o '^GPU')
 IS_LINUX := $(filter Linux,$(shell uname -s))
 TORCH_INDEX ?= $(if $(HAS_GPU),,$(if $(IS_LINUX),https://download.pytorch.org/whl/cpu))
 
-.PHONY: setup up test check format soak dist docs compiled test-compiled bench bench-gpu clean
+.PHONY: setup up hosts test check format soak dist docs compiled test-compiled bench bench-gpu clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,11 @@ $(STAMP): $(RUNTIME)
 
 up: $(RUNTIME)
 	@$(BIN)/headgate up examples/digits/headgate.yaml
+
+# Three hosts in network namespaces, to take apart: needs etcd, and nobody's privilege where
+# namespaces of users are allowed (root's elsewhere).
+hosts: $(RUNTIME)
+	@$(BIN)/python -m examples.hosts
 
 # Most tests share the machine with each other: one more at a time than it has processors, as many
 # wait. Those that keep moments or compare two servers (marked `paced`) mostly wait, and come next;

@@ -49,7 +49,7 @@ REASONS = {
     "Docker": 12,
     "installs": 8,
     "cluster": 8,
-    "starts": 8,  # what the test that is named starts
+    "starts": 9,  # what the test that is named starts
     "stops the gateway": 4,
     "replaces the gateway": 2,
     "needs the service": 4,

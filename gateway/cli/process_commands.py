@@ -60,6 +60,11 @@ GATEWAY = command(
         "--take-over", help="in place of the one that runs with this state: with its sockets,"
         " so that no connection is refused; it serves on until this one is ready",
     ),
+    option(
+        "--on", metavar="ENGINE", type=click.Choice(["ray"]),
+        help="ray: requests go to the instances that `headgate up --on ray` has placed for the"
+        " file of this name, with store: etcd",
+    ),
     DEV_TLS, STATE_DIR, example="gateway headgate.yaml",
 )  # fmt: skip
 UPGRADE = command(

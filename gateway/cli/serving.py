@@ -98,9 +98,15 @@ def gateway(options: SimpleNamespace) -> int:
     """Runs the gateway until told to stop."""
     from gateway import app
 
+    if options.on is not None and options.take_over:
+        raise Refusal("--take-over is for a gateway without --on: stop that one, and start this")
     file = _file(options.file)
     state_dir = _state_dir(options, file)
     _set_up_tls(options, file, state_dir)
+    if options.on is not None:
+        from gateway.up import launcher
+
+        return launcher.run_up(file, state_dir, on=options.on, follows=True)
     return app.run_gateway(file, state_dir, takes_over=options.take_over)
 
 

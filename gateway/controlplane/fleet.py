@@ -104,7 +104,7 @@ class HeldFleet:
     async def beat(self) -> None:
         """Looks at this second who is used, and who waits too long."""
         self._demand.beat(time.monotonic())
-        if self._scaler.scaled:
+        if self._scaler.scaled and not self.view.follows:  # one scales for all
             await self._workers.look()
             self._scaler.beat(time.monotonic())
 

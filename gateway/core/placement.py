@@ -258,12 +258,16 @@ def _held(name: str, before: Spec | None, after: Spec) -> Spec:
 
 
 def unplaced(before: Document, after: Document) -> Document:
-    """`after` without a word of where processes are, for who starts none."""
+    """`after` without a word of where processes are, for who starts none; a fleet that others share
+    has what it has."""
     return _with_backends(before, after, lambda _name, _before, spec: _bare(spec))
 
 
 def _bare(spec: Spec) -> Spec:
-    return placed_at(spec, spec.get("instances") or ()) if "placed" in spec else spec
+    is_others = not spec.get("instances") and is_fleets(spec)
+    if "placed" not in spec or (is_others and spec.get("serve")):
+        return spec
+    return placed_at(spec, spec.get("instances") or ())
 
 
 def _with_backends(before: Document, after: Document, made: Any) -> Document:

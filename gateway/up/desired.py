@@ -73,6 +73,12 @@ class Desired:
                 self._without_spare.add(name)
         self.look()
 
+    def turned(self, name: str, turn: int) -> None:
+        """The processes of `name` have been other ones `turn` times, or more often."""
+        if turn > self._restarts.get(name, 0):
+            self._restarts[name] = turn
+            self.look()
+
     def renewed(self, is_fresh: Callable[[str], bool]) -> None:
         """Of those that are fresh a spare one may be started again."""
         if done := {name for name in self._without_spare if is_fresh(name)}:

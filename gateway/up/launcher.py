@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gateway.app import CannotStart, Prepared, announce, inherited, prepare, signed
 from gateway.controlplane.store.sqlite_store import SqliteStore
-from gateway.controlplane.store.store import StoreError
+from gateway.controlplane.store.store import Store, Stored, StoreError
 from gateway.core.merging import merge, same
 from gateway.core.table import Document
 from gateway.processes import signals
@@ -45,9 +45,11 @@ def run_up(
     source: Path | None = None,
     reload: bool = False,
     on: str | None = None,
+    follows: bool = False,
 ) -> int:
     """The exit code, once everything that `file` describes has been stopped. Instances are started
-    here, or `on` a cluster of that kind, where they go on. `access_log` counts
+    here, or `on` a cluster of that kind, where they go on; a gateway that `follows` starts none and
+    sends requests to those that another one has placed there. `access_log` counts
     before what the file says of it. `source` is the code that the file was made for: models are
     looked for from there. With `reload` models follow the code as it changes."""
     if access_log is not None:
@@ -60,41 +62,57 @@ def run_up(
             say(line)
         return 1
     try:
-        document = first_document(prepared)
+        document = first_document(prepared, is_here=on is None, follows=follows)
     except StoreError as error:
         say(f"{file}: {error}")
         prepared.close()
         return 1
     take_over()
     site = Site(source or Path(file), Path.cwd(), cpu_count(), os.environ)
-    make = partial(RayFleet, site, say) if on == "ray" else None
+    make = partial(RayFleet, site, say, follows=follows) if on == "ray" else None
     return asyncio.run(_launch(prepared, document, site, manager, make, watch=reload))
 
 
-def first_document(prepared: Prepared) -> Document:
+def first_document(prepared: Prepared, *, is_here: bool, follows: bool = False) -> Document:
     """What the gateway will begin with: the file, three ways with what its state holds. StoreError
-    where that cannot be read."""
+    where that cannot be read, and where it does not go with instances that are started here
+    (`is_here`), or elsewhere by another gateway."""
     settings, path = prepared.settings, prepared.state.database
-    if settings.store == "etcd":
-        served = [n for n, b in (prepared.document.get("backends") or {}).items() if "serve" in b]
-        if served:
-            # Where processes of one machine are is nothing that other gateways could use.
-            raise StoreError(
-                f"backends/{served[0]}/serve: `headgate up` starts no instances with `store: etcd`;"
-                " start them with `headgate instance`, name their addresses in `instances`, and"
-                " run `headgate gateway`"
-            )
+    served = [n for n, b in (prepared.document.get("backends") or {}).items() if "serve" in b]
+    is_shared = settings.store == "etcd"
+    if follows and not is_shared:
+        raise StoreError(
+            "`headgate gateway --on ray` is one of several gateways, which share a table: set"
+            " `gateway.store: etcd`; the first, or only one, is `headgate up --on ray`"
+        )
+    if is_shared and is_here and served:
+        # Where processes of one machine are is nothing that other gateways could use.
+        raise StoreError(
+            f"backends/{served[0]}/serve: `headgate up` starts no instances with `store: etcd`;"
+            " start them with `headgate instance`, name their addresses in `instances`, and"
+            " run `headgate gateway`; or have a cluster start them, with `--on ray`"
+        )
+    if settings.store == "memory" or not (is_shared or path.exists()):
         return prepared.document
-    if settings.store == "memory" or not path.exists():
-        return prepared.document
-    store = SqliteStore(path, keep=settings.history, keep_bytes=settings.history_bytes)
-    try:
-        stored = store.load()
-    finally:
-        store.close()
+    stored = _stored(prepared)
     if stored is None:
         return prepared.document
     return merge(stored.applied or {}, prepared.document, stored.newest.document).document
+
+
+def _stored(prepared: Prepared) -> Stored | None:
+    settings, path = prepared.settings, prepared.state.database
+    store: Store
+    if settings.store == "etcd":
+        from gateway.controlplane.sharing import shared_store
+
+        store = shared_store(settings, prepared.state.path)
+    else:
+        store = SqliteStore(path, keep=settings.history, keep_bytes=settings.history_bytes)
+    try:
+        return store.load()
+    finally:
+        store.close()
 
 
 async def _launch(

@@ -25,10 +25,11 @@ RAYS_OWN = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 class RayFleet:
-    """The instances of the file of `site`, in a Ray cluster; `say` is told what is to be known."""
+    """The instances of the file of `site`, in a Ray cluster; `say` is told what is to be known. One
+    that `follows` places and ends none: another gateway's does."""
 
-    def __init__(self, site: Site, say: Callable[[str], None]) -> None:
-        self._site, self._say = site, say
+    def __init__(self, site: Site, say: Callable[[str], None], *, follows: bool = False) -> None:
+        self._site, self._say, self._follows = site, say, follows
         self._lifeline = Lifeline()
         self._tasks = Tasks(lambda name, error: say(f"{name} ended: {told(error)}"))
         self._specs: Mapping[str, Spec] = {}
@@ -88,7 +89,7 @@ class RayFleet:
         self._child.abandon()
         if self._keeper is not None:
             await first_of(asyncio.wait([self._keeper]), timeout=REAPED_WITHIN_S)
-        if self.placed:
+        if self.placed and not self._follows:
             self._say("the instances go on in the cluster; headgate fleet down ends them")
         await self._tasks.close()
         self._lifeline.close()
@@ -100,6 +101,7 @@ class RayFleet:
             "file": str(self._site.file.resolve()),
             "cwd": str(self._site.cwd),
             "fleet": self._site.file.stem,
+            "follows": self._follows,
         }
         return Command(
             this_program("_ray", json.dumps(asked)), (self._theirs.fileno(),), environment=RAYS_OWN

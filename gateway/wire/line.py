@@ -7,7 +7,7 @@ supervisor starts both kinds of process with, as JSON in their one argument.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 from gateway.wire.messages import Reopen
 
@@ -230,12 +230,14 @@ class DeviceMessage(TypedDict):
 
 
 class Fleet(TypedDict):
-    """All processes, whenever one changed; `revision` is that of the table they are held to."""
+    """All processes, whenever one changed; `revision` is that of the table they are held to. One
+    that `follows` tells of what another gateway's fleet starts and ends."""
 
     type: Literal["fleet"]
     revision: int
     backends: Mapping[str, ServedBackend]
     devices: Sequence[DeviceMessage]
+    follows: NotRequired[bool]
 
 
 class Compare(TypedDict):

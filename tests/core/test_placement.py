@@ -414,3 +414,12 @@ def test_what_a_cluster_has_is_told_beside_the_document() -> None:
     document = {"backends": {"a": {"serve": {"model": "m:M"}}}, "routes": {}}
     placed = {"a": ["fleet://a", "http://10.0.0.4:20001"]}
     assert settled(document, placed)["backends"]["a"]["placed"] == ["fleet://a"]
+
+
+def test_who_starts_none_leaves_what_a_shared_fleet_has_where_it_is() -> None:
+    there = document(a={"serve": {"model": "m:A"}, "placed": ["fleet://a"]})
+    assert unplaced({}, there) is there
+    written = {"instances": ["http://10.0.0.4:1"], "placed": ["fleet://a"]}
+    assert unplaced({}, document(a={"serve": {"model": "m:A"}, **written})) == document(
+        a={"serve": {"model": "m:A"}, "instances": ["http://10.0.0.4:1"]}
+    )

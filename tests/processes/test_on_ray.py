@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from tests.harness.etcd import etcd_cluster
 from tests.harness.gateway import ROOT, Gateway, complete, eventually
 from tests.harness.ray_cluster import Cluster, running_cluster
 
@@ -38,11 +39,14 @@ class Echo:
 
 
 class OnRay(Gateway):
+    word = "up"
+    models: Path
+
     async def start(self) -> None:
         """`headgate up --on ray` on the file, as it is there by now."""
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "gateway", "up", str(self.file), "--on", "ray"),
+                *(sys.executable, "-m", "gateway", self.word, str(self.file), "--on", "ray"),
                 *("--state-dir", str(self.folder / "state")),
                 cwd=ROOT, env=self.env, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
@@ -72,7 +76,7 @@ class OnRay(Gateway):
         return {
             process
             for process in psutil.process_iter(["cmdline"])
-            if str(self.folder / "models.py") in " ".join(process.info["cmdline"] or ())
+            if str(self.models) in " ".join(process.info["cmdline"] or ())
             and "instance" in process.info["cmdline"]
         }
 
@@ -86,13 +90,21 @@ class OnRay(Gateway):
         return said.decode()
 
 
+class Further(OnRay):
+    word = "gateway"
+
+
 @contextlib.asynccontextmanager
-async def up(cluster: Cluster) -> AsyncIterator[OnRay]:
+async def up(
+    cluster: Cluster, folder: Path | None = None, kind: type[OnRay] = OnRay, **settings: Any
+) -> AsyncIterator[OnRay]:
     """`headgate up --on ray`, whose instances stay in the cluster for the next test."""
-    (cluster.folder / "models.py").write_text(MODEL)
-    file = cluster.folder / "headgate.yaml"
+    folder = folder or cluster.folder
+    models = cluster.folder / "models.py"
+    models.write_text(MODEL)
+    file = folder / "headgate.yaml"
     if not file.exists():
-        serve = {"model": "models.py:Echo", "devices": "cpu"}
+        serve = {"model": f"{models}:Echo", "devices": "cpu"}
         document = {
             "backends": {
                 "a": {"serve": {**serve, "replicas": 2}},
@@ -100,8 +112,9 @@ async def up(cluster: Cluster) -> AsyncIterator[OnRay]:
             },
             "routes": {"a": {"match": "/a", "split": {"a": 1}}},
         }
-        file.write_text(yaml.safe_dump(complete(document, {})))
-    gateway = OnRay(cluster.folder, yaml.safe_load(file.read_text()), cluster.environment)
+        file.write_text(yaml.safe_dump(complete(document, settings)))
+    gateway = kind(folder, yaml.safe_load(file.read_text()), cluster.environment)
+    gateway.models = models
     gateway.log.write_text("")
     try:
         await gateway.start()
@@ -170,10 +183,59 @@ async def down(cluster: Cluster) -> None:
         assert json.loads(await gateway.command("fleet", "status", "--json")) == []
 
 
+async def several(cluster: Cluster) -> None:
+    """A further gateway sends requests to what the first has placed, and goes on without it."""
+    here, there = cluster.folder / "here", cluster.folder / "there"
+    here.mkdir()
+    there.mkdir()
+    with etcd_cluster() as etcd:
+        shared = {"store": "etcd", "etcd": {"endpoints": etcd.urls}}
+        async with up(cluster, there, Further, **shared, node="there") as further:
+            async with up(cluster, here, **shared, node="here") as first:
+                assert await first.pids(2) == await further.pids(2)
+                assert (await revisions(first)) == (await revisions(further))
+
+                # What is edited at the further one is placed by the first.
+                stop = asyncio.Event()
+                asked = [asyncio.create_task(ask(each, stop)) for each in (first, further)]
+                edit = {"serve": {"replicas": 3}}
+                reply = await further.admin("PATCH", "/admin/v1/backends/a", edit, timeout=60)
+                assert (reply.status, reply.json()["applied"]["gateways"]) == (200, 2), reply
+                assert await first.pids(3) == await further.pids(3)
+                before = first.instances()
+                edit = {"serve": {"timeout": "59s"}}  # another version
+                reply = await further.admin("PATCH", "/admin/v1/backends/a", edit, timeout=60)
+                assert reply.status == 200, reply
+                await eventually(
+                    lambda: len(first.instances()) == 3 and not first.instances() & before,
+                    90, "they are other ones",
+                )  # fmt: skip
+                assert await first.pids(3) == await further.pids(3)
+                stop.set()
+                assert [await each for each in asked] == [{200}, {200}], "none failed meanwhile"
+            # The first gateway has ended; what it placed goes on, and so does the other gateway.
+            assert len(await further.pids(3)) == 3
+            assert "ended 4 instances" in await further.command("fleet", "down")
+
+
+async def ask(gateway: OnRay, stop: asyncio.Event) -> set[int]:
+    """Which statuses requests to `gateway` were answered with until `stop`."""
+    found = set()
+    while not stop.is_set():
+        found.add((await gateway.client.json("POST", f"{gateway.url}/a", {"x": 1})).status)
+        await asyncio.sleep(0.05)
+    return found
+
+
+async def revisions(gateway: OnRay) -> list[int]:
+    reply = await gateway.admin("GET", "/admin/v1/history")
+    return [each["revision"] for each in reply.json()["revisions"]]
+
+
 @pytest.mark.timeout(400)
 async def test_the_life_of_a_fleet_in_a_cluster() -> None:
     with running_cluster(cpus=5) as cluster:
-        for part in (placed, replaced, down):
+        for part in (placed, replaced, down, several):
             await part(cluster)
 
 

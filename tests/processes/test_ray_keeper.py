@@ -5,10 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gateway.cli.fleets import RAY_ENV
 from gateway.core.cluster import Needs
-from gateway.up.on_ray.keeper import Keeper
+from gateway.up.on_ray.follower import Follower
+from gateway.up.on_ray.keeper import LOOK_EVERY_S, Keeper
 from gateway.up.on_ray.words import Room, Seen, Told
 from gateway.up.plan import InstancePlan, Site
+from gateway.wire.line import ForFleet
 from tests.harness.gateway import eventually
 
 SPEC = {"serve": {"model": "m:M", "replicas": 2}}
@@ -17,7 +20,8 @@ SPEC = {"serve": {"model": "m:M", "replicas": 2}}
 def ready(port: int) -> Seen:
     told: Told = {
         "address": f"10.0.0.4:{port}", "host": "10.0.0.4", "gpus": [], "since": 0.0, "pid": port,
-        "state": "ready", "served": True, "restarts": 0, "error": None, "number": 0, "lines": [],
+        "state": "ready", "served": True, "leaves": False, "restarts": 0, "error": None,
+        "number": 0, "lines": [],
     }  # fmt: skip
     return Seen("there", told)
 
@@ -28,6 +32,14 @@ class Actors:
         self.created: list[str] = []
         self.needs = Needs()
         self.note = ""
+        self.messages: list[ForFleet] = []
+
+    def ask(self, message: ForFleet, of: str) -> None:
+        self.messages.append(message)
+
+    def asked(self) -> list[ForFleet]:
+        asked, self.messages = self.messages, []
+        return asked
 
     def begun(self) -> list[str]:
         return list(self.all)
@@ -50,9 +62,28 @@ class Actors:
         pass
 
 
-def keeper(actors: Actors, said: list[str]) -> Keeper:
+def keeper(actors: Actors, said: list[str], kind: type[Keeper] = Keeper) -> Keeper:
     site = Site(Path("/f/headgate.yaml"), Path("/f"), 1, {})
-    return Keeper(actors, lambda: Room({}, {}, ()), site, said.append)
+    return kind(actors, lambda: Room({}, {}, ()), site, said.append)
+
+
+def table(**serve: Any) -> dict[str, Any]:
+    """Backend `a`, with the fleet's places."""
+    return {"a": {"serve": {**SPEC["serve"], **serve}, "placed": ["fleet://a"]}}
+
+
+class Placing:
+    """The control process of one gateway: lets requests follow at once."""
+
+    def __init__(self, held: Keeper) -> None:
+        self._held, self.last = held, list[str]()
+        held.attach(self._hear)
+
+    def _hear(self, message: Any) -> None:
+        if message["type"] == "endpoints":
+            self.last = sorted(message["addresses"])
+            settled: ForFleet = {**message, "type": "settled"}
+            asyncio.get_running_loop().call_soon(self._held.take, settled)
 
 
 async def test_what_is_there_already_is_not_placed_again() -> None:
@@ -105,3 +136,65 @@ async def test_a_fleet_that_was_ended_is_not_placed_again_until_it_is_edited() -
     held.take({"type": "serves", "revision": 3, "backends": edited})
     await eventually(lambda: len(actors.created) == 3, what="one is placed")
     await held.stop(0, asyncio.Event())
+
+
+async def test_a_further_gateway_follows_what_is_placed_and_places_and_ends_none() -> None:
+    actors, said = Actors(), list[str]()
+    follower = keeper(actors, said, Follower)
+    assert await follower.start({"a": SPEC}) == {"a": ["fleet://a"]}, "it waits for nobody"
+    here = Placing(follower)
+    holder = keeper(actors, said)
+    await holder.start({"a": SPEC})
+    first = [f"10.0.0.4:{20_001 + n}" for n in range(2)]
+    there = Placing(holder)
+    for each in (follower, holder):
+        each.take({"type": "serves", "revision": 1, "backends": table()})
+    await eventually(lambda: here.last == first, what="it follows")
+
+    # Another version, which the holder starts; the further one hears of the edit later.
+    holder.take({"type": "serves", "revision": 2, "backends": table(workers=2)})
+    second = [f"10.0.0.4:{20_003 + n}" for n in range(2)]
+    await eventually(lambda: there.last == second, what="it is placed")
+    follower.take({"type": "serves", "revision": 2, "backends": table(workers=2)})
+    await eventually(lambda: here.last == second, what="it follows the edit")
+    assert len(actors.created) == 4
+    await eventually(lambda: len(actors.all) == 2, what="the holder has ended the old ones")
+
+    # A restart is for whoever holds them.
+    follower.take({"type": "restart", "backend": "a"})
+    await eventually(lambda: len(actors.created) == 6, what="the holder starts other ones")
+    third = [f"10.0.0.4:{20_005 + n}" for n in range(2)]
+    await eventually(lambda: here.last == third, what="it follows the restart")
+
+    # The holder is gone: what is there serves on, and nothing is placed or ended.
+    await holder.stop(0, asyncio.Event())
+    follower.take({"type": "serves", "revision": 3, "backends": table(workers=2, replicas=1)})
+    await eventually(lambda: here.last == third[:1], what="one is enough")
+    assert len(actors.all) == 2
+    await follower.stop(0, asyncio.Event())
+
+
+async def test_one_that_is_about_to_be_ended_gets_no_more_requests_from_any_gateway() -> None:
+    actors = Actors()
+    holder, follower = keeper(actors, []), keeper(actors, [], Follower)
+    await holder.start({"a": SPEC})
+    await follower.start({"a": SPEC})
+    here = Placing(follower)
+    follower.take({"type": "serves", "revision": 1, "backends": table()})
+    first, second = actors.created
+    told = actors.all[first].told
+    assert told is not None
+    actors.all[first] = Seen("there", {**told, "leaves": True})
+    third = ["10.0.0.4:20002", "10.0.0.4:20003"]  # the holder starts another one in its place
+    await eventually(lambda: here.last == third)
+    assert {first, second} < set(actors.all), "it may finish what it has"
+    for each in (holder, follower):
+        await each.stop(0, asyncio.Event())
+
+
+def test_the_waits_until_a_silent_host_is_noticed_are_four_seconds_at_most() -> None:
+    lines = [line.split("=", 1) for line in RAY_ENV.splitlines() if "=" in line]
+    said = {name.removeprefix("RAY_health_check_"): value for name, value in lines}
+    one_s = (int(said["period_ms"]) + int(said["timeout_ms"])) / 1000
+    look_s = 2 * LOOK_EVERY_S  # between two looks, and for those that do not answer
+    assert int(said["failure_threshold"]) * one_s + look_s <= 4.0

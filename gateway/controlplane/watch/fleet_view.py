@@ -72,6 +72,11 @@ class FleetView:
         backends = dict(told["backends"])
         return {"fleet": {"revision": told["revision"], "backends": backends, "devices": devices}}
 
+    @property
+    def follows(self) -> bool:
+        """Whether another gateway's fleet starts and ends them."""
+        return self._told is not None and self._told.get("follows", False)
+
     def state(self, backend: str) -> str:
         """How far its processes are what is asked for; "unknown" while nobody said."""
         told = self._told["backends"].get(backend) if self._told is not None else None

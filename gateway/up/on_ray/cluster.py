@@ -4,6 +4,7 @@ Every call here may take as long as the cluster's head is away, so whoever has a
 thread. A fleet is a namespace with an actor, detached and named, for each instance.
 """
 
+import json
 import logging
 import os
 import secrets
@@ -19,11 +20,13 @@ from gateway.core.cluster import Needs
 from gateway.up.on_ray.holder import Holder
 from gateway.up.on_ray.words import Room, Seen, Told
 from gateway.up.plan import InstancePlan
+from gateway.wire.line import ForFleet
 
 _ray: Any = ray  # it says little of its types
 _kv: Any = ray.experimental.internal_kv
 NAMESPACE = "headgate/"
 ENDED = "headgate/ended/"
+ASKED = "headgate/asked/"
 LOOK_S = 0.3
 ASK_WITHIN_S = 30.0
 HEAD = "node:__internal_head__"
@@ -118,6 +121,7 @@ class Actors:
         self._asked: dict[str, Any] = {}
         self._seen: dict[str, Seen] = {}
         self._numbers: dict[str, int] = {}
+        self._heard: dict[bytes, bytes | None] | None = None
 
     def begun(self) -> list[str]:
         """The names of those that are there already."""
@@ -130,6 +134,22 @@ class Actors:
     def ended(self) -> str:
         """Another text each time that the fleet was ended."""
         return (_kv._internal_kv_get(f"{ENDED}{self.namespace}") or b"").decode()
+
+    def ask(self, message: ForFleet, of: str) -> None:
+        """Whoever holds the instances of this fleet does what `message` says; of those `of` one
+        backend, or one gateway, the last one counts."""
+        key = f"{ASKED}{self.namespace}/{message['type']}/{of}"
+        _kv._internal_kv_put(key, json.dumps([secrets.token_hex(8), message]))
+
+    def asked(self) -> list[ForFleet]:
+        """What is asked by now and was not when this was called before."""
+        keys = _kv._internal_kv_list(f"{ASKED}{self.namespace}/")
+        found = {key: _kv._internal_kv_get(key) for key in keys}
+        before, self._heard = self._heard, found
+        if before is None:
+            return []  # it was meant for whoever was here before
+        news = [each for key, each in found.items() if each and before.get(key) != each]
+        return [json.loads(each)[1] for each in news]
 
     def create(self, name: str, plan: InstancePlan, needs: Needs) -> None:
         """One more of that name, or the one that has it already."""

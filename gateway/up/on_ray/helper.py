@@ -55,6 +55,7 @@ async def _open(fd: int) -> Channel[Any, Any]:
 
 async def _serve(asked: Any) -> int:
     from gateway.up.on_ray import cluster
+    from gateway.up.on_ray.follower import Follower
     from gateway.up.on_ray.keeper import Keeper
 
     channel = await _open(asked["fd"])
@@ -78,7 +79,8 @@ async def _serve(asked: Any) -> int:
         await channel.send({"type": "refused", "line": line})
         os._exit(0)  # a thread of Ray's may wait for a cluster that is not there
     site = Site(Path(asked["file"]), Path(asked["cwd"]), cpu_count(), os.environ)
-    keeper = Keeper(cluster.Actors(asked["fleet"]), cluster.room, site, say)
+    kind = Follower if asked["follows"] else Keeper
+    keeper = kind(cluster.Actors(asked["fleet"]), cluster.room, site, say)
     tasks = Tasks(lambda name, error: say(f"{name}: {told(error)}"))
     starting = tasks.run("the start in the cluster", keeper.start(begin["backends"]))
     listening = tasks.run("listening to the launcher", channel.receive())
@@ -86,9 +88,9 @@ async def _serve(asked: Any) -> int:
     if not starting.done():  # nobody waits any more
         os._exit(0)
     placed = starting.result()
-    await channel.send(
-        {"type": "begun", "placed": placed, "errors": {n: keeper.error(n) for n in placed}}
-    )
+    # What somebody else could not start is no reason not to serve the rest.
+    errors = {} if asked["follows"] else {name: keeper.error(name) for name in placed}
+    await channel.send({"type": "begun", "placed": placed, "errors": errors})
     keeper.attach(channel.send_soon)
     message = await listening
     while message is not None:

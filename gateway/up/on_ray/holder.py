@@ -30,6 +30,7 @@ from gateway.up.process import InstanceProcess
 _ray: Any = ray  # it says little of its types
 LOOK_AT_NAME_S = 2.0
 ANSWER_WITHIN_S = 10.0
+SEEN_WITHIN_S = 1.0  # gateways look three times a second
 MOST_LINES = 200
 SECRETS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """What lets whoever has it run anything in the cluster: no model gets it."""
@@ -46,6 +47,7 @@ class Holder:
         self._lines: deque[str] = deque(maxlen=MOST_LINES)
         self._number = 0
         self._fault: str | None = None
+        self._leaves = False
         self._loop = asyncio.new_event_loop()
         self._host = _ray.util.get_node_ip_address()
         self._gpus = [int(each) for each in _ray.get_gpu_ids()]
@@ -65,6 +67,7 @@ class Holder:
             "pid": process.pid if process is not None else None,
             "state": process.state if process is not None else "starting",
             "served": process is not None and process.served,
+            "leaves": self._leaves,
             "restarts": process.restarts if process is not None else 0,
             "error": self._fault or (process.error if process is not None else None),
             "number": self._number,
@@ -76,7 +79,10 @@ class Holder:
         return self._incarnation
 
     def stop(self, within_s: float) -> None:
-        """Returns when the instance has finished what it had, or was killed after `within_s`."""
+        """Returns when the instance has finished what it had, or was killed after `within_s`. It is
+        ended once every gateway can have seen that it goes."""
+        self._leaves = True
+        time.sleep(SEEN_WITHIN_S)
         done = threading.Event()
 
         def begin() -> None:

@@ -8,6 +8,7 @@ addresses there are, Ray says: one that it calls away loses its place, whatever 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from gateway.up.fleet import Placed, Plan, follow
 from gateway.up.keeping import Lines
 from gateway.up.on_ray import telling
 from gateway.up.on_ray.held import Actors, Held, planned, unknown, with_a_fleet
+from gateway.up.on_ray.shortages import Shortages
 from gateway.up.on_ray.words import Room, Seen, Told
 from gateway.up.placing import Places
 from gateway.up.plan import InstancePlan, ServeError, Site
@@ -29,15 +31,14 @@ from gateway.wire.line import ForFleet, ToControl
 Spec = Mapping[str, Any]
 STOP_WITHIN_S = 40.0
 LOOK_EVERY_S = 0.3
-PATIENCE_S = 3.0
-"""How long one may be without a place before that is said."""
-LONG_S = 20.0
-"""And where it may have one, but no process there yet."""
 
 
 class Keeper:
     """Holds the instances of one fleet; `tell` reaches whoever sends requests, once `attach`ed, and
     `say` a person. `room` says what the cluster has."""
+
+    follows = False
+    """Whether somebody else places and ends them."""
 
     def __init__(
         self,
@@ -47,17 +48,17 @@ class Keeper:
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._actors, self._room, self._site, self._say = actors, room, site, say
+        self._actors, self._site, self._say = actors, site, say
         self._clock = clock
         self._tasks = Tasks(lambda name, error: say(f"{name}: {in_words(error)}; beginning again"))
         self._held: list[Held] = []
         self._numbers = 0
         self._desired = Desired(clock, self._served)
+        self._shortages = Shortages(room, self._desired, clock, say)
         self._places = Places(self._desired)
         self._lines = Lines(say)
         self._tell: Callable[[ToControl], None] | None = None
         self._asked_edit: set[str] = set()
-        self.waits: dict[str, str] = {}
         self._revision = 0
         self._ended, self._is_ended = "", False
         self._serves: Mapping[str, Spec] = {}
@@ -159,7 +160,7 @@ class Keeper:
         return (
             (ready >= asked.count and is_placed)
             or self.error(name) is not None
-            or (name in self.waits)
+            or (name in self._shortages.waits)
         )
 
     def _want(self, specs: Mapping[str, Spec]) -> None:
@@ -167,18 +168,28 @@ class Keeper:
         self._lines.keep_only({*self._desired.wanted, *(e.seat.backend for e in self._held)})
 
     def _adopt(self, names: Iterable[str]) -> None:
-        """Those that an earlier `headgate up` has placed are ours."""
+        """Those that somebody else has placed are ours."""
         for seat in filter(None, map(cluster.parse_seat, names)):
-            asked = self._desired.wanted.get(seat.backend)
-            version = f"{seat.digest}#{seat.turn}"
-            if asked is not None:
-                bare, _, turn = asked.version.rpartition("#")
-                if cluster.digest(bare) == seat.digest:
-                    version = f"{bare}#{seat.turn}"
-                    for _ in range(seat.turn - int(turn)):  # it was renewed since it was written
-                        self._desired.anew([seat.backend])
-            plan = self._plan(seat.backend, 0) if asked else unknown(seat)
-            self._hold(seat, version, plan).is_found = True
+            self._hold(seat, "", unknown(seat)).is_found = True
+        self._name_versions()
+
+    def _name_versions(self) -> None:
+        """Says of what was found of which version it is, and how often that was renewed."""
+        for name, asked in list(self._desired.wanted.items()):
+            short = cluster.digest(asked.version.rpartition("#")[0])
+            turns = [each.seat.turn for each in self._of(name) if each.seat.digest == short]
+            self._desired.turned(name, max(turns, default=0))
+        for each in self._held:
+            seat = each.seat
+            wanted = self._desired.wanted.get(seat.backend)
+            bare = wanted.version.rpartition("#")[0] if wanted else ""
+            is_it = wanted is not None and cluster.digest(bare) == seat.digest
+            version = f"{bare if is_it else seat.digest}#{seat.turn}"
+            if each.version != version:
+                each.version = version
+                with suppress(ServeError):  # it was started elsewhere, and from what is there
+                    plan = self._plan(seat.backend, 0) if wanted is not None else unknown(seat)
+                    each.plan = replace(plan, instance=each.plan.instance)
 
     def _hold(self, seat: cluster.Seat, version: str, plan: InstancePlan) -> Held:
         self._numbers += 1
@@ -190,40 +201,25 @@ class Keeper:
         """Looks at all of them, again and again."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            names = [each.seat.name for each in self._held if each.state != "failed"]
-            seen = await asyncio.to_thread(self._actors.look, names)
-            self._note(seen)
-            if (ended := await asyncio.to_thread(self._actors.ended)) != self._ended:
-                self._ended, self._is_ended = ended, True
-                self._say("the fleet was ended; the next edit of what is served begins it anew")
-                self._want({})
-            late = [e for e in self._held if e.seen.state in ("waiting", "away") and
-                    e.state == "starting" and self._clock() - e.since > PATIENCE_S]  # fmt: skip
-            await self._look_for_room(late)
-            self._settle()
-            self._looked.set()
+            await self._look_once()
 
-    async def _look_for_room(self, late: list[Held]) -> None:
-        room = await asyncio.to_thread(self._room) if late else None
-        found = {}
-        for each in late:
-            name = each.seat.backend
-            if room is not None and name in self._desired.specs:
-                asked = cluster.needs(self._desired.specs[name]["serve"])
-                words, is_sure = cluster.shortage(
-                    name, asked, room.total, room.free, room.hosts, self._taken()
-                )
-                if words and (is_sure or self._clock() - each.since > LONG_S):
-                    found[name] = words
-        for name in found.keys() - self.waits.keys():
-            self._say(found[name])
-        self.waits = found
+    async def _look_once(self) -> None:
+        await self._look_for_others()
+        names = [each.seat.name for each in self._held if each.state != "failed"]
+        seen = await asyncio.to_thread(self._actors.look, names)
+        self._note(seen)
+        await self._shortages.look(self._held)
+        self._settle()
+        self._looked.set()
 
-    def _taken(self) -> dict[str, float]:
-        """What those have that run, and are of the version that is asked for."""
-        specs = self._desired.specs
-        run = [e.seat.backend for e in self._held if e.seen.state == "there"]
-        return cluster.taken(cluster.needs(specs[name]["serve"]) for name in run if name in specs)
+    async def _look_for_others(self) -> None:
+        """Does what gateways ask that follow this fleet, and what whoever ended it."""
+        for message in await asyncio.to_thread(self._actors.asked):
+            self.take(message)
+        if (ended := await asyncio.to_thread(self._actors.ended)) != self._ended:
+            self._ended, self._is_ended = ended, True
+            self._say("the fleet was ended; the next edit of what is served begins it anew")
+            self._want({})
 
     def _note(self, seen: Mapping[str, Seen]) -> None:
         for each in [e for e in self._held if e.seat.name in seen and e.state != "failed"]:
@@ -251,6 +247,8 @@ class Keeper:
             if not each.is_found:  # who found it there has not asked what it said before
                 self._lines.relay(each.plan, line)
         each.is_found = False
+        if told["leaves"]:
+            each.state = "stopping"
         if each.state == "stopping":
             return
         each.served = told["served"]
@@ -298,8 +296,7 @@ class Keeper:
                     taken |= self._place(step)
                 case Stop():
                     (held,) = (e for e in self._held if e.number == step.number)
-                    self._stop(held)
-                    taken = True
+                    taken |= self._stop(held)
         if self._tell is not None:
             self._places.stay(placing, self._tell)
         return taken
@@ -354,12 +351,13 @@ class Keeper:
             self._tell({"type": "place", "backend": name, "version": version, "urls": urls})
         return False
 
-    def _stop(self, held: Held) -> None:
+    def _stop(self, held: Held) -> bool:
         if held.state == "failed":
             held.is_gone = True
-            return
+            return True
         held.state = "stopping"
         self._end(held, STOP_WITHIN_S)
+        return True
 
     def _end(self, held: Held, within_s: float) -> None:
         async def end() -> None:
@@ -374,8 +372,8 @@ class Keeper:
         if self._tell is None:
             return
         report = telling.fleet(
-            self._revision, self._desired, self._held, self.error, self.waits, self._starts,
-            self._load_s,
+            self._revision, self._desired, self._held, self.error, self._shortages.waits,
+            self._starts, self._load_s, follows=self.follows,
         )  # fmt: skip
         if report != self._reported:
             self._reported = report

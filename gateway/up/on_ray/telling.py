@@ -16,6 +16,8 @@ def fleet(
     waits: Mapping[str, str],
     starts: Mapping[str, int],
     load_s: Mapping[str, float],
+    *,
+    follows: bool,
 ) -> Fleet:
     """All that is told, of the table at `revision`."""
     names = dict.fromkeys([*desired.wanted, *sorted({each.seat.backend for each in held})])
@@ -38,7 +40,8 @@ def fleet(
                 if each.address is not None or each.state == "failed"
             ],
         }
-    return {"type": "fleet", "revision": revision, "backends": backends, "devices": []}
+    told: Fleet = {"type": "fleet", "revision": revision, "backends": backends, "devices": []}
+    return {**told, "follows": True} if follows else told
 
 
 def _state(asked: Wanted | None, own: Sequence[Held], error: str | None) -> str:

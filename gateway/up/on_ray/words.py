@@ -7,8 +7,8 @@ from typing import Literal, TypedDict
 
 class Told(TypedDict):
     """How the instance of a holder is: `address` is None until it has one, `since` is when its
-    actor began (seconds since 1970). `number` counts the
-    lines that it wrote, of which `lines` are the last ones."""
+    actor began (seconds since 1970). `number` counts the lines that it wrote, of which `lines` are
+    the last ones. One that `leaves` is about to be ended."""
 
     address: str | None
     host: str
@@ -17,6 +17,7 @@ class Told(TypedDict):
     pid: int | None
     state: str
     served: bool
+    leaves: bool
     restarts: int
     error: str | None
     number: int

@@ -1,0 +1,1 @@
+"""Three hosts on one machine: gateways with one table in etcd, and what becomes of them."""
