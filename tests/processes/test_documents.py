@@ -1,22 +1,27 @@
 """What clients read below `/-/`: made from what instances say, kept when they say nothing."""
 
 import asyncio
+import fcntl
 import json
+import os
+import signal
+import subprocess
 import sys
+import termios
 import time
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from gateway.controlplane.docs.describing import describe
+from gateway.controlplane.docs.describing import PROGRAM, asked, describe
 from gateway.controlplane.docs.documents import Documents, Pages, fetch
 from gateway.controlplane.docs.openapi_merge import METHODS
 from gateway.controlplane.watch.probing import Target
 from gateway.core.table import Health, Table
-from tests.harness.gateway import eventually, one_backend, running_gateway
+from tests.harness.gateway import ROOT, eventually, one_backend, running_gateway
 
-PREDICT = {
+PREDICT: dict[str, Any] = {
     "openapi": "3.1.0",
     "info": {"title": "Square", "version": "1"},
     "paths": {"/predict": {"post": {"responses": {"200": {"description": "the square"}}}}},
@@ -142,6 +147,33 @@ async def test_a_small_document_that_breaks_the_whole_costs_no_larger_one() -> N
     world.documents["m4"] = greedy
     await world.it.look()
     assert paths(world.served[-1]) == [f"/{name}" for name in names if name != "m4"]
+
+
+def test_a_process_that_is_stopped_while_it_answers_answers_whole() -> None:
+    """Also where Python is told to write without a buffer, as in a container."""
+    long = {**PREDICT["paths"]["/predict"]["post"], "description": "y" * 1_000_000}
+    document = {**PREDICT, "paths": {"/predict": {"post": long}}}
+    question = asked(table(), {"a": json.dumps(document).encode()})
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        PROGRAM, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=env
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(question)
+        child.stdin.close()
+
+        def waits_for_a_reader() -> bool:
+            size = fcntl.ioctl(child.stdout, termios.FIONREAD, b"\0" * 4)
+            return int.from_bytes(size, sys.byteorder) > 60_000
+
+        while not waits_for_a_reader():
+            assert child.poll() is None
+            time.sleep(0.005)
+        child.send_signal(signal.SIGSTOP)
+        child.send_signal(signal.SIGCONT)
+        answer = child.stdout.read()
+    assert list(json.loads(answer)["paths"]) == ["/square"]
 
 
 async def test_where_no_model_describes_itself_no_process_is_begun_and_the_routes_are_named() -> (

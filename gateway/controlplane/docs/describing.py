@@ -98,7 +98,10 @@ def main() -> int:
     question = orjson.loads(sys.stdin.buffer.read())
     documents = {name: _read(text) for name, text in question.pop("documents").items()}
     merged = merge(Table.from_document(question, 0), documents)
-    sys.stdout.buffer.write(orjson.dumps(merged))
+    # Not what `sys` has: under PYTHONUNBUFFERED that writes once, and no more than fits when the
+    # process is stopped meanwhile.
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+        out.write(orjson.dumps(merged))
     return 0
 
 
