@@ -21,7 +21,10 @@ from tests.harness.load import Client, Reply
 from tests.harness.origins import Origin, after
 from tests.harness.own_network import in_own_network
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=f"needs {missing()}")
+pytestmark = [
+    pytest.mark.alone,  # three machines in one
+    pytest.mark.skipif(bool(missing()), reason=f"needs {missing()}"),
+]
 SETTINGS = {"lame_duck": "0s", "drain": "5s"}
 TAG = ("Authorization", f"Bearer {TOKEN}")
 AGAIN_S = 5.0

@@ -20,6 +20,7 @@ from tests.harness.ray_cluster import Cluster, running_cluster
 
 pytestmark = [
     pytest.mark.ray,
+    pytest.mark.alone,  # a cluster of Ray is some twenty processes
     pytest.mark.skipif(
         importlib.util.find_spec("ray") is None,
         reason="needs Ray, which is an extra: pip install 'headgate[ray]'",
