@@ -24,6 +24,7 @@ from gateway.controlplane.stores import Stores
 from gateway.controlplane.supervisor_line import SupervisorLine
 from gateway.controlplane.watch.announcing import Announcer
 from gateway.controlplane.watch.counters import Totals
+from gateway.controlplane.watch.last_hour import LastHour
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.controlplane.workers import Workers
 from gateway.core.addresses import Listener, is_listener
@@ -54,7 +55,7 @@ class Composition:
         self._start, self._settings, self._state = start, settings, state
         self._own, self._aside = own, aside
         self._listeners = own_listeners(start)
-        self.line, self.events = SupervisorLine(), Events()
+        self.line, self.events, self.hour = SupervisorLine(), Events(), LastHour()
         # Each is given those before it, and asks for those after it when it must.
         self.workers = self._make_workers()
         self.instances = self._make_instances()
@@ -201,6 +202,7 @@ class Composition:
             fleet=self._others_status,
             asleep=frozenset if self.fleet is None else self.fleet.view.asleep,
             key_use=self.stores.key_use,
+            counted=self.hour.add,
         )
 
     # -- what one part asks of another

@@ -9,6 +9,7 @@ import hashlib
 import json
 import queue
 import threading
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -68,6 +69,7 @@ class AdminPlayer:
         self.lock = threading.RLock()
         self.rollouts: dict[str, list[dict[str, Any]]] = {}  # looks at each; the last one stays
         self.mirrors: dict[str, dict[str, Any]] = {}
+        self.happened: list[dict[str, Any]] = []  # before anybody listened
         self.pages: dict[str, tuple[str, bytes]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -98,6 +100,16 @@ class AdminPlayer:
         return self.tokens.get(authorization or "") if self.tokens else "operator"
 
     # -- reading ------------------------------------------------------------------------------
+
+    def series(self, backends: list[str]) -> dict[str, Any]:
+        """The last hour: nothing was counted."""
+        nothing = {
+            "requests_per_s": [],
+            "answers_per_s": {},
+            "latency_ms": {"p50": [], "p95": [], "p99": []},
+        }
+        named = dict.fromkeys(backends, nothing)
+        return {"step_s": 10, "until": [], "gateway": nothing, "routes": {}, "backends": named}
 
     def status(self) -> dict[str, Any]:
         backends = {}
@@ -159,7 +171,7 @@ class AdminPlayer:
                 "why": ask.reason, "diff": changes,
             }  # fmt: skip
             self.revisions.insert(0, entry)
-            self.emit({"type": "edit", **entry})
+            self.emit({"type": "edit", **entry, "time": datetime.now(UTC).isoformat()})
         return {
             "revision": self.revision, "previous": previous, "diff": changes,
             "dry_run": ask.dry_run, "applied": {"workers": 0 if ask.dry_run else 1},
@@ -194,7 +206,8 @@ class Ask:
         parts = urlsplit(handler.path)
         self.method = handler.command
         self.path = [unquote(part) for part in parts.path.split("/")[1:]]
-        self.query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        self.every = parse_qs(parts.query)
+        self.query = {key: values[0] for key, values in self.every.items()}
         self.dry_run = self.query.get("dry_run") == "true"
         self.reason = handler.headers.get("X-Change-Reason", "").encode("latin-1").decode()
         self.if_match = handler.headers.get("If-Match")
@@ -211,6 +224,8 @@ def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
             return {"revision": player.revision, **player.table}
         case ("GET", "status"):
             return player.status()
+        case ("GET", "series"):
+            return player.series(ask.every.get("backend", []))
         case ("GET", "history"):
             limit = int(ask.query.get("limit", 1000))
             return {"revisions": player.revisions[:limit]}
@@ -315,7 +330,7 @@ def _handler(player: AdminPlayer) -> type[BaseHTTPRequestHandler]:
             elif role == "viewer" and self.command != "GET":
                 self._answer(403, {"title": "Not allowed", "detail": "a viewer may only read"})
             elif ask.path[2:] == ["events"]:
-                self._events()
+                self._events(player.happened if "last" in ask.query else [])
             else:
                 with player.lock:
                     try:
@@ -349,13 +364,15 @@ def _handler(player: AdminPlayer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(content)
 
-        def _events(self) -> None:
+        def _events(self, before: list[dict[str, Any]]) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.flush()
             listener: queue.Queue[dict[str, Any] | None] = queue.Queue()
+            for event in before:
+                listener.put(event)
             player.listeners.append(listener)
             self.close_connection = True
             try:

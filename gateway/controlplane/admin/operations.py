@@ -13,6 +13,7 @@ from gateway.controlplane.admin import mirrors as admin_mirrors
 from gateway.controlplane.admin import processes as admin_processes
 from gateway.controlplane.admin import rollouts as admin_rollouts
 from gateway.controlplane.admin import routes as admin_routes
+from gateway.controlplane.admin import series as admin_series
 from gateway.controlplane.admin import state as admin_state
 from gateway.controlplane.admin.calls import Call
 
@@ -194,6 +195,11 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "getStatus", "GET", f"{_API}/status", "What is live: health, in-flight, rates, workers",
         "viewer", admin_state.get_status, answer="Status", missing=False, tag="live",
+    ),
+    Operation(
+        "getSeries", "GET", f"{_API}/series",
+        "The last hour: rates by kind of answer and percentiles, in steps of ten seconds or more",
+        "viewer", admin_series.get_series, answer="Series", tag="live",
     ),
     Operation(
         "getHistory", "GET", _HISTORY, "The edits so far, newest first",

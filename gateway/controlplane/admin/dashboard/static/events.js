@@ -1,9 +1,9 @@
-// What happened just now? Newest first; as many as fit into memory without a thought.
+// What happened in the last hour? Newest first; as many as fit into memory without a thought.
 
 import { by, h } from "./dom.js";
 import { changeWords, percent } from "./model.js";
 
-const KEPT = 200;
+const KEPT = 1000; // as the gateway does
 
 export function events() {
   const root = by("events-body");

@@ -48,6 +48,7 @@ export class Finder {
     this.order = names;
     this.troubles = new Map(names.map((name) => [name, trouble(state, name)]));
     const only = this.only();
+    state.only = only;
     const wanted = by("find-text").value.trim().toLowerCase();
     const shown = names.filter((name) => (only ? name === only : matches(state.table.routes[name], name, wanted)));
     by("find").hidden = names.length < MANY && !only;

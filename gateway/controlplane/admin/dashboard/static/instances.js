@@ -24,7 +24,7 @@ export function instances(state, refresh) {
       const chip = h("span", { class: "chip", "aria-hidden": true, vars: { "--tint": `var(--tint-${tints.get(backend) ?? 0})` } });
       const title = h("tr", { class: "of" }, h("th", { colspan: COLUMNS.length, scope: "rowgroup" }, chip, backend));
       const none = h("tr", {}, h("td", { colspan: COLUMNS.length, class: "none" }, nobody(state.status, backend)));
-      return h("tbody", {}, title, ...(made.length ? made : [none]));
+      return h("tbody", { "data-of": backend }, title, ...(made.length ? made : [none]));
     });
     const head = h("thead", {}, h("tr", {}, ...COLUMNS.map((words, index) =>
       h("th", { scope: "col", class: index > 1 && words ? "num" : "" }, words || h("span", { class: "unseen" }, "Actions")))));
@@ -41,6 +41,8 @@ export function instances(state, refresh) {
         shape = next;
         build();
       }
+      const only = state.table.routes?.[state.only]?.split;
+      for (const body of root.querySelectorAll("tbody")) body.hidden = Boolean(only) && !(body.dataset.of in only);
       for (const [row, [backend, address]] of rows) row.update(backends[backend].instances[address]);
     },
   };
