@@ -266,6 +266,14 @@ class AdminClient:
         """Has each instance of `backend` ended and started again, one after the other."""
         return self._ask("POST", f"/admin/v1/backends/{_part(backend)}/restart", {}, change).body
 
+    def start_backend(self, backend: str, change: Change = PLAIN) -> Json:
+        """Loads `backend`, which starts on demand, before any request asks for it."""
+        return self._ask("POST", f"/admin/v1/backends/{_part(backend)}/start", {}, change).body
+
+    def stop_backend(self, backend: str, change: Change = PLAIN) -> Json:
+        """Unloads `backend`, which starts on demand, once it has finished what it has."""
+        return self._ask("POST", f"/admin/v1/backends/{_part(backend)}/stop", {}, change).body
+
     def delete_backend(self, backend: str, change: Change = PLAIN) -> Json:
         return self._ask("DELETE", f"/admin/v1/backends/{_part(backend)}", None, change).body
 

@@ -165,6 +165,7 @@ class Control:
             rollout_commands=parts.rollout_commands,
             mirrors=parts.mirrors,
             hour=parts.hour,
+            listen=parts.listen,
             fleet=None if parts.fleet is None else parts.fleet.view,
             keys_used=parts.view.keys_used,
         )

@@ -75,6 +75,13 @@ class Composition:
         """The newest durable table."""
         return self.publisher.table
 
+    @property
+    def listen(self) -> str:
+        """The URL at which requests are taken, with the port that was bound."""
+        host, port = self._listeners[0]
+        scheme = "http" if self._settings.tls is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
     async def metrics(self, accept: str) -> tuple[str, bytes]:
         """Content type and content of a scrape, for the scraper's Accept header: what workers
         counted, and what the other parts did."""

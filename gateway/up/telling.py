@@ -1,5 +1,6 @@
 """How does the fleet tell what it runs?"""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from gateway.core.placement import Wanted
@@ -82,12 +83,23 @@ def _process(each: InstanceProcess, version: str) -> ProcessMessage:
         "pid": each.pid,
         "state": each.state,
         "model": each.plan.model,
+        "source": each.plan.source,
+        "version": short(each.version),
         "current": each.version == version,
+        "is_here": True,
+        "started": each.started,
         "restarts": each.restarts,
         "error": each.error,
+        "last_error": each.last_error[0] if each.last_error else None,
+        "last_error_at": each.last_error[1] if each.last_error else None,
         "devices": list(each.plan.devices),
         "memory": _sum(each.seats.values()),
     }
+
+
+def short(version: str) -> str:
+    """A few letters that tell one version of a model from another."""
+    return hashlib.sha256(version.encode()).hexdigest()[:8]
 
 
 def _sum(sizes: Iterable[int | None]) -> int | None:

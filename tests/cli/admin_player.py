@@ -16,6 +16,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+from gateway.core.edits import merge_patch
+
 TABLE: dict[str, Any] = {
     "routes": {
         "digits": {
@@ -70,6 +72,8 @@ class AdminPlayer:
         self.rollouts: dict[str, list[dict[str, Any]]] = {}  # looks at each; the last one stays
         self.mirrors: dict[str, dict[str, Any]] = {}
         self.happened: list[dict[str, Any]] = []  # before anybody listened
+        self.lines: dict[str, list[dict[str, Any]]] = {}  # what instances wrote, by backend
+        self.told: list[tuple[str, str]] = []  # what processes of which backend were told
         self.pages: dict[str, tuple[str, bytes]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -248,6 +252,19 @@ def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
             return _rollout(player, ask, method, route, word)
         case ("GET", "routes", route, "mirror") if route in player.mirrors:
             return player.mirrors[route]
+        case ("GET", "backends", backend, "logs"):
+            return {"backend": backend, "lines": player.lines.get(backend, [])}
+        case ("POST", "backends", backend, "start" | "stop" | "restart" as word):
+            if not ask.dry_run:
+                player.told.append((word, backend))
+            words = {backend: f"it will {word}"}
+            return {"revision": player.revision, "backend": backend, "serves": words}
+        case ("PATCH", "backends", backend) if backend in player.table["backends"]:
+            wanted = copy.deepcopy(player.table)
+            merged = merge_patch(wanted["backends"][backend], ask.json())
+            wanted["backends"][backend] = merged
+            answer = player.edit(wanted, ask, tagged(player.table["backends"][backend]))
+            return {**answer, "serves": {backend: "1 instance will be started"}}
         case ("GET", "backends", backend) if backend in player.table["backends"]:
             return dict(player.table["backends"][backend])
     raise Problem(404, "no such resource")

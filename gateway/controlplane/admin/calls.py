@@ -47,7 +47,7 @@ class AdminParts:
     `metrics` gives content type and content of a scrape for the scraper's Accept header;
     `ready` says whether requests can be served; `fleet` knows the instance processes,
     where some are held to the table; `keys_used` tells of each key when and how it is used;
-    `hour` keeps what was counted lately.
+    `hour` keeps what was counted lately; `listen` is the URL at which requests are taken.
     """
 
     publisher: Publisher
@@ -61,6 +61,7 @@ class AdminParts:
     rollout_commands: Commands
     mirrors: Mirrors = field(default_factory=nobody)
     hour: LastHour = field(default_factory=LastHour)
+    listen: str = ""
     fleet: FleetView | None = None
     keys_used: Callable[[], Awaitable[Mapping[str, Json]]] | None = None
 

@@ -228,6 +228,7 @@ def _reports() -> dict[str, Schema]:
             ["revision", "role"],
             revision=_INT,
             role={"enum": ["viewer", "operator"], "description": "What the one who asks may do."},
+            listen={**_TEXT, "description": "The URL at which requests are taken."},
         ),
         "Logs": _object(
             ["backend", "lines"],

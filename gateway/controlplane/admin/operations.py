@@ -163,6 +163,16 @@ OPERATIONS: tuple[Operation, ...] = (
         "operator", admin_processes.restart, answer="Restarting", tag="backends",
     ),
     Operation(
+        "startBackend", "POST", f"{_BACKEND}/start",
+        "Loads a model that starts on demand, before any request asks for it",
+        "operator", admin_processes.start, answer="Restarting", tag="backends",
+    ),
+    Operation(
+        "stopBackend", "POST", f"{_BACKEND}/stop",
+        "Unloads a model that starts on demand, once it has finished what it has",
+        "operator", admin_processes.stop, answer="Restarting", tag="backends",
+    ),
+    Operation(
         "listKeys", "GET", _KEYS, "The keys by their names; no secret is kept or shown",
         "viewer", admin_keys.list_keys, answer="Keys", missing=False, tag="keys",
     ),

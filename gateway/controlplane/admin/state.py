@@ -153,7 +153,7 @@ async def get_status(call: Call) -> web.Response:
     for route, rollout in call.parts.rollouts.all_shown().items():
         if route in live.get("routes", {}):
             live["routes"][route]["rollout"] = rollout
-    body = {"revision": table.revision, "role": call.role, **live}
+    body = {"revision": table.revision, "role": call.role, "listen": call.parts.listen, **live}
     return answer(body, tag=seal(body), revision=table.revision)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from gateway.core.placement import Wanted
 from gateway.up.desired import Desired
 from gateway.up.on_ray.held import Held
+from gateway.up.telling import short
 from gateway.wire.line import Fleet, InstanceProcess, ServedBackend
 
 
@@ -60,7 +61,13 @@ def _process(each: Held, version: str) -> InstanceProcess:
         "pid": told["pid"] if told else None,
         "state": each.state,
         "model": each.plan.model,
+        "source": each.plan.source,
+        "version": short(each.version),
         "current": each.version == version,
+        "is_here": False,
+        "started": None,
+        "last_error": None,
+        "last_error_at": None,
         "restarts": told["restarts"] if told else 0,
         "error": told["error"] if told else each.plan.fault,
         "devices": list(each.plan.devices),

@@ -93,6 +93,9 @@ export const api = {
   deleteKey: (key, options) => ask("DELETE", `keys/${part(key)}`, options),
   restore: (revision, options) => ask("POST", `history/${revision}/restore`, { ...options, body: {} }),
   backendTag: async (backend) => (await tagged("GET", `backends/${part(backend)}`)).etag,
+  patchBackend: (backend, patch, options) => ask("PATCH", `backends/${part(backend)}`, { ...options, body: patch }),
+  tellBackend: (backend, word, options) => ask("POST", `backends/${part(backend)}/${word}`, { ...options, body: {} }),
+  logs: (backend) => ask("GET", `backends/${part(backend)}/logs?lines=500`),
   instance: (backend, address, action, options) =>
     ask("POST", `backends/${part(backend)}/instances/${part(address)}/${action}`, { ...options, body: {} }),
 };

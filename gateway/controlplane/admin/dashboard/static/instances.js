@@ -3,6 +3,7 @@
 import { api, Refused } from "./api.js";
 import { announce, by, h, keepRoles, mark, say, vars } from "./dom.js";
 import { colours, health, number } from "./model.js";
+import { addresses, BackendControls, Identity, processAt, standing } from "./processes.js";
 
 const COLUMNS = ["Instance", "Health", "In flight", "Queued there", "Running", "Wait, ms", ""];
 const ACTIONS = { "": ["drain", "disable"], draining: ["resume", "disable"], disabled: ["enable"] };
@@ -11,18 +12,27 @@ export function instances(state, refresh) {
   const root = by("instances-body");
   let shape = null;
   let rows = new Map();
+  let controls = new Map();
+
+  // Of those that get requests, and of those that run besides.
+  const listed = (backend, live) => [...new Set([...Object.keys(live.instances || {}), ...addresses(state.status, backend)])];
 
   function build() {
     const tints = colours(state.table);
+    const open = new Set([...rows.keys()].filter((row) => !row.identity.element.hidden).map((row) => row.key));
     rows = new Map();
+    controls = new Map();
     const bodies = Object.entries(state.status.backends || {}).map(([backend, live]) => {
-      const made = Object.keys(live.instances || {}).map((address) => {
+      const made = listed(backend, live).flatMap((address) => {
         const row = new InstanceRow(backend, address, refresh);
         rows.set(row, [backend, address]);
-        return row.element;
+        if (open.has(row.key)) row.identity.turn();
+        return [row.element, row.identity.element];
       });
+      controls.set(backend, new BackendControls(backend, refresh));
       const chip = h("span", { class: "chip", "aria-hidden": true, vars: { "--tint": `var(--tint-${tints.get(backend) ?? 0})` } });
-      const title = h("tr", { class: "of" }, h("th", { colspan: COLUMNS.length, scope: "rowgroup" }, chip, backend));
+      const title = h("tr", { class: "of" }, h("th", { colspan: COLUMNS.length, scope: "rowgroup" },
+        h("div", { class: "heading" }, h("span", {}, chip, backend), controls.get(backend).element)));
       const none = h("tr", {}, h("td", { colspan: COLUMNS.length, class: "none" }, nobody(state.status, backend)));
       return h("tbody", { "data-of": backend }, title, ...(made.length ? made : [none]));
     });
@@ -36,14 +46,19 @@ export function instances(state, refresh) {
     update() {
       const backends = state.status.backends || {};
       const next = JSON.stringify(Object.entries(backends).map(([name, live]) =>
-        [name, Object.keys(live.instances || {}), nobody(state.status, name)]));
+        [name, listed(name, live), nobody(state.status, name)]));
       if (next !== shape) {
         shape = next;
         build();
       }
       const only = state.table.routes?.[state.only]?.split;
       for (const body of root.querySelectorAll("tbody")) body.hidden = Boolean(only) && !(body.dataset.of in only);
-      for (const [row, [backend, address]] of rows) row.update(backends[backend].instances[address]);
+      for (const [row, [backend, address]] of rows) {
+        const process = processAt(state.status, backend, address);
+        row.update(backends[backend].instances[address], process);
+        row.identity.update(process, state.table.backends?.[backend]);
+      }
+      for (const [name, one] of controls) one.update(state.table.backends?.[name], state.status.fleet?.backends?.[name]);
     },
   };
 }
@@ -70,27 +85,31 @@ class InstanceRow {
     this.bar = h("span", { class: "meter", "aria-hidden": true });
     this.cells = { queue: cell("Queued there"), running: cell("Running"), wait: cell("Wait, ms") };
     this.actions = h("td", { class: "actions" });
+    this.key = `${backend} ${address}`;
+    this.identity = new Identity(backend, address, COLUMNS.length);
     this.element = h("tr", { "data-instance": address },
-      h("th", { scope: "row" }, h("code", {}, address)),
+      h("th", { scope: "row" }, this.identity.button, h("code", {}, address)),
       h("td", { class: "health" }, this.word, this.more),
       h("td", { class: "num load", "data-label": "In flight" }, this.bar, this.count),
       ...Object.values(this.cells), this.actions);
     this.stateShown = null;
   }
 
-  update(live) {
-    const { word, tone, more } = health(live);
+  update(found, process) {
+    const live = found || {};
+    const { word, tone, more } = found || !process ? health(live) : standing(process);
     say(this.word, word);
     mark(this.word, "data-tone", tone);
     say(this.more, more || live.cause || "");
     const report = live.report || {};
+    this.bar.hidden = !found;
     say(this.count, number(live.in_flight, 0));
     const slots = report.slots || Math.max(1, live.in_flight || 0);
     vars(this.bar, { "--part": `${Math.min(100, (100 * (live.in_flight || 0)) / slots)}%` });
     say(this.cells.queue, number(report.queue, 0));
     say(this.cells.running, report.slots ? `${number(report.running, 0)}/${number(report.slots, 0)}` : number(report.running, 0));
     say(this.cells.wait, number(report.wait_ms));
-    this.offer(live.state || "");
+    this.offer(found ? live.state || "" : "none");
   }
 
   // The actions that make sense in this state.

@@ -116,7 +116,8 @@ export class LineChart {
         continue;
       }
       const joined = last && point.at - last.at < Math.max(point.every, last.every) + LATE_MS;
-      path += `${joined ? "L" : "M"}${this.x(point.at).toFixed(1)} ${y(value).toFixed(1)}`;
+      // One that stands alone is a dot.
+      path += `${joined ? "L" : "M"}${this.x(point.at).toFixed(1)} ${y(value).toFixed(1)}${joined ? "" : "h0"}`;
       last = point;
     }
     const drawn = h("path", { class: "line", d: path });

@@ -69,6 +69,12 @@ function draw() {
   const behind = workers.filter((worker) => worker.revision !== state.status.revision).length;
   const many = `${workers.length} worker${workers.length === 1 ? "" : "s"}`;
   say(by("facts"), `revision ${state.status.revision} · ${many}${behind ? `, ${behind} not there yet` : ""}`);
+  if (state.status.listen) {
+    const url = new URL("/-/docs", state.status.listen);
+    if (["0.0.0.0", "[::]"].includes(url.hostname)) url.hostname = location.hostname; // everywhere, so here too
+    mark(by("route-docs"), "href", url.href);
+    by("route-docs").hidden = false;
+  }
   for (const view of views) view.update();
   document.title = `Headgate · ${state.only ?? `revision ${state.status.revision}`}`;
 }
