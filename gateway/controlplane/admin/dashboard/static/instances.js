@@ -51,8 +51,13 @@ export function instances(state, refresh) {
         shape = next;
         build();
       }
-      const only = state.table.routes?.[state.only]?.split;
-      for (const body of root.querySelectorAll("tbody")) body.hidden = Boolean(only) && !(body.dataset.of in only);
+      let left = 0;
+      for (const body of root.querySelectorAll("tbody")) {
+        const isWell = Object.values(backends[body.dataset.of]?.instances || {}).every((one) => health(one).tone === "good");
+        body.hidden = Boolean(state.open) && !state.open.has(body.dataset.of) && (Boolean(state.only) || isWell);
+        left += body.hidden;
+      }
+      say(by("instances-note"), left ? `of the routes that are open, and those that are not well; ${left} backends more are fine or of other routes` : "");
       for (const [row, [backend, address]] of rows) {
         const process = processAt(state.status, backend, address);
         row.update(backends[backend].instances[address], process);

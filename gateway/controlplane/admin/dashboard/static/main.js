@@ -19,7 +19,7 @@ import { summary } from "./summary.js";
 const LOOK_MS = 1000;
 
 const state = {
-  table: null, status: null, used: null, revisions: [], series: new Map(), whole: new Series(), marks: [], only: null,
+  table: null, status: null, used: null, revisions: [], series: new Map(), whole: new Series(), marks: [], only: null, open: null,
 };
 const views = [alerts, summary, routes, charts, gateways, instances, keys, permission].map((view) => view(state, refresh));
 const historyView = history(state, refresh);
