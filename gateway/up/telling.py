@@ -12,13 +12,22 @@ from gateway.wire.line import DeviceMessage, Fleet, ServedBackend
 from gateway.wire.line import InstanceProcess as ProcessMessage
 
 
-def state_of(asked: Wanted | None, own: Sequence[InstanceProcess], error: str | None) -> str:
+def state_of(
+    asked: Wanted | None,
+    own: Sequence[InstanceProcess],
+    error: str | None,
+    *,
+    on_demand: bool = False,
+) -> str:
     """How far `own`, the processes of a backend, are what is asked for. With a count of 0 it is
-    one that starts on demand, and asleep."""
+    stopped, or asleep where the next request starts it."""
     if asked is None:
         return "stopping"
     if not asked.count:
-        return "unloading" if any(each.pid is not None for each in own) else "asleep"
+        runs = any(each.pid is not None for each in own)
+        if on_demand:
+            return "unloading" if runs else "asleep"
+        return "stopping" if runs else "stopped"
     if error:
         return "failed"
     ready = {
@@ -46,7 +55,7 @@ def fleet(
         name: backend(
             name, desired.wanted.get(name), processes.of(name),
             error=errors(name), waits=waits.get(name), loads=loads,
-            is_beside=name in desired.beside,
+            is_beside=name in desired.beside, on_demand=desired.demand.knows(name),
         )
         for name in names
     }  # fmt: skip
@@ -62,9 +71,11 @@ def backend(
     waits: str | None,
     loads: Loads,
     is_beside: bool,
+    on_demand: bool,
 ) -> ServedBackend:
     """All that is told of one backend; `is_beside`: its addresses are in no document."""
-    state, load_s = state_of(asked, own, error), loads.load_s.get(name)
+    state = state_of(asked, own, error, on_demand=on_demand)
+    load_s = loads.load_s.get(name)
     version = asked.version if asked is not None else ""
     return {
         "state": state,

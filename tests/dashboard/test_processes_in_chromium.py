@@ -92,6 +92,27 @@ def test_a_model_is_scaled_loaded_anew_and_stopped_from_the_page(page: Page, dem
     assert page.complaints() == []
 
 
+def test_a_model_that_starts_with_the_gateway_is_stopped_by_asking_for_none_of_it(
+    page: Page, demo: Demo
+) -> None:
+    serve(demo, process("127.0.0.1:8002"))
+    page.open(demo.url)
+    page.until(lambda: page.find('[aria-label="reload digits-cnn"]').is_displayed())
+    assert not page.find("[data-word]").is_displayed(), "its address is written down"
+    demo.table["backends"]["digits-cnn"]["instances"] = ["fleet://digits-cnn"]
+    demo.emit({"type": "edit", "revision": 43, "who": "test", "diff": []})
+    for word, count in (("stop", 0), ("start", 1)):
+        page.until(lambda: page.find("[data-word]").is_displayed())
+        page.press(f'[aria-label="{word} digits-cnn"]')
+        confirm(page)
+        page.until(lambda: asked_for(demo) == count)
+    assert page.complaints() == []
+
+
+def asked_for(demo: Demo) -> Any:
+    return demo.table["backends"]["digits-cnn"]["serve"].get("replicas")
+
+
 def confirm(page: Page) -> None:
     """Says yes to what is shown, and sees the question gone."""
     page.until(lambda: page.find("#confirm-dialog").is_displayed())

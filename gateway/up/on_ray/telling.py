@@ -24,7 +24,7 @@ def fleet(
     for name in names:
         asked = desired.wanted.get(name)
         own = [each for each in held if each.seat.backend == name]
-        state = _state(asked, own, error(name))
+        state = _state(asked, own, error(name), on_demand=desired.demand.knows(name))
         loaded = load_s.get(name)
         backends[name] = {
             "state": state,
@@ -42,11 +42,13 @@ def fleet(
     return {"type": "fleet", "revision": revision, "backends": backends, "devices": []}
 
 
-def _state(asked: Wanted | None, own: Sequence[Held], error: str | None) -> str:
+def _state(asked: Wanted | None, own: Sequence[Held], error: str | None, *, on_demand: bool) -> str:
     if asked is None:
         return "stopping"
     if not asked.count:
-        return "unloading" if own else "asleep"
+        if on_demand:
+            return "unloading" if own else "asleep"
+        return "stopping" if own else "stopped"
     if error:
         return "failed"
     ready = {e.address for e in own if e.state == "ready" and e.version == asked.version}

@@ -72,6 +72,7 @@ export function instances(state, refresh) {
 function nobody(status, backend) {
   const served = status.fleet?.backends?.[backend] || {};
   const words = {
+    stopped: "stopped: none of it is asked for",
     asleep: "asleep: the next request loads it",
     starting: served.waits ? `waiting: ${served.waits}` : "loading",
     unloading: "unloading",

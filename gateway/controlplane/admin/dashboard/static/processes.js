@@ -33,12 +33,12 @@ export class BackendControls {
   constructor(backend, refresh) {
     Object.assign(this, { backend, refresh, count: null });
     this.field = h("input", {
-      type: "number", min: 1, max: MOST_REPLICAS, "aria-label": `Replicas of ${backend}`, "data-edits": true,
+      type: "number", min: 0, max: MOST_REPLICAS, "aria-label": `Replicas of ${backend}`, "data-edits": true,
       oninput: () => this.offer(), onkeydown: (event) => { if (event.key === "Enter" && !this.scaling.hidden) this.scale(); },
     });
     this.scaling = this.button("scale", () => this.scale());
     this.scaling.hidden = true;
-    this.turn = this.button("start", () => this.tell(this.turn.dataset.word));
+    this.turn = this.button("start", () => this.turned(this.turn.dataset.word));
     this.state = h("span", { class: "quiet" });
     this.element = h("span", { class: "controls" }, this.state,
       h("label", {}, "replicas ", this.field), this.scaling,
@@ -59,8 +59,13 @@ export class BackendControls {
     this.count = count;
     this.offer();
     say(this.state, served.waits ? `waiting: ${served.waits}` : "");
-    const word = served.state === "asleep" || served.state === "unloading" ? "start" : "stop";
-    this.turn.hidden = serve.start !== "demand";
+    const isDemand = serve.start === "demand";
+    const isOff = isDemand ? served.state === "asleep" || served.state === "unloading" : count === 0;
+    const word = isOff ? "start" : "stop";
+    // What has an address that is written, or is scaled by its load, cannot be none.
+    const fixed = (spec.instances || []).some((url) => !url.startsWith("fleet:"));
+    this.turn.hidden = !isDemand && Boolean(serve.scale || fixed);
+    this.isDemand = isDemand;
     say(this.turn, word);
     mark(this.turn, "data-word", word);
     mark(this.turn, "aria-label", `${word} ${this.backend}`);
@@ -68,7 +73,7 @@ export class BackendControls {
 
   offer() {
     const value = Number(this.field.value);
-    this.scaling.hidden = value === this.count || !Number.isInteger(value) || value < 1 || value > MOST_REPLICAS;
+    this.scaling.hidden = value === this.count || !Number.isInteger(value) || value < 0 || this.field.value === "" || value > MOST_REPLICAS;
   }
 
   async edit(words) {
@@ -100,6 +105,16 @@ export class BackendControls {
     return this.edit({
       title: `Load ${this.backend} anew?`, action: "Reload", edit: this.patch({ generation: this.generation + 1 }),
       text: "Each process is replaced by a new one, none sooner than that is ready.",
+    });
+  }
+
+  // One that starts on demand is told; of another one none is asked for, or one again.
+  turned(word) {
+    if (this.isDemand) return this.tell(word);
+    const stop = word === "stop";
+    return this.edit({
+      title: `${stop ? "Stop" : "Start"} ${this.backend}?`, action: stop ? "Stop" : "Start", edit: this.patch({ replicas: stop ? 0 : 1 }),
+      text: stop ? "It finishes what it has, and its memory is free. Requests go where the route says, until it is started again." : "It gets requests as soon as it is ready.",
     });
   }
 
