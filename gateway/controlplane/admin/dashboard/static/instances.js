@@ -14,25 +14,29 @@ export function instances(state, refresh) {
   let rows = new Map();
   let controls = new Map();
 
+  // Where `headgate up` starts them: only there is there anything to be known of processes.
+  const isServed = (backend) => Boolean(state.status.fleet?.backends?.[backend]);
+
   // Of those that get requests, and of those that run besides.
   const listed = (backend, live) => [...new Set([...Object.keys(live.instances || {}), ...addresses(state.status, backend)])];
 
   function build() {
     const tints = colours(state.table);
-    const open = new Set([...rows.keys()].filter((row) => !row.identity.element.hidden).map((row) => row.key));
+    const open = new Set([...rows.keys()].filter((row) => row.identity && !row.identity.element.hidden).map((row) => row.key));
     rows = new Map();
     controls = new Map();
     const bodies = Object.entries(state.status.backends || {}).map(([backend, live]) => {
       const made = listed(backend, live).flatMap((address) => {
-        const row = new InstanceRow(backend, address, refresh);
+        const identity = isServed(backend) ? new Identity(backend, address, COLUMNS.length) : null;
+        const row = new InstanceRow(backend, address, refresh, identity);
         rows.set(row, [backend, address]);
-        if (open.has(row.key)) row.identity.turn();
-        return [row.element, row.identity.element];
+        if (identity && open.has(row.key)) identity.turn();
+        return identity ? [row.element, identity.element] : [row.element];
       });
-      controls.set(backend, new BackendControls(backend, refresh));
+      if (isServed(backend)) controls.set(backend, new BackendControls(backend, refresh));
       const chip = h("span", { class: "chip", "aria-hidden": true, vars: { "--tint": `var(--tint-${tints.get(backend) ?? 0})` } });
       const title = h("tr", { class: "of" }, h("th", { colspan: COLUMNS.length, scope: "rowgroup" },
-        h("div", { class: "heading" }, h("span", {}, chip, backend), controls.get(backend).element)));
+        h("div", { class: "heading" }, h("span", {}, chip, backend), controls.get(backend)?.element ?? null)));
       const none = h("tr", {}, h("td", { colspan: COLUMNS.length, class: "none" }, nobody(state.status, backend)));
       return h("tbody", { "data-of": backend }, title, ...(made.length ? made : [none]));
     });
@@ -46,7 +50,7 @@ export function instances(state, refresh) {
     update() {
       const backends = state.status.backends || {};
       const next = JSON.stringify(Object.entries(backends).map(([name, live]) =>
-        [name, listed(name, live), nobody(state.status, name)]));
+        [name, listed(name, live), isServed(name), nobody(state.status, name)]));
       if (next !== shape) {
         shape = next;
         build();
@@ -61,7 +65,7 @@ export function instances(state, refresh) {
       for (const [row, [backend, address]] of rows) {
         const process = processAt(state.status, backend, address);
         row.update(backends[backend].instances[address], process);
-        row.identity.update(process, state.table.backends?.[backend]);
+        row.identity?.update(process, state.table.backends?.[backend]);
       }
       for (const [name, one] of controls) one.update(state.table.backends?.[name], state.status.fleet?.backends?.[name]);
     },
@@ -82,8 +86,8 @@ function nobody(status, backend) {
 }
 
 class InstanceRow {
-  constructor(backend, address, refresh) {
-    Object.assign(this, { backend, address, refresh });
+  constructor(backend, address, refresh, identity) {
+    Object.assign(this, { backend, address, refresh, identity });
     const cell = (label) => h("td", { class: "num", "data-label": label });
     this.word = h("span", { class: "pill" });
     this.more = h("span", { class: "quiet more" });
@@ -92,9 +96,8 @@ class InstanceRow {
     this.cells = { queue: cell("Queued there"), running: cell("Running"), wait: cell("Wait, ms") };
     this.actions = h("td", { class: "actions" });
     this.key = `${backend} ${address}`;
-    this.identity = new Identity(backend, address, COLUMNS.length);
     this.element = h("tr", { "data-instance": address },
-      h("th", { scope: "row" }, this.identity.button, h("code", {}, address)),
+      h("th", { scope: "row" }, identity?.button ?? null, h("code", {}, address)),
       h("td", { class: "health" }, this.word, this.more),
       h("td", { class: "num load", "data-label": "In flight" }, this.bar, this.count),
       ...Object.values(this.cells), this.actions);
