@@ -308,6 +308,7 @@ class Workers:
         self._tell_whole(worker)
         channel.send_soon({"type": "rollouts", "routes": self._judging})
         self._send_documents([worker], self._documents)
+        channel.send_soon({"type": "welcome"})
         self._on_workers("joined", worker.slot, worker.pid)
         worker.listening = hello["listening"]
         if hello["leaving"]:

@@ -63,7 +63,7 @@ class Load:
     `limit` bounds `in_flight`, by configuration; with `is_fixed` that alone counts. `departed`
     counts the requests that are computed no more, however that came. `is_new` and `avoid_until`
     are what `gateway.core.health` says: nothing has come of it yet; until then it gets only what
-    no other can take.
+    no other can take, and 0.0 once it has answered well.
     """
 
     __slots__ = (
@@ -371,6 +371,8 @@ def choose(balance: str, loads: Sequence[Load], rotation: int, now: float, ahead
             target *= load.weight
         if in_flight >= load.limit or (occupied >= target and computed > 0):
             continue
+        if load.avoid_until and computed > 0 and is_on_trial(load, loads):
+            continue
         if not least_loaded:
             return index % count
         slots = load.slots
@@ -392,6 +394,13 @@ def choose(balance: str, loads: Sequence[Load], rotation: int, now: float, ahead
     if len(able) == 1:
         return able[0][0] % count
     return _preferred(able, quickest_s) % count if able else -1
+
+
+def is_on_trial(load: Load, loads: Sequence[Load]) -> bool:
+    """Whether it is tried by one request at a time: it was to be avoided and has not answered well
+    since, and there is another of which that is not so. Who fails quickly has room again at once:
+    the moment it is tried again it would take all that waits for the others."""
+    return load.avoid_until > 0.0 and any(not each.avoid_until for each in loads)
 
 
 _Able = tuple[int, bool, float, float]

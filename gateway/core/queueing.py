@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from gateway.core.balancing import Load, choose, usual_service_s
+from gateway.core.balancing import Load, choose, is_on_trial, usual_service_s
 from gateway.core.concurrency_limit import DOUBT_S, STALL_GAPS, STALL_S, tolerable_wait_s
 from gateway.core.retrying import retry_after_s
 from gateway.core.shared_load import SharedQueue
@@ -151,6 +151,8 @@ def beyond_a_guess(loads: Sequence[Load], now: float) -> int:
         if load.in_flight >= load.limit or load.avoid_until > now:
             continue
         if load.is_new and not nobody_answers:
+            continue
+        if load.in_flight > load.held and is_on_trial(load, loads):
             continue
         occupied = load.occupied(now)
         if occupied >= load.target_rather_than_wait(now):

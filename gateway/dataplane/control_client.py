@@ -47,7 +47,8 @@ class ControlClient:
 
     `reach` opens a channel, or raises OSError when nobody is there; `slot` and `pid` are the
     worker's own. `made` gets the settings of the first `configure` and gives the plane, or
-    raises CannotServe; `ready` is called after the first table; `own` keeps the tasks.
+    raises CannotServe; `ready` is called once it has a table and was told all else; `own` keeps
+    the tasks.
     `handed_over` is set when the worker, once told to go, need accept connections no more.
     """
 
@@ -70,6 +71,7 @@ class ControlClient:
         self._own = own
         self._clock = asyncio.get_running_loop().time
         self._is_listening = self._is_leaving = self._is_heard = False
+        self._has_table = self._is_welcome = False
         self.handed_over = asyncio.Event()
         self._channel: ControlChannel | None = None
         self._plane: Plane | None = None
@@ -180,6 +182,9 @@ class ControlClient:
                 self._documents(plane, message)
             case "rollouts":
                 plane.judge(message["routes"])
+            case "welcome":
+                self._is_welcome = True
+                self._begin()
             case "served":
                 plane.serve_at(message["paths"])
             case "demand":
@@ -214,6 +219,12 @@ class ControlClient:
                 gc.freeze()
             gc.enable()
             self.send({"type": "applied", "revision": plane.snapshot.revision})
+            self._has_table = True
+            self._begin()
+
+    def _begin(self) -> None:
+        """It serves, once that can be as well as the others do."""
+        if self._has_table and self._is_welcome:
             self._ready()
 
     def _documents(self, plane: Plane, message: Documents) -> None:

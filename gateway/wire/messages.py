@@ -162,6 +162,13 @@ class Documents(TypedDict):
     more: bool
 
 
+class Welcome(TypedDict):
+    """All that is known was told: whoever has only begun accepts connections from now on. Before
+    that it would refuse what others answer, for it knows of no instance that it is up."""
+
+    type: Literal["welcome"]
+
+
 class Served(TypedDict):
     """Backend → the path at which its model answers, of those that `serve` starts and that said
     so: where a route names no rewrite (`core.served`). Whole each time."""
@@ -272,7 +279,7 @@ class JudgedMessage(TypedDict):
 
 ToWorker: TypeAlias = (
     Configure | Served | Demand | Rollouts | TableMessage | EndpointsMessage | HealthMessage
-    | Evidence | Documents | Lease | Look | Retire | Reopen | HandedOver
+    | Evidence | Documents | Welcome | Lease | Look | Retire | Reopen | HandedOver
 )  # fmt: skip
 FromWorker: TypeAlias = (
     Hello | Taking | Applied | Listening | Leaving | Evidence | Asked | Observed | JudgedMessage

@@ -17,6 +17,7 @@ from gateway.core.balancing import (
     JUDGED,
     Load,
     choose,
+    is_on_trial,
     target_of,
     usual_service_s,
     usual_target,
@@ -180,6 +181,21 @@ def test_r31_after_a_while_one_failing_instance_is_tried_once_more() -> None:
     assert choose("least_loaded", [bad, good], 0, NOW + 5.1) == 0
 
 
+@pytest.mark.parametrize("balance", ["least_loaded", "round_robin", "random"])
+def test_r31_who_is_tried_again_takes_one_of_all_that_wait_for_the_others(balance: str) -> None:
+    """It has failed before the others have room: it would fail whatever waits, all at once."""
+    bad, full = load(0, 2), load(9, slots=4)
+    bad.avoid_until = NOW - 0.1
+    assert choose(balance, [bad, full], 0, NOW) == 0
+    bad.in_flight = 1
+    assert choose(balance, [bad, full], 0, NOW) == -1
+    bad.avoid_until = 0.0  # it answered well
+    assert choose(balance, [bad, full], 0, NOW) == 0
+    bad.avoid_until = full.avoid_until = NOW - 0.1
+    full.in_flight = 1
+    assert choose(balance, [full, bad], 1, NOW) in (0, 1)  # all alike: nobody is spared
+
+
 def test_r24_slow_start_gives_a_part_of_the_usual_load() -> None:
     loads = [load(slots=8), load(slots=8, weight=0.25)]
     for turn in range(10):
@@ -277,6 +293,8 @@ def preferred(loads: list[Load], rotation: int) -> dict[int, tuple[bool, bool, f
     for index in ((rotation + step) % len(loads) for step in range(len(loads))):
         one = loads[index]
         room = usual_target(loads) if one.is_new and one.target == math.inf else one.target
+        if one.in_flight and is_on_trial(one, loads):
+            continue
         if not one.in_flight or one.occupied(NOW) < room * one.weight:
             able.append(index)
     delays = {
@@ -309,7 +327,7 @@ def states(draw: Any) -> Load:
     made.learned_at = NOW - of(0.0, 1.0, FORGET_S, 2 * FORGET_S, math.inf)
     made.reported_at, made.foreign = of(0.0, NOW, NOW - 1.0), of(0.0, 2.0)
     made.wait_until = NOW + of(-1.0, 0.01, 1.0)
-    made.avoid_until = NOW + of(-1.0, -1.0, 1.0)
+    made.avoid_until = of(0.0, 0.0, NOW - 1.0, NOW + 1.0)
     if not slots:
         made.target, made.crowd = of(math.inf, 1.0, 6.0), of(0.0, 0.5, 1.5, 6.0)
         made.base_s = service_s * of(0.1, 0.9, 1.0)

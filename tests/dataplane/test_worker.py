@@ -58,6 +58,7 @@ class Process:
         self.channel: ControlEnd | None = None
         self.hello: dict[str, Any] = {}
         self.listener: socket.socket | None = None
+        self.listens = False
 
     async def meet(self, **settings: Any) -> None:
         async with asyncio.timeout(30):
@@ -83,6 +84,10 @@ class Process:
         await self.channel.send(part(revision, document))
         applied = await self.receive("applied")
         await self.channel.send(_well("b", *stubs))
+        await self.channel.send({"type": "welcome"})
+        if not self.listens:
+            await self.receive("listening")
+            self.listens = True
         await self.look()  # comes after the health above
         return applied
 
@@ -108,6 +113,15 @@ class Process:
         answer = await peer.answer()
         peer.close()
         return answer
+
+    async def ask_once_it_listens(self) -> Any:
+        """The answer to the first connection that is not refused."""
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    return await self.ask()
+                except ConnectionRefusedError:
+                    await asyncio.sleep(0.005)
 
     async def told_to_go(self) -> None:
         """SIGTERM, and the control process says at once that it may stop to accept."""
@@ -176,6 +190,26 @@ def backlog(listener: socket.socket) -> int:
     """How many connections may wait there: `tcpi_sacked` of a socket that listens."""
     told = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
     return int(struct.unpack_from("I", told, 28)[0])
+
+
+async def test_a_worker_accepts_nobody_before_it_knows_which_instances_are_up(tmp_path, stub):
+    """It would refuse what every other worker answers."""
+    instance = await stub()
+    document = {
+        "backends": {"b": {"instances": [instance.url]}},
+        "routes": {"r": {"match": "/", "split": {"b": 1}}},
+    }
+    async with worker(tmp_path) as process:
+        await process.meet()
+        await process.channel.send(part(1, document))
+        await process.receive("applied")
+        asked = asyncio.create_task(process.ask_once_it_listens())
+        await process.look()
+        assert process.listener is not None
+        assert not process.listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        await process.channel.send(_well("b", instance))
+        await process.channel.send({"type": "welcome"})
+        assert (await asked).status == 200
 
 
 async def test_a_worker_opens_another_channel_after_what_it_cannot_understand(tmp_path, stub):

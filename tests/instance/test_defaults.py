@@ -75,7 +75,7 @@ async def test_an_async_model_works_on_all_that_wait_at_once(serve: Serve) -> No
 
 
 async def test_a_first_predict_that_takes_long_refuses_nobody_for_it(serve: Serve) -> None:
-    instance = serve(MODELS, "FirstIsSlow", "--max-wait", "5s")
+    instance = serve(MODELS, "FirstIsSlow", "--max-wait", "60s")
     assert instance.post("first").status_code == 200
     answers = await burst(instance, 500, "next")
     assert Counter(status for status, _ in answers) == {200: 500}

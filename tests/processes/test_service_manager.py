@@ -151,15 +151,17 @@ async def test_a_service_begins_on_its_managers_sockets_tells_it_all_and_is_repl
             await gateway.start()
             assert (await waiting).status == 200, "who came before the start has waited"
             first = holder(gateway)
-            await eventually(lambda: manager.hear().count("WATCHDOG=1") > 2, 60)
-            assert "READY=1" in manager.heard
-            assert f"MAINPID={first}" in manager.heard
+            # A request is answered as soon as a worker is there, the word comes once all are.
+            await eventually(lambda: "READY=1" in manager.hear(), what="the word that it is ready")
+            assert f"MAINPID={first}" in manager.hear()
+            await eventually(lambda: manager.hear().count("WATCHDOG=1") > 2, what="signs of life")
             assert "NOTIFY_SOCKET" not in environ(await gateway.control_pid())
 
             manager.heard.clear()
             await upgrade(gateway)
             second = holder(gateway)
-            ready = manager.hear().index("READY=1")
+            await eventually(lambda: "READY=1" in manager.hear(), what="the successor's word")
+            ready = manager.heard.index("READY=1")
             assert manager.heard[ready + 1] == f"MAINPID={second}"
             assert "STOPPING=1" not in manager.heard, "the service goes on"
             assert (await gateway.client.get(gateway.url, fresh=True)).status == 200

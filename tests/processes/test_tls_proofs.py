@@ -358,7 +358,8 @@ async def test_who_is_agreeing_on_tls_when_a_worker_goes_is_answered(
 ) -> None:
     context = ssl.create_default_context(cafile=str(made["ca"]))
     async with one_origin() as origin:
-        async with tls_gateway(tmp_path, one_backend(origin), made["one"]) as (gateway, _):
+        document, patient = one_backend(origin), {"head_timeout": "60s", "drain": "60s"}
+        async with tls_gateway(tmp_path, document, made["one"], **patient) as (gateway, _):
             (before,) = await gateway.worker_pids()
             slow = SlowClient(context)
             await slow.begin(gateway.data_port)

@@ -136,6 +136,16 @@ async def test_a_worker_is_told_settings_then_paths_then_table_then_health(tmp_p
         assert worker.got[4]["states"] == {"a": {"127.0.0.1:1": ["up"]}}
 
 
+async def test_a_worker_is_welcome_once_it_was_told_all(tmp_path: Path) -> None:
+    async with house(tmp_path) as it:
+        it.workers.set_documents({"/-/openapi.json": ("application/json", "{}")})
+        await it.workers.put_in_force(table(7))
+        worker = await it.start(0, 100)
+        await until(lambda: worker.of("welcome"))
+        assert {"table", "health", "rollouts", "documents"} <= {m["type"] for m in worker.got[:-1]}
+        assert worker.got[-1]["type"] == "welcome"
+
+
 async def test_a_table_is_in_force_when_every_worker_has_applied(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         workers = [await it.start(slot, 100 + slot) for slot in range(3)]
