@@ -7,7 +7,7 @@ state, retries nothing (an edit sent twice is two edits) and prints nothing.
 
 import http.client
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 from urllib.parse import SplitResult, quote, urlencode, urlsplit
@@ -196,6 +196,20 @@ class AdminClient:
         """The entity tag of key `name`, which an edit of it is bound to."""
         return self._ask("GET", f"/admin/v1/keys/{_part(name)}").etag
 
+    def series(
+        self,
+        *,
+        routes: Iterable[str] = (),
+        backends: Iterable[str] = (),
+        step_s: int = 10,
+        last_s: int = 3600,
+    ) -> Json:
+        """The last hour of the gateway and of what is named: rates by kind of answer, and
+        percentiles, one number for each step."""
+        query = {"step": str(step_s), "last": str(last_s)}
+        named = {"route": list(routes), "backend": list(backends)}
+        return self._ask("GET", "/admin/v1/series", query={**query, **named}).body
+
     def history(self, limit: int | None = None) -> Json:
         """The edits so far, newest first."""
         query = {} if limit is None else {"limit": str(limit)}
@@ -251,6 +265,14 @@ class AdminClient:
     def restart_backend(self, backend: str, change: Change = PLAIN) -> Json:
         """Has each instance of `backend` ended and started again, one after the other."""
         return self._ask("POST", f"/admin/v1/backends/{_part(backend)}/restart", {}, change).body
+
+    def start_backend(self, backend: str, change: Change = PLAIN) -> Json:
+        """Loads `backend`, which starts on demand, before any request asks for it."""
+        return self._ask("POST", f"/admin/v1/backends/{_part(backend)}/start", {}, change).body
+
+    def stop_backend(self, backend: str, change: Change = PLAIN) -> Json:
+        """Unloads `backend`, which starts on demand, once it has finished what it has."""
+        return self._ask("POST", f"/admin/v1/backends/{_part(backend)}/stop", {}, change).body
 
     def delete_backend(self, backend: str, change: Change = PLAIN) -> Json:
         return self._ask("DELETE", f"/admin/v1/backends/{_part(backend)}", None, change).body
@@ -312,7 +334,7 @@ class AdminClient:
         body: Json | bytes | None = None,
         change: Change = PLAIN,
         *,
-        query: Mapping[str, str] | None = None,
+        query: Mapping[str, str | Sequence[str]] | None = None,
         media_type: str = "application/json",
     ) -> Answer:
         if isinstance(body, dict):
@@ -382,8 +404,8 @@ def _part(name: str) -> str:
     return quote(name, safe=":[]") if name not in (".", "..") else name.replace(".", "%2E")
 
 
-def _with_query(path: str, query: Mapping[str, str]) -> str:
-    return f"{path}?{urlencode(query)}" if query else path
+def _with_query(path: str, query: Mapping[str, str | Sequence[str]]) -> str:
+    return f"{path}?{urlencode(query, doseq=True)}" if query else path
 
 
 def _decoded(content: bytes) -> Json:

@@ -170,6 +170,8 @@ class Control:
             rollouts=parts.rollouts,
             rollout_commands=parts.rollout_commands,
             mirrors=parts.mirrors,
+            hour=parts.hour,
+            listen=parts.listen,
             fleet=None if parts.fleet is None else parts.fleet.view,
             keys_used=parts.view.keys_used,
         )

@@ -162,6 +162,8 @@ REFUSED = {
     "-X DELETE http://127.0.0.1:8081/admin/v1/backends/digits-cnn ": {"409"},
     "/logs": {"409"},
     "/restart": {"409"},
+    "/start": {"409"},
+    "/stop": {"409"},
     "-X POST http://127.0.0.1:8081/admin/v1/keys ": {"409"},
     "/history/42": {"200", "404"},
 }

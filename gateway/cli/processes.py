@@ -76,10 +76,10 @@ def parse_counts(words: Sequence[str]) -> list[tuple[str, int]]:
     found = []
     for word in words:
         backend, equals, text = word.rpartition("=")
-        is_count = text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_REPLICAS
+        is_count = text.isascii() and text.isdigit() and int(text) <= MOST_REPLICAS
         if not equals or not backend or not is_count:
             raise UsageError(
-                f"{word!r} must be BACKEND=N, such as digits-cnn=3: 1 to {MOST_REPLICAS} instances"
+                f"{word!r} must be BACKEND=N, such as digits-cnn=3: 0 to {MOST_REPLICAS} instances"
             )
         found.append((backend, int(text)))
     return found

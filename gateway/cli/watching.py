@@ -190,8 +190,8 @@ def _processes(found: Json, backend: str) -> Iterator[tuple[str, str]]:
     served = ((found.get("fleet") or {}).get("backends") or {}).get(backend) or {}
     for process in served.get("processes") or ():
         yield str(process["address"]), str(process["state"])
-    if not served.get("processes") and served.get("state") == "asleep":
-        yield "–", "asleep"
+    if not served.get("processes") and served.get("state") in ("asleep", "stopped"):
+        yield "–", str(served["state"])
 
 
 def health(instance: Mapping[str, Any]) -> Cell:

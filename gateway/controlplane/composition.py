@@ -24,6 +24,7 @@ from gateway.controlplane.stores import Stores
 from gateway.controlplane.supervisor_line import SupervisorLine
 from gateway.controlplane.watch.announcing import Announcer
 from gateway.controlplane.watch.counters import Totals
+from gateway.controlplane.watch.last_hour import LastHour
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.controlplane.workers import Workers
 from gateway.core.addresses import Listener, is_listener
@@ -54,7 +55,7 @@ class Composition:
         self._start, self._settings, self._state = start, settings, state
         self._own, self._aside = own, aside
         self._listeners = own_listeners(start)
-        self.line, self.events = SupervisorLine(), Events()
+        self.line, self.events, self.hour = SupervisorLine(), Events(), LastHour()
         # Each is given those before it, and asks for those after it when it must.
         self.workers = self._make_workers()
         self.instances = self._make_instances()
@@ -73,6 +74,13 @@ class Composition:
     def table(self) -> Table:
         """The newest durable table."""
         return self.publisher.table
+
+    @property
+    def listen(self) -> str:
+        """The URL at which requests are taken, with the port that was bound."""
+        host, port = self._listeners[0]
+        scheme = "http" if self._settings.tls is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def metrics(self, accept: str) -> tuple[str, bytes]:
         """Content type and content of a scrape, for the scraper's Accept header: what workers
@@ -201,6 +209,7 @@ class Composition:
             fleet=self._others_status,
             asleep=frozenset if self.fleet is None else self.fleet.view.asleep,
             key_use=self.stores.key_use,
+            counted=self.hour.add,
         )
 
     # -- what one part asks of another

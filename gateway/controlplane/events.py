@@ -1,24 +1,26 @@
 """Who hears of what happened, now?
 
 Events are small dicts with a `type` and a `time`. Subscribers that cannot keep up lose the
-oldest ones and are told how many; nobody who publishes ever waits. The last few are kept, so
-that a stream that broke goes on where it was. Nothing is kept for good: the history is the
-store's.
+oldest ones and are told how many; nobody who publishes ever waits. The last ones are kept, so
+that a stream that broke goes on where it was, and who comes late sees what happened. Nothing is
+kept for good: the history is the store's.
 """
 
 import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 Event = dict[str, Any]
+KEPT = 1000
 
 
-def utc_now() -> str:
-    """The wall clock as people read it: UTC, ISO 8601, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def utc_now(ago_s: float = 0.0) -> str:
+    """The wall clock as people read it, now or so many seconds ago: UTC, ISO 8601, milliseconds."""
+    then = datetime.now(UTC) - timedelta(seconds=ago_s)
+    return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Subscription:
@@ -65,7 +67,7 @@ class Subscription:
 class Events:
     """Hands each published event to every subscriber."""
 
-    def __init__(self, *, limit: int = 1000, kept: int = 500) -> None:
+    def __init__(self, *, limit: int = 1000, kept: int = KEPT) -> None:
         self._limit = limit
         self._subscriptions: set[Subscription] = set()
         self._kept: deque[Event] = deque(maxlen=kept)
@@ -80,8 +82,9 @@ class Events:
         for subscription in self._subscriptions:
             subscription.push(stamped)
 
-    def subscribe(self, after: str = "") -> Subscription:
-        """Everything that is published from now on, or since the event with the id `after`.
+    def subscribe(self, after: str = "", *, last_s: float = 0.0) -> Subscription:
+        """Everything that is published from now on, or since the event with the id `after`; where
+        none is named, also what is kept of the last `last_s` seconds.
 
         What of it is no longer kept is told by an event `lost`, whose number is null where it
         cannot be known: the id is of another process, or none of ours.
@@ -94,6 +97,11 @@ class Events:
                 subscription.push(event)
         elif after:
             subscription.push(_lost(None))
+        else:
+            since = utc_now(last_s)
+            for event in self._kept if last_s else ():
+                if event["time"] >= since:
+                    subscription.push(event)
         self._subscriptions.add(subscription)
         return subscription
 

@@ -132,7 +132,8 @@ class HeldFleet:
             for keep, why in ((True, "ready: {}"), (False, "now at {}")):
                 await self._publisher().publish(
                     partial(place, backend=name, version=message["version"], urls=urls, keep=keep),
-                    who="up", why=why.format(", ".join(urls)), places=True,
+                    who="up", why=why.format(", ".join(urls)) if urls else "none of it runs",
+                    places=True,
                 )  # fmt: skip
         except (Conflict, Missing):
             pass  # another edit came first: what it asks for is told below

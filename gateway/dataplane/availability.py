@@ -74,6 +74,8 @@ class Availability(Group):
             self.asleep = not self.serving and self._will_start()
             if self.asleep and self.waiting:
                 self.start.ask(self.shared.now())
+            elif not self.asleep and not self.waiting:
+                self.start.over()  # all who waited for it have given up meanwhile
         self.available = self.asleep or len(self.serving) > 0
         if self.available != was_available:
             self.shared.generation += 1

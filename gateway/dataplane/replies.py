@@ -4,6 +4,8 @@ Problem documents (RFC 9457) for its own errors and the few paths below `/-/`. T
 here once, at the boundary: inside, errors are GatewayErrors.
 """
 
+import base64
+import hashlib
 import time
 from collections.abc import Sequence
 from email.utils import formatdate
@@ -23,7 +25,9 @@ _PAGE: Final = """\
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>Headgate</title>
+<style>{style}</style>
 <h1>Headgate</h1>
 <p>A gateway for machine-learning models answers here, and no route leads to this path.</p>
 <ul>
@@ -31,6 +35,12 @@ _PAGE: Final = """\
 <li>The dashboard: {where}</li>
 </ul>
 """
+_STYLE: Final = (
+    "body{max-width:640px;margin:60px auto;padding:0 20px;background:#f7f7f4;color:#16202a;"
+    "font:15px/1.5 system-ui,sans-serif}h1{font-size:22px;letter-spacing:-.02em}a{color:#0b6472}"
+    "@media(prefers-color-scheme:dark){body{background:#0e1317;color:#e4e9ed}a{color:#5cc6d3}}"
+)
+_STYLE_HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest())
 
 
 def problem(
@@ -77,16 +87,17 @@ def asks_for_page(head: RequestHead) -> bool:
 
 
 def signpost(peer: bytes, listeners: Sequence[Listener]) -> tuple[bytes, bytes]:
-    """Header lines and body for a browser at `/` where no route is: where there is something to
-    see. Where the dashboard is only this machine is told: others may neither reach nor know it."""
+    """Header lines and body for a browser at `/-/`, or at `/` where no route is: where there is
+    something to see. Where the dashboard is only this machine is told: others may neither reach nor
+    know it."""
     admin = _admin_of(listeners) if _is_loopback(peer) else ""
     where = f'<a href="{admin}">{admin}</a>' if admin else "the admin listener of the gateway"
-    body = _PAGE.format(where=where).encode()
+    body = _PAGE.format(where=where, style=_STYLE).encode()
     lines = (
         b"Content-Type: text/html; charset=utf-8\r\nX-Headgate-Error: no_route\r\n"
-        b"Cache-Control: no-store\r\nContent-Security-Policy: default-src 'none'\r\n"
-        b"X-Content-Type-Options: nosniff\r\n"
-    )
+        b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n"
+        b"Content-Security-Policy: default-src 'none'; style-src 'sha256-%b'\r\n"
+    ) % _STYLE_HASH
     return lines, body
 
 

@@ -18,7 +18,7 @@ from gateway.core.strangers import HOLD_S
 from gateway.dataplane import limiting
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.intake import Intake
-from gateway.dataplane.replies import asks_for_page, problem, reply, signpost
+from gateway.dataplane.replies import RESERVED, asks_for_page, problem, reply, signpost
 from gateway.dataplane.route_table import Snapshot, WrongMethodFault, host_of
 
 LOST: Final = "This gateway has lost its store, and may know an old table only."
@@ -47,7 +47,7 @@ class Replying(Intake):
             self._hold_stranger()
         allow = fault.allow if isinstance(fault, WrongMethodFault) else None
         head = self.head
-        if fault.code == "no_route" and head.target == b"/" and asks_for_page(head):
+        if fault.code == "no_route" and head.target in (b"/", RESERVED) and asks_for_page(head):
             lines, body = signpost(self.client.peer, self.plane.options.listeners)
         else:
             lines, body = problem(fault, self.request_id, allow, is_openai(head.target))

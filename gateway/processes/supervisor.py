@@ -339,7 +339,7 @@ class Supervisor(Replaceable):
                 self._compare.want(message["wanted"] and not self._stop_asked.is_set())
             case "alive":
                 self._line.tell_dropped()
-            case "serves" | "ask_logs" | "restart" | "wake" | "use" | "settled":
+            case "serves" | "ask_logs" | "restart" | "wake" | "sleep" | "use" | "settled":
                 self._for_fleet(message)
             case _:
                 pass_over(message)

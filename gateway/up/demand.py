@@ -57,6 +57,15 @@ class Demand:
         model = self._models.get(name)
         return model is not None and not model.is_awake
 
+    def knows(self, name: str) -> bool:
+        """Whether it is one that starts on demand."""
+        return name in self._models
+
+    def is_awake(self, name: str) -> bool:
+        """Whether it starts on demand, and is asked for."""
+        model = self._models.get(name)
+        return model is not None and model.is_awake
+
     def asleep(self) -> list[str]:
         return [name for name, model in self._models.items() if not model.is_awake]
 

@@ -138,6 +138,10 @@ class LocalFleet:
                     self._tell(self._lines.answer(message))
             case "wake":
                 self._wake(message["backend"])
+            case "sleep":
+                if self._demand.is_awake(message["backend"]):
+                    self._desired.sleep([message["backend"]])
+                    self._settle()
             case "use":
                 self._demand.note_use(message["backends"])
                 self._look_at_demand()

@@ -49,6 +49,8 @@ class InstancePlan:
     environment: tuple[tuple[str, str], ...] = ()
     fault: str | None = None
     """Why it cannot be started after all."""
+    source: str = ""
+    """The file of the model, or its module and the folder where that is looked for."""
 
     @property
     def name(self) -> str:
@@ -131,6 +133,7 @@ def _instance_plan(
             "`serve` wants instances like http://127.0.0.1:8001"
         )
     model, folder = find_model(str(backend.serve["model"]), file, cwd)
+    module = model.partition(":")[0]
     # A file that runs its own server says there on which devices.
     is_own = model.endswith(".py") and "devices" not in backend.serve
     argv = [
@@ -148,6 +151,7 @@ def _instance_plan(
         tuple(argv),
         (str(folder),),
         backend.health.path,
+        source=module if module.endswith(".py") else f"{module} in {folder}",
     )
 
 

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from gateway.controlplane.events import utc_now
 from gateway.controlplane.watch.probing import Target, probe
 from gateway.core.placement import Process, ProcessState
 from gateway.core.table import Health
@@ -31,7 +32,8 @@ class InstanceProcess:
 
     `changed` is called whenever its state is another one, `heard` gets each line that it writes and
     `relay` those once it is ready, `say` what is to be known of it. `is_news`: nobody looked at its
-    state yet. `seats`: device → the bytes of it that it has, None until they are measured.
+    state yet. `started` is when it began last, `last_error` how it ended unasked before that, and
+    when. `seats`: device → the bytes of it that it has, None until they are measured.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class InstanceProcess:
         self.state: ProcessState = "starting"
         self.served, self.is_gone, self.is_news, self.restarts = False, False, False, 0
         self.error: str | None = None
+        self.started: str | None = None
+        self.last_error: tuple[str, str] | None = None
         self.seats: dict[str, int | None] = {}
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._own, self._changed, self._say = own, changed, say
@@ -132,7 +136,7 @@ class InstanceProcess:
     def _on_start(self, _pid: int, output: asyncio.StreamReader | None) -> None:
         assert output is not None
         name = self.plan.name
-        self._begun = self._clock()
+        self._begun, self.started = self._clock(), utc_now()
         self._reader = self._own.keep(f"the output of instance {name}", partial(self._read, output))
         self._asking = self._own.keep(f"the start of instance {name}", self._until_ready)
         self._changed(self)
@@ -162,6 +166,7 @@ class InstanceProcess:
             return False
         self.state = "starting"
         self.restarts += 1
+        self.last_error = (f"it {exit}", utc_now())
         pause = f" in {exit.pause_s:g} s" if exit.pause_s else ""
         self._say(f"instance {self.plan.name} {exit}; starting it again{pause}")
         self._changed(self)

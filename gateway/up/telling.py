@@ -1,5 +1,6 @@
 """How does the fleet tell what it runs?"""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from gateway.core.placement import Wanted
@@ -11,13 +12,22 @@ from gateway.wire.line import DeviceMessage, Fleet, ServedBackend
 from gateway.wire.line import InstanceProcess as ProcessMessage
 
 
-def state_of(asked: Wanted | None, own: Sequence[InstanceProcess], error: str | None) -> str:
+def state_of(
+    asked: Wanted | None,
+    own: Sequence[InstanceProcess],
+    error: str | None,
+    *,
+    on_demand: bool = False,
+) -> str:
     """How far `own`, the processes of a backend, are what is asked for. With a count of 0 it is
-    one that starts on demand, and asleep."""
+    stopped, or asleep where the next request starts it."""
     if asked is None:
         return "stopping"
     if not asked.count:
-        return "unloading" if any(each.pid is not None for each in own) else "asleep"
+        runs = any(each.pid is not None for each in own)
+        if on_demand:
+            return "unloading" if runs else "asleep"
+        return "stopping" if runs else "stopped"
     if error:
         return "failed"
     ready = {
@@ -45,7 +55,7 @@ def fleet(
         name: backend(
             name, desired.wanted.get(name), processes.of(name),
             error=errors(name), waits=waits.get(name), loads=loads,
-            is_beside=name in desired.beside,
+            is_beside=name in desired.beside, on_demand=desired.demand.knows(name),
         )
         for name in names
     }  # fmt: skip
@@ -61,9 +71,11 @@ def backend(
     waits: str | None,
     loads: Loads,
     is_beside: bool,
+    on_demand: bool,
 ) -> ServedBackend:
     """All that is told of one backend; `is_beside`: its addresses are in no document."""
-    state, load_s = state_of(asked, own, error), loads.load_s.get(name)
+    state = state_of(asked, own, error, on_demand=on_demand)
+    load_s = loads.load_s.get(name)
     version = asked.version if asked is not None else ""
     return {
         "state": state,
@@ -82,12 +94,23 @@ def _process(each: InstanceProcess, version: str) -> ProcessMessage:
         "pid": each.pid,
         "state": each.state,
         "model": each.plan.model,
+        "source": each.plan.source,
+        "version": short(each.version),
         "current": each.version == version,
+        "is_here": True,
+        "started": each.started,
         "restarts": each.restarts,
         "error": each.error,
+        "last_error": each.last_error[0] if each.last_error else None,
+        "last_error_at": each.last_error[1] if each.last_error else None,
         "devices": list(each.plan.devices),
         "memory": _sum(each.seats.values()),
     }
+
+
+def short(version: str) -> str:
+    """A few letters that tell one version of a model from another."""
+    return hashlib.sha256(version.encode()).hexdigest()[:8]
 
 
 def _sum(sizes: Iterable[int | None]) -> int | None:

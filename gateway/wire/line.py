@@ -164,6 +164,13 @@ class ModelUse(TypedDict):
     kept: bool
 
 
+class Sleep(TypedDict):
+    """Unloads a backend that starts on demand, once it has finished what it has."""
+
+    type: Literal["sleep"]
+    backend: str
+
+
 class Use(TypedDict):
     """How the backends that start on demand are used; each second."""
 
@@ -190,16 +197,25 @@ class Settled(TypedDict):
 
 class InstanceProcess(TypedDict):
     """One process of a backend: starting, ready, failed or stopping; `error` is what a model said
-    last that could not be started. `current`: it is of the version that is asked for. `memory` is
-    what is counted of its devices, in bytes; null while it is measured, or nothing is counted."""
+    last that could not be started. `current`: it is of the version that is asked for; those of one
+    `version` may stand for one another. `source` is where its code is, `started` when it began
+    last, and `last_error` how it ended before that, at `last_error_at`. `memory` is
+    what is counted of its devices, in bytes; null while it is measured, or nothing is counted.
+    `is_here`: the `pid` is one of this machine."""
 
     address: str
     pid: int | None
     state: str
     model: str
+    source: str
+    version: str
     current: bool
+    is_here: bool
+    started: str | None
     restarts: int
     error: str | None
+    last_error: str | None
+    last_error_at: str | None
     devices: Sequence[str]
     memory: int | None
 
@@ -255,5 +271,5 @@ class Alive(TypedDict):
 
 FromFleet: TypeAlias = Fleet | Place | Endpoints | Logs
 ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen | FromFleet
-ForFleet: TypeAlias = Serves | AskLogs | Restart | Wake | Use | Settled
+ForFleet: TypeAlias = Serves | AskLogs | Restart | Wake | Sleep | Use | Settled
 FromControl: TypeAlias = Ready | Replace | Leaving | Alive | Compare | ForFleet

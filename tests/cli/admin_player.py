@@ -9,11 +9,14 @@ import hashlib
 import json
 import queue
 import threading
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+
+from gateway.core.edits import merge_patch
 
 TABLE: dict[str, Any] = {
     "routes": {
@@ -68,6 +71,9 @@ class AdminPlayer:
         self.lock = threading.RLock()
         self.rollouts: dict[str, list[dict[str, Any]]] = {}  # looks at each; the last one stays
         self.mirrors: dict[str, dict[str, Any]] = {}
+        self.happened: list[dict[str, Any]] = []  # before anybody listened
+        self.lines: dict[str, list[dict[str, Any]]] = {}  # what instances wrote, by backend
+        self.told: list[tuple[str, str]] = []  # what processes of which backend were told
         self.pages: dict[str, tuple[str, bytes]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -98,6 +104,16 @@ class AdminPlayer:
         return self.tokens.get(authorization or "") if self.tokens else "operator"
 
     # -- reading ------------------------------------------------------------------------------
+
+    def series(self, backends: list[str]) -> dict[str, Any]:
+        """The last hour: nothing was counted."""
+        nothing = {
+            "requests_per_s": [],
+            "answers_per_s": {},
+            "latency_ms": {"p50": [], "p95": [], "p99": []},
+        }
+        named = dict.fromkeys(backends, nothing)
+        return {"step_s": 10, "until": [], "gateway": nothing, "routes": {}, "backends": named}
 
     def status(self) -> dict[str, Any]:
         backends = {}
@@ -159,7 +175,7 @@ class AdminPlayer:
                 "why": ask.reason, "diff": changes,
             }  # fmt: skip
             self.revisions.insert(0, entry)
-            self.emit({"type": "edit", **entry})
+            self.emit({"type": "edit", **entry, "time": datetime.now(UTC).isoformat()})
         return {
             "revision": self.revision, "previous": previous, "diff": changes,
             "dry_run": ask.dry_run, "applied": {"workers": 0 if ask.dry_run else 1},
@@ -194,7 +210,8 @@ class Ask:
         parts = urlsplit(handler.path)
         self.method = handler.command
         self.path = [unquote(part) for part in parts.path.split("/")[1:]]
-        self.query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+        self.every = parse_qs(parts.query)
+        self.query = {key: values[0] for key, values in self.every.items()}
         self.dry_run = self.query.get("dry_run") == "true"
         self.reason = handler.headers.get("X-Change-Reason", "").encode("latin-1").decode()
         self.if_match = handler.headers.get("If-Match")
@@ -211,6 +228,8 @@ def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
             return {"revision": player.revision, **player.table}
         case ("GET", "status"):
             return player.status()
+        case ("GET", "series"):
+            return player.series(ask.every.get("backend", []))
         case ("GET", "history"):
             limit = int(ask.query.get("limit", 1000))
             return {"revisions": player.revisions[:limit]}
@@ -233,6 +252,19 @@ def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
             return _rollout(player, ask, method, route, word)
         case ("GET", "routes", route, "mirror") if route in player.mirrors:
             return player.mirrors[route]
+        case ("GET", "backends", backend, "logs"):
+            return {"backend": backend, "lines": player.lines.get(backend, [])}
+        case ("POST", "backends", backend, "start" | "stop" | "restart" as word):
+            if not ask.dry_run:
+                player.told.append((word, backend))
+            words = {backend: f"it will {word}"}
+            return {"revision": player.revision, "backend": backend, "serves": words}
+        case ("PATCH", "backends", backend) if backend in player.table["backends"]:
+            wanted = copy.deepcopy(player.table)
+            merged = merge_patch(wanted["backends"][backend], ask.json())
+            wanted["backends"][backend] = merged
+            answer = player.edit(wanted, ask, tagged(player.table["backends"][backend]))
+            return {**answer, "serves": {backend: "1 instance will be started"}}
         case ("GET", "backends", backend) if backend in player.table["backends"]:
             return dict(player.table["backends"][backend])
     raise Problem(404, "no such resource")
@@ -317,7 +349,7 @@ def _handler(player: AdminPlayer) -> type[BaseHTTPRequestHandler]:
             elif role == "viewer" and self.command != "GET":
                 self._answer(403, {"title": "Not allowed", "detail": "a viewer may only read"})
             elif ask.path[2:] == ["events"]:
-                self._events()
+                self._events(player.happened if "last" in ask.query else [])
             else:
                 with player.lock:
                     try:
@@ -351,13 +383,15 @@ def _handler(player: AdminPlayer) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(content)
 
-        def _events(self) -> None:
+        def _events(self, before: list[dict[str, Any]]) -> None:
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.flush()
             listener: queue.Queue[dict[str, Any] | None] = queue.Queue()
+            for event in before:
+                listener.put(event)
             player.listeners.append(listener)
             self.close_connection = True
             try:

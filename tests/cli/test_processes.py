@@ -13,7 +13,7 @@ def test_counts_are_read_word_by_word() -> None:
     assert parse_counts(["digits-cnn=3", "a=b=1"]) == [("digits-cnn", 3), ("a=b", 1)]
 
 
-@pytest.mark.parametrize("word", ["digits-cnn", "=3", "digits-cnn=0", "digits-cnn=x", "a=999"])
+@pytest.mark.parametrize("word", ["digits-cnn", "=3", "digits-cnn=-1", "digits-cnn=x", "a=999"])
 def test_what_is_no_count_is_said(word: str) -> None:
     with pytest.raises(UsageError, match="must be BACKEND=N, such as digits-cnn=3"):
         parse_counts([word])

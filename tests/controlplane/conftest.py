@@ -17,6 +17,7 @@ from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.commands import Commands
 from gateway.controlplane.store.store import Store
+from gateway.controlplane.watch.fleet_view import FleetView
 from gateway.core.table import Table
 from tests.controlplane.memory_store import MemoryStore
 from tests.controlplane.scripted import (
@@ -73,7 +74,11 @@ async def make_admin(tmp_path: Path) -> AsyncIterator[MakeAdmin]:
     started: list[Admin] = []
 
     async def make(
-        file: str = FILE, *, tokens: Tokens = Tokens(), store: Store | None = None
+        file: str = FILE,
+        *,
+        tokens: Tokens = Tokens(),
+        store: Store | None = None,
+        fleet: Callable[[Events], FleetView] | None = None,
     ) -> Admin:
         settings, document = parse(file)
         events = Events()
@@ -89,6 +94,7 @@ async def make_admin(tmp_path: Path) -> AsyncIterator[MakeAdmin]:
             lambda: True,
             rollouts := make_rollouts(publisher, events),
             Commands(rollouts, publisher),
+            fleet=None if fleet is None else fleet(events),
         )
         clock = [0.0]
         server = TestServer(admin_application(parts, clock=lambda: clock[0]))

@@ -512,7 +512,10 @@ def test_what_an_instance_takes_may_stand_in_the_file() -> None:
         ({"env": {"A": 1}}, "/env/A: must be text in quotes, or {env: NAME}"),
         ({"env": {"1A": "x"}}, "'1A' is no name of a variable"),
         ({"env": {"A": {"env": "HEADGATE_TOKEN"}}}, "HEADGATE_TOKEN is the gateway's own"),
-        ({"replicas": 0}, "/replicas: "),
+        ({"replicas": 0}, ""),
+        ({"replicas": -1}, "/replicas: "),
+        ({"replicas": 0, "scale": {"max": 2}}, "no number to scale from: leave `scale` out"),
+        ({"replicas": 0, "start": "demand"}, "is unloaded by `idle`, not by 0"),
         ({"scale": {"min": 2, "max": 4, "wait": "50ms"}}, ""),
         ({"scale": {"min": 5, "max": 4}}, "max must be 5 or more, as min is"),
         ({"threads": "all"}, "/threads: "),
@@ -531,6 +534,13 @@ def test_what_serve_gives_a_process_is_checked(serve: dict[str, Any], fault: str
     with pytest.raises(Invalid) as refused:
         entry("backends", "m", spec)
     assert fault in str(refused.value)
+
+
+def test_none_of_what_has_an_address_that_is_written_cannot_be_asked_for() -> None:
+    serve = {"model": "m:M", "replicas": 0}
+    (fault,) = faults_of({"serve": serve, "instances": ["http://127.0.0.1:1"]})
+    assert "leave `instances` out" in str(fault)
+    assert faults_of({"serve": serve, "instances": ["fleet://m"]}) == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def fleet(*processes: tuple[str, str], state: str = "ready", error: str | None =
     found: list[Any] = [
         {
             "address": address, "pid": 7, "state": word, "model": "m:A", "current": True,
-            "restarts": 0, "error": error if word == "failed" else None,
+            "restarts": 0, "error": error if word == "failed" else None, "is_here": True,
         }
         for address, word in processes
     ]  # fmt: skip

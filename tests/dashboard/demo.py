@@ -61,6 +61,27 @@ class Demo(AdminPlayer):
             self._load(name, backend, rates.get(name, 0.0), now + 7 * index)
         return found
 
+    def series(self, backends: list[str]) -> dict[str, Any]:
+        """An hour, in which nobody asked for the first ten minutes."""
+        until = [time.time() - 10 * step for step in reversed(range(360))]
+        found = super().series(backends)
+        calm = [0.0] * 60
+        for index, name in enumerate([*backends, ""]):
+            waves = [1 + 0.2 * math.sin(at / 90 + index) for at in until[60:]]
+            base = SPEED_MS.get(name, 4.0)
+            rates = {
+                "requests_per_s": calm + [LOAD["digits"] * wave / 2 for wave in waves],
+                "answers_per_s": {"2xx": calm + [40.0] * 300, "5xx": calm + [0.1] * 300},
+                "latency_ms": {
+                    point: [None] * 60 + [base * factor * wave for wave in waves]
+                    for point, factor in (("p50", 1.0), ("p95", 2.3), ("p99", 3.4))
+                },
+            }
+            found["backends" if name else "gateway"] = (
+                {**found["backends"], name: rates} if name else rates
+            )
+        return {**found, "until": until}
+
     def _load(self, name: str, backend: dict[str, Any], rate: float, now: float) -> None:
         base = SPEED_MS.get(name, 4.0) * (1 + 0.1 * math.sin(now / 9) + 0.06 * math.sin(now / 1.7))
         busy = rate * base / 1000

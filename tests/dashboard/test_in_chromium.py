@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -381,6 +382,32 @@ def test_a_gateway_that_leaves_is_said_and_found_again(page: Page) -> None:
         assert (
             page.script("return getComputedStyle(document.querySelector('main')).filter") == "none"
         )
+
+
+def test_the_last_hour_is_there_for_who_comes_late(page: Page, demo: Demo) -> None:
+    ago = datetime.now(UTC) - timedelta(minutes=40)
+    demo.happened = [
+        {"type": "health", "backend": "digits-cnn", "instance": "127.0.0.1:8002",
+         "from": "up", "to": "down", "time": ago.isoformat()},
+        {"type": "edit", "revision": 41, "who": "operator", "why": "a try", "diff": [],
+         "time": ago.isoformat()},
+    ]  # fmt: skip
+    page.open(demo.url)
+    page.until(lambda: "revision 41 by operator (a try)" in page.text("#events-body"))
+    assert "up → down" in page.text("#events-body")
+    lines = """return Math.min(...[...document.querySelectorAll('[data-chart="p99"] path.line')]
+        .map((line) => (line.getAttribute("d").match(/L/g) || []).length))"""
+    page.until(lambda: page.script(lines) >= 25, "five minutes in full")
+    assert not page.all(".edit-mark"), "it was forty minutes ago"
+    page.script(
+        "const it = document.getElementById('span'); it.value = 'hour';"
+        "it.dispatchEvent(new Event('change'))"
+    )
+    page.until(lambda: page.script(lines) >= 290, "all that was timed in the hour")
+    drawn = """return document.querySelector('[data-chart="p99"] svg').textContent"""
+    assert "r41" in page.script(drawn)
+    assert "−30 min" in page.script(drawn)
+    assert page.complaints() == []
 
 
 def test_the_charts_are_read_with_the_arrow_keys(page: Page, demo: Demo) -> None:

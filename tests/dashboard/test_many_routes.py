@@ -61,6 +61,12 @@ def test_a_hundred_routes_are_found_ordered_and_folded(
     folded = 'return document.querySelectorAll("tbody[data-folded]").length'
     page.until(lambda: page.script(folded) == ROUTES - 1, "all but the one in trouble are folded")
 
+    backends = """return [...document.querySelectorAll("#instances tbody")]
+        .filter((body) => body.offsetHeight).map((body) => body.dataset.of)"""
+    page.until(lambda: page.script(backends) == ["model-042-old", "model-042-new"])
+    lines = 'return document.querySelectorAll(".chart path.line").length'
+    page.until(lambda: page.script(lines) == 5, "one line for all of them in each chart")
+
     choose(page, "trouble")
     page.until(lambda: shown(page)[0] == "model-042", "the worst comes first")
     field = page.find("#find-text")
@@ -77,6 +83,10 @@ def test_a_hundred_routes_are_found_ordered_and_folded(
 def test_a_route_has_a_link_that_shows_it_alone(page: Page, crowd: Demo) -> None:
     page.open(f"{crowd.url}#route=model-077")
     page.until(lambda: shown(page) == ["model-077"])
+    page.until(lambda: page.driver.title == "Headgate · model-077")
+    page.until(lambda: len(page.all(".chart path.line")) == 5 * 2)
+    of = "return document.querySelectorAll('#instances tbody:not([hidden])').length"
+    page.until(lambda: page.script(of) == 2)
     assert page.find('[data-backend="model-077-new"]').is_displayed(), "and is not folded"
     page.press("#find-all")
     page.until(lambda: len(shown(page)) == ROUTES)

@@ -1,6 +1,9 @@
 """What a browser sees that comes to a gateway's own address, where no route is."""
 
+import base64
+import hashlib
 import json
+import re
 from typing import Any
 
 BROWSER = b"Accept: text/html,application/xhtml+xml,*/*;q=0.8\r\n"
@@ -16,12 +19,16 @@ def serve(gateway: Any, instance: Any, match: str) -> None:
 async def test_a_browser_at_the_root_is_told_where_there_is_something_to_see(rig, stub):
     gateway = await rig(listeners=LISTENERS)
     serve(gateway, await stub(), "/x")
-    answer = await gateway.ask(GET % (b"/", BROWSER))
-    assert (answer.status, answer.error) == (404, "no_route")
-    assert answer.get("content-type") == "text/html; charset=utf-8"
-    assert answer.get("content-security-policy") == "default-src 'none'"
-    assert b'href="/-/docs"' in answer.body
-    assert b'href="http://127.0.0.1:8081/"' in answer.body
+    for path in (b"/", b"/-/"):
+        answer = await gateway.ask(GET % (path, BROWSER))
+        assert (answer.status, answer.error) == (404, "no_route")
+        assert answer.get("content-type") == "text/html; charset=utf-8"
+        (style,) = re.findall(rb"<style>(.*?)</style>", answer.body, re.S)
+        only = base64.b64encode(hashlib.sha256(style).digest()).decode()
+        policy = answer.get("content-security-policy")
+        assert policy == f"default-src 'none'; style-src 'sha256-{only}'"
+        assert b'href="/-/docs"' in answer.body
+        assert b'href="http://127.0.0.1:8081/"' in answer.body
 
 
 async def test_nobody_else_is_and_a_route_goes_first(rig, stub):

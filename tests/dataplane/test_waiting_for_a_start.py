@@ -89,6 +89,20 @@ async def test_beyond_the_bounds_of_the_queue_it_is_said_when_to_come_again(rig:
     assert b"being loaded" in late.body
 
 
+async def test_a_start_that_nobody_waited_for_to_its_end_is_over_when_it_is_there(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway, instance = await rig(), await stub(target)
+    serve(gateway, backend={"queue": {"size": 1, "timeout": "50ms"}})
+    gateway.plane.demand = {"b": (42.0, False)}
+    assert (await gateway.ask(POST)).error == "queue_timeout"
+    begun = gateway.plane.live.backends["b"].start
+    assert begun.is_awaited, "it is still being loaded"
+    start(gateway, instance)
+    assert not begun.is_awaited, "the time until the next one is there is counted anew"
+    assert (await gateway.ask(POST)).status == 200
+
+
 async def test_who_only_looks_wakes_nobody(rig: MakeRig) -> None:
     gateway = await rig()
     serve(gateway)

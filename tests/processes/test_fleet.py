@@ -379,6 +379,36 @@ async def test_a_new_version_takes_the_place_of_the_old_one_when_it_is_ready() -
         assert list(dict.fromkeys(states)) == ["ready", "starting", "stopping"]
 
 
+async def test_none_of_a_backend_is_asked_for_and_then_one_again() -> None:
+    async with running("one:Model") as it:
+        await it.start()
+        spec = {"serve": {"model": "two:Model"}}
+        it.edit(b=spec)
+        await ready(it, "b")
+        (_, pid) = it.pids()
+        it.edit(b={**it.backends["b"], "serve": {"model": "two:Model", "replicas": 0}})
+        await until(lambda: it.state("b") == "stopped")
+        await until(lambda: not alive(pid))
+        assert not in_force(it.backends["b"])
+        assert it.state("a") == "ready"
+        places = sum(message["type"] == "place" for message in it.told)
+        it.serve()
+        assert sum(message["type"] == "place" for message in it.told) == places, "it rests"
+        it.edit(b={**it.backends["b"], "serve": {"model": "two:Model", "replicas": 1}})
+        await ready(it, "b")
+        assert len(it.pids()) == 2
+
+
+async def test_a_fleet_starts_with_a_backend_of_which_none_is_asked_for() -> None:
+    it = Running("one:Model")
+    it.document["backends"]["b"] = {"serve": {"model": "two:Model", "replicas": 0}}
+    try:
+        await it.start()
+        assert (it.state("a"), it.state("b"), len(it.pids())) == ("ready", "stopped", 1)
+    finally:
+        await it.stop()
+
+
 async def test_a_version_that_cannot_start_leaves_the_old_one_and_says_why() -> None:
     async with running("one:Model") as it:
         await it.start()

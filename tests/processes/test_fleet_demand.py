@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from gateway.controlplane.events import utc_now
 from gateway.core.placement import in_force
 from gateway.up.device_table import DeviceTable
 
@@ -90,6 +91,24 @@ async def test_it_sleeps_until_it_is_asked_for_and_when_nobody_asks() -> None:
         await until(lambda: not alive(pid))
         it.wake("a")
         assert (await it.until("a", "ready"))["starts"] == 2
+
+
+async def test_it_is_unloaded_when_somebody_says_so_and_loaded_by_the_next_who_asks() -> None:
+    async with asked(a=demand()) as it:
+        it.fleet.take({"type": "sleep", "backend": "a"})
+        assert it.state("a") == "asleep", "it is no news to who sleeps"
+        it.wake("a")
+        told = await it.until("a", "ready")
+        (process,) = told["processes"]
+        assert process["started"] <= utc_now()
+        (pid,) = it.pids()
+        it.fleet.take({"type": "sleep", "backend": "a"})
+        await it.until("a", "asleep")
+        await until(lambda: not alive(pid))
+        it.wake("a")
+        assert (await it.until("a", "ready"))["starts"] == 2
+        it.fleet.take({"type": "sleep", "backend": "nobody"})
+        assert it.state("a") == "ready"
 
 
 async def test_who_asks_while_it_is_unloaded_keeps_it_or_waits_for_the_next_start() -> None:

@@ -26,6 +26,7 @@ from gateway.controlplane.rollouts.commands import Commands
 from gateway.controlplane.rollouts.controller import Rollouts
 from gateway.controlplane.store.store import checksum
 from gateway.controlplane.watch.fleet_view import FleetView
+from gateway.controlplane.watch.last_hour import LastHour
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.core.faults import Fault, Invalid, did_you_mean
 
@@ -45,7 +46,8 @@ class AdminParts:
 
     `metrics` gives content type and content of a scrape for the scraper's Accept header;
     `ready` says whether requests can be served; `fleet` knows the instance processes,
-    where some are held to the table; `keys_used` tells of each key when and how it is used.
+    where some are held to the table; `keys_used` tells of each key when and how it is used;
+    `hour` keeps what was counted lately; `listen` is the URL at which requests are taken.
     """
 
     publisher: Publisher
@@ -58,6 +60,8 @@ class AdminParts:
     rollouts: Rollouts
     rollout_commands: Commands
     mirrors: Mirrors = field(default_factory=nobody)
+    hour: LastHour = field(default_factory=LastHour)
+    listen: str = ""
     fleet: FleetView | None = None
     keys_used: Callable[[], Awaitable[Mapping[str, Json]]] | None = None
 

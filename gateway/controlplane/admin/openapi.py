@@ -16,6 +16,7 @@ from gateway.controlplane.admin.mirrors import mirror_schemas
 from gateway.controlplane.admin.operations import OPERATIONS, Operation
 from gateway.controlplane.admin.problems import KINDS
 from gateway.controlplane.admin.rollout_schemas import rollout_schemas
+from gateway.controlplane.admin.series import MOST_NAMES, series_schemas
 from gateway.controlplane.configuration.file_schema import tidied
 from gateway.controlplane.configuration.schemas import File
 from gateway.core.entries import NAME
@@ -122,6 +123,7 @@ def _answers() -> dict[str, Schema]:
         **_reports(),
         **rollout_schemas(),
         **mirror_schemas(),
+        **series_schemas(),
         **_problems(),
     }
 
@@ -226,6 +228,7 @@ def _reports() -> dict[str, Schema]:
             ["revision", "role"],
             revision=_INT,
             role={"enum": ["viewer", "operator"], "description": "What the one who asks may do."},
+            listen={**_TEXT, "description": "The URL at which requests are taken."},
         ),
         "Logs": _object(
             ["backend", "lines"],
@@ -331,7 +334,21 @@ def _parameters(operation: Operation) -> list[Schema]:
             _query("lines", {"type": "integer", "minimum": 1, "maximum": 500, "default": 100}),
             _query("after", {"type": "integer", "minimum": 1, "maximum": 2**53}),
         ]
+    if operation.name == "getSeries":
+        several: Schema = {"type": "array", "items": _TEXT, "maxItems": MOST_NAMES}
+        found += [
+            {**_query("route", several), "description": "A route's name; may be repeated."},
+            {**_query("backend", several), "description": "A backend's name; may be repeated."},
+            _query("step", {"type": "integer", "multipleOf": 10, "minimum": 10, "maximum": 3600}),
+            _query("last", {"type": "integer", "minimum": 1, "maximum": 3600, "default": 3600}),
+        ]
     if operation.name == "streamEvents":
+        found.append(
+            {
+                **_query("last", {"type": "integer", "minimum": 1, "maximum": 3600}),
+                "description": "Begins with what is kept of so many seconds before.",
+            }
+        )
         found.append(_header("Last-Event-ID", "The last event read; those since come first."))
     if operation.name in _KNOWN:
         found.append(_header("If-None-Match", "The ETag of what is there already; 304 if it is."))

@@ -13,6 +13,7 @@ from gateway.controlplane.admin import mirrors as admin_mirrors
 from gateway.controlplane.admin import processes as admin_processes
 from gateway.controlplane.admin import rollouts as admin_rollouts
 from gateway.controlplane.admin import routes as admin_routes
+from gateway.controlplane.admin import series as admin_series
 from gateway.controlplane.admin import state as admin_state
 from gateway.controlplane.admin.calls import Call
 
@@ -162,6 +163,16 @@ OPERATIONS: tuple[Operation, ...] = (
         "operator", admin_processes.restart, answer="Restarting", tag="backends",
     ),
     Operation(
+        "startBackend", "POST", f"{_BACKEND}/start",
+        "Loads a model that starts on demand, before any request asks for it",
+        "operator", admin_processes.start, answer="Restarting", tag="backends",
+    ),
+    Operation(
+        "stopBackend", "POST", f"{_BACKEND}/stop",
+        "Unloads a model that starts on demand, once it has finished what it has",
+        "operator", admin_processes.stop, answer="Restarting", tag="backends",
+    ),
+    Operation(
         "listKeys", "GET", _KEYS, "The keys by their names; no secret is kept or shown",
         "viewer", admin_keys.list_keys, answer="Keys", missing=False, tag="keys",
     ),
@@ -194,6 +205,11 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "getStatus", "GET", f"{_API}/status", "What is live: health, in-flight, rates, workers",
         "viewer", admin_state.get_status, answer="Status", missing=False, tag="live",
+    ),
+    Operation(
+        "getSeries", "GET", f"{_API}/series",
+        "The last hour: rates by kind of answer and percentiles, in steps of ten seconds or more",
+        "viewer", admin_series.get_series, answer="Series", tag="live",
     ),
     Operation(
         "getHistory", "GET", _HISTORY, "The edits so far, newest first",

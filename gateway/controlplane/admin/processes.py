@@ -1,8 +1,10 @@
-"""The processes of a backend that `headgate up` serves: what they write, and a restart.
+"""The processes of a backend that `headgate up` serves: what they write, restart, start, stop.
 
 They are no part of the table: what is asked here goes to whoever starts them. Edits of what is
 served are edits of the backend.
 """
+
+from typing import Literal
 
 from aiohttp import web
 
@@ -11,6 +13,7 @@ from gateway.controlplane.admin.problems import Problem
 from gateway.controlplane.watch.fleet_view import FleetView
 from gateway.core import edits
 from gateway.core.faults import Conflict
+from gateway.core.placement import on_demand
 
 MOST_LINES = 500
 
@@ -40,6 +43,39 @@ async def restart(call: Call) -> web.Response:
         )
     revision = call.publisher.table.revision
     words = "each instance is ended and started again, one after the other"
+    body = {"revision": revision, "backend": backend, "serves": {backend: words}}
+    return answer(body, tag=etag(spec), revision=revision)
+
+
+async def start(call: Call) -> web.Response:
+    """Loads a model that starts on demand, before any request asks for it."""
+    words = "it is loaded now, and unloaded again as its `idle` says"
+    return await _told(call, "start", words)
+
+
+async def stop(call: Call) -> web.Response:
+    """Unloads a model that starts on demand, once it has finished what it has."""
+    backend, _ = _served(call)
+    if backend in call.parts.rollouts.canaries():
+        raise Conflict(f"a rollout leads to backend {backend!r}: abort it first")
+    return await _told(call, "stop", "it finishes what it has; the next request loads it again")
+
+
+async def _told(call: Call, word: Literal["start", "stop"], words: str) -> web.Response:
+    backend, fleet = _served(call)
+    spec = edits.entry_of(call.publisher.table.document, "backends", backend)
+    call.guard(spec)
+    if not on_demand(spec):
+        raise Conflict(
+            f"backend {backend!r} is loaded as long as it is served; with `start: demand` it is"
+            " loaded when it is asked for"
+        )
+    if not call.dry_run:
+        (fleet.start if word == "start" else fleet.stop)(backend)
+        call.parts.events.publish(
+            {"type": word, "backend": backend, "who": call.who, "why": call.why}
+        )
+    revision = call.publisher.table.revision
     body = {"revision": revision, "backend": backend, "serves": {backend: words}}
     return answer(body, tag=etag(spec), revision=revision)
 

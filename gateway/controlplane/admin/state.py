@@ -24,6 +24,7 @@ from gateway.core.table import Document, Table
 
 Json = Any
 _KEEP_ALIVE_S = 15.0
+MOST_S = 3600
 
 
 def table_tag(table: Table) -> str:
@@ -152,7 +153,7 @@ async def get_status(call: Call) -> web.Response:
     for route, rollout in call.parts.rollouts.all_shown().items():
         if route in live.get("routes", {}):
             live["routes"][route]["rollout"] = rollout
-    body = {"revision": table.revision, "role": call.role, **live}
+    body = {"revision": table.revision, "role": call.role, "listen": call.parts.listen, **live}
     return answer(body, tag=seal(body), revision=table.revision)
 
 
@@ -174,10 +175,14 @@ async def get_readyz(call: Call) -> web.Response:
 async def stream_events(call: Call) -> web.StreamResponse:
     """Server-sent events until the client leaves or the gateway stops.
 
-    Who names the last one it read in Last-Event-ID hears first what it missed.
+    Who names the last one it read in Last-Event-ID hears first what it missed, and with ?last=N
+    who names none what happened in the last N seconds.
     """
+    last_s = call.number("last", None, most=MOST_S) or 0
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    subscription = call.parts.events.subscribe(call.request.headers.get("Last-Event-ID", ""))
+    subscription = call.parts.events.subscribe(
+        call.request.headers.get("Last-Event-ID", ""), last_s=last_s
+    )
     try:
         await response.prepare(call.request)
         hello = {"type": "hello", "revision": call.publisher.table.revision}

@@ -5,10 +5,20 @@ Part of `schemas`; what each means is `gateway.core.entries`.
 
 from typing import Literal
 
-from gateway.controlplane.configuration.fields import Duration, InstanceUrl, Path, Spec, optional
+from pydantic import model_validator
+
+from gateway.controlplane.configuration.fields import (
+    Duration,
+    InstanceUrl,
+    Path,
+    Spec,
+    fault,
+    optional,
+)
 from gateway.controlplane.configuration.serve_specs import ServeSpec
 from gateway.controlplane.configuration.upstream_specs import InstanceTlsSpec, SetHeaders
 from gateway.core.entries import BALANCES, INSTANCE_STATES, LIMITS, MAX_COUNT
+from gateway.core.placement import FLEET
 
 
 class QueueSpec(Spec):
@@ -79,3 +89,13 @@ class BackendSpec(Spec):
         "Header fields that are set on all requests to the instances, probes too: a text, or"
         " {env: NAME} or {file: PATH} for what is not to be written down."
     )
+
+    @model_validator(mode="after")
+    def _stops_nothing_that_is_written(self) -> "BackendSpec":
+        written = self.instances if "instances" in self.model_fields_set else []
+        is_stopped = "serve" in self.model_fields_set and self.serve.is_stopped
+        if is_stopped and any(not url.startswith(FLEET) for url in written):
+            raise fault(
+                "replicas", "with `replicas: 0` nothing is at an address: leave `instances` out"
+            )
+        return self

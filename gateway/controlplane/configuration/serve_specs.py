@@ -145,8 +145,9 @@ class ServeSpec(Spec):
     )
     replicas: int = optional(
         "How many instances (as many as `instances` has, or 1). Those without an address in"
-        " `instances` get a port that is free.",
-        ge=1,
+        " `instances` get a port that is free. 0 stops all of them: requests go where the route"
+        " says.",
+        ge=0,
         le=MAX_REPLICAS,
     )
     scale: ScaleSpec = optional(
@@ -167,6 +168,21 @@ class ServeSpec(Spec):
     batch_timeout: Pause = optional("Longest time to wait for more requests to fill a batch.")
     max_queue: int = optional("Most requests that wait in the instance.", ge=1, le=MAX_COUNT)
     timeout: Duration = optional("How long one prediction may take.")
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether none of it is to run."""
+        return "replicas" in self.model_fields_set and self.replicas == 0
+
+    @model_validator(mode="after")
+    def _stops_for_itself(self) -> "ServeSpec":
+        if not self.is_stopped:
+            return self
+        if "scale" in self.model_fields_set:
+            raise fault("replicas", "replicas of 0 are no number to scale from: leave `scale` out")
+        if self.start == "demand":
+            raise fault("replicas", "a model that starts on demand is unloaded by `idle`, not by 0")
+        return self
 
     @model_validator(mode="after")
     def _idles_on_demand(self) -> "ServeSpec":

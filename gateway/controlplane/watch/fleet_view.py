@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gateway.controlplane.events import Events
+from gateway.controlplane.watch.resident import Resident
 from gateway.core.table import Table
 from gateway.wire.line import Fleet, ForFleet, InstanceProcess, Logs, ServedBackend, Serves
 
@@ -19,10 +20,17 @@ LOAD_SECONDS = "headgate_instance_load_seconds"
 
 
 class FleetView:
-    """What was last told; `events` hear what is new, and `tell` reaches who starts processes."""
+    """What was last told; `events` hear what is new, and `tell` reaches who starts processes.
+    `resident` gives the memory of a process and of those below it, in bytes."""
 
-    def __init__(self, events: Events, tell: Callable[[ForFleet], None]) -> None:
+    def __init__(
+        self,
+        events: Events,
+        tell: Callable[[ForFleet], None],
+        resident: Callable[[int], int | None] | None = None,
+    ) -> None:
         self._events, self._tell = events, tell
+        self._resident = resident or Resident()
         self._told: Fleet | None = None
         self._asked: dict[int, asyncio.Future[Logs]] = {}
         self._questions = 0
@@ -57,6 +65,14 @@ class FleetView:
         """Has each instance of `backend` ended and started again, one after the other."""
         self._tell({"type": "restart", "backend": backend})
 
+    def start(self, backend: str) -> None:
+        """Has a backend that starts on demand loaded, as a request would."""
+        self._tell({"type": "wake", "backend": backend})
+
+    def stop(self, backend: str) -> None:
+        """Has a backend that starts on demand unloaded, once it has finished what it has."""
+        self._tell({"type": "sleep", "backend": backend})
+
     def status(self) -> dict[str, Any]:
         """`{"fleet": {revision, backends}}`; the revision is that of the table they are held to."""
         told = self._told
@@ -69,13 +85,23 @@ class FleetView:
             }
             for device in told["devices"]
         ]
-        backends = dict(told["backends"])
+        backends = {
+            name: {**each, "processes": [self._shown(one) for one in each["processes"]]}
+            for name, each in told["backends"].items()
+        }
         return {"fleet": {"revision": told["revision"], "backends": backends, "devices": devices}}
 
     @property
     def follows(self) -> bool:
         """Whether another gateway's fleet starts and ends them."""
         return self._told is not None and self._told.get("follows", False)
+
+    def _shown(self, process: InstanceProcess) -> dict[str, Any]:
+        """With the memory that it has, where that can be looked at."""
+        pid = process["pid"]
+        found = self._resident(pid) if pid is not None and process["is_here"] else None
+        shown = {key: value for key, value in process.items() if key != "is_here"}
+        return {**shown, "resident": found}
 
     def state(self, backend: str) -> str:
         """How far its processes are what is asked for; "unknown" while nobody said."""

@@ -5,7 +5,7 @@ each of those, and forgets it afterwards. Pure: the clock is an argument.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gateway.controlplane.watch.counters import Change
@@ -24,7 +24,10 @@ REFUSALS = frozenset(code for code, kind in KINDS.items() if kind.status in (429
 DIGITS = 3
 
 Of = tuple[str, str]
-"""A `route`, a `backend` or a `consumer`, and its name."""
+"""A `route`, a `backend` or a `consumer`, and its name; or the GATEWAY."""
+
+GATEWAY: Of = ("gateway", "")
+"""All routes together, and what met none."""
 
 What = int | str
 """A bucket of times, one of ANSWERS, or the reason why requests were not answered."""
@@ -56,40 +59,30 @@ class Window:
 
     def _add(self, change: Change, what: What) -> None:
         route, backend, *_ = change.labels
-        for of in (("route", route), ("backend", backend)):
+        for of in (("route", route), ("backend", backend), GATEWAY):
             self._count(of, what, change.more)
 
     def _count(self, of: Of, what: What, more: float) -> None:
         counts = self._open.setdefault(of, {})
         counts[what] = counts.get(what, 0) + int(more)
 
-    def beat(self, now: float) -> None:
-        """What was noted since the last beat was counted by `now`."""
+    def beat(self, now: float) -> Sums:
+        """What was noted since the last beat was counted by `now`; it is the answer."""
+        counted, self._open = self._open, {}
         if self._since is None:  # what was counted before anybody looked is of no second
-            self._since, self._open = now, {}
-            return
-        _add_up(self._sums, self._open, 1)
-        self._slots.append((now, self._open))
-        self._open = {}
+            self._since = now
+            return {}
+        _add_up(self._sums, counted, 1)
+        self._slots.append((now, counted))
         while len(self._slots) > 1 and now - self._slots[0][0] >= LASTS_S:
             self._since, old = self._slots.popleft()
             _add_up(self._sums, old, -1)
+        return counted
 
     def of(self, kind: str, name: str) -> dict[str, Any]:
         """`requests_per_s`, `errors_per_s`, `answers_per_s` and `latency_ms` of one backend or
-        route."""
-        counts = self._sums.get((kind, name), {})
-        answers = {each: self._per_s(counts.get(each, 0)) for each in ANSWERS}
-        times = {what: count for what, count in counts.items() if isinstance(what, int)}
-        found = quantiles(times, list(QUANTILES.values()))
-        return {
-            "requests_per_s": self._per_s(sum(counts.get(each, 0) for each in ANSWERS)),
-            "errors_per_s": self._per_s(counts.get("5xx", 0) + counts.get("refused", 0)),
-            "answers_per_s": answers,
-            "latency_ms": {
-                name: known(1000 * at) for name, at in zip(QUANTILES, found, strict=False)
-            },
-        }
+        route, or of the gateway."""
+        return measured(self._sums.get((kind, name), {}), self._lasted_s)
 
     def per_s(self, kind: str, name: str) -> float:
         """Requests a second of one of them, however they were answered."""
@@ -110,11 +103,30 @@ class Window:
         counts = self._sums.get(("backend", backend), {})
         return any(isinstance(what, int) for what in counts)
 
+    @property
+    def _lasted_s(self) -> float:
+        return 0.0 if not self._slots or self._since is None else self._slots[-1][0] - self._since
+
     def _per_s(self, count: int) -> float:
-        if not self._slots or self._since is None:
-            return 0.0
-        lasted_s = self._slots[-1][0] - self._since
-        return round(max(0, count) / lasted_s, 3) if lasted_s > 0 else 0.0
+        return per_s(count, self._lasted_s)
+
+
+def measured(counts: Mapping[What, int], lasted_s: float) -> dict[str, Any]:
+    """`requests_per_s`, `errors_per_s`, `answers_per_s` and `latency_ms` of what was counted in so
+    many seconds."""
+    times = {what: count for what, count in counts.items() if isinstance(what, int)}
+    found = quantiles(times, list(QUANTILES.values()))
+    return {
+        "requests_per_s": per_s(sum(counts.get(each, 0) for each in ANSWERS), lasted_s),
+        "errors_per_s": per_s(counts.get("5xx", 0) + counts.get("refused", 0), lasted_s),
+        "answers_per_s": {each: per_s(counts.get(each, 0), lasted_s) for each in ANSWERS},
+        "latency_ms": {name: known(1000 * at) for name, at in zip(QUANTILES, found, strict=False)},
+    }
+
+
+def per_s(count: int, lasted_s: float) -> float:
+    """`count` in so many seconds as a rate; 0 where no time has passed."""
+    return round(max(0, count) / lasted_s, 3) if lasted_s > 0 else 0.0
 
 
 def answer(code: str, reason: str) -> str:

@@ -19,7 +19,7 @@ from gateway.controlplane.watch.effective import Effective, Shares, shares
 from gateway.controlplane.watch.health_book import Key
 from gateway.controlplane.watch.key_use import KeyUse, UseFile
 from gateway.controlplane.watch.prober import Prober
-from gateway.controlplane.watch.rates import Window
+from gateway.controlplane.watch.rates import GATEWAY, Sums, Window
 from gateway.controlplane.watch.resolver import Resolver
 from gateway.controlplane.watch.retiring import Retiring, counted_of
 from gateway.controlplane.watch.standing import BackendStanding, Standing
@@ -37,7 +37,8 @@ SLICE_S = 0.005
 
 class StatusView:
     """The live view of the table that `table()` gives. `fleet` adds the instance processes, where
-    some are held to it, and `asleep` names those that start once a request asks for them."""
+    some are held to it, and `asleep` names those that start once a request asks for them;
+    `counted` is told what was counted in each second."""
 
     def __init__(
         self,
@@ -50,11 +51,13 @@ class StatusView:
         fleet: Callable[[], Mapping[str, Any]] = dict,
         asleep: Callable[[], frozenset[str]] = frozenset,
         key_use: KeyUse | None = None,
+        counted: Callable[[float, Sums], object] = lambda now, sums: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table, self._workers = table, workers
         self._prober = prober
         self._clock, self._fleet, self._coming = clock, fleet, asleep
+        self._counted = counted
         self._begun, self._begun_at = clock(), utc_now()
         self._totals, self._exposition = totals, exposition.Exposition(totals)
         self._window, self._key_use = Window(), key_use or KeyUse(UseFile(None))
@@ -86,6 +89,7 @@ class StatusView:
             "workers": workers_of(
                 self._workers.slots, {link.pid: link.revision for link in self._workers.connected}
             ),
+            "gateway": self._window.of(*GATEWAY),
             "routes": routes_of(table.routes, self.effective_shares(), self._window),
             "backends": backends_of(
                 standing, self._asleep(), self._health(), self._load(standing), self._window
@@ -214,7 +218,7 @@ class StatusView:
         """Looks at this second, for the rates."""
         await self._scraped()
         now = self._clock()
-        self._window.beat(now)
+        self._counted(now, self._window.beat(now))
         self._key_use.beat(self._table().keys)
         queued = self._workers.loads.queue_depth()
         self._queued_at = {name: self._queued_at.get(name, now) for name, n in queued.items() if n}

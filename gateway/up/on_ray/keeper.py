@@ -121,6 +121,9 @@ class Keeper:
             case "wake":
                 self._desired.demand.wake(message["backend"])
                 self._desired.look()
+            case "sleep":
+                if self._desired.demand.is_awake(message["backend"]):
+                    self._desired.sleep([message["backend"]])
             case "use":
                 self._desired.demand.note_use(message["backends"])
                 if idle := self._desired.demand.idle():

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from gateway.core.placement import Wanted
 from gateway.up.desired import Desired
 from gateway.up.on_ray.held import Held
+from gateway.up.telling import short
 from gateway.wire.line import Fleet, InstanceProcess, ServedBackend
 
 
@@ -25,7 +26,7 @@ def fleet(
     for name in names:
         asked = desired.wanted.get(name)
         own = [each for each in held if each.seat.backend == name]
-        state = _state(asked, own, error(name))
+        state = _state(asked, own, error(name), on_demand=desired.demand.knows(name))
         loaded = load_s.get(name)
         backends[name] = {
             "state": state,
@@ -44,11 +45,13 @@ def fleet(
     return {**told, "follows": True} if follows else told
 
 
-def _state(asked: Wanted | None, own: Sequence[Held], error: str | None) -> str:
+def _state(asked: Wanted | None, own: Sequence[Held], error: str | None, *, on_demand: bool) -> str:
     if asked is None:
         return "stopping"
     if not asked.count:
-        return "unloading" if own else "asleep"
+        if on_demand:
+            return "unloading" if own else "asleep"
+        return "stopping" if own else "stopped"
     if error:
         return "failed"
     ready = {e.address for e in own if e.state == "ready" and e.version == asked.version}
@@ -63,7 +66,13 @@ def _process(each: Held, version: str) -> InstanceProcess:
         "pid": told["pid"] if told else None,
         "state": each.state,
         "model": each.plan.model,
+        "source": each.plan.source,
+        "version": short(each.version),
         "current": each.version == version,
+        "is_here": False,
+        "started": None,
+        "last_error": None,
+        "last_error_at": None,
         "restarts": told["restarts"] if told else 0,
         "error": told["error"] if told else each.plan.fault,
         "devices": list(each.plan.devices),

@@ -14,12 +14,13 @@ export function alerts(state) {
       root.hidden = !found.length;
       const shown = found.slice(0, MOST);
       while (list.childElementCount > shown.length) list.lastChild.remove();
-      while (list.childElementCount < shown.length) list.append(h("li", {}, h("span")));
+      while (list.childElementCount < shown.length) list.append(h("li", {}, h("a")));
       shown.forEach((alert, index) => {
         const line = list.children[index];
         mark(line, "data-tone", alert.severity === "critical" ? "bad" : "warn");
         mark(line, "data-kind", alert.kind);
         say(line.firstChild, alert.text);
+        mark(line.firstChild, "href", alert.route ? `#route=${encodeURIComponent(alert.route)}` : null);
       });
       say(by("alerts-more"), found.length > MOST ? `and ${found.length - MOST} more` : "");
     },

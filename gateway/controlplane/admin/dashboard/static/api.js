@@ -80,6 +80,7 @@ const part = encodeURIComponent;
 export const api = {
   table: () => ask("GET", "table"),
   status: () => ask("GET", "status"),
+  series: (backends) => ask("GET", `series?${backends.map((name) => `backend=${part(name)}`).join("&")}`),
   history: () => ask("GET", "history?limit=50"),
   weights: (route) => tagged("GET", `routes/${part(route)}/weights`),
   setWeights: (route, weights, options) => ask("PUT", `routes/${part(route)}/weights`, { ...options, body: weights }),
@@ -92,18 +93,21 @@ export const api = {
   deleteKey: (key, options) => ask("DELETE", `keys/${part(key)}`, options),
   restore: (revision, options) => ask("POST", `history/${revision}/restore`, { ...options, body: {} }),
   backendTag: async (backend) => (await tagged("GET", `backends/${part(backend)}`)).etag,
+  patchBackend: (backend, patch, options) => ask("PATCH", `backends/${part(backend)}`, { ...options, body: patch }),
+  tellBackend: (backend, word, options) => ask("POST", `backends/${part(backend)}/${word}`, { ...options, body: {} }),
+  logs: (backend) => ask("GET", `backends/${part(backend)}/logs?lines=500`),
   instance: (backend, address, action, options) =>
     ask("POST", `backends/${part(backend)}/instances/${part(address)}/${action}`, { ...options, body: {} }),
 };
 
 let heard = null;
 
-// Calls `each` with every event until the stream ends; EventSource cannot carry a token. A stream
-// that is opened again begins with what was missed.
+// Calls `each` with every event until the stream ends; EventSource cannot carry a token. It begins
+// with those of the last hour, and one that is opened again with what was missed.
 export async function listen(each, opened) {
   const headers = { ...headersOf({}), Accept: "text/event-stream" };
   if (heard) headers["Last-Event-ID"] = heard;
-  const response = await fetched("events", { headers });
+  const response = await fetched(heard ? "events" : "events?last=3600", { headers });
   opened();
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";

@@ -2,7 +2,7 @@
 
 import { keepToken, Refused } from "./api.js";
 import { changes } from "./difference.js";
-import { by, say } from "./dom.js";
+import { by, h, say } from "./dom.js";
 
 let asking = null;
 let asked = false;
@@ -59,7 +59,8 @@ export async function confirmEdit({ title, text, action, edit, tag }) {
   say(by("confirm-apply"), action);
   say(by("confirm-fault"), "");
   by("confirm-reason").value = "";
-  by("confirm-diff").replaceChildren(changes(tried.diff || []));
+  const done = Object.values(tried.serves || {}).map((words) => h("p", { class: "quiet" }, words));
+  by("confirm-diff").replaceChildren(changes(tried.diff || []), ...done);
   dialog.showModal();
   by("confirm-reason").focus();
   return new Promise((done) => {

@@ -1,9 +1,9 @@
-// What happened just now? Newest first; as many as fit into memory without a thought.
+// What happened in the last hour? Newest first; as many as fit into memory without a thought.
 
 import { by, h } from "./dom.js";
 import { changeWords, percent } from "./model.js";
 
-const KEPT = 200;
+const KEPT = 1000; // as the gateway does
 
 export function events() {
   const root = by("events-body");
@@ -59,6 +59,12 @@ function words(event) {
       const where = `${event.route} to ${event.to}: ${event.state.replaceAll("_", " ")}, step ${event.step}, ${event.share} %`;
       return { text: `${where}: ${event.why}`, tone: tones[event.state] };
     }
+    case "start":
+    case "stop":
+    case "restart":
+      return { text: `${event.backend} by ${event.who}${event.why ? ` (${event.why})` : ""}` };
+    case "demand":
+      return { text: `${event.backend}: ${event.state}${event.detail ? `: ${event.detail}` : ""}`, tone: event.state === "failed" ? "bad" : undefined };
     case "worker":
       return { text: `worker ${event.slot} ${event.what} (process ${event.pid})`, tone: event.what === "lost" ? "bad" : "good" };
     case "lost":

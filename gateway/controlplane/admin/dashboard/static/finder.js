@@ -48,6 +48,7 @@ export class Finder {
     this.order = names;
     this.troubles = new Map(names.map((name) => [name, trouble(state, name)]));
     const only = this.only();
+    state.only = only;
     const wanted = by("find-text").value.trim().toLowerCase();
     const shown = names.filter((name) => (only ? name === only : matches(state.table.routes[name], name, wanted)));
     by("find").hidden = names.length < MANY && !only;
@@ -61,6 +62,9 @@ export class Finder {
       mark(fold, "aria-expanded", String(!this.isFolded(name)));
       fold.hidden = names.length < MANY;
     }
+    // Whose instances are of interest: all of few, else those of the routes that are open.
+    const open = shown.filter((name) => !this.isFolded(name)).flatMap((name) => Object.keys(state.table.routes[name].split));
+    state.open = only || names.length >= FOLDED ? new Set(open) : null;
     const any = shown.some((name) => !this.isFolded(name));
     mark(by("find-fold"), "data-does", any ? "fold" : "unfold");
     say(by("find-fold"), any ? "Fold all" : "Unfold all");

@@ -3,6 +3,7 @@
 import { api, Refused } from "./api.js";
 import { announce, by, h, keepRoles, mark, say, vars } from "./dom.js";
 import { colours, health, number } from "./model.js";
+import { addresses, BackendControls, Identity, processAt, standing } from "./processes.js";
 
 const COLUMNS = ["Instance", "Health", "In flight", "Queued there", "Running", "Wait, ms", ""];
 const ACTIONS = { "": ["drain", "disable"], draining: ["resume", "disable"], disabled: ["enable"] };
@@ -11,20 +12,33 @@ export function instances(state, refresh) {
   const root = by("instances-body");
   let shape = null;
   let rows = new Map();
+  let controls = new Map();
+
+  // Where `headgate up` starts them: only there is there anything to be known of processes.
+  const isServed = (backend) => Boolean(state.status.fleet?.backends?.[backend]);
+
+  // Of those that get requests, and of those that run besides.
+  const listed = (backend, live) => [...new Set([...Object.keys(live.instances || {}), ...addresses(state.status, backend)])];
 
   function build() {
     const tints = colours(state.table);
+    const open = new Set([...rows.keys()].filter((row) => row.identity && !row.identity.element.hidden).map((row) => row.key));
     rows = new Map();
+    controls = new Map();
     const bodies = Object.entries(state.status.backends || {}).map(([backend, live]) => {
-      const made = Object.keys(live.instances || {}).map((address) => {
-        const row = new InstanceRow(backend, address, refresh);
+      const made = listed(backend, live).flatMap((address) => {
+        const identity = isServed(backend) ? new Identity(backend, address, COLUMNS.length) : null;
+        const row = new InstanceRow(backend, address, refresh, identity);
         rows.set(row, [backend, address]);
-        return row.element;
+        if (identity && open.has(row.key)) identity.turn();
+        return identity ? [row.element, identity.element] : [row.element];
       });
+      if (isServed(backend)) controls.set(backend, new BackendControls(backend, refresh));
       const chip = h("span", { class: "chip", "aria-hidden": true, vars: { "--tint": `var(--tint-${tints.get(backend) ?? 0})` } });
-      const title = h("tr", { class: "of" }, h("th", { colspan: COLUMNS.length, scope: "rowgroup" }, chip, backend));
+      const title = h("tr", { class: "of" }, h("th", { colspan: COLUMNS.length, scope: "rowgroup" },
+        h("div", { class: "heading" }, h("span", {}, chip, backend), controls.get(backend)?.element ?? null)));
       const none = h("tr", {}, h("td", { colspan: COLUMNS.length, class: "none" }, nobody(state.status, backend)));
-      return h("tbody", {}, title, ...(made.length ? made : [none]));
+      return h("tbody", { "data-of": backend }, title, ...(made.length ? made : [none]));
     });
     const head = h("thead", {}, h("tr", {}, ...COLUMNS.map((words, index) =>
       h("th", { scope: "col", class: index > 1 && words ? "num" : "" }, words || h("span", { class: "unseen" }, "Actions")))));
@@ -36,12 +50,24 @@ export function instances(state, refresh) {
     update() {
       const backends = state.status.backends || {};
       const next = JSON.stringify(Object.entries(backends).map(([name, live]) =>
-        [name, Object.keys(live.instances || {}), nobody(state.status, name)]));
+        [name, listed(name, live), isServed(name), nobody(state.status, name)]));
       if (next !== shape) {
         shape = next;
         build();
       }
-      for (const [row, [backend, address]] of rows) row.update(backends[backend].instances[address]);
+      let left = 0;
+      for (const body of root.querySelectorAll("tbody")) {
+        const isWell = Object.values(backends[body.dataset.of]?.instances || {}).every((one) => health(one).tone === "good");
+        body.hidden = Boolean(state.open) && !state.open.has(body.dataset.of) && (Boolean(state.only) || isWell);
+        left += body.hidden;
+      }
+      say(by("instances-note"), left ? `of the routes that are open, and those that are not well; ${left} backends more are fine or of other routes` : "");
+      for (const [row, [backend, address]] of rows) {
+        const process = processAt(state.status, backend, address);
+        row.update(backends[backend].instances[address], process);
+        row.identity?.update(process, state.table.backends?.[backend]);
+      }
+      for (const [name, one] of controls) one.update(state.table.backends?.[name], state.status.fleet?.backends?.[name]);
     },
   };
 }
@@ -50,6 +76,7 @@ export function instances(state, refresh) {
 function nobody(status, backend) {
   const served = status.fleet?.backends?.[backend] || {};
   const words = {
+    stopped: "stopped: none of it is asked for",
     asleep: "asleep: the next request loads it",
     starting: served.waits ? `waiting: ${served.waits}` : "loading",
     unloading: "unloading",
@@ -59,8 +86,8 @@ function nobody(status, backend) {
 }
 
 class InstanceRow {
-  constructor(backend, address, refresh) {
-    Object.assign(this, { backend, address, refresh });
+  constructor(backend, address, refresh, identity) {
+    Object.assign(this, { backend, address, refresh, identity });
     const cell = (label) => h("td", { class: "num", "data-label": label });
     this.word = h("span", { class: "pill" });
     this.more = h("span", { class: "quiet more" });
@@ -68,27 +95,30 @@ class InstanceRow {
     this.bar = h("span", { class: "meter", "aria-hidden": true });
     this.cells = { queue: cell("Queued there"), running: cell("Running"), wait: cell("Wait, ms") };
     this.actions = h("td", { class: "actions" });
+    this.key = `${backend} ${address}`;
     this.element = h("tr", { "data-instance": address },
-      h("th", { scope: "row" }, h("code", {}, address)),
+      h("th", { scope: "row" }, identity?.button ?? null, h("code", {}, address)),
       h("td", { class: "health" }, this.word, this.more),
       h("td", { class: "num load", "data-label": "In flight" }, this.bar, this.count),
       ...Object.values(this.cells), this.actions);
     this.stateShown = null;
   }
 
-  update(live) {
-    const { word, tone, more } = health(live);
+  update(found, process) {
+    const live = found || {};
+    const { word, tone, more } = found || !process ? health(live) : standing(process);
     say(this.word, word);
     mark(this.word, "data-tone", tone);
     say(this.more, more || live.cause || "");
     const report = live.report || {};
+    this.bar.hidden = !found;
     say(this.count, number(live.in_flight, 0));
     const slots = report.slots || Math.max(1, live.in_flight || 0);
     vars(this.bar, { "--part": `${Math.min(100, (100 * (live.in_flight || 0)) / slots)}%` });
     say(this.cells.queue, number(report.queue, 0));
     say(this.cells.running, report.slots ? `${number(report.running, 0)}/${number(report.slots, 0)}` : number(report.running, 0));
     say(this.cells.wait, number(report.wait_ms));
-    this.offer(live.state || "");
+    this.offer(found ? live.state || "" : "none");
   }
 
   // The actions that make sense in this state.

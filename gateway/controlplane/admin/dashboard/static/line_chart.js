@@ -1,14 +1,14 @@
-// How is one chart drawn? As SVG paths on the last five minutes. A pointer or the arrow keys
+// How is one chart drawn? As SVG paths on the last minutes. A pointer or the arrow keys
 // move a cursor that all charts share; its values are written out, and said when asked for.
 
 import { h, mark, say, vars } from "./dom.js";
-import { KEPT, number } from "./model.js";
+import { number } from "./model.js";
 
 const HEIGHT = 136;
 const TOP = 18;
 const BOTTOM = 18;
-const GAP_MS = 4000; // no look for that long: the line is broken rather than invented
-const STEP_MS = 5000;
+const LATE_MS = 3000; // a point is that late: the line is broken rather than invented
+const MARKS = 26; // so many pixels from one named edit to the next
 
 export class LineChart {
   constructor(key, title, cursor, redraw) {
@@ -27,13 +27,14 @@ export class LineChart {
     this.plot.addEventListener("keydown", (event) => this.step(event));
   }
 
-  draw(lines, marks) {
+  // `most`: seconds that are shown at most.
+  draw(lines, marks, most) {
     this.lines = lines;
     this.marks = marks;
     this.until = Date.now();
-    // A young page shows a short time in full rather than a long one that is empty.
+    // A young gateway shows a short time in full rather than a long one that is empty.
     const first = Math.min(this.until, ...lines.map(({ points }) => points[0]?.at ?? this.until));
-    this.span = Math.min(KEPT * 1000, Math.max(60_000, this.until - first));
+    this.span = Math.min(most * 1000, Math.max(60_000, this.until - first));
     this.paint();
   }
 
@@ -43,7 +44,8 @@ export class LineChart {
   }
 
   step(event) {
-    const steps = { ArrowLeft: -STEP_MS, ArrowRight: STEP_MS, Home: -KEPT * 1000, End: KEPT * 1000 };
+    const far = this.span / 60;
+    const steps = { ArrowLeft: -far, ArrowRight: far, Home: -this.span, End: this.span };
     if (!(event.key in steps)) return;
     event.preventDefault();
     const at = (this.cursor.at ?? this.until) + steps[event.key];
@@ -86,7 +88,7 @@ export class LineChart {
   scale(most, y) {
     const parts = [most / 2, most].map((value) =>
       h("text", { class: "tick", x: 0, y: y(value) - 3 }, value.toLocaleString("en", { maximumFractionDigits: 2 })));
-    const step = this.span > 150_000 ? 60 : this.span > 90_000 ? 30 : 15;
+    const step = [15, 30, 60, 300, 600].find((each) => each * 6000 >= this.span) ?? 600;
     for (let back = step; back * 1000 < this.span - 5000; back += step) {
       const words = back % 60 ? `−${back} s` : `−${back / 60} min`;
       parts.push(h("text", { class: "tick", x: this.x(this.until - back * 1000), y: HEIGHT - 4, "text-anchor": "middle" }, words));
@@ -95,23 +97,28 @@ export class LineChart {
   }
 
   edits() {
-    return (this.marks || []).filter((edit) => edit.at > this.since).map((edit) => h("g", { class: "edit-mark" },
-      h("line", { x1: this.x(edit.at), x2: this.x(edit.at), y1: TOP, y2: HEIGHT - BOTTOM }),
-      h("text", { x: this.x(edit.at) - 3, y: TOP + 8, "text-anchor": "end" }, `r${edit.revision}`)));
+    let named = -MARKS;
+    return (this.marks || []).filter((edit) => edit.at > this.since).map((edit) => {
+      const x = this.x(edit.at);
+      const name = x - named >= MARKS ? h("text", { x: x - 3, y: TOP + 8, "text-anchor": "end" }, `r${edit.revision}`) : null;
+      if (name) named = x;
+      return h("g", { class: "edit-mark" }, h("line", { x1: x, x2: x, y1: TOP, y2: HEIGHT - BOTTOM }), name);
+    });
   }
 
   line({ points, tint }, y) {
     let path = "";
-    let last = null;
+    let last = null; // the point before, where it is none of nothing
     for (const point of points) {
       const value = point[this.key];
       if (value === null) {
         last = null;
         continue;
       }
-      const joined = last !== null && point.at - last < GAP_MS;
-      path += `${joined ? "L" : "M"}${this.x(point.at).toFixed(1)} ${y(value).toFixed(1)}`;
-      last = point.at;
+      const joined = last && point.at - last.at < Math.max(point.every, last.every) + LATE_MS;
+      // One that stands alone is a dot.
+      path += `${joined ? "L" : "M"}${this.x(point.at).toFixed(1)} ${y(value).toFixed(1)}${joined ? "" : "h0"}`;
+      last = point;
     }
     const drawn = h("path", { class: "line", d: path });
     vars(drawn, { "--tint": `var(--tint-${tint})` });
@@ -144,7 +151,7 @@ export class LineChart {
       say(this.now.children[index], text);
     });
     const words = values.map(({ name, text }) => `${name} ${text}`).join(", ");
-    const when = this.cursor.at === null ? "now" : `${Math.round((this.until - this.cursor.at) / 1000)} seconds ago`;
+    const when = this.cursor.at === null ? "now" : ago(this.until - this.cursor.at);
     mark(this.plot, "aria-label", `${this.title}, ${when}: ${words || "nothing yet"}`);
   }
 }
@@ -154,7 +161,11 @@ function nearest(points, at) {
   for (const point of points) {
     if (!found || Math.abs(point.at - at) < Math.abs(found.at - at)) found = point;
   }
-  return found && Math.abs(found.at - at) < GAP_MS ? found : null;
+  return found && Math.abs(found.at - at) < found.every + LATE_MS ? found : null;
+}
+
+function ago(ms) {
+  return ms < 120_000 ? `${Math.round(ms / 1000)} seconds ago` : `${Math.round(ms / 60_000)} minutes ago`;
 }
 
 // The next of 1, 2, 5 times a power of ten, so that the scale stands still while values move.

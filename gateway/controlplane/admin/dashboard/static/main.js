@@ -18,7 +18,9 @@ import { summary } from "./summary.js";
 
 const LOOK_MS = 1000;
 
-const state = { table: null, status: null, used: null, revisions: [], series: new Map(), marks: [] };
+const state = {
+  table: null, status: null, used: null, revisions: [], series: new Map(), whole: new Series(), marks: [], only: null, open: null,
+};
 const views = [alerts, summary, routes, charts, gateways, instances, keys, permission].map((view) => view(state, refresh));
 const historyView = history(state, refresh);
 const eventsView = events();
@@ -57,6 +59,7 @@ async function look() {
     if (!state.series.has(name)) state.series.set(name, new Series());
     state.series.get(name).add(now, backend);
   }
+  if (status.gateway) state.whole.add(now, status.gateway);
   for (const name of state.series.keys()) if (!(name in (status.backends || {}))) state.series.delete(name);
   draw();
 }
@@ -66,8 +69,14 @@ function draw() {
   const behind = workers.filter((worker) => worker.revision !== state.status.revision).length;
   const many = `${workers.length} worker${workers.length === 1 ? "" : "s"}`;
   say(by("facts"), `revision ${state.status.revision} · ${many}${behind ? `, ${behind} not there yet` : ""}`);
-  document.title = `Headgate · revision ${state.status.revision}`;
+  if (state.status.listen) {
+    const url = new URL("/-/docs", state.status.listen);
+    if (["0.0.0.0", "[::]"].includes(url.hostname)) url.hostname = location.hostname; // everywhere, so here too
+    mark(by("route-docs"), "href", url.href);
+    by("route-docs").hidden = false;
+  }
   for (const view of views) view.update();
+  document.title = `Headgate · ${state.only ?? `revision ${state.status.revision}`}`;
 }
 
 // Runs `work`, asking for the token as often as the gateway does; true when it succeeded.
@@ -118,8 +127,9 @@ async function hear() {
 function heard(event) {
   eventsView.add(event);
   if (event.type !== "edit") return;
-  state.marks.push({ at: Date.now(), revision: event.revision });
-  refresh().catch(() => {});
+  state.marks.push({ at: Date.parse(event.time) || Date.now(), revision: event.revision });
+  while (state.marks.length && state.marks[0].at < Date.now() - 3600e3) state.marks.shift();
+  if (event.revision > (state.revisions[0]?.revision ?? 0)) refresh().catch(() => {});
 }
 
 watch();

@@ -1,7 +1,7 @@
 // What do the answers of the admin API mean? Pure functions of values; nothing here touches the
 // page or asks the gateway.
 
-export const KEPT = 300; // samples, one a second: five minutes
+export const SPANS = { minutes: 300, hour: 3600 }; // seconds that the charts show
 export const MAX_WEIGHT = 1_000_000;
 
 const PALETTE = 8;
@@ -63,23 +63,48 @@ function wrong(backend) {
   return counts ? (counts["499"] || 0) + (counts["5xx"] || 0) + (counts.refused || 0) : backend.errors_per_s ?? 0;
 }
 
-// The last five minutes of one backend.
+const POINTS = ["p50", "p95", "p99"];
+
+// What was seen of one backend: each second by this page, for five minutes, and for an hour by the
+// gateway, in its steps.
 export class Series {
   constructor() {
-    this.points = [];
+    this.seen = [];
+    this.kept = [];
   }
 
-  add(at, backend) {
-    const latency = backend.latency_ms || {};
-    this.points.push({
-      at,
-      requests: backend.requests_per_s ?? 0,
-      errors: wrong(backend),
-      p50: latency.p50 ?? null,
-      p95: latency.p95 ?? null,
-      p99: latency.p99 ?? null,
+  add(at, rates) {
+    const latency = rates.latency_ms || {};
+    this.seen.push({
+      at, every: 1000, requests: rates.requests_per_s ?? 0, errors: wrong(rates),
+      ...Object.fromEntries(POINTS.map((point) => [point, latency[point] ?? null])),
     });
-    while (this.points.length && this.points[0].at < at - KEPT * 1000) this.points.shift();
+    while (this.seen.length && this.seen[0].at < at - SPANS.minutes * 1000) this.seen.shift();
+  }
+
+  // Takes in what the gateway kept: `rates` in steps of `step_s` that ended at `until`.
+  keep(until, step_s, rates) {
+    const bad = ["499", "5xx", "refused"].map((kind) => rates.answers_per_s[kind]).filter(Boolean);
+    this.kept = until.map((at, index) => ({
+      at: at * 1000, every: step_s * 1000, requests: rates.requests_per_s[index],
+      errors: bad.reduce((sum, row) => sum + row[index], 0),
+      ...Object.fromEntries(POINTS.map((point) => [point, rates.latency_ms[point][index]])),
+    }));
+  }
+
+  // The points of the last `span` seconds: what was seen, and before it and in its gaps what was
+  // kept; for more than the page keeps itself the other way round.
+  points(now, span) {
+    const since = now - span * 1000;
+    const kept = this.kept.filter(({ at }) => at >= since);
+    if (span > SPANS.minutes) {
+      const until = kept.at(-1)?.at ?? 0;
+      return [...kept, ...this.seen.filter(({ at }) => at > until)];
+    }
+    const had = new Set(this.seen.map(({ at }) => Math.round(at / 10_000)));
+    const first = this.seen[0]?.at ?? Infinity;
+    const gaps = kept.filter(({ at }) => at < first || !had.has(Math.round(at / 10_000)));
+    return [...gaps, ...this.seen].sort((one, other) => one.at - other.at);
   }
 }
 
