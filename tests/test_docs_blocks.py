@@ -94,7 +94,11 @@ async def test_a_page_that_starts_a_server_leads_where_it_says(page: str, tmp_pa
                     status = await client.get(f"http://127.0.0.1:{admin}/admin/v1/status")
                     backends = status.json()["backends"].values() if reply.status == 200 else ()
                     words = [i["health"] for b in backends for i in b["instances"].values()]
-                    return bool(words) and set(words) == {"up"}
+                    if not words or set(words) != {"up"}:
+                        return False
+                    fleet = status.json().get("fleet", {"revision": 1, "backends": {}})
+                    states = {each["state"] for each in fleet["backends"].values()}
+                    return fleet["revision"] > 0 and states <= {"ready", "asleep"}
 
                 await eventually(is_ready, 60, f"{page} serves: {terminal.logs()}")
             elif block.mark == "keeps on":

@@ -33,6 +33,10 @@ NO_CONNECTION: Final = {
 
 EXHAUSTED: Final = "The gateway has no file descriptor, port or memory left for a connection."
 
+GLANCE_S: Final = 0.1
+"""Whether a connection that was idle for longer was ended meanwhile, the kernel is asked. After a
+moment in which this process could not run it knows of all that were, and we of none."""
+
 MAX_WATCHED: Final = 4  # connections of an instance that are kept without use, for what they teach
 ALIVE_S: Final = 2.0  # bytes that came of it within this time show that somebody is there
 
@@ -74,8 +78,13 @@ class Pool(Owner):
         idle = self.idle
         while idle:
             upstream = idle.pop()
+            idled_s = now - upstream.idle_since
+            if idled_s > GLANCE_S and upstream.is_hung_up():
+                # Its end is on the way to us, and teaches what there is to learn.
+                self.shared.wheel.drop(upstream)
+                continue
             if (
-                now - upstream.idle_since < self.idle_limit_s
+                idled_s < self.idle_limit_s
                 and now - upstream.born < self.shared.options.upstream_max_age_s
                 and not upstream.transport.is_closing()
             ):

@@ -7,6 +7,7 @@ says, is closed and never used again: a late or double answer reaches nobody (R1
 """
 
 import asyncio
+import select
 import ssl
 from abc import abstractmethod
 from functools import partial
@@ -37,6 +38,7 @@ LEGAL: Final = {
     CLOSED: (),
 }
 MAX_INTERIM: Final = 16
+HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)  # the others are always told: POLLHUP, POLLERR
 
 
 @trait
@@ -129,6 +131,15 @@ class Upstream(asyncio.Protocol, Timed):
     def is_answering(self) -> bool:
         """Whether an answer is under way, whose every part moves the deadline on."""
         return self.state == BODY
+
+    def is_hung_up(self) -> bool:
+        """Whether the instance has ended the connection, if nobody here has heard of it yet."""
+        sock = self.transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:
+            return False
+        found = select.poll()
+        found.register(sock.fileno(), HUNG_UP)
+        return len(found.poll(0)) > 0
 
     # what the pool and the exchange do
 

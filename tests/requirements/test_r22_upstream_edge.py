@@ -1,12 +1,14 @@
 """R22: an instance that closes idle connections never costs an idempotent request."""
 
 import asyncio
+import os
 import random
+import signal
 import time
 
 import pytest
 
-from tests.harness.gateway import Gateway, one_backend, running_gateway
+from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
 from tests.harness.load import Client, Reply
 from tests.harness.origins import Connection, Exchange, echo, one_origin
 
@@ -59,6 +61,29 @@ async def _edges(lanes: int, seconds: float) -> None:
 
 async def test_r22_an_instance_that_closes_idle_connections_costs_no_idempotent_request() -> None:
     await _edges(lanes=80, seconds=14)  # more than 1,000 requests
+
+
+async def test_r22_what_was_closed_while_a_worker_could_not_run_costs_no_request() -> None:
+    """It cannot have heard of it, and the kernel knows."""
+    async with one_origin(closing) as origin:
+        async with running_gateway(one_backend(origin)) as gateway:
+            (worker,) = await gateway.worker_pids()
+            clients = [Client() for _ in range(60)]
+
+            async def all_ask(method: str) -> list[Reply]:
+                return await asyncio.gather(
+                    *(each.request(method, f"{gateway.url}/x", body=b"{}") for each in clients)
+                )
+
+            for method in ("GET", "POST"):
+                assert {reply.status for reply in await all_ask(method)} == {200}
+                os.kill(worker, signal.SIGSTOP)
+                asking = asyncio.create_task(all_ask(method))
+                await eventually(lambda: all(each.closed for each in origin.traffic))
+                os.kill(worker, signal.SIGCONT)
+                assert {reply.status for reply in await asking} == {200}, method
+            for each in clients:
+                await each.close()
 
 
 @pytest.mark.soak
