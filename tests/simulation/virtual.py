@@ -73,7 +73,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 class _NoSocket:
     def fileno(self) -> int:
-        raise OSError("made of memory")
+        """None: it is made of memory."""
+        return -1
 
 
 class End(asyncio.Transport):
