@@ -1,17 +1,18 @@
 """A machine that knows only the OpenAPI document tries to break the admin API."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 
 from gateway.controlplane.admin.app import admin_application
 from gateway.controlplane.admin.calls import AdminParts
+from gateway.controlplane.admin.listener import AdminListener
 from gateway.controlplane.admin.openapi import openapi
 from gateway.controlplane.admin.operations import OPERATIONS
 from gateway.controlplane.admin.security import Tokens
@@ -54,10 +55,9 @@ def url() -> Iterator[str]:
             rollouts := make_rollouts(publisher, events),
             Commands(rollouts, publisher),
         )
-        runner = web.AppRunner(admin_application(parts), access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        ready.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
+        bound = socket.create_server(("127.0.0.1", 0))
+        await AdminListener(admin_application(parts), bound).start()
+        ready.append(f"http://127.0.0.1:{bound.getsockname()[1]}")
 
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

@@ -71,7 +71,7 @@ async def test_a_key_is_made_shown_once_used_rotated_and_revoked(
         await asyncio.to_thread(close, page)
         markup = str(page.script("return document.documentElement.outerHTML"))
         assert secret not in markup
-        assert "600/m" in page.text(ACME)
+        await asyncio.to_thread(page.until, lambda: "600/m" in page.text(ACME))
         await asyncio.to_thread(page.until, lambda: "just now" in page.text(ACME))
 
         await asyncio.to_thread(confirm, page, "rotate")
