@@ -204,6 +204,7 @@ async def test_r59_guesses_are_counted_and_shut_no_right_token_out() -> None:
         assert answers == [401] * 20 + [429]
         for host in ("127.0.0.2", "127.0.0.3"):
             assert await asked_from(host, TOKEN) == 200
+        await gateway.logged("too many wrong tokens from 127.0.0.2")
         assert gateway.log_text().count("too many wrong tokens from 127.0.0.2") == 1
 
 

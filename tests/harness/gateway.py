@@ -149,6 +149,10 @@ class Gateway:
 
         await eventually(enough, within_s, f"{wanted} instances up")
 
+    async def logged(self, text: str) -> None:
+        """Return once `text` is in the log: what is said is written a moment later."""
+        await eventually(lambda: text in self.log_text(), what=f"{text!r} in the log")
+
     async def stop(self, expect: int | None = 0, within_s: float = HUNG_S) -> float:
         """SIGTERM, wait, and assert a clean end; returns how long it took in seconds."""
         assert self.process is not None

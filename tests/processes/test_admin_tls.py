@@ -112,7 +112,7 @@ async def test_commands_find_it_and_trust_what_it_shows(gateway: AdminTls, files
         "weights", "all", "main=3", *url, HEADGATE_CACERT=str(files["ca"][0])
     )
     assert code == 0, said
-    assert f"admin     {gateway.admin_url}" in gateway.log_text()
+    await gateway.logged(f"admin     {gateway.admin_url}")
 
 
 @pytest.mark.parametrize(

@@ -116,8 +116,8 @@ async def test_clients_come_by_tls_and_instances_are_told_so(
     cipher = session.cipher()
     assert cipher is not None
     assert cipher[0].startswith("ECDHE-")
-    assert "headgate is ready" in gateway.log_text()
-    assert f"  requests  https://127.0.0.1:{gateway.data_port}\n" in gateway.log_text()
+    await gateway.logged("headgate is ready")
+    await gateway.logged(f"  requests  https://127.0.0.1:{gateway.data_port}\n")
 
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")

@@ -55,8 +55,8 @@ async def test_clients_come_by_https_and_the_admin_api_stays_as_it_was(tmp_path:
         writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
         writer.close()
-        assert f"curl --cacert {cert}" in gateway.log_text()
-        assert f"  requests  https://127.0.0.1:{gateway.data_port}" in gateway.log_text()
+        await gateway.logged(f"curl --cacert {cert}")
+        await gateway.logged(f"  requests  https://127.0.0.1:{gateway.data_port}")
         await gateway.stop()
 
 

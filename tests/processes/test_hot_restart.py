@@ -140,7 +140,7 @@ async def test_a_gateway_is_replaced_under_load_and_nothing_is_refused_cut_or_lo
             assert not {*old} & {*await gateway.worker_pids()}
             health = await gateway.client.get(f"{gateway.url}/-/health", fresh=True)
             assert health.status == 200
-            assert "serves now; this one finishes what it has" in gateway.log_text()
+            await gateway.logged("serves now; this one finishes what it has")
 
 
 @pytest.mark.soak
@@ -259,7 +259,7 @@ async def test_a_second_start_takes_over_and_none_takes_over_what_is_told_to_sto
                 anew = await taking(gateway, log)
             gateway.process = Adopted(anew.pid)  # type: ignore[assignment]
             await eventually(gateway.answers, 60)
-            assert "no gateway runs with this state: this one starts anew" in gateway.log_text()
+            await gateway.logged("no gateway runs with this state: this one starts anew")
             anew.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(anew.wait(), 60) == 0
 

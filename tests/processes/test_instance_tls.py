@@ -187,7 +187,7 @@ async def test_who_cannot_be_verified_gets_nothing_and_why_is_said(
     assert operator in status["backends"][route]["instances"][address]["cause"]
     said = [each["text"] for each in status["alerts"] if each.get("instance") == address]
     assert [text for text in said if operator in text], said
-    assert f"instance {address} of {route}: starting, now failing: " in house.gateway.log_text()
+    await house.gateway.logged(f"instance {address} of {route}: starting, now failing: ")
 
 
 async def test_one_that_closes_after_the_handshake_is_said_to(house: House) -> None:

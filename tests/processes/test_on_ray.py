@@ -133,6 +133,7 @@ async def placed(cluster: Cluster) -> None:
     """Instances are placed, and what has no room is one line."""
     async with up(cluster) as gateway:
         assert len(await gateway.pids(2)) == 2
+        await gateway.logged("big needs 1 GPU; 0 of 0 are free")
         assert gateway.log_text().count("big needs 1 GPU; 0 of 0 are free") == 1
         told = (await gateway.status())["fleet"]["backends"]
         assert told["big"]["waits"] == "big needs 1 GPU; 0 of 0 are free", told

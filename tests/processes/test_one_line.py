@@ -185,7 +185,7 @@ async def test_a_strangers_file_is_served_and_the_configuration_written(tmp_path
         squared = await it.client.json("POST", f"{it.url}/predict", {"input": 3})
         assert squared.json() == {"square": 9}
         assert (await it.client.json("POST", f"{it.url}/double", 4)).json() == 8
-        assert "server.py:Square answers at /predict" in it.log_text()
+        await it.logged("server.py:Square answers at /predict")
         made = load(tmp_path / "made.yaml").document
         assert made["backends"]["square"]["serve"] == {
             "model": "server.py:Square", "devices": ["cpu"]
@@ -246,7 +246,7 @@ async def test_code_that_changes_is_loaded_anew_under_load_and_broken_code_is_no
             finally:
                 over.set()
         assert wrong == []
-        assert "the version before goes on answering" in it.log_text()
+        await it.logged("the version before goes on answering")
         await it.stop()
 
 

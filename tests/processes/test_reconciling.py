@@ -171,7 +171,7 @@ async def test_versions_replace_each_other_under_load_and_a_broken_one_does_not(
         told = await it.patch(serve={"model": "models:Broken"})
         served = await it.until("failed", told["revision"])
         assert "no weights in weights.pt" in served["error"]
-        assert "no weights in weights.pt" in it.log_text()
+        await it.logged("no weights in weights.pt")
         it.seen.clear()
         await eventually(lambda: it.seen["two"] > 10)
 

@@ -240,7 +240,7 @@ async def test_while_etcd_is_away_a_gateway_starts_from_its_copy() -> None:
             gateway.document["routes"]["all"]["split"] = {"main": 9}
             starting = asyncio.create_task(gateway.start())
             await eventually(lambda: _decides(gateway, 2), 60)
-            assert "going on with the copy of revision 2" in gateway.log_text()
+            await gateway.logged("going on with the copy of revision 2")
             store = (await gateway.status())["store"]
             assert (store["state"], store["lease"], store["copy"]) == ("away", "lost", True)
             assert (await edit(gateway, 8)).status == 503

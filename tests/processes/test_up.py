@@ -145,7 +145,7 @@ async def test_an_instance_that_is_killed_serves_again(tmp_path: Path) -> None:
 
         await eventually(lambda: not alive(victim))
         await eventually(answers)
-        assert "was ended by SIGKILL; starting it again" in it.log_text()
+        await it.logged("was ended by SIGKILL; starting it again")
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ async def test_what_cannot_be_set_up_is_said_once_and_requests_are_served(variab
     env = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", **variables}
     async with one_origin() as origin, running_gateway(one_backend(origin), env=env) as gateway:
         assert (await gateway.client.get(f"{gateway.url}/x")).status == 200
+        await gateway.logged("tracing is off")
         text = gateway.log_text()
     assert text.count("tracing is off") == 1
     assert said in text
