@@ -61,6 +61,11 @@ class Page:
     def text(self, selector: str) -> str:
         return str(self.script("return document.querySelector(arguments[0])?.innerText", selector))
 
+    def shows(self, selector: str, words: str) -> None:
+        """Returns once what `selector` finds first has these words: the page draws it anew each
+        second, and there is a moment without it."""
+        self.until(lambda: words in self.text(selector), f"{words!r} in {selector}")
+
     def script(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script(code, *arguments)
 

@@ -36,8 +36,8 @@ def give(page: Page, token: str) -> None:
 def test_it_shows_what_is_live_and_the_console_stays_silent(page: Page, demo: Demo) -> None:
     page.open(demo.url)
     page.until(lambda: page.text("#link-text") == "live")
-    assert "revision 42 · 1 worker" in page.text("#facts")
-    assert "90.0 %" in page.text('[data-backend="digits-linear"]')
+    page.shows("#facts", "revision 42 · 1 worker")
+    page.shows('[data-backend="digits-linear"]', "90.0 %")
     assert len(page.all(".chart path.line")) == 5 * 5
     assert page.text("#summary").count("7 of 7") == 1
     assert page.complaints() == []
@@ -129,8 +129,8 @@ def test_an_instance_that_dies_turns_and_the_split_says_so(page: Page, demo: Dem
     page.until(lambda: page.text('[data-instance="127.0.0.1:8002"] .pill') == "up")
     demo.set_live("digits-cnn", "127.0.0.1:8002", health="down")
     page.until(lambda: page.text('[data-instance="127.0.0.1:8002"] .pill') == "down")
-    assert "100.0 %" in page.text('[data-backend="digits-linear"]')
-    assert "6 of 7" in page.text("#summary")
+    page.shows('[data-backend="digits-linear"]', "100.0 %")
+    page.shows("#summary", "6 of 7")
 
 
 def test_what_is_wrong_is_above_everything(page: Page, demo: Demo) -> None:
@@ -143,7 +143,7 @@ def test_what_is_wrong_is_above_everything(page: Page, demo: Demo) -> None:
         *({"severity": "warning", "kind": "down", "text": f"instance {n}"} for n in range(9)),
     ]
     page.until(lambda: wrong in page.text("#alerts"))
-    assert "and 2 more" in page.text("#alerts")
+    page.shows("#alerts", "and 2 more")
     order = "return [...document.querySelectorAll('main > section')].map((each) => each.id)"
     assert page.script(order)[0] == "alerts"
     demo.alerts = []
@@ -160,12 +160,12 @@ def test_answers_are_told_apart_and_a_dead_route_says_so(page: Page, demo: Demo)
     )
     assert page.text(f'{CNN} [data-kind="499"]').split() == ["499", "1.40"]
     assert page.find(f'{CNN} [data-kind="4xx"]').get_attribute("data-tone") == "warn"
-    assert "3.25" in page.text("#summary")
+    page.shows("#summary", "3.25")
     for address in ("127.0.0.1:8001", "127.0.0.1:8011"):
         demo.set_live("digits-linear", address, health="failing")
     demo.set_live("digits-cnn", "127.0.0.1:8002", health="failing")
     page.until(lambda: page.text('[data-route="digits"] .title .pill') == "not served")
-    assert "0.0 %" in page.text(CNN)
+    page.shows(CNN, "0.0 %")
     assert page.find('[data-route="digits"] .live').get_attribute("data-refusing") is not None
 
 
@@ -243,7 +243,7 @@ def test_a_viewer_sees_everything_and_is_told_why_nothing_can_be_edited(page: Pa
         give(page, viewer)
         page.until(lambda: page.text("#link-text") == "live")
         page.until(lambda: "may read everything" in page.text("#viewer"))
-        assert "90.0 %" in page.text('[data-backend="digits-linear"]')
+        page.shows('[data-backend="digits-linear"]', "90.0 %")
         assert len(page.all("#instances [data-instance]")) == 7
         editing = page.all("[data-edits]")
         assert len(editing) >= 5 * 2 + 7 * 2
@@ -376,7 +376,7 @@ def test_a_gateway_that_leaves_is_said_and_found_again(page: Page) -> None:
         assert (
             page.script("return getComputedStyle(document.querySelector('main')).filter") != "none"
         )
-        assert page.text("#announcer") == "The gateway: no answer"
+        page.until(lambda: page.text("#announcer") == "The gateway: no answer")
         demo.broken = False
         page.until(lambda: page.text("#link-text") == "live")
         assert (
@@ -394,7 +394,7 @@ def test_the_last_hour_is_there_for_who_comes_late(page: Page, demo: Demo) -> No
     ]  # fmt: skip
     page.open(demo.url)
     page.until(lambda: "revision 41 by operator (a try)" in page.text("#events-body"))
-    assert "up → down" in page.text("#events-body")
+    page.shows("#events-body", "up → down")
     lines = """return Math.min(...[...document.querySelectorAll('[data-chart="p99"] path.line')]
         .map((line) => (line.getAttribute("d").match(/L/g) || []).length))"""
     page.until(lambda: page.script(lines) >= 25, "five minutes in full")
@@ -438,7 +438,7 @@ def test_a_rollout_shows_its_steps_its_evidence_and_what_a_person_may_say(
     steps = page.all('[data-route="digits"] .track li')
     assert [each.get_attribute("data-step") for each in steps] == ["passed", "waiting", "ahead"]
     guard = '[data-route="digits"] [data-guard="errors"]'
-    assert "9 of 212 against 17 of 1,908 at 50 %" in page.text(guard)
+    page.shows(guard, "9 of 212 against 17 of 1,908 at 50 %")
     assert page.find(f"{guard} .meter").get_attribute("aria-valuenow") == "0.50"
     words = page.all('[data-route="digits"] [data-word]')
     assert [each.text for each in words] == ["approve", "pause", "abort"]
@@ -449,7 +449,7 @@ def test_a_rollout_shows_its_steps_its_evidence_and_what_a_person_may_say(
     demo.rollouts["digits"] = [look("rolled_back", 2, 0, 119.0)]
     page.until(lambda: "rolled back" in page.text('[data-route="digits"] .rollout'))
     assert not page.all('[data-route="digits"] [data-word]')
-    assert page.text(f"{guard} .pill") == "failed"
+    page.until(lambda: page.text(f"{guard} .pill") == "failed")
     demo.rollouts["digits"] = []
     del demo.rollouts["digits"]
     page.until(lambda: not page.find('[data-route="digits"] .rollout').is_displayed())

@@ -57,7 +57,7 @@ def test_a_hundred_routes_are_found_ordered_and_folded(
     page.open(crowd.url)
     page.until(lambda: len(shown(page)) == ROUTES)
     assert shown(page)[0] == "model-000"
-    assert page.text("#find-count") == "100 routes"
+    page.until(lambda: page.text("#find-count") == "100 routes")
     folded = 'return document.querySelectorAll("tbody[data-folded]").length'
     page.until(lambda: page.script(folded) == ROUTES - 1, "all but the one in trouble are folded")
 
@@ -72,7 +72,7 @@ def test_a_hundred_routes_are_found_ordered_and_folded(
     field = page.find("#find-text")
     page.write(field, "model-07")
     page.until(lambda: len(shown(page)) == 10)
-    assert page.text("#find-count") == "10 of 100"
+    page.until(lambda: page.text("#find-count") == "10 of 100")
     page.write(field, "nobody")
     page.until(lambda: page.find("#find-none").is_displayed())
     wide = "return document.documentElement.scrollWidth - innerWidth"

@@ -19,9 +19,9 @@ def test_a_mirror_shows_its_agreement_its_fields_and_examples(page: Page) -> Non
         demo.mirrors["digits"] = known()
         page.open(demo.url)
         page.until(lambda: "agrees in 97.0 % of 200 pairs" in page.text(f"{PANEL} .head"))
-        assert "the stable version with itself agrees in 99.5 %" in page.text(PANEL)
-        assert "98.0 %" in page.text(f'{PANEL} [data-field="/digit"]')
-        assert "3.25, at most 6" in page.text(f'{PANEL} [data-field="/digit"]')
+        page.shows(PANEL, "the stable version with itself agrees in 99.5 %")
+        page.shows(f'{PANEL} [data-field="/digit"]', "98.0 %")
+        page.shows(f'{PANEL} [data-field="/digit"]', "3.25, at most 6")
         page.press(f"{PANEL} summary")
         page.until(lambda: page.text(f'{PANEL} [data-side="mirror"]') == "1")
         sides = [each.text for each in page.all(f'{PANEL} [data-side="mirror"]')]

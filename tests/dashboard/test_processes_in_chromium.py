@@ -67,7 +67,7 @@ def test_a_model_is_scaled_loaded_anew_and_stopped_from_the_page(page: Page, dem
     page.write(page.find('[aria-label="Replicas of digits-cnn"]'), "3")
     page.press('[aria-label="scale digits-cnn"]')
     page.until(lambda: "1 instance will be started" in page.text("#confirm-diff"))
-    assert "replicas" in page.text("#confirm-diff")
+    page.shows("#confirm-diff", "replicas")
     assert "replicas" not in demo.table["backends"]["digits-cnn"]["serve"], "so far it is a plan"
     confirm(page)
     page.until(lambda: demo.table["backends"]["digits-cnn"]["serve"].get("replicas") == 3)

@@ -85,15 +85,15 @@ def test_it_is_read_and_tried_out(page: Page) -> None:
     try:
         page.open(f"http://127.0.0.1:{server.server_port}/-/docs")
         page.until(lambda: "/digits" in page.text("#routes"))
-        assert "Ask <b>Linear</b>" in page.text("#routes")
-        assert "None of its instances describes it." in page.text("#routes")
+        page.shows("#routes", "Ask <b>Linear</b>")
+        page.shows("#routes", "None of its instances describes it.")
         page.find("summary").click()
         field = page.find("textarea")
         page.until(field.is_displayed)
         assert json.loads(field.get_property("value"))["pixels"] == [0, 0]
         page.find("button").click()
         page.until(lambda: "200 by linear" in page.text(".send span"))
-        assert '"digit": 7' in page.text("details > div:last-child pre")
+        page.shows("details > div:last-child pre", '"digit": 7')
         assert page.script("return window.evil") is None
         assert [text for text in page.complaints() if "favicon" not in text] == []
         page.resize(360, 800)
