@@ -52,48 +52,41 @@ def begin(
 ) -> Beginning:
     """The table of `file` and `store`, stored. Raises Invalid when the two do not fit together,
     StoreError when the outcome cannot be stored."""
+
+    def once() -> Beginning:
+        previous, applied = EMPTY, _NOTHING
+        stored = store.load()
+        wanted = file
+        if stored is not None:
+            applied = stored.applied or {}
+            if again:
+                wanted = applied
+            newest = stored.newest
+            previous = outcomes.made(EMPTY, newest.document, newest.number)
+        merged = merge(applied, wanted, meets(previous.document, applied, wanted))
+        merged = replace(merged, document=settle(merged.document))
+        published, late = Published.nothing(previous), None
+        try:
+            if stored is None or not same(merged.document, previous.document):
+                # Whatever these backends are served by is started with this table, or was before.
+                table = outcomes.made(previous, merged.document, previous.revision + 1)
+                tried = Published(previous, table, diff(previous.document, table.document), 0)
+                store.commit(revision_of(tried, "file", why, "file"), wanted)
+                published = tried
+            elif not same(applied, wanted):
+                store.applied_again(wanted)
+            applied = wanted
+        except Unavailable:
+            if stored is None:
+                raise
+            late = wanted
+        kept = diff(wanted, published.table.document)
+        outcome = Applied(published, merged.overridden, tuple(c for c in kept if not is_placed(c)))
+        return Beginning(outcome, applied, late)
+
     for _ in range(TRIES):
         try:
-            return _begun(store, outcomes, file, why, again, settle, meets)
+            return once()
         except Conflict:  # another gateway starts as well
             continue
     raise Unavailable("other gateways edit all the time; start again")
-
-
-def _begun(
-    store: Store,
-    outcomes: Outcomes,
-    file: Document,
-    why: str,
-    again: bool,
-    settle: Edit,
-    meets: Meets,
-) -> Beginning:
-    previous, applied = EMPTY, _NOTHING
-    stored = store.load()
-    if stored is not None:
-        applied = stored.applied or {}
-        if again:
-            file = applied
-        newest = stored.newest
-        previous = outcomes.made(EMPTY, newest.document, newest.number)
-    merged = merge(applied, file, meets(previous.document, applied, file))
-    merged = replace(merged, document=settle(merged.document))
-    published, late = Published.nothing(previous), None
-    try:
-        if stored is None or not same(merged.document, previous.document):
-            # Whatever these backends are served by is started with this table, or was before.
-            table = outcomes.made(previous, merged.document, previous.revision + 1)
-            tried = Published(previous, table, diff(previous.document, table.document), 0)
-            store.commit(revision_of(tried, "file", why, "file"), file)
-            published = tried
-        elif not same(applied, file):
-            store.applied_again(file)
-        applied = file
-    except Unavailable:
-        if stored is None:
-            raise
-        late = file
-    kept = diff(file, published.table.document)
-    outcome = Applied(published, merged.overridden, tuple(c for c in kept if not is_placed(c)))
-    return Beginning(outcome, applied, late)

@@ -528,26 +528,27 @@ async def test_a_split_that_was_edited_while_nothing_ran_is_not_fought_for() -> 
     assert successor.weights["digits-cnn"] == 7
 
 
-async def test_a_file_that_edits_the_split_while_nothing_runs_gets_its_own_and_no_mixture() -> None:
+async def started_anew_with(text: str) -> House:
+    """What takes over from a rollout at 80:20, with a file that was edited meanwhile."""
     house = House()
     await house.begin(steps=[20, 100])
     assert house.weights == {"digits-linear": 80, "digits-cnn": 20}
-    settings, document = parse(FILE.replace("digits-linear: 90", "digits-linear: 9"))
+    settings, document = parse(text)
     publisher = make_publisher(house.store, settings, Events())
     successor = House(house.keeper, publisher)
     publisher.start(document, why="test", meets=successor.rollouts.given_back)
+    return successor
+
+
+async def test_a_file_that_edits_the_split_while_nothing_runs_gets_its_own_and_no_mixture() -> None:
+    successor = await started_anew_with(FILE.replace("digits-linear: 90", "digits-linear: 9"))
     assert successor.weights == {"digits-linear": 9, "digits-cnn": 10}
     await successor.taken_up()
     assert (await successor.wait(1))["state"] == "aborted"
 
 
 async def test_a_file_that_edits_something_else_meanwhile_leaves_the_rollout_its_split() -> None:
-    house = House()
-    await house.begin(steps=[20, 100])
-    settings, document = parse(FILE.replace("match: /digits", "match: /numbers"))
-    publisher = make_publisher(house.store, settings, Events())
-    successor = House(house.keeper, publisher)
-    publisher.start(document, why="test", meets=successor.rollouts.given_back)
+    successor = await started_anew_with(FILE.replace("match: /digits", "match: /numbers"))
     assert successor.weights == {"digits-linear": 80, "digits-cnn": 20}
     await successor.taken_up()
     assert (await successor.wait(1))["state"] == "running"
