@@ -192,7 +192,9 @@ async def test_a_killed_control_process_leaves_instances_alone_and_its_successor
         await eventually(lambda: not alive(control))
         await eventually(it.answers)
         await it.until("ready")
-        assert (await it.served())["processes"] == [old]
+        (kept,) = (await it.served())["processes"]
+        measured = {"resident"}
+        assert {name for name in old if old[name] != kept[name]} <= measured, (old, kept)
 
         # A stream that is under way is finished by the process that began it.
         stream = asyncio.create_task(it.client.json("POST", f"{it.url}/m", {}, timeout=30))
