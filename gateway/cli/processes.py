@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 from click import UsageError
 
-from gateway.cli import asking, difference, finding, screen, serves
+from gateway.cli import asking, finding, screen, serves
 from gateway.cli.grids import Cell, clean
 from gateway.cli.refusals import Refusal, suggestion
-from gateway.client import AdminClient, Change, Json, Refused
+from gateway.client import AdminClient, Json, Refused
 
 FOLLOW_S = 0.5
 FOLLOWED = 500
@@ -42,15 +42,11 @@ def restart(options: SimpleNamespace) -> int:
     """Ends each instance and starts it again where it is, one after the other."""
     client = finding.client(options)
     with about(client, options.backend):
-        etag = asking.bound(
+        answer = asking.edited(
+            client,
             options,
-            lambda: int(client.table()["revision"]),
-            lambda: client.backend_tag(options.backend),
-        )
-        answer = asking.made(
             lambda change: client.restart_backend(options.backend, change),
-            asking.change(options, etag),
-            lambda: client.backend_tag(options.backend),
+            lambda: client.backend(options.backend).etag,
         )
     if not screen.printed(answer, options.output):
         screen.show(Cell(f"{options.backend}: {answer['serves'][options.backend]}"))
@@ -111,16 +107,13 @@ def _served(client: AdminClient, backend: str) -> Json:
 
 
 def _edit(client: AdminClient, options: SimpleNamespace, backend: str, patch: Json) -> None:
-    def edit(change: Change) -> Json:
-        return client.patch_backend(backend, patch, change)
-
-    etag = asking.bound(
-        options, lambda: int(client.table()["revision"]), lambda: client.backend_tag(backend)
+    answer = asking.edited(
+        client,
+        options,
+        lambda change: client.patch_backend(backend, patch, change),
+        lambda: client.backend(backend).etag,
     )
-    answer = asking.made(edit, asking.change(options, etag), lambda: client.backend_tag(backend))
-    if not screen.printed(answer, options.output):
-        told = difference.lines(answer.get("diff") or [])
-        screen.show(*told, Cell(asking.outcome(answer, options), "dim"))
+    asking.tell(options, answer)
     serves.wait(client, options, answer)
 
 
