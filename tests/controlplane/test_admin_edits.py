@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.controlplane.admin.examples import EXAMPLES
+from gateway.controlplane.admin.openapi_operations import EXAMPLES
 from gateway.controlplane.admin.operations import OPERATIONS
 from gateway.core.access import hash_of
 from tests.controlplane.conftest import FILE, Admin, MakeAdmin
