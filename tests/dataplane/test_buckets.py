@@ -13,7 +13,7 @@ import pytest
 
 from gateway.core.entries import Limits
 from gateway.core.rate_limit import part
-from gateway.dataplane.buckets import LOCKS, Bucket, Buckets, Busy, Refused
+from gateway.dataplane.buckets import LOCKS, Bucket, Buckets, Busy, OverLimit
 from gateway.telemetry.book import shared_memory
 
 FORK = get_context("fork")
@@ -22,7 +22,7 @@ FORK = get_context("fork")
 def takes(bucket: Bucket, now: float) -> bool:
     try:
         bucket.enter(now)
-    except Refused:
+    except OverLimit:
         return False
     return True
 
@@ -48,7 +48,7 @@ def in_process(work: Callable[[], Any]) -> Any:
 def test_a_bucket_gives_its_burst_and_then_the_rate() -> None:
     bucket = alone(Limits(10, 1.0, 5))
     assert [takes(bucket, 100.0) for _ in range(6)] == [True] * 5 + [False]
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(OverLimit) as refused:
         bucket.enter(100.04)
     assert refused.value.wait_s == pytest.approx(0.06)
     assert bucket.wait_s(100.04) == pytest.approx(0.06)
