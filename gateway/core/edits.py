@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.core.access import MOST_HASHES
-from gateway.core.deltas import settled
+from gateway.core.deltas import normalised
 from gateway.core.faults import Conflict, Fault, Invalid, Missing, did_you_mean, pointer
 from gateway.core.table import MAX_WEIGHT, Document, parse_instance
 
@@ -119,7 +119,7 @@ def delete_key(document: Document, name: str) -> Document:
                 f"{name!r} is the last key, and without one {_listed('route', opened)} would be"
                 " open to everybody; say `access: keys` or `access: open` there first"
             )
-    return settled(edited)
+    return normalised(edited)
 
 
 def backends_of(spec: Mapping[str, Any]) -> set[str]:

@@ -37,7 +37,7 @@ class Play:
         self.events = Events()
         self.gateways = SharedGateways(
             self, member("gw-a", 0), self.events, lambda *told: self.told.append(told),
-            clock=lambda: self.now, patience_s=30.0,
+            clock=lambda: self.now, wait_s=30.0,
         )  # fmt: skip
 
     def join(self, *, look: Callable[[Seen], None], told: Callable[[Lease], None], alive: Any):  # type: ignore[no-untyped-def]

@@ -378,7 +378,7 @@ class TestHeldProcesses:
         )
         spec = {**FILE["backends"]["a"], "serve": {"model": "m:A"}}
         start = edits.put(FILE, "backends", "a", spec)
-        publisher.start(start, why="start", settle=lambda document: document)
+        publisher.start(start, why="start", with_places=lambda document: document)
         before = [each.url for each in publisher.table.backends["a"].instances]
         moved = {"instances": ["http://127.0.0.1:9"], "serve": {"model": "m:B"}}
         published = await publisher.publish(

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gateway.core.placement import held, in_force, place, settled
+from gateway.core.placement import held, in_force, place, with_places
 from gateway.core.table import Backend, Document, Instance, Table
 from gateway.processes.sockets import bind, listen
 from gateway.up.device_table import DeviceTable
@@ -201,7 +201,7 @@ class Running:
 
     async def start(self) -> None:
         await self.fleet.start(self.backends)
-        self.document = settled(self.document, self.fleet.placed)
+        self.document = with_places(self.document, self.fleet.placed)
         self.fleet.attach(self.hear)
         self.following = asyncio.create_task(follow(self.fleet, self.hear))
         self.serve()
