@@ -159,6 +159,14 @@ class AdminClient(AdminConnection):
         """Has each instance of `backend` ended and started again, one after the other."""
         return self._ask("POST", f"/admin/v1/backends/{segment(backend)}/restart", {}, change).body
 
+    def start_backend(self, backend: str, change: Change = PLAIN) -> Json:
+        """Loads `backend`, which starts on demand, before any request asks for it."""
+        return self._ask("POST", f"/admin/v1/backends/{segment(backend)}/start", {}, change).body
+
+    def stop_backend(self, backend: str, change: Change = PLAIN) -> Json:
+        """Unloads `backend`, which starts on demand, once it has finished what it has."""
+        return self._ask("POST", f"/admin/v1/backends/{segment(backend)}/stop", {}, change).body
+
     def delete_backend(self, backend: str, change: Change = PLAIN) -> Json:
         return self._ask("DELETE", f"/admin/v1/backends/{segment(backend)}", None, change).body
 
@@ -189,6 +197,11 @@ class AdminClient(AdminConnection):
         """`word` is pause, resume, promote, approve or abort."""
         path = f"/admin/v1/routes/{segment(route)}/rollout/{word}"
         return self._ask("POST", path, {}, change).body
+
+    def forget_rollout(self, route: str, change: Change = PLAIN) -> Json:
+        """Forgets a rollout that has ended."""
+        path = f"/admin/v1/routes/{segment(route)}/rollout"
+        return self._ask("DELETE", path, None, change).body
 
     def create_key(self, name: str, spec: Mapping[str, Any], change: Change = PLAIN) -> Json:
         """Makes key `name`; `key` of the answer is its secret, which nobody is told again."""
