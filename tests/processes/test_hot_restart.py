@@ -318,7 +318,7 @@ async def test_a_program_that_cannot_be_run_or_says_nothing_is_told() -> None:
     async with running() as it:
         await until(lambda: bool(it.ready))
         for program, told in ((["/no/such"], "cannot be run"), (["false"], "ended with code 1")):
-            message = {"type": "upgrade", "program": program, "environment": {}, "within_s": 1}
+            message = {"type": "upgrade", "program": program, "environment": {}, "within_s": 60}
             answer = await asked(it.supervisor.directory.path, message)
             assert (answer["type"], told in answer["why"]) == ("failed", True), answer
         assert await it.pid_that_answers()

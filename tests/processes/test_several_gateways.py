@@ -19,7 +19,7 @@ from tests.harness.load import Client, Reply
 from tests.harness.origins import after, origins
 from tests.harness.ports import free_port
 
-LEASE = "2s"
+LEASE = "4s"  # a process of a busy machine may stand still for two, and is not lost
 
 
 def settings(cluster: Cluster, node: str, **more: Any) -> dict[str, Any]:
@@ -235,7 +235,7 @@ async def test_while_etcd_is_away_a_gateway_starts_from_its_copy() -> None:
         async with gateways(cluster, "a") as (gateway,):
             assert (await edit(gateway, 7)).json()["revision"] == 2
             cluster.kill()
-            await gateway.stop(within_s=30)
+            await gateway.stop()
             gateway.client = Client()
             gateway.document["routes"]["all"]["split"] = {"main": 9}
             starting = asyncio.create_task(gateway.start())
@@ -251,7 +251,7 @@ async def test_while_etcd_is_away_a_gateway_starts_from_its_copy() -> None:
             await eventually(lambda: _decides(gateway, 3), 60)
             assert (await edit(gateway, 8)).json()["revision"] == 4
             assert not (await gateway.status())["store"]["copy"]
-            await gateway.stop(within_s=30)
+            await gateway.stop()
 
 
 async def test_without_etcd_and_a_copy_a_gateway_does_not_start_and_says_why() -> None:
