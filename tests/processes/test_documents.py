@@ -141,8 +141,9 @@ async def test_a_small_document_that_breaks_the_whole_costs_no_larger_one() -> N
     greedy = {**PREDICT, "security": [{"s" * 200_000: []}], "paths": operations}
     world = World()
     world.it = Documents(
-        lambda: Table.from_document(whole, 1), world.well, world.served.append, fetch=world.fetch
-    )
+        lambda: Table.from_document(whole, 1), world.well, world.served.append,
+        fetch=world.fetch, describe=patiently,
+    )  # fmt: skip
     world.documents = {name: {**PREDICT, "x": "y" * 1_500_000} for name in names}
     world.documents["m4"] = greedy
     await world.it.look()
