@@ -1,10 +1,12 @@
 """Lines on their way to a reader that stalls, comes back, or shares its pipe with others."""
 
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -76,6 +78,26 @@ def test_lines_of_several_writers_are_not_torn_apart_where_they_share_a_pipe() -
     os.close(writing)
     reader.join(60)
     assert sorted(found) == [line for line in lines for _ in range(300)]
+
+
+def test_a_pause_of_the_whole_process_costs_no_line_that_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Time that went by while nothing of it ran was none for the thread that writes."""
+    hours = SimpleNamespace(monotonic=itertools.count(0, 3600).__next__)
+    monkeypatch.setattr("gateway.processes.outlet.time", hours)
+    reading, writing = os.pipe()
+    outlet = Outlet(writing)
+    outlet.put(b"x" * (1 << 20) + b"\n")  # more than a pipe takes
+    outlet.put(b"last\n")
+    found: list[bytes] = []
+    with os.fdopen(reading, "rb") as told:
+        reader = threading.Timer(0.1, lambda: found.extend(told))
+        reader.start()
+        outlet.close(60)
+        os.close(writing)
+        reader.join(60)
+    assert (found[1:], outlet.dropped) == ([b"last\n"], 0)
 
 
 def test_a_line_longer_than_any_pipe_takes_at_once_arrives_whole() -> None:
