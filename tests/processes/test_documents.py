@@ -49,9 +49,7 @@ class World:
         self.documents: dict[str, Any] = {"a": PREDICT}
         self.asked: list[str] = []
         self.served: list[Pages] = []
-        self.it = Documents(
-            table, self.well, self.served.append, fetch=self.fetch
-        )
+        self.it = Documents(table, self.well, self.served.append, fetch=self.fetch)
 
     def well(self) -> dict[str, Target]:
         return {name: Target(name, 1, Health()) for name in self.documents}

@@ -115,7 +115,7 @@ def test_a_terminal_shows_what_matters_and_files_have_the_rest(tmp_path: Path) -
         news = it.printed[before:]
     assert re.search(r"^\d\d:\d\d:\d\d instance talks .* was ended by SIGKILL", news, re.M)
     # Whether a probe comes in the moment between the old process and the new one is chance.
-    assert re.search(r"up, now (down|starting)", news) or "now" not in news
+    assert re.search(r"up, now (down|starting|failing)", news) or "now" not in news
     assert "stopping…" in news
     assert news.rstrip().endswith("stopped")
     assert '{"' not in it.printed, "JSON lines are for machines"
