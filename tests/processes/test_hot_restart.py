@@ -195,8 +195,7 @@ async def test_fewer_workers_take_over_every_socket_and_a_table_in_memory() -> N
 # A control process that never begins, for as long as it has its parent.
 DAWDLES = """
 import os, sys, time
-parent = os.getppid()
-while "_control" in sys.orig_argv and os.getppid() == parent:
+while "_control" in sys.orig_argv and str(os.getppid()) == os.environ["HEADGATE_PARENT"]:
     time.sleep(0.05)
 """
 
