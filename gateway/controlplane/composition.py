@@ -25,6 +25,8 @@ from gateway.controlplane.supervisor_line import SupervisorLine
 from gateway.controlplane.watch.announcing import Announcer
 from gateway.controlplane.watch.counters import Totals
 from gateway.controlplane.watch.last_hour import LastHour
+from gateway.controlplane.watch.last_hour_file import NAME as LAST_HOUR
+from gateway.controlplane.watch.last_hour_file import LastHourFile
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.controlplane.workers import Workers
 from gateway.core.addresses import Listener, is_listener
@@ -56,6 +58,7 @@ class Composition:
         self._own, self._aside = own, aside
         self._listeners = own_listeners(start)
         self.line, self.events, self.hour = SupervisorLine(), Events(), LastHour()
+        self.hour_file = LastHourFile(Path(start["directory"]) / LAST_HOUR, self.hour, self.events)
         # Each is given those before it, and asks for those after it when it must.
         self.workers = self._make_workers()
         self.instances = self._make_instances()
