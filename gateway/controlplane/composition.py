@@ -81,9 +81,12 @@ class Composition:
     @property
     def listen(self) -> str:
         """The URL at which requests are taken, with the port that was bound."""
-        host, port = self._listeners[0]
         scheme = "http" if self._settings.tls is None else "https"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        return _url(scheme, self._listeners[0])
+
+    @property
+    def _admin_scheme(self) -> str:
+        return "http" if self._settings.admin_tls is None else "https"
 
     async def metrics(self, accept: str) -> tuple[str, bytes]:
         """Content type and content of a scrape, for the scraper's Accept header: what workers
@@ -107,7 +110,11 @@ class Composition:
 
     def _make_workers(self) -> Workers:
         return Workers(
-            {**self._settings.dataplane(), "listeners": self._listeners},
+            {
+                **self._settings.dataplane(),
+                "listeners": self._listeners,
+                "admin_scheme": self._admin_scheme,
+            },
             replace=self._replace,
             succeed=lambda pid: self.line.tell({"type": "leaving", "pid": pid}),
             health=lambda backends: self.instances.prober.health.messages(backends),
@@ -131,13 +138,12 @@ class Composition:
         )
 
     def _make_stores(self) -> Stores:
-        host, port = self._listeners[1]
         return Stores(
             self._settings,
             self._state,
             Path(self._start["directory"]),
             again=self._start["again"],
-            admin=f"http://{f'[{host}]' if ':' in host else host}:{port}",
+            admin=_url(self._admin_scheme, self._listeners[1]),
             events=self.events,
             tell_lease=self.workers.set_lease,
         )
@@ -239,3 +245,8 @@ def own_listeners(start: ControlStart) -> list[Listener]:
     with socket.socket(fileno=os.dup(start["admin_fd"])) as admin:
         host, port = admin.getsockname()[:2]
     return [parse_listen(start["listen"]), (host, port)]
+
+
+def _url(scheme: str, listener: Listener) -> str:
+    host, port = listener
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -48,7 +48,8 @@ class Replying(Intake):
         allow = fault.allow if isinstance(fault, WrongMethodFault) else None
         head = self.head
         if fault.code == "no_route" and head.target in (b"/", RESERVED) and asks_for_page(head):
-            lines, body = signpost(self.client.peer, self.plane.options.listeners)
+            options = self.plane.options
+            lines, body = signpost(self.client.peer, options.listeners, options.admin_scheme)
         else:
             lines, body = problem(fault, self.request_id, allow, is_openai(head.target))
         if self.buckets:  # it was let in: what it took is told whatever came of it
