@@ -79,6 +79,11 @@ class Plane(Shared):
         self.snapshot = before.next(table, matcher, changed)
         self.generation += 1
 
+    @property
+    def serves_lost(self) -> bool:
+        """Whether requests are answered while the lease that there was is lost."""
+        return not self.options.refuses_lost and self.lease_until > -math.inf
+
     def serve_at(self, paths: Mapping[str, str]) -> None:
         """Where models answer that `serve` starts: backend → path, for routes without a rewrite."""
         self.served = paths
