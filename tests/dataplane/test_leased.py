@@ -74,7 +74,10 @@ async def test_without_its_lease_it_is_unwell_and_ready_where_it_would_answer(
         return [(await gateway.ask(PROBE % path)).status for path in (b"/-/health", b"/-/ready?x")]
 
     assert await said() == [503, 503], "its table may be older than what others answer by"
+    lose(gateway)
+    assert await said() == [503, 503], "it began with a copy, and was never one of them"
     hold(gateway)
+    gateway.plane.had_lease = True
     assert await said() == [200, 200]
     lose(gateway)
     assert await said() == [503, ready]
