@@ -9,8 +9,9 @@ to its successor is said in `watch.last_hour_file`.
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from heapq import nlargest
 from itertools import groupby, islice
 from typing import Any
@@ -44,7 +45,7 @@ class Step:
 
     @classmethod
     def made(cls, since: float, until: float, found: Mapping[Of, bytes]) -> "Step":
-        """A step of `found`, with about as many bytes as it takes."""
+        """A step of what is packed, with about as many bytes as it takes."""
         size = sum(map(len, found.values())) + _ENTRY * (1 + len(found))
         return cls(since, until, until - since, (found,), size)
 
@@ -81,9 +82,8 @@ class LastHour:
                 _add(self._open.setdefault(of, {}), counts)
         self._until = now
         if now // STEP_S > self._since // STEP_S:
-            step = self._packed(self._since)
+            self._close(_packed_step(self._since, now, self._open, self._most_names))
             self._open, self._since = {}, now
-            self._close(step)
 
     def take_up(self, steps: Iterable[Step], now: float) -> None:
         """Goes on after the `steps` of a process before, the oldest first. What is later than
@@ -97,9 +97,13 @@ class LastHour:
         first = max(0, len(self._steps) - (self.closed - closed))
         return list(islice(self._steps, first, None))
 
-    def begun(self) -> Step | None:
-        """What was counted since the last step, of which there will be more; None: nothing."""
-        return None if self._since is None or not self._open else self._packed(self._since)
+    def begun(self) -> Callable[[], Step] | None:
+        """What makes a step, in any thread, of what was counted since the last one and of which
+        there will be more; None: nothing was."""
+        if self._since is None or not self._open:
+            return None
+        counts = {of: dict(each) for of, each in self._open.items()}
+        return partial(_packed_step, self._since, self._until, counts, self._most_names)
 
     def steps(self, step_s: float = STEP_S, *, last_s: float = KEPT_S) -> list[Step]:
         """The steps of the last `last_s` seconds, the oldest first, put together to such of
@@ -111,10 +115,6 @@ class LastHour:
         groups = groupby(kept, key=lambda step: step.since // step_s)
         return [_together(list(group)) for _, group in groups]
 
-    def _packed(self, since: float) -> Step:
-        found = {of: kept for of, counts in self._busiest() if (kept := _packed(counts))}
-        return Step.made(since, self._until, found)
-
     def _close(self, step: Step) -> None:
         self._steps.append(step)
         self.closed += 1
@@ -123,11 +123,6 @@ class LastHour:
             self.bytes > self._most_bytes or step.until - self._steps[0].since > KEPT_S
         ):
             self.bytes -= self._steps.popleft().size
-
-    def _busiest(self) -> Iterator[tuple[Of, Counts]]:
-        for kind in _KINDS:
-            own = [each for each in self._open.items() if each[0][0] == kind]
-            yield from nlargest(self._most_names, own, key=lambda each: _requests(each[1]))
 
 
 def columns(steps: Sequence[Step], of: Of) -> dict[str, Any]:
@@ -148,6 +143,17 @@ def _together(steps: Sequence[Step]) -> Step:
     counts = tuple(each for step in steps for each in step.counts)
     lasted_s = sum(step.lasted_s for step in steps)
     return Step(steps[0].since, steps[-1].until, lasted_s, counts)
+
+
+def _packed_step(since: float, until: float, counts: Mapping[Of, Counts], most: int) -> Step:
+    """The step of `counts`, with the `most` busiest names of each kind."""
+    found = {}
+    for kind in _KINDS:
+        own = [each for each in counts.items() if each[0][0] == kind]
+        for of, each in nlargest(most, own, key=lambda each: _requests(each[1])):
+            if kept := _packed(each):
+                found[of] = kept
+    return Step.made(since, until, found)
 
 
 def _add(into: dict[What, int], more: Counts) -> None:

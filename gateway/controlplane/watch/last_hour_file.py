@@ -10,7 +10,7 @@ import asyncio
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +32,8 @@ then and so many more."""
 _FRAME: Final = struct.Struct(">III")  # bytes of the head, bytes of the counts, checksum of both
 
 Record = tuple[str, Any]
-"""A `layout`, a `step`, a step that is `begun` and goes on, an `event`, or that it `ended`; and
-what there is to know of it."""
+"""A `layout`, a `step`, what makes one that is `begun` and goes on, an `event`, or that it `ended`;
+and what there is to know of it."""
 
 
 @dataclass(slots=True)
@@ -98,7 +98,7 @@ class LastHourFile:
             pass
         self._thread.shutdown()
 
-    def _records(self, written: tuple[int, int], begun: Step | None) -> list[Record]:
+    def _records(self, written: tuple[int, int], begun: Callable[[], Step] | None) -> list[Record]:
         """What came after that. None of it changes any more."""
         steps: list[Record] = [("step", step) for step in self._hour.since(written[0])]
         if begun is not None:
@@ -144,6 +144,8 @@ def _write(path: Path, records: Iterable[Record], is_anew: bool) -> int:
 
 def _framed(kind: str, what: Any) -> bytes:
     counts = b""
+    if kind == "begun":
+        what = what()
     if isinstance(what, Step):
         (packed,) = what.counts
         counts = b"".join(packed.values())
