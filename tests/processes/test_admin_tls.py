@@ -131,6 +131,14 @@ async def test_who_cannot_be_trusted_is_not_asked(
     assert says in said
 
 
+async def test_a_browser_at_a_path_of_nobody_is_sent_to_the_dashboard_by_https(
+    gateway: AdminTls,
+) -> None:
+    reply = await gateway.client.get(f"{gateway.url}/-/", headers=[("Accept", "text/html")])
+    assert reply.status == 404
+    assert f'href="{gateway.admin_url}/"'.encode() in reply.body, reply.body
+
+
 async def test_http_gets_nothing_there(gateway: AdminTls) -> None:
     plain = AdminClient(gateway.admin_url.replace("https", "http"), timeout_s=5.0)
     with pytest.raises(Unreachable):

@@ -65,6 +65,20 @@ async def test_a_hundred_clients_at_a_sleeping_model_get_a_hundred_answers_after
         await it.stop()
 
 
+async def test_a_model_is_loaded_and_unloaded_by_commands_before_anybody_asks(
+    tmp_path: Path,
+) -> None:
+    async with up(tmp_path, asleep(idle="1h")) as it:
+        code, said = await it.cli("start", "m", "--wait")
+        assert (code, "m: it is loaded now" in said) == (0, True), said
+        assert await state(it) == "ready"
+        code, said = await it.cli("stop", "m", "--wait")
+        assert (code, "m: it finishes what it has" in said) == (0, True), said
+        assert await state(it) == "asleep"
+        assert (await it.status())["revision"] == 1, "neither is an edit"
+        await it.stop()
+
+
 def crowded() -> dict[str, Any]:
     """Three models of which one has room at a time, one that cannot be loaded, and a canary."""
     size = f"{int(memory_here() * 0.6)}B"

@@ -277,6 +277,8 @@ async def test_instances_are_scaled_reloaded_and_restarted_by_commands_under_loa
         code, said = await it.cli("scale", "m=1", "--wait")
         assert (code, "1 instance will be stopped" in said) == (0, True), said
         await it.until_alone(1)
+        code, said = await it.cli("start", "m")
+        assert (code, said) == (0, "m: served already\n")
         code, said = await it.cli("logs", "m", "-n", "50")
         assert (code, "| made with hello\n" in said) == (0, True), said
         told = await it.patch(serve={"args": {"answr": "hello"}})

@@ -79,6 +79,11 @@ async def healthy(gateway: Gateway) -> bool:
     return bool(reply.status == 200)
 
 
+async def ready(gateway: Gateway) -> bool:
+    reply = await gateway.client.get(f"{gateway.url}/-/ready")
+    return bool(reply.status == 200)
+
+
 async def edits(to: Gateway, asked: Sequence[Gateway], count: int) -> list[int]:
     """The revisions of `count` edits; none of those `asked` answers by an older one after each."""
     made = []
@@ -143,6 +148,7 @@ async def prove(cluster: Cluster, count: int, workers: int) -> None:
         cluster.kill()
         await eventually(lambda: _not(healthy(a)))
         await eventually(lambda: _not(healthy(b)))
+        assert [await ready(a), await ready(b)] == [True, False], "who would answer, and who not"
         reply = await edit(a, 66)
         assert (reply.status, reply.json()["code"]) == (503, "store_unavailable")
         assert await revision(a) == before
@@ -250,6 +256,7 @@ async def test_while_etcd_is_away_a_gateway_starts_from_its_copy() -> None:
             assert (store["state"], store["lease"], store["copy"]) == ("away", "lost", True)
             assert (await edit(gateway, 8)).status == 503
             assert not await healthy(gateway)
+            assert not await ready(gateway), "others may know more than its copy"
             cluster.start()
             await starting
             # What the file says now is applied as soon as somebody can store it.

@@ -268,6 +268,22 @@ async def test_what_the_probes_see_at_once_is_told_at_once(tmp_path: Path) -> No
             assert [len(each["signals"]) for each in worker.of("evidence")] == [3]
 
 
+async def test_who_begins_while_the_lease_is_lost_is_told_that_there_was_one(
+    tmp_path: Path,
+) -> None:
+    async with house(tmp_path) as it:
+        it.workers.set_lease(0.0, 1)
+        await it.workers.put_in_force(table(7))
+        first = await it.start(0, 100)
+        it.workers.set_lease(50.0, 2)
+        it.workers.set_lease(0.0, 2)
+        await until(lambda: len(first.of("lease")) == 3)
+        assert [each["was"] for each in first.of("lease")] == [False, True, True]
+        second = await it.start(1, 101)
+        await until(lambda: bool(second.of("lease")))
+        assert [each["was"] for each in second.of("lease")] == [True]
+
+
 async def test_health_is_told_again_with_each_table(tmp_path: Path) -> None:
     """From then on it is judged as the table says, also what came before."""
     async with house(tmp_path) as it:
