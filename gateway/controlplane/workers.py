@@ -84,6 +84,7 @@ class Workers:
         self._endpoints: Endpoints = {}
         self._seen: list[tuple[str, float, str, str]] = []
         self._documents: Mapping[str, tuple[str, str]] = {}
+        self._had_lease = False
         self._slots = WorkerSlots()
         self.loads = WorkerLoads()
         self._to_remind: list[str] = []
@@ -195,8 +196,11 @@ class Workers:
             self.send_all(message)
 
     def set_lease(self, until: float, gateways: int) -> None:
-        """Until when this gateway is one of so many that share a table."""
-        self._keep_told({"type": "lease", "until": until, "gateways": gateways})
+        """Until when this gateway is one of so many that share a table; 0: it is not."""
+        self._had_lease = self._had_lease or until > 0.0
+        self._keep_told(
+            {"type": "lease", "until": until, "was": self._had_lease, "gateways": gateways}
+        )
 
     def set_rollouts(self, routes: Mapping[str, Judging]) -> None:
         """For which rollouts workers count from now on."""
