@@ -106,11 +106,11 @@ def wait_until_empty(
     """True once `left()` is 0, False when `timeout_s` passed first; tells each new count."""
     started, told = clock(), -1
     while (count := left()) > 0:
-        if timeout_s is not None and clock() - started >= timeout_s:
-            return False
         if progress is not None and count != told:
             print(f"{count} in flight", file=progress, flush=True)
             told = count
+        if timeout_s is not None and clock() - started >= timeout_s:
+            return False
         sleep(LOOK_S)
     return True
 
