@@ -31,20 +31,6 @@ def alone(limits: Limits) -> Bucket:
     return Buckets(None, 1).bucket("key", "acme", limits)
 
 
-def in_process(work: Callable[[], Any]) -> Any:
-    """What `work` gives in a process of its own, which has ended."""
-    reader, writer = FORK.Pipe(False)
-
-    def run() -> None:
-        writer.send(work())
-
-    process = FORK.Process(target=run)
-    process.start()
-    answer = reader.recv()
-    process.join()
-    return answer
-
-
 def test_a_bucket_gives_its_burst_and_then_the_rate() -> None:
     bucket = alone(Limits(10, 1.0, 5))
     assert [takes(bucket, 100.0) for _ in range(6)] == [True] * 5 + [False]
