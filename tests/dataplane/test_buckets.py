@@ -5,7 +5,6 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing import get_context
 from typing import Any
 
