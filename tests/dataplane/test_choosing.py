@@ -8,7 +8,7 @@ from gateway.core.balancing import FADE_S
 from gateway.core.splitting import sticky_backend
 from gateway.dataplane.observing import report
 from gateway.telemetry.metrics import RETRIES
-from tests.dataplane.rig import Conversation, until
+from tests.dataplane.rig import Answer, Conversation, until
 
 HOST = b"Host: gw.test\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -295,9 +295,11 @@ async def test_r56_what_is_tried_again_elsewhere_leaves_the_shares_of_the_rest_a
     document = two(breaks, works, split={"a": 60, "b": 40})
     document["backends"] = {name: {**spec, **GRUMPY} for name, spec in document["backends"].items()}
     gateway.table(document)
+    peer = await gateway.connect()
     count = 300
     for number in range(1, count + 1):
-        assert (await gateway.ask(GET)).get("x-headgate-backend") == "b"
+        peer.write(GET)
+        assert (await peer.answer()).get("x-headgate-backend") == "b"
         assert abs(breaks.connections - 0.6 * number) <= 8, number
     assert gateway.plane.counters.value(RETRIES, "r", "reset") == breaks.connections
 
@@ -313,14 +315,20 @@ async def test_r56_shares_hold_among_sticky_forced_and_json_requests(rig, stub):
         fields = b"".join(line + b"\r\n" for line in (*lines, b"Content-Length: %d" % len(body)))
         return b"POST /x HTTP/1.1\r\n" + HOST + fields + b"\r\n" + body
 
+    peer = await gateway.connect()
+
+    async def ask(*lines: bytes) -> Answer:
+        peer.write(post(*lines))
+        return await peer.answer()
+
     seen = {"a": 0, "b": 0}
     for number in range(1, 301):
-        answer = await gateway.ask(post())
+        answer = await ask()
         seen[answer.get("x-headgate-backend") or ""] += 1
         assert abs(seen["b"] - 0.03 * number) <= 8, number
-        forced = await gateway.ask(post(b"X-Headgate-Backend: b"))
+        forced = await ask(b"X-Headgate-Backend: b")
         assert forced.get("x-headgate-backend") == "b"
-        assert (await gateway.ask(post(b"X-User: u%d" % number))).status == 200
+        assert (await ask(b"X-User: u%d" % number)).status == 200
 
 
 async def test_r33_a_request_that_failed_goes_to_the_fallback_and_nowhere_else(rig, stub):
