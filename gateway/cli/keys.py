@@ -45,7 +45,8 @@ def key(options: SimpleNamespace) -> int:
         "revoke": f"{options.name}: revoked",
     }[options.action]
     if options.action == "retire" and not answer.get("diff"):
-        told = f"{options.name} has one secret: there is none to retire"
+        print(f"{options.name} has one secret: there is none to retire", file=sys.stderr)
+        return 0
     print(f"{told} ({asking.outcome(answer, options)})", file=sys.stderr)
     return 0
 
