@@ -50,7 +50,7 @@ def restore(options: SimpleNamespace) -> int:
     client = finding.client(options)
     given = None if options.if_revision is None else revision_tag(options.if_revision)
     answer = asking.made(
-        lambda change: client.restore(options.revision, change),
+        lambda change: client.restore(options.revision, change, opens=options.open),
         asking.change(options, given),
         lambda: revision_tag(client.table()["revision"]),
     )
