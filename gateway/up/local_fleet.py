@@ -29,11 +29,11 @@ from gateway.up.keeping import Lines
 from gateway.up.loading import Loads
 from gateway.up.placing import Places
 from gateway.up.plan import ServeError, Site, deal
-from gateway.up.ports import instance_for, refuse_taken_ports, url_of
 from gateway.up.process import InstanceProcess
 from gateway.up.progress import Progress
 from gateway.up.running import Processes
 from gateway.up.seating import Asked, Seating
+from gateway.up.starting import instance_for, refuse_taken_ports, url_of
 from gateway.wire.line import ForFleet, ToControl
 
 Spec = Mapping[str, Any]

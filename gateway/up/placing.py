@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 from gateway.up.desired import Desired
 from gateway.up.fleet import Placed
-from gateway.up.ports import url_of
+from gateway.up.starting import url_of
 from gateway.wire.line import ToControl
 
 

@@ -1,23 +1,27 @@
-"""Where does the next process of a backend listen?
+"""Which port does an instance get for which none was written?
 
-At the address that was written for it, or where it was before, or else at a port that is chosen:
-below those that a system gives to clients, so that no connection of somebody else's sits on it when
-the instance comes back. Somebody else who answers there must not be taken for our instance.
+One below those that a system gives to clients, so that no connection of somebody else's sits on it
+when the instance comes back; and one that no other fleet of this user has chosen: until its
+instance listens, which takes Python a while, a port is free for whoever looks. Whoever chooses one
+holds the lock on its byte of a common file, and the kernel lets go of it when the fleet ends.
 """
 
+import fcntl
+import os
 import random
-from collections.abc import Container, Mapping
-from typing import Any
+import tempfile
+from collections.abc import Container
+from functools import cache
+from pathlib import Path
 
-from gateway.core.placement import Start, Wanted
-from gateway.core.table import Instance, parse_instance
+from gateway.core.table import Instance
 from gateway.processes.sockets import ListenError, bind
-from gateway.up.fleet import StartError
 
-Spec = Mapping[str, Any]
 HOST = "127.0.0.1"
 PORTS = range(20_000, 30_000)
 TRIES = 200
+_held: dict[str, int] = {}
+"""Address → port, of those whose locks this process holds."""
 
 
 def is_free(instance: Instance) -> bool:
@@ -36,44 +40,41 @@ def refusal(instance: Instance) -> str | None:
 
 
 def choose(taken: Container[str], chance: random.Random, host: str = HOST) -> Instance:
-    """A free address on `host` that is none of `taken`; ListenError when none is found."""
+    """A free address on `host` that is none of `taken`, the addresses of this fleet, and of no
+    other one; ListenError when none is found."""
+    for address, port in list(_held.items()):
+        if address not in taken:
+            _lock(port, fcntl.LOCK_UN)
+            del _held[address]
     for _ in range(TRIES):
         port = chance.choice(PORTS)
         found = Instance(f"http://{host}:{port}", host, port)
-        if found.address not in taken and is_free(found):
+        if found.address in taken or not _lock(port, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            continue
+        _held[found.address] = port
+        if is_free(found):
             return found
     raise ListenError(f"no free port was found from {PORTS.start} to {PORTS.stop - 1}")
 
 
-def url_of(spec: Spec, address: str) -> str:
-    """The URL for `address`, as it was written where it was."""
-    for url in (*(spec.get("instances") or ()), *(spec.get("placed") or ())):
-        if parse_instance(url).address == address:
-            return str(url)
-    return f"http://{address}"
+def _lock(port: int, how: int) -> bool:
+    """Whether no other process has the lock of `port`."""
+    if (file := _common()) is None:
+        return True
+    try:
+        fcntl.lockf(file, how, 1, port)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
-def instance_of(spec: Spec, address: str) -> Instance:
-    return parse_instance(url_of(spec, address))
-
-
-def instance_for(
-    step: Start, spec: Spec, taken: set[str], chance: random.Random
-) -> tuple[Instance, str | None]:
-    """Where to start it, none of `taken` but where it was, and why it cannot be there."""
-    if step.pinned:
-        instance = instance_of(spec, step.addresses[0])
-        return instance, refusal(instance)
-    for address in step.addresses:
-        instance = instance_of(spec, address)
-        if is_free(instance):
-            return instance, None
-    return choose(taken, chance), None
-
-
-def refuse_taken_ports(wanted: Mapping[str, Wanted], specs: Mapping[str, Spec]) -> None:
-    """StartError where somebody listens already at an address that was written."""
-    for name, asked in wanted.items():
-        for address in asked.pins:
-            if reason := refusal(instance_of(specs[name], address)):
-                raise StartError(f"backend {name}: {reason}")
+@cache
+def _common() -> int | None:
+    """The file, or None where there can be none: then a port is free for whoever looks."""
+    try:
+        path = Path(tempfile.gettempdir()) / f"headgate-ports-{os.getuid()}"
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return None
