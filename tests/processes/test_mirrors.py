@@ -259,8 +259,8 @@ async def settled(gateway: Gateway, route: str) -> int:
     async def same() -> int:
         reply = await gateway.admin("GET", f"/admin/v1/routes/{route}/mirror")
         seen.append(reply.json()["pairs"] if reply.status == 200 else 0)
-        last = seen[-4:]
-        return seen[-1] if len(last) == 4 and len(set(last)) == 1 else 0
+        last = seen[-7:]
+        return seen[-1] if len(last) == 7 and len(set(last)) == 1 else 0
 
     found: int = await eventually(same, every_s=0.2)
     return found
