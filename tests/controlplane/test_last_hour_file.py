@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gateway.controlplane.events import Event, Events, Subscription
+from gateway.controlplane.events import KEPT, Event, Events, Subscription
 from gateway.controlplane.watch import last_hour_file
-from gateway.controlplane.watch.last_hour import LastHour, columns
+from gateway.controlplane.watch.last_hour import MOST_BYTES, LastHour, columns
 from gateway.controlplane.watch.last_hour_file import LastHourFile, read
 from gateway.controlplane.watch.rates import GATEWAY, What
 
@@ -16,8 +16,10 @@ from gateway.controlplane.watch.rates import GATEWAY, What
 class Process:
     """What one control process knows of the last hour, and its file."""
 
-    def __init__(self, path: Path, now: float = 0.0) -> None:
-        self.hour, self.events, self.now = LastHour(), Events(), now
+    def __init__(
+        self, path: Path, now: float = 0.0, most_bytes: int = MOST_BYTES, kept: int = KEPT
+    ) -> None:
+        self.hour, self.events, self.now = LastHour(most_bytes=most_bytes), Events(kept=kept), now
         self.file = LastHourFile(path, self.hour, self.events)
         self.file.take_up(now)
         self.hour.add(now, {})
@@ -32,10 +34,10 @@ class Process:
         return found
 
 
-def told(subscription: Subscription) -> list[Any]:
+async def told(subscription: Subscription) -> list[Any]:
     """What a stream has to tell at once, by number or type."""
     subscription.close()
-    return [event.get("number", event["type"]) for event in subscription._events]
+    return [event.get("number", event["type"]) async for event in subscription]
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ async def test_what_was_counted_and_what_happened_is_there_for_the_next_process(
     assert after.rates() == [5.0, 5.0, 7.0]
     assert after.hour.steps()[-1].until == 23.0
     assert columns(after.hour.steps(), GATEWAY)["latency_ms"]["p50"][0] is not None
-    assert told(after.events.subscribe(last_s=3600)) == [1, 2]
+    assert await told(after.events.subscribe(last_s=3600)) == [1, 2]
     after.seconds(20, {"2xx": 4})
     assert after.rates() == [5.0, 5.0, 7.0, 4.0, 4.0]
 
@@ -70,7 +72,7 @@ async def test_who_is_killed_loses_what_was_not_written_yet_and_says_so(path: Pa
     after = Process(path, now=20.0)
     assert after.rates() == [5.0, 5.0]
     assert after.hour.steps()[-1].until == 14.0
-    assert told(after.events.subscribe(last_s=3600)) == [1, "lost"]
+    assert await told(after.events.subscribe(last_s=3600)) == [1, "lost"]
 
 
 async def test_the_second_before_the_kill_is_counted_once(path: Path) -> None:
@@ -105,10 +107,10 @@ async def test_a_stream_that_broke_goes_on_in_the_next_process(path: Path) -> No
     never_kept: Event = before.events.since(3)[0]
     after = Process(path)
     after.events.publish({"type": "edit", "number": 5})
-    assert told(after.events.subscribe(first["id"])) == [2, 3, "lost", 5]
-    assert told(after.events.subscribe(never_kept["id"])) == ["lost"]
+    assert await told(after.events.subscribe(first["id"])) == [2, 3, "lost", 5]
+    assert await told(after.events.subscribe(never_kept["id"])) == ["lost"]
     begun = after.events.subscribe(first["id"]).begun
-    assert told(after.events.subscribe(begun)) == [2, 3, "lost", 5]
+    assert await told(after.events.subscribe(begun)) == [2, 3, "lost", 5]
 
 
 async def test_events_and_steps_of_three_processes_follow_one_another(path: Path) -> None:
@@ -119,7 +121,7 @@ async def test_events_and_steps_of_three_processes_follow_one_another(path: Path
         await process.file.close()
     last = Process(path, now=300.0)
     assert last.rates() == [1.0, 2.0, 3.0]
-    assert told(last.events.subscribe(last_s=3600)) == [0, 1, 2]
+    assert await told(last.events.subscribe(last_s=3600)) == [0, 1, 2]
 
 
 async def test_a_file_that_is_cut_or_damaged_anywhere_gives_what_lies_before(path: Path) -> None:
@@ -155,13 +157,11 @@ async def test_the_file_of_another_layout_is_no_file(path: Path, monkeypatch: An
 
 async def test_the_file_is_bounded_by_what_is_kept(path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(last_hour_file, "SPARE", 10_000)
-    process = Process(path)
-    process.hour._most_bytes = 20_000
+    process = Process(path, most_bytes=20_000, kept=20)
     most = 0
     for number in range(1000):
         process.seconds(2, {"2xx": 5, **dict.fromkeys(range(100), 1)})
         process.events.publish({"type": "edit", "number": number, "why": "x" * 20})
-        process.events._kept = type(process.events._kept)(process.events._kept, 20)
         assert await process.file.keep()
         most = max(most, path.stat().st_size)
     assert 20_000 < most < 2 * 40_000 + 10_000 + 2_000
