@@ -41,6 +41,7 @@ async def events(gateway: Gateway) -> list[dict[str, Any]]:
     async with asyncio.timeout(60):
         while not any(event["type"] == "edit" for event in found):
             line = await stream[0].readline()
+            assert line, "the stream has ended"
             if line.startswith(b"data: "):
                 found.append(json.loads(line.removeprefix(b"data: ")))
     stream[1].close()
