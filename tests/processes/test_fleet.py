@@ -5,7 +5,9 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import signal
+import subprocess
 import sys
 import time
 import urllib.request
@@ -17,12 +19,15 @@ import pytest
 
 from gateway.core.placement import held, in_force, place, settled
 from gateway.core.table import Backend, Document, Instance, Table
-from gateway.processes.sockets import bind, listen
+from gateway.processes.sockets import ListenError, bind, listen
+from gateway.up import ports
 from gateway.up.device_table import DeviceTable
 from gateway.up.fleet import StartError, follow
 from gateway.up.local_fleet import LocalFleet
 from gateway.up.plan import InstancePlan, ServeError, Site, deal, find_model
 from gateway.up.progress import Plain
+from tests.harness.gateway import ROOT
+from tests.harness.ports import free_port
 
 from .waiting import alive, until
 
@@ -118,6 +123,33 @@ def test_what_a_class_and_its_process_are_given_goes_with_them() -> None:
     assert planned.fault == "env.B: GONE is not set where `headgate up` runs"
 
 
+CHOOSES = """
+import random, sys
+from gateway.up import ports
+ports.PORTS = range(int(sys.argv[1]), int(sys.argv[1]) + 1)
+print(ports.choose((), random.Random()).port, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_port_that_another_fleet_has_chosen_is_nobody_elses_before_its_instance_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port, chance = free_port(), random.Random()
+    monkeypatch.setattr(ports, "PORTS", range(port, port + 1))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", CHOOSES, str(port)], cwd=ROOT, **pipes) as other:
+        assert other.stdout is not None
+        assert int(other.stdout.readline()) == port
+        with pytest.raises(ListenError, match="no free port was found"):
+            ports.choose((), chance)
+        other.kill()
+    at = ports.choose((), chance).address
+    with pytest.raises(ListenError, match="no free port was found"):
+        ports.choose((at,), chance)
+    assert ports.choose((), chance).address == at, "what is taken no more is there again"
+
+
 def test_a_name_that_is_many_addresses_cannot_be_started_here() -> None:
     spec = {"instances": ["dns+http://model:80"], "serve": {"model": "m:M"}}
     with pytest.raises(ServeError, match=r"dns\+http://model:80 cannot be started here"):
@@ -138,12 +170,6 @@ def test_a_module_is_found_from_where_one_works_then_from_the_file_upwards(tmp_p
     beside = file.parent / "models.py"
     assert find_model("models.py:M", file, elsewhere) == (f"{beside}:M", file.parent)
     assert find_model("models:M", file, elsewhere) == ("models:M", file.parent)
-
-
-def free_port() -> int:
-    (bound,) = bind("127.0.0.1:0")
-    with bound:
-        return int(bound.getsockname()[1])
 
 
 class FakeSite(Site):
@@ -245,7 +271,7 @@ class Running:
         port = self.port()
 
         def get() -> int:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
                 return int(answer.read().split()[0])
 
         return await asyncio.to_thread(get)
@@ -275,10 +301,10 @@ async def test_a_fleet_has_started_when_every_instance_is_ready() -> None:
         assert len([line for line in it.shown if line.startswith("ready")]) == 2
         assert starting[0].endswith("one:Model on auto")
         name = f"a:{it.port()}"
-        assert f"{name} | loaded" in it.shown
+        await until(lambda: f"{name} | loaded" in it.shown)
         # A line of the log stays one, and says whose it is.
-        said = [json.loads(line) for line in it.shown if line.startswith("{")]
-        assert {"time": "now", "event": "loaded", "instance": name} in said
+        line = {"time": "now", "event": "loaded", "instance": name}
+        await until(lambda: line in [json.loads(each) for each in it.shown if each[:1] == "{"])
 
 
 async def test_an_instance_inherits_what_is_the_users_and_nothing_that_is_ours(
@@ -291,7 +317,7 @@ async def test_an_instance_inherits_what_is_the_users_and_nothing_that_is_ours(
         port = it.port()
 
         def variables() -> list[str]:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
                 return answer.read().decode().split()[2:]
 
         names = await asyncio.to_thread(variables)
@@ -333,9 +359,10 @@ async def test_r24_an_instance_that_dies_is_started_again() -> None:
             return False
 
         await until(answers)
-        assert it.said == [
-            f"instance a (127.0.0.1:{it.port()}) was ended by SIGKILL; starting it again"
-        ]
+        name = f"instance a (127.0.0.1:{it.port()})"
+        await until(lambda: len(it.said) == 2)
+        assert it.said[0] == f"{name} was ended by SIGKILL; starting it again"
+        assert it.said[1].startswith(f"{name}: ready after ")
 
 
 async def test_instances_are_asked_to_stop_and_killed_when_they_do_not() -> None:
