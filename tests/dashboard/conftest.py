@@ -14,7 +14,7 @@ FLAGS = (
     "--disable-component-update", "--disable-sync", "--no-first-run", "--hide-scrollbars",
     "--disable-dev-shm-usage", "--window-size=1380,1000",
 )  # fmt: skip
-WITHIN_S = 30.0  # on a busy machine; what is waited for is there as soon as it is drawn
+WITHIN_S = 60.0  # on a busy machine; what is waited for is there as soon as it is drawn
 
 
 class Page:
@@ -27,8 +27,12 @@ class Page:
         self.driver.get(url)
 
     def resize(self, width: int, height: int, *, dark: bool = False) -> None:
-        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+        # What moves is drawn sixty times a second, which takes a processor that others need.
+        wishes = [
+            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": wishes})
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
 
@@ -44,6 +48,19 @@ class Page:
         self.find(selector).click()
         return True
 
+    def seen(self, selector: str) -> bool:
+        """Whether what `selector` names is there and can be seen, in one look."""
+        return self._visible(selector) is True
+
+    def hidden(self, selector: str) -> bool:
+        """Whether what `selector` names is there and cannot be seen, in one look."""
+        return self._visible(selector) is False
+
+    def _visible(self, selector: str) -> bool | None:
+        code = "return document.querySelector(arguments[0])?.checkVisibility() ?? null"
+        visible: bool | None = self.script(code, selector)
+        return visible
+
     def enabled(self, selector: str) -> bool:
         """Whether what `selector` names can be used, in one look."""
         code = "const it = document.querySelector(arguments[0]); return !!it && !it.disabled"
@@ -54,7 +71,7 @@ class Page:
 
     def write(self, field: Any, text: str) -> None:
         """Types `text` in place of what `field` holds: a number selects itself on focus."""
-        field.click()
+        self.until(lambda: field.click() is None, "the field can be clicked")
         self.script("arguments[0].select()", field)
         field.send_keys(text)
 
@@ -72,14 +89,23 @@ class Page:
     def until(self, check: Callable[[], Any], what: str = "") -> Any:
         """The first true result of `check`; fails the test when there is none in time.
 
-        An element that the page drew anew while `check` looked at it is looked for again.
+        An element that the page drew anew, moved or covered while `check` was at it is looked for
+        again.
         """
-        from selenium.common.exceptions import StaleElementReferenceException
+        from selenium.common.exceptions import (
+            ElementClickInterceptedException,
+            ElementNotInteractableException,
+            StaleElementReferenceException,
+        )
 
         def looked() -> Any:
             try:
                 return check()
-            except StaleElementReferenceException:
+            except (
+                ElementClickInterceptedException,
+                ElementNotInteractableException,
+                StaleElementReferenceException,
+            ):
                 return None
 
         end = time.monotonic() + WITHIN_S

@@ -56,7 +56,7 @@ def test_a_hundred_routes_are_found_ordered_and_folded(
     page.resize(width, height)
     page.open(crowd.url)
     page.until(lambda: len(shown(page)) == ROUTES)
-    assert shown(page)[0] == "model-000"
+    page.until(lambda: shown(page)[0] == "model-000")
     page.until(lambda: page.text("#find-count") == "100 routes")
     folded = 'return document.querySelectorAll("tbody[data-folded]").length'
     page.until(lambda: page.script(folded) == ROUTES - 1, "all but the one in trouble are folded")
@@ -74,9 +74,9 @@ def test_a_hundred_routes_are_found_ordered_and_folded(
     page.until(lambda: len(shown(page)) == 10)
     page.until(lambda: page.text("#find-count") == "10 of 100")
     page.write(field, "nobody")
-    page.until(lambda: page.find("#find-none").is_displayed())
+    page.until(lambda: page.seen("#find-none"))
     wide = "return document.documentElement.scrollWidth - innerWidth"
-    assert page.script(wide) <= 0, "nothing is to the right of the screen"
+    page.until(lambda: page.script(wide) <= 0, "nothing is to the right of the screen")
     assert page.complaints() == []
 
 
@@ -87,11 +87,11 @@ def test_a_route_has_a_link_that_shows_it_alone(page: Page, crowd: Demo) -> None
     page.until(lambda: len(page.all(".chart path.line")) == 5 * 2)
     of = "return document.querySelectorAll('#instances tbody:not([hidden])').length"
     page.until(lambda: page.script(of) == 2)
-    assert page.find('[data-backend="model-077-new"]').is_displayed(), "and is not folded"
+    page.until(lambda: page.seen('[data-backend="model-077-new"]'), "and is not folded")
     page.press("#find-all")
     page.until(lambda: len(shown(page)) == ROUTES)
     page.press('[data-route="model-003"] .fold')
-    page.until(lambda: page.find('[data-backend="model-003-new"]').is_displayed())
+    page.until(lambda: page.seen('[data-backend="model-003-new"]'))
     page.press('[data-route="model-003"] a.name')
     page.until(lambda: shown(page) == ["model-003"])
 
@@ -99,5 +99,5 @@ def test_a_route_has_a_link_that_shows_it_alone(page: Page, crowd: Demo) -> None
 def test_few_routes_have_nothing_to_be_found(page: Page, demo: Demo) -> None:
     page.open(demo.url)
     page.until(lambda: page.text("#link-text") == "live")
-    assert not page.find("#find").is_displayed()
-    assert not page.find(".fold").is_displayed()
+    assert page.hidden("#find")
+    assert page.hidden(".fold")

@@ -24,12 +24,15 @@ def test_a_mirror_shows_its_agreement_its_fields_and_examples(page: Page) -> Non
         page.shows(f'{PANEL} [data-field="/digit"]', "3.25, at most 6")
         page.press(f"{PANEL} summary")
         page.until(lambda: page.text(f'{PANEL} [data-side="mirror"]') == "1")
-        sides = [each.text for each in page.all(f'{PANEL} [data-side="mirror"]')]
-        assert sides == ["1", "–"], "what one side lacks"
+        sides = (
+            "return [...document.querySelectorAll(arguments[0])].map((each) => each.innerText)",
+            f'{PANEL} [data-side="mirror"]',
+        )
+        page.until(lambda: page.script(*sides) == ["1", "–"], "what one side lacks")
         more = {**known(), "pairs": 300}
         more["samples"][0]["differs"] = {"/digit": {"stable": "<b>7</b>", "mirror": 2}}
         demo.mirrors["digits"] = more
         page.until(lambda: "of 300 pairs" in page.text(f"{PANEL} .head"))
         page.until(lambda: page.text(f'{PANEL} [data-side="stable"]') == '"<b>7</b>"')
-        assert not page.find('[data-route="sentiment"] .mirrored').is_displayed()
+        page.until(lambda: page.hidden('[data-route="sentiment"] .mirrored'))
         assert page.complaints() == []

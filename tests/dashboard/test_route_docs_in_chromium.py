@@ -87,17 +87,17 @@ def test_it_is_read_and_tried_out(page: Page) -> None:
         page.until(lambda: "/digits" in page.text("#routes"))
         page.shows("#routes", "Ask <b>Linear</b>")
         page.shows("#routes", "None of its instances describes it.")
-        page.find("summary").click()
+        page.press("summary")
         field = page.find("textarea")
         page.until(field.is_displayed)
         assert json.loads(field.get_property("value"))["pixels"] == [0, 0]
-        page.find("button").click()
+        page.press("button")
         page.until(lambda: "200 by linear" in page.text(".send span"))
         page.shows("details > div:last-child pre", '"digit": 7')
         assert page.script("return window.evil") is None
         assert [text for text in page.complaints() if "favicon" not in text] == []
         page.resize(360, 800)
-        assert page.script("return document.documentElement.scrollWidth <= innerWidth")
+        page.until(lambda: page.script("return document.documentElement.scrollWidth <= innerWidth"))
     finally:
         server.shutdown()
         server.server_close()
