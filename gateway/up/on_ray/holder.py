@@ -21,6 +21,7 @@ from ray.exceptions import RayError
 
 from gateway.core.table import Instance
 from gateway.processes.lifeline import Lifeline
+from gateway.processes.sockets import ListenError
 from gateway.processes.tasks import Tasks
 from gateway.up import ports
 from gateway.up.on_ray.words import Told
@@ -108,7 +109,7 @@ class Holder:
         self._own, lifeline = Tasks(lambda name, error: None), Lifeline()
         try:
             instance = self._choose()
-        except OSError as error:
+        except (ListenError, OSError) as error:
             self._fault = str(error)
             return
         plan = replace(
