@@ -13,7 +13,7 @@ import time
 import pytest
 
 from tests.harness.accounting import assert_counted
-from tests.harness.gateway import Gateway, backend, running_gateway
+from tests.harness.gateway import Gateway, backend, eventually, running_gateway
 from tests.harness.load import Ask, Reply, open_loop
 from tests.harness.origin_process import OriginProcess
 from tests.harness.wire import wire
@@ -120,7 +120,11 @@ async def _run(seconds: float, every_s: float) -> None:
             await asyncio.gather(*background, return_exceptions=True)
             held = await asyncio.gather(*sockets)
             await assert_counted(gateway, [*replies, *held])
-            assert (await gateway.metrics()).total("headgate_in_flight") == 0
+
+            async def idle() -> bool:
+                return (await gateway.metrics()).total("headgate_in_flight") == 0
+
+            await eventually(idle, what="nothing is in flight")
     finally:
         for task in background:
             task.cancel()
