@@ -1,5 +1,6 @@
 """R59-R65 for keys: a key is nowhere but with its client, and guessing one teaches nothing."""
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -72,11 +73,13 @@ def way(ring: Keyring, secret: bytes) -> list[str]:
         elif event == "c_call":
             called.append(argument.__qualname__)
 
+    gc.disable()  # a collection in between calls whoever wants to hear of it
     sys.setprofile(note)
     try:
         ring.find(digest_of(secret_of({AUTHORIZATION: b"Authorization: Bearer " + secret})))
     finally:
         sys.setprofile(None)
+        gc.enable()
     return called
 
 
