@@ -101,7 +101,7 @@ async def one_process(
 
 async def mixed(exchange: Exchange) -> None:
     """Answers with what was received, in as long as the path says: /short, /long, /stream, and
-    /socket, which holds a WebSocket until the gateway closes it. Reports no load."""
+    /socket, which closes a WebSocket after four seconds. Reports no load."""
     await exchange.read()
     kind = exchange.target.split(b"/")[1]
     if kind == b"socket":
@@ -111,7 +111,8 @@ async def mixed(exchange: Exchange) -> None:
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: " + base64.b64encode(digest) + b"\r\n\r\n"
         )
-        await exchange.gone.wait()
+        await exchange.sleep(4.0)
+        exchange.close()
         return
     if kind == b"stream":
         exchange.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
