@@ -70,5 +70,6 @@ async def test_r34_a_changed_address_takes_over_and_a_lost_name_keeps_the_last(
                 await asyncio.sleep(0.1)
             assert failures(replies) == []
     finally:
-        await one.stop()
-        await two.stop()
+        for origin in (one, two):
+            await origin.stop()
+            origin.release()
