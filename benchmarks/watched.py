@@ -1,19 +1,21 @@
 """What do a rollout and a compared mirror cost the requests of a route?
 
-    python -m benchmarks.watched [PAIRS]
+    python -m benchmarks.watched [PAIRS] [ROUTE...]
 
-One gateway, four routes with the same split: `plain`; `judged`, on which a rollout runs; `copied`,
-of which a fifth goes to a mirror; and `compared`, where its answers are compared as well. Each is
-measured right after `plain`, again and again: on a machine that does other things too, the median
-of pairs tells a difference that two long runs do not. Processor time is the worker's own, in
-microseconds a request; the latency of a client is taken at half of the rate that `plain` can do.
+One gateway, five routes with the same split: `plain`; `alike`, which is like it and shows what
+chance makes of a pair; `judged`, on which a rollout runs; `copied`, of which a fifth goes to a
+mirror; and `compared`, where its answers are compared as well. Each is measured beside `plain`,
+before it and after it in turn: on a machine that does other things too, the median of pairs tells a
+difference that two long runs do not. Processor time is the worker's own, in microseconds a request;
+the latency of a client is taken at half of the rate that `plain` can do, and not at all with
+`--processor`.
 """
 
 import argparse
 import json
 import statistics
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,14 +24,23 @@ import psutil
 import yaml
 
 from benchmarks.heads import Target
-from benchmarks.machine import PROXY_CORE, PYTHON, Running, new_folder, on_core, start, wait_for
+from benchmarks.machine import (
+    PROXY_CORE,
+    PYTHON,
+    Running,
+    new_folder,
+    on_core,
+    start,
+    took_s,
+    wait_for,
+)
 from benchmarks.upstreams import nginx_upstreams
 from benchmarks.wrk import Load, wrk
 from tests.harness.ports import free_port
 
 SECONDS = 1.0
 PERCENT = 20
-WATCHED = ("judged", "copied", "compared")
+WATCHED = ("alike", "judged", "copied", "compared")
 
 
 @dataclass(frozen=True)
@@ -41,11 +52,19 @@ class Gateway:
 
     def load(self, route: str, rate: float = 0) -> tuple[Load, float]:
         """What wrk saw of `route`, and the worker's microseconds of processor time a request."""
-        before = self.worker.cpu_times()
+        before = took_s([self.worker])
         load = wrk(self.url, 32, SECONDS, rate, targets=(Target(path=f"/{route}"),))
-        after = self.worker.cpu_times()
-        used = after.user + after.system - before.user - before.system
-        return load, 1e6 * used / max(1, load.requests)
+        return load, 1e6 * (took_s([self.worker]) - before) / max(1, load.requests)
+
+    def pair(self, route: str, plain_first: bool) -> tuple[float, float]:
+        """Microseconds a request takes on the plain route, and on `route`."""
+        order = ["plain", route] if plain_first else [route, "plain"]
+        took = {each: self.load(each)[1] for each in order}
+        return took["plain"], took[route]
+
+    def late(self, route: str, rate: float) -> float:
+        """The p99 of `route` in that of the plain one, at `rate`."""
+        return self.load(route, rate)[0].p99 / self.load("plain", rate)[0].p99
 
 
 @contextmanager
@@ -92,26 +111,45 @@ def _worker(running: Running) -> psutil.Process:
     return found
 
 
-def measured(pairs: int) -> Iterator[str]:
-    """A line for each route beside the plain one."""
+def measured(pairs: int, routes: Sequence[str], with_latency: bool) -> Iterator[str]:
+    """A line for each of `routes` beside the plain one."""
     with nginx_upstreams(3) as ports, gateway(ports) as one:
-        for route in ("plain", *WATCHED):
+        for route in ("plain", *routes):
             one.load(route)
         half = one.load("plain")[0].rate / 2
-        for route in WATCHED:
-            costs, lates, alone = [], [], []
-            for _ in range(pairs):
-                _, plain = one.load("plain")
-                _, watched = one.load(route)
-                alone.append(plain)
-                costs.append(watched / plain)
-                lates.append(one.load(route, half)[0].p99 / one.load("plain", half)[0].p99)
+        seen: dict[str, list[tuple[float, float]]] = {route: [] for route in routes}
+        lates: dict[str, list[float]] = {route: [] for route in routes}
+        for number in range(pairs):
+            for route in routes:
+                seen[route].append(one.pair(route, number % 2 == 0))
+                if with_latency:
+                    lates[route].append(one.late(route, half))
+        for route in routes:
+            costs = [watched / plain for plain, watched in seen[route]]
+            plain, watched = (quiet(each) for each in zip(*seen[route], strict=True))
             yield (
-                f"{route:<9} {statistics.median(costs):.3f} × the processor time of"
-                f" {statistics.median(alone):.0f} µs ({min(costs):.3f} to {max(costs):.3f});"
-                f" p99 at {half:.0f} requests/s {statistics.median(lates):.2f} ×"
-                f" ({min(lates):.2f} to {max(lates):.2f})"
+                f"{route:<9} {statistics.median(costs):.3f} × the processor time{_spread(costs)};"
+                f" the quietest quarter {watched / plain:.3f} × {plain:.0f} µs"
             )
+            if with_latency:
+                late = statistics.median(lates[route])
+                line = f"{'':<9} {late:.2f} × the p99 at {half:.0f} requests/s"
+                yield line + _spread(lates[route])
+
+
+def quiet(figures: Sequence[float]) -> float:
+    """What the quietest quarter of `figures` is below: others on the machine only ever add."""
+    return statistics.quantiles(figures, n=4)[0] if len(figures) > 1 else figures[0]
+
+
+def _spread(ratios: Sequence[float]) -> str:
+    """Between which half of `ratios` lie, and all."""
+    if len(ratios) < 4:
+        return ""
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return (
+        f" (half of the pairs {low:.3f} to {high:.3f}, all {min(ratios):.3f} to {max(ratios):.3f})"
+    )
 
 
 def main() -> None:
@@ -119,7 +157,12 @@ def main() -> None:
         prog="python -m benchmarks.watched", description=__doc__.splitlines()[0]
     )
     parser.add_argument("pairs", type=int, nargs="?", default=10, help="pairs of each (10)")
-    for line in measured(parser.parse_args().pairs):
+    parser.add_argument("route", nargs="*", help=f"of {', '.join(WATCHED)} (all)")
+    parser.add_argument("--processor", action="store_true", help="no latencies: half of the time")
+    asked = parser.parse_args()
+    if unknown := [route for route in asked.route if route not in WATCHED]:
+        parser.error(f"no such route: {unknown[0]}")
+    for line in measured(asked.pairs, asked.route or WATCHED, not asked.processor):
         print(line, flush=True)
 
 

@@ -61,7 +61,7 @@ stays.
 - A write reads JSON (`apply` also YAML) and refuses queries that it does not know. One that takes
   no body takes an empty one.
 - Events carry an `id`: a stream that is opened with `Last-Event-ID` begins with those that were
-  missed, or with `lost` where they are no longer kept.
+  missed, also those of the control process before, or with `lost` where they are no longer kept.
 - `Authorization: Bearer TOKEN` is needed when a token is configured, and always when the listener
   is not on a loopback address. A viewer's token (`gateway.viewer_token`) may read everything and
   change nothing. Twenty wrong tokens a minute shut an address, or an IPv6 network of /64, out for

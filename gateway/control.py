@@ -84,6 +84,7 @@ class Control:
         parts, again = self.parts, self._start["again"]
         if is_for_people() and not again:
             logs.show(logging.WARNING)  # that models come up was seen
+        parts.hour_file.take_up(time.monotonic())
         applied = self._begin()
         gc.freeze()  # the table stays: no collection shall walk through it, and stop the loop
         if not again:
@@ -105,10 +106,12 @@ class Control:
             self._own.run("the mirrors", parts.mirrors.run())
             self._own.run("the rollouts", parts.rollouts.run())
             parts.instances.run(self._own)
+            self._aside.keep("keeping the last hour", parts.hour_file.run)
             self._own.run("the report of the start", self._report_ready(applied))
             await self._stop.wait()
         await parts.publisher.close()
         parts.stores.key_use.close()
+        await parts.hour_file.close()
         self._state.close()
         return 1 if self._failed else 0
 

@@ -64,6 +64,8 @@ COMMANDS: tuple[click.Command, ...] = (
     processes.SCALE,
     processes.RELOAD,
     processes.RESTART,
+    processes.START,
+    processes.STOP,
     processes.LOGS,
     processes.RAY_ENV,
     processes.FLEET,

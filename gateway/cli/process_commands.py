@@ -97,6 +97,14 @@ RESTART = command(
     "restart", "end each instance of a backend and start it again, one after the other",
     "processes:restart", BACKEND, *EDIT, example="restart digits-cnn",
 )  # fmt: skip
+START = command(
+    "start", "load a model that starts on demand, or run one again that was stopped",
+    "processes:start", BACKEND, *HELD, *EDIT, example="start digits-cnn --wait",
+)  # fmt: skip
+STOP = command(
+    "stop", "unload a model: one that starts on demand until it is asked for, any other until it is"
+    " started", "processes:stop", BACKEND, *HELD, *EDIT, example="stop digits-cnn --wait",
+)  # fmt: skip
 LOGS = command(
     "logs", "the last lines that the instances of a backend wrote", "processes:logs",
     BACKEND,

@@ -1,9 +1,11 @@
-"""The commands about the processes that `headgate up` runs: scale, reload, restart and logs."""
+"""The commands about the processes that `headgate up` runs: scale, reload, restart, start, stop and
+logs."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Literal
 
 from click import UsageError
 
@@ -41,20 +43,20 @@ def reload(options: SimpleNamespace) -> int:
 def restart(options: SimpleNamespace) -> int:
     """Ends each instance and starts it again where it is, one after the other."""
     client = finding.client(options)
-    with about(client, options.backend):
-        etag = asking.bound(
-            options,
-            lambda: int(client.table()["revision"]),
-            lambda: client.backend_tag(options.backend),
-        )
-        answer = asking.made(
-            lambda change: client.restart_backend(options.backend, change),
-            asking.change(options, etag),
-            lambda: client.backend_tag(options.backend),
-        )
-    if not screen.printed(answer, options.output):
-        screen.show(Cell(f"{options.backend}: {answer['serves'][options.backend]}"))
+    _tell(client, options, client.restart_backend)
     return 0
+
+
+def start(options: SimpleNamespace) -> int:
+    """Loads a model that starts on demand, or runs one that was stopped; with --wait until it is
+    ready."""
+    return _turn(options, "start")
+
+
+def stop(options: SimpleNamespace) -> int:
+    """Unloads a model that starts on demand until it is asked for, and any other until it is
+    started; with --wait until it has finished what it had."""
+    return _turn(options, "stop")
 
 
 def logs(options: SimpleNamespace) -> int:
@@ -108,6 +110,43 @@ def _served(client: AdminClient, backend: str) -> Json:
     if not spec.get("serve"):
         raise Refusal(f"backend {backend!r} has no `serve`: its instances are somebody else's")
     return spec
+
+
+def _turn(options: SimpleNamespace, word: Literal["start", "stop"]) -> int:
+    """As the dashboard does: where a model is that starts on demand is in no document, how many
+    run of any other is."""
+    client, backend = finding.client(options), options.backend
+    serve = _served(client, backend)["serve"]
+    if serve.get("start") == "demand":
+        is_start = word == "start"
+        answer = _tell(client, options, client.start_backend if is_start else client.stop_backend)
+        serves.wait(client, options, answer, done=("ready",) if is_start else ("asleep",))
+        return 0
+    is_stopped = serve.get("replicas") == 0
+    if is_stopped == (word == "stop"):
+        screen.show(Cell(f"{backend}: {'stopped' if is_stopped else 'served'} already", "dim"))
+        return 0
+    _edit(client, options, backend, {"serve": {"replicas": 1 if is_stopped else 0}})
+    return 0
+
+
+def _tell(
+    client: AdminClient, options: SimpleNamespace, tell: Callable[[str, Change], Json]
+) -> Json:
+    """The answer to what is no edit, and shows it."""
+    backend = options.backend
+    with about(client, backend):
+        etag = asking.bound(
+            options, lambda: int(client.table()["revision"]), lambda: client.backend_tag(backend)
+        )
+        answer = asking.made(
+            lambda change: tell(backend, change),
+            asking.change(options, etag),
+            lambda: client.backend_tag(backend),
+        )
+    if not screen.printed(answer, options.output):
+        screen.show(Cell(f"{backend}: {answer['serves'][backend]}"))
+    return answer
 
 
 def _edit(client: AdminClient, options: SimpleNamespace, backend: str, patch: Json) -> None:

@@ -57,6 +57,7 @@ def _up_model(options: SimpleNamespace) -> int:
     model, cwd = options.file, Path.cwd()
     if options.write is not None and Path(options.write).exists():
         raise Refusal(f"{options.write} is there already: name another file, or start that one")
+    serve = _asked_of_instances(options)
     try:
         offered = offering.offers(model, cwd)
     except offering.NothingToServe as error:
@@ -67,11 +68,6 @@ def _up_model(options: SimpleNamespace) -> int:
     if where.endswith(".py"):
         beside = target.parent if target else source.parent
         where = os.path.relpath(source, beside)
-    serve: dict[str, Any] = {
-        key: value for key in OF_INSTANCES if (value := getattr(options, key)) is not None
-    }
-    if options.device is not None:
-        serve["devices"] = options.device.split(",")
     settings = {} if options.port is None else {"listen": f"0.0.0.0:{options.port}"}
     document = offering.document(f"{where}:{name}", offered, serve, settings)
     text = f"# Made by `headgate up {model}`.\n{written(document)}"
@@ -92,6 +88,32 @@ def _up_model(options: SimpleNamespace) -> int:
     return launcher.run_up(
         file, state_dir, options.access_log, source=source, reload=options.reload
     )
+
+
+def _asked_of_instances(options: SimpleNamespace) -> dict[str, Any]:
+    """What `serve` says of instances in these options; Refusal names those of them that cannot be:
+    of the file that is made of them nobody knows."""
+    from gateway.controlplane.configuration.reading import entry
+    from gateway.core.faults import Invalid
+
+    serve: dict[str, Any] = {
+        key: value for key in OF_INSTANCES if (value := getattr(options, key)) is not None
+    }
+    if options.device is not None:
+        serve["devices"] = options.device.split(",")
+    try:
+        entry("backends", "model", {"serve": {"model": "server.py", **serve}})
+    except Invalid as refused:
+        raise Refusal(
+            "; ".join(f"{_option(f.pointer)}: {f.detail}" for f in refused.faults)
+        ) from None
+    return serve
+
+
+def _option(pointer: str) -> str:
+    """The option for what is at `pointer` of a backend."""
+    key = pointer.split("/")[2]
+    return "--device" if key == "devices" else f"--{key.replace('_', '-')}"
 
 
 def gateway(options: SimpleNamespace) -> int:

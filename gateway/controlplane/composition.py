@@ -25,6 +25,8 @@ from gateway.controlplane.supervisor_line import SupervisorLine
 from gateway.controlplane.watch.announcing import Announcer
 from gateway.controlplane.watch.counters import Totals
 from gateway.controlplane.watch.last_hour import LastHour
+from gateway.controlplane.watch.last_hour_file import NAME as LAST_HOUR
+from gateway.controlplane.watch.last_hour_file import LastHourFile
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.controlplane.workers import Workers
 from gateway.core.addresses import Listener, is_listener
@@ -56,6 +58,7 @@ class Composition:
         self._own, self._aside = own, aside
         self._listeners = own_listeners(start)
         self.line, self.events, self.hour = SupervisorLine(), Events(), LastHour()
+        self.hour_file = LastHourFile(Path(start["directory"]) / LAST_HOUR, self.hour, self.events)
         # Each is given those before it, and asks for those after it when it must.
         self.workers = self._make_workers()
         self.instances = self._make_instances()
@@ -78,9 +81,12 @@ class Composition:
     @property
     def listen(self) -> str:
         """The URL at which requests are taken, with the port that was bound."""
-        host, port = self._listeners[0]
         scheme = "http" if self._settings.tls is None else "https"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+        return _url(scheme, self._listeners[0])
+
+    @property
+    def _admin_scheme(self) -> str:
+        return "http" if self._settings.admin_tls is None else "https"
 
     async def metrics(self, accept: str) -> tuple[str, bytes]:
         """Content type and content of a scrape, for the scraper's Accept header: what workers
@@ -104,7 +110,11 @@ class Composition:
 
     def _make_workers(self) -> Workers:
         return Workers(
-            {**self._settings.dataplane(), "listeners": self._listeners},
+            {
+                **self._settings.dataplane(),
+                "listeners": self._listeners,
+                "admin_scheme": self._admin_scheme,
+            },
             replace=self._replace,
             succeed=lambda pid: self.line.tell({"type": "leaving", "pid": pid}),
             health=lambda backends: self.instances.prober.health.messages(backends),
@@ -128,13 +138,12 @@ class Composition:
         )
 
     def _make_stores(self) -> Stores:
-        host, port = self._listeners[1]
         return Stores(
             self._settings,
             self._state,
             Path(self._start["directory"]),
             again=self._start["again"],
-            admin=f"http://{f'[{host}]' if ':' in host else host}:{port}",
+            admin=_url(self._admin_scheme, self._listeners[1]),
             events=self.events,
             tell_lease=self.workers.set_lease,
         )
@@ -236,3 +245,8 @@ def own_listeners(start: ControlStart) -> list[Listener]:
     with socket.socket(fileno=os.dup(start["admin_fd"])) as admin:
         host, port = admin.getsockname()[:2]
     return [parse_listen(start["listen"]), (host, port)]
+
+
+def _url(scheme: str, listener: Listener) -> str:
+    host, port = listener
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

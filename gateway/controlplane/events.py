@@ -2,15 +2,16 @@
 
 Events are small dicts with a `type` and a `time`. Subscribers that cannot keep up lose the
 oldest ones and are told how many; nobody who publishes ever waits. The last ones are kept, so
-that a stream that broke goes on where it was, and who comes late sees what happened. Nothing is
-kept for good: the history is the store's.
+that a stream that broke goes on where it was, and who comes late sees what happened; those of a
+process before can be taken up. Nothing is kept for good: the history is the store's.
 """
 
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any
 
 Event = dict[str, Any]
@@ -73,6 +74,7 @@ class Events:
         self._kept: deque[Event] = deque(maxlen=kept)
         # Numbers begin anew with the process: the name tells its events from another's.
         self._name, self._number = secrets.token_hex(4), 0
+        self._taken: dict[str, int] = {}  # id → number, of those of processes before
 
     def publish(self, event: Event) -> None:
         """Hands on `event` with its `id`, and the time of now if it has none. Never waits."""
@@ -82,18 +84,37 @@ class Events:
         for subscription in self._subscriptions:
             subscription.push(stamped)
 
+    def take_up(self, events: Iterable[Event], *, is_all: bool) -> None:
+        """Goes on after those of a process before, which keep their ids. Unless that `is_all` that
+        it published, an event of type `lost` follows them."""
+        for event in events:
+            self._number += 1
+            self._taken[event["id"]] = self._number
+            self._kept.append(event)
+        if self._taken and not is_all:
+            self.publish(_lost(None))
+
+    @property
+    def published(self) -> int:
+        """How many events there were in all."""
+        return self._number
+
+    def since(self, published: int) -> list[Event]:
+        """The events after the first `published` ones, as far as they are kept."""
+        return list(islice(self._kept, max(0, len(self._kept) - (self._number - published)), None))
+
     def subscribe(self, after: str = "", *, last_s: float = 0.0) -> Subscription:
         """Everything that is published from now on, or since the event with the id `after`; where
         none is named, also what is kept of the last `last_s` seconds.
 
         What of it is no longer kept is told by an event `lost`, whose number is null where it
-        cannot be known: the id is of another process, or none of ours.
+        cannot be known: the id is of a process of which nothing was taken up, or of none.
         """
         known = self._place(after)
         begun = self._id(self._number if known is None else known)
         subscription = Subscription(begun, self._limit, self._subscriptions.discard)
         if known is not None:
-            for event in self._since(known):
+            for event in self._missed(known):
                 subscription.push(event)
         elif after:
             subscription.push(_lost(None))
@@ -112,14 +133,14 @@ class Events:
         """The number in the id `after`; None when it is no id of an event of ours."""
         name, _, number = after.partition(".")
         if name != self._name or not (number.isascii() and number.isdigit() and len(number) < 16):
-            return None
+            return self._taken.get(after)
         return int(number) if int(number) <= self._number else None
 
-    def _since(self, number: int) -> Iterator[Event]:
+    def _missed(self, number: int) -> Iterator[Event]:
         missed = self._number - number
         if missed > len(self._kept):
             yield _lost(missed - len(self._kept))
-        yield from list(self._kept)[max(0, len(self._kept) - missed) :]
+        yield from self.since(number)
 
     def close(self) -> None:
         """Ends every subscription."""

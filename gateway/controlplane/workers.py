@@ -198,8 +198,9 @@ class Workers:
             self.send_all(message)
 
     def set_lease(self, until: float, gateways: int) -> None:
-        """Until when this gateway is one of so many that share a table."""
-        self._lease = {"type": "lease", "until": until, "gateways": gateways}
+        """Until when this gateway is one of so many that share a table; 0: it is not."""
+        was = until > 0.0 or (self._lease is not None and self._lease["was"])
+        self._lease = {"type": "lease", "until": until, "was": was, "gateways": gateways}
         self.send_all(self._lease)
 
     def set_rollouts(self, routes: Mapping[str, Judging]) -> None:

@@ -18,7 +18,8 @@ Underscores = Literal["drop", "refuse", "pass"]
 class DataplaneOptions:
     """Durations in seconds, sizes in bytes. What each of them means is said where it is set, in
     `gateway.controlplane.configuration.settings`; a test holds that the defaults are the same.
-    `listeners` are host and port of each of the gateway's own, which no instance may have.
+    `listeners` are host and port of each of the gateway's own, which no instance may have: first
+    that of the data plane, then that of the admin API, which is reached by `admin_scheme`.
     """
 
     workers: int = 1
@@ -26,6 +27,7 @@ class DataplaneOptions:
     expose: bool = True
     node: str = "headgate"
     listeners: tuple[Listener, ...] = ()
+    admin_scheme: str = "http"
     trusted_proxies: tuple[str, ...] = ()
     head_timeout_s: float = 10.0
     body_idle_s: float = 30.0

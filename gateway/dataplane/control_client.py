@@ -171,6 +171,7 @@ class ControlClient:
                 plane.live.learn(message["signals"])
             case "lease":
                 plane.lease_until = message["until"]
+                plane.had_lease = plane.had_lease or message["was"]
                 plane.share_limits(message["gateways"])
             case "look":
                 plane.ledger.flush()

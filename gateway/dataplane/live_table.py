@@ -163,6 +163,12 @@ class LiveTable:
         backend.evidence.forget(instance.address)
         instance.leave()
 
+    def give_up_copies(self) -> None:
+        """Ends the mirrored requests that are under way: this worker does."""
+        for backend in self.backends.values():
+            while backend.copies:
+                backend.copies.pop().give_up()
+
     def close_watched(self) -> None:
         """Ends the connections that are kept for what they teach alone: descriptors are short."""
         for backend in self.backends.values():

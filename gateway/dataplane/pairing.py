@@ -74,14 +74,14 @@ class Outbox:
         if transport.is_closing():
             return False  # it was lost just now, and is not opened again yet
         if not self._frames:
-            self._later(TOGETHER_S, self._write)
+            self._later(TOGETHER_S, self.write)
         self._frames.append((route, mirror, frame))
         self._size += len(frame)
         if self._size >= AT_ONCE:
-            self._write()
+            self.write()
         return True
 
-    def _write(self) -> None:
+    def write(self) -> None:
         """Writes what waits, in one piece."""
         waiting, self._frames = self._frames, []
         if not waiting:

@@ -34,8 +34,8 @@ class Plane(Shared):
     """One worker's data plane."""
 
     __slots__ = (
-        "clients", "deciding", "documents", "is_replaced", "lame", "lease_until", "live",
-        "max_clients", "snapshot", "strangers", "tracing",
+        "clients", "deciding", "documents", "had_lease", "is_replaced", "lame", "lease_until",
+        "live", "max_clients", "snapshot", "strangers", "tracing",
     )  # fmt: skip
 
     def __init__(
@@ -55,6 +55,7 @@ class Plane(Shared):
         self.is_replaced = False  # by another gateway, which has the same sockets
         # Where several gateways share a table, one holds a lease before anybody counts on it.
         self.lease_until = -math.inf if options.is_shared else math.inf
+        self.had_lease = False
         self.clients: set[Connection] = set()
         self.max_clients = math.inf
         self.deciding = DecidingBodies(options.match_memory)
@@ -78,6 +79,11 @@ class Plane(Shared):
         matcher = matcher or Matcher.of(table.routes.values())
         self.snapshot = before.next(table, matcher, changed)
         self.generation += 1
+
+    @property
+    def serves_lost(self) -> bool:
+        """Whether requests are answered while the lease that there was is lost."""
+        return self.had_lease and not self.options.refuses_lost
 
     def serve_at(self, paths: Mapping[str, str]) -> None:
         """Where models answer that `serve` starts: backend → path, for routes without a rewrite."""

@@ -86,11 +86,11 @@ def asks_for_page(head: RequestHead) -> bool:
     return head.method in (b"GET", b"HEAD") and "text/html" in (head.get("accept") or "")
 
 
-def signpost(peer: bytes, listeners: Sequence[Listener]) -> tuple[bytes, bytes]:
+def signpost(peer: bytes, listeners: Sequence[Listener], scheme: str) -> tuple[bytes, bytes]:
     """Header lines and body for a browser at `/-/`, or at `/` where no route is: where there is
-    something to see. Where the dashboard is only this machine is told: others may neither reach nor
-    know it."""
-    admin = _admin_of(listeners) if _is_loopback(peer) else ""
+    something to see. Where the dashboard is, and by which `scheme`, only this machine is told:
+    others may neither reach nor know it."""
+    admin = _admin_of(listeners, scheme) if _is_loopback(peer) else ""
     where = f'<a href="{admin}">{admin}</a>' if admin else "the admin listener of the gateway"
     body = _PAGE.format(where=where, style=_STYLE).encode()
     lines = (
@@ -105,10 +105,10 @@ def _is_loopback(peer: bytes) -> bool:
     return peer.startswith(b"127.") or peer == b"::1"
 
 
-def _admin_of(listeners: Sequence[Listener]) -> str:
+def _admin_of(listeners: Sequence[Listener], scheme: str) -> str:
     """The URL of the admin listener, as this machine reaches it; the data plane's comes first."""
     if len(listeners) < 2:
         return ""
     host, port = listeners[1]
     host = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host  # noqa: S104 -- compared
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"

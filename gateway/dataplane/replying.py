@@ -14,6 +14,7 @@ from mypy_extensions import mypyc_attr
 from gateway.core.access import Unauthorized
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.openai import LISTED_BY, Listing, as_list, as_model, is_openai
+from gateway.core.sampling import HEALTH, READY
 from gateway.core.strangers import HOLD_S
 from gateway.dataplane import limiting
 from gateway.dataplane.backend import LiveBackend
@@ -48,7 +49,8 @@ class Replying(Intake):
         allow = fault.allow if isinstance(fault, WrongMethodFault) else None
         head = self.head
         if fault.code == "no_route" and head.target in (b"/", RESERVED) and asks_for_page(head):
-            lines, body = signpost(self.client.peer, self.plane.options.listeners)
+            options = self.plane.options
+            lines, body = signpost(self.client.peer, options.listeners, options.admin_scheme)
         else:
             lines, body = problem(fault, self.request_id, allow, is_openai(head.target))
         if self.buckets:  # it was let in: what it took is told whatever came of it
@@ -144,11 +146,12 @@ class Replying(Intake):
         path = self.head.target.partition(b"?")[0]
         if self.head.method not in (b"GET", b"HEAD"):
             raise WrongMethodFault(("GET", "HEAD"))
-        if path == b"/-/health":
+        if path in (HEALTH, READY):
             plane = self.plane
             if plane.lame and not plane.is_replaced:
                 raise NoRoom("This worker is shutting down.", "draining")
-            if plane.lease_until < plane.now() and not plane.is_replaced:
+            is_lost = plane.lease_until < plane.now() and not plane.is_replaced
+            if is_lost and not (path == READY and plane.serves_lost):
                 raise NoRoom(LOST, "store_lost")
             self._reply(200, _PLAIN, b"ok\n", "")
             return

@@ -143,6 +143,8 @@ class Worker:
             await self._go()
         finally:
             self._control.tell_judged()
+            if self._plane is not None:
+                self._plane.live.give_up_copies()
             await self._own.close()
             for number in SIGNALS:
                 loop.remove_signal_handler(number)

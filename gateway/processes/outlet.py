@@ -22,6 +22,7 @@ AT_ONCE = 64 << 10
 PIPE_BUF = getattr(select, "PIPE_BUF", 512)
 LOOK_S = 1.0
 FAREWELL_S = 0.5
+STEP_S = 0.05
 
 STDOUT, STDERR = 1, 2
 
@@ -80,19 +81,24 @@ class Outlet:
             self._is_moved = True
             self._wake()
 
-    def close(self, within_s: float = FAREWELL_S) -> None:
-        """Waits until all is written, `within_s` at most. What is left then is dropped."""
-        until = time.monotonic() + within_s
+    def close(self, within_s: float = FAREWELL_S) -> float:
+        """Waits until all is written, `within_s` at most, and says how long. What is left then is
+        dropped."""
+        waited_s = 0.0
         with self._news:
             self._is_closed = True
             self._news.notify_all()
-            while (self._queue or self._is_writing) and (left := until - time.monotonic()) > 0:
-                self._news.wait(left)
+            while (self._queue or self._is_writing) and waited_s < within_s:
+                began = time.monotonic()
+                self._news.wait(STEP_S)
+                # A pause of this whole process was none that the thread had to write in.
+                waited_s += min(time.monotonic() - began, STEP_S)
             self.dropped += sum(data.count(b"\n") for data in self._queue)
             self._queue.clear()
             if self._path is not None and self._fd is not None and not self._is_writing:
                 os.close(self._fd)
                 self._fd = None
+        return waited_s
 
     def _wake(self) -> None:
         if self._thread is None:
@@ -234,9 +240,9 @@ def dropped(*, but: Outlet | None = None) -> int:
 
 
 def _say_goodbye() -> None:
-    until = time.monotonic() + FAREWELL_S
+    left_s = FAREWELL_S
     for outlet in _standard.values():
-        outlet.close(max(0.0, until - time.monotonic()))
+        left_s -= outlet.close(max(0.0, left_s))
 
 
 class Stream(io.TextIOBase):

@@ -194,10 +194,12 @@ class Asked(TypedDict):
 
 class Lease(TypedDict):
     """Until when (monotonic seconds, which all processes of a machine share) this gateway is one of
-    those that edits wait for, and how many there are. Only where several share a table."""
+    those that edits wait for, whether it ever `was`, and how many there are. Only where several
+    share a table."""
 
     type: Literal["lease"]
     until: float
+    was: bool
     gateways: int
 
 

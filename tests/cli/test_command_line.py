@@ -372,3 +372,22 @@ def test_malformed_yaml_is_one_line(headgate, command, tmp_path) -> None:
     ran = headgate(command, "m.yaml")
     assert ran.code == 1
     assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--device", "cpu,nope:3"), "--device: 'nope:3' is no device; write cpu, cuda:N, mps or"),
+        (("--batch-timeout", "soon"), "--batch-timeout: 'soon' is no "),
+        (("--timeout", "0s"), "--timeout: "),
+    ],
+)
+def test_an_option_that_cannot_be_is_named_and_no_file_that_nobody_wrote(
+    headgate, tmp_path, words: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "server.py").write_text("raise SystemExit('it is not even looked at')")
+    ran = headgate("up", "server.py", *words)
+    assert (ran.code, ran.err.count("\n")) == (1, 1), ran
+    assert ran.err.startswith(f"headgate: {said}"), ran
+    assert ".yaml" not in ran.err
+    assert not (tmp_path / ".headgate").exists()

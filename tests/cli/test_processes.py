@@ -1,12 +1,15 @@
-"""scale, reload, restart and logs, where nobody starts processes or nothing is meant.
+"""scale, reload, restart, start, stop and logs, where nobody starts processes or nothing is meant.
 
 With real processes they are tried in tests/processes/test_reconciling.py.
 """
+
+from typing import Any
 
 import pytest
 from click import UsageError
 
 from gateway.cli.processes import parse_counts
+from tests.cli.admin_player import AdminPlayer
 
 
 def test_counts_are_read_word_by_word() -> None:
@@ -19,7 +22,15 @@ def test_what_is_no_count_is_said(word: str) -> None:
         parse_counts([word])
 
 
-@pytest.mark.parametrize("command", [("scale", "digits-cnn=2"), ("reload", "digits-cnn")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("scale", "digits-cnn=2"),
+        ("reload", "digits-cnn"),
+        ("start", "digits-cnn"),
+        ("stop", "square"),
+    ],
+)
 def test_a_gateway_that_starts_nothing_refuses(headgate, player, command) -> None:
     revision = player.revision
     ran = headgate(*command)
@@ -32,3 +43,48 @@ def test_a_backend_that_is_not_there_is_named_with_the_nearest(headgate, player)
     ran = headgate("scale", "digits-cn=2")
     assert (ran.code, ran.out) == (1, "")
     assert ran.err == "headgate: there is no backend 'digits-cn' (did you mean digits-cnn?)\n"
+
+
+def serving(player: AdminPlayer, **serve: Any) -> None:
+    """`headgate up` runs digits-cnn, and it is ready."""
+    player.table["backends"]["digits-cnn"]["serve"] = {"model": "models:Cnn", **serve}
+    found = {"state": "ready", "error": None, "processes": []}
+    player.fleet = {"revision": player.revision, "backends": {"digits-cnn": found}}
+
+
+def test_a_model_that_starts_on_demand_is_told_and_no_edit_is_made(headgate, player) -> None:
+    serving(player, start="demand")
+    revision = player.revision
+    for word in ("stop", "start"):
+        ran = headgate(word, "digits-cnn")
+        assert (ran.code, ran.out) == (0, f"digits-cnn: it will {word}\n"), ran
+    assert player.told == [("stop", "digits-cnn"), ("start", "digits-cnn")]
+    assert player.revision == revision
+    assert headgate("stop", "digits-cnn", "--dry-run").code == 0
+    assert len(player.told) == 2
+
+
+def test_any_other_model_is_stopped_and_started_by_how_many_run(headgate, player) -> None:
+    serving(player, replicas=3)
+    ran = headgate("start", "digits-cnn")
+    assert (ran.code, ran.out) == (0, "digits-cnn: served already\n"), ran
+    ran = headgate("stop", "digits-cnn", "-m", "no memory")
+    assert ran.code == 0, ran
+    assert player.table["backends"]["digits-cnn"]["serve"]["replicas"] == 0
+    assert player.revisions[0]["why"] == "no memory"
+    ran = headgate("stop", "digits-cnn")
+    assert (ran.code, ran.out) == (0, "digits-cnn: stopped already\n"), ran
+    assert headgate("start", "digits-cnn").code == 0
+    assert player.table["backends"]["digits-cnn"]["serve"]["replicas"] == 1
+    assert player.told == []
+
+
+def test_start_waits_until_it_is_ready_and_not_only_until_it_is_asleep(headgate, player) -> None:
+    serving(player, start="demand")
+    player.fleet["backends"]["digits-cnn"]["state"] = "asleep"
+    ran = headgate("start", "digits-cnn", "--wait", "--timeout", "0")
+    assert (ran.code, ran.err.splitlines()) == (
+        1,
+        ["digits-cnn: asleep", "headgate: not done after 0 s: digits-cnn is asleep"],
+    )
+    assert headgate("stop", "digits-cnn", "--wait", "--timeout", "0").code == 0

@@ -59,6 +59,34 @@ async def test_a_lease_that_ends_while_a_body_comes_is_seen_before_the_decision(
     assert (answer.status, answer.error) == (503, "store_lost")
 
 
+PROBE = b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@pytest.mark.parametrize(("store_lost", "ready"), [("serve", 200), ("refuse", 503)])
+async def test_without_its_lease_it_is_unwell_and_ready_where_it_would_answer(
+    rig, stub, store_lost: str, ready: int
+) -> None:
+    """Of gateways that are all unwell, whoever knows "ready" alone would ask none."""
+    gateway = await rig(store="etcd", store_lost=store_lost)
+    gateway.one(await stub())
+
+    async def said() -> list[int]:
+        return [(await gateway.ask(PROBE % path)).status for path in (b"/-/health", b"/-/ready?x")]
+
+    assert await said() == [503, 503], "its table may be older than what others answer by"
+    lose(gateway)
+    assert await said() == [503, 503], "it began with a copy, and was never one of them"
+    hold(gateway)
+    gateway.plane.had_lease = True
+    assert await said() == [200, 200]
+    lose(gateway)
+    assert await said() == [503, ready]
+    gateway.plane.lame = True
+    assert await said() == [503, 503]
+    gateway.plane.is_replaced = True
+    assert await said() == [200, 200]
+
+
 async def test_another_gateway_does_without_a_lease(rig, stub) -> None:
     gateway = await rig()
     gateway.one(await stub())

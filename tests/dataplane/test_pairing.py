@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from gateway.comparing.bodies import answer_of, events
+from gateway.dataplane.pair_channel import keep_open
 from gateway.dataplane.pairing import AT_ONCE
-from gateway.wire.pairs import packed, unpacked
+from gateway.wire.pairs import hello, packed, unpacked
 from tests.dataplane.rig import Conversation, until
 
 COMPARE = {"fields": {"/digit": "exact"}}
@@ -178,6 +179,39 @@ async def test_pairs_whose_way_is_lost_before_they_leave_are_dropped(served) -> 
     outbox.send("r", "m", packed("r", "", -1, 0.0, [(200, "", "", b"x")] * 2))
     outbox.transport = None
     await until(lambda: counted(gateway, "dropped") == 1)
+    assert not taker.pairs
+
+
+@pytest.mark.parametrize("size", [1, 4 << 20])
+async def test_pairs_that_wait_for_others_leave_with_the_worker(served, tmp_path, size) -> None:
+    """Large ones too, which do not go in one piece."""
+    gateway, _ = await served(saying(b"1"), saying(b"2"))
+    outbox, came = gateway.plane.outbox, asyncio.get_running_loop().create_future()
+    outbox.transport = None
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.set_result(await reader.read(-1))
+        writer.close()
+
+    async with await asyncio.start_unix_server(take, tmp_path / "compare.sock"):
+        way = asyncio.create_task(keep_open(outbox, str(tmp_path / "compare.sock")))
+        outbox.wish.set()
+        await until(lambda: outbox.is_open)
+        pair = packed("r", "", -1, 0.0, [(200, "", "", b"x" * size)] * 2)
+        assert outbox.send("r", "m", pair)
+        way.cancel()
+        await asyncio.gather(way, return_exceptions=True)
+        assert await came == hello() + pair
+    assert not outbox.is_open
+
+
+async def test_copies_that_are_under_way_when_the_worker_ends_are_dropped_pairs(served) -> None:
+    gateway, taker = await served(saying(b"1"), hang)
+    for _ in range(3):
+        assert (await gateway.ask(REQUEST)).status == 200
+    gateway.plane.live.give_up_copies()
+    assert counted(gateway, "dropped") == 3
+    assert gateway.plane.mirrored == gateway.plane.outbox.held == 0
     assert not taker.pairs
 
 

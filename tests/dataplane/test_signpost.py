@@ -31,6 +31,14 @@ async def test_a_browser_at_the_root_is_told_where_there_is_something_to_see(rig
         assert b'href="http://127.0.0.1:8081/"' in answer.body
 
 
+async def test_the_dashboard_is_named_by_the_scheme_at_which_it_is_reached(rig, stub):
+    """A browser that is sent to a TLS port by http:// sees an error and no dashboard."""
+    gateway = await rig(listeners=(("0.0.0.0", 8080), ("::1", 8081)), admin_scheme="https")
+    serve(gateway, await stub(), "/x")
+    answer = await gateway.ask(GET % (b"/", BROWSER))
+    assert b'href="https://[::1]:8081/"' in answer.body
+
+
 async def test_nobody_else_is_and_a_route_goes_first(rig, stub):
     gateway = await rig(listeners=LISTENERS)
     serve(gateway, await stub(), "/x")

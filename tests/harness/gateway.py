@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import psutil
 import yaml
 
-from tests.harness.load import Client, Reply
+from tests.harness.load import PATIENT_S, Client, Reply
 from tests.harness.metrics import Samples, parse_metrics
 from tests.harness.orphans import is_alive
 from tests.harness.ports import free_port
@@ -229,7 +229,12 @@ class Gateway:
         return parse_metrics(reply.body.decode())
 
     async def admin(
-        self, method: str, path: str, body: Any = None, headers: Iterable = (), timeout: float = 15
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Iterable = (),
+        timeout: float = PATIENT_S,
     ) -> Reply:
         """One request to the admin API; `body` is sent as JSON."""
         return await self.client.json(method, self.admin_url + path, body, headers, timeout)

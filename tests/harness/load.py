@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+PATIENT_S = 30.0  # a process that is being replaced answers late where others are busy
 IDEMPOTENT = ("GET", "HEAD", "PUT", "DELETE", "OPTIONS")
 
 
@@ -161,14 +162,16 @@ class Client:
                 connection.close()
         self._idle.clear()
 
-    async def get(self, url: str, timeout: float = 15, **more: Any) -> Reply:
+    async def get(self, url: str, timeout: float = PATIENT_S, **more: Any) -> Reply:
         return await self.request("GET", url, timeout=timeout, **more)
 
-    async def post(self, url: str, body: bytes = b"{}", timeout: float = 15, **more: Any) -> Reply:
+    async def post(
+        self, url: str, body: bytes = b"{}", timeout: float = PATIENT_S, **more: Any
+    ) -> Reply:
         return await self.request("POST", url, body=body, timeout=timeout, **more)
 
     async def json(
-        self, method: str, url: str, body: Any, headers: Iterable = (), timeout: float = 15
+        self, method: str, url: str, body: Any, headers: Iterable = (), timeout: float = PATIENT_S
     ) -> Reply:
         raw = None if body is None else jsonlib.dumps(body).encode()
         fields = list(headers)
@@ -183,7 +186,7 @@ class Client:
         *,
         headers: Iterable[tuple[str, str]] = (),
         body: bytes | None = None,
-        timeout: float = 15,
+        timeout: float = PATIENT_S,
         intended: float | None = None,
         on_body: Callable[[bytes], None] | None = None,
         fresh: bool = False,

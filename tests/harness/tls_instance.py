@@ -8,6 +8,7 @@ from pathlib import Path
 from aiohttp import WSMsgType, web
 
 Files = tuple[Path, Path]
+GATEWAYS = ("/health", "/openapi.json")  # what a gateway asks for itself, whenever it likes
 
 
 def server_context(files: Files, client_ca: Path | None = None) -> ssl.SSLContext:
@@ -33,11 +34,11 @@ class TlsInstance:
         return f"https://127.0.0.1:{self.port}"
 
     def values(self, name: str, path: str = "") -> list[str]:
-        """The values of one header in all requests for `path`, or in all others but probes'."""
+        """The values of one header in all requests for `path`, or in all that are a client's."""
         return [
             value
             for asked, fields in self.asked
-            if (asked == path if path else not asked.startswith("/health"))
+            if (asked == path if path else not asked.startswith(GATEWAYS))
             for key, value in fields
             if key.lower() == name.lower()
         ]

@@ -66,7 +66,7 @@ async def running(folder: Path, document: dict[str, Any]) -> AsyncIterator[Up]:
         await up.start()
         await up.wait_up()
         yield up
-        await up.stop(within_s=45)
+        await up.stop()
     finally:
         await up.client.close()
         for process in up.family():

@@ -36,7 +36,7 @@ class AdminTls(Gateway):
 
     @property
     def api(self) -> AdminClient:
-        return AdminClient(self.admin_url, tls=self.tls, timeout_s=5.0)
+        return AdminClient(self.admin_url, tls=self.tls, timeout_s=30.0)
 
     async def answers(self) -> bool:
         assert self.process is not None
@@ -131,6 +131,14 @@ async def test_who_cannot_be_trusted_is_not_asked(
     assert says in said
 
 
+async def test_a_browser_at_a_path_of_nobody_is_sent_to_the_dashboard_by_https(
+    gateway: AdminTls,
+) -> None:
+    reply = await gateway.client.get(f"{gateway.url}/-/", headers=[("Accept", "text/html")])
+    assert reply.status == 404
+    assert f'href="{gateway.admin_url}/"'.encode() in reply.body, reply.body
+
+
 async def test_http_gets_nothing_there(gateway: AdminTls) -> None:
     plain = AdminClient(gateway.admin_url.replace("https", "http"), timeout_s=5.0)
     with pytest.raises(Unreachable):
@@ -177,7 +185,7 @@ async def test_a_control_process_that_comes_again_shows_the_last_certificate(
     async def came_again() -> bool:
         try:
             status = await asyncio.to_thread(gateway.api.status)
-        except Unreachable:
+        except (Unreachable, Refused):
             return False
         return bool(status["control"]["pid"] != pid)
 
@@ -200,8 +208,8 @@ async def test_with_a_client_ca_only_its_own_come_in(files: Files) -> None:
     listener = AdminListener(app, bound, certificate=certificate)
     await listener.start()
     url, ca = f"https://127.0.0.1:{bound.getsockname()[1]}", str(files["ca"][0])
-    known = AdminClient(url, tls=trust(ca, *map(str, files["mine"])), timeout_s=5.0)
+    known = AdminClient(url, tls=trust(ca, *map(str, files["mine"])), timeout_s=30.0)
     assert await asyncio.to_thread(known.status) == {"revision": 7}
     with pytest.raises(Unreachable):
-        await asyncio.to_thread(AdminClient(url, tls=trust(ca), timeout_s=5.0).status)
+        await asyncio.to_thread(AdminClient(url, tls=trust(ca), timeout_s=30.0).status)
     await listener.close()

@@ -23,6 +23,7 @@ async def test_what_init_writes_is_served_and_tested(tmp_path: Path) -> None:
     up = Up(folder, document, {})
     try:
         await up.start()
+        await up.wait_up(2)
         body = {"text": "a word or three"}
         counts = {
             (await up.client.json("POST", f"{up.url}/words", body)).json()["words"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.harness.gateway import ROOT
+from tests.harness.gateway import ROOT, START_S
 
 from .test_up import MODELS, document
 from .waiting import alive, descendants
@@ -56,7 +56,7 @@ class Starting:
     def ctrl_c(self) -> int:
         """Presses it and waits for the end; the exit code."""
         os.write(self._screen, b"\x03")
-        assert self.read(time.monotonic() + 30), f"it goes on:\n{self.printed}"
+        assert self.read(time.monotonic() + 60), f"it goes on:\n{self.printed}"
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ def start_s(tmp_path: Path) -> float:
     (tmp_path / "headgate.yaml").write_text(yaml.safe_dump(document("models:Square")))
     it = Starting(tmp_path)
     try:
-        assert it.read(time.monotonic() + 60, "model logs"), it.printed
+        assert it.read(time.monotonic() + START_S, "model logs"), it.printed
         took_s = time.monotonic() - it.began
         assert it.ctrl_c() == 0
         return took_s

@@ -29,7 +29,7 @@ async def ask(it: Served, number: int = 1, method: str = "POST") -> Any:
 async def test_a_hundred_clients_at_a_sleeping_model_get_a_hundred_answers_after_one_start(
     tmp_path: Path,
 ) -> None:
-    document = asleep(idle="2s")
+    document = asleep()
     document["gateway"]["workers"] = 2
     del document["routes"]["r"]["rewrite"]  # where the model answers it says when it is loaded
     async with up(tmp_path, document) as it:
@@ -51,7 +51,9 @@ async def test_a_hundred_clients_at_a_sleeping_model_get_a_hundred_answers_after
 
         # Nobody asks: it is unloaded, and the next one starts it again.
         first = served["processes"][0]["pid"]
+        await it.patch(serve={"idle": "1s"})
         await it.until("asleep")
+        revision = (await it.patch(serve={"idle": None}))["revision"]
         # Who has it started may be another process by now.
         os.kill(await it.control_pid(), signal.SIGKILL)
         assert (await ask(it)).status == 200
@@ -59,7 +61,21 @@ async def test_a_hundred_clients_at_a_sleeping_model_get_a_hundred_answers_after
         assert served["starts"] == 2
         assert served["processes"][0]["pid"] != first
         table = (await it.admin("GET", "/admin/v1/table")).json()
-        assert table["revision"] == 1, "no coming and going is an edit"
+        assert table["revision"] == revision, "no coming and going is an edit"
+        await it.stop()
+
+
+async def test_a_model_is_loaded_and_unloaded_by_commands_before_anybody_asks(
+    tmp_path: Path,
+) -> None:
+    async with up(tmp_path, asleep(idle="1h")) as it:
+        code, said = await it.cli("start", "m", "--wait")
+        assert (code, "m: it is loaded now" in said) == (0, True), said
+        assert await state(it) == "ready"
+        code, said = await it.cli("stop", "m", "--wait")
+        assert (code, "m: it finishes what it has" in said) == (0, True), said
+        assert await state(it) == "asleep"
+        assert (await it.status())["revision"] == 1, "neither is an edit"
         await it.stop()
 
 
@@ -116,7 +132,7 @@ async def test_models_make_room_for_each_other_and_nothing_is_cut(tmp_path: Path
         # A rollout that needs the canary has it loaded first, and it stays as long as that runs.
         assert await state("canary") == "asleep"
         plan = {"to": "canary", "steps": [1, 100], "hold": "1h"}
-        reply = await it.admin("PUT", "/admin/v1/routes/r/rollout", plan)
+        reply = await it.admin("PUT", "/admin/v1/routes/r/rollout", plan, timeout=60)
         assert reply.status in (200, 201), reply.body
         assert await state("canary") == "ready"
         stays = (await it.status())["control"]["uptime_s"] + 2.0

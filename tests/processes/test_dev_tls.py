@@ -12,7 +12,7 @@ import pytest
 
 from gateway.processes.dev_certificate import NoCertificate, dev_certificate
 from tests.harness.certificates import make_ca
-from tests.harness.gateway import ROOT, Gateway, complete, eventually, one_backend
+from tests.harness.gateway import ROOT, START_S, Gateway, complete, eventually, one_backend
 from tests.harness.origins import one_origin
 
 
@@ -33,7 +33,7 @@ class DevTls(Gateway):
                 "--state-dir", str(self.folder / "state"),
                 cwd=ROOT, env=self.env, start_new_session=True, **self.output(log),
             )  # fmt: skip
-        await eventually(self.answers, 30.0, "the gateway answers")
+        await eventually(self.answers, START_S, "the gateway answers")
         self.family()
 
     async def answers(self) -> bool:

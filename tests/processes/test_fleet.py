@@ -23,6 +23,7 @@ from gateway.up.fleet import StartError, follow
 from gateway.up.local_fleet import LocalFleet
 from gateway.up.plan import InstancePlan, ServeError, Site, deal, find_model
 from gateway.up.progress import Plain
+from tests.harness.ports import free_port
 
 from .waiting import alive, until
 
@@ -140,12 +141,6 @@ def test_a_module_is_found_from_where_one_works_then_from_the_file_upwards(tmp_p
     assert find_model("models:M", file, elsewhere) == ("models:M", file.parent)
 
 
-def free_port() -> int:
-    (bound,) = bind("127.0.0.1:0")
-    with bound:
-        return int(bound.getsockname()[1])
-
-
 class FakeSite(Site):
     """Starts a script that only looks like an instance."""
 
@@ -245,7 +240,7 @@ class Running:
         port = self.port()
 
         def get() -> int:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
                 return int(answer.read().split()[0])
 
         return await asyncio.to_thread(get)
@@ -275,10 +270,10 @@ async def test_a_fleet_has_started_when_every_instance_is_ready() -> None:
         assert len([line for line in it.shown if line.startswith("ready")]) == 2
         assert starting[0].endswith("one:Model on auto")
         name = f"a:{it.port()}"
-        assert f"{name} | loaded" in it.shown
+        await until(lambda: f"{name} | loaded" in it.shown)
         # A line of the log stays one, and says whose it is.
-        said = [json.loads(line) for line in it.shown if line.startswith("{")]
-        assert {"time": "now", "event": "loaded", "instance": name} in said
+        line = {"time": "now", "event": "loaded", "instance": name}
+        await until(lambda: line in [json.loads(each) for each in it.shown if each[:1] == "{"])
 
 
 async def test_an_instance_inherits_what_is_the_users_and_nothing_that_is_ours(
@@ -291,7 +286,7 @@ async def test_an_instance_inherits_what_is_the_users_and_nothing_that_is_ours(
         port = it.port()
 
         def variables() -> list[str]:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
                 return answer.read().decode().split()[2:]
 
         names = await asyncio.to_thread(variables)
@@ -333,9 +328,10 @@ async def test_r24_an_instance_that_dies_is_started_again() -> None:
             return False
 
         await until(answers)
-        assert it.said == [
-            f"instance a (127.0.0.1:{it.port()}) was ended by SIGKILL; starting it again"
-        ]
+        name = f"instance a (127.0.0.1:{it.port()})"
+        await until(lambda: len(it.said) == 2)
+        assert it.said[0] == f"{name} was ended by SIGKILL; starting it again"
+        assert it.said[1].startswith(f"{name}: ready after ")
 
 
 async def test_instances_are_asked_to_stop_and_killed_when_they_do_not() -> None:

@@ -47,7 +47,7 @@ class Asked(Running):
         )
 
     async def until(self, name: str, state: str) -> dict[str, Any]:
-        await until(lambda: self.state(name) == state, 10)
+        await until(lambda: self.state(name) == state)
         told: dict[str, Any] = self.told[-1]["backends"][name]
         return told
 
@@ -242,7 +242,7 @@ async def test_a_fleet_that_is_written_tells_its_addresses_beside_the_document()
         assert in_force(it.backends["a"]) == ["fleet://a"]
         moved = {**spec, "serve": {**spec["serve"], "model": "two:Model"}}
         it.edit(a=moved)
-        await until(lambda: it.told[-1]["backends"]["a"]["addresses"] not in ([], [address]), 10)
+        await until(lambda: it.told[-1]["backends"]["a"]["addresses"] not in ([], [address]))
         await it.until("a", "ready")
         await until(lambda: len(it.pids()) == 1)
         assert it.backends["a"] == moved

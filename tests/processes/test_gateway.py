@@ -1,6 +1,7 @@
 """A whole gateway, as a user starts it, whose processes are killed one by one."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ import yaml
 from gateway.client import AdminClient
 from tests.harness.gateway import (
     ROOT,
+    START_S,
     Gateway,
     backend,
     complete,
@@ -30,7 +32,7 @@ from tests.harness.load import Ask, failures, open_loop
 from tests.harness.origins import after, origins
 from tests.harness.ports import free_port
 
-from .waiting import alive, descendants
+from .waiting import alive, descendants, words
 
 
 def two_backends(a: Any, b: Any) -> dict[str, Any]:
@@ -66,20 +68,24 @@ async def test_a_killed_control_process_takes_nothing_with_it() -> None:
             assert await gateway.worker_pids() == workers
             replies = await load
             assert failures(replies) == []
-            samples = await gateway.metrics()
-            assert samples.total("headgate_requests_total", route="all", code="200") == 150
+            await counted(gateway, 150)
+
+
+async def counted(gateway: Gateway, requests: int) -> None:
+    """Returns when so many are counted: a worker may count a moment after it has answered."""
+
+    async def so_many() -> bool:
+        samples = await gateway.metrics()
+        return samples.total("headgate_requests_total", route="all", code="200") == requests
+
+    await eventually(so_many, what=f"{requests} requests are counted")
 
 
 async def test_r70_counters_outlive_the_worker_and_the_control_process() -> None:
     async with origins(1) as (origin,):
         async with running_gateway(one_backend(origin), workers=2) as gateway:
             await open_loop(gateway.url, 100, 0.5, lambda n: Ask(path=f"/{n}"))
-
-            async def counted() -> bool:
-                found = (await gateway.metrics()).total("headgate_requests_total", route="all")
-                return bool(found == 50)
-
-            await eventually(counted)
+            await counted(gateway, 50)
             killed = await gateway.worker_pids()
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
@@ -92,21 +98,16 @@ async def test_r70_counters_outlive_the_worker_and_the_control_process() -> None
                 )
 
             await eventually(new_workers)
-            assert await counted()
+            await counted(gateway, 50)
             os.kill(await gateway.control_pid(), signal.SIGKILL)
-            assert await counted()
+            await counted(gateway, 50)
 
 
 async def test_r70_control_and_worker_killed_together_lose_no_count() -> None:
     async with origins(1) as (origin,):
         async with running_gateway(one_backend(origin), workers=2) as gateway:
             await open_loop(gateway.url, 200, 1, lambda n: Ask(path=f"/{n}"))
-
-            async def counted() -> bool:
-                found = (await gateway.metrics()).total("headgate_requests_total", route="all")
-                return bool(found == 200)
-
-            await eventually(counted, what="the ledger settles")
+            await counted(gateway, 200)
             control = await gateway.control_pid()
             for pid in (control, *await gateway.worker_pids()):
                 os.kill(pid, signal.SIGKILL)
@@ -117,7 +118,7 @@ async def test_r70_control_and_worker_killed_together_lose_no_count() -> None:
 
             await eventually(answers, what="other processes serve")
             assert await gateway.control_pid() != control
-            assert await counted()
+            await counted(gateway, 200)
 
 
 async def test_a_killed_worker_is_back_at_once_and_refuses_nobody() -> None:
@@ -126,23 +127,16 @@ async def test_a_killed_worker_is_back_at_once_and_refuses_nobody() -> None:
             (first,) = await gateway.worker_pids()
             load = asyncio.create_task(open_loop(gateway.url, 50, 3, lambda n: Ask(path=f"/{n}")))
             await asyncio.sleep(1)
+            killed = time.monotonic()
             os.kill(first, signal.SIGKILL)
             # On a busy machine it goes only when it is its turn.
             await eventually(lambda: not alive(first), every_s=0.005)
             gone = time.monotonic()
             replies = await load
             assert [reply for reply in replies if reply.error.startswith("connect")] == []
-            assert [r.id for r in replies if not r.ok and r.intended > gone] == []
-            assert len(failures(replies)) < 50, "one second's worth, of three"
+            assert [r for r in replies if not r.ok and r.intended > gone] == []
+            assert [r for r in replies if not r.ok and r.done < killed] == []
             assert await gateway.worker_pids() != [first]
-
-
-def words(pid: int) -> list[str]:
-    """The command line of a process; none once it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except OSError:
-        return []
 
 
 async def test_a_killed_supervisor_leaves_nobody_behind() -> None:
@@ -191,14 +185,14 @@ async def test_what_the_admin_api_changed_survives_a_restart_and_overrides_are_n
             gateway.document = document
             await gateway.start()
             answer = await gateway.admin("GET", "/admin/v1/routes/all/weights")
-            assert answer.json()["weights"] == {"a": 2, "b": 1}
+            assert answer.json()["weights"] == {"a": 2, "b": 10}
 
             def named() -> list[str]:
                 return [line for line in gateway.log_text().splitlines() if "overrides" in line]
 
-            await eventually(named, what="the line that names it")
-            assert len(named()) == 1
-            assert "/routes/all/split/a" in named()[0]
+            await eventually(lambda: len(named()) == 2, what="the lines that name both")
+            assert "/routes/all/split/a: 1 → 2" in named()[0]
+            assert "/routes/all/split/b: 1 → 10" in named()[1]
 
 
 async def test_a_file_that_is_edited_while_the_gateway_runs_is_not_read_by_accident() -> None:
@@ -299,7 +293,6 @@ async def test_a_token_that_is_made_is_printed_once(tmp_path: Path) -> None:
         token_file = tmp_path / "state" / "token"
         token = token_file.read_text().strip()
         assert token_file.stat().st_mode & 0o777 == 0o600
-        await eventually(lambda: token in gateway.log_text(), what="it is ready, and says so")
         await gateway.logged(token)
         assert gateway.log_text().count(token) == 1
         refused = await gateway.admin("GET", "/admin/v1/table")
@@ -309,7 +302,7 @@ async def test_a_token_that_is_made_is_printed_once(tmp_path: Path) -> None:
         assert re.fullmatch(r"[0-9a-f]{16}", refused.json()["request_id"])
         assert await stopped(gateway) == 0
         await gateway.start()
-        await gateway.logged(token)
+        await eventually(lambda: gateway.log_text().count("headgate is ready") == 2)
         assert gateway.log_text().count(token) == 1, "the second start finds it where it is"
         assert await stopped(gateway) == 0
 
@@ -360,7 +353,7 @@ async def test_the_state_is_whole_after_every_kill() -> None:
         async with running_gateway(two_backends(one, other), check_end=False) as gateway:
             answer = await gateway.set_weights("all", {"a": 3, "b": 4})
             for process in gateway.family():
-                if psutil.pid_exists(process.pid):
+                with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             with sqlite3.connect(gateway.folder / "state" / "state.db") as db:
                 ((newest,),) = db.execute("SELECT number FROM head").fetchall()
@@ -386,7 +379,7 @@ async def test_another_file_beside_the_first_does_not_inherit_its_live_edits(
         admin = AdminClient(f"http://{document['gateway']['admin']}", None)
         try:
             assert process.stdout is not None
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(START_S):
                 while b"admin" not in await process.stdout.readline():
                     pass
             if weights:

@@ -187,7 +187,7 @@ def faults(three: Hosts) -> dict[str, tuple[Fault, Fault]]:
 
 @in_own_network
 async def test_three_hosts_have_one_table_whoever_is_cut_off_and_whichever_member_dies() -> None:
-    async with hosts() as three:
+    async with hosts(lease="4s") as three:
         await together(three, "abca", 3)
         await disturbed(three, *faults(three)["cut off"], "serve")
         async with three.asked("a", "b"):

@@ -192,7 +192,17 @@ async def test_fewer_workers_take_over_every_socket_and_a_table_in_memory() -> N
             assert len(await gateway.worker_pids()) == 1
 
 
-async def test_a_successor_that_does_not_become_ready_leaves_the_one_that_runs_with_all() -> None:
+# A control process that never begins, for as long as it has its parent.
+DAWDLES = """
+import os, sys, time
+while "_control" in sys.orig_argv and str(os.getppid()) == os.environ["HEADGATE_PARENT"]:
+    time.sleep(0.05)
+"""
+
+
+async def test_a_successor_that_does_not_become_ready_leaves_the_one_that_runs_with_all(
+    tmp_path: Path,
+) -> None:
     async with origins(1, after(0.005)) as (stub,):
         async with running_gateway(one_backend(stub), **REPLACED) as gateway:
             load, edits = Load(gateway), Edits(gateway)
@@ -204,7 +214,9 @@ async def test_a_successor_that_does_not_become_ready_leaves_the_one_that_runs_w
             assert "not replaced, and the gateway serves on: it was not ready within 0.2 s" in out
 
             # killed, with the state in its hands
-            starts = await taking(gateway, asyncio.subprocess.DEVNULL)
+            (tmp_path / "sitecustomize.py").write_text(DAWDLES)
+            slow = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+            starts = await taking(gateway, asyncio.subprocess.DEVNULL, **slow)
             await until(lambda: bool(descendants(starts.pid)), 60)
             starts.kill()
             await starts.wait()
@@ -226,11 +238,12 @@ async def test_a_successor_that_does_not_become_ready_leaves_the_one_that_runs_w
             await assert_counted(gateway, replies)
 
 
-async def taking(gateway: Gateway, stderr: Any) -> asyncio.subprocess.Process:
+async def taking(gateway: Gateway, stderr: Any, **environment: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "gateway", "gateway", str(gateway.file), "--take-over",
         "--state-dir", str(gateway.folder / "state"),
         cwd=ROOT, stdout=stderr, stderr=stderr, start_new_session=True,
+        env={**os.environ, **environment},
     )  # fmt: skip
 
 
@@ -318,7 +331,7 @@ async def test_a_program_that_cannot_be_run_or_says_nothing_is_told() -> None:
     async with running() as it:
         await until(lambda: bool(it.ready))
         for program, told in ((["/no/such"], "cannot be run"), (["false"], "ended with code 1")):
-            message = {"type": "upgrade", "program": program, "environment": {}, "within_s": 1}
+            message = {"type": "upgrade", "program": program, "environment": {}, "within_s": 60}
             answer = await asked(it.supervisor.directory.path, message)
             assert (answer["type"], told in answer["why"]) == ("failed", True), answer
         assert await it.pid_that_answers()

@@ -45,6 +45,8 @@ async def answer(exchange: Exchange, digit: Callable[[int], int]) -> None:
         body = json.dumps({"digit": digit(number), "more": "x" * 5000}).encode()
     elif target.startswith("/crowd") and exchange.origin.name.endswith("1"):
         await exchange.sleep(0.02)  # more come than leave
+    elif target.startswith("/hangs") and exchange.origin.name.endswith("1"):
+        await exchange.sleep(3600)
     elif target.startswith("/zipped") and exchange.origin.name.endswith("1"):
         headers.append(("Content-Encoding", "gzip"))
         body = gzip.compress(body)
@@ -53,6 +55,7 @@ async def answer(exchange: Exchange, digit: Callable[[int], int]) -> None:
 
 def document(old: Any, new: Any) -> dict[str, Any]:
     kinds = {"plain": DIGIT, "stream": {}, "zipped": DIGIT, "survivor": DIGIT, "dropped": None}
+    kinds |= {"leaves": DIGIT, "hangs": DIGIT}
     kinds |= {"crowd": DIGIT, "large": DIGIT, "learnt": {"fields": {"/model": "ignore"}}}
     routes = {
         name: {
@@ -218,6 +221,36 @@ async def test_what_was_counted_survives_the_compare_process_and_control(gateway
     assert after["since"] == before["since"]
 
 
+async def test_what_was_picked_has_a_verdict_also_where_its_worker_ends(gateway: Gateway) -> None:
+    """Pairs that wait for others are compared, and copies that are still asked are counted."""
+    for path in ("leaves", "hangs"):
+        await ask(gateway, path, range(1, 21))
+    before = await gateway.worker_pids()
+    for pid in before:
+        os.kill(pid, signal.SIGTERM)
+
+    async def verdicts(path: str) -> list[int]:
+        found = (await mirror(gateway, path))["verdicts"]
+        return [found[word] for word in ("agree", "differ", "unanswered", "dropped")]
+
+    async def all_there() -> bool:
+        return await verdicts("leaves") == [18, 2, 0, 0] and await verdicts("hangs") == [
+            0,
+            0,
+            0,
+            20,
+        ]
+
+    await eventually(all_there)
+    await eventually(lambda: not any(psutil.pid_exists(pid) for pid in before))
+
+    async def are_replaced() -> bool:
+        workers = (await gateway.status())["workers"]
+        return all(each["connected"] and each["pid"] not in before for each in workers)
+
+    await eventually(are_replaced)
+
+
 async def settled(gateway: Gateway, route: str) -> int:
     """How many pairs are known, once that is more than were known of by anybody before and is the
     same at several looks."""
@@ -226,8 +259,8 @@ async def settled(gateway: Gateway, route: str) -> int:
     async def same() -> int:
         reply = await gateway.admin("GET", f"/admin/v1/routes/{route}/mirror")
         seen.append(reply.json()["pairs"] if reply.status == 200 else 0)
-        last = seen[-4:]
-        return seen[-1] if len(last) == 4 and len(set(last)) == 1 else 0
+        last = seen[-7:]
+        return seen[-1] if len(last) == 7 and len(set(last)) == 1 else 0
 
     found: int = await eventually(same, every_s=0.2)
     return found

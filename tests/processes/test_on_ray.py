@@ -135,8 +135,12 @@ async def placed(cluster: Cluster) -> None:
         assert len(await gateway.pids(2)) == 2
         await gateway.logged("big needs 1 GPU; 0 of 0 are free")
         assert gateway.log_text().count("big needs 1 GPU; 0 of 0 are free") == 1
-        told = (await gateway.status())["fleet"]["backends"]
-        assert told["big"]["waits"] == "big needs 1 GPU; 0 of 0 are free", told
+
+        async def is_told() -> bool:
+            told = (await gateway.status())["fleet"]["backends"]
+            return bool(told["big"]["waits"] == "big needs 1 GPU; 0 of 0 are free")
+
+        await eventually(is_told)
 
 
 async def replaced(cluster: Cluster) -> None:
@@ -195,7 +199,11 @@ async def several(cluster: Cluster) -> None:
         async with up(cluster, there, Further, **shared, node="there") as further:
             async with up(cluster, here, **shared, node="here") as first:
                 assert await first.pids(2) == await further.pids(2)
-                assert (await revisions(first)) == (await revisions(further))
+
+                async def are_one() -> bool:
+                    return (await revisions(first)) == (await revisions(further))
+
+                await eventually(are_one, what="both have the same revisions")
 
                 # What is edited at the further one is placed by the first.
                 stop = asyncio.Event()

@@ -16,7 +16,7 @@ import yaml
 
 from gateway.controlplane.configuration.reading import load
 from gateway.up.offering import NothingToServe, Offer, called, document, is_model, offers
-from tests.harness.gateway import ROOT, Gateway, complete, eventually
+from tests.harness.gateway import ROOT, START_S, Gateway, complete, eventually
 
 from .waiting import alive, descendants
 
@@ -157,7 +157,7 @@ class OneLine(Gateway):
                 stderr=log,
                 start_new_session=True,
             )
-        await eventually(self.answers, 60, "both listeners answer")
+        await eventually(self.answers, START_S, "both listeners answer")
         self.family()
 
 

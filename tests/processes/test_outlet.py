@@ -1,10 +1,12 @@
 """Lines on their way to a reader that stalls, comes back, or shares its pipe with others."""
 
+import itertools
 import os
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,7 +49,7 @@ def test_a_reader_that_comes_back_gets_what_waited_and_learns_what_is_missing() 
         filled -= len(os.read(reading, filled))
     until(lambda: not outlet.waiting)
     outlet.put(b"last\n")
-    outlet.close(2)
+    outlet.close(60)
     os.close(writing)
     with os.fdopen(reading) as told:
         lines = told.read().splitlines()
@@ -72,17 +74,37 @@ def test_lines_of_several_writers_are_not_torn_apart_where_they_share_a_pipe() -
     reader = threading.Thread(target=read)
     reader.start()
     for outlet in outlets:
-        outlet.close(10)
+        outlet.close(60)
     os.close(writing)
-    reader.join(10)
+    reader.join(60)
     assert sorted(found) == [line for line in lines for _ in range(300)]
+
+
+def test_a_pause_of_the_whole_process_costs_no_line_that_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Time that went by while nothing of it ran was none for the thread that writes."""
+    hours = SimpleNamespace(monotonic=itertools.count(0, 3600).__next__)
+    monkeypatch.setattr("gateway.processes.outlet.time", hours)
+    reading, writing = os.pipe()
+    outlet = Outlet(writing)
+    outlet.put(b"x" * (1 << 20) + b"\n")  # more than a pipe takes
+    outlet.put(b"last\n")
+    found: list[bytes] = []
+    with os.fdopen(reading, "rb") as told:
+        reader = threading.Timer(0.1, lambda: found.extend(told))
+        reader.start()
+        outlet.close(60)
+        os.close(writing)
+        reader.join(60)
+    assert (found[1:], outlet.dropped) == ([b"last\n"], 0)
 
 
 def test_a_line_longer_than_any_pipe_takes_at_once_arrives_whole() -> None:
     reading, writing = os.pipe()
     outlet = Outlet(writing)
     outlet.put(b"a\n" + b"x" * 20_000 + b"\nb\n")
-    outlet.close(2)
+    outlet.close(60)
     os.close(writing)
     with os.fdopen(reading, "rb") as told:
         assert [len(line) for line in told] == [2, 20_001, 2]
@@ -97,7 +119,7 @@ def test_a_pipe_that_others_made_non_blocking_loses_nothing() -> None:
     size = 0
     while size < 1_000_000:
         size += len(os.read(reading, 1 << 16))
-    outlet.close(2)
+    outlet.close(60)
     assert (size, outlet.dropped) == (1_000_000, 0)
     os.close(reading)
     os.close(writing)
@@ -108,7 +130,7 @@ def test_a_reader_that_is_gone_costs_the_lines_and_nothing_else() -> None:
     os.close(reading)
     outlet = Outlet(writing)
     outlet.put(b"1\n2\n")
-    outlet.close(2)
+    outlet.close(60)
     assert outlet.dropped == 2
     os.close(writing)
 
@@ -133,7 +155,7 @@ def test_a_file_that_was_moved_away_is_opened_anew_by_itself_and_when_told(tmp_p
         return path.exists()
 
     until(written_to_the_new_one)
-    outlet.close(2)
+    outlet.close(60)
     assert (tmp_path / "log.1").read_text() == "first\n"
     assert (tmp_path / "log.2").read_text().startswith("second\n")
     assert set(path.read_text().splitlines()) == {"third"}
@@ -147,7 +169,7 @@ def test_a_file_whose_directory_is_gone_is_written_on(tmp_path: Path) -> None:
     folder.rename(tmp_path / "old")
     outlet.reopen()
     outlet.put(b"second\n")
-    outlet.close(2)
+    outlet.close(60)
     assert (tmp_path / "old" / "log").read_text() == "first\nsecond\n"
     assert outlet.dropped == 0
 

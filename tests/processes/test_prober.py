@@ -222,20 +222,20 @@ async def test_the_first_look_does_not_wait_for_who_hangs() -> None:
 
 
 @contextlib.asynccontextmanager
-async def answering(answer: bytes, hold: bool = False) -> AsyncIterator[Target]:
+async def answering(answer: bytes, hold_s: float = 0) -> AsyncIterator[Target]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             await reader.readuntil(b"\r\n\r\n")
             writer.write(answer)
             await writer.drain()
-            if hold:
+            if hold_s:
                 await reader.read()
             writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     try:
-        yield Target("127.0.0.1", port, Health(timeout_s=0.3))
+        yield Target("127.0.0.1", port, Health(timeout_s=hold_s or 60.0))
     finally:
         server.close()
 
@@ -260,7 +260,7 @@ async def test_a_probe_wants_a_success_and_nothing_else(answer: bytes, signal: s
 
 
 async def test_r25_a_probe_that_hangs_ends_in_time() -> None:
-    async with answering(b"HTTP/1.1 200", hold=True) as target, asyncio.timeout(30):
+    async with answering(b"HTTP/1.1 200", hold_s=0.3) as target, asyncio.timeout(30):
         assert await probe(target) == "late"
 
 

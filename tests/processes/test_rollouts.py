@@ -19,6 +19,7 @@ from tests.harness.exchange import Exchange
 from tests.harness.gateway import Gateway, backend, eventually, running_gateway
 from tests.harness.load import Ask, Client, Reply, ask, open_loop
 from tests.harness.origins import fixed, origins
+from tests.harness.orphans import is_alive
 
 PACE_S = 0.005
 
@@ -65,7 +66,10 @@ async def rollout(gateway: Gateway, route: str) -> dict[str, Any]:
 
 
 async def begin(gateway: Gateway, route: str, **plan: Any) -> dict[str, Any]:
-    reply = await gateway.admin("PUT", f"/admin/v1/routes/{route}/rollout", {"to": "new", **plan})
+    """A rollout that is judged by errors alone: of equals, one in two hundred seems the slower one
+    (docs/rollouts.md), and more where the machine is busy."""
+    said = {"to": "new", "guards": {"errors": {}}, **plan}
+    reply = await gateway.admin("PUT", f"/admin/v1/routes/{route}/rollout", said)
     assert reply.status == 201, reply
     return reply.json()
 
@@ -127,7 +131,7 @@ async def _bad(gateway: Gateway) -> None:
     async with traffic(gateway, "/bad") as replies:
         await begin(gateway, "bad", to="worse", steps=[10, 100], hold="1h", warmup=5)
         found = await ended(gateway, "bad", "rolled_back")
-    seen = Counter(reply.header("x-headgate-backend") for reply in replies if reply.ok)
+    seen = Counter(reply.header("x-headgate-backend") for reply in replies)
     assert seen["worse"] >= found["guards"]["errors"]["canary"]["requests"]
     assert found["guards"]["errors"]["verdict"] == "failed"
     assert found["guards"]["errors"]["stable"]["events"] == 0
@@ -251,6 +255,8 @@ async def test_a_rollout_outlives_its_whole_gateway() -> None:
                     process.kill()
             assert gateway.process is not None
             await gateway.process.wait()
+            # As long as one of them is there, the state is in use.
+            await eventually(lambda: not any(map(is_alive, gateway.family())))
             await gateway.start()
             await gateway.wait_up()
             again = await rollout(gateway, "r")

@@ -16,7 +16,7 @@ from gateway.core.table import Health
 from tests.harness.gateway import eventually, running_gateway
 from tests.harness.origins import Exchange, one_origin
 from tests.harness.ports import free_port
-from tests.harness.up import running
+from tests.harness.up import Up, running
 
 WINE = """
 class Wine:
@@ -44,6 +44,17 @@ def document(route: dict[str, Any], url: str | None = None) -> dict[str, Any]:
     }
 
 
+async def answers(up: Up, body: bytes) -> None:
+    """Returns when the model answers: one that is slow to say its path is asked a little later."""
+    kind = [("Content-Type", "application/json")]
+
+    async def is_there() -> bool:
+        reply = await up.client.post(f"{up.url}/wine", body, headers=kind)
+        return reply.status == 200 and reply.json() == {"grape": "merlot"}
+
+    await eventually(is_there, what="/wine leads to the model")
+
+
 async def test_the_first_own_model_answers_at_its_route_and_up_and_check_say_where(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,8 +62,7 @@ async def test_the_first_own_model_answers_at_its_route_and_up_and_check_say_whe
     async with running(tmp_path, document({})) as up:
         body = b'{"input": "merlot"}'
         kind = [("Content-Type", "application/json")]
-        reply = await up.client.post(f"{up.url}/wine", body, headers=kind)
-        assert (reply.status, reply.json()) == (200, {"grape": "merlot"})
+        await answers(up, body)
         await eventually(lambda: "/wine → wine 1, at /classify" in up.log_text())
 
         async def described() -> bool:
@@ -98,9 +108,7 @@ async def test_a_file_that_runs_a_litserver_says_its_path_where_its_info_is_lits
     asked = document({})
     asked["backends"]["wine"]["serve"] = {"model": "server.py"}
     async with running(tmp_path, asked) as up:
-        kind = [("Content-Type", "application/json")]
-        reply = await up.client.post(f"{up.url}/wine", b'{"input": "merlot"}', headers=kind)
-        assert (reply.status, reply.json()) == (200, {"grape": "merlot"})
+        await answers(up, b'{"input": "merlot"}')
 
 
 @pytest.mark.parametrize(

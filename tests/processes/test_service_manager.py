@@ -15,7 +15,7 @@ import pytest
 
 from gateway.processes.service_manager import NOBODY, ServiceManager, Unusable
 from gateway.processes.sockets import bind
-from tests.harness.gateway import ROOT, Gateway, eventually, one_backend
+from tests.harness.gateway import ROOT, START_S, Gateway, eventually, one_backend
 from tests.harness.origins import origins
 from tests.harness.succession import holder, upgrade
 
@@ -135,7 +135,7 @@ class Activated(Gateway):
                 cwd=ROOT, env=self.env, start_new_session=True, pass_fds=fds, stdout=log,
                 stderr=log,
             )  # fmt: skip
-        await eventually(self.answers, 60)
+        await eventually(self.answers, START_S)
 
 
 async def test_a_service_begins_on_its_managers_sockets_tells_it_all_and_is_replaced(

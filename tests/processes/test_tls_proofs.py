@@ -235,8 +235,8 @@ async def test_five_thousand_half_open_handshakes(made: dict[str, Any], tmp_path
 async def swapped(
     gateway: Tls, live: Files, made: dict[str, Any], times: int, workers: int
 ) -> tuple[int, list[str]]:
-    """How many requests were answered while the certificate was replaced `times` times, and what
-    went wrong with others; half of them on connections of their own."""
+    """How many requests were answered while the certificate was replaced `times` times, ten for
+    each at least, and what went wrong with others; half of them on connections of their own."""
     context = ssl.create_default_context(cafile=str(made["ca"]))
     done, failed, is_over = 0, [], asyncio.Event()
 
@@ -283,6 +283,7 @@ async def swapped(
                 return await shown() == wanted
 
             await eventually(is_new, what=f"certificate {number + 1} is shown", every_s=0.1)
+        await eventually(lambda: done > 10 * times)
     finally:
         is_over.set()
         await asyncio.gather(*loads)
@@ -293,7 +294,7 @@ async def test_ten_certificates_under_load_cost_no_request(
     live: tuple[Tls, Files], made: dict[str, Any]
 ) -> None:
     done, failed = await swapped(*live, made, 10, 2)
-    assert (failed, done > 100) == ([], True), (failed[:5], done)
+    assert failed == [], (failed[:5], done)
 
 
 @pytest.mark.soak
@@ -302,7 +303,7 @@ async def test_a_hundred_certificates_under_load_cost_no_request(
     live: tuple[Tls, Files], made: dict[str, Any]
 ) -> None:
     done, failed = await swapped(*live, made, 100, 2)
-    assert (failed, done > 1000) == ([], True), (failed[:5], done)
+    assert failed == [], (failed[:5], done)
 
 
 class SlowClient:

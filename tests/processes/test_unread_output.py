@@ -61,8 +61,7 @@ async def test_requests_edits_and_replacements_go_on_while_nobody_reads(
                 asked = [gateway.client.get(f"{gateway.url}{path}") for _ in range(50)]
                 assert failures(await asyncio.gather(*asked)) == []
             if "stdout" in stuck:
-                samples = await gateway.metrics()
-                assert samples.total("headgate_log_dropped_total", log="access") > 0
+                await eventually(lambda: counted(gateway, log="access"), what="lost lines count")
             await replaced(gateway, (await gateway.worker_pids())[0])
             await replaced(gateway, await gateway.control_pid())
             assert (await gateway.set_weights("all", {"main": 7}))["applied"]["workers"] == 1
@@ -70,6 +69,11 @@ async def test_requests_edits_and_replacements_go_on_while_nobody_reads(
             await gateway.stop()
         finally:
             await ended(gateway)
+
+
+async def counted(gateway: Gateway, **labels: str) -> bool:
+    """Whether lines that nobody read are counted as lost."""
+    return (await gateway.metrics()).total("headgate_log_dropped_total", **labels) > 0
 
 
 async def replaced(gateway: Gateway, pid: int) -> None:
@@ -99,11 +103,7 @@ async def test_up_serves_and_stops_while_nobody_reads(
             answer = await it.client.json("POST", f"{it.url}/talkative", {"input": 3})
             assert answer.json() == {"result": 9}
 
-        async def is_counted() -> bool:
-            samples = await it.metrics()
-            return samples.total("headgate_log_dropped_total", process="supervisor") > 0
-
-        await eventually(is_counted, what="what the model printed in vain is counted")
+        await eventually(lambda: counted(it, process="supervisor"), what="lost lines count")
         assert it.process is not None
         pids = [it.process.pid, *descendants(it.process.pid)]
         it.process.send_signal(number)

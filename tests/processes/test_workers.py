@@ -66,7 +66,7 @@ class Worker:
 class House:
     """`Workers`, its socket, and the workers that were started."""
 
-    def __init__(self, path: Path, **options: Any) -> None:
+    def __init__(self, path: Path, answer_within_s: float = 60, **options: Any) -> None:
         self.path, self.replaced, self.evidence = path, [], []
         self.succeeded: list[int] = []
         self.health = {"type": "health", "states": {}, "signals": []}
@@ -76,8 +76,8 @@ class House:
             succeed=self.succeeded.append,
             health=lambda backends: self.known(backends),
             on_evidence=self.evidence.extend,
-            answer_within_s=0.2,
-            **options,
+            answer_within_s=answer_within_s,
+            **{"look_within_s": 60, **options},
         )
         self.started: list[Worker] = []
         self.pids: list[int | None] = []
@@ -155,7 +155,7 @@ async def test_a_table_is_in_force_when_every_worker_has_applied(tmp_path: Path)
 
 
 async def test_a_silent_worker_is_replaced_and_the_others_go_on(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+    async with house(tmp_path, answer_within_s=1) as it:
         await it.start(0, 100)
         silent = await it.start(1, 101)
         silent.deaf = True
@@ -167,7 +167,7 @@ async def test_a_silent_worker_is_replaced_and_the_others_go_on(tmp_path: Path) 
 async def test_a_worker_that_can_neither_be_heard_nor_ended_is_no_reason_to_acknowledge(
     tmp_path: Path,
 ) -> None:
-    async with house(tmp_path) as it:
+    async with house(tmp_path, answer_within_s=0.2) as it:
         stuck = await it.start(0, 100)
         stuck.deaf = True
         # The supervisor does not get to it.
@@ -178,7 +178,7 @@ async def test_a_worker_that_can_neither_be_heard_nor_ended_is_no_reason_to_ackn
 
 
 async def test_a_silent_worker_that_takes_a_while_to_die_is_waited_for(tmp_path: Path) -> None:
-    async with house(tmp_path) as it:
+    async with house(tmp_path, answer_within_s=0.2) as it:
         stuck = await it.start(0, 100)
         stuck.deaf = True
         die = it.replace
@@ -268,13 +268,30 @@ async def test_what_the_probes_see_at_once_is_told_at_once(tmp_path: Path) -> No
             assert [len(each["signals"]) for each in worker.of("evidence")] == [3]
 
 
+async def test_who_begins_while_the_lease_is_lost_is_told_that_there_was_one(
+    tmp_path: Path,
+) -> None:
+    async with house(tmp_path) as it:
+        it.workers.set_lease(0.0, 1)
+        await it.workers.put_in_force(table(7))
+        first = await it.start(0, 100)
+        it.workers.set_lease(50.0, 2)
+        it.workers.set_lease(0.0, 2)
+        await until(lambda: len(first.of("lease")) == 3)
+        assert [each["was"] for each in first.of("lease")] == [False, True, True]
+        second = await it.start(1, 101)
+        await until(lambda: bool(second.of("lease")))
+        assert [each["was"] for each in second.of("lease")] == [True]
+
+
 async def test_health_is_told_again_with_each_table(tmp_path: Path) -> None:
     """From then on it is judged as the table says, also what came before."""
     async with house(tmp_path) as it:
         worker = await it.start(0, 100)
+        before = len(worker.got)
         await it.workers.put_in_force(table(8))
-        kinds = [each["type"] for each in worker.got]
-        assert kinds[-2:] == ["table", "health"]
+        await until(lambda: len(worker.got) >= before + 2)
+        assert [each["type"] for each in worker.got[before:]] == ["table", "health"]
 
 
 async def test_r68_a_worker_hands_over_when_its_successor_accepts(tmp_path: Path) -> None:

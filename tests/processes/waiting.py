@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import psutil
 
@@ -34,9 +35,22 @@ def alive(pid: int) -> bool:
 
 def descendants(pid: int) -> list[int]:
     """Every process below `pid` that runs."""
+    return children(pid, recursive=True)
+
+
+def children(pid: int, *, recursive: bool = False) -> list[int]:
+    """The processes that `pid` has started and that run, or with those that they have."""
     try:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        return [child.pid for child in psutil.Process(pid).children(recursive)]
     except psutil.NoSuchProcess:
+        return []
+
+
+def words(pid: int) -> list[str]:
+    """The command line of a process; none once it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
         return []
 
 

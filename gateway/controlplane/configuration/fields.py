@@ -43,9 +43,12 @@ _HOST = re.compile(rf"(\*\.)?{_HOST_LABEL}(\.{_HOST_LABEL})*")
 
 
 class Spec(BaseModel):
-    """What every model of written configuration agrees on: strict, closed, immutable."""
+    """What every model of written configuration agrees on: strict, closed, immutable. Validators
+    are built where they are first used: most models are only parts of others."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 def fault(code: str, detail: str) -> PydanticCustomError:
