@@ -42,7 +42,7 @@ async def test_a_mix_of_short_and_long_requests_is_taken_whole(workers: int) -> 
         one_origin(mixed) as origin,
         running_gateway(one_backend(origin), workers=workers) as gateway,
     ):
-        replies = await open_loop(gateway.url, 40, 12, get, poisson=True)
+        replies = await open_loop(gateway.url, 40, 12, get, poisson=True, timeout=60)
     assert refused(replies) == []
 
 
@@ -73,8 +73,8 @@ async def test_open_streams_and_a_slow_moment_shut_nobody_out(workers: int) -> N
         ]
         await eventually(lambda: origin.running == 8, what="the streams are open")
         slow_until = time.monotonic() + 2.0
-        during = await open_loop(gateway.url, 60, 4, get, poisson=True)
-        after = await open_loop(gateway.url, 60, 4, get, poisson=True)
+        during = await open_loop(gateway.url, 60, 4, get, poisson=True, timeout=60)
+        after = await open_loop(gateway.url, 60, 4, get, poisson=True, timeout=60)
         for stream in streams:
             stream.cancel()
     assert refused(during) == []

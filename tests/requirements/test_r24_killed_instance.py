@@ -33,7 +33,7 @@ async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request() -> None:
         document = one_backend(*stubs, health=DEFAULTS, route={"retries": RETRIES})
         async with running_gateway(document) as gateway:
             began = time.monotonic()
-            load = asyncio.create_task(open_loop(gateway.url, rate, 12, mixed))
+            load = asyncio.create_task(open_loop(gateway.url, rate, 12, mixed, timeout=60))
             await asyncio.sleep(2)
             aimed = time.monotonic()
             stubs[0].kill()

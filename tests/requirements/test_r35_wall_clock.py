@@ -76,7 +76,7 @@ async def stepped(gateway: Gateway, step: Step) -> tuple[list[Reply], list[Reply
         waiting = asyncio.create_task(client.get(f"{gateway.url}/hang"))
         await asyncio.sleep(0.2)
         step(days)
-        replies += await open_loop(gateway.url, 50, 1.5, lambda n: Ask(path=f"/{n}"))
+        replies += await open_loop(gateway.url, 50, 1.5, lambda n: Ask(path=f"/{n}"), timeout=60)
         waited.append(await waiting)
         await gateway.set_weights("all", {"main": 1 + abs(days)})
     await client.close()

@@ -25,7 +25,7 @@ async def _flips(seconds: float, workers: int, rate: float, *, judged: float) ->
         }
         async with running_gateway(document, workers=workers) as gateway, Stretch() as work:
             load = asyncio.create_task(
-                open_loop(gateway.url, rate, seconds, lambda n: Ask(path=f"/{n}"))
+                open_loop(gateway.url, rate, seconds, lambda n: Ask(path=f"/{n}"), timeout=60)
             )
             spans: list[tuple[float, float]] = []
             revisions: dict[int, dict[str, int]] = {1: EVEN}

@@ -15,7 +15,9 @@ async def test_r57_removing_and_adding_an_instance_under_load_costs_nothing() ->
         async with running_gateway(one_backend(one, two)) as gateway:
             enough = asyncio.Event()
             make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, 80, 60, make, enough=enough))
+            load = asyncio.create_task(
+                open_loop(gateway.url, 80, 60, make, enough=enough, timeout=60)
+            )
             await eventually(lambda: len(one.exchanges) > 20, what="traffic to it")
             reply = await gateway.admin("DELETE", f"{INSTANCES}/{one.address}")
             assert reply.status in (200, 204), reply
@@ -63,7 +65,9 @@ async def test_r57_draining_sends_nothing_new_and_resume_undoes_it() -> None:
         async with running_gateway(one_backend(one, two)) as gateway:
             enough = asyncio.Event()
             make = lambda n: Ask(path=f"/{n}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, 60, 60, make, enough=enough))
+            load = asyncio.create_task(
+                open_loop(gateway.url, 60, 60, make, enough=enough, timeout=60)
+            )
             await eventually(lambda: len(one.exchanges) > 20, what="traffic to it")
             reply = await gateway.admin("POST", f"{INSTANCES}/{one.address}/drain")
             assert reply.status == 200, reply

@@ -47,7 +47,7 @@ async def test_r68_sigterm_costs_no_request_and_ends_streams_and_websockets_in_o
             endless = asyncio.create_task(client.get(f"{gateway.url}/endless"))
             make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
             # Until two seconds before the lame duck's end, for a client that comes late.
-            load = asyncio.create_task(open_loop(gateway.url, rate, 4.0, make))
+            load = asyncio.create_task(open_loop(gateway.url, rate, 4.0, make, timeout=60))
             async with wire(gateway.data_port) as socket:
                 await socket.send(WEBSOCKET)
                 await socket.read_until(b"\r\n\r\n")
@@ -84,7 +84,7 @@ async def test_r68_workers_replaced_one_after_the_other_cost_no_request_and_no_c
         settings = {"workers": 2, "lame_duck": "2s"}
         async with running_gateway(one_backend(*stubs), **settings) as gateway:
             make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, 80, 9, make))
+            load = asyncio.create_task(open_loop(gateway.url, 80, 9, make, timeout=60))
             for old in await gateway.worker_pids():
                 await asyncio.sleep(1)
                 os.kill(old, signal.SIGTERM)
@@ -120,7 +120,7 @@ async def test_r68_a_worker_that_still_has_a_stream_has_its_successor_already() 
             client = Client()
             stream = asyncio.create_task(client.get(f"{gateway.url}/stream", timeout=120))
             make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, 50, 6, make))
+            load = asyncio.create_task(open_loop(gateway.url, 50, 6, make, timeout=60))
             await asyncio.sleep(1)
             (old,) = await gateway.worker_pids()
             told = time.monotonic()
@@ -206,7 +206,9 @@ async def test_r68_a_killed_worker_is_replaced_and_idempotent_requests_do_not_fa
     async with origins(2, after(0.005)) as stubs:
         async with running_gateway(one_backend(*stubs), workers=2) as gateway:
             pids = await gateway.worker_pids()
-            load = asyncio.create_task(open_loop(gateway.url, 60, 3, lambda n: Ask(path=f"/{n}")))
+            load = asyncio.create_task(
+                open_loop(gateway.url, 60, 3, lambda n: Ask(path=f"/{n}"), timeout=60)
+            )
             await asyncio.sleep(1)
             gone = await killed(pids[0])
             replies = await load
@@ -234,7 +236,9 @@ async def test_r68_a_killed_control_process_stops_no_request_and_comes_back() ->
     async with origins(2, after(0.005)) as stubs:
         async with running_gateway(one_backend(*stubs), workers=2) as gateway:
             control = await gateway.control_pid()
-            load = asyncio.create_task(open_loop(gateway.url, 60, 3, lambda n: Ask(path=f"/{n}")))
+            load = asyncio.create_task(
+                open_loop(gateway.url, 60, 3, lambda n: Ask(path=f"/{n}"), timeout=60)
+            )
             await asyncio.sleep(1)
             os.kill(control, signal.SIGKILL)
             replies = await load
