@@ -13,23 +13,33 @@ from tests.harness.accounting import assert_counted
 from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
 from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import Ask, Client, failures, open_loop
-from tests.harness.origins import Exchange, after, events, origins
+from tests.harness.origins import Exchange, Responder, after, events, origins
 from tests.harness.wire import wire
 from tests.processes.waiting import alive
 from tests.requirements.test_r24_killed_instance import RATES
 from tests.requirements.test_r43_client_leaves import WEBSOCKET, accept
 
+STREAM = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
-async def by_path(exchange: Exchange) -> None:
-    """A WebSocket, events that end soon or never, or a plain answer."""
-    if exchange.header("upgrade"):
-        await accept(exchange)
-    elif exchange.target == b"/short":
-        await events(70, 0.1)(exchange)
-    elif exchange.target == b"/endless":
-        await events(10_000, 0.1)(exchange)
-    else:
-        await after(0.02)(exchange)
+
+def streams_until(ended: asyncio.Event) -> Responder:
+    """A WebSocket, events that end when they may or never, or a plain answer."""
+
+    async def respond(exchange: Exchange) -> None:
+        if exchange.header("upgrade"):
+            await accept(exchange)
+        elif exchange.target == b"/short":
+            exchange.write(STREAM)
+            while not ended.is_set():
+                exchange.write(b"9\r\ndata: 1\n\n\r\n")
+                await exchange.sleep(0.1)
+            exchange.write(b"0\r\n\r\n")
+        elif exchange.target == b"/endless":
+            await events(10_000, 0.1)(exchange)
+        else:
+            await after(0.02)(exchange)
+
+    return respond
 
 
 @RATES
@@ -39,7 +49,8 @@ async def test_r68_sigterm_costs_no_request_and_ends_streams_and_websockets_in_o
     rate: int,
 ) -> None:
     settings = {"workers": 2, "lame_duck": None, "drain": "4s"}
-    async with origins(2, by_path) as stubs:
+    is_lame_no_more = asyncio.Event()
+    async with origins(2, streams_until(is_lame_no_more)) as stubs:
         async with running_gateway(one_backend(*stubs), check_end=False, **settings) as gateway:
             assert gateway.process is not None
             client = Client()
@@ -60,9 +71,11 @@ async def test_r68_sigterm_costs_no_request_and_ends_streams_and_websockets_in_o
                 replies = await load
                 await socket.read_until(b"\x03\xe9")
                 closed_s = time.monotonic() - asked
+                is_lame_no_more.set()
             finished, cut = await short, await endless
             await client.close()
             took = await gateway.ended(0, asked, 60)
+    in_time(max(r.done for r in replies) < asked + 5, "asked after the lame duck's end")
     assert failures(replies) == []
     late = [r for r in replies if r.intended > asked + 1.5]  # both workers have been told
     assert late
@@ -105,20 +118,11 @@ async def test_r68_workers_replaced_one_after_the_other_cost_no_request_and_no_c
 async def test_r68_a_worker_that_still_has_a_stream_has_its_successor_already() -> None:
     """Nobody waits for the start of the one or for the end of the other."""
     ended = asyncio.Event()
-
-    async def respond(exchange: Exchange) -> None:
-        if exchange.target != b"/stream":
-            await after(0.02)(exchange)
-            return
-        exchange.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
-        await exchange.or_gone(ended.wait())
-        exchange.write(b"0\r\n\r\n")
-
-    async with origins(2, respond) as stubs:
+    async with origins(2, streams_until(ended)) as stubs:
         settings = {"workers": 1, "lame_duck": "0s", "drain": "120s"}
         async with running_gateway(one_backend(*stubs), **settings) as gateway:
             client = Client()
-            stream = asyncio.create_task(client.get(f"{gateway.url}/stream", timeout=120))
+            stream = asyncio.create_task(client.get(f"{gateway.url}/short", timeout=120))
             make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
             load = asyncio.create_task(open_loop(gateway.url, 50, 6, make, timeout=60))
             await asyncio.sleep(1)
@@ -133,6 +137,8 @@ async def test_r68_a_worker_that_still_has_a_stream_has_its_successor_already() 
             await eventually(replaced, what="a new worker while the old one finishes")
             replies = await load
             assert not stream.done(), "the old one was still at it"
+            # Who is starved for longer than a connection's last call meets its end.
+            in_time(all(r.status for r in replies), [r.error for r in replies if not r.status])
             ended.set()
             finished = await stream
             await client.close()
