@@ -26,6 +26,8 @@ from benchmarks.machine import (
 )
 from tests.harness.ports import free_port
 
+START_S = 120.0  # a table of ten thousand entries is read first
+
 
 @dataclass(frozen=True)
 class Work:
@@ -260,6 +262,7 @@ def headgate_document(folder: Path, port: int, work: Work) -> dict[str, Any]:
             "access_log": str(folder / "access.log"),
             "lame_duck": "0s",
             **({"tls": {"cert": str(work.tls[0]), "key": str(work.tls[1])}} if work.tls else {}),
+            **work.hand.get("gateway", {}),
         },
         "backends": {
             name: {
@@ -276,6 +279,7 @@ def headgate_document(folder: Path, port: int, work: Work) -> dict[str, Any]:
                 "max_body": "2GiB",
             }
         },
+        **work.hand.get("sections", {}),
     }
 
 
@@ -314,7 +318,7 @@ def proxy(name: str, work: Work) -> Iterator[Proxy]:
     command = _COMMANDS[name](folder, port, work)
     running = start(on_core(PROXY_CORE, command), folder)
     try:
-        wait_for(f"{work.scheme}://127.0.0.1:{port}{work.check}", running)
+        wait_for(f"{work.scheme}://127.0.0.1:{port}{work.check}", running, START_S)
         yield Proxy(name, port, running, work.scheme)
     finally:
         running.stop()

@@ -5,8 +5,8 @@
 Runs the code of the request path in a time of its own: two workers that share their loads, one
 instance that computes some requests at once, and two consumers with keys. One asks politely, twenty
 times a second; the other one keeps many requests waiting, on connections to both workers or to one.
-Says the polite one's 50th and 99th percentile alone and beside the other one, and how many of its
-requests were refused.
+Says the polite one's 50th and 99th percentile alone and beside the other one, how many of its
+requests were refused, and how much of the instance's time was used for both.
 """
 
 import argparse
@@ -211,9 +211,13 @@ async def politely(gateway: Gateway, case: Case, seconds: float) -> tuple[list[f
     return sorted(times), refused
 
 
-async def flooding(asker: Asker) -> None:
+async def flooding(asker: Asker, answered: list[float]) -> None:
+    """Asks again as soon as there is an answer, and notes when there was a good one."""
+    loop = asyncio.get_running_loop()
     while True:
-        if await asker.ask() != 200:
+        if await asker.ask() == 200:
+            answered.append(loop.time())
+        else:
             await asyncio.sleep(0.01)
 
 
@@ -222,18 +226,24 @@ async def tried(loop: VirtualLoop, case: Case, seconds: float, clients: int) -> 
     polite one were refused."""
     gateway = Gateway(loop, case)
     alone, _ = await politely(gateway, case, seconds)
+    answered: list[float] = []
+    workers = [case.flood_on[n % len(case.flood_on)] for n in range(clients)]
     floods = [
-        asyncio.create_task(flooding(gateway.connect(case.flood_on[n % len(case.flood_on)], FLOOD)))
-        for n in range(clients)
+        asyncio.create_task(flooding(gateway.connect(worker, FLOOD), answered))
+        for worker in workers
     ]
     await asyncio.sleep(2.0)
+    began = loop.time()
     beside, refused = await politely(gateway, case, seconds)
+    used = sum(at > began for at in answered) + len(beside)
+    used_part = used * case.service_s / case.slots / (loop.time() - began)
     for each in floods:
         each.cancel()
     ratio = at(beside, 99) / at(alone, 99)
     print(
         f"{case.name:42} p50 {at(alone, 50):6.1f} → {at(beside, 50):6.1f} ms   p99"
         f" {at(alone, 99):6.1f} → {at(beside, 99):6.1f} ms  {ratio:5.2f} ×   {refused} refused"
+        f"   {100 * used_part:5.1f} % of the instance used"
     )
     return ratio, refused
 

@@ -50,7 +50,7 @@ def restore(options: SimpleNamespace) -> int:
     client = finding.client(options)
     given = None if options.if_revision is None else revision_tag(options.if_revision)
     answer = asking.made(
-        lambda change: client.restore(options.revision, change),
+        lambda change: client.restore(options.revision, change, opens=options.open),
         asking.change(options, given),
         lambda: revision_tag(client.table()["revision"]),
     )
@@ -106,11 +106,11 @@ def wait_until_empty(
     """True once `left()` is 0, False when `timeout_s` passed first; tells each new count."""
     started, told = clock(), -1
     while (count := left()) > 0:
-        if timeout_s is not None and clock() - started >= timeout_s:
-            return False
         if progress is not None and count != told:
             print(f"{count} in flight", file=progress, flush=True)
             told = count
+        if timeout_s is not None and clock() - started >= timeout_s:
+            return False
         sleep(LOOK_S)
     return True
 

@@ -44,6 +44,9 @@ def key(options: SimpleNamespace) -> int:
         "retire": f"{options.name}: only its newest secret is valid",
         "revoke": f"{options.name}: revoked",
     }[options.action]
+    if options.action == "retire" and not answer.get("diff"):
+        print(f"{options.name} has one secret: there is none to retire", file=sys.stderr)
+        return 0
     print(f"{told} ({asking.outcome(answer, options)})", file=sys.stderr)
     return 0
 

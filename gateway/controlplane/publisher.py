@@ -35,6 +35,7 @@ from gateway.controlplane.store.store import (
     Unavailable,
 )
 from gateway.controlplane.store.store_threads import StoreThreads
+from gateway.core import edits
 from gateway.core.deltas import Delta, shared
 from gateway.core.faults import Fault, Missing
 from gateway.core.merging import merge, same
@@ -142,8 +143,8 @@ class Publisher:
             if expected is not None and expected != previous.revision:
                 raise Stale(f"the current revision is {previous.revision}, not {expected}")
             edited = await self._aside(lambda: edit(previous.document))
-            if places and edited is previous.document:
-                return Published.nothing(previous)
+            if edited is previous.document:
+                return Published.nothing(previous, dry_run=dry_run)
             tried = await self._aside(lambda: self._outcomes.tried(previous, edited, places=places))
             self.allow(previous.document, tried.table.document, who)
             if dry_run:
@@ -203,11 +204,13 @@ class Publisher:
         why: str = "",
         expected: int | None = None,
         dry_run: bool = False,
+        opens: bool = False,
     ) -> Published:
-        """The document of revision `number`, as a new revision; Missing when it is not kept."""
+        """The document of revision `number`, as a new revision; Missing when it is not kept,
+        Conflict where it lets in who is kept out now, unless it `opens` on purpose."""
         kept = await self.revision(number)
         return await self.publish(
-            lambda document: shared(document, kept.whole().document, same),
+            lambda document: edits.restored(document, kept.whole().document, opens=opens),
             who=who,
             why=why or f"back to {number}",
             expected=expected,

@@ -255,8 +255,12 @@ class Load:
             self.slots = slots
             if not self.is_fixed:
                 self.target = target_of(slots, self.service_s)
-        # Its own requests this worker knows better, and later.
+        # Its own requests this worker knows better, and later; and so the others theirs.
         foreign = queue + running - (self.in_flight - self.held)
+        if self.shared is not None:
+            if now - self.looked_at > LOOK_S:
+                self.look(now)
+            foreign -= self.others
         self.foreign = foreign if foreign > 0.0 else 0.0
         wait_s = wait_ms / 1000.0
         self.wait_until = now + (wait_s if wait_s < _MOST_WAIT_S else _MOST_WAIT_S)
@@ -269,9 +273,15 @@ class Load:
         return self.occupied(now)
 
     def occupied(self, now: float) -> float:
-        """Requests computed at the instance, as far as known: own, and everybody else's, as
-        told by the other workers or left over in a fading report, whichever is more."""
+        """Requests computed at the instance, as far as known: own, those of the other workers as
+        they tell, and what else a report spoke of, which fades. Where there are none to tell, what
+        was told is no more than a report says while that is fresh."""
         age = now - self.reported_at
+        if self.shared is not None:
+            known = self.in_flight - self.held + self.others
+            if self.foreign and age < FADE_S:
+                known += self.foreign if age < FRESH_S else self.foreign * (1.0 - age / FADE_S)
+            return known
         if age < FRESH_S and self.reported_at:
             return self.in_flight - self.held + self.foreign
         others = self.others

@@ -5,13 +5,16 @@ checks what it needs to have a meaning (that its route exists, that no weight is
 whether the outcome as a whole can be served is the publisher's question.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gateway.core.access import MOST_HASHES
-from gateway.core.deltas import settled
+from gateway.core.deltas import settled, shared
 from gateway.core.faults import Conflict, Fault, Invalid, Missing, did_you_mean, pointer
+from gateway.core.merging import same
 from gateway.core.table import MAX_WEIGHT, Document, parse_instance
+from gateway.core.units import parse_time
 
 Json = Any
 STATES = {"drain": "draining", "disable": "disabled", "resume": "", "enable": ""}
@@ -102,8 +105,10 @@ def rotate_key(document: Document, name: str, hash: str) -> Document:
 
 
 def retire_key(document: Document, name: str) -> Document:
-    """`document` with the newest hash of key `name` alone."""
+    """`document` with the newest hash of key `name` alone; itself where there is no other one."""
     spec = entry_of(document, "keys", name)
+    if len(spec["hashes"]) == 1:
+        return document
     return put(document, "keys", name, {**spec, "hashes": spec["hashes"][-1:]})
 
 
@@ -120,6 +125,52 @@ def delete_key(document: Document, name: str) -> Document:
                 " open to everybody; say `access: keys` or `access: open` there first"
             )
     return settled(edited)
+
+
+def restored(document: Document, kept: Document, *, opens: bool) -> Document:
+    """`kept`, which an earlier revision was, with the entries of `document` in place of their
+    equals; Conflict where that would let in who is kept out now, unless it `opens` on purpose."""
+    if not opens and (let_in := list(_let_in(document, kept))):
+        raise Conflict(
+            f"that would let in who is kept out now: {'; '.join(let_in)}. Where it is meant, say"
+            " so: `headgate restore REVISION --open`, in the API `?open=true`"
+        )
+    return shared(document, kept, same)
+
+
+def _let_in(before: Document, after: Document) -> Iterator[str]:
+    """In words, who may come in by `after` and not by `before`."""
+    now: Mapping[str, Json] = before.get("keys") or {}
+    then: Mapping[str, Json] = after.get("keys") or {}
+    routes: Mapping[str, Json] = before.get("routes") or {}
+    for name, spec in (after.get("routes") or {}).items():
+        # One that comes back would ask for a key if it were there now.
+        if _asks(routes.get(name, spec), now) and not _asks(spec, then):
+            yield f"route {name!r} would be open to everybody"
+    if not any(_asks(spec, now) for spec in routes.values()):
+        return  # nobody is kept out
+    valid = {each for spec in now.values() for each in spec["hashes"]}
+    for name, spec in then.items():
+        if not valid.issuperset(spec["hashes"]):
+            yield f"key {name!r} would have a secret again that was taken back"
+        elif name in now and _opens_more(now[name], spec):
+            yield f"key {name!r} would open more, or for longer"
+
+
+def _asks(spec: Mapping[str, Json], keys: Mapping[str, Json]) -> bool:
+    """Whether a route asks for a key, beside these."""
+    return bool(spec.get("access", "keys" if keys else "open") == "keys")
+
+
+def _opens_more(before: Mapping[str, Json], after: Mapping[str, Json]) -> bool:
+    had, has = before.get("routes"), after.get("routes")
+    if had is not None and (has is None or not set(has) <= set(had)):
+        return True
+    return _ends(after) > _ends(before)
+
+
+def _ends(spec: Mapping[str, Json]) -> float:
+    return parse_time(spec["expires"]) if "expires" in spec else math.inf
 
 
 def backends_of(spec: Mapping[str, Any]) -> set[str]:

@@ -5,66 +5,66 @@ of somebody else. Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) 
 one size: a request gets the number of its round, and lower numbers go first. Where all have the
 same name, or none, that is the order in which they came.
 
-Workers have a queue each. One whose next request is of somebody who had nothing waiting says so,
-and another one leaves it the room that it would have used for one of many (`Courtesy`).
+Workers have a queue each. A name that has not the most waiting is *next* once somebody had a turn,
+here or elsewhere, since its own last. An instance may have one request more than it computes, so
+that it goes on at once. While several names want it, that place ahead belongs to who is next. Of
+the others it gets no more than it computes, and so who is next waits for one to end, whatever
+worker it asked.
 """
 
-import math
 from typing import Final
 
-# Tried by benchmarks/simulate_turns.py. Of sixteen at a time, apart, the 99th percentile is 8 times
-# what it is alone with 0.002, and 7 or 10 times with 2 or 1 ahead; with these it is 1.2 times.
-NEXT_AHEAD: Final = 3  # so many more than it computes an instance may get of who is next
-YIELD_S: Final = 0.004  # for as long as room is left to who may not look for it any more
+AHEAD: Final = 1
+CONTESTED_S: Final = 1.0  # after somebody was next, for which the place is kept free
+SHORT_S: Final = 0.01  # what takes less: to be without work between two would cost too much of it
 
 
 class FairTurns:
-    """The rounds of one queue."""
+    """The rounds of one queue; `served` counts the turns that were had in it. What was had in the
+    queues of others, `elsewhere`, is for the caller to know."""
 
-    __slots__ = ("_last", "_round")
+    __slots__ = ("_last", "_round", "_seen", "served")
 
     def __init__(self) -> None:
+        self.served = 0
         self._round = 0.0
         self._last: dict[str, float] = {}
+        self._seen: dict[str, float] = {}  # how many turns had been had after a name's own last
 
-    def turn(self, name: str) -> float:
-        """The round of the next request of `name`: one after its last, and none that is over."""
-        turn = self._last[name] = max(self._round, self._last.get(name, 0.0)) + 1.0
-        return turn
+    def turn(self, name: str, is_next: bool) -> float:
+        """The round of one more request of `name`: the one that is on where it `is_next`, else one
+        after its last, and none that is over."""
+        last = self._last.get(name, 0.0)
+        self._last[name] = one_after = max(self._round, last) + 1.0
+        if is_next and self._seen.pop(name, None) is not None:
+            return self._round
+        return one_after
 
-    def is_next(self, turn: float) -> bool:
-        """Whether a request of this round, which comes now, is of who had nothing waiting."""
-        return turn <= self._round + 1.0
+    def is_next(self, name: str, has_most: bool, elsewhere: float) -> bool:
+        """Whether `name`, which has not the most waiting, has somebody had a turn since its own
+        last."""
+        return not has_most and self._seen.get(name, -1.0) < elsewhere + self.served
 
-    def gone(self, turn: float) -> None:
-        """A request of this round has left the queue to be served."""
+    def gone(self, name: str, turn: float, elsewhere: float) -> None:
+        """A request of `name` and this round has left the queue to be served."""
+        self.served += 1
         self._round = max(self._round, turn - 1.0)
+        self._seen[name] = elsewhere + self.served
 
     def emptied(self) -> None:
-        """Nobody waits any more: what was is forgotten."""
+        """Nobody waits here any more: rounds begin anew."""
         self._round = 0.0
         self._last.clear()
 
+    def forget(self) -> None:
+        """Nobody waits anywhere: all is forgotten."""
+        self._seen.clear()
 
-class Courtesy:
-    """Whether this worker lets the others go first. It waits for them no longer than YIELD_S: who
-    has left by then looks for no room, or finds none."""
 
-    __slots__ = ("_ignored", "_since")
-
-    def __init__(self) -> None:
-        self._since = math.inf
-        self._ignored = 0.0  # how many of them it has waited for in vain
-
-    def yields(self, now: float, is_next: bool, others_next: float) -> bool:
-        """Whether the first of this queue, which `is_next` or one of many of its consumer's, stays
-        where it is for a moment, because others have so many that are next."""
-        if is_next or others_next <= self._ignored:
-            self._since = math.inf
-            self._ignored = min(self._ignored, others_next)
-            return False
-        self._since = min(self._since, now)
-        if now - self._since < YIELD_S:
-            return True
-        self._since, self._ignored = math.inf, others_next
-        return False
+def ahead(is_next: bool, is_contested: bool, service_s: float) -> int | None:
+    """How many more than it computes an instance may have, for a request of somebody to be sent
+    there: of who `is_next`, or of one of many, while the place `is_contested`. None: as many as for
+    requests without a name. Requests take `service_s`; 0.0 while nobody knows."""
+    if is_next:
+        return AHEAD
+    return 0 if is_contested and service_s >= SHORT_S else None

@@ -60,16 +60,23 @@ class Refuse(NamedTuple):
 
 
 def place(
-    balance: str, loads: Sequence[Load], waiting: int, rotation: int, now: float
+    balance: str,
+    loads: Sequence[Load],
+    waiting: int,
+    rotation: int,
+    now: float,
+    ahead: int | None = None,
 ) -> Placement | None:
     """Where one of the `waiting` requests (at least 1, the newest included) goes now; None
-    when all of them do better to wait.
+    when all of them do better to wait. An instance may have `ahead` more than it computes; left
+    out: one, while many wait.
 
     With `least_loaded`, a free but slow instance is left alone until the queue is so long
     that its newest request would be answered sooner there, and it is that one that goes.
     """
     count = len(loads)
-    ahead = 1 if waiting > DEEP * count else 0
+    if ahead is None:
+        ahead = 1 if waiting > DEEP * count else 0
     index = choose(balance, loads, rotation, now, ahead)
     if index < 0:
         # Not `any`: each of them is asked.

@@ -13,7 +13,6 @@ from typing import Final
 from gateway.core.tracing import trace_of
 
 HEALTH: Final = b"/-/health"
-READY: Final = b"/-/ready"
 _WHOLE: Final = 1 << 64
 
 
@@ -34,7 +33,7 @@ class Sampling:
         """
         if reason or status >= 500:
             return 100.0
-        if target.startswith(b"/-/") and target.partition(b"?")[0] in (HEALTH, READY):
+        if target.startswith(HEALTH) and target[len(HEALTH) :][:1] in (b"", b"?"):
             return 0.0
         percent = self.percent
         if percent >= 100.0 or seconds >= self.slow_s:

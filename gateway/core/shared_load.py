@@ -67,8 +67,12 @@ _DECIDED: Final = 0  # of an instance: how often was decided; then the decision
 _PRESENT: Final = 0
 _FIRST: Final = 1
 _SECOND: Final = 2
-_COUNT: Final = 3
+_COUNT: Final = 3  # of an instance
+_NEXT_AT: Final = 3  # of a queue, and so are the next two
+_SERVED: Final = 4
+_CROWD: Final = 5
 _RING: Final = 4
+_NONE: Final = (0.0, 0.0)
 _FIELDS: Final = len(Sample._fields)
 LANE: Final = _RING + KEPT * _FIELDS
 
@@ -144,15 +148,34 @@ class SharedQueue(Shared):
 
     __slots__ = ()
 
-    def tell_next(self, count: float) -> None:
-        """Writes how many here are next in turn."""
-        self.cells[self._own + _COUNT] = count
+    def tell_next(self, now: float) -> None:
+        """Writes that somebody is next in turn here."""
+        self.cells[self._own + _NEXT_AT] = now
+
+    def tell_served(self, count: float) -> None:
+        """Writes how many turns were had here."""
+        self.cells[self._own + _SERVED] = count
+
+    def tell_crowd(self, whose: float) -> None:
+        """Writes by its number which name has the most waiting here; 0.0: none."""
+        self.cells[self._own + _CROWD] = whose
 
     @property
-    def others_next(self) -> float:
-        """How many there are in the other workers."""
+    def others_next_at(self) -> float:
+        """When somebody was next in turn last in another worker."""
         cells = self.cells
-        return sum([cells[at + _COUNT] for at in self._others], 0.0)
+        return max([cells[at + _NEXT_AT] for at in self._others], default=0.0)
+
+    @property
+    def others_served(self) -> float:
+        """How many turns were had in the other workers."""
+        cells = self.cells
+        return sum([cells[at + _SERVED] for at in self._others], 0.0)
+
+    def longest(self) -> tuple[float, float]:
+        """How many wait in the longest queue of the other workers, and who has the most in it."""
+        cells = self.cells
+        return max([(cells[at + _FIRST], cells[at + _CROWD]) for at in self._others], default=_NONE)
 
     def leads(self, now: float) -> bool:
         """Whether this worker leads, which has an answer now.

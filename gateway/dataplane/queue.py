@@ -8,10 +8,8 @@ from collections import deque
 from dataclasses import replace
 from typing import Final
 
-from gateway.core.balancing import choose
 from gateway.core.errors import NoRoom
 from gateway.core.evidence import Evidence
-from gateway.core.fair_turns import NEXT_AHEAD
 from gateway.core.queueing import (
     GLANCE_S,
     LOOK_S,
@@ -111,14 +109,10 @@ class Queue(WithinLimit):
 
     def _place(self, waiting: int, now: float) -> Placement | None:
         """Where one of the `waiting` goes now, if anywhere; its permit there is taken."""
-        balance = self.config.balance
+        balance, turns = self.config.balance, self._turns
         while True:
-            spot = place(balance, self.loads, waiting, self.rotation, now)
-            if spot is None and self._turns.competes():
-                # Other workers refill what is computed as soon as they hear of room: who is next
-                # here does better behind a few in the instance.
-                index = choose(balance, self.loads, self.rotation, now, NEXT_AHEAD)
-                spot = Placement(index, 0) if index >= 0 else None
+            ahead = turns.ahead(self.waiting, self.loads, now)
+            spot = place(balance, self.loads, waiting, self.rotation, now, ahead)
             if spot is None or not self.is_counted or self.serving[spot.instance].takes():
                 return spot
 
@@ -146,17 +140,20 @@ class Queue(WithinLimit):
         self._watch()
 
     def _is_owed(self, waiter: Waiter) -> bool:
-        """Whether `waiter`, which is next in turn, may wait though the queue is full: of somebody
-        else's requests in other workers, while this one has not its part of the queue."""
-        part = self.config.queue.size // self.shared.options.workers
-        return self._turns.shared is not None and waiter.is_next and len(self.waiting) <= part
+        """Whether `waiter` may wait though the queue is full: of somebody else's requests in other
+        workers, while this one has not its part of the queue."""
+        turns, name = self._turns, waiter.consumer
+        if turns.shared is None or not name or turns.has_most(self.waiting, name):
+            return False
+        return len(self.waiting) <= self.config.queue.size // self.shared.options.workers
 
     def would_refuse(self, remaining_s: float, now: float) -> NoRoom | None:
         """The refusal that a request would get if it entered now; None if it would get none."""
         loads, waiting = self.loads, len(self.waiting)
         if self.asleep:
             return None
-        spot = place(self.config.balance, loads, waiting + 1, self.rotation, now)
+        ahead = self._turns.ahead(self.waiting, self.loads, now)
+        spot = place(self.config.balance, loads, waiting + 1, self.rotation, now, ahead)
         if spot is not None or rather_than_refuse(loads, self.rotation, now) >= 0:
             return None
         verdict = self.admission.would_admit(now, loads, waiting, remaining_s)
@@ -172,15 +169,14 @@ class Queue(WithinLimit):
                     self._turn_away()
                 return
             self.rotation += 1
-            if self._turns.lets_go_first(waiting[0], now):
-                self._hurry()
-                break
             spot = self._place(len(waiting), now)
             if spot is None:
+                if self._turns.is_pressed(waiting):
+                    self._hurry()
                 break
             waiter = waiting[spot.position]
             del waiting[spot.position]
-            self._turns.gone(waiter.turn)
+            self._turns.left(waiter)
             try:
                 if self.start.is_awaited:
                     waiter.loaded()
@@ -195,11 +191,10 @@ class Queue(WithinLimit):
     def _tell(self) -> None:
         """Lets the other workers know who waits here."""
         self.admission.waits(len(self.waiting))
-        if self._turns.tell(self.waiting):
-            self._hurry()
+        self._turns.tell(self.waiting)
 
     def _hurry(self) -> None:
-        """Looks again in a moment for the room that other workers leave, or have left."""
+        """Looks again in a moment for the room that other workers make."""
         if not self._is_hurrying:
             self._is_hurrying = True
             self.shared.later(AGAIN_S, self._hurried)

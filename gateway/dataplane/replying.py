@@ -14,7 +14,7 @@ from mypy_extensions import mypyc_attr
 from gateway.core.access import Unauthorized
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.openai import LISTED_BY, Listing, as_list, as_model, is_openai
-from gateway.core.sampling import HEALTH, READY
+from gateway.core.sampling import HEALTH
 from gateway.core.strangers import HOLD_S
 from gateway.dataplane import limiting
 from gateway.dataplane.backend import LiveBackend
@@ -23,6 +23,8 @@ from gateway.dataplane.replies import RESERVED, asks_for_page, problem, reply, s
 from gateway.dataplane.route_table import Snapshot, WrongMethodFault, host_of
 
 LOST: Final = "This gateway has lost its store, and may know an old table only."
+WITHOUT_LEASE: Final = b"exclude=lease"
+"""In the query of a health check: whether requests are answered, though the lease may be lost."""
 _PLAIN = b"Content-Type: text/plain\r\nCache-Control: no-store\r\n"
 
 
@@ -143,15 +145,15 @@ class Replying(Intake):
     def answer_reserved(self) -> None:
         """Answers what is asked below `/-/`: health, and the documents pushed from control."""
         host_of(self.head)
-        path = self.head.target.partition(b"?")[0]
+        path, _, query = self.head.target.partition(b"?")
         if self.head.method not in (b"GET", b"HEAD"):
             raise WrongMethodFault(("GET", "HEAD"))
-        if path in (HEALTH, READY):
+        if path == HEALTH:
             plane = self.plane
             if plane.lame and not plane.is_replaced:
                 raise NoRoom("This worker is shutting down.", "draining")
             is_lost = plane.lease_until < plane.now() and not plane.is_replaced
-            if is_lost and not (path == READY and plane.serves_lost):
+            if is_lost and not (plane.serves_lost and WITHOUT_LEASE in query.split(b"&")):
                 raise NoRoom(LOST, "store_lost")
             self._reply(200, _PLAIN, b"ok\n", "")
             return

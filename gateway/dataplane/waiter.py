@@ -13,9 +13,8 @@ from gateway.dataplane.instance import LiveInstance
 class Waiter(Timed):
     """What waits for an instance: since `ready_at`, and until `expires_at` at most."""
 
-    __slots__ = ("expires_at", "is_next", "ready_at", "turn")
+    __slots__ = ("expires_at", "ready_at", "turn")
     expires_at: float
-    is_next: bool
     ready_at: float
     turn: float
 

@@ -114,6 +114,26 @@ async def test_a_dry_run_shows_the_key_that_would_be_and_no_secret(bare: Gateway
     assert "hg_" not in ran.stdout
 
 
+async def test_going_back_opens_no_route_until_it_is_meant_and_one_secret_is_not_retired() -> None:
+    async with origins(1) as (one,):
+        document = {
+            "backends": {"one": backend(one)},
+            "routes": {"all": {"match": "/", "split": {"one": 1}}},
+        }
+        async with running_gateway(document) as gateway:
+            headgate = at(gateway)
+            assert (await headgate("key", "add", "acme")).returncode == 0
+            ran = await headgate("key", "retire", "acme")
+            assert (ran.returncode, ran.stdout) == (0, "")
+            assert ran.stderr == "acme has one secret: there is none to retire\n"
+            ran = await headgate("restore", "1")
+            assert ran.returncode == 1
+            assert "route 'all' would be open to everybody" in ran.stderr
+            assert "--open" in ran.stderr
+            ran = await headgate("restore", "1", "--open")
+            assert (ran.returncode, ran.stdout.splitlines()[-1]) == (0, "revision 3, on 1 worker")
+
+
 async def test_a_file_is_applied_three_ways_and_the_difference_comes_first() -> None:
     async with origins(2) as (one, two):
         document = {
@@ -154,7 +174,12 @@ async def test_drain_waits_for_what_is_in_flight() -> None:
                 asyncio.create_task(gateway.client.get(f"{gateway.url}/{n}", timeout=60))
                 for n in range(8)
             ]
-            await eventually(lambda: slow.exchanges, what="one is in flight there")
+
+            async def is_told() -> bool:
+                instances = (await gateway.status())["backends"]["main"]["instances"]
+                return bool(instances[slow.address]["in_flight"])
+
+            await eventually(is_told, what="one is in flight there, and that is known")
             drain = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "gateway", "drain", slow.address, "--wait",
                 stdout=PIPE, stderr=PIPE, cwd=gateway.folder, env=variables(gateway),

@@ -66,6 +66,35 @@ async def test_both_secrets_are_valid_until_the_old_one_is_retired(admin: Admin)
     assert answer["current"] == {"hashes": [hash_of(new)]}
 
 
+async def test_retiring_where_there_is_nothing_to_retire_makes_no_revision(admin: Admin) -> None:
+    secret = await made(admin)
+    for query in ("", "?dry_run=true"):
+        status, answer, _ = await admin.ask("POST", f"{KEYS}/acme/retire{query}", {})
+        assert (status, answer["revision"], answer["diff"]) == (200, 2, [])
+        assert answer["current"] == {"hashes": [hash_of(secret)]}
+    assert admin.table.revision == 2
+    status, _, _ = await admin.ask(
+        "POST", f"{KEYS}/acme/retire", {}, headers={"If-Match": '"another"'}
+    )
+    assert status == 412
+
+
+async def test_going_back_before_the_last_key_is_refused_until_it_is_meant(admin: Admin) -> None:
+    await made(admin)
+    back = "/admin/v1/history/1/restore"
+    for query in ("", "?dry_run=true", "?open=false"):
+        status, problem, _ = await admin.ask("POST", f"{back}{query}", {})
+        assert status == 409
+        assert "'digits' would be open to everybody" in problem["detail"]
+        assert "?open=true" in problem["detail"]
+    assert admin.table.revision == 2
+    status, _, _ = await admin.ask("POST", f"{back}?open=maybe", {})
+    assert status == 400
+    status, answer, _ = await admin.ask("POST", f"{back}?open=true", {})
+    assert (status, answer["revision"]) == (200, 3)
+    assert not admin.table.keys
+
+
 async def test_a_key_is_changed_and_revoked_like_any_entry(admin: Admin) -> None:
     await made(admin)
     await made(admin, "beta")

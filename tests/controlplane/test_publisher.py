@@ -182,12 +182,12 @@ async def test_an_edit_waits_for_nobody_who_reads_the_history(
 
     def slow(*, limit: int, before: int | None = None) -> Page:
         begun.set()
-        assert go_on.wait(20)
+        assert go_on.wait(60)
         return history(limit=limit, before=before)
 
     journal.store.history = slow  # type: ignore[method-assign]
     reading = asyncio.create_task(publisher.history(limit=10))
-    assert await asyncio.to_thread(begun.wait, 20)
+    assert await asyncio.to_thread(begun.wait, 60)
     published = await publisher.publish(weights(b=50), who="me")
     assert published.revision == 2
     assert not reading.done()

@@ -147,6 +147,65 @@ def test_the_last_key_does_not_go_while_that_would_open_a_route() -> None:
     assert "keys" not in edits.delete_key(shut, "acme")
 
 
+def test_retiring_the_only_secret_changes_nothing() -> None:
+    before = document(acme=key())
+    assert edits.retire_key(before, "acme") is before
+
+
+def shut(spec: dict[str, Any], **routes: Any) -> dict[str, Any]:
+    """`spec` with more routes, each of which has that `access`."""
+    more = {name: {"match": f"/{name}", "access": access} for name, access in routes.items()}
+    return {**spec, "routes": {**spec["routes"], **more}}
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "said"),
+    [
+        (document(acme=key()), document(), "route 'digits' would be open to everybody"),
+        (shut(document(), x="keys"), shut(document(), x="open"), "route 'x' would be open"),
+        (document(acme=key("new")), document(acme=key("new", "old")), "'acme' would have a secret"),
+        (document(acme=key()), document(acme=key(), beta=key("b")), "'beta' would have a secret"),
+        (
+            document(acme=key(routes=["digits"])), document(acme=key()),
+            "key 'acme' would open more",
+        ),
+        (
+            document(acme=key(expires="2027-01-01T00:00:00Z")),
+            document(acme=key(expires="2028-01-01T00:00:00Z")), "key 'acme' would open more",
+        ),
+    ],
+)  # fmt: skip
+def test_going_back_lets_nobody_in_by_the_way(
+    now: dict[str, Any], then: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(Conflict, match=said):
+        edits.restored(now, then, opens=False)
+    assert edits.restored(now, then, opens=True) == then
+
+
+@pytest.mark.parametrize(
+    ("now", "then"),
+    [
+        (document(), document()),
+        (document(), document(acme=key())),  # nobody is kept out now
+        (document(acme=key()), shut(document(acme=key()), back="open")),
+        (document(acme=key(), beta=key("b")), document(acme=key())),
+        (document(acme=key()), document(acme=key(routes=["digits"]))),
+        (shut(document(acme=key()), x="open"), shut(document(acme=key()), x="keys")),
+    ],
+)
+def test_going_back_to_who_may_come_in_anyway_needs_no_word(
+    now: dict[str, Any], then: dict[str, Any]
+) -> None:
+    assert edits.restored(now, then, opens=False) == then
+
+
+def test_a_route_that_comes_back_without_its_key_is_open() -> None:
+    without = {**document(acme=key()), "routes": {"x": {"match": "/x", "access": "open"}}}
+    with pytest.raises(Conflict, match="route 'digits' would be open to everybody"):
+        edits.restored(without, document(), opens=False)
+
+
 def test_a_route_that_a_key_names_does_not_go() -> None:
     with pytest.raises(Conflict, match="named by key 'acme'"):
         edits.delete_route(document(acme=key(routes=["digits"])), "digits")

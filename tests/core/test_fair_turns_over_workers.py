@@ -1,43 +1,77 @@
-"""Whom a worker lets go first, and what becomes of it in a gateway of two workers."""
+"""Who is next among names that wait, and what becomes of it in a gateway of two workers."""
 
 import pytest
 
 from benchmarks.simulate_turns import CASES, simulated
-from gateway.core.fair_turns import YIELD_S, Courtesy, FairTurns
+from gateway.core.balancing import Load
+from gateway.core.fair_turns import SHORT_S, FairTurns, ahead
+from gateway.core.queueing import Placement, place
 
 
-def test_who_had_nothing_waiting_is_next() -> None:
+def test_turns_go_round_between_names() -> None:
     turns = FairTurns()
-    flood = [turns.turn("flood") for _ in range(3)]
-    assert [turns.is_next(turn) for turn in flood] == [True, False, False]
-    turns.gone(flood[0])
-    turns.gone(flood[1])
-    assert turns.is_next(turns.turn("polite"))
-    assert not turns.is_next(turns.turn("polite"))
-    assert not turns.is_next(turns.turn("flood"))
+    flood = [turns.turn("flood", False) for _ in range(3)]
+    assert flood == [1, 2, 3]
+    turns.gone("flood", flood[0], 0)
+    turns.gone("flood", flood[1], 0)
+    polite = [turns.turn("polite", False) for _ in range(2)]
+    assert polite[0] < flood[2] <= polite[1]
 
 
-def test_a_worker_waits_for_who_is_next_elsewhere_and_not_for_ever() -> None:
-    courtesy = Courtesy()
-    assert not courtesy.yields(0.0, False, 0)
-    assert not courtesy.yields(0.0, True, 1)  # its own first one is next too
-    assert courtesy.yields(1.0, False, 1)
-    assert courtesy.yields(1.0 + YIELD_S / 2, False, 1)
-    assert not courtesy.yields(1.0 + YIELD_S, False, 1)
-    assert not courtesy.yields(2.0, False, 1)  # whoever that is finds no room
-    assert courtesy.yields(2.0, False, 2)
-    assert not courtesy.yields(2.1, False, 0)
-    assert courtesy.yields(3.0, False, 1)
+def test_who_has_not_the_most_is_next_once_somebody_had_a_turn_since_its_own() -> None:
+    turns = FairTurns()
+    assert turns.is_next("polite", has_most=False, elsewhere=0)
+    assert not turns.is_next("flood", has_most=True, elsewhere=0)
+    turns.gone("polite", turns.turn("polite", True), 0)
+    assert not turns.is_next("polite", has_most=False, elsewhere=0)
+    assert turns.is_next("polite", has_most=False, elsewhere=1)
+    turns.gone("flood", turns.turn("flood", False), 0)
+    assert turns.is_next("polite", has_most=False, elsewhere=0)
+    assert not turns.is_next("flood", has_most=True, elsewhere=5)
+
+
+def test_turns_that_were_had_in_other_workers_count() -> None:
+    turns = FairTurns()
+    flood = [turns.turn("flood", False) for _ in range(3)]
+    polite = turns.turn("polite", True)
+    turns.gone("polite", polite, 0)
+    assert turns.turn("polite", turns.is_next("polite", False, 0)) > flood[0], "one after its last"
+    turns.gone("polite", polite + 1, 0)
+    assert turns.turn("polite", turns.is_next("polite", False, 7)) < flood[1], "it was passed over"
+
+
+def test_what_was_had_is_known_until_nobody_waits_anywhere() -> None:
+    turns = FairTurns()
+    turns.gone("polite", turns.turn("polite", True), 3)
+    turns.emptied()
+    assert not turns.is_next("polite", False, 3)
+    turns.forget()
+    assert turns.is_next("polite", False, 3)
+
+
+def test_while_several_want_it_the_place_ahead_belongs_to_who_is_next() -> None:
+    full = [Load(4, slots=4.0, service_s=0.1)]
+
+    def goes(is_next: bool, is_contested: bool, service_s: float = 0.1) -> bool:
+        more = ahead(is_next, is_contested, service_s)
+        return place("least_loaded", full, 64, 0, 1.0, more) == Placement(0, 0)
+
+    assert goes(is_next=False, is_contested=False), "who is alone keeps the instance busy"
+    assert not goes(is_next=False, is_contested=True)
+    assert goes(is_next=True, is_contested=True)
+    assert goes(is_next=False, is_contested=True, service_s=SHORT_S / 2)
 
 
 @pytest.mark.parametrize(
     ("name", "clients"),
-    [("flood on one worker, polite on the other", 64), ("a queue that is full, apart", 24)],
+    [
+        ("even", 64),
+        ("flood on one worker, polite on the other", 64),
+        ("a queue that is full, apart", 24),
+    ],
 )
-def test_a_flood_in_one_worker_neither_holds_up_nor_shuts_out_who_asks_another(
-    name: str, clients: int
-) -> None:
+def test_a_flood_neither_holds_up_nor_shuts_out_who_asks_politely(name: str, clients: int) -> None:
     (case,) = [each for each in CASES if each.name == name]
     ratio, refused = simulated(case, 4.0, clients)
     assert refused <= 2  # of eighty: one that comes while another one of its own waits may be
-    assert ratio < 2.5
+    assert ratio < 1.6

@@ -76,7 +76,5 @@ def test_a_good_health_answer_is_never_written_and_a_bad_one_always() -> None:
         assert written(sampling, IDS[0], b"/-/health") == 0.0
         assert written(sampling, IDS[0], b"/-/health?lb=1", seconds=5.0) == 0.0
         assert written(sampling, IDS[0], b"/-/health", 503, "draining") == 100.0
-        assert written(sampling, IDS[0], b"/-/ready") == 0.0
-        assert written(sampling, IDS[0], b"/-/ready", 503, "store_lost") == 100.0
     assert written(EVERY, IDS[0], b"/-/healthy") == 100.0
     assert written(EVERY, IDS[0], b"/-/openapi.json") == 100.0

@@ -57,6 +57,42 @@ def test_what_is_held_is_not_computed_for_the_others_either() -> None:
     assert (one.others, one.others_departed) == (0, 1)
 
 
+def test_an_old_report_does_not_hide_that_others_have_done_with_what_it_spoke_of() -> None:
+    one, two = workers(2)
+    for _ in range(4):
+        two.sent(NOW)
+    one.sent(NOW)
+    one.reported(NOW, queue=1, running=4, slots=4, wait_ms=5)
+    one.done()
+    assert one.occupied_now(NOW + 0.01) == 4
+    for _ in range(3):
+        two.done()
+    assert one.occupied_now(NOW + 0.02) == 1
+
+
+def test_what_a_report_speaks_of_beyond_all_workers_counts_and_fades() -> None:
+    one, two = workers(2)
+    two.sent(NOW)
+    one.sent(NOW)
+    one.reported(NOW, queue=2, running=4, slots=4, wait_ms=5)  # four are another gateway's
+    one.done()
+    assert one.occupied_now(NOW + 0.01) == 5
+    assert 1 < one.occupied_now(NOW + 1.0) < 5
+    assert one.occupied_now(NOW + 3.0) == 1
+
+
+def test_the_longest_queue_of_the_others_says_who_has_most() -> None:
+    one, two, three = (each.queue for each in loads(3))
+    assert one.longest() == (0.0, 0.0)
+    for queue, count, whose in ((two, 3, 7.0), (three, 5, 9.0)):
+        queue.tell(count, 0)
+        queue.tell_crowd(whose)
+        queue.tell_served(count)
+    three.tell_next(NOW)
+    assert (one.longest(), two.longest(), three.longest()) == ((5.0, 9.0), (5.0, 9.0), (3.0, 7.0))
+    assert (one.others_served, one.others_next_at) == (8.0, NOW)
+
+
 def test_one_leads_while_it_has_answers_then_the_next_one_that_has_leads_on() -> None:
     one, two, three = (each.queue for each in loads(3))
     assert one.leads(NOW)

@@ -5,7 +5,6 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing import get_context
 from typing import Any
 
@@ -29,20 +28,6 @@ def takes(bucket: Bucket, now: float) -> bool:
 
 def alone(limits: Limits) -> Bucket:
     return Buckets(None, 1).bucket("key", "acme", limits)
-
-
-def in_process(work: Callable[[], Any]) -> Any:
-    """What `work` gives in a process of its own, which has ended."""
-    reader, writer = FORK.Pipe(False)
-
-    def run() -> None:
-        writer.send(work())
-
-    process = FORK.Process(target=run)
-    process.start()
-    answer = reader.recv()
-    process.join()
-    return answer
 
 
 def test_a_bucket_gives_its_burst_and_then_the_rate() -> None:

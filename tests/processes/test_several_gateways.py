@@ -80,7 +80,7 @@ async def healthy(gateway: Gateway) -> bool:
 
 
 async def ready(gateway: Gateway) -> bool:
-    reply = await gateway.client.get(f"{gateway.url}/-/ready")
+    reply = await gateway.client.get(f"{gateway.url}/-/health?exclude=lease")
     return bool(reply.status == 200)
 
 

@@ -116,14 +116,20 @@ async def get_revision(call: Call) -> web.Response:
 
 
 async def restore_revision(call: Call) -> web.Response:
-    """Makes the document of an earlier revision current again, as a new revision."""
+    """Makes the document of an earlier revision current again, as a new revision; Conflict where
+    that lets in who is kept out now, unless `?open=true` says that it is meant."""
     number, dry_run, why = _number(call), call.dry_run, call.why
     await call.publisher.revision(number)
     table = call.publisher.table
     expected = table.revision if call.request.headers.get("If-Match") else None
     call.guard(table_body(table), table_tag(table))
     published = await call.publisher.restore(
-        number, who=call.who, why=why, dry_run=dry_run, expected=expected
+        number,
+        who=call.who,
+        why=why,
+        dry_run=dry_run,
+        expected=expected,
+        opens=call.flag("open"),
     )
     body = outcome(published, restored=number, previous=published.previous.revision)
     return answer(body, tag=f'"{published.revision}"', revision=published.revision)
