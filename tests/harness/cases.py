@@ -78,8 +78,9 @@ async def play(
     """Send `steps` on one connection, 60 ms apart, read the answer, and look at the origin.
 
     Reading ends when the gateway closes, or 50 ms after an answer, in which others may follow
-    it. `patient_s`: how long to wait for an answer; shorter where there need not be one.
-    `until_closed_s`: wait that long for the gateway to close, whatever it answers.
+    it. Then the client leaves, and the gateway closes: nothing more comes of the case, to be
+    taken for the next one's. `patient_s`: how long to wait for an answer; shorter where there
+    need not be one. `until_closed_s`: wait that long for the gateway to close, whatever it answers.
     """
     before = _lengths(origin)
     async with wire(gateway.data_port) as client:
@@ -94,7 +95,10 @@ async def play(
         else:
             await client.read_till(final_codes, patient_s)
             await client.read_until_quiet(0.05)
-        outcome = Outcome(bytes(client.received), client.ended)
+        ended = client.ended
+        client.half_close()
+        await client.read_for()
+        outcome = Outcome(bytes(client.received), ended)
     await _settle(origin, before, outcome)
     return outcome
 

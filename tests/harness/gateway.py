@@ -148,6 +148,8 @@ class Gateway:
             return samples.total("headgate_instance_up") >= wanted
 
         await eventually(enough, within_s, f"{wanted} instances up")
+        # Control knows it a moment before the workers do, which have heard of it when they answer.
+        await self.metrics()
 
     async def logged(self, text: str) -> None:
         """Return once `text` is in the log: what is said is written a moment later."""

@@ -14,6 +14,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.harness.origins import Exchange, Origin, described, echo, served
+from tests.harness.ports import held
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,6 +43,7 @@ class OriginProcess:
         self.name, self.slots, self.service_s = name, slots, service_s
         self.more = ["--mixed"] if is_mixed else [] if reports else ["--silent"]
         self.port = 0
+        self._place: socket.socket | None = None
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -53,6 +56,9 @@ class OriginProcess:
 
     def start(self, pause_before_ready_s: float = 0.0) -> None:
         """Start it: on a free port the first time, on the same port ever after."""
+        if self._place is None:
+            self._place = held("127.0.0.1")
+            self.port = self._place.getsockname()[1]
         self.process = subprocess.Popen(
             [
                 sys.executable, "-m", "tests.harness.origin_process", "--port", str(self.port),
@@ -65,7 +71,6 @@ class OriginProcess:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, "the origin process did not start"
-        self.port = int(line)
 
     def send(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -96,7 +101,7 @@ async def one_process(
 
 async def mixed(exchange: Exchange) -> None:
     """Answers with what was received, in as long as the path says: /short, /long, /stream, and
-    /socket, which holds a WebSocket until the gateway closes it. Reports no load."""
+    /socket, which closes a WebSocket after four seconds. Reports no load."""
     await exchange.read()
     kind = exchange.target.split(b"/")[1]
     if kind == b"socket":
@@ -106,7 +111,8 @@ async def mixed(exchange: Exchange) -> None:
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: " + base64.b64encode(digest) + b"\r\n\r\n"
         )
-        await exchange.gone.wait()
+        await exchange.sleep(4.0)
+        exchange.close()
         return
     if kind == b"stream":
         exchange.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")

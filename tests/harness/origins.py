@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from tests.harness.exchange import OPENAPI, Connection, Exchange, Gone, Responder
+from tests.harness.ports import held
 
 
 class Origin:
@@ -40,6 +41,7 @@ class Origin:
         self.errors: list[BaseException] = []
         self.running = 0
         self._server: asyncio.Server | None = None
+        self._place: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -62,10 +64,12 @@ class Origin:
     async def start(self) -> None:
         """Listen: on a free port the first time, on the same port ever after."""
         loop = asyncio.get_running_loop()
+        if self._place is None:
+            self._place = held(self.host, self.port)
+            self.port = self._place.getsockname()[1]
         self._server = await loop.create_server(
             lambda: Connection(self), self.host, self.port, backlog=1024
         )
-        self.port = self._server.sockets[0].getsockname()[1]
 
     def stop_listening(self) -> None:
         """Listen no more; the connections that are there live on."""
@@ -89,6 +93,11 @@ class Origin:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def release(self) -> None:
+        """Give the port back; there is no start after this."""
+        if self._place is not None:
+            self._place.close()
 
     def take(self, exchange: Exchange) -> None:
         self.exchanges.append(exchange)
@@ -258,6 +267,7 @@ async def origins(
         made = []
         for number in range(count):
             one = Origin(each() if each is not None else respond, f"o{number}")
+            stack.callback(one.release)
             await one.start()
             stack.push_async_callback(one.stop)
             made.append(one)

@@ -26,6 +26,19 @@ def free_port() -> int:
             return port
 
 
+def held(host: str, port: int = 0) -> socket.socket:
+    """A socket at `port`, or at a free one, that does not listen.
+
+    Whoever else says SO_REUSEADDR may listen there and stop and listen again. Meanwhile the kernel
+    gives the port to nobody, neither to another test's server, which would be taken for the one
+    that is gone, nor to a client, whose port it would stay for a minute.
+    """
+    place = socket.socket()
+    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    place.bind((host, port))
+    return place
+
+
 @cache
 def _ledger() -> int:
     path = Path(tempfile.gettempdir()) / f"headgate-test-ports-{os.getuid()}"

@@ -26,15 +26,19 @@ class Stretch:
 
     def __init__(self) -> None:
         self._seen: list[tuple[float, float]] = []
+
+    async def __aenter__(self) -> Self:
+        # Origins of the test answer probes meanwhile.
+        await asyncio.to_thread(self._start)
+        return self
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.harness.stretch"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True,
         )  # fmt: skip
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "watching\n"
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         out, _ = await asyncio.to_thread(self._process.communicate)

@@ -33,18 +33,24 @@ class Trickle:
     """Asks the servers on `ports` for the next of `paths` every `gap_s`, answered or not."""
 
     def __init__(self, ports: Iterable[int], paths: Iterable[str], gap_s: float = 0.005) -> None:
+        self._ports, self._paths, self._gap_s = list(ports), list(paths), gap_s
+
+    async def __aenter__(self) -> Self:
+        # Origins of the test answer probes meanwhile.
+        await asyncio.to_thread(self._start)
+        return self
+
+    def _start(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.harness.trickle", str(gap_s), *map(str, ports)],
+            [sys.executable, "-m", "tests.harness.trickle", str(self._gap_s),
+             *map(str, self._ports)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, text=True,
         )  # fmt: skip
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write("".join(f"{path}\n" for path in [*paths, ""]))
+        self._process.stdin.write("".join(f"{path}\n" for path in [*self._paths, ""]))
         self._process.stdin.flush()
         assert self._process.stdout.readline() == "asking\n"
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         """Ends it, whatever it has seen; no harm where it has ended."""

@@ -11,6 +11,7 @@ import pytest
 
 from tests.harness.exchange import Exchange
 from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
+from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import Ask, Reply, ask, open_loop
 from tests.harness.origin_process import one_process
 from tests.harness.origins import one_origin
@@ -41,12 +42,13 @@ async def test_a_mix_of_short_and_long_requests_is_taken_whole(workers: int) -> 
         one_origin(mixed) as origin,
         running_gateway(one_backend(origin), workers=workers) as gateway,
     ):
-        replies = await open_loop(gateway.url, 40, 12, get, poisson=True)
+        replies = await open_loop(gateway.url, 40, 12, get, poisson=True, timeout=60)
     assert refused(replies) == []
 
 
 @pytest.mark.paced
 @WORKERS
+@one_of_three
 async def test_open_streams_and_a_slow_moment_shut_nobody_out(workers: int) -> None:
     slow_until = 0.0
 
@@ -71,13 +73,13 @@ async def test_open_streams_and_a_slow_moment_shut_nobody_out(workers: int) -> N
         ]
         await eventually(lambda: origin.running == 8, what="the streams are open")
         slow_until = time.monotonic() + 2.0
-        during = await open_loop(gateway.url, 60, 4, get, poisson=True)
-        after = await open_loop(gateway.url, 60, 4, get, poisson=True)
+        during = await open_loop(gateway.url, 60, 4, get, poisson=True, timeout=60)
+        after = await open_loop(gateway.url, 60, 4, get, poisson=True, timeout=60)
         for stream in streams:
             stream.cancel()
     assert refused(during) == []
     assert refused(after) == []
-    assert max(reply.took_s for reply in after[60:]) < 1.0
+    in_time((most := max(reply.took_s for reply in after[60:])) < 1.0, most)
 
 
 async def limits(gateway: Gateway) -> list[int]:
@@ -106,11 +108,11 @@ async def test_an_instance_that_is_full_is_found_to_be_and_that_is_shown(workers
     ):
         enough = asyncio.Event()
         load = asyncio.create_task(
-            open_loop(gateway.url, 240, 60, get, poisson=True, enough=enough)
+            open_loop(gateway.url, 240, 200, get, poisson=True, enough=enough)
         )
-        found = await eventually(lambda: limits(gateway), 24, "a limit is learned and shown")
-        await eventually(lambda: is_alerted(gateway), 24, "an alert says so")
-        shown = await eventually(lambda: limit_metric(gateway), 24, "a metric does")
+        found = await eventually(lambda: limits(gateway), what="a limit is learned and shown")
+        await eventually(lambda: is_alerted(gateway), what="an alert says so")
+        shown = await eventually(lambda: limit_metric(gateway), what="a metric does")
         # It is found after seconds in which all were late, and those wait that came meanwhile.
         await asyncio.sleep(11)
         enough.set()

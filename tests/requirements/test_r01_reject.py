@@ -29,7 +29,7 @@ async def test_r01_every_row_marked_reject_is_refused_and_no_whole_request_passe
         and not row.get("needs_setting")
     ]
     faults = []
-    settings = {"head_timeout": "400ms", "body_idle": "400ms"}
+    settings = {"head_timeout": "100ms", "body_idle": "100ms"}  # each row is one write
     async with one_origin() as origin, running_gateway(one_backend(origin), **settings) as gateway:
         for row in rows:
             data, half_close = corpora.raw(row), row.get("half_close", False)

@@ -45,7 +45,7 @@ async def test_r04_each_framing_and_size_arrives_whole_in_one_canonical_framing(
                 data = head + b"\r\n"
             async with wire(gateway.data_port) as client:
                 await client.send(data)
-                reply = await client.read_response(20)
+                reply = await client.read_response()
             assert reply.status == 200, (kind, size, reply)
             seen = origin.exchanges[-1]
             assert seen.digest.hexdigest() == hashlib.sha256(body).hexdigest(), (kind, size)

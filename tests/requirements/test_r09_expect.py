@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from tests.harness.gateway import backend, eventually, running_gateway
 from tests.harness.origins import hang, one_origin
-from tests.harness.wire import parse_responses, wire
+from tests.harness.wire import Response, parse_responses, wire
 from tests.requirements.conftest import SHARED_LOOP, Plain
 
 pytestmark = SHARED_LOOP
@@ -35,18 +35,25 @@ def at(path: bytes, head: bytes) -> bytes:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def refusing() -> AsyncIterator[Plain]:
-    """A gateway that refuses: at `/small` bodies, at `/weightless` all; `/large` and `/full` take
-    one request, and one that waits, at an origin that never answers."""
+    """A gateway that refuses: at `/small` bodies, at `/weightless` all; `/late`, `/large` and
+    `/full` take one request, and one that waits, at `/late` not for long, at an origin that never
+    answers."""
 
     def busy(timeout: str) -> dict[str, Any]:
         return backend(origin, max_in_flight=1, queue={"size": 1, "timeout": timeout})
 
     async with one_origin(hang) as origin:
         document = {
-            "backends": {"main": backend(origin), "large": busy("5s"), "full": busy("30s")},
+            "backends": {
+                "main": backend(origin),
+                "late": busy("500ms"),
+                "large": busy("60s"),
+                "full": busy("60s"),
+            },
             "routes": {
                 "small": {"match": "/small", "split": {"main": 1}, "max_body": "4B"},
                 "weightless": {"match": "/weightless", "split": {"main": 0}},
+                "late": {"match": "/late", "split": {"late": 1}},
                 "large": {"match": "/large", "split": {"large": 1}},
                 "full": {"match": "/full", "split": {"full": 1}},
             },
@@ -90,23 +97,29 @@ async def test_r09_a_large_body_is_asked_for_once_there_is_an_instance_for_it(
     refusing: Plain,
 ) -> None:
     gateway, _ = refusing
-    head = at(b"/large", LARGE)
-    async with wire(gateway.data_port) as first, wire(gateway.data_port) as waits:
-        async with wire(gateway.data_port) as full:
-            await first.send(head)
+    for path, code in ((b"/large", "queue_full"), (b"/late", "queue_timeout")):
+        async with wire(gateway.data_port) as first, wire(gateway.data_port) as waits:
+            await first.send(at(path, LARGE))
             await first.read_until(b"HTTP/1.1 100")
-            await waits.send(head)
+            await waits.send(at(path, LARGE))
+            if code == "queue_timeout":
+                assert_refused(await waits.read_response(), code)
+                continue
 
             async def queued() -> bool:
                 metrics = await gateway.metrics()
                 return metrics.total("headgate_queue_depth", backend="large") == 1
 
             await eventually(queued, what="the second waits")
-            await full.send(head)
-            for client, code in ((full, "queue_full"), (waits, "queue_timeout")):
-                reply = await client.read_response(20)
-                assert (reply.status, reply.informational) == (503, [])
-                assert reply.header("x-headgate-error") == code
+            async with wire(gateway.data_port) as full:
+                await full.send(at(path, LARGE))
+                assert_refused(await full.read_response(), code)
+
+
+def assert_refused(reply: Response, code: str) -> None:
+    """Nobody was asked for the body."""
+    assert (reply.status, reply.informational) == (503, [])
+    assert reply.header("x-headgate-error") == code
 
 
 async def test_r09_a_full_queue_asks_for_no_small_body_either(refusing: Plain) -> None:
@@ -125,8 +138,7 @@ async def test_r09_a_full_queue_asks_for_no_small_body_either(refusing: Plain) -
         async with wire(gateway.data_port) as full:
             await full.send(at(b"/full", SMALL))
             reply = await full.read_response()
-    assert (reply.status, reply.informational) == (503, [])
-    assert reply.header("x-headgate-error") == "queue_full"
+    assert_refused(reply, "queue_full")
     assert reply.header("retry-after")
 
 

@@ -3,18 +3,21 @@
 from typing import Any
 
 from tests.harness import corpora
-from tests.harness.gateway import Gateway, one_backend, running_gateway
+from tests.harness.gateway import Gateway, backend, one_backend, running_gateway
 from tests.harness.origins import Origin, one_origin, raw
 from tests.harness.wire import Parsed, parse_responses, wire
 
 BROKEN = ("reject", "gateway_502_or_abort", "lenient_only")
+WHOLE = ("accept", "forward", "forward_first_only_and_never_reuse")
 
 
-async def answer_to(gateway: Gateway, origin: Origin, data: bytes, close: bool) -> Parsed:
+async def answer_to(
+    gateway: Gateway, origin: Origin, data: bytes, close: bool, path: bytes
+) -> Parsed:
     """What the client's strict parser makes of the gateway's answer."""
     origin.respond = raw(data, close)
     async with wire(gateway.data_port) as client:
-        await client.send(b"GET /x HTTP/1.1\r\nHost: gw.test\r\n\r\n")
+        await client.send(b"GET %s HTTP/1.1\r\nHost: gw.test\r\n\r\n" % path)
         await client.read_till(len)
         await client.read_until_quiet(0.05)
         parsed = parse_responses(bytes(client.received), ["GET"], client.ended == "closed")
@@ -49,12 +52,17 @@ def judged(row: dict[str, Any], parsed: Parsed, close: bool) -> str:
 
 async def _run(rows: list[dict[str, Any]], close: bool) -> list[str]:
     faults = []
-    timeouts = {"response": "300ms", "idle": "300ms"}
     async with one_origin() as origin:
-        document = one_backend(origin, timeouts=timeouts, eject={"failures": 1000000})
+        eject = {"failures": 1000000}
+        document = one_backend(origin, eject=eject)
+        # For what never ends. Of all else an instance that is kept waiting is none that is late.
+        soon = {"response": "300ms", "idle": "300ms"}
+        document["backends"]["soon"] = backend(origin, timeouts=soon, eject=eject)
+        document["routes"]["soon"] = {"match": "/soon", "split": {"soon": 1}}
         async with running_gateway(document) as gateway:
             for row in rows:
-                parsed = await answer_to(gateway, origin, corpora.raw(row), close)
+                path = b"/x" if close or row["verdict"] in WHOLE else b"/soon"
+                parsed = await answer_to(gateway, origin, corpora.raw(row), close, path)
                 if why := judged(row, parsed, close):
                     faults.append((row["id"], why))
                 origin.respond = raw(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nme", False)

@@ -42,15 +42,15 @@ async def _resets(seconds: float) -> None:
         document = one_backend(*stubs, eject={"failures": 1000000}, route={"retries": RETRIES})
         async with running_gateway(document) as gateway:
             got, posted = await asyncio.gather(
-                open_loop(gateway.url, 100, seconds, lambda n: ask("GET", n)),
-                open_loop(gateway.url, 100, seconds, lambda n: ask("POST", n)),
+                open_loop(gateway.url, 100, seconds, lambda n: ask("GET", n), timeout=60),
+                open_loop(gateway.url, 100, seconds, lambda n: ask("POST", n), timeout=60),
             )
             assert failures(got) == []
             assert set(failures(posted)) == {"502"}
             assert len(failures(posted)) <= len(posted) / 8
+            await assert_counted(gateway, got + posted)
             retried = (await gateway.metrics()).total("headgate_retries_total", reason="reset")
             assert retried >= 5
-            await assert_counted(gateway, got + posted)
         assert sum(len(stub.exchanges) for stub in stubs) == len(got) + len(posted) + retried
 
 
@@ -69,5 +69,5 @@ async def test_r26_a_retry_safe_route_retries_a_post_too() -> None:
         route = {"retries": {**RETRIES, "retry_safe": True}}
         document = one_backend(*stubs, eject={"failures": 1000000}, route=route)
         async with running_gateway(document) as gateway:
-            posted = await open_loop(gateway.url, 100, 3, lambda n: ask("POST", n))
+            posted = await open_loop(gateway.url, 100, 3, lambda n: ask("POST", n), timeout=60)
     assert failures(posted) == []

@@ -25,7 +25,9 @@ async def _flapping(seconds: float) -> None:
         document = one_backend(*stubs, health=DEFAULTS, route={"retries": retries})
         async with running_gateway(document) as gateway:
             flapping = asyncio.create_task(flap(stubs[0], seconds))
-            replies = await open_loop(gateway.url, 80, seconds, lambda n: Ask(path=f"/{n}"))
+            replies = await open_loop(
+                gateway.url, 80, seconds, lambda n: Ask(path=f"/{n}"), timeout=60
+            )
             await flapping
             await assert_counted(gateway, replies)
             lines = [x for x in gateway.log_text().splitlines() if stubs[0].address in x]

@@ -36,7 +36,7 @@ async def _crashes(times: int, loading_s: float) -> None:
         async with running_gateway(document) as gateway:
             seconds = 1 + times * (loading_s + 1.7)
             make = lambda n: Ask(path=f"/{n}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, 60, seconds, make))
+            load = asyncio.create_task(open_loop(gateway.url, 60, seconds, make, timeout=60))
             await asyncio.sleep(0.5)
             spans = await crash_and_load(stubs[0], times, loading_s)
             replies = await load

@@ -46,7 +46,7 @@ async def test_r33_the_policy_of_the_route_happens_exactly(policy: str) -> None:
 
             await eventually(known, what="the big backend is known to be down")
             await eventually(heard, what="the worker has heard of it")
-            replies = await open_loop(gateway.url, 100, 2, lambda n: Ask(path=f"/{n}"))
+            replies = await open_loop(gateway.url, 100, 2, lambda n: Ask(path=f"/{n}"), timeout=60)
             seen = Counter(r.header("x-headgate-backend") if r.ok else "" for r in replies)
             for name in {*counts, *seen}:
                 assert abs(seen[name] - counts.get(name, 0)) <= 8, (policy, seen)

@@ -1,22 +1,25 @@
 """R36: out of file descriptors the gateway sheds, stays calm and stays manageable."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 
 import psutil
 
 from tests.harness.gateway import eventually, one_backend, running_gateway
+from tests.harness.in_time import in_time, one_of_three
 from tests.harness.origins import one_origin
 from tests.harness.wire import wire
 
 LIMITED = ("sh", "-c", 'ulimit -n 256 && exec "$@"', "sh")
 
 
+@one_of_three
 async def test_r36_four_hundred_connections_on_256_descriptors() -> None:
     async with one_origin() as origin:
         async with running_gateway(one_backend(origin), prefix=LIMITED) as gateway:
             pids = await gateway.worker_pids()
-            lines = len(gateway.log_text().splitlines())
+            lines, began = len(gateway.log_text().splitlines()), time.monotonic()
             async with AsyncExitStack() as stack:
                 clients = [
                     await stack.enter_async_context(wire(gateway.data_port)) for _ in range(400)
@@ -32,10 +35,13 @@ async def test_r36_four_hundred_connections_on_256_descriptors() -> None:
                     await client.read_some(0.001)
                     answered += client.received.startswith(b"HTTP/1.1 200")
                 assert answered >= 100, answered
-                assert (await gateway.admin("GET", "/admin/v1/status", timeout=5)).status == 200
-                assert len(gateway.log_text().splitlines()) - lines <= 5
+                assert (await gateway.admin("GET", "/admin/v1/status")).status == 200
+                said = len(gateway.log_text().splitlines()) - lines
+                assert said <= time.monotonic() - began + 2  # one a second
 
             async def normal() -> bool:
                 return (await gateway.client.get(f"{gateway.url}/y", timeout=1)).status == 200
 
-            await eventually(normal, 2, "normal after the crowd has left")
+            left = time.monotonic()
+            await eventually(normal, what="normal after the crowd has left")
+            in_time((took := time.monotonic() - left) <= 2, took)

@@ -45,7 +45,7 @@ async def send(gateway: Gateway, framing: bytes, size: int) -> bytes:
 
     writing = asyncio.create_task(write())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             return await reader.readuntil(b"\r\n\r\n")
     finally:
         writing.cancel()

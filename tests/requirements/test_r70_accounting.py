@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from tests.harness.accounting import assert_counted, code_of
-from tests.harness.gateway import Gateway, backend, running_gateway
+from tests.harness.gateway import Gateway, backend, eventually, running_gateway
 from tests.harness.load import Ask, open_loop
 from tests.harness.origins import Exchange, echo, origins
 
@@ -63,19 +63,28 @@ async def _accounting(document: dict[str, Any], leavers: Leavers, workers: int) 
             await gateway.set_weights("r1", {"a": weight, "b": 6 - weight})
         replies = await load
         await assert_counted(gateway, replies)
-        assert (await gateway.metrics()).total("headgate_in_flight") == 0
-        logged = Counter(logged_lines(gateway))
-    assert logged == Counter(
-        (r.header("x-headgate-revision"), r.header("x-headgate-instance"), code_of(r))
-        for r in replies
-        if r.header("x-headgate-instance") and not r.header("x-headgate-error")
-    )
-    assert len({revision for revision, _, _ in logged}) >= 5
+
+        async def idle() -> bool:
+            return (await gateway.metrics()).total("headgate_in_flight") == 0
+
+        await eventually(idle, what="nothing is in flight")
+        wanted = Counter(
+            (r.header("x-headgate-revision"), r.header("x-headgate-instance"), code_of(r))
+            for r in replies
+            if r.header("x-headgate-instance") and not r.header("x-headgate-error")
+        )
+        # Lines are written a moment after what they tell of was counted.
+        await eventually(
+            lambda: len(logged_lines(gateway)) >= wanted.total(), what="all are in the log"
+        )
+        assert Counter(logged_lines(gateway)) == wanted
+    assert len({revision for revision, _, _ in wanted}) >= 5
 
 
 def logged_lines(gateway: Gateway) -> list[tuple[str, str, str]]:
     """(revision, instance, code) of each request whose answer's head came from an instance."""
-    entries = map(json.loads, (gateway.folder / "access.log").read_text().splitlines())
+    lines = (gateway.folder / "access.log").read_text().splitlines(keepends=True)
+    entries = [json.loads(line) for line in lines if line.endswith("\n")]  # and not half of one
     return [
         (str(each["revision"]), each["instance"], str(each["status"]))
         for each in entries
@@ -119,8 +128,13 @@ async def test_r70_attempts_are_counted_apart_from_requests() -> None:
             for _ in range(5):
                 replies.append(await gateway.client.get(f"{gateway.url}/r0/reset"))
                 await asyncio.sleep(0.1)
+
+            async def counted() -> bool:
+                metrics = await gateway.metrics()
+                return metrics.total("headgate_requests_total", route="r0") == 5
+
+            await eventually(counted, what="five are counted")
             metrics = await gateway.metrics()
         assert {r.status for r in replies} == {502}
-        assert metrics.total("headgate_requests_total", route="r0") == 5
         retried = metrics.total("headgate_retries_total", reason="reset")
         assert sum(len(stub.exchanges) for stub in stubs) == 5 + retried
