@@ -16,7 +16,7 @@ from docs.configuration_examples import example_of
 from docs.errors_page import errors_page
 from docs.health_page import health_page
 from docs.rollout_states import rollout_states_page
-from gateway.controlplane.admin.examples import EXAMPLES
+from gateway.controlplane.admin.openapi_operations import EXAMPLES
 from gateway.controlplane.admin.operations import OPERATIONS, Operation
 from gateway.controlplane.admin.problems import KINDS
 from gateway.controlplane.configuration import settings

@@ -31,10 +31,9 @@ from gateway.core.faults import Invalid
 from gateway.core.placement import unplaced
 from gateway.core.served import ways
 from gateway.core.table import Document
-from gateway.processes.certificates import Certificate
+from gateway.processes.certificates import Certificate, LastCertificates
 from gateway.processes.children import FAULT
 from gateway.processes.console import is_for_people, say
-from gateway.processes.last_certificates import LastCertificates
 from gateway.processes.tasks import Tasks, told
 from gateway.telemetry import logs
 from gateway.wire.line import ControlStart, Ready
@@ -125,7 +124,7 @@ class Control:
             self._document,
             why=why,
             again=again,
-            settle=self._settle,
+            with_places=self._with_places,
             meets=parts.rollouts.given_back,
         )
         if parts.fleet is not None and not again:
@@ -134,11 +133,11 @@ class Control:
             say(note)
         return applied
 
-    def _settle(self, document: Document) -> Document:
+    def _with_places(self, document: Document) -> Document:
         """The table to start with says where the processes are, or nothing of it."""
         if self.parts.fleet is None:
             return unplaced({}, document)
-        return document if self._start["again"] else self.parts.fleet.settle(document)
+        return document if self._start["again"] else self.parts.fleet.with_places(document)
 
     async def _open_line(self) -> None:
         parts = self.parts

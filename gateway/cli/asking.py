@@ -9,7 +9,8 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from gateway.cli import finding
+from gateway.cli import difference, finding, screen
+from gateway.cli.grids import Cell
 from gateway.cli.refusals import Refusal, suggestion
 from gateway.client import AdminClient, Change, Json, Refused
 
@@ -38,6 +39,17 @@ def bound(
     return tag
 
 
+def edited(
+    client: AdminClient,
+    options: SimpleNamespace,
+    edit: Callable[[Change], Answered],
+    etag: Callable[[], str],
+) -> Answered:
+    """The answer to `edit`, made as the options want it; `etag` gives the tag of what it is of."""
+    tag = bound(options, lambda: int(client.table()["revision"]), etag)
+    return made(edit, change(options, tag), etag)
+
+
 def made(edit: Callable[[Change], Answered], wanted: Change, etag: Callable[[], str]) -> Answered:
     """The answer to `edit`; bound to what is there now where the gateway requires a condition."""
     try:
@@ -60,6 +72,12 @@ def outcome(answer: Mapping[str, Any], options: SimpleNamespace) -> str:
     if lost := applied.get("lost"):
         on += f"; without {', '.join(lost)}, lost"
     return f"revision {answer['revision']}{on}"
+
+
+def tell(options: SimpleNamespace, answer: Json) -> None:
+    """Shows what an edit changed, and the line below it."""
+    if not screen.printed(answer, options.output):
+        screen.show(*difference.told(answer), Cell(outcome(answer, options), "dim"))
 
 
 def routes(client: AdminClient) -> dict[str, Json]:

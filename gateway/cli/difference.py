@@ -11,6 +11,18 @@ SHORT = 32
 MARKS = {"add": ("+", "good"), "remove": ("-", "bad"), "replace": ("~", "warn")}
 
 
+def told(answer: Mapping[str, Any]) -> list[Cell]:
+    """All that an edit changes, or would: what it wins over, and what waits for a restart too."""
+    lost = [overridden(change) for change in answer.get("overridden") or ()]
+    late = [
+        Cell(
+            f"! gateway/{key}: differs from what runs; settings are read at the next start", "warn"
+        )
+        for key in answer.get("restart") or ()
+    ]
+    return [*lines(answer.get("diff") or []), *lost, *late]
+
+
 def lines(diff: Sequence[Mapping[str, Any]], width: int = 160) -> list[Cell]:
     """One line per change: `~ routes/digits/split/digits-cnn: 10 → 50`; values cut at `width`."""
     return [_line(change, width) for change in diff] or [Cell("nothing would change", "dim")]

@@ -30,12 +30,13 @@ def apply(options: SimpleNamespace) -> int:
         lambda: revision_tag(client.table()["revision"]),
     )
     if options.strict and tried.get("unserved"):
-        screen.show(*_told(tried))
+        screen.show(*difference.told(tried))
         raise Refusal("nothing was applied (--strict): the file changes what `headgate up` serves")
     if options.dry_run:
-        return _tell(options, tried)
+        asking.tell(options, tried)
+        return 0
     if options.output == "table":
-        screen.show(*_told(tried))
+        screen.show(*difference.told(tried))
         if not tried.get("diff"):
             return 0
     done = client.apply(content, asking.change(options, revision_tag(tried["previous"])))
@@ -54,7 +55,7 @@ def restore(options: SimpleNamespace) -> int:
         asking.change(options, given),
         lambda: revision_tag(client.table()["revision"]),
     )
-    _tell(options, answer)
+    asking.tell(options, answer)
     serves.wait(client, options, answer)
     return 0
 
@@ -106,11 +107,11 @@ def wait_until_empty(
     """True once `left()` is 0, False when `timeout_s` passed first; tells each new count."""
     started, told = clock(), -1
     while (count := left()) > 0:
-        if timeout_s is not None and clock() - started >= timeout_s:
-            return False
         if progress is not None and count != told:
             print(f"{count} in flight", file=progress, flush=True)
             told = count
+        if timeout_s is not None and clock() - started >= timeout_s:
+            return False
         sleep(LOOK_S)
     return True
 
@@ -118,13 +119,11 @@ def wait_until_empty(
 def _act(client: AdminClient, options: SimpleNamespace, action: str) -> tuple[str, Json]:
     """The backend of the instance that was named, and the answer to the action."""
     backend = asking.backend_of(client, options.instance, options.backend)
-    etag = asking.bound(
-        options, lambda: int(client.table()["revision"]), lambda: client.backend_tag(backend)
-    )
-    answer = asking.made(
+    answer = asking.edited(
+        client,
+        options,
         lambda change: client.instance_action(backend, options.instance, action, change),
-        asking.change(options, etag),
-        lambda: client.backend_tag(backend),
+        lambda: client.backend(backend).etag,
     )
     return backend, answer
 
@@ -133,22 +132,5 @@ def _acted(options: SimpleNamespace, answer: Json, word: str) -> int:
     if screen.printed(answer, options.output):
         return 0
     line = Cell(f"{options.instance}: {word} ({asking.outcome(answer, options)})")
-    screen.show(*(_told(answer) if options.dry_run else [line]))
+    screen.show(*(difference.told(answer) if options.dry_run else [line]))
     return 0
-
-
-def _tell(options: SimpleNamespace, answer: Json) -> int:
-    if not screen.printed(answer, options.output):
-        screen.show(*_told(answer), Cell(asking.outcome(answer, options), "dim"))
-    return 0
-
-
-def _told(answer: Json) -> list[Cell]:
-    lost = [difference.overridden(change) for change in answer.get("overridden") or ()]
-    late = [
-        Cell(
-            f"! gateway/{key}: differs from what runs; settings are read at the next start", "warn"
-        )
-        for key in answer.get("restart") or ()
-    ]
-    return [*difference.lines(answer.get("diff") or []), *lost, *late]

@@ -5,13 +5,14 @@ A secret is printed once, alone on standard output; what else is to be said goes
 
 import re
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 from click import UsageError
 
-from gateway.cli import asking, difference, finding, screen, showing
+from gateway.cli import asking, finding, screen, showing
 from gateway.cli.grids import Cell, Grid
 from gateway.client import AdminClient, Change, Json
 
@@ -30,11 +31,8 @@ def key(options: SimpleNamespace) -> int:
         raise UsageError("--route and --expires go with add")
     client = finding.client(options)
     answer = _made(client, options, wanted)
-    if screen.printed(answer, options.output):
-        return 0
-    if options.dry_run:
-        changes = difference.lines(answer.get("diff") or [])
-        screen.show(*changes, Cell(asking.outcome(answer, options), "dim"))
+    if options.dry_run or options.output != "table":
+        asking.tell(options, answer)
         return 0
     if secret := answer.get("key"):
         print(secret, flush=True)
@@ -54,20 +52,17 @@ def key(options: SimpleNamespace) -> int:
 def _made(client: AdminClient, options: SimpleNamespace, wanted: dict[str, Any]) -> Json:
     name, action = options.name, options.action
 
-    def revision() -> int:
-        return int(client.table()["revision"])
-
-    if action == "add":  # what is not there has no tag; that it is not there, the gateway sees to
-        asking.bound(options, revision, str)
-        return client.create_key(name, wanted, asking.change(options))
-
     def edit(change: Change) -> Json:
+        if action == "add":
+            # What is not there has no tag; that it is not there, the gateway sees to.
+            return client.create_key(name, wanted, replace(change, etag=None))
         if action == "revoke":
             return client.delete_key(name, change)
         return client.key_action(name, action, change)
 
-    etag = asking.bound(options, revision, lambda: client.key_tag(name))
-    return asking.made(edit, asking.change(options, etag), lambda: client.key_tag(name))
+    return asking.edited(
+        client, options, edit, lambda: "" if action == "add" else client.key_tag(name)
+    )
 
 
 def expiry(text: str, now: datetime) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from click import UsageError
 
-from gateway.cli import asking, difference, finding, screen, serves
+from gateway.cli import asking, finding, screen, serves
 from gateway.cli.grids import Cell, clean
 from gateway.cli.refusals import Refusal, suggestion
 from gateway.client import AdminClient, Change, Json, Refused
@@ -136,13 +136,11 @@ def _tell(
     """The answer to what is no edit, and shows it."""
     backend = options.backend
     with about(client, backend):
-        etag = asking.bound(
-            options, lambda: int(client.table()["revision"]), lambda: client.backend_tag(backend)
-        )
-        answer = asking.made(
+        answer = asking.edited(
+            client,
+            options,
             lambda change: tell(backend, change),
-            asking.change(options, etag),
-            lambda: client.backend_tag(backend),
+            lambda: client.backend(backend).etag,
         )
     if not screen.printed(answer, options.output):
         screen.show(Cell(f"{backend}: {answer['serves'][backend]}"))
@@ -150,16 +148,13 @@ def _tell(
 
 
 def _edit(client: AdminClient, options: SimpleNamespace, backend: str, patch: Json) -> None:
-    def edit(change: Change) -> Json:
-        return client.patch_backend(backend, patch, change)
-
-    etag = asking.bound(
-        options, lambda: int(client.table()["revision"]), lambda: client.backend_tag(backend)
+    answer = asking.edited(
+        client,
+        options,
+        lambda change: client.patch_backend(backend, patch, change),
+        lambda: client.backend(backend).etag,
     )
-    answer = asking.made(edit, asking.change(options, etag), lambda: client.backend_tag(backend))
-    if not screen.printed(answer, options.output):
-        told = difference.lines(answer.get("diff") or [])
-        screen.show(*told, Cell(asking.outcome(answer, options), "dim"))
+    asking.tell(options, answer)
     serves.wait(client, options, answer)
 
 

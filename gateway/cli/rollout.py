@@ -18,7 +18,7 @@ from gateway.client import AdminClient, Json, Unreachable
 LIVE = ("running", "paused", "waiting")
 WENT_BACK = 3
 LOOK_S = 0.5
-PATIENCE_S = 60.0  # of following a gateway that does not answer: its control process may be new
+AWAY_S = 60.0  # of following a gateway that does not answer: its control process may be new
 MEANING = {
     "done": "good", "rolled_back": "bad", "aborted": "bad", "paused": "warn", "waiting": "warn",
     "failed": "bad", "failing": "warn", "well": "good", "no_data": "dim",
@@ -151,7 +151,7 @@ def _until_its_end(
             before, found = found, client.rollout(route)
         except Unreachable:
             away_since = away_since or time.monotonic()
-            if time.monotonic() - away_since > PATIENCE_S:
+            if time.monotonic() - away_since > AWAY_S:
                 raise
             continue
         away_since = None

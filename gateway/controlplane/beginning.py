@@ -47,7 +47,7 @@ def begin(
     *,
     why: str,
     again: bool,
-    settle: Edit,
+    with_places: Edit,
     meets: Meets,
 ) -> Beginning:
     """The table of `file` and `store`, stored. Raises Invalid when the two do not fit together,
@@ -64,7 +64,7 @@ def begin(
             newest = stored.newest
             previous = outcomes.made(EMPTY, newest.document, newest.number)
         merged = merge(applied, wanted, meets(previous.document, applied, wanted))
-        merged = replace(merged, document=settle(merged.document))
+        merged = replace(merged, document=with_places(merged.document))
         published, late = Published.nothing(previous), None
         try:
             if stored is None or not same(merged.document, previous.document):

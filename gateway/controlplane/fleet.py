@@ -22,7 +22,7 @@ from gateway.controlplane.watch.health_book import Key
 from gateway.controlplane.watch.scaler import Scaler
 from gateway.controlplane.workers import Workers
 from gateway.core.faults import Conflict, Invalid, Missing
-from gateway.core.placement import addresses, place, set_replicas, settled
+from gateway.core.placement import addresses, place, set_replicas, with_places
 from gateway.core.table import Backend, Document, Table
 from gateway.processes.console import say
 from gateway.processes.tasks import Tasks
@@ -67,9 +67,9 @@ class HeldFleet:
         self._scaler = Scaler(self._table, workers.loads, self.view.state, self._scale)
         self._demand = Demand(self._table, workers.loads, requests, canaries, self.view, tell)
 
-    def settle(self, document: Document) -> Document:
+    def with_places(self, document: Document) -> Document:
         """`document`, which says where the processes are that were started for it."""
-        return settled(document, self._placed)
+        return with_places(document, self._placed)
 
     def begin(self, table: Table) -> None:
         """What was started serves `table` from now on."""

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 REMEMBERED_S = 3600.0
 """How long a gateway that lost its lease is named."""
 
-PATIENCE_S = 30.0
+WAIT_S = 30.0
 """How long an edit waits for a gateway that keeps its lease and does not take a revision over."""
 
 
@@ -62,12 +62,12 @@ class SharedGateways:
         tell: Callable[[float, int], None],
         *,
         clock: Callable[[], float] = time.monotonic,
-        patience_s: float = PATIENCE_S,
+        wait_s: float = WAIT_S,
         first_s: float = FIRST_S,
     ) -> None:
         self._store, self._own = store, own
         self._events, self._tell, self._clock = events, tell, clock
-        self._patience_s = patience_s
+        self._wait_s = wait_s
         self._seen, self._lease = Seen(), Lease()
         self._changed = asyncio.Event()
         self._lost: dict[str, tuple[float, str]] = {}
@@ -129,7 +129,7 @@ class SharedGateways:
 
     async def in_force(self, revision: int) -> Everywhere:
         """Where `revision` is in force, once it is on every gateway that holds its lease."""
-        end = self._clock() + self._patience_s
+        end = self._clock() + self._wait_s
         while True:
             changed, late = self._changed, self._late(revision)
             if not self.holds:

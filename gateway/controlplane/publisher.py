@@ -99,20 +99,26 @@ class Publisher:
         *,
         why: str,
         again: bool = False,
-        settle: Edit = lambda document: unplaced({}, document),
+        with_places: Edit = lambda document: unplaced({}, document),
         meets: Meets = as_it_is,
     ) -> Applied:
         """The table to start with: `file`, three ways with what the store holds; where it is
         started `again`, the file that was applied last counts and not the one of the start.
-        `settle` is made of what comes out: it says where the processes are. `meets` says what of
-        what is live gives way to the file before.
+        `with_places` is made of what comes out: it says where the processes are. `meets` says what
+        of what is live gives way to the file before.
 
         For use before there are workers. Raises Invalid when the two do not fit together,
         StoreError when the outcome cannot be stored; while a store that is shared is away, the
         table is what was last known of it, and the file is `late`.
         """
         begun = begin(
-            self._store, self._outcomes, file, why=why, again=again, settle=settle, meets=meets
+            self._store,
+            self._outcomes,
+            file,
+            why=why,
+            again=again,
+            with_places=with_places,
+            meets=meets,
         )
         self._table, self._applied, self.late = begun.table, begun.applied, begun.late
         self._instances.sync(self._table)

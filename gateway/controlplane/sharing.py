@@ -74,7 +74,7 @@ class Participant:
 
 
 class SharedRollouts:
-    """Which rollouts this gateway drives (`rollouts.driving.Driver`)."""
+    """Which rollouts this gateway drives (`rollouts.keeping.Driver`)."""
 
     def __init__(self, keys: RolloutKeys, gateways: SharedGateways) -> None:
         self.keys, self._gateways = keys, gateways

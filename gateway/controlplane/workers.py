@@ -21,14 +21,12 @@ from gateway.core.table import EMPTY, Table
 from gateway.telemetry.catalogue import Gone
 from gateway.wire.channel import pass_over
 from gateway.wire.messages import (
-    Configure,
     Endpoints,
     FromWorker,
     HealthMessage,
     Hello,
     JudgedMessage,
     Judging,
-    Lease,
     Observed,
     Signals,
     TableMessage,
@@ -70,7 +68,13 @@ class Workers:
         answer_within_s: float = ANSWER_WITHIN_S,
         look_within_s: float = LOOK_WITHIN_S,
     ) -> None:
-        self._configure: Configure = {"type": "configure", "settings": configure}
+        # By its type, what holds until it is said anew: who comes is told all of it.
+        self._lasting: dict[str, ToWorker] = {
+            "configure": {"type": "configure", "settings": configure},
+            "served": {"type": "served", "paths": {}},
+            "demand": {"type": "demand", "backends": {}},
+            "rollouts": {"type": "rollouts", "routes": {}},
+        }
         self._replace, self._succeed = replace, succeed
         self._health, self._on_evidence = health, on_evidence
         self._on_workers, self._on_judged = on_workers, on_judged
@@ -80,10 +84,7 @@ class Workers:
         self._endpoints: Endpoints = {}
         self._seen: list[tuple[str, float, str, str]] = []
         self._documents: Mapping[str, tuple[str, str]] = {}
-        self._served: Mapping[str, str] = {}
-        self._demand: Mapping[str, tuple[float, bool]] = {}
-        self._lease: Lease | None = None
-        self._judging: Mapping[str, Judging] = {}
+        self._had_lease = False
         self._slots = WorkerSlots()
         self.loads = WorkerLoads()
         self._to_remind: list[str] = []
@@ -183,14 +184,11 @@ class Workers:
 
     def set_served(self, paths: Mapping[str, str]) -> None:
         """At which path each model answers that `serve` starts."""
-        self._served = paths
-        self.send_all({"type": "served", "paths": paths})
+        self._keep_told({"type": "served", "paths": paths})
 
     def set_demand(self, backends: Mapping[str, tuple[float, bool]]) -> None:
         """How long backends load that start on demand, and which of them cannot be loaded."""
-        if backends != self._demand:
-            self._demand = backends
-            self.send_all({"type": "demand", "backends": backends})
+        self._keep_told({"type": "demand", "backends": backends})
 
     def tell_health(self, backends: Collection[str]) -> None:
         """Tells every worker what is known of the instances of `backends`."""
@@ -199,15 +197,14 @@ class Workers:
 
     def set_lease(self, until: float, gateways: int) -> None:
         """Until when this gateway is one of so many that share a table; 0: it is not."""
-        was = until > 0.0 or (self._lease is not None and self._lease["was"])
-        self._lease = {"type": "lease", "until": until, "was": was, "gateways": gateways}
-        self.send_all(self._lease)
+        self._had_lease = self._had_lease or until > 0.0
+        self._keep_told(
+            {"type": "lease", "until": until, "was": self._had_lease, "gateways": gateways}
+        )
 
     def set_rollouts(self, routes: Mapping[str, Judging]) -> None:
         """For which rollouts workers count from now on."""
-        if routes != self._judging:
-            self._judging = routes
-            self.send_all({"type": "rollouts", "routes": routes})
+        self._keep_told({"type": "rollouts", "routes": routes})
 
     async def look(self, *, reports: bool = True) -> bool:
         """Whether every worker has counted what has ended, and said what is live.
@@ -302,13 +299,9 @@ class Workers:
         self.loads.begin(worker.pid)
         # Before it is told what is known: that overrides what it knows by itself.
         self._take_evidence(worker, hello["signals"])
-        channel.send_soon(self._configure)
-        channel.send_soon({"type": "served", "paths": self._served})
-        channel.send_soon({"type": "demand", "backends": self._demand})
-        if self._lease is not None:
-            channel.send_soon(self._lease)
+        for message in self._lasting.values():
+            channel.send_soon(message)
         self._tell_whole(worker)
-        channel.send_soon({"type": "rollouts", "routes": self._judging})
         self._send_documents([worker], self._documents)
         channel.send_soon({"type": "welcome"})
         self._on_workers("joined", worker.slot, worker.pid)
@@ -393,6 +386,12 @@ class Workers:
         for message in self._health(backends):
             worker.channel.send_soon(message)
         worker.is_whole = True
+
+    def _keep_told(self, message: ToWorker) -> None:
+        """Tells every worker that is connected, and each that comes, what is news."""
+        if message != self._lasting.get(message["type"]):
+            self._lasting[message["type"]] = message
+            self.send_all(message)
 
     def send_all(self, message: ToWorker) -> None:
         """Queues `message` for every worker that is connected."""

@@ -93,7 +93,7 @@ class Delta:
                 if section in new or section in delta.put:
                     entries = new.get(section, {})
                     new[section] = delta._taken_in(section, entries, _as_it_is)
-        return settled({**document, **new})
+        return normalised({**document, **new})
 
     def as_json(self) -> dict[str, Any]:
         """The form in which it crosses the channel and is stored."""
@@ -104,7 +104,7 @@ class Delta:
         return cls(value["put"], value["removed"], value.get("order") or {})
 
 
-def settled(document: Document) -> Document:
+def normalised(document: Document) -> Document:
     """`document` in its one form: where there is no key, it does not speak of keys."""
     if all(document.get(each) or each not in document for each in SPARE):
         return document

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 CPU = "cpu"
-PATIENCE_S = 1.0
+WAIT_S = 1.0
 """How long one waits for somebody to be idle before whoever had its turn is asked to go."""
 
 TURN_S = 10.0
@@ -235,7 +235,7 @@ class _House:
     def _may_go(self, guest: Guest, wish: Wish) -> bool:
         if not guest.busy:
             return True
-        has_waited = self._now - wish.since >= PATIENCE_S
+        has_waited = self._now - wish.since >= WAIT_S
         return has_waited and self._now - guest.since >= guest.turn_s
 
     def _guess(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gateway.core.access import MOST_HASHES
-from gateway.core.deltas import settled, shared
+from gateway.core.deltas import normalised, shared
 from gateway.core.faults import Conflict, Fault, Invalid, Missing, did_you_mean, pointer
 from gateway.core.merging import same
 from gateway.core.table import MAX_WEIGHT, Document, parse_instance
@@ -124,7 +124,7 @@ def delete_key(document: Document, name: str) -> Document:
                 f"{name!r} is the last key, and without one {_listed('route', opened)} would be"
                 " open to everybody; say `access: keys` or `access: open` there first"
             )
-    return settled(edited)
+    return normalised(edited)
 
 
 def restored(document: Document, kept: Document, *, opens: bool) -> Document:

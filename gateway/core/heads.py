@@ -1,19 +1,18 @@
-"""What does the head of a request or a response say?
+"""What does the head of a request say?
 
 The strict grammar of RFC 9112, read from bytes in one pass: a head is either understood
 exactly or refused. Header lines that nobody here has to understand are kept as the bytes
 they came as; every other is sorted out by the kind of its name. This module decides what a
-message *means*; what is added to it on the way is `gateway.core.headers`. A connection may
-keep its last head and compare the next one's bytes with it (`raw`) instead of reading again;
-of what clients ask for nothing is kept beyond their connection, for targets hold secrets.
+message *means*; what is added to it on the way is `gateway.core.headers`, and what the heads of
+answers say `gateway.core.response_heads`. A connection may keep its last head and compare the next
+one's bytes with it (`raw`) instead of reading again; of what clients ask for nothing is kept beyond
+their connection, for targets hold secrets.
 """
 
 import re
-from collections.abc import Collection
 from typing import Any, Final
 
-from gateway.core.errors import ClientFault, UpstreamFault
-from gateway.core.kept import Kept
+from gateway.core.errors import ClientFault
 from gateway.core.lines import (
     API_KEY,
     AUTHORIZATION,
@@ -24,14 +23,10 @@ from gateway.core.lines import (
     EXPECT,
     FIELD_BYTES,
     HOST,
-    KEEP_ALIVE,
     LENGTH,
-    LOAD,
     PASS,
     PREFLIGHT,
     REQUEST_LINES,
-    RESPONSE_LINES,
-    RETRY_AFTER,
     TRACEPARENT,
     TRUSTED,
     UNDERSCORE,
@@ -43,27 +38,19 @@ from gateway.core.lines import (
 CHUNKED: Final = -1
 CRLF: Final = b"\r\n"
 END: Final = b"\r\n\r\n"
-_MEMORABLE: Final = 1024  # bytes of a head up to which a connection keeps its last one
+MEMORABLE: Final = 1024  # bytes of a head up to which a connection keeps its last one
 
 # No `#` and no `\`: what one server reads as a fragment or a separator another reads as path.
 _request_line: Final = re.compile(
     rb"([A-Z][A-Z-]{0,31}) ([\x21\x22\x24-\x5b\x5d-\x7e]+) HTTP/1\.([01])"
 ).fullmatch
-_status_line: Final = re.compile(
-    rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?"
-).fullmatch
 _LONG_TARGET: Final = re.compile(rb"[A-Z][A-Z-]{0,31} [^ ]*")
 _method_start: Final = re.compile(rb"[A-Z][A-Z-]{0,31}(?: .*)?", re.DOTALL).fullmatch
-_MOST_KNOWN: Final = 256
-_LONGEST_KNOWN: Final = 64
-_known_statuses: Final[Kept[tuple[int, bytes, int]]] = Kept(_MOST_KNOWN)
 _COLON: Final = 0x3A
-_LOAD: Final = b"endpoint-load-metrics:"
 _KEEP_ALIVE: Final = (b"keep-alive", b"Keep-Alive")
-_idle_timeout = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE).search
 
 
-class _Head:
+class Head:
     """What request and response heads share. `length` is None (none announced), a number of
     bytes, or CHUNKED; `forward` holds the header lines that pass, as they came. Never changed
     once it is read: `raw`, the whole head with its final empty line, is set where the same
@@ -110,7 +97,7 @@ class _Head:
         else:
             self.length = CHUNKED
 
-    def _drop_nominated(self) -> None:
+    def drop_nominated(self) -> None:
         """Hop-by-hop headers by nomination go; Host and our own are not in `forward`."""
         if self.nominated:
             dropped = {name for name in self.nominated if name not in (b"close", b"upgrade")}
@@ -121,7 +108,7 @@ class _Head:
             ]
 
 
-class RequestHead(_Head):
+class RequestHead(Head):
     """A request: `method`, `target` and `host` are the bytes that go on unchanged."""
 
     __slots__ = ("admitted", "host", "method", "prepared", "target")
@@ -129,7 +116,7 @@ class RequestHead(_Head):
     def __init__(
         self, lines: list[bytes], method: bytes = b"", target: bytes = b"", minor: int = 1
     ) -> None:
-        _Head.__init__(self, lines, minor)
+        Head.__init__(self, lines, minor)
         self.method = method
         self.target = target
         self.host: bytes | None = None
@@ -202,7 +189,7 @@ def parse_request(
         lines = head.split(CRLF)
         method, target, minor = _first_line(lines[0], max_target)
         request = RequestHead(lines, method, target, minor)
-        if len(head) <= _MEMORABLE:
+        if len(head) <= MEMORABLE:
             request.raw = head + END
         if len(lines) - 1 > max_headers:
             raise ClientFault("The request has too many headers.", "head_too_large")
@@ -259,7 +246,7 @@ def check_start(data: bytes, max_target: int, max_headers: int, underscores: str
 def _check_whole(request: RequestHead) -> None:
     """What only the whole head can tell."""
     if request.nominated:
-        request._drop_nominated()
+        request.drop_nominated()
     if request.minor and request.host is None:
         raise ValueError("no Host")
     if request.target[0] != 0x2F:
@@ -286,128 +273,6 @@ def _absolute(request: RequestHead) -> None:
         slash, path = b"/", b"?" + query + slash + path
     request.host = authority
     request.target = b"/" + path
-
-
-class ResponseHead(_Head):
-    """An answer of an instance; `status_line` goes on as it is, from the code on, and `passing`
-    is all that does: the line and the headers that pass. `before` and `after` are what of `raw`
-    lies around the value of its load report, b"" where it has not exactly one."""
-
-    __slots__ = ("after", "before", "passing", "status", "status_line")
-
-    def __init__(self, lines: list[bytes], status: int, status_line: bytes, minor: int) -> None:
-        _Head.__init__(self, lines, minor)
-        self.status = status
-        self.status_line = status_line
-        self.passing = self.before = self.after = b""
-
-    def again(self, data: bytes, max_head: int) -> "ResponseHead | None":
-        """The head that `data` begins with, of up to `max_head` bytes, if it is this one with
-        another load report: an instance says the same of each answer but how busy it is."""
-        before = self.before
-        if not before or not data.startswith(before):
-            return None
-        at = len(before)
-        end = data.find(CRLF, at, _MEMORABLE)
-        if end < 0 or not data.startswith(self.after, end):
-            return None
-        value = data[at:end]
-        if value.translate(None, FIELD_BYTES) or end + len(self.after) - len(END) > max_head:
-            return None
-        made = ResponseHead(self.lines, self.status, self.status_line, self.minor)
-        made.close, made.length, made.nominated = self.close, self.length, self.nominated
-        made.forward, made.passing = self.forward, self.passing
-        made.known = self.known.copy()
-        made.known[LOAD] = value.strip(b" \t")
-        made.raw = data[: end + len(self.after)]
-        made.before, made.after = before, self.after
-        return made
-
-    def _note_surroundings(self, report: bytes) -> None:
-        """Finds `before` and `after` of the line `report`."""
-        at = self.raw.index(CRLF + report) + len(CRLF) + len(_LOAD)
-        self.before = self.raw[:at]
-        self.after = self.raw[at - len(_LOAD) + len(report) :]
-
-    def note(self, entry: Line, line: bytes) -> None:
-        """Takes one header that is not just passed on."""
-        kind, value = entry.kind, entry.value
-        if kind in (LENGTH, CODING):
-            self._framing(kind, value, entry.number)
-        elif kind == CONNECTION:
-            self._connection(value)
-        elif kind == UNDERSCORE:
-            self.forward.append(line)
-        elif kind != DROP:
-            if kind == RETRY_AFTER:
-                self.forward.append(line)
-            self.known[kind] = value
-
-    @property
-    def idle_s(self) -> int | None:
-        """For how many seconds the sender keeps an idle connection, where it says so
-        (`Keep-Alive: timeout=5`)."""
-        said = _idle_timeout(self.known.get(KEEP_ALIVE, b""))
-        return int(said[1]) if said else None
-
-
-def parse_response(head: bytes, max_headers: int) -> ResponseHead:
-    """The response whose head, without its final empty line, is `head`. Raises UpstreamFault."""
-    try:
-        lines = head.split(CRLF)
-        status, status_line, minor = _known_statuses.find(lines[0]) or _status(lines[0])
-        response = ResponseHead(lines, status, status_line, minor)
-        if len(head) <= _MEMORABLE:
-            response.raw = head + END
-        if len(lines) - 1 > max_headers:
-            raise ValueError("too many headers")
-        forward = response.forward
-        known = RESPONSE_LINES.kept.young
-        report = b""
-        for line in lines[1:]:
-            entry = known.get(line) or RESPONSE_LINES.read(line)
-            kind = entry.kind
-            if kind == PASS:
-                forward.append(line)
-            elif kind == LENGTH and response.length is None:
-                response.length = entry.number
-            elif kind == LOAD and LOAD not in response.known:
-                response.known[LOAD] = entry.value
-                report = line
-            else:
-                response.note(entry, line)
-                if kind == LOAD:
-                    report = b""  # which of two counts is no matter of their places
-        if response.nominated:
-            response._drop_nominated()
-        if report and response.raw:
-            response._note_surroundings(report)
-        response.passing = CRLF.join((b"HTTP/1.1 " + status_line, *response.forward, b""))
-        return response
-    except ValueError as error:
-        raise UpstreamFault(f"The instance answered malformed HTTP: {error}.") from None
-
-
-def _status(line: bytes) -> tuple[int, bytes, int]:
-    """Status, status line from the code on, and minor version."""
-    found = _status_line(line)
-    if found is None:
-        raise ValueError("malformed status line")
-    minor, code, reason = found.groups()
-    status = (int(code), line[9:] if reason is not None else code + b" ", int(minor))
-    if len(line) <= _LONGEST_KNOWN:
-        _known_statuses.keep(line, status)
-    return status
-
-
-def kept() -> tuple[Collection[bytes], ...]:
-    """All that is remembered of heads when their connections are gone."""
-    both = (REQUEST_LINES, RESPONSE_LINES)
-    return (
-        *(lines.kept.keys() for lines in both),
-        *(lines.names.keys() for lines in both),
-        _known_statuses.keys(),
-    )
 
 
 def too_large(start: bytes, max_target: int) -> ClientFault:

@@ -14,7 +14,7 @@ from itertools import compress, repeat
 from operator import is_not
 from typing import Any, Final
 
-from gateway.core.deltas import SECTIONS, SPARE, Delta, settled
+from gateway.core.deltas import SECTIONS, SPARE, Delta, normalised
 from gateway.core.faults import pointer
 from gateway.core.table import Document
 
@@ -161,7 +161,7 @@ def merge(base: Document, file: Document, live: Document) -> Merge:
                 {**each, section: each.get(section) or {}} for each in (base, file, live)
             )
     merged = _merge(base, file, live, (), overridden)
-    return Merge(settled(merged), tuple(overridden))
+    return Merge(normalised(merged), tuple(overridden))
 
 
 def _merge(base: Json, file: Json, live: Json, at: tuple[str, ...], lost: list[Change]) -> Json:

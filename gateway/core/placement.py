@@ -224,7 +224,7 @@ def set_replicas(document: Document, backend: str, count: int) -> Document:
     return put(document, "backends", backend, {**spec, "serve": serve})
 
 
-def settled(document: Document, placed: Mapping[str, Sequence[str]]) -> Document:
+def with_places(document: Document, placed: Mapping[str, Sequence[str]]) -> Document:
     """`document` with each backend where `placed` says its processes were started, all anew."""
     for name, spec in (document.get("backends") or {}).items():
         urls = _places(name, spec, placed.get(name))

@@ -15,8 +15,9 @@ from mypy_extensions import mypyc_attr, trait
 
 from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line, timeout_line
-from gateway.core.heads import CHUNKED, RequestHead, ResponseHead
+from gateway.core.heads import CHUNKED, RequestHead
 from gateway.core.lines import LOAD, RETRY_AFTER
+from gateway.core.response_heads import ResponseHead
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import REPORT, LiveInstance
 from gateway.dataplane.upstream import Receiver, Upstream

@@ -41,7 +41,7 @@ class Busy(Exception):
     """Another worker decides at this moment, or was stopped while it did: to be asked again."""
 
 
-class Refused(Exception):
+class OverLimit(Exception):
     """The bucket is empty for `wait_s` seconds, or, where that is 0, too many are in flight."""
 
     def __init__(self, wait_s: float) -> None:
@@ -205,7 +205,7 @@ class Bucket:
         self._cost_s = limits.emission_s
 
     def enter(self, now: float) -> None:
-        """Admits one request, which is in flight until `leave`. Refused; Busy."""
+        """Admits one request, which is in flight until `leave`. OverLimit; Busy."""
         buckets = self._all
         if self._gateways != buckets.gateways:
             self._take_part()
@@ -237,7 +237,7 @@ class Bucket:
             left = self._burst - (full_at - now) / cost_s - 1.0
             if left < -1e-6:
                 self.left, self.full_at = 0, full_at
-                raise Refused(max(1e-3, -left * cost_s))
+                raise OverLimit(max(1e-3, -left * cost_s))
         if self._most is not None:
             self._count(place, now)
         if self.has_rate:
@@ -252,7 +252,7 @@ class Bucket:
         if buckets.in_flight(place) >= self._most:
             buckets.look(now)
             if buckets.in_flight(place) >= self._most:
-                raise Refused(0.0)
+                raise OverLimit(0.0)
         self._add(place, 1)
 
     def _add(self, place: int, more: int) -> None:

@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol, Timed):
         """From here on `sink` gets what comes."""
 
     @abstractmethod
-    def hold(self, seconds: float) -> None:
+    def stall(self, seconds: float) -> None:
         """Reads no request after the one under way for so long."""
 
     @abstractmethod

@@ -12,8 +12,9 @@ from mypy_extensions import mypyc_attr
 from gateway.core.errors import GatewayError, NoRoom, UpstreamFault
 from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line
-from gateway.core.heads import CHUNKED, CRLF, RequestHead, ResponseHead
+from gateway.core.heads import CHUNKED, CRLF, RequestHead
 from gateway.core.lines import LOAD, RETRY_AFTER
+from gateway.core.response_heads import ResponseHead
 from gateway.core.retrying import may_retry
 from gateway.dataplane.admitting import ANSWERING, OVER, STATES, TRYING, TUNNEL, WAITING
 from gateway.dataplane.attempt import Attempt

@@ -7,7 +7,7 @@ none; what it is told on the way are the fields of draft-ietf-httpapi-ratelimit-
 from collections.abc import Sequence
 
 from gateway.core.rate_limit import RateLimited, remaining
-from gateway.dataplane.buckets import Bucket, Refused
+from gateway.dataplane.buckets import Bucket, OverLimit
 
 OF_KEY, OF_ROUTE = (b"key", ""), (b"route", "route_")
 """How a bucket is called in RateLimit fields, and what comes before its limit's name in metrics."""
@@ -39,7 +39,7 @@ def enter(buckets: Sequence[Named], now: float) -> bytes:
         ((bucket, (name, prefix)),) = buckets
         try:
             bucket.enter(now)
-        except Refused as refused:
+        except OverLimit as refused:
             raise _limited(bucket, name, prefix, refused.wait_s, now) from None
         return _lines(bucket, name, now)
     entered: list[Bucket] = []
@@ -47,7 +47,7 @@ def enter(buckets: Sequence[Named], now: float) -> bytes:
         for bucket, (name, prefix) in buckets:
             try:
                 bucket.enter(now)
-            except Refused as refused:
+            except OverLimit as refused:
                 raise _limited(bucket, name, prefix, refused.wait_s, now) from None
             entered.append(bucket)
     except Exception:

@@ -318,7 +318,7 @@ class Client(Connection):
             data, self._buffer = self._buffer, b""
             sink.from_client(data)
 
-    def hold(self, seconds: float) -> None:
+    def stall(self, seconds: float) -> None:
         """As if the client did not read for so long: nobody reads what it sends meanwhile."""
         self.stalled = True
         self.plane.later(seconds, self._held)

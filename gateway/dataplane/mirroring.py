@@ -10,7 +10,7 @@ compared, what is dropped is counted: each request that chance picked has one ve
 from typing import Final
 
 from gateway.core.headers import length_line
-from gateway.core.heads import ResponseHead
+from gateway.core.response_heads import ResponseHead
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.deadlines import Timed
 from gateway.dataplane.instance import LiveInstance

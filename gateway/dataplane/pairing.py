@@ -12,8 +12,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from gateway.core.heads import ResponseHead
 from gateway.core.lines import RETRY_AFTER
+from gateway.core.response_heads import ResponseHead
 from gateway.telemetry.metrics import COMPARED, Counters
 from gateway.wire.pairs import MOST, Part, packed
 
@@ -129,7 +129,7 @@ class Half:
         head = self._head
         is_answer = is_whole and head is not None and not is_busy(head)
         self.state = WHOLE if is_answer else NONE
-        self._pair.settle()
+        self._pair.conclude()
 
     def drop(self) -> None:
         """Nobody waits for it any more; of the mirror's own the pair goes with it."""
@@ -214,7 +214,7 @@ class Pair:
             self.again = None
         self.main.end(True)
 
-    def settle(self) -> None:
+    def conclude(self) -> None:
         """One answer more is there, or will not come: sends the pair once it is all."""
         if self._is_over or self.main.state == WAITED_FOR or self.copy.state == WAITED_FOR:
             return

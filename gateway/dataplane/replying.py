@@ -67,7 +67,7 @@ class Replying(Intake):
         client's."""
         client, plane = self.client, self.plane
         if not client.trusted and plane.strangers.came(client.peer, plane.now()):
-            client.hold(HOLD_S)
+            client.stall(HOLD_S)
 
     def _dressed(self, lines: bytes, allow: str | None) -> bytes:
         """What goes with the `lines` of a refusal by the route's `cors` and `headers`. Of a request

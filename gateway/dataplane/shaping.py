@@ -17,7 +17,8 @@ from gateway.core.compressing import (
 from gateway.core.cors import CorsPolicy, without_cors
 from gateway.core.entries import Route
 from gateway.core.header_rules import HeaderEdit
-from gateway.core.heads import CRLF, RequestHead, ResponseHead
+from gateway.core.heads import CRLF, RequestHead
+from gateway.core.response_heads import ResponseHead
 from gateway.dataplane.coding import offered
 
 
@@ -61,11 +62,6 @@ class Shape:
         if self.cors is not None:
             more += self.cors.answer(asked.get("origin"))
         return CRLF.join((b"HTTP/1.1 " + head.status_line, *lines, more)), coding
-
-    @property
-    def is_stream(self) -> bool:
-        """Whether the answer that was looked at last is a stream of events."""
-        return self._kind == STREAM
 
     def own(self, asked: RequestHead, lines: bytes) -> bytes:
         """The header lines that go with an answer of the gateway's own, which has `lines`."""

@@ -8,8 +8,9 @@ Exchange's, with a note before or after it.
 
 from typing import TYPE_CHECKING
 
-from gateway.core.heads import RequestHead, ResponseHead
+from gateway.core.heads import RequestHead
 from gateway.core.lines import TRACEPARENT
+from gateway.core.response_heads import ResponseHead
 from gateway.core.tracing import (
     Attributes,
     error_type,

@@ -8,7 +8,7 @@ between two frames instead of inside one.
 from collections.abc import Callable
 from typing import Final
 
-from gateway.core.heads import ResponseHead
+from gateway.core.response_heads import ResponseHead
 from gateway.dataplane.connection import Connection, Sink
 from gateway.dataplane.deadlines import Timed
 from gateway.dataplane.upstream import Receiver, Upstream

@@ -17,8 +17,9 @@ from mypy_extensions import trait
 
 from gateway.core.errors import UpstreamFault
 from gateway.core.framing import Body, Chunked, Sized, UntilClose
-from gateway.core.heads import CHUNKED, END, ResponseHead, parse_response
+from gateway.core.heads import CHUNKED, END
 from gateway.core.lines import KEEP_ALIVE, UPGRADE
+from gateway.core.response_heads import ResponseHead, parse_response
 from gateway.core.table import Timeouts
 from gateway.dataplane.deadlines import NEVER, Timed, fault
 from gateway.dataplane.shared import Shared

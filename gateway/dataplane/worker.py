@@ -32,10 +32,9 @@ from gateway.dataplane.permits import PermitsFile
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.traced import TracedExchange
 from gateway.processes.accepting import Acceptor
-from gateway.processes.certificates import Certificate, CertificateError
+from gateway.processes.certificates import Certificate, CertificateError, LastCertificates
 from gateway.processes.children import FAULT
 from gateway.processes.console import say
-from gateway.processes.last_certificates import LastCertificates
 from gateway.processes.sockets import BACKLOG
 from gateway.processes.tasks import Tasks, first_of, told
 from gateway.telemetry import logs
@@ -59,7 +58,7 @@ class WorkerOptions:
 
     `permits` is the descriptor of what `dataplane.permits` and `dataplane.load_memory` are about,
     None without others; `counters` that of the memory in which all workers count, None where
-    nobody reads it; `certificates` that of `processes.last_certificates`, None where nobody comes
+    nobody reads it; `certificates` that of `processes.certificates`, None where nobody comes
     after; `compare` the path at which pairs of answers are taken, "" where they are not.
     `retry_min_s` and `retry_max_s` bound the pause before the channel is opened again;
     `set_up_logs` is off where the worker runs inside another program.

@@ -3,24 +3,62 @@
 The files are looked at every second by whoever listens, off its loop. What can be used is taken
 over from the next connection on, and those that are open keep what they have; what cannot is
 told once, and the certificate before stays.
+
+Files that are broken shall change nothing when a process dies, either. So the supervisor has a
+piece of memory in which its children keep what they took over, and one that is started while the
+files are broken shows that. It is no file, it is gone with the gateway, and a first start finds
+nothing in it. Nobody waits for anybody over it: what was written by two at once, or by half, is as
+if nothing had been.
 """
 
 import asyncio
+import json
 import os
 import ssl
-from collections.abc import Callable, Mapping
-
-from gateway.processes.last_certificates import LastCertificates, as_path
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
 
 LOOK_S = 1.0
-NOTHING_KEPT = LastCertificates(None)
 # Forward secrecy and authenticated encryption, as Mozilla's "intermediate" has them. Those of
 # TLS 1.3 are OpenSSL's own to choose.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
+_ROOM = 4 << 20
+_PLACES = {"tls": 0, "admin_tls": _ROOM}
+"""Where what belongs to each listener begins."""
+
 
 class CertificateError(Exception):
     """Files that make no certificate; the text is one clear line."""
+
+
+class LastCertificates:
+    """What is kept in the memory `descriptor` by the name of a listener; with None nothing is."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._memory = descriptor
+
+    def keep(self, listener: str, files: Mapping[str, bytes]) -> None:
+        """Keeps the contents of the `files` of `listener` in place of what there was."""
+        said = json.dumps({name: content.decode("latin-1") for name, content in files.items()})
+        line = f"{sha256(said.encode()).hexdigest()} {said}\n".encode()
+        if self._memory is not None and len(line) <= _ROOM:
+            os.pwrite(self._memory, line, _PLACES[listener])
+
+    def get(self, listener: str) -> dict[str, bytes]:
+        """The contents of its files that were kept last; empty if none were."""
+        if self._memory is None:
+            return {}
+        line, end, _ = os.pread(self._memory, _ROOM, _PLACES[listener]).partition(b"\n")
+        digest, _, said = line.partition(b" ")
+        if not end or digest.decode("latin-1") != sha256(said).hexdigest():
+            return {}
+        return {name: content.encode("latin-1") for name, content in json.loads(said).items()}
+
+
+NOTHING_KEPT = LastCertificates(None)
 
 
 class Certificate:
@@ -151,3 +189,19 @@ def words(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         return f"no PEM that can be used ({(reason or 'unknown').replace('_', ' ').lower()})"
     return str(error)
+
+
+@contextmanager
+def as_path(content: bytes) -> Iterator[str]:
+    """A path at which OpenSSL reads `content`, which is in no folder."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("headgate-certificate")
+    else:
+        descriptor, path = tempfile.mkstemp()
+        os.unlink(path)
+    try:
+        os.write(descriptor, content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield f"/dev/fd/{descriptor}"
+    finally:
+        os.close(descriptor)

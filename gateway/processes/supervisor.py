@@ -17,13 +17,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from gateway.processes import signals
-from gateway.processes.children import FAULT, REAPED_WITHIN_S, Child, Command, Exit, this_program
+from gateway.processes.children import (
+    FAULT,
+    REAPED_WITHIN_S,
+    Child,
+    Command,
+    Exit,
+    OnDemand,
+    this_program,
+)
 from gateway.processes.control_line import ControlLine
 from gateway.processes.hot_restart import HotRestart, Replaceable
 from gateway.processes.inherited import Inherited
 from gateway.processes.leaving import follow, is_there
 from gateway.processes.lifeline import Lifeline
-from gateway.processes.on_demand import OnDemand
 from gateway.processes.plan import Plan
 from gateway.processes.service_manager import NOBODY, ServiceManager
 from gateway.processes.sockets import listen

@@ -68,7 +68,7 @@ class LocalFleet:
         self._tell: Callable[[ToControl], None] | None = None
         self._changed = asyncio.Event()
         self._fault: Exception | None = None
-        self._is_up, self._is_stopping, self._is_settling = False, False, False
+        self._is_up, self._is_stopping, self._is_reconciling = False, False, False
 
     @property
     def _wanted(self) -> dict[str, Wanted]:
@@ -100,14 +100,14 @@ class LocalFleet:
         await self._seating.look()
         self._want(specs)
         refuse_taken_ports(self._wanted, self._specs)
-        self._settle()
+        self._reconcile()
         while True:
             if self._fault is not None:
                 raise self._fault
             for name in self._wanted:
                 if (error := self._error(name)) is not None and not is_live(name):
                     raise StartError(f"backend {name}: {error}")
-            if all(self._is_settled(name) for name in self._wanted):
+            if all(self._is_reconciled(name) for name in self._wanted):
                 break
             self._changed.clear()
             await self._changed.wait()
@@ -122,7 +122,7 @@ class LocalFleet:
         """Replaces the processes of each of these backends, none sooner than the new one is ready;
         what could not be started is tried again."""
         self._desired.anew(names)
-        self._settle()
+        self._reconcile()
 
     def attach(self, tell: Callable[[ToControl], None]) -> None:
         """From now on `tell` reaches whoever edits the table."""
@@ -141,23 +141,23 @@ class LocalFleet:
             case "sleep":
                 if self._demand.is_awake(message["backend"]):
                     self._desired.sleep([message["backend"]])
-                    self._settle()
+                    self._reconcile()
             case "use":
                 self._demand.note_use(message["backends"])
                 self._look_at_demand()
             case "settled":
                 self._places.settled(message["backend"], tuple(message["addresses"]))
-                self._settle()
+                self._reconcile()
             case "restart":
                 self._desired.anew([message["backend"]], spare=False)
-                self._settle()
+                self._reconcile()
 
     def ensure(self, plan: Plan) -> None:
         """Holds processes to `plan` from now on."""
         self._revision = plan.revision
         self._places.begin()
         self._want(plan.backends)
-        self._settle()
+        self._reconcile()
 
     def endpoints(self) -> AsyncIterator[Placed]:
         """Where instances are, of the backends whose addresses are in no document."""
@@ -172,7 +172,7 @@ class LocalFleet:
             if not any(p.served and p.state != "stopping" for p in self._of(name)):
                 self._demand.note_gone(name)
             self._desired.look()
-            self._settle()
+            self._reconcile()
 
     async def stop(self, within_s: float, hurry: asyncio.Event) -> None:
         """Ends every instance: asked to at first, killed when time or patience is over."""
@@ -190,9 +190,9 @@ class LocalFleet:
             for each in [p for p in self._of(name) if p.state == "failed"]:
                 each.stop(STOP_WITHIN_S)
             self._desired.sleep([name])
-        self._settle()
+        self._reconcile()
 
-    def _is_settled(self, name: str) -> bool:
+    def _is_reconciled(self, name: str) -> bool:
         asked = self._wanted[name]
         is_there = self._processes.ready(name, asked.version) >= asked.count
         return is_there or self._error(name) is not None
@@ -213,16 +213,16 @@ class LocalFleet:
 
     # -- the steps
 
-    def _settle(self) -> None:
+    def _reconcile(self) -> None:
         """Takes the next steps, until each waits for something."""
-        if self._is_settling:
+        if self._is_reconciling:
             return  # a step changed something, and is followed by a look at the next ones
-        self._is_settling = True
+        self._is_reconciling = True
         try:
             while self._take_steps():
                 pass
         finally:
-            self._is_settling = False
+            self._is_reconciling = False
         self._desired.renewed(self._is_fresh)
         self._report()
         self._changed.set()
@@ -331,7 +331,7 @@ class LocalFleet:
             goes_on = "; the version before goes on answering" if others else ""
             self._say(f"backend {plan.backend}: {process.error}{goes_on}")
         process.is_news = False
-        self._settle()
+        self._reconcile()
 
     def _note_ready(self, process: InstanceProcess) -> None:
         name = process.plan.backend
@@ -347,7 +347,7 @@ class LocalFleet:
         name = process.plan.backend
         serve = self._specs[name]["serve"]
         await self._seating.measure(process, serve, lambda: self._processes.all)
-        self._settle()
+        self._reconcile()
 
     def _report(self) -> None:
         """Tells the control process all there is."""

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from gateway.core.placement import Wanted
+from gateway.core.placement import Process, Wanted
 from gateway.up.desired import Desired
 from gateway.up.loading import Loads
 from gateway.up.process import InstanceProcess
@@ -12,29 +12,47 @@ from gateway.wire.line import DeviceMessage, Fleet, ServedBackend
 from gateway.wire.line import InstanceProcess as ProcessMessage
 
 
-def state_of(
+def told_backend(
     asked: Wanted | None,
-    own: Sequence[InstanceProcess],
-    error: str | None,
+    own: Sequence[Process],
+    processes: Sequence[ProcessMessage],
     *,
-    on_demand: bool = False,
+    runs: bool,
+    error: str | None,
+    waits: str | None,
+    starts: int,
+    load_s: float | None,
+    is_beside: bool,
+    on_demand: bool,
+) -> ServedBackend:
+    """All that is told of a backend whose processes are `own`, of which some still `runs`, told as
+    `processes`; `is_beside`: its addresses are in no document."""
+    state = _state(asked, own, error, runs=runs, on_demand=on_demand)
+    return {
+        "state": state,
+        "error": error if asked is not None else None,
+        "waits": waits if state == "starting" else None,
+        "starts": starts,
+        "load_s": None if load_s is None else round(load_s, 3),
+        "addresses": list(asked.in_force) if asked is not None and is_beside else None,
+        "processes": processes,
+    }
+
+
+def _state(
+    asked: Wanted | None, own: Sequence[Process], error: str | None, *, runs: bool, on_demand: bool
 ) -> str:
-    """How far `own`, the processes of a backend, are what is asked for. With a count of 0 it is
-    stopped, or asleep where the next request starts it."""
+    """How far `own` are what is asked for. With a count of 0 it is stopped, or asleep where the
+    next request starts it."""
     if asked is None:
         return "stopping"
     if not asked.count:
-        runs = any(each.pid is not None for each in own)
         if on_demand:
             return "unloading" if runs else "asleep"
         return "stopping" if runs else "stopped"
     if error:
         return "failed"
-    ready = {
-        each.plan.instance.address
-        for each in own
-        if each.state == "ready" and each.version == asked.version
-    }
+    ready = {e.address for e in own if e.state == "ready" and e.version == asked.version}
     is_so = len(ready) >= asked.count and asked.in_force and set(asked.in_force) <= ready
     return "ready" if is_so else "starting"
 
@@ -50,42 +68,22 @@ def fleet(
     devices: Sequence[DeviceMessage],
 ) -> Fleet:
     """All that is told, of the table at `revision`."""
-    names = dict.fromkeys([*desired.wanted, *sorted(processes.backends())])
-    backends = {
-        name: backend(
-            name, desired.wanted.get(name), processes.of(name),
-            error=errors(name), waits=waits.get(name), loads=loads,
-            is_beside=name in desired.beside, on_demand=desired.demand.knows(name),
+    backends: dict[str, ServedBackend] = {}
+    for name in dict.fromkeys([*desired.wanted, *sorted(processes.backends())]):
+        asked, own = desired.wanted.get(name), processes.of(name)
+        backends[name] = told_backend(
+            asked,
+            [each.value for each in own],
+            [_process(each, asked.version if asked else "") for each in own],
+            runs=any(each.pid is not None for each in own),
+            error=errors(name),
+            waits=waits.get(name),
+            starts=loads.starts.get(name, 0),
+            load_s=loads.load_s.get(name),
+            is_beside=name in desired.beside,
+            on_demand=desired.demand.knows(name),
         )
-        for name in names
-    }  # fmt: skip
     return {"type": "fleet", "revision": revision, "backends": backends, "devices": devices}
-
-
-def backend(
-    name: str,
-    asked: Wanted | None,
-    own: Sequence[InstanceProcess],
-    *,
-    error: str | None,
-    waits: str | None,
-    loads: Loads,
-    is_beside: bool,
-    on_demand: bool,
-) -> ServedBackend:
-    """All that is told of one backend; `is_beside`: its addresses are in no document."""
-    state = state_of(asked, own, error, on_demand=on_demand)
-    load_s = loads.load_s.get(name)
-    version = asked.version if asked is not None else ""
-    return {
-        "state": state,
-        "error": error if asked is not None else None,
-        "waits": waits if state == "starting" else None,
-        "starts": loads.starts.get(name, 0),
-        "load_s": None if load_s is None else round(load_s, 3),
-        "addresses": list(asked.in_force) if asked is not None and is_beside else None,
-        "processes": [_process(each, version) for each in own],
-    }
 
 
 def _process(each: InstanceProcess, version: str) -> ProcessMessage:

@@ -262,8 +262,10 @@ class Connection(Client, asyncio.Protocol):
             return
         if early:
             self._linger()
-        elif close or not incoming.keep_alive or (self._deaf and not self._waiting):
+        elif close or not incoming.keep_alive:
             self.transport.close()
+        elif self._deaf and not self._waiting:
+            self._linger()
         else:
             behind = self._behind or self._current is not None
             idle_s = BODY_IDLE_S if behind else self._server.keep_alive_s

@@ -6,11 +6,11 @@ see them, and where the model itself is, is the surface's.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import orjson
 
-from instance.front.docs import docs_page
 from instance.front.driver import Driver
 from instance.front.openapi import openapi
 from instance.telemetry.metrics import Metrics
@@ -21,6 +21,7 @@ Page = tuple[int, str, bytes]  # status, media type, body
 INSTANCE = "/instance"  # what an instance says of itself, also where /info is LitServe's
 PROTOCOL_SERVER = "1"
 MODELS = "/v1/models"
+_DOCS = Path(__file__).parent / "docs.html"
 
 
 class Pages:
@@ -61,7 +62,7 @@ class Pages:
         }
         if settings.documents:
             self._pages["/openapi.json"] = openapi
-            self._pages["/docs"] = lambda: (200, "text/html; charset=utf-8", docs_page())
+            self._pages["/docs"] = lambda: (200, "text/html; charset=utf-8", _DOCS.read_bytes())
 
     def learn(self) -> None:
         """Adds what the model's spec wants, once a worker has said what the model is."""

@@ -19,15 +19,12 @@ class Framing(Protocol):
 
     def item(self, value: Any, choice: int = 0) -> bytes | bytearray | memoryview:
         """The bytes of one item of one choice; empty if nothing is to be sent yet."""
-        ...
 
     def finish(self) -> bytes:
         """The bytes after the last item of a stream all of whose choices end in order."""
-        ...
 
     def error(self, problem: Problem) -> bytes:
         """The explicit end of a stream that failed; empty where there is no word for it."""
-        ...
 
 
 class _Asked(Protocol):
@@ -41,15 +38,12 @@ class _Asked(Protocol):
 
     def read(self, request: Request, parse: Parse) -> Any:
         """The validated request; `parse` validates a JSON body."""
-        ...
 
     def decoded(self, request: Any) -> Any:
         """The model's input of a validated request, if it does not decode it itself."""
-        ...
 
     def context(self, request: Any) -> dict[str, Any]:
         """What the hooks find in their context."""
-        ...
 
 
 class AnsweringSpec(_Asked, Protocol):
@@ -59,7 +53,6 @@ class AnsweringSpec(_Asked, Protocol):
 
     def answer(self, output: Any, request: Any, context: dict[str, Any]) -> Any:
         """The whole answer of an encoded output; `context` is what the hooks left there."""
-        ...
 
 
 class StreamingSpec(_Asked, Protocol):
@@ -69,11 +62,9 @@ class StreamingSpec(_Asked, Protocol):
 
     def choices(self, request: Any) -> int:
         """How many answers a request asks for: the model is run once for each."""
-        ...
 
     def framing(self, request: Any) -> Framing:
         """How the outputs become the answer."""
-        ...
 
 
 Spec = AnsweringSpec | StreamingSpec

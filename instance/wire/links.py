@@ -40,7 +40,6 @@ class Link(Protocol):
 
     async def room(self, job: int) -> bool:
         """Waits until `job` may send one more item; False when its client has left."""
-        ...
 
 
 class Severed:

@@ -21,7 +21,7 @@ def test_events_arrive_one_by_one_and_end_with_the_gateway(player) -> None:
     player.emit({"type": "edit", "revision": 43})
     player.emit({"type": "health", "instance": "127.0.0.1:8001"})
     player.listeners[0].put(None)
-    reader.join(5)
+    reader.join(60)
     assert got == ["edit", "health"]
 
 

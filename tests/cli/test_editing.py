@@ -1,6 +1,7 @@
 """What the commands that edit send, show and refuse."""
 
 import json
+import sys
 from fractions import Fraction
 
 import pytest
@@ -277,9 +278,15 @@ def test_drain_waits_until_nothing_is_in_flight(headgate, player) -> None:
     ]
 
 
-def test_waiting_tells_each_new_count_once(capsys) -> None:
-    import sys
+def test_who_has_no_time_left_at_the_first_look_is_told_what_is_in_flight(capsys) -> None:
+    moments = iter([0.0, 9.0])
+    assert not wait_until_empty(
+        lambda: 2, progress=sys.stderr, timeout_s=0.1, clock=lambda: next(moments)
+    )
+    assert capsys.readouterr().err.splitlines() == ["2 in flight"]
 
+
+def test_waiting_tells_each_new_count_once(capsys) -> None:
     counts = iter([3, 3, 1, 0])
     assert wait_until_empty(
         lambda: next(counts), progress=sys.stderr, clock=lambda: 0.0, sleep=lambda _: None

@@ -174,7 +174,12 @@ async def test_drain_waits_for_what_is_in_flight() -> None:
                 asyncio.create_task(gateway.client.get(f"{gateway.url}/{n}", timeout=60))
                 for n in range(8)
             ]
-            await eventually(lambda: slow.exchanges, what="one is in flight there")
+
+            async def is_told() -> bool:
+                instances = (await gateway.status())["backends"]["main"]["instances"]
+                return bool(instances[slow.address]["in_flight"])
+
+            await eventually(is_told, what="one is in flight there, and that is known")
             drain = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "gateway", "drain", slow.address, "--wait",
                 stdout=PIPE, stderr=PIPE, cwd=gateway.folder, env=variables(gateway),

@@ -146,7 +146,7 @@ def test_watching_prints_the_rows_that_change_and_no_others(player) -> None:
         assert effective == [["digits-linear", "90", "100.0"], ["digits-cnn", "90", "0.0"]]
         assert watch.stdout.readline() == "gone: digits-cnn  127.0.0.1:8003\n"
         watch.send_signal(signal.SIGINT)
-        assert watch.wait(10) == -signal.SIGINT
+        assert watch.wait(60) == -signal.SIGINT
         assert watch.stderr.read() == ""
     finally:
         watch.kill()

@@ -1,8 +1,9 @@
 """A store that keeps revisions as long as the process lives, and passes the conformance tests."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import orjson
 
@@ -70,3 +71,17 @@ class MemoryStore:
 
     def close(self) -> None:
         self._revisions.clear()
+
+
+class InMemory:
+    """A `Keeper` that forgets with its process."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def load(self) -> dict[str, Any]:
+        found: dict[str, Any] = orjson.loads(orjson.dumps(self.kept))
+        return found
+
+    def keep(self, rollouts: Mapping[str, Any]) -> None:
+        self.kept = orjson.loads(orjson.dumps(rollouts))

@@ -8,8 +8,9 @@ from typing import Any
 from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.controller import Rollouts
-from gateway.controlplane.rollouts.keeping import InMemory, Keeper
+from gateway.controlplane.rollouts.keeping import Keeper
 from gateway.core.table import Table
+from tests.controlplane.memory_store import InMemory
 
 FILE = """
 backends:

@@ -79,3 +79,15 @@ async def test_a_model_that_a_rollout_leads_to_is_not_unloaded(
     assert status == 409
     assert "a rollout leads to" in problem["detail"]
     assert told == []
+
+
+async def test_a_condition_counts_only_where_it_would_be_done_without_it(
+    served: Admin, told: list[Any]
+) -> None:
+    other = {"If-Match": '"another"'}
+    refused = [
+        (await served.ask("POST", f"/admin/v1/backends/{backend}/{word}", {}, headers=other))[0]
+        for backend, word in (("boot", "start"), ("lazy", "start"), ("lazy", "stop"))
+    ]
+    assert refused == [409, 412, 412]
+    assert told == []

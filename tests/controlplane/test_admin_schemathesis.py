@@ -61,10 +61,10 @@ def url() -> Iterator[str]:
 
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    asyncio.run_coroutine_threadsafe(serve(), loop).result(10)
+    asyncio.run_coroutine_threadsafe(serve(), loop).result(60)
     yield ready[0]
     loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    thread.join(60)
 
 
 def operations() -> list[Any]:

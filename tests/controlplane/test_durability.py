@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from tests.controlplane.test_store import opened as read_state
+from tests.harness.gateway import eventually
 from tests.harness.stretch import Stretch
 
 WEIGHTS = "/admin/v1/routes/digits/weights"
@@ -87,7 +88,7 @@ async def test_r52_no_acknowledged_edit_is_lost_to_kill_9(tmp_path: Path, kills:
     chance = random.Random(52)
     acknowledged: list[tuple[int, int]] = []
     checked = 0
-    for _ in range(kills):
+    for life in range(kills):
         async with running(tmp_path) as process:
             _, table = await process.ask("GET", "/admin/v1/table")
             last = acknowledged[-1][0] if acknowledged else 1
@@ -99,7 +100,10 @@ async def test_r52_no_acknowledged_edit_is_lost_to_kill_9(tmp_path: Path, kills:
             if table["revision"] > last:
                 weight = table["routes"]["digits"]["split"]["digits-cnn"]
                 acknowledged.append((table["revision"], weight))
+            before = len(acknowledged)
             writer = asyncio.create_task(write_until_gone(process, acknowledged))
+            if life % 4 != 3:  # else whenever it is, also before the first answer
+                await eventually(lambda: len(acknowledged) > before + 1 or writer.done())
             await asyncio.sleep(chance.random() * 0.2)
             process.process.kill()
             await writer

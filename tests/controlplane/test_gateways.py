@@ -37,7 +37,7 @@ class Play:
         self.events = Events()
         self.gateways = SharedGateways(
             self, member("gw-a", 0), self.events, lambda *told: self.told.append(told),
-            clock=lambda: self.now, patience_s=30.0,
+            clock=lambda: self.now, wait_s=30.0,
         )  # fmt: skip
 
     def join(self, *, look: Callable[[Seen], None], told: Callable[[Lease], None], alive: Any):  # type: ignore[no-untyped-def]
@@ -123,7 +123,7 @@ async def test_the_first_edit_waits_for_a_lease_that_is_just_being_taken() -> No
     await first
     await play.hold(0.0, "lost")
     with pytest.raises(Unavailable):
-        await asyncio.wait_for(play.gateways.check(), 1.0)
+        await asyncio.wait_for(play.gateways.check(), 30)
 
 
 async def test_a_lease_ends_by_the_own_clock_although_nobody_says_so(play: Play) -> None:

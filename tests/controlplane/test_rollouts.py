@@ -12,7 +12,7 @@ from gateway.controlplane.events import Events
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.commands import Commands, How
 from gateway.controlplane.rollouts.controller import LOADING_S, Rollouts
-from gateway.controlplane.rollouts.keeping import InMemory, Keeper, RolloutFile
+from gateway.controlplane.rollouts.keeping import Keeper, RolloutFile
 from gateway.controlplane.rollouts.tallies import MOST_NAMED, Tallies
 from gateway.controlplane.store.store import DiskRefused, StateRefused
 from gateway.core import edits
@@ -20,7 +20,7 @@ from gateway.core.faults import Conflict, Invalid, Missing
 from gateway.core.mirrored import Counts
 from gateway.wire.messages import Judging
 from tests.controlplane.conftest import FILE, make_publisher
-from tests.controlplane.memory_store import MemoryStore
+from tests.controlplane.memory_store import InMemory, MemoryStore
 
 PLAN = {"to": "digits-cnn", "steps": [5, 50, 100], "hold": "60s", "min_requests": 10, "warmup": 0}
 START = {"digits-linear": 90, "digits-cnn": 10}

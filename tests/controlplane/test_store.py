@@ -267,7 +267,6 @@ def test_r53_other_damage_is_refused_with_one_clear_line(
     assert path.exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a while")
 def test_r53_a_database_of_another_program_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     with closing(sqlite3.connect(path)) as db:
@@ -279,6 +278,7 @@ def test_r53_a_database_of_another_program_is_refused_and_kept(tmp_path: Path) -
     assert [file.name for file in tmp_path.iterdir()] == ["state.db"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a while")
 def test_r53_a_file_of_somebody_else_is_refused_and_kept(path: Path) -> None:
     with TemporaryDirectory() as folder:
         moved = Path(folder) / path.name

@@ -290,8 +290,10 @@ def test_an_exact_match_is_rewritten_as_a_whole() -> None:
     ids=["paths", "hosts", "headers", "json"],
 )
 def test_a_thousand_routes_cost_what_ten_do(routes: list[Route]) -> None:
-    def seconds(count: int) -> float:
-        matcher = Matcher.of(routes[:count])
+    best = {10: 1.0, 1000: 1.0}
+
+    def measure(count: int) -> None:
+        matcher = matchers[count]
         last = f"{count - 1}"
         request = {
             "host": f"h{last}.example.com",
@@ -300,15 +302,16 @@ def test_a_thousand_routes_cost_what_ten_do(routes: list[Route]) -> None:
         }
         path = f"/team{last}/model/predict"
         assert name_of(ask(matcher, path, **request)) == f"r{last}"
-        best = 1.0
-        for _ in range(20):
-            begin = time.thread_time()
-            for _ in range(50):
-                ask(matcher, path, **request)
-            best = min(best, time.thread_time() - begin)
-        return best
+        begin = time.thread_time()
+        for _ in range(50):
+            ask(matcher, path, **request)
+        best[count] = min(best[count], time.thread_time() - begin)
 
-    assert seconds(1000) < 3 * seconds(10)
+    matchers = {count: Matcher.of(routes[:count]) for count in best}
+    for _ in range(20):
+        for count in best:  # by turns: whoever shares the processor meanwhile slows down both
+            measure(count)
+    assert best[1000] < 3 * best[10]
 
 
 def test_r10_a_target_of_thousands_of_slashes_costs_little() -> None:

@@ -18,11 +18,11 @@ from gateway.core.placement import (
     on_demand,
     outlook,
     place,
-    settled,
     steps,
     unplaced,
     version_of,
     wanted,
+    with_places,
 )
 from gateway.core.table import Document, Table
 
@@ -171,7 +171,7 @@ class TestDocument:
 
     def test_a_start_says_all_anew(self) -> None:
         document_ = document(a=served("m:A", 1, placed=(9,)), b=served("m:B", placed=(8,)))
-        assert settled(document_, {"b": ["http://127.0.0.1:7"]}) == document(
+        assert with_places(document_, {"b": ["http://127.0.0.1:7"]}) == document(
             a=served("m:A", 1), b=served("m:B", placed=(7,))
         )
 
@@ -413,7 +413,7 @@ def test_after_any_edits_what_runs_is_what_the_table_says_and_nobody_lost_a_plac
 def test_what_a_cluster_has_is_told_beside_the_document() -> None:
     document = {"backends": {"a": {"serve": {"model": "m:M"}}}, "routes": {}}
     placed = {"a": ["fleet://a", "http://10.0.0.4:20001"]}
-    assert settled(document, placed)["backends"]["a"]["placed"] == ["fleet://a"]
+    assert with_places(document, placed)["backends"]["a"]["placed"] == ["fleet://a"]
 
 
 def test_who_starts_none_leaves_what_a_shared_fleet_has_where_it_is() -> None:

@@ -59,15 +59,15 @@ async def stub() -> AsyncIterator[Callable[..., Awaitable[StubInstance]]]:
 
     yield start
     for instance in started:
-        await instance.stop()
+        await instance.close()
 
 
 @pytest.fixture
 async def rig() -> AsyncIterator[Callable[..., Awaitable[Rig]]]:
     started: list[Rig] = []
 
-    async def start(**options: Any) -> Rig:
-        made = await Rig(**options).start()
+    async def start(*clock: Any, **options: Any) -> Rig:
+        made = await Rig(*clock, **options).start()
         started.append(made)
         return made
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -13,11 +14,13 @@ from gateway.controlplane.watch.counters import Tally, Totals
 from gateway.core.health import UNKNOWN
 from gateway.core.options import DataplaneOptions
 from gateway.core.table import Table
+from gateway.dataplane.deadlines import TICK_S, Timed
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.listener import Client
 from gateway.dataplane.plane import Plane
 from gateway.telemetry.metrics import REQUEST, REQUESTS, RETRIES
 from gateway.wire.channel import Channel
+from tests.dataplane.clocks import StoppedClock
 
 Script = Callable[["Conversation"], Awaitable[None]]
 
@@ -87,11 +90,18 @@ class StubInstance:
         self.received: list[bytes] = []
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._place = socket.socket()
         self.port = 0
 
     async def start(self, port: int = 0) -> "StubInstance":
-        self._server = await asyncio.start_server(self._serve, self.host, port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        if not self.port:
+            # Its place is its own when it does not listen, too: nobody else's stub answers there.
+            self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._place.bind((self.host, port))
+            self.port = self._place.getsockname()[1]
+        self._server = await asyncio.start_server(
+            self._serve, self.host, self.port, reuse_port=True
+        )
         return self
 
     @property
@@ -124,12 +134,24 @@ class StubInstance:
             task.cancel()
         await asyncio.sleep(0)
 
+    async def close(self) -> None:
+        """Stops for good, and leaves its place to others."""
+        await self.stop()
+        self._place.close()
+
+
+class _Moment(Timed):
+    def expired(self, now: float) -> None:
+        """It was over long ago: the plane looks at once what else is due."""
+
 
 class Rig:
     """A plane that listens on an ephemeral port, without any control process."""
 
-    def __init__(self, **options: Any) -> None:
-        self.plane = Plane(DataplaneOptions(**options), asyncio.get_running_loop())
+    def __init__(self, clock: Callable[[], float] = time.monotonic, **options: Any) -> None:
+        self.clock = clock
+        loop = asyncio.get_running_loop()
+        self.plane = Plane(DataplaneOptions(**options), loop, now=clock)
         self.exchange_of: type[Exchange] = Exchange
         self.port = 0
         self.revision = 0
@@ -190,6 +212,12 @@ class Rig:
             "routes": {"r": {"match": "/", "split": {"b": 1}}},
         }
         return Table.from_document(document, self.revision)
+
+    def later(self, seconds: float) -> None:
+        """So long passes at once, and the moment by which a deadline may be late."""
+        assert isinstance(self.clock, StoppedClock)
+        self.clock.now += seconds + 1.5 * TICK_S
+        self.plane.wheel.set(_Moment(), 0.0)
 
     async def connect(self) -> "Peer":
         return Peer(*await asyncio.open_connection("127.0.0.1", self.port))
@@ -307,7 +335,7 @@ class Peer:
                 answer.body = body
         return await self.reader.read()
 
-    async def at_end(self, timeout: float = 3.0) -> bytes:
+    async def at_end(self, timeout: float = 60.0) -> bytes:
         """Everything until the gateway ends the connection."""
         async with asyncio.timeout(timeout):
             try:
@@ -319,7 +347,7 @@ class Peer:
         self.writer.close()
 
 
-async def until(condition: Callable[[], bool], timeout: float = 30.0) -> None:
+async def until(condition: Callable[[], bool], timeout: float = 60.0) -> None:
     """Waits until `condition` holds; fails when it does not in time."""
     async with asyncio.timeout(timeout):
         while not condition():

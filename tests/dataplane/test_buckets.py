@@ -5,7 +5,6 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
 from multiprocessing import get_context
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from gateway.core.entries import Limits
 from gateway.core.rate_limit import part
-from gateway.dataplane.buckets import LOCKS, Bucket, Buckets, Busy, Refused
+from gateway.dataplane.buckets import LOCKS, Bucket, Buckets, Busy, OverLimit
 from gateway.telemetry.book import shared_memory
 
 FORK = get_context("fork")
@@ -22,7 +21,7 @@ FORK = get_context("fork")
 def takes(bucket: Bucket, now: float) -> bool:
     try:
         bucket.enter(now)
-    except Refused:
+    except OverLimit:
         return False
     return True
 
@@ -31,24 +30,10 @@ def alone(limits: Limits) -> Bucket:
     return Buckets(None, 1).bucket("key", "acme", limits)
 
 
-def in_process(work: Callable[[], Any]) -> Any:
-    """What `work` gives in a process of its own, which has ended."""
-    reader, writer = FORK.Pipe(False)
-
-    def run() -> None:
-        writer.send(work())
-
-    process = FORK.Process(target=run)
-    process.start()
-    answer = reader.recv()
-    process.join()
-    return answer
-
-
 def test_a_bucket_gives_its_burst_and_then_the_rate() -> None:
     bucket = alone(Limits(10, 1.0, 5))
     assert [takes(bucket, 100.0) for _ in range(6)] == [True] * 5 + [False]
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(OverLimit) as refused:
         bucket.enter(100.04)
     assert refused.value.wait_s == pytest.approx(0.06)
     assert bucket.wait_s(100.04) == pytest.approx(0.06)

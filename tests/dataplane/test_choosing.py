@@ -8,7 +8,7 @@ from gateway.core.balancing import FADE_S
 from gateway.core.splitting import sticky_backend
 from gateway.dataplane.observing import report
 from gateway.telemetry.metrics import RETRIES
-from tests.dataplane.rig import Conversation, until
+from tests.dataplane.rig import Answer, Conversation, until
 
 HOST = b"Host: gw.test\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -86,23 +86,34 @@ async def test_failing_instances_are_better_than_none(rig, stub):
     assert (await gateway.ask(GET)).status == 200
 
 
-async def slow(conversation: Conversation) -> None:
-    while True:
-        await conversation.request()
-        await asyncio.sleep(0.1)
-        await conversation.answer()
+class Held:
+    """An instance that answers once it is `released`."""
+
+    def __init__(self) -> None:
+        self.released = asyncio.Event()
+
+    async def __call__(self, conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await self.released.wait()
+            await conversation.answer()
 
 
 async def test_requests_queue_for_room_and_are_all_answered(rig, stub):
-    gateway, instance = await rig(), await stub(slow)
+    held = Held()
+    gateway, instance = await rig(), await stub(held)
     gateway.one(instance, backend={"max_in_flight": 2})
-    answers = await asyncio.gather(*(gateway.ask(GET) for _ in range(8)))
+    asking = [asyncio.ensure_future(gateway.ask(GET)) for _ in range(8)]
+    await until(lambda: len(gateway.plane.live.backends["b"].waiting) == 6)
+    held.released.set()
+    answers = await asyncio.gather(*asking)
     assert [answer.status for answer in answers] == [200] * 8
     assert instance.connections == 2
 
 
 async def test_a_full_queue_refuses_at_once(rig, stub):
-    gateway, instance = await rig(), await stub(slow)
+    held = Held()
+    gateway, instance = await rig(), await stub(held)
     gateway.one(instance, backend={"max_in_flight": 1, "queue": {"size": 1}})
     first = asyncio.ensure_future(gateway.ask(GET))
     await until(lambda: gateway.plane.live.backends["b"].in_flight == 1)
@@ -112,6 +123,7 @@ async def test_a_full_queue_refuses_at_once(rig, stub):
     assert (third.status, third.error) == (503, "queue_full")
     assert b"(queue.size)" in third.body, "the setting is named where one meets it"
     assert int(third.get("retry-after") or 0) >= 1
+    held.released.set()
     assert (await first).status == (await second).status == 200
 
 
@@ -163,7 +175,7 @@ async def test_waiting_too_long_is_a_503(rig, stub):
         await conversation.reader.read()
 
     gateway = await rig()
-    gateway.one(await stub(hang), backend={"max_in_flight": 1, "queue": {"timeout": "2s"}})
+    gateway.one(await stub(hang), backend={"max_in_flight": 1, "queue": {"timeout": "60s"}})
     first = await gateway.connect()
     first.write(GET)
     backend = gateway.plane.live.backends["b"]
@@ -199,7 +211,8 @@ async def test_the_load_report_is_read_and_removed(rig, stub):
 
 
 async def test_an_edit_keeps_what_stays_and_drains_what_goes(rig, stub):
-    gateway, stays, goes = await rig(), await stub(slow), await stub(slow)
+    held = Held()
+    gateway, stays, goes = await rig(), await stub(held), await stub(held)
     gateway.one(stays, goes, backend={"balance": "round_robin"})
     asking = [asyncio.ensure_future(gateway.ask(GET)) for _ in range(4)]
     backend = gateway.plane.live.backends["b"]
@@ -208,6 +221,7 @@ async def test_an_edit_keeps_what_stays_and_drains_what_goes(rig, stub):
     gateway.one(stays)
     assert backend.instances == {stays.address: kept}
     assert kept.load.in_flight == 2
+    held.released.set()
     assert {answer.status for answer in await asyncio.gather(*asking)} == {200}
     assert (await gateway.ask(GET)).get("x-headgate-revision") == "2"
     await until(lambda: goes.open == 0)
@@ -281,9 +295,11 @@ async def test_r56_what_is_tried_again_elsewhere_leaves_the_shares_of_the_rest_a
     document = two(breaks, works, split={"a": 60, "b": 40})
     document["backends"] = {name: {**spec, **GRUMPY} for name, spec in document["backends"].items()}
     gateway.table(document)
+    peer = await gateway.connect()
     count = 300
     for number in range(1, count + 1):
-        assert (await gateway.ask(GET)).get("x-headgate-backend") == "b"
+        peer.write(GET)
+        assert (await peer.answer()).get("x-headgate-backend") == "b"
         assert abs(breaks.connections - 0.6 * number) <= 8, number
     assert gateway.plane.counters.value(RETRIES, "r", "reset") == breaks.connections
 
@@ -299,14 +315,20 @@ async def test_r56_shares_hold_among_sticky_forced_and_json_requests(rig, stub):
         fields = b"".join(line + b"\r\n" for line in (*lines, b"Content-Length: %d" % len(body)))
         return b"POST /x HTTP/1.1\r\n" + HOST + fields + b"\r\n" + body
 
+    peer = await gateway.connect()
+
+    async def ask(*lines: bytes) -> Answer:
+        peer.write(post(*lines))
+        return await peer.answer()
+
     seen = {"a": 0, "b": 0}
     for number in range(1, 301):
-        answer = await gateway.ask(post())
+        answer = await ask()
         seen[answer.get("x-headgate-backend") or ""] += 1
         assert abs(seen["b"] - 0.03 * number) <= 8, number
-        forced = await gateway.ask(post(b"X-Headgate-Backend: b"))
+        forced = await ask(b"X-Headgate-Backend: b")
         assert forced.get("x-headgate-backend") == "b"
-        assert (await gateway.ask(post(b"X-User: u%d" % number))).status == 200
+        assert (await ask(b"X-User: u%d" % number)).status == 200
 
 
 async def test_r33_a_request_that_failed_goes_to_the_fallback_and_nowhere_else(rig, stub):

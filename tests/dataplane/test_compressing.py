@@ -258,9 +258,9 @@ async def test_who_takes_nothing_holds_the_instance_back_and_gets_all_in_the_end
     peer = await gateway.connect()
     peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
     peer.write(ASK % (b"GET", b"gzip"))
-    await until(lambda: any(getattr(each, "stalled", False) for each in gateway.plane.clients), 10)
+    await until(lambda: any(getattr(each, "stalled", False) for each in gateway.plane.clients))
     peer.writer.transport.resume_reading()  # type: ignore[attr-defined]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         answer = await peer.answer()
     assert gzip.decompress(answer.body) == body
     peer.close()

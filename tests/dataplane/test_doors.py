@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.dataplane.connection import BODY
 from gateway.dataplane.exchange import Exchange
 from tests.dataplane.rig import Conversation, StubInstance, until
 
@@ -124,7 +125,7 @@ async def test_a_fault_in_a_body_that_is_gathered_is_a_500(rig, stub) -> None:
     gateway.exchange_of = failing("gathered")
     peer = await gateway.connect()
     peer.write(b"POST /bad HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 2\r\n\r\n")
-    await asyncio.sleep(0.02)
+    await until(lambda: any(client.state == BODY for client in gateway.plane.clients))
     peer.write(b"hi")
     async with asyncio.timeout(30):
         assert (await peer.answer()).status == 500

@@ -3,11 +3,16 @@
 import asyncio
 import contextlib
 import resource
+import time
+from dataclasses import replace
 
 import pytest
 
+from gateway.core.health import AVOID_S
+from gateway.dataplane.attempt import UNREAD_S
 from gateway.dataplane.permits import Permits
 from gateway.telemetry.metrics import RETRIES, RETRIES_DENIED
+from tests.dataplane.clocks import Standstill, StoppedClock
 from tests.dataplane.rig import Conversation, until
 from tests.harness.black_hole import BlackHole
 
@@ -71,7 +76,7 @@ TWO = {"routes": {"r": {"match": "/", "split": {"a": 1, "b": 1}}}}
 
 async def test_r24_a_version_that_loads_again_gives_its_whole_share_to_the_others(rig, stub):
     """Nobody has been refused a connection and no probe came by: the first answer must do."""
-    gateway = await rig(retry_min_per_s=0.0, retry_percent=0.0)
+    gateway = await rig(StoppedClock(), retry_min_per_s=0.0, retry_percent=0.0)
     loads, works = await stub(unready(b"Connection: close\r\n")), await stub(named(b"ok"))
     versions = {"a": {"instances": [loads.url]}, "b": {"instances": [works.url]}}
     gateway.table({"backends": versions, **TWO})
@@ -84,7 +89,7 @@ async def test_r24_a_version_that_loads_again_gives_its_whole_share_to_the_other
 
 
 async def test_r41_to_move_on_costs_only_where_somebody_takes_requests(rig, stub):
-    gateway = await rig(retry_min_per_s=0.0, retry_percent=0.0)
+    gateway = await rig(StoppedClock(), retry_min_per_s=0.0, retry_percent=0.0)
     one, two = [await stub(unready(b"Connection: close\r\n")) for _ in range(2)]
     versions = {"a": {"instances": [one.url]}, "b": {"instances": [two.url]}}
     gateway.table({"backends": versions, **TWO})
@@ -94,7 +99,7 @@ async def test_r41_to_move_on_costs_only_where_somebody_takes_requests(rig, stub
 
 
 async def test_r41_who_refuses_connections_is_tried_again_for_a_price(rig, stub):
-    gateway = await rig(retry_min_per_s=0.0, retry_percent=0.0)
+    gateway = await rig(StoppedClock(), retry_min_per_s=0.0, retry_percent=0.0)
     dead = [await stub(named(b"dead")) for _ in range(3)]
     gateway.one(*dead)
     for each in dead:
@@ -106,7 +111,7 @@ async def test_r41_who_refuses_connections_is_tried_again_for_a_price(rig, stub)
 
 
 async def test_r24_a_version_that_died_is_asked_again_after_a_moment(rig, stub):
-    gateway = await rig(retry_min_per_s=1.0, retry_percent=0.0)
+    gateway = await rig(StoppedClock(), retry_min_per_s=1.0, retry_percent=0.0)
     dies, works = await stub(named(b"a")), await stub(named(b"b"))
     versions = {"a": {"instances": [dies.url]}, "b": {"instances": [works.url]}}
     gateway.table({"backends": versions, **TWO})
@@ -115,12 +120,14 @@ async def test_r24_a_version_that_died_is_asked_again_after_a_moment(rig, stub):
     assert {(answer.status, answer.body) for answer in answers} == {(200, b"b")}
     await dies.start(dies.port)
     live = gateway.plane.live.backends["a"]
+    assert live.vacant
+    gateway.later(AVOID_S)
     await until(lambda: not live.vacant)
     assert {(await gateway.ask(POST)).body for _ in range(4)} == {b"a", b"b"}
 
 
 async def test_r24_a_fallback_takes_over_at_once_too(rig, stub):
-    gateway = await rig(retry_min_per_s=1000.0)
+    gateway = await rig(StoppedClock(), retry_min_per_s=1000.0)
     loads, spare = await stub(unready(b"Connection: close\r\n")), await stub(named(b"ok"))
     versions = {"a": {"instances": [loads.url]}, "b": {"instances": [spare.url]}}
     route = {"match": "/", "split": {"a": 1}, "on_unavailable": {"fallback": "b"}}
@@ -222,6 +229,7 @@ async def test_who_does_not_accept_in_time_is_busy_and_not_a_new_process(rig, st
         answer = await gateway.ask(POST)
     assert (answer.status, answer.error) == (502, "connect_failed")
     assert gateway.seen == ["unreachable"]
+    live.pool.timeouts = replace(live.pool.timeouts, connect_s=60.0)
     live.pool.port, busy = instance.port, True
     answer = await gateway.ask(POST)
     assert (answer.status, answer.body) == (503, b"later")
@@ -265,14 +273,18 @@ async def test_r42_a_deadline_is_told_and_kept(rig, stub):
 
     gateway, instance = await rig(), await stub(script)
     gateway.one(instance, route={"deadline": "200ms"})
-    began = asyncio.get_running_loop().time()
-    answer = await gateway.ask(GET)
-    took = asyncio.get_running_loop().time() - began
-    assert (answer.status, answer.error) == (504, "deadline")
-    assert 0.2 <= took < 0.3
-    (line,) = [part for part in seen[0].split(b"\r\n") if part.startswith(b"X-Headgate-Timeout")]
-    assert 150 <= int(line.split(b":")[1]) <= 200
-    await until(lambda: instance.open == 0, 0.2)
+    async with Standstill() as still:
+        began = time.monotonic()
+        answer = await gateway.ask(GET)
+        took_s = time.monotonic() - began
+        assert (answer.status, answer.error) == (504, "deadline")
+        assert 0.2 <= took_s < 0.3 + still.seconds
+        (line,) = [
+            each for each in seen[0].split(b"\r\n") if each.startswith(b"X-Headgate-Timeout")
+        ]
+        assert 150 - 1000 * still.seconds <= int(line.split(b":")[1]) <= 200
+        await until(lambda: instance.open == 0)
+        assert time.monotonic() - began < took_s + 0.2 + still.seconds
 
 
 async def test_r42_the_client_may_say_how_long_it_waits(rig, stub):
@@ -297,8 +309,11 @@ async def test_r43_a_client_that_leaves_takes_its_work_back(rig, stub):
     peer = await gateway.connect()
     peer.write(POST)
     await until(lambda: instance.open == 1)
-    peer.close()
-    await until(lambda: instance.open == 0, 0.2)
+    async with Standstill() as still:
+        began = time.monotonic()
+        peer.close()
+        await until(lambda: instance.open == 0)
+        assert time.monotonic() - began < 0.2 + still.seconds
     await until(lambda: gateway.count("client_left") == 1)
     backend = gateway.plane.live.backends["b"]
     assert backend.in_flight == 0
@@ -355,59 +370,69 @@ async def test_r21_an_idle_client_is_closed_cleanly(rig):
     assert await peer.at_end() == b""
 
 
-@pytest.mark.paced
 async def test_r22_an_idle_limit_is_learned_from_the_instance(rig, stub):
-    async def script(conversation: Conversation) -> None:
-        while True:
-            async with asyncio.timeout(0.15):
-                await conversation.request()
-            await conversation.answer()
+    over = asyncio.Event()
 
-    gateway, instance = await rig(), await stub(script)
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.answer()
+        await over.wait()
+
+    gateway, instance = await rig(StoppedClock()), await stub(script)
     gateway.one(instance)
+    (live,) = gateway.plane.live.backends["b"].instances.values()
     peer = await gateway.connect()
-    for _ in range(10):
+    for number in range(1, 11):
         peer.write(POST)
         assert (await peer.answer()).status == 200
-        await asyncio.sleep(0.25)  # well after the instance has closed
-    (live,) = gateway.plane.live.backends["b"].instances.values()
+        gateway.later(0.15)
+        over.set()
+        await until(lambda: not instance.open and not live.pool.connections)
+        over.clear()
+        assert instance.connections == number
     assert live.pool.idle_limit_s < 0.15
 
 
-@pytest.mark.paced
 async def test_r22_one_early_end_costs_pooling_for_moments_only(rig, stub):
     """A server that ends each worker after so many requests (max_requests) has no idle limit."""
+
+    over = asyncio.Event()
 
     async def recycled(conversation: Conversation) -> None:
         for _ in range(3 if conversation.number == 1 else 10_000):
             await conversation.request()
             await conversation.answer()
-        await asyncio.sleep(0.03)
+        await over.wait()
 
-    gateway, instance = await rig(upstream_idle_s=2.0), await stub(recycled)
+    gateway, instance = await rig(StoppedClock(), upstream_idle_s=2.0), await stub(recycled)
     gateway.one(instance)
     (live,) = gateway.plane.live.backends["b"].instances.values()
     peer = await gateway.connect()
-    lowest_s = 2.0
-    for number in range(60):
+
+    async def asked_after(idle_s: float) -> None:
+        gateway.later(idle_s)
         peer.write(POST)
         assert (await peer.answer()).status == 200
         assert len(live.pool.watched) <= 4
-        lowest_s = min(lowest_s, live.pool.idle_limit_s)
-        if number > 3 and live.pool.idle_limit_s > 0.3:
+
+    for _ in range(3):
+        await asked_after(0.05)
+    gateway.later(0.03)
+    over.set()
+    await until(lambda: not live.pool.connections)
+    assert live.pool.idle_limit_s < 0.2
+    for _ in range(60):
+        await asked_after(0.3)
+        await asyncio.sleep(0.01)  # for those that are watched, which are looked at by and by
+        if live.pool.idle_limit_s > 0.3:
             break
-        await asyncio.sleep(0.3 if lowest_s < 2.0 else 0.05)
-    assert lowest_s < 0.2
     assert live.pool.idle_limit_s > 0.3
     connections = instance.connections
     for _ in range(5):
-        peer.write(POST)
-        assert (await peer.answer()).status == 200
-        await asyncio.sleep(0.2)
+        await asked_after(0.2)
     assert instance.connections <= connections + 1
 
 
-@pytest.mark.paced
 @pytest.mark.parametrize(
     ("says", "connections"),
     [
@@ -424,24 +449,25 @@ async def test_r22_an_idle_limit_that_an_instance_announces_is_kept(rig, stub, s
             await conversation.request()
             await conversation.answer(extra=b"Keep-Alive: %b\r\n" % says)
 
-    gateway, instance = await rig(), await stub(script)
+    gateway, instance = await rig(StoppedClock()), await stub(script)
     gateway.one(instance)
     for pause_s in (0.0, 0.1, 1.1):  # with timeout=2 nothing is used that was idle for 1 s
-        await asyncio.sleep(pause_s)
+        gateway.later(pause_s)
         answer = await gateway.ask(POST)
         assert answer.status == 200
         assert answer.get("keep-alive") is None, "it is said of one connection, not of two"
     assert instance.connections == connections
 
 
-def says_408(extra_s: float = 0.0):
-    """Answers one request of a connection, and 408 as the next one comes: too late, it says."""
+def says_408(came: asyncio.Event, says: asyncio.Event):
+    """Answers one request of a connection, and 408 as the next one `came`: too late, it `says`."""
 
     async def script(conversation: Conversation) -> None:
         await conversation.request()
         await conversation.answer(b"ok")
         await conversation.reader.read(1)
-        await asyncio.sleep(extra_s)
+        came.set()
+        await says.wait()
         conversation.write(b"HTTP/1.1 408 X\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
 
     return script
@@ -449,8 +475,10 @@ def says_408(extra_s: float = 0.0):
 
 async def test_r22_a_request_that_met_the_end_of_an_idle_connection_is_sent_again(rig, stub):
     """Nothing was read, so it is harmless for a POST too; and it is no failure of anybody."""
-    gateway = await rig(retry_min_per_s=0.0, retry_percent=0.0)
-    only = await stub(says_408())
+    gateway = await rig(StoppedClock(), retry_min_per_s=0.0, retry_percent=0.0)
+    at_once = asyncio.Event()
+    at_once.set()
+    only = await stub(says_408(asyncio.Event(), at_once))
     gateway.one(only, route={"retries": {"attempts": 1}})
     peer = await gateway.connect()
     for _ in range(5):
@@ -462,16 +490,18 @@ async def test_r22_a_request_that_met_the_end_of_an_idle_connection_is_sent_agai
     assert gateway.plane.counters.value(RETRIES, "r", "reset") == gateway.retries() == 4
 
 
-@pytest.mark.timeout(20)
 async def test_r22_a_408_that_comes_late_is_about_the_request_itself(rig, stub):
-    gateway = await rig(retry_min_per_s=0.0, retry_percent=0.0)
-    gateway.one(await stub(says_408(1.2)))
+    gateway = await rig(StoppedClock(), retry_min_per_s=0.0, retry_percent=0.0)
+    came, says = asyncio.Event(), asyncio.Event()
+    gateway.one(await stub(says_408(came, says)))
     peer = await gateway.connect()
-    statuses = []
-    for _ in range(2):
-        peer.write(POST)
-        statuses.append((await peer.answer()).status)
-    assert statuses == [200, 502]
+    peer.write(POST)
+    assert (await peer.answer()).status == 200
+    peer.write(POST)
+    await came.wait()
+    gateway.later(UNREAD_S + 0.1)
+    says.set()
+    assert (await peer.answer()).status == 502
 
 
 class AllTaken(Permits):
@@ -495,17 +525,18 @@ async def test_r41_a_retry_that_finds_no_room_costs_nothing(rig, stub):
 
 
 async def test_passive_failures_eject_and_time_brings_back(rig, stub):
-    gateway = await rig()
+    gateway = await rig(StoppedClock())
     breaks, works = await stub(drop), await stub(named(b"ok"))
     gateway.one(
         breaks, works,
-        backend={"balance": "round_robin", "eject": {"failures": 2, "base": "200ms"}},
+        backend={"balance": "round_robin", "eject": {"failures": 2, "base": "5s"}},
     )  # fmt: skip
     for _ in range(6):
         await gateway.ask(POST)
     backend = gateway.plane.live.backends["b"]
     assert [each.address for each in backend.serving] == [works.address]
     assert backend.instances[breaks.address].health.ejections == 1
+    gateway.later(5.0)
     await until(lambda: len(backend.serving) == 2)
 
 
@@ -518,7 +549,7 @@ async def test_the_last_instance_is_never_ejected(rig, stub):
 
 
 async def test_r41_retries_are_paid_from_a_budget(rig, stub):
-    gateway = await rig(retry_percent=0, retry_min_per_s=1.0)
+    gateway = await rig(StoppedClock(), retry_percent=0, retry_min_per_s=1.0)
     one, two = await stub(drop), await stub(drop)
     gateway.one(one, two, backend={"eject": {"failures": 1000}})
     for _ in range(20):
@@ -568,18 +599,28 @@ async def test_an_internal_fault_is_a_500_and_nothing_else(rig, stub):
     assert (answer.status, answer.error) == (500, "internal")
 
 
-async def drip(conversation: Conversation) -> None:
-    await conversation.request()
-    conversation.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-    while True:
-        conversation.write(b"x")
-        await asyncio.sleep(0.02)
-
-
 async def test_r27_a_dripping_instance_is_cut_at_the_deadline_and_ejected(rig, stub):
-    gateway, drips, works = await rig(), await stub(drip), await stub(named(b"ok"))
+    dripping = asyncio.Event()
+
+    async def drip(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        dripping.set()
+        while True:
+            conversation.write(b"x")
+            await asyncio.sleep(0.02)
+
+    gateway = await rig(StoppedClock())
+    drips, works = await stub(drip), await stub(named(b"ok"))
     gateway.one(drips, works, route={"deadline": "100ms"}, backend={"balance": "round_robin"})
-    answers = [await gateway.ask(GET) for _ in range(4)]
+    answers = []
+    for _ in range(4):
+        asking = asyncio.ensure_future(gateway.ask(GET))
+        await until(lambda: asking.done() or dripping.is_set())
+        if dripping.is_set():
+            dripping.clear()
+            gateway.later(0.1)
+        answers.append(await asking)
     assert {answer.whole for answer in answers} == {True, False}
     backend = gateway.plane.live.backends["b"]
     assert [each.address for each in backend.serving] == [works.address]

@@ -7,15 +7,9 @@ from hypothesis import strategies as st
 
 from gateway.core.errors import ClientFault, UpstreamFault
 from gateway.core.framing import Chunked, Sized
-from gateway.core.heads import (
-    CHUNKED,
-    ResponseHead,
-    check_start,
-    kept,
-    parse_request,
-    parse_response,
-)
+from gateway.core.heads import CHUNKED, check_start, parse_request
 from gateway.core.lines import Lines
+from gateway.core.response_heads import ResponseHead, kept, parse_response
 
 
 def request(head: bytes):

@@ -56,6 +56,7 @@ async def busy_worker(folder: Path, stub: Any, **settings: Any) -> AsyncIterator
 async def health(peer: Peer) -> tuple[int, str | None]:
     peer.write(HEALTH)
     answer = await peer.answer()
+    assert answer.status, "the connection ended without a word"
     return answer.status, answer.get("connection")
 
 
@@ -83,7 +84,7 @@ async def served_then_gone(process: Process, held: Held, *peers: Peer) -> None:
 async def test_who_is_replaced_serves_what_comes_on_open_connections(
     tmp_path, stub, signals: tuple[signal.Signals, ...]
 ):
-    async with busy_worker(tmp_path, stub, lame_duck_s=1.0) as (process, held, busy, idle):
+    async with busy_worker(tmp_path, stub, lame_duck_s=2.5) as (process, held, busy, idle):
         spare = await process.connect()
         process.process.send_signal(signals[0])
         await heard(spare)  # in this order, then

@@ -17,5 +17,5 @@ async def test_r57_who_comes_at_the_address_of_one_that_left_starts_clean() -> N
     rig.plane.swap(rig.table_of(stays, goes))
     assert live.backends["b"].instances[goes.address].health == UNKNOWN
     await rig.stop()
-    await stays.stop()
-    await goes.stop()
+    await stays.close()
+    await goes.close()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.comparing.bodies import answer_of, events
-from gateway.dataplane.pair_channel import keep_open
+from gateway.dataplane import pair_channel
 from gateway.dataplane.pairing import AT_ONCE
 from gateway.wire.pairs import hello, packed, unpacked
 from tests.dataplane.rig import Conversation, until
@@ -183,8 +183,11 @@ async def test_pairs_whose_way_is_lost_before_they_leave_are_dropped(served) -> 
 
 
 @pytest.mark.parametrize("size", [1, 4 << 20])
-async def test_pairs_that_wait_for_others_leave_with_the_worker(served, tmp_path, size) -> None:
+async def test_pairs_that_wait_for_others_leave_with_the_worker(
+    served, tmp_path, monkeypatch, size
+) -> None:
     """Large ones too, which do not go in one piece."""
+    monkeypatch.setattr(pair_channel, "LEAVES_WITHIN_S", 60.0)  # whoever is busy meanwhile
     gateway, _ = await served(saying(b"1"), saying(b"2"))
     outbox, came = gateway.plane.outbox, asyncio.get_running_loop().create_future()
     outbox.transport = None
@@ -194,7 +197,7 @@ async def test_pairs_that_wait_for_others_leave_with_the_worker(served, tmp_path
         writer.close()
 
     async with await asyncio.start_unix_server(take, tmp_path / "compare.sock"):
-        way = asyncio.create_task(keep_open(outbox, str(tmp_path / "compare.sock")))
+        way = asyncio.create_task(pair_channel.keep_open(outbox, str(tmp_path / "compare.sock")))
         outbox.wish.set()
         await until(lambda: outbox.is_open)
         pair = packed("r", "", -1, 0.0, [(200, "", "", b"x" * size)] * 2)

@@ -21,6 +21,7 @@ from gateway.processes.sockets import listen
 from gateway.telemetry.book import shared_memory
 from gateway.telemetry.metrics import REQUEST, REQUESTS
 from tests.dataplane.rig import ControlEnd, Conversation, Peer, StubInstance, control, until
+from tests.harness.stretch import Stretch
 
 ROOT = Path(__file__).parents[2]
 GET = b"GET /x HTTP/1.1\r\nHost: gw.test\r\n\r\n"
@@ -61,14 +62,14 @@ class Process:
         self.listens = False
 
     async def meet(self, **settings: Any) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             self.channel = await self.channels.get()
             self.hello = await self.receive("hello")
         await self.channel.send({"type": "configure", "settings": settings})
 
     async def receive(self, kind: str) -> dict[str, Any]:
         assert self.channel is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 message = await self.channel.receive()
                 assert message is not None
@@ -136,14 +137,15 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def worker(folder: Path, **more: Any) -> AsyncIterator[Process]:
+async def worker(folder: Path, before: str = "", **more: Any) -> AsyncIterator[Process]:
+    """A worker in `folder`; `before` is run in its process first."""
     path = folder / "channel"
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     counters = shared_memory()
     async with control(path) as channels:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", MAIN, str(sock.fileno()), str(path), str(counters),
+            sys.executable, "-c", before + MAIN, str(sock.fileno()), str(path), str(counters),
             pass_fds=[sock.fileno(), counters], cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)}, **more,
         )  # fmt: skip
@@ -378,25 +380,29 @@ async def test_r31_what_was_seen_without_a_control_process_is_told_to_the_next_o
 
 @pytest.mark.paced
 async def test_r68_sigterm_is_a_lame_duck_then_a_drain_then_0(tmp_path, stub):
-    release = asyncio.Event()
+    came, release = asyncio.Event(), asyncio.Event()
 
     async def slow(conversation: Conversation) -> None:
         while True:
             await conversation.request()
+            came.set()
             await release.wait()
             await conversation.answer()
 
     async with worker(tmp_path) as process:
-        await process.meet(lame_duck_s=0.5, drain_s=5.0)
+        await process.meet(lame_duck_s=0.5, drain_s=60.0)
         await process.table(1, await stub(slow))
         busy = await process.connect()
         busy.write(GET)
-        await asyncio.sleep(0.1)
-        await process.told_to_go()
+        await came.wait()
+        process.process.send_signal(signal.SIGTERM)
+        await process.receive("leaving")
         health = await process.connect()
         health.write(b"GET /-/health HTTP/1.1\r\nHost: gw.test\r\n\r\n")
         answer = await health.answer()
         assert (answer.status, answer.get("connection")) == (503, "close")
+        # It accepts until then, however late it is.
+        await process.channel.send({"type": "handed_over"})
         release.set()
         finished = await busy.answer()
         assert (finished.status, finished.get("connection")) == (200, "close")
@@ -419,8 +425,9 @@ async def test_r68_a_client_that_was_told_of_no_end_may_still_ask_when_idle_ones
             else:
                 await conversation.answer()
 
-    async with worker(tmp_path) as process:
-        await process.meet(lame_duck_s=0.0, drain_s=5.0)
+    patient = "from gateway.dataplane import listener\nlistener.LAST_CALL_S = 30.0\n"
+    async with worker(tmp_path, patient) as process:
+        await process.meet(lame_duck_s=0.0, drain_s=60.0)
         await process.table(1, await stub(slow))
         idle, streams = await process.connect(), await process.connect()
         idle.write(GET)
@@ -494,11 +501,13 @@ async def test_r68_a_second_sigterm_ends_it_within_a_second(tmp_path, stub):
         await process.meet(lame_duck_s=30.0, drain_s=30.0)
         await process.table(1, await stub())
         process.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.2)
-        began = time.monotonic()
-        process.process.send_signal(signal.SIGTERM)
-        assert await process.end(1.0) == 0
-        assert time.monotonic() - began < 1.0
+        await process.receive("leaving")  # two at once would be one
+        async with Stretch() as work:
+            began = time.monotonic()
+            process.process.send_signal(signal.SIGTERM)
+            assert await process.end(60) == 0
+            ended = time.monotonic()
+        assert ended - began < work.between(began, ended)
 
 
 async def test_r68_a_worker_told_to_go_accepts_until_its_successor_does(tmp_path, stub):
@@ -516,13 +525,24 @@ async def test_r68_a_worker_told_to_go_accepts_until_its_successor_does(tmp_path
         assert await process.end(60) == 0
 
 
+SAYS_THAT_IT_WAITS = """
+from gateway.dataplane.worker import Worker
+wait = Worker._hand_over
+async def said(self):
+    print("waits for a successor", flush=True)
+    await wait(self)
+Worker._hand_over = said
+"""
+
+
 async def test_r68_a_worker_told_to_go_says_so_again_to_who_takes_over(tmp_path, stub):
-    async with worker(tmp_path) as process:
-        await process.meet(lame_duck_s=0.5, drain_s=5.0)
+    async with worker(tmp_path, SAYS_THAT_IT_WAITS, stdout=asyncio.subprocess.PIPE) as process:
+        await process.meet(lame_duck_s=0.0, drain_s=5.0)
         await process.table(1, await stub())
         assert (await process.ask()).status == 200  # it listens
         process.process.send_signal(signal.SIGTERM)
         await process.receive("leaving")
+        assert await process.process.stdout.readline() == b"waits for a successor\n"
         assert process.channel is not None
         process.channel.close()
         await process.meet()

@@ -107,6 +107,13 @@ class Instance:
                 return float(line.rsplit(" ", 1)[1])
         return 0.0
 
+    def refused(self) -> str:
+        """The one line with which it refused to start, once all that it wrote was read."""
+        assert self.process.wait(120) == 1
+        self.wait_for("<end>")
+        (line,) = [line for line in self.log if line.startswith("headgate instance: ")]
+        return line
+
     def terminate(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.harness.ports import free_port
 from tests.instance.conftest import CLIENT, Instance
 
 RUN = """
@@ -42,9 +42,7 @@ class LitServe:
     """One real LitServe server, in a session of its own so that all of it can be ended."""
 
     def __init__(self, name: str, folder: Path, script: str = "") -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            self.port = sock.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         (folder / "run_litserve.py").write_text(script or RUN)
         self.log = folder / "litserve.log"
@@ -72,7 +70,7 @@ class LitServe:
 
     def end(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(20)
+        self.process.wait(60)
 
 
 class Pair:

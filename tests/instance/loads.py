@@ -3,7 +3,8 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ MODEL = """
         def setup(self, device): ...
         def predict(self, x):
             pathlib.Path("ran").open("a").write(f"{x['id']}\\n")
-            time.sleep(x.get("s", 0.3))
+            while x.get("held") and pathlib.Path("hold").exists():
+                time.sleep(0.005)
+            time.sleep(x.get("s", 0))
             return x["id"]
 
     class AsyncSlow(ModelAPI):
@@ -61,9 +64,11 @@ MODEL = """
         def setup(self, device): ...
         def predict(self, x):
             if x == "die":
-                time.sleep(0.2)
+                while pathlib.Path("hold").exists():
+                    time.sleep(0.005)
                 os._exit(3)
             if x == "hang":
+                pathlib.Path("hangs").touch()
                 time.sleep(1000)
             return [x, os.getpid()]
 
@@ -136,6 +141,17 @@ def later(call: Callable[[], Any]) -> Callable[[], Any]:
         return results[0]
 
     return result
+
+
+@contextmanager
+def holding(instance: Instance) -> Iterator[None]:
+    """What `instance` computes that heeds the file `hold` is not done meanwhile."""
+    hold = instance.cwd / "hold"
+    hold.touch()
+    try:
+        yield
+    finally:
+        hold.unlink()
 
 
 def ran(tmp_path: Path) -> list[str]:

@@ -27,7 +27,7 @@ def asked(body: bytes, head: bytes = HEAD) -> bytes:
 
 def talk(instance: Instance, *parts: bytes, pause: float = 0.0) -> bytes:
     """All that comes back for `parts` until the other end closes."""
-    with socket.create_connection(("127.0.0.1", instance.port), timeout=15) as sock:
+    with socket.create_connection(("127.0.0.1", instance.port), timeout=60) as sock:
         for part in parts:
             sock.sendall(part)
             time.sleep(pause)
@@ -38,7 +38,7 @@ def talk(instance: Instance, *parts: bytes, pause: float = 0.0) -> bytes:
 
 
 def connected(instance: Instance, sent: bytes) -> socket.socket:
-    sock = socket.create_connection(("127.0.0.1", instance.port), timeout=15)
+    sock = socket.create_connection(("127.0.0.1", instance.port), timeout=60)
     sock.sendall(sent)
     return sock
 
@@ -151,6 +151,19 @@ def test_r15_a_pipeline_without_end_is_cut_and_what_was_taken_is_answered(served
     assert instance.post(2).json() == 2
 
 
+def test_r15_what_is_sent_on_after_a_pipeline_was_cut_does_not_reset_the_connection(
+    served: Serve,
+) -> None:
+    """A reset could take answers with it that the client has not read yet."""
+    with connected(served(ECHO), asked(b"1") * 100) as sock:
+        got = b""
+        while part := sock.recv(65536):
+            got += part
+        assert 1 <= got.count(b"HTTP/1.1 200") <= 40
+        for _ in range(2):  # after a reset the second fails
+            sock.sendall(asked(b"1") * 100)
+
+
 def test_answers_wait_for_a_client_that_does_not_read(serve: Serve) -> None:
     instance = serve("""
         class Model:
@@ -160,9 +173,9 @@ def test_answers_wait_for_a_client_that_does_not_read(serve: Serve) -> None:
     """)
     sock = socket.create_connection(("127.0.0.1", instance.port))
     sock.sendall(asked(b"1") * 20)
-    eventually(lambda: instance.metric('instance_requests_total{code="200"}') >= 1)
+    eventually(lambda: instance.metric("instance_predict_seconds_count") >= 1)
     time.sleep(0.5)
-    assert instance.metric('instance_requests_total{code="200"}') < 20
+    assert instance.metric("instance_predict_seconds_count") < 20
     sock.close()
     eventually(lambda: instance.metric("instance_running") == 0)
 

@@ -7,14 +7,16 @@ import aiohttp
 import pytest
 
 from instance.settings import Settings
-from tests.instance.conftest import Instance, Serve
-from tests.instance.loads import together
+from tests.instance.conftest import Instance, Serve, eventually
+from tests.instance.loads import holding, together
 
 MODELS = """
-    import asyncio, resource, time
+    import asyncio, pathlib, resource, time
     class Model:
         def setup(self, device): ...
         def predict(self, x):
+            while pathlib.Path("hold").exists():
+                time.sleep(0.005)
             time.sleep(x)
             return x
 
@@ -24,17 +26,18 @@ MODELS = """
             return x
 
     class Together(Model):
-        inside = 0
+        def setup(self, device):
+            self.inside, self.all_inside = 0, asyncio.Event()
         async def predict(self, x):
             self.inside += 1
-            while self.inside < x:
-                await asyncio.sleep(0.01)
+            if self.inside == x:
+                self.all_inside.set()
+            await self.all_inside.wait()
             return x
 
     class FirstIsSlow(Model):
         def predict(self, x):
-            time.sleep(2 if x == "first" else 0.002)
-            return x
+            return super().predict(2 if x == "first" else 0.002)
 
     class Raw(Model):
         def decode_request(self, request: bytes):
@@ -61,15 +64,22 @@ async def burst(instance: Instance, count: int, body: object) -> list[tuple[int,
         return await asyncio.gather(*(one() for _ in range(count)))
 
 
+def present(instance: Instance) -> float:
+    return instance.metric("instance_running") + instance.metric("instance_queue_depth")
+
+
 @pytest.mark.parametrize(("name", "seconds"), [("Model", 0.004), ("Async", 0.1)])
 async def test_a_burst_of_a_thousand_is_answered(serve: Serve, name: str, seconds: float) -> None:
     instance = serve(MODELS, name)
-    answers = await burst(instance, 1000, seconds)
+    with holding(instance):  # all come before the first is done: whatever that takes is not known
+        asked = asyncio.create_task(burst(instance, 1000, seconds))
+        await asyncio.to_thread(eventually, lambda: present(instance) == 1000 or asked.done())
+    answers = await asked
     assert Counter(status for status, _ in answers) == {200: 1000}
 
 
 async def test_an_async_model_works_on_all_that_wait_at_once(serve: Serve) -> None:
-    instance = serve(MODELS, "Together", "--timeout", "20s")
+    instance = serve(MODELS, "Together", "--timeout", "60s")
     answers = await burst(instance, 500, 500)  # none of which is done before all have begun
     assert Counter(status for status, _ in answers) == {200: 500}
 
@@ -77,7 +87,10 @@ async def test_an_async_model_works_on_all_that_wait_at_once(serve: Serve) -> No
 async def test_a_first_predict_that_takes_long_refuses_nobody_for_it(serve: Serve) -> None:
     instance = serve(MODELS, "FirstIsSlow", "--max-wait", "60s")
     assert instance.post("first").status_code == 200
-    answers = await burst(instance, 500, "next")
+    with holding(instance):  # 500 times what the first took are far more than a minute
+        asked = asyncio.create_task(burst(instance, 500, "next"))
+        await asyncio.to_thread(eventually, lambda: present(instance) == 500 or asked.done())
+    answers = await asked
     assert Counter(status for status, _ in answers) == {200: 500}
 
 
@@ -87,9 +100,15 @@ async def test_who_would_wait_longer_than_is_within_reason_is_refused_and_told_t
     instance = serve(MODELS, "Model", "--max-wait", "2s")
     for _ in range(3):
         instance.post(0.02)
-    answers = await burst(instance, 400, 0.02)
+    refusals = 'instance_requests_total{code="503"}'
+    with holding(instance):  # nobody makes room meanwhile
+        asked = asyncio.create_task(burst(instance, 400, 0.02))
+        await asyncio.to_thread(
+            eventually, lambda: present(instance) + instance.metric(refusals) == 400
+        )
+    answers = await asked
     taken = [status for status, _ in answers if status == 200]
-    assert 64 < len(taken) < 200
+    assert 64 < len(taken) <= 2 / 0.02 + 2  # at the most that those are who are taught, and ahead
     refused = [problem for status, problem in answers if status == 503]
     assert len(taken) + len(refused) == 400
     assert {problem["code"] for problem in refused} == {"queue_full"}

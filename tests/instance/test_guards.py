@@ -79,11 +79,8 @@ def test_r66_weights_that_would_run_code_are_refused_and_do_not_run(
     torch = pytest.importorskip("torch")
     torch.save({"weight": Payload(tmp_path / "was_run")}, tmp_path / "weights.pt")
     instance = serve(LOADS, name, "--device", "cpu", *options, wait=False)
-    assert instance.process.wait(60) == 1
+    assert "setup of" in instance.refused()
     assert not (tmp_path / "was_run").exists()
-    said = [line for line in instance.log if line.startswith("headgate instance: ")]
-    assert len(said) == 1
-    assert "setup of" in said[0]
 
 
 def test_r66_plain_weights_are_loaded(serve: Serve, tmp_path: Path) -> None:

@@ -293,5 +293,4 @@ def test_hooks_that_do_not_fit_together_are_refused_at_start(serve: Serve) -> No
                 yield x
     """
     instance = serve(source, wait=False)
-    assert instance.process.wait(20) == 1
-    instance.wait_for("is a generator but stream is not set")
+    assert "is a generator but stream is not set" in instance.refused()

@@ -53,15 +53,6 @@ def served_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeFile]
         instance.end()
 
 
-def refused(instance: Instance) -> str:
-    """The one line with which an instance refused to start."""
-    assert instance.process.wait(60) == 1
-    instance.wait_for("<end>")
-    lines = [line for line in instance.log if line.startswith("headgate instance:")]
-    assert len(lines) == 1, instance.log
-    return lines[0]
-
-
 HEAD = """
 import os, sys, json, time
 import litserve as ls
@@ -351,6 +342,7 @@ if __name__ == "__main__":
     assert instance.post({"input": 2}).status_code == 401
     assert instance.post({"input": 2}, headers={"X-API-Key": "abcd"}).status_code == 200
     assert (instance.cwd / "set up").exists()
+    eventually((instance.cwd / "logged").exists)  # by a thread of its own
     instance.terminate()
     assert (instance.cwd / "logged").read_text() == "before=1;"
     assert not any("not used here" in line for line in instance.log)
@@ -436,7 +428,7 @@ if __name__ == "__main__":
     assert instance.get("/stop").status_code == 405
     answer = instance.post(path="/stop", headers={"Authorization": f"Bearer {key}"})
     assert answer.status_code == 200
-    assert instance.process.wait(20) == 0
+    assert instance.process.wait(60) == 0
 
 
 # -- middlewares -----------------------------------------------------------------------------
@@ -567,7 +559,7 @@ def test_a_preflight_needs_no_key_and_a_refusal_can_be_read_by_a_browser(
 def test_a_middleware_that_cannot_be_honoured_refuses_the_start_by_name(
     serve_file: ServeFile, which: str, why: str
 ) -> None:
-    assert re.search(why, refused(serve_file(MIDDLEWARES, "--", which, wait=False)))
+    assert re.search(why, serve_file(MIDDLEWARES, "--", which, wait=False).refused())
 
 
 # -- what cannot be --------------------------------------------------------------------------
@@ -611,7 +603,7 @@ RUN = '\nif __name__ == "__main__":\n'
 def test_what_a_file_cannot_have_refuses_the_start_in_one_line(
     serve_file: ServeFile, source: str, why: str
 ) -> None:
-    assert re.search(why, refused(serve_file(source, wait=False)))
+    assert re.search(why, serve_file(source, wait=False).refused())
 
 
 def test_all_that_a_file_cannot_have_is_named_at_once(serve_file: ServeFile) -> None:
@@ -626,7 +618,7 @@ def test_all_that_a_file_cannot_have_is_named_at_once(serve_file: ServeFile) -> 
         + "    s.app.get('/x')(lambda: 1)\n"
         + "    s.run(port='y', ssl_keyfile='k')\n"
     )
-    line = refused(serve_file(source, wait=False))
+    line = serve_file(source, wait=False).refused()
     for why in (
         "ssl_keyfile",
         "port='y'",
@@ -642,7 +634,7 @@ def test_a_litserve_that_is_too_old_is_said_in_one_line(
 ) -> None:
     (tmp_path / "litserve").mkdir()
     (tmp_path / "litserve" / "__init__.py").write_text("__version__ = '0.2.12.post1'\n")
-    line = refused(serve_file("", wait=False))
+    line = serve_file("", wait=False).refused()
     assert "takes litserve 0.2.13 or newer, and 0.2.12.post1 is installed" in line
     assert line.strip().endswith("server.py:Name")
 
@@ -665,9 +657,8 @@ server.run()
 
 
 def test_options_for_one_api_are_refused_where_there_are_several(serve_file: ServeFile) -> None:
-    assert "serves 3 APIs; --path is for one" in refused(
-        serve_file(SEVERAL, "--path", "/x", wait=False)
-    )
+    refused = serve_file(SEVERAL, "--path", "/x", wait=False).refused()
+    assert "serves 3 APIs; --path is for one" in refused
 
 
 def test_a_class_served_by_its_name_says_what_of_its_file_does_not_hold(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def litserve(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
-        eventually(lambda: CLIENT.get(f"{url}/health").status_code == 200, 60)
+        eventually(lambda: CLIENT.get(f"{url}/health").status_code == 200, 120)
         yield url
     finally:
         os.killpg(process.pid, 9)
@@ -146,10 +146,7 @@ def test_each_item_of_a_stream_is_a_chunk_with_litserves_bytes(serve: Serve, lit
 
 def test_workers_are_numbered(serve: Serve) -> None:
     instance = ours(serve, "Plain", "--workers", "2")
-    seen = eventually(
-        lambda: (names := {instance.post("worker").json()["worker"]}) and names, timeout=5
-    )
-    assert seen <= {"0", "1"}
+    assert instance.post("worker").json()["worker"] in ("0", "1")
 
 
 def test_who_wants_no_compression_has_none(serve: Serve) -> None:

@@ -22,10 +22,10 @@ from instance.telemetry.outlet import MAX_BYTES, Outlet
 from tests.harness.ports import free_port
 from tests.harness.unread import full_pipe
 from tests.instance.conftest import CLIENT, ROOT, Instance, Serve, eventually
-from tests.instance.loads import together
+from tests.instance.loads import holding, later, together
 
 FAILING = """
-    import os, time
+    import os, pathlib, time
     class Model:
         def setup(self, device): ...
         def decode_request(self, request):
@@ -47,8 +47,8 @@ FAILING = """
         max_batch_size = 4
         batch_timeout = 0.3
         def predict(self, batch):
-            if batch[0] == "hold":
-                time.sleep(0.3)
+            while batch[0] == "hold" and pathlib.Path("hold").exists():
+                time.sleep(0.005)
             return [Model.predict(self, x) for x in batch]
         def unbatch(self, output):
             if "unbatch" in output:
@@ -120,8 +120,13 @@ def test_a_failed_batch_names_all_its_requests_and_a_failed_item_its_own(serve: 
         lambda x=x: instance.post(x, headers={"X-Request-Id": f"id-{x}"})  # type: ignore[misc]
         for x in asked
     ]
-    together([lambda: instance.post("hold")] * 3)  # so that company is waited for
-    assert sorted(answer.status_code for answer in together(calls)) == [200, 200, 500]
+    with holding(instance):  # so that they become one batch
+        held = later(lambda: instance.post("hold"))
+        eventually(lambda: instance.metric("instance_running") == 1)
+        answers = [later(call) for call in calls]
+        eventually(lambda: instance.metric("instance_queue_depth") == 3)
+    assert held().status_code == 200
+    assert sorted(answer().status_code for answer in answers) == [200, 200, 500]
     instance.wait_for('cannot unbatch.*"request_id":"id-unbatch"|"request_id":"id-unbatch".*')
     batch = next(event for event in events(instance) if "request_ids" in event)
     assert {f"id-{x}" for x in asked} == set(batch["request_ids"])
@@ -155,14 +160,15 @@ def test_tracebacks_that_were_left_out_are_counted(serve: Serve) -> None:
 
 @pytest.fixture
 def unread(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Any]]:
-    """(the address, the process) of an instance of `request.param` whose output nobody reads."""
+    """(the address, the process) of an instance of `request.param`, a class and options, whose
+    output nobody reads."""
     (tmp_path / "model.py").write_text(dedent(FAILING))
     port = free_port()
     with ExitStack() as stack:
         stuck = {name: stack.enter_context(full_pipe()) for name in ("stdout", "stderr")}
         process = subprocess.Popen(
-            [sys.executable, "-m", "instance", f"model.py:{request.param}", "--port", str(port),
-             "--timeout", "3s"],
+            [sys.executable, "-m", "instance", f"model.py:{request.param[0]}",
+             "--port", str(port), *request.param[1:]],
             cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, **stuck,
         )  # fmt: skip
         url = f"http://127.0.0.1:{port}"
@@ -180,7 +186,7 @@ def dropped(url: str) -> float:
     return float(line.split()[1])
 
 
-@pytest.mark.parametrize("unread", ["Loud"], indirect=True)
+@pytest.mark.parametrize("unread", [["Loud"]], indirect=True)
 def test_an_instance_whose_log_nobody_reads_answers_and_ends(unread: tuple[str, Any]) -> None:
     url, process = unread
     began = time.monotonic()
@@ -190,10 +196,10 @@ def test_an_instance_whose_log_nobody_reads_answers_and_ends(unread: tuple[str, 
         assert time.monotonic() - began < 100
     assert CLIENT.get(f"{url}/health").status_code == 200
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(60) == 0
 
 
-@pytest.mark.parametrize("unread", ["Prints"], indirect=True)
+@pytest.mark.parametrize("unread", [["Prints", "--timeout", "1s"]], indirect=True)
 def test_what_a_model_prints_holds_up_its_worker_alone(unread: tuple[str, Any]) -> None:
     url, process = unread
     assert CLIENT.post(f"{url}/predict", json=1).status_code == 504

@@ -5,14 +5,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
-
 from instance.model.preparing import HookLock
 from tests.instance.conftest import Instance, Serve, eventually
+from tests.instance.loads import holding, raw
 
 # Every answer says when its hooks ran; sleeping stands for a device and for native decoders.
 TIMED = """
     import time
+    from pathlib import Path
 
     class Model:
         decode_ahead = True
@@ -35,6 +35,8 @@ TIMED = """
         def predict(self, x, context):
             began = time.monotonic()
             time.sleep(max(one.get("predict", 0.05) for one in x))
+            while Path("hold").exists():
+                time.sleep(0.005)
             for one in context:
                 one["predict"] = [began, time.monotonic()]
             if any(one.get("breaks") for one in x):
@@ -50,9 +52,18 @@ TIMED = """
 
 
 def ask_all(instance: Instance, bodies: list[dict]) -> list:
-    """The answers to `bodies`, all asked at once, in their order."""
+    """The answers to `bodies`, all asked at once, in their order: none is computed before all are
+    there. One that cannot be decoded may have failed by then."""
+    failed = 'instance_requests_total{code="500"}'
     with ThreadPoolExecutor(len(bodies)) as pool:
-        return list(pool.map(instance.post, bodies))
+        with holding(instance):
+            answers = [pool.submit(instance.post, body) for body in bodies]
+            eventually(lambda: present(instance) + instance.metric(failed) == len(bodies))
+        return [answer.result() for answer in answers]
+
+
+def present(instance: Instance) -> float:
+    return instance.metric("instance_running") + instance.metric("instance_queue_depth")
 
 
 def beside(one: list[float], other: list[float]) -> bool:
@@ -80,7 +91,6 @@ def test_two_workers_both_prepare_while_enough_is_left_for_each(serve: Serve) ->
         'context["encode"] =', 'context["pid"] = os.getpid()\n            context["encode"] ='
     )
     instance = serve(source.replace("import time", "import os, time", 1), "Model", "--workers", "2")
-    # While the first batches are computed all others come, however busy the machine is.
     answers = [a.json() for a in ask_all(instance, [{"n": n, "predict": 0.3} for n in range(32)])]
     assert [answer["n"] for answer in answers] == list(range(32))
     ahead = {
@@ -114,34 +124,36 @@ def test_who_leaves_or_expires_after_the_batch_was_formed_is_not_computed(serve:
         " flush=True)\n            time.sleep(max",
     ).replace("import time", "import sys, time", 1)
     instance = serve(source)
-    # One computes for a second; four more are a full batch, and wait for it in the worker.
-    first = threading.Thread(target=instance.post, args=({"n": 0, "predict": 1.0},))
-    first.start()
-    instance.wait_for(r"^\[0\]$")
-    late = [(1, {}), (2, {"headers": {"X-Headgate-Timeout-Ms": "300"}}), (3, {}), (4, {})]
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(instance.post, {"n": n}, **more) for n, more in late[:3]]
-        leaving = instance.client()
-        gone = pool.submit(lambda: leaving.post("/predict", json={"n": 4}, timeout=0.4))
-        assert gone.exception() is not None
-        leaving.close()
+        with holding(instance):
+            asked = [pool.submit(instance.post, {"n": 0})]
+            instance.wait_for(r"^\[0\]$")
+            # Four more are a full batch, and wait in the worker for the one that it computes.
+            asked += [pool.submit(instance.post, {"n": n}) for n in (1, 3)]
+            leaving = raw(instance, b'{"n": 4}')
+            eventually(lambda: present(instance) == 4)
+            late = instance.post({"n": 2}, headers={"X-Headgate-Timeout-Ms": "300"})
+            leaving.close()
+            eventually(lambda: instance.metric('instance_requests_total{code="499"}') == 1)
         answers = [one.result() for one in asked]
-    first.join()
-    assert [answer.status_code for answer in answers] == [200, 504, 200]
+    assert late.status_code == 504
+    assert [answer.status_code for answer in answers] == [200] * 3
     seen = instance.wait_for(r"^\[[13], [13]\]$")
     assert sorted(json.loads(seen[0])) == [1, 3]
-    assert answers[0].json()["made_by"] == 2
+    assert answers[1].json()["made_by"] == 2
 
 
-@pytest.mark.paced
 def test_a_lone_request_is_answered_at_once_and_checks_and_stop_still_work(serve: Serve) -> None:
     instance = serve(
         TIMED + "        def health(self):\n            return True\n"
         "        def teardown(self):\n            import sys; print('torn', file=sys.stderr)\n"
     )
-    began = time.monotonic()
-    assert instance.post({"predict": 0, "decode": 0}).status_code == 200
-    assert time.monotonic() - began < 0.5
+    took = []
+    for _ in range(5):  # one of which may meet a pause of the machine
+        began = time.monotonic()
+        assert instance.post({"predict": 0, "decode": 0}).status_code == 200
+        took.append(time.monotonic() - began)
+    assert min(took) < 0.5, took
     assert eventually(lambda: instance.get("/health/ready").status_code == 200)
     assert instance.terminate() == 0
     instance.wait_for("torn")
@@ -150,16 +162,21 @@ def test_a_lone_request_is_answered_at_once_and_checks_and_stop_still_work(serve
 def test_a_worker_that_dies_fails_one_batch_and_the_prepared_one_waits_again(serve: Serve) -> None:
     source = TIMED.replace(
         'if any(one.get("breaks") for one in x):',
-        "if any(one.get('dies') for one in x):\n                import os; os._exit(3)\n"
+        "if any(one.get('dies') for one in x):\n                time.sleep(0.2); os._exit(3)\n"
         "            if False:",
+    ).replace(
+        "return request", "Path(f\"decoded {request['n']}\").touch()\n            return request"
     )
-    instance = serve(source)
-    first = threading.Thread(target=instance.post, args=({"n": 0, "predict": 0.3, "dies": 1},))
-    first.start()
-    assert eventually(lambda: instance.metric("instance_running") == 1)
-    answers = ask_all(instance, [{"n": n} for n in range(4)])
-    first.join()
-    assert [answer.status_code for answer in answers] == [200] * 4
+    instance = serve(source.replace("import time", "import os, time", 1))
+    with ThreadPoolExecutor(5) as pool:
+        with holding(instance):
+            first = pool.submit(instance.post, {"n": 0, "dies": 1})
+            assert eventually(lambda: instance.metric("instance_running") == 1)
+            others = [pool.submit(instance.post, {"n": n}) for n in range(1, 5)]
+            # One whose decoding has begun cannot be run again.
+            eventually(lambda: len(list(instance.cwd.glob("decoded *"))) == 5)
+        assert first.result().status_code == 500
+        assert [other.result().status_code for other in others] == [200] * 4
 
 
 def test_the_thread_that_computes_has_the_next_turn_when_it_waits() -> None:

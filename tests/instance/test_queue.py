@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from tests.instance.conftest import Serve, eventually
-from tests.instance.loads import MODEL, later, many, ran, raw, together
+from tests.instance.loads import MODEL, holding, later, many, ran, raw, together
 
 
 def at_once(ask: Callable[[], httpx.Response]) -> tuple[float, httpx.Response]:
@@ -31,18 +31,18 @@ def test_r42_expired_requests_are_answered_at_their_deadline_and_never_run(
     serve: Serve, tmp_path: Path
 ) -> None:
     instance = serve(MODEL, "Slow")
-    first = later(lambda: instance.post({"id": "first", "s": 0.8}))
-    eventually(lambda: ran(tmp_path) == ["first"])
-    second = later(lambda: instance.post({"id": "ahead", "s": 0.01}))
-    eventually(lambda: instance.metric("instance_queue_depth") == 1)
-    started = time.monotonic()
-    headers = {"X-Headgate-Timeout-Ms": "200"}
-    answers = together([lambda: instance.post({"id": "late"}, headers=headers)] * 5)
-    assert 0.15 < time.monotonic() - started < 0.6
-    assert {(a.status_code, a.json()["code"]) for a in answers} <= {
-        (504, "deadline"),
-        (503, "queue_full"),
-    }
+    headers, took = {"X-Headgate-Timeout-Ms": "200"}, []
+    with holding(instance):
+        first = later(lambda: instance.post({"id": "first", "held": 1}))
+        eventually(lambda: ran(tmp_path) == ["first"])
+        second = later(lambda: instance.post({"id": "ahead"}))
+        eventually(lambda: instance.metric("instance_queue_depth") == 1)
+        for _ in range(5):  # one of which may meet a pause of the machine
+            started = time.monotonic()
+            answers = together([lambda: instance.post({"id": "late"}, headers=headers)] * 5)
+            took.append(time.monotonic() - started)
+            assert {(a.status_code, a.json()["code"]) for a in answers} == {(504, "deadline")}
+    assert 0.15 < min(took) < 0.6, took
     assert first().json() == "first"
     assert second().json() == "ahead"
     assert "late" not in ran(tmp_path)
@@ -58,11 +58,12 @@ def test_r42_a_request_whose_wait_exceeds_its_deadline_is_refused_at_once(serve:
     instance = serve(MODEL, "Slow")
     for _ in range(3):
         instance.post({"id": "teach", "s": 0.2})
-    waiting = [later(lambda: instance.post({"id": "x", "s": 0.2})) for _ in range(6)]
-    eventually(lambda: instance.metric("instance_queue_depth") >= 4)
-    took, answer = at_once(
-        lambda: instance.post({"id": "no"}, headers={"X-Headgate-Timeout-Ms": "300"})
-    )
+    with holding(instance):
+        waiting = [later(lambda: instance.post({"id": "x", "held": 1})) for _ in range(6)]
+        eventually(lambda: instance.metric("instance_queue_depth") == 5)
+        took, answer = at_once(
+            lambda: instance.post({"id": "no"}, headers={"X-Headgate-Timeout-Ms": "300"})
+        )
     assert took < 0.1
     assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
     assert all(wait().status_code == 200 for wait in waiting)
@@ -73,20 +74,24 @@ def test_r43_clients_that_leave_free_their_place_before_the_batch_forms(
     serve: Serve, tmp_path: Path
 ) -> None:
     instance = serve(MODEL, "Slow", "--max-queue", "3")
-    busy = [later(lambda: instance.post({"id": "busy", "s": 0.5})) for _ in range(2)]
-    eventually(lambda: instance.metric("instance_queue_depth") == 1)
-    leaving = [raw(instance, b'{"id": "gone"}') for _ in range(3)]
-    eventually(lambda: instance.metric("instance_queue_depth") == 4)
-    assert instance.post({"id": "full"}).status_code == 503
-    for sock in leaving:
-        sock.close()
-    started = time.monotonic()
-    eventually(lambda: instance.metric("instance_queue_depth") == 1)
-    assert time.monotonic() - started < 0.2
-    assert instance.post({"id": "after", "s": 0}).json() == "after"
+    took = []
+    with holding(instance):
+        busy = [later(lambda: instance.post({"id": "busy", "held": 1})) for _ in range(2)]
+        eventually(lambda: instance.metric("instance_queue_depth") == 1)
+        for _ in range(5):  # one of which may meet a pause of the machine
+            leaving = [raw(instance, b'{"id": "gone"}') for _ in range(3)]
+            eventually(lambda: instance.metric("instance_queue_depth") == 4)
+            assert instance.post({"id": "full"}).status_code == 503
+            for sock in leaving:
+                sock.close()
+            started = time.monotonic()
+            eventually(lambda: instance.metric("instance_queue_depth") == 1)
+            took.append(time.monotonic() - started)
+    assert min(took) < 0.2, took
+    assert instance.post({"id": "after"}).json() == "after"
     assert all(wait().status_code == 200 for wait in busy)
     assert "gone" not in ran(tmp_path)
-    assert instance.metric('instance_requests_total{code="499"}') == 3
+    assert instance.metric('instance_requests_total{code="499"}') == 15
 
 
 def test_r43_an_async_predict_is_cancelled_when_its_client_leaves(
@@ -97,7 +102,7 @@ def test_r43_an_async_predict_is_cancelled_when_its_client_leaves(
     eventually(lambda: ran(tmp_path) == ["gone"])
     sock.close()
     eventually(lambda: instance.metric("instance_running") == 0)
-    assert instance.post({"id": "next", "s": 0.6}).json() == "next"
+    assert instance.post({"id": "next", "s": 0.01}).json() == "next"
     assert (tmp_path / "done").read_text().split() == ["next"]
 
 
@@ -105,19 +110,22 @@ def test_r43_a_client_that_leaves_before_its_async_predict_began_frees_its_place
     serve: Serve,
 ) -> None:
     instance = serve("""
-        import time
+        import pathlib, time
         class Model:
             def setup(self, device): ...
             async def predict(self, x):
-                time.sleep(x)  # holds the loop: what comes meanwhile is read at once
+                while pathlib.Path("hold").exists():  # and the loop: what comes is read at once
+                    time.sleep(0.005)
                 return x
     """)
-    holding = later(lambda: instance.post(0.5))
-    eventually(lambda: instance.metric("instance_running") == 1)
-    sock = raw(instance, b"0")
-    eventually(lambda: instance.metric("instance_running") == 2)
-    sock.close()
-    assert holding().status_code == 200
+    with holding(instance):
+        first = later(lambda: instance.post(1))
+        eventually(lambda: instance.metric("instance_running") == 1)
+        sock = raw(instance, b"2")
+        eventually(lambda: instance.metric("instance_running") == 2)
+        sock.close()
+        eventually(lambda: instance.metric('instance_requests_total{code="499"}') == 1)
+    assert first().json() == 1
     eventually(lambda: instance.metric("instance_running") == 0)
 
 
@@ -141,14 +149,16 @@ def test_an_async_model_answers_many_at_once(serve: Serve) -> None:
 @pytest.mark.paced
 def test_r45_beyond_the_queue_it_is_503_at_once_with_retry_after(serve: Serve) -> None:
     instance = serve(MODEL, "Slow", "--max-queue", "2")
-    instance.post({"id": "teach", "s": 0.5})
-    waiting = [later(lambda: instance.post({"id": "x", "s": 1.0})) for _ in range(4)]
-    eventually(lambda: instance.metric("instance_queue_depth") == 3)
-    took, answer = at_once(lambda: instance.post({"id": "no"}))
+    for _ in range(5):  # one of which may meet a pause of the machine
+        instance.post({"id": "teach", "s": 0.1})
+    with holding(instance):
+        waiting = [later(lambda: instance.post({"id": "x", "held": 1})) for _ in range(4)]
+        eventually(lambda: instance.metric("instance_queue_depth") == 3)
+        took, answer = at_once(lambda: instance.post({"id": "no"}))
+        assert instance.get("/health").status_code == 200
     assert took < 0.1
     assert (answer.status_code, answer.json()["code"]) == (503, "queue_full")
     assert 1 <= int(answer.headers["retry-after"]) <= 5
-    assert instance.get("/health").status_code == 200
     assert all(wait().status_code == 200 for wait in waiting)
 
 
@@ -169,8 +179,9 @@ def test_two_workers_compute_at_the_same_time(serve: Serve) -> None:
     instance = serve(MODEL, "Slow", "--workers", "2")
     report = instance.get("/health").headers["endpoint-load-metrics"].removeprefix("JSON ")
     assert json.loads(report)["named_metrics"]["slots"] == 2
-    calls = [later(lambda: instance.post({"id": 1, "s": 0.8})) for _ in range(2)]
-    eventually(lambda: instance.metric("instance_running") == 2)
+    with holding(instance):
+        calls = [later(lambda: instance.post({"id": 1, "held": 1})) for _ in range(2)]
+        eventually(lambda: instance.metric("instance_running") == 2)
     assert all(call().status_code == 200 for call in calls)
 
 

@@ -229,10 +229,10 @@ def test_an_answer_in_one_piece_may_take_longer_than_one_item_may(serve: Serve) 
             def setup(self, device): ...
             def predict(self, request):
                 for _ in range(10):
-                    time.sleep(0.3)
+                    time.sleep(0.32)
                     yield "x"
         """,
-        "Model", "--timeout", "2s",
+        "Model", "--timeout", "3s",
     )  # fmt: skip
     messages = [{"role": "user", "content": "x"}]
     answer = client(instance.url).chat.completions.create(model="m", messages=messages)

@@ -8,13 +8,14 @@ import aiohttp
 import pytest
 
 from tests.harness.collector import Collector, Span, running_collector
-from tests.harness.gateway import one_backend, running_gateway
+from tests.harness.gateway import eventually, one_backend, running_gateway
 from tests.instance.conftest import Instance, Serve
+from tests.instance.loads import holding
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED = {"traceparent": f"00-{TRACE}-{CALLER}-01", "X-Request-Id": "order-7"}
 MODEL = """
-import time
+import pathlib, time
 
 class Model:
     max_batch_size = 4
@@ -22,7 +23,9 @@ class Model:
     def setup(self, device): pass
 
     def predict(self, inputs):
-        time.sleep(2 if "long" in inputs else 0.3)
+        while "held" in inputs and pathlib.Path("hold").exists():
+            time.sleep(0.01)
+        time.sleep(0.3)
         if "bad" in inputs:
             raise ValueError("canary")
         return inputs
@@ -32,7 +35,9 @@ class Single:
     def setup(self, device): pass
 
     def predict(self, x):
-        time.sleep(x)
+        while x == "held" and pathlib.Path("hold").exists():
+            time.sleep(0.01)
+        time.sleep(0.1)
         return x
 
 
@@ -72,6 +77,15 @@ async def ask(url: str, value: Any, headers: Any = SAMPLED) -> int:
             return reply.status
 
 
+async def becomes(instance: Instance, metric: str, value: float) -> None:
+    """Returns once the instance shows that value."""
+
+    async def is_so() -> bool:
+        return await asyncio.to_thread(instance.metric, metric) == value
+
+    await eventually(is_so, what=f"{metric} is {value}")
+
+
 async def request_of(collector: Collector, count: int = 1) -> list[Span]:
     return await collector.found(lambda span: span.kind == "server", count)
 
@@ -79,11 +93,12 @@ async def request_of(collector: Collector, count: int = 1) -> list[Span]:
 async def test_a_batch_is_a_request_a_wait_and_a_prediction_for_each(traced: Any) -> None:
     async with running_collector() as collector:
         instance = traced(collector, "Model")
-        alone = asyncio.create_task(ask(instance.url, "long", {}))
-        while instance.metric("instance_running") < 1:
-            await asyncio.sleep(0.01)
-        statuses = await asyncio.gather(*(ask(instance.url, n) for n in range(3)))
-        assert [await alone, *statuses] == [200, 200, 200, 200]
+        with holding(instance):
+            alone = asyncio.create_task(ask(instance.url, "held", {}))
+            await becomes(instance, "instance_running", 1)
+            asked = [asyncio.create_task(ask(instance.url, n)) for n in range(3)]
+            await becomes(instance, "instance_queue_depth", 3)
+        assert await asyncio.gather(alone, *asked) == [200, 200, 200, 200]
         await request_of(collector, 4)
     requests = [span for span in collector.of(TRACE) if span.kind == "server"]
     assert len(requests) == 3
@@ -121,7 +136,9 @@ async def test_a_model_that_fails_is_an_error_without_its_words(traced: Any) -> 
 async def test_who_is_refused_has_no_prediction(traced: Any) -> None:
     async with running_collector() as collector:
         instance = traced(collector, "Single", "--max-queue", "1")
-        busy = [asyncio.create_task(ask(instance.url, 0.5)) for _ in range(8)]
+        with holding(instance):
+            busy = [asyncio.create_task(ask(instance.url, "held")) for _ in range(8)]
+            await becomes(instance, 'instance_requests_total{code="503"}', 5)
         statuses = await asyncio.gather(*busy)
         requests = await request_of(collector, 8)
     assert 503 in statuses
@@ -134,9 +151,11 @@ async def test_who_is_refused_has_no_prediction(traced: Any) -> None:
 async def test_a_client_that_leaves_is_nobodys_error(traced: Any) -> None:
     async with running_collector() as collector:
         instance = traced(collector, "Single")
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(ask(instance.url, 0.8), 0.3)
-        (request,) = await request_of(collector)
+        with holding(instance):
+            asked = asyncio.create_task(ask(instance.url, "held"))
+            await becomes(instance, "instance_running", 1)
+            asked.cancel()
+            (request,) = await request_of(collector)
     assert request.facts["http.response.status_code"] == 499
     assert (request.failed, request.facts["error.type"]) == (False, "client_left")
 
@@ -162,7 +181,7 @@ async def test_what_the_caller_does_not_sample_is_not_exported(traced: Any) -> N
         assert await ask(instance.url, 1, quiet) == 200
         assert await ask(instance.url, 1, {"traceparent": "nonsense"}) == 200
         await request_of(collector)
-        instance.terminate()
+        await asyncio.to_thread(instance.terminate)  # this loop is the collector's
     assert {span.parent for span in collector.spans if span.kind == "server"} == {""}
     assert "ab" * 16 not in {span.trace for span in collector.spans}
 
@@ -195,7 +214,6 @@ async def test_one_trace_leads_from_the_client_through_the_gateway_into_the_mode
     assert request.facts["headgate.request_id"] == reply.header("x-request-id")
 
 
-@pytest.mark.paced
 async def test_a_hanging_collector_does_not_hold_up_the_end(traced: Any) -> None:
     async with running_collector() as collector:
         collector.hang = True
@@ -203,4 +221,4 @@ async def test_a_hanging_collector_does_not_hold_up_the_end(traced: Any) -> None
         assert await ask(instance.url, 1) == 200
         began = time.monotonic()
         assert await asyncio.to_thread(instance.terminate) == 0
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30  # of the minute that it hangs

@@ -13,8 +13,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from gateway.processes.certificates import Certificate, CertificateError
-from gateway.processes.last_certificates import LastCertificates
+from gateway.processes.certificates import Certificate, CertificateError, LastCertificates
 from gateway.telemetry.book import shared_memory
 from tests.harness.certificates import make_ca, make_certificate
 from tests.harness.gateway import Gateway, complete, eventually, one_backend

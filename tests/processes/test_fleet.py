@@ -5,7 +5,9 @@ import contextlib
 import dataclasses
 import json
 import os
+import random
 import signal
+import subprocess
 import sys
 import time
 import urllib.request
@@ -15,14 +17,16 @@ from typing import Any
 
 import pytest
 
-from gateway.core.placement import held, in_force, place, settled
+from gateway.core.placement import held, in_force, place, with_places
 from gateway.core.table import Backend, Document, Instance, Table
-from gateway.processes.sockets import bind, listen
+from gateway.processes.sockets import ListenError, bind, listen
+from gateway.up import ports
 from gateway.up.device_table import DeviceTable
 from gateway.up.fleet import StartError, follow
 from gateway.up.local_fleet import LocalFleet
 from gateway.up.plan import InstancePlan, ServeError, Site, deal, find_model
 from gateway.up.progress import Plain
+from tests.harness.gateway import ROOT
 from tests.harness.ports import free_port
 
 from .waiting import alive, until
@@ -119,6 +123,33 @@ def test_what_a_class_and_its_process_are_given_goes_with_them() -> None:
     assert planned.fault == "env.B: GONE is not set where `headgate up` runs"
 
 
+CHOOSES = """
+import random, sys
+from gateway.up import ports
+ports.PORTS = range(int(sys.argv[1]), int(sys.argv[1]) + 1)
+print(ports.choose((), random.Random()).port, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_port_that_another_fleet_has_chosen_is_nobody_elses_before_its_instance_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port, chance = free_port(), random.Random()
+    monkeypatch.setattr(ports, "PORTS", range(port, port + 1))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", CHOOSES, str(port)], cwd=ROOT, **pipes) as other:
+        assert other.stdout is not None
+        assert int(other.stdout.readline()) == port
+        with pytest.raises(ListenError, match="no free port was found"):
+            ports.choose((), chance)
+        other.kill()
+    at = ports.choose((), chance).address
+    with pytest.raises(ListenError, match="no free port was found"):
+        ports.choose((at,), chance)
+    assert ports.choose((), chance).address == at, "what is taken no more is there again"
+
+
 def test_a_name_that_is_many_addresses_cannot_be_started_here() -> None:
     spec = {"instances": ["dns+http://model:80"], "serve": {"model": "m:M"}}
     with pytest.raises(ServeError, match=r"dns\+http://model:80 cannot be started here"):
@@ -196,7 +227,7 @@ class Running:
 
     async def start(self) -> None:
         await self.fleet.start(self.backends)
-        self.document = settled(self.document, self.fleet.placed)
+        self.document = with_places(self.document, self.fleet.placed)
         self.fleet.attach(self.hear)
         self.following = asyncio.create_task(follow(self.fleet, self.hear))
         self.serve()

@@ -11,9 +11,9 @@ import pytest
 from gateway.controlplane.events import Events
 from gateway.controlplane.store.handover import Memory
 from gateway.controlplane.watch.announcing import Announcer
-from gateway.controlplane.watch.coalescing import Coalesced
 from gateway.controlplane.watch.counters import Totals
 from gateway.controlplane.watch.effective import shares
+from gateway.controlplane.watch.pacing import Coalesced
 from gateway.controlplane.watch.prober import Prober
 from gateway.controlplane.watch.probing import Target
 from gateway.controlplane.watch.resolver import Resolver

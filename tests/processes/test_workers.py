@@ -128,12 +128,12 @@ async def test_a_worker_is_told_settings_then_paths_then_table_then_health(tmp_p
         await it.workers.put_in_force(table(7))
         it.health["states"] = {"a": {"127.0.0.1:1": ["up"]}}
         worker = await it.start(0, 100)
-        await until(lambda: len(worker.got) >= 5)
-        types = [it["type"] for it in worker.got[:5]]
-        assert types == ["configure", "served", "demand", "table", "health"]
+        await until(lambda: len(worker.got) >= 6)
+        types = [it["type"] for it in worker.got[:6]]
+        assert types == ["configure", "served", "demand", "rollouts", "table", "health"]
         assert worker.got[0]["settings"] == {"drain_s": 1}
-        assert worker.got[3]["revision"] == 7
-        assert worker.got[4]["states"] == {"a": {"127.0.0.1:1": ["up"]}}
+        assert worker.got[4]["revision"] == 7
+        assert worker.got[5]["states"] == {"a": {"127.0.0.1:1": ["up"]}}
 
 
 async def test_a_worker_is_welcome_once_it_was_told_all(tmp_path: Path) -> None:

@@ -40,11 +40,16 @@ async def test_r70_a_sampled_log_rebuilds_the_counts_that_the_metrics_hold_exact
             )
             assert refused.status == 417
             lines = await logged(gateway, refused.header("x-request-id"))
-            samples = await gateway.metrics()
+
+            async def counted() -> bool:
+                samples = await gateway.metrics()
+                return samples.total("headgate_requests_total", route="all", code="200") == 201
+
+            await eventually(counted, what="201 requests are counted")
     ordinary = [line for line in lines if line["path"].startswith("/200/quick/")]
     always = [line for line in lines if line not in ordinary]
-    assert samples.total("headgate_requests_total", route="all", code="200") == 201
-    assert {line["sample_percent"] for line in ordinary} == {20}
+    for line in ordinary:  # on a busy machine one of them is slow as well
+        assert line["sample_percent"] == (100 if line["seconds"] >= 0.3 else 20)
     assert 150 <= sum(100 / line["sample_percent"] for line in ordinary) <= 250
     assert sorted(line["status"] for line in always) == [200, 417, 500]
     assert {line["sample_percent"] for line in always} == {100}

@@ -39,7 +39,7 @@ def forked(work: Callable[[], Any]) -> int:
     """Runs `work` in a process of its own, as a worker would be; its exit code."""
     process = multiprocessing.get_context("fork").Process(target=work)
     process.start()
-    process.join(20)
+    process.join(120)
     assert process.exitcode is not None
     return process.exitcode
 

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from tests.harness.collector import Collector, Span, running_collector
 from tests.harness.gateway import Gateway, backend, eventually, running_gateway
-from tests.harness.origins import Exchange, Origin, after, echo, fixed, hang, origins
+from tests.harness.origins import Exchange, Origin, echo, fixed, hang, origins
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -32,7 +32,8 @@ def sampled() -> tuple[str, list[tuple[str, str]]]:
 class House:
     """One gateway for all tests: `/x` and `/digits` lead to `origin`, `/twice` to two of which each
     is tried, `/mirrored` to `origin` with a copy for `shadow`, `/either` to `mortal` and `shadow`,
-    `/one` to `origin` one at a time, `/known` as well, where one more may wait; `/ws` talks."""
+    `/one` to `origin` one at a time, `/known` as well, where one more may wait, and `/brief`, where
+    it may not wait long; `/ws` talks."""
 
     gateway: Gateway
     collector: Collector
@@ -61,7 +62,8 @@ def document(origin: Origin, shadow: Origin, mortal: Origin, ws: str) -> dict[st
             # No probe finds out that one is dead before a request does.
             "either": backend(mortal, shadow, balance="round_robin", health={"interval": "1h"}),
             "one": backend(origin, max_in_flight=1),
-            "known": backend(origin, max_in_flight=1, queue={"size": 1, "timeout": "3s"}),
+            "known": backend(origin, max_in_flight=1, queue={"size": 1, "timeout": "60s"}),
+            "brief": backend(origin, max_in_flight=1, queue={"size": 1, "timeout": "100ms"}),
             "ws": backend(ws),
         },
         "routes": {
@@ -69,7 +71,7 @@ def document(origin: Origin, shadow: Origin, mortal: Origin, ws: str) -> dict[st
             "all": to("main", "/digits", rewrite="/predict"),
             "twice": to("pair", "/twice", retries={"attempts": 2, "on": ["503"]}),
             "mirrored": to("main", "/mirrored", mirror={"backend": "shadow"}),
-            **{name: to(name, f"/{name}") for name in ("either", "one", "known", "ws")},
+            **{name: to(name, f"/{name}") for name in ("either", "one", "known", "brief", "ws")},
         },
     }
 
@@ -107,6 +109,15 @@ async def seen(origin: Origin, count: int) -> None:
     """Returns once `count` requests have come to `origin`."""
     while len(origin.exchanges) < count:
         await asyncio.sleep(0.01)
+
+
+async def waits(gateway: Gateway, backend: str) -> None:
+    """Returns once a request waits for `backend`."""
+
+    async def queued() -> bool:
+        return (await gateway.metrics()).total("headgate_queue_depth", backend=backend) == 1
+
+    await eventually(queued, what=f"one waits for {backend}")
 
 
 def node_of(got: Exchange) -> str:
@@ -222,9 +233,21 @@ async def test_an_instance_that_cannot_be_connected_to_is_named(it: House) -> No
 
 
 async def test_the_wait_in_the_queue_is_a_span_of_its_own(it: House) -> None:
-    it.origin.respond = after(1.0)
-    urls = [f"{it.gateway.url}/one/{number}" for number in range(2)]
-    await asyncio.gather(*(it.gateway.client.get(url, fresh=True) for url in urls))
+    free = asyncio.Event()
+
+    async def once_free(exchange: Exchange) -> None:
+        await free.wait()
+        await echo(exchange)
+
+    it.origin.respond = once_free
+    get, url = it.gateway.client.get, f"{it.gateway.url}/one"
+    first = asyncio.create_task(get(f"{url}/0", timeout=60, fresh=True))
+    await seen(it.origin, 1)
+    second = asyncio.create_task(get(f"{url}/1", timeout=60, fresh=True))
+    await waits(it.gateway, "one")
+    await asyncio.sleep(0.2)
+    free.set()
+    await asyncio.gather(first, second)
 
     def is_wait(span: Span) -> bool:
         return span.name == "queue" and span.facts["headgate.backend"] == "one"
@@ -234,26 +257,23 @@ async def test_the_wait_in_the_queue_is_a_span_of_its_own(it: House) -> None:
     (attempt,) = named(inner, "client")
     assert (wait.kind, wait.parent) == ("internal", request.id)
     assert wait.facts == {"headgate.backend": "one"}
-    assert wait.took_s > 0.2
+    assert wait.took_s > 0.19
     assert wait.ended <= attempt.began + 0.001
     assert len([span for span in it.collector.spans if is_wait(span)]) == 1
 
 
 async def test_who_is_turned_away_leaves_a_span_that_says_why(it: House) -> None:
     it.origin.respond = hang
-    get, url = it.gateway.client.get, f"{it.gateway.url}/known"
-    first = asyncio.create_task(get(url, timeout=30, fresh=True))
-    await seen(it.origin, 1)
-    late = asyncio.create_task(get(url, fresh=True))
-
-    async def queued() -> bool:
-        return (await it.gateway.metrics()).total("headgate_queue_depth", backend="known") == 1
-
-    await eventually(queued, what="the second waits")
-    full = await get(url, fresh=True)
+    get, known, brief = it.gateway.client.get, f"{it.gateway.url}/known", f"{it.gateway.url}/brief"
+    there = [asyncio.create_task(get(url, timeout=60, fresh=True)) for url in (known, brief)]
+    await seen(it.origin, 2)
+    there.append(asyncio.create_task(get(known, timeout=60, fresh=True)))
+    await waits(it.gateway, "known")
+    full = await get(known, fresh=True)
     nowhere = await get(f"{it.gateway.url}/unknown?x", fresh=True)
-    timed_out = await late
-    first.cancel()
+    timed_out = await get(brief, fresh=True)
+    for each in there:
+        each.cancel()
     reasons = {
         reply.header("x-headgate-error"): reply.header("x-request-id")
         for reply in (full, nowhere, timed_out)

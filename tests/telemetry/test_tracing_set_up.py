@@ -81,7 +81,8 @@ async def test_a_bad_collector_slows_neither_requests_nor_the_end(fault: str) ->
             assert replies[-1].done - replies[0].intended < 10.0 * stretch
             assert fault == "down" or collector.exports
             # Not `expect=0`: that also wants a log without tracebacks, which is checked below.
-            assert await gateway.stop(expect=None) < 3.0 * stretch
+            # A second is what it waits for; to send alone would take ten.
+            assert await gateway.stop(expect=None) < 8.0 * stretch
             assert gateway.process is not None
             assert gateway.process.returncode == 0
             text = gateway.log_text()

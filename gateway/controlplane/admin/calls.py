@@ -29,6 +29,7 @@ from gateway.controlplane.watch.fleet_view import FleetView
 from gateway.controlplane.watch.last_hour import LastHour
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.core.faults import Fault, Invalid, did_you_mean
+from gateway.core.table import Document
 
 Json = Any
 T = TypeVar("T")
@@ -194,6 +195,21 @@ class Call:
             return (await self.request.read()).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise Problem("not_json", "the body is not UTF-8") from None
+
+    async def edited(
+        self, edit: Callable[[Document], Document], of: Callable[[Document], Json]
+    ) -> Published:
+        """What came of `edit`, made if what `of` finds is as the request's condition says."""
+
+        def guarded(document: Document) -> Document:
+            # A condition counts only where the edit would be made without it (RFC 9110, 13.2.1).
+            after = edit(document)
+            self.guard(of(document))
+            return after
+
+        return await self.publisher.publish(
+            guarded, who=self.who, why=self.why, dry_run=self.dry_run
+        )
 
     def shown(self, body: Json, tag: str, revision: int | None = None) -> web.Response:
         """`body`, whose tag tells all of it; 304 for a reader who has it already."""

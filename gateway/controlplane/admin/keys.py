@@ -77,11 +77,9 @@ async def retire_key(call: Call) -> web.Response:
     """Leaves a key its newest secret alone."""
     await call.spare()
     name = call.part("name")
-    published = await call.publisher.publish(
-        _guarded(call, name, lambda document: edits.retire_key(document, name)),
-        who=call.who,
-        why=call.why,
-        dry_run=call.dry_run,
+    published = await call.edited(
+        lambda document: edits.retire_key(document, name),
+        lambda document: current(document, SECTION, name),
     )
     after = current(published.table.document, SECTION, name)
     body = outcome(published, name=name, current=after)
@@ -91,9 +89,7 @@ async def retire_key(call: Call) -> web.Response:
 async def _secret_write(
     call: Call, name: str, secret: str, edit: Callable[[Document], Document], status: int = 200
 ) -> web.Response:
-    published = await call.publisher.publish(
-        _guarded(call, name, edit), who=call.who, why=call.why, dry_run=call.dry_run
-    )
+    published = await call.edited(edit, lambda document: current(document, SECTION, name))
     body = {"name": name, "key": secret, **outcome(published)}
     if published.dry_run:
         del body["key"]  # it opens nothing
@@ -107,14 +103,3 @@ async def _secret_write(
         revision=published.revision,
         headers=_NOT_KEPT,
     )
-
-
-def _guarded(
-    call: Call, name: str, edit: Callable[[Document], Document]
-) -> Callable[[Document], Document]:
-    def guarded(document: Document) -> Document:
-        edited = edit(document)
-        call.guard(current(document, SECTION, name))
-        return edited
-
-    return guarded

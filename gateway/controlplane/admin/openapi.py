@@ -10,52 +10,57 @@ import re
 from pydantic import TypeAdapter
 
 from gateway.controlplane.admin.mirrors import mirror_schemas
-from gateway.controlplane.admin.openapi_operations import TEXT, Schema, described, ref
+from gateway.controlplane.admin.openapi_operations import described
 from gateway.controlplane.admin.operations import OPERATIONS
 from gateway.controlplane.admin.problems import KINDS
 from gateway.controlplane.admin.rollout_schemas import rollout_schemas
+from gateway.controlplane.admin.schema_parts import (
+    COUNT,
+    NUMBER,
+    TEXT,
+    TIME,
+    Schema,
+    list_of,
+    map_of,
+    record,
+    ref,
+    whole,
+)
 from gateway.controlplane.admin.series import series_schemas
 from gateway.controlplane.configuration.file_schema import tidied
 from gateway.controlplane.configuration.schemas import File
 from gateway.core.entries import NAME
 from gateway.core.table import MAX_WEIGHT
 
-
-def _object(required: list[str], **properties: Schema) -> Schema:
-    return {"type": "object", "required": required, "properties": properties}
-
-
-_INT: Schema = {"type": "integer", "minimum": 0}
 _ANY: Schema = {}
+_PATCH: Schema = {"type": "object", "description": "RFC 7396: null removes a key."}
 _WEIGHTS: Schema = {
     "type": "object",
     "minProperties": 1,
     "propertyNames": {"pattern": NAME},
     "additionalProperties": {"type": "integer", "minimum": 0, "maximum": MAX_WEIGHT},
 }
-_CHANGES: Schema = {"type": "array", "items": ref("Change")}
-_APPLIED = _object(
+_CHANGES: Schema = list_of(ref("Change"))
+_APPLIED = record(
     ["workers"],
-    workers=_INT,
-    gateways=_INT,
+    workers=COUNT,
+    gateways=COUNT,
     lost={
-        "type": "array",
-        "items": TEXT,
+        **list_of(TEXT),
         "description": "With several gateways: those that were there and have lost their lease.",
     },
 )
 _SERVES = {
-    "type": "object",
-    "additionalProperties": TEXT,
+    **map_of(TEXT),
     "description": "Backend → what `headgate up` will do about its processes.",
 }
 _WRITTEN = {
-    "revision": _INT, "diff": _CHANGES, "applied": _APPLIED, "dry_run": {"const": True},
+    "revision": COUNT, "diff": _CHANGES, "applied": _APPLIED, "dry_run": {"const": True},
     "serves": _SERVES,
 }  # fmt: skip
 _REVISION = {
-    "revision": _INT,
-    "time": {"type": "string", "format": "date-time"},
+    "revision": COUNT,
+    "time": TIME,
     "who": TEXT,
     "why": TEXT,
     "source": {"enum": ["file", "api", "restore"]},
@@ -63,14 +68,10 @@ _REVISION = {
 }
 
 
-def _map_of(item: Schema) -> Schema:
-    return {"type": "object", "additionalProperties": item}
-
-
 _ENTRIES = {
-    "backends": _map_of(ref("BackendSpec")),
-    "routes": _map_of(ref("RouteSpec")),
-    "keys": _map_of(ref("KeySpec")),
+    "backends": map_of(ref("BackendSpec")),
+    "routes": map_of(ref("RouteSpec")),
+    "keys": map_of(ref("KeySpec")),
     "default_limits": ref("LimitsSpec"),
 }
 
@@ -93,35 +94,33 @@ def _entries() -> dict[str, Schema]:
     weights = ref("WeightsPut")
     partial = {**_WEIGHTS["additionalProperties"], "type": ["integer", "null"]}
     return {
-        "Table": _object(["revision", "backends", "routes"], revision=_INT, **_ENTRIES),
+        "Table": record(["revision", "backends", "routes"], revision=COUNT, **_ENTRIES),
         "WeightsPut": _WEIGHTS,
         "WeightsPatch": {**_WEIGHTS, "minProperties": 0, "additionalProperties": partial},
-        "Weights": _object(
-            ["revision", "route", "weights", "effective"],
-            revision=_INT, route=TEXT, weights=weights, effective=_map_of({"type": "number"}),
+        "Weights": whole(
+            revision=COUNT, route=TEXT, weights=weights, effective=map_of(NUMBER),
         ),
-        "RoutePatch": {"type": "object", "description": "RFC 7396: null removes a key."},
-        "BackendPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
-        "Keys": _object(
-            ["revision", "keys"], revision=_INT, keys=_ENTRIES["keys"],
-            used={"type": "object", "additionalProperties": ref("KeyUse")},
+        "RoutePatch": _PATCH,
+        "BackendPatch": _PATCH,
+        "Keys": record(
+            ["revision", "keys"], revision=COUNT, keys=_ENTRIES["keys"],
+            used=map_of(ref("KeyUse")),
         ),
-        "KeyUse": _object(
-            ["last_used", "requests_per_s", "requests", "refused"],
+        "KeyUse": whole(
             last_used={"type": ["string", "null"], "format": "date-time"},
-            requests_per_s={"type": "number"}, requests=_INT, refused=_INT,
+            requests_per_s=NUMBER, requests=COUNT, refused=COUNT,
         ),
-        "KeyPatch": {"type": "object", "description": "RFC 7396: null removes a key."},
+        "KeyPatch": _PATCH,
         "NewKey": {
-            **_object(
+            **record(
                 ["name"], name={"type": "string", "pattern": NAME},
-                routes={"type": "array", "items": TEXT},
-                expires={"type": "string", "format": "date-time"}, limits=ref("LimitsSpec"),
+                routes=list_of(TEXT),
+                expires=TIME, limits=ref("LimitsSpec"),
             ),
             "additionalProperties": False,
         },
         "NewInstance": {
-            **_object(["url"], url={"type": "string", "pattern": r"^(dns\+)?https?://"}),
+            **whole(url={"type": "string", "pattern": r"^(dns\+)?https?://"}),
             "additionalProperties": False,
         },
     }  # fmt: skip
@@ -131,40 +130,37 @@ def _outcomes() -> dict[str, Schema]:
     """What a write came to."""
     weights = ref("WeightsPut")
     return {
-        "WeightsOutcome": _object(
+        "WeightsOutcome": record(
             ["revision", "route", "previous", "weights", "applied"],
             route=TEXT, previous=weights, weights=weights, **_WRITTEN,
         ),
-        "Outcome": _object(
+        "Outcome": record(
             ["revision", "previous", "current", "diff", "applied"],
             route=TEXT, backend=TEXT, previous=_ANY, current=_ANY, **_WRITTEN,
         ),
-        "KeyMade": _object(
+        "KeyMade": record(
             ["name", "revision", "applied"],
             name=TEXT, key={"type": "string", "pattern": "^hg_"}, **_WRITTEN,
         ),
-        "Applied": _object(
+        "Applied": record(
             ["revision", "previous", "overridden", "unserved", "restart", "diff", "applied"],
-            previous=_INT, overridden=_CHANGES, **_WRITTEN,
+            previous=COUNT, overridden=_CHANGES, **_WRITTEN,
             unserved={
                 **_CHANGES,
                 "description": "Changes of what `headgate up` serves: no process was started, "
                 "replaced or stopped for them.",
             },
             restart={
-                "type": "array", "items": TEXT,
+                **list_of(TEXT),
                 "description": "Settings that the file says otherwise: they take a restart.",
             },
         ),
-        "Restored": _object(
+        "Restored": record(
             ["revision", "restored", "previous", "diff", "applied"],
-            restored=_INT, previous=_INT, **_WRITTEN,
+            restored=COUNT, previous=COUNT, **_WRITTEN,
         ),
-        "Restarting": _object(
-            ["revision", "backend", "serves"],
-            revision=_INT, backend=TEXT, serves=_SERVES,
-        ),
-        "Change": _object(
+        "Restarting": whole(revision=COUNT, backend=TEXT, serves=_SERVES),
+        "Change": record(
             ["op", "pointer"],
             op={"enum": ["add", "remove", "replace"]}, pointer=TEXT, before=_ANY, after=_ANY,
             note=TEXT,
@@ -175,44 +171,37 @@ def _outcomes() -> dict[str, Schema]:
 def _reports() -> dict[str, Schema]:
     """What was, in the history, and what is live."""
     return {
-        "History": _object(
-            ["revisions", "next"],
-            revisions={"type": "array", "items": ref("Revision")},
+        "History": whole(
+            revisions=list_of(ref("Revision")),
             next={"type": ["integer", "null"]},
         ),
-        "Revision": _object(list(_REVISION), **_REVISION),
-        "RevisionDocument": _object(
-            [*_REVISION, "document"], **_REVISION, document=_object([], **_ENTRIES)
+        "Revision": whole(**_REVISION),
+        "RevisionDocument": record(
+            [*_REVISION, "document"], **_REVISION, document=record([], **_ENTRIES)
         ),
-        "Status": _object(
+        "Status": record(
             ["revision", "role"],
-            revision=_INT,
+            revision=COUNT,
             role={"enum": ["viewer", "operator"], "description": "What the one who asks may do."},
             listen={**TEXT, "description": "The URL at which requests are taken."},
         ),
-        "Logs": _object(
-            ["backend", "lines"],
+        "Logs": whole(
             backend=TEXT,
-            lines={
-                "type": "array",
-                "items": _object(
-                    ["number", "instance", "text"], number=_INT, instance=TEXT, text=TEXT
-                ),
-            },
+            lines=list_of(whole(number=COUNT, instance=TEXT, text=TEXT)),
         ),
-        "Word": _object(["status"], status=TEXT),
+        "Word": whole(status=TEXT),
     }
 
 
 def _problems() -> dict[str, Schema]:
     """What is answered when a call is refused."""
     return {
-        "Fault": _object(["pointer", "code", "detail"], pointer=TEXT, code=TEXT, detail=TEXT),
-        "Problem": _object(
+        "Fault": whole(pointer=TEXT, code=TEXT, detail=TEXT),
+        "Problem": record(
             ["type", "title", "status", "detail", "code", "request_id"],
-            type=TEXT, title=TEXT, status=_INT, detail=TEXT,
+            type=TEXT, title=TEXT, status=COUNT, detail=TEXT,
             code={"enum": sorted(KINDS)}, request_id=TEXT,
-            errors={"type": "array", "items": ref("Fault")},
+            errors=list_of(ref("Fault")),
         ),
     }  # fmt: skip
 

@@ -4,17 +4,13 @@ Said in OpenAPI, from what the table of operations says of it. The schemas it na
 """
 
 import re
-from typing import Any
+from typing import Any, Final
 
 from gateway.controlplane.admin.calls import YAML_TYPES
-from gateway.controlplane.admin.examples import EXAMPLES
 from gateway.controlplane.admin.operations import Operation
+from gateway.controlplane.admin.schema_parts import TEXT, Schema, list_of, ref
 from gateway.controlplane.admin.series import MOST_NAMES
 from gateway.core.entries import NAME
-
-Schema = dict[str, Any]
-
-TEXT: Schema = {"type": "string"}
 
 _PARAMETERS: dict[str, Schema] = {
     "route": {"schema": {"type": "string", "pattern": NAME}, "description": "A route's name."},
@@ -44,13 +40,34 @@ _BODY_TYPES = {
 }
 
 
+EXAMPLES: Final[dict[str, Any]] = {
+    "applyFile": {
+        "backends": {"digits-linear": {"instances": ["http://127.0.0.1:8001"]}},
+        "routes": {"digits": {"match": "/digits", "split": {"digits-linear": 1}}},
+    },
+    "putRoute": {
+        "match": {"path": "/digits"},
+        "rewrite": "/predict",
+        "split": {"digits-linear": 90, "digits-cnn": 10},
+    },
+    "patchRoute": {"retries": {"attempts": 3}, "sticky": {"header": "X-User-Id"}},
+    "putWeights": {"digits-linear": 50, "digits-cnn": 50},
+    "patchWeights": {"digits-cnn": 20},
+    "putRollout": {"to": "digits-cnn", "steps": [1, 5, 25, 50, 100], "hold": "2m"},
+    "putBackend": {"instances": ["http://127.0.0.1:8002"], "max_in_flight": 64},
+    "patchBackend": {"queue": {"size": 128, "timeout": "2s"}},
+    "createKey": {
+        "name": "acme",
+        "routes": ["digits"],
+        "limits": {"requests": "100/s", "burst": 200},
+    },
+    "patchKey": {"expires": "2038-01-01T00:00:00Z"},
+    "addInstance": {"url": "http://127.0.0.1:8009"},
+}
+"""A body of each operation. A test sends every one of them: one that is refused is a bug."""
+
 _KNOWN = {"getTable", "getRoute", "getBackend", "getKey", "listKeys", "getHistory", "getRevision"}
 """Operations whose entity tag tells all of the answer."""
-
-
-def ref(name: str) -> Schema:
-    """The schema that is called so."""
-    return {"$ref": f"#/components/schemas/{name}"}
 
 
 def described(operation: Operation) -> Schema:
@@ -85,7 +102,7 @@ def _parameters(operation: Operation) -> list[Schema]:
             _query("after", {"type": "integer", "minimum": 1, "maximum": 2**53}),
         ]
     if operation.name == "getSeries":
-        several: Schema = {"type": "array", "items": TEXT, "maxItems": MOST_NAMES}
+        several = {**list_of(TEXT), "maxItems": MOST_NAMES}
         found += [
             {**_query("route", several), "description": "A route's name; may be repeated."},
             {**_query("backend", several), "description": "A backend's name; may be repeated."},

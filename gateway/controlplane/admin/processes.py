@@ -4,7 +4,8 @@ They are no part of the table: what is asked here goes to whoever starts them. E
 served are edits of the backend.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -34,44 +35,34 @@ async def get_logs(call: Call) -> web.Response:
 async def restart(call: Call) -> web.Response:
     """Ends each instance of a backend and starts it again, one after the other."""
     backend, fleet = _served(call)
-    spec = edits.entry_of(call.publisher.table.document, "backends", backend)
-    call.guard(spec)
-    if not call.dry_run:
-        fleet.restart(backend)
-        call.parts.events.publish(
-            {"type": "restart", "backend": backend, "who": call.who, "why": call.why}
-        )
-    revision = call.publisher.table.revision
     words = "each instance is ended and started again, one after the other"
-    body = {"revision": revision, "backend": backend, "serves": {backend: words}}
-    return answer(body, tag=etag(spec), revision=revision)
+    return _told(call, backend, "restart", fleet.restart, words)
 
 
 async def start(call: Call) -> web.Response:
     """Loads a model that starts on demand, before any request asks for it."""
+    backend, fleet = _on_demand(call)
     words = "it is loaded now, and unloaded again as its `idle` says"
-    return await _told(call, "start", words)
+    return _told(call, backend, "start", fleet.start, words)
 
 
 async def stop(call: Call) -> web.Response:
     """Unloads a model that starts on demand, once it has finished what it has."""
-    backend, _ = _served(call)
+    backend, fleet = _on_demand(call)
     if backend in call.parts.rollouts.canaries():
         raise Conflict(f"a rollout leads to backend {backend!r}: abort it first")
-    return await _told(call, "stop", "it finishes what it has; the next request loads it again")
+    words = "it finishes what it has; the next request loads it again"
+    return _told(call, backend, "stop", fleet.stop, words)
 
 
-async def _told(call: Call, word: Literal["start", "stop"], words: str) -> web.Response:
-    backend, fleet = _served(call)
-    spec = edits.entry_of(call.publisher.table.document, "backends", backend)
+def _told(
+    call: Call, backend: str, word: str, tell: Callable[[str], None], words: str
+) -> web.Response:
+    """Tells whoever starts `backend`, and whoever follows the events."""
+    spec = _spec(call, backend)
     call.guard(spec)
-    if not on_demand(spec):
-        raise Conflict(
-            f"backend {backend!r} is loaded as long as it is served; with `start: demand` it is"
-            " loaded when it is asked for"
-        )
     if not call.dry_run:
-        (fleet.start if word == "start" else fleet.stop)(backend)
+        tell(backend)
         call.parts.events.publish(
             {"type": word, "backend": backend, "who": call.who, "why": call.why}
         )
@@ -83,9 +74,24 @@ async def _told(call: Call, word: Literal["start", "stop"], words: str) -> web.R
 def _served(call: Call) -> tuple[str, FleetView]:
     """The backend that is meant, and who knows its processes; Conflict where nobody does."""
     backend = call.part("backend")
-    spec = edits.entry_of(call.publisher.table.document, "backends", backend)
+    spec = _spec(call, backend)
     if call.parts.fleet is None:
         raise Conflict("this gateway starts no instances; `headgate up` does")
     if not spec.get("serve"):
         raise Conflict(f"backend {backend!r} has no `serve`: its instances are somebody else's")
     return backend, call.parts.fleet
+
+
+def _on_demand(call: Call) -> tuple[str, FleetView]:
+    """The same; Conflict also where it does not start on demand."""
+    backend, fleet = _served(call)
+    if not on_demand(_spec(call, backend)):
+        raise Conflict(
+            f"backend {backend!r} is loaded as long as it is served; with `start: demand` it is"
+            " loaded when it is asked for"
+        )
+    return backend, fleet
+
+
+def _spec(call: Call, backend: str) -> Any:
+    return edits.entry_of(call.publisher.table.document, "backends", backend)

@@ -1,29 +1,31 @@
 """How do a rollout and its plan look, for programs that read OpenAPI?"""
 
-from typing import Any, get_args
+from typing import get_args
 
+from gateway.controlplane.admin.schema_parts import (
+    COUNT,
+    NUMBER,
+    TEXT,
+    TIME,
+    Schema,
+    list_of,
+    map_of,
+    record,
+    whole,
+)
 from gateway.controlplane.rollouts.plans import MAX_WHY, MOST, MOST_STEPS
 from gateway.core.entries import NAME
 from gateway.core.rollout import OnFail, State, Verdict
 
-Schema = dict[str, Any]
-
 _DURATION: Schema = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"}
 _PERCENT: Schema = {"type": "number", "minimum": 0.01, "maximum": 100, "multipleOf": 0.01}
 _LEAST: Schema = {"type": "integer", "minimum": 1, "maximum": MOST}
-_COUNT: Schema = {"type": "integer", "minimum": 0}
-_TEXT: Schema = {"type": "string"}
 _ALPHA: Schema = {"type": "number", "minimum": 1e-6, "maximum": 0.5, "default": 0.01}
 _ON_FAIL: Schema = {"enum": list(get_args(OnFail)), "default": "rollback"}
 
 
 def _closed(required: list[str], **properties: Schema) -> Schema:
-    return {
-        "type": "object",
-        "required": required,
-        "properties": properties,
-        "additionalProperties": False,
-    }
+    return {**record(required, **properties), "additionalProperties": False}
 
 
 def _guard(**more: Schema) -> Schema:
@@ -54,7 +56,7 @@ def _plan() -> Schema:
     told = "Left out: errors and latency. agreement needs a mirror to the canary with compare."
     plan = _closed(
         ["to"],
-        to={**_TEXT, "pattern": NAME, "description": "The canary: a backend of the split."},
+        to={**TEXT, "pattern": NAME, "description": "The canary: a backend of the split."},
         steps={
             "type": "array", "minItems": 1, "maxItems": MOST_STEPS,
             "items": {"anyOf": [_PERCENT, step]}, "default": [1, 5, 25, 50, 100],
@@ -63,12 +65,12 @@ def _plan() -> Schema:
         hold={**_DURATION, "default": "2m", "description": "At least so long at each step."},
         min_requests={**_LEAST, "default": 100, "description": "Judged at the canary, each step."},
         warmup={
-            **_COUNT, "maximum": MOST, "default": 20,
+            **COUNT, "maximum": MOST, "default": 20,
             "description": "Its first requests teach nothing.",
         },
         guards={**guards, "minProperties": 1, "description": told},
         on_done={"enum": ["keep", "remove_old"], "default": "keep"},
-        why={**_TEXT, "maxLength": MAX_WHY},
+        why={**TEXT, "maxLength": MAX_WHY},
     )  # fmt: skip
     plan["properties"]["guards"]["type"] = ["object", "null"]
     return plan
@@ -76,43 +78,27 @@ def _plan() -> Schema:
 
 def rollout_schemas() -> dict[str, Schema]:
     """The schemas of rollouts, by name."""
-    arm = {
-        "type": "object",
-        "required": ["events", "requests"],
-        "properties": {"events": _COUNT, "requests": _COUNT},
-    }
-    guard: Schema = {
-        "type": "object",
-        "required": ["verdict", "evidence", "threshold", "canary", "stable", "sentence"],
-        "properties": {
-            "verdict": {"enum": list(get_args(Verdict))},
-            "evidence": {"type": "number"},
-            "threshold": {"type": "number"},
-            "canary": arm,
-            "stable": arm,
-            "sentence": _TEXT,
-        },
-    }
-    told = {"time": {**_TEXT, "format": "date-time"}, "state": {"enum": list(get_args(State))}}
-    entry = {**told, "step": _COUNT, "why": _TEXT}
+    arm = whole(events=COUNT, requests=COUNT)
+    guard = whole(
+        verdict={"enum": list(get_args(Verdict))},
+        evidence=NUMBER,
+        threshold=NUMBER,
+        canary=arm,
+        stable=arm,
+        sentence=TEXT,
+    )
+    state: Schema = {"enum": list(get_args(State))}
     shown: dict[str, Schema] = {
-        "route": _TEXT,
-        "to": _TEXT,
-        "state": told["state"],
-        "step": {**_COUNT, "description": "From 1."},
-        "share": {"type": "number", "description": "The canary's part of the route, in percent."},
-        "started": told["time"],
-        "why": _TEXT,
-        "revision": {**_COUNT, "description": "Of the last edit that it made."},
-        "guards": {"type": "object", "additionalProperties": guard},
-        "history": {
-            "type": "array",
-            "items": {"type": "object", "required": list(entry), "properties": entry},
-        },
+        "route": TEXT,
+        "to": TEXT,
+        "state": state,
+        "step": {**COUNT, "description": "From 1."},
+        "share": {**NUMBER, "description": "The canary's part of the route, in percent."},
+        "started": TIME,
+        "why": TEXT,
+        "revision": {**COUNT, "description": "Of the last edit that it made."},
+        "guards": map_of(guard),
+        "history": list_of(whole(time=TIME, state=state, step=COUNT, why=TEXT)),
     }
-    properties = {
-        **shown,
-        "plan": {"type": "object", "description": "Where it was asked for, and of a dry run."},
-    }
-    rollout = {"type": "object", "required": list(shown), "properties": properties}
-    return {"RolloutPlan": _plan(), "Rollout": rollout}
+    plan: Schema = {"type": "object", "description": "Where it was asked for, and of a dry run."}
+    return {"RolloutPlan": _plan(), "Rollout": record(list(shown), **shown, plan=plan)}

@@ -50,16 +50,7 @@ async def write_entry(
     call: Call, section: str, name: str, edit: Callable[[Document], Document]
 ) -> web.Response:
     """Publishes `edit` of one route or backend and answers with what was and what is."""
-
-    def guarded(document: Document) -> Document:
-        # A condition counts only where the edit would be made without it (RFC 9110, 13.2.1).
-        edited = edit(document)
-        call.guard(current(document, section, name))
-        return edited
-
-    published = await call.publisher.publish(
-        guarded, who=call.who, why=call.why, dry_run=call.dry_run
-    )
+    published = await call.edited(edit, lambda document: current(document, section, name))
     before = current(published.previous.document, section, name)
     after = current(published.table.document, section, name)
     # In an answer a `key` is a secret.
@@ -163,14 +154,9 @@ async def patch_weights(call: Call) -> web.Response:
 
 async def _write_weights(call: Call, *, partial: bool) -> web.Response:
     route, weights = call.part("route"), await call.mapping()
-
-    def weighted(document: Document) -> Document:
-        edited = edits.set_weights(document, route, weights, partial=partial)
-        call.guard(edits.weights_of(document, route))
-        return edited
-
-    published = await call.publisher.publish(
-        weighted, who=call.who, why=call.why, dry_run=call.dry_run
+    published = await call.edited(
+        lambda document: edits.set_weights(document, route, weights, partial=partial),
+        lambda document: edits.weights_of(document, route),
     )
     after = edits.weights_of(published.table.document, route)
     body = outcome(

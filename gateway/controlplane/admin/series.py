@@ -6,17 +6,16 @@ What is kept, and how exactly, is said in `watch.last_hour`.
 import asyncio
 import time
 from collections.abc import Collection
-from typing import Any
 
 from aiohttp import web
 
 from gateway.controlplane.admin.calls import Call, answer, seal
 from gateway.controlplane.admin.problems import Problem
+from gateway.controlplane.admin.schema_parts import NUMBER, Schema, list_of, map_of, ref, whole
 from gateway.controlplane.watch.last_hour import KEPT_S, STEP_S, Step, columns
 from gateway.controlplane.watch.rates import ANSWERS, GATEWAY, QUANTILES, Of
 from gateway.core import edits
 
-Schema = dict[str, Any]
 MOST_NAMES = 50
 
 
@@ -56,12 +55,11 @@ def _named(call: Call, kind: str, steps: Collection[Step]) -> list[Of]:
 
 def series_schemas() -> dict[str, Schema]:
     """The schemas of series, by name."""
-    rates: Schema = {"type": "array", "items": {"type": "number", "minimum": 0}}
-    times: Schema = {"type": "array", "items": {"type": ["number", "null"], "minimum": 0}}
-    one: Schema = {"$ref": "#/components/schemas/Rates"}
-    named: Schema = {"type": "object", "additionalProperties": one}
+    rates = list_of({**NUMBER, "minimum": 0})
+    times = list_of({"type": ["number", "null"], "minimum": 0})
+    named = map_of(ref("Rates"))
     return {
-        "Rates": _object(
+        "Rates": whole(
             requests_per_s=rates,
             answers_per_s={
                 "type": "object",
@@ -70,26 +68,21 @@ def series_schemas() -> dict[str, Schema]:
                 "description": "The kinds of answers that there were.",
             },
             latency_ms={
-                **_object(**dict.fromkeys(QUANTILES, times)),
+                **whole(**dict.fromkeys(QUANTILES, times)),
                 "description": "Of all requests of a step, within 1.1 %; null: none was timed.",
             },
         ),
         "Series": {
-            **_object(
-                step_s={"type": "number"},
+            **whole(
+                step_s=NUMBER,
                 until={
-                    "type": "array",
-                    "items": {"type": "number"},
+                    **list_of(NUMBER),
                     "description": "When each step ended, in seconds since 1970; the oldest first.",
                 },
-                gateway=one,
+                gateway=ref("Rates"),
                 routes=named,
                 backends=named,
             ),
             "description": "One number for each step. Where much is kept it is less than an hour.",
         },
     }
-
-
-def _object(**properties: Schema) -> Schema:
-    return {"type": "object", "required": list(properties), "properties": properties}

@@ -1,22 +1,24 @@
 """Do the routes, backends and settings fit together?
 
 Each check reads a document that may still be faulty elsewhere and reports what it can see,
-so that one run names every fault. Shapes and single values are the schemas' business.
+so that one run names every fault. Shapes and single values are the schemas' business, and where
+instances are is `instance_checks`'.
 """
 
-import ipaddress
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
+from gateway.controlplane.configuration.instance_checks import (
+    instance_faults,
+    listed,
+    mapping,
+    overlap,
+    served_twice,
+)
 from gateway.controlplane.configuration.references import missing
 from gateway.controlplane.configuration.settings import Settings
-from gateway.controlplane.watch.resolver import is_name
-from gateway.core.addresses import refusal
 from gateway.core.deltas import Delta
 from gateway.core.faults import Fault, did_you_mean, pointer
-from gateway.core.placement import FLEET
-from gateway.core.table import Instance, parse_instance
-from gateway.processes.sockets import is_here
 
 Json = Any
 MOST_ROUTES = 50_000
@@ -29,12 +31,12 @@ def cross_faults(document: Json, settings: Settings | None = None) -> list[Fault
     """Every contradiction in `document`, and with the listeners and networks of `settings`."""
     if faults := size_faults(document):
         return faults
-    routes, backends = _map(document, "routes"), _map(document, "backends")
+    routes, backends = mapping(document, "routes"), mapping(document, "backends")
     faults = list(_unknown_backends(routes, backends))
     faults += _same_match(routes, {})
-    faults += _alone(backends, settings)
-    faults += _served_twice(backends)
-    keys = _map(document, "keys")
+    faults += instance_faults(backends, settings)
+    faults += served_twice(backends)
+    keys = mapping(document, "keys")
     faults += _unknown_routes(keys, routes)
     faults += _same_hash(keys, {})
     return faults
@@ -42,12 +44,12 @@ def cross_faults(document: Json, settings: Settings | None = None) -> list[Fault
 
 def size_faults(document: Json) -> list[Fault]:
     """That `document` is larger than what is served well: one fault with its size, or none."""
-    routes, backends = _map(document, "routes"), _map(document, "backends")
-    instances = sum(len(_list(spec, "instances")) for spec in backends.values())
+    routes, backends = mapping(document, "routes"), mapping(document, "backends")
+    instances = sum(len(listed(spec, "instances")) for spec in backends.values())
     sizes = (
         ("routes", len(routes), MOST_ROUTES),
         ("backends", len(backends), MOST_BACKENDS),
-        ("keys", len(_map(document, "keys")), MOST_KEYS),
+        ("keys", len(mapping(document, "keys")), MOST_KEYS),
         ("instances", instances, MOST_INSTANCES),
     )
     for what, size, most in sizes:
@@ -56,15 +58,6 @@ def size_faults(document: Json) -> list[Fault]:
             detail = f"the table has {size:,} {what} and no more than {most:,} are served well"
             return [Fault(place, "too_large", detail, "split it over several gateways")]
     return []
-
-
-def _alone(backends: Mapping[str, Json], settings: Settings | None) -> list[Fault]:
-    """What is wrong with each of `backends`, whatever else there is."""
-    faults = [*_instances(backends), *_fleets(backends)]
-    if settings is not None:
-        faults += _own_listeners(backends, settings)
-        faults += _networks(backends, settings.instance_networks)
-    return faults
 
 
 class Checks:
@@ -98,25 +91,25 @@ class Checks:
         routes, backends = delta.put.get("routes", {}), delta.put.get("backends", {})
         gone = set(delta.removed.get("backends", ()))
         users = set().union(*(self._users.get(name, ()) for name in gone))
-        left = _map(document, "routes")
+        left = mapping(document, "routes")
         widowed = {name: left[name] for name in users if name in left and name not in routes}
-        faults = list(_unknown_backends({**widowed, **routes}, _map(document, "backends")))
+        faults = list(_unknown_backends({**widowed, **routes}, mapping(document, "backends")))
         touched = set(delta.touched("routes"))
         faults += _same_match(routes, self._routes, touched)
-        faults += _alone(backends, self._settings)
-        faults += missing(backends, _map(self._sound, "backends"))
+        faults += instance_faults(backends, self._settings)
+        faults += missing(backends, mapping(self._sound, "backends"))
         changed = {*backends, *gone}
         served = {name: spec for name, spec in self._served.items() if name not in changed}
-        if any(_map(spec, "serve") for spec in backends.values()):
-            faults += _served_twice({**served, **backends})
+        if any(mapping(spec, "serve") for spec in backends.values()):
+            faults += served_twice({**served, **backends})
         keys = delta.put.get("keys", {})
-        named = _map(document, "keys") if delta.removed.get("routes") else keys
+        named = mapping(document, "keys") if delta.removed.get("routes") else keys
         faults += _unknown_routes(named, left)
         faults += _same_hash(keys, self._hashes, set(delta.touched("keys")))
         return faults
 
     def _note(self, delta: Delta, document: Json) -> None:
-        before = _map(self._sound, "routes")
+        before = mapping(self._sound, "routes")
         for name in delta.touched("routes"):
             key = self._keys.pop(name, None)
             if self._routes.get(key) == name:
@@ -131,20 +124,20 @@ class Checks:
         for name in delta.touched("backends"):
             self._served.pop(name, None)
         for name, spec in delta.put.get("backends", {}).items():
-            if _map(spec, "serve"):
+            if mapping(spec, "serve"):
                 self._served[name] = spec
-        known = _map(self._sound, "keys")
+        known = mapping(self._sound, "keys")
         for name in delta.touched("keys"):
-            for each in _list(known.get(name), "hashes"):
+            for each in listed(known.get(name), "hashes"):
                 self._hashes.pop(each, None)
         for name, spec in delta.put.get("keys", {}).items():
-            self._hashes.update(dict.fromkeys(_list(spec, "hashes"), name))
+            self._hashes.update(dict.fromkeys(listed(spec, "hashes"), name))
         self._sound = document
 
 
 def _matched(spec: Json) -> str | Mapping[str, Json]:
     """What a route matches; everything, while its own faults are still to be said."""
-    match = _map({"": spec}, "").get("match")
+    match = mapping({"": spec}, "").get("match")
     return match if isinstance(match, str | Mapping) else {}
 
 
@@ -152,7 +145,7 @@ def setting_faults(settings: Settings) -> list[Fault]:
     """What single settings cannot see of one another."""
     listen, admin = settings.listen_address, settings.admin_address
     faults = []
-    if listen[1] == admin[1] != 0 and _overlap(listen[0], admin[0]):
+    if listen[1] == admin[1] != 0 and overlap(listen[0], admin[0]):
         faults.append(
             Fault(
                 "/gateway/admin",
@@ -183,7 +176,7 @@ def _unknown_backends(routes: Mapping[str, Json], backends: Mapping[str, Json]) 
 
 def _unknown_routes(keys: Mapping[str, Json], routes: Mapping[str, Json]) -> Iterator[Fault]:
     for key, spec in keys.items():
-        for index, route in enumerate(_list(spec, "routes")):
+        for index, route in enumerate(listed(spec, "routes")):
             if isinstance(route, str) and route not in routes:
                 yield Fault(
                     pointer("keys", key, "routes", index),
@@ -199,7 +192,7 @@ def _same_hash(
     """Secrets that two keys, or one twice, would have: whose a request is would not be clear."""
     seen: dict[str, str] = {}
     for key, spec in keys.items():
-        for index, each in enumerate(_list(spec, "hashes")):
+        for index, each in enumerate(listed(spec, "hashes")):
             if not isinstance(each, str):
                 continue
             other = seen.get(each) or others.get(each)
@@ -211,10 +204,10 @@ def _same_hash(
 
 def _places(spec: Json) -> Iterator[tuple[tuple[str, str], str]]:
     """Where a route's `spec` names a backend, and which."""
-    for name in _map(spec, "split"):
+    for name in mapping(spec, "split"):
         yield ("split", name), name
     for place in (("on_unavailable", "fallback"), ("mirror", "backend")):
-        other = _map(spec, place[0]).get(place[1])
+        other = mapping(spec, place[0]).get(place[1])
         if isinstance(other, str):
             yield place, other
 
@@ -253,137 +246,8 @@ def _match_key(match: str | Mapping[str, Json]) -> Json:
         path = path.rstrip("/")  # a prefix of whole segments
     exact = match.get("exact")
     unordered = [
-        tuple(sorted({str(item) for item in _list(match, key)})) for key in ("hosts", "methods")
+        tuple(sorted({str(item) for item in listed(match, key)})) for key in ("hosts", "methods")
     ]
-    headers = frozenset((k.lower(), str(v)) for k, v in _map(match, "headers").items())
-    fields = frozenset((k, repr(v)) for k, v in _map(match, "json").items())
+    headers = frozenset((k.lower(), str(v)) for k, v in mapping(match, "headers").items())
+    fields = frozenset((k, repr(v)) for k, v in mapping(match, "json").items())
     return (str(exact), "" if exact is not None else str(path), *unordered, headers, fields)
-
-
-def _instances(backends: Mapping[str, Json]) -> Iterator[Fault]:
-    for backend, spec in backends.items():
-        seen: set[str] = set()
-        for place, instance in _parsed(backend, spec):
-            if instance.address in seen:
-                yield Fault(place, "duplicate", f"{instance.address} stands here twice")
-            seen.add(instance.address)
-        seen |= {instance.address for _, instance in _parsed(backend, spec, "placed")}
-        for address in _map(spec, "states"):
-            if address not in seen:
-                yield Fault(
-                    pointer("backends", backend, "states", address),
-                    "unknown_instance",
-                    f"the backend has no instance {address!r}",
-                    did_you_mean(address, seen),
-                )
-
-
-def _served_twice(backends: Mapping[str, Json]) -> Iterator[Fault]:
-    """Two processes of `headgate up` cannot listen on one port."""
-    served: dict[int, list[tuple[str, str]]] = {}
-    for backend, spec in backends.items():
-        if not _map(spec, "serve"):
-            continue
-        own: set[str] = set()
-        for place, instance in (*_parsed(backend, spec), *_parsed(backend, spec, "placed")):
-            if instance.address in own:
-                continue
-            own.add(instance.address)
-            if instance.dns or instance.secure:
-                yield Fault(
-                    place, "serve", "`serve` starts processes here and needs http://host:port"
-                )
-                continue
-            others = served.setdefault(instance.port, [])
-            for host, other in others:
-                if _overlap(host, instance.host):
-                    yield Fault(
-                        place,
-                        "same_port",
-                        f"port {instance.port} is already served for backend {other!r}",
-                        "give each instance its own port",
-                    )
-                    break
-            others.append((instance.host, backend))
-
-
-def _fleets(backends: Mapping[str, Json]) -> Iterator[Fault]:
-    """A fleet has what `serve` starts under the name of its backend."""
-    for backend, spec in backends.items():
-        for index, url in enumerate(_list(spec, "instances")):
-            if not _map(spec, "serve") or not str(url).startswith(FLEET):
-                continue
-            if url != f"{FLEET}{backend}" or len(_list(spec, "instances")) > 1:
-                yield Fault(
-                    pointer("backends", backend, "instances", index),
-                    "fleet",
-                    "what `serve` starts is known to its fleet by the name of its backend",
-                    f"write {FLEET}{backend}, and no other instance",
-                )
-
-
-def _own_listeners(backends: Mapping[str, Json], settings: Settings) -> Iterator[Fault]:
-    listeners = {"listen": settings.listen_address, "admin": settings.admin_address}
-    for backend, spec in backends.items():
-        for place, instance in _parsed(backend, spec):
-            for key, (host, port) in listeners.items():
-                if port and port == instance.port and _is_here(instance.host, host):
-                    yield Fault(
-                        place,
-                        "own_listener",
-                        f"{instance.address} is the gateway itself (gateway.{key})",
-                        "name the instance's own port",
-                    )
-
-
-def _networks(backends: Mapping[str, Json], networks: Sequence[str]) -> Iterator[Fault]:
-    for backend, spec in backends.items():
-        for place, instance in _parsed(backend, spec):
-            reason = refusal(instance.host, networks)
-            if reason:
-                yield Fault(place, "address", f"{instance.host} {reason}")
-
-
-def _parsed(backend: str, spec: Json, key: str = "instances") -> Iterable[tuple[str, Instance]]:
-    for index, url in enumerate(_list(spec, key)):
-        try:
-            instance = parse_instance(url)
-        except (ValueError, AttributeError, TypeError):
-            continue  # the schema says what is wrong with it
-        if not instance.fleet:
-            yield pointer("backends", backend, key, index), instance
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether two listeners on one port would be in each other's way."""
-    return one == other or _is_any(one) or _is_any(other) or (_is_local(one) and _is_local(other))
-
-
-def _is_here(host: str, listener: str) -> bool:
-    return (
-        host == listener
-        or _is_any(host)
-        or (_is_local(host) and (_is_any(listener) or _is_local(listener)))
-        or (_is_any(listener) and not is_name(host) and is_here(host))
-    )
-
-
-def _is_any(host: str) -> bool:
-    return host in ("0.0.0.0", "::")  # noqa: S104 -- compared, not bound
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _map(value: Json, key: str) -> Mapping[str, Json]:
-    inner = value.get(key) if isinstance(value, Mapping) else None
-    return inner if isinstance(inner, Mapping) else {}
-
-
-def _list(value: Json, key: str) -> Sequence[Json]:
-    inner = value.get(key) if isinstance(value, Mapping) else None
-    return inner if isinstance(inner, list) else ()

@@ -3,10 +3,10 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import BeforeValidator
 from pydantic import WithJsonSchema as Shown
 
-from gateway.controlplane.configuration.fields import Spec, fault, optional
+from gateway.controlplane.configuration.fields import Spec, checked, fault, only, optional
 from gateway.core.comparing import WORDS, rule_of
 
 MOST_FIELDS = 100
@@ -21,41 +21,24 @@ def _pointer(text: Any) -> str:
     return text
 
 
-def _rule(said: Any) -> Any:
-    try:
-        rule_of(said)
-    except ValueError as error:
-        raise fault("rule", str(error)) from None
-    return said
-
-
 _NUMBER = {"type": "number", "minimum": 0}
 _SHOWN_RULE = {
     "anyOf": [
         {"enum": list(WORDS)},
-        {
-            "type": "object",
-            "properties": {
-                "close": {
-                    "type": "object",
-                    "properties": {"rtol": _NUMBER, "atol": _NUMBER},
-                    "minProperties": 1,
-                    "additionalProperties": False,
-                }
+        only(
+            "close",
+            {
+                "type": "object",
+                "properties": {"rtol": _NUMBER, "atol": _NUMBER},
+                "minProperties": 1,
+                "additionalProperties": False,
             },
-            "required": ["close"],
-            "additionalProperties": False,
-        },
-        {
-            "type": "object",
-            "properties": {"top_k": {"type": "integer", "minimum": 1}},
-            "required": ["top_k"],
-            "additionalProperties": False,
-        },
+        ),
+        only("top_k", {"type": "integer", "minimum": 1}),
     ]
 }
 Pointer = Annotated[str, BeforeValidator(_pointer)]
-Rule = Annotated[Any, AfterValidator(_rule), Shown(_SHOWN_RULE)]
+Rule = Annotated[Any, checked(rule_of, "rule"), Shown(_SHOWN_RULE)]
 
 
 class CompareSpec(Spec):

@@ -61,13 +61,25 @@ def optional(description: str, **more: Any) -> Any:
     return Field(default=None, description=description, **more)
 
 
-def _checked(parse: Callable[[str], object], code: str) -> AfterValidator:
-    def check(text: str) -> str:
+def only(key: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of an object that has `key` and no other."""
+    return {
+        "type": "object",
+        "properties": {key: value},
+        "required": [key],
+        "additionalProperties": False,
+    }
+
+
+def checked(parse: Callable[[Any], object], code: str) -> AfterValidator:
+    """Leaves what was said as it is, where `parse` can read it."""
+
+    def check(said: Any) -> Any:
         try:
-            parse(text)
+            parse(said)
         except ValueError as error:
             raise fault(code, str(error)) from None
-        return text
+        return said
 
     return AfterValidator(check)
 
@@ -116,10 +128,10 @@ _SHOWN_SIZE = {"type": "string", "pattern": SIZE, "examples": ["64KiB", "64MiB"]
 
 _IN_SECONDS, _IN_BYTES = _with_unit("s", "duration"), _with_unit("B", "size")
 
-Duration = Annotated[str, _IN_SECONDS, _checked(_positive, "duration"), Shown(_SHOWN_DURATION)]
-Pause = Annotated[str, _IN_SECONDS, _checked(_duration, "duration"), Shown(_SHOWN_DURATION)]
+Duration = Annotated[str, _IN_SECONDS, checked(_positive, "duration"), Shown(_SHOWN_DURATION)]
+Pause = Annotated[str, _IN_SECONDS, checked(_duration, "duration"), Shown(_SHOWN_DURATION)]
 """A duration that may be none."""
-Size = Annotated[str, _IN_BYTES, _checked(_size, "size"), Shown(_SHOWN_SIZE)]
+Size = Annotated[str, _IN_BYTES, checked(_size, "size"), Shown(_SHOWN_SIZE)]
 # Of two that look at what was written the last one looks first.
 Seconds = Annotated[float, _parsed(_positive, "duration"), _IN_SECONDS, Shown(_SHOWN_DURATION)]
 Grace = Annotated[float, _parsed(_duration, "duration"), _IN_SECONDS, Shown(_SHOWN_DURATION)]
@@ -127,15 +139,7 @@ Grace = Annotated[float, _parsed(_duration, "duration"), _IN_SECONDS, Shown(_SHO
 Bytes = Annotated[int, _parsed(_size, "size"), _IN_BYTES, Shown(_SHOWN_SIZE)]
 
 
-def _time(text: Any) -> str:
-    try:
-        parse_time(text)
-    except ValueError as error:
-        raise fault("time", str(error)) from None
-    return str(text)
-
-
-Time = Annotated[str, AfterValidator(_time), Shown({"type": "string", "format": "date-time"})]
+Time = Annotated[str, checked(parse_time, "time"), Shown({"type": "string", "format": "date-time"})]
 """A moment, with the zone that it is said in."""
 
 
@@ -233,14 +237,10 @@ _SCALARS = ["string", "number", "boolean", "null"]
 JsonScalar = Annotated[Any, AfterValidator(_json_scalar), Shown({"type": _SCALARS})]
 
 
-def _instance_url(text: str) -> str:
-    try:
-        if not text.startswith(FLEET):
-            refuse_hidden_address(text)
-        parse_instance(text)
-    except ValueError as error:
-        raise fault("instance", str(error)) from None
-    return text
+def _instance(url: str) -> None:
+    if not url.startswith(FLEET):
+        refuse_hidden_address(url)
+    parse_instance(url)
 
 
 def refuse_hidden_address(url: str) -> None:
@@ -260,7 +260,7 @@ def refuse_hidden_address(url: str) -> None:
 
 InstanceUrl = Annotated[
     str,
-    AfterValidator(_instance_url),
+    checked(_instance, "instance"),
     Shown(
         {
             "type": "string",
@@ -321,7 +321,7 @@ def _not_a_port_alone(value: Any) -> Any:
 Listener = Annotated[
     str,
     BeforeValidator(_not_a_port_alone),
-    _checked(split_listener, "listener"),
+    checked(split_listener, "listener"),
     Shown({"type": "string", "examples": ["127.0.0.1:8080"]}),
 ]
 

@@ -25,7 +25,7 @@ from gateway.controlplane.configuration.settings import (
     keys,
 )
 from gateway.controlplane.configuration.yaml_source import MAX_BYTES, Source, YamlError, read
-from gateway.core.deltas import settled
+from gateway.core.deltas import normalised
 from gateway.core.faults import Fault, Invalid, did_you_mean, pointer
 from gateway.core.table import Document
 
@@ -131,7 +131,7 @@ def examine(
     # Where a value is wrong in itself, what it clashes with would only confuse.
     known = {fault.pointer for fault in faults}
     clashes = [fault for fault in cross_faults(raw, settings) if fault.pointer not in known]
-    return settings, settled(document), [*faults, *clashes]
+    return settings, normalised(document), [*faults, *clashes]
 
 
 def entry(section: str, name: str, spec: Any, at: tuple[str, ...] = ()) -> dict[str, Any]:

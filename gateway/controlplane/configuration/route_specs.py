@@ -29,6 +29,7 @@ from gateway.controlplane.configuration.fields import (
     Spec,
     fault,
     one_of,
+    only,
     optional,
 )
 from gateway.controlplane.configuration.limit_specs import LimitsSpec
@@ -128,12 +129,7 @@ OnUnavailable = Annotated[
         {
             "anyOf": [
                 {"enum": ["redistribute", "fail"]},
-                {
-                    "type": "object",
-                    "properties": {"fallback": {"type": "string"}},
-                    "required": ["fallback"],
-                    "additionalProperties": False,
-                },
+                only("fallback", {"type": "string"}),
             ]
         }
     ),

@@ -17,6 +17,7 @@ from gateway.controlplane.configuration.fields import (
     Spec,
     Variable,
     fault,
+    only,
     optional,
     passed_on,
 )
@@ -78,12 +79,7 @@ VariableValue = Annotated[
         {
             "anyOf": [
                 {"type": "string"},
-                {
-                    "type": "object",
-                    "properties": {"env": {"type": "string"}},
-                    "required": ["env"],
-                    "additionalProperties": False,
-                },
+                only("env", {"type": "string"}),
             ]
         }
     ),

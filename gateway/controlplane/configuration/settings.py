@@ -23,6 +23,7 @@ from gateway.controlplane.configuration.fields import (
     Spec,
     Variable,
     fault,
+    optional,
     split_listener,
 )
 from gateway.core.entries import MAX_COUNT
@@ -36,17 +37,12 @@ def _field(default: Any, description: str, **more: Any) -> Any:
     return Field(default, description=description, validate_default=True, **more)
 
 
-def _unsaid(description: str, **more: Any) -> Any:
-    """A field that may be left out and may not be null."""
-    return Field(default=None, description=description, **more)
-
-
 class TlsSpec(Spec):
     """Files of a certificate, in PEM. They are read again when they change."""
 
     cert: str = Field(description="The certificate, and those between it and its CA.", min_length=1)
     key: str = Field(description="Its key, not encrypted.", min_length=1)
-    client_ca: str = _unsaid("Clients must show a certificate of this CA (mTLS).", min_length=1)
+    client_ca: str = optional("Clients must show a certificate of this CA (mTLS).", min_length=1)
 
     @property
     def files(self) -> dict[str, str]:
@@ -78,11 +74,11 @@ class EtcdSpec(Spec):
         ge=1,
         le=600,
     )
-    user: str | FromEnvironmentSpec = _unsaid("Its user, or `{env: NAME}`.")
-    password: SecretStr | FromEnvironmentSpec = _unsaid("The user's password, or `{env: NAME}`.")
-    ca: str = _unsaid("The CA of etcd's certificates, in PEM.", min_length=1)
-    cert: str = _unsaid("A certificate to show to etcd, in PEM.", min_length=1)
-    key: str = _unsaid("Its key, not encrypted.", min_length=1)
+    user: str | FromEnvironmentSpec = optional("Its user, or `{env: NAME}`.")
+    password: SecretStr | FromEnvironmentSpec = optional("The user's password, or `{env: NAME}`.")
+    ca: str = optional("The CA of etcd's certificates, in PEM.", min_length=1)
+    cert: str = optional("A certificate to show to etcd, in PEM.", min_length=1)
+    key: str = optional("Its key, not encrypted.", min_length=1)
 
     @field_validator("password", mode="before")
     @classmethod
@@ -254,12 +250,12 @@ class Settings(Spec):
     @property
     def admin_is_loopback(self) -> bool:
         """Whether only this machine can reach the admin listener."""
-        return _is_loopback(self.admin_address[0])
+        return is_loopback(self.admin_address[0])
 
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach either listener."""
-        return self.admin_is_loopback and _is_loopback(self.listen_address[0])
+        return self.admin_is_loopback and is_loopback(self.listen_address[0])
 
     def dataplane(self) -> dict[str, Any]:
         """What each worker is told (`configure`): seconds, bytes and plain values.
@@ -276,7 +272,8 @@ class Settings(Spec):
         return told
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener at `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, StringConstraints, model_validator
 from pydantic import WithJsonSchema as Shown
 
-from gateway.controlplane.configuration.fields import Host, Spec, fault, optional
+from gateway.controlplane.configuration.fields import Host, Spec, fault, only, optional
 from gateway.core.credentials import VARIABLE, refusal, source_fault
 from gateway.core.header_fields import TOKEN
 
@@ -56,15 +56,6 @@ def _once_each(headers: dict[str, Any]) -> dict[str, Any]:
     return headers
 
 
-def _reference(key: str, pattern: str) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {key: {"type": "string", "pattern": pattern}},
-        "required": [key],
-        "additionalProperties": False,
-    }
-
-
 HeaderSource = Annotated[
     Any,
     AfterValidator(_source),
@@ -72,8 +63,8 @@ HeaderSource = Annotated[
         {
             "anyOf": [
                 {"type": "string", "minLength": 1, "maxLength": 4096},
-                _reference("env", f"^{VARIABLE}$"),
-                _reference("file", "^[^\\u0000]+$"),
+                only("env", {"type": "string", "pattern": f"^{VARIABLE}$"}),
+                only("file", {"type": "string", "pattern": "^[^\\u0000]+$"}),
             ]
         }
     ),

@@ -17,8 +17,7 @@ from gateway.controlplane.published import NotInForce
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts import plans
 from gateway.controlplane.rollouts.agreeing import Ask
-from gateway.controlplane.rollouts.driving import Alone, Driver
-from gateway.controlplane.rollouts.keeping import Keeper
+from gateway.controlplane.rollouts.keeping import Alone, Driver, Keeper
 from gateway.controlplane.rollouts.moving import KEEP_S, WHO, Mover, split_of
 from gateway.controlplane.rollouts.progress import Move, Progress
 from gateway.controlplane.store.store import StoreError

@@ -1,9 +1,13 @@
-"""Where are rollouts kept, so that they survive whatever dies?
+"""Where are rollouts kept, so that they survive whatever dies, and who drives each?
 
 One small file beside the store, written whole or not at all and synced. A rollout writes what it is
 about to do before it does it: whoever comes after a crash finds the wish and makes it true. A file
 that cannot be read is refused and left as it is: a rollout that nobody remembers would leave its
 split as if somebody had wanted it so.
+
+Where several gateways have one table, whoever holds the word for a route drives its rollout: it
+counts, judges and moves; the others show what it wrote down, and one of them goes on when it is
+lost.
 """
 
 import hashlib
@@ -29,6 +33,26 @@ class Keeper(Protocol):
 
     def keep(self, rollouts: Mapping[str, Any]) -> None:
         """Makes these the rollouts there are, durably. DiskRefused, and then nothing changed."""
+
+
+class Driver(Protocol):
+    """What a gateway drives."""
+
+    def drives(self, route: str) -> bool:
+        """Whether this gateway drives the rollout of `route`."""
+
+    async def claim(self, route: str) -> None:
+        """Has this gateway drive it from now on; Conflict where another one does."""
+
+
+class Alone:
+    """A `Driver` of a gateway that shares its table with nobody."""
+
+    def drives(self, route: str) -> bool:
+        return True
+
+    async def claim(self, route: str) -> None:
+        """There is nobody to ask."""
 
 
 class RolloutFile:
@@ -69,20 +93,6 @@ class RolloutFile:
 
     def _refused(self, why: str) -> StateRefused:
         return StateRefused(f"{self._path} cannot be used ({why}); it was kept as it is")
-
-
-class InMemory:
-    """A `Keeper` that forgets with its process."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, Any] = {}
-
-    def load(self) -> dict[str, Any]:
-        found: dict[str, Any] = orjson.loads(orjson.dumps(self.kept))
-        return found
-
-    def keep(self, rollouts: Mapping[str, Any]) -> None:
-        self.kept = orjson.loads(orjson.dumps(rollouts))
 
 
 def _sum(text: bytes) -> str:

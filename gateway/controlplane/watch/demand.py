@@ -7,10 +7,10 @@ decides nothing, and costs the workers nothing.
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from typing import Protocol
 
 from gateway.controlplane.watch.counters import Tally
 from gateway.controlplane.watch.fleet_view import FleetView
+from gateway.controlplane.worker_loads import WorkerLoads
 from gateway.core.faults import Conflict
 from gateway.core.table import Table
 from gateway.telemetry.book import Labels
@@ -22,14 +22,6 @@ LOAD_WITHIN_S = 20.0
 loading, and who asks again has less to wait."""
 
 
-class Loads(Protocol):
-    """What workers say is live."""
-
-    def in_flight(self) -> Mapping[str, Mapping[str, int]]: ...
-
-    def queue_depth(self) -> Mapping[str, int]: ...
-
-
 class Demand:
     """The use of what starts on demand in `table()`; `counted()` are the requests so far, and
     `kept()` the backends that are not to be unloaded."""
@@ -37,7 +29,7 @@ class Demand:
     def __init__(
         self,
         table: Callable[[], Table],
-        loads: Loads,
+        loads: WorkerLoads,
         counted: Callable[[], Mapping[Labels, Tally]],
         kept: Callable[[], Collection[str]],
         fleet: FleetView,

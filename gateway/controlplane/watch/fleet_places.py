@@ -6,10 +6,10 @@ worker has a request there: nothing is stopped in flight.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from gateway.controlplane.watch.resolver import Endpoints
+from gateway.controlplane.workers import Workers
 from gateway.core.placement import FLEET, addresses
 from gateway.core.table import Table
 from gateway.wire.line import Endpoints as PlacedMessage
@@ -17,13 +17,6 @@ from gateway.wire.line import Fleet, Settled
 
 LOOK_S = 0.05
 LONGEST_LOOK_S = 0.5
-
-
-class Workers(Protocol):
-    """The data-plane processes, and what is live in them."""
-
-    async def look(self, *, reports: bool = True) -> bool: ...
-    def tell_health(self, backends: Collection[str]) -> None: ...
 
 
 class FleetPlaces:

@@ -3,13 +3,19 @@
 What is asked for again and again is done at once, the first time. A start or a broken switch
 asks for it a thousand times within a second: what is due then is done once for all who asked, so
 late that it never takes more than a small part of the loop (`Paced`). What has to be done for
-each is done for a few at a time (`FewAtOnce`).
+each is done for a few at a time (`FewAtOnce`). And what many ask for at the same time is done once
+for all of them (`Coalesced`).
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+
+from gateway.processes.tasks import Tasks, told
+
+log = logging.getLogger(__name__)
 
 PART = 0.1
 """The most of the loop's time that one kind of such work may take."""
@@ -83,3 +89,26 @@ class FewAtOnce:
                 self._left -= 1
         if self._waiting:
             self._see_to_the_next()
+
+
+class Coalesced:
+    """Does `work`, which is called `name`, once for all who ask before it begins: who asks while
+    it runs gets the next one, for what they see must not be older than their asking."""
+
+    def __init__(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        self._name, self._work = name, work
+        # Whoever asked is told as well, unless they have left meanwhile.
+        self._own = Tasks(lambda name, error: log.error(f"{name} failed: {told(error)}"))
+        self._running: asyncio.Task[None] | None = None
+        self._next: asyncio.Task[None] | None = None
+
+    async def __call__(self) -> None:
+        if self._next is None:
+            self._next = self._own.run(self._name, self._after(self._running))
+        await asyncio.shield(self._next)
+
+    async def _after(self, running: asyncio.Task[None] | None) -> None:
+        if running is not None:
+            await asyncio.wait([running])
+        self._running, self._next = self._next, None
+        await self._work()

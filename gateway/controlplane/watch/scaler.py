@@ -6,25 +6,15 @@ and asks for an edit of `replicas` like anybody else. How many there shall be is
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
+from gateway.controlplane.worker_loads import WorkerLoads
 from gateway.core.placement import count_of
 from gateway.core.scaling import Scale, Seen, Since, scaled
 from gateway.core.table import Table
 from gateway.core.units import parse_duration
-from gateway.wire.messages import LoadReport
 
 DEFAULT_WAIT = "50ms"
-
-
-class Loads(Protocol):
-    """What workers say is live."""
-
-    def in_flight(self) -> Mapping[str, Mapping[str, int]]: ...
-
-    def queue_depth(self) -> Mapping[str, int]: ...
-
-    def report(self, backend: str, address: str) -> LoadReport | None: ...
 
 
 class Scaler:
@@ -34,7 +24,7 @@ class Scaler:
     def __init__(
         self,
         table: Callable[[], Table],
-        loads: Loads,
+        loads: WorkerLoads,
         state: Callable[[str], str],
         edit: Callable[[str, int, str], None],
     ) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 from gateway.controlplane.events import utc_now
 from gateway.controlplane.watch.alerts import alerts
-from gateway.controlplane.watch.coalescing import Coalesced
 from gateway.controlplane.watch.counters import Tally, Totals
 from gateway.controlplane.watch.effective import Effective, Shares, shares
 from gateway.controlplane.watch.health_book import Key
 from gateway.controlplane.watch.key_use import KeyUse, UseFile
+from gateway.controlplane.watch.pacing import Coalesced
 from gateway.controlplane.watch.prober import Prober
 from gateway.controlplane.watch.rates import GATEWAY, Sums, Window
 from gateway.controlplane.watch.resolver import Resolver

@@ -33,15 +33,15 @@ HEAD = "node:__internal_head__"
 STORAGE = ("RAY_gcs_storage_path", "RAY_REDIS_ADDRESS", "RAY_external_storage_namespace")
 
 
-class Refused(Exception):
+class ClusterRefused(Exception):
     """Why nothing is placed in a cluster, in one line."""
 
 
 def connect(fleet: str | None) -> None:
-    """Becomes a client of the cluster, in the namespace of `fleet`; Refused says why not."""
+    """Becomes a client of the cluster, in the namespace of `fleet`; ClusterRefused says why not."""
     address = os.environ.get("RAY_ADDRESS", "auto")
     if os.environ.get("RAY_AUTH_MODE") != "token":
-        raise Refused(
+        raise ClusterRefused(
             "a Ray cluster runs what anybody sends who reaches it: give it a token, on each host"
             " and here (headgate ray-env > ray.env; set -a; . ./ray.env)"
         )
@@ -55,7 +55,7 @@ def connect(fleet: str | None) -> None:
             logging_level=logging.ERROR,
         )
     except Exception as error:
-        raise Refused(f"{not_let_in()}: {' '.join(str(error).split())[:300]}") from None
+        raise ClusterRefused(f"{not_let_in()}: {' '.join(str(error).split())[:300]}") from None
 
 
 def not_let_in() -> str:
@@ -73,17 +73,16 @@ def _environment_of_the_head() -> tuple[bool, bool]:
 
 
 def look_at_the_head() -> bool:
-    """Whether the cluster's head keeps what it knows on a disk; Refused without a token."""
+    """Whether the cluster's head keeps what it knows on a disk; ClusterRefused without a token."""
     task: Any = _ray.remote(_environment_of_the_head)
     asked = task.options(num_cpus=0, resources={HEAD: 0.001}).remote()
     try:
         has_token, has_storage = _ray.get(asked, timeout=ASK_WITHIN_S)
     except GetTimeoutError:
-        raise Refused(f"the head of the Ray cluster ran nothing within {ASK_WITHIN_S:.0f} s") from (
-            None
-        )
+        why = f"the head of the Ray cluster ran nothing within {ASK_WITHIN_S:.0f} s"
+        raise ClusterRefused(why) from None
     if not has_token:
-        raise Refused(
+        raise ClusterRefused(
             "this Ray cluster has no token: whoever reaches it can run anything there. Start it"
             " again with one, the same on every host (headgate ray-env)"
         )

@@ -74,7 +74,7 @@ async def _serve(asked: Any) -> int:
                 "the head of this Ray cluster keeps nothing on a disk: all instances end 60 s after"
                 " it does (headgate ray-env says what it needs)"
             )
-    except (cluster.Refused, TimeoutError) as error:
+    except (cluster.ClusterRefused, TimeoutError) as error:
         line = str(error) or cluster.not_let_in()
         await channel.send({"type": "refused", "line": line})
         os._exit(0)  # a thread of Ray's may wait for a cluster that is not there

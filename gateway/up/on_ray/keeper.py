@@ -77,8 +77,8 @@ class Keeper:
         seen = await asyncio.to_thread(self._actors.look, [each.seat.name for each in self._held])
         self._note(seen)
         self._tasks.keep("looking at the cluster", self._look)
-        self._settle()
-        while not all(self._is_settled(name) for name in self._desired.wanted):
+        self._reconcile()
+        while not all(self._is_reconciled(name) for name in self._desired.wanted):
             self._looked.clear()
             await self._looked.wait()
         return {
@@ -132,12 +132,12 @@ class Keeper:
                 self._places.settled(message["backend"], tuple(message["addresses"]))
             case "restart":
                 self._desired.anew([message["backend"]], spare=False)
-        self._settle()
+        self._reconcile()
 
     def renew(self, names: Iterable[str]) -> None:
         """New processes for these, each before its predecessor goes."""
         self._desired.anew(names)
-        self._settle()
+        self._reconcile()
 
     def error(self, name: str) -> str | None:
         """Why the version that is asked for could not be started."""
@@ -156,7 +156,7 @@ class Keeper:
     def _served(self) -> set[str]:
         return {each.seat.backend for each in self._held if each.served}
 
-    def _is_settled(self, name: str) -> bool:
+    def _is_reconciled(self, name: str) -> bool:
         asked = self._desired.wanted[name]
         ready = sum(e.state == "ready" and e.version == asked.version for e in self._of(name))
         is_placed = len(asked.in_force) >= min(ready, asked.count)
@@ -212,7 +212,7 @@ class Keeper:
         seen = await asyncio.to_thread(self._actors.look, names)
         self._note(seen)
         await self._shortages.look(self._held)
-        self._settle()
+        self._reconcile()
         self._looked.set()
 
     async def _look_for_others(self) -> None:
@@ -271,7 +271,7 @@ class Keeper:
 
     # -- the steps
 
-    def _settle(self) -> None:
+    def _reconcile(self) -> None:
         while self._take_steps():
             pass
         self._desired.renewed(self._is_fresh)
@@ -367,7 +367,7 @@ class Keeper:
             await asyncio.to_thread(self._actors.stop, held.seat.name, within_s)
             if held.state == "stopping":
                 held.is_gone = True
-                self._settle()
+                self._reconcile()
 
         self._tasks.run(f"the end of {held.seat.name}", end())
 

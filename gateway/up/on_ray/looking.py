@@ -24,7 +24,7 @@ def answer(asked: str) -> tuple[Any, int]:
 def _connect(why: list[str]) -> None:
     try:
         cluster.connect(None)
-    except cluster.Refused as error:
+    except cluster.ClusterRefused as error:
         why.append(str(error))
 
 

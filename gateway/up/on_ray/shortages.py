@@ -11,7 +11,7 @@ from gateway.up.desired import Desired
 from gateway.up.on_ray.held import Held
 from gateway.up.on_ray.words import Room
 
-PATIENCE_S = 3.0
+LATE_S = 3.0
 """How long one may be without a place before that is said."""
 LONG_S = 20.0
 """And where it may have one, but no process there yet."""
@@ -36,7 +36,7 @@ class Shortages:
         late = [
             each for each in held
             if each.seen.state in ("waiting", "away") and each.state == "starting"
-            and self._clock() - each.since > PATIENCE_S
+            and self._clock() - each.since > LATE_S
         ]  # fmt: skip
         room = await asyncio.to_thread(self._room) if late else None
         found = {}

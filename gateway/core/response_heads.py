@@ -1,0 +1,160 @@
+"""What does the head of a response say?
+
+By the same grammar as that of a request (`gateway.core.heads`): understood exactly, or refused as
+the instance's fault. An instance says nearly the same of each answer, so a connection keeps its
+last head and looks only at what may differ, its load report; some status lines are known to all.
+"""
+
+import re
+from collections.abc import Collection
+from typing import Final
+
+from gateway.core.errors import UpstreamFault
+from gateway.core.heads import CRLF, END, MEMORABLE, Head
+from gateway.core.kept import Kept
+from gateway.core.lines import (
+    CODING,
+    CONNECTION,
+    DROP,
+    FIELD_BYTES,
+    KEEP_ALIVE,
+    LENGTH,
+    LOAD,
+    PASS,
+    REQUEST_LINES,
+    RESPONSE_LINES,
+    RETRY_AFTER,
+    UNDERSCORE,
+    Line,
+)  # fmt: skip
+
+_status_line: Final = re.compile(
+    rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?"
+).fullmatch
+_MOST_KNOWN: Final = 256
+_LONGEST_KNOWN: Final = 64
+_known_statuses: Final[Kept[tuple[int, bytes, int]]] = Kept(_MOST_KNOWN)
+_LOAD: Final = b"endpoint-load-metrics:"
+_idle_timeout = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE).search
+
+
+class ResponseHead(Head):
+    """An answer of an instance; `status_line` goes on as it is, from the code on, and `passing`
+    is all that does: the line and the headers that pass. `before` and `after` are what of `raw`
+    lies around the value of its load report, b"" where it has not exactly one."""
+
+    __slots__ = ("after", "before", "passing", "status", "status_line")
+
+    def __init__(self, lines: list[bytes], status: int, status_line: bytes, minor: int) -> None:
+        Head.__init__(self, lines, minor)
+        self.status = status
+        self.status_line = status_line
+        self.passing = self.before = self.after = b""
+
+    def again(self, data: bytes, max_head: int) -> "ResponseHead | None":
+        """The head that `data` begins with, of up to `max_head` bytes, if it is this one with
+        another load report: an instance says the same of each answer but how busy it is."""
+        before = self.before
+        if not before or not data.startswith(before):
+            return None
+        at = len(before)
+        end = data.find(CRLF, at, MEMORABLE)
+        if end < 0 or not data.startswith(self.after, end):
+            return None
+        value = data[at:end]
+        if value.translate(None, FIELD_BYTES) or end + len(self.after) - len(END) > max_head:
+            return None
+        made = ResponseHead(self.lines, self.status, self.status_line, self.minor)
+        made.close, made.length, made.nominated = self.close, self.length, self.nominated
+        made.forward, made.passing = self.forward, self.passing
+        made.known = self.known.copy()
+        made.known[LOAD] = value.strip(b" \t")
+        made.raw = data[: end + len(self.after)]
+        made.before, made.after = before, self.after
+        return made
+
+    def _note_surroundings(self, report: bytes) -> None:
+        """Finds `before` and `after` of the line `report`."""
+        at = self.raw.index(CRLF + report) + len(CRLF) + len(_LOAD)
+        self.before = self.raw[:at]
+        self.after = self.raw[at - len(_LOAD) + len(report) :]
+
+    def note(self, entry: Line, line: bytes) -> None:
+        """Takes one header that is not just passed on."""
+        kind, value = entry.kind, entry.value
+        if kind in (LENGTH, CODING):
+            self._framing(kind, value, entry.number)
+        elif kind == CONNECTION:
+            self._connection(value)
+        elif kind == UNDERSCORE:
+            self.forward.append(line)
+        elif kind != DROP:
+            if kind == RETRY_AFTER:
+                self.forward.append(line)
+            self.known[kind] = value
+
+    @property
+    def idle_s(self) -> int | None:
+        """For how many seconds the sender keeps an idle connection, where it says so
+        (`Keep-Alive: timeout=5`)."""
+        said = _idle_timeout(self.known.get(KEEP_ALIVE, b""))
+        return int(said[1]) if said else None
+
+
+def parse_response(head: bytes, max_headers: int) -> ResponseHead:
+    """The response whose head, without its final empty line, is `head`. Raises UpstreamFault."""
+    try:
+        lines = head.split(CRLF)
+        status, status_line, minor = _known_statuses.find(lines[0]) or _status(lines[0])
+        response = ResponseHead(lines, status, status_line, minor)
+        if len(head) <= MEMORABLE:
+            response.raw = head + END
+        if len(lines) - 1 > max_headers:
+            raise ValueError("too many headers")
+        forward = response.forward
+        known = RESPONSE_LINES.kept.young
+        report = b""
+        for line in lines[1:]:
+            entry = known.get(line) or RESPONSE_LINES.read(line)
+            kind = entry.kind
+            if kind == PASS:
+                forward.append(line)
+            elif kind == LENGTH and response.length is None:
+                response.length = entry.number
+            elif kind == LOAD and LOAD not in response.known:
+                response.known[LOAD] = entry.value
+                report = line
+            else:
+                response.note(entry, line)
+                if kind == LOAD:
+                    report = b""  # which of two counts is no matter of their places
+        if response.nominated:
+            response.drop_nominated()
+        if report and response.raw:
+            response._note_surroundings(report)
+        response.passing = CRLF.join((b"HTTP/1.1 " + status_line, *response.forward, b""))
+        return response
+    except ValueError as error:
+        raise UpstreamFault(f"The instance answered malformed HTTP: {error}.") from None
+
+
+def _status(line: bytes) -> tuple[int, bytes, int]:
+    """Status, status line from the code on, and minor version."""
+    found = _status_line(line)
+    if found is None:
+        raise ValueError("malformed status line")
+    minor, code, reason = found.groups()
+    status = (int(code), line[9:] if reason is not None else code + b" ", int(minor))
+    if len(line) <= _LONGEST_KNOWN:
+        _known_statuses.keep(line, status)
+    return status
+
+
+def kept() -> tuple[Collection[bytes], ...]:
+    """All that is remembered of heads when their connections are gone."""
+    both = (REQUEST_LINES, RESPONSE_LINES)
+    return (
+        *(lines.kept.keys() for lines in both),
+        *(lines.names.keys() for lines in both),
+        _known_statuses.keys(),
+    )
