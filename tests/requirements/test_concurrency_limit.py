@@ -11,7 +11,6 @@ import pytest
 
 from tests.harness.exchange import Exchange
 from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
-from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import Ask, Reply, ask, open_loop
 from tests.harness.origin_process import one_process
 from tests.harness.origins import one_origin
@@ -48,7 +47,6 @@ async def test_a_mix_of_short_and_long_requests_is_taken_whole(workers: int) -> 
 
 @pytest.mark.paced
 @WORKERS
-@one_of_three
 async def test_open_streams_and_a_slow_moment_shut_nobody_out(workers: int) -> None:
     slow_until = 0.0
 
@@ -79,7 +77,7 @@ async def test_open_streams_and_a_slow_moment_shut_nobody_out(workers: int) -> N
             stream.cancel()
     assert refused(during) == []
     assert refused(after) == []
-    in_time((most := max(reply.took_s for reply in after[60:])) < 1.0, most)
+    assert (most := max(reply.took_s for reply in after[60:])) < 1.0, most
 
 
 async def limits(gateway: Gateway) -> list[int]:

@@ -7,14 +7,12 @@ from contextlib import AsyncExitStack
 import pytest
 
 from tests.harness.gateway import eventually, one_backend, running_gateway
-from tests.harness.in_time import in_time, one_of_three
 from tests.harness.origins import one_origin
 from tests.harness.wire import wire
 
 STALLED = b"POST /x HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 1000\r\n\r\nonly this"
 
 
-@one_of_three
 async def test_r19_a_stalled_body_ends_and_frees_the_instance() -> None:
     async with one_origin() as origin:
         document = one_backend(origin, max_in_flight=2, queue={"size": 4, "timeout": "500ms"})
@@ -27,7 +25,7 @@ async def test_r19_a_stalled_body_ends_and_frees_the_instance() -> None:
                 await asyncio.gather(one.ends_within(60), two.ends_within(60))
                 ended = time.monotonic()
                 assert ended - began >= 1
-                in_time(ended - sent <= 1 + 1, ended - sent)
+                assert ended - sent <= 1 + 1, ended - sent
                 for client in (one, two):
                     assert client.received[9:12] in (b"408", b"")
             assert not any(exchange.complete.is_set() for exchange in origin.exchanges)
@@ -57,7 +55,6 @@ async def test_r19_while_a_small_body_is_awaited_no_slot_and_no_place_in_the_que
             assert [exchange.target for exchange in origin.exchanges] == [b"/beside"]
 
 
-@one_of_three
 async def test_r19_a_large_body_that_stalls_frees_the_instance_it_was_streamed_to() -> None:
     async with one_origin() as origin:
         async with running_gateway(one_backend(origin), body_idle="1s") as gateway:
@@ -67,7 +64,7 @@ async def test_r19_a_large_body_that_stalls_frees_the_instance_it_was_streamed_t
                 await client.send(head + b"x" * 200_000)
                 took = await client.ends_within(60)
                 assert time.monotonic() - began >= 1
-                in_time(took <= 1 + 1, took)
+                assert took <= 1 + 1, took
                 assert client.received[9:12] in (b"408", b"")
             (exchange,) = origin.exchanges
             await eventually(exchange.gone.is_set, what="the instance is free of it")
@@ -82,7 +79,6 @@ async def test_r19_a_large_body_that_stalls_frees_the_instance_it_was_streamed_t
 
 
 @pytest.mark.parametrize("size", [1000, 1_000_000], ids=["small", "large"])
-@one_of_three
 async def test_r19_a_byte_a_second_is_no_upload(size: int) -> None:
     async with one_origin() as origin:
         # More often than the idle limit, but below the least rate.
@@ -97,7 +93,7 @@ async def test_r19_a_byte_a_second_is_no_upload(size: int) -> None:
                 took = time.monotonic() - began
                 assert client.ended, "still taken for an upload"
                 assert took >= 2
-                in_time(took <= 2 + 1, took)
+                assert took <= 2 + 1, took
                 assert client.received[9:12] in (b"408", b"")
 
 

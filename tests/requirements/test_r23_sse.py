@@ -5,7 +5,6 @@ import time
 import pytest
 
 from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import percentile
 from tests.harness.origins import Exchange, events, one_origin
 from tests.harness.stretch import Stretch
@@ -31,12 +30,11 @@ async def _lags(count: int, interval_s: float) -> tuple[list[float], float]:
     return lags, work.between(reply.intended, reply.done)
 
 
-@one_of_three
 async def test_r23_an_active_stream_is_never_cut_and_events_come_at_once() -> None:
     lags, stretch = await _lags(count=40, interval_s=0.1)
     assert len(lags) == 40
     # A pause of the machine makes those late that are written in it.
-    in_time(percentile(lags, 90) <= 0.05 * stretch, sorted(lags))
+    assert percentile(lags, 90) <= 0.05 * stretch, sorted(lags)
 
 
 @pytest.mark.soak
@@ -47,7 +45,6 @@ async def test_r23_ten_minutes_of_events_are_never_cut() -> None:
     assert percentile(lags, 99) <= 0.05 * stretch, sorted(lags)[-20:]
 
 
-@one_of_three
 async def test_r23_a_silent_stream_is_closed_at_the_idle_limit_and_not_cleanly() -> None:
     wrote = 0.0
 
@@ -66,5 +63,5 @@ async def test_r23_a_silent_stream_is_closed_at_the_idle_limit_and_not_cleanly()
                 await client.ends_within(60)
                 took = time.monotonic() - wrote
                 assert took >= 1
-                in_time(took <= 2.5, took)
+                assert took <= 2.5, took
                 assert not client.received.endswith(b"0\r\n\r\n")

@@ -7,7 +7,6 @@ import pytest
 
 from tests.harness.accounting import assert_counted
 from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import Ask, open_loop
 from tests.harness.origin_process import OriginProcess
 
@@ -23,7 +22,6 @@ def mixed(number: int) -> Ask:
     return Ask("GET", "/x", id=f"GET {number}")
 
 
-@one_of_three
 async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request() -> None:
     rate = 200  # as it is required; of fewer, chance has too large a part in the first second
     stubs = [OriginProcess(name=f"p{n}") for n in range(3)]
@@ -49,11 +47,11 @@ async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request() -> None:
         for stub in stubs:
             stub.kill()
     # Where the machine stands still, what was to come in turn comes as a crowd.
-    in_time("queue_full" not in {r.header("x-headgate-error") for r in replies}, "a crowd came")
+    assert "queue_full" not in {r.header("x-headgate-error") for r in replies}, "a crowd came"
     assert [r.id for r in replies if not r.ok and r.id.startswith("GET")] == []
     lost = [r for r in replies if not r.ok]
     assert all(r.status == 502 for r in lost), lost[:3]
-    in_time(all(r.took_s <= 1 for r in lost), [r.took_s for r in lost])
+    assert all(r.took_s <= 1 for r in lost), [r.took_s for r in lost]
     assert all(r.intended <= killed and r.done >= aimed for r in lost), "it was not sent yet"
     open_then = [r for r in replies if r.intended <= killed and r.done >= aimed]
     assert len(lost) <= max(4, len(open_then) / 2), "more than can be in flight on one of three"
@@ -61,8 +59,8 @@ async def test_r24_kill_9_of_one_in_three_costs_no_idempotent_request() -> None:
     assert [t for t in mine if began <= t < aimed], "it had traffic before"
     assert [t for t in mine if killed + 1 < t < starting] == [], "requests to a dead instance"
     again = [t for t in mine if t > starting]
-    in_time(bool(again) and again[0] <= back + 3, again[:1], back)  # rise × interval + 1 s
+    assert min(again) <= back + 3, (again[0], back)  # rise × interval + 1 s
     first = [t for t in again if t <= again[0] + 1]
     # Empty as it is, it would have more than its third at once.
-    in_time(len(first) <= 0.8 * rate / 3, f"{len(first)} requests in its first second: no ramp")
+    assert len(first) <= 0.8 * rate / 3, f"{len(first)} requests in its first second: no ramp"
     assert set(up.values()) == {1}, up

@@ -6,13 +6,11 @@ import time
 
 from tests.harness.accounting import assert_counted
 from tests.harness.gateway import eventually, one_backend, running_gateway
-from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import Ask, open_loop
 from tests.harness.origin_process import OriginProcess
 from tests.requirements.test_r24_killed_instance import DEFAULTS, RATE
 
 
-@one_of_three
 async def test_r25_sigstop_of_one_in_three_costs_its_share_for_three_seconds_at_most() -> None:
     stubs = [OriginProcess(name=f"p{n}") for n in range(3)]
     try:
@@ -37,15 +35,14 @@ async def test_r25_sigstop_of_one_in_three_costs_its_share_for_three_seconds_at_
     assert {r.status for r in lost} == {504}, {r.status for r in lost}
     assert {r.header("x-headgate-error") for r in lost} == {"deadline"}
     assert min(r.took_s for r in lost) >= 0.95
-    in_time(all(r.took_s <= 1.3 for r in lost), [r.took_s for r in lost])
-    in_time(len(lost) <= 4 + RATE * 3 / 3, len(lost))
-    in_time(max(r.intended for r in lost) <= stopped + 3, lost[-1], stopped)
+    assert all(r.took_s <= 1.3 for r in lost), [r.took_s for r in lost]
+    assert len(lost) <= 4 + RATE * 3 / 3, len(lost)
+    assert max(r.intended for r in lost) <= stopped + 3, (lost[-1], stopped)
     assert all(r.json()["id"] == r.id for r in replies if r.ok)
     mine = [r.intended for r in replies if r.header("x-headgate-instance") == stubs[0].address]
-    in_time(any(back < t <= back + 3 for t in mine), "no traffic within 3 s of SIGCONT")
+    assert any(back < t <= back + 3 for t in mine), "no traffic within 3 s of SIGCONT"
 
 
-@one_of_three
 async def test_r25_the_probes_alone_find_a_stopped_instance_within_three_seconds() -> None:
     """Without a deadline no request that hangs there says anything in that time. The probes need
     2.82 s at worst."""
@@ -73,4 +70,4 @@ async def test_r25_the_probes_alone_find_a_stopped_instance_within_three_seconds
     finally:
         for stub in stubs:
             stub.kill()
-    in_time(max(took) <= 3.0, took)
+    assert max(took) <= 3.0, took

@@ -5,7 +5,6 @@ import time
 
 from tests.harness.black_hole import BlackHole
 from tests.harness.gateway import backend, eventually, one_backend, running_gateway
-from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import Ask, Client, Reply, failures, open_loop
 from tests.harness.origins import Exchange, echo, events, origins
 from tests.harness.own_network import drop, in_own_network
@@ -14,7 +13,6 @@ from tests.requirements.test_r24_killed_instance import DEFAULTS
 CALM = {"interval": "1s", "timeout": "1s", "rise": 1, "fall": 3}
 
 
-@one_of_three
 async def test_r28_a_black_hole_costs_the_connect_timeout_and_is_tried_elsewhere() -> None:
     async with origins(2) as stubs:
         document = one_backend(
@@ -35,7 +33,7 @@ async def test_r28_a_black_hole_costs_the_connect_timeout_and_is_tried_elsewhere
             slow = [r for r in replies if r.took_s > 0.4]
             assert failures(replies) == []
             assert slow, "nothing was sent to the black hole"
-            in_time(all(r.took_s < 1.5 for r in slow), [r.took_s for r in slow])
+            assert all(r.took_s < 1.5 for r in slow), [r.took_s for r in slow]
             await stubs[0].start()
             stubs[0].exchanges.clear()
             began = time.monotonic()
@@ -45,7 +43,7 @@ async def test_r28_a_black_hole_costs_the_connect_timeout_and_is_tried_elsewhere
                 return bool(stubs[0].exchanges)
 
             await eventually(back, what="traffic after the hole was filled")
-            in_time((took := time.monotonic() - began) <= 3.5, took)
+            assert (took := time.monotonic() - began) <= 3.5, took
 
 
 async def test_r28_many_that_meet_a_black_hole_at_once_all_move_on() -> None:
@@ -72,7 +70,6 @@ async def test_r28_many_that_meet_a_black_hole_at_once_all_move_on() -> None:
     assert len([r for r in replies if r.took_s > 0.9]) > 10, "too few met the black hole"
 
 
-@one_of_three
 async def test_r28_an_established_flow_that_falls_silent_ends_at_its_timeout() -> None:
     async with origins(1) as (stub,):
 
@@ -88,7 +85,7 @@ async def test_r28_an_established_flow_that_falls_silent_ends_at_its_timeout() -
         async with running_gateway(document) as gateway:
             reply = await gateway.client.get(f"{gateway.url}/x", timeout=60)
     assert reply.error in ("closed_mid_body", "reset_mid_body")
-    in_time(reply.took_s < 2, reply.took_s)
+    assert reply.took_s < 2, reply.took_s
 
 
 async def stream_or_echo(exchange: Exchange) -> None:
@@ -98,7 +95,6 @@ async def stream_or_echo(exchange: Exchange) -> None:
         await echo(exchange)
 
 
-@one_of_three
 @in_own_network
 async def test_r28_dropped_packets_cost_the_timeouts_and_no_idempotent_request() -> None:
     async with origins(3, stream_or_echo) as stubs:
@@ -130,10 +126,10 @@ async def test_r28_dropped_packets_cost_the_timeouts_and_no_idempotent_request()
             replies = await load
             await client.close()
     assert failures(replies) == []
-    in_time((most := max(r.took_s for r in replies)) < 5, most)
+    assert (most := max(r.took_s for r in replies)) < 5, most
     assert cut.error in ("closed_mid_body", "reset_mid_body")
     # An established flow ends when it was silent for `idle`.
-    in_time(cut.done - fell <= 1 + 0.5, cut.done - fell)
+    assert cut.done - fell <= 1 + 0.5, cut.done - fell
     mine = [r.intended for r in replies if r.header("x-headgate-instance") == hole.address]
-    in_time(not any(fell + 3.5 < t < gone for t in mine), mine, fell, gone)
-    in_time(any(gone < t <= gone + 3 for t in mine), "no traffic 3 s after the rule went")
+    assert not any(fell + 3.5 < t < gone for t in mine), (mine, fell, gone)
+    assert any(gone < t <= gone + 3 for t in mine), "no traffic 3 s after the rule went"

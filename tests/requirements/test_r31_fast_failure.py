@@ -3,7 +3,6 @@
 import asyncio
 
 from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import Ask, open_loop
 from tests.harness.origins import fixed, origins, reset, served
 
@@ -41,7 +40,6 @@ async def test_r31_who_failed_fast_is_tried_again_by_one_request_while_others_ha
     assert len(failed) <= 3 + took_s, f"{len(failed)} of {len(replies)} in {took_s:.1f} s"
 
 
-@one_of_three
 async def test_r31_workers_tell_each_other_who_fails() -> None:
     async with origins(3, each=lambda: served(4, 0.02)) as stubs:
         stubs[0].respond = fixed(500, b"broken")
@@ -56,7 +54,7 @@ async def test_r31_workers_tell_each_other_who_fails() -> None:
                     await asyncio.sleep(0.3)
     failed = [r for r in replies if r.status == 500]
     assert {r.status for r in replies} <= {200, 500}
-    in_time(len(failed) <= 12, f"{len(failed)} of {len(replies)}: five for all, not for each")
+    assert len(failed) <= 12, f"{len(failed)} of {len(replies)}: five for all, not for each"
 
 
 async def test_r31_fast_resets_are_ejected_within_five_failures() -> None:

@@ -6,14 +6,12 @@ import time
 
 from tests.harness.black_hole import BlackHole
 from tests.harness.gateway import eventually, one_backend, running_gateway
-from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import Ask, failures, open_loop, percentile
 from tests.harness.origins import origins
 from tests.harness.stretch import Stretch
 from tests.requirements.test_r24_killed_instance import DEFAULTS
 
 
-@one_of_three
 async def test_r32_all_down_is_a_quick_503_and_ends_soon_after_one_is_back() -> None:
     async with origins(2) as stubs:
         async with running_gateway(one_backend(*stubs, health=DEFAULTS)) as gateway:
@@ -36,7 +34,7 @@ async def test_r32_all_down_is_a_quick_503_and_ends_soon_after_one_is_back() -> 
             assert all(int(r.header("retry-after")) >= 1 for r in replies)
             # Where the machine is somebody else's too, all takes so many times as long.
             stretch = work.between(replies[0].intended, replies[-1].intended)
-            in_time(percentile([r.took_s for r in replies], 95) <= 0.05 * stretch, stretch)
+            assert percentile([r.took_s for r in replies], 95) <= 0.05 * stretch, stretch
             assert depth == 0
             await stubs[0].start()
             back = time.monotonic()
@@ -45,7 +43,7 @@ async def test_r32_all_down_is_a_quick_503_and_ends_soon_after_one_is_back() -> 
                 return (await gateway.client.get(f"{gateway.url}/x")).status == 200
 
             await eventually(served, what="success after one instance is back")
-            in_time((took := time.monotonic() - back) <= 2, took)
+            assert (took := time.monotonic() - back) <= 2, took
 
 
 async def test_r32_failing_probes_of_all_do_not_stop_traffic() -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from tests.harness.gateway import Gateway, one_backend, running_gateway
-from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import Ask, Client, Reply, failures, open_loop
 from tests.harness.origins import Exchange, echo, hang, origins
 from tests.harness.stretch import Stretch
@@ -88,7 +87,6 @@ async def hang_or_echo(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("clock", [of_libc, of_python])
-@one_of_three
 async def test_r35_a_jumping_wall_clock_fails_no_request_and_ejects_nobody(
     clock: Callable[[Path], tuple[dict[str, str], Step]], tmp_path: Path
 ) -> None:
@@ -106,7 +104,7 @@ async def test_r35_a_jumping_wall_clock_fails_no_request_and_ejects_nobody(
     for reply in waited:
         late_s = work.between(reply.intended, reply.done)  # a second, on a machine of its own
         assert reply.took_s >= 0.95
-        in_time(reply.took_s <= 1 + late_s, reply.took_s, late_s)
+        assert reply.took_s <= 1 + late_s, (reply.took_s, late_s)
     assert metrics.total("headgate_ejections_total") == 0
     assert metrics.total("headgate_instance_up") == 2
     revisions = [entry["revision"] for entry in history]

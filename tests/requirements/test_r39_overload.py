@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 
 from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import Ask, Reply, closed_loop, open_loop, percentile
 from tests.harness.origins import origins, served
 from tests.harness.stretch import Stretch
@@ -51,20 +50,18 @@ async def _overload(seconds: float) -> None:
     stretch = work.between(settled[0].intended, settled[-1].intended)
     refused = [r for r in settled if not r.ok]
     good = _goodput(settled)
-    in_time(good >= 0.9 * peak, good, peak)
-    in_time(percentile([r.took_s for r in settled if r.ok], 99) <= 2 * SLO_S * stretch, stretch)
+    assert good >= 0.9 * peak, (good, peak)
+    assert percentile([r.took_s for r in settled if r.ok], 99) <= 2 * SLO_S * stretch, stretch
     assert {r.status for r in refused} <= {503, 429}
     assert all(r.header("retry-after") for r in refused)
-    in_time(percentile([r.took_s for r in refused], 95) <= 0.05 * stretch, stretch)
+    assert percentile([r.took_s for r in refused], 95) <= 0.05 * stretch, stretch
     assert grown <= 16 << 20
 
 
-@one_of_three
 async def test_r39_goodput_holds_at_three_times_the_capacity() -> None:
     await _overload(5)
 
 
 @pytest.mark.soak
-@one_of_three
 async def test_r39_goodput_holds_for_a_minute() -> None:
     await _overload(60)

@@ -3,7 +3,6 @@
 import asyncio
 
 from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import Ask, Client, Reply, ask, failures, open_loop, percentile
 from tests.harness.origins import origins, served
 from tests.harness.stretch import Stretch
@@ -21,7 +20,6 @@ async def stubborn(url: str, client: Client) -> Reply:
     return reply
 
 
-@one_of_three
 async def test_r40_after_a_flood_of_retrying_clients_all_is_normal_within_five_seconds() -> None:
     async with origins(2, each=lambda: served(2, 0.04)) as stubs:
         queue = {"size": 512, "timeout": "500ms"}
@@ -35,9 +33,9 @@ async def test_r40_after_a_flood_of_retrying_clients_all_is_normal_within_five_s
                 replies = await open_loop(gateway.url, CAPACITY * 0.7, 3, lambda n: ASK)
             await asyncio.gather(*crowd)
             await client.close()
-    in_time(len(failures(replies)) <= len(replies) * 0.01, failures(replies))
+    assert len(failures(replies)) <= len(replies) * 0.01, failures(replies)
     # Where the machine is somebody else's too, all takes so many times as long.
     stretch = work.between(replies[0].intended, replies[-1].intended)
     took = [r.took_s for r in replies]
-    in_time(percentile(took, 50) <= 0.1 * stretch, sorted(took), stretch)
-    in_time(percentile(took, 95) <= 0.3 * stretch, sorted(took), stretch)
+    assert percentile(took, 50) <= 0.1 * stretch, (sorted(took), stretch)
+    assert percentile(took, 95) <= 0.3 * stretch, (sorted(took), stretch)

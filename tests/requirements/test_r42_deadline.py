@@ -1,13 +1,11 @@
 """R42: a deadline travels with the request, ends it on time, and stops work nobody awaits."""
 
 from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import Ask, open_loop, percentile
 from tests.harness.origins import after, hang, one_origin, served
 from tests.harness.stretch import Stretch
 
 
-@one_of_three
 async def test_r42_the_gateway_answers_504_at_the_deadline_and_tells_the_instance() -> None:
     async with one_origin(hang) as origin:
         document = one_backend(origin, route={"deadline": "500ms"})
@@ -20,14 +18,13 @@ async def test_r42_the_gateway_answers_504_at_the_deadline_and_tells_the_instanc
         # A pause of the machine makes those late that end in it, and where it is somebody else's
         # too, all takes so many times as long.
         stretch = work.between(replies[0].intended, replies[-1].intended)
-        in_time(percentile(took, 90) <= 0.5 + 0.05 * stretch, sorted(took))
+        assert percentile(took, 90) <= 0.5 + 0.05 * stretch, sorted(took)
         told = [int(e.header("x-headgate-timeout-ms")) for e in origin.exchanges]
         assert max(told) <= 500, told
-        in_time(percentile(told, 50) >= 450, sorted(told))
+        assert percentile(told, 50) >= 450, sorted(told)
         assert all(e.gone.is_set() for e in origin.exchanges)
 
 
-@one_of_three
 async def test_r42_what_expires_in_the_queue_is_never_sent() -> None:
     async with one_origin(served(1, 0.2)) as origin:
         document = one_backend(
@@ -41,11 +38,11 @@ async def test_r42_what_expires_in_the_queue_is_never_sent() -> None:
     assert {r.status for r in replies} <= {200, 503, 504}
     late = [r.took_s for r in replies if r.status == 504]
     stretch = work.between(replies[0].intended, replies[-1].intended)
-    in_time(percentile(late, 90) <= 0.65 + 0.05 * stretch, sorted(late))
+    assert percentile(late, 90) <= 0.65 + 0.05 * stretch, sorted(late)
     unasked = [r.id for r in replies if r.status == 503 and r.id in began]
     assert unasked == []
     # One at a time runs 0.2 s: of those that were sent only the last few can come too late.
-    in_time(len(began) <= len([r for r in replies if r.ok]) + 2, len(began))
+    assert len(began) <= len([r for r in replies if r.ok]) + 2, len(began)
     left = [int(e.header("x-headgate-timeout-ms")) for e in origin.exchanges]
     assert min(left) > 1, "sent after its deadline"  # 1 is what nothing left is told as
 

@@ -5,14 +5,12 @@ import signal
 from statistics import mean
 
 from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.in_time import in_time, one_of_three
 from tests.harness.load import Ask, open_loop
 from tests.harness.origin_process import OriginProcess
 
 EACH = 2 / 0.04  # two slots of 40 ms
 
 
-@one_of_three
 async def test_r46_goodput_follows_the_capacity_that_is_left() -> None:
     stubs = [OriginProcess(name=f"p{n}", slots=2, service_s=0.04) for n in range(2)]
     try:
@@ -37,5 +35,5 @@ async def test_r46_goodput_follows_the_capacity_that_is_left() -> None:
     good = [r for r in last if r.ok and r.took_s <= 1]
     # What one can do is told by what it did: on a busy machine 40 ms are 42.
     held_s = mean(float(r.header("x-held-s")) for r in last if r.ok)
-    in_time(len(good) >= 0.9 * 2 / held_s * 4, f"{len(good)} of {2 / held_s * 4}")
+    assert len(good) >= 0.9 * 2 / held_s * 4, f"{len(good)} of {2 / held_s * 4}"
     assert {r.status for r in last} <= {200, 503}
