@@ -2,8 +2,8 @@
 
 `diff` is what history, dry runs and `headgate apply` show. `merge` is the three-way rule of
 `kubectl apply`: what the file changed since it was last applied wins, what only the admin
-API changed stays. Weights mean something beside each other alone: no split is made of some of the
-file's and some of the admin API's. Neither knows whether the outcome makes sense.
+API changed stays; but where that leaves a split of nothing but zeros, which neither has, the file's
+is taken whole. Neither knows whether the outcome makes sense.
 """
 
 import json
@@ -169,7 +169,8 @@ def _merge(base: Json, file: Json, live: Json, at: tuple[str, ...], lost: list[C
         return live
     if len(at) == 3 and at[0] == "backends" and at[2] == "instances":
         return _merge_instances(base, file, live, at, lost)
-    if len(at) == 3 and at[0] == "routes" and at[2] == "split":
+    is_split = len(at) == 3 and at[0] == "routes" and at[2] == "split"
+    if is_split and isinstance(file, Mapping) and isinstance(live, Mapping):
         return _merge_splits(base, file, live, at, lost)
     nested = isinstance(file, Mapping) and isinstance(live, Mapping)
     if nested and not (at and at[-1] in ATOMIC and len(at) == 3):
@@ -200,33 +201,17 @@ def _merge_objects(
 def _merge_splits(
     base: Json, file: Json, live: Json, at: tuple[str, ...], lost: list[Change]
 ) -> Json:
-    """What the file changed on what is live, where that moves no share; else the file's split, and
-    nothing beside it."""
-    known = base if isinstance(base, Mapping) else {}
-    if not isinstance(file, Mapping) or not isinstance(live, Mapping):
-        if not same(live, base) and not same(live, file):
-            lost.append(Change(pointer(*at), live, file))
-        return file
-    missed: list[Change] = []
-    merged = _merge_objects(known, file, live, at, missed)
-    if _shares_alike(merged, live):
-        lost += missed
+    """Weight by weight, unless that leaves only zeros of two splits that have more: then the
+    file's."""
+    merged = _merge_objects(base if isinstance(base, Mapping) else {}, file, live, at, lost)
+    if any(merged.values()) or not any(file.values()) or not any(live.values()):
         return merged
-    for name in [*live, *(name for name in known if name not in live)]:
-        sides = known.get(name, ABSENT), file.get(name, ABSENT), live.get(name, ABSENT)
-        if not same(sides[2], sides[0]) and not same(sides[2], sides[1]):
-            lost.append(Change(pointer(*at, name), sides[2], sides[1]))
+    lost += [
+        Change(pointer(*at, name), live[name], file.get(name, ABSENT))
+        for name in live
+        if live[name] and not any(each.pointer == pointer(*at, name) for each in lost)
+    ]
     return file
-
-
-def _shares_alike(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
-    """Whether each backend has the same part of both splits."""
-    ones, others = sum(one.values()), sum(other.values())
-    if not ones or not others:
-        return ones == others
-    return all(
-        one.get(name, 0) * others == other.get(name, 0) * ones for name in one.keys() | other.keys()
-    )
 
 
 def _merge_instances(

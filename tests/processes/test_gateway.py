@@ -185,14 +185,14 @@ async def test_what_the_admin_api_changed_survives_a_restart_and_overrides_are_n
             gateway.document = document
             await gateway.start()
             answer = await gateway.admin("GET", "/admin/v1/routes/all/weights")
-            assert answer.json()["weights"] == {"a": 2, "b": 10}
+            assert answer.json()["weights"] == {"a": 2, "b": 1}
 
             def named() -> list[str]:
                 return [line for line in gateway.log_text().splitlines() if "overrides" in line]
 
-            await eventually(lambda: len(named()) == 2, what="the lines that name both")
-            assert "/routes/all/split/a: 1 → 2" in named()[0]
-            assert "/routes/all/split/b: 1 → 10" in named()[1]
+            await eventually(named, what="the line that names it")
+            assert len(named()) == 1
+            assert "/routes/all/split/a" in named()[0]
 
 
 async def test_a_file_that_is_edited_while_the_gateway_runs_is_not_read_by_accident() -> None:
