@@ -60,11 +60,12 @@ async def _slowloris(head_timeout_s: float, settings: dict[str, Any]) -> None:
             running_gateway(document, **settings) as gateway,
             running_gateway(document, **settings) as twin,
         ):
-            # The middle one counts: what dribbling clients do to others, they do each time.
+            # The middle one counts: what dribbling clients do to others, and how late the last of
+            # them is, is so each time.
             rounds = [await beside_dribblers(gateway, twin, head_timeout_s) for _ in range(3)]
     shares, longest = zip(*rounds, strict=True)
     assert median(shares) <= 0.01, shares
-    assert min(longest) <= head_timeout_s + 1, longest  # nor are they too late but each time
+    assert median(longest) <= head_timeout_s + 1, longest
 
 
 async def test_r18_five_hundred_dribbling_clients_are_cut_off_and_disturb_nobody() -> None:

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,10 +86,12 @@ async def test_a_bad_collector_slows_neither_requests_nor_the_end(fault: str) ->
             assert await gateway.stop(expect=None) < 8.0 * stretch
             assert gateway.process is not None
             assert gateway.process.returncode == 0
+            took_s = time.monotonic() - replies[0].intended
             text = gateway.log_text()
     assert "Traceback" not in text
     lines = [line for line in text.splitlines() if re.search("span|opentelemetry|trac", line)]
-    assert len(lines) <= 4, lines
+    # It is tried again after pauses of a second and more, and each try may say why it failed.
+    assert len(lines) <= 4 + took_s, lines
 
 
 @pytest.mark.parametrize("package", ["gateway.dataplane.worker", "instance.app"])
