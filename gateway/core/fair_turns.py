@@ -41,9 +41,9 @@ class FairTurns:
         return one_after
 
     def is_next(self, name: str, has_most: bool, elsewhere: float) -> bool:
-        """Whether `name`, which has not the most waiting, has somebody had a turn since its own
-        last."""
-        return not has_most and self._seen.get(name, -1.0) < elsewhere + self.served
+        """Whether `name`, which has not the most waiting, has seen somebody have a turn since its
+        own last. A worker that was replaced counts anew: fewer turns than then are others, too."""
+        return not has_most and self._seen.get(name, -1.0) != elsewhere + self.served
 
     def gone(self, name: str, turn: float, elsewhere: float) -> None:
         """A request of `name` and this round has left the queue to be served."""

@@ -30,6 +30,12 @@ def test_who_has_not_the_most_is_next_once_somebody_had_a_turn_since_its_own() -
     assert not turns.is_next("flood", has_most=True, elsewhere=5)
 
 
+def test_who_was_passed_over_is_next_also_after_a_worker_was_replaced() -> None:
+    turns = FairTurns()
+    turns.gone("polite", turns.turn("polite", True), elsewhere=1000)
+    assert turns.is_next("polite", has_most=False, elsewhere=3)
+
+
 def test_turns_that_were_had_in_other_workers_count() -> None:
     turns = FairTurns()
     flood = [turns.turn("flood", False) for _ in range(3)]
