@@ -462,7 +462,8 @@ def test_the_data_plane_is_told_seconds_and_bytes() -> None:
 
 def test_the_data_plane_has_the_defaults_of_the_settings_and_is_told_all_of_them() -> None:
     told = Settings().dataplane()
-    assert {*told, "listeners"} == set(DataplaneOptions.__slots__)  # what was bound is no setting
+    bound = {"listeners", "admin_scheme"}  # what was bound is no setting
+    assert {*told, *bound} == set(DataplaneOptions.__slots__)
     drawn = {"node": told["node"], "access_log": told["access_log"]}  # at each start; no one's file
     assert DataplaneOptions.from_dict(told) == DataplaneOptions(**drawn)
 

@@ -60,7 +60,7 @@ def test_clients_are_told_the_quota_what_is_left_and_when_there_is_more() -> Non
 
 def ordered(turns: FairTurns, names: str) -> str:
     """In which order requests of these names go that come one after another."""
-    lined_up = sorted((turns.turn(name), number, name) for number, name in enumerate(names))
+    lined_up = sorted((turns.turn(name, False), number, name) for number, name in enumerate(names))
     return "".join(name for _, _, name in lined_up)
 
 
@@ -72,9 +72,9 @@ def test_turns_go_round_between_names() -> None:
 
 def test_who_comes_late_waits_for_no_round_that_is_over_and_gains_none() -> None:
     turns = FairTurns()
-    for turn in [turns.turn("a") for _ in range(10)]:
-        turns.gone(turn)
-    assert turns.turn("b") == 10.0
-    assert turns.turn("a") == 11.0
+    for turn in [turns.turn("a", False) for _ in range(10)]:
+        turns.gone("a", turn, 0)
+    assert turns.turn("b", False) == 10.0
+    assert turns.turn("a", False) == 11.0
     turns.emptied()
-    assert turns.turn("a") == 1.0
+    assert turns.turn("a", False) == 1.0
