@@ -214,8 +214,6 @@ class AdminClient(AdminConnection):
     def delete_key(self, name: str, change: Change = PLAIN) -> Json:
         return self._ask("DELETE", f"/admin/v1/keys/{segment(name)}", None, change).body
 
-    def restore(self, revision: int, change: Change = PLAIN, *, opens: bool = False) -> Json:
-        """Goes back to `revision`, as a new revision; Refused where that lets in who is kept out
-        now, unless it `opens` on purpose."""
-        path = f"/admin/v1/history/{revision}/restore"
-        return self._ask("POST", path, {}, change, query={"open": "true"} if opens else {}).body
+    def restore(self, revision: int, change: Change = PLAIN) -> Json:
+        """Goes back to `revision`, as a new revision."""
+        return self._ask("POST", f"/admin/v1/history/{revision}/restore", {}, change).body

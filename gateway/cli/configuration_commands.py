@@ -41,10 +41,6 @@ HISTORY = command(
 RESTORE = command(
     "restore", "go back to a revision, as a new one", "editing:restore",
     click.Argument(["revision"], type=whole, help="the revision to go back to"),
-    option(
-        "--open",
-        help="also where that opens routes, or brings back keys that were taken back",
-    ),
     *HELD, *EDIT, example="restore 41 -m 'the new version is slower'",
 )  # fmt: skip
 SCHEMA = command(

@@ -47,15 +47,17 @@ def apply(options: SimpleNamespace) -> int:
 
 
 def restore(options: SimpleNamespace) -> int:
-    """Goes back to a revision and shows what that changed."""
+    """Goes back to a revision and shows what that changed, and who it let in."""
     client = finding.client(options)
     given = None if options.if_revision is None else revision_tag(options.if_revision)
     answer = asking.made(
-        lambda change: client.restore(options.revision, change, opens=options.open),
+        lambda change: client.restore(options.revision, change),
         asking.change(options, given),
         lambda: revision_tag(client.table()["revision"]),
     )
     asking.tell(options, answer)
+    for each in answer.get("opened", ()):
+        print(f"headgate: {each}, and was not before", file=sys.stderr)
     serves.wait(client, options, answer)
     return 0
 

@@ -35,7 +35,6 @@ from gateway.controlplane.store.store import (
     Unavailable,
 )
 from gateway.controlplane.store.store_threads import StoreThreads
-from gateway.core import edits
 from gateway.core.deltas import Delta, shared
 from gateway.core.faults import Fault, Missing
 from gateway.core.merging import merge, same
@@ -210,13 +209,11 @@ class Publisher:
         why: str = "",
         expected: int | None = None,
         dry_run: bool = False,
-        opens: bool = False,
     ) -> Published:
-        """The document of revision `number`, as a new revision; Missing when it is not kept,
-        Conflict where it lets in who is kept out now, unless it `opens` on purpose."""
+        """The document of revision `number`, as a new revision; Missing when it is not kept."""
         kept = await self.revision(number)
         return await self.publish(
-            lambda document: edits.restored(document, kept.whole().document, opens=opens),
+            lambda document: shared(document, kept.whole().document, same),
             who=who,
             why=why or f"back to {number}",
             expected=expected,

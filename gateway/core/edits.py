@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gateway.core.access import MOST_HASHES
-from gateway.core.deltas import normalised, shared
+from gateway.core.deltas import normalised
 from gateway.core.faults import Conflict, Fault, Invalid, Missing, did_you_mean, pointer
-from gateway.core.merging import same
 from gateway.core.table import MAX_WEIGHT, Document, parse_instance
 from gateway.core.units import parse_time
 
@@ -127,18 +126,7 @@ def delete_key(document: Document, name: str) -> Document:
     return normalised(edited)
 
 
-def restored(document: Document, kept: Document, *, opens: bool) -> Document:
-    """`kept`, which an earlier revision was, with the entries of `document` in place of their
-    equals; Conflict where that would let in who is kept out now, unless it `opens` on purpose."""
-    if not opens and (let_in := list(_let_in(document, kept))):
-        raise Conflict(
-            f"that would let in who is kept out now: {'; '.join(let_in)}. Where it is meant, say"
-            " so: `headgate restore REVISION --open`, in the API `?open=true`"
-        )
-    return shared(document, kept, same)
-
-
-def _let_in(before: Document, after: Document) -> Iterator[str]:
+def let_in(before: Document, after: Document) -> Iterator[str]:
     """In words, who may come in by `after` and not by `before`."""
     now: Mapping[str, Json] = before.get("keys") or {}
     then: Mapping[str, Json] = after.get("keys") or {}
@@ -146,15 +134,15 @@ def _let_in(before: Document, after: Document) -> Iterator[str]:
     for name, spec in (after.get("routes") or {}).items():
         # One that comes back would ask for a key if it were there now.
         if _asks(routes.get(name, spec), now) and not _asks(spec, then):
-            yield f"route {name!r} would be open to everybody"
+            yield f"route {name!r} is open to everybody"
     if not any(_asks(spec, now) for spec in routes.values()):
         return  # nobody is kept out
     valid = {each for spec in now.values() for each in spec["hashes"]}
     for name, spec in then.items():
         if not valid.issuperset(spec["hashes"]):
-            yield f"key {name!r} would have a secret again that was taken back"
+            yield f"key {name!r} has a secret again that was taken back"
         elif name in now and _opens_more(now[name], spec):
-            yield f"key {name!r} would open more, or for longer"
+            yield f"key {name!r} opens more, or for longer"
 
 
 def _asks(spec: Mapping[str, Json], keys: Mapping[str, Json]) -> bool:

@@ -238,8 +238,6 @@ def test_restore_goes_back_and_shows_what_changed(headgate, player) -> None:
         "revision 44, on 1 worker",
     ]
     assert headgate("restore", "7").code == 1
-    assert headgate("restore", "42", "--open").code == 0
-    assert player.asked[-1][1].endswith("?open=true")
     assert headgate("restore", "seven").code == 2
 
 

@@ -52,7 +52,7 @@ def admin_application(
 async def _call(operation: Operation, request: web.Request) -> web.StreamResponse:
     call = Call(request)
     if operation.writes:
-        call.check_query(*operation.flags)
+        call.check_query()
         if operation.body is None:
             await call.spare()
     return await operation.handler(call)

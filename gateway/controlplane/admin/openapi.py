@@ -157,7 +157,7 @@ def _outcomes() -> dict[str, Schema]:
         ),
         "Restored": record(
             ["revision", "restored", "previous", "diff", "applied"],
-            restored=COUNT, previous=COUNT, **_WRITTEN,
+            restored=COUNT, previous=COUNT, opened=list_of(TEXT), **_WRITTEN,
         ),
         "Restarting": whole(revision=COUNT, backend=TEXT, serves=_SERVES),
         "Change": record(

@@ -123,9 +123,6 @@ def _parameters(operation: Operation) -> list[Schema]:
         found.append(_query("plan", {"type": "boolean", "default": False}))
     if operation.writes:
         found.append(_query("dry_run", {"type": "boolean", "default": False}))
-        for name, meaning in operation.flags.items():
-            flag = _query(name, {"type": "boolean", "default": False})
-            found.append({**flag, "description": meaning})
         found.append(_header("If-Match", "The ETag that was read; 412 if it is another now."))
         found.append(_header("X-Change-Reason", "Why; one line for the history."))
     return found

@@ -2,8 +2,8 @@
 document are all made from it, so that none of them knows an operation the others do not.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Literal
 
 from aiohttp import web
@@ -23,8 +23,7 @@ Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One method of one path. `body` and `answer` name schemas of the OpenAPI document; `flags`
-    are what may be true in the query of a write, and what that means.
+    """One method of one path. `body` and `answer` name schemas of the OpenAPI document.
 
     `access` is who may: everybody, any token, or operators. `conditional` operations honour
     If-Match and know dry runs.
@@ -41,7 +40,6 @@ class Operation:
     created: bool = False
     missing: bool = True
     tag: str = "table"
-    flags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def writes(self) -> bool:
@@ -223,9 +221,8 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "restoreRevision", "POST", f"{_HISTORY}/{{revision}}/restore",
-        "Goes back to a revision, as a new one; 409 where that lets in who is kept out now",
+        "Goes back to a revision, as a new one",
         "operator", admin_state.restore_revision, answer="Restored", tag="history",
-        flags={"open": "Also where that opens routes, or brings back keys that were taken back."},
     ),
     Operation(
         "streamEvents", "GET", f"{_API}/events",

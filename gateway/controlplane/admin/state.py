@@ -18,6 +18,7 @@ from gateway.controlplane.configuration.settings import Settings, differing
 from gateway.controlplane.events import Event, Subscription
 from gateway.controlplane.store.store import Summary
 from gateway.core.deltas import SPARE
+from gateway.core.edits import let_in
 from gateway.core.faults import Fault, Invalid
 from gateway.core.merging import NOT_SERVED
 from gateway.core.table import Document, Table
@@ -116,22 +117,19 @@ async def get_revision(call: Call) -> web.Response:
 
 
 async def restore_revision(call: Call) -> web.Response:
-    """Makes the document of an earlier revision current again, as a new revision; Conflict where
-    that lets in who is kept out now, unless `?open=true` says that it is meant."""
+    """Makes the document of an earlier revision current again, as a new revision; with who is let
+    in by it that was kept out."""
     number, dry_run, why = _number(call), call.dry_run, call.why
     await call.publisher.revision(number)
     table = call.publisher.table
     expected = table.revision if call.request.headers.get("If-Match") else None
     call.guard(table_body(table), table_tag(table))
     published = await call.publisher.restore(
-        number,
-        who=call.who,
-        why=why,
-        dry_run=dry_run,
-        expected=expected,
-        opens=call.flag("open"),
+        number, who=call.who, why=why, dry_run=dry_run, expected=expected
     )
     body = outcome(published, restored=number, previous=published.previous.revision)
+    if opened := list(let_in(published.previous.document, published.table.document)):
+        body["opened"] = opened
     return answer(body, tag=f'"{published.revision}"', revision=published.revision)
 
 
