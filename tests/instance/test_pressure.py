@@ -124,10 +124,12 @@ def test_r15_what_is_sent_ahead_in_pieces_is_put_together(serve: Serve) -> None:
     assert got.index(b'{"size":4}') < got.index(b'{"size":2621440}') < got.index(b'{"size":7}')
 
 
-def slow_reader(instance: Instance, body: bytes, more: bytes = b"") -> socket.socket:
-    """A client that has asked, and has little room for the answer."""
+def slow_reader(
+    instance: Instance, body: bytes, more: bytes = b"", room: int = 64 << 10
+) -> socket.socket:
+    """A client that has asked, and has little `room` for the answer."""
     sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
     sock.connect(("127.0.0.1", instance.port))
     sock.settimeout(30)
     sock.sendall(asked(body, HEAD + more))
@@ -160,7 +162,7 @@ def test_r20_a_client_that_is_slow_and_takes_some_of_it_keeps_its_connection(
     # Each piece comes well within the limit, and all of them in longer than it.
     instance = serve(SIZES, name, "--stream-idle", "3s")
     size, got = 12 << 20, 0
-    with slow_reader(instance, b"%d" % size) as sock:
+    with slow_reader(instance, b"%d" % size, room=512 << 10) as sock:
         began = time.monotonic()
         while got < size:
             is_more = got < size - (2 << 20)
