@@ -57,7 +57,7 @@ def restore(options: SimpleNamespace) -> int:
     )
     asking.tell(options, answer)
     for each in answer.get("opened", ()):
-        print(f"headgate: {each}, and was not before", file=sys.stderr)
+        print(f"headgate: by that, {each}", file=sys.stderr)
     serves.wait(client, options, answer)
     return 0
 
