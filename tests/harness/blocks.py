@@ -37,6 +37,7 @@ python() {{ "{sys.executable}" "$@"; }}
 trap 'pwd >"$HERE"' EXIT
 """
 NOT_RUN = "not run: "
+ASKED_AGAIN_S = 15.0  # not sooner: who is asked twice ends without finishing what it has
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +144,17 @@ class Terminal:
 
     async def close(self) -> None:
         """Ends what runs beside, and waits for it."""
-        for process in self._running:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-        for process in self._running:
-            await asyncio.wait_for(process.wait(), 30)
+        async with asyncio.timeout(120):
+            await asyncio.gather(*map(_ended, self._running))
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """Asks until it has ended: a shell that is just about to start a command forgets a signal."""
+    while process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), ASKED_AGAIN_S)
 
 
 def of_language(blocks: Sequence[Block], *languages: str) -> list[Block]:
