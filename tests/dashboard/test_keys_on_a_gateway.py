@@ -54,6 +54,14 @@ def confirm(page: Page, action: str) -> None:
     page.press("#confirm-apply")
 
 
+def is_told_what_going_back_opens(page: Page, revision: int, words: str) -> None:
+    """Asks for it, and leaves it."""
+    page.press(f'[aria-label="Restore revision {revision}"]')
+    page.until(lambda: words in page.text("#confirm-diff"))
+    page.press("#confirm-cancel")
+    page.until(lambda: not page.script("return document.getElementById('confirm-dialog').open"))
+
+
 async def test_a_key_is_made_shown_once_used_rotated_and_revoked(
     page: Page, origin: OriginProcess
 ) -> None:
@@ -87,6 +95,9 @@ async def test_a_key_is_made_shown_once_used_rotated_and_revoked(
         await asyncio.to_thread(confirm, page, "retire")
         await asyncio.to_thread(page.until, lambda: has_one_secret(page.text(ACME)))
         assert [await status_of(each) for each in (secret, renewed)] == [401, 200]
+
+        taken_back = "key 'acme' has a secret again that was taken back"
+        await asyncio.to_thread(is_told_what_going_back_opens, page, 3, taken_back)
 
         async def told() -> bool:
             listed = (await gateway.client.get(gateway.admin_url + "/admin/v1/keys")).json()

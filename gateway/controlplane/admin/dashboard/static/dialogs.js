@@ -60,7 +60,8 @@ export async function confirmEdit({ title, text, action, edit, tag }) {
   say(by("confirm-fault"), "");
   by("confirm-reason").value = "";
   const done = Object.values(tried.serves || {}).map((words) => h("p", { class: "quiet" }, words));
-  by("confirm-diff").replaceChildren(changes(tried.diff || []), ...done);
+  const opened = (tried.opened || []).map((words) => h("p", { class: "fault" }, `By that, ${words}`));
+  by("confirm-diff").replaceChildren(...opened, changes(tried.diff || []), ...done);
   dialog.showModal();
   by("confirm-reason").focus();
   return new Promise((done) => {
