@@ -185,6 +185,7 @@ class Supervisor(Replaceable):
 
     @property
     def irreplaceable(self) -> str:
+        """Why no successor may replace this gateway, in a line; "" if one may."""
         if self._plan.placed is not None:
             return HOLDS_INSTANCES
         if os.getpid() == 1:
