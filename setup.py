@@ -17,10 +17,10 @@ from setuptools.command.build_ext import build_ext
 # What each request runs through, and no more: what reads a file or serves an edit is as quick as
 # it has to be, and tells better in pure Python what is wrong with a value.
 HOT = {
-    "gateway/core": """access balancing compressing concurrency_limit cors errors fair_turns framing
-        header_fields header_rules headers heads health index kept lines matching openai pooling
-        queueing rate_limit response_heads retrying sampling shared_load splitting strangers
-        targets""",
+    "gateway/core": """access balancing compressing concurrency_limit cors crowding errors
+        fair_turns framing header_fields header_rules headers heads health index instance_load
+        kept lines matching openai pooling queueing rate_limit response_heads retrying
+        sampling shared_load splitting strangers targets""",
     "gateway/dataplane": """admitting attempt availability backend buckets coding cold_start
         connection deadlines deciding door exchange in_flight_limit instance intake judge leased
         limiting listener live_route match_memory meeting mirroring model_listing pairing plane

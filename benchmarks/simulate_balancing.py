@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gateway.core.balancing import Load, Sent
 from gateway.core.concurrency_limit import Peers
 from gateway.core.health import HealthState
+from gateway.core.instance_load import Load, Sent
 from gateway.core.queueing import (
     GLANCE_S,
     LOOK_S,

@@ -23,18 +23,25 @@ less from BBR (Cardwell et al. 2016), limits from the growth of latency from TCP
 and Peterson 1995).
 """
 
-import itertools
 import math
-from typing import Final, NamedTuple
+from typing import Final
 
+from gateway.core.crowding import (
+    DOUBT_S,
+    NO_LEVEL,
+    ROUND,
+    Level,
+    followed,
+    grew,
+    hiccup_at,
+    level_of,
+    low,
+    tolerable_wait_s,
+)
 from gateway.core.shared_load import Decision, Sample
 
-TOLERABLE_S: Final = 0.1
-TOLERABLE_SERVICES: Final = 4.0
 TARGET: Final = 0.5  # of the tolerable wait, at which a proven limit aims
-ROUND: Final = 12
 VERDICT: Final = 10
-LOW: Final = 5  # the low quantile is the fifth part
 BASE: Final = 8  # answers without waiting that say how long one takes
 ROOM_S: Final = 5.0  # room that was proven counts for at least as long, at most twice
 PROVEN_S: Final = 2.0  # a proof, before it is renewed
@@ -44,84 +51,11 @@ BEYOND: Final = 1.5  # times as many as there were before an experiment may be t
 PEERS: Final = 2.0  # times the limit of its peers, for one of which nothing is known
 FAR: Final = 8.0  # times the proven limit, at which it is given up
 TRIAL_S: Final = 0.5  # least time for an experiment
-GREW: Final = 1.4  # times as many, from which on growth can be judged
-FAST: Final = 1.8  # times as many while one was answered: so much more comes than goes
-SLACK: Final = 0.3
 SAME_LEAST: Final = 0.85  # between these times as many nothing can be told
 SAME_MOST: Final = 1.2
 SUSPECTED: Final = 3  # rounds in a row, before an experiment keeps requests waiting
 RETRY_S: Final = 1.0  # after an experiment that was undone; twice as long after the next one
 RETRY_MOST_S: Final = 32.0
-STALL_S: Final = 0.25  # a hiccup is at least as long,
-STALL_GAPS: Final = 8.0  # and so many times the usual time between two that leave
-DOUBT_S: Final = 3.0  # after a hiccup
-
-
-class Level(NamedTuple):
-    """What a number of answers say together: the mean `crowd`, without those that everybody
-    overtakes, and the low quantile of the time taken."""
-
-    crowd: float
-    low_s: float
-
-
-_NO_LEVEL: Final = Level(0.0, 0.0)
-
-
-def tolerable_wait_s(service_s: float) -> float:
-    """How long requests may wait as a rule, where nobody has said how patient they are."""
-    return max(TOLERABLE_S, TOLERABLE_SERVICES * service_s)
-
-
-def low(values: list[float]) -> float:
-    """The low quantile of `values`, of which there is at least one."""
-    return sorted(values)[len(values) // LOW]
-
-
-def followed(before: Level, after: Level) -> bool | None:
-    """Whether the time taken followed the crowd, as it does where requests wait: by at least
-    half, in logarithms, of what Little's law says. None when it changed by more than that law
-    allows: something else has changed, too."""
-    expected = math.log(after.crowd / before.crowd)
-    seen = math.log(after.low_s / before.low_s)
-    if expected < 0.0:
-        expected, seen = -expected, -seen
-    slack = max(SLACK, 0.5 * expected)
-    return seen >= 0.5 * expected if seen <= expected + slack else None
-
-
-def grew(samples: list[Sample], stuck: float, allowed_s: float) -> bool:
-    """Whether much more comes than goes, and those of `samples` that were sent into a larger
-    crowd took longer accordingly."""
-    ordered = sorted([each for each in samples if each.elapsed_s > allowed_s])
-    third = len(ordered) // 3
-    if third < ROUND // 3 or _growth(ordered) < FAST:
-        return False
-    few, many = _level(ordered[:third], stuck), _level(ordered[-third:], stuck)
-    return many.crowd >= GREW * few.crowd and followed(few, many) is True
-
-
-def hiccup_at(samples: list[Sample]) -> float:
-    """When nothing had been answered for much longer than usual, of all `samples`: -inf if that
-    was never so. What gathers in such a pause waits, and says nothing of what comes and goes."""
-    times = sorted([each.at for each in samples])
-    gaps = [after - before for before, after in itertools.pairwise(times)]
-    if len(gaps) < ROUND - 1:
-        return -math.inf
-    longest = max(gaps)
-    if longest <= max(STALL_S, STALL_GAPS * sorted(gaps)[len(gaps) // 2]):
-        return -math.inf
-    return times[gaps.index(longest) + 1]
-
-
-def _growth(samples: list[Sample]) -> float:
-    """To how many times as many the crowd grew while one was answered, as a rule."""
-    return sorted([each.present / each.occupied for each in samples])[len(samples) // 3]
-
-
-def _level(samples: list[Sample], stuck: float) -> Level:
-    crowd = sum([each.occupied for each in samples]) / len(samples) - stuck
-    return Level(max(crowd, 0.5), max(low([each.elapsed_s for each in samples]), 1e-6))
 
 
 class Peers:
@@ -253,7 +187,7 @@ class ConcurrencyLimit:
 
     def decision(self, now: float) -> Decision:
         """What other workers are to keep to."""
-        before = self._before or _NO_LEVEL
+        before = self._before or NO_LEVEL
         return Decision(
             self.limit, self.limit_rather_than_refuse(now), self._until, self.proven_until,
             self._sure, self.base_s, self._base_before_s, self.alone_s, self.room, self._suspected,
@@ -300,7 +234,7 @@ class ConcurrencyLimit:
     def _judge(self, now: float) -> None:
         samples, self._samples = self._samples, []
         stuck = max(0.0, min([each.room for each in samples]))
-        level = _level(samples, stuck)
+        level = level_of(samples, stuck)
         allowed_s = self.base_s + tolerable_wait_s(self.base_s)
         if self._before is not None:
             self._conclude(now, self._before, level, stuck)
@@ -344,7 +278,7 @@ class ConcurrencyLimit:
         is_less = self.limit < before.crowd
         # What was sent last before it is what to compare with, if the crowd had grown by then.
         if len(self._crowded) >= VERDICT:
-            last = _level(self._crowded[-VERDICT:], stuck)
+            last = level_of(self._crowded[-VERDICT:], stuck)
             if last.crowd > before.crowd:
                 before = last
         ratio = level.crowd / before.crowd

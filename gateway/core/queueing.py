@@ -9,8 +9,9 @@ import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from gateway.core.balancing import Load, choose, is_on_trial, usual_service_s
-from gateway.core.concurrency_limit import DOUBT_S, STALL_GAPS, STALL_S, tolerable_wait_s
+from gateway.core.balancing import choose, is_on_trial, usual_service_s
+from gateway.core.crowding import DOUBT_S, STALL_GAPS, STALL_S, tolerable_wait_s
+from gateway.core.instance_load import Load
 from gateway.core.retrying import retry_after_s
 from gateway.core.shared_load import SharedQueue
 from gateway.core.table import Queue

@@ -4,10 +4,11 @@ By what the probes say, who was ejected and what was commanded: that is decided 
 and whose turn it is among them in `core.balancing`.
 """
 
-from gateway.core.balancing import Load, choose
+from gateway.core.balancing import choose
 from gateway.core.concurrency_limit import Peers
 from gateway.core.evidence import Evidence
 from gateway.core.health import serving
+from gateway.core.instance_load import Load
 from gateway.core.table import Backend
 from gateway.dataplane.cold_start import ColdStart
 from gateway.dataplane.instance import Group, LiveInstance

@@ -9,9 +9,9 @@ from abc import abstractmethod
 from collections.abc import Sized
 from typing import Final
 
-from gateway.core.balancing import Load
 from gateway.core.evidence import Evidence
 from gateway.core.health import UNKNOWN, HealthState, slow_start
+from gateway.core.instance_load import Load
 from gateway.core.table import Backend, Instance
 from gateway.dataplane.deadlines import Timed
 from gateway.dataplane.meeting import Meeting

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from gateway.core.balancing import FADE_S
+from gateway.core.instance_load import FADE_S
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.plane import Plane
 from gateway.wire.messages import LoadReport, Observed

@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Sequence
 from zlib import crc32
 
-from gateway.core.balancing import Load, usual_service_s
+from gateway.core.balancing import usual_service_s
 from gateway.core.fair_turns import CONTESTED_S, FairTurns, ahead
+from gateway.core.instance_load import Load
 from gateway.core.shared_load import SharedQueue
 from gateway.dataplane.waiter import Waiter
 

@@ -12,17 +12,14 @@ from hypothesis import strategies as st
 from gateway.core.balancing import (
     ALIKE,
     ALIKE_S,
-    FADE_S,
-    FORGET_S,
     JUDGED,
-    Load,
     choose,
     is_on_trial,
-    target_of,
     usual_service_s,
     usual_target,
 )
 from gateway.core.health import HealthState
+from gateway.core.instance_load import FADE_S, FORGET_S, Load, target_of
 from gateway.core.table import Eject, Health
 
 NOW = 1000.0

@@ -6,8 +6,9 @@ import math
 import pytest
 
 from benchmarks.simulate_limits import Case, cases, late, refused, run
-from gateway.core.balancing import Load
-from gateway.core.concurrency_limit import ConcurrencyLimit, hiccup_at
+from gateway.core.concurrency_limit import ConcurrencyLimit
+from gateway.core.crowding import hiccup_at
+from gateway.core.instance_load import Load
 from gateway.core.shared_load import Sample
 
 CASES = {case.name: case for case in cases()}

@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.simulate_turns import CASES, simulated
-from gateway.core.balancing import Load
 from gateway.core.fair_turns import SHORT_S, FairTurns, ahead
+from gateway.core.instance_load import Load
 from gateway.core.queueing import Placement, place
 
 

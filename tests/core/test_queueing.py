@@ -20,7 +20,7 @@ from benchmarks.simulate_balancing import (
     percentile_s,
     simulate,
 )
-from gateway.core.balancing import Load
+from gateway.core.instance_load import Load
 from gateway.core.queueing import Admission, Admit, Placement, Refuse, capacity, place
 from gateway.core.table import Eject, Queue
 

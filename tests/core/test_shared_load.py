@@ -2,7 +2,7 @@
 
 import math
 
-from gateway.core.balancing import Load
+from gateway.core.instance_load import Load
 from gateway.core.shared_load import (
     KEPT,
     LEASE_S,

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.core.balancing import FADE_S
+from gateway.core.instance_load import FADE_S
 from gateway.core.splitting import sticky_backend
 from gateway.dataplane.observing import report
 from gateway.telemetry.metrics import RETRIES
