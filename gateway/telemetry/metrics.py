@@ -6,7 +6,7 @@ come from the table, never from a client: an unknown method counts as `other`.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
@@ -187,12 +187,13 @@ class Counters:
     """All counters of one worker.
 
     A counter is whatever the catalogue (`gateway.telemetry.catalogue`) names: `add` counts it.
+    What is counted of consumers goes into the book `apart`, or into the only one.
     """
 
-    __slots__ = ("_cells", "_consumed", "_holders", "_times", "book")
+    __slots__ = ("_cells", "_consumed", "_holders", "_times", "apart", "book")
 
-    def __init__(self, book: Book) -> None:
-        self.book = book
+    def __init__(self, book: Book, apart: Book | None = None) -> None:
+        self.book, self.apart = book, apart or book
         self._cells: dict[Labels, Cell] = {}
         self._times: dict[Labels, Times] = {}
         self._consumed: WeakValueDictionary[Labels, Consumed] = WeakValueDictionary()
@@ -215,7 +216,7 @@ class Counters:
         key = (consumer, cell.labels[0])
         consumed = self._consumed.get(key)
         if consumed is None:
-            consumed = self._consumed[key] = Consumed(self.book, key)
+            consumed = self._consumed[key] = Consumed(self.apart, key)
         return ConsumerCell(cell, consumed, consumer)
 
     def add(self, metric: str, *labels: str, count: int = 1) -> None:
@@ -231,25 +232,30 @@ class Counters:
         `name` in their place, and what may still come of them too."""
         retired = dict.fromkeys(gone, name)
         values = {key[-1] for key in retired}
+        for book in {self.book, self.apart}:
+            self._fold(book, values, retired)
+
+    def _fold(self, book: Book, values: set[str], retired: Mapping[Gone, str]) -> None:
         folds: dict[tuple[str, Labels], list[Labels]] = {}
-        for metric, labels in self.book.names():
+        for metric, labels in book.names():
             if values.isdisjoint(labels):
                 continue
             into = retired_labels(metric, labels, retired)
             if into is not None:
                 folds.setdefault((metric, into), []).append(labels)
         for (metric, into), labels_gone in folds.items():
-            self.book.fold(labels_gone, metric, into)
+            book.fold(labels_gone, metric, into)
         for (metric, into), labels_gone in folds.items():
             if metric == REQUESTS:
-                self._move(metric, self._cells, labels_gone, into)
+                self._move(book, metric, self._cells, labels_gone, into)
             elif metric == TIMES:
-                self._move(metric, self._times, labels_gone, into)
+                self._move(book, metric, self._times, labels_gone, into)
             elif metric == CONSUMED:
-                self._move(metric, self._consumed, labels_gone, into)
+                self._move(book, metric, self._consumed, labels_gone, into)
 
     def _move(
         self,
+        book: Book,
         metric: str,
         known: MutableMapping[Labels, Any],
         gone: Iterable[Labels],
@@ -263,4 +269,4 @@ class Counters:
             if (held := known.pop(labels, None)) is not None:
                 moved.add(held)
         for each in moved:
-            each.count_in(self.book, into)
+            each.count_in(book, into)

@@ -42,10 +42,15 @@ class Retiring:
         return sorted(due | {key for key in before if key[:-1] in kinds}), f"{RETIRED}{number}"
 
 
-def counted_of(requests: Iterable[Labels], consumed: Iterable[Labels]) -> set[Gone]:
-    """The routes, backends and instances at which `requests` were counted, and the consumers of
-    those `consumed`; an instance of a backend that stands for many goes with it."""
-    counted: set[Gone] = {("consumer", labels[0]) for labels in consumed}
+def consumers_of(consumed: Iterable[Labels]) -> set[Gone]:
+    """The consumers whose requests were `consumed`."""
+    return {("consumer", labels[0]) for labels in consumed}
+
+
+def places_of(requests: Iterable[Labels]) -> set[Gone]:
+    """The routes, backends and instances at which `requests` were counted; an instance of a
+    backend that stands for many goes with it."""
+    counted: set[Gone] = set()
     for route, backend, instance in requests:
         if route:
             counted.add(("route", route))
