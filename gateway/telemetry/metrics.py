@@ -96,7 +96,7 @@ class Cell:
 class Consumed:
     """The requests of one consumer at one route, by how they were answered."""
 
-    __slots__ = ("__weakref__", "_places", "_words", "series")
+    __slots__ = ("__weakref__", "at", "code", "series", "words")
 
     def __init__(self, book: Book, labels: Labels) -> None:
         self.count_in(book, labels)
@@ -104,16 +104,14 @@ class Consumed:
     def count_in(self, book: Book, labels: Labels) -> None:
         """Counts in the series of `labels` from now on."""
         self.series = book.series(CONSUMED, labels)
-        self._words = self.series.words
-        self._places: dict[int, int] = {}
+        self.words = self.series.words
+        self.code = self.at = 0  # most get the same code again and again
 
-    def count(self, code: int) -> None:
-        place = self._places.get(code)
-        if place is None:
-            series = self.series
-            place = self._places[code] = series.place(series.book.name((str(code),)))
-            self._words = series.words
-        self._words[place] += 1
+    def open(self, code: int) -> None:
+        """Has what is answered by `code` counted at `at`, until another code comes."""
+        series = self.series
+        self.at, self.code = series.place(series.book.name((str(code),))), code
+        self.words = series.words
 
 
 class ConsumerCell:
@@ -128,7 +126,10 @@ class ConsumerCell:
 
     def count(self, method: bytes, code: int, reason: str) -> None:
         self._cell.count(method, code, reason)
-        self._consumed.count(code)
+        consumed = self._consumed
+        if consumed.code != code:
+            consumed.open(code)
+        consumed.words[consumed.at] += 1
 
     def time(self, request_s: float, first_byte_s: float, overhead_s: float) -> None:
         self._cell.time(request_s, first_byte_s, overhead_s)

@@ -173,6 +173,51 @@ def test_a_worker_that_is_killed_gives_back_what_it_had_in_flight_and_no_rate() 
     assert sum(takes(rest, 100.0) for _ in range(200)) == 100 - 6 - buckets.margin
 
 
+def test_a_worker_that_was_alone_counts_with_those_that_come_and_go() -> None:
+    memory = shared_memory()
+    limits = Limits(1, 60.0, 100, in_flight=60)  # three of each are left, for two workers
+    bucket = Buckets(memory, 2).bucket("key", "acme", limits)
+    assert all(takes(bucket, 100.0) for _ in range(10))
+
+    def come() -> None:
+        other = Buckets(memory, 2).bucket("key", "acme", limits)
+        writer.send([takes(other, 100.0) for _ in range(20)])
+        signal.pause()
+
+    reader, writer = FORK.Pipe(False)
+    process = FORK.Process(target=come)
+    process.start()
+    assert all(reader.recv())
+    assert sum(takes(bucket, 100.0) for _ in range(60)) == 57 - 30
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert sum(takes(bucket, 110.0) for _ in range(60)) == 20, "what it had in flight is free"
+    for _ in range(57):
+        bucket.leave()
+    assert sum(takes(bucket, 110.0) for _ in range(60)) == 97 - 77, "what it took is taken"
+    os.close(memory)
+
+
+def test_what_is_in_flight_under_old_limits_counts_under_the_new_ones() -> None:
+    buckets = Buckets(None, 1)
+    old, new = (
+        buckets.bucket("key", "acme", Limits(in_flight=most, requests=1000, burst=1000))
+        for most in (2, 3)
+    )
+    assert [takes(each, 1.0) for each in (old, new, old, new, new)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
+    old.leave()
+    assert takes(new, 1.0)
+    old.undo()
+    assert takes(new, 1.0)
+
+
 def test_nobody_waits_for_a_worker_that_stands_still_in_a_decision() -> None:
     memory = shared_memory()
     bucket = Buckets(memory, 2).bucket("key", "acme", Limits(10, 1.0, 2))
