@@ -16,7 +16,8 @@ from gateway.core.headers import given_id
 from gateway.core.heads import RequestHead
 from gateway.dataplane import limiting
 from gateway.dataplane.attempt import Request
-from gateway.dataplane.buckets import Bucket, Busy, OverLimit
+from gateway.dataplane.bucket import Bucket, OverLimit
+from gateway.dataplane.buckets import Busy
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.deciding import Deciding
@@ -129,10 +130,8 @@ class Admitting(Waiter, Request, Deciding):
         Limited."""
         buckets, now = self._limits(live), self.plane.now()
         try:
-            if len(buckets) == 1:  # the usual case in short
-                lines = buckets[0].enter(now)
-            else:
-                lines = limiting.enter(buckets, now)
+            # The usual case in short.
+            lines = buckets[0].enter(now) if len(buckets) == 1 else limiting.enter(buckets, now)
         except OverLimit as refused:
             fault = limiting.limited(buckets[0], refused.wait_s, now)
             self._count_limited(fault, live)

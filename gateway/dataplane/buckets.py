@@ -6,11 +6,12 @@ which it alone writes: the seconds of the rate that its requests took, since whe
 full as it saw it, how many it has in flight. The state of the bucket is the sum of the first, on
 the latest of the second; all read all lanes.
 
-No more than the limit are admitted although nobody waits for anybody: a worker makes one
-decision at a time, so between its look and its word the others may have admitted at most one
-request each of which nothing is written yet. A request is admitted only if the bucket holds one
-for each of them beside its own. Of a small limit that would be too much to leave: there a lock
-on one byte of the memory's file makes one decision of all, and the whole limit is used.
+What is decided by that is `bucket`. No more than the limit are admitted although nobody waits for
+anybody: a worker makes one decision at a time, so between its look and its word the others may
+have admitted at most one request each of which nothing is written yet. A request is admitted only
+if the bucket holds one for each of them beside its own. Of a small limit that would be too much to
+leave: there a lock on one byte of the memory's file makes one decision of all, and the whole limit
+is used.
 
 A worker that is alone knows what is in a record: it wrote that. It looks whether it still is, and
 only writes. One that comes says so before its first decision, and finds all there is.
@@ -23,7 +24,7 @@ import fcntl
 import mmap
 import os
 import struct
-from hashlib import blake2b
+from typing import Final
 
 from gateway.core.entries import Limits
 from gateway.core.rate_limit import Terms
@@ -36,20 +37,12 @@ DIRECTORY, LANES = LOCKS + (1 << 50), LOCKS + (1 << 51)
 TRIES = 50
 LOOK_S = 0.05  # between two looks for workers that have ended, where something depends on them
 SELDOM_S = 1.0  # where nothing does
-_COUNT = (1 << 20) - 1
-_WORD = 8
+COUNT: Final = (1 << 20) - 1
+WORD: Final = 8
 
 
 class Busy(Exception):
     """Another worker decides at this moment, or was stopped while it did: to be asked again."""
-
-
-class OverLimit(Exception):
-    """The bucket is empty for `wait_s` seconds, or, where that is 0, too many are in flight."""
-
-    def __init__(self, wait_s: float) -> None:
-        super().__init__(wait_s)
-        self.wait_s = wait_s
 
 
 class Buckets:
@@ -64,15 +57,15 @@ class Buckets:
         self.gateways = 1
         """How many gateways divide each limit between them."""
         self.stride = 3 * self.lanes
-        directory = (self.lanes + PLACES) * _WORD
-        size = directory + PLACES * self.stride * _WORD
+        directory = (self.lanes + PLACES) * WORD
+        size = directory + PLACES * self.stride * WORD
         # It stays mapped: to unmap it closes a descriptor, and that ends every lock there is.
         if descriptor is None:
             memory = memoryview(mmap.mmap(-1, size))
         else:
             memory = memoryview(mmap.mmap(descriptor, size, offset=BEGIN))
-        self.epochs = memory[: self.lanes * _WORD].cast("Q")
-        self.directory = memory[self.lanes * _WORD : directory].cast("Q")
+        self.epochs = memory[: self.lanes * WORD].cast("Q")
+        self.directory = memory[self.lanes * WORD : directory].cast("Q")
         self.records = memory[directory:]
         self.unpack = struct.Struct(f"{2 * self.lanes}d").unpack_from
         self.unpack_counts = struct.Struct(f"{self.lanes}Q").unpack_from
@@ -81,7 +74,9 @@ class Buckets:
         self.lane = self._claim()
         self.epoch = int.from_bytes(os.urandom(5), "big") | 1
         self.epochs[self.lane] = self.epoch
-        alone = bytearray(_WORD * self.lanes)
+        self.ours = self.epoch << 20  # and below it how many are in flight
+        self.to_counts = 2 * self.lanes
+        alone = bytearray(WORD * self.lanes)
         self.alone = memoryview(alone).cast("Q")
         """What `epochs` are while there is no other worker."""
         self.alone[self.lane] = self.epoch
@@ -90,11 +85,6 @@ class Buckets:
         self._was_alone = True
         self._own: dict[int, Own] = {}
         self._terms: dict[tuple[str, Limits, int], Terms] = {}
-
-    def bucket(self, kind: str, name: str, limits: Limits) -> "Bucket":
-        """The bucket of a `kind` of thing called `name`; it goes on under changed limits."""
-        key = blake2b(f"{kind}\0{name}".encode(), digest_size=12).digest()
-        return Bucket(self, kind, key, limits)
 
     def terms(self, kind: str, limits: Limits) -> Terms:
         """What `limits` of a `kind` of thing come to now."""
@@ -125,12 +115,12 @@ class Buckets:
             own = self._own[place] = Own(place * self.stride + self.lane)
         if own.known is not self.known:
             at = own.at
-            every = self.unpack(self.records, place * self.stride * _WORD)
+            every = self.unpack(self.records, place * self.stride * WORD)
             own.seconds = self.seconds[at]
             own.others = sum(every[: self.lanes]) - own.seconds
             own.since = max(every[self.lanes :])
-            word = self.counts[at + 2 * self.lanes]
-            own.flying = word & _COUNT if word >> 20 == self.epoch else 0
+            word = self.counts[at + self.to_counts]
+            own.flying = word & COUNT if word >> 20 == self.epoch else 0
             own.known = self.known
         return own
 
@@ -185,16 +175,16 @@ class Buckets:
 
     def full_at(self, place: int) -> float:
         """When the bucket at `place` is full again."""
-        all_lanes = self.unpack(self.records, place * self.stride * _WORD)
+        all_lanes = self.unpack(self.records, place * self.stride * WORD)
         return float(max(all_lanes[self.lanes :]) + sum(all_lanes[: self.lanes]))
 
     def in_flight(self, place: int) -> int:
         """How many requests the workers that live have there."""
-        at = (place * self.stride + 2 * self.lanes) * _WORD
+        at = (place * self.stride + 2 * self.lanes) * WORD
         total = 0
         for lane, word in enumerate(self.unpack_counts(self.records, at)):
-            if word and word & _COUNT and word >> 20 == self.epochs[lane]:
-                total += word & _COUNT
+            if word and word & COUNT and word >> 20 == self.epochs[lane]:
+                total += word & COUNT
         return total
 
     def look(self, now: float) -> None:
@@ -236,179 +226,3 @@ class Own:
         self.known: object = None
         self.seconds = self.others = self.since = 0.0
         self.flying = 0
-
-
-_NONE = Own(-1)
-
-
-class Bucket:
-    """One bucket, as this worker sees it. `left` and `full_at` are what the last request left."""
-
-    __slots__ = (
-        "_all", "_gateways", "_key", "_own", "_word", "full_at", "kind", "left", "limits", "place",
-        "terms",
-    )  # fmt: skip
-
-    def __init__(self, buckets: Buckets, kind: str, key: bytes, limits: Limits) -> None:
-        self._all = buckets
-        self.kind = kind
-        self._key = key
-        self._word = int.from_bytes(key[:8], "big") | 1
-        self.place = -1
-        self._own = _NONE
-        self.limits = limits
-        self._take_part()
-        self.left = self.terms.burst
-        self.full_at = 0.0
-
-    def _take_part(self) -> None:
-        """Goes by this gateway's part of the limits from now on."""
-        self._gateways = self._all.gateways
-        self.terms: Terms = self._all.terms(self.kind, self.limits)
-
-    def enter(self, now: float) -> bytes:
-        """Admits one request, which is in flight until `leave`; the header lines that tell its
-        client what is left. OverLimit; Busy."""
-        buckets, own = self._all, self._own
-        if self._gateways != buckets.gateways:
-            self._take_part()
-        if (
-            own.known is buckets.known
-            and buckets.epochs == buckets.alone
-            and not self.terms.is_locked
-        ):
-            return self._decide_alone(own, now)
-        place = self.place
-        if place < 0 or buckets.directory[place] != self._word:
-            place = self.place = buckets.find(self._key, now)
-        if not self.terms.is_locked:
-            return self._decide(place, now)
-        buckets.lock(LOCKS + place)
-        try:
-            return self._decide(place, now)
-        finally:
-            buckets.unlock(LOCKS + place)
-
-    def _decide(self, place: int, now: float) -> bytes:
-        buckets = self._all
-        if not buckets.is_alone(now):
-            return self._decide_with_others(place, now)
-        self._own = buckets.own(place)
-        return self._decide_alone(self._own, now)
-
-    def _decide_alone(self, own: Own, now: float) -> bytes:
-        """As all who decide do; but what is read there is known here."""
-        buckets, terms = self._all, self.terms
-        at, cost_s = own.at, terms.cost_s
-        full_at = taken = left = 0.0
-        is_full = False
-        if terms.has_rate:
-            taken = own.others + own.seconds
-            full_at = own.since + taken
-            is_full = full_at < now
-            if is_full:
-                full_at = now
-            left = self._left_for(full_at, now)
-        most = terms.most
-        if most is not None:
-            if own.flying >= most:
-                raise OverLimit(0.0)
-            own.flying += 1
-            buckets.counts[at + 2 * buckets.lanes] = (buckets.epoch << 20) + own.flying
-        if terms.has_rate:
-            if is_full:
-                own.since = buckets.seconds[at + buckets.lanes] = now - taken
-            own.seconds = buckets.seconds[at] = own.seconds + cost_s
-        return self._noted(left, full_at + cost_s, now)
-
-    def _decide_with_others(self, place: int, now: float) -> bytes:
-        buckets, terms = self._all, self.terms
-        at, lanes, seconds = place * buckets.stride, buckets.lanes, buckets.seconds
-        at_own, cost_s = at + buckets.lane, terms.cost_s
-        full_at = taken = left = 0.0
-        is_full = False
-        if terms.has_rate:
-            all_lanes = buckets.unpack(buckets.records, at * _WORD)
-            taken = sum(all_lanes[:lanes])
-            full_at = max(all_lanes[lanes:]) + taken
-            is_full = full_at < now
-            if is_full:
-                full_at = now
-            left = self._left_for(full_at, now)
-        if terms.most is not None:
-            self._count(place, terms.most, now)
-        if terms.has_rate:
-            if is_full:
-                seconds[at_own + lanes] = now - taken
-            seconds[at_own] += cost_s
-        return self._noted(left, full_at + cost_s, now)
-
-    def _noted(self, left: float, full_at: float, now: float) -> bytes:
-        self.left, self.full_at = int(left + 1e-6), full_at
-        return self.terms.lines(self.left, full_at - now)
-
-    def _left_for(self, full_at: float, now: float) -> float:
-        """How many there are beside one that is admitted now. OverLimit."""
-        terms = self.terms
-        left: float = terms.burst - (full_at - now) / terms.cost_s - 1.0
-        if left < -1e-6:
-            self.left, self.full_at = 0, full_at
-            raise OverLimit(max(1e-3, -left * terms.cost_s))
-        return left
-
-    def _count(self, place: int, most: int, now: float) -> None:
-        buckets = self._all
-        if buckets.in_flight(place) >= most:
-            buckets.look(now)
-            if buckets.in_flight(place) >= most:
-                raise OverLimit(0.0)
-        self._add(place, 1)
-
-    def _add(self, place: int, more: int) -> None:
-        buckets = self._all
-        at = place * buckets.stride + 2 * buckets.lanes + buckets.lane
-        word = buckets.counts[at]
-        count = word & _COUNT if word >> 20 == buckets.epoch else 0
-        buckets.counts[at] = buckets.epoch << 20 | max(0, count + more)
-
-    def leave(self) -> None:
-        """One request that was admitted here is over."""
-        if self.terms.most is None:
-            return
-        buckets, own = self._all, self._own
-        if own.known is not buckets.known:
-            self._add(self.place, -1)
-        elif own.flying > 0:
-            own.flying -= 1
-            buckets.counts[own.at + 2 * buckets.lanes] = (buckets.epoch << 20) + own.flying
-
-    def undo(self) -> None:
-        """As if the request that was admitted just now had not come."""
-        self.leave()
-        if self.terms.has_rate:
-            buckets, own = self._all, self._own
-            at = self.place * buckets.stride + buckets.lane
-            buckets.seconds[at] -= self.terms.cost_s
-            if own.known is buckets.known:
-                own.seconds = buckets.seconds[at]
-
-    def look(self, now: float) -> None:
-        """Has `left` and `full_at` say what there is now. Takes nothing."""
-        buckets, place, terms = self._all, self.place, self.terms
-        if terms.has_rate and place >= 0 and buckets.directory[place] == self._word:
-            self.full_at = max(now, buckets.full_at(place))
-            left = terms.burst - (self.full_at - now) / terms.cost_s
-            self.left = max(0, int(left + 1e-6))
-
-    def lines(self, now: float) -> bytes:
-        """The header lines that tell a client what the last request left."""
-        return self.terms.lines(self.left, self.full_at - now)
-
-    def wait_s(self, now: float) -> float:
-        """How long a request that comes now would have to wait; 0 if it need not, or if that is
-        not known here. Takes nothing."""
-        buckets, place, terms = self._all, self.place, self.terms
-        if not terms.has_rate or place < 0 or buckets.directory[place] != self._word:
-            return 0.0
-        full_at = max(now, buckets.full_at(place))
-        return max(0.0, full_at - now - (terms.burst - 1) * terms.cost_s)

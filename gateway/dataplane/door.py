@@ -22,7 +22,7 @@ from gateway.core.header_rules import HeaderEdit, Rules
 from gateway.core.heads import CRLF, RequestHead
 from gateway.core.rate_limit import read_limits
 from gateway.core.table import Route, Table
-from gateway.dataplane.buckets import Bucket
+from gateway.dataplane.bucket import Bucket
 from gateway.dataplane.shared import Shared
 from gateway.telemetry.metrics import Cell, ConsumerCell
 
@@ -225,4 +225,4 @@ def bucket_of(shared: Shared, kind: str, name: str, limits: Limits | None) -> Bu
     """Where is counted what a key or a route may have; None: it may have any."""
     if limits is None or (limits.requests is None and limits.in_flight is None):
         return None
-    return shared.buckets.bucket(kind, name, limits)
+    return Bucket(shared.buckets, kind, name, limits)

@@ -1,13 +1,13 @@
 """Is one more request within the limits of its key and its route, and what is the client told?
 
-Each limit is a bucket (`dataplane.buckets`). A request is admitted by all of them or counted in
+Each limit is a bucket (`dataplane.bucket`). A request is admitted by all of them or counted in
 none; what it is told on the way are the fields of draft-ietf-httpapi-ratelimit-headers.
 """
 
 from collections.abc import Sequence
 
 from gateway.core.rate_limit import RateLimited
-from gateway.dataplane.buckets import Bucket, OverLimit
+from gateway.dataplane.bucket import Bucket, OverLimit
 
 
 class Limited(RateLimited):
