@@ -214,6 +214,8 @@ class _Reader:
         (metric, labels), told = self._told.get(ident, _UNTOLD)
         for at in range(3, WORDS, 2):
             value, old = block[at], before[at]
+            if not block[at - 1]:
+                break  # nothing is counted from here on
             if value == old:
                 continue
             key = block[at - 1] - 1  # it stays what it is, once there

@@ -22,7 +22,7 @@ from gateway.controlplane.watch.pacing import Coalesced
 from gateway.controlplane.watch.prober import Prober
 from gateway.controlplane.watch.rates import GATEWAY, Sums, Window
 from gateway.controlplane.watch.resolver import Resolver
-from gateway.controlplane.watch.retiring import Retiring, consumers_of, places_of
+from gateway.controlplane.watch.retiring import Retiring, consumers_gone, places_of
 from gateway.controlplane.watch.standing import BackendStanding, Standing
 from gateway.controlplane.watch.status import Health, Load, backends_of, routes_of, workers_of
 from gateway.controlplane.workers import Workers
@@ -243,7 +243,9 @@ class StatusView:
         self._queued_at = {name: self._queued_at.get(name, now) for name, n in queued.items() if n}
         self._retire(self._retiring, places_of(self._totals.of(REQUESTS)), now)
         if self._keys_at != read_at:
-            self._retire(self._retiring_keys, consumers_of(self._totals.of(CONSUMED)), now)
+            consumed = self._totals.of(CONSUMED)
+            gone = consumers_gone(consumed, self._table().keys)
+            self._retire(self._retiring_keys, gone, now)
 
     def _retire(self, retiring: Retiring, counted: set[Gone], now: float) -> None:
         """Counts together what has been gone for long."""
