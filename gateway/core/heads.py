@@ -206,6 +206,9 @@ def parse_request(
                 request.host = entry.value
             elif kind == LENGTH and request.length is None:
                 request.length = entry.number
+            elif kind in (API_KEY, AUTHORIZATION) and kind not in request.known:
+                forward.append(line)
+                request.known[kind] = line
             else:
                 request.note(entry, line, underscores)
         if whole:

@@ -156,6 +156,8 @@ def has_control(line: bytes) -> bool:
 
 
 PASSING: Final = Line(PASS, b"", 0)  # every line that is just passed on
+_CREDENTIALS: Final = {kind: Line(kind, b"", 0) for kind in (AUTHORIZATION, API_KEY)}
+# They are known as lines; nobody asks for the value here.
 
 
 class Lines:
@@ -179,7 +181,9 @@ class Lines:
         entry = self.kept.old.get(line) if is_kept else None
         if entry is None:
             entry = PASSING
-            if kind != PASS:
+            if kind in (API_KEY, AUTHORIZATION):
+                entry = _CREDENTIALS[kind]
+            elif kind != PASS:
                 value = value.strip(b" \t")
                 entry = Line(kind, value, length(value) if kind == LENGTH else 0)
         if is_kept and len(line) <= _LONGEST:
