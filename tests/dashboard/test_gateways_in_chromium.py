@@ -28,6 +28,7 @@ def test_gateways_are_named_with_what_each_decides_by_at_any_width(page: Page, w
         page.until(lambda: "live, this one" in page.text("#gateways-body"))
         page.until(lambda: "lost" in page.text("#gateways-body"))
         page.shows("#gateways-note", "limits of keys and routes are divided by 2")
+        page.shows("#keys-note", "used at this gateway; the others count for themselves")
         assert "https://10.0.0.2:8081" in page.text("#gateways-body")
         page.until(page.fits, "nothing is to the right of the screen")
         assert page.complaints() == []

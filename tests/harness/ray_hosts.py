@@ -33,6 +33,23 @@ class Echo:
         return {"device": self.device, "sees": os.environ.get("CUDA_VISIBLE_DEVICES")}
 """
 
+# As much of torch as an instance looks at, on a host whose GPUs Ray alone believes in.
+TORCH = """
+from contextlib import nullcontext as inference_mode
+from types import SimpleNamespace
+
+def get_num_threads():
+    return 1
+
+def set_num_threads(count):
+    pass
+
+cuda = SimpleNamespace(
+    is_available=lambda: True, is_initialized=lambda: False, mem_get_info=lambda: (0, 1),
+    synchronize=lambda: None, Stream=lambda: SimpleNamespace(synchronize=lambda: None),
+    stream=lambda one: inference_mode(),
+)
+"""
 CPU = {"replicas": 4, "devices": "cpu"}
 
 
@@ -181,6 +198,8 @@ async def cluster(
     ):
         folder = Path(name)
         (folder / "models.py").write_text(MODEL)
+        if gpus:
+            (folder / "torch.py").write_text(TORCH)
         storage = folder / "storage"
         storage.mkdir()
         printed = subprocess.run(
