@@ -20,15 +20,14 @@ from pydantic.errors import PydanticSchemaGenerationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 import instance.devices as devices
-from instance.core.errors import Fault, Problem, RequestRefused, refuse
+from instance.core.errors import RequestRefused, refuse
 from instance.model.exact_json import loads
 from instance.model.fast_reading import Read, Refused, reader_of
+from instance.model.faults import invalid
 from instance.model.forms import parse_form
 from instance.requests import Request, Upload
 
 Parse = Callable[[Request], Any]
-MAX_FAULTS = 100  # of one request that are named
-MAX_INPUT = 1024  # bytes of a client's own value in an error
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
@@ -198,44 +197,6 @@ def _refused(error: ValidationError, again: Callable[[], Any] | None) -> Request
     if faults[0]["type"] == "json_invalid":
         return refuse("bad_request", f"the body is not JSON: {faults[0]['msg']}")
     return RequestRefused(invalid(faults))
-
-
-def invalid(faults: Any) -> Problem:
-    """The problem of a request with these faults, as pydantic has them: `detail` is FastAPI's
-    list of them."""
-    faults = faults[:MAX_FAULTS]
-    return Problem(
-        "invalid_request",
-        [fastapis(fault) for fault in faults],
-        faults=[
-            Fault(pointer_of(fault["loc"]), str(fault["type"]), str(fault["msg"]))
-            for fault in faults
-        ],
-    )
-
-
-def fastapis(fault: Any) -> dict[str, Any]:
-    """One fault as FastAPI has it in a 422; what the client sent is repeated where it is short."""
-    plain: dict[str, Any] = {
-        "type": fault["type"],
-        "loc": ["body", *fault["loc"]],
-        "msg": fault["msg"],
-    }
-    for name in ("input", "ctx"):
-        if name in fault:
-            try:
-                text = orjson.dumps(fault[name], default=str)
-            except TypeError:
-                continue
-            if len(text) <= MAX_INPUT:
-                plain[name] = orjson.loads(text)
-    return plain
-
-
-def pointer_of(location: Any) -> str:
-    """The JSON pointer of pydantic's location."""
-    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in location)
-    return "".join(f"/{part}" for part in parts)
 
 
 def _parse_upload(request: Request) -> Any:

@@ -16,10 +16,10 @@ from pydantic_core import PydanticSerializationError
 from instance.model.codec import (
     UnencodableError,
     encode_json,
-    pointer_of,
     refuse_not_finite,
     without_arrays,
 )
+from instance.model.faults import pointer_of
 
 Shape = Callable[[Any], bytes]
 FREE = (inspect.Parameter.empty, None, type(None), Any, object, bytes)
