@@ -21,7 +21,7 @@ HOT = {
         fair_turns framing header_fields header_rules headers heads health index instance_load
         kept lines matching openai pooling queueing rate_limit response_heads retrying
         sampling shared_load splitting strangers targets""",
-    "gateway/dataplane": """admitting attempt availability backend buckets coding cold_start
+    "gateway/dataplane": """admitting attempt availability backend bucket buckets coding cold_start
         connection deadlines deciding door exchange in_flight_limit instance intake judge leased
         limiting listener live_route match_memory meeting mirroring model_listing pairing plane
         pool queue queue_turns replies replying retry route_table shaping shared traced tunnel

@@ -33,6 +33,7 @@ from gateway.core.lines import (
     UPGRADE,
     Line,
     is_claim,
+    only,
 )  # fmt: skip
 
 CHUNKED: Final = -1
@@ -41,9 +42,10 @@ END: Final = b"\r\n\r\n"
 MEMORABLE: Final = 1024  # bytes of a head up to which a connection keeps its last one
 
 # No `#` and no `\`: what one server reads as a fragment or a separator another reads as path.
-_request_line: Final = re.compile(
-    rb"([A-Z][A-Z-]{0,31}) ([\x21\x22\x24-\x5b\x5d-\x7e]+) HTTP/1\.([01])"
-).fullmatch
+_TARGET_BYTE: Final = only(bytes({*range(0x21, 0x7F)} - {*b"#\\"}))
+_MINORS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
+_USUAL: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"))
+_is_method: Final = re.compile(rb"[A-Z][A-Z-]{0,31}").fullmatch
 _LONG_TARGET: Final = re.compile(rb"[A-Z][A-Z-]{0,31} [^ ]*")
 _method_start: Final = re.compile(rb"[A-Z][A-Z-]{0,31}(?: .*)?", re.DOTALL).fullmatch
 _COLON: Final = 0x3A
@@ -204,6 +206,9 @@ def parse_request(
                 request.host = entry.value
             elif kind == LENGTH and request.length is None:
                 request.length = entry.number
+            elif kind in (API_KEY, AUTHORIZATION) and kind not in request.known:
+                forward.append(line)
+                request.known[kind] = line
             else:
                 request.note(entry, line, underscores)
         if whole:
@@ -215,13 +220,21 @@ def parse_request(
 
 def _first_line(line: bytes, max_target: int) -> tuple[bytes, bytes, int]:
     """Method, target and minor version of a request line."""
-    found = _request_line(line)
-    if found is None:
+    parts = line.split(b" ")
+    if len(parts) != 3:
         raise ValueError("malformed request line")
-    method, target, minor = found.groups()
+    method, target, version = parts
+    minor = _MINORS.get(version)
+    if (
+        minor is None
+        or not target
+        or target.translate(_TARGET_BYTE) != target
+        or (method not in _USUAL and _is_method(method) is None)
+    ):
+        raise ValueError("malformed request line")
     if len(target) > max_target:
         raise ClientFault("The request target is too long.", "uri_too_long")
-    return method, target, 1 if minor == b"1" else 0
+    return method, target, minor
 
 
 def check_start(data: bytes, max_target: int, max_headers: int, underscores: str) -> None:

@@ -9,11 +9,12 @@ admitted. Where it is kept, and by whom, is `gateway.dataplane.buckets`.
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from gateway.core.entries import Limits
 from gateway.core.errors import NoRoom
 
+SMALL: Final = 10  # a limit of so many times what would be left unused is counted under a lock
 RATE = r"^[1-9][0-9]{0,6}/(s|m)$"
 _PER_S = {"s": 1.0, "m": 60.0}
 _KEYS = frozenset({"requests", "burst", "in_flight"})
@@ -63,9 +64,46 @@ def policy(limits: Limits, name: bytes) -> bytes:
     return b'RateLimit-Policy: "%b";q=%d;w=%d\r\n' % (name, limits.burst, window)
 
 
-def remaining(name: bytes, left: int, at: float, now: float) -> bytes:
-    """The RateLimit line: how many are `left`, and in how many seconds, at `at`, there are more."""
-    return b'RateLimit: "%b";r=%d;t=%d\r\n' % (name, left, math.ceil(at - now) if at > now else 0)
+def remaining(name: bytes, left: int, seconds: int) -> bytes:
+    """The RateLimit line: how many are `left`, and in how many `seconds` there are more."""
+    return b'RateLimit: "%b";r=%d;t=%d\r\n' % (name, left, seconds)
+
+
+class Terms:
+    """What `limits` come to at one of so many `gateways`, whose workers leave `margin` of a bucket
+    unused; and how clients of a `name` are told of it. The same for all buckets of these limits."""
+
+    __slots__ = (
+        "_left", "_line", "_name", "_seconds", "burst", "cost_s", "has_rate", "is_locked", "most",
+        "policy",
+    )  # fmt: skip
+
+    def __init__(self, limits: Limits, name: bytes, gateways: int, margin: int) -> None:
+        limits = part(limits, gateways)
+        few, most = SMALL * margin, limits.in_flight
+        self.has_rate = limits.requests is not None
+        self.is_locked = margin > 0 and (
+            (self.has_rate and limits.burst <= few) or (most is not None and most <= few)
+        )
+        spared = 0 if self.is_locked else margin
+        self.burst = limits.burst - spared
+        self.most: int | None = None if most is None else most - spared
+        self.cost_s = limits.emission_s
+        self.policy = policy(limits, name) if self.has_rate else b""
+        self._name = name
+        self._left = self._seconds = -1
+        self._line = b""
+
+    def lines(self, left: int, wait_s: float) -> bytes:
+        """The lines that tell a client that there are `left`, and more in `wait_s`; of most buckets
+        that is the same."""
+        if not self.has_rate:
+            return b""
+        seconds = (1 if wait_s <= 1.0 else math.ceil(wait_s)) if wait_s > 0.0 else 0
+        if left != self._left or seconds != self._seconds:
+            self._left, self._seconds = left, seconds
+            self._line = self.policy + remaining(self._name, left, seconds)
+        return self._line
 
 
 class RateLimited(NoRoom):

@@ -16,7 +16,6 @@ from gateway.core.lines import (
     CODING,
     CONNECTION,
     DROP,
-    FIELD_BYTES,
     KEEP_ALIVE,
     LENGTH,
     LOAD,
@@ -26,6 +25,7 @@ from gateway.core.lines import (
     RETRY_AFTER,
     UNDERSCORE,
     Line,
+    has_control,
 )  # fmt: skip
 
 _status_line: Final = re.compile(
@@ -62,7 +62,7 @@ class ResponseHead(Head):
         if end < 0 or not data.startswith(self.after, end):
             return None
         value = data[at:end]
-        if value.translate(None, FIELD_BYTES) or end + len(self.after) - len(END) > max_head:
+        if has_control(value) or end + len(self.after) - len(END) > max_head:
             return None
         made = ResponseHead(self.lines, self.status, self.status_line, self.minor)
         made.close, made.length, made.nominated = self.close, self.length, self.nominated

@@ -16,12 +16,13 @@ from gateway.core.headers import given_id
 from gateway.core.heads import RequestHead
 from gateway.dataplane import limiting
 from gateway.dataplane.attempt import Request
+from gateway.dataplane.bucket import Bucket, OverLimit
 from gateway.dataplane.buckets import Busy
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.deciding import Deciding
 from gateway.dataplane.door import Admission
-from gateway.dataplane.limiting import Limited, Named
+from gateway.dataplane.limiting import Limited
 from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.route_table import Snapshot
@@ -67,7 +68,7 @@ class Admitting(Waiter, Request, Deciding):
         self.state = GATHERING
         self.route: LiveRoute | None = None
         self.admitted: Admission | None = None
-        self.buckets: tuple[Named, ...] = ()  # in which it is in flight
+        self.buckets: tuple[Bucket, ...] = ()  # in which it is in flight
         self.revision = 0
         self.shown = b""
 
@@ -97,7 +98,7 @@ class Admitting(Waiter, Request, Deciding):
                 raise
             head.admitted = (door.mark, live, admitted)
         self.admitted = admitted
-        if admitted is not None:
+        if admitted is not None and admitted.is_bound:
             try:
                 door.check(admitted, route)
             except Forbidden:
@@ -107,13 +108,18 @@ class Admitting(Waiter, Request, Deciding):
     @property
     def has_bucket(self) -> bool:
         """Whether its consumer has a limit."""
-        return self.admitted is not None and self.admitted.bucket is not None
+        return self.admitted is not None and len(self.admitted.buckets) > 0
+
+    def _limits(self, live: LiveRoute | None) -> tuple[Bucket, ...]:
+        """The buckets that it must pass: its own consumer's first, so that a flood takes nothing
+        of what the route has for the others."""
+        of_key = self.admitted.buckets if self.admitted is not None else ()
+        return of_key if live is None or live.bucket is None else (*of_key, live.bucket)
 
     def check_limits(self, snapshot: Snapshot, live: LiveRoute) -> None:
         """Refuses before its body what would be refused after it."""
-        of_key = self.admitted.bucket if self.admitted is not None else None
         try:
-            limiting.check(limiting.named(of_key, live.bucket), self.started)
+            limiting.check(self._limits(live), self.started)
         except Limited as fault:
             self._note_refusal(snapshot, live)
             self._count_limited(fault, live)
@@ -122,11 +128,14 @@ class Admitting(Waiter, Request, Deciding):
     def is_within_limits(self, live: LiveRoute | None) -> bool:
         """Whether limits let the request go on; False: that is decided in a moment. Raises
         Limited."""
-        of_key = self.admitted.bucket if self.admitted is not None else None
-        of_route = live.bucket if live is not None else None
-        buckets, now = limiting.named(of_key, of_route), self.plane.now()
+        buckets, now = self._limits(live), self.plane.now()
         try:
-            lines = limiting.enter(buckets, now)
+            # The usual case in short.
+            lines = buckets[0].enter(now) if len(buckets) == 1 else limiting.enter(buckets, now)
+        except OverLimit as refused:
+            fault = limiting.limited(buckets[0], refused.wait_s, now)
+            self._count_limited(fault, live)
+            raise fault from None
         except Limited as fault:
             self._count_limited(fault, live)
             raise
@@ -141,7 +150,8 @@ class Admitting(Waiter, Request, Deciding):
 
     def leave_limits(self) -> None:
         """The request is over: it is in flight nowhere any more."""
-        limiting.leave(self.buckets)
+        for bucket in self.buckets:
+            bucket.leave()
         self.buckets = ()
 
     def _count_limited(self, fault: Limited, live: LiveRoute | None) -> None:

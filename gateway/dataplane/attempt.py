@@ -309,12 +309,14 @@ class Attempt(Receiver):
         self._end(now, learn=False)
 
     def _report(self, value: bytes, now: float) -> None:
-        """Reads an ORCA load report; one that is malformed is no report."""
-        try:
-            metrics = orjson.loads(value.removeprefix(b"JSON "))["named_metrics"]
-            queue, running, slots, wait_ms = map(float, _reported(metrics))
-        except (ValueError, KeyError, TypeError):
-            return
+        """Takes an ORCA load report; one that is malformed is no report."""
         instance = self.instance
-        instance.report = queue, running, slots, wait_ms
+        if value != instance.reported:  # the answers of a batch say the same
+            try:
+                metrics = orjson.loads(value.removeprefix(b"JSON "))["named_metrics"]
+                instance.report = tuple(map(float, _reported(metrics)))
+            except (ValueError, KeyError, TypeError):
+                return
+            instance.reported = value
+        queue, running, slots, wait_ms = instance.report
         instance.load.reported(now, queue, running, slots, wait_ms)

@@ -6,11 +6,15 @@ which it alone writes: the seconds of the rate that its requests took, since whe
 full as it saw it, how many it has in flight. The state of the bucket is the sum of the first, on
 the latest of the second; all read all lanes.
 
-No more than the limit are admitted although nobody waits for anybody: a worker makes one
-decision at a time, so between its look and its word the others may have admitted at most one
-request each of which nothing is written yet. A request is admitted only if the bucket holds one
-for each of them beside its own. Of a small limit that would be too much to leave: there a lock
-on one byte of the memory's file makes one decision of all, and the whole limit is used.
+What is decided by that is `bucket`. No more than the limit are admitted although nobody waits for
+anybody: a worker makes one decision at a time, so between its look and its word the others may
+have admitted at most one request each of which nothing is written yet. A request is admitted only
+if the bucket holds one for each of them beside its own. Of a small limit that would be too much to
+leave: there a lock on one byte of the memory's file makes one decision of all, and the whole limit
+is used.
+
+A worker that is alone knows what is in a record: it wrote that. It looks whether it still is, and
+only writes. One that comes says so before its first decision, and finds all there is.
 
 A request is written down before it is admitted. A worker that dies in between takes at most that
 one with it, and the kernel gives back its locks, its lane, and so what it had in flight.
@@ -20,10 +24,10 @@ import fcntl
 import mmap
 import os
 import struct
-from hashlib import blake2b
+from typing import Final
 
 from gateway.core.entries import Limits
-from gateway.core.rate_limit import part, policy
+from gateway.core.rate_limit import Terms
 
 PLACES = 1 << 18
 NEAR = 64  # places at which a bucket may be
@@ -31,22 +35,14 @@ BEGIN = 1 << 39  # in the memory, far behind what else is in it
 LOCKS = 1 << 61  # of the bytes that are locked, far behind what else is
 DIRECTORY, LANES = LOCKS + (1 << 50), LOCKS + (1 << 51)
 TRIES = 50
-LOOK_S = 0.05  # between two looks for workers that have ended
-SMALL = 10  # a limit of so many times what would be left unused is counted under a lock
-_COUNT = (1 << 20) - 1
-_WORD = 8
+LOOK_S = 0.05  # between two looks for workers that have ended, where something depends on them
+SELDOM_S = 1.0  # where nothing does
+COUNT: Final = (1 << 20) - 1
+WORD: Final = 8
 
 
 class Busy(Exception):
     """Another worker decides at this moment, or was stopped while it did: to be asked again."""
-
-
-class OverLimit(Exception):
-    """The bucket is empty for `wait_s` seconds, or, where that is 0, too many are in flight."""
-
-    def __init__(self, wait_s: float) -> None:
-        super().__init__(wait_s)
-        self.wait_s = wait_s
 
 
 class Buckets:
@@ -61,15 +57,15 @@ class Buckets:
         self.gateways = 1
         """How many gateways divide each limit between them."""
         self.stride = 3 * self.lanes
-        directory = (self.lanes + PLACES) * _WORD
-        size = directory + PLACES * self.stride * _WORD
+        directory = (self.lanes + PLACES) * WORD
+        size = directory + PLACES * self.stride * WORD
         # It stays mapped: to unmap it closes a descriptor, and that ends every lock there is.
         if descriptor is None:
             memory = memoryview(mmap.mmap(-1, size))
         else:
             memory = memoryview(mmap.mmap(descriptor, size, offset=BEGIN))
-        self.epochs = memory[: self.lanes * _WORD].cast("Q")
-        self.directory = memory[self.lanes * _WORD : directory].cast("Q")
+        self.epochs = memory[: self.lanes * WORD].cast("Q")
+        self.directory = memory[self.lanes * WORD : directory].cast("Q")
         self.records = memory[directory:]
         self.unpack = struct.Struct(f"{2 * self.lanes}d").unpack_from
         self.unpack_counts = struct.Struct(f"{self.lanes}Q").unpack_from
@@ -78,10 +74,55 @@ class Buckets:
         self.lane = self._claim()
         self.epoch = int.from_bytes(os.urandom(5), "big") | 1
         self.epochs[self.lane] = self.epoch
+        self.ours = self.epoch << 20  # and below it how many are in flight
+        self.to_counts = 2 * self.lanes
+        alone = bytearray(WORD * self.lanes)
+        self.alone = memoryview(alone).cast("Q")
+        """What `epochs` are while there is no other worker."""
+        self.alone[self.lane] = self.epoch
+        self.known = object()
+        """Another one whenever what was known of records may be no longer so."""
+        self._was_alone = True
+        self._own: dict[int, Own] = {}
+        self._terms: dict[tuple[str, Limits, int], Terms] = {}
 
-    def bucket(self, kind: str, name: str, limits: Limits) -> "Bucket":
-        """The bucket of a `kind` of thing called `name`; it goes on under changed limits."""
-        return Bucket(self, blake2b(f"{kind}\0{name}".encode(), digest_size=12).digest(), limits)
+    def terms(self, kind: str, limits: Limits) -> Terms:
+        """What `limits` of a `kind` of thing come to now."""
+        key = (kind, limits, self.gateways)
+        found = self._terms.get(key)
+        if found is None:
+            if len(self._terms) >= PLACES:
+                self._terms.clear()
+            found = Terms(limits, kind.encode(), self.gateways, self.margin)
+            self._terms[key] = found
+        return found
+
+    def is_alone(self, now: float) -> bool:
+        """Whether there is no other worker. One that comes is seen before it decides anything."""
+        is_alone = self.epochs == self.alone
+        if not is_alone and now - self._looked_at > SELDOM_S:
+            self.look(now)
+            is_alone = self.epochs == self.alone
+        if is_alone != self._was_alone:
+            self._was_alone = is_alone
+            self.known = object()
+        return is_alone
+
+    def own(self, place: int) -> "Own":
+        """What is known of the record at `place` while this worker is alone."""
+        own = self._own.get(place)
+        if own is None:
+            own = self._own[place] = Own(place * self.stride + self.lane)
+        if own.known is not self.known:
+            at = own.at
+            every = self.unpack(self.records, place * self.stride * WORD)
+            own.seconds = self.seconds[at]
+            own.others = sum(every[: self.lanes]) - own.seconds
+            own.since = max(every[self.lanes :])
+            word = self.counts[at + self.to_counts]
+            own.flying = word & COUNT if word >> 20 == self.epoch else 0
+            own.known = self.known
+        return own
 
     def lock(self, byte: int) -> None:
         """Holds `byte` until `unlock`; Busy if another worker does, for longer than it takes."""
@@ -116,6 +157,9 @@ class Buckets:
             at = place * self.stride
             for lane in range(self.stride):
                 self.counts[at + lane] = 0
+            self._own.pop(place, None)
+            if not free:
+                self.known = object()  # other buckets were known to be there
             self.directory[place] = word
             return place
         finally:
@@ -131,16 +175,16 @@ class Buckets:
 
     def full_at(self, place: int) -> float:
         """When the bucket at `place` is full again."""
-        all_lanes = self.unpack(self.records, place * self.stride * _WORD)
+        all_lanes = self.unpack(self.records, place * self.stride * WORD)
         return float(max(all_lanes[self.lanes :]) + sum(all_lanes[: self.lanes]))
 
     def in_flight(self, place: int) -> int:
         """How many requests the workers that live have there."""
-        at = (place * self.stride + 2 * self.lanes) * _WORD
+        at = (place * self.stride + 2 * self.lanes) * WORD
         total = 0
         for lane, word in enumerate(self.unpack_counts(self.records, at)):
-            if word and word & _COUNT and word >> 20 == self.epochs[lane]:
-                total += word & _COUNT
+            if word and word & COUNT and word >> 20 == self.epochs[lane]:
+                total += word & COUNT
         return total
 
     def look(self, now: float) -> None:
@@ -152,6 +196,7 @@ class Buckets:
             if lane != self.lane and self.epochs[lane] and self._lock_lane(lane):
                 self.epochs[lane] = 0
                 self.unlock(LANES + lane)
+                self.known = object()  # it may have written until it ended
 
     def _claim(self) -> int:
         for lane in range(self.lanes):
@@ -169,131 +214,15 @@ class Buckets:
         return True
 
 
-class Bucket:
-    """One bucket, as this worker sees it. `left` and `full_at` are what the last request left."""
+class Own:
+    """What one worker that is alone has in a record, `at` its first word there: `seconds` of the
+    rate, beside those of `others` that have ended; `since` when it was full; how many are `flying`.
+    It is so while `known` is that of the buckets, and shared by all who count in that record."""
 
-    __slots__ = (
-        "_all", "_burst", "_cost_s", "_gateways", "_is_locked", "_key", "_most", "_part", "_policy",
-        "_word", "full_at", "has_rate", "left", "limits", "place",
-    )  # fmt: skip
+    __slots__ = ("at", "flying", "known", "others", "seconds", "since")
 
-    def __init__(self, buckets: Buckets, key: bytes, limits: Limits) -> None:
-        self._all = buckets
-        self._key = key
-        self._word = int.from_bytes(key[:8], "big") | 1
-        self.place = -1
-        self.limits = limits
-        self._take_part()
-        self.left = self._part.burst
-        self.full_at = 0.0
-
-    def _take_part(self) -> None:
-        """Goes by this gateway's part of the limits from now on."""
-        buckets = self._all
-        self._gateways = buckets.gateways
-        self._part = limits = part(self.limits, buckets.gateways)
-        self._policy = b""
-        few = SMALL * buckets.margin
-        most = limits.in_flight
-        self.has_rate = limits.requests is not None
-        self._is_locked = buckets.margin > 0 and (
-            (self.has_rate and limits.burst <= few) or (most is not None and most <= few)
-        )
-        spared = 0 if self._is_locked else buckets.margin
-        self._burst = limits.burst - spared
-        self._most = None if most is None else most - spared
-        self._cost_s = limits.emission_s
-
-    def enter(self, now: float) -> None:
-        """Admits one request, which is in flight until `leave`. OverLimit; Busy."""
-        buckets = self._all
-        if self._gateways != buckets.gateways:
-            self._take_part()
-        place = self.place
-        if place < 0 or buckets.directory[place] != self._word:
-            place = self.place = buckets.find(self._key, now)
-        if not self._is_locked:
-            self._decide(place, now)
-            return
-        buckets.lock(LOCKS + place)
-        try:
-            self._decide(place, now)
-        finally:
-            buckets.unlock(LOCKS + place)
-
-    def _decide(self, place: int, now: float) -> None:
-        buckets = self._all
-        at = place * buckets.stride
-        lane, lanes, seconds = buckets.lane, buckets.lanes, buckets.seconds
-        full_at = 0.0
-        if self.has_rate:
-            all_lanes = buckets.unpack(buckets.records, at * _WORD)
-            taken = sum(all_lanes[:lanes])
-            full_at = max(all_lanes[lanes:]) + taken
-            is_full = full_at < now
-            if is_full:
-                full_at = now
-            cost_s = self._cost_s
-            left = self._burst - (full_at - now) / cost_s - 1.0
-            if left < -1e-6:
-                self.left, self.full_at = 0, full_at
-                raise OverLimit(max(1e-3, -left * cost_s))
-        if self._most is not None:
-            self._count(place, now)
-        if self.has_rate:
-            if is_full:
-                seconds[at + lanes + lane] = now - taken
-            seconds[at + lane] += cost_s
-            self.left, self.full_at = int(left + 1e-6), full_at + cost_s
-
-    def _count(self, place: int, now: float) -> None:
-        buckets = self._all
-        assert self._most is not None
-        if buckets.in_flight(place) >= self._most:
-            buckets.look(now)
-            if buckets.in_flight(place) >= self._most:
-                raise OverLimit(0.0)
-        self._add(place, 1)
-
-    def _add(self, place: int, more: int) -> None:
-        buckets = self._all
-        at = place * buckets.stride + 2 * buckets.lanes + buckets.lane
-        word = buckets.counts[at]
-        count = word & _COUNT if word >> 20 == buckets.epoch else 0
-        buckets.counts[at] = buckets.epoch << 20 | max(0, count + more)
-
-    def leave(self) -> None:
-        """One request that was admitted here is over."""
-        if self._most is not None:
-            self._add(self.place, -1)
-
-    def undo(self) -> None:
-        """As if the request that was admitted just now had not come."""
-        self.leave()
-        if self.has_rate:
-            buckets = self._all
-            at = self.place * buckets.stride + buckets.lane
-            buckets.seconds[at] -= self._cost_s
-
-    def look(self, now: float) -> None:
-        """Has `left` and `full_at` say what there is now. Takes nothing."""
-        buckets, place = self._all, self.place
-        if self.has_rate and place >= 0 and buckets.directory[place] == self._word:
-            self.full_at = max(now, buckets.full_at(place))
-            left = self._burst - (self.full_at - now) / self._cost_s
-            self.left = max(0, int(left + 1e-6))
-
-    def policy(self, name: bytes) -> bytes:
-        """The line that tells clients of this limit, by that name."""
-        if not self._policy:
-            self._policy = policy(self._part, name)
-        return self._policy
-
-    def wait_s(self, now: float) -> float:
-        """How long a request that comes now would have to wait; 0 if it need not, or if that is
-        not known here. Takes nothing."""
-        buckets, place = self._all, self.place
-        if not self.has_rate or place < 0 or buckets.directory[place] != self._word:
-            return 0.0
-        full_at = max(now, buckets.full_at(place))
-        return max(0.0, full_at - now - (self._burst - 1) * self._cost_s)
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.known: object = None
+        self.seconds = self.others = self.since = 0.0
+        self.flying = 0

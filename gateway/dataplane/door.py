@@ -20,10 +20,9 @@ from gateway.core.access import (
 from gateway.core.entries import Limits
 from gateway.core.header_rules import HeaderEdit, Rules
 from gateway.core.heads import CRLF, RequestHead
-from gateway.core.lines import API_KEY, AUTHORIZATION
 from gateway.core.rate_limit import read_limits
 from gateway.core.table import Route, Table
-from gateway.dataplane.buckets import Bucket
+from gateway.dataplane.bucket import Bucket
 from gateway.dataplane.shared import Shared
 from gateway.telemetry.metrics import Cell, ConsumerCell
 
@@ -36,7 +35,10 @@ class Admission:
     told, and where its requests are counted. Nobody's (`key` is None): somebody at a route that is
     open to all."""
 
-    __slots__ = ("_cells", "_counters", "_edit", "bucket", "consumer", "key", "line", "passes")
+    __slots__ = (
+        "_cell", "_cells", "_counted", "_counters", "_edit", "buckets", "consumer", "is_bound",
+        "key", "line", "passes",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -48,17 +50,27 @@ class Admission:
     ) -> None:
         self._edit = None if rules is None else HeaderEdit.of(rules)
         self._counters = shared.counters
-        self.bucket = None if key is None else bucket_of(shared, "key", key.name, limits)
+        bucket = None if key is None else bucket_of(shared, "key", key.name, limits)
+        self.buckets: tuple[Bucket, ...] = () if bucket is None else (bucket,)
+        self.is_bound = key is not None and (key.routes is not None or key.expires_at is not None)
         self.key = key
         self.consumer = "" if key is None else key.name
         self.line = b"" if key is None else f"X-Headgate-Consumer: {key.name}\r\n".encode()
         self.passes = passes
         self._cells: dict[Cell, ConsumerCell] = {}
+        # The last of them: most consumers ask where they asked before.
+        self._cell: Cell | None = None
+        self._counted: Cell | ConsumerCell | None = None
 
     def cell(self, cell: Cell) -> Cell | ConsumerCell:
         """Where a request is counted that would be counted in `cell` if it were nobody's."""
-        if self.key is None:
-            return cell
+        counted = self._counted
+        if counted is None or self._cell is not cell:
+            counted = self._counted = cell if self.key is None else self._consumers(cell)
+            self._cell = cell
+        return counted
+
+    def _consumers(self, cell: Cell) -> ConsumerCell:
         found = self._cells.get(cell)
         if found is None:
             if len(self._cells) >= _MOST_CELLS:
@@ -68,7 +80,9 @@ class Admission:
 
     def forward(self, head: RequestHead) -> list[bytes]:
         """The header lines of `head` that instances get."""
-        lines = self._let_pass(head)
+        lines = head.forward
+        if not self.passes:
+            lines = without_credentials(lines, head.known, self.key is not None)
         return lines if self._edit is None else self._edit.apply(lines)
 
     def beside(self, added: bytes) -> bytes:
@@ -78,16 +92,12 @@ class Admission:
             added = CRLF.join(self._edit.less(added.split(CRLF)))
         return added + self.line
 
-    def _let_pass(self, head: RequestHead) -> list[bytes]:
-        known = head.known
-        if self.passes or not (AUTHORIZATION in known or API_KEY in known):
-            return head.forward
-        return without_credentials(head.forward, known, self.key is not None)
-
 
 Way = tuple[bool, Rules | None]
 """How a route has its instances told of a key: whether it passes, and by which rules."""
-Met = tuple[Route, dict[bytes, Admission]]
+Met = tuple[Route, dict[bytes, Admission] | None, Admission | None]
+"""A route, and who was found to come in there by which digest; or, where no key is asked for, as
+who anybody does."""
 
 
 class Door:
@@ -112,29 +122,38 @@ class Door:
     def admission(self, head: RequestHead, route: Route) -> Admission | None:
         """Who comes in at `route`, as `check` is to be asked; None: anybody, with all they bring.
         Raises Unauthorized."""
-        rules = route.headers.request if route.headers is not None else None
-        if not (route.access == "keys" or (self.has_keys and not route.access)):
-            passes = not self.has_keys or route.pass_credentials
-            if rules is not None:
-                return self._admission(None, passes, rules)
-            return None if passes else self._open
         met = self._met.get(route.name)
         if met is None or met[0] is not route:
-            met = self._meet(route, (route.pass_credentials, rules))
+            met = self._meet(route)
+        known = met[1]
+        if known is None:
+            return met[2]
         digest = digest_of(secret_of(head.known))
-        found = met[1].get(digest)
+        found = known.get(digest)
         if found is None:
             key = self._ring.find(digest)
             if key is None:
                 raise Unauthorized
-            found = met[1][digest] = self._admission(key, route.pass_credentials, rules)
+            found = self._admission(key, route.pass_credentials, _rules(route))
+            known[digest] = found
         return found
 
-    def _meet(self, route: Route, way: Way) -> Met:
-        """Who was found to come in at `route`, as at all that let keys in in the same `way`."""
+    def _meet(self, route: Route) -> Met:
+        """Who was found to come in at `route`, as at all that let keys in in the same way."""
+        rules = _rules(route)
+        known: dict[bytes, Admission] | None = None
+        anybody: Admission | None = None
+        if route.access == "keys" or (self.has_keys and not route.access):
+            known = self._ways.setdefault((route.pass_credentials, rules), {})
+        else:
+            passes = not self.has_keys or route.pass_credentials
+            if rules is not None:
+                anybody = self._admission(None, passes, rules)
+            elif not passes:
+                anybody = self._open
         if len(self._met) >= _MOST_MADE:
             self._met.clear()
-        met = self._met[route.name] = (route, self._ways.setdefault(way, {}))
+        met = self._met[route.name] = (route, known, anybody)
         return met
 
     def _admission(self, key: Key | None, passes: bool, rules: Rules | None) -> Admission:
@@ -151,9 +170,8 @@ class Door:
 
     def check(self, admission: Admission, route: Route) -> None:
         """Raises Forbidden if `admission` does not hold for `route` now."""
-        key = admission.key
-        if key is not None and (key.routes is not None or key.expires_at is not None):
-            check_opens(key, route, self._shared.wall())
+        if admission.is_bound and admission.key is not None:
+            check_opens(admission.key, route, self._shared.wall())
 
     def check_some(self, head: RequestHead, routes: Iterable[Route]) -> None:
         """Raises what `head` would be refused with at all of `routes`, the first's; for what is
@@ -199,8 +217,12 @@ class Door:
         return frozenset(names), who
 
 
+def _rules(route: Route) -> Rules | None:
+    return route.headers.request if route.headers is not None else None
+
+
 def bucket_of(shared: Shared, kind: str, name: str, limits: Limits | None) -> Bucket | None:
     """Where is counted what a key or a route may have; None: it may have any."""
     if limits is None or (limits.requests is None and limits.in_flight is None):
         return None
-    return shared.buckets.bucket(kind, name, limits)
+    return Bucket(shared.buckets, kind, name, limits)

@@ -56,7 +56,7 @@ class LiveInstance(Timed):
 
     __slots__ = (
         "address", "backend", "gone", "health", "is_suspect", "label", "load", "permits", "pool",
-        "report", "returned_at", "shared", "state", "taken",
+        "report", "reported", "returned_at", "shared", "state", "taken",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, backend: Group, address: str) -> None:
@@ -74,6 +74,7 @@ class LiveInstance(Timed):
         self.permits: Permits | None = None  # where requests are counted over all workers
         self.taken = 0  # permits that its requests have
         self.report: tuple[float, ...] = ()  # the last one, in the order of REPORT
+        self.reported = b""  # as it came
         self.returned_at = -1e9
         self.gone = False
 

@@ -277,7 +277,7 @@ class Intake(Admitting):
         else:
             if snapshot.asks or route.asks:
                 self.let_in(snapshot, route)
-            if route.bucket is not None or (self.admitted is not None and self.has_bucket):
+            if route.bucket is not None or self.has_bucket:
                 self.check_limits(snapshot, route)
             self._max_body = route.route.max_body
             gather = self.plane.options.gather
@@ -365,7 +365,8 @@ class Intake(Admitting):
         limit = self._max_body = route.route.max_body
         if self.received > limit:
             raise self._too_large()
-        is_limited = route.bucket is not None or (self.admitted is not None and self.has_bucket)
+        admitted = self.admitted
+        is_limited = route.bucket is not None or (admitted is not None and admitted.buckets != ())
         if is_limited and not self.is_within_limits(route):
             return
         now = self.ready_at

@@ -106,7 +106,7 @@ class Worker:
         self._last = LastCertificates(options.certificates)
         self._shared = options.permits
         self._permits = PermitsFile(options.permits)
-        self._counters = Counters(Book(options.counters))
+        self._counters = Counters(Book(options.counters), Book(options.counters, apart=True))
         self._servers: list[asyncio.Server | Acceptor] = []
         self._plane: Plane | None = None
         self._certificate: Certificate | None = None

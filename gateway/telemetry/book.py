@@ -39,6 +39,10 @@ PLACE = 1 << 30
 """How far apart books begin. Only what is touched takes memory."""
 
 BOOKS = 1024
+APART = BOOKS // 2
+"""The first of the places of books that are read more seldom: what is counted of consumers, who
+may be many, would cost every reader who wants something else."""
+
 _MAPPED = 4 << 20
 _NAMED = 8 * (WORDS - 3)
 _TEXT = struct.Struct(f"{WORDS - 3}q")
@@ -62,15 +66,16 @@ def shared_memory(directory: Path | None = None, name: str = "headgate-counters"
 
 class Book:
     """The book of this process, in the shared memory `descriptor`; None: in memory of its own.
+    It has one more that is `apart`.
 
     Takes the first place that no living process has. Raises OSError when there is none.
     """
 
-    def __init__(self, descriptor: int | None = None) -> None:
+    def __init__(self, descriptor: int | None = None, *, apart: bool = False) -> None:
         self.memory = shared_memory() if descriptor is None else descriptor
         if descriptor is None:
             weakref.finalize(self, os.close, self.memory)
-        self.place = _claim(self.memory)
+        self.place = _claim(self.memory, range(APART, BOOKS) if apart else range(APART))
         # Mappings stay: to unmap one closes a descriptor, and that ends the claim.
         self._mapped: list[mmap.mmap] = []
         self._map(_MAPPED)
@@ -274,9 +279,9 @@ def joined(parts: Mapping[int, tuple[int, bytes]]) -> Name | None:
     return metric, tuple(labels), replaced
 
 
-def _claim(descriptor: int) -> int:
-    """The first place that is free and of our layout; it is this process's until it ends."""
-    for place in range(BOOKS):
+def _claim(descriptor: int, places: Iterable[int]) -> int:
+    """The first of `places` that is free and of our layout; it is this process's until it ends."""
+    for place in places:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
         except OSError:

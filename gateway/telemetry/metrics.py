@@ -6,7 +6,7 @@ come from the table, never from a client: an unknown method counts as `other`.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
@@ -96,7 +96,7 @@ class Cell:
 class Consumed:
     """The requests of one consumer at one route, by how they were answered."""
 
-    __slots__ = ("__weakref__", "_places", "_words", "series")
+    __slots__ = ("__weakref__", "at", "code", "series", "words")
 
     def __init__(self, book: Book, labels: Labels) -> None:
         self.count_in(book, labels)
@@ -104,16 +104,14 @@ class Consumed:
     def count_in(self, book: Book, labels: Labels) -> None:
         """Counts in the series of `labels` from now on."""
         self.series = book.series(CONSUMED, labels)
-        self._words = self.series.words
-        self._places: dict[int, int] = {}
+        self.words = self.series.words
+        self.code = self.at = 0  # most get the same code again and again
 
-    def count(self, code: int) -> None:
-        place = self._places.get(code)
-        if place is None:
-            series = self.series
-            place = self._places[code] = series.place(series.book.name((str(code),)))
-            self._words = series.words
-        self._words[place] += 1
+    def open(self, code: int) -> None:
+        """Has what is answered by `code` counted at `at`, until another code comes."""
+        series = self.series
+        self.at, self.code = series.place(series.book.name((str(code),))), code
+        self.words = series.words
 
 
 class ConsumerCell:
@@ -128,7 +126,10 @@ class ConsumerCell:
 
     def count(self, method: bytes, code: int, reason: str) -> None:
         self._cell.count(method, code, reason)
-        self._consumed.count(code)
+        consumed = self._consumed
+        if consumed.code != code:
+            consumed.open(code)
+        consumed.words[consumed.at] += 1
 
     def time(self, request_s: float, first_byte_s: float, overhead_s: float) -> None:
         self._cell.time(request_s, first_byte_s, overhead_s)
@@ -187,12 +188,13 @@ class Counters:
     """All counters of one worker.
 
     A counter is whatever the catalogue (`gateway.telemetry.catalogue`) names: `add` counts it.
+    What is counted of consumers goes into the book `apart`, or into the only one.
     """
 
-    __slots__ = ("_cells", "_consumed", "_holders", "_times", "book")
+    __slots__ = ("_cells", "_consumed", "_holders", "_times", "apart", "book")
 
-    def __init__(self, book: Book) -> None:
-        self.book = book
+    def __init__(self, book: Book, apart: Book | None = None) -> None:
+        self.book, self.apart = book, apart or book
         self._cells: dict[Labels, Cell] = {}
         self._times: dict[Labels, Times] = {}
         self._consumed: WeakValueDictionary[Labels, Consumed] = WeakValueDictionary()
@@ -215,7 +217,7 @@ class Counters:
         key = (consumer, cell.labels[0])
         consumed = self._consumed.get(key)
         if consumed is None:
-            consumed = self._consumed[key] = Consumed(self.book, key)
+            consumed = self._consumed[key] = Consumed(self.apart, key)
         return ConsumerCell(cell, consumed, consumer)
 
     def add(self, metric: str, *labels: str, count: int = 1) -> None:
@@ -231,25 +233,30 @@ class Counters:
         `name` in their place, and what may still come of them too."""
         retired = dict.fromkeys(gone, name)
         values = {key[-1] for key in retired}
+        for book in {self.book, self.apart}:
+            self._fold(book, values, retired)
+
+    def _fold(self, book: Book, values: set[str], retired: Mapping[Gone, str]) -> None:
         folds: dict[tuple[str, Labels], list[Labels]] = {}
-        for metric, labels in self.book.names():
+        for metric, labels in book.names():
             if values.isdisjoint(labels):
                 continue
             into = retired_labels(metric, labels, retired)
             if into is not None:
                 folds.setdefault((metric, into), []).append(labels)
         for (metric, into), labels_gone in folds.items():
-            self.book.fold(labels_gone, metric, into)
+            book.fold(labels_gone, metric, into)
         for (metric, into), labels_gone in folds.items():
             if metric == REQUESTS:
-                self._move(metric, self._cells, labels_gone, into)
+                self._move(book, metric, self._cells, labels_gone, into)
             elif metric == TIMES:
-                self._move(metric, self._times, labels_gone, into)
+                self._move(book, metric, self._times, labels_gone, into)
             elif metric == CONSUMED:
-                self._move(metric, self._consumed, labels_gone, into)
+                self._move(book, metric, self._consumed, labels_gone, into)
 
     def _move(
         self,
+        book: Book,
         metric: str,
         known: MutableMapping[Labels, Any],
         gone: Iterable[Labels],
@@ -263,4 +270,4 @@ class Counters:
             if (held := known.pop(labels, None)) is not None:
                 moved.add(held)
         for each in moved:
-            each.count_in(self.book, into)
+            each.count_in(book, into)

@@ -1,10 +1,9 @@
-"""When a key was last used is known to the second, and outlives processes."""
+"""When a key was last used is known from what is counted, and outlives processes."""
 
 from pathlib import Path
 
 from gateway.controlplane.watch.counters import Change
 from gateway.controlplane.watch.key_use import KeyUse, UseFile
-from gateway.controlplane.watch.rates import Window
 from gateway.telemetry.metrics import CONSUMED, REQUESTS
 
 UNUSED = {"last_used": None, "requests": 0, "refused": 0}
@@ -82,9 +81,17 @@ def test_a_file_that_cannot_be_read_means_that_less_is_known(tmp_path: Path) -> 
 
 
 def test_the_rate_of_a_key_is_that_of_the_last_seconds() -> None:
-    window = Window()
-    window.beat(0.0)
-    window.note([used("a", 30), used("a", 10, "429")])
-    window.beat(2.0)
-    assert window.per_s("consumer", "a") == 20.0
-    assert window.per_s("consumer", "b") == 0.0
+    clocks = Clocks()
+    use = clocks.of(None)
+    assert use.per_s("a") == 0.0
+    use.note([used("a", 1000)])  # in nobody knows how many seconds
+    assert use.per_s("a") == 0.0
+    clocks.now = 2.0
+    use.note([used("a", 30), used("a", 10, "429")])
+    assert (use.per_s("a"), use.per_s("b")) == (20.0, 0.0)
+    clocks.now = 10.0
+    use.note([used("a", 40)])
+    assert use.per_s("a") == 8.0
+    clocks.now = 20.0
+    use.note([])
+    assert use.per_s("a") == 0.0, "all of it is longer ago than ten seconds"

@@ -83,6 +83,12 @@ class Page:
         second, and there is a moment without it."""
         self.until(lambda: words in self.text(selector), f"{words!r} in {selector}")
 
+    def fits(self) -> bool:
+        """Whether nothing is to the right of the screen. A phone's window grows with what is there,
+        so it is not `innerWidth` that says how wide the screen is."""
+        root = "document.documentElement"
+        return bool(self.script(f"return {root}.scrollWidth <= {root}.clientWidth"))
+
     def script(self, code: str, *arguments: Any) -> Any:
         return self.driver.execute_script(code, *arguments)
 

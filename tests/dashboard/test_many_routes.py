@@ -75,8 +75,7 @@ def test_a_hundred_routes_are_found_ordered_and_folded(
     page.until(lambda: page.text("#find-count") == "10 of 100")
     page.write(field, "nobody")
     page.until(lambda: page.seen("#find-none"))
-    wide = "return document.documentElement.scrollWidth - innerWidth"
-    page.until(lambda: page.script(wide) <= 0, "nothing is to the right of the screen")
+    page.until(page.fits, "nothing is to the right of the screen")
     assert page.complaints() == []
 
 

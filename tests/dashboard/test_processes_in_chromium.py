@@ -59,8 +59,7 @@ def test_an_instance_shows_which_model_it_is_and_what_it_wrote_last(page: Page, 
     page.until(lambda: not missing(), "all that is known of it")
     assert "of another one" not in page.text(DETAIL)
     page.resize(390, 844)
-    wide = "return document.documentElement.scrollWidth - innerWidth"
-    page.until(lambda: page.script(wide) <= 0, "nothing is to the right of the screen")
+    page.until(page.fits, "nothing is to the right of the screen")
     page.until(lambda: page.seen(f"{DETAIL} .log"))
     assert page.complaints() == []
 

@@ -97,7 +97,7 @@ def test_it_is_read_and_tried_out(page: Page) -> None:
         assert page.script("return window.evil") is None
         assert [text for text in page.complaints() if "favicon" not in text] == []
         page.resize(360, 800)
-        page.until(lambda: page.script("return document.documentElement.scrollWidth <= innerWidth"))
+        page.until(page.fits, "nothing is to the right of the screen")
     finally:
         server.shutdown()
         server.server_close()

@@ -12,7 +12,8 @@ import pytest
 
 from gateway.core.entries import Limits
 from gateway.core.rate_limit import part
-from gateway.dataplane.buckets import LOCKS, Bucket, Buckets, Busy, OverLimit
+from gateway.dataplane.bucket import Bucket, OverLimit
+from gateway.dataplane.buckets import LOCKS, Buckets, Busy
 from gateway.telemetry.book import shared_memory
 
 FORK = get_context("fork")
@@ -27,7 +28,7 @@ def takes(bucket: Bucket, now: float) -> bool:
 
 
 def alone(limits: Limits) -> Bucket:
-    return Buckets(None, 1).bucket("key", "acme", limits)
+    return Bucket(Buckets(None, 1), "key", "acme", limits)
 
 
 def test_a_bucket_gives_its_burst_and_then_the_rate() -> None:
@@ -76,8 +77,8 @@ def test_no_more_are_in_flight_than_may_be() -> None:
 
 def test_of_several_gateways_each_admits_its_part() -> None:
     buckets = Buckets(None, 1)
-    rate = buckets.bucket("key", "acme", Limits(100, 1.0, 30))
-    most = buckets.bucket("route", "digits", Limits(in_flight=9))
+    rate = Bucket(buckets, "key", "acme", Limits(100, 1.0, 30))
+    most = Bucket(buckets, "route", "digits", Limits(in_flight=9))
     buckets.gateways = 3
     assert sum(takes(rate, 100.0) for _ in range(50)) == 10, "of the burst"
     admitted = sum(takes(rate, 100.0 + step / 100) for step in range(1, 301))
@@ -90,12 +91,12 @@ def test_of_several_gateways_each_admits_its_part() -> None:
 
 def test_a_bucket_goes_on_under_changed_limits() -> None:
     buckets = Buckets(None, 1)
-    first = buckets.bucket("key", "acme", Limits(10, 1.0, 10))
+    first = Bucket(buckets, "key", "acme", Limits(10, 1.0, 10))
     assert [takes(first, 1.0) for _ in range(10)] == [True] * 10
-    faster = buckets.bucket("key", "acme", Limits(100, 1.0, 10))
-    assert not takes(buckets.bucket("key", "acme", Limits(10, 1.0, 10)), 1.0)
+    faster = Bucket(buckets, "key", "acme", Limits(100, 1.0, 10))
+    assert not takes(Bucket(buckets, "key", "acme", Limits(10, 1.0, 10)), 1.0)
     assert takes(faster, 1.92)
-    assert takes(buckets.bucket("route", "acme", Limits(10, 1.0, 1)), 1.0)
+    assert takes(Bucket(buckets, "route", "acme", Limits(10, 1.0, 1)), 1.0)
 
 
 @pytest.mark.parametrize("burst", [3, 2000])
@@ -106,11 +107,11 @@ def test_all_workers_together_admit_what_the_limit_is(burst: int) -> None:
     end = begin + 0.5
     # Room for all that comes meanwhile, whenever the others have their turn: nothing overflows.
     ahead = 600 if burst > 600 else 0
-    first = Buckets(memory, 4).bucket("key", "acme", limits)
+    first = Bucket(Buckets(memory, 4), "key", "acme", limits)
     assert all(takes(first, begin) for _ in range(ahead))
 
     def work() -> int:
-        bucket = Buckets(memory, 4).bucket("key", "acme", limits)
+        bucket = Bucket(Buckets(memory, 4), "key", "acme", limits)
         admitted = 0
         while time.monotonic() < begin:
             pass
@@ -153,7 +154,7 @@ def test_a_worker_that_is_killed_gives_back_what_it_had_in_flight_and_no_rate() 
     limits = Limits(10, 60.0, 100, in_flight=3)
 
     def die() -> None:
-        bucket = Buckets(memory, 2).bucket("key", "acme", limits)
+        bucket = Bucket(Buckets(memory, 2), "key", "acme", limits)
         for _ in range(3):
             bucket.enter(100.0)
         writer.send(takes(bucket, 100.0))
@@ -165,17 +166,62 @@ def test_a_worker_that_is_killed_gives_back_what_it_had_in_flight_and_no_rate() 
     assert reader.recv() is False
     process.join()
     buckets = Buckets(memory, 2)
-    bucket = buckets.bucket("key", "acme", limits)
+    bucket = Bucket(buckets, "key", "acme", limits)
     assert [takes(bucket, 100.0) for _ in range(4)] == [True] * 3 + [False]
     for _ in range(3):
         bucket.leave()
-    rest = buckets.bucket("key", "acme", Limits(10, 60.0, 100))
+    rest = Bucket(buckets, "key", "acme", Limits(10, 60.0, 100))
     assert sum(takes(rest, 100.0) for _ in range(200)) == 100 - 6 - buckets.margin
+
+
+def test_a_worker_that_was_alone_counts_with_those_that_come_and_go() -> None:
+    memory = shared_memory()
+    limits = Limits(1, 60.0, 100, in_flight=60)  # three of each are left, for two workers
+    bucket = Bucket(Buckets(memory, 2), "key", "acme", limits)
+    assert all(takes(bucket, 100.0) for _ in range(10))
+
+    def come() -> None:
+        other = Bucket(Buckets(memory, 2), "key", "acme", limits)
+        writer.send([takes(other, 100.0) for _ in range(20)])
+        signal.pause()
+
+    reader, writer = FORK.Pipe(False)
+    process = FORK.Process(target=come)
+    process.start()
+    assert all(reader.recv())
+    assert sum(takes(bucket, 100.0) for _ in range(60)) == 57 - 30
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert sum(takes(bucket, 110.0) for _ in range(60)) == 20, "what it had in flight is free"
+    for _ in range(57):
+        bucket.leave()
+    assert sum(takes(bucket, 110.0) for _ in range(60)) == 97 - 77, "what it took is taken"
+    os.close(memory)
+
+
+def test_what_is_in_flight_under_old_limits_counts_under_the_new_ones() -> None:
+    buckets = Buckets(None, 1)
+    old, new = (
+        Bucket(buckets, "key", "acme", Limits(in_flight=most, requests=1000, burst=1000))
+        for most in (2, 3)
+    )
+    assert [takes(each, 1.0) for each in (old, new, old, new, new)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+    ]
+    old.leave()
+    assert takes(new, 1.0)
+    old.undo()
+    assert takes(new, 1.0)
 
 
 def test_nobody_waits_for_a_worker_that_stands_still_in_a_decision() -> None:
     memory = shared_memory()
-    bucket = Buckets(memory, 2).bucket("key", "acme", Limits(10, 1.0, 2))
+    bucket = Bucket(Buckets(memory, 2), "key", "acme", Limits(10, 1.0, 2))
     assert takes(bucket, 1.0)
     place = bucket.place
 
@@ -201,7 +247,7 @@ def test_a_place_is_taken_over_from_who_needs_it_no_more(monkeypatch: Any) -> No
     monkeypatch.setattr(sys.modules[Buckets.__module__], "NEAR", 1)
     monkeypatch.setattr(sys.modules[Buckets.__module__], "PLACES", 1)
     buckets = Buckets(None, 1)
-    one, two = (buckets.bucket("key", name, Limits(1, 1.0, 1)) for name in ("one", "two"))
+    one, two = (Bucket(buckets, "key", name, Limits(1, 1.0, 1)) for name in ("one", "two"))
     assert takes(one, 1.0)
     with pytest.raises(Busy):
         two.enter(1.5)

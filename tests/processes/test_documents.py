@@ -152,6 +152,16 @@ def test_who_gets_an_eighth_of_a_processor_has_time_for_all_that_it_may_compute(
     assert WITHIN_S >= 8 * PROCESSOR_S
 
 
+async def test_a_process_that_may_not_lower_its_priority_describes_all_the_same() -> None:
+    forbidden = "import os, sys\nfrom gateway.controlplane.docs import describing\n" + (
+        "def refuse(by): raise PermissionError(1, 'Operation not permitted')\n"
+        "os.nice = refuse\nsys.exit(describing.main())"
+    )
+    question = asked(table(), {"a": json.dumps(PREDICT).encode()})
+    said = await describe(question, program=(sys.executable, "-P", "-c", forbidden))
+    assert "/square" in json.loads(said)["paths"]
+
+
 def test_a_process_that_is_stopped_while_it_answers_answers_whole() -> None:
     """Also where Python is told to write without a buffer, as in a container."""
     long = {**PREDICT["paths"]["/predict"]["post"], "description": "y" * 1_000_000}

@@ -187,6 +187,7 @@ async def down(cluster: Cluster) -> None:
         assert not gateway.instances()
         await eventually(lambda: "the fleet was ended" in gateway.log_text(), 60, "it is told")
         assert json.loads(await gateway.command("fleet", "status", "--json")) == []
+        assert "beginning again" not in gateway.log_text()
 
 
 async def several(cluster: Cluster) -> None:

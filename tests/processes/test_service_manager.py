@@ -189,6 +189,8 @@ def test_the_units_name_what_there_is() -> None:
     )
     assert "Type=notify" in service
     assert "NotifyAccess=all" in service, "a successor speaks before it is the main process"
+    assert "\nExecStop=" in service, "with KillMode=mixed a successor would be killed at once"
+    assert "StartLimitIntervalSec=0" in service, "with a limit the sockets close, and refuse"
     assert "FileDescriptorName=requests" in sock
     admin = (UNITS / "headgate-admin.socket").read_text()
     assert "FileDescriptorName=admin" in admin

@@ -19,6 +19,7 @@ from gateway.controlplane.watch.probing import Target
 from gateway.controlplane.watch.resolver import Resolver
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.controlplane.workers import Workers
+from gateway.core.access import hash_of
 from gateway.core.health import HealthState
 from gateway.core.table import Route, Table
 from gateway.telemetry.book import Book
@@ -80,8 +81,9 @@ class World:
         self.prober = Prober(
             lambda words, changes: self.announcer.note_health(words, changes), probe=self.probe
         )
-        self.counters = Counters(Book())
-        self.totals = Totals(self.counters.book.memory)
+        book = Book()
+        self.counters = Counters(book, Book(book.memory, apart=True))
+        self.totals = Totals(book.memory)
         self.view = StatusView(
             lambda: self.table,
             self.workers,
@@ -374,6 +376,55 @@ async def test_r70_routes_that_are_long_gone_are_counted_together() -> None:
             (many, "(retired-1)", "retired-1"): 1,
         }
         assert told[1] == ([("route", "(retired-1)"), ("route", "older")], "retired-2")
+
+
+async def test_what_consumers_did_is_read_every_ten_seconds_or_when_somebody_asks() -> None:
+    async with world() as it:
+        keys = {"acme": {"hashes": [hash_of("secret")]}}
+        it.table = Table.from_document({**it.table.document, "keys": keys}, 8)
+
+        def ask(count: int) -> None:
+            cell = it.counters.cell("r", "a", "127.0.0.1:1")
+            acme = it.counters.consumer("acme", cell)
+            for _ in range(count):
+                acme.count(b"GET", 200, "")
+
+        def seen() -> float:
+            series = it.totals.of("headgate_consumer_requests_total")
+            return sum(sum(tally.counts.values()) for tally in series.values())
+
+        ask(1)
+        await it.seconds()
+        assert seen() == 1
+        ask(20)
+        await it.seconds(9)
+        assert seen() == 1
+        assert it.totals.of("headgate_requests_total")["r", "a", "127.0.0.1:1"].counts == {
+            ("GET", "200", ""): 21
+        }
+        await it.seconds()
+        assert seen() == 21
+        ask(30)
+        it.now += 5
+        used = (await it.view.keys_used())["acme"]
+        assert used["requests"] == 51
+        assert used["requests_per_s"] == 3.333  # 50 in 15 seconds
+        ask(1)
+        await it.view.metrics("", {}, {})
+        assert seen() == 52
+
+
+async def test_consumers_that_are_long_gone_are_counted_together() -> None:
+    async with world() as it:
+        told: list[Any] = []
+        it.workers.retire = lambda gone, name: told.append((gone, name))  # type: ignore[method-assign]
+        cell = it.counters.cell("r", "a", "127.0.0.1:1")
+        it.counters.consumer("left", cell).count(b"GET", 200, "")
+        await it.seconds()
+        it.now += 599
+        await it.seconds()
+        assert told == [([("consumer", "left")], "retired-1")]
+        assert list(it.totals.of("headgate_consumer_requests_total")) == [("(retired-1)", "r")]
 
 
 async def test_a_worker_that_counts_routes_together_serves_requests_in_between() -> None:

@@ -15,6 +15,7 @@ from gateway.controlplane.watch.counters import Totals
 from gateway.telemetry.book import BLOCK, PLACE, TOTAL, Book, shared_memory
 from gateway.telemetry.buckets import BOUNDS
 from gateway.telemetry.metrics import (
+    CONSUMED,
     EJECTIONS,
     FIRST_BYTE,
     OVERHEAD,
@@ -103,6 +104,64 @@ def test_a_look_tells_what_changed_and_nothing_else(memory: int) -> None:
     (change,) = totals.read()
     assert (change.labels, change.key) == (("r", "b", "h:1"), ("POST", "503", "queue_full"))
     assert change.more == 1
+
+
+def consumed(totals: Totals) -> dict[Any, Any]:
+    return {labels: dict(tally.counts) for labels, tally in totals.of(CONSUMED).items()}
+
+
+def test_what_consumers_did_is_read_when_it_is_asked_for(memory: int) -> None:
+    counters, totals = Counters(Book(memory), Book(memory, apart=True)), Totals(memory)
+    cell = counters.cell("r", "b", "h:1")
+    acme = counters.consumer("acme", cell)
+
+    def ask(code: int = 200) -> None:
+        acme.count(b"GET", code, "")
+
+    ask()
+    assert [change.metric for change in totals.read(apart=False)] == [REQUESTS]
+    assert consumed(totals) == {}
+    assert totals.read() == [(CONSUMED, ("acme", "r"), ("200",), 1)]
+    ask()
+    ask(429)
+    totals.read(apart=False)
+    assert consumed(totals) == {("acme", "r"): {("200",): 1}}
+    assert sorted(totals.read()) == [
+        (CONSUMED, ("acme", "r"), ("200",), 1), (CONSUMED, ("acme", "r"), ("429",), 1),
+    ]  # fmt: skip
+    assert consumed(totals) == {("acme", "r"): {("200",): 2, ("429",): 1}}
+    assert requests(totals) == {("r", "b", "h:1"): {OK: 2, ("GET", "429", ""): 1}}
+
+
+def test_a_consumer_that_is_gone_is_counted_together_apart(memory: int) -> None:
+    counters, totals = Counters(Book(memory), Book(memory, apart=True)), Totals(memory)
+    cell = counters.cell("r", "b", "h:1")
+    for name in ("acme", "other"):
+        counters.consumer(name, cell).count(b"GET", 200, "")
+    totals.read()
+    gone = [("consumer", "acme"), ("instance", "b", "h:1")]
+    for retire in (totals.retire, counters.retire):
+        retire(gone, "retired-1")
+        totals.read()
+        assert consumed(totals) == {
+            ("(retired-1)", "r"): {("200",): 1}, ("other", "r"): {("200",): 1},
+        }  # fmt: skip
+        assert requests(totals) == {("r", "b", "retired-1"): {OK: 2}}
+    counters.consumer("acme", cell).count(b"GET", 200, "")
+    totals.read()
+    assert consumed(totals)["acme", "r"] == {("200",): 1}
+
+
+def test_the_next_process_counts_on_in_both_books_of_one_that_ended(memory: int) -> None:
+    def work() -> None:
+        counters = Counters(Book(memory), Book(memory, apart=True))
+        counters.consumer("acme", counters.cell("r", "b", "h:1")).count(b"GET", 200, "")
+
+    totals = Totals(memory)
+    for turn in (1, 2):
+        forked(work)
+        totals.read()
+        assert consumed(totals) == {("acme", "r"): {("200",): turn}}
 
 
 def test_a_method_that_http_does_not_know_is_other(memory: int) -> None:

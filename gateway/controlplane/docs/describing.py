@@ -11,6 +11,7 @@ import resource
 import sys
 from asyncio import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -108,7 +109,8 @@ def main() -> int:
 
 
 def _hold_back() -> None:
-    os.nice(10)
+    with suppress(OSError):  # a service manager may forbid it
+        os.nice(10)
     for kind, most in ((resource.RLIMIT_CPU, PROCESSOR_S), (resource.RLIMIT_AS, MEMORY)):
         try:
             resource.setrlimit(kind, (most, most))

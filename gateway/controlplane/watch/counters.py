@@ -2,8 +2,9 @@
 
 Reads the books that the workers count in (`gateway.telemetry.book`), as often as somebody asks
 and without asking a worker: what did not change since the last look costs a comparison, what
-did is added as a difference. Books outlive their workers, so nothing is ever lost or handed
-over, and a sum never goes back.
+did is added as a difference. What is counted of consumers lies in books apart, which need not be
+looked at each time: theirs may be ten thousand series that all change. Books outlive their
+workers, so nothing is ever lost or handed over, and a sum never goes back.
 """
 
 import mmap
@@ -12,8 +13,10 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gateway.telemetry.book import (
+    APART,
     BLOCK,
     BOOKS,
     COUNTS,
@@ -36,6 +39,7 @@ from gateway.telemetry.metrics import observed
 PAGE = 16 * BLOCK
 TRIES = 5
 _WORDS = struct.Struct(f"{WORDS}q")
+_UNTOLD: "tuple[tuple[str, Labels], dict[Key, int | float]]" = (("", ()), {})
 
 Key = int | Labels
 """What is counted within a series: a bucket, ONE, TOTAL (seconds), or further labels."""
@@ -54,8 +58,7 @@ class Tally:
         return Counter({k: int(n) for k, n in self.counts.items() if isinstance(k, int) and k >= 0})
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """So much more was counted under `key` of one series since the last look."""
 
     metric: str
@@ -65,11 +68,13 @@ class Change:
 
 
 class Totals:
-    """What is in all books of the shared memory `descriptor`; `read` looks again."""
+    """What is in all books of the shared memory `descriptor`; `read` looks again, and leaves out
+    those apart if it is asked to."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._books: list[_Reader] = []
+        self._apart: list[_Reader] = []
         self._version = 0
         self._series: dict[str, dict[Labels, Tally]] = {}
 
@@ -86,7 +91,7 @@ class Totals:
         """
         retired = dict.fromkeys(gone, name)
         self._version += 1
-        for book in self._books:
+        for book in (*self._books, *self._apart):
             book.rename(retired)
         for metric, series in self._series.items():
             for labels in list(series):
@@ -98,11 +103,13 @@ class Totals:
                     for key, count in counts.items():
                         tally.counts[key] = tally.counts.get(key, 0) + count
 
-    def read(self) -> list[Change]:
+    def read(self, *, apart: bool = True) -> list[Change]:
         """Takes in what was counted since the last look, and tells it."""
-        while len(self._books) < BOOKS and _layout(self._descriptor, len(self._books)):
-            self._books.append(_Reader(self._descriptor, len(self._books)))
+        self._find(self._books, range(APART))
         changes = [change for book in self._books for change in book.read()]
+        if apart:
+            self._find(self._apart, range(APART, BOOKS))
+            changes += [change for book in self._apart for change in book.read()]
         self._version += 1
         empty = []
         for change in changes:
@@ -121,6 +128,11 @@ class Totals:
                 del counts[change.key]
         return changes
 
+    def _find(self, known: "list[_Reader]", places: range) -> None:
+        """Adds the books that were begun at `places` since those that are `known`."""
+        while len(known) < len(places) and _layout(self._descriptor, places[len(known)]):
+            known.append(_Reader(self._descriptor, places[len(known)]))
+
 
 class _Reader:
     """One book as it was at the last look."""
@@ -137,6 +149,7 @@ class _Reader:
         self._told: dict[int, tuple[tuple[str, Labels], dict[Key, int | float]]] = {}
         self._shown: dict[int, Labels] = {}  # the labels of series of what is gone
         self._touched: set[int] = set()
+        self._grown: list[Change] = []
 
     def _map(self, size: int) -> None:
         self._bytes = mmap.mmap(
@@ -153,8 +166,10 @@ class _Reader:
             if new != old:
                 self._compare(new, old)
         self._seen = now
+        changes, self._grown = self._grown, []
         touched, self._touched = self._touched, set()
-        return [change for ident in touched for change in self._news(ident)]
+        changes += [change for ident in touched for change in self._news(ident)]
+        return changes
 
     def rename(self, retired: Mapping[Gone, str]) -> None:
         """What was told of the `retired` was and will be told of their names in their place."""
@@ -195,14 +210,24 @@ class _Reader:
         """Takes in what was counted in a block that holds counts of the same series as before:
         most of what changes is one number of it, or two."""
         ident = block[0] >> 2
-        self._touched.add(ident)
         counts = self._counts.setdefault(ident, {})
+        (metric, labels), told = self._told.get(ident, _UNTOLD)
         for at in range(3, WORDS, 2):
             value, old = block[at], before[at]
-            if value != old:  # keys stay what they are, once there
-                key = block[at - 1] - 1
-                more = _seconds(value) - _seconds(old) if key <= TOTAL else value - old
-                counts[key] = counts.get(key, 0) + more
+            if not block[at - 1]:
+                break  # nothing is counted from here on
+            if value == old:
+                continue
+            key = block[at - 1] - 1  # it stays what it is, once there
+            more = _seconds(value) - _seconds(old) if key <= TOTAL else value - old
+            counts[key] = counts.get(key, 0) + more
+            name = self._names.get(key) if key >= 0 and metric != TIMES else None
+            if name is not None and name[1] in told:
+                # What was told of it has grown: no need to compare all there is of the series.
+                told[name[1]] += more
+                self._grown.append(Change(metric, labels, name[1], more))
+            else:
+                self._touched.add(ident)
 
     def _take(self, block: Sequence[int], sign: int) -> None:
         ident, kind = block[0] >> 2, block[0] & 3
@@ -234,7 +259,7 @@ class _Reader:
     def _news(self, ident: int) -> Iterator[Change]:
         """How the counts of one series differ from what was told of it."""
         counts, name = self._counts.get(ident, {}), self._names.get(ident)
-        (metric, labels), told = self._told.pop(ident, (("", ()), {}))
+        (metric, labels), told = self._told.pop(ident, _UNTOLD)
         now: dict[Key, int | float] = {}
         if name is not None and ident not in self._replaced:
             metric, labels = name[0], self._shown.get(ident, name[1])

@@ -1,15 +1,17 @@
 """When was each key last used, how much, and how often was it refused?
 
-Taken from what the workers count anyway (requests by consumer, route and code), each time that the
-counters are read, which is once a second at least: a request costs nothing for it, and a last use
-is known to the second. It outlives the gateway in a small file in the state directory, written
-every few seconds while anything changes; who is killed loses those of it and nothing else.
+Taken from what the workers count anyway (requests by consumer, route and code), each time that
+those counters are read, which is every ten seconds and whenever somebody asks: a request costs
+nothing for it, and a last use is known to ten seconds. It outlives the gateway in a small file in
+the state directory, written every few seconds while anything changes; who is killed loses those of
+it and nothing else.
 """
 
 import asyncio
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 import orjson
 
 from gateway.controlplane.watch.counters import Change
+from gateway.controlplane.watch.rates import LASTS_S, per_s
 from gateway.processes.tasks import Tasks, told
 from gateway.telemetry.metrics import CONSUMED
 
@@ -70,6 +73,9 @@ class KeyUse:
         self._used = file.load()
         self._counts: dict[str, int] = {}
         self._refused: dict[str, int] = {}
+        # What was counted until when, at the last looks; and since when the first of them did.
+        self._lately: deque[tuple[float, dict[str, int]]] = deque()
+        self._since: float | None = None
         self._is_first = True
         self._is_new = False
         self._written_at = clock()
@@ -82,7 +88,8 @@ class KeyUse:
         At the first look nobody knows when that was. Only what was not counted when it was last
         written down is taken for use since then.
         """
-        now, changed = self._wall(), set()
+        now = self._wall()
+        counted: dict[str, int] = {}
         for change in changes:
             if change.metric != CONSUMED or not isinstance(change.key, tuple):
                 continue
@@ -91,13 +98,29 @@ class KeyUse:
             if change.key[-1] in REFUSED:
                 self._refused[name] = self._refused.get(name, 0) + more
             if more > 0:
-                changed.add(name)
-        for name in changed:
+                counted[name] = counted.get(name, 0) + more
+        for name in counted:
             count = self._counts[name]
             if not self._is_first or self._used.get(name, (0.0, 0))[1] != count:
                 self._used[name] = now, count
                 self._is_new = True
         self._is_first = False
+        self._remember(self._clock(), counted)
+
+    def _remember(self, now: float, counted: dict[str, int]) -> None:
+        if self._since is None:  # what was counted before anybody looked is of no second
+            self._since = now
+            return
+        self._lately.append((now, counted))
+        while len(self._lately) > 1 and now - self._lately[0][0] >= LASTS_S:
+            self._since, _ = self._lately.popleft()
+
+    def per_s(self, name: str) -> float:
+        """Requests a second of the key `name` lately, however they were answered."""
+        if self._since is None or not self._lately:
+            return 0.0
+        count = sum(counted.get(name, 0) for _, counted in self._lately)
+        return per_s(count, self._lately[-1][0] - self._since)
 
     def of(self, name: str) -> dict[str, Any]:
         """`last_used`, `requests` and `refused` of the key `name`; the last two since the gateway

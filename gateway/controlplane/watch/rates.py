@@ -12,7 +12,7 @@ from gateway.controlplane.watch.counters import Change
 from gateway.core.errors import KINDS
 from gateway.telemetry.book import TOTAL
 from gateway.telemetry.buckets import quantiles
-from gateway.telemetry.metrics import CONSUMED, REQUEST, REQUESTS
+from gateway.telemetry.metrics import REQUEST, REQUESTS
 
 LASTS_S = 10.0
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -24,7 +24,7 @@ REFUSALS = frozenset(code for code, kind in KINDS.items() if kind.status in (429
 DIGITS = 3
 
 Of = tuple[str, str]
-"""A `route`, a `backend` or a `consumer`, and its name; or the GATEWAY."""
+"""A `route` or a `backend`, and its name; or the GATEWAY."""
 
 GATEWAY: Of = ("gateway", "")
 """All routes together, and what met none."""
@@ -52,8 +52,6 @@ class Window:
                 self._add(change, answer(code, reason))
                 if reason:
                     self._add(change, reason)
-            elif change.metric == CONSUMED and isinstance(change.key, tuple):
-                self._count(("consumer", change.labels[0]), answer(change.key[-1], ""), change.more)
             elif change.metric == REQUEST and isinstance(change.key, int) and change.key != TOTAL:
                 self._add(change, change.key)
 

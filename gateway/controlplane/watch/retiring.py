@@ -5,7 +5,7 @@ gone is counted as another name each time: to Prometheus that is a series that e
 begins with all that there was, and so no increase. Pure: the clock is an argument.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from gateway.telemetry.book import Labels
 from gateway.telemetry.catalogue import Gone, stands_for_many
@@ -42,10 +42,16 @@ class Retiring:
         return sorted(due | {key for key in before if key[:-1] in kinds}), f"{RETIRED}{number}"
 
 
-def counted_of(requests: Iterable[Labels], consumed: Iterable[Labels]) -> set[Gone]:
-    """The routes, backends and instances at which `requests` were counted, and the consumers of
-    those `consumed`; an instance of a backend that stands for many goes with it."""
-    counted: set[Gone] = {("consumer", labels[0]) for labels in consumed}
+def consumers_gone(consumed: Iterable[Labels], here: Container[str]) -> set[Gone]:
+    """The consumers whose requests were `consumed` and that are not `here`: mostly nobody, so that
+    ten thousand who are cost little."""
+    return {("consumer", labels[0]) for labels in consumed if labels[0] not in here}
+
+
+def places_of(requests: Iterable[Labels]) -> set[Gone]:
+    """The routes, backends and instances at which `requests` were counted; an instance of a
+    backend that stands for many goes with it."""
+    counted: set[Gone] = set()
     for route, backend, instance in requests:
         if route:
             counted.add(("route", route))

@@ -6,6 +6,7 @@ the events. It decides nothing: who may get requests is said in `standing`, how 
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 
 from gateway.controlplane.events import utc_now
 from gateway.controlplane.watch.alerts import alerts
-from gateway.controlplane.watch.counters import Tally, Totals
+from gateway.controlplane.watch.counters import Change, Tally, Totals
 from gateway.controlplane.watch.effective import Effective, Shares, shares
 from gateway.controlplane.watch.health_book import Key
 from gateway.controlplane.watch.key_use import KeyUse, UseFile
@@ -21,7 +22,7 @@ from gateway.controlplane.watch.pacing import Coalesced
 from gateway.controlplane.watch.prober import Prober
 from gateway.controlplane.watch.rates import GATEWAY, Sums, Window
 from gateway.controlplane.watch.resolver import Resolver
-from gateway.controlplane.watch.retiring import Retiring, counted_of
+from gateway.controlplane.watch.retiring import Retiring, consumers_gone, places_of
 from gateway.controlplane.watch.standing import BackendStanding, Standing
 from gateway.controlplane.watch.status import Health, Load, backends_of, routes_of, workers_of
 from gateway.controlplane.workers import Workers
@@ -30,6 +31,10 @@ from gateway.telemetry import exposition
 from gateway.telemetry.book import Labels
 from gateway.telemetry.catalogue import Gone
 from gateway.telemetry.metrics import COMPARED, CONSUMED, REQUESTS
+
+KEYS_S = 10.0
+"""How often is read what was counted of consumers while nobody asks for it: all of ten thousand
+may have been there since."""
 
 SLICE_S = 0.005
 """How long the answer to a scrape may keep the loop of the control process at a time."""
@@ -60,11 +65,13 @@ class StatusView:
         self._counted = counted
         self._begun, self._begun_at = clock(), utc_now()
         self._totals, self._exposition = totals, exposition.Exposition(totals)
-        self._window, self._key_use = Window(), key_use or KeyUse(UseFile(None))
+        self._window, self._key_use = Window(), key_use or KeyUse(UseFile(None), clock=clock)
         self._queued_at: dict[str, float] = {}
-        self._retiring = Retiring()
+        self._retiring, self._retiring_keys = Retiring(), Retiring()
+        self._keys_at, self._of_keys = -math.inf, list[Change]()
         self._look = Coalesced("reading the counters", self._look_once)
-        self._scraped = Coalesced("reading the counters", self._look_at_counters)
+        self._beaten = Coalesced("reading the counters", self._look_at_counters)
+        self._scraped = Coalesced("reading the counters", self._look_at_all_counters)
         self._effective = Effective()
         self._standing = Standing(
             table,
@@ -123,17 +130,28 @@ class StatusView:
         await self._workers.look(reports=False)
         self._note()
 
-    def _note(self) -> None:
-        changes = self._totals.read()
+    async def _look_at_all_counters(self) -> None:
+        await self._workers.look(reports=False)
+        self._note(keys=True)
+
+    def _note(self, *, keys: bool = False) -> None:
+        """Takes in what was counted, and that of `keys` if that is asked or due."""
+        now = self._clock()
+        keys = keys or now - self._keys_at >= KEYS_S
+        changes = self._totals.read(apart=keys)
         self._window.note(changes)
-        self._key_use.note(changes)
+        self._of_keys += [change for change in changes if change.metric == CONSUMED]
+        if keys:
+            self._keys_at = now
+            self._key_use.note(self._of_keys)
+            self._of_keys = []
 
     async def keys_used(self) -> dict[str, dict[str, Any]]:
         """Key → `last_used`, `requests_per_s`, and how many `requests` there were and how many of
         them were `refused`."""
         await self._scraped()
         return {
-            name: {**self._key_use.of(name), "requests_per_s": self._window.per_s("consumer", name)}
+            name: {**self._key_use.of(name), "requests_per_s": self._key_use.per_s(name)}
             for name in self._table().keys
         }
 
@@ -216,24 +234,28 @@ class StatusView:
 
     async def beat(self) -> None:
         """Looks at this second, for the rates."""
-        await self._scraped()
+        read_at = self._keys_at
+        await self._beaten()
         now = self._clock()
         self._counted(now, self._window.beat(now))
         self._key_use.beat(self._table().keys)
         queued = self._workers.loads.queue_depth()
         self._queued_at = {name: self._queued_at.get(name, now) for name, n in queued.items() if n}
-        self._retire(now)
+        self._retire(self._retiring, places_of(self._totals.of(REQUESTS)), now)
+        if self._keys_at != read_at:
+            consumed = self._totals.of(CONSUMED)
+            gone = consumers_gone(consumed, self._table().keys)
+            self._retire(self._retiring_keys, gone, now)
 
-    def _retire(self, now: float) -> None:
+    def _retire(self, retiring: Retiring, counted: set[Gone], now: float) -> None:
         """Counts together what has been gone for long."""
-        counted = counted_of(self._totals.of(REQUESTS), self._totals.of(CONSUMED))
-        gone, name = self._retiring.due(counted, self._is_here, now)
+        gone, name = retiring.due(counted, self._is_here, now)
         if gone:
             self._totals.retire(gone, name)
             self._workers.retire(gone, name)
 
     def _is_here(self, key: Gone) -> bool:
-        """Whether the table has that route, backend or instance."""
+        """Whether the table has that route, backend, instance or consumer."""
         if key[0] == "route":
             return key[1] in self._table().routes
         if key[0] == "consumer":

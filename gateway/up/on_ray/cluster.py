@@ -160,24 +160,25 @@ class Actors:
         ).remote(name, plan)  # fmt: skip
 
     def look(self, wanted: Iterable[str]) -> dict[str, Seen]:
-        """How each of these is; what it wrote since is told once."""
+        """How each of these is, what it wrote since told once. Any may be forgotten meanwhile."""
         found: dict[str, Seen] = {}
         for name in wanted:
-            if name not in self._handles:
+            handle = self._handles.get(name)
+            if handle is None:
                 try:
-                    self._handles[name] = _ray.get_actor(name, namespace=self.namespace)
+                    handle = _ray.get_actor(name, namespace=self.namespace)
                 except ValueError:
                     found[name] = Seen("gone")
                     continue
+                self._handles[name] = handle
             if name not in self._asked:
-                number = self._numbers.get(name, 0)
-                self._asked[name] = self._handles[name].look.remote(number)
-        names = {ref: name for name, ref in self._asked.items()}
+                self._asked[name] = handle.look.remote(self._numbers.get(name, 0))
+        names = {ref: name for name, ref in list(self._asked.items())}
         if names:
             ready, _ = _ray.wait(list(names), num_returns=len(names), timeout=LOOK_S)
             for ref in ready:
                 name = names[ref]
-                del self._asked[name]
+                self._asked.pop(name, None)
                 found[name] = self._seen[name] = self._read(name, ref)
         for name in wanted:
             if name not in found:

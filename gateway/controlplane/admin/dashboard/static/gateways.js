@@ -11,7 +11,8 @@ export function gateways(state) {
 
   function row(name) {
     const pill = h("span", { class: "pill" });
-    const cells = [h("td", {}, pill), h("td", { class: "num" }), h("td", { class: "num" }), h("td")];
+    const cell = (label) => h("td", { class: "num", "data-label": label });
+    const cells = [h("td", {}, pill), cell("Revision"), cell("Workers"), h("td", { "data-label": "Admin API" })];
     const element = h("tr", { "data-gateway": name }, h("th", { scope: "row" }, name), ...cells);
     body.append(element);
     return { element, pill, cells };

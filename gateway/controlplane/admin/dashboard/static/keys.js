@@ -133,6 +133,8 @@ export function keys(state, refresh) {
         shape = next;
         build(configured);
       }
+      const several = Object.keys(state.status.gateways || {}).length > 1;
+      say(by("keys-note"), several ? "used at this gateway; the others count for themselves" : "");
       for (const [name, cells] of rows) {
         const used = state.used?.[name];
         say(cells.used, used?.last_used ? ago(used.last_used) : "never");
