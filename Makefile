@@ -70,10 +70,13 @@ compiled: setup
 	@echo '== compiling the hot path'
 	@cd $(COMPILED) && HEADGATE_COMPILE=1 ../../$(BIN)/python setup.py --quiet build_ext --inplace
 
-# What the hot path has to do, done by its compiled form.
+# What the hot path has to do, done by its compiled form; of the instance's tests those that are
+# about it (a minute and a half of processor time).
+OF_INSTANCE := $(patsubst %,tests/instance/test_%.py,arena bad_models batcher connections defaults \
+  faults hooks instance_core preparing pressure queue recovery serving shared_messages streams)
 test-compiled: compiled
 	cd $(COMPILED) && HEADGATE_CORPORA=$${HEADGATE_CORPORA:-$(CURDIR)/../shared/corpora} ../../$(BIN)/pytest -m "$(SHORT) and not paced and not alone" -n 3 --dist worksteal \
-	  tests/core tests/dataplane tests/telemetry tests/requirements
+	  tests/core tests/dataplane tests/telemetry tests/requirements $(OF_INSTANCE)
 
 # An sdist, and from it a wheel with the compiled form where there is a C compiler; with
 # HEADGATE_COMPILE=1 there must be one, and with 0 the wheel is for every platform.

@@ -26,6 +26,11 @@ HOT = {
         limiting listener live_route match_memory meeting mirroring model_listing pairing plane
         pool queue queue_turns replies replying retry route_table shaping shared traced tunnel
         upstream waiter""",
+    "instance/core": "batching deadlines expiring pacing",
+    "instance/front": """answers batches connection driver endpoint http incoming jobs load takers
+        traced workers writing""",
+    "instance/model": "pipeline preparing serving",
+    "instance/wire": "arena frames links replies",
 }
 BUILDING = {"bdist_wheel", "build", "build_ext"}
 COMPILER = ["mypy>=2.4,<3"]
@@ -40,10 +45,21 @@ def extensions(wanted: str) -> list[Extension]:
         return []
     from mypyc.build import mypycify
 
-    sources = [f"{folder}/{name}.py" for folder, names in HOT.items() for name in names.split()]
-    # Types are checked elsewhere, where all that is imported is installed.
-    options = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
+    if not (sources := hot()):
+        return []
+    # Types are checked elsewhere, where all that is imported is installed. What is compiled does
+    # not depend on that, and to read all of torch for it takes minutes and gigabytes.
+    options = [
+        "--config-file=", "--ignore-missing-imports", "--follow-imports=silent",
+        "--no-site-packages",
+    ]  # fmt: skip
     return list(mypycify([*options, *sources], group_name="headgate", multi_file=True))
+
+
+def hot() -> list[str]:
+    """The files to compile: an image may have one of the two programs alone."""
+    there = {folder: names for folder, names in HOT.items() if Path(folder).is_dir()}
+    return [f"{folder}/{name}.py" for folder, names in there.items() for name in names.split()]
 
 
 def what_lacks() -> str:

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -59,11 +60,11 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 def why_not(device: str) -> str:
     """Why `device` cannot be measured here, in one line; empty when it can."""
-    try:
-        import torch
-    except ImportError:
+    if find_spec("torch") is None:
         return "torch is not installed"
     if device.startswith("cuda"):
+        import torch  # takes seconds
+
         if not torch.cuda.is_available():
             return f"torch {torch.__version__} finds no CUDA device here"
         if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():

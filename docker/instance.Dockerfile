@@ -15,12 +15,16 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --no-deps --retries 2 --extra-index-url "$TORCH_INDEX" "$(grep '^torch==' constraints.txt)"
 RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['instance'], *p['optional-dependencies']['otel'], sep='\n')" >requirements.txt \
  && pip install --constraint constraints.txt --requirement requirements.txt
+# As in gateway.Dockerfile.
+ARG HEADGATE_COMPILE=auto
+RUN [ "$HEADGATE_COMPILE" = 0 ] \
+ || { apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev; } \
+ || [ "$HEADGATE_COMPILE" = auto ]
 COPY setup.py README.md LICENSE ./
 COPY licenses licenses
 COPY gateway gateway
 COPY instance instance
-# What is compiled is the gateway's, which does not run in here.
-RUN HEADGATE_COMPILE=0 pip install --no-deps .
+RUN HEADGATE_COMPILE=$HEADGATE_COMPILE PIP_CONSTRAINT=/src/constraints.txt pip install --no-deps .
 # A server needs neither what extensions of torch are built with nor what tests it, nor pip.
 RUN cd /opt/headgate/lib/python3.11/site-packages \
  && rm -rf torch/include torch/share torch/test torch/lib/*.a torch/lib/lib*test*.so \

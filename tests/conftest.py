@@ -18,6 +18,7 @@ sys.dont_write_bytecode = False
 
 MEASURED = re.compile(r"(?<!not )\b(?:paced|alone)\b")
 REQUIREMENTS = Path(__file__).parent / "requirements"
+COMPOSE = Path(__file__).parent / "compose"
 
 pytest_plugins = ["tests.harness.orphans"]
 
@@ -39,6 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """A file that does not speak of the marks that are asked for is not loaded: torch and all
     that other files need take longer than many a test. Requirements are marked by their folder."""
+    if "not compose" in config.option.markexpr and collection_path == COMPOSE:
+        return True
     wanted = MEASURED.findall(config.option.markexpr)
     if not wanted or collection_path.suffix != ".py" or collection_path.parent == REQUIREMENTS:
         return None

@@ -42,6 +42,12 @@ def test_what_is_no_answer_to_whether_to_compile_is_refused(tree: Path) -> None:
     assert ran.stderr.splitlines() == ["HEADGATE_COMPILE is 'maybe', and must be 0, 1 or auto"]
 
 
+def test_a_program_that_is_not_there_is_not_compiled(tree: Path) -> None:
+    ran = build(tree, HEADGATE_COMPILE="1")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert not list(tree.rglob("*.so"))
+
+
 def test_every_module_that_is_compiled_is_there() -> None:
     listed: dict[str, str] = {}
     source = (ROOT / "setup.py").read_text()

@@ -20,6 +20,7 @@ from tests.harness.gateway import (
     one_backend,
     running_gateway,
 )
+from tests.harness.late import late_or_skip
 from tests.harness.load import Client
 from tests.harness.origins import fixed, origins
 from tests.harness.ports import free_port
@@ -221,7 +222,7 @@ async def test_a_state_that_was_backed_up_is_restored_as_the_manual_says(tmp_pat
 
 @pytest.mark.timeout(240)
 async def test_the_first_five_minutes_go_as_the_readme_says(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+    late_or_skip("torch")
     document = on_free_ports("examples/digits/headgate.yaml")
     (tmp_path / "here").mkdir()
     async with running(tmp_path, document) as up:

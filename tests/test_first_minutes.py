@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.late import late_or_skip
+
 ROOT = Path(__file__).parent.parent
 TEXTS = sorted(
     path
@@ -58,7 +60,7 @@ def test_torch_for_cpus_is_installed_where_no_gpu_is(
 
 
 def test_the_model_of_ones_own_in_the_readme_is_one_that_can_be_served(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
+    late_or_skip("sklearn")
     text = (ROOT / "README.md").read_text()
     code = re.search(r"```python\n# wine\.py\n(.*?)```", text, re.DOTALL)
     asked = re.search(r'"features": (\[[^]]*\])', text)

@@ -102,3 +102,27 @@ def test_a_worker_loads_nothing_of_what_reads_files_and_serves_the_admin_api() -
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert ran.stdout == "set()\n", ran.stderr
+
+
+HEAVY = {
+    "kubernetes_validate",
+    "litserve",
+    "openai",
+    "ray",
+    "scipy",
+    "selenium",
+    "sklearn",
+    "torch",
+}
+
+
+def test_no_file_of_tests_loads_at_once_what_takes_seconds() -> None:
+    """Every process of pytest loads every file: `tests.harness.late` is for those."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not HEAVY & {name.split(".")[0] for name in names}, path
+            if isinstance(node, ast.Expr | ast.Assign):
+                asked = ast.unparse(node.value)
+                assert not any(f"importorskip('{name}'" in asked for name in HEAVY), path

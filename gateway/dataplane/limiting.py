@@ -20,7 +20,7 @@ class Limited(RateLimited):
 
 def enter(buckets: Sequence[Bucket], now: float) -> bytes:
     """Admits one request by all of `buckets`; the lines that tell its client what is left. It is
-    in flight in each of them until `leave`. Raises Limited, or Busy, and then is in none."""
+    in flight in each of them until that is left. Raises Limited, or Busy, and then is in none."""
     entered: list[Bucket] = []
     lines = b""
     try:

@@ -15,7 +15,7 @@ _LONG = b"0" * 19  # digits; with fewer an integer of either sign fits 64 bits
 _HUGE = re.compile(rb"(?<![0-9.])(?:[0-9]{20,}|-[0-9]{19,})(?![0-9.eE])")
 
 
-def loads(body: bytes) -> Any:
+def loads(body: bytes | bytearray) -> Any:
     """The value of `body`; ValueError when it is no JSON."""
     # To look for a run of digits costs little beside parsing; few bodies have one as long.
     if len(body) >= len(_LONG) and _LONG in body.translate(_ZEROS) and _HUGE.search(body):

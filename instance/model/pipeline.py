@@ -6,12 +6,12 @@ only the bad one fails. Written as coroutines; where no hook is async they never
 and the worker drives them without an event loop.
 """
 
-import inspect
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from os import PathLike
 from pathlib import Path
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from instance.core.errors import Problem
@@ -68,7 +68,7 @@ def works_of(message: BatchMessage, blobs: list[Body]) -> list[Work]:
 async def call(hook: Hook, value: Any, context: Any) -> Any:
     """The hook's result, awaited if it must be."""
     result = hook(value, context)
-    return await result if inspect.iscoroutine(result) else result
+    return await result if isinstance(result, CoroutineType) else result
 
 
 def drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -109,28 +109,39 @@ class Pipeline:
         """Those that may be computed; the others have their reply."""
         for work in works:
             self.marks[BEGUN] = work.id
-            await self.decode_one(work)
+            if (rest := self.decode_one(work)) is not None:
+                await rest
         return [work for work in works if work.reply is None]
 
-    async def decode_one(self, work: Work) -> None:
-        """Gives `work` its value, or its reply when it has none."""
+    def decode_one(self, work: Work) -> Coroutine[Any, Any, None] | None:
+        """Gives `work` its value, or its reply when it has none; what is left to wait for, where
+        the hook is async."""
         if work.request.deadline <= time.monotonic():
             work.reply = EXPIRED
-            return
+            return None
         try:
             if self.spec is None:
                 value = self._parse(work.request)
             else:
                 value = work.parsed = self.spec.read(work.request, self._parse)
                 work.context.update(self.spec.context(value))
-            if self.hooks.decode is not None:
-                value = await call(self.hooks.decode, value, work.context)
+            if (hook := self.hooks.decode) is not None:
+                value = hook(value, work.context)
+                if isinstance(value, CoroutineType):
+                    return self._decode_later(work, value)
             elif self.spec is not None:
                 value = self.spec.decoded(value)
         except BaseException as error:
             work.reply = self._blame.problem(error, "decode_request", [work])
-            return
+            return None
         work.value = value
+        return None
+
+    async def _decode_later(self, work: Work, value: Coroutine[Any, Any, Any]) -> None:
+        try:
+            work.value = await value
+        except BaseException as error:
+            work.reply = self._blame.problem(error, "decode_request", [work])
 
     async def answer(self, works: Sequence[Work]) -> list[Reply]:
         """The replies of `works`, in their order. Without batches each is done with before the
@@ -138,7 +149,8 @@ class Pipeline:
         if self.hooks.max_batch_size == 1:
             for work in works:
                 self.marks[BEGUN] = work.id
-                await self.decode_one(work)
+                if (rest := self.decode_one(work)) is not None:
+                    await rest
                 if work.reply is None:
                     await self._answer_one(work)
         else:
@@ -177,11 +189,15 @@ class Pipeline:
 
     async def _answer_one(self, work: Work) -> None:
         try:
-            output = await call(self.hooks.predict, work.value, work.context)
-            with self.hook_lock:
-                work.reply = await self._encode(output, work)
+            output = self.hooks.predict(work.value, work.context)
+            if isinstance(output, CoroutineType):
+                output = await output
         except BaseException as error:
             work.reply = self._blame.problem(error, "predict", [work])
+            return
+        with self.hook_lock:
+            if (rest := self._encode(output, work)) is not None:
+                await rest
 
     async def _answer_group(self, works: list[Work], batch: Any) -> None:
         try:
@@ -197,10 +213,8 @@ class Pipeline:
             return
         with self.hook_lock:
             for work, output in zip(works, outputs, strict=True):
-                try:
-                    work.reply = await self._encode(output, work)
-                except BaseException as error:
-                    work.reply = self._blame.problem(error, "encode_response", [work])
+                if (rest := self._encode(output, work)) is not None:
+                    await rest
 
     async def _predict_batch(self, works: list[Work], batch: Any) -> Sequence[Any]:
         hooks = self.hooks
@@ -218,9 +232,25 @@ class Pipeline:
             raise CountError(f"{len(outputs)} outputs came for a batch of {len(works)} inputs")
         return outputs
 
-    async def _encode(self, output: Any, work: Work) -> Reply:
-        if self.hooks.encode is not None:
-            output = await call(self.hooks.encode, output, work.context)
+    def _encode(self, output: Any, work: Work) -> Coroutine[Any, Any, None] | None:
+        """Gives `work` its reply; what is left to wait for, where the hook is async."""
+        try:
+            if (hook := self.hooks.encode) is not None:
+                output = hook(output, work.context)
+                if isinstance(output, CoroutineType):
+                    return self._encode_later(work, output)
+            work.reply = self._answer(output, work)
+        except BaseException as error:
+            work.reply = self._blame.problem(error, "encode_response", [work])
+        return None
+
+    async def _encode_later(self, work: Work, output: Coroutine[Any, Any, Any]) -> None:
+        try:
+            work.reply = self._answer(await output, work)
+        except BaseException as error:
+            work.reply = self._blame.problem(error, "encode_response", [work])
+
+    def _answer(self, output: Any, work: Work) -> Reply:
         if self.spec is not None and self.spec.streams is False:
             output = self.spec.answer(output, work.parsed, work.context)
         return answer_of(output, self._media_type, self._shape)

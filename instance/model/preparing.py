@@ -119,7 +119,8 @@ class Preparer:
             if not self._link.cancelled(work.id):
                 with self._hook_lock:
                     pipeline.marks[DECODED] = work.id
-                    drive(pipeline.decode_one(work))
+                    if (rest := pipeline.decode_one(work)) is not None:
+                        drive(rest)
             if work.reply is None:
                 good.append(work)
         pipeline.marks[DECODED] = 0

@@ -156,7 +156,8 @@ class AsyncService:
             self.link.send(("answers", id, 0.0, packed))
 
     async def _check(self) -> None:
-        self.link.send(("checked", *await self._model.check()))
+        healthy, used, total = await self._model.check()
+        self.link.send(("checked", healthy, used, total))
 
     def _checked(self, task: asyncio.Task[None]) -> None:
         self._checks.discard(task)

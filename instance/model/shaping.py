@@ -16,10 +16,10 @@ from pydantic_core import PydanticSerializationError
 from instance.model.codec import (
     UnencodableError,
     encode_json,
-    pointer_of,
     refuse_not_finite,
     without_arrays,
 )
+from instance.model.faults import pointer_of
 
 Shape = Callable[[Any], bytes]
 FREE = (inspect.Parameter.empty, None, type(None), Any, object, bytes)
@@ -59,13 +59,13 @@ def shape_of(annotation: Any, adapter: TypeAdapter[Any]) -> Shape:
         if plain is not None and type(value) is plain:
             return encode_json(value)
         try:
-            return _dumped(adapter, adapter.validate_python(value, from_attributes=True))
+            return _dumped(adapter, adapter.validator.validate_python(value, from_attributes=True))
         except (ValidationError, PydanticSerializationError) as error:
             again = without_arrays(value)  # a list is promised and an array would do
             if again is value:
                 raise _unfit(name, error) from None
         try:
-            return _dumped(adapter, adapter.validate_python(again, from_attributes=True))
+            return _dumped(adapter, adapter.validator.validate_python(again, from_attributes=True))
         except (ValidationError, PydanticSerializationError) as error:
             raise _unfit(name, error) from None
 
@@ -82,7 +82,8 @@ def _plain_type(annotation: Any) -> type | None:
 
 
 def _dumped(adapter: TypeAdapter[Any], value: Any) -> bytes:
-    body = adapter.dump_json(value, by_alias=True)
+    # Not by the adapter's own method: its arguments cost more than a short answer does.
+    body: bytes = adapter.serializer.to_json(value, by_alias=True)
     if b"null" in body:  # as pydantic writes NaN
         refuse_not_finite(adapter.dump_python(value, by_alias=True), "")
     return body

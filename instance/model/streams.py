@@ -159,7 +159,8 @@ class Streams:
         if spec is not None and spec.streams is True:
             for choice in range(1, spec.choices(work.parsed)):
                 again = Work(work.id, work.request, work.sse, work.request_id)
-                await self._pipeline.decode_one(again)
+                if (rest := self._pipeline.decode_one(again)) is not None:
+                    await rest
                 if isinstance(again.reply, Problem):
                     sender.end(again.reply)
                     return []

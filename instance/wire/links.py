@@ -125,7 +125,7 @@ class BlockingLink(Credit, Generic[Sent, Received]):
 
     def sever(self) -> None:
         """Ends this process, a fork, as soon as the link is used."""
-        self._socket = self._decoder = cast(Any, Severed())
+        self._socket = cast(Any, Severed())
 
     async def room(self, job: int) -> bool:
         self._read(socket.MSG_DONTWAIT)
@@ -167,7 +167,7 @@ class AsyncLink(Credit, asyncio.BufferedProtocol, Generic[Sent, Received]):
         ours: Arena | None = None,
     ) -> None:
         super().__init__(theirs, ours)
-        self._decoder = Decoder(None if theirs is None else theirs.copy)
+        self._decoder: Decoder | Severed = Decoder(None if theirs is None else theirs.copy)
         self._on_frame = on_frame
         self._transport: asyncio.Transport | None = None
         self._waiters: dict[int, asyncio.Future[None]] = {}
@@ -203,7 +203,8 @@ class AsyncLink(Credit, asyncio.BufferedProtocol, Generic[Sent, Received]):
 
     def sever(self) -> None:
         """As for `BlockingLink`."""
-        self._transport = self._decoder = cast(Any, Severed())
+        self._transport = cast(Any, Severed())
+        self._decoder = Severed()
 
     async def room(self, job: int) -> bool:
         while not self.has_room(job):

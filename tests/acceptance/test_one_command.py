@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from examples.digits import accuracy, scans
+from tests.examples.seven import SEVEN
 from tests.harness.gateway import eventually
+from tests.harness.late import Late
 from tests.harness.load import Ask, Reply, closed_loop, failures, open_loop
 from tests.harness.up import Up, on_free_ports, running
 from tests.processes.waiting import alive
@@ -24,8 +25,9 @@ from tests.processes.waiting import alive
 BACK_WITHIN_S = 5.0
 RATE = 50
 
-PIXELS = json.dumps({"pixels": scans.load()[1].images[0].tolist()}).encode()
+PIXELS = json.dumps({"pixels": SEVEN}).encode()
 DIGIT = Ask("POST", "/digits", [("Content-Type", "application/json")], PIXELS)
+accuracy, scans = Late("examples.digits.accuracy"), Late("examples.digits.scans")
 
 
 def backends(replies: list[Reply]) -> Counter[str]:

@@ -12,7 +12,7 @@ from email.message import Message
 from typing import Any
 from urllib.parse import quote
 
-from examples.digits.models import SEVEN
+from tests.examples.seven import SEVEN
 from tests.harness.gateway import ROOT
 
 BUILD_S = 1500

@@ -275,10 +275,11 @@ async def test_r49_naughty_names_of_backends_and_instances_are_refused_or_kept(
 
 
 async def test_r49_naughty_values_are_refused_or_kept_exactly(admin: Admin) -> None:
+    kept = "field"
     for text in naughty():
         for patch in (
             {"match": {"json": {"field": text}}},
-            {"match": {"json": {text: 1}}},
+            {"match": {"json": {kept: None, text: 1}}},  # hundreds of fields would be slow
             {"match": {"headers": {"X-A": text}}},
             {"match": {"path": text}},
             {"sticky": {"header": text}},
@@ -288,6 +289,7 @@ async def test_r49_naughty_values_are_refused_or_kept_exactly(admin: Admin) -> N
             if status == 200:
                 found = admin.table.document["routes"]["digits"]
                 assert merge_patch(found, patch) == found, text
+                kept = text if text in found["match"].get("json", {}) else kept
             else:
                 assert status == 400, (text, answer)
                 assert state(admin) == before

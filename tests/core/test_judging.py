@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import rollout_rules as rules
 from benchmarks import simulate_rollouts as simulation
 from gateway.core.agreement import log_evidence_of_disagreement
 from gateway.core.judging import (
@@ -23,7 +22,9 @@ from gateway.core.judging import (
     log_mean,
     part_of,
 )
+from tests.harness.late import Late
 
+rules = Late("benchmarks.rollout_rules")
 SHARES = st.sampled_from((0.01, 0.05, 0.1, 0.25, 0.5, 0.9))
 COUNTS = st.dictionaries(SHARES, st.tuples(st.integers(0, 500), st.integers(0, 500)), max_size=4)
 

@@ -10,18 +10,24 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from examples.digits import accuracy, scans
-from examples.digits.models import SEVEN, Cnn, Linear
+from tests.examples.seven import SEVEN
 from tests.harness.gateway import ROOT, eventually
+from tests.harness.late import Late
 from tests.harness.up import Up, on_free_ports, running
 
 pytestmark = [
     pytest.mark.timeout(180),
     pytest.mark.asyncio(loop_scope="module"),
 ]
-HELD_OUT = scans.load()[1]
+accuracy, scans = Late("examples.digits.accuracy"), Late("examples.digits.scans")
+models = Late("examples.digits.models")
 AT_ONCE = 16
 VERSIONS = {"linear": "digits-linear", "cnn": "digits-cnn"}
+
+
+@pytest.fixture(scope="module")
+def held_out() -> Any:
+    return scans.load()[1]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -40,7 +46,7 @@ async def only(up: Up, version: str) -> None:
 
 @pytest.mark.parametrize(("version", "promised"), [("linear", 0.93), ("cnn", 0.975)])
 async def test_each_version_reads_the_held_out_scans_as_well_as_promised(
-    up: Up, version: str, promised: float
+    up: Up, version: str, promised: float, held_out: Any
 ) -> None:
     await only(up, version)
     printed = subprocess.run(
@@ -49,20 +55,20 @@ async def test_each_version_reads_the_held_out_scans_as_well_as_promised(
     )  # fmt: skip
     assert printed.returncode == 0, printed.stdout + printed.stderr
     name, answers, _, _, _, _, reached = printed.stdout.splitlines()[0].split()
-    assert (name, int(answers)) == (version, len(HELD_OUT.digits))
+    assert (name, int(answers)) == (version, len(held_out.digits))
     assert float(reached) >= promised
 
 
-def read_offline(version: type[Linear | Cnn]) -> list[int]:
+def read_offline(version: str, held_out: Any) -> list[int]:
     """The digits that a version reads in the held-out scans, without any server."""
-    model = version()
+    model = getattr(models, version)()
     model.setup("cpu")
-    probabilities = model.predict(HELD_OUT.images.tolist())
+    probabilities = model.predict(held_out.images.tolist())
     return [model.encode_response(each)["digit"] for each in probabilities]
 
 
 async def test_linear_and_cnn_agree_as_often_as_an_offline_comparison_says_to_the_pair(
-    up: Up,
+    up: Up, held_out: Any
 ) -> None:
     await only(up, "linear")
     compare = {"fields": {"/digit": "exact", "/probabilities": {"close": {"atol": 1}}}}
@@ -74,13 +80,13 @@ async def test_linear_and_cnn_agree_as_often_as_an_offline_comparison_says_to_th
         return found if found["pairs"] == pairs else None
 
     # A copy is taken where there is room at once, so there are never more on their way than fit.
-    for begin in range(0, len(HELD_OUT.digits), AT_ONCE):
-        end = min(begin + AT_ONCE, len(HELD_OUT.digits))
-        some = scans.Scans(HELD_OUT.images[begin:end], HELD_OUT.digits[begin:end])
+    for begin in range(0, len(held_out.digits), AT_ONCE):
+        end = min(begin + AT_ONCE, len(held_out.digits))
+        some = scans.Scans(held_out.images[begin:end], held_out.digits[begin:end])
         tally = await asyncio.to_thread(accuracy.measure, f"{up.url}/digits", some, 2)
         assert not tally.errors
         found = await eventually(lambda: compared(end), what=f"a pair of each scan up to {end}")
-    linear, cnn = read_offline(Linear), read_offline(Cnn)
+    linear, cnn = read_offline("Linear", held_out), read_offline("Cnn", held_out)
     differ = sum(a != b for a, b in zip(linear, cnn, strict=True))
     assert found["verdicts"] == {
         "agree": len(linear) - differ, "differ": differ, "unanswered": 0, "dropped": 0,
@@ -139,8 +145,8 @@ async def test_a_body_that_is_not_json_is_400(up: Up) -> None:
     assert reply.header("Content-Type") == "application/problem+json"
 
 
-async def test_a_measurement_counts_requests_that_were_not_answered(up: Up) -> None:
-    few = scans.Scans(HELD_OUT.images[:3], HELD_OUT.digits[:3])
+async def test_a_measurement_counts_requests_that_were_not_answered(up: Up, held_out: Any) -> None:
+    few = scans.Scans(held_out.images[:3], held_out.digits[:3])
     tally = accuracy.measure(f"{up.url}/nowhere", few)
     assert dict(tally.errors) == {"404 no_route": 3}
     assert list(accuracy.report(tally)) == ["3 requests failed: 404 no_route"]

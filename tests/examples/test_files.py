@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
-from examples.digits import scans, train
 from gateway.controlplane.configuration.reading import Loaded, load
 from instance.model import loader
 from tests.harness.gateway import ROOT
+from tests.harness.late import Late
+
+torch = Late("torch")
+scans, train = Late("examples.digits.scans"), Late("examples.digits.train")
 
 FILES = sorted((ROOT / "examples").rglob("*.yaml"))
 CONTAINER = ROOT / "docker/headgate.yaml"

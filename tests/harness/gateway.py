@@ -27,6 +27,9 @@ from tests.harness.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 90.0
+# A control process that loads aiohttp loads all public CAs with it, for a twentieth of a second of
+# a processor, and no test meets anybody with a certificate of theirs.
+NO_PUBLIC_CA = {"SSL_CERT_FILE": os.devnull}
 HUNG_S = 60.0  # no test waits for so long unless something hangs, however busy the machine is
 COMPLAINTS = re.compile(
     r"Traceback \(most recent|was never retrieved|was never awaited|Unclosed |"
@@ -94,7 +97,7 @@ class Gateway:
         self.admin_port = int(document["gateway"]["admin"].rpartition(":")[2])
         self.file = folder / "headgate.yaml"
         self.log = folder / "gateway.log"
-        self.env = {**os.environ, **env}
+        self.env = {**os.environ, **NO_PUBLIC_CA, **env}
         self.prefix = tuple(prefix)
         self.client = Client()
         self._family: set[psutil.Process] = set()

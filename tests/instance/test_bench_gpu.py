@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
+from tests.harness.late import late_or_skip
 from tests.instance.conftest import ROOT
 
-pytest.importorskip("torch")
+late_or_skip("torch")
 pytestmark = pytest.mark.timeout(300)  # torch, in one process after the other
 
 

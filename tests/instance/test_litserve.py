@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness.late import late_or_skip
 from tests.instance.conftest import Serve, eventually
 
-pytest.importorskip("litserve")
+late_or_skip("litserve")
 
 CLASSES = """
     import time

@@ -3,10 +3,11 @@ what the type lacks is cut off, what does not fit it is an error and goes nowher
 
 import pytest
 
+from tests.harness.late import late_or_skip
 from tests.instance.conftest import Serve
 from tests.instance.litserve_side import Both, both  # noqa: F401  (a fixture)
 
-litserve = pytest.importorskip("litserve")
+late_or_skip("litserve")
 
 CLASSES = """
     import ipaddress, uuid

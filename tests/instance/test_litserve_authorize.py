@@ -10,9 +10,10 @@ import threading
 import httpx
 import pytest
 
+from tests.harness.late import late_or_skip
 from tests.instance.conftest import Instance, Serve, eventually
 
-pytest.importorskip("litserve")
+late_or_skip("litserve")
 
 CLASSES = """
     import asyncio, os, time

@@ -9,9 +9,10 @@ from textwrap import dedent
 import psutil
 import pytest
 
+from tests.harness.late import late_or_skip
 from tests.instance.conftest import Instance, eventually
 
-pytest.importorskip("litserve")
+late_or_skip("litserve")
 
 ServeFile = Callable[..., Instance]
 SOURCE = """

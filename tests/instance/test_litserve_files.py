@@ -11,10 +11,11 @@ from textwrap import dedent
 
 import pytest
 
+from tests.harness.late import late_or_skip
 from tests.instance.conftest import CLIENT, Instance, eventually
 from tests.instance.litserve_side import LitServe
 
-pytest.importorskip("litserve")
+late_or_skip("litserve")
 
 ServeFile = Callable[..., Instance]
 

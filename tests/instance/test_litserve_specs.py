@@ -5,15 +5,16 @@ import asyncio
 import json
 from typing import Any
 
-import openai
 import pytest
 
 from instance.core.errors import RequestRefused
 from instance.specs.openai_embeddings import refuse_several
+from tests.harness.late import Late, late_or_skip
 from tests.instance.conftest import Serve
 from tests.instance.litserve_side import Both, both  # noqa: F401  (a fixture)
 
-litserve = pytest.importorskip("litserve")
+litserve = late_or_skip("litserve")
+openai = Late("openai")
 
 CLASSES = """
     import numpy as np

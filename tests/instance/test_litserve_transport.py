@@ -20,10 +20,11 @@ from instance.front import zipping
 from instance.model.codec import parse_json, parse_untyped
 from instance.model.framing import ItemFraming
 from instance.requests import Request
+from tests.harness.late import late_or_skip
 from tests.harness.ports import free_port
 from tests.instance.conftest import CLIENT, ROOT, Instance, Serve, eventually
 
-pytest.importorskip("litserve")
+late_or_skip("litserve")
 MODELS = """
     import os, sys
     import litserve as ls

@@ -2,9 +2,10 @@
 
 import pytest
 
+from tests.harness.late import late_or_skip
 from tests.instance.litserve_side import Both, both  # noqa: F401  (a fixture)
 
-pytest.importorskip("litserve")
+late_or_skip("litserve")
 
 CLASSES = """
     import litserve as ls

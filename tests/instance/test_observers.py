@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.harness.late import late_or_skip
 from tests.instance.conftest import Serve, eventually
 
 OWN = """
@@ -211,7 +212,7 @@ LITSERVE = """
 
 
 def test_litserves_callbacks_and_loggers_work_on_the_class(serve: Serve) -> None:
-    pytest.importorskip("litserve")
+    late_or_skip("litserve")
     instance = serve(LITSERVE, "Model", "--device", "cpu")
     assert instance.post({"input": 3}).json() == {"output": 2}  # pre_setup, then setup
     instance.wait_for("^before Model cpu$")
@@ -221,7 +222,7 @@ def test_litserves_callbacks_and_loggers_work_on_the_class(serve: Serve) -> None
 
 
 def test_litserves_log_without_loggers_is_a_line_and_no_warning(serve: Serve) -> None:
-    pytest.importorskip("litserve")
+    late_or_skip("litserve")
     instance = serve(LITSERVE, "served")
     assert instance.post({"input": 3}).status_code == 200
     instance.wait_for(r"'input': \{'input': 3\}.*instance\.model")
@@ -229,13 +230,13 @@ def test_litserves_log_without_loggers_is_a_line_and_no_warning(serve: Serve) ->
 
 
 def test_litserves_async_switch_allows_plain_hooks_between(serve: Serve) -> None:
-    pytest.importorskip("litserve")
+    late_or_skip("litserve")
     assert serve(LITSERVE, "Mixed").post({"input": 3}).json() == {"output": 4}
 
 
 @pytest.mark.parametrize("name", ["Looped", "Continuous"])
 def test_a_class_with_a_loop_of_its_own_is_refused_and_not_misread(serve: Serve, name: str) -> None:
-    pytest.importorskip("litserve")
+    late_or_skip("litserve")
     instance = serve(LITSERVE, name, wait=False)
     line = instance.refused()
     assert "brings a loop" in line

@@ -1,9 +1,13 @@
 """OpenAI's clients and the Open Inference Protocol against real instances."""
 
-import openai
+from typing import Any
+
 import pytest
 
+from tests.harness.late import Late, late_or_skip
 from tests.instance.conftest import Serve
+
+openai = Late("openai")
 
 MODELS = """
     from instance import ModelAPI, RequestError
@@ -78,7 +82,7 @@ MODELS = """
 """
 
 
-def client(url: str) -> openai.OpenAI:
+def client(url: str) -> Any:
     return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
@@ -250,7 +254,7 @@ def test_embeddings_by_openais_client(served: Serve) -> None:
 
 
 def test_litserves_chat_spec_runs_unchanged(serve: Serve) -> None:
-    pytest.importorskip("litserve")
+    late_or_skip("litserve")
     instance = serve(
         """
         import litserve as ls

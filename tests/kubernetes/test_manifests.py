@@ -2,9 +2,10 @@
 
 import re
 import tomllib
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
-import kubernetes_validate
 import pytest
 
 from gateway.controlplane.configuration.reading import parse
@@ -12,8 +13,10 @@ from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.configuration.yaml_source import read
 from gateway.controlplane.watch.resolver import EVERY_S
 from tests.harness.gateway import ROOT
+from tests.harness.late import Late
 from tests.kubernetes.renders import DEPLOY, FOLDERS, golden, kustomize, objects, render
 
+kubernetes_validate = Late("kubernetes_validate")
 KUBERNETES = ["1.34", "1.35", "1.36", "1.37"]
 FOREIGN = {"HTTPRoute", "ScaledObject"}  # of which Kubernetes itself has no schema
 LONGEST_IN_DNS_S = 30  # the most that CoreDNS keeps an answer, and lets others keep it
@@ -34,6 +37,17 @@ def test_a_folder_is_rendered_as_before(folder: str) -> None:
     assert render(folder) == golden(folder).read_text()
 
 
+@pytest.fixture(scope="module")
+def schemas() -> Iterator[None]:
+    """Each file of schemas is read once: megabytes, that are asked for with every object."""
+    from kubernetes_validate import utils
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(utils, "schema_contents", cache(utils.schema_contents))
+        yield
+
+
+@pytest.mark.usefixtures("schemas")
 @pytest.mark.parametrize("release", KUBERNETES)
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_kubernetes_takes_it(folder: str, release: str) -> None:

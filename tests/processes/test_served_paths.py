@@ -14,6 +14,7 @@ from gateway.controlplane.docs.served import ask_path
 from gateway.controlplane.watch.probing import Target
 from gateway.core.table import Health
 from tests.harness.gateway import eventually, running_gateway
+from tests.harness.late import late_or_skip
 from tests.harness.origins import Exchange, one_origin
 from tests.harness.ports import free_port
 from tests.harness.up import Up, running
@@ -103,7 +104,7 @@ if __name__ == "__main__":
 async def test_a_file_that_runs_a_litserver_says_its_path_where_its_info_is_litserves(
     tmp_path: Path,
 ) -> None:
-    pytest.importorskip("litserve")
+    late_or_skip("litserve")
     (tmp_path / "server.py").write_text(SERVER)
     asked = document({})
     asked["backends"]["wine"]["serve"] = {"model": "server.py"}

@@ -14,7 +14,11 @@ from tests.harness.origins import Origin, origins
 
 def document(big: Origin, small: Origin, spare: Origin, policy: Any) -> dict[str, Any]:
     return {
-        "backends": {"big": backend(big), "small": backend(small), "spare": backend(spare)},
+        "backends": {
+            # A machine that stands still makes one instance look slow, and a wait too long.
+            name: backend(origin, queue={"size": 512, "timeout": "60s"})
+            for name, origin in (("big", big), ("small", small), ("spare", spare))
+        },
         "routes": {
             "r": {"match": "/", "split": {"big": 90, "small": 10}, "on_unavailable": policy},
         },
