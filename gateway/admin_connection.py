@@ -5,45 +5,24 @@ nothing: an edit sent twice is two edits. What can be asked is `gateway.client`.
 """
 
 import http.client
+import socket
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypedDict
-from urllib.parse import SplitResult, quote, urlencode, urlsplit
+from threading import Lock
+from urllib.parse import quote, urlencode
 
 import orjson
+
+from gateway.client_addresses import address_of
+from gateway.client_errors import Json, Unreachable, no_answer, refusal
 
 DEFAULT_URL = "http://127.0.0.1:8081"
 # What every admin API has: who does not know one of these is something else.
 ALWAYS_THERE = frozenset(
     f"/admin/v1/{name}" for name in ("apply", "events", "history", "status", "table")
 )
-
-Json = dict[str, Any]
-
-
-class Fault(TypedDict):
-    """One thing wrong with what was sent; `pointer` is a JSON pointer into it."""
-
-    pointer: str
-    code: str
-    detail: str
-
-
-class Unreachable(Exception):
-    """Nobody answered at the URL, or what answered does not speak HTTP."""
-
-
-class Refused(Exception):
-    """The admin API said no; `status`, `detail` and every fault it named."""
-
-    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
-        self.status = status
-        self.problem = dict(problem)
-        self.code = str(problem.get("code", ""))
-        self.detail = str(problem.get("detail") or problem.get("title") or f"status {status}")
-        self.faults: list[Fault] = list(problem.get("errors") or ())
-        super().__init__(self.detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +59,6 @@ class Answer:
     etag: str
 
 
-def trust(
-    ca: str | None = None, cert: str | None = None, key: str | None = None, *, is_own: bool = False
-) -> ssl.SSLContext:
-    """The context for an AdminClient that trusts what is in the file `ca` (left out: what the
-    system trusts) and shows the certificate in `cert` with its `key` where one is asked for. What
-    is in `ca` `is_own`: the very certificate that the gateway shows, whoever signed it and whatever
-    name is in it. ValueError names the file that cannot be used."""
-    try:
-        context = ssl.create_default_context(cafile=ca)
-    except (OSError, ssl.SSLError) as error:
-        raise ValueError(f"{ca} holds no certificates: {_words(error)}") from None
-    if is_own:
-        context.check_hostname = False
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    if cert:
-        try:
-            context.load_cert_chain(cert, key)
-        except (OSError, ssl.SSLError) as error:
-            said = f"{cert} and its key cannot be used"
-            raise ValueError(f"{said}: {_words(error)}") from None
-    return context
-
-
 class AdminConnection:
     """The admin API at `url`, asked with `token` where there is one.
 
@@ -119,19 +75,11 @@ class AdminConnection:
         timeout_s: float = 30.0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        parts, port = _split(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is not the http:// or https:// URL of an admin API")
-        if parts.username is not None or parts.query or parts.fragment:
-            raise ValueError(f"{url!r} must be just a scheme, a host, a port and perhaps a path")
-        self._secure = parts.scheme == "https"
-        self._host = parts.hostname
-        self._port = port or (443 if self._secure else 80)
-        self._base = parts.path.rstrip("/")
+        self._address = address_of(url, "an admin API")
+        self.url = self._address.url
         self._token = token
         self._timeout_s = timeout_s
         self._tls = tls
-        self.url = f"{parts.scheme}://{parts.netloc}{self._base}"
 
     def _ask(
         self,
@@ -155,24 +103,7 @@ class AdminConnection:
         try:
             return Answer(_decoded(response.read()), response.headers.get("ETag", ""))
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"{self.url} broke off its answer: {_words(error)}") from None
-        finally:
-            connection.close()
-
-    def _stream(self, path: str) -> Iterator[Json]:
-        """The events that are sent at `path`, until the gateway goes away."""
-        connection, response = self._open("GET", path, accept="text/event-stream")
-        try:
-            data: list[bytes] = []
-            for line in response:
-                text = line.rstrip(b"\r\n")
-                if text.startswith(b"data:"):
-                    data.append(text[5:].lstrip())
-                elif not text and data:
-                    yield orjson.loads(b"\n".join(data))
-                    data = []
-        except (OSError, http.client.HTTPException):
-            return  # a stream ends when the gateway does: the next call says why
+            raise no_answer(f"{self.url} broke off its answer", error) from None
         finally:
             connection.close()
 
@@ -184,42 +115,113 @@ class AdminConnection:
         headers: Mapping[str, str | bytes] | None = None,
         *,
         accept: str = "application/json",
+        connected: Callable[[socket.socket], object] | None = None,
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """A connection and the successful answer read from it so far: its head."""
+        """A connection and the successful answer read from it so far: its head. `connected` is
+        told its socket as soon as there is one."""
         connection = self._connection()
         sent: dict[str, str | bytes] = {"Accept": accept, "User-Agent": "headgate"}
         sent.update(headers or {})
         if self._token:
             sent["Authorization"] = f"Bearer {self._token}"
         try:
-            connection.request(method, self._base + target, content, sent)
+            connection.connect()
+            if connected is not None:
+                connected(connection.sock)
+            connection.request(method, self._address.base + target, content, sent)
             response = connection.getresponse()
             if response.status < 300:
                 return connection, response
             problem = response.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise Unreachable(f"no gateway answers at {self.url}: {_words(error)}") from None
+            raise no_answer(f"no gateway answers at {self.url}", error) from None
         connection.close()
         if response.status == 404 and target.partition("?")[0] in ALWAYS_THERE:
             raise Unreachable(f"what answers at {self.url} is not the admin API of a gateway")
-        raise Refused(response.status, _problem(problem, response))
+        raise refusal(response.status, response.reason, response.headers.get, problem)
 
     def _connection(self) -> http.client.HTTPConnection:
-        if self._secure:
+        at = self._address
+        if at.secure:
             context = self._tls or ssl.create_default_context()
             return http.client.HTTPSConnection(
-                self._host, self._port, timeout=self._timeout_s, context=context
+                at.host, at.port, timeout=self._timeout_s, context=context
             )
-        return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        return http.client.HTTPConnection(at.host, at.port, timeout=self._timeout_s)
 
 
-def _split(url: str) -> tuple[SplitResult, int | None]:
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        return parts, parts.port
-    except ValueError:
-        return urlsplit(""), None
+class EventStream(Iterator[Json]):
+    """The events that are sent at `path`, one by one, until the gateway goes away.
+
+    The first `next` asks for them, and raises as an AdminClient does. `close`, from any thread and
+    without waiting, ends the connection, and with it a `next` that waits in another.
+    """
+
+    def __init__(self, asked: AdminConnection, path: str) -> None:
+        self._asked = asked
+        self._path = path
+        self._socket: socket.socket | None = None
+        self._opened: tuple[http.client.HTTPConnection, http.client.HTTPResponse] | None = None
+        self._reading = Lock()  # held by who reads: nothing is taken away below it
+        self._is_closed = False
+
+    def __next__(self) -> Json:
+        try:
+            with self._reading:
+                event = None if self._is_closed else self._read()
+        except BaseException:
+            self.close()
+            raise
+        if event is None or self._is_closed:
+            self.close()
+            raise StopIteration
+        return event
+
+    def close(self) -> None:
+        """Ends the connection: nothing comes any more."""
+        self._is_closed = True
+        if self._socket is not None:
+            with suppress(OSError):  # it is closed already
+                self._socket.shutdown(socket.SHUT_RDWR)  # wakes who reads, who comes here next
+        if self._reading.acquire(blocking=False):
+            with suppress(OSError):
+                for each in reversed(self._opened or ()):
+                    each.close()
+            self._reading.release()
+
+    def _read(self) -> Json | None:
+        if self._opened is None:
+            try:
+                self._opened = self._asked._open(
+                    "GET", self._path, accept="text/event-stream", connected=self._connected
+                )
+            except Unreachable:
+                if self._is_closed:
+                    return None
+                raise
+        try:
+            return _next_event(self._opened[1])
+        except (OSError, http.client.HTTPException):
+            return None  # a stream ends when the gateway does: the next call says why
+
+    def _connected(self, to: socket.socket) -> None:
+        self._socket = to
+        if self._is_closed:
+            raise OSError("closed before it was open")
+
+
+def _next_event(response: http.client.HTTPResponse) -> Json | None:
+    """The next event; None when no more comes."""
+    data: list[bytes] = []
+    for line in response:
+        text = line.rstrip(b"\r\n")
+        if text.startswith(b"data:"):
+            data.append(text[5:].lstrip())
+        elif not text and data:
+            event: Json = orjson.loads(b"\n".join(data))
+            return event
+    return None
 
 
 def segment(name: str) -> str:
@@ -239,24 +241,3 @@ def _decoded(content: bytes) -> Json:
     except orjson.JSONDecodeError:
         raise Unreachable("what answered is not an admin API: its answer is not JSON") from None
     return answer if isinstance(answer, dict) else {"items": answer}
-
-
-def _problem(content: bytes, response: http.client.HTTPResponse) -> Json:
-    try:
-        problem = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        problem = None
-    if isinstance(problem, dict):
-        return problem
-    return {"title": response.reason, "detail": f"{response.status} {response.reason}".strip()}
-
-
-def _words(error: Exception) -> str:
-    """What went wrong in words: the name of the error where it brings none of its own."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not to be trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return f"no TLS there ({error.reason.replace('_', ' ').lower()})"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error) or type(error).__name__

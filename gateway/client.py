@@ -1,219 +1,37 @@
-"""How does a Python program talk to the admin API of a running gateway?
+"""What does a Python program import to use a gateway?
 
-It speaks the admin API and nothing more: it keeps no state, retries nothing (an edit sent twice is
-two edits) and prints nothing. It needs the standard library alone, so that the command line starts
-fast; how one question crosses is `gateway.admin_connection`.
+    from gateway.client import AdminClient, Client
+
+`Client` asks models for predictions, `AdminClient` looks at and edits what the gateway does;
+`AsyncClient` and `AsyncAdminClient` are the same, awaited. There is nothing here but their names:
+the command line imports `gateway.admin_client` and starts without what predictions need.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypedDict, cast
-
-from gateway.admin_connection import (
-    DEFAULT_URL,
-    PLAIN,
-    AdminConnection,
-    Answer,
-    Change,
-    Fault,
-    Json,
-    Refused,
-    Unreachable,
-    segment,
-    trust,
-)
+from gateway.admin_client import AdminClient, Weights, WeightsEdit, revision_tag
+from gateway.admin_connection import DEFAULT_URL, PLAIN, Answer, Change
+from gateway.async_admin_client import AsyncAdminClient
+from gateway.async_client import AsyncClient
+from gateway.blocking_client import Client
+from gateway.client_addresses import trust
+from gateway.client_errors import ClientError, Fault, Json, Refused, TimedOut, Unreachable
 
 __all__ = [
     "DEFAULT_URL",
+    "PLAIN",
     "AdminClient",
     "Answer",
+    "AsyncAdminClient",
+    "AsyncClient",
     "Change",
+    "Client",
+    "ClientError",
     "Fault",
     "Json",
     "Refused",
+    "TimedOut",
     "Unreachable",
     "Weights",
     "WeightsEdit",
     "revision_tag",
     "trust",
 ]
-
-
-class Weights(TypedDict):
-    """One split; `effective` are the shares after health, `etag` binds an edit to this state."""
-
-    revision: int
-    route: str
-    weights: dict[str, int]
-    effective: dict[str, float]
-    etag: str
-
-
-class WeightsEdit(TypedDict):
-    """The answer to an edit of a split, once no new request is decided by the old one."""
-
-    revision: int
-    route: str
-    previous: dict[str, int]
-    weights: dict[str, int]
-    applied: dict[str, int]
-
-
-def revision_tag(revision: int) -> str:
-    """The entity tag of the whole table at `revision`: for apply and restore."""
-    return f'"{revision}"'
-
-
-class AdminClient(AdminConnection):
-    """What can be asked of the admin API and told to it. Every method returns the decoded JSON
-    answer; Refused when the gateway says no, Unreachable when it cannot be asked."""
-
-    # -- reading -----------------------------------------------------------------------------
-
-    def table(self) -> Json:
-        """What is configured, and its revision."""
-        return self._ask("GET", "/admin/v1/table").body
-
-    def status(self) -> Json:
-        """What is live: health, in-flight, rates, latencies, workers."""
-        return self._ask("GET", "/admin/v1/status").body
-
-    def weights(self, route: str) -> Weights:
-        """The split of `route`, as configured and after health."""
-        answer = self._ask("GET", f"/admin/v1/routes/{segment(route)}/weights")
-        return cast(Weights, {**answer.body, "etag": answer.etag})
-
-    def backend(self, backend: str) -> Answer:
-        """`backend` as it was written, and its entity tag."""
-        return self._ask("GET", f"/admin/v1/backends/{segment(backend)}")
-
-    def logs(self, backend: str, *, lines: int = 100, after: int = 0) -> list[Json]:
-        """The last lines that instances of `backend` wrote, of those numbered above `after`."""
-        query = {"lines": str(lines), **({"after": str(after)} if after else {})}
-        answer = self._ask("GET", f"/admin/v1/backends/{segment(backend)}/logs", query=query)
-        return list(answer.body["lines"])
-
-    def keys(self) -> Json:
-        """The keys by their names, without any secret."""
-        return self._ask("GET", "/admin/v1/keys").body
-
-    def key_tag(self, name: str) -> str:
-        """The entity tag of key `name`, which an edit of it is bound to."""
-        return self._ask("GET", f"/admin/v1/keys/{segment(name)}").etag
-
-    def series(
-        self,
-        *,
-        routes: Iterable[str] = (),
-        backends: Iterable[str] = (),
-        step_s: int = 10,
-        last_s: int = 3600,
-    ) -> Json:
-        """The last hour of the gateway and of what is named: rates by kind of answer, and
-        percentiles, one number for each step."""
-        query = {"step": str(step_s), "last": str(last_s)}
-        named = {"route": list(routes), "backend": list(backends)}
-        return self._ask("GET", "/admin/v1/series", query={**query, **named}).body
-
-    def history(self, limit: int | None = None) -> Json:
-        """The edits so far, newest first."""
-        query = {} if limit is None else {"limit": str(limit)}
-        return self._ask("GET", "/admin/v1/history", query=query).body
-
-    def revision(self, revision: int) -> Json:
-        """One edit: who, when, why and the difference it made."""
-        return self._ask("GET", f"/admin/v1/history/{revision}").body
-
-    def events(self) -> Iterator[Json]:
-        """Edits, health and ejections as they happen, until the gateway goes away."""
-        return self._stream("/admin/v1/events")
-
-    # -- writing -----------------------------------------------------------------------------
-
-    def set_weights(
-        self, route: str, weights: Mapping[str, int], change: Change = PLAIN, *, whole: bool = False
-    ) -> WeightsEdit:
-        """Edits the split of `route`: backends not named keep their weight unless `whole`."""
-        path = f"/admin/v1/routes/{segment(route)}/weights"
-        method = "PUT" if whole else "PATCH"
-        return cast(WeightsEdit, self._ask(method, path, dict(weights), change).body)
-
-    def apply(
-        self, content: bytes, change: Change = PLAIN, *, media_type: str = "application/yaml"
-    ) -> Json:
-        """Applies a whole file's content, three ways with what was edited since."""
-        return self._ask("POST", "/admin/v1/apply", content, change, media_type=media_type).body
-
-    def put_route(self, route: str, spec: Mapping[str, Any], change: Change = PLAIN) -> Json:
-        return self._ask("PUT", f"/admin/v1/routes/{segment(route)}", dict(spec), change).body
-
-    def delete_route(self, route: str, change: Change = PLAIN) -> Json:
-        return self._ask("DELETE", f"/admin/v1/routes/{segment(route)}", None, change).body
-
-    def patch_backend(self, backend: str, patch: Mapping[str, Any], change: Change = PLAIN) -> Json:
-        """Changes parts of `backend` (JSON merge patch: null removes a key)."""
-        return self._ask(
-            "PATCH", f"/admin/v1/backends/{segment(backend)}", dict(patch), change
-        ).body
-
-    def restart_backend(self, backend: str, change: Change = PLAIN) -> Json:
-        """Has each instance of `backend` ended and started again, one after the other."""
-        return self._ask("POST", f"/admin/v1/backends/{segment(backend)}/restart", {}, change).body
-
-    def start_backend(self, backend: str, change: Change = PLAIN) -> Json:
-        """Loads `backend`, which starts on demand, before any request asks for it."""
-        return self._ask("POST", f"/admin/v1/backends/{segment(backend)}/start", {}, change).body
-
-    def stop_backend(self, backend: str, change: Change = PLAIN) -> Json:
-        """Unloads `backend`, which starts on demand, once it has finished what it has."""
-        return self._ask("POST", f"/admin/v1/backends/{segment(backend)}/stop", {}, change).body
-
-    def delete_backend(self, backend: str, change: Change = PLAIN) -> Json:
-        return self._ask("DELETE", f"/admin/v1/backends/{segment(backend)}", None, change).body
-
-    def instance_action(
-        self, backend: str, instance: str, action: str, change: Change = PLAIN
-    ) -> Json:
-        """`action` is drain, resume, disable or enable."""
-        path = f"/admin/v1/backends/{segment(backend)}/instances/{segment(instance)}/{action}"
-        return self._ask("POST", path, {}, change).body
-
-    def rollout(self, route: str) -> Json:
-        """Where the rollout of `route` is, its evidence and its plan; `etag` binds a command to
-        the state it is in."""
-        path = f"/admin/v1/routes/{segment(route)}/rollout"
-        answer = self._ask("GET", path, query={"plan": "true"})
-        return {**answer.body, "etag": answer.etag}
-
-    def mirror(self, route: str) -> Json:
-        """How often the mirror of `route` agrees with what clients get, and where it does not."""
-        return self._ask("GET", f"/admin/v1/routes/{segment(route)}/mirror").body
-
-    def begin_rollout(self, route: str, plan: Mapping[str, Any], change: Change = PLAIN) -> Json:
-        """Begins a rollout; its first step is in force when this returns."""
-        path = f"/admin/v1/routes/{segment(route)}/rollout"
-        return self._ask("PUT", path, dict(plan), change).body
-
-    def command_rollout(self, route: str, word: str, change: Change = PLAIN) -> Json:
-        """`word` is pause, resume, promote, approve or abort."""
-        path = f"/admin/v1/routes/{segment(route)}/rollout/{word}"
-        return self._ask("POST", path, {}, change).body
-
-    def forget_rollout(self, route: str, change: Change = PLAIN) -> Json:
-        """Forgets a rollout that has ended."""
-        path = f"/admin/v1/routes/{segment(route)}/rollout"
-        return self._ask("DELETE", path, None, change).body
-
-    def create_key(self, name: str, spec: Mapping[str, Any], change: Change = PLAIN) -> Json:
-        """Makes key `name`; `key` of the answer is its secret, which nobody is told again."""
-        return self._ask("POST", "/admin/v1/keys", {"name": name, **spec}, change).body
-
-    def key_action(self, name: str, action: str, change: Change = PLAIN) -> Json:
-        """`action` is rotate, whose answer holds a further secret, or retire."""
-        return self._ask("POST", f"/admin/v1/keys/{segment(name)}/{action}", {}, change).body
-
-    def delete_key(self, name: str, change: Change = PLAIN) -> Json:
-        return self._ask("DELETE", f"/admin/v1/keys/{segment(name)}", None, change).body
-
-    def restore(self, revision: int, change: Change = PLAIN) -> Json:
-        """Goes back to `revision`, as a new revision."""
-        return self._ask("POST", f"/admin/v1/history/{revision}/restore", {}, change).body

@@ -17,8 +17,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+from gateway.admin_client import AdminClient
+from gateway.admin_connection import DEFAULT_URL
 from gateway.cli.refusals import Refusal
-from gateway.client import DEFAULT_URL, AdminClient, trust
+from gateway.client_addresses import trust
 from gateway.controlplane.store.names import ADMIN, FILES, LOCK, OWNER, STATE_NAME, TOKEN
 from gateway.processes import sockets
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 
 from click import NoSuchOption, UsageError
 
-from gateway.client import DEFAULT_URL, Fault, Refused, Unreachable
+from gateway.admin_connection import DEFAULT_URL
+from gateway.client_errors import Fault, Refused, Unreachable
 from gateway.core.faults import did_you_mean
 
 

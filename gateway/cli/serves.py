@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
+from gateway.admin_client import AdminClient
 from gateway.cli.refusals import Refusal
-from gateway.client import AdminClient, Json
+from gateway.client_errors import Json
 
 LOOK_S = 0.25
 DONE = ("ready", "stopped", "asleep")

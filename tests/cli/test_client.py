@@ -1,10 +1,18 @@
-"""The client on its own: events, faults, and what it refuses to send."""
+"""The client on its own: events, faults, and what it refuses to send; and the same, awaited."""
 
+import asyncio
+import inspect
+import re
+import socket
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from gateway.client import AdminClient, Change, Refused, Unreachable
+from gateway.client import AdminClient, AsyncAdminClient, Change, Refused, TimedOut, Unreachable
+from tests.harness.gateway import ROOT, eventually
 
 
 def test_events_arrive_one_by_one_and_end_with_the_gateway(player) -> None:
@@ -49,3 +57,120 @@ def test_a_reason_cannot_smuggle_a_header(player) -> None:
     with pytest.raises(ValueError):
         AdminClient(player.url).set_weights("digits", {"digits-cnn": 1}, change)
     assert player.asked == []
+
+
+# -- awaited -------------------------------------------------------------------------------------
+
+
+def test_every_method_of_the_admin_client_can_be_awaited() -> None:
+    names = {name for name in vars(AdminClient) if not name.startswith("_")}
+    assert names == {name for name in vars(AsyncAdminClient) if not name.startswith("_")}
+    for name in names:
+        one, other = getattr(AdminClient, name), getattr(AsyncAdminClient, name)
+        assert inspect.signature(one).parameters == inspect.signature(other).parameters, name
+        assert inspect.getdoc(other) or not inspect.getdoc(one), name
+        assert inspect.isasyncgenfunction(other) == (name == "events")
+    assert inspect.signature(AdminClient) == inspect.signature(AsyncAdminClient)
+
+
+TYPED = """
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any
+from gateway.admin_client import Weights, WeightsEdit
+from gateway.admin_connection import Answer, Change
+from gateway.async_admin_client import AsyncAdminClient
+from gateway.client_errors import Json
+
+async def ask(admin: AsyncAdminClient, change: Change) -> None:
+    asked: Coroutine[Any, Any, Weights] = admin.weights("digits")
+    weights: Weights = await asked
+    edit: WeightsEdit = await admin.set_weights("digits", {"cnn": 1}, change, whole=True)
+    lines: list[Json] = await admin.logs("cnn", lines=3)
+    answer: Answer = await admin.backend("cnn")
+    events: AsyncGenerator[Json, None] = admin.events()
+    wrong: Weights = await admin.logs("cnn")  # assignment
+    await admin.set_weights("digits")  # call-arg
+    await admin.logs("cnn", lines="3")  # arg-type
+"""
+
+
+def test_mypy_knows_what_an_awaited_method_takes_and_gives(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    file = tmp_path / "typed.py"
+    file.write_text(TYPED)
+    ran = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir",
+         str(tmp_path / "cache"), str(file)],
+        capture_output=True, text=True, timeout=120, cwd=ROOT,
+    )  # fmt: skip
+    found = {int(line) for line in re.findall(r"^\S+typed\.py:(\d+): error", ran.stdout, re.M)}
+    lines = TYPED.splitlines()
+    assert found == {n for n, line in enumerate(lines, 1) if "  # " in line}, (
+        ran.stdout + ran.stderr
+    )
+
+
+async def test_an_awaited_edit_is_the_edit(player) -> None:
+    admin = AsyncAdminClient(player.url)
+    edit = await admin.set_weights("digits", {"digits-cnn": 50}, Change(reason="more"))
+    assert edit["weights"]["digits-cnn"] == 50
+    assert (await admin.weights("digits"))["weights"] == edit["weights"]
+    with pytest.raises(Refused) as caught:
+        await admin.weights("nothing")
+    assert caught.value.status == 404
+
+
+async def test_awaited_events_come_as_they_happen_and_end_with_the_gateway(player) -> None:
+    events = AsyncAdminClient(player.url).events()
+    first = asyncio.ensure_future(anext(events))
+    await eventually(lambda: bool(player.listeners))
+    player.emit({"type": "edit", "revision": 43})
+    assert (await first)["type"] == "edit"
+    player.emit({"type": "health"})
+    player.listeners[0].put(None)
+    got = [event["type"] async for event in events]
+    assert got == ["health"]
+    await eventually(lambda: not threads(), what="no thread is left")
+
+
+@pytest.mark.parametrize("how", ["closed", "cancelled", "closed before it began"])
+async def test_awaited_events_end_their_connection_when_they_are_closed(player, how: str) -> None:
+    events = AsyncAdminClient(player.url).events()
+    if how != "closed before it began":
+        first = asyncio.ensure_future(anext(events))
+        await eventually(lambda: bool(player.listeners))
+        if how == "closed":
+            player.emit({"type": "edit"})
+            await first
+        else:
+            first.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await first
+    await events.aclose()
+    await eventually(lambda: not threads(), what="no thread is left")
+
+
+def test_a_cancelled_call_ends_at_once_and_its_loop_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        admin = AsyncAdminClient(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=3600)
+
+        async def ask() -> None:
+            asked = asyncio.create_task(admin.table())
+            await eventually(lambda: bool(threads()))
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+
+        asyncio.run(ask())  # or the limit of this test is passed
+        silent.accept()[0].close()  # lets the thread end
+
+
+def threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == "headgate-admin"]
+
+
+def test_a_gateway_that_says_nothing_is_too_late() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(TimedOut, match="timed out"):
+            AdminClient(f"http://127.0.0.1:{port}", timeout_s=0.05).table()
