@@ -19,8 +19,6 @@ from gateway.admin_connection import (
 )
 from gateway.client_errors import Json
 
-EVENTS = "/admin/v1/events"
-
 
 class Weights(TypedDict):
     """One split; `effective` are the shares after health, `etag` binds an edit to this state."""
@@ -45,6 +43,11 @@ class WeightsEdit(TypedDict):
 def revision_tag(revision: int) -> str:
     """The entity tag of the whole table at `revision`: for apply and restore."""
     return f'"{revision}"'
+
+
+def events_since(last_s: int) -> str:
+    """What is asked for events, those of the last `last_s` seconds first."""
+    return f"/admin/v1/events?last={last_s}" if last_s else "/admin/v1/events"
 
 
 class AdminClient(AdminConnection):
@@ -107,9 +110,10 @@ class AdminClient(AdminConnection):
         """One edit: who, when, why and the difference it made."""
         return self._ask("GET", f"/admin/v1/history/{revision}").body
 
-    def events(self) -> Iterator[Json]:
-        """Edits, health and ejections as they happen, until the gateway goes away."""
-        stream = EventStream(self, EVENTS)
+    def events(self, *, last_s: int = 0) -> Iterator[Json]:
+        """Edits, health and ejections as they happen, until the gateway goes away; before them
+        those of the last `last_s` seconds, of which it knows an hour."""
+        stream = EventStream(self, events_since(last_s))
         try:
             yield from stream
         finally:

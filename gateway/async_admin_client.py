@@ -12,7 +12,7 @@ from functools import partial, update_wrapper
 from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from gateway.admin_client import EVENTS, AdminClient
+from gateway.admin_client import AdminClient, events_since
 from gateway.admin_connection import DEFAULT_URL, EventStream
 from gateway.client_errors import Json
 
@@ -81,10 +81,11 @@ class AsyncAdminClient:
     delete_key = _awaited(AdminClient.delete_key)
     restore = _awaited(AdminClient.restore)
 
-    async def events(self) -> AsyncGenerator[Json, None]:
-        """Edits, health and ejections as they happen, until the gateway goes away. Its connection
-        ends when the iterator is closed (`contextlib.aclosing`) or its task is cancelled."""
-        stream = EventStream(self.blocking, EVENTS)
+    async def events(self, *, last_s: int = 0) -> AsyncGenerator[Json, None]:
+        """Edits, health and ejections as they happen, until the gateway goes away; before them
+        those of the last `last_s` seconds, of which it knows an hour. Its connection ends when the
+        iterator is closed (`contextlib.aclosing`) or its task is cancelled."""
+        stream = EventStream(self.blocking, events_since(last_s))
         try:
             while (event := await _in_a_thread(partial(next, stream, None))) is not None:
                 yield event

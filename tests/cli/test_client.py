@@ -133,6 +133,14 @@ async def test_awaited_events_come_as_they_happen_and_end_with_the_gateway(playe
     await eventually(lambda: not threads(), what="no thread is left")
 
 
+async def test_events_that_were_before_come_first_where_that_is_wanted(player) -> None:
+    player.happened.append({"type": "edit", "revision": 41})
+    events = AsyncAdminClient(player.url).events(last_s=60)
+    assert (await anext(events))["revision"] == 41
+    await events.aclose()
+    assert next(AdminClient(player.url).events(last_s=60))["revision"] == 41
+
+
 @pytest.mark.parametrize("how", ["closed", "cancelled", "closed before it began"])
 async def test_awaited_events_end_their_connection_when_they_are_closed(player, how: str) -> None:
     events = AsyncAdminClient(player.url).events()
