@@ -16,7 +16,7 @@ import aiohttp
 
 from gateway.client_addresses import address_of
 from gateway.client_errors import ClientError, Refused, TimedOut, Unreachable, refusal, words
-from gateway.prediction_forms import ITEMS, InOrder, Items, Progress, decoded, encoded
+from gateway.prediction_forms import ITEMS, InOrder, Items, Progress, decoded, encoded, with_headers
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 DEFAULT_TIMEOUT_S = 60.0
@@ -80,7 +80,7 @@ class AsyncClient:
         sent["X-Request-Timeout"] = repr(limit_s)
         with self._told(limit_s):
             async with asyncio.timeout(limit_s):
-                response = await self._asked(path, content, {**sent, **(headers or {})})
+                response = await self._asked(path, content, with_headers(sent, headers))
                 async with response:
                     answer = await response.read()
         return decoded(answer, response.content_type, response.charset)
@@ -104,7 +104,7 @@ class AsyncClient:
         """
         limit_s = self.timeout_s if timeout_s is None else _positive(timeout_s)
         content, sent = self._request(value, content_type)
-        sent = {**sent, "Accept": ITEMS, **(headers or {})}
+        sent = with_headers({**sent, "Accept": ITEMS}, headers)
         with self._told(limit_s):
             async with asyncio.timeout(limit_s):
                 response = await self._asked(path, content, sent)

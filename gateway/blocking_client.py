@@ -10,7 +10,7 @@ import concurrent.futures
 import ssl
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
-from threading import Lock, Thread, current_thread
+from threading import RLock, Thread, current_thread
 from typing import Any, Self, TypeVar
 
 from gateway.async_client import DEFAULT_TIMEOUT_S, DEFAULT_URL, AsyncClient
@@ -160,17 +160,20 @@ class _Loop:
         self._loop = asyncio.new_event_loop()
         self._is_over = asyncio.Event()
         self._ended = False
-        self._between = Lock()  # what is begun is begun before the end, or not at all
+        # What is begun is begun before the end, or not at all. Reentrant: garbage may be
+        # collected in between, and a stream that nobody has any more begins to end.
+        self._between = RLock()
         self._thread = Thread(target=self._serve, name="headgate-client", daemon=True)
         self._thread.start()
 
     def begin(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Runs it beside whoever called; RuntimeError when the client is closed."""
+        """Runs it beside whoever called; RuntimeError where nothing runs any more."""
         with self._between:
-            if not self._ended:
+            if not self._ended and self._thread.is_alive():
                 return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         coroutine.close()
-        raise RuntimeError("the client is closed")
+        why = "is closed" if self._ended else "is another process's: make one in each"
+        raise RuntimeError(f"the client {why}")
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """What it returns; it is cancelled when the wait for it is interrupted."""
@@ -179,6 +182,7 @@ class _Loop:
             return _result(future)
         finally:
             future.cancel()
+            del future  # of which an error would know, and it of the error
 
     def run_at_last(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Runs it unless all is over, and waits for it unless that is the loop's own thread, in
@@ -213,7 +217,6 @@ class _Loop:
         await asyncio.gather(*others, return_exceptions=True)
         await self._loop.shutdown_asyncgens()
         await self._last()
-        await self._loop.shutdown_default_executor()
 
 
 def _result(future: concurrent.futures.Future[T]) -> T:
@@ -221,3 +224,5 @@ def _result(future: concurrent.futures.Future[T]) -> T:
         return future.result()
     except concurrent.futures.CancelledError:
         raise Unreachable("the client was closed before the answer came") from None
+    finally:
+        del future

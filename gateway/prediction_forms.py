@@ -4,7 +4,7 @@ Values in, values out: nothing here knows a connection.
 """
 
 import codecs
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from itertools import islice
 from typing import Any
 
@@ -25,6 +25,13 @@ def encoded(value: Any, content_type: str | None) -> tuple[bytes, str]:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value), content_type or "application/octet-stream"
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY), content_type or JSON
+
+
+def with_headers(sent: Mapping[str, str], given: Mapping[str, str] | None) -> dict[str, str]:
+    """`sent`, but what the caller has `given`, whatever the case of its names."""
+    given = given or {}
+    names = {name.lower() for name in given}
+    return {**{name: sent[name] for name in sent if name.lower() not in names}, **given}
 
 
 def decoded(content: bytes, media_type: str, charset: str | None) -> Any:

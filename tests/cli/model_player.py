@@ -88,6 +88,7 @@ class ModelPlayer:
         self.connections.add(request.transport.get_extra_info("peername"))
         body = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
+        assert len(headers) == len(request.headers), "a header twice"
         self.asked.append((headers, body))
         self.under_way += 1
         self.most_at_once = max(self.most_at_once, self.under_way)

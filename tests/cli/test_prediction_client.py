@@ -76,11 +76,12 @@ def test_a_value_goes_as_json_with_the_key_and_the_deadline(models, ask: Ask) ->
 @both
 def test_bytes_go_as_they_are_and_headers_are_the_callers(models, ask: Ask) -> None:
     image, kind = b"\x89PNG" * 1_000_000, "image/png"
-    more = {"content_type": kind, "headers": {"X-Headgate-Backend": "cnn"}}
+    more = {"content_type": kind, "headers": {"X-Headgate-Backend": "cnn", "user-agent": "mine"}}
     assert ask(models.url, "predict", "/echo", image, **more) == image
     ((headers, _),) = models.asked
     assert (headers["content-type"], headers["x-headgate-backend"]) == (kind, "cnn")
     assert "authorization" not in headers
+    assert headers["user-agent"] == "mine"
 
 
 @both
@@ -391,6 +392,26 @@ def test_a_program_ends_without_a_word_whatever_it_left_open(models, last: str) 
         capture_output=True, text=True, timeout=60, cwd=ROOT,
     )  # fmt: skip
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "1\n", "")
+
+
+def test_a_client_of_another_process_says_so(models) -> None:
+    code = f"""
+import os
+from gateway.client import Client
+client = Client({models.url!r})
+if os.fork() == 0:
+    try:
+        client.predict("/echo", 1)
+    except RuntimeError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.wait()
+print(client.predict("/echo", 1))
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT
+    )
+    assert ran.stdout.splitlines() == ["the client is another process's: make one in each", "1"]
 
 
 def test_a_closed_client_says_so_and_is_closed_once(models) -> None:
