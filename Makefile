@@ -73,7 +73,7 @@ compiled: setup
 # What the hot path has to do, done by its compiled form; of the instance's tests those that are
 # about it (a minute and a half of processor time).
 OF_INSTANCE := $(patsubst %,tests/instance/test_%.py,arena bad_models batcher connections defaults \
-  faults hooks instance_core preparing pressure queue recovery serving shared_messages streams)
+  faults hooks instance_core litserve_authorize observers preparing pressure queue recovery serving shared_messages streams)
 test-compiled: compiled
 	cd $(COMPILED) && HEADGATE_CORPORA=$${HEADGATE_CORPORA:-$(CURDIR)/../shared/corpora} ../../$(BIN)/pytest -m "$(SHORT) and not paced and not alone" -n 3 --dist worksteal \
 	  tests/core tests/dataplane tests/telemetry tests/requirements $(OF_INSTANCE)

@@ -30,7 +30,7 @@ HOT = {
     "instance/front": """answers batches connection driver endpoint http incoming jobs load takers
         traced workers writing""",
     "instance/model": "pipeline preparing serving",
-    "instance/wire": "arena frames links replies",
+    "instance/wire": "arena frames replies",
 }
 BUILDING = {"bdist_wheel", "build", "build_ext"}
 COMPILER = ["mypy>=2.4,<3"]

@@ -152,6 +152,10 @@ def test_the_process_of_the_callbacks_is_replaced_when_it_dies(serve_file: Serve
     teller.kill()
     instance.wait_for("the process of the callbacks ended")
     eventually(lambda: said(instance).count("start True") == 4)
-    assert instance.post({"input": 2}).json() == 0.5
-    eventually(lambda: "response" in said(instance))
+
+    def is_told() -> bool:  # from when it has said that it can be
+        assert instance.post({"input": 2}).json() == 0.5
+        return "response" in said(instance)
+
+    eventually(is_told)
     assert instance.get("/health").text == "ok"

@@ -15,7 +15,7 @@ from tests.harness.gateway import Gateway, eventually, one_backend, running_gate
 from tests.harness.load import Client, Reply
 from tests.harness.origins import Responder, echo, one_origin
 
-from .test_several_gateways import settings
+from .test_several_gateways import LEASE, settings
 
 KEY = f"hg_{'k' * 43}"
 HASH = f"sha256:{hashlib.sha256(KEY.encode()).hexdigest()}"
@@ -38,21 +38,22 @@ async def are_divided(gateways: list[Gateway], by: int) -> None:
 
 @asynccontextmanager
 async def two(
-    limits: dict[str, Any], respond: Responder = echo, workers: int = 1
+    limits: dict[str, Any], respond: Responder = echo, workers: int = 1, lease: str = LEASE
 ) -> AsyncIterator[list[Gateway]]:
     """Two gateways of so many workers, and a key with these limits."""
     with etcd_cluster() as etcd:
         async with one_origin(respond) as origin, AsyncExitStack() as stack:
             keys = {"acme": {"hashes": [HASH], "limits": limits}}
             document = {**one_backend(origin), "keys": keys}
-            starting = [
-                stack.enter_async_context(
-                    running_gateway(
-                        document, check_end=False, workers=workers, **settings(etcd, node)
+            starting = []
+            for node in ("gw-a", "gw-b"):
+                more = settings(etcd, node)
+                more["etcd"]["lease"] = lease
+                starting.append(
+                    stack.enter_async_context(
+                        running_gateway(document, check_end=False, workers=workers, **more)
                     )
                 )
-                for node in ("gw-a", "gw-b")
-            ]
             gateways = list(await asyncio.gather(*starting))
             await are_divided(gateways, 2)
             yield gateways
@@ -74,7 +75,8 @@ async def test_each_admits_its_part_in_flight_and_the_last_one_all_of_it() -> No
         await echo(exchange)
 
     limits = {"in_flight": 4, "requests": "1000/s", "burst": 1000}
-    async with two(limits, held) as (one, other):
+    # Long enough that no gateway loses its lease because the machine stands still for a moment.
+    async with two(limits, held, lease="12s") as (one, other):
         waiting: list[asyncio.Task[Reply]] = []
 
         async def fill(places: int) -> None:
