@@ -162,15 +162,15 @@ def test_a_cancelled_call_ends_at_once_and_its_loop_too() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         admin = AsyncAdminClient(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=3600)
 
-        async def ask() -> None:
+        async def ask() -> socket.socket:
             asked = asyncio.create_task(admin.table())
-            await eventually(lambda: bool(threads()))
+            connection, _ = await asyncio.to_thread(silent.accept)
             asked.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asked
+            return connection
 
-        asyncio.run(ask())  # or the limit of this test is passed
-        silent.accept()[0].close()  # lets the thread end
+        asyncio.run(ask()).close()  # before an hour is over; and lets the thread end
 
 
 def threads() -> list[threading.Thread]:

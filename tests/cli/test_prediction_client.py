@@ -2,6 +2,7 @@
 through a real gateway with a real model."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import gc
 import inspect
@@ -473,13 +474,25 @@ def test_an_awaited_client_is_of_one_loop(models) -> None:
 
 
 @pytest.mark.parametrize("method", ["predict", "stream", "predict_all"])
-def test_ctrl_c_gives_up_what_is_under_way(models, method: str) -> None:
+def test_ctrl_c_gives_up_what_is_under_way(models, monkeypatch, method: str) -> None:
     main = threading.main_thread()
     if threading.current_thread() is not main:
         pytest.skip("signals reach the main thread")
+    is_waiting = threading.Event()
+
+    def seen(waits: Callable[..., Any]) -> Callable[..., Any]:
+        def wait(*given: Any, **named: Any) -> Any:
+            is_waiting.set()
+            return waits(*given, **named)
+
+        return wait
+
+    future = concurrent.futures.Future
+    monkeypatch.setattr(future, "result", seen(future.result))
+    monkeypatch.setattr(concurrent.futures, "wait", seen(concurrent.futures.wait))
 
     def interrupt() -> None:
-        until(lambda: models.under_way == 1)
+        until(lambda: models.under_way == 1 and is_waiting.is_set())
         signal.pthread_kill(main.ident, signal.SIGINT)
 
     with Client(models.url) as client:
