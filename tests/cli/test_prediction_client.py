@@ -5,6 +5,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import gc
+import hashlib
 import inspect
 import signal
 import ssl
@@ -506,6 +507,7 @@ def test_ctrl_c_gives_up_what_is_under_way(models, monkeypatch, method: str) -> 
 
 # -- a real gateway and a real model ---------------------------------------------------------------
 
+SECRET = "acmes-secret"
 MODEL = """
 import asyncio
 
@@ -543,10 +545,14 @@ async def test_both_clients_through_a_gateway_with_a_model(tmp_path: Path) -> No
             }
         },
         "routes": {"count": {"match": "/count", "rewrite": "/predict", "split": {"count": 1}}},
+        "keys": {"acme": {"hashes": [f"sha256:{hashlib.sha256(SECRET.encode()).hexdigest()}"]}},
     }
     async with running(tmp_path, document) as up:
         three = [{"i": 0}, {"i": 1}, {"i": 2}]
-        with Client(up.url) as client:  # in the thread of a running loop
+        with Client(up.url) as nobody, pytest.raises(Refused) as caught:
+            nobody.predict("/count", {"n": 1})
+        assert (caught.value.status, caught.value.code) == (401, "unauthorized")
+        with Client(up.url, SECRET) as client:  # in the thread of a running loop
             assert client.predict("/count", {"n": 1}) == b'{"i": 0}\n'
             assert list(client.stream("/count", {"n": 3})) == three
             assert client.predict_all("/count", [{"n": 1}] * 9) == [b'{"i": 0}\n'] * 9
@@ -559,7 +565,7 @@ async def test_both_clients_through_a_gateway_with_a_model(tmp_path: Path) -> No
                 client.predict("/v1/nothing", 1)
             assert (caught.value.status, caught.value.code) == (404, "no_route")
             assert caught.value.request_id
-        async with AsyncClient(up.url) as asking:
+        async with AsyncClient(up.url, SECRET) as asking:
             assert [item async for item in asking.stream("/count", {"n": 3})] == three
             assert await asking.predict_all("/count", [{"n": 1}] * 3) == [b'{"i": 0}\n'] * 3
             with pytest.raises(Refused):
