@@ -4,16 +4,16 @@
 
 `Client` asks models for predictions, `AdminClient` looks at and edits what the gateway does;
 `AsyncClient` and `AsyncAdminClient` are the same, awaited. There is nothing here but their names:
-the command line imports `gateway.admin_client` and starts without what predictions need.
+the command line imports `gateway.clients.admin` and starts without what predictions need.
 """
 
-from gateway.admin_client import AdminClient, Weights, WeightsEdit, revision_tag
-from gateway.admin_connection import DEFAULT_URL, PLAIN, Answer, Change
-from gateway.async_admin_client import AsyncAdminClient
-from gateway.async_client import AsyncClient
-from gateway.blocking_client import Client
-from gateway.client_addresses import trust
-from gateway.client_errors import ClientError, Fault, Json, Refused, TimedOut, Unreachable
+from gateway.clients.addresses import trust
+from gateway.clients.admin import AdminClient, Weights, WeightsEdit, revision_tag
+from gateway.clients.admin_connection import DEFAULT_URL, PLAIN, Answer, Change
+from gateway.clients.async_admin import AsyncAdminClient
+from gateway.clients.blocking import Client
+from gateway.clients.errors import ClientError, Fault, Json, Refused, TimedOut, Unreachable
+from gateway.clients.predictions import AsyncClient
 
 __all__ = [
     "DEFAULT_URL",

@@ -9,12 +9,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from gateway.admin_client import AdminClient
-from gateway.admin_connection import Change
 from gateway.cli import difference, finding, screen
 from gateway.cli.grids import Cell
 from gateway.cli.refusals import Refusal, suggestion
-from gateway.client_errors import Json, Refused
+from gateway.clients.admin import AdminClient
+from gateway.clients.admin_connection import Change
+from gateway.clients.errors import Json, Refused
 
 PRECONDITION_REQUIRED = 428
 

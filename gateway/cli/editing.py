@@ -7,12 +7,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TextIO
 
-from gateway.admin_client import AdminClient, revision_tag
-from gateway.admin_connection import Change
 from gateway.cli import asking, difference, finding, screen, serves
 from gateway.cli.grids import Cell
 from gateway.cli.refusals import Refusal
-from gateway.client_errors import Json
+from gateway.clients.admin import AdminClient, revision_tag
+from gateway.clients.admin_connection import Change
+from gateway.clients.errors import Json
 
 LOOK_S = 0.25
 

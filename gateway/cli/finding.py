@@ -17,10 +17,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
-from gateway.admin_client import AdminClient
-from gateway.admin_connection import DEFAULT_URL
 from gateway.cli.refusals import Refusal
-from gateway.client_addresses import trust
+from gateway.clients.addresses import trust
+from gateway.clients.admin import AdminClient
+from gateway.clients.admin_connection import DEFAULT_URL
 from gateway.controlplane.store.names import ADMIN, FILES, LOCK, OWNER, STATE_NAME, TOKEN
 from gateway.processes import sockets
 

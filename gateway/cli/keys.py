@@ -12,11 +12,11 @@ from typing import Any
 
 from click import UsageError
 
-from gateway.admin_client import AdminClient
-from gateway.admin_connection import Change
 from gateway.cli import asking, finding, screen, showing
 from gateway.cli.grids import Cell, Grid
-from gateway.client_errors import Json
+from gateway.clients.admin import AdminClient
+from gateway.clients.admin_connection import Change
+from gateway.clients.errors import Json
 
 _LASTS = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}

@@ -7,7 +7,7 @@ from typing import Any
 from gateway.cli import asking, finding, screen
 from gateway.cli.grids import Cell, Grid, Part
 from gateway.cli.showing import when
-from gateway.client_errors import Json
+from gateway.clients.errors import Json
 
 EXAMPLES = 10
 WIDEST = 60

@@ -9,12 +9,12 @@ from typing import Literal
 
 from click import UsageError
 
-from gateway.admin_client import AdminClient
-from gateway.admin_connection import Change
 from gateway.cli import asking, finding, screen, serves
 from gateway.cli.grids import Cell, clean
 from gateway.cli.refusals import Refusal, suggestion
-from gateway.client_errors import Json, Refused
+from gateway.clients.admin import AdminClient
+from gateway.clients.admin_connection import Change
+from gateway.clients.errors import Json, Refused
 
 FOLLOW_S = 0.5
 FOLLOWED = 500

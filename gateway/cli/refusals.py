@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from click import NoSuchOption, UsageError
 
-from gateway.admin_connection import DEFAULT_URL
-from gateway.client_errors import Fault, Refused, Unreachable
+from gateway.clients.admin_connection import DEFAULT_URL
+from gateway.clients.errors import Fault, Refused, Unreachable
 from gateway.core.faults import did_you_mean
 
 

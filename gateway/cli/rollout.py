@@ -9,12 +9,12 @@ from typing import Any
 
 from click import UsageError
 
-from gateway.admin_client import AdminClient
 from gateway.cli import asking, finding, screen
 from gateway.cli.grids import Cell, Grid, Part
 from gateway.cli.refusals import Refusal
 from gateway.cli.traffic_commands import ROLLOUT_WORDS as WORDS
-from gateway.client_errors import Json, Unreachable
+from gateway.clients.admin import AdminClient
+from gateway.clients.errors import Json, Unreachable
 
 LIVE = ("running", "paused", "waiting")
 WENT_BACK = 3

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
-from gateway.admin_client import AdminClient
 from gateway.cli.refusals import Refusal
-from gateway.client_errors import Json
+from gateway.clients.admin import AdminClient
+from gateway.clients.errors import Json
 
 LOOK_S = 0.25
 DONE = ("ready", "stopped", "asleep")

@@ -10,7 +10,7 @@ from gateway import cli
 from gateway.cli import difference, finding, screen
 from gateway.cli.grids import Cell, Grid
 from gateway.cli.refusals import Refusal
-from gateway.client_errors import Json
+from gateway.clients.errors import Json
 
 
 def routes(options: SimpleNamespace) -> int:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from gateway.admin_client import AdminClient
 from gateway.cli import finding, screen, weighing
 from gateway.cli.grids import Cell, Grid, Part, once
-from gateway.client_errors import Json, Unreachable
+from gateway.clients.admin import AdminClient
+from gateway.clients.errors import Json, Unreachable
 
 WORDS = {"up": "good", "starting": "warn", "failing": "warn", "down": "bad"}
 ANSWERS = {"2xx": "", "4xx": "warn", "499": "bad", "5xx": "bad", "refused": "bad"}

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 from click import UsageError
 
-from gateway.admin_client import AdminClient, Weights, WeightsEdit
-from gateway.admin_connection import Change
 from gateway.cli import asking, finding, screen
 from gateway.cli.grids import Cell, Grid, Row
 from gateway.cli.refusals import Refusal, suggestion
+from gateway.clients.admin import AdminClient, Weights, WeightsEdit
+from gateway.clients.admin_connection import Change
 
 MAX_WEIGHT = 1_000_000
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%")

@@ -76,10 +76,10 @@ def test_every_method_of_the_admin_client_can_be_awaited() -> None:
 TYPED = """
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any
-from gateway.admin_client import Weights, WeightsEdit
-from gateway.admin_connection import Answer, Change
-from gateway.async_admin_client import AsyncAdminClient
-from gateway.client_errors import Json
+from gateway.clients.admin import Weights, WeightsEdit
+from gateway.clients.admin_connection import Answer, Change
+from gateway.clients.async_admin import AsyncAdminClient
+from gateway.clients.errors import Json
 
 async def ask(admin: AsyncAdminClient, change: Change) -> None:
     asked: Coroutine[Any, Any, Weights] = admin.weights("digits")

@@ -7,7 +7,7 @@ import ssl
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from gateway.client_errors import words
+from gateway.clients.errors import words
 
 
 class Address(NamedTuple):

@@ -12,9 +12,9 @@ from functools import partial, update_wrapper
 from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from gateway.admin_client import AdminClient, events_since
-from gateway.admin_connection import DEFAULT_URL, EventStream
-from gateway.client_errors import Json
+from gateway.clients.admin import AdminClient, events_since
+from gateway.clients.admin_connection import DEFAULT_URL, EventStream
+from gateway.clients.errors import Json
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -15,8 +15,8 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from gateway.client_addresses import address_of
-from gateway.client_errors import Json, Unreachable, no_answer, refusal
+from gateway.clients.addresses import address_of
+from gateway.clients.errors import Json, Unreachable, no_answer, refusal
 
 DEFAULT_URL = "http://127.0.0.1:8081"
 # What every admin API has: who does not know one of these is something else.

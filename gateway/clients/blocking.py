@@ -13,9 +13,9 @@ from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from threading import RLock, Thread, current_thread
 from typing import Any, Self, TypeVar
 
-from gateway.async_client import DEFAULT_TIMEOUT_S, DEFAULT_URL, AsyncClient
-from gateway.client_errors import Unreachable
-from gateway.prediction_forms import InOrder, Progress
+from gateway.clients.errors import Unreachable
+from gateway.clients.prediction_forms import InOrder, Progress
+from gateway.clients.predictions import DEFAULT_TIMEOUT_S, DEFAULT_URL, AsyncClient
 
 T = TypeVar("T")
 END = object()

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from gateway.client_errors import Refused, Unreachable
+from gateway.clients.errors import Refused, Unreachable
 
 JSON = "application/json"
 JSON_LINES = ("application/x-ndjson", "application/jsonl", "application/x-jsonlines")

@@ -2,14 +2,14 @@
 
 It speaks the admin API and nothing more: it keeps no state, retries nothing (an edit sent twice is
 two edits) and prints nothing. It needs the standard library alone, so that the command line starts
-fast; how one question crosses is `gateway.admin_connection`. Programs import it from
+fast; how one question crosses is `gateway.clients.admin_connection`. Programs import it from
 `gateway.client`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypedDict, cast
 
-from gateway.admin_connection import (
+from gateway.clients.admin_connection import (
     PLAIN,
     AdminConnection,
     Answer,
@@ -17,7 +17,7 @@ from gateway.admin_connection import (
     EventStream,
     segment,
 )
-from gateway.client_errors import Json
+from gateway.clients.errors import Json
 
 
 class Weights(TypedDict):

@@ -14,9 +14,17 @@ from typing import Any, Self
 
 import aiohttp
 
-from gateway.client_addresses import address_of
-from gateway.client_errors import ClientError, Refused, TimedOut, Unreachable, refusal, words
-from gateway.prediction_forms import ITEMS, InOrder, Items, Progress, decoded, encoded, with_headers
+from gateway.clients.addresses import address_of
+from gateway.clients.errors import ClientError, Refused, TimedOut, Unreachable, refusal, words
+from gateway.clients.prediction_forms import (
+    ITEMS,
+    InOrder,
+    Items,
+    Progress,
+    decoded,
+    encoded,
+    with_headers,
+)
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 DEFAULT_TIMEOUT_S = 60.0
