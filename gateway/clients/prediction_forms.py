@@ -137,14 +137,14 @@ class InOrder:
             raise ValueError(f"at_once must be 1 or more, not {at_once}")
         self.answers: list[Any] = []
         self._values = iter(values)
-        self._at_once = at_once
         self._total = len(values) if isinstance(values, Sized) else None
+        self.at_once = at_once if self._total is None else min(at_once, self._total)
         self._done = 0
         self._progress = progress
 
     def next(self, under_way: int) -> Iterator[tuple[int, Any]]:
         """(place, value) of those that may be asked beside `under_way` others."""
-        for value in islice(self._values, self._at_once - under_way):
+        for value in islice(self._values, self.at_once - under_way):
             self.answers.append(None)
             yield len(self.answers) - 1, value
 

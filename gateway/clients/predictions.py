@@ -146,24 +146,22 @@ class AsyncClient:
         and what is under way is given up.
         """
         order = InOrder(values, at_once, progress)
-        under_way: dict[asyncio.Task[Any], int] = {}
+
+        async def ask_on() -> None:
+            while (one := next(order.next(order.at_once - 1), None)) is not None:
+                place, value = one
+                answer = await self.predict(
+                    path, value, timeout_s=timeout_s, headers=headers, content_type=content_type
+                )
+                order.answered(place, answer)
+
         try:
-            while True:
-                for place, value in order.next(len(under_way)):
-                    asked = self.predict(
-                        path, value, timeout_s=timeout_s, headers=headers, content_type=content_type
-                    )
-                    under_way[asyncio.create_task(asked)] = place
-                if not under_way:
-                    return order.answers
-                done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    order.answered(under_way[task], task.result())
-                    del under_way[task]
-        finally:
-            for task in under_way:
-                task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(order.at_once):
+                    group.create_task(ask_on())
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return order.answers
 
     def _request(self, value: Any, content_type: str | None) -> tuple[bytes, dict[str, str]]:
         content, media_type = encoded(value, content_type)
