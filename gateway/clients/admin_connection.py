@@ -1,7 +1,7 @@
 """How is the admin API of a gateway asked one thing, and how does it say no?
 
 One synchronous connection per question over the standard library. It keeps no state and retries
-nothing: an edit sent twice is two edits. What can be asked is `gateway.client`.
+nothing: an edit sent twice is two edits. What can be asked is `gateway.clients.admin`.
 """
 
 import http.client

@@ -133,7 +133,8 @@ class Client:
         under_way: dict[concurrent.futures.Future[Any], int] = {}
         try:
             while True:
-                for place, value in order.next(len(under_way)):
+                while len(under_way) < order.at_once and (taken := order.take()):
+                    place, value = taken
                     asked = self._asking.predict(
                         path, value, timeout_s=timeout_s, headers=headers, content_type=content_type
                     )

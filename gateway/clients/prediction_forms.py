@@ -5,7 +5,6 @@ Values in, values out: nothing here knows a connection.
 
 import codecs
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from itertools import islice
 from typing import Any
 
 import orjson
@@ -142,11 +141,12 @@ class InOrder:
         self._done = 0
         self._progress = progress
 
-    def next(self, under_way: int) -> Iterator[tuple[int, Any]]:
-        """(place, value) of those that may be asked beside `under_way` others."""
-        for value in islice(self._values, self.at_once - under_way):
+    def take(self) -> tuple[int, Any] | None:
+        """The next to be asked and its place; None when that was all."""
+        for value in self._values:
             self.answers.append(None)
-            yield len(self.answers) - 1, value
+            return len(self.answers) - 1, value
+        return None
 
     def answered(self, place: int, answer: Any) -> None:
         """The value at `place` has its answer."""

@@ -148,8 +148,8 @@ class AsyncClient:
         order = InOrder(values, at_once, progress)
 
         async def ask_on() -> None:
-            while (one := next(order.next(order.at_once - 1), None)) is not None:
-                place, value = one
+            while taken := order.take():
+                place, value = taken
                 answer = await self.predict(
                     path, value, timeout_s=timeout_s, headers=headers, content_type=content_type
                 )
