@@ -94,6 +94,8 @@ class HeldFleet:
                 self.view.take(message)
                 self._places.take(message)
                 self._workers.set_demand(self.view.demand)
+            case "cluster":
+                self.view.take_cluster(message["away_since"])
             case "logs":
                 self.view.hear(message)
             case "place":

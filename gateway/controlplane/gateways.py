@@ -28,6 +28,9 @@ WAIT_S = 30.0
 """How long an edit waits for a gateway that keeps its lease and does not take a revision over."""
 
 
+LATER_S = 0.05
+"""How long what nobody waits to hear may be kept for what comes next."""
+
 FIRST_S = 2.0
 """How long the first edit waits for a lease that was not taken yet."""
 
@@ -47,7 +50,7 @@ class SharedStore(Protocol):
         alive: Callable[[], Any],
     ) -> None: ...
 
-    def announce(self, own: Member | None) -> None: ...
+    def announce(self, own: Member | None, within_s: float = 0.0) -> None: ...
 
 
 class SharedGateways:
@@ -113,12 +116,13 @@ class SharedGateways:
         if not self.holds:
             raise Unavailable(f"this gateway does not hold its lease in etcd ({self.why})")
 
-    def announce(self, table: Table, workers: int) -> None:
-        """All workers of this gateway decide by `table` now."""
+    def announce(self, table: Table, workers: int, *, awaited: bool = True) -> None:
+        """All workers of this gateway decide by `table` now. What was edited here nobody else waits
+        to hear of: unless `awaited`, it is said with what comes next, or a moment later."""
         own = self._own
         self._withdrawn = ""
         self._own = Member(own.name, table.revision, workers, own.since, own.admin, own.id)
-        self._store.announce(self._own)
+        self._store.announce(self._own, 0.0 if awaited else LATER_S)
         self._stir()
 
     def withdraw(self, why: str) -> None:

@@ -23,8 +23,9 @@ class Gateways(Protocol):
     async def check(self) -> None:
         """Raises Unavailable while this one could not say what the others decide by."""
 
-    def announce(self, table: Table, workers: int) -> None:
-        """All workers of this gateway decide by `table` now."""
+    def announce(self, table: Table, workers: int, *, awaited: bool = True) -> None:
+        """All workers of this gateway decide by `table` now. No other gateway waits to hear that of
+        what was edited here: unless `awaited`, it may be said together with what comes next."""
 
     def withdraw(self, why: str) -> None:
         """This gateway cannot take over what the others decide by."""

@@ -82,6 +82,8 @@ class Publisher:
         self.late: Document | None = None
         """The file of the start, where the store could not be asked to take it."""
         self._lock = asyncio.Lock()
+        self._heard: asyncio.Queue[Revision] = asyncio.Queue()
+        self._news: list[Revision] = []  # of what was heard, what nobody has taken over yet
         self._own = Tasks(_note_failure)
         self._threads = StoreThreads()
         self._applied: Document = {}
@@ -234,22 +236,13 @@ class Publisher:
 
     async def follow(self, heard: "asyncio.Queue[Revision]") -> None:
         """Puts in force what other gateways stored, as it is heard; until cancelled."""
-        news: list[Revision] = []
+        self._heard = heard
         while True:
-            while not heard.empty():
-                news.append(heard.get_nowait())
             async with self._lock:
-                try:
-                    await self._take_over(news)
-                except NotInForce as error:
-                    log.error(f"{error}; trying again")
-                except TableError as error:
-                    assert self._gateways is not None
-                    self._gateways.withdraw(f"revision {news[-1].number} cannot be used: {error}")
-            news = []
+                await self._take_heard()
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if self._is_announced else AGAIN_S):
-                    news = [await heard.get()]
+                    self._news.append(await heard.get())
 
     async def close(self) -> None:
         """Waits for edits under way, then closes the store."""
@@ -273,10 +266,14 @@ class Publisher:
         await self._threads.write(lambda: self._store.commit(revision, applied))
         if applied is not None:
             self._applied = applied
-        return replace(tried, workers=await self._put_in_force(tried, [revision]))
+        workers = await self._put_in_force(tried, [revision], awaited=False)
+        return replace(tried, workers=workers)
 
-    async def _put_in_force(self, tried: Published, stored: Sequence[Revision]) -> int:
-        """How many workers decide by the table that was `tried`; what was `stored` is told."""
+    async def _put_in_force(
+        self, tried: Published, stored: Sequence[Revision], *, awaited: bool
+    ) -> int:
+        """How many workers decide by the table that was `tried`; what was `stored` is told.
+        `awaited`: another gateway waits to hear that they do."""
         previous, table = tried.previous, tried.table
         self._table = table
         # Instances first, table second, and the leaving ones last: a request may read either
@@ -291,7 +288,7 @@ class Publisher:
                 # What stays for long is not looked at again by every collection, or each of them
                 # would hold up the loop.
                 gc.freeze()
-            self._announce(workers)
+            self._announce(workers, awaited=awaited)
         finally:
             for revision in stored:
                 self._tell(revision, previous)
@@ -303,32 +300,47 @@ class Publisher:
     def _is_announced(self) -> bool:
         return self._gateways is None or self._in_force == self._table.revision
 
-    def _announce(self, workers: int) -> None:
+    def _announce(self, workers: int, *, awaited: bool = True) -> None:
         if self._gateways is not None:
             self._in_force = self._table.revision
-            self._gateways.announce(self._table, workers)
+            self._gateways.announce(self._table, workers, awaited=awaited)
 
     async def _locked(self, steps: Callable[[], Awaitable[T]]) -> T:
         """What `steps` come to under the lock; begun again with what another gateway stored
         meanwhile, whatever they depend on being judged anew."""
-        for _ in range(TRIES):
-            async with self._lock:
+        async with self._lock:
+            for _ in range(TRIES):
+                if self._news or not self._heard.empty():
+                    await self._take_heard()  # what is made on an older one would be refused
                 try:
                     return await steps()
-                except Conflict:
+                except Conflict as conflict:
                     with suppress(NotInForce):  # it is put in force again with what comes next
-                        await self._catch_up()
+                        await self._take_over(conflict.newer or await self._stored())
         raise Unavailable("other gateways edit all the time; nothing was changed")
 
-    async def _catch_up(self) -> None:
-        """Takes over what is stored, without waiting to hear of it."""
+    async def _take_heard(self) -> None:
+        """Puts in force what was heard of other gateways; for use under the lock."""
+        while not self._heard.empty():
+            self._news.append(self._heard.get_nowait())
+        news, self._news = self._news, []
+        try:
+            await self._take_over(news)
+        except NotInForce as error:
+            log.error(f"{error}; trying again")
+        except TableError as error:
+            assert self._gateways is not None
+            self._gateways.withdraw(f"revision {news[-1].number} cannot be used: {error}")
+
+    async def _stored(self) -> Sequence[Revision]:
+        """What is stored and not in force here, without waiting to hear of it."""
         stored = await self._threads.write(self._store.load)
         news: list[Revision] = [] if stored is None else [stored.newest]
         for number in range(self._table.revision + 1, news[0].number if news else 0):
             kept = await self._threads.write(partial(self._store.get, number))
             if kept is not None:
                 news.insert(-1, kept.whole())
-        await self._take_over(news)
+        return news
 
     async def _take_over(self, news: Sequence[Revision]) -> None:
         """Puts the last of `news` in force, if it is new; for use under the lock. Who stored it has
@@ -347,7 +359,7 @@ class Publisher:
             return previous.edited(delta, newest.number, document)
 
         table = await self._aside(made)
-        await self._put_in_force(Published(previous, table, (), 0), newer)
+        await self._put_in_force(Published(previous, table, (), 0), newer, awaited=True)
 
     async def _learn_applied(self) -> None:
         """Another gateway may have applied another file."""

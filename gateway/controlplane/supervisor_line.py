@@ -57,7 +57,7 @@ class SupervisorLine:
                 case "reload":
                     workers.reopen_logs()
                     reload()
-                case "fleet" | "logs" | "place" | "endpoints":
+                case "fleet" | "cluster" | "logs" | "place" | "endpoints":
                     if fleet is not None:
                         fleet.hear(message)
                 case _:

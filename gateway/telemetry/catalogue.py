@@ -192,6 +192,13 @@ METRICS: tuple[Metric, ...] = (
         "With `store: etcd`: 1 while etcd answers, 0 while it does not",
     ),
     Metric(
+        "headgate_cluster_up",
+        "gauge",
+        (),
+        "With `--on ray`: 1 while the cluster can be reached, 0 while it cannot: then nothing is"
+        " placed, and requests go on",
+    ),
+    Metric(
         "headgate_mirror_compared_total",
         "counter",
         ("route", "backend", "verdict"),

@@ -2,24 +2,29 @@
 
 Messages go both ways as between a fleet and the control process; a `RayFleet` passes them on. When
 the helper ends, another one is started and takes over what is in the cluster; requests go on to
-where they went.
+where they went. So they do while the cluster's head is away, which the helper may wait for: that it
+says nothing of it any more is what is seen here.
 """
 
 import asyncio
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gateway.controlplane.events import utc_now
 from gateway.processes.children import REAPED_WITHIN_S, Child, Command, Exit, this_program
 from gateway.processes.lifeline import Lifeline
 from gateway.processes.tasks import Tasks, first_of, told
 from gateway.up.fleet import Placed, Plan, StartError
 from gateway.up.plan import Site
+from gateway.up.reach import Reach
 from gateway.wire.channel import Channel
 from gateway.wire.line import ForFleet, Serves, ToControl
 
+LOOK_EVERY_S = 1.0
 Spec = Mapping[str, Any]
 RAYS_OWN = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
@@ -40,6 +45,8 @@ class RayFleet:
         self._errors: Mapping[str, str | None] = {}
         self._tell: Callable[[ToControl], None] = lambda message: None
         self._last: Serves | None = None
+        self._reach = Reach(time.monotonic())
+        self._away_since: str | None = None
         self._ours: socket.socket | None = None
         self._theirs: socket.socket | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -68,11 +75,29 @@ class RayFleet:
 
     def attach(self, tell: Callable[[ToControl], None]) -> None:
         self._tell = tell
+        self._tasks.keep("minding whether the cluster is reached", self._mind)
 
     def take(self, message: ForFleet) -> None:
         if message["type"] == "serves":
             self._last = message
+            self._tell({"type": "cluster", "away_since": self._away_since})
         self._send(message)
+
+    async def _mind(self) -> None:
+        while True:
+            now = time.monotonic()
+            since = self._reach.away_since(now)
+            if (since is None) != (self._away_since is None):
+                before = self._away_since
+                self._away_since = None if since is None else utc_now(now - since)
+                self._tell({"type": "cluster", "away_since": self._away_since})
+                self._say(
+                    f"the Ray cluster cannot be reached since {self._away_since}: nothing is placed"
+                    " or moved to another host meanwhile; requests go on"
+                    if before is None
+                    else f"the Ray cluster is reached again, as it was not since {before}"
+                )
+            await asyncio.sleep(LOOK_EVERY_S)
 
     def ensure(self, plan: Plan) -> None:
         self.take({"type": "serves", "revision": plan.revision, "backends": plan.backends})
@@ -131,6 +156,8 @@ class RayFleet:
             match message["type"]:
                 case "say":
                     self._say(message["line"])
+                case "reached":
+                    self._reach.note(time.monotonic())
                 case "refused":
                     self._refused = message["line"]
                     if not self.placed:

@@ -256,6 +256,14 @@ class Fleet(TypedDict):
     follows: NotRequired[bool]
 
 
+class ClusterMessage(TypedDict):
+    """Since when (UTC) the cluster cannot be reached that has the fleet's instances; null: it can.
+    Whenever that changes, and to whoever comes anew."""
+
+    type: Literal["cluster"]
+    away_since: str | None
+
+
 class Compare(TypedDict):
     """Whether there is a mirror whose answers are compared: a process for that runs while so."""
 
@@ -269,7 +277,7 @@ class Alive(TypedDict):
     type: Literal["alive"]
 
 
-FromFleet: TypeAlias = Fleet | Place | Endpoints | Logs
+FromFleet: TypeAlias = Fleet | ClusterMessage | Place | Endpoints | Logs
 ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen | FromFleet
 ForFleet: TypeAlias = Serves | AskLogs | Restart | Wake | Sleep | Use | Settled
 FromControl: TypeAlias = Ready | Replace | Leaving | Alive | Compare | ForFleet

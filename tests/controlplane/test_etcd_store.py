@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -26,7 +27,7 @@ from gateway.controlplane.store.store import (
     Unavailable,
 )
 from tests.harness.certificates import make_ca, make_certificate
-from tests.harness.etcd import Cluster, etcd_cluster
+from tests.harness.etcd import Cluster, etcd_cluster, transactions
 
 DOCUMENT = {"backends": {"b": {"instances": ["http://127.0.0.1:1"]}}, "routes": {}}
 
@@ -71,6 +72,7 @@ class Gateway:
         self.store, self.own = store, Member(name, 0, 2, "2026", "http://admin", id or name)
         self.seen, self.lease = Seen(), Lease()
         self.stands_still = False
+        self.heard = list[int]()
         store.join(look=self._look, told=self._told, alive=self._alive)
 
     def announce(self, applied: int) -> None:
@@ -79,6 +81,7 @@ class Gateway:
 
     def _look(self, seen: Seen) -> None:
         self.seen = seen
+        self.heard += [each.applied for each in seen.members.values()]
 
     def _told(self, lease: Lease) -> None:
         self.lease = lease
@@ -100,14 +103,16 @@ def test_of_two_edits_of_one_revision_one_is_refused_and_not_kept(
         one.commit(revision(1))
         other.load()
         one.commit(revision(2, why="first"))
-        with pytest.raises(Conflict):
+        with pytest.raises(Conflict) as lost:
             other.commit(revision(2, why="second"), {"routes": {}})
+        assert lost.value.newer == [revision(2, why="first")], "who lost need not ask for it"
         stored = other.load()
         assert stored is not None
         assert (stored.newest, stored.applied) == (revision(2, why="first"), None)
         other.commit(revision(3))
-        with pytest.raises(Conflict):
+        with pytest.raises(Conflict) as lost:
             one.commit(revision(3, why="late"))
+        assert lost.value.newer == [revision(3)]
         assert [each.number for each in one.history(limit=9).edits] == [3, 2, 1]
 
 
@@ -131,6 +136,36 @@ def test_edits_of_another_gateway_are_heard(etcd: Cluster, prefix: str) -> None:
             one.commit(revision(number))
         wait_for(lambda: len(heard) == 39)
     assert heard == [revision(n) for n in range(1, 40)]
+
+
+def test_what_others_store_is_heard_without_asking_for_it(etcd: Cluster, prefix: str) -> None:
+    access, heard = Access(etcd.urls), list[Revision]()
+    with opened(access, prefix) as one, opened(access, prefix) as other:
+        other.follow(0, heard.append)
+        one.commit(revision(1))
+        wait_for(lambda: len(heard) == 1)
+        before = transactions(etcd.urls)
+        for number in range(2, 42):
+            one.commit(revision(number))
+        wait_for(lambda: len(heard) == 41)
+        # A watch is doubted now and then, by one more.
+        assert transactions(etcd.urls) - before < 60
+
+
+def test_what_nobody_waits_for_is_written_with_what_comes_next(etcd: Cluster, prefix: str) -> None:
+    access = Access(etcd.urls)
+    with opened(access, prefix) as one, opened(access, prefix) as other:
+        one.commit(revision(1))
+        gateway = Gateway(one, "gw-a")
+        gateway.announce(1)
+        wait_for(lambda: gateway.holds)
+        seen = Gateway(other, "gw-b").heard
+        one.announce(replace(gateway.own, applied=2), 3600.0)
+        one.announce(replace(gateway.own, applied=3))
+        wait_for(lambda: 3 in seen)
+        assert 2 not in seen
+        one.announce(replace(gateway.own, applied=4), 0.05)
+        wait_for(lambda: 4 in seen)
 
 
 def test_what_is_too_large_for_etcd_is_refused_with_its_size(etcd: Cluster, prefix: str) -> None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from gateway.cli.grids import Cell
+from gateway.cli.watching import drawn
 from gateway.controlplane.events import Events
 from gateway.controlplane.watch.alerts import alerts
 from gateway.controlplane.watch.fleet_view import FleetView
@@ -90,3 +92,34 @@ def test_what_cannot_be_started_is_wrong_now() -> None:
                 "text": f"backend m is not what was asked for: {why}{end}",
             }
         ]  # fmt: skip
+
+
+async def test_a_cluster_that_cannot_be_reached_is_said_and_since_when() -> None:
+    events = Events()
+    heard = events.subscribe()
+    view = FleetView(events, lambda message: None)
+    assert "cluster" not in view.status()["fleet"], "on one machine there is none"
+    assert "headgate_cluster_up" not in view.gauges()
+    view.take_cluster(None)
+    assert view.status()["fleet"]["cluster"] == {"state": "connected", "since": None}
+    since = "2026-01-01T12:00:00.000Z"
+    for _ in range(2):  # a second control process is told anew
+        view.take_cluster(since)
+    assert view.status()["fleet"]["cluster"] == {"state": "away", "since": since}
+    assert view.gauges()["headgate_cluster_up"] == {(): 0.0}
+    status = {"revision": 1, "workers": [], "routes": {}, "backends": {}, **view.status()}
+    (alert,) = alerts(status)
+    assert (alert["severity"], alert["kind"]) == ("warning", "cluster_lost")
+    line = (
+        f"the cluster cannot be reached since {since}: nothing is placed or moved to another host"
+        " meanwhile; requests go on to the instances that are there"
+    )
+    assert alert["text"] == line
+    assert drawn({**status, "alerts": [alert]})[0] == Cell(line, "warn")
+    view.take_cluster(None)
+    assert alerts({**status, **view.status()}) == []
+    assert view.gauges()["headgate_cluster_up"] == {(): 1.0}
+    heard.close()
+    assert [(e["type"], e["what"], e["since"]) async for e in heard] == [
+        ("cluster", "lost", since), ("cluster", "reached", since),
+    ]  # fmt: skip

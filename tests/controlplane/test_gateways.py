@@ -45,8 +45,9 @@ class Play:
 
     def follow(self, after: int, hear: Any) -> None: ...
 
-    def announce(self, own: Member | None) -> None:
+    def announce(self, own: Member | None, within_s: float = 0.0) -> None:
         self.announced.append(own)
+        self.within_s = within_s
 
     async def see(self, number: int, *members: Member, away: str = "") -> None:
         self.look(Seen(Head(number), {each.name: each for each in members}, away=away))
@@ -175,6 +176,16 @@ async def test_status_alerts_and_metrics_say_who_is_live_and_who_lags(play: Play
     assert gauges["headgate_gateway_revision"]["gw-b",] == 5.0
     await play.hold(0.0, "etcd is away")
     assert alerts({**status, **play.gateways.status(7)})[0]["kind"] == "store_lost"
+
+
+async def test_what_was_edited_here_is_said_with_what_comes_next_as_nobody_waits_for_it(
+    play: Play,
+) -> None:
+    table = Table.from_document({"backends": {}, "routes": {}}, 8)
+    play.gateways.announce(table, 2, awaited=False)
+    assert play.within_s > 0
+    play.gateways.announce(table, 2)
+    assert play.within_s == 0
 
 
 async def test_who_cannot_take_a_table_over_is_no_gateway_any_more(play: Play) -> None:

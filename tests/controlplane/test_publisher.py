@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,18 @@ class Journal:
         if self.hold is not None:
             await self.hold.wait()
         return 2
+
+
+class Outrun(Journal):
+    """One before which another gateway stores an edit, so often."""
+
+    rivals = 0
+
+    def commit(self, revision: Revision, applied: Document | None = None) -> None:
+        if self.rivals:
+            self.rivals -= 1
+            self.store.commit(replace(revision, who="a rival"))
+        super().commit(revision, applied)
 
 
 @pytest.fixture
@@ -229,6 +242,40 @@ async def test_an_edit_is_made_again_on_what_another_gateway_stored_meanwhile(
     published = await other.publish(weights(b=30), who="you")
     assert (published.revision, published.previous.revision) == (3, 2)
     assert other.table.routes["r"].weights == {"a": 80, "b": 30}
+    assert [line for line in here.lines if "watch" not in line] == [
+        "in force 2", "durable 3", "in force 3",
+    ]  # fmt: skip
+
+
+async def test_who_loses_again_and_again_keeps_its_turn_at_its_own_gateway(
+    publisher: Publisher, journal: Journal
+) -> None:
+    here = Outrun()
+    here.store, here.rivals = journal.store, 3
+    other = new_publisher(here)
+    other.start(FILE, why="start")
+    here.lines.clear()
+    first, second = await asyncio.gather(
+        other.publish(weights(b=30), who="first"), other.publish(weights(b=40), who="second")
+    )
+    assert (first.revision, second.revision) == (5, 6)
+
+
+async def test_an_edit_is_made_on_what_was_heard_before_it(
+    publisher: Publisher, journal: Journal
+) -> None:
+    here = Journal()
+    here.store = journal.store
+    other = new_publisher(here)
+    other.start(FILE, why="start")
+    here.lines.clear()
+    heard: asyncio.Queue[Revision] = asyncio.Queue()
+    following = asyncio.create_task(other.follow(heard))
+    await asyncio.sleep(0)
+    here.store.follow(1, heard.put_nowait)
+    await publisher.publish(weights(a=80), who="me")
+    assert (await other.publish(weights(b=30), who="you")).revision == 3
+    following.cancel()
     assert [line for line in here.lines if "watch" not in line] == [
         "in force 2", "durable 3", "in force 3",
     ]  # fmt: skip

@@ -95,6 +95,17 @@ class Cluster:
             return False
 
 
+def transactions(urls: Sequence[str]) -> int:
+    """How many the members at `urls` have been asked for so far."""
+    count = 0.0
+    for url in urls:
+        with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+            for line in answer.read().decode().splitlines():
+                if line.startswith("grpc_server_handled_total") and 'grpc_method="Txn"' in line:
+                    count += float(line.rpartition(" ")[2])
+    return int(count)
+
+
 @contextmanager
 def etcd_cluster(size: int = 1, more: Sequence[str] = (), tls: bool = False) -> Iterator[Cluster]:
     """`size` members that have a leader; `more` are options of theirs."""

@@ -25,6 +25,13 @@ class Cluster:
 
     environment: dict[str, str]
     folder: Path
+    pid: int
+
+    def head(self) -> psutil.Process:
+        """The process that knows who is where."""
+        family = psutil.Process(self.pid).children(recursive=True)
+        (found,) = [each for each in family if each.name() == "gcs_server"]
+        return found
 
 
 @contextlib.contextmanager
@@ -63,7 +70,7 @@ def running_cluster(cpus: int) -> Iterator[Cluster]:
             assert process.poll() is None, text
             assert time.monotonic() < end, text
             time.sleep(0.1)
-        yield Cluster(own, folder)
+        yield Cluster(own, folder, process.pid)
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             family = psutil.Process(process.pid).children(recursive=True)

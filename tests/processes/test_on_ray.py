@@ -175,6 +175,33 @@ async def replaced(cluster: Cluster) -> None:
             )
 
 
+async def away(cluster: Cluster) -> None:
+    """While the cluster's head does not answer, requests go on, and it is said since when."""
+    async with up(cluster) as gateway:
+
+        async def state() -> dict[str, Any]:
+            found: dict[str, Any] = (await gateway.status())["fleet"]["cluster"]
+            return found
+
+        async def is_(word: str) -> bool:
+            return (await state())["state"] == word
+
+        await eventually(lambda: is_("connected"), 60)
+        cluster.head().suspend()
+        try:
+            await eventually(lambda: is_("away"), 60, "it is seen that the head is away")
+            assert "cannot be reached since" in await gateway.command(
+                "status", "--url", gateway.admin_url
+            )
+            await gateway.pid()
+        finally:
+            cluster.head().resume()
+        await eventually(lambda: is_("connected"), 60, "it is seen that the head is back")
+        text = gateway.log_text()
+        assert text.count("the Ray cluster cannot be reached since") == 1
+        assert text.count("the Ray cluster is reached again") == 1
+
+
 async def down(cluster: Cluster) -> None:
     """`fleet down` leaves no process, and `fleet status` says so."""
     async with up(cluster) as gateway:
@@ -246,7 +273,7 @@ async def revisions(gateway: OnRay) -> list[int]:
 @pytest.mark.timeout(400)
 async def test_the_life_of_a_fleet_in_a_cluster() -> None:
     with running_cluster(cpus=5) as cluster:
-        for part in (placed, replaced, down, several):
+        for part in (placed, replaced, away, down, several):
             await part(cluster)
 
 

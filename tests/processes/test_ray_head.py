@@ -47,6 +47,7 @@ async def head_away(at: str) -> None:
         before = hosts.instances()
         await asyncio.sleep(AWAY_S)
         assert hosts.instances() == before, "nothing happens to instances"
+        assert "the cluster cannot be reached since" in await hosts.command("status")
 
         await hosts.ray_head()
         await hosts.command("scale", "a=5")
@@ -59,6 +60,7 @@ async def head_away(at: str) -> None:
             return pids == {each.pid for each in hosts.instances()} and len(shown) == 5
 
         await eventually(is_known, what="status shows what there is")
+        assert "cannot be reached" not in await hosts.command("status")
         assert not [each.reply for each in found if not each.reply.ok][:3]
         assert len(found) > 1000
         assert "ended 5 instances" in await hosts.command("fleet", "down")

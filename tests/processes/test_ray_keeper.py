@@ -1,7 +1,8 @@
 """What the keeper of a cluster's instances does with what Ray says, with Ray's part scripted."""
 
 import asyncio
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from gateway.up.on_ray.follower import Follower
 from gateway.up.on_ray.keeper import LOOK_EVERY_S, Keeper
 from gateway.up.on_ray.words import Room, Seen, Told
 from gateway.up.plan import InstancePlan, Site
+from gateway.up.reach import AWAY_S, Reach
 from gateway.wire.line import ForFleet
 from tests.harness.gateway import eventually
 
@@ -62,9 +64,14 @@ class Actors:
         pass
 
 
-def keeper(actors: Actors, said: list[str], kind: type[Keeper] = Keeper) -> Keeper:
+def keeper(
+    actors: Actors,
+    said: list[str],
+    kind: type[Keeper] = Keeper,
+    reached: Callable[[], None] = lambda: None,
+) -> Keeper:
     site = Site(Path("/f/headgate.yaml"), Path("/f"), 1, {})
-    return kind(actors, lambda: Room({}, {}, ()), site, said.append)
+    return kind(actors, lambda: Room({}, {}, ()), site, said.append, reached=reached)
 
 
 def table(**serve: Any) -> dict[str, Any]:
@@ -198,3 +205,47 @@ def test_the_waits_until_a_silent_host_is_noticed_are_four_seconds_at_most() -> 
     one_s = (int(said["period_ms"]) + int(said["timeout_ms"])) / 1000
     look_s = 2 * LOOK_EVERY_S  # between two looks, and for those that do not answer
     assert int(said["failure_threshold"]) * one_s + look_s <= 4.0
+
+
+def test_a_cluster_is_away_once_it_has_not_answered_for_long() -> None:
+    reach = Reach(100.0)
+    assert reach.away_since(100.0 + AWAY_S - 0.1) is None, "a busy one takes its time"
+    assert reach.away_since(100.0 + AWAY_S) == 100.0
+    assert reach.away_since(1000.0) == 100.0, "it is the same silence"
+    reach.note(1000.0)
+    assert reach.away_since(1001.0) is None
+
+
+async def test_nothing_is_heard_of_a_cluster_while_its_head_does_not_answer() -> None:
+    class Silent(Actors):
+        """Its head is away at first: who asks waits."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.is_back = threading.Event()
+
+        def asked(self) -> list[ForFleet]:
+            self.is_back.wait(60)
+            return super().asked()
+
+    actors, heard = Silent(), list[str]()
+    held = keeper(actors, [], reached=lambda: heard.append("reached"))
+    starting = asyncio.create_task(held.start({"a": SPEC}))
+    await eventually(lambda: actors.created)
+    assert not heard
+    actors.is_back.set()
+    await starting
+    await eventually(lambda: heard)
+    await held.stop(0, asyncio.Event())
+
+
+async def test_a_control_process_that_comes_anew_is_told_all_there_is() -> None:
+    actors, told = Actors(), list[Any]()
+    held = keeper(actors, [])
+    await held.start({"a": SPEC})
+    held.attach(told.append)
+    for _ in range(2):
+        told.clear()
+        held.take({"type": "serves", "revision": 1, "backends": table()})
+        assert "fleet" in [each["type"] for each in told]
+    await held.stop(0, asyncio.Event())

@@ -36,7 +36,12 @@ class StoreFull(DiskRefused):
 
 
 class Conflict(StoreError):
-    """Another edit came first: the number is taken, and nothing was changed."""
+    """Another edit came first: the number is taken, and nothing was changed. `newer` are the
+    revisions that did, in order and all of them; empty where the store did not look."""
+
+    def __init__(self, text: str, newer: "Sequence[Revision]" = ()) -> None:
+        super().__init__(text)
+        self.newer = newer
 
 
 class Unavailable(StoreError):

@@ -29,7 +29,7 @@ WORDS = {
 def alerts(status: Mapping[str, Json]) -> list[Alert]:
     """What is wrong: severity, kind, what it is about and a sentence; critical ones first."""
     found = [*_routes(status), *_instances(status), *_processes(status), *_workers(status)]
-    found += _gateways(status)
+    found += [*_cluster(status), *_gateways(status)]
     return sorted(found, key=lambda alert: alert["severity"] != CRITICAL)
 
 
@@ -98,6 +98,17 @@ def _processes(status: Mapping[str, Json]) -> Iterator[Alert]:
             text = f"backend {name} is not what was asked for: {served['error']}{before}"
             severity = WARNING if goes_on else CRITICAL
             yield _alert(severity, "not_started", text, {"backend": name})
+
+
+def _cluster(status: Mapping[str, Json]) -> Iterator[Alert]:
+    """What it means that nobody can be asked who places instances."""
+    cluster = status.get("fleet", {}).get("cluster", {})
+    if cluster.get("state") == "away":
+        text = (
+            f"the cluster cannot be reached since {cluster['since']}: nothing is placed or moved"
+            " to another host meanwhile; requests go on to the instances that are there"
+        )
+        yield _alert(WARNING, "cluster_lost", text, {})
 
 
 def _why_they_wait(instances: Mapping[str, Json]) -> str:

@@ -17,6 +17,7 @@ ANSWER_WITHIN_S = 5.0
 COMING = ("asleep", "unloading", "starting")
 STARTS = "headgate_instance_starts_total"
 LOAD_SECONDS = "headgate_instance_load_seconds"
+CLUSTER_UP = "headgate_cluster_up"
 
 
 class FleetView:
@@ -32,6 +33,8 @@ class FleetView:
         self._events, self._tell = events, tell
         self._resident = resident or Resident()
         self._told: Fleet | None = None
+        self._is_on_cluster = False
+        self._away_since: str | None = None
         self._asked: dict[int, asyncio.Future[Logs]] = {}
         self._questions = 0
         self._changed = asyncio.Event()
@@ -75,9 +78,9 @@ class FleetView:
 
     def status(self) -> dict[str, Any]:
         """`{"fleet": {revision, backends}}`; the revision is that of the table they are held to."""
-        told = self._told
+        told, cluster = self._told, self._cluster()
         if told is None:
-            return {"fleet": {"revision": 0, "backends": {}, "devices": []}}
+            return {"fleet": {"revision": 0, "backends": {}, "devices": [], **cluster}}
         devices = [
             {
                 **{key: device[key] for key in ("name", "total", "others")},
@@ -89,7 +92,15 @@ class FleetView:
             name: {**each, "processes": [self._shown(one) for one in each["processes"]]}
             for name, each in told["backends"].items()
         }
-        return {"fleet": {"revision": told["revision"], "backends": backends, "devices": devices}}
+        found = {"revision": told["revision"], "backends": backends, "devices": devices}
+        return {"fleet": {**found, **cluster}}
+
+    def _cluster(self) -> dict[str, Any]:
+        """Whether the cluster can be reached, where instances are in one."""
+        if not self._is_on_cluster:
+            return {}
+        state = "away" if self._away_since else "connected"
+        return {"cluster": {"state": state, "since": self._away_since}}
 
     @property
     def follows(self) -> bool:
@@ -143,6 +154,8 @@ class FleetView:
         found: dict[tuple[str, ...], float] = {
             (name,): each["load_s"] for name, each in self._backends() if each["load_s"] is not None
         }
+        if self._is_on_cluster:
+            return {LOAD_SECONDS: found, CLUSTER_UP: {(): float(self._away_since is None)}}
         return {LOAD_SECONDS: found}
 
     def _backends(self) -> Iterable[tuple[str, ServedBackend]]:
@@ -166,6 +179,14 @@ class FleetView:
             if each["addresses"] is not None and (was is None or was["state"] != each["state"]):
                 event = {"type": "demand", "backend": name, "state": each["state"]}
                 self._events.publish({**event, "detail": each["error"] or each["waits"]})
+
+    def take_cluster(self, away_since: str | None) -> None:
+        """Instances are in a cluster, which cannot be reached since then; None: it can."""
+        before, self._away_since = self._away_since, away_since
+        self._is_on_cluster = True
+        if (before is None) != (away_since is None):
+            what = "reached" if away_since is None else "lost"
+            self._events.publish({"type": "cluster", "what": what, "since": away_since or before})
 
     def _say(self, key: tuple[str, str, bool], state: str, process: InstanceProcess) -> None:
         backend, address = key[:2]

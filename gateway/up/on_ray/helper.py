@@ -80,7 +80,10 @@ async def _serve(asked: Any) -> int:
         os._exit(0)  # a thread of Ray's may wait for a cluster that is not there
     site = Site(Path(asked["file"]), Path(asked["cwd"]), cpu_count(), os.environ)
     kind = Follower if asked["follows"] else Keeper
-    keeper = kind(cluster.Actors(asked["fleet"]), cluster.room, site, say)
+    keeper = kind(
+        cluster.Actors(asked["fleet"]), cluster.room, site, say,
+        reached=lambda: channel.send_soon({"type": "reached"}),
+    )  # fmt: skip
     tasks = Tasks(lambda name, error: say(f"{name}: {told(error)}"))
     starting = tasks.run("the start in the cluster", keeper.start(begin["backends"]))
     listening = tasks.run("listening to the launcher", channel.receive())

@@ -6,6 +6,7 @@ addresses there are, Ray says: one that it calls away loses its place, whatever 
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import suppress
@@ -31,11 +32,13 @@ from gateway.wire.line import ForFleet, ToControl
 Spec = Mapping[str, Any]
 STOP_WITHIN_S = 40.0
 LOOK_EVERY_S = 0.3
+REACHED_EVERY_S = 1.0
 
 
 class Keeper:
     """Holds the instances of one fleet; `tell` reaches whoever sends requests, once `attach`ed, and
-    `say` a person. `room` says what the cluster has."""
+    `say` a person. `room` says what the cluster has, and `reached` hears now and then that the
+    cluster's head answers."""
 
     follows = False
     """Whether somebody else places and ends them."""
@@ -47,7 +50,9 @@ class Keeper:
         site: Site,
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        reached: Callable[[], None] = lambda: None,
     ) -> None:
+        self._reached, self._reached_at = reached, -math.inf
         self._actors, self._site, self._say = actors, site, say
         self._clock = clock
         self._tasks = Tasks(lambda name, error: say(f"{name}: {in_words(error)}; beginning again"))
@@ -108,6 +113,7 @@ class Keeper:
         match message["type"]:
             case "serves":
                 self._revision = message["revision"]
+                self._reported = None  # it may be another control process
                 self._places.begin()
                 self._asked_edit.clear()
                 if not self._is_ended or message["backends"] != self._serves:
@@ -208,6 +214,9 @@ class Keeper:
 
     async def _look_once(self) -> None:
         await self._look_for_others()
+        if self._clock() - self._reached_at >= REACHED_EVERY_S:
+            self._reached_at = self._clock()
+            self._reached()
         names = [each.seat.name for each in self._held if each.state != "failed"]
         seen = await asyncio.to_thread(self._actors.look, names)
         self._note(seen)

@@ -49,6 +49,7 @@ from gateway.processes.tasks import told as told_of
 log = logging.getLogger(__name__)
 PAGE_ENTRIES = 50
 FORGOTTEN_AT_ONCE = 16
+CAME_FIRST = 4  # revisions of others, with their documents, that are read for who lost to them
 LEASE_S = 5.0
 
 
@@ -139,11 +140,13 @@ class EtcdStore:
 
     async def _commit(self, number: int, value: bytes, file: bytes) -> None:
         end = time.monotonic() + self._kind.lease_s
-        head = self._head
-        if head is None or head.number != number - 1:
-            head = await self._read_head()
+        head = self._newest_head()
+        if head.number != number - 1:
+            asked = await etcd.transact(self._client, self._first(number))
+            head, newer = self._came_first(asked.found, number)
             if head.number != number - 1:
-                raise Conflict(f"revision {number} cannot follow {head.number}, the newest one")
+                why = f"revision {number} cannot follow {head.number}, the newest one"
+                raise Conflict(why, newer)
         after, forgotten = await self._after(head, number, value)
         keys = self._keys
         writes = [etcd.put(keys.head, after.packed()), etcd.put(keys.revision(number), value)]
@@ -155,7 +158,7 @@ class EtcdStore:
                     self._client,
                     writes,
                     when=[etcd.unchanged(keys.head, head.written)],
-                    otherwise=[etcd.get(keys.head), etcd.get(keys.revision(number))],
+                    otherwise=self._first(number),
                     within_s=max(0.1, end - time.monotonic()),
                 )
             except EtcdRefused as refused:
@@ -175,8 +178,8 @@ class EtcdStore:
                 written = Head.read(heads[0].value, heads[0].revision)
                 self._note(written, written.written, number, value)
                 return
-            self._head = Head.read(heads[0].value, heads[0].revision) if heads else Head()
-            raise Conflict(f"revision {number} is another gateway's already")
+            _, newer = self._came_first(answer.found, number)
+            raise Conflict(f"revision {number} is another gateway's already", newer)
 
     def _note(self, head: Head, written: int, number: int, value: bytes) -> None:
         self._head = Head(head.number, head.checksum, head.oldest, head.size, written)
@@ -184,10 +187,29 @@ class EtcdStore:
         for old in [each for each in self._sizes if each < head.oldest]:
             del self._sizes[old]
 
-    async def _read_head(self) -> Head:
-        (found,) = (await etcd.transact(self._client, [etcd.get(self._keys.head)])).found
-        self._head = Head.read(found[0].value, found[0].revision) if found else Head()
-        return self._head
+    def _newest_head(self) -> Head:
+        """The newest that is known, by own edits or by the watch."""
+        seen = self._watch.seen.head if self._watch is not None else Head()
+        return max(seen, self._head or Head(), key=lambda head: head.written)
+
+    def _first(self, number: int) -> list[etcd.Json]:
+        """Asks for the head, and for what is stored from revision `number` on."""
+        keys = self._keys
+        first, end = keys.revision(number), etcd.beyond(keys.revisions)
+        return [etcd.get(keys.head), etcd.get(first, end, limit=str(CAME_FIRST))]
+
+    def _came_first(
+        self, found: Sequence[Sequence[etcd.Entry]], number: int
+    ) -> tuple[Head, Sequence[Revision]]:
+        """The head, and the revisions that came before what should have been `number`: none where
+        they are not all here."""
+        heads, entries = found
+        self._head = Head.read(heads[0].value, heads[0].revision) if heads else Head()
+        numbers = range(number, self._head.number + 1)
+        if [each.key for each in entries] != [self._keys.revision(each) for each in numbers]:
+            return self._head, ()
+        values = zip(entries, numbers, strict=True)
+        return self._head, [unpacked(each.value, at).whole() for each, at in values]
 
     async def _after(self, head: Head, number: int, value: bytes) -> tuple[Head, etcd.Json]:
         """The head that comes after `head`, and the deletion of what is forgotten by it."""
@@ -312,10 +334,11 @@ class EtcdStore:
         assert self._membership is not None
         self._loop.keep("the lease", self._membership.run)
 
-    def announce(self, own: Member | None) -> None:
-        """What is true of this gateway from now on; None: nothing that others could count on."""
+    def announce(self, own: Member | None, within_s: float = 0.0) -> None:
+        """What is true of this gateway from now on; None: nothing that others could count on. It is
+        told within so many seconds, at once where they are 0."""
         assert self._membership is not None
-        self._loop.soon(partial(self._membership.announce, own))
+        self._loop.soon(partial(self._membership.announce, own, within_s))
 
     def rollouts(self, node: str) -> RolloutKeys:
         """What keeps rollouts here, for the gateway `node`."""

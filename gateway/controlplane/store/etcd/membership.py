@@ -55,12 +55,15 @@ class Membership:
         self._own: Member | None = None
         self._written: Member | None = None
         self._news = asyncio.Event()
+        self._due = math.inf  # when what is announced has to be written
         self._until = self._ttl_s = 0.0
         self.lease = 0
         """The number of the lease that is held; 0: none."""
 
-    def announce(self, own: Member | None) -> None:
-        """What is true of this gateway now; None: it decides by no table that others know."""
+    def announce(self, own: Member | None, within_s: float = 0.0) -> None:
+        """What is true of this gateway now; None: it decides by no table that others know. It is
+        written within so many seconds."""
+        self._due = min(self._due, self._clock() + within_s)
         self._own = own
         self._news.set()
 
@@ -144,16 +147,20 @@ class Membership:
             self._news.clear()
             if self._own is None:
                 raise Unavailable("this gateway cannot take over the newest revision")
-            if self._own != self._written:
+            if self._clock() >= self._due:
                 await self._write(self._own)
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(sent + self._ttl_s / 3 - self._clock()):
+                until = min(self._due, sent + self._ttl_s / 3)
+                async with asyncio.timeout(until - self._clock()):
                     await self._news.wait()
             if self._clock() >= sent + self._ttl_s / 3:
                 sent = await self._renew()
 
     async def _write(self, own: Member) -> None:
+        self._due = math.inf
+        if own == self._written:
+            return
         word = etcd.put(self._keys.gateway(own.name), packed_member(own), self.lease)
         await etcd.transact(self._client, [word], within_s=self._left())
         self._written = own

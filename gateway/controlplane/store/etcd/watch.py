@@ -47,6 +47,7 @@ class Watch:
         look: Callable[[Seen], None] = lambda seen: None,
     ) -> None:
         self._client, self._keys, self._every_s = client, keys, every_s
+        self._head_key = etcd.b64(keys.head)
         self._look = look
         self.seen = Seen()
         self.changed = asyncio.Event()
@@ -103,9 +104,13 @@ class Watch:
             if said.get("canceled"):
                 # What it should begin with was compacted, or it may not be watched.
                 raise Unavailable(f"the watch was ended: {said.get('cancel_reason', 'compacted')}")
-            for event in said.get("events", ()):
+            # What an edit left behind comes beside the head that names it, and is not asked for.
+            for event in sorted(said.get("events", ()), key=self._is_of_head):
                 await self._take(event)
             self._read_up_to = max(self._read_up_to, int(said["header"]["revision"]))
+
+    def _is_of_head(self, event: Mapping[str, Any]) -> bool:
+        return bool(event["kv"]["key"] == self._head_key)
 
     async def _take(self, event: Mapping[str, Any]) -> None:
         entry = etcd.entry_of(event["kv"])

@@ -48,6 +48,10 @@ function words(event) {
         : { text: `${event.instance} of ${event.backend} is back`, tone: "good" };
     case "gateway":
       return { text: `${event.gateway} ${event.what}`, tone: event.what === "lost" ? "bad" : "good" };
+    case "cluster":
+      return event.what === "lost"
+        ? { text: `cannot be reached since ${event.since}: nothing is placed meanwhile`, tone: "bad" }
+        : { text: `is reached again, as it was not since ${event.since}`, tone: "good" };
     case "effective": {
       const shares = Object.entries(event.effective || {}).map(([name, share]) => `${name} ${percent(share)}`);
       return { text: `${event.route} goes to ${shares.join(", ")}` };
