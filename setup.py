@@ -22,10 +22,10 @@ HOT = {
         kept lines matching openai pooling queueing rate_limit response_heads retrying
         sampling shared_load splitting strangers targets""",
     "gateway/dataplane": """admitting attempt availability backend bucket buckets coding cold_start
-        connection deadlines deciding door exchange in_flight_limit instance intake judge leased
-        limiting listener live_route match_memory meeting mirroring model_listing pairing plane
-        pool queue queue_turns replies replying retry route_table shaping shared traced tunnel
-        upstream waiter""",
+        connection deadlines deciding door exchange idle_queue in_flight_limit instance intake judge
+        leased limiting listener live_route match_memory meeting mirroring model_listing pairing
+        plane pool queue queue_turns replies replying retry route_table shaping shared traced
+        tunnel upstream waiter""",
     "instance/core": "batching deadlines expiring pacing",
     "instance/front": """answers batches connection driver endpoint http incoming jobs load takers
         traced workers writing""",

@@ -75,7 +75,7 @@ class Exchange(Replying, Coded):
             self.copy(route, backend)
 
     def copy(self, route: LiveRoute, backend: LiveBackend) -> None:
-        """Sends what is to be copied of it: after the client's own, which waits for nothing."""
+        """Has sent what is to be copied of it, once no client's request waits for that."""
         self.pair = mirror(self, route, backend)
 
     def move_on(self) -> None:
@@ -100,6 +100,7 @@ class Exchange(Replying, Coded):
         if self.deadline != self.expires_at:
             self.plane.wheel.set(self, self.expires_at)
         self.attempts += 1
+        self.plane.idle_queue.sent += 1
         self.attempt = attempt = Attempt(self, instance, now)
         attempt.begin(now)
 

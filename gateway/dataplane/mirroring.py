@@ -2,9 +2,10 @@
 
 A copy is taken of requests whose body is whole and small enough to be kept, sent to the
 mirror's backend if it has room at once, and its answer is read and forgotten, or compared
-(`pairing`). It never delays a client: it leaves after the client's own request, what does not fit
-is dropped, and so is a copy under way whose place a client's own request needs. Where answers are
-compared, what is dropped is counted: each request that chance picked has one verdict in the end.
+(`pairing`). It never delays a client: it leaves when the worker has no client's request to send
+on (`idle_queue`), what does not fit is dropped, and so is a copy under way whose place a client's
+own request needs. Where answers are compared, what is dropped is counted: each request that chance
+picked has one verdict in the end.
 """
 
 from typing import Final
@@ -110,14 +111,20 @@ class Copy(Timed, Receiver):
         )
 
     def begin(self) -> None:
-        """Sends the copy; nobody waits for its answer."""
+        """Takes its place, and sends the copy when there is time; nobody waits for its answer."""
         shared, instance = self._instance.shared, self._instance
         now = shared.now()
         shared.mirrored += 1
         instance.load.sent(now)
         self._backend.copies.add(self)
         shared.wheel.set(self, now + instance.pool.timeouts.response_s)
-        upstream = instance.pool.take(now)
+        shared.idle_queue.add(self._go)
+
+    def _go(self) -> None:
+        if self._is_over:
+            return
+        instance = self._instance
+        upstream = instance.pool.take(instance.shared.now())
         if upstream is None:
             instance.pool.connect(self._send, lambda _signal, _why: self._end(), self.give_up)
         else:

@@ -23,6 +23,7 @@ from gateway.core.retrying import RetryBudget
 from gateway.core.sampling import Sampling
 from gateway.dataplane.buckets import Buckets
 from gateway.dataplane.deadlines import Clock, Wheel
+from gateway.dataplane.idle_queue import IdleQueue
 from gateway.dataplane.judge import Judge
 from gateway.dataplane.load_memory import LoadMemory
 from gateway.dataplane.pairing import Outbox
@@ -47,9 +48,9 @@ class Shared:
 
     __slots__ = (
         "_awake", "_bits", "_buckets", "_credentials", "_dropped", "_gateways", "_id", "_loop",
-        "_trusted", "asked", "budget", "counters", "demand", "generation", "judges", "ledger",
-        "load_memory", "log", "mirrored", "node", "notify", "now", "options", "outbox", "permits",
-        "served", "signals", "tasks", "wall", "wheel",
+        "_trusted", "asked", "budget", "counters", "demand", "generation", "idle_queue", "judges",
+        "ledger", "load_memory", "log", "mirrored", "node", "notify", "now", "options", "outbox",
+        "permits", "served", "signals", "tasks", "wall", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,7 @@ class Shared:
         self._bits = random.Random().getrandbits  # noqa: S311 -- which arm, not a secret
         self._awake: dict[Callable[[], None], None] = {}  # in the order of their wishes
         self.generation = 1
+        self.idle_queue = IdleQueue(loop.call_soon, self.now)
         self.mirrored = 0
         self.counters = counters or Counters(Book())
         which = Sampling(options.access_log_percent, options.access_log_slow_s)

@@ -16,7 +16,7 @@ BOUNDARY = "border-of-the-parts"
 
 async def test_text_arrives_while_it_is_being_written(tmp_path: Path) -> None:
     async with running(tmp_path, on_free_ports("examples/characters/headgate.yaml")) as up:
-        asked = {"prompt": "Alice ", "length": 3000, "seed": 1}
+        asked = {"prompt": "Alice ", "length": 300, "seed": 1}
         arrivals: list[float] = []
         reply = await up.client.request(
             "POST",
@@ -31,7 +31,7 @@ async def test_text_arrives_while_it_is_being_written(tmp_path: Path) -> None:
         first_s, all_s = (each - reply.intended for each in (arrivals[0], arrivals[-1]))
         assert first_s < all_s / 4, (first_s, all_s)
         again = await up.client.json("POST", f"{up.url}/write", asked, timeout=60)
-        assert len(again.body) == 3000
+        assert len(again.body) == 300
         assert (await up.client.json("POST", f"{up.url}/write", {"prompt": ""})).status == 422
 
 
