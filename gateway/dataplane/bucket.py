@@ -10,7 +10,7 @@ from typing import Final
 
 from gateway.core.entries import Limits
 from gateway.core.rate_limit import Terms
-from gateway.dataplane.buckets import COUNT, LOCKS, WORD, Buckets, Own
+from gateway.dataplane.buckets import COUNT, LOCKS, Buckets, Own
 
 _NONE: Final = Own(-1)
 
@@ -33,21 +33,23 @@ class Bucket:
     )  # fmt: skip
 
     def __init__(self, buckets: Buckets, kind: str, name: str, limits: Limits) -> None:
+        # First, and so side by side in memory, what each decision reads (see `door.Admission`).
         self._all = buckets
-        self.kind = kind
-        self._key = key = blake2b(f"{kind}\0{name}".encode(), digest_size=12).digest()
-        self._word = int.from_bytes(key[:8], "big") | 1
-        self.place = -1
         self._own = _NONE
-        self.limits = limits
-        self._take_part()
+        self._gateways = buckets.gateways
+        self.terms: Terms = buckets.terms(kind, limits)
         self.left = self.terms.burst
         self.full_at = 0.0
+        self.place = -1
+        self._key = key = blake2b(f"{kind}\0{name}".encode(), digest_size=12).digest()
+        self._word = int.from_bytes(key[:8], "big") | 1
+        self.kind = kind
+        self.limits = limits
 
     def _take_part(self) -> None:
         """Goes by this gateway's part of the limits from now on."""
         self._gateways = self._all.gateways
-        self.terms: Terms = self._all.terms(self.kind, self.limits)
+        self.terms = self._all.terms(self.kind, self.limits)
 
     def enter(self, now: float) -> bytes:
         """Admits one request, which is in flight until `leave`; the header lines that tell its
@@ -110,14 +112,13 @@ class Bucket:
 
     def _decide_with_others(self, place: int, now: float) -> bytes:
         buckets, terms = self._all, self.terms
-        at, lanes, seconds = place * buckets.stride, buckets.lanes, buckets.seconds
-        at_own, cost_s = at + buckets.lane, terms.cost_s
+        at_own, seconds = place * buckets.stride + buckets.lane, buckets.seconds
+        cost_s = terms.cost_s
         full_at = taken = left = 0.0
         is_full = False
         if terms.has_rate:
-            all_lanes = buckets.unpack(buckets.records, at * WORD)
-            taken = sum(all_lanes[:lanes])
-            full_at = max(all_lanes[lanes:]) + taken
+            taken, since = buckets.sums(place)
+            full_at = since + taken
             is_full = full_at < now
             if is_full:
                 full_at = now
@@ -128,7 +129,7 @@ class Bucket:
             self._count(place, terms.most, now)
         if terms.has_rate:
             if is_full:
-                seconds[at_own + lanes] = now - taken
+                seconds[at_own + buckets.lanes] = now - taken
             seconds[at_own] += cost_s
         self.left, self.full_at = int(left + 1e-6), full_at + cost_s
         return terms.lines(self.left, self.full_at - now)
@@ -148,9 +149,9 @@ class Bucket:
     def _add(self, place: int, more: int) -> None:
         buckets = self._all
         at = place * buckets.stride + buckets.to_counts + buckets.lane
-        word = buckets.counts[at]
-        count = word & COUNT if word >> 20 == buckets.epoch else 0
-        buckets.counts[at] = buckets.ours + max(0, count + more)
+        word: int = buckets.counts[at]
+        count = more + (word & COUNT if word >> 20 == buckets.epoch else 0)
+        buckets.counts[at] = buckets.ours + count if count > 0 else buckets.ours
 
     def leave(self) -> None:
         """One request that was admitted here is over."""

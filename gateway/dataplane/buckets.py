@@ -115,10 +115,9 @@ class Buckets:
             own = self._own[place] = Own(place * self.stride + self.lane)
         if own.known is not self.known:
             at = own.at
-            every = self.unpack(self.records, place * self.stride * WORD)
+            taken, own.since = self.sums(place)
             own.seconds = self.seconds[at]
-            own.others = sum(every[: self.lanes]) - own.seconds
-            own.since = max(every[self.lanes :])
+            own.others = taken - own.seconds
             word = self.counts[at + self.to_counts]
             own.flying = word & COUNT if word >> 20 == self.epoch else 0
             own.known = self.known
@@ -175,16 +174,24 @@ class Buckets:
 
     def full_at(self, place: int) -> float:
         """When the bucket at `place` is full again."""
-        all_lanes = self.unpack(self.records, place * self.stride * WORD)
-        return float(max(all_lanes[self.lanes :]) + sum(all_lanes[: self.lanes]))
+        taken, since = self.sums(place)
+        return since + taken
+
+    def sums(self, place: int) -> tuple[float, float]:
+        """The seconds of the rate that all lanes took at `place`, since the latest moment at which
+        one of them saw the bucket full."""
+        words: tuple[float, ...] = self.unpack(self.records, place * self.stride * WORD)
+        return sum(words[: self.lanes]), max(words[self.lanes :])
 
     def in_flight(self, place: int) -> int:
         """How many requests the workers that live have there."""
         at = (place * self.stride + 2 * self.lanes) * WORD
         total = 0
-        for lane, word in enumerate(self.unpack_counts(self.records, at)):
-            if word and word & COUNT and word >> 20 == self.epochs[lane]:
-                total += word & COUNT
+        words: tuple[int, ...] = self.unpack_counts(self.records, at)
+        for lane, word in enumerate(words):
+            count = word & COUNT
+            if count and word >> 20 == self.epochs[lane]:
+                total += count
         return total
 
     def look(self, now: float) -> None:
