@@ -1,8 +1,9 @@
 """Who is let in at a route, and how do instances and books come to know of it?
 
 The Door is the keys of one snapshot, ready for the request path. What it found out about a head
-is kept with that head, and so no longer than the connection that sends it again and again; of
-the key itself nothing is kept. What opens what is `core.access`.
+is kept with that head, and by the lines that hold the key with the connection, on which most
+clients send the same ones again and again; neither is kept longer than the connection. Of the key
+nothing is kept beside. What opens what is `core.access`.
 """
 
 from collections.abc import Iterable, Sequence
