@@ -1,8 +1,7 @@
 """May one more request have what is left in a bucket?
 
-By the generic cell rate algorithm (`core.rate_limit`), over the lanes of all workers or, while
-there is no other one, by what this one wrote itself. Where records lie, and whose a lane is, is
-`buckets`.
+By the generic cell rate algorithm (`core.rate_limit`), over the lanes of all workers, of which this
+one knows what it wrote itself. Where records lie, and whose a lane is, is `buckets`.
 """
 
 from hashlib import blake2b
@@ -59,10 +58,11 @@ class Bucket:
             self._take_part()
         if (
             own.known is buckets.known
+            and own.is_alone
             and buckets.epochs == buckets.alone
             and not self.terms.is_locked
         ):
-            return self._decide_alone(own, now)
+            return self._take(own, now)
         place = self.place
         if place < 0 or buckets.directory[place] != self._word:
             place = self.place = buckets.find(self._key, now)
@@ -75,14 +75,17 @@ class Bucket:
             buckets.unlock(LOCKS + place)
 
     def _decide(self, place: int, now: float) -> bytes:
-        buckets = self._all
-        if not buckets.is_alone(now):
-            return self._decide_with_others(place, now)
-        self._own = buckets.own(place)
-        return self._decide_alone(self._own, now)
+        buckets, most = self._all, self.terms.most
+        own = buckets.own(place, now)
+        if most is not None and own.beside_flying and own.flying + own.beside_flying >= most:
+            buckets.look(now)  # who has ended has nothing in flight
+            own.known = None
+            own = buckets.own(place, now)
+        self._own = own
+        return self._take(own, now)
 
-    def _decide_alone(self, own: Own, now: float) -> bytes:
-        """As all who decide do; but what is read there is known here."""
+    def _take(self, own: Own, now: float) -> bytes:
+        """Decides by what `own` says of the record, and writes it there."""
         buckets, terms = self._all, self.terms
         at, cost_s = own.at, terms.cost_s
         full_at = taken = left = 0.0
@@ -98,7 +101,7 @@ class Bucket:
                 self._refuse(left, full_at)
         most = terms.most
         if most is not None:
-            if own.flying >= most:
+            if own.flying + own.beside_flying >= most:
                 raise OverLimit(0.0)
             own.flying += 1
             buckets.counts[at + buckets.to_counts] = buckets.ours + own.flying
@@ -110,41 +113,9 @@ class Bucket:
         self.full_at = full_at = full_at + cost_s
         return terms.lines(rest, full_at - now)
 
-    def _decide_with_others(self, place: int, now: float) -> bytes:
-        buckets, terms = self._all, self.terms
-        at_own, seconds = place * buckets.stride + buckets.lane, buckets.seconds
-        cost_s = terms.cost_s
-        full_at = taken = left = 0.0
-        is_full = False
-        if terms.has_rate:
-            taken, since = buckets.sums(place)
-            full_at = since + taken
-            is_full = full_at < now
-            if is_full:
-                full_at = now
-            left = terms.burst - (full_at - now) / cost_s - 1.0
-            if left < -1e-6:
-                self._refuse(left, full_at)
-        if terms.most is not None:
-            self._count(place, terms.most, now)
-        if terms.has_rate:
-            if is_full:
-                seconds[at_own + buckets.lanes] = now - taken
-            seconds[at_own] += cost_s
-        self.left, self.full_at = int(left + 1e-6), full_at + cost_s
-        return terms.lines(self.left, self.full_at - now)
-
     def _refuse(self, left: float, full_at: float) -> None:
         self.left, self.full_at = 0, full_at
         raise OverLimit(max(1e-3, -left * self.terms.cost_s))
-
-    def _count(self, place: int, most: int, now: float) -> None:
-        buckets = self._all
-        if buckets.in_flight(place) >= most:
-            buckets.look(now)
-            if buckets.in_flight(place) >= most:
-                raise OverLimit(0.0)
-        self._add(place, 1)
 
     def _add(self, place: int, more: int) -> None:
         buckets = self._all
