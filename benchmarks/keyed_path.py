@@ -3,8 +3,9 @@
     python -m benchmarks.keyed_path [--rounds 80]
 
 A worker's data plane between connections of memory: requests that are all different, 32 clients in
-turn. Without keys, with 8 and with 10,000 consumers, with a limit on each. Said is the processor
-time of a request, the least of all rounds, in which they take turns: it holds beside other work.
+turn. Without keys; where each client has its own; and with 8 and with 10,000 consumers on these
+connections in turn, with a limit on each. Said is the processor time of a request, the least of all
+rounds, in which they take turns: it holds beside other work.
 """
 
 import argparse
@@ -65,7 +66,12 @@ class Path:
     """A worker whose instance answers at once."""
 
     def __init__(
-        self, sections: Mapping[str, Any], targets: tuple[Target, ...], workers: int
+        self,
+        sections: Mapping[str, Any],
+        targets: tuple[Target, ...],
+        workers: int,
+        *,
+        is_kept: bool = False,
     ) -> None:
         memory = shared_memory()
         counters = Counters(Book(memory), Book(memory, apart=True))
@@ -92,7 +98,8 @@ class Path:
             client = Client(plane, Exchange)
             client.connection_made(Transport())  # type: ignore[arg-type]
             self._clients.append(client)
-        self._parts = [each.split(b"\1") for each in _asked(targets)]
+        asked = _kept(targets) if is_kept else _asked(targets)
+        self._parts = [each.split(b"\1") for each in asked]
         self.heads = len(self._parts)
         self._numbers = itertools.count(1)
 
@@ -129,12 +136,19 @@ def _asked(targets: tuple[Target, ...]) -> list[bytes]:
     return different("127.0.0.1:8080", targets, max(BATCH, len(targets)))
 
 
+def _kept(targets: tuple[Target, ...]) -> list[bytes]:
+    """What clients ask that have a target each and ask in turn."""
+    each = [_asked((target,))[: BATCH // CLIENTS] for target in targets]
+    return [request for turn in zip(*each, strict=True) for request in turn]
+
+
 def paths(counts: Sequence[int]) -> Iterator[tuple[str, Path]]:
     keyed = {
         count: tuple(Target(headers=(("X-API-Key", secret),)) for secret in secrets(count))
-        for count in counts
+        for count in (CLIENTS, *counts)
     }
     yield "without keys", Path({}, (Target(),), 1)
+    yield "a key for each client", Path({"keys": section(CLIENTS)}, keyed[CLIENTS], 1, is_kept=True)
     for count in counts:
         keys = {"keys": section(count)}
         yield f"{count:,} keys", Path(keys, keyed[count], 1)

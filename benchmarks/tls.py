@@ -4,12 +4,16 @@
 
 One core for the proxy and one for the load, as everywhere here. Both show one certificate (P-256)
 and take TLS 1.3 with AES-128-GCM, which the load insists on: left to themselves they would choose
-different ciphers. For handshakes each request has a connection of its own, and no session is
-resumed. Rounds alternate; the medians are printed, and what they are of Envoy's.
+different ciphers. For handshakes each request has a connection of its own. wrk resumes its session
+on each, by the ticket of the one before; `openssl s_time` never does, asks for nothing, and is
+slower than what it measures, so that what its rate says of a proxy is the processor time alone.
+Rounds alternate; the medians are printed, and what they are of Envoy's.
 """
 
 import argparse
+import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -20,7 +24,8 @@ from pathlib import Path
 
 from benchmarks.gateways import started
 from benchmarks.heads import Target
-from benchmarks.proxies import Work, missing
+from benchmarks.machine import LOAD_CORE, on_core
+from benchmarks.proxies import Proxy, Work, missing
 from benchmarks.upstreams import nginx_upstreams
 from benchmarks.wrk import Load, wrk
 
@@ -28,8 +33,9 @@ NAMES = ("Headgate", "Envoy")
 CLOSING = Target(headers=(("Connection", "close"),))
 WORKS: dict[str, tuple[int, Target]] = {
     "small posts on 32 kept connections": (32, Target()),
-    "handshakes, 32 at once": (32, CLOSING),
+    "resumed sessions with a request each, 32 at once": (32, CLOSING),
 }
+NEW, CLIENTS = "new sessions without a request, 4 at once", 4
 # What OpenSSL reads in every process that is started from here; Envoy's library is another.
 ONE_CIPHER = """openssl_conf = all
 [all]
@@ -56,6 +62,22 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return cert, key
 
 
+def new_sessions(one: Proxy, seconds: float) -> Load:
+    """What `openssl s_time` saw of `one`: connections that agree on TLS for the first time."""
+    address, time = f"127.0.0.1:{one.port}", str(int(seconds))
+    command = ["openssl", "s_time", "-connect", address, "-new", "-time", time]
+    before = one.running.used_s()
+    clients = [
+        subprocess.Popen(on_core(LOAD_CORE, command), stdout=subprocess.PIPE, text=True)
+        for _ in range(CLIENTS)
+    ]
+    said = " ".join(each.communicate()[0] for each in clients)
+    count = sum(map(int, re.findall(r"(\d+) connections in \d+ real seconds", said)))
+    after = one.running.used_s()
+    user, system = (1e6 * (b - a) / max(1, count) for a, b in zip(before, after, strict=True))
+    return Load(count / int(seconds), math.nan, math.nan, 0, count, user, system)
+
+
 def measure(
     rounds: int, seconds: float, say: Callable[[str], None]
 ) -> dict[str, dict[str, list[Load]]]:
@@ -64,7 +86,7 @@ def measure(
     for name in NAMES:
         if why := missing(name):
             say(f"left out: {name} ({why})")
-    loads: dict[str, dict[str, list[Load]]] = {what: defaultdict(list) for what in WORKS}
+    loads: dict[str, dict[str, list[Load]]] = {what: defaultdict(list) for what in (*WORKS, NEW)}
     with tempfile.TemporaryDirectory(prefix="headgate-tls-") as made, nginx_upstreams(1) as ports:
         files = certificate(Path(made))
         configuration = Path(made, "openssl.cnf")
@@ -82,6 +104,10 @@ def measure(
                         )
                         loads[what][one.name].append(load)
                         say(f"round {number + 1}, {what}: {one.name} {load.rate:,.0f}/s")
+                for one in proxies if number % 2 else proxies[::-1]:
+                    load = new_sessions(one, seconds)
+                    loads[NEW][one.name].append(load)
+                    say(f"round {number + 1}, {NEW}: {one.name} {load.rate:,.0f}/s")
     return loads
 
 
@@ -90,13 +116,20 @@ def lines(loads: dict[str, dict[str, list[Load]]]) -> list[str]:
     found = []
     for what, seen in loads.items():
         rates = {name: statistics.median(load.rate for load in each) for name, each in seen.items()}
+        took_us = {
+            name: statistics.median(load.user_us + load.system_us for load in each)
+            for name, each in seen.items()
+        }
         for name, each in seen.items():
-            took_us = statistics.median(load.user_us + load.system_us for load in each)
-            errors = sum(load.errors for load in each)
-            part = f", {rates[name] / rates['Envoy']:.2f} of Envoy's" if "Envoy" in rates else ""
+            errors, part = sum(load.errors for load in each), ""
+            if "Envoy" in rates:
+                part = (
+                    f"; {rates[name] / rates['Envoy']:.2f} of Envoy's rate,"
+                    f" {took_us['Envoy'] / took_us[name]:.2f} by processor time"
+                )
             found.append(
-                f"{what}: {name} {rates[name]:,.0f}/s{part}, {took_us:.0f} µs of processor time"
-                f" each, {errors} errors"
+                f"{what}: {name} {rates[name]:,.0f}/s, {took_us[name]:.0f} µs of processor time"
+                f" each, {errors} errors{part}"
             )
     return found
 

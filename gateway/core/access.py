@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Final
 
 from gateway.core.entries import MAX_COUNT, Limits, Route, is_name
 from gateway.core.errors import ClientFault
-from gateway.core.lines import API_KEY, AUTHORIZATION
 from gateway.core.rate_limit import read_limits
 from gateway.core.units import parse_time
 
@@ -112,42 +111,38 @@ class Keyring:
 
 def digest_of(secret: bytes) -> bytes:
     """What is kept of a key, and by what it is found."""
-    return hashlib.sha256(secret).digest()
+    return _sha256(secret).digest()
 
 
-def secret_of(known: Mapping[int, bytes]) -> bytes:
-    """The key that a request brings, by the header lines that are `known` of it; b"" for none. A
-    Bearer token comes first: who sends one may have an X-API-Key for the instance beside it."""
-    line = known.get(AUTHORIZATION)
-    if line is not None:
-        value = line[_AUTHORIZATION:].strip(b" \t")
+def secret_of(authorization: bytes, api_key: bytes) -> bytes:
+    """The key that a request brings in its lines of these names, b"" for none. A Bearer token comes
+    first: who sends one may have an X-API-Key for the instance beside it."""
+    if authorization:
+        value = authorization[_AUTHORIZATION:].strip(b" \t")
         if value[:7].lower() == b"bearer ":
             return value[7:].lstrip(b" ")
-    line = known.get(API_KEY)
-    return line[_API_KEY:].strip(b" \t") if line is not None else b""
+    return api_key[_API_KEY:].strip(b" \t")
 
 
 _AUTHORIZATION: Final = 14  # characters of its name and the colon
 _API_KEY: Final = 10
+_sha256: Final = hashlib.sha256
 
 
 def without_credentials(
-    forward: list[bytes], known: Mapping[int, bytes], has_key: bool
+    forward: list[bytes], authorization: bytes, api_key: bytes, has_key: bool
 ) -> list[bytes]:
-    """The header lines that pass, less those of the `known` ones that hold the key of who was let
+    """The header lines that pass, less those of these two names that hold the key of who was let
     in, who `has_key`, or any of a gateway's form: who sends a key twice does not give it away."""
-    bearer, other = known.get(AUTHORIZATION), known.get(API_KEY)
-    if bearer is None and other is None:
+    if not authorization and not api_key:
         return forward
+    if has_key and not (authorization and api_key):  # as nearly all send it
+        key = authorization or api_key
+        return [line for line in forward if line != key]
     left = forward.copy()
-    if has_key and (bearer is None or other is None):  # as nearly all send it
-        line = other if bearer is None else bearer
-        if line in left:
-            left.remove(line)
-        return left
-    secret = secret_of(known) if has_key else b""
-    for kind in (AUTHORIZATION, API_KEY):
-        for line in known[kind].split(CRLF) if kind in known else ():
+    secret = secret_of(authorization, api_key) if has_key else b""
+    for lines in (authorization, api_key):
+        for line in lines.split(CRLF) if lines else ():
             said = line.rstrip(b" \t").rpartition(b" ")[2].rpartition(b":")[2]
             if (said == secret or said.startswith(PREFIX)) and line in left:
                 left.remove(line)

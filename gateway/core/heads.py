@@ -111,9 +111,12 @@ class Head:
 
 
 class RequestHead(Head):
-    """A request: `method`, `target` and `host` are the bytes that go on unchanged."""
+    """A request: `method`, `target` and `host` are the bytes that go on unchanged; `api_key` and
+    `authorization` the lines of these names, b"" where there are none."""
 
-    __slots__ = ("admitted", "host", "method", "prepared", "target")
+    __slots__ = (
+        "admitted", "api_key", "authorization", "host", "method", "prepared", "target",
+    )  # fmt: skip
 
     def __init__(
         self, lines: list[bytes], method: bytes = b"", target: bytes = b"", minor: int = 1
@@ -122,6 +125,7 @@ class RequestHead(Head):
         self.method = method
         self.target = target
         self.host: bytes | None = None
+        self.api_key = self.authorization = b""
         # Target, who was let in with it, and headers.message_start.
         self.prepared: tuple[bytes, object, bytes] | None = None
         self.admitted: tuple[object, object, Any] | None = None  # see dataplane.door
@@ -132,6 +136,7 @@ class RequestHead(Head):
         made.close, made.length, made.nominated = self.close, self.length, self.nominated
         made.forward, made.known = self.forward.copy(), self.known.copy()
         made.host = self.host
+        made.api_key, made.authorization = self.api_key, self.authorization
         return made
 
     def note(self, entry: Line, line: bytes, underscores: str) -> None:
@@ -164,7 +169,11 @@ class RequestHead(Head):
         known = self.known
         if kind in (DEADLINE, TRACEPARENT, AUTHORIZATION, API_KEY, PREFLIGHT):
             self.forward.append(line)
-        if kind in (TRUSTED, AUTHORIZATION, API_KEY):  # as lines
+        if kind == API_KEY:  # one more of them
+            self.api_key += CRLF + line
+        elif kind == AUTHORIZATION:
+            self.authorization += CRLF + line
+        elif kind == TRUSTED:  # as lines
             known[kind] = known[kind] + CRLF + line if kind in known else line
         else:
             known[kind] = known[kind] + b", " + value if kind in known else value
@@ -206,9 +215,12 @@ def parse_request(
                 request.host = entry.value
             elif kind == LENGTH and request.length is None:
                 request.length = entry.number
-            elif kind in (API_KEY, AUTHORIZATION) and kind not in request.known:
+            elif kind == API_KEY and not request.api_key:
                 forward.append(line)
-                request.known[kind] = line
+                request.api_key = line
+            elif kind == AUTHORIZATION and not request.authorization:
+                forward.append(line)
+                request.authorization = line
             else:
                 request.note(entry, line, underscores)
         if whole:

@@ -156,8 +156,23 @@ def has_control(line: bytes) -> bool:
 
 
 PASSING: Final = Line(PASS, b"", 0)  # every line that is just passed on
-_CREDENTIALS: Final = {kind: Line(kind, b"", 0) for kind in (AUTHORIZATION, API_KEY)}
-# They are known as lines; nobody asks for the value here.
+
+
+class Name:
+    """What lines of a name are: their kind; whether they are kept; and what each is, its `entry`,
+    where nobody asks for the value here: it passes, or is a credential, which is known as a line.
+    """
+
+    __slots__ = ("entry", "is_kept", "kind")
+
+    def __init__(self, kind: int, is_kept: bool) -> None:
+        self.kind = kind
+        self.is_kept = is_kept
+        self.entry: Line | None = None
+        if kind == PASS:
+            self.entry = PASSING
+        elif kind in (AUTHORIZATION, API_KEY):
+            self.entry = Line(kind, b"", 0)
 
 
 class Lines:
@@ -168,7 +183,7 @@ class Lines:
     def __init__(self, kinds: dict[bytes, int]) -> None:
         self._kinds = kinds
         self.kept: Kept[Line] = Kept(_MOST)
-        self.names: Kept[tuple[int, bool]] = Kept(_MOST)
+        self.names: Kept[Name] = Kept(_MOST)
 
     def read(self, line: bytes) -> Line:
         """Understands `line`, which `kept.young` does not know, or raises ValueError."""
@@ -177,20 +192,19 @@ class Lines:
         name, colon, value = line.partition(b":")
         if not colon:
             raise ValueError("header line without a colon")
-        kind, is_kept = self.names.young.get(name) or self.names.find(name) or self._name(name)
-        entry = self.kept.old.get(line) if is_kept else None
+        known = self.names.young.get(name) or self.names.find(name) or self._name(name)
+        entry = self.kept.old.get(line) if known.is_kept else known.entry
         if entry is None:
-            entry = PASSING
-            if kind in (API_KEY, AUTHORIZATION):
-                entry = _CREDENTIALS[kind]
-            elif kind != PASS:
+            entry = known.entry
+            if entry is None:
                 value = value.strip(b" \t")
-                entry = Line(kind, value, length(value) if kind == LENGTH else 0)
-        if is_kept and len(line) <= _LONGEST:
+                number = length(value) if known.kind == LENGTH else 0
+                entry = Line(known.kind, value, number)
+        if known.is_kept and len(line) <= _LONGEST:
             self.kept.keep(line, entry)
         return entry
 
-    def _name(self, name: bytes) -> tuple[int, bool]:
+    def _name(self, name: bytes) -> Name:
         """The kind of header that `name` is, and whether its lines are kept."""
         if not _is_token(name):
             raise ValueError("malformed header name")
@@ -203,7 +217,7 @@ class Lines:
                 kind = UNDERSCORE
             elif self._kinds is _REQUEST_KINDS and is_claim(lower):
                 kind = TRUSTED
-        known = kind, lower in _KEPT or lower.startswith(_KEPT_FAMILIES)
+        known = Name(kind, lower in _KEPT or lower.startswith(_KEPT_FAMILIES))
         if len(name) <= _LONGEST:
             self.names.keep(name, known)
         return known

@@ -86,8 +86,14 @@ class Admitting(Waiter, Request, Deciding):
 
     def let_in(self, snapshot: Snapshot, live: LiveRoute) -> None:
         """Raises Unauthorized or Forbidden unless the request may have what it asks for."""
-        head, door, route = self.head, snapshot.door, live.route
+        head, door, route, last = self.head, snapshot.door, live.route, self.client.remembered
         known = head.admitted
+        if (
+            known is None
+            and last.api_key == head.api_key
+            and last.authorization == head.authorization
+        ):
+            known = last.admitted
         if known is not None and known[0] is door.mark and known[1] is live:
             admitted: Admission | None = known[2]
         else:
@@ -96,7 +102,11 @@ class Admitting(Waiter, Request, Deciding):
             except Unauthorized:
                 self._note_refusal(snapshot, live)
                 raise
-            head.admitted = (door.mark, live, admitted)
+            known = (door.mark, live, admitted)
+            last.authorization, last.api_key, last.admitted = (
+                head.authorization, head.api_key, known,
+            )  # fmt: skip
+        head.admitted = known
         self.admitted = admitted
         if admitted is not None and admitted.is_bound:
             try:

@@ -1,8 +1,7 @@
 """May one more request have what is left in a bucket?
 
-By the generic cell rate algorithm (`core.rate_limit`), over the lanes of all workers or, while
-there is no other one, by what this one wrote itself. Where records lie, and whose a lane is, is
-`buckets`.
+By the generic cell rate algorithm (`core.rate_limit`), over the lanes of all workers, of which this
+one knows what it wrote itself. Where records lie, and whose a lane is, is `buckets`.
 """
 
 from hashlib import blake2b
@@ -10,7 +9,7 @@ from typing import Final
 
 from gateway.core.entries import Limits
 from gateway.core.rate_limit import Terms
-from gateway.dataplane.buckets import COUNT, LOCKS, WORD, Buckets, Own
+from gateway.dataplane.buckets import COUNT, LOCKS, Buckets, Own
 
 _NONE: Final = Own(-1)
 
@@ -33,21 +32,23 @@ class Bucket:
     )  # fmt: skip
 
     def __init__(self, buckets: Buckets, kind: str, name: str, limits: Limits) -> None:
+        # First, and so side by side in memory, what each decision reads (see `door.Admission`).
         self._all = buckets
-        self.kind = kind
-        self._key = key = blake2b(f"{kind}\0{name}".encode(), digest_size=12).digest()
-        self._word = int.from_bytes(key[:8], "big") | 1
-        self.place = -1
         self._own = _NONE
-        self.limits = limits
-        self._take_part()
+        self._gateways = buckets.gateways
+        self.terms: Terms = buckets.terms(kind, limits)
         self.left = self.terms.burst
         self.full_at = 0.0
+        self.place = -1
+        self._key = key = blake2b(f"{kind}\0{name}".encode(), digest_size=12).digest()
+        self._word = int.from_bytes(key[:8], "big") | 1
+        self.kind = kind
+        self.limits = limits
 
     def _take_part(self) -> None:
         """Goes by this gateway's part of the limits from now on."""
         self._gateways = self._all.gateways
-        self.terms: Terms = self._all.terms(self.kind, self.limits)
+        self.terms = self._all.terms(self.kind, self.limits)
 
     def enter(self, now: float) -> bytes:
         """Admits one request, which is in flight until `leave`; the header lines that tell its
@@ -57,10 +58,11 @@ class Bucket:
             self._take_part()
         if (
             own.known is buckets.known
+            and own.is_alone
             and buckets.epochs == buckets.alone
             and not self.terms.is_locked
         ):
-            return self._decide_alone(own, now)
+            return self._take(own, now)
         place = self.place
         if place < 0 or buckets.directory[place] != self._word:
             place = self.place = buckets.find(self._key, now)
@@ -73,14 +75,17 @@ class Bucket:
             buckets.unlock(LOCKS + place)
 
     def _decide(self, place: int, now: float) -> bytes:
-        buckets = self._all
-        if not buckets.is_alone(now):
-            return self._decide_with_others(place, now)
-        self._own = buckets.own(place)
-        return self._decide_alone(self._own, now)
+        buckets, most = self._all, self.terms.most
+        own = buckets.own(place, now)
+        if most is not None and own.beside_flying and own.flying + own.beside_flying >= most:
+            buckets.look(now)  # who has ended has nothing in flight
+            own.known = None
+            own = buckets.own(place, now)
+        self._own = own
+        return self._take(own, now)
 
-    def _decide_alone(self, own: Own, now: float) -> bytes:
-        """As all who decide do; but what is read there is known here."""
+    def _take(self, own: Own, now: float) -> bytes:
+        """Decides by what `own` says of the record, and writes it there."""
         buckets, terms = self._all, self.terms
         at, cost_s = own.at, terms.cost_s
         full_at = taken = left = 0.0
@@ -96,7 +101,7 @@ class Bucket:
                 self._refuse(left, full_at)
         most = terms.most
         if most is not None:
-            if own.flying >= most:
+            if own.flying + own.beside_flying >= most:
                 raise OverLimit(0.0)
             own.flying += 1
             buckets.counts[at + buckets.to_counts] = buckets.ours + own.flying
@@ -108,49 +113,16 @@ class Bucket:
         self.full_at = full_at = full_at + cost_s
         return terms.lines(rest, full_at - now)
 
-    def _decide_with_others(self, place: int, now: float) -> bytes:
-        buckets, terms = self._all, self.terms
-        at, lanes, seconds = place * buckets.stride, buckets.lanes, buckets.seconds
-        at_own, cost_s = at + buckets.lane, terms.cost_s
-        full_at = taken = left = 0.0
-        is_full = False
-        if terms.has_rate:
-            all_lanes = buckets.unpack(buckets.records, at * WORD)
-            taken = sum(all_lanes[:lanes])
-            full_at = max(all_lanes[lanes:]) + taken
-            is_full = full_at < now
-            if is_full:
-                full_at = now
-            left = terms.burst - (full_at - now) / cost_s - 1.0
-            if left < -1e-6:
-                self._refuse(left, full_at)
-        if terms.most is not None:
-            self._count(place, terms.most, now)
-        if terms.has_rate:
-            if is_full:
-                seconds[at_own + lanes] = now - taken
-            seconds[at_own] += cost_s
-        self.left, self.full_at = int(left + 1e-6), full_at + cost_s
-        return terms.lines(self.left, self.full_at - now)
-
     def _refuse(self, left: float, full_at: float) -> None:
         self.left, self.full_at = 0, full_at
         raise OverLimit(max(1e-3, -left * self.terms.cost_s))
 
-    def _count(self, place: int, most: int, now: float) -> None:
-        buckets = self._all
-        if buckets.in_flight(place) >= most:
-            buckets.look(now)
-            if buckets.in_flight(place) >= most:
-                raise OverLimit(0.0)
-        self._add(place, 1)
-
     def _add(self, place: int, more: int) -> None:
         buckets = self._all
         at = place * buckets.stride + buckets.to_counts + buckets.lane
-        word = buckets.counts[at]
-        count = word & COUNT if word >> 20 == buckets.epoch else 0
-        buckets.counts[at] = buckets.ours + max(0, count + more)
+        word: int = buckets.counts[at]
+        count = more + (word & COUNT if word >> 20 == buckets.epoch else 0)
+        buckets.counts[at] = buckets.ours + count if count > 0 else buckets.ours
 
     def leave(self) -> None:
         """One request that was admitted here is over."""

@@ -13,8 +13,10 @@ if the bucket holds one for each of them beside its own. Of a small limit that w
 leave: there a lock on one byte of the memory's file makes one decision of all, and the whole limit
 is used.
 
-A worker that is alone knows what is in a record: it wrote that. It looks whether it still is, and
-only writes. One that comes says so before its first decision, and finds all there is.
+A worker knows what it wrote of a record. One that is alone looks whether it still is, and only
+writes; one that comes says so before its first decision, and finds all there is. Beside others it
+looks whether their words are what they were, and adds up anew only if they are not: most clients
+keep their connection, and so their worker.
 
 A request is written down before it is admitted. A worker that dies in between takes at most that
 one with it, and the kernel gives back its locks, its lane, and so what it had in flight.
@@ -61,12 +63,12 @@ class Buckets:
         size = directory + PLACES * self.stride * WORD
         # It stays mapped: to unmap it closes a descriptor, and that ends every lock there is.
         if descriptor is None:
-            memory = memoryview(mmap.mmap(-1, size))
+            self._memory = mmap.mmap(-1, size)
         else:
-            memory = memoryview(mmap.mmap(descriptor, size, offset=BEGIN))
+            self._memory = mmap.mmap(descriptor, size, offset=BEGIN)
+        memory, self._begin = memoryview(self._memory), directory
         self.epochs = memory[: self.lanes * WORD].cast("Q")
         self.directory = memory[self.lanes * WORD : directory].cast("Q")
-        self.records = memory[directory:]
         self.unpack = struct.Struct(f"{2 * self.lanes}d").unpack_from
         self.unpack_counts = struct.Struct(f"{self.lanes}Q").unpack_from
         self.seconds = memory[directory:].cast("d")
@@ -108,21 +110,63 @@ class Buckets:
             self.known = object()
         return is_alone
 
-    def own(self, place: int) -> "Own":
-        """What is known of the record at `place` while this worker is alone."""
+    def own(self, place: int, now: float) -> "Own":
+        """What the record at `place` says now."""
         own = self._own.get(place)
         if own is None:
             own = self._own[place] = Own(place * self.stride + self.lane)
-        if own.known is not self.known:
-            at = own.at
-            every = self.unpack(self.records, place * self.stride * WORD)
-            own.seconds = self.seconds[at]
-            own.others = sum(every[: self.lanes]) - own.seconds
-            own.since = max(every[self.lanes :])
-            word = self.counts[at + self.to_counts]
-            own.flying = word & COUNT if word >> 20 == self.epoch else 0
-            own.known = self.known
+        beside = b""
+        is_alone = self.is_alone(now)
+        if not is_alone:
+            record = self._record(place)
+            beside = self._beside(record)
+            if own.known is self.known and own.beside == beside:
+                seconds: float = self.seconds[own.at]
+                if own.seconds == seconds:  # or another worker gave the place away meanwhile
+                    return own
+        elif own.known is self.known:
+            return own
+        else:
+            record = self._record(place)
+        self._learn(own, record)
+        own.known, own.is_alone, own.beside = self.known, is_alone, beside
         return own
+
+    def _record(self, place: int) -> bytes:
+        """The words of all lanes at `place`, as they are now."""
+        begin = self._begin + place * self.stride * WORD
+        words: bytes = self._memory[begin : begin + self.stride * WORD]
+        return words
+
+    def _beside(self, record: bytes) -> bytes:
+        """What the other lanes wrote of `record`."""
+        at, row = self.lane * WORD, self.lanes * WORD
+        second, third = row + at, 2 * row + at
+        return b"".join(
+            (record[:at], record[at + WORD : second], record[second + WORD : third],
+             record[third + WORD :])
+        )  # fmt: skip
+
+    def _learn(self, own: "Own", record: bytes) -> None:
+        """What `record` says to `own`, of which it is the record."""
+        words: tuple[float, ...] = self.unpack(record)
+        counts: tuple[int, ...] = self.unpack_counts(record, 2 * self.lanes * WORD)
+        others = since = 0.0
+        flying = beside_flying = 0
+        for lane in range(self.lanes):
+            seen = words[self.lanes + lane]
+            if seen > since:
+                since = seen
+            if lane != self.lane:
+                others += words[lane]
+            count = counts[lane] & COUNT
+            if count and counts[lane] >> 20 == self.epochs[lane]:
+                if lane == self.lane:
+                    flying = count
+                else:
+                    beside_flying += count
+        own.seconds, own.others, own.since = words[self.lane], others, since
+        own.flying, own.beside_flying = flying, beside_flying
 
     def lock(self, byte: int) -> None:
         """Holds `byte` until `unlock`; Busy if another worker does, for longer than it takes."""
@@ -175,16 +219,17 @@ class Buckets:
 
     def full_at(self, place: int) -> float:
         """When the bucket at `place` is full again."""
-        all_lanes = self.unpack(self.records, place * self.stride * WORD)
-        return float(max(all_lanes[self.lanes :]) + sum(all_lanes[: self.lanes]))
+        words: tuple[float, ...] = self.unpack(self._record(place))
+        return max(words[self.lanes :]) + sum(words[: self.lanes])
 
     def in_flight(self, place: int) -> int:
         """How many requests the workers that live have there."""
-        at = (place * self.stride + 2 * self.lanes) * WORD
         total = 0
-        for lane, word in enumerate(self.unpack_counts(self.records, at)):
-            if word and word & COUNT and word >> 20 == self.epochs[lane]:
-                total += word & COUNT
+        words: tuple[int, ...] = self.unpack_counts(self._record(place), 2 * self.lanes * WORD)
+        for lane, word in enumerate(words):
+            count = word & COUNT
+            if count and word >> 20 == self.epochs[lane]:
+                total += count
         return total
 
     def look(self, now: float) -> None:
@@ -215,14 +260,22 @@ class Buckets:
 
 
 class Own:
-    """What one worker that is alone has in a record, `at` its first word there: `seconds` of the
-    rate, beside those of `others` that have ended; `since` when it was full; how many are `flying`.
-    It is so while `known` is that of the buckets, and shared by all who count in that record."""
+    """What one worker knows of a record: its own `seconds` of the rate, and how many it has
+    `flying`; those of the `others`, living or not, and the `beside_flying`; `since` when it was
+    full. `at` is its own first word there.
 
-    __slots__ = ("at", "flying", "known", "others", "seconds", "since")
+    It is so while `known` is that of the buckets and either there is no other worker, `is_alone`,
+    or what the others wrote there is `beside`. All who count in that record share it."""
+
+    __slots__ = (
+        "at", "beside", "beside_flying", "flying", "is_alone", "known", "others", "seconds",
+        "since",
+    )  # fmt: skip
 
     def __init__(self, at: int) -> None:
         self.at = at
         self.known: object = None
+        self.is_alone = False
         self.seconds = self.others = self.since = 0.0
-        self.flying = 0
+        self.flying = self.beside_flying = 0
+        self.beside = b""

@@ -1,11 +1,13 @@
 """Who is let in at a route, and how do instances and books come to know of it?
 
 The Door is the keys of one snapshot, ready for the request path. What it found out about a head
-is kept with that head, and so no longer than the connection that sends it again and again; of
-the key itself nothing is kept. What opens what is `core.access`.
+is kept with that head, and by the lines that hold the key with the connection, on which most
+clients send the same ones again and again; neither is kept longer than the connection. Of the key
+nothing is kept beside. What opens what is `core.access`.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from gateway.core.access import (
     Forbidden,
@@ -24,10 +26,11 @@ from gateway.core.rate_limit import read_limits
 from gateway.core.table import Route, Table
 from gateway.dataplane.bucket import Bucket
 from gateway.dataplane.shared import Shared
-from gateway.telemetry.metrics import Cell, ConsumerCell
+from gateway.telemetry.access_log import of_consumer
+from gateway.telemetry.metrics import Cell, Consumed
 
-_MOST_CELLS = 64
-_MOST_MADE = 100_000  # rules that are edited for ever leave no more behind
+_MOST_CELLS: Final = 64
+_MOST_MADE: Final = 100_000  # rules that are edited for ever leave no more behind
 
 
 class Admission:
@@ -36,8 +39,8 @@ class Admission:
     open to all."""
 
     __slots__ = (
-        "_cell", "_cells", "_counted", "_counters", "_edit", "buckets", "consumer", "is_bound",
-        "key", "line", "passes",
+        "_cell", "_consumed", "_counted", "_counters", "_edit", "buckets", "consumer", "is_bound",
+        "key", "line", "passes", "told",
     )  # fmt: skip
 
     def __init__(
@@ -48,41 +51,42 @@ class Admission:
         limits: Limits | None,
         rules: Rules | None = None,
     ) -> None:
-        self._edit = None if rules is None else HeaderEdit.of(rules)
-        self._counters = shared.counters
+        # First what each request reads: of ten thousand consumers nothing is in a cache, and what
+        # lies side by side comes at once.
+        self.key = key
+        self.is_bound = key is not None and (key.routes is not None or key.expires_at is not None)
+        self.passes = passes
         bucket = None if key is None else bucket_of(shared, "key", key.name, limits)
         self.buckets: tuple[Bucket, ...] = () if bucket is None else (bucket,)
-        self.is_bound = key is not None and (key.routes is not None or key.expires_at is not None)
-        self.key = key
-        self.consumer = "" if key is None else key.name
+        self._edit = None if rules is None else HeaderEdit.of(rules)
         self.line = b"" if key is None else f"X-Headgate-Consumer: {key.name}\r\n".encode()
-        self.passes = passes
-        self._cells: dict[Cell, ConsumerCell] = {}
-        # The last of them: most consumers ask where they asked before.
+        self.told = b"" if key is None else of_consumer(key.name)
+        # The last of `_counted`: most consumers ask where they asked before.
         self._cell: Cell | None = None
-        self._counted: Cell | ConsumerCell | None = None
+        self._consumed: Consumed | None = None
+        self._counted: dict[Cell, Consumed] = {}
+        self.consumer = "" if key is None else key.name
+        self._counters = shared.counters
 
-    def cell(self, cell: Cell) -> Cell | ConsumerCell:
-        """Where a request is counted that would be counted in `cell` if it were nobody's."""
-        counted = self._counted
-        if counted is None or self._cell is not cell:
-            counted = self._counted = cell if self.key is None else self._consumers(cell)
-            self._cell = cell
-        return counted
-
-    def _consumers(self, cell: Cell) -> ConsumerCell:
-        found = self._cells.get(cell)
-        if found is None:
-            if len(self._cells) >= _MOST_CELLS:
-                self._cells.clear()
-            found = self._cells[cell] = self._counters.consumer(self.consumer, cell)
-        return found
+    def consumed(self, cell: Cell) -> Consumed:
+        """Where a request that is counted in `cell` is counted under its consumer's name."""
+        consumed = self._consumed
+        if consumed is None or self._cell is not cell:
+            consumed = self._counted.get(cell)
+            if consumed is None:
+                if len(self._counted) >= _MOST_CELLS:
+                    self._counted.clear()
+                consumed = self._counters.consumed(self.consumer, cell.labels[0])
+                self._counted[cell] = consumed
+            self._cell, self._consumed = cell, consumed
+        return consumed
 
     def forward(self, head: RequestHead) -> list[bytes]:
         """The header lines of `head` that instances get."""
         lines = head.forward
         if not self.passes:
-            lines = without_credentials(lines, head.known, self.key is not None)
+            has_key = self.key is not None
+            lines = without_credentials(lines, head.authorization, head.api_key, has_key)
         return lines if self._edit is None else self._edit.apply(lines)
 
     def beside(self, added: bytes) -> bytes:
@@ -95,16 +99,34 @@ class Admission:
 
 Way = tuple[bool, Rules | None]
 """How a route has its instances told of a key: whether it passes, and by which rules."""
-Met = tuple[Route, dict[bytes, Admission] | None, Admission | None]
-"""A route, and who was found to come in there by which digest; or, where no key is asked for, as
-who anybody does."""
+
+
+class Met:
+    """A route, and who was found to come in there by which digest; or, where no key is asked for,
+    as whom anybody does."""
+
+    __slots__ = ("anybody", "known", "route")
+
+    def __init__(
+        self,
+        route: Route | None,
+        known: dict[bytes, Admission] | None,
+        anybody: Admission | None,
+    ) -> None:
+        self.route = route
+        self.known = known
+        self.anybody = anybody
+
+
+_NOTHING_MET: Final = Met(None, None, None)
 
 
 class Door:
     """The keys of one snapshot, and of the next ones until they are edited."""
 
     __slots__ = (
-        "_limits", "_made", "_met", "_open", "_ring", "_shared", "_ways", "has_keys", "mark",
+        "_last", "_limits", "_made", "_met", "_open", "_ring", "_shared", "_ways", "has_keys",
+        "mark",
     )  # fmt: skip
 
     def __init__(self, table: Table, shared: Shared) -> None:
@@ -114,6 +136,7 @@ class Door:
         self._made: dict[tuple[str, bool, Rules | None], Admission] = {}
         # The same by route and digest, which is found faster.
         self._met: dict[str, Met] = {}
+        self._last = _NOTHING_MET  # most ask for what was asked for before
         self._ways: dict[Way, dict[bytes, Admission]] = {}
         self._open = Admission(shared, None, False, None)
         self.has_keys = bool(table.keys)
@@ -122,21 +145,24 @@ class Door:
     def admission(self, head: RequestHead, route: Route) -> Admission | None:
         """Who comes in at `route`, as `check` is to be asked; None: anybody, with all they bring.
         Raises Unauthorized."""
-        met = self._met.get(route.name)
-        if met is None or met[0] is not route:
-            met = self._meet(route)
-        known = met[1]
+        met = self._last
+        if met.route is not route:
+            found = self._met.get(route.name)
+            if found is None or found.route is not route:
+                found = self._meet(route)
+            met = self._last = found
+        known = met.known
         if known is None:
-            return met[2]
-        digest = digest_of(secret_of(head.known))
-        found = known.get(digest)
-        if found is None:
+            return met.anybody
+        digest = digest_of(secret_of(head.authorization, head.api_key))
+        admission = known.get(digest)
+        if admission is None:
             key = self._ring.find(digest)
             if key is None:
                 raise Unauthorized
-            found = self._admission(key, route.pass_credentials, _rules(route))
-            known[digest] = found
-        return found
+            admission = self._admission(key, route.pass_credentials, _rules(route))
+            known[digest] = admission
+        return admission
 
     def _meet(self, route: Route) -> Met:
         """Who was found to come in at `route`, as at all that let keys in in the same way."""
@@ -153,7 +179,7 @@ class Door:
                 anybody = self._open
         if len(self._met) >= _MOST_MADE:
             self._met.clear()
-        met = self._met[route.name] = (route, known, anybody)
+        met = self._met[route.name] = Met(route, known, anybody)
         return met
 
     def _admission(self, key: Key | None, passes: bool, rules: Rules | None) -> Admission:
@@ -164,6 +190,7 @@ class Door:
                 self._made.clear()
                 self._ways.clear()
                 self._met.clear()
+                self._last = _NOTHING_MET
             limits = None if key is None else key.limits or self._limits
             found = self._made[wanted] = Admission(self._shared, key, passes, limits, rules)
         return found

@@ -32,7 +32,7 @@ from gateway.dataplane.replying import Replying
 from gateway.dataplane.retry import Failure, next_instance
 from gateway.dataplane.shaping import Shape
 from gateway.dataplane.tunnel import Tunnel
-from gateway.telemetry.metrics import Cell, ConsumerCell
+from gateway.telemetry.metrics import Consumed
 
 _CODES: Final = {"connect_failure": "connect_failed", "timeout": "response_timeout"}
 
@@ -412,11 +412,14 @@ class Exchange(Replying, Coded):
             name = route.route.name if route is not None else ""
             backend = self.backend.name if self.backend is not None else ""
             cell = plane.counters.cell(name, backend, "")
-        counted: Cell | ConsumerCell = cell
-        if self.admitted is not None:
-            counted = self.admitted.cell(cell)
+        consumed: Consumed | None = None
+        consumer = b""
+        admitted = self.admitted
+        if admitted is not None and admitted.key is not None:
+            consumed, consumer = admitted.consumed(cell), admitted.told
         entry = (
             now, self.request_id, self.client.peer, head.method, head.target, self.status, reason,
-            counted.labels, self.revision, self.attempts, self.received, self.sent, now - started,
+            cell.told, consumer, self.revision, self.attempts, self.received, self.sent,
+            now - started,
         )  # fmt: skip
-        plane.ledger.add((counted, entry, first_s, overhead_s))
+        plane.ledger.add((cell, consumed, entry, first_s, overhead_s))

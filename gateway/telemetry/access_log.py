@@ -15,27 +15,36 @@ import orjson
 from gateway.core.sampling import EVERY, HEALTH, Sampling
 from gateway.processes.outlet import STDOUT, Outlet, dropped, standard
 
-Labels = tuple[str, ...]
 Entry = tuple[
-    float, bytes, bytes, bytes, bytes, int, str, Labels, int, int, int, int, float,
+    float, bytes, bytes, bytes, bytes, int, str, bytes, bytes, int, int, int, int, float,
 ]  # fmt: skip
-"""One request: monotonic end, id, client, method, target, status, reason, labels (route,
-backend, instance, and the consumer if there is one), revision, attempts,
+"""One request: monotonic end, id, client, method, target, status, reason, what `members` makes of
+route, backend and instance, and `of_consumer` of its consumer (b"" for none), revision, attempts,
 bytes of body received and sent, seconds."""
 
-_LABELS = ("route", "backend", "instance", "consumer")
+_LABELS = ("route", "backend", "instance")
 
 _LINE = (
     b'{"time":"%b.%03dZ","request_id":"%b","client":"%b","method":"%b","path":"%b",'
-    b'"status":%d,"reason":"%b",%b,"revision":%d,"attempts":%d,"received":%d,"sent":%d,'
+    b'"status":%d,"reason":"%b",%b%b,"revision":%d,"attempts":%d,"received":%d,"sent":%d,'
     b'"seconds":%.6f%b}\n'
 )
+
+
+def members(labels: tuple[str, str, str]) -> bytes:
+    """How a line names this route, backend and instance."""
+    return orjson.dumps(dict(zip(_LABELS, labels, strict=True)))[1:-1]
+
+
+def of_consumer(name: str) -> bytes:
+    """What a line says of a request of the consumer `name`, which needs no escape."""
+    return b',"consumer":"%b"' % name.encode()
 
 
 class AccessLog:
     """Writes entries in batches to a path, to standard output ("-") or nowhere ("off")."""
 
-    __slots__ = ("_labels", "_outlet", "_owned", "_sampling", "_tails")
+    __slots__ = ("_outlet", "_owned", "_sampling", "_tails")
 
     def __init__(self, where: str, sampling: Sampling = EVERY) -> None:
         self._sampling = sampling
@@ -43,7 +52,6 @@ class AccessLog:
         if sampling.percent < 100.0:
             shares = (100.0, sampling.percent)
             self._tails = {share: b',"sample_percent":%.6g' % share for share in shares}
-        self._labels: dict[Labels, bytes] = {}
         self._owned = where not in ("-", "off")
         self._outlet: Outlet | None = None
         if self._owned:
@@ -81,10 +89,9 @@ class AccessLog:
         second, stamp = -1, b""
         percent_of, is_every = self._sampling.percent_of, self._sampling.percent >= 100.0
         tails = self._tails
-        known, told = b"", None
         for (
-            ended, request_id, client, method, target, status, reason, labels, revision, attempts,
-            received, sent, seconds,
+            ended, request_id, client, method, target, status, reason, place, consumer, revision,
+            attempts, received, sent, seconds,
         ) in entries:  # fmt: skip
             if is_every and not target.startswith(HEALTH):
                 percent = 100.0
@@ -96,27 +103,17 @@ class AccessLog:
             if not 0.0 <= moment - second < 1.0:
                 second = int(moment)
                 stamp = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S").encode()
-            if labels is not told:
-                told = labels
-                known = self._labels.get(labels) or self._label(labels)
             # Request targets hold neither `\\` nor control characters: `"` is all there is.
             path = target.partition(b"?")[0].replace(b'"', b'\\"')
             lines.append(
                 _LINE
                 % (
                     stamp, (moment - second) * 1000, request_id, client, method, path, status,
-                    reason.encode() if reason else b"", known, revision, attempts, received, sent,
-                    seconds, tails[percent],
+                    reason.encode() if reason else b"", place, consumer, revision, attempts,
+                    received, sent, seconds, tails[percent],
                 )
             )  # fmt: skip
         return b"".join(lines)
-
-    def _label(self, labels: Labels) -> bytes:
-        if len(self._labels) > 10_000:
-            self._labels.clear()
-        members = orjson.dumps(dict(zip(_LABELS, labels, strict=False)))
-        self._labels[labels] = members[1:-1]
-        return members[1:-1]
 
     def close(self) -> None:
         """Waits for a moment until all is written."""

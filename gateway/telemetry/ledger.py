@@ -8,14 +8,14 @@ one append.
 from collections.abc import Callable
 
 from gateway.telemetry.access_log import AccessLog, Entry
-from gateway.telemetry.metrics import Cell, ConsumerCell
+from gateway.telemetry.metrics import Cell, Consumed
 
 FLUSH_S = 0.25
 MOST = 64
 
-Item = tuple[Cell | ConsumerCell, Entry, float, float]
-"""Where to count, what happened, and the seconds to the first byte (0: there was none) and of
-the gateway's own (negative: unknown)."""
+Item = tuple[Cell, Consumed | None, Entry, float, float]
+"""Where to count, and where for whom as well (None: for nobody), what happened, and the seconds to
+the first byte (0: there was none) and of the gateway's own (negative: unknown)."""
 
 
 class Ledger:
@@ -54,10 +54,12 @@ class Ledger:
         items, self._items = self._items, []
         if not items:
             return
-        for cell, entry, first_s, overhead_s in items:
+        for cell, consumed, entry, first_s, overhead_s in items:
             cell.count(entry[3], entry[5], entry[6])
+            if consumed is not None:
+                consumed.count(entry[5])
             if first_s:
-                cell.time(entry[12], first_s, max(0.0, overhead_s))
+                cell.time(entry[13], first_s, max(0.0, overhead_s))
         self._noted(len(items))
         if self._log.is_on:
-            self._log.write([item[1] for item in items])
+            self._log.write([item[2] for item in items])

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
+from gateway.telemetry.access_log import members
 from gateway.telemetry.book import TOTAL, Book, Labels
 from gateway.telemetry.buckets import BOUNDS
 from gateway.telemetry.catalogue import TIMES, Gone, retired_labels
@@ -32,12 +33,13 @@ COMPARED = "headgate_mirror_compared_total"
 
 
 class Cell:
-    """The counters of one route at one backend's instance."""
+    """The counters of one route at one backend's instance, of which the access log says `told`."""
 
-    __slots__ = ("__weakref__", "_places", "_words", "labels", "series", "times")
+    __slots__ = ("__weakref__", "_places", "_words", "labels", "series", "times", "told")
 
     def __init__(self, book: Book, labels: tuple[str, str, str], times: "Times") -> None:
         self.labels = labels
+        self.told = members(labels)
         self.times = times
         self.count_in(book, labels)
 
@@ -96,43 +98,24 @@ class Cell:
 class Consumed:
     """The requests of one consumer at one route, by how they were answered."""
 
-    __slots__ = ("__weakref__", "at", "code", "series", "words")
+    __slots__ = ("__weakref__", "_at", "_code", "_series", "_words")
 
     def __init__(self, book: Book, labels: Labels) -> None:
         self.count_in(book, labels)
 
     def count_in(self, book: Book, labels: Labels) -> None:
         """Counts in the series of `labels` from now on."""
-        self.series = book.series(CONSUMED, labels)
-        self.words = self.series.words
-        self.code = self.at = 0  # most get the same code again and again
+        self._series = book.series(CONSUMED, labels)
+        self._words = self._series.words
+        self._code = self._at = 0  # most get the same code again and again
 
-    def open(self, code: int) -> None:
-        """Has what is answered by `code` counted at `at`, until another code comes."""
-        series = self.series
-        self.at, self.code = series.place(series.book.name((str(code),))), code
-        self.words = series.words
-
-
-class ConsumerCell:
-    """A Cell for the requests of one consumer, which are counted under its name as well."""
-
-    __slots__ = ("_cell", "_consumed", "labels")
-
-    def __init__(self, cell: Cell, consumed: Consumed, consumer: str) -> None:
-        self._cell = cell
-        self._consumed = consumed
-        self.labels = (*cell.labels, consumer)
-
-    def count(self, method: bytes, code: int, reason: str) -> None:
-        self._cell.count(method, code, reason)
-        consumed = self._consumed
-        if consumed.code != code:
-            consumed.open(code)
-        consumed.words[consumed.at] += 1
-
-    def time(self, request_s: float, first_byte_s: float, overhead_s: float) -> None:
-        self._cell.time(request_s, first_byte_s, overhead_s)
+    def count(self, code: int) -> None:
+        """One request was answered by `code`."""
+        if self._code != code:
+            series = self._series
+            self._at, self._code = series.place(series.book.name((str(code),))), code
+            self._words = series.words
+        self._words[self._at] += 1
 
 
 LAST, FIRST, OWN = 1 << 12, 2 << 12, 3 << 12
@@ -212,13 +195,13 @@ class Counters:
             cell = self._cells[key] = Cell(self.book, key, times)
         return cell
 
-    def consumer(self, consumer: str, cell: Cell) -> ConsumerCell:
-        """The counters of `cell` and of `consumer` at its route."""
-        key = (consumer, cell.labels[0])
+    def consumed(self, consumer: str, route: str) -> Consumed:
+        """Where the requests of `consumer` at `route` are counted under its name."""
+        key = (consumer, route)
         consumed = self._consumed.get(key)
         if consumed is None:
             consumed = self._consumed[key] = Consumed(self.apart, key)
-        return ConsumerCell(cell, consumed, consumer)
+        return consumed
 
     def add(self, metric: str, *labels: str, count: int = 1) -> None:
         """Counts `count` more of `metric`, with its labels in the catalogue's order."""

@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 import time
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -253,3 +254,71 @@ def test_a_place_is_taken_over_from_who_needs_it_no_more(monkeypatch: Any) -> No
         two.enter(1.5)
     assert takes(two, 3.0)
     assert takes(one, 9.0)
+
+
+@pytest.mark.parametrize("places", [2, 1 << 18])
+def test_two_workers_in_turn_decide_as_one_would_that_sees_all(
+    monkeypatch: Any, places: int
+) -> None:
+    monkeypatch.setattr(sys.modules[Buckets.__module__], "NEAR", 2)
+    monkeypatch.setattr(sys.modules[Buckets.__module__], "PLACES", places)
+    memory = shared_memory()
+    names = ("one", "two", "three")
+    limits = Limits(10, 1.0, 64, in_flight=40)
+    burst, most = 64 - 3, 40 - 3  # what two workers leave
+
+    def worker() -> dict[str, Bucket]:
+        buckets = Buckets(memory, 2)
+        return {name: Bucket(buckets, "key", name, limits) for name in names}
+
+    def act(buckets: dict[str, Bucket], name: str, now: float) -> bool | None:
+        if not now:
+            buckets[name].leave()
+            return None
+        try:
+            return takes(buckets[name], now)
+        except Busy:
+            return None
+
+    def obey(pipe: Any) -> None:
+        buckets = worker()
+        while True:
+            pipe.send(act(buckets, *pipe.recv()))
+
+    ours, theirs = FORK.Pipe()
+    process = FORK.Process(target=obey, args=(theirs,), daemon=True)
+    own = worker()
+    process.start()
+    theirs.close()
+
+    def there(name: str, now: float) -> bool | None:
+        ours.send((name, now))
+        said: bool | None = ours.recv()
+        return said
+
+    chance, now = random.Random(places), 100.0
+    full_at = dict.fromkeys(names, 0.0)
+    flying: dict[str, list[int]] = {name: [] for name in names}
+    refused = {"rate": 0, "in_flight": 0}
+    for step in range(6000):
+        now += chance.choice((0.0, 0.01, 0.02)) if chance.randrange(500) else 9.0
+        name, who = chance.choice(names), chance.randrange(2)
+        done = flying[name]
+        while done and chance.random() < (0.6 if step // 300 % 2 else 0.4):
+            (there if done.pop(chance.randrange(len(done))) else partial(act, own))(name, 0.0)
+        left = burst - (max(full_at[name], now) - now) / 0.1
+        admitted = (there if who else partial(act, own))(name, now)
+        if admitted is None:
+            assert places == 2  # another one needs the place
+            continue
+        if abs(left - 1.0) > 1e-3:  # neither way is wrong at the edge
+            assert admitted == (left > 1.0 and len(done) < most), (name, left, done)
+            refused["rate"] += left < 1.0
+            refused["in_flight"] += left > 1.0 and not admitted
+        if admitted:
+            full_at[name] = max(full_at[name], now) + 0.1
+            done.append(who)
+    assert min(refused.values()) > 10, refused
+    process.kill()
+    process.join()
+    os.close(memory)

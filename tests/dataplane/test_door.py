@@ -167,6 +167,33 @@ async def test_an_edit_holds_from_the_next_request_of_a_connection_on(
     peer.close()
 
 
+async def test_each_request_of_a_connection_is_whose_key_it_brings(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway = await rig()
+    stub_ = await stub(tell)
+    serve(gateway, stub_, keys())
+    acme, beta = BEARER % KEY.encode(), b"X-API-Key: %b\r\n" % OTHER.encode()
+    basic = b"Authorization: Basic eDp5\r\n"
+    peer = await gateway.connect()
+    asked = (
+        (acme, "acme"), (acme, "acme"), (beta, "beta"), (basic + beta, "beta"), (acme, "acme"),
+        (acme + beta, "acme"), (beta, "beta"), (basic, ""), (b"", ""), (beta, "beta"),
+    )  # fmt: skip
+    for number, (lines, whose) in enumerate(asked):
+        peer.write(GET % (b"/%d" % number, lines))  # no head is like another
+        answer = await peer.answer()
+        assert (answer.status, number) == (200 if whose else 401, number)
+        assert not whose or b"\r\nX-Headgate-Consumer: %b\r\n" % whose.encode() in answer.body
+        assert KEY.encode() not in answer.body
+    serve(gateway, stub_, {"acme": keys()["acme"]})
+    for number, (lines, status) in enumerate(((beta, 401), (acme, 200), (beta, 401))):
+        peer.write(GET % (b"/again%d" % number, lines))
+        assert (await peer.answer()).status == status
+    peer.close()
+    assert consumed(gateway) == {"acme r 200": 5, "beta r 200": 4}
+
+
 async def test_nobody_can_say_to_be_a_consumer(rig: MakeRig, stub: MakeStub) -> None:
     gateway = await rig(underscore_headers="pass", trusted_proxies=("127.0.0.1",))
     serve(gateway, await stub(tell), keys())

@@ -139,7 +139,7 @@ class FailingLedger:
         self.ledger = ledger
 
     def add(self, entry: Any) -> None:
-        if BAD in entry[1]:
+        if BAD in entry[2]:
             raise ValueError("a fault of ours")
         self.ledger.add(entry)
 

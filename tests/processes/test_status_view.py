@@ -385,9 +385,10 @@ async def test_what_consumers_did_is_read_every_ten_seconds_or_when_somebody_ask
 
         def ask(count: int) -> None:
             cell = it.counters.cell("r", "a", "127.0.0.1:1")
-            acme = it.counters.consumer("acme", cell)
+            acme = it.counters.consumed("acme", "r")
             for _ in range(count):
-                acme.count(b"GET", 200, "")
+                cell.count(b"GET", 200, "")
+                acme.count(200)
 
         def seen() -> float:
             series = it.totals.of("headgate_consumer_requests_total")
@@ -418,8 +419,7 @@ async def test_consumers_that_are_long_gone_are_counted_together() -> None:
     async with world() as it:
         told: list[Any] = []
         it.workers.retire = lambda gone, name: told.append((gone, name))  # type: ignore[method-assign]
-        cell = it.counters.cell("r", "a", "127.0.0.1:1")
-        it.counters.consumer("left", cell).count(b"GET", 200, "")
+        it.counters.consumed("left", "r").count(200)
         await it.seconds()
         it.now += 599
         await it.seconds()

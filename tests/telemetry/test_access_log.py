@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.core.sampling import Sampling
-from gateway.telemetry.access_log import AccessLog, Entry
+from gateway.telemetry.access_log import AccessLog, Entry, members
 from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
 from tests.harness.origins import Exchange, one_origin
 
@@ -67,8 +67,8 @@ async def test_health_probes_are_counted_and_not_logged() -> None:
 
 
 def entry(ident: bytes, target: bytes = b"/x") -> Entry:
-    labels = ("r", "b", "127.0.0.1:1")
-    return (5.0, ident, b"c", b"GET", target, 200, "", labels, 1, 1, 0, 2, 0.5)
+    place = members(("r", "b", "127.0.0.1:1"))
+    return (5.0, ident, b"c", b"GET", target, 200, "", place, b"", 1, 1, 0, 2, 0.5)
 
 
 def test_a_log_of_every_request_says_nothing_of_sampling() -> None:

@@ -113,10 +113,11 @@ def consumed(totals: Totals) -> dict[Any, Any]:
 def test_what_consumers_did_is_read_when_it_is_asked_for(memory: int) -> None:
     counters, totals = Counters(Book(memory), Book(memory, apart=True)), Totals(memory)
     cell = counters.cell("r", "b", "h:1")
-    acme = counters.consumer("acme", cell)
+    acme = counters.consumed("acme", "r")
 
     def ask(code: int = 200) -> None:
-        acme.count(b"GET", code, "")
+        cell.count(b"GET", code, "")
+        acme.count(code)
 
     ask()
     assert [change.metric for change in totals.read(apart=False)] == [REQUESTS]
@@ -137,7 +138,8 @@ def test_a_consumer_that_is_gone_is_counted_together_apart(memory: int) -> None:
     counters, totals = Counters(Book(memory), Book(memory, apart=True)), Totals(memory)
     cell = counters.cell("r", "b", "h:1")
     for name in ("acme", "other"):
-        counters.consumer(name, cell).count(b"GET", 200, "")
+        cell.count(b"GET", 200, "")
+        counters.consumed(name, "r").count(200)
     totals.read()
     gone = [("consumer", "acme"), ("instance", "b", "h:1")]
     for retire in (totals.retire, counters.retire):
@@ -147,7 +149,7 @@ def test_a_consumer_that_is_gone_is_counted_together_apart(memory: int) -> None:
             ("(retired-1)", "r"): {("200",): 1}, ("other", "r"): {("200",): 1},
         }  # fmt: skip
         assert requests(totals) == {("r", "b", "retired-1"): {OK: 2}}
-    counters.consumer("acme", cell).count(b"GET", 200, "")
+    counters.consumed("acme", "r").count(200)
     totals.read()
     assert consumed(totals)["acme", "r"] == {("200",): 1}
 
@@ -155,7 +157,7 @@ def test_a_consumer_that_is_gone_is_counted_together_apart(memory: int) -> None:
 def test_the_next_process_counts_on_in_both_books_of_one_that_ended(memory: int) -> None:
     def work() -> None:
         counters = Counters(Book(memory), Book(memory, apart=True))
-        counters.consumer("acme", counters.cell("r", "b", "h:1")).count(b"GET", 200, "")
+        counters.consumed("acme", "r").count(200)
 
     totals = Totals(memory)
     for turn in (1, 2):
