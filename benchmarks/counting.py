@@ -47,7 +47,7 @@ def _timed(asked: list[Cell], times: list[tuple[float, float, float]]) -> float:
 def count(asked: list[Cell], times: list[tuple[float, float, float]]) -> None:
     for number, cell in enumerate(asked):
         cell.count(b"GET", 200, "")
-        cell.time(*times[number % len(times)])
+        cell.times.count(*times[number % len(times)])
 
 
 def main() -> None:

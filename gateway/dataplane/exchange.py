@@ -32,7 +32,6 @@ from gateway.dataplane.replying import Replying
 from gateway.dataplane.retry import Failure, next_instance
 from gateway.dataplane.shaping import Shape
 from gateway.dataplane.tunnel import Tunnel
-from gateway.telemetry.metrics import Consumed
 
 _CODES: Final = {"connect_failure": "connect_failed", "timeout": "response_timeout"}
 
@@ -372,7 +371,7 @@ class Exchange(Replying, Coded):
             self._end_trial(self.trial, now, reason)
         if self.pair is not None:
             self._end_pair(self.pair, reason)
-        self._enter_in_ledger(now, reason)
+        self._book(now, reason)
         if self.buckets:
             self.leave_limits()
         if self._coding is not None:
@@ -398,28 +397,32 @@ class Exchange(Replying, Coded):
         pair.answered_by(name, not reason and self.first_at > 0.0 and self.status != 101)
         self.pair = None
 
-    def _enter_in_ledger(self, now: float, reason: str) -> None:
-        """Books what the client saw, once per request; `reason` is "" when nothing went wrong."""
+    def _book(self, now: float, reason: str) -> None:
+        """Counts what the client saw, once per request; `reason` is "" when nothing went wrong."""
         route, attempt, head, plane = self.route, self.attempt, self.head, self.plane
         started = self.started
-        first_s = overhead_s = 0.0
         if route is not None and attempt is not None:
             cell = route.cell(attempt.instance)
             if self.first_at:
-                first_s = self.first_at - started
-                overhead_s = attempt.sent_at - self.ready_at
+                own_s = max(0.0, attempt.sent_at - self.ready_at)
+                cell.times.count(now - started, self.first_at - started, own_s)
         else:
             name = route.route.name if route is not None else ""
             backend = self.backend.name if self.backend is not None else ""
             cell = plane.counters.cell(name, backend, "")
-        consumed: Consumed | None = None
+        cell.count(head.method, self.status, reason)
         consumer = b""
         admitted = self.admitted
         if admitted is not None and admitted.key is not None:
-            consumed, consumer = admitted.consumed(cell), admitted.told
-        entry = (
-            now, self.request_id, self.client.peer, head.method, head.target, self.status, reason,
-            cell.told, consumer, self.revision, self.attempts, self.received, self.sent,
-            now - started,
+            admitted.consumed(cell).count(self.status)
+            consumer = admitted.told
+        ledger = plane.ledger
+        ledger.add(
+            (
+                now, self.request_id, self.client.peer, head.method, head.target, self.status,
+                reason, cell.told, consumer, self.revision, self.attempts, self.received,
+                self.sent, now - started,
+            )
+            if ledger.is_on
+            else None
         )  # fmt: skip
-        plane.ledger.add((cell, consumed, entry, first_s, overhead_s))

@@ -121,9 +121,10 @@ class Book:
             if (series := self._series.pop((metric, each), None)) is not None
         ]
         self.words[MOVES] += 1
-        self._series[metric, labels] = self._made(metric, labels, replaced)
+        made = self._series[metric, labels] = self._made(metric, labels, replaced)
         for each in replaced:
             self.release(each.blocks)
+            each.into = made
         self.words[MOVES] += 1
 
     def _made(self, metric: str, labels: Labels, replaced: Sequence["Series"] = ()) -> "Series":
@@ -188,10 +189,11 @@ class Book:
 class Series:
     """The counts of one series; `places`: key → the word where it is counted.
 
-    `spare` is where the next key goes; a multiple of WORDS: into another block.
+    `spare` is where the next key goes; a multiple of WORDS: into another block. Once it was folded
+    `into` another one, nothing may be counted here: the blocks are somebody else's.
     """
 
-    __slots__ = ("blocks", "book", "ident", "places", "seconds", "spare", "words")
+    __slots__ = ("blocks", "book", "ident", "into", "places", "seconds", "spare", "words")
 
     def __init__(self, book: Book, ident: int) -> None:
         self.book, self.ident = book, ident
@@ -199,6 +201,15 @@ class Series:
         self.places: dict[int, int] = {}
         self.blocks: list[int] = []
         self.spare = 0
+        self.into: Series | None = None
+
+    @property
+    def newest(self) -> "Series":
+        """Where this is counted now."""
+        series = self
+        while series.into is not None:
+            series = series.into
+        return series
 
     def place(self, key: int) -> int:
         """The word at which `key` is counted, from now on if it was not yet."""

@@ -1,27 +1,24 @@
-"""When is a finished request counted?
+"""When is the line of a finished request written?
 
-A request leaves one entry and goes; entries are counted and logged together, a moment later
-or when somebody asks. So the books are exact whenever they are read, and a request pays for
-one append.
+A request is counted at once and leaves its line here; lines are formatted and written together,
+a moment later or when somebody asks. So a request pays for one append, and where nothing is logged
+for a number.
 """
 
 from collections.abc import Callable
+from typing import Final
 
 from gateway.telemetry.access_log import AccessLog, Entry
-from gateway.telemetry.metrics import Cell, Consumed
 
-FLUSH_S = 0.25
-MOST = 64
-
-Item = tuple[Cell, Consumed | None, Entry, float, float]
-"""Where to count, and where for whom as well (None: for nobody), what happened, and the seconds to
-the first byte (0: there was none) and of the gateway's own (negative: unknown)."""
+FLUSH_S: Final = 0.25
+MOST: Final = 64
 
 
 class Ledger:
-    """Entries not yet counted. `later` runs a callback once after some seconds."""
+    """Lines not yet written. `later` runs a callback once after some seconds, `noted` is told how
+    many requests have ended since it was last called. `is_on` says whether lines are written."""
 
-    __slots__ = ("_is_due", "_items", "_later", "_log", "_noted")
+    __slots__ = ("_count", "_entries", "_is_due", "_later", "_log", "_noted", "is_on")
 
     def __init__(
         self,
@@ -29,20 +26,23 @@ class Ledger:
         later: Callable[[float, Callable[[], None]], object],
         noted: Callable[[int], None],
     ) -> None:
-        self._items: list[Item] = []
+        self._entries: list[Entry] = []
+        self._count = 0
         self._is_due = False
         self._log = log
+        self.is_on = log.is_on
         self._later = later
         self._noted = noted
 
-    def add(self, item: Item) -> None:
-        """Takes one finished request."""
-        items = self._items
+    def add(self, entry: Entry | None) -> None:
+        """Takes one finished request; None: without a line."""
         if not self._is_due:
             self._is_due = True
             self._later(FLUSH_S, self._due)
-        items.append(item)
-        if len(items) >= MOST:
+        if entry is not None:
+            self._entries.append(entry)
+        self._count += 1
+        if self._count >= MOST:
             self.flush()
 
     def _due(self) -> None:
@@ -50,16 +50,11 @@ class Ledger:
         self.flush()
 
     def flush(self) -> None:
-        """Counts and logs all there is. `noted` is told how many requests it was."""
-        items, self._items = self._items, []
-        if not items:
+        """Writes all there is."""
+        count, self._count = self._count, 0
+        if not count:
             return
-        for cell, consumed, entry, first_s, overhead_s in items:
-            cell.count(entry[3], entry[5], entry[6])
-            if consumed is not None:
-                consumed.count(entry[5])
-            if first_s:
-                cell.time(entry[13], first_s, max(0.0, overhead_s))
-        self._noted(len(items))
-        if self._log.is_on:
-            self._log.write([item[2] for item in items])
+        self._noted(count)
+        entries, self._entries = self._entries, []
+        if entries:
+            self._log.write(entries)

@@ -6,16 +6,17 @@ come from the table, never from a client: an unknown method counts as `other`.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any
-from weakref import WeakSet, WeakValueDictionary
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 from gateway.telemetry.access_log import members
-from gateway.telemetry.book import TOTAL, Book, Labels
+from gateway.telemetry.book import TOTAL, Book, Labels, Series
 from gateway.telemetry.buckets import BOUNDS
 from gateway.telemetry.catalogue import TIMES, Gone, retired_labels
 
-METHODS = {
+_BOUNDS: Final = BOUNDS
+_bucket_of: Final = bisect_left
+METHODS: Final = {
     method.encode(): method
     for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 }
@@ -35,82 +36,60 @@ COMPARED = "headgate_mirror_compared_total"
 class Cell:
     """The counters of one route at one backend's instance, of which the access log says `told`."""
 
-    __slots__ = ("__weakref__", "_places", "_words", "labels", "series", "times", "told")
+    __slots__ = ("_code", "_last", "_method", "_places", "_reason", "_series", "_words", "labels",
+                 "times", "told")  # fmt: skip
 
     def __init__(self, book: Book, labels: tuple[str, str, str], times: "Times") -> None:
         self.labels = labels
         self.told = members(labels)
         self.times = times
-        self.count_in(book, labels)
+        self._count_in(book.series(REQUESTS, labels))
 
-    def count_in(self, book: Book, labels: Labels) -> None:
-        """Counts requests in the series of `labels` from now on."""
-        self.series = book.series(REQUESTS, labels)
-        self._words = self.series.words
+    def _count_in(self, series: Series) -> None:
+        self._series = series
+        self._words = series.words
         self._places: dict[tuple[bytes, int, str], int] = {}
+        # Most requests are as the last one was.
+        self._method, self._code, self._reason, self._last = b"", 0, "", 0
 
     def count(self, method: bytes, code: int, reason: str) -> None:
-        place = self._places.get((method, code, reason))
-        if place is None:
-            place = self._place(method, code, reason)
-        self._words[place] += 1
+        """One request ended like this."""
+        if self._series.into is not None:
+            self._count_in(self._series.newest)
+        if code != self._code or method != self._method or reason != self._reason:
+            self._last = self._place(method, code, reason)
+            self._method, self._code, self._reason = method, code, reason
+        self._words[self._last] += 1
 
     def _place(self, method: bytes, code: int, reason: str) -> int:
-        series = self.series
-        name = METHODS.get(method, "other")
-        place = series.place(series.book.name((name, str(code), reason)))
-        self._words = series.words
-        if method in METHODS:  # no table of what clients make up
-            self._places[method, code, reason] = place
+        place = self._places.get((method, code, reason))
+        if place is None:
+            series = self._series
+            name = METHODS.get(method, "other")
+            place = series.place(series.book.name((name, str(code), reason)))
+            self._words = series.words
+            if method in METHODS:  # no table of what clients make up
+                self._places[method, code, reason] = place
         return place
-
-    def time(self, request_s: float, first_byte_s: float, overhead_s: float) -> None:
-        """Observes one request that an instance answered."""
-        times = self.times
-        places = times.places
-        request = first_byte = bisect_left(BOUNDS, request_s)
-        if first_byte_s != request_s:
-            first_byte = bisect_left(BOUNDS, first_byte_s)
-        overhead = bisect_left(BOUNDS, overhead_s) | OWN
-        alone = 0
-        try:
-            # First what may fail, then what counts.
-            own_at = places[overhead]
-            if first_byte == request:
-                at = places[request]
-            else:
-                at = places[request | LAST]
-                alone = places[first_byte | FIRST]
-        except KeyError:
-            times.open(request, first_byte, overhead)
-            self.time(request_s, first_byte_s, overhead_s)
-            return
-        words, seconds, sums = times.words, times.seconds, times.sums
-        words[at] += 1
-        words[own_at] += 1
-        if alone:
-            words[alone] += 1
-        seconds[sums] += overhead_s
-        seconds[sums + 2] += first_byte_s
-        seconds[sums + 4] += request_s
 
 
 class Consumed:
     """The requests of one consumer at one route, by how they were answered."""
 
-    __slots__ = ("__weakref__", "_at", "_code", "_series", "_words")
+    __slots__ = ("_at", "_code", "_series", "_words")
 
     def __init__(self, book: Book, labels: Labels) -> None:
-        self.count_in(book, labels)
+        self._count_in(book.series(CONSUMED, labels))
 
-    def count_in(self, book: Book, labels: Labels) -> None:
-        """Counts in the series of `labels` from now on."""
-        self._series = book.series(CONSUMED, labels)
-        self._words = self._series.words
+    def _count_in(self, series: Series) -> None:
+        self._series = series
+        self._words = series.words
         self._code = self._at = 0  # most get the same code again and again
 
     def count(self, code: int) -> None:
         """One request was answered by `code`."""
+        if self._series.into is not None:
+            self._count_in(self._series.newest)
         if self._code != code:
             series = self._series
             self._at, self._code = series.place(series.book.name((str(code),))), code
@@ -118,7 +97,9 @@ class Consumed:
         self._words[self._at] += 1
 
 
-LAST, FIRST, OWN = 1 << 12, 2 << 12, 3 << 12
+LAST: Final = 1 << 12
+FIRST: Final = 2 << 12
+OWN: Final = 3 << 12
 """What is added to a bucket's number, which is less: where the whole answer fell into it but its
 first byte into another one; where the first byte did; where the gateway's own time did. The
 number alone is where both fell: most answers are short, and one count serves for two."""
@@ -143,28 +124,50 @@ class Times:
     """The histograms of one route at one backend: what is counted → where; `sums` is where the
     first of three sums of seconds is, which lie side by side."""
 
-    __slots__ = ("__weakref__", "_series", "places", "seconds", "sums", "words")
+    __slots__ = ("_places", "_seconds", "_series", "_sums", "_words")
 
     def __init__(self, book: Book, labels: Labels) -> None:
-        self.count_in(book, labels)
+        self._count_in(book.series(TIMES, labels))
 
-    def count_in(self, book: Book, labels: Labels) -> None:
-        """Counts times in the series of `labels` from now on."""
-        self._series = series = book.series(TIMES, labels)
-        self.places = series.places
-        self.sums, *others = (series.place(key) for key in sorted(SUMS))
-        assert others == [self.sums + 2, self.sums + 4]
-        self.words, self.seconds = series.words, series.seconds
+    def _count_in(self, series: Series) -> None:
+        self._series = series
+        self._places = series.places
+        self._sums, *others = [series.place(key) for key in sorted(SUMS)]
+        assert others == [self._sums + 2, self._sums + 4]
+        self._words, self._seconds = series.words, series.seconds
 
-    def open(self, request: int, first_byte: int, overhead: int) -> None:
-        """Makes places for these buckets."""
-        if request == first_byte:
-            self._series.place(request)
+    def count(self, request_s: float, first_byte_s: float, overhead_s: float) -> None:
+        """One request took so long until its end and its first byte, and at the gateway itself."""
+        if self._series.into is not None:
+            self._count_in(self._series.newest)
+        places = self._places
+        request = first_byte = _bucket_of(_BOUNDS, request_s)
+        if first_byte_s != request_s:
+            first_byte = _bucket_of(_BOUNDS, first_byte_s)
+        overhead = _bucket_of(_BOUNDS, overhead_s) | OWN
+        # First what may fail, then what counts.
+        own_at = places.get(overhead) or self._open(overhead)
+        alone = 0
+        if first_byte == request:
+            at = places.get(request) or self._open(request)
         else:
-            self._series.place(request | LAST)
-            self._series.place(first_byte | FIRST)
-        self._series.place(overhead)
-        self.words, self.seconds = self._series.words, self._series.seconds
+            at = places.get(request | LAST) or self._open(request | LAST)
+            alone = places.get(first_byte | FIRST) or self._open(first_byte | FIRST)
+        words, seconds, sums = self._words, self._seconds, self._sums
+        words[at] += 1
+        words[own_at] += 1
+        if alone:
+            words[alone] += 1
+        # Read again each time: what was folded into one series may be counted by several.
+        seconds[sums] += overhead_s
+        seconds[sums + 2] += first_byte_s
+        seconds[sums + 4] += request_s
+
+    def _open(self, key: int) -> int:
+        """Where `key` is counted, from now on."""
+        place = self._series.place(key)
+        self._words, self._seconds = self._series.words, self._series.seconds
+        return place
 
 
 class Counters:
@@ -174,15 +177,13 @@ class Counters:
     What is counted of consumers goes into the book `apart`, or into the only one.
     """
 
-    __slots__ = ("_cells", "_consumed", "_holders", "_times", "apart", "book")
+    __slots__ = ("_cells", "_consumed", "_times", "apart", "book")
 
     def __init__(self, book: Book, apart: Book | None = None) -> None:
         self.book, self.apart = book, apart or book
         self._cells: dict[Labels, Cell] = {}
         self._times: dict[Labels, Times] = {}
-        self._consumed: WeakValueDictionary[Labels, Consumed] = WeakValueDictionary()
-        # Who counts in the series of these labels, as long as a request may do so.
-        self._holders: dict[tuple[str, Labels], WeakSet[Cell | Times | Consumed]] = {}
+        self._consumed: dict[Labels, Consumed] = {}
 
     def cell(self, route: str, backend: str, instance: str) -> Cell:
         """The counters of these labels; "" where a request got no further."""
@@ -227,30 +228,11 @@ class Counters:
             into = retired_labels(metric, labels, retired)
             if into is not None:
                 folds.setdefault((metric, into), []).append(labels)
+        known: dict[str, dict[Labels, Any]] = {
+            REQUESTS: self._cells, TIMES: self._times, CONSUMED: self._consumed,
+        }  # fmt: skip
         for (metric, into), labels_gone in folds.items():
             book.fold(labels_gone, metric, into)
-        for (metric, into), labels_gone in folds.items():
-            if metric == REQUESTS:
-                self._move(book, metric, self._cells, labels_gone, into)
-            elif metric == TIMES:
-                self._move(book, metric, self._times, labels_gone, into)
-            elif metric == CONSUMED:
-                self._move(book, metric, self._consumed, labels_gone, into)
-
-    def _move(
-        self,
-        book: Book,
-        metric: str,
-        known: MutableMapping[Labels, Any],
-        gone: Iterable[Labels],
-        into: Labels,
-    ) -> None:
-        """Lets those that count in the series of what is gone, which requests may still hold,
-        count in `into`. Whoever comes back gets a series of its own."""
-        moved = self._holders.setdefault((metric, into), WeakSet())
-        for labels in gone:
-            moved.update(self._holders.pop((metric, labels), ()))
-            if (held := known.pop(labels, None)) is not None:
-                moved.add(held)
-        for each in moved:
-            each.count_in(book, into)
+            # Requests may still hold what counts in these; whoever comes back gets another one.
+            for labels in labels_gone:
+                known.get(metric, {}).pop(labels, None)

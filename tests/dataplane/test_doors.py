@@ -132,25 +132,24 @@ async def test_a_fault_in_a_body_that_is_gathered_is_a_500(rig, stub) -> None:
     peer.close()
 
 
-class FailingLedger:
-    """Fails to book what asked for `/bad`."""
+class FullBook:
+    """Has room for another series from the second time on."""
 
-    def __init__(self, ledger: Any) -> None:
-        self.ledger = ledger
+    def __init__(self, book: Any) -> None:
+        self.book = book
+        self.asked = 0
 
-    def add(self, entry: Any) -> None:
-        if BAD in entry[2]:
+    def series(self, metric: str, labels: Any) -> Any:
+        self.asked += 1
+        if self.asked == 1:
             raise ValueError("a fault of ours")
-        self.ledger.add(entry)
-
-    def flush(self) -> None:
-        self.ledger.flush()
+        return self.book.series(metric, labels)
 
 
 async def test_a_fault_when_an_answer_is_booked_ends_the_connection(rig, stub) -> None:
     gateway = await rig()
     gateway.one(await stub(script))
-    gateway.plane.ledger = FailingLedger(gateway.plane.ledger)
+    gateway.plane.counters.book = FullBook(gateway.plane.counters.book)
     peer = await gateway.connect()
     peer.write(GET % BAD)
     await peer.at_end()

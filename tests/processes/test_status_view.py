@@ -106,7 +106,7 @@ class World:
         for _ in range(count):
             cell.count(b"GET", code, reason)
             if took_s:
-                cell.time(took_s, took_s, 0.001)
+                cell.times.count(took_s, took_s, 0.001)
 
     async def seconds(self, count: int = 1) -> None:
         """So many seconds pass."""

@@ -14,6 +14,7 @@ import pytest
 from gateway.controlplane.watch.counters import Totals
 from gateway.telemetry.book import BLOCK, PLACE, TOTAL, Book, shared_memory
 from gateway.telemetry.buckets import BOUNDS
+from gateway.telemetry.catalogue import TIMES
 from gateway.telemetry.metrics import (
     CONSUMED,
     EJECTIONS,
@@ -53,7 +54,7 @@ def ask(memory: int, count: int, *, route: str = "r", die: bool = False) -> int:
         for _ in range(count):
             cell = counters.cell(route, "b", "h:1")
             cell.count(b"GET", 200, "")
-            cell.time(0.25, 0.2, 0.0001)
+            cell.times.count(0.25, 0.2, 0.0001)
         if die:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -245,11 +246,27 @@ def test_r70_what_ends_after_its_instance_was_counted_together_twice_is_counted(
     assert all(found["r", "b", f"k:{number}"] == {OK: 1} for number in range(40))
 
 
+def test_what_requests_hold_of_several_routes_that_were_folded_into_one_adds_up(
+    memory: int,
+) -> None:
+    counters, totals = Counters(Book(memory)), Totals(memory)
+    held = [took(counters, route, "b", "h:1") for route in ("first", "second")]
+    counters.retire([("route", "first"), ("route", "second")], "retired-1")
+    for _ in range(3):
+        for cell in held:
+            cell.count(b"GET", 200, "")
+            cell.times.count(0.25, 0.2, 0.0001)
+    assert requests(totals) == {("(retired-1)", "b", "h:1"): {OK: 8}}
+    (tally,) = totals.of(REQUEST).values()
+    assert tally.buckets.total() == 8
+    assert tally.counts[TOTAL] == pytest.approx(8 * 0.25)
+
+
 def took(counters: Counters, route: str, backend: str, instance: str) -> Any:
     """One request that was answered; where it was counted."""
     cell = counters.cell(route, backend, instance)
     cell.count(b"GET", 200, "")
-    cell.time(0.25, 0.2, 0.0001)
+    cell.times.count(0.25, 0.2, 0.0001)
     return cell
 
 
@@ -277,7 +294,7 @@ def test_r70_routes_and_backends_that_come_and_go_take_no_room_and_lose_no_count
                 shown = {labels[0] for labels in totals.of(REQUESTS)}
                 assert number % 2 == 0 or shown == {"stays", f"(retired-{number})"}
         held.count(b"GET", 502, "upstream_broke")
-        held.time(0.25, 0.2, 0.0001)
+        held.times.count(0.25, 0.2, 0.0001)
         if number == 20:
             used = counters.book.words[1]
     assert counters.book.words[1] == used
@@ -357,7 +374,7 @@ def test_each_of_the_three_histograms_has_what_was_timed_whoever_counted_it(memo
         counters = Counters(Book(memory))
         for number, (request_s, first_s, overhead_s) in enumerate(part):
             route = f"r{number % 3}"
-            counters.cell(route, "b", "h:1").time(request_s, first_s, overhead_s)
+            counters.cell(route, "b", "h:1").times.count(request_s, first_s, overhead_s)
         counters.retire([("route", "r2")], "retired-1")
 
     for start in range(0, 600, 200):
@@ -378,9 +395,9 @@ def test_a_request_whose_first_byte_came_with_its_last_is_counted_in_one_place(
 ) -> None:
     counters = Counters(Book(memory))
     for number in range(100):
-        counters.cell("r", "b", "h:1").time(0.1 + number / 100, 0.1 + number / 100, 0.0001)
-    times = counters.cell("r", "b", "h:1").times
-    assert len(times.places) - len(SUMS) - 1 == len(
+        counters.cell("r", "b", "h:1").times.count(0.1 + number / 100, 0.1 + number / 100, 0.0001)
+    places = counters.book.series(TIMES, ("r", "b")).places
+    assert len(places) - len(SUMS) - 1 == len(
         {bisect_left(BOUNDS, 0.1 + number / 100) for number in range(100)}
     )
 
@@ -390,5 +407,5 @@ def test_a_book_takes_only_the_memory_that_it_needs(memory: int) -> None:
     for number in range(1000):
         cell = counters.cell(f"r{number}", "b", "h:1")
         cell.count(b"GET", 200, "")
-        cell.time(0.1, 0.1, 0.001)
+        cell.times.count(0.1, 0.1, 0.001)
     assert os.fstat(memory).st_blocks * 512 < 1000 * 10 * BLOCK

@@ -79,11 +79,11 @@ def test_counters_are_shown_by_all_their_labels() -> None:
 def test_a_scrape_shows_what_was_counted_since_the_last_one() -> None:
     house = House()
     house.cell.count(b"GET", 200, "")
-    house.cell.time(0.1, 0.1, 0.001)
+    house.cell.times.count(0.1, 0.1, 0.001)
     key = "headgate_requests_total", (*AT, "127.0.0.1:8001", "GET", "200", "")
     assert house.scraped()[key] == house.scraped()[key] == 1
     house.cell.count(b"GET", 200, "")
-    house.cell.time(0.3, 0.1, 0.001)
+    house.cell.times.count(0.3, 0.1, 0.001)
     found = house.scraped()
     assert found[key] == 2
     assert found["headgate_request_seconds_count", AT] == 2
@@ -92,7 +92,7 @@ def test_a_scrape_shows_what_was_counted_since_the_last_one() -> None:
 def test_histograms_are_cumulated_and_their_count_is_their_last_bucket() -> None:
     house = House()
     for seconds in (0.001, 0.0012, 0.05, 0.0501, 7000.0):
-        house.cell.time(seconds, seconds, 0.0001)
+        house.cell.times.count(seconds, seconds, 0.0001)
     found = house.scraped()
     buckets = {le: found["headgate_request_seconds_bucket", (*AT, str(le))] for le in SECONDS}
     assert buckets[0.001] == 1
@@ -156,7 +156,7 @@ def test_a_worker_of_another_release_does_not_break_a_scrape() -> None:
 def test_names_and_labels_are_exactly_those_of_the_catalogue() -> None:
     house = House()
     house.cell.count(b"GET", 200, "")
-    house.cell.time(0.1, 0.1, 0.001)
+    house.cell.times.count(0.1, 0.1, 0.001)
     house.totals.read()
     content = render(house.totals, LIVE)[1].decode()
     families = {family.name: family for family in text_string_to_metric_families(content)}
@@ -177,7 +177,7 @@ def test_a_label_cannot_break_a_line() -> None:
 def test_open_metrics_is_answered_to_who_asks_for_it() -> None:
     house = House()
     house.cell.count(b"GET", 200, "")
-    house.cell.time(0.1, 0.1, 0.001)
+    house.cell.times.count(0.1, 0.1, 0.001)
     house.totals.read()
     accept = "application/openmetrics-text; version=1.0.0"
     kind, content = render(house.totals, LIVE, accept)

@@ -167,7 +167,7 @@ class Played:
         counters = Counters(Book())
         cell = counters.cell("all", "main", "h:1")
         for seconds in times:
-            cell.time(seconds, seconds, seconds / 1000)
+            cell.times.count(seconds, seconds, seconds / 1000)
         self._totals = Totals(counters.book.memory)
         self._totals.read()
         self.port = free_port()
