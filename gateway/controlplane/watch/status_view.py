@@ -37,7 +37,7 @@ KEYS_S = 10.0
 """How often is read what was counted of consumers while nobody asks for it: all of ten thousand
 may have been there since."""
 
-READ_PART, READ_WITHIN_S = 0.02, 5.0
+READ_PART, READ_WITHIN_S = 0.01, 5.0
 """While nobody asks, no more of a core than this part is spent on reading what was counted; but it
 is read that often, whatever it takes."""
 
