@@ -3,22 +3,25 @@
     python -m benchmarks.workers [--workers 1 2 4 8] [--rounds 5] [--seconds 4] [--rate 2400]
 
 Gateways that differ only in how many workers they have stand beside each other and are asked one
-after another in every round, with the load whose requests are all different and which none of them
-is filled by: once for the same requests/s of all together (`together`), once for the same of each
-worker (`each`: the rate divided by the most workers, times their number), where a worker has as much
-to do at a time whoever stands beside it. Clients keep 128 connections, which the kernel deals out
-to the workers by their ports.
+after another in every round, over 128 connections that the kernel deals out to the workers, with
+the load whose requests are all different; in three ways:
 
-Told is the processor time of a request in the workers and in the other processes, by the medians of
-the rounds; in relation to the first number of workers, by the median of what the rounds say; and
-how often a request had a worker wait, and had it put aside by the scheduler. All workers share one
-core here: each finds in its caches what the others left there, which on a core of its own it does
-not, and what `put aside` says is of that core.
+* `together`: the same requests/s of all of them. The more workers, the fewer requests each finds
+  when it wakes;
+* `each`: the same requests/s of each worker, the rate divided by the most workers. So each has as
+  much to do, whoever stands beside it;
+* `full`: as many as the gateway answers. Nobody waits.
+
+Told is the processor time of a request, in the workers and in the other processes, by the medians
+of the rounds; how much more that is than with the first number of workers, by the median of what
+the rounds say; and how often a request had a worker wait, and had it put aside by the scheduler.
+All workers share one core here, and each finds its caches full of what the others did.
 """
 
 import argparse
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -29,7 +32,7 @@ from benchmarks.proxies import Proxy, Work, proxy
 from benchmarks.upstreams import nginx_upstreams
 from benchmarks.wrk import wrk
 
-TOGETHER, EACH = "together", "each"
+CONNECTIONS = 128
 Key = tuple[str, int]
 
 
@@ -60,9 +63,9 @@ class Gateway:
         self.others = [each for each in family if each not in self.workers]
 
     def asked(self, rate: float, seconds: float) -> Cost:
-        """What requests cost, so many a second."""
+        """What requests cost, so many a second; 0: as many as are answered."""
         before = self._seen()
-        load = wrk(self.url, seconds=seconds, rate=rate, kind="different")
+        load = wrk(self.url, CONNECTIONS, seconds, rate, kind="different")
         counts = [b - a for a, b in zip(before, self._seen(), strict=True)]
         each = [count / max(1, load.requests) for count in counts]
         return Cost(1e6 * each[0], 1e6 * each[1], each[2], each[3], load.rate, load.errors)
@@ -81,50 +84,47 @@ class Gateway:
         )
 
 
-def measure(counts: list[int], rounds: int, seconds: float, rate: float) -> dict[Key, list[Cost]]:
+def measure(
+    counts: Sequence[int], rounds: int, seconds: float, rate: float
+) -> dict[Key, list[Cost]]:
     """What requests cost each gateway, round by round."""
     found: dict[Key, list[Cost]] = defaultdict(list)
     with nginx_upstreams(2) as ports, ExitStack() as stack:
         backends = {"big": (9, ports[:1]), "small": (1, ports[1:])}
-        gateways = {
-            count: Gateway(
-                stack.enter_context(
-                    proxy(
-                        "Headgate", Work(backends, check="/", hand={"gateway": {"workers": count}})
-                    )
-                )
-            )
-            for count in counts
-        }
+        gateways = {}
+        for count in counts:
+            work = Work(backends, check="/", hand={"gateway": {"workers": count}})
+            gateways[count] = Gateway(stack.enter_context(proxy("Headgate", work)))
         for number in range(-1, rounds):
             for count in counts if number % 2 else counts[::-1]:
-                for kind in (TOGETHER, EACH):
-                    asked = rate if kind == TOGETHER else rate * count / max(counts)
+                rates = {"together": rate, "each": rate * count / max(counts), "full": 0.0}
+                for kind, asked in rates.items():
                     cost = gateways[count].asked(asked, seconds)
-                    if number >= 0:  # in the first of them connections and counters were made
+                    if number >= 0:  # before, connections and counters were made
                         found[kind, count].append(cost)
     return found
 
 
-def lines(found: dict[Key, list[Cost]], counts: list[int]) -> list[str]:
+def lines(found: dict[Key, list[Cost]], counts: Sequence[int]) -> list[str]:
     """The medians, for people."""
-    said = []
-    for (kind, count), costs in sorted(
-        found.items(), key=lambda each: (each[0][0] == EACH, each[0][1])
-    ):
-        first = found[kind, counts[0]]
+    return [
+        _line(kind, count, found[kind, count], found[kind, counts[0]])
+        for kind in ("together", "each", "full")
+        for count in counts
+    ]
 
-        def median(figure: str, costs: list[Cost] = costs) -> float:
-            return statistics.median(getattr(cost, figure) for cost in costs)
 
-        more = statistics.median(b.us / a.us - 1 for a, b in zip(first, costs, strict=True))
-        said.append(
-            f"{kind:8} {count} worker{'s' * (count > 1):1} {median('rate'):6,.0f}/s: "
-            f"{median('worker_us'):6.1f} µs in workers, {median('other_us'):5.1f} in others, "
-            f"{100 * more:+5.1f} %; {median('waits'):.2f} waits, {median('put_aside'):.2f} put aside, "
-            f"{sum(cost.errors for cost in costs)} errors"
-        )
-    return said
+def _line(kind: str, count: int, costs: list[Cost], first: list[Cost]) -> str:
+    more = statistics.median(b.us / a.us - 1 for a, b in zip(first, costs, strict=True))
+    rate, worker_us, other_us, waits, put_aside = (
+        statistics.median(getattr(cost, figure) for cost in costs)
+        for figure in ("rate", "worker_us", "other_us", "waits", "put_aside")
+    )
+    return (
+        f"{kind:8} {count} worker{'s' * (count > 1):1} {rate:6,.0f}/s: {worker_us:6.1f} µs in"
+        f" workers, {other_us:5.1f} in others, {100 * more:+5.1f} %; {waits:.2f} waits,"
+        f" {put_aside:.2f} put aside, {sum(cost.errors for cost in costs)} errors"
+    )
 
 
 def main() -> None:

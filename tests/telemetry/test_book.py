@@ -137,6 +137,8 @@ def test_who_looked_all_the_time_sees_what_who_looks_now_sees(memory: int, seed:
                 counters.consumer(chance.choice("kl"), cell).count(b"GET", 200, "")
             case 4:
                 told.update(followed(kept.read(apart=chance.random() < 0.5)))
+                if chance.random() < 0.3:
+                    assert kept.of(REQUEST).keys() >= kept.of(OVERHEAD).keys()
             case _:
                 took_s = chance.lognormvariate(-4, 1)
                 cell.count(b"GET", chance.choice((200, 404, 500 + turn % 99)), "")

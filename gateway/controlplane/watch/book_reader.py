@@ -4,6 +4,9 @@ A look costs what changed. Pages that are as they were are compared whole; in a 
 that still belongs to the same series each number that grew is added to the tally it belongs to,
 and nothing else of the series is looked at. Only where names or series come and go is all that a
 series counts held against what was told of it.
+
+Times are most of what changes, and but for the buckets that requests fell into nobody wants to know
+of them each time: they are added once somebody asks (`settle`), from the pages as they were then.
 """
 
 import mmap
@@ -92,6 +95,7 @@ class BookReader:
         self._shown: dict[int, Labels] = {}  # the labels of series of what is gone
         self._touched: dict[int, Counts] = {}  # in this look, with what was told before
         self._partly: dict[int, Counts] = {}
+        self._owed: dict[int, bytes] = {}  # pages as they were when times were added last
         self._map(PAGE)
 
     def _map(self, size: int) -> None:
@@ -109,9 +113,32 @@ class BookReader:
         for ident in self._renamed:
             self._name(ident)
         self._renamed.clear()
+        if self._touched:
+            self._settle(self._touched)  # of which all is told
         for ident, before in self._touched.items():
             self._tell(ident, before)
         self._touched = {}
+
+    def settle(self) -> None:
+        """Adds the times that were read but not added yet."""
+        self._settle({})
+
+    def _settle(self, without: Mapping[int, Counts]) -> None:
+        """Adds them; but for those of the series `without`."""
+        owed, self._owed = self._owed, {}
+        for number, old in owed.items():
+            page = self._pages[number]
+            for at in range(0 if number else BLOCK, PAGE, BLOCK):
+                if page[at : at + BLOCK] == old[at : at + BLOCK]:
+                    continue
+                now = _OWNER_AND_VALUES.unpack_from(page, at)
+                owner: int = now[0]
+                told = self._told.get(owner >> 2) if owner & 3 == COUNTS else None
+                if told is not None and told.is_times and told.ident not in without:
+                    then = _OWNER_AND_VALUES.unpack_from(old, at)
+                    if then[0] != owner:
+                        then = _NO_VALUES
+                    self._add_times(told, page, old, at, now, then)
 
     def rename(self, retired: Mapping[Gone, str]) -> None:
         """What was told of the `retired` was and will be told of their names in their place."""
@@ -168,9 +195,14 @@ class BookReader:
                 self._leave(_WORDS.unpack_from(old, at), number * BLOCKS + at // BLOCK)
                 self._enter(_WORDS.unpack_from(page, at), number * BLOCKS + at // BLOCK)
         for told, at, now, then in grown:
-            if told.ident not in self._touched:  # of which all is told at the end
-                self._grow(told, page, old, at, now, then)
+            if told.ident in self._touched:
+                continue  # all of it is told at the end
+            if told.is_times:
+                self._tell_times(told, page, at, now, then)
+            else:
+                self._grow(told, page, at, now, then)
         self._pages[number] = page
+        self._owed.setdefault(number, old)
 
     def _has_names(
         self, told: _Told, page: bytes, at: int, now: tuple[int, ...], then: tuple[int, ...]
@@ -186,6 +218,37 @@ class BookReader:
         return True
 
     def _grow(
+        self, told: _Told, page: bytes, at: int, now: tuple[int, ...], then: tuple[int, ...]
+    ) -> None:
+        """Adds what has grown in the block `at` of a page."""
+        tallies = self._tallies
+        if told.removals != tallies.removals:
+            told.find(tallies)
+        tally = told.tallies[0]
+        tally.version = tallies.version
+        counts = tally.counts
+        for pair in range(1, PAIRS):
+            if now[pair] != then[pair]:
+                key: int = _WORD.unpack_from(page, at + pair * PAIR)[0] - 1
+                named: Key = key if key < 0 else self._names[key][1]
+                more: int = now[pair] - then[pair]
+                counts[named] = counts.get(named, 0) + more
+                if told.is_followed:
+                    tallies.changes.append(Change(told.metric, told.labels, named, more))
+
+    def _tell_times(
+        self, told: _Told, page: bytes, at: int, now: tuple[int, ...], then: tuple[int, ...]
+    ) -> None:
+        """Tells into which buckets requests fell, and adds nothing."""
+        changes = self._tallies.changes
+        for pair in range(1, PAIRS):
+            if now[pair] != then[pair]:
+                key: int = _WORD.unpack_from(page, at + pair * PAIR)[0] - 1
+                if 0 <= key < FIRST:
+                    more: int = now[pair] - then[pair]
+                    changes.append(Change(REQUEST, told.labels, key & (LAST - 1), more))
+
+    def _add_times(
         self,
         told: _Told,
         page: bytes,
@@ -194,7 +257,7 @@ class BookReader:
         now: tuple[int, ...],
         then: tuple[int, ...],
     ) -> None:
-        """Adds what has grown in the block `at` of a page."""
+        """Adds the times by which the block `at` of a page has grown since it was as in `old`."""
         tallies = self._tallies
         if told.removals != tallies.removals:
             told.find(tallies)
@@ -205,21 +268,12 @@ class BookReader:
                 continue
             where = at + pair * PAIR
             key: int = _WORD.unpack_from(page, where)[0] - 1
-            if not told.is_times:
-                named: Key = key if key < 0 else self._names[key][1]
+            if key > TOTAL:
                 more: int = now[pair] - then[pair]
-                counts = told.tallies[0].counts
-                counts[named] = counts.get(named, 0) + more
-                if told.is_followed:
-                    tallies.changes.append(Change(told.metric, told.labels, named, more))
-            elif key > TOTAL:
-                more = now[pair] - then[pair]
                 bucket = key & (LAST - 1)
                 for tally in told.by_kind[key // LAST]:
                     counts = tally.counts
                     counts[bucket] = counts.get(bucket, 0) + more
-                if key < FIRST:
-                    tallies.changes.append(Change(REQUEST, told.labels, bucket, more))
             else:
                 seconds: float = _SECONDS.unpack_from(page, where + 8)[0]
                 if then[pair]:
@@ -233,6 +287,8 @@ class BookReader:
         """Has all of a series told, before anything of it is taken in."""
         if ident not in self._touched:
             told = self._told.get(ident)
+            if told is not None and told.is_times:
+                self._settle(self._touched)
             self._touched[ident] = {} if told is None else self._keyed(ident, told.metric)[0]
 
     def _leave(self, block: tuple[int, ...], number: int) -> None:

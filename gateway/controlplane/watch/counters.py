@@ -13,6 +13,7 @@ from gateway.controlplane.watch.book_reader import BookReader, layout
 from gateway.controlplane.watch.tallies import Change, Tallies, Tally
 from gateway.telemetry.book import APART, BOOKS, Labels
 from gateway.telemetry.catalogue import Gone
+from gateway.telemetry.metrics import SUMS
 
 
 class Totals:
@@ -26,6 +27,9 @@ class Totals:
 
     def of(self, metric: str) -> Mapping[Labels, Tally]:
         """The series of `metric` by their labels."""
+        if metric in SUMS.values():
+            for book in self._books:
+                book.settle()
         return self._tallies.series.get(metric, {})
 
     def retire(self, gone: Iterable[Gone], name: str) -> None:
