@@ -235,6 +235,28 @@ async def test_counters_that_take_long_to_read_are_read_seldom_and_whenever_some
         assert it.seen() == 5
 
 
+async def test_many_counters_are_read_a_few_at_a_time_so_that_others_go_on_meanwhile() -> None:
+    async with world() as it:
+        cells = [it.counters.cell(f"r{number}", "a", "127.0.0.1:1") for number in range(3000)]
+        await it.seconds()
+        for cell in cells:
+            cell.count(b"GET", 200, "")
+            cell.time(0.1, 0.1, 0.001)
+        await it.seconds()
+        for cell in cells:
+            cell.count(b"GET", 200, "")
+            cell.time(0.1, 0.1, 0.001)
+        beat = asyncio.create_task(it.seconds())
+        turns = 0
+        while not beat.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns > 3
+        assert it.seen() == 6000
+        status = await it.view.status()
+        assert status["backends"]["a"]["requests_per_s"] == 3000
+
+
 async def test_rates_that_are_asked_for_are_of_until_now_though_the_counters_are_read_seldom() -> (
     None
 ):

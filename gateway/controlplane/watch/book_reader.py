@@ -103,13 +103,16 @@ class BookReader:
             self._descriptor, size, prot=mmap.PROT_READ, offset=self._place * PLACE
         )
 
-    def read(self) -> None:
-        """Adds what was counted since the last look."""
+    def begin(self) -> list[tuple[int, bytes]]:
+        """The pages that have changed since the last look, each of which is to be given to `take`
+        before the `end` of this one."""
         if not self._is_known:  # of another release, which may run beside this one for a while
-            return
+            return []
         self._touched, self._partly = self._partly, {}
-        for number, page in self._changed():
-            self._take(number, page)
+        return self._changed()
+
+    def end(self) -> None:
+        """Adds what was counted of series that came or went."""
         for ident in self._renamed:
             self._name(ident)
         self._renamed.clear()
@@ -121,7 +124,7 @@ class BookReader:
 
     def settle(self) -> None:
         """Adds the times that were read but not added yet."""
-        self._settle({})
+        self._settle(self._touched)
 
     def _settle(self, without: Mapping[int, Counts]) -> None:
         """Adds them; but for those of the series `without`."""
@@ -170,8 +173,8 @@ class BookReader:
 
     # -- what changed of one page
 
-    def _take(self, number: int, page: bytes) -> None:
-        """Takes in a page that was another one at the last look."""
+    def take(self, number: int, page: bytes) -> None:
+        """Adds what was counted in a page that was another one at the last look."""
         old = self._pages[number]
         grown = []
         for at in range(0 if number else BLOCK, PAGE, BLOCK):

@@ -7,7 +7,8 @@ ten thousand series that all change. Books outlive their workers, so nothing is 
 over, and a sum never goes back.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 
 from gateway.controlplane.watch.book_reader import BookReader, layout
 from gateway.controlplane.watch.tallies import Change, Tallies, Tally
@@ -47,15 +48,29 @@ class Totals:
     def read(self, *, apart: bool = True) -> list[Change]:
         """Takes in what was counted since the last look, and tells what of it is followed
         (`watch.tallies`)."""
-        self._tallies.begin()
-        self._look(self._books, range(APART))
-        if apart:
-            self._look(self._apart, range(APART, BOOKS))
-        return self._tallies.end()
+        deque(self.reading(apart=apart), maxlen=0)
+        return self.told()
 
-    def _look(self, known: list[BookReader], places: range) -> None:
-        """Reads those that are `known`, and first adds the books that were begun at `places`."""
+    def reading(self, *, apart: bool = True) -> Iterator[None]:
+        """Does so in small steps, between which others may be attended to, but not another look;
+        and `told` tells."""
+        self._find(self._books, range(APART))
+        self._find(self._apart, range(APART, BOOKS))
+        for book in (*self._books, *(self._apart if apart else ())):
+            for number, page in book.begin():
+                self._tallies.begin()
+                book.take(number, page)
+                yield
+            self._tallies.begin()
+            book.end()
+            yield
+        self._tallies.end()
+
+    def told(self) -> list[Change]:
+        """What was told since the last time that this was asked."""
+        return self._tallies.told()
+
+    def _find(self, known: list[BookReader], places: range) -> None:
+        """Adds the books that were begun at `places` since those that are `known`."""
         while len(known) < len(places) and layout(self._descriptor, places[len(known)]):
             known.append(BookReader(self._descriptor, places[len(known)], self._tallies))
-        for book in known:
-            book.read()

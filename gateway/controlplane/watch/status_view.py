@@ -45,7 +45,8 @@ SECOND_S = 1.0
 """How long rates are of at least, which are asked for more often."""
 
 SLICE_S = 0.005
-"""How long the answer to a scrape may keep the loop of the control process at a time."""
+"""How long reading, or the answer to a scrape, may keep the loop of the control process at a
+time."""
 
 
 class StatusView:
@@ -80,7 +81,7 @@ class StatusView:
         self._retiring, self._retiring_keys = Retiring(), Retiring()
         self._keys_at, self._of_keys = -math.inf, list[Change]()
         self.read_at, self._read_next = -math.inf, -math.inf
-        self._rated_at = -math.inf
+        self._rated_at, self._reading = -math.inf, asyncio.Lock()
         self._look = Coalesced("reading the counters", self._look_once)
         self._beaten = Coalesced("asking the workers", self._look_at_workers)
         self._scraped = Coalesced("reading the counters", self._look_at_all_counters)
@@ -136,7 +137,7 @@ class StatusView:
 
     async def _look_once(self) -> None:
         await self._workers.look()
-        self._note()
+        await self._note()
         if self._clock() - self._rated_at >= SECOND_S:
             self._rate()
 
@@ -145,19 +146,31 @@ class StatusView:
 
     async def _look_at_all_counters(self) -> None:
         await self._workers.look(reports=False)
-        self._note(keys=True)
+        await self._note(keys=True)
 
-    def _note(self, *, keys: bool = False) -> None:
-        """Takes in what was counted, and that of `keys` if that is asked or due."""
-        now = self.read_at = self._clock()
-        keys = keys or now - self._keys_at >= KEYS_S
-        changes = self._totals.read(apart=keys)
+    async def _note(self, *, keys: bool = False) -> None:
+        """Takes in what was counted, and that of `keys` if that is asked or due; a little at a
+        time, so that others are attended to meanwhile."""
+        loop = asyncio.get_running_loop()
+        async with self._reading:
+            now = self._clock()
+            keys, until = keys or now - self._keys_at >= KEYS_S, loop.time() + SLICE_S
+            for _ in self._totals.reading(apart=keys):
+                if loop.time() > until:
+                    self._note_told()
+                    await asyncio.sleep(0)
+                    until = loop.time() + SLICE_S
+            self._note_told()
+            self.read_at = now
+            if keys:
+                self._keys_at = now
+                self._key_use.note(self._of_keys)
+                self._of_keys = []
+
+    def _note_told(self) -> None:
+        changes = self._totals.told()
         self._window.note(changes)
         self._of_keys += [change for change in changes if change.metric == CONSUMED]
-        if keys:
-            self._keys_at = now
-            self._key_use.note(self._of_keys)
-            self._of_keys = []
 
     def _rate(self) -> None:
         """What was noted since the last time was counted until now: rates are of that."""
@@ -260,14 +273,14 @@ class StatusView:
         self._key_use.beat(self._table().keys)
         if now >= self._read_next:
             before = self._spent()
-            self._take_in(now)
+            await self._take_in(now)
             took_s = self._spent() - before
             self._read_next = now + min(took_s / READ_PART, READ_WITHIN_S)
 
-    def _take_in(self, now: float) -> None:
+    async def _take_in(self, now: float) -> None:
         """Reads what was counted until `now`, and retires what has long been gone."""
         read_at = self._keys_at
-        self._note()
+        await self._note()
         self._rate()
         self._retire(self._retiring, places_of(self._totals.of(REQUESTS)), now)
         if self._keys_at != read_at:

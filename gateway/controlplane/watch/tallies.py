@@ -56,11 +56,11 @@ class Tallies:
         self._empty: list[tuple[str, Labels, Key]] = []
 
     def begin(self) -> None:
-        """Begins a look."""
+        """Begins a step of a look, whose changes have another version than what is shown by now."""
         self.version += 1
 
-    def end(self) -> list[Change]:
-        """Ends it; what was told in it."""
+    def end(self) -> None:
+        """Ends the look."""
         for metric, labels, key in self._empty:  # folded into another series
             series = self.series[metric]
             counts: Counts = series[labels].counts if labels in series else {}
@@ -69,7 +69,11 @@ class Tallies:
                 self.removals += 1
             elif not counts.get(key, 1):
                 del counts[key]
-        changes, self.changes, self._empty = self.changes, [], []
+        self._empty = []
+
+    def told(self) -> list[Change]:
+        """What was told since the last time that this was asked."""
+        changes, self.changes = self.changes, []
         return changes
 
     def tally(self, metric: str, labels: Labels) -> Tally:
