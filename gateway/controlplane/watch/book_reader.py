@@ -117,31 +117,35 @@ class BookReader:
             self._name(ident)
         self._renamed.clear()
         if self._touched:
-            self._settle(self._touched)  # of which all is told
+            self._settle()
         for ident, before in self._touched.items():
             self._tell(ident, before)
         self._touched = {}
 
-    def settle(self) -> None:
-        """Adds the times that were read but not added yet."""
-        self._settle(self._touched)
+    @property
+    def owed(self) -> list[int]:
+        """The pages of which times were read but not added yet."""
+        return list(self._owed)
 
-    def _settle(self, without: Mapping[int, Counts]) -> None:
-        """Adds them; but for those of the series `without`."""
-        owed, self._owed = self._owed, {}
-        for number, old in owed.items():
-            page = self._pages[number]
-            for at in range(0 if number else BLOCK, PAGE, BLOCK):
-                if page[at : at + BLOCK] == old[at : at + BLOCK]:
-                    continue
-                now = _OWNER_AND_VALUES.unpack_from(page, at)
-                owner: int = now[0]
-                told = self._told.get(owner >> 2) if owner & 3 == COUNTS else None
-                if told is not None and told.is_times and told.ident not in without:
-                    then = _OWNER_AND_VALUES.unpack_from(old, at)
-                    if then[0] != owner:
-                        then = _NO_VALUES
-                    self._add_times(told, page, old, at, now, then)
+    def settle(self, number: int) -> None:
+        """Adds those of one page; but not of series of which all is told at the end of a look."""
+        page, old = self._pages[number], self._owed.pop(number)
+        for at in range(0 if number else BLOCK, PAGE, BLOCK):
+            if page[at : at + BLOCK] == old[at : at + BLOCK]:
+                continue
+            now = _OWNER_AND_VALUES.unpack_from(page, at)
+            owner: int = now[0]
+            told = self._told.get(owner >> 2) if owner & 3 == COUNTS else None
+            if told is not None and told.is_times and told.ident not in self._touched:
+                then = _OWNER_AND_VALUES.unpack_from(old, at)
+                if then[0] != owner:
+                    then = _NO_VALUES
+                self._add_times(told, page, old, at, now, then)
+
+    def _settle(self) -> None:
+        """Adds those of all pages."""
+        for number in self.owed:
+            self.settle(number)
 
     def rename(self, retired: Mapping[Gone, str]) -> None:
         """What was told of the `retired` was and will be told of their names in their place."""
@@ -291,7 +295,7 @@ class BookReader:
         if ident not in self._touched:
             told = self._told.get(ident)
             if told is not None and told.is_times:
-                self._settle(self._touched)
+                self._settle()
             self._touched[ident] = {} if told is None else self._keyed(ident, told.metric)[0]
 
     def _leave(self, block: tuple[int, ...], number: int) -> None:

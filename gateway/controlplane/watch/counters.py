@@ -29,8 +29,7 @@ class Totals:
     def of(self, metric: str) -> Mapping[Labels, Tally]:
         """The series of `metric` by their labels."""
         if metric in SUMS.values():
-            for book in self._books:
-                book.settle()
+            deque(self.settling(), maxlen=0)
         return self._tallies.series.get(metric, {})
 
     def retire(self, gone: Iterable[Gone], name: str) -> None:
@@ -65,6 +64,14 @@ class Totals:
             book.end()
             yield
         self._tallies.end()
+
+    def settling(self) -> Iterator[None]:
+        """Adds the times that are shown next, in small steps; not during a look."""
+        for book in self._books:
+            for number in book.owed:
+                self._tallies.begin()
+                book.settle(number)
+                yield
 
     def told(self) -> list[Change]:
         """What was told since the last time that this was asked."""

@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from gateway.controlplane.events import utc_now
@@ -146,16 +147,18 @@ class StatusView:
 
     async def _look_at_all_counters(self) -> None:
         await self._workers.look(reports=False)
-        await self._note(keys=True)
+        await self._note(keys=True, shown=True)
 
-    async def _note(self, *, keys: bool = False) -> None:
-        """Takes in what was counted, and that of `keys` if that is asked or due; a little at a
-        time, so that others are attended to meanwhile."""
+    async def _note(self, *, keys: bool = False, shown: bool = False) -> None:
+        """Takes in what was counted, and that of `keys` if that is asked or due, and makes ready
+        what is shown if it shall be; a little at a time, so that others are attended to meanwhile.
+        """
         loop = asyncio.get_running_loop()
         async with self._reading:
             now = self._clock()
             keys, until = keys or now - self._keys_at >= KEYS_S, loop.time() + SLICE_S
-            for _ in self._totals.reading(apart=keys):
+            times = self._totals.settling() if shown else ()
+            for _ in chain(self._totals.reading(apart=keys), times):
                 if loop.time() > until:
                     self._note_told()
                     await asyncio.sleep(0)
