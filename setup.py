@@ -14,13 +14,15 @@ from pathlib import Path
 from setuptools import Distribution, Extension, setup
 from setuptools.command.build_ext import build_ext
 
-# What each request runs through, and no more: what reads a file or serves an edit is as quick as
-# it has to be, and tells better in pure Python what is wrong with a value.
+# What each request runs through, and what reads how each was counted, and no more: what reads a
+# file or serves an edit is as quick as it has to be, and tells better in pure Python what is wrong
+# with a value.
 HOT = {
     "gateway/core": """access balancing compressing concurrency_limit cors crowding errors
         fair_turns framing header_fields header_rules headers heads health index instance_load
         kept lines matching openai pooling queueing rate_limit response_heads retrying
         sampling shared_load splitting strangers targets""",
+    "gateway/controlplane/watch": "book_reader rates tallies",
     "gateway/dataplane": """admitting attempt availability backend bucket buckets coding cold_start
         connection deadlines deciding door exchange idle_queue in_flight_limit instance intake judge
         leased limiting listener live_route match_memory meeting mirroring model_listing pairing

@@ -22,6 +22,7 @@ from gateway.core.options import DataplaneOptions
 from gateway.core.table import Table
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.listener import Client
+from gateway.dataplane.load_memory import LoadMemory
 from gateway.dataplane.permits import PermitsFile
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.upstream import Upstream
@@ -63,7 +64,7 @@ class Transport:
 
 
 class Path:
-    """A worker whose instance answers at once."""
+    """A worker whose instance answers at once; `loads` is where it tells others its load."""
 
     def __init__(
         self,
@@ -72,12 +73,15 @@ class Path:
         workers: int,
         *,
         is_kept: bool = False,
+        loads: LoadMemory | None = None,
     ) -> None:
         memory = shared_memory()
         counters = Counters(Book(memory), Book(memory, apart=True))
         permits = PermitsFile(shared_memory(name="benchmark-permits"))
         options = DataplaneOptions(workers=workers, upstream_idle_s=1e9, upstream_max_age_s=1e9)
-        self.plane = plane = Plane(options, Loop(), permits=permits, counters=counters)
+        self.plane = plane = Plane(
+            options, Loop(), permits=permits, counters=counters, load_memory=loads
+        )
         table = Table.from_document(
             {
                 "backends": {"b": {"instances": ["http://127.0.0.1:9"]}},

@@ -226,7 +226,7 @@ class Control:
         await parts.view.beat()
         parts.announcer.announce_shares()
         if parts.fleet is not None:
-            await parts.fleet.beat()
+            await parts.fleet.beat(parts.view.read_at)
         if self._traffic is not None:
             line = self._traffic.line(parts.view.counted, time.monotonic())
             if line:

@@ -14,12 +14,12 @@ from gateway.controlplane.instance_watch import WatchedInstances
 from gateway.controlplane.published import NotInForce
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.store.store import StoreError
-from gateway.controlplane.watch.counters import Tally
 from gateway.controlplane.watch.demand import Demand
 from gateway.controlplane.watch.fleet_places import FleetPlaces
 from gateway.controlplane.watch.fleet_view import FleetView, serves
 from gateway.controlplane.watch.health_book import Key
 from gateway.controlplane.watch.scaler import Scaler
+from gateway.controlplane.watch.tallies import Tally
 from gateway.controlplane.workers import Workers
 from gateway.core.faults import Conflict, Invalid, Missing
 from gateway.core.placement import addresses, place, set_replicas, with_places
@@ -103,9 +103,10 @@ class HeldFleet:
             case "endpoints":
                 self._own.run("following instances", self._places.place(message))
 
-    async def beat(self) -> None:
-        """Looks at this second who is used, and who waits too long."""
-        self._demand.beat(time.monotonic())
+    async def beat(self, counted_at: float) -> None:
+        """Looks at this second who is used, by what was counted until `counted_at`, and who waits
+        too long."""
+        self._demand.beat(counted_at)
         if self._scaler.scaled and not self.view.follows:  # one scales for all
             await self._workers.look()
             self._scaler.beat(time.monotonic())

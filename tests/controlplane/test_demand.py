@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from gateway.controlplane.events import Events
-from gateway.controlplane.watch.counters import Tally
 from gateway.controlplane.watch.demand import Demand
 from gateway.controlplane.watch.fleet_places import FleetPlaces
 from gateway.controlplane.watch.fleet_view import FleetView
+from gateway.controlplane.watch.tallies import Tally
 from gateway.core.faults import Conflict
 from gateway.core.table import Table
 from tests.harness.gateway import eventually

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from gateway.controlplane.watch.counters import Change
 from gateway.controlplane.watch.key_use import KeyUse, UseFile
+from gateway.controlplane.watch.tallies import Change
 from gateway.telemetry.metrics import CONSUMED, REQUESTS
 
 UNUSED = {"last_used": None, "requests": 0, "refused": 0}

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from gateway.controlplane.watch.counters import Change
 from gateway.controlplane.watch.last_hour import KEPT_S, STEP_S, LastHour, columns
 from gateway.controlplane.watch.rates import GATEWAY, Sums, What, Window
+from gateway.controlplane.watch.tallies import Change
 from gateway.telemetry.buckets import BOUNDS, quantiles
 from gateway.telemetry.metrics import REQUESTS
 

@@ -191,3 +191,19 @@ async def test_nothing_is_written_while_nothing_happens(path: Path) -> None:
         process.hour.add(process.now, {})
         assert await process.file.keep()
     assert path.stat().st_size == size
+
+
+async def test_a_step_that_goes_on_is_not_written_again_while_nothing_is_counted(
+    path: Path,
+) -> None:
+    process = Process(path)
+    process.seconds(1, {"2xx": 5})
+    assert await process.file.keep()
+    size = path.stat().st_size
+    process.now += 1.0
+    process.hour.add(process.now, {})
+    assert await process.file.keep()
+    assert path.stat().st_size == size
+    process.seconds(1, {"2xx": 5})
+    assert await process.file.keep()
+    assert path.stat().st_size > size

@@ -127,7 +127,7 @@ async def test_what_takes_long_is_done_once_for_all_who_ask_meanwhile() -> None:
 
 
 async def test_a_few_go_on_at_a_time_in_the_order_they_came() -> None:
-    turns, done = FewAtOnce(3, 0.001), []
+    turns, done = FewAtOnce(3, 0.02), []
 
     async def wait(number: int) -> None:
         await turns()
@@ -143,6 +143,59 @@ async def test_a_few_go_on_at_a_time_in_the_order_they_came() -> None:
     assert done == [number for number in range(20) if number != 5]
     await turns()
     assert len(done) == 19, "nobody need wait for who comes after them"
+
+
+class Counted(asyncio.SelectorEventLoop):
+    """Counts what wakes it at a certain time."""
+
+    rung = 0
+
+    def call_at(self, when: float, callback: Any, *args: Any, **more: Any) -> asyncio.TimerHandle:
+        def ring() -> None:
+            self.rung += 1
+            callback(*args)
+
+        return super().call_at(when, ring, **more)
+
+
+def test_who_has_not_to_wait_for_a_turn_leaves_nothing_that_wakes_the_process() -> None:
+    async def ask() -> None:
+        turns = FewAtOnce(3, 0.001)
+        for _ in range(10):
+            await turns()
+            await asyncio.sleep(0.002)
+
+    with asyncio.Runner(loop_factory=Counted) as runner:
+        runner.run(ask())
+        loop = runner.get_loop()
+        assert isinstance(loop, Counted)
+        assert loop.rung == 10, "the pauses of the test alone"
+
+
+def test_an_instance_that_is_well_wakes_the_prober_once_for_each_probe() -> None:
+    async def asked(count: int) -> None:
+        left = count
+        done = asyncio.Event()
+
+        async def probe(_target: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if not left:
+                done.set()
+            return "ready"
+
+        prober = Prober(lambda _words, _changes: None, probe=probe, chance=lambda: 0.5)
+        health = {"interval": "100ms", "rise": 1}
+        backends = {"b": {"instances": ["http://10.0.0.1:80"], "health": health}}
+        prober.sync(Table.from_document({"backends": backends, "routes": {}}, 1))
+        await done.wait()
+        await prober.close()
+
+    with asyncio.Runner(loop_factory=Counted) as runner:
+        runner.run(asked(10))
+        loop = runner.get_loop()
+        assert isinstance(loop, Counted)
+        assert loop.rung <= 9
 
 
 async def test_a_table_of_many_instances_leaves_the_loop_to_others_while_it_is_probed() -> None:

@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from gateway.controlplane.watch.counters import Tally, Totals
+from gateway.controlplane.watch.counters import Totals
+from gateway.controlplane.watch.tallies import Tally
 from gateway.core.health import UNKNOWN
 from gateway.core.options import DataplaneOptions
 from gateway.core.table import Table

@@ -73,6 +73,7 @@ class World:
     def __init__(self) -> None:
         self.table = table()
         self.now = 0.0
+        self.read_takes_s = self.spent_s = 0.0
         self.ready: dict[int, Any] = {1: True, 2: True, 3: True, 4: True}
         self.events = Events()
         self.heard = self.events.subscribe()
@@ -91,9 +92,20 @@ class World:
             self.resolver,
             self.totals,
             clock=lambda: self.now,
+            spent=self.spent,
         )
         causes, shares = self.prober.causes, self.view.effective_shares
         self.announcer = Announcer(self.events, causes, shares)
+
+    def spent(self) -> float:
+        """Seconds of processor time: a look at the counters is between two of these."""
+        self.spent_s += self.read_takes_s
+        return self.spent_s
+
+    def seen(self) -> float:
+        """The requests of which the counters were read."""
+        series = self.totals.of("headgate_requests_total").values()
+        return sum(sum(tally.counts.values()) for tally in series)
 
     async def probe(self, target: Target) -> Any:
         ready = self.ready[target.port]
@@ -197,6 +209,78 @@ async def test_rates_are_those_of_the_last_seconds() -> None:
         assert status["routes"]["r"]["latency_ms"] == rates["latency_ms"]
         assert status["backends"]["b"]["requests_per_s"] == 0
         await it.seconds(10)
+        assert (await it.view.status())["routes"]["r"]["requests_per_s"] == 0
+
+
+@pytest.mark.parametrize(("takes_s", "every"), [(0.001, 1), (0.01, 1), (0.03, 3), (9.0, 5)])
+async def test_counters_that_take_long_to_read_are_read_seldom_and_whenever_somebody_asks(
+    takes_s: float, every: int
+) -> None:
+    async with world() as it:
+        it.read_takes_s = takes_s
+        await it.seconds()
+        for _ in range(3):
+            it.answer(1)
+            before = it.seen()
+            await it.seconds(every - 1)
+            assert it.seen() == before
+            await it.seconds()
+            assert it.seen() == before + 1
+            assert it.view.read_at == it.now
+        it.answer(1)
+        await it.view.metrics("", {}, {})
+        assert it.seen() == 4
+        it.answer(1)
+        await it.view.status()
+        assert it.seen() == 5
+
+
+async def turns_until(task: asyncio.Task[Any]) -> int:
+    """How often others are attended to until `task` is done."""
+    turns = 0
+    while not task.done():
+        await asyncio.sleep(0)
+        turns += 1
+    return turns
+
+
+async def test_many_counters_are_read_a_few_at_a_time_so_that_others_go_on_meanwhile() -> None:
+    async with world() as it:
+        cells = [it.counters.cell(f"r{number}", "a", "127.0.0.1:1") for number in range(3000)]
+        await it.seconds()
+        for cell in cells:
+            cell.count(b"GET", 200, "")
+            cell.time(0.1, 0.1, 0.001)
+        await it.seconds()
+        for cell in cells:
+            cell.count(b"GET", 200, "")
+            cell.time(0.1, 0.1, 0.001)
+        beat = asyncio.create_task(it.seconds())
+        assert await turns_until(beat) > 3
+        assert it.seen() == 6000
+        assert await turns_until(asyncio.create_task(it.view.metrics("", {}, {}))) > 10
+        times = it.totals.of("headgate_request_seconds").values()
+        assert sum(tally.buckets.total() for tally in times) == 6000
+        status = await it.view.status()
+        assert status["backends"]["a"]["requests_per_s"] == 3000
+
+
+async def test_rates_that_are_asked_for_are_of_until_now_though_the_counters_are_read_seldom() -> (
+    None
+):
+    async with world() as it:
+        it.read_takes_s = 9.0
+        await it.seconds()
+        it.answer(30)
+        await it.seconds(3)
+        assert (await it.view.status())["routes"]["r"]["requests_per_s"] == 10
+        it.now += 0.5
+        it.answer(5)
+        assert (await it.view.status())["routes"]["r"]["requests_per_s"] == 10, "of half a second"
+        it.now += 0.5
+        it.answer(5)
+        assert (await it.view.status())["routes"]["r"]["requests_per_s"] == 10
+        await it.seconds(13)
         assert (await it.view.status())["routes"]["r"]["requests_per_s"] == 0
 
 

@@ -14,7 +14,7 @@ import pytest
 from gateway.controlplane.watch.counters import Totals
 from gateway.telemetry.book import BLOCK, PLACE, TOTAL, Book, shared_memory
 from gateway.telemetry.buckets import BOUNDS
-from gateway.telemetry.catalogue import TIMES
+from gateway.telemetry.catalogue import METRICS, TIMES
 from gateway.telemetry.metrics import (
     CONSUMED,
     EJECTIONS,
@@ -105,6 +105,57 @@ def test_a_look_tells_what_changed_and_nothing_else(memory: int) -> None:
     (change,) = totals.read()
     assert (change.labels, change.key) == (("r", "b", "h:1"), ("POST", "503", "queue_full"))
     assert change.more == 1
+
+
+def everything(totals: Totals) -> dict[Any, Any]:
+    """All that is shown, sums of seconds as far as floats can be added in any order."""
+    totals.read()
+    return {
+        (metric.name, labels): {k: round(n, 9) for k, n in tally.counts.items() if round(n, 9)}
+        for metric in METRICS
+        for labels, tally in totals.of(metric.name).items()
+        if any(tally.counts.values())
+    }
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_who_looked_all_the_time_sees_what_who_looks_now_sees(memory: int, seed: int) -> None:
+    chance = random.Random(seed)
+    kept, told = Totals(memory), Counter[Any]()
+    counters = Counters(Book(memory), Book(memory, apart=True))
+    for turn in range(300):
+        cell = counters.cell("r" * chance.choice((1, 250, 499)), "b", chance.choice("123456789"))
+        match chance.randrange(12):
+            case 0:
+                gone = [("instance", "b", chance.choice("123456789")) for _ in range(3)]
+                counters.retire(gone, "retired-1")
+            case 1:
+                counters.retire([("instance", "b", "retired-1")], "retired-2")
+            case 2:
+                counters.add(RETRIES, "r", chance.choice("xyz"))
+            case 3:
+                counters.consumer(chance.choice("kl"), cell).count(b"GET", 200, "")
+            case 4:
+                told.update(followed(kept.read(apart=chance.random() < 0.5)))
+                if chance.random() < 0.3:
+                    assert kept.of(REQUEST).keys() >= kept.of(OVERHEAD).keys()
+            case _:
+                took_s = chance.lognormvariate(-4, 1)
+                cell.count(b"GET", chance.choice((200, 404, 500 + turn % 99)), "")
+                cell.time(took_s, took_s * chance.choice((1.0, 0.5)), took_s / 100)
+    told.update(followed(kept.read()))
+    fresh = Totals(memory)
+    now = Counter(followed(fresh.read()))
+    assert everything(kept) == everything(fresh)
+    assert {key: n for key, n in told.items() if n} == now
+
+
+def followed(changes: Any) -> dict[Any, int]:
+    """What was told of requests, consumers and times, summed up."""
+    found: dict[Any, int] = {}
+    for metric, labels, key, more in changes:
+        found[metric, labels, key] = found.get((metric, labels, key), 0) + more
+    return found
 
 
 def consumed(totals: Totals) -> dict[Any, Any]:

@@ -8,8 +8,8 @@ decides nothing, and costs the workers nothing.
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 
-from gateway.controlplane.watch.counters import Tally
 from gateway.controlplane.watch.fleet_view import FleetView
+from gateway.controlplane.watch.tallies import Tally
 from gateway.controlplane.worker_loads import WorkerLoads
 from gateway.core.faults import Conflict
 from gateway.core.table import Table
@@ -44,7 +44,8 @@ class Demand:
         self._awaited: dict[str, int] = {}
 
     def beat(self, now: float) -> None:
-        """Looks at each of them at this second."""
+        """Looks at each of them; what was counted was read at `now`, and nobody is idle for longer
+        than is known."""
         names = {name for name, each in self._table().backends.items() if each.on_demand}
         if not names and not self._used_at:
             return

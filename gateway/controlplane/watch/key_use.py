@@ -19,8 +19,8 @@ from typing import Any
 
 import orjson
 
-from gateway.controlplane.watch.counters import Change
 from gateway.controlplane.watch.rates import LASTS_S, per_s
+from gateway.controlplane.watch.tallies import Change
 from gateway.processes.tasks import Tasks, told
 from gateway.telemetry.metrics import CONSUMED
 

@@ -71,12 +71,15 @@ class LastHour:
         """About how many are kept."""
         self.closed = 0
         """How many steps there were in all."""
+        self.additions = 0
+        """How often anything was counted."""
 
     def add(self, now: float, counted: Sums) -> None:
         """Takes in what was `counted` since the last time, until `now`."""
         if self._since is None:  # what came before is of no known time
             self._since = now
             return
+        self.additions += 1 if counted else 0
         for of, counts in counted.items():
             if of[0] in _KINDS:
                 _add(self._open.setdefault(of, {}), counts)

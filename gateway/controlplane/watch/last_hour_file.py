@@ -53,6 +53,7 @@ class LastHourFile:
         self._path, self._hour, self._events = path, hour, events
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="last hour")
         self._written = 0, 0  # so many steps, and events
+        self._additions = 0  # to the step that goes on
         self._is_anew = True
         self._size = self._size_anew = 0
 
@@ -72,9 +73,10 @@ class LastHourFile:
         """Writes what is new; whether that could be done."""
         now = self._hour.closed, self._events.published
         is_anew = self._is_anew or self._size > 2 * self._size_anew + SPARE
-        begun = self._hour.begun()
-        if now == self._written and begun is None and not is_anew:
+        additions = self._hour.additions
+        if now == self._written and additions == self._additions and not is_anew:
             return True
+        begun = self._hour.begun()
         self._is_anew = True  # unless all goes well
         records = self._records((0, 0) if is_anew else self._written, begun)
         loop = asyncio.get_running_loop()
@@ -85,7 +87,7 @@ class LastHourFile:
         self._size = size if is_anew else self._size + size
         if is_anew:
             self._size_anew = size
-        self._written, self._is_anew = now, False
+        self._written, self._additions, self._is_anew = now, additions, False
         return True
 
     async def close(self) -> None:

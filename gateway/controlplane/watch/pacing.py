@@ -57,38 +57,38 @@ class Paced:
 
 
 class FewAtOnce:
-    """Lets `at_once` of those who wait for it go on every `every_s` seconds, in the order in which
-    they came; whoever else is due is attended to in between."""
+    """Lets `at_once` of those who ask go on in every `every_s` seconds, in the order in which
+    they came; whoever else is due is attended to in between. Where nobody has to wait there is no
+    timer, and so nothing that wakes the process."""
 
     def __init__(self, at_once: int, every_s: float) -> None:
-        self._at_once = self._left = at_once
-        self._every_s = every_s
+        self._at_once, self._every_s = at_once, every_s
+        self._left, self._until = 0, float("-inf")
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._is_due = False
 
     async def __call__(self) -> None:
-        self._see_to_the_next()
-        if self._left and not self._waiting:
-            self._left -= 1
-            return
-        turn = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            if loop.time() >= self._until:
+                self._left, self._until = self._at_once, loop.time() + self._every_s
+            if self._left:
+                self._left -= 1
+                return
+            loop.call_at(self._until, self._next)
+        turn = loop.create_future()
         self._waiting.append(turn)
         await turn
 
-    def _see_to_the_next(self) -> None:
-        if not self._is_due:
-            self._is_due = True
-            asyncio.get_running_loop().call_later(self._every_s, self._next)
-
     def _next(self) -> None:
-        self._is_due, self._left = False, self._at_once
+        loop = asyncio.get_running_loop()
+        self._left, self._until = self._at_once, loop.time() + self._every_s
         while self._waiting and self._left:
             turn = self._waiting.popleft()
             if not turn.done():  # who waited may have been cancelled
                 turn.set_result(None)
                 self._left -= 1
         if self._waiting:
-            self._see_to_the_next()
+            loop.call_at(self._until, self._next)
 
 
 class Coalesced:

@@ -234,18 +234,15 @@ class Prober:
         A nudge wakes no sooner than what is urgent: a burst of failing requests is no burst of
         probes.
         """
-        interval_s = self._targets[key].health.interval_s
-        eager_s = max(0.0, min(interval_s, EAGER_S) - took_s)
-        await asyncio.sleep(eager_s)
-        if self._is_urgent(key, signal):
-            return
-        jitter = JITTER * (2.0 * self._chance() - 1.0)
-        pause_s = interval_s * (1.0 + jitter) - took_s - eager_s
-        try:
-            async with asyncio.timeout(pause_s):
-                await nudge.wait()
-        except TimeoutError:
-            return
+        interval_s, began = self._targets[key].health.interval_s, self._clock() - took_s
+        if not self._is_urgent(key, signal):
+            jitter = JITTER * (2.0 * self._chance() - 1.0)
+            try:
+                async with asyncio.timeout(interval_s * (1.0 + jitter) - took_s):
+                    await nudge.wait()
+            except TimeoutError:
+                return
+        await asyncio.sleep(began + min(interval_s, EAGER_S) - self._clock())
 
     def _is_urgent(self, key: Key, signal: ProbeSignal | None) -> bool:
         """Whether to ask again soon. The word changes after several in a row, and nobody should

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gateway.controlplane.watch.counters import Change
+from gateway.controlplane.watch.tallies import Change
 from gateway.core.errors import KINDS
-from gateway.telemetry.book import TOTAL
+from gateway.telemetry.book import TOTAL, Labels
 from gateway.telemetry.buckets import quantiles
 from gateway.telemetry.metrics import REQUEST, REQUESTS
 
@@ -46,23 +46,22 @@ class Window:
 
     def note(self, changes: Iterable[Change]) -> None:
         """Takes in what was counted just now."""
-        for change in changes:
-            if change.metric == REQUESTS and isinstance(change.key, tuple):
-                _, code, reason = change.key
-                self._add(change, answer(code, reason))
+        for metric, labels, key, more in changes:
+            if metric == REQUEST:
+                if isinstance(key, int) and key != TOTAL:
+                    self._add(labels, key, int(more))
+            elif metric == REQUESTS and isinstance(key, tuple):
+                _, code, reason = key
+                self._add(labels, answer(code, reason), int(more))
                 if reason:
-                    self._add(change, reason)
-            elif change.metric == REQUEST and isinstance(change.key, int) and change.key != TOTAL:
-                self._add(change, change.key)
+                    self._add(labels, reason, int(more))
 
-    def _add(self, change: Change, what: What) -> None:
-        route, backend, *_ = change.labels
-        for of in (("route", route), ("backend", backend), GATEWAY):
-            self._count(of, what, change.more)
-
-    def _count(self, of: Of, what: What, more: float) -> None:
-        counts = self._open.setdefault(of, {})
-        counts[what] = counts.get(what, 0) + int(more)
+    def _add(self, labels: Labels, what: What, more: int) -> None:
+        for of in (("route", labels[0]), ("backend", labels[1]), GATEWAY):
+            counts = self._open.get(of)
+            if counts is None:
+                counts = self._open[of] = {}
+            counts[what] = counts.get(what, 0) + more
 
     def beat(self, now: float) -> Sums:
         """What was noted since the last beat was counted by `now`; it is the answer."""

@@ -10,11 +10,12 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from gateway.controlplane.events import utc_now
 from gateway.controlplane.watch.alerts import alerts
-from gateway.controlplane.watch.counters import Change, Tally, Totals
+from gateway.controlplane.watch.counters import Totals
 from gateway.controlplane.watch.effective import Effective, Shares, shares
 from gateway.controlplane.watch.health_book import Key
 from gateway.controlplane.watch.key_use import KeyUse, UseFile
@@ -25,6 +26,7 @@ from gateway.controlplane.watch.resolver import Resolver
 from gateway.controlplane.watch.retiring import Retiring, consumers_gone, places_of
 from gateway.controlplane.watch.standing import BackendStanding, Standing
 from gateway.controlplane.watch.status import Health, Load, backends_of, routes_of, workers_of
+from gateway.controlplane.watch.tallies import Change, Tally
 from gateway.controlplane.workers import Workers
 from gateway.core.table import Table
 from gateway.telemetry import exposition
@@ -36,14 +38,23 @@ KEYS_S = 10.0
 """How often is read what was counted of consumers while nobody asks for it: all of ten thousand
 may have been there since."""
 
+READ_PART, READ_WITHIN_S = 0.01, 5.0
+"""While nobody asks, no more of a core than this part is spent on reading what was counted; but it
+is read that often, whatever it takes."""
+
+SECOND_S = 1.0
+"""How long rates are of at least, which are asked for more often."""
+
 SLICE_S = 0.005
-"""How long the answer to a scrape may keep the loop of the control process at a time."""
+"""How long reading, or the answer to a scrape, may keep the loop of the control process at a
+time."""
 
 
 class StatusView:
     """The live view of the table that `table()` gives. `fleet` adds the instance processes, where
     some are held to it, and `asleep` names those that start once a request asks for them;
-    `counted` is told what was counted in each second."""
+    `counted` is told what was counted, and until when; `spent` are the seconds of processor time
+    that were spent here so far."""
 
     def __init__(
         self,
@@ -58,19 +69,22 @@ class StatusView:
         key_use: KeyUse | None = None,
         counted: Callable[[float, Sums], object] = lambda now, sums: None,
         clock: Callable[[], float] = time.monotonic,
+        spent: Callable[[], float] = time.thread_time,
     ) -> None:
         self._table, self._workers = table, workers
         self._prober = prober
         self._clock, self._fleet, self._coming = clock, fleet, asleep
-        self._counted = counted
+        self._counted, self._spent = counted, spent
         self._begun, self._begun_at = clock(), utc_now()
         self._totals, self._exposition = totals, exposition.Exposition(totals)
         self._window, self._key_use = Window(), key_use or KeyUse(UseFile(None), clock=clock)
         self._queued_at: dict[str, float] = {}
         self._retiring, self._retiring_keys = Retiring(), Retiring()
         self._keys_at, self._of_keys = -math.inf, list[Change]()
+        self.read_at, self._read_next = -math.inf, -math.inf
+        self._rated_at, self._reading = -math.inf, asyncio.Lock()
         self._look = Coalesced("reading the counters", self._look_once)
-        self._beaten = Coalesced("reading the counters", self._look_at_counters)
+        self._beaten = Coalesced("asking the workers", self._look_at_workers)
         self._scraped = Coalesced("reading the counters", self._look_at_all_counters)
         self._effective = Effective()
         self._standing = Standing(
@@ -124,27 +138,47 @@ class StatusView:
 
     async def _look_once(self) -> None:
         await self._workers.look()
-        self._note()
+        await self._note()
+        if self._clock() - self._rated_at >= SECOND_S:
+            self._rate()
 
-    async def _look_at_counters(self) -> None:
+    async def _look_at_workers(self) -> None:
         await self._workers.look(reports=False)
-        self._note()
 
     async def _look_at_all_counters(self) -> None:
         await self._workers.look(reports=False)
-        self._note(keys=True)
+        await self._note(keys=True, shown=True)
 
-    def _note(self, *, keys: bool = False) -> None:
-        """Takes in what was counted, and that of `keys` if that is asked or due."""
-        now = self._clock()
-        keys = keys or now - self._keys_at >= KEYS_S
-        changes = self._totals.read(apart=keys)
+    async def _note(self, *, keys: bool = False, shown: bool = False) -> None:
+        """Takes in what was counted, and that of `keys` if that is asked or due, and makes ready
+        what is shown if it shall be; a little at a time, so that others are attended to meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._reading:
+            now = self._clock()
+            keys, until = keys or now - self._keys_at >= KEYS_S, loop.time() + SLICE_S
+            times = self._totals.settling() if shown else ()
+            for _ in chain(self._totals.reading(apart=keys), times):
+                if loop.time() > until:
+                    self._note_told()
+                    await asyncio.sleep(0)
+                    until = loop.time() + SLICE_S
+            self._note_told()
+            self.read_at = now
+            if keys:
+                self._keys_at = now
+                self._key_use.note(self._of_keys)
+                self._of_keys = []
+
+    def _note_told(self) -> None:
+        changes = self._totals.told()
         self._window.note(changes)
         self._of_keys += [change for change in changes if change.metric == CONSUMED]
-        if keys:
-            self._keys_at = now
-            self._key_use.note(self._of_keys)
-            self._of_keys = []
+
+    def _rate(self) -> None:
+        """What was noted since the last time was counted until now: rates are of that."""
+        self._rated_at = self._clock()
+        self._counted(self._rated_at, self._window.beat(self._rated_at))
 
     async def keys_used(self) -> dict[str, dict[str, Any]]:
         """Key → `last_used`, `requests_per_s`, and how many `requests` there were and how many of
@@ -233,14 +267,24 @@ class StatusView:
     # -- what is told
 
     async def beat(self) -> None:
-        """Looks at this second, for the rates."""
-        read_at = self._keys_at
+        """Looks at this second; at what was counted in it as well, unless that took long a moment
+        ago: who asks reads it anyway."""
         await self._beaten()
         now = self._clock()
-        self._counted(now, self._window.beat(now))
-        self._key_use.beat(self._table().keys)
         queued = self._workers.loads.queue_depth()
         self._queued_at = {name: self._queued_at.get(name, now) for name, n in queued.items() if n}
+        self._key_use.beat(self._table().keys)
+        if now >= self._read_next:
+            before = self._spent()
+            await self._take_in(now)
+            took_s = self._spent() - before
+            self._read_next = now + min(took_s / READ_PART, READ_WITHIN_S)
+
+    async def _take_in(self, now: float) -> None:
+        """Reads what was counted until `now`, and retires what has long been gone."""
+        read_at = self._keys_at
+        await self._note()
+        self._rate()
         self._retire(self._retiring, places_of(self._totals.of(REQUESTS)), now)
         if self._keys_at != read_at:
             consumed = self._totals.of(CONSUMED)
