@@ -161,6 +161,8 @@ def test_ids_never_repeat():
     class Clock:
         def call_later(self, delay, callback): ...
 
+        def call_soon(self, callback): ...
+
     from gateway.core.options import DataplaneOptions
 
     plane = Plane(DataplaneOptions(), Clock())

@@ -134,7 +134,8 @@ def test_who_looked_all_the_time_sees_what_who_looks_now_sees(memory: int, seed:
             case 2:
                 counters.add(RETRIES, "r", chance.choice("xyz"))
             case 3:
-                counters.consumer(chance.choice("kl"), cell).count(b"GET", 200, "")
+                cell.count(b"GET", 200, "")
+                counters.consumed(chance.choice("kl"), cell.labels[0]).count(200)
             case 4:
                 told.update(followed(kept.read(apart=chance.random() < 0.5)))
                 if chance.random() < 0.3:
@@ -142,7 +143,7 @@ def test_who_looked_all_the_time_sees_what_who_looks_now_sees(memory: int, seed:
             case _:
                 took_s = chance.lognormvariate(-4, 1)
                 cell.count(b"GET", chance.choice((200, 404, 500 + turn % 99)), "")
-                cell.time(took_s, took_s * chance.choice((1.0, 0.5)), took_s / 100)
+                cell.times.count(took_s, took_s * chance.choice((1.0, 0.5)), took_s / 100)
     told.update(followed(kept.read()))
     fresh = Totals(memory)
     now = Counter(followed(fresh.read()))
