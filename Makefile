@@ -44,7 +44,7 @@ up: $(RUNTIME)
 hosts: $(RUNTIME)
 	@$(BIN)/python -m examples.hosts
 
-# Most tests share the machine with each other: one more at a time than it has processors, as many
+# Most tests share the machine with each other: two more at a time than most have processors, as many
 # wait. Those that keep moments or compare two servers (marked `paced`) mostly wait, and come next;
 # those that take the whole machine or measure rates (marked `alone`) last, one after the other.
 SHORT := not soak and not compose
@@ -54,8 +54,8 @@ test: setup
 	  echo "== tests that $$1"; \
 	  $(BIN)/pytest --durations 12 -m "$(SHORT) and $$2" $$3 || failed="$$failed, those that $$1"; \
 	}; \
-	run 'share the machine' 'not paced and not alone' '-n 3 --dist worksteal'; \
-	run 'keep moments' paced '-n 3 --dist worksteal'; \
+	run 'share the machine' 'not paced and not alone' '-n 4 --dist worksteal'; \
+	run 'keep moments' paced '-n 4 --dist worksteal'; \
 	run 'take the whole machine, one after the other' alone; \
 	if [ "$$failed" ]; then echo "== FAILED: $${failed#, }"; exit 1; fi; \
 	echo '== all passed'

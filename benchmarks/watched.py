@@ -1,6 +1,6 @@
 """What do a rollout and a compared mirror cost the requests of a route?
 
-    python -m benchmarks.watched [PAIRS] [ROUTE...]
+    python -m benchmarks.watched [--processor | --models] [PAIRS] [ROUTE...]
 
 One gateway, five routes with the same split: `plain`; `alike`, which is like it and shows what
 chance makes of a pair; `judged`, on which a rollout runs; `copied`, of which a fifth goes to a
@@ -8,7 +8,8 @@ mirror; and `compared`, where its answers are compared as well. Each is measured
 before it and after it in turn: on a machine that does other things too, the median of pairs tells a
 difference that two long runs do not. Processor time is the worker's own, in microseconds a request;
 the latency of a client is taken at half of the rate that `plain` can do, and not at all with
-`--processor`.
+`--processor`. With `--models` it is all that is taken, in front of models that take 5 ms for a
+request and eight at a time, at half of what those can do: what a client of a model may notice.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from benchmarks.machine import (
     Running,
     new_folder,
     on_core,
+    script,
     start,
     took_s,
     wait_for,
@@ -39,6 +41,8 @@ from benchmarks.wrk import Load, wrk
 from tests.harness.ports import free_port
 
 SECONDS = 1.0
+SERVICE_S, SLOTS, OF_THE_OLD = 0.005, 8, 0.9
+MODELS = ("stubs", "--count", "3", "--slow", "1", f"--service={SERVICE_S}", f"--slots={SLOTS}")
 PERCENT = 20
 WATCHED = ("alike", "judged", "copied", "compared")
 
@@ -50,10 +54,10 @@ class Gateway:
     url: str
     worker: psutil.Process
 
-    def load(self, route: str, rate: float = 0) -> tuple[Load, float]:
+    def load(self, route: str, rate: float = 0, seconds: float = SECONDS) -> tuple[Load, float]:
         """What wrk saw of `route`, and the worker's microseconds of processor time a request."""
         before = took_s([self.worker])
-        load = wrk(self.url, 32, SECONDS, rate, targets=(Target(path=f"/{route}"),))
+        load = wrk(self.url, 32, seconds, rate, targets=(Target(path=f"/{route}"),))
         return load, 1e6 * (took_s([self.worker]) - before) / max(1, load.requests)
 
     def pair(self, route: str, plain_first: bool) -> tuple[float, float]:
@@ -62,9 +66,10 @@ class Gateway:
         took = {each: self.load(each)[1] for each in order}
         return took["plain"], took[route]
 
-    def late(self, route: str, rate: float) -> float:
+    def late(self, route: str, rate: float, seconds: float = SECONDS) -> float:
         """The p99 of `route` in that of the plain one, at `rate`."""
-        return self.load(route, rate)[0].p99 / self.load("plain", rate)[0].p99
+        watched, plain = (self.load(each, rate, seconds)[0].p99 for each in (route, "plain"))
+        return watched / plain
 
 
 @contextmanager
@@ -137,6 +142,23 @@ def measured(pairs: int, routes: Sequence[str], with_latency: bool) -> Iterator[
                 yield line + _spread(lates[route])
 
 
+def with_models(pairs: int, routes: Sequence[str]) -> Iterator[str]:
+    """A line for each of `routes`: the p99 beside the plain one, at half of what models can do."""
+    half = SLOTS / SERVICE_S / OF_THE_OLD / 2
+    with script("benchmarks.upstreams", *MODELS) as ports, gateway(ports) as one:
+        for route in ("plain", *routes):
+            one.load(route, half)
+        lates: dict[str, list[float]] = {route: [] for route in routes}
+        for _ in range(pairs):
+            for route in routes:
+                lates[route].append(one.late(route, half, 4.0))
+        for route in routes:
+            late = statistics.median(lates[route])
+            yield f"{route:<9} {late:.2f} × the p99 at {half:.0f} requests/s" + _spread(
+                lates[route]
+            )
+
+
 def quiet(figures: Sequence[float]) -> float:
     """What the quietest quarter of `figures` is below: others on the machine only ever add."""
     return statistics.quantiles(figures, n=4)[0] if len(figures) > 1 else figures[0]
@@ -159,10 +181,13 @@ def main() -> None:
     parser.add_argument("pairs", type=int, nargs="?", default=10, help="pairs of each (10)")
     parser.add_argument("route", nargs="*", help=f"of {', '.join(WATCHED)} (all)")
     parser.add_argument("--processor", action="store_true", help="no latencies: half of the time")
+    parser.add_argument("--models", action="store_true", help="latencies in front of models")
     asked = parser.parse_args()
     if unknown := [route for route in asked.route if route not in WATCHED]:
         parser.error(f"no such route: {unknown[0]}")
-    for line in measured(asked.pairs, asked.route or WATCHED, not asked.processor):
+    routes = asked.route or WATCHED
+    how = with_models(asked.pairs, routes) if asked.models else None
+    for line in how or measured(asked.pairs, routes, not asked.processor):
         print(line, flush=True)
 
 

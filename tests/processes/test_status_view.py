@@ -250,11 +250,11 @@ async def test_many_counters_are_read_a_few_at_a_time_so_that_others_go_on_meanw
         await it.seconds()
         for cell in cells:
             cell.count(b"GET", 200, "")
-            cell.time(0.1, 0.1, 0.001)
+            cell.times.count(0.1, 0.1, 0.001)
         await it.seconds()
         for cell in cells:
             cell.count(b"GET", 200, "")
-            cell.time(0.1, 0.1, 0.001)
+            cell.times.count(0.1, 0.1, 0.001)
         beat = asyncio.create_task(it.seconds())
         assert await turns_until(beat) > 3
         assert it.seen() == 6000
