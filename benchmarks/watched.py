@@ -66,10 +66,12 @@ class Gateway:
         took = {each: self.load(each)[1] for each in order}
         return took["plain"], took[route]
 
-    def late(self, route: str, rate: float, seconds: float = SECONDS) -> float:
-        """The p99 of `route` in that of the plain one, at `rate`."""
-        watched, plain = (self.load(each, rate, seconds)[0].p99 for each in (route, "plain"))
-        return watched / plain
+    def late(self, route: str, rate: float, seconds: float = SECONDS) -> tuple[float, float]:
+        """The p99 of `route`, and that of the plain one, at `rate`."""
+        return (
+            self.load(route, rate, seconds)[0].p99,
+            self.load("plain", rate, seconds)[0].p99,
+        )
 
 
 @contextmanager
@@ -123,7 +125,7 @@ def measured(pairs: int, routes: Sequence[str], with_latency: bool) -> Iterator[
             one.load(route)
         half = one.load("plain")[0].rate / 2
         seen: dict[str, list[tuple[float, float]]] = {route: [] for route in routes}
-        lates: dict[str, list[float]] = {route: [] for route in routes}
+        lates: dict[str, list[tuple[float, float]]] = {route: [] for route in routes}
         for number in range(pairs):
             for route in routes:
                 seen[route].append(one.pair(route, number % 2 == 0))
@@ -137,9 +139,7 @@ def measured(pairs: int, routes: Sequence[str], with_latency: bool) -> Iterator[
                 f" the quietest quarter {watched / plain:.3f} × {plain:.0f} µs"
             )
             if with_latency:
-                late = statistics.median(lates[route])
-                line = f"{'':<9} {late:.2f} × the p99 at {half:.0f} requests/s"
-                yield line + _spread(lates[route])
+                yield f"{'':<9} {_lateness(lates[route], half)}"
 
 
 def with_models(pairs: int, routes: Sequence[str]) -> Iterator[str]:
@@ -148,15 +148,23 @@ def with_models(pairs: int, routes: Sequence[str]) -> Iterator[str]:
     with script("benchmarks.upstreams", *MODELS) as ports, gateway(ports) as one:
         for route in ("plain", *routes):
             one.load(route, half)
-        lates: dict[str, list[float]] = {route: [] for route in routes}
+        lates: dict[str, list[tuple[float, float]]] = {route: [] for route in routes}
         for _ in range(pairs):
             for route in routes:
-                lates[route].append(one.late(route, half, 4.0))
+                lates[route].append(one.late(route, half, 2.0))
         for route in routes:
-            late = statistics.median(lates[route])
-            yield f"{route:<9} {late:.2f} × the p99 at {half:.0f} requests/s" + _spread(
-                lates[route]
-            )
+            yield f"{route:<9} {_lateness(lates[route], half)}"
+
+
+def _lateness(lates: Sequence[tuple[float, float]], rate: float) -> str:
+    """The p99s of a route beside those of the plain one: their medians, and pair by pair."""
+    watched, plain = (statistics.median(each) for each in zip(*lates, strict=True))
+    ratios = [each / beside for each, beside in lates]
+    return (
+        f"p99 {watched:.2f} ms where the plain one has {plain:.2f}"
+        f" ({watched / plain:.2f} ×) at {rate:.0f} requests/s;"
+        f" of pairs {statistics.median(ratios):.2f}{_spread(ratios)}"
+    )
 
 
 def quiet(figures: Sequence[float]) -> float:
