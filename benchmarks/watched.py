@@ -17,7 +17,7 @@ import json
 import statistics
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ from tests.harness.ports import free_port
 
 SECONDS = 1.0
 SERVICE_S, SLOTS, OF_THE_OLD = 0.005, 8, 0.9
-MODELS = ("stubs", "--count", "3", "--slow", "1", f"--service={SERVICE_S}", f"--slots={SLOTS}")
+MODEL = ("stubs", "--count", "1", "--slow", "1", f"--service={SERVICE_S}", f"--slots={SLOTS}")
 PERCENT = 20
 WATCHED = ("alike", "judged", "copied", "compared")
 
@@ -145,7 +145,10 @@ def measured(pairs: int, routes: Sequence[str], with_latency: bool) -> Iterator[
 def with_models(pairs: int, routes: Sequence[str]) -> Iterator[str]:
     """A line for each of `routes`: the p99 beside the plain one, at half of what models can do."""
     half = SLOTS / SERVICE_S / OF_THE_OLD / 2
-    with script("benchmarks.upstreams", *MODELS) as ports, gateway(ports) as one:
+    with ExitStack() as stack:
+        models = [script("benchmarks.upstreams", *MODEL) for _ in range(3)]  # in no one's way
+        ports = [stack.enter_context(each)[0] for each in models]
+        one = stack.enter_context(gateway(ports))
         for route in ("plain", *routes):
             one.load(route, half)
         lates: dict[str, list[tuple[float, float]]] = {route: [] for route in routes}
