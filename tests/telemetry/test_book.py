@@ -151,6 +151,23 @@ def test_who_looked_all_the_time_sees_what_who_looks_now_sees(memory: int, seed:
     assert {key: n for key, n in told.items() if n} == now
 
 
+def test_who_asks_for_times_while_they_are_made_ready_for_another_gets_all_and_so_does_the_other(
+    memory: int,
+) -> None:
+    counters, totals = Counters(Book(memory)), Totals(memory)
+    cells = [counters.cell(f"r{number}", "b", "h:1") for number in range(100)]
+    for _ in range(2):
+        for cell in cells:
+            cell.times.count(0.1, 0.1, 0.001)
+        totals.read()
+    first = totals.settling()
+    next(first)
+    assert len(totals.of(OVERHEAD)) == 100
+    for _ in first:
+        pass
+    assert sum(tally.buckets.total() for tally in totals.of(REQUEST).values()) == 200
+
+
 def followed(changes: Any) -> dict[Any, int]:
     """What was told of requests, consumers and times, summed up."""
     found: dict[Any, int] = {}

@@ -129,7 +129,9 @@ class BookReader:
 
     def settle(self, number: int) -> None:
         """Adds those of one page; but not of series of which all is told at the end of a look."""
-        page, old = self._pages[number], self._owed.pop(number)
+        page, old = self._pages[number], self._owed.pop(number, None)
+        if old is None:
+            return  # somebody else asked for them meanwhile
         for at in range(0 if number else BLOCK, PAGE, BLOCK):
             if page[at : at + BLOCK] == old[at : at + BLOCK]:
                 continue

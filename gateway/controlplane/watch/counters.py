@@ -66,7 +66,7 @@ class Totals:
         self._tallies.end()
 
     def settling(self) -> Iterator[None]:
-        """Adds the times that are shown next, in small steps; not during a look."""
+        """Adds the times that are shown next, in small steps; others may ask for them between."""
         for book in self._books:
             for number in book.owed:
                 self._tallies.begin()
