@@ -97,6 +97,15 @@ def new_publisher(journal: Journal, events: Events | None = None) -> Publisher:
     return Publisher(journal, journal, journal, events or Events(), check=Checks())
 
 
+def beside(here: Journal, journal: Journal) -> Publisher:
+    """Another gateway's, on the same store, which has begun; what happens there is in `here`."""
+    here.store = journal.store
+    other = new_publisher(here)
+    other.start(FILE, why="start")
+    here.lines.clear()
+    return other
+
+
 def weights(**new: int) -> Any:
     return lambda document: edits.set_weights(document, "r", new, partial=True)
 
@@ -234,10 +243,7 @@ async def test_an_edit_is_made_again_on_what_another_gateway_stored_meanwhile(
     publisher: Publisher, journal: Journal
 ) -> None:
     here = Journal()
-    here.store = journal.store
-    other = new_publisher(here)
-    other.start(FILE, why="start")
-    here.lines.clear()
+    other = beside(here, journal)
     await publisher.publish(weights(a=80), who="me")
     published = await other.publish(weights(b=30), who="you")
     assert (published.revision, published.previous.revision) == (3, 2)
@@ -251,10 +257,8 @@ async def test_who_loses_again_and_again_keeps_its_turn_at_its_own_gateway(
     publisher: Publisher, journal: Journal
 ) -> None:
     here = Outrun()
-    here.store, here.rivals = journal.store, 3
-    other = new_publisher(here)
-    other.start(FILE, why="start")
-    here.lines.clear()
+    here.rivals = 3
+    other = beside(here, journal)
     first, second = await asyncio.gather(
         other.publish(weights(b=30), who="first"), other.publish(weights(b=40), who="second")
     )
@@ -265,10 +269,7 @@ async def test_an_edit_is_made_on_what_was_heard_before_it(
     publisher: Publisher, journal: Journal
 ) -> None:
     here = Journal()
-    here.store = journal.store
-    other = new_publisher(here)
-    other.start(FILE, why="start")
-    here.lines.clear()
+    other = beside(here, journal)
     heard: asyncio.Queue[Revision] = asyncio.Queue()
     following = asyncio.create_task(other.follow(heard))
     await asyncio.sleep(0)
@@ -284,10 +285,7 @@ async def test_an_edit_is_made_on_what_was_heard_before_it(
 async def test_an_edit_that_depends_on_a_revision_is_not_made_on_another(
     publisher: Publisher, journal: Journal
 ) -> None:
-    here = Journal()
-    here.store = journal.store
-    other = new_publisher(here)
-    other.start(FILE, why="start")
+    other = beside(Journal(), journal)
     await publisher.publish(weights(a=80), who="me")
     with pytest.raises(Stale, match="the current revision is 2, not 1"):
         await other.publish(weights(b=20), who="you", expected=1)
