@@ -301,12 +301,13 @@ def run_control(arguments: Sequence[str]) -> int:
     import uvloop
 
     from gateway.control import control
+    from gateway.processes.event_loop import EventLoop
     from gateway.telemetry import logs
 
     _collect_from_now_on()
     start: ControlStart = json.loads(arguments[0])
     logs.set_up()
-    return uvloop.run(control(start))
+    return uvloop.run(control(start), loop_factory=EventLoop)
 
 
 def run_worker(arguments: Sequence[str]) -> int:
@@ -314,6 +315,7 @@ def run_worker(arguments: Sequence[str]) -> int:
     import uvloop
 
     from gateway.dataplane.worker import WorkerOptions, serve
+    from gateway.processes.event_loop import EventLoop
 
     _collect_from_now_on()
     start: WorkerStart = json.loads(arguments[0])
@@ -324,7 +326,8 @@ def run_worker(arguments: Sequence[str]) -> int:
         certificates=start["certificates_fd"],
         compare=start["compare"],
     )
-    return uvloop.run(serve(knows, bound, start["channel"], start["slot"]))
+    serving = serve(knows, bound, start["channel"], start["slot"])
+    return uvloop.run(serving, loop_factory=EventLoop)
 
 
 def run_compare(arguments: Sequence[str]) -> int:

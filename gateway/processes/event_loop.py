@@ -1,0 +1,63 @@
+"""The event loop of the control process and of the workers: uvloop's, where TLS begins on a
+connection that is there.
+
+uvloop closes the socket below a TLS connection whose making is given up as its handshake ends, and
+then writes the end of that handshake to it: a `RuntimeError` that nobody can catch, with its
+traceback in the log, for each probe or request that was cancelled in that moment. `start_tls` gives
+up the TLS connection itself, so a connection is made in two steps here. This module changes nothing
+else of the loop.
+"""
+
+import asyncio
+import ssl as tls
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import uvloop
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+
+
+class EventLoop(uvloop.Loop):
+    """uvloop's loop, on which giving up a connection while it is made leaves no trace."""
+
+    async def create_connection(  # type: ignore[override]
+        self,
+        protocol_factory: Callable[[], P],
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        ssl: tls.SSLContext | bool | None = None,
+        server_hostname: str | None = None,
+        ssl_handshake_timeout: float | None = None,
+        ssl_shutdown_timeout: float | None = None,
+        **more: Any,
+    ) -> tuple[asyncio.Transport, P]:
+        """A connection and its protocol, as asyncio's; `ConnectionResetError` if it was lost as its
+        handshake ended."""
+        connect = cast(Callable[..., Any], super().create_connection)
+        if not ssl:
+            named = {"server_hostname": server_hostname} if server_hostname is not None else {}
+            return cast(
+                tuple[asyncio.Transport, P],
+                await connect(protocol_factory, host, port, **named, **more),
+            )
+        if not (server_hostname or host):
+            raise ValueError("TLS without a host needs a server_hostname")
+        plain, meanwhile = await connect(asyncio.Protocol, host, port, **more)
+        if plain.is_closing():
+            raise ConnectionResetError("lost before its handshake")
+        transport = await self.start_tls(
+            plain,
+            meanwhile,
+            tls.create_default_context() if isinstance(ssl, bool) else ssl,
+            server_hostname=server_hostname or host,
+            ssl_handshake_timeout=ssl_handshake_timeout,
+            ssl_shutdown_timeout=ssl_shutdown_timeout,
+        )
+        if transport.is_closing():
+            raise ConnectionResetError("lost as its handshake ended")
+        protocol = protocol_factory()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        return cast(asyncio.Transport, transport), protocol

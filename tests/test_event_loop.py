@@ -1,0 +1,220 @@
+"""A connection with TLS on the gateway's event loop: made, refused, lost and given up."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.processes.event_loop import EventLoop
+from tests.harness.certificates import make_ca, make_certificate
+
+STEPS = 24
+
+
+class Peer:
+    """A server that does what there is to do when it is told to, so that a test has no clock."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.listening.setblocking(False)
+        self.port: int = self.listening.getsockname()[1]
+        self.client: socket.socket | None = None
+        self.got, self.gives = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.got, self.gives, server_side=True)
+        self.is_agreed = False
+
+    def step(self) -> None:
+        with suppress(BlockingIOError, ssl.SSLError, ConnectionError):
+            if self.client is None:
+                self.client, _ = self.listening.accept()
+                self.client.setblocking(False)
+            self.got.write(self.client.recv(1 << 16))
+            with suppress(ssl.SSLWantReadError):
+                if not self.is_agreed:
+                    self.tls.do_handshake()
+                    self.is_agreed = True
+                self.tls.write(self.tls.read().swapcase())
+        if self.client is not None and self.gives.pending:
+            with suppress(ConnectionError):
+                self.client.send(self.gives.read())
+
+    def reset(self) -> None:
+        assert self.client is not None
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.client.close()
+
+    def close(self) -> None:
+        self.listening.close()
+        if self.client is not None:
+            self.client.close()
+
+
+class Said(asyncio.Protocol):
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.calls.append("made")
+
+    def data_received(self, data: bytes) -> None:
+        self.calls.append(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.calls.append("lost")
+
+
+class Trial:
+    """A loop, a peer and two contexts; `troubles` is what the loop could tell nobody."""
+
+    def __init__(self, folder: Path) -> None:
+        ca = make_ca(folder)
+        self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.server.load_cert_chain(*make_certificate(folder, "here", ca, "127.0.0.1"))
+        self.trusts = ssl.create_default_context(cafile=str(ca[0]))
+        self.troubles: list[Any] = []
+
+    def run(self, work: Any) -> None:
+        with asyncio.Runner(loop_factory=EventLoop) as runner:
+            runner.get_loop().set_exception_handler(lambda _, told: self.troubles.append(told))
+            runner.run(work)
+
+    def connect(self, peer: Peer, way: str, context: ssl.SSLContext) -> asyncio.Task[Any]:
+        loop = asyncio.get_running_loop()
+        if way == "by its address":
+            more: dict[str, Any] = {"host": "127.0.0.1", "port": peer.port}
+        else:
+            there = socket.create_connection(("127.0.0.1", peer.port))
+            there.setblocking(False)
+            more = {"sock": there, "server_hostname": "127.0.0.1"}
+        return asyncio.create_task(loop.create_connection(Said, ssl=context, **more))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("certificates")
+
+
+@pytest.fixture
+def trial(files: Path) -> Trial:
+    return Trial(files)
+
+
+@pytest.fixture
+def peer(trial: Trial) -> Iterator[Peer]:
+    peer = Peer(trial.server)
+    yield peer
+    peer.close()
+
+
+async def goes_on(peer: Peer, steps: int) -> None:
+    for _ in range(steps):
+        await asyncio.sleep(0)
+        peer.step()
+
+
+WAYS = pytest.mark.parametrize("way", ["by its address", "on a socket that is there"])
+
+
+@WAYS
+def test_given_up_at_any_moment_it_leaves_no_trace(trial: Trial, way: str) -> None:
+    made = 0
+
+    async def given_up_after(steps: int) -> None:
+        nonlocal made
+        peer = Peer(trial.server)
+        task = trial.connect(peer, way, trial.trusts)
+        await goes_on(peer, steps)
+        made += task.done()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            transport, _ = await task
+            transport.abort()
+        await goes_on(peer, STEPS)
+        peer.close()
+
+    for steps in range(STEPS):
+        trial.run(given_up_after(steps))
+    assert 0 < made < STEPS - 2, "the moments are those between its start and its end"
+    assert trial.troubles == []
+
+
+@WAYS
+def test_what_is_sent_and_answered_goes_by_tls(trial: Trial, peer: Peer, way: str) -> None:
+    async def work() -> None:
+        task = trial.connect(peer, way, trial.trusts)
+        await goes_on(peer, STEPS)
+        transport, said = task.result()
+        assert transport.get_extra_info("ssl_object").version() == "TLSv1.3"
+        transport.write(b"abc")
+        await goes_on(peer, STEPS)
+        transport.abort()
+        await goes_on(peer, 3)
+        assert said.calls == ["made", b"ABC", "lost"]
+
+    trial.run(work())
+    assert trial.troubles == []
+
+
+@WAYS
+def test_a_certificate_of_no_trusted_ca_is_refused(trial: Trial, peer: Peer, way: str) -> None:
+    async def work() -> None:
+        task = trial.connect(peer, way, ssl.create_default_context())
+        await goes_on(peer, STEPS)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            task.result()
+
+    trial.run(work())
+    assert trial.troubles == []
+
+
+@WAYS
+def test_one_that_is_lost_as_it_is_made_is_an_error_or_is_said_to_its_protocol(
+    trial: Trial, way: str
+) -> None:
+    ends: list[str] = []
+
+    async def lost_after(steps: int) -> None:
+        peer = Peer(trial.server)
+        task = trial.connect(peer, way, trial.trusts)
+        await goes_on(peer, steps)
+        if peer.client is None:
+            task.cancel()
+        else:
+            peer.reset()
+            peer.listening.close()
+        await goes_on(Peer(trial.server), STEPS)
+        if not task.cancelled():
+            error = task.exception()
+            if error is None:
+                assert task.result()[1].calls == ["made", "lost"]
+            else:
+                assert isinstance(error, OSError)
+            ends.append(type(error).__name__)
+
+    for steps in range(STEPS):
+        trial.run(lost_after(steps))
+    assert set(ends) >= {"ConnectionResetError", "NoneType"}
+    assert trial.troubles == []
+
+
+def test_without_tls_it_is_asyncios(trial: Trial, peer: Peer) -> None:
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(loop.create_connection(Said, "127.0.0.1", peer.port))
+        await goes_on(peer, STEPS)
+        transport, said = task.result()
+        transport.abort()
+        await goes_on(peer, 3)
+        assert said.calls == ["made", "lost"]
+        with pytest.raises(ValueError, match="server_hostname"):
+            await loop.create_connection(Said, sock=socket.socket(), server_hostname="here")
+        with pytest.raises(ValueError, match="server_hostname"):
+            await loop.create_connection(Said, sock=socket.socket(), ssl=trial.trusts)
+
+    trial.run(work())
+    assert trial.troubles == []
