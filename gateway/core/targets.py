@@ -69,11 +69,17 @@ def target_fault(target: str) -> Literal["form", "control", "fragment", "dots"] 
     """
     if not target.startswith("/"):
         return "form"
-    if _CONTROL.search(target):
+    if _has_control(target):
         return "control"
     if "#" in target:
         return "fragment"
     path = target.partition("?")[0]
-    if ("." in path or "%2" in path) and _DOTS.search(path):
+    if ("/." in path or "%" in path or "\\." in path) and _DOTS.search(path):
         return "dots"
     return None
+
+
+def _has_control(target: str) -> bool:
+    if target.isascii() and target.isprintable():  # as most are, and sooner said
+        return " " in target or "%00" in target
+    return _CONTROL.search(target) is not None

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.core import targets
 from gateway.core.targets import host_form, normalise_host, target_fault
@@ -104,3 +107,21 @@ def test_r7_dots_in_names_are_no_dot_segments(target: str) -> None:
 )  # fmt: skip
 def test_r7_dot_segments_are_refused_however_written(target: str) -> None:
     assert target_fault(target) == "dots"
+
+
+BEGINS = re.compile(r"/|\\|%2f|%5c", re.IGNORECASE)
+DOTS = re.compile(r"(\.|%2e){1,2}($|[/?;\\]|%2f|%5c|%3b)", re.IGNORECASE)
+
+
+@given(st.text(alphabet="/.%2eEfF5cC30;\\?#a é\x00\x1f\x7f\x85\xad", max_size=12))
+def test_r7_what_few_targets_hold_is_found_wherever_it_stands(rest: str) -> None:
+    target = f"/{rest}"
+    path = target.partition("?")[0]
+    if "%00" in target or any(letter <= " " or letter == "\x7f" for letter in target):
+        expected: str | None = "control"
+    elif "#" in target:
+        expected = "fragment"
+    else:
+        segments = (path[begin.end() :] for begin in BEGINS.finditer(path))
+        expected = "dots" if any(map(DOTS.match, segments)) else None
+    assert target_fault(target) == expected
