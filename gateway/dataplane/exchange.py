@@ -147,7 +147,7 @@ class Exchange(Replying, Coded):
         client.write(
             b"".join(
                 (
-                    passing, self.route.expose(attempt.instance),
+                    passing, self.route.at(attempt.instance).lines,
                     self.shown, self.request_id + CRLF if plane.options.expose else b"",
                     framing, b"Connection: close\r\n\r\n" if close else CRLF, payload,
                 )
@@ -230,7 +230,7 @@ class Exchange(Replying, Coded):
         lines, shape = head.passing, self.route.shape
         if shape is not None:
             lines, _ = shape.passing(self.head, head, 0, False)
-        lines += self.route.expose(attempt.instance)
+        lines += self.route.at(attempt.instance).lines
         if self.plane.options.expose:
             lines += self.shown + self.request_id + CRLF
         tunnel = Tunnel(self.client, attempt.upstream, self.tunnel_over)
@@ -402,7 +402,7 @@ class Exchange(Replying, Coded):
         route, attempt, head, plane = self.route, self.attempt, self.head, self.plane
         started = self.started
         if route is not None and attempt is not None:
-            cell = route.cell(attempt.instance)
+            cell = route.at(attempt.instance).cell
             if self.first_at:
                 own_s = max(0.0, attempt.sent_at - self.ready_at)
                 cell.times.count(now - started, self.first_at - started, own_s)

@@ -30,8 +30,8 @@ class LiveRoute:
     decide."""
 
     __slots__ = (
-        "_generation", "_open", "_shared", "asks", "backends", "bucket", "cells", "exposed",
-        "fallback", "judge", "mirror", "retries", "route", "shape", "split", "spread",
+        "_at", "_generation", "_open", "_shared", "asks", "backends", "bucket", "fallback", "judge",
+        "mirror", "retries", "route", "shape", "split", "spread",
     )  # fmt: skip
 
     def __init__(
@@ -53,8 +53,7 @@ class LiveRoute:
         self.mirror = live.get(route.mirror.backend) if route.mirror else None
         if route.mirror is not None and route.mirror.compare is not None:
             shared.outbox.wish.set()
-        self.cells: dict[LiveInstance, Cell] = {}
-        self.exposed: dict[LiveInstance, bytes] = {}
+        self._at: dict[LiveInstance, AtInstance] = {}
         self.judge = shared.judges.get(route.name)
         self._open = self.split
         self._generation = 0
@@ -175,34 +174,32 @@ class LiveRoute:
             return fallback
         raise NoRoom("No instance can take the request now.")
 
-    def cell(self, instance: LiveInstance) -> Cell:
-        """Where this route's requests at `instance` are counted."""
-        cell = self.cells.get(instance)
-        if cell is None:
-            if len(self.cells) >= _MAX_GONE:
-                self.cells = {each: kept for each, kept in self.cells.items() if not each.gone}
-            cell = self._shared.counters.cell(
-                self.route.name, instance.backend.name, instance.address
-            )
-            self.cells[instance] = cell
-        return cell
+    def at(self, instance: LiveInstance) -> "AtInstance":
+        """What this route has at hand for an answer of `instance`."""
+        found = self._at.get(instance)
+        if found is None:
+            if len(self._at) >= _MAX_GONE:
+                self._at = {each: kept for each, kept in self._at.items() if not each.gone}
+            found = self._at[instance] = AtInstance(self._shared, self.route.name, instance)
+        return found
 
-    def expose(self, instance: LiveInstance) -> bytes:
-        """The response lines that say who answered, up to the revision."""
-        lines = self.exposed.get(instance)
-        if lines is None:
-            if len(self.exposed) >= _MAX_GONE:
-                self.exposed = {each: kept for each, kept in self.exposed.items() if not each.gone}
-            shared = self._shared
-            lines = b"Via: 1.1 %b\r\n" % shared.node
-            if shared.options.expose:
-                lines += (
-                    f"X-Headgate-Route: {self.route.name}\r\n"
-                    f"X-Headgate-Backend: {instance.backend.name}\r\n"
-                    f"X-Headgate-Instance: {instance.address}\r\n"
-                ).encode()
-            self.exposed[instance] = lines
-        return lines
+
+class AtInstance:
+    """Of one route and one instance: where its requests there are counted (`cell`), and the
+    response lines that say who answered, up to the revision (`lines`)."""
+
+    __slots__ = ("cell", "lines")
+
+    def __init__(self, shared: Shared, route: str, instance: LiveInstance) -> None:
+        backend = instance.backend.name
+        self.cell: Cell = shared.counters.cell(route, backend, instance.address)
+        self.lines = b"Via: 1.1 %b\r\n" % shared.node
+        if shared.options.expose:
+            self.lines += (
+                f"X-Headgate-Route: {route}\r\n"
+                f"X-Headgate-Backend: {backend}\r\n"
+                f"X-Headgate-Instance: {instance.address}\r\n"
+            ).encode()
 
 
 def sticky_key(head: RequestHead, sticky: Sticky) -> bytes | None:

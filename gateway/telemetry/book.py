@@ -22,13 +22,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import orjson
+from mypy_extensions import mypyc_attr
+
+from gateway.telemetry.catalogue import TIMES
+from gateway.telemetry.rows import Rows
 
 WORDS = 32
 BLOCK = 8 * WORDS
 VERSION, USED, MOVES = 0, 1, 2
 """Words of the header: the layout, the blocks in use, a number that is odd while some move."""
 
-LAYOUT = 2
+LAYOUT = 3
 FREE, NAME, MORE, COUNTS = 0, 1, 2, 3
 ONE, TOTAL = -2, -3
 """Keys of counts: the only count of a series; a sum of seconds, which is a float64, as are all
@@ -64,6 +68,7 @@ def shared_memory(directory: Path | None = None, name: str = "headgate-counters"
     return descriptor
 
 
+@mypyc_attr(native_class=False)  # it is referred to weakly
 class Book:
     """The book of this process, in the shared memory `descriptor`; None: in memory of its own.
     It has one more that is `apart`.
@@ -128,7 +133,7 @@ class Book:
         self.words[MOVES] += 1
 
     def _made(self, metric: str, labels: Labels, replaced: Sequence["Series"] = ()) -> "Series":
-        made = Series(self, self._next)
+        made = Series(self, self._next, metric)
         self._next += 1
         for each in replaced:
             for key, at in sorted(each.places.items()):  # sums of seconds first, side by side
@@ -175,8 +180,8 @@ class Book:
         held: dict[int, Series] = {}
         for ident, (metric, labels, _) in found.names.items():
             if ident not in found.replaced:
-                held[ident] = self._series[metric, labels] = Series(self, ident)
-                held[ident].places.update(found.places.get(ident, {}))
+                held[ident] = self._series[metric, labels] = Series(self, ident, metric)
+                held[ident].places.update(found.places.get(ident, {}).items())
                 held[ident].spare = found.spare.get(ident, 0)
         for number, ident in found.blocks.items():
             if ident in held:
@@ -195,10 +200,10 @@ class Series:
 
     __slots__ = ("blocks", "book", "ident", "into", "places", "seconds", "spare", "words")
 
-    def __init__(self, book: Book, ident: int) -> None:
+    def __init__(self, book: Book, ident: int, metric: str) -> None:
         self.book, self.ident = book, ident
         self.words, self.seconds = book.words, book.seconds
-        self.places: dict[int, int] = {}
+        self.places: dict[int, int] | Rows = Rows() if metric == TIMES else {}
         self.blocks: list[int] = []
         self.spare = 0
         self.into: Series | None = None
@@ -213,8 +218,8 @@ class Series:
 
     def place(self, key: int) -> int:
         """The word at which `key` is counted, from now on if it was not yet."""
-        at = self.places.get(key)
-        if at is None:
+        at = self.places.get(key, 0)
+        if not at:
             if not self.spare % WORDS:
                 begin = self.book.block(self)
                 # That block may lie beyond what was mapped when this was made.

@@ -13,6 +13,7 @@ from gateway.telemetry.access_log import members
 from gateway.telemetry.book import TOTAL, Book, Labels, Series
 from gateway.telemetry.buckets import BOUNDS
 from gateway.telemetry.catalogue import TIMES, Gone, retired_labels
+from gateway.telemetry.rows import Rows
 
 _BOUNDS: Final = BOUNDS
 _bucket_of: Final = bisect_left
@@ -97,12 +98,14 @@ class Consumed:
         self._words[self._at] += 1
 
 
-LAST: Final = 1 << 12
-FIRST: Final = 2 << 12
-OWN: Final = 3 << 12
-"""What is added to a bucket's number, which is less: where the whole answer fell into it but its
-first byte into another one; where the first byte did; where the gateway's own time did. The
-number alone is where both fell: most answers are short, and one count serves for two."""
+KIND: Final = 1 << 11
+OWN: Final = KIND
+LAST: Final = 2 * KIND
+FIRST: Final = 3 * KIND
+"""What is added to a bucket's number, which is less: where the gateway's own time fell into it;
+where the whole answer did, but its first byte into another one; where the first byte did. The
+number alone is where both fell: most answers are short, and one count serves for two. What is
+counted most comes first, so that rows of words are short (`rows`)."""
 
 SUMS = {TOTAL: REQUEST, TOTAL - 1: FIRST_BYTE, TOTAL - 2: OVERHEAD}
 """The sums of seconds of a series of times, by their keys."""
@@ -113,7 +116,7 @@ def observed(key: int) -> tuple[tuple[str, int], ...]:
     `key` of a series of times?"""
     if key <= TOTAL:
         return ((SUMS[key], TOTAL),)
-    bucket = key & (LAST - 1)
+    bucket = key & (KIND - 1)
     kind = key - bucket
     if not kind:
         return (REQUEST, bucket), (FIRST_BYTE, bucket)
@@ -131,6 +134,7 @@ class Times:
 
     def _count_in(self, series: Series) -> None:
         self._series = series
+        assert isinstance(series.places, Rows)
         self._places = series.places
         self._sums, *others = [series.place(key) for key in sorted(SUMS)]
         assert others == [self._sums + 2, self._sums + 4]

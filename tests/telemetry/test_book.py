@@ -465,7 +465,7 @@ def test_a_request_whose_first_byte_came_with_its_last_is_counted_in_one_place(
     counters = Counters(Book(memory))
     for number in range(100):
         counters.cell("r", "b", "h:1").times.count(0.1 + number / 100, 0.1 + number / 100, 0.0001)
-    places = counters.book.series(TIMES, ("r", "b")).places
+    places = list(counters.book.series(TIMES, ("r", "b")).places.items())
     assert len(places) - len(SUMS) - 1 == len(
         {bisect_left(BOUNDS, 0.1 + number / 100) for number in range(100)}
     )

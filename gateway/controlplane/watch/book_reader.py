@@ -33,7 +33,7 @@ from gateway.telemetry.book import (
     name_part,
 )
 from gateway.telemetry.catalogue import BY_NAME, TIMES, Gone, retired_labels
-from gateway.telemetry.metrics import FIRST, LAST, REQUEST, SUMS, observed
+from gateway.telemetry.metrics import FIRST, KIND, LAST, REQUEST, SUMS, observed
 
 BLOCKS: Final = 16
 PAGE: Final = BLOCKS * BLOCK
@@ -70,7 +70,7 @@ class _Told:
             return
         self.tallies = [tallies.tally(SUMS[key], self.labels) for key in sorted(SUMS, reverse=True)]
         self.by_kind = [
-            [tallies.tally(metric, self.labels) for metric, _ in observed(kind * LAST)]
+            [tallies.tally(metric, self.labels) for metric, _ in observed(kind * KIND)]
             for kind in range(KINDS)
         ]
 
@@ -253,9 +253,9 @@ class BookReader:
         for pair in range(1, PAIRS):
             if now[pair] != then[pair]:
                 key: int = _WORD.unpack_from(page, at + pair * PAIR)[0] - 1
-                if 0 <= key < FIRST:
+                if 0 <= key < KIND or LAST <= key < FIRST:
                     more: int = now[pair] - then[pair]
-                    changes.append(Change(REQUEST, told.labels, key & (LAST - 1), more))
+                    changes.append(Change(REQUEST, told.labels, key & (KIND - 1), more))
 
     def _add_times(
         self,
@@ -279,8 +279,8 @@ class BookReader:
             key: int = _WORD.unpack_from(page, where)[0] - 1
             if key > TOTAL:
                 more: int = now[pair] - then[pair]
-                bucket = key & (LAST - 1)
-                for tally in told.by_kind[key // LAST]:
+                bucket = key & (KIND - 1)
+                for tally in told.by_kind[key // KIND]:
                     counts = tally.counts
                     counts[bucket] = counts.get(bucket, 0) + more
             else:
