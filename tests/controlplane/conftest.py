@@ -19,6 +19,7 @@ from gateway.controlplane.rollouts.commands import Commands
 from gateway.controlplane.store.store import Store
 from gateway.controlplane.watch.fleet_view import FleetView
 from gateway.core.table import Table
+from tests.controlplane import promised
 from tests.controlplane.memory_store import MemoryStore
 from tests.controlplane.scripted import (
     FILE,
@@ -46,12 +47,15 @@ class Admin:
         return self.parts.publisher.table
 
     async def ask(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
-        """Status and JSON of one call. Not by `client.request`, which keeps every answer."""
+        """Status and JSON of one call, as the OpenAPI document promises them. Not by
+        `client.request`, which keeps every answer."""
         if body is not None:
             more["json"] = body
         url = self.client.make_url(path)
         async with self.client.session.request(method, url, **more) as response:
-            return response.status, await response.json(content_type=None), response.headers
+            told = await response.json(content_type=None)
+        promised.check(method, path, response.status, response.content_type, told)
+        return response.status, told, response.headers
 
 
 MakeAdmin = Callable[..., Awaitable[Admin]]

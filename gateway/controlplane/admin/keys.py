@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from gateway.controlplane.admin.calls import Call, answer, etag, outcome, seal
-from gateway.controlplane.admin.routes import current, entered, read
+from gateway.controlplane.admin.routes import current, entered, read, write_entry
 from gateway.core import edits
 from gateway.core.access import hash_of, minted
 from gateway.core.faults import Conflict, Fault, pointer
@@ -77,13 +77,9 @@ async def retire_key(call: Call) -> web.Response:
     """Leaves a key its newest secret alone."""
     await call.spare()
     name = call.part("name")
-    published = await call.edited(
-        lambda document: edits.retire_key(document, name),
-        lambda document: current(document, SECTION, name),
+    return await write_entry(
+        call, SECTION, name, lambda document: edits.retire_key(document, name)
     )
-    after = current(published.table.document, SECTION, name)
-    body = outcome(published, name=name, current=after)
-    return answer(body, tag=etag(after), revision=published.revision)
 
 
 async def _secret_write(
