@@ -40,6 +40,7 @@ class LoadMemory:
         if self._lane is None or descriptor is None:
             return
         self._stride = size(self._lanes)
+        self._empty = memoryview(bytes(_WORD * self._stride)).cast("d")
         cells = self._lanes + 1 + PLACES + PLACES * self._stride
         # It stays mapped: to unmap it closes a descriptor, and that ends every lock there is.
         memory = memoryview(mmap.mmap(descriptor, cells * _WORD))
@@ -82,6 +83,8 @@ class LoadMemory:
         """This worker has no such instance, or no such backend, any more."""
         held = self._held.pop(_key(backend, address), None)
         if held is not None and held[1].leave():
+            # Whoever finds a free place may be one of several: none erases what another has told.
+            self._blocks[held[0] * self._stride : (held[0] + 1) * self._stride] = self._empty
             self.directory[held[0]] = 0
 
     def beat(self, now: float) -> None:
@@ -90,9 +93,10 @@ class LoadMemory:
         if self._lane is None:
             return
         beats = self._beats
-        if not beats[self._lane]:
-            beats[self._lanes] = now
+        is_first = not beats[self._lane]
         beats[self._lane] = now
+        if is_first:  # after it: who sees that somebody is new sees who
+            beats[self._lanes] = now
         self._newest = beats[self._lanes]
         lanes = [lane for lane in range(self._lanes) if lane != self._lane and beats[lane]]
         living = [lane_at(lane) for lane in lanes if beats[lane] > now - ALIVE_S]
@@ -153,10 +157,6 @@ class LoadMemory:
                 return place
         for place in near:
             if not self.directory[place]:
-                at = place * self._stride
-                self._blocks[at : at + self._stride] = memoryview(bytes(_WORD * self._stride)).cast(
-                    "d"
-                )
                 self.directory[place] = word
                 return place
         return None

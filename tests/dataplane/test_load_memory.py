@@ -6,7 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gateway.dataplane.load_memory import ALIVE_S, LoadMemory
+from gateway.core.shared_load import size
+from gateway.dataplane.load_memory import ALIVE_S, MIN_LANES, LoadMemory
 from gateway.telemetry.book import shared_memory
 
 NOW = 1000.0
@@ -144,3 +145,112 @@ def test_a_worker_that_has_just_begun_is_noticed_at_once() -> None:
             assert load.first == 7
         finally:
             end(other)
+
+
+BETWEEN = """
+import sys
+from gateway.dataplane.load_memory import NEAR, LoadMemory
+
+def pause():
+    print("pauses", flush=True)
+    sys.stdin.readline()
+
+class Moment:
+    def __float__(self):
+        pause()
+        return 1000.0
+    def __sub__(self, seconds):
+        return 1000.0 - seconds
+
+class Directory:
+    def __init__(self, words):
+        self.words, self.looks = words, 0
+    def __getitem__(self, place):
+        word = self.words[place]
+        self.looks += 1
+        if self.looks == NEAR + 1:
+            pause()
+        return word
+    def __setitem__(self, place, word):
+        self.words[place] = word
+
+memory = LoadMemory(int(sys.argv[1]), 2)
+memory.directory = Directory(memory.directory)
+queue = memory.queue("b")
+memory.beat(Moment())
+queue.tell(4, 2)
+print("told", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def that_pauses(descriptor: int) -> Iterator[Iterator[None]]:
+    """A process that finds a place for `b` and then says that it runs, and pauses before each
+    thing that it writes: one step at a time, until it has told that 4 wait."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", BETWEEN, str(descriptor)],
+        pass_fds=(descriptor,),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def steps() -> Iterator[None]:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        while process.stdout.readline() == "pauses\n":
+            yield
+            process.stdin.write("\n")
+            process.stdin.flush()
+
+    try:
+        yield steps()
+    finally:
+        end(process)
+
+
+def test_who_takes_the_same_place_at_the_same_time_erases_nothing() -> None:
+    with memory() as descriptor, that_pauses(descriptor) as steps:
+        own = LoadMemory(descriptor, 2)
+        own.beat(NOW - 1.0)
+        next(steps)
+        queue = own.queue("b")
+        assert queue is not None
+        queue.tell(3, 1)
+        assert len(list(steps)) > 0
+        assert queue.own == (3, 1)
+        own.notice(NOW)
+        queue.look()
+        assert (queue.first, queue.second) == (4, 2)
+
+
+def test_a_worker_is_noticed_whenever_another_one_looks_while_it_says_that_it_runs() -> None:
+    with memory() as descriptor, that_pauses(descriptor) as steps:
+        own = LoadMemory(descriptor, 2)
+        queue = own.queue("b")
+        assert queue is not None
+        own.beat(NOW - 1.0)
+        for _ in steps:
+            own.notice(NOW)
+        own.notice(NOW)
+        queue.look()
+        assert queue.first == 4
+
+
+def test_a_place_that_is_free_again_has_nothing_of_who_was_there() -> None:
+    with memory() as descriptor:
+        own = LoadMemory(descriptor, 2)
+        load = own.load("b", "10.0.0.1:80")
+        assert load is not None
+        end(another_worker(descriptor))  # killed: it leaves 7 behind
+        cells = size(max(MIN_LANES, 4 * 2))
+        for at in range(cells):
+            load.cells[at] += 1.0
+        own.leave("b", "10.0.0.1:80")
+        own.leave("b")
+        again = own.load("b", "10.0.0.1:80")
+        assert again is not None
+        assert [again.cells[at] for at in range(cells)].count(0.0) == cells - 1
