@@ -77,9 +77,7 @@ async def retire_key(call: Call) -> web.Response:
     """Leaves a key its newest secret alone."""
     await call.spare()
     name = call.part("name")
-    return await write_entry(
-        call, SECTION, name, lambda document: edits.retire_key(document, name)
-    )
+    return await write_entry(call, SECTION, name, lambda document: edits.retire_key(document, name))
 
 
 async def _secret_write(
