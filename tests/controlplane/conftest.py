@@ -19,7 +19,6 @@ from gateway.controlplane.rollouts.commands import Commands
 from gateway.controlplane.store.store import Store
 from gateway.controlplane.watch.fleet_view import FleetView
 from gateway.core.table import Table
-from tests.controlplane import promised
 from tests.controlplane.memory_store import MemoryStore
 from tests.controlplane.scripted import (
     FILE,
@@ -29,6 +28,7 @@ from tests.controlplane.scripted import (
     make_rollouts,
     no_metrics,
 )
+from tests.harness import promised
 
 OPERATOR = "operator-token-that-is-long-enough-0001"
 VIEWER = "viewer-token-that-is-long-enough-000001"

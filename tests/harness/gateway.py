@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import psutil
 import yaml
 
+from tests.harness import promised
 from tests.harness.load import PATIENT_S, Client, Reply
 from tests.harness.metrics import Samples, parse_metrics
 from tests.harness.orphans import is_alive
@@ -239,8 +240,13 @@ class Gateway:
         headers: Iterable = (),
         timeout: float = PATIENT_S,
     ) -> Reply:
-        """One request to the admin API; `body` is sent as JSON."""
-        return await self.client.json(method, self.admin_url + path, body, headers, timeout)
+        """One request to the admin API, whose answer is what its OpenAPI document promises; `body`
+        is sent as JSON."""
+        reply = await self.client.json(method, self.admin_url + path, body, headers, timeout)
+        kind = (reply.header("content-type") or "").partition(";")[0]
+        if kind.endswith("json"):
+            promised.check(method, path, reply.status, kind, reply.json())
+        return reply
 
     async def health(self, backend: str = "main") -> dict[str, str]:
         """What the probes say of each instance of `backend`."""

@@ -161,7 +161,7 @@ def _responses(operation: Operation) -> Schema:
     if operation.missing:
         statuses.add("404")
     if operation.writes:
-        statuses |= {"409", "412", "413", "428", "500", "507"}
+        statuses |= {"409", "412", "413", "428", "500", "503", "507"}
     if operation.body:
         statuses.add("415")
     if operation.name == "getLogs":

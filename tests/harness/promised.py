@@ -4,7 +4,7 @@ import re
 from functools import cache
 from typing import Any
 
-import jsonschema
+import jsonschema_rs
 
 from gateway.controlplane.admin.openapi import openapi
 
@@ -25,7 +25,7 @@ def _paths() -> list[tuple[re.Pattern[str], dict[str, Any]]]:
 @cache
 def _validator(reference: str) -> Any:
     schema = {"$ref": reference, "components": _document()["components"]}
-    return jsonschema.Draft202012Validator(schema)
+    return jsonschema_rs.Draft202012Validator(schema)
 
 
 def check(method: str, path: str, status: int, kind: str, body: Any) -> None:
@@ -44,7 +44,7 @@ def check(method: str, path: str, status: int, kind: str, body: Any) -> None:
     if promised is None or "$ref" not in promised["schema"]:
         return
     faults = [
-        f"{'/'.join(map(str, fault.absolute_path))}: {fault.message}"
+        f"{'/'.join(map(str, fault.instance_path))}: {fault.message}"
         for fault in _validator(promised["schema"]["$ref"]).iter_errors(body)
     ]
     assert not faults, (f"{method} {path} {status}", faults, body)
