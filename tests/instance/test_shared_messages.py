@@ -114,7 +114,8 @@ def test_what_had_not_begun_when_its_worker_died_is_run_once_by_the_next(
 def test_a_request_that_kills_as_it_is_decoded_ahead_fails_alone(
     serve: Serve, tmp_path: Path
 ) -> None:
-    instance = serve(MODELS, "DecodesAhead")
+    # As above: it is stopped until all of them have come.
+    instance = serve(MODELS, "DecodesAhead", "--timeout", "600s")
     answers = share(instance, tmp_path / "ran", bodies("die"))
     assert answers.pop("die")[0] == 500
     assert Counter(status for status, _ in answers.values())[200] >= len(answers) - 1
@@ -124,7 +125,7 @@ def test_a_request_that_kills_as_it_is_decoded_ahead_fails_alone(
 def test_a_worker_that_is_killed_before_it_began_fails_nothing(
     serve: Serve, tmp_path: Path
 ) -> None:
-    instance = serve(MODELS, "Alone")
+    instance = serve(MODELS, "Alone", "--timeout", "600s")
     (worker,) = instance.workers()
     worker.send_signal(signal.SIGSTOP)
     waiting = [raw(instance, b"1") for _ in range(20)]
@@ -135,7 +136,7 @@ def test_a_worker_that_is_killed_before_it_began_fails_nothing(
 
 
 def test_who_left_meanwhile_is_not_run_by_the_next_worker(serve: Serve, tmp_path: Path) -> None:
-    instance = serve(MODELS, "Alone")
+    instance = serve(MODELS, "Alone", "--timeout", "600s")
     (worker,) = instance.workers()
     worker.send_signal(signal.SIGSTOP)
     stays, leaves = raw(instance, b"1"), raw(instance, b"2")
