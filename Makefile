@@ -67,6 +67,7 @@ compiled: setup
 	@mkdir -p $(COMPILED)
 	@tar --create --exclude ./build --exclude ./.git --exclude ./.venv --exclude ./dist --exclude ./site --exclude '*.so' . \
 	  | tar --extract --directory $(COMPILED)
+	@find $(COMPILED)/gateway $(COMPILED)/instance -name '*.so' -delete
 	@echo '== compiling the hot path'
 	@cd $(COMPILED) && HEADGATE_COMPILE=1 ../../$(BIN)/python setup.py --quiet build_ext --inplace
 

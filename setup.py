@@ -28,7 +28,7 @@ HOT = {
         leased limiting listener live_route match_memory meeting mirroring model_listing pairing
         plane pool queue queue_turns replies replying retry route_table shaping shared traced
         tunnel upstream waiter""",
-    "gateway/telemetry": "book ledger metrics rows",
+    "gateway/telemetry": "ledger metrics rows series",
     "instance/core": "batching deadlines expiring pacing",
     "instance/front": """answers batches connection driver endpoint http incoming jobs load takers
         traced workers writing""",

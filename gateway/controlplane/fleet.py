@@ -26,7 +26,7 @@ from gateway.core.placement import addresses, place, set_replicas, with_places
 from gateway.core.table import Backend, Document, Table
 from gateway.processes.console import say
 from gateway.processes.tasks import Tasks
-from gateway.telemetry.book import Labels
+from gateway.telemetry.series import Labels
 from gateway.wire.line import ForFleet, FromFleet, Place
 
 PLACE_AGAIN_S = 1.0

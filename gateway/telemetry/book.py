@@ -22,23 +22,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import orjson
-from mypy_extensions import mypyc_attr
 
-from gateway.telemetry.catalogue import TIMES
-from gateway.telemetry.rows import Rows
+from gateway.telemetry.series import COUNTS, TOTAL, WORDS, Labels, Series
 
-WORDS = 32
 BLOCK = 8 * WORDS
 VERSION, USED, MOVES = 0, 1, 2
 """Words of the header: the layout, the blocks in use, a number that is odd while some move."""
 
 LAYOUT = 3
-FREE, NAME, MORE, COUNTS = 0, 1, 2, 3
-ONE, TOTAL = -2, -3
-"""Keys of counts: the only count of a series; a sum of seconds, which is a float64, as are all
-that are less. Others are not negative. In a book each is one more, for 0 is where nothing is
-counted yet."""
-
+FREE, NAME, MORE = 0, 1, 2
 PLACE = 1 << 30
 """How far apart books begin. Only what is touched takes memory."""
 
@@ -51,7 +43,6 @@ _MAPPED = 4 << 20
 _NAMED = 8 * (WORDS - 3)
 _TEXT = struct.Struct(f"{WORDS - 3}q")
 
-Labels = tuple[str, ...]
 Name = tuple[str, Labels, list[int]]
 """Metric, labels, and the series whose counts are in this one instead."""
 
@@ -68,7 +59,6 @@ def shared_memory(directory: Path | None = None, name: str = "headgate-counters"
     return descriptor
 
 
-@mypyc_attr(native_class=False)  # it is referred to weakly
 class Book:
     """The book of this process, in the shared memory `descriptor`; None: in memory of its own.
     It has one more that is `apart`.
@@ -99,7 +89,7 @@ class Book:
         self.seconds = memoryview(self._bytes).cast("d")
         self._room = size // BLOCK
 
-    def series(self, metric: str, labels: Labels) -> "Series":
+    def series(self, metric: str, labels: Labels) -> Series:
         """The counts of `metric` with these labels."""
         found = self._series.get((metric, labels))
         if found is None:
@@ -132,7 +122,7 @@ class Book:
             each.into = made
         self.words[MOVES] += 1
 
-    def _made(self, metric: str, labels: Labels, replaced: Sequence["Series"] = ()) -> "Series":
+    def _made(self, metric: str, labels: Labels, replaced: Sequence[Series] = ()) -> Series:
         made = Series(self, self._next, metric)
         self._next += 1
         for each in replaced:
@@ -151,7 +141,7 @@ class Book:
             self.words[at] = made.ident << 2 | (MORE if number else NAME)
         return made
 
-    def block(self, series: "Series") -> int:
+    def block(self, series: Series) -> int:
         """The first word of a block, all zero, that is from now on one of `series`."""
         if self._free:
             number = self._free.pop()
@@ -189,57 +179,6 @@ class Book:
             else:
                 self.release([number])
         self._free += found.free
-
-
-class Series:
-    """The counts of one series; `places`: key → the word where it is counted.
-
-    `spare` is where the next key goes; a multiple of WORDS: into another block. Once it was folded
-    `into` another one, nothing may be counted here: the blocks are somebody else's.
-    """
-
-    __slots__ = ("blocks", "book", "ident", "into", "places", "seconds", "spare", "words")
-
-    def __init__(self, book: Book, ident: int, metric: str) -> None:
-        self.book, self.ident = book, ident
-        self.words, self.seconds = book.words, book.seconds
-        self.places: dict[int, int] | Rows = Rows() if metric == TIMES else {}
-        self.blocks: list[int] = []
-        self.spare = 0
-        self.into: Series | None = None
-
-    @property
-    def newest(self) -> "Series":
-        """Where this is counted now."""
-        series = self
-        while series.into is not None:
-            series = series.into
-        return series
-
-    def place(self, key: int) -> int:
-        """The word at which `key` is counted, from now on if it was not yet."""
-        at = self.places.get(key, 0)
-        if not at:
-            if not self.spare % WORDS:
-                begin = self.book.block(self)
-                # That block may lie beyond what was mapped when this was made.
-                self.words, self.seconds = self.book.words, self.book.seconds
-                self.words[begin] = self.ident << 2 | COUNTS
-                self.spare = begin + 2
-            at = self.places[key] = self.spare + 1
-            self.words[self.spare] = key + 1
-            self.spare += 2
-        return at
-
-    def add(self, count: int = 1) -> None:
-        """Counts `count` more of what has but one count."""
-        at = self.place(ONE)
-        self.words[at] += count
-
-    @property
-    def value(self) -> int:
-        """All that was counted."""
-        return sum(self.words[at] for key, at in self.places.items() if key > TOTAL)
 
 
 class Contents:

@@ -11,10 +11,10 @@ from typing import Any, Protocol, TypeVar
 
 from gateway.core.table import Table
 from gateway.telemetry import prometheus_protobuf, prometheus_text
-from gateway.telemetry.book import TOTAL, Labels
 from gateway.telemetry.buckets import OVERHEAD, SECONDS, at_most
 from gateway.telemetry.catalogue import METRICS, Metric
 from gateway.telemetry.prometheus_text import Observed
+from gateway.telemetry.series import TOTAL, Labels
 
 CLASSIC = {"headgate_overhead_seconds": OVERHEAD}
 AT_ONCE = 50

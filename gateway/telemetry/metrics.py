@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from gateway.telemetry.access_log import members
-from gateway.telemetry.book import TOTAL, Book, Labels, Series
+from gateway.telemetry.book import Book
 from gateway.telemetry.buckets import BOUNDS
 from gateway.telemetry.catalogue import TIMES, Gone, retired_labels
 from gateway.telemetry.rows import Rows
+from gateway.telemetry.series import TOTAL, Labels, Series
 
 _BOUNDS: Final = BOUNDS
 _bucket_of: Final = bisect_left

@@ -8,10 +8,10 @@ by hand, for there are six of them and a scraper that asks for them is the only 
 import struct
 from collections.abc import Mapping
 
-from gateway.telemetry.book import Labels
 from gateway.telemetry.buckets import SCHEMA, native
 from gateway.telemetry.catalogue import Metric
 from gateway.telemetry.prometheus_text import Observed
+from gateway.telemetry.series import Labels
 
 CONTENT_TYPE = (
     "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"

@@ -7,8 +7,8 @@ routes, ten times a second. Its parser reads what is written here in the tests.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway.telemetry.book import Labels
 from gateway.telemetry.catalogue import Metric
+from gateway.telemetry.series import Labels
 
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from gateway.controlplane.watch.counters import Totals
-from gateway.telemetry.book import BLOCK, PLACE, TOTAL, Book, shared_memory
+from gateway.telemetry.book import BLOCK, PLACE, Book, shared_memory
 from gateway.telemetry.buckets import BOUNDS
 from gateway.telemetry.catalogue import METRICS, TIMES
 from gateway.telemetry.metrics import (
@@ -26,6 +26,7 @@ from gateway.telemetry.metrics import (
     SUMS,
     Counters,
 )
+from gateway.telemetry.series import TOTAL
 
 OK = ("GET", "200", "")
 

@@ -18,22 +18,19 @@ from typing import Final
 from gateway.controlplane.watch.tallies import FOLLOWED, Change, Counts, Key, Tallies, Tally
 from gateway.telemetry.book import (
     BLOCK,
-    COUNTS,
     FREE,
     LAYOUT,
     MOVES,
     PLACE,
-    TOTAL,
     USED,
     VERSION,
-    WORDS,
-    Labels,
     Name,
     joined,
     name_part,
 )
 from gateway.telemetry.catalogue import BY_NAME, TIMES, Gone, retired_labels
 from gateway.telemetry.metrics import FIRST, KIND, LAST, REQUEST, SUMS, observed
+from gateway.telemetry.series import COUNTS, TOTAL, WORDS, Labels
 
 BLOCKS: Final = 16
 PAGE: Final = BLOCKS * BLOCK

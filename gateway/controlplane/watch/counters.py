@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from gateway.controlplane.watch.book_reader import BookReader, layout
 from gateway.controlplane.watch.tallies import Change, Tallies, Tally
-from gateway.telemetry.book import APART, BOOKS, Labels
+from gateway.telemetry.book import APART, BOOKS
 from gateway.telemetry.catalogue import Gone
 from gateway.telemetry.metrics import SUMS
+from gateway.telemetry.series import Labels
 
 
 class Totals:

@@ -13,7 +13,7 @@ from gateway.controlplane.watch.tallies import Tally
 from gateway.controlplane.worker_loads import WorkerLoads
 from gateway.core.faults import Conflict
 from gateway.core.table import Table
-from gateway.telemetry.book import Labels
+from gateway.telemetry.series import Labels
 from gateway.wire.line import ForFleet, ModelUse
 
 LOOKS = frozenset({"GET", "HEAD", "OPTIONS"})

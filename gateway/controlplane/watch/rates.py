@@ -10,9 +10,9 @@ from typing import Any
 
 from gateway.controlplane.watch.tallies import Change
 from gateway.core.errors import KINDS
-from gateway.telemetry.book import TOTAL, Labels
 from gateway.telemetry.buckets import quantiles
 from gateway.telemetry.metrics import REQUEST, REQUESTS
+from gateway.telemetry.series import TOTAL, Labels
 
 LASTS_S = 10.0
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}

@@ -7,8 +7,8 @@ begins with all that there was, and so no increase. Pure: the clock is an argume
 
 from collections.abc import Callable, Container, Iterable
 
-from gateway.telemetry.book import Labels
 from gateway.telemetry.catalogue import Gone, stands_for_many
+from gateway.telemetry.series import Labels
 
 GONE_S = 600.0
 """How long after its end a route, backend or instance has series of its own: longer than any

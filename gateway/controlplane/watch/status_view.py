@@ -30,9 +30,9 @@ from gateway.controlplane.watch.tallies import Change, Tally
 from gateway.controlplane.workers import Workers
 from gateway.core.table import Table
 from gateway.telemetry import exposition
-from gateway.telemetry.book import Labels
 from gateway.telemetry.catalogue import Gone
 from gateway.telemetry.metrics import COMPARED, CONSUMED, REQUESTS
+from gateway.telemetry.series import Labels
 
 KEYS_S = 10.0
 """How often is read what was counted of consumers while nobody asks for it: all of ten thousand

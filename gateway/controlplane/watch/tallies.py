@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from gateway.telemetry.book import TOTAL, Labels
 from gateway.telemetry.catalogue import Gone, retired_labels
 from gateway.telemetry.metrics import CONSUMED, REQUEST, REQUESTS
+from gateway.telemetry.series import TOTAL, Labels
 
 Key = int | Labels
 """What is counted within a series: a bucket, ONE, TOTAL (seconds), or further labels."""
