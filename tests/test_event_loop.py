@@ -1,9 +1,10 @@
 """A connection with TLS on the gateway's event loop: made, refused, lost and given up."""
 
 import asyncio
+import itertools
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from gateway.processes.event_loop import EventLoop
 from tests.harness.certificates import make_ca, make_certificate
 
-STEPS = 24
+AFTERWARDS = 24  # steps, in which a trouble would show
 
 
 class Peer:
@@ -47,6 +48,7 @@ class Peer:
         assert self.client is not None
         self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         self.client.close()
+        self.listening.close()
 
     def close(self) -> None:
         self.listening.close()
@@ -117,6 +119,12 @@ async def goes_on(peer: Peer, steps: int) -> None:
         peer.step()
 
 
+async def until(peer: Peer, has_come: Callable[[], bool]) -> None:
+    """However many steps that takes: a busy kernel hands bytes over when it likes."""
+    while not has_come():
+        await goes_on(peer, 1)
+
+
 WAYS = pytest.mark.parametrize("way", ["by its address", "on a socket that is there"])
 
 
@@ -134,12 +142,12 @@ def test_given_up_at_any_moment_it_leaves_no_trace(trial: Trial, way: str) -> No
         with suppress(asyncio.CancelledError):
             transport, _ = await task
             transport.abort()
-        await goes_on(peer, STEPS)
+        await goes_on(peer, AFTERWARDS)
         peer.close()
 
-    for steps in range(STEPS):
-        trial.run(given_up_after(steps))
-    assert 0 < made < STEPS - 2, "the moments are those between its start and its end"
+    steps = itertools.count()
+    while made < 3:  # it was given up at each moment until it was made
+        trial.run(given_up_after(next(steps)))
     assert trial.troubles == []
 
 
@@ -147,13 +155,13 @@ def test_given_up_at_any_moment_it_leaves_no_trace(trial: Trial, way: str) -> No
 def test_what_is_sent_and_answered_goes_by_tls(trial: Trial, peer: Peer, way: str) -> None:
     async def work() -> None:
         task = trial.connect(peer, way, trial.trusts)
-        await goes_on(peer, STEPS)
+        await until(peer, task.done)
         transport, said = task.result()
         assert transport.get_extra_info("ssl_object").version() == "TLSv1.3"
         transport.write(b"abc")
-        await goes_on(peer, STEPS)
+        await until(peer, lambda: b"ABC" in said.calls)
         transport.abort()
-        await goes_on(peer, 3)
+        await until(peer, lambda: "lost" in said.calls)
         assert said.calls == ["made", b"ABC", "lost"]
 
     trial.run(work())
@@ -164,7 +172,7 @@ def test_what_is_sent_and_answered_goes_by_tls(trial: Trial, peer: Peer, way: st
 def test_a_certificate_of_no_trusted_ca_is_refused(trial: Trial, peer: Peer, way: str) -> None:
     async def work() -> None:
         task = trial.connect(peer, way, ssl.create_default_context())
-        await goes_on(peer, STEPS)
+        await until(peer, task.done)
         with pytest.raises(ssl.SSLCertVerificationError):
             task.result()
 
@@ -176,29 +184,26 @@ def test_a_certificate_of_no_trusted_ca_is_refused(trial: Trial, peer: Peer, way
 def test_one_that_is_lost_as_it_is_made_is_an_error_or_is_said_to_its_protocol(
     trial: Trial, way: str
 ) -> None:
-    ends: list[str] = []
+    ends: list[type] = []
 
     async def lost_after(steps: int) -> None:
         peer = Peer(trial.server)
         task = trial.connect(peer, way, trial.trusts)
+        await until(peer, lambda: peer.client is not None)
         await goes_on(peer, steps)
-        if peer.client is None:
-            task.cancel()
-        else:
-            peer.reset()
-            peer.listening.close()
-        await goes_on(Peer(trial.server), STEPS)
-        if not task.cancelled():
-            error = task.exception()
-            if error is None:
-                assert task.result()[1].calls == ["made", "lost"]
-            else:
-                assert isinstance(error, OSError)
-            ends.append(type(error).__name__)
+        peer.reset()
+        while not task.done():
+            await asyncio.sleep(0)
+        error = task.exception()
+        assert error is None or isinstance(error, OSError)
+        while error is None and task.result()[1].calls != ["made", "lost"]:
+            await asyncio.sleep(0)
+        ends.append(type(error))
 
-    for steps in range(STEPS):
-        trial.run(lost_after(steps))
-    assert set(ends) >= {"ConnectionResetError", "NoneType"}
+    steps = itertools.count()
+    while ends.count(type(None)) < 3:
+        trial.run(lost_after(next(steps)))
+    assert ConnectionResetError in ends
     assert trial.troubles == []
 
 
@@ -206,10 +211,10 @@ def test_without_tls_it_is_asyncios(trial: Trial, peer: Peer) -> None:
     async def work() -> None:
         loop = asyncio.get_running_loop()
         task = asyncio.create_task(loop.create_connection(Said, "127.0.0.1", peer.port))
-        await goes_on(peer, STEPS)
+        await until(peer, task.done)
         transport, said = task.result()
         transport.abort()
-        await goes_on(peer, 3)
+        await until(peer, lambda: "lost" in said.calls)
         assert said.calls == ["made", "lost"]
         with pytest.raises(ValueError, match="server_hostname"):
             await loop.create_connection(Said, sock=socket.socket(), server_hostname="here")
