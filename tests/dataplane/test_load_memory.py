@@ -33,15 +33,20 @@ def memory() -> Iterator[int]:
         os.close(descriptor)
 
 
-def another_worker(descriptor: int) -> subprocess.Popen[str]:
-    """A process that has 7 requests at an instance of `b`, and 4 that wait."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", OTHER, str(descriptor)],
+def begun(program: str, descriptor: int) -> subprocess.Popen[str]:
+    """A process that runs `program` with the memory as its argument."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program, str(descriptor)],
         pass_fds=(descriptor,),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+def another_worker(descriptor: int) -> subprocess.Popen[str]:
+    """A process that has 7 requests at an instance of `b`, and 4 that wait."""
+    process = begun(OTHER, descriptor)
     assert process.stdout is not None
     assert process.stdout.readline() == "told\n"
     return process
@@ -188,13 +193,7 @@ sys.stdin.readline()
 def that_pauses(descriptor: int) -> Iterator[Iterator[None]]:
     """A process that finds a place for `b` and then says that it runs, and pauses before each
     thing that it writes: one step at a time, until it has told that 4 wait."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", BETWEEN, str(descriptor)],
-        pass_fds=(descriptor,),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = begun(BETWEEN, descriptor)
     assert process.stdin is not None
     assert process.stdout is not None
 
