@@ -62,6 +62,7 @@ test: setup
 
 # The source tree once more, with the hot path as machine code beside its sources: what is run in
 # there runs that, and nobody who edits the sources runs the code of yesterday. A minute and a half.
+# Machine code of a module that is compiled no more goes first: it would be loaded before its source.
 COMPILED := build/compiled
 compiled: setup
 	@mkdir -p $(COMPILED)

@@ -54,6 +54,8 @@ class Rows:
         """Every key that has a word, with it."""
         yield from self._others.items()
         for number, row in enumerate(self._rows):
-            for step in range(WIDTH if row is not None else 0):
-                if row is not None and row[step]:
-                    yield number << STEP | step, row[step]
+            if row is None:
+                continue
+            for step, at in enumerate(row):
+                if at:
+                    yield number << STEP | step, at
