@@ -23,6 +23,7 @@ from tests.harness.gateway import (
 from tests.harness.late import late_or_skip
 from tests.harness.load import Client
 from tests.harness.origins import fixed, origins
+from tests.harness.orphans import kill_all
 from tests.harness.ports import free_port
 from tests.harness.up import on_free_ports, running
 
@@ -215,9 +216,7 @@ async def test_a_state_that_was_backed_up_is_restored_as_the_manual_says(tmp_pat
             assert weights.json()["weights"] == {"main": 7}
             await gateway.stop()
         finally:
-            for process in gateway.family():
-                if process.is_running():
-                    process.kill()
+            kill_all(gateway.family())
 
 
 @pytest.mark.timeout(240)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.harness.gateway import ROOT, eventually
-from tests.harness.orphans import is_alive
+from tests.harness.orphans import is_alive, kill_all
 from tests.harness.ports import free_port
 
 HANGING = """
@@ -31,6 +31,14 @@ HANGING = """
             draft.rename(os.environ["PIDS"])
             await asyncio.sleep(600)
 """
+
+
+async def test_a_process_that_ends_while_it_is_killed_is_killed() -> None:
+    started = await asyncio.create_subprocess_exec("sleep", "600")
+    ended = psutil.Process(started.pid)
+    kill_all([ended])
+    await started.wait()
+    kill_all([ended])
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ import yaml
 from tests.harness import promised
 from tests.harness.load import PATIENT_S, Client, Reply
 from tests.harness.metrics import Samples, parse_metrics
-from tests.harness.orphans import is_alive
+from tests.harness.orphans import is_alive, kill_all
 from tests.harness.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,8 +177,7 @@ class Gateway:
         finally:
             took = time.monotonic() - began
             left = await self._leftovers()
-            for process in left:
-                process.kill()
+            kill_all(left)
         assert not left, f"left running: {left}"
         text = self.log_text()
         if expect is not None:
@@ -309,8 +308,6 @@ async def running_gateway(
                 await gateway.stop()
         finally:
             await gateway.client.close()
-            for process in gateway.family() if gateway.process else ():
-                if is_alive(process):
-                    process.kill()
+            kill_all(gateway.family() if gateway.process else ())
             if gateway.process is not None:
                 await gateway.process.wait()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 
 
 class Link:
@@ -12,6 +12,7 @@ class Link:
         self._target = target
         self._whole = asyncio.Event()
         self._whole.set()
+        self._carried: set[asyncio.Task[None]] = set()
         self.port = 0
 
     def cut(self) -> None:
@@ -24,18 +25,28 @@ class Link:
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carries one connection, both ways, to its end."""
-        with suppress(OSError):
+        task = asyncio.current_task()
+        assert task is not None
+        self._carried.add(task)
+        with suppress(OSError, asyncio.CancelledError):  # streams make a traceback of the latter
             await self._whole.wait()
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
             await asyncio.gather(self._carry(reader, back), self._carry(there, writer))
+        self._carried.discard(task)
+
+    async def close(self) -> None:
+        """Gives up what it carries."""
+        for task in self._carried:
+            task.cancel()
+        if self._carried:
+            await asyncio.wait(self._carried)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
+        with closing(writer), suppress(OSError):
             while data := await reader.read(1 << 16):
                 await self._whole.wait()
                 writer.write(data)
                 await writer.drain()
-        writer.close()
 
 
 @asynccontextmanager
@@ -47,5 +58,5 @@ async def link_to(target: int) -> AsyncIterator[Link]:
     try:
         yield link
     finally:
-        link.heal()
         server.close()
+        await link.close()

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -71,6 +72,13 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
+def kill_all(processes: Iterable[psutil.Process]) -> None:
+    """SIGKILL to each that is alive; one that ends of itself meanwhile is as good as killed."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 def _described(process: psutil.Process) -> str:
     try:
         return f"{process.pid}: {' '.join(process.cmdline())[:200]}"
@@ -84,11 +92,7 @@ def _guard(parent: int, mark: str) -> None:
     # What is being started in this moment is found the next time around.
     for _ in range(3):
         while left := carrying(mark):
-            for process in left:
-                try:
-                    process.kill()
-                except psutil.Error:
-                    continue
+            kill_all(left)
             psutil.wait_procs(left, timeout=1)
         time.sleep(EVERY_S)
 

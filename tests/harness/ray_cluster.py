@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.harness.orphans import kill_all
 from tests.harness.ports import free_port
 
 START_S = 180.0  # then it hangs
@@ -74,9 +75,7 @@ def running_cluster(cpus: int) -> Iterator[Cluster]:
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             family = psutil.Process(process.pid).children(recursive=True)
-            for each in [*family, psutil.Process(process.pid)]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    each.kill()
+            kill_all([*family, psutil.Process(process.pid)])
             psutil.wait_procs(family, timeout=20)
         process.wait(20)
         shutil.rmtree(folder, ignore_errors=True)

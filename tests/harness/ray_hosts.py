@@ -19,6 +19,7 @@ import yaml
 from examples.hosts.network import Network
 from tests.harness.gateway import ROOT, eventually
 from tests.harness.load import Client, Reply
+from tests.harness.orphans import kill_all
 
 START_S = 180.0
 STARTED = "Ray runtime started"
@@ -173,9 +174,7 @@ class Hosts:
 
     def kill(self, name: str) -> None:
         """It loses its power."""
-        for process in self.here(name):
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill_all(self.here(name))
 
     async def close(self) -> None:
         await self.client.close()

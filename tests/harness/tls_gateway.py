@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.harness.gateway import Gateway, complete
-from tests.harness.orphans import is_alive
+from tests.harness.orphans import kill_all
 
 Files = tuple[Path, Path]
 
@@ -54,6 +54,4 @@ async def tls_gateway(
         await gateway.stop()
     finally:
         await gateway.client.close()
-        for process in gateway.family() if gateway.process else ():
-            if is_alive(process):
-                process.kill()
+        kill_all(gateway.family() if gateway.process else ())

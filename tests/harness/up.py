@@ -12,6 +12,7 @@ import yaml
 
 from gateway.controlplane.configuration.yaml_source import read
 from tests.harness.gateway import ROOT, Gateway, eventually
+from tests.harness.orphans import kill_all
 from tests.harness.ports import free_port
 
 
@@ -69,6 +70,4 @@ async def running(folder: Path, document: dict[str, Any]) -> AsyncIterator[Up]:
         await up.stop()
     finally:
         await up.client.close()
-        for process in up.family():
-            if process.is_running():
-                process.kill()
+        kill_all(up.family())

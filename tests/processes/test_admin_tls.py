@@ -19,7 +19,7 @@ from gateway.processes.sockets import bind
 from tests.harness.certificates import make_ca, make_certificate
 from tests.harness.gateway import ROOT, Gateway, complete, eventually, one_backend
 from tests.harness.origins import one_origin
-from tests.harness.orphans import is_alive
+from tests.harness.orphans import kill_all
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Files = dict[str, Any]
@@ -89,9 +89,7 @@ async def gateway(files: Files) -> AsyncIterator[AdminTls]:
             yield made
             await made.stop()
         finally:
-            for process in made.family() if made.process else ():
-                if is_alive(process):
-                    process.kill()
+            kill_all(made.family() if made.process else ())
 
 
 async def put(files: Files, name: str) -> None:

@@ -11,6 +11,7 @@ from gateway.cli import main
 from gateway.cli.beginning import FILES, README
 from gateway.controlplane.configuration.reading import load
 from tests.harness.gateway import ROOT, complete
+from tests.harness.orphans import kill_all
 from tests.harness.up import Up
 
 
@@ -33,9 +34,7 @@ async def test_what_init_writes_is_served_and_tested(tmp_path: Path) -> None:
         await up.stop()
     finally:
         await up.client.close()
-        for process in up.family():
-            if process.is_running():
-                process.kill()
+        kill_all(up.family())
 
     tested = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_models.py"),

@@ -18,6 +18,7 @@ from gateway.telemetry.book import shared_memory
 from tests.harness.certificates import make_ca, make_certificate
 from tests.harness.gateway import Gateway, complete, eventually, one_backend
 from tests.harness.origins import Exchange, one_origin
+from tests.harness.orphans import kill_all
 from tests.harness.tls_gateway import Tls
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -96,9 +97,7 @@ async def gateway(files: dict[str, Path]) -> AsyncIterator[Gateway]:
             await made.stop()
         finally:
             await made.client.close()
-            for process in made.family() if made.process else ():
-                if process.is_running():
-                    process.kill()
+            kill_all(made.family() if made.process else ())
 
 
 async def test_clients_come_by_tls_and_instances_are_told_so(

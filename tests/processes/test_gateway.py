@@ -1,7 +1,6 @@
 """A whole gateway, as a user starts it, whose processes are killed one by one."""
 
 import asyncio
-import contextlib
 import os
 import re
 import signal
@@ -13,7 +12,6 @@ from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
@@ -30,6 +28,7 @@ from tests.harness.gateway import (
 )
 from tests.harness.load import Ask, failures, open_loop
 from tests.harness.origins import after, origins
+from tests.harness.orphans import kill_all
 from tests.harness.ports import free_port
 
 from .waiting import alive, descendants, words
@@ -352,9 +351,7 @@ async def test_the_state_is_whole_after_every_kill() -> None:
     async with origins(2) as (one, other):
         async with running_gateway(two_backends(one, other), check_end=False) as gateway:
             answer = await gateway.set_weights("all", {"a": 3, "b": 4})
-            for process in gateway.family():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            kill_all(gateway.family())
             with sqlite3.connect(gateway.folder / "state" / "state.db") as db:
                 ((newest,),) = db.execute("SELECT number FROM head").fetchall()
             assert newest == answer["revision"]

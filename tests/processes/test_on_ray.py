@@ -16,6 +16,7 @@ import yaml
 
 from tests.harness.etcd import etcd_cluster
 from tests.harness.gateway import ROOT, Gateway, complete, eventually
+from tests.harness.orphans import kill_all
 from tests.harness.ray_cluster import Cluster, running_cluster
 
 pytestmark = [
@@ -124,9 +125,7 @@ async def up(
         await gateway.stop()
     finally:
         await gateway.client.close()
-        for process in gateway.family():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        kill_all(gateway.family())
 
 
 async def placed(cluster: Cluster) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.harness.gateway import complete, eventually
 
 from .test_up import Up
-from .waiting import alive, children, kill_all, words
+from .waiting import alive, children, leave_nothing, words
 
 VERSIONS = """
 import os
@@ -157,7 +157,7 @@ async def up(folder: Path, document: dict[str, Any], **env: str) -> AsyncIterato
         await it.start()
         yield it
     finally:
-        await kill_all(it)
+        await leave_nothing(it)
 
 
 async def test_versions_replace_each_other_under_load_and_a_broken_one_does_not(

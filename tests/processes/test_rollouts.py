@@ -1,7 +1,6 @@
 """Rollouts on a whole gateway: led to the end or back, whoever is killed meanwhile."""
 
 import asyncio
-import contextlib
 import json
 import os
 import random
@@ -12,14 +11,13 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.harness.exchange import Exchange
 from tests.harness.gateway import Gateway, backend, eventually, running_gateway
 from tests.harness.load import Ask, Client, Reply, ask, open_loop
 from tests.harness.origins import fixed, origins
-from tests.harness.orphans import is_alive
+from tests.harness.orphans import is_alive, kill_all
 
 PACE_S = 0.005
 
@@ -250,9 +248,7 @@ async def test_a_rollout_outlives_its_whole_gateway() -> None:
                 known = await eventually(
                     lambda: _kept(gateway), what="evidence is kept", every_s=0.1
                 )
-            for process in gateway.family():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+            kill_all(gateway.family())
             assert gateway.process is not None
             await gateway.process.wait()
             # As long as one of them is there, the state is in use.

@@ -17,6 +17,7 @@ from gateway.processes.service_manager import NOBODY, ServiceManager, Unusable
 from gateway.processes.sockets import bind
 from tests.harness.gateway import ROOT, START_S, Gateway, eventually, one_backend
 from tests.harness.origins import origins
+from tests.harness.orphans import kill_all
 from tests.harness.succession import holder, upgrade
 
 UNITS = ROOT / "deploy" / "systemd"
@@ -171,9 +172,7 @@ async def test_a_service_begins_on_its_managers_sockets_tells_it_all_and_is_repl
             assert "STOPPING=1" in manager.hear()
         finally:
             waiting.cancel()
-            for process in gateway.family():
-                if process.is_running():
-                    process.kill()
+            kill_all(gateway.family())
             manager.close()
 
 

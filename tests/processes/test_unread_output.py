@@ -13,6 +13,7 @@ import pytest
 from tests.harness.gateway import ROOT, Gateway, complete, eventually, one_backend
 from tests.harness.load import failures
 from tests.harness.origins import one_origin
+from tests.harness.orphans import kill_all
 from tests.harness.unread import full_pipe
 from tests.processes.test_up import Up, document
 from tests.processes.waiting import alive, descendants
@@ -139,8 +140,6 @@ class Talkative(Up):
 
 async def ended(gateway: Gateway) -> None:
     await gateway.client.close()
-    for process in gateway.family() if gateway.process else ():
-        if process.is_running():
-            process.kill()
+    kill_all(gateway.family() if gateway.process else ())
     if gateway.process is not None:
         await gateway.process.wait()

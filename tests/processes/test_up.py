@@ -16,7 +16,7 @@ from tests.harness.gateway import ROOT, START_S, Gateway, complete, eventually
 from tests.harness.origins import origins
 from tests.harness.ports import free_port
 
-from .waiting import alive, descendants, kill_all, words
+from .waiting import alive, descendants, leave_nothing, words
 
 MODELS = """
 import time
@@ -92,7 +92,7 @@ async def up(folder: Path, *models: str, port: int = 0) -> AsyncIterator[Up]:
     try:
         yield it
     finally:
-        await kill_all(it)
+        await leave_nothing(it)
 
 
 async def everybody(it: Up) -> list[int]:

@@ -1,8 +1,6 @@
 """Waiting for conditions that real processes bring about: by looking, with a deadline."""
 
 import asyncio
-import os
-import signal
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from tests.harness.gateway import Gateway
+from tests.harness.orphans import kill_all
 
 
 async def until(
@@ -54,11 +53,9 @@ def words(pid: int) -> list[str]:
         return []
 
 
-async def kill_all(gateway: Gateway) -> None:
-    """Leaves nothing of `gateway`, however its test ended."""
+async def leave_nothing(gateway: Gateway) -> None:
+    """Kills all of `gateway`, however its test ended."""
     await gateway.client.close()
     assert gateway.process is not None
-    for pid in [gateway.process.pid, *descendants(gateway.process.pid)]:
-        if alive(pid):
-            os.kill(pid, signal.SIGKILL)
+    kill_all(gateway.family())
     await gateway.process.wait()
