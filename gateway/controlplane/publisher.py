@@ -151,7 +151,7 @@ class Publisher:
                 raise Stale(f"the current revision is {previous.revision}, not {expected}")
             edited = await self._aside(lambda: edit(previous.document))
             if edited is previous.document:
-                return Published.nothing(previous, dry_run=dry_run)
+                return await self._unchanged(dry_run)
             tried = await self._aside(lambda: self._outcomes.tried(previous, edited, places=places))
             self.allow(previous.document, tried.table.document, who)
             if dry_run:
@@ -188,8 +188,7 @@ class Publisher:
                 if not dry_run and not same(self._applied, file):
                     await self._threads.write(lambda: self._store.applied_again(file))
                     self._applied = file
-                published = Published.nothing(previous, dry_run=dry_run)
-                return Applied(published, merged.overridden)
+                return Applied(await self._unchanged(dry_run), merged.overridden)
             tried = await self._aside(lambda: self._outcomes.tried(previous, merged.document))
             self.allow(previous.document, tried.table.document, who)
             if dry_run:
@@ -268,6 +267,15 @@ class Publisher:
             self._applied = applied
         workers = await self._put_in_force(tried, [revision], awaited=False)
         return replace(tried, workers=workers)
+
+    async def _unchanged(self, dry_run: bool) -> Published:
+        """What comes of an edit that changes nothing. It may ask again for one that was stored and
+        could not be said to be in force, so that is seen to here too."""
+        published = Published.nothing(self._table, dry_run=dry_run)
+        if dry_run:
+            return published
+        workers = await self._put_in_force(published, [], awaited=False)
+        return replace(published, workers=workers)
 
     async def _put_in_force(
         self, tried: Published, stored: Sequence[Revision], *, awaited: bool
@@ -369,7 +377,7 @@ class Publisher:
 
     async def _everywhere(self, published: Published) -> Published:
         """`published`, once it is in force on every gateway that holds its lease."""
-        if self._gateways is None or published.dry_run or published.table is published.previous:
+        if self._gateways is None or published.dry_run:
             return published
         where = await self._gateways.in_force(published.revision)
         return replace(published, everywhere=where)

@@ -127,6 +127,8 @@ class Workers:
         news = difference(before, table)
         changed = {name for part in news or () for name in part["put"].get("backends", ())}
         for worker in self._slots.connected.values():
+            if worker.told == table.revision:
+                continue
             if news is None or worker.told != before.revision:
                 self._tell_whole(worker)
             else:

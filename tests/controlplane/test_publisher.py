@@ -10,7 +10,7 @@ import pytest
 
 from gateway.controlplane.configuration.checks import Checks
 from gateway.controlplane.events import Events
-from gateway.controlplane.published import Stale, start_notes
+from gateway.controlplane.published import NotInForce, Stale, start_notes
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.store.store import Kept, Page, Revision, StoreFull
 from gateway.core import edits
@@ -34,6 +34,7 @@ class Journal:
         self.store = MemoryStore()
         self.full = False
         self.hold: asyncio.Event | None = None
+        self.late: list[int] = []
 
     def load(self) -> Any:
         return self.store.load()
@@ -64,6 +65,9 @@ class Journal:
         self.lines.append(f"in force {table.revision}")
         if self.hold is not None:
             await self.hold.wait()
+        if self.late:
+            late, self.late = self.late, []
+            raise NotInForce(table.revision, late)
         return 2
 
 
@@ -144,6 +148,27 @@ async def test_r38_what_cannot_be_stored_changes_nothing_and_the_next_edit_works
     assert publisher.table.routes["r"].weights == {"a": 90, "b": 10}
     journal.full = False
     assert (await publisher.publish(weights(b=50), who="me")).revision == 2
+
+
+async def test_an_edit_that_changes_nothing_is_acknowledged_once_what_is_there_is_in_force(
+    publisher: Publisher, journal: Journal
+) -> None:
+    """Whoever was told that it is stored and not in force everywhere asks for it again."""
+    journal.late = [7]
+    with pytest.raises(NotInForce):
+        await publisher.publish(weights(b=50), who="me")
+    journal.lines.clear()
+    published = await publisher.publish(lambda document: document, who="me")
+    assert journal.lines == ["watch [1]", "in force 2", "watch [1]"]
+    assert (published.revision, published.diff, published.workers) == (2, (), 2)
+    journal.late = [7]
+    with pytest.raises(NotInForce):
+        await publisher.apply(FILE, who="me")
+    applied = await publisher.apply(FILE, who="me")
+    assert (applied.published.revision, applied.published.workers) == (2, 2)
+    journal.lines.clear()
+    dry = await publisher.publish(lambda document: document, who="me", dry_run=True)
+    assert (dry.workers, journal.lines) == (0, [])
 
 
 async def test_a_dry_run_shows_the_outcome_and_does_nothing(

@@ -151,6 +151,9 @@ async def test_a_table_is_in_force_when_every_worker_has_applied(tmp_path: Path)
         workers = [await it.start(slot, 100 + slot) for slot in range(3)]
         assert await it.workers.put_in_force(table(8)) == 3
         assert all(worker.of("table")[-1]["revision"] == 8 for worker in workers)
+        told = [len(worker.of("table")) for worker in workers]
+        assert await it.workers.put_in_force(table(8)) == 3, "asked for again, and told no more"
+        assert [len(worker.of("table")) for worker in workers] == told
         assert it.replaced == []
 
 
