@@ -151,7 +151,8 @@ class Publisher:
                 raise Stale(f"the current revision is {previous.revision}, not {expected}")
             edited = await self._aside(lambda: edit(previous.document))
             if edited is previous.document:
-                return await self._unchanged(dry_run)
+                nothing = Published.nothing(previous, dry_run=dry_run)
+                return nothing if dry_run or places else await self._unchanged(nothing)
             tried = await self._aside(lambda: self._outcomes.tried(previous, edited, places=places))
             self.allow(previous.document, tried.table.document, who)
             if dry_run:
@@ -159,7 +160,10 @@ class Publisher:
             return await self._take(revision_of(tried, who, why, source), tried)
 
         async def everywhere() -> Published:
-            return await self._everywhere(await self._locked(steps))
+            published = await self._locked(steps)
+            if places and not published.diff:  # nobody waits to hear of that
+                return published
+            return await self._everywhere(published)
 
         return await self._finish(everywhere())
 
@@ -188,7 +192,9 @@ class Publisher:
                 if not dry_run and not same(self._applied, file):
                     await self._threads.write(lambda: self._store.applied_again(file))
                     self._applied = file
-                return Applied(await self._unchanged(dry_run), merged.overridden)
+                nothing = Published.nothing(previous, dry_run=dry_run)
+                published = nothing if dry_run else await self._unchanged(nothing)
+                return Applied(published, merged.overridden)
             tried = await self._aside(lambda: self._outcomes.tried(previous, merged.document))
             self.allow(previous.document, tried.table.document, who)
             if dry_run:
@@ -268,14 +274,13 @@ class Publisher:
         workers = await self._put_in_force(tried, [revision], awaited=False)
         return replace(tried, workers=workers)
 
-    async def _unchanged(self, dry_run: bool) -> Published:
-        """What comes of an edit that changes nothing. It may ask again for one that was stored and
-        could not be said to be in force, so that is seen to here too."""
-        published = Published.nothing(self._table, dry_run=dry_run)
-        if dry_run:
-            return published
-        workers = await self._put_in_force(published, [], awaited=False)
-        return replace(published, workers=workers)
+    async def _unchanged(self, nothing: Published) -> Published:
+        """What comes of an edit that changes `nothing`. It may ask again for one that was stored
+        and could not be said to be in force, so that is seen to here too."""
+        if self._gateways is not None:
+            await self._gateways.check()
+        workers = await self._put_in_force(nothing, [], awaited=False)
+        return replace(nothing, workers=workers)
 
     async def _put_in_force(
         self, tried: Published, stored: Sequence[Revision], *, awaited: bool

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from gateway.controlplane import parties
 from gateway.controlplane.configuration.checks import Checks
 from gateway.controlplane.events import Events
 from gateway.controlplane.published import NotInForce, Stale, start_notes
 from gateway.controlplane.publisher import Publisher
-from gateway.controlplane.store.store import Kept, Page, Revision, StoreFull
+from gateway.controlplane.store.store import Kept, Page, Revision, StoreFull, Unavailable
 from gateway.core import edits
 from gateway.core.faults import Invalid, Missing
 from gateway.core.merging import NOT_SERVED
@@ -169,6 +170,24 @@ async def test_an_edit_that_changes_nothing_is_acknowledged_once_what_is_there_i
     journal.lines.clear()
     dry = await publisher.publish(lambda document: document, who="me", dry_run=True)
     assert (dry.workers, journal.lines) == (0, [])
+
+
+async def test_without_a_lease_nothing_is_acknowledged_and_what_is_placed_already_stays(
+    journal: Journal,
+) -> None:
+    class Lost(parties.Gateways):
+        async def check(self) -> None:
+            raise Unavailable("no lease")
+
+    publisher = Publisher(
+        journal, journal, journal, Events(), check=Checks(), gateways=Lost()
+    )  # fmt: skip
+    publisher.start(FILE, why="start")
+    same = lambda document: document  # noqa: E731
+    with pytest.raises(Unavailable):
+        await publisher.publish(same, who="me")
+    assert (await publisher.publish(same, who="up", places=True)).diff == ()
+    await publisher.close()
 
 
 async def test_a_dry_run_shows_the_outcome_and_does_nothing(
