@@ -223,7 +223,11 @@ class Control:
             parts.fleet.hold_to_newest()
         if parts.participant is not None:
             parts.participant.beat()
+        gateways = parts.gateways
+        out = gateways.out if gateways is not None else frozenset()
         await parts.view.beat()
+        if gateways is not None:
+            gateways.looked(out, parts.view.busy(out))
         parts.announcer.announce_shares()
         if parts.fleet is not None:
             await parts.fleet.beat(parts.view.read_at)

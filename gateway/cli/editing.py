@@ -70,13 +70,13 @@ def drain(options: SimpleNamespace) -> int:
     backend, answer = _act(client, options, "drain")
     if not options.wait or options.dry_run:
         return _acted(options, answer, "draining")
-    emptied = wait_until_empty(
-        lambda: in_flight(client, backend, options.instance),
+    left = wait_until_empty(
+        lambda: in_flight(client.status(), backend, options.instance),
         progress=sys.stderr if options.output == "table" else None,
         timeout_s=options.timeout,
     )
-    if not emptied:
-        raise Refusal(f"{options.instance} still has requests in flight after {options.timeout} s")
+    if left:
+        raise Refusal(f"{options.instance} is not drained after {options.timeout} s: {left}")
     return _acted(options, answer, "drained")
 
 
@@ -93,31 +93,42 @@ def enable(options: SimpleNamespace) -> int:
     return _acted(options, _act(finding.client(options), options, "enable")[1], "enabled")
 
 
-def in_flight(client: AdminClient, backend: str, address: str) -> int:
-    """Requests in flight at the instance, over all workers; 0 once it is gone."""
-    live = (client.status().get("backends") or {}).get(backend) or {}
-    instance = (live.get("instances") or {}).get(address) or {}
-    return int(instance.get("in_flight") or 0)
+def in_flight(status: Json, backend: str, address: str) -> str:
+    """What the instance has in flight by a gateway's `status`, in words: over all workers, those
+    that do not say so included, and other gateways; "" for nothing, or once it is gone."""
+    live = (status.get("backends") or {}).get(backend) or {}
+    count = int(((live.get("instances") or {}).get(address) or {}).get("in_flight") or 0)
+    said = [f"{count} in flight"] if count else []
+    said += [f"worker {pid} does not say" for pid in status.get("silent_workers") or ()]
+    others = [
+        name
+        for name, each in (status.get("gateways") or {}).items()
+        if not each.get("self") and f"{backend}/{address}" in each.get("finishing", ())
+    ]
+    if others:
+        said.append(f"some may be in flight at {', '.join(others)}")
+    return ", ".join(said)
 
 
 def wait_until_empty(
-    left: Callable[[], int],
+    left: Callable[[], str],
     *,
     progress: TextIO | None,
     timeout_s: float | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> bool:
-    """True once `left()` is 0, False when `timeout_s` passed first; tells each new count."""
-    started, told = clock(), -1
-    while (count := left()) > 0:
-        if progress is not None and count != told:
-            print(f"{count} in flight", file=progress, flush=True)
-            told = count
+) -> str:
+    """ "" once that is what is `left()`, else what was when `timeout_s` passed; tells each new
+    word of it."""
+    started, told = clock(), ""
+    while said := left():
+        if progress is not None and said != told:
+            print(said, file=progress, flush=True)
+            told = said
         if timeout_s is not None and clock() - started >= timeout_s:
-            return False
+            return said
         sleep(LOOK_S)
-    return True
+    return ""
 
 
 def _act(client: AdminClient, options: SimpleNamespace, action: str) -> tuple[str, Json]:

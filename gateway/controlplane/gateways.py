@@ -7,9 +7,9 @@ they are, whom an edit waits for and who is lost. How that gets through etcd is 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -33,6 +33,16 @@ LATER_S = 0.05
 
 FIRST_S = 2.0
 """How long the first edit waits for a lease that was not taken yet."""
+
+
+def out_by_command(table: Table) -> frozenset[str]:
+    """The instances that get nothing new because somebody said so, as BACKEND/ADDRESS."""
+    return frozenset(
+        f"{name}/{each.address}"
+        for name, backend in table.backends.items()
+        for each in backend.instances
+        if each.state
+    )
 
 
 class SharedStore(Protocol):
@@ -75,6 +85,7 @@ class SharedGateways:
         self._changed = asyncio.Event()
         self._lost: dict[str, tuple[float, str]] = {}
         self._withdrawn = ""
+        self._out: frozenset[str] = frozenset()
         self._was_held = False
         self._is_first, self._first_s = True, first_s
         self.heard: asyncio.Queue[Revision] = asyncio.Queue()
@@ -119,11 +130,28 @@ class SharedGateways:
     def announce(self, table: Table, workers: int, *, awaited: bool = True) -> None:
         """All workers of this gateway decide by `table` now. What was edited here nobody else waits
         to hear of: unless `awaited`, it is said with what comes next, or a moment later."""
-        own = self._own
+        before, self._out = self._out, out_by_command(table)
+        # What was sent to who has just been taken out is not known yet.
+        finishing = {*self._own.finishing, *(self._out - before)} & self._out
         self._withdrawn = ""
-        self._own = Member(own.name, table.revision, workers, own.since, own.admin, own.id)
+        self._own = replace(
+            self._own,
+            applied=table.revision,
+            workers=workers,
+            finishing=tuple(sorted(finishing)),
+        )
         self._store.announce(self._own, 0.0 if awaited else LATER_S)
         self._stir()
+
+    def looked(self, out: frozenset[str], busy: Collection[str]) -> None:
+        """A look at this gateway's workers that began when the instances `out` got nothing new
+        found requests in flight at those that are `busy`."""
+        known = set(busy) | (set(self._own.finishing) - out)
+        finishing = tuple(sorted(known & self._out))
+        if finishing != self._own.finishing:
+            self._own = replace(self._own, finishing=finishing)
+            if self._own.applied and not self._withdrawn:
+                self._store.announce(self._own)
 
     def withdraw(self, why: str) -> None:
         """This gateway cannot take over what the others decide by: nobody is to wait for it."""
@@ -172,6 +200,11 @@ class SharedGateways:
         )
 
     # -- what is known
+
+    @property
+    def out(self) -> frozenset[str]:
+        """The instances that get nothing new by command, as BACKEND/ADDRESS."""
+        return self._out
 
     @property
     def holds(self) -> bool:
@@ -240,7 +273,7 @@ class SharedGateways:
 
     def _shown(self, member: Member, newest: int) -> dict[str, Any]:
         said: Mapping[str, Any] = asdict(member)
-        shown = {key: said[key] for key in ("workers", "since", "admin")}
+        shown = {key: said[key] for key in ("workers", "since", "admin", "finishing")}
         return {
             "live": True,
             "revision": member.applied,

@@ -89,6 +89,7 @@ class Workers:
         self.loads = WorkerLoads()
         self._to_remind: list[str] = []
         self._looks = 0
+        self._unheard: set[int] = set()
         self._answered = asyncio.Event()
 
     # -- what the supervisor says
@@ -112,6 +113,11 @@ class Workers:
     def connected(self) -> list[ConnectedWorker]:
         """The workers that are connected, by slot."""
         return self._slots.in_order()
+
+    @property
+    def silent(self) -> list[int]:
+        """The processes that may have requests, and did not say at the last look which."""
+        return self._slots.unheard(self._unheard)
 
     @property
     def slots(self) -> list[int | None]:
@@ -221,7 +227,9 @@ class Workers:
                 while any(it.looked < look and self._slots.has(it) for it in asked):
                     await self._answered.wait()
         except TimeoutError:
+            self._unheard = {it.pid for it in asked if it.looked < look}
             return False
+        self._unheard = set()
         return True
 
     def retire(self, gone: Sequence[Gone], name: str) -> None:

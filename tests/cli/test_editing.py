@@ -3,13 +3,14 @@
 import json
 import sys
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gateway.cli.editing import wait_until_empty
+from gateway.cli.editing import in_flight, wait_until_empty
 from gateway.cli.weighing import divided
 
 
@@ -272,21 +273,45 @@ def test_drain_waits_until_nothing_is_in_flight(headgate, player) -> None:
     assert ran.code == 1
     assert ran.err.splitlines() == [
         "2 in flight",
-        "headgate: 127.0.0.1:8003 still has requests in flight after 0.1 s",
+        "headgate: 127.0.0.1:8003 is not drained after 0.1 s: 2 in flight",
     ]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ({}, ""),
+        ({"silent_workers": [7, 9]}, "worker 7 does not say, worker 9 does not say"),
+        ({"gateways": {"gw-a": {"self": True, "finishing": ["main/a:1"]}}}, ""),
+        (
+            {
+                "gateways": {
+                    "gw-b": {"finishing": ["main/a:1"]},
+                    "gw-c": {"live": False, "lost": "2026-11-30T10:00:00Z"},
+                    "gw-d": {"finishing": ["main/b:1", "main/a:1"]},
+                }
+            },
+            "some may be in flight at gw-b, gw-d",
+        ),
+    ],
+)
+def test_what_workers_do_not_say_and_other_gateways_have_is_in_flight(
+    status: dict[str, Any], said: str
+) -> None:
+    assert in_flight(status, "main", "a:1") == said
 
 
 def test_who_has_no_time_left_at_the_first_look_is_told_what_is_in_flight(capsys) -> None:
     moments = iter([0.0, 9.0])
-    assert not wait_until_empty(
-        lambda: 2, progress=sys.stderr, timeout_s=0.1, clock=lambda: next(moments)
+    assert wait_until_empty(
+        lambda: "2 in flight", progress=sys.stderr, timeout_s=0.1, clock=lambda: next(moments)
     )
     assert capsys.readouterr().err.splitlines() == ["2 in flight"]
 
 
 def test_waiting_tells_each_new_count_once(capsys) -> None:
-    counts = iter([3, 3, 1, 0])
-    assert wait_until_empty(
+    counts = iter(["3 in flight", "3 in flight", "1 in flight", ""])
+    assert not wait_until_empty(
         lambda: next(counts), progress=sys.stderr, clock=lambda: 0.0, sleep=lambda _: None
     )
     assert capsys.readouterr().err.splitlines() == ["3 in flight", "1 in flight"]

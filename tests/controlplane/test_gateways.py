@@ -80,6 +80,45 @@ async def test_an_edit_waits_for_each_gateway_that_holds_its_lease(play: Play) -
     assert await edit == Everywhere(3, 8, [])
 
 
+def drained(revision: int, *states: str) -> Table:
+    instances = [f"http://127.0.0.1:{n}" for n in range(1, 1 + len(states))]
+    out = {f"127.0.0.1:{n}": state for n, state in enumerate(states, 1) if state}
+    backend = {"instances": instances, "states": out}
+    return Table.from_document({"backends": {"b": backend}, "routes": {}}, revision)
+
+
+async def test_others_are_told_at_which_drained_instances_requests_may_be_in_flight(
+    play: Play,
+) -> None:
+    """With the table, so that whoever waits for that to be in force does not miss it."""
+
+    def told() -> tuple[int, tuple[str, ...]]:
+        own = play.announced[-1]
+        assert own is not None
+        return own.applied, own.finishing
+
+    gateways = play.gateways
+    before = gateways.out
+    gateways.announce(drained(8, "draining", "", "disabled"), 2)
+    assert told() == (8, ("b/127.0.0.1:1", "b/127.0.0.1:3")), "nobody knows yet"
+    gateways.looked(before, [])
+    assert told() == (8, ("b/127.0.0.1:1", "b/127.0.0.1:3")), "that look began before"
+    gateways.looked(gateways.out, ["b/127.0.0.1:3"])
+    assert told() == (8, ("b/127.0.0.1:3",))
+    assert gateways.status(8)["gateways"]["gw-a"]["finishing"] == ("b/127.0.0.1:3",)
+    gateways.announce(drained(9, "draining", "draining", "disabled"), 2)
+    assert told() == (9, ("b/127.0.0.1:2", "b/127.0.0.1:3")), "of the first it is known"
+    gateways.announce(drained(10, "draining", "", "disabled"), 2)
+    written = len(play.announced)
+    gateways.looked(gateways.out, ["b/127.0.0.1:3"])
+    assert len(play.announced) == written, "it is told where it changed"
+    gateways.looked(gateways.out, [])
+    assert told() == (10, ())
+    gateways.withdraw("it cannot be read")
+    gateways.looked(gateways.out, ["b/127.0.0.1:1"])
+    assert play.announced[-1] is None
+
+
 async def test_who_loses_its_lease_is_waited_for_no_longer_and_named_until_it_is_back(
     play: Play,
 ) -> None:

@@ -1,9 +1,11 @@
 """Several gateways with one table in etcd, as processes: what they promise, whatever dies."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -16,7 +18,7 @@ from tests.harness.etcd import Cluster, etcd_cluster
 from tests.harness.gateway import ROOT, Gateway, backend, eventually, one_backend, running_gateway
 from tests.harness.link import link_to
 from tests.harness.load import Client, Reply
-from tests.harness.origins import after, origins
+from tests.harness.origins import Exchange, Origin, after, origins
 from tests.harness.ports import free_port
 
 LEASE = "4s"  # a process of a busy machine may stand still for two, and is not lost
@@ -29,11 +31,18 @@ def settings(cluster: Cluster, node: str, **more: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def gateways(
-    cluster: Cluster, names: str, *, lost: str = "", canary: bool = False, **more: Any
+    cluster: Cluster,
+    names: str,
+    *,
+    lost: str = "",
+    canary: bool = False,
+    origin: Origin | None = None,
+    **more: Any,
 ) -> AsyncIterator[list[Gateway]]:
     """A gateway of each of these names, started at once; those of `lost` refuse when lost."""
     async with AsyncExitStack() as stack:
-        (origin,) = await stack.enter_async_context(origins(1, after(0.001)))
+        if origin is None:
+            (origin,) = await stack.enter_async_context(origins(1, after(0.001)))
         document = one_backend(origin)
         if canary:
             document["backends"]["new"] = backend(origin)
@@ -320,6 +329,35 @@ async def test_a_gateway_that_is_cut_off_from_etcd_alone_is_acknowledged_without
             await eventually(lambda: healthy(b))
             assert await revision(b) == made["revision"]
             assert (await applied(b, 4))["lost"] == []
+
+
+async def test_an_instance_is_drained_once_no_gateway_has_a_request_there() -> None:
+    go = asyncio.Event()
+
+    async def held(exchange: Exchange) -> None:
+        await exchange.or_gone(go.wait())
+        exchange.reply(200, b"ok")
+
+    with etcd_cluster() as cluster:
+        async with (
+            origins(1, held) as (origin,),
+            gateways(cluster, "ab", origin=origin) as (a, b),
+        ):
+            asked = asyncio.create_task(b.client.get(f"{b.url}/x", timeout=60))
+            await eventually(lambda: bool(origin.exchanges), what="the request is in flight")
+            drain = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "gateway", "drain", origin.address, "--wait"),
+                stdout=PIPE, stderr=PIPE, cwd=a.folder,
+                env={**os.environ, "PYTHONPATH": str(ROOT), "HEADGATE_URL": a.admin_url},
+            )  # fmt: skip
+            assert drain.stderr is not None
+            assert await drain.stderr.readline() == b"some may be in flight at gw-b\n"
+            assert drain.returncode is None, "it waits"
+            go.set()
+            assert (await asked).status == 200
+            out, err = await drain.communicate()
+            assert (drain.returncode, err) == (0, b"")
+            assert out.startswith(f"{origin.address}: drained".encode())
 
 
 async def _not(check: Any) -> bool:

@@ -344,6 +344,32 @@ async def test_what_is_live_is_the_sum_of_what_workers_said_last(tmp_path: Path)
         assert it.workers.loads.report("a", "h:1") is None
 
 
+async def test_who_does_not_say_what_is_live_is_silent_until_it_does(tmp_path: Path) -> None:
+    async with house(tmp_path, look_within_s=0.5) as it:
+        await it.start(0, 100)
+        stopped = await it.start(1, 101)
+        stopped.deaf = True
+        assert it.workers.silent == []
+        assert not await it.workers.look()
+        assert it.workers.silent == [101]
+        stopped.deaf = False
+        while not await it.workers.look():
+            assert it.workers.silent == [101], "a busy machine"
+        assert it.workers.silent == []
+
+
+async def test_who_was_there_before_and_has_no_channel_is_silent(tmp_path: Path) -> None:
+    async with house(tmp_path) as it:
+        it.workers = Workers({}, replace=it.replace)
+        it.workers.expect([100, 101])
+        assert it.workers.silent == [100, 101]
+        it.pids = [100, 101]
+        await it.start(0, 100)
+        assert it.workers.silent == [101]
+        it.workers.expect([100, None])
+        assert it.workers.silent == []
+
+
 async def test_a_worker_that_is_gone_has_nothing_live(tmp_path: Path) -> None:
     async with house(tmp_path) as it:
         worker = await it.start(0, 100)

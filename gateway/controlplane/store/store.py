@@ -121,8 +121,9 @@ class Stored:
 @dataclass(frozen=True, slots=True)
 class Member:
     """A gateway that holds its lease: the revision by which all its workers decide, how many they
-    are, since when it is there (UTC), where its admin API is, and which gateway it is, whatever it
-    is called."""
+    are, since when it is there (UTC), where its admin API is, which gateway it is, whatever it
+    is called, and at which instances, as BACKEND/ADDRESS, it may have requests in flight although
+    they get nothing new."""
 
     name: str
     applied: int
@@ -130,6 +131,7 @@ class Member:
     since: str
     admin: str
     id: str = ""
+    finishing: tuple[str, ...] = ()
 
 
 class Store(Protocol):

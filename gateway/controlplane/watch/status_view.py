@@ -9,7 +9,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -110,6 +110,7 @@ class StatusView:
             "workers": workers_of(
                 self._workers.slots, {link.pid: link.revision for link in self._workers.connected}
             ),
+            "silent_workers": self._workers.silent,
             "gateway": self._window.of(*GATEWAY),
             "routes": routes_of(table.routes, self.effective_shares(), self._window),
             "backends": backends_of(
@@ -179,6 +180,21 @@ class StatusView:
         """What was noted since the last time was counted until now: rates are of that."""
         self._rated_at = self._clock()
         self._counted(self._rated_at, self._window.beat(self._rated_at))
+
+    def busy(self, instances: Collection[str]) -> list[str]:
+        """Which of `instances`, BACKEND/ADDRESS each, may have requests of this gateway in flight:
+        all of them while a worker does not say."""
+        if self._workers.silent:
+            return sorted(instances)
+        found = self._workers.loads.in_flight()
+        return sorted(
+            {
+                f"{name}/{instance.address}"
+                for name, seen in self._standing.backends().items()
+                for instance, address in seen.instances
+                if instance.state and found.get(name, {}).get(address)
+            }.intersection(instances)
+        )
 
     async def keys_used(self) -> dict[str, dict[str, Any]]:
         """Key → `last_used`, `requests_per_s`, and how many `requests` there were and how many of

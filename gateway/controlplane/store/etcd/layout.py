@@ -160,6 +160,7 @@ def packed_member(member: Member) -> bytes:
         "since": member.since,
         "admin": member.admin,
         "id": member.id,
+        "finishing": member.finishing,
     }
     return orjson.dumps(said)
 
@@ -169,6 +170,7 @@ def unpacked_member(name: str, value: bytes) -> Member | None:
     try:
         said = orjson.loads(value)
         facts = int(said["applied"]), int(said["workers"]), str(said["since"]), str(said["admin"])
-        return Member(name, *facts, str(said.get("id", "")))
+        finishing = tuple(map(str, said.get("finishing", ())))  # an older one does not say
+        return Member(name, *facts, str(said.get("id", "")), finishing)
     except (ValueError, KeyError, TypeError):
         return None
