@@ -201,9 +201,11 @@ async def test_who_cannot_be_verified_gets_nothing_and_why_is_said(
 async def test_one_that_closes_after_the_handshake_is_said_to(house: House) -> None:
     async def is_said() -> bool:  # unless the last probe had no answer at all
         (one,) = (await house.gateway.status())["backends"]["silent"]["instances"].values()
+        cause = one.get("cause") or ""
+        if one["health"] == "failing":  # of a busy machine: the alert came before the end
+            return "asks for a certificate (tls.cert and tls.key" in cause
         assert one["health"] == "starting"
-        said = "it may ask for a certificate (tls.cert and tls.key"
-        return said in (one.get("cause") or "")
+        return "it may ask for a certificate (tls.cert and tls.key" in cause
 
     await eventually(is_said)
 
@@ -237,10 +239,14 @@ async def test_headers_are_set_on_all_requests_and_the_clients_are_not_passed(ho
 async def test_another_ca_is_taken_over_without_a_restart(
     house: House, files: dict[str, Any]
 ) -> None:
-    async def answers(status: int) -> bool:
-        return all([(await house.ask("moves")).status == status for _ in range(6)])
+    async def asked() -> list[Reply]:
+        return [await house.ask("moves") for _ in range(6)]
 
-    assert await answers(200)
+    async def answers(status: int) -> bool:
+        return {reply.status for reply in await asked()} == {status}
+
+    replies = await asked()
+    assert all(reply.ok for reply in replies), (replies, house.gateway.log_text())
     live = house.folder / "live-ca.crt"
     for name, status in (("other_ca", 502), ("ca", 200)):
         shutil.copy(files[name][0], house.folder / "next")
@@ -248,7 +254,8 @@ async def test_another_ca_is_taken_over_without_a_restart(
         await eventually(lambda status=status: answers(status), what=name)
     live.write_text("no certificate")
     await eventually(lambda: "nothing changes" in house.gateway.log_text())
-    assert await answers(200)
+    replies = await asked()
+    assert all(reply.ok for reply in replies), replies
     shutil.copy(files["ca"][0], live)
 
 
