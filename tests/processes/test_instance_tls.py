@@ -120,7 +120,10 @@ async def house(files: dict[str, Any]) -> AsyncIterator[House]:
         }
         document = {
             "backends": {
-                name: backend(one.url, **{"tls": ca, **more.get(name, {})})
+                # They answer from this process, whose turn may come late on a busy machine.
+                name: backend(
+                    one.url, **{"tls": ca, "timeouts": {"connect": "20s"}, **more.get(name, {})}
+                )
                 for name, one in made.items()
             },
             "routes": {
