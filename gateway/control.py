@@ -224,10 +224,10 @@ class Control:
         if parts.participant is not None:
             parts.participant.beat()
         gateways = parts.gateways
-        out = gateways.out if gateways is not None else frozenset()
+        out = gateways.begin_look() if gateways is not None else frozenset()
         await parts.view.beat()
         if gateways is not None:
-            gateways.looked(out, parts.view.busy(out))
+            gateways.looked(parts.view.busy(out))
         parts.announcer.announce_shares()
         if parts.fleet is not None:
             await parts.fleet.beat(parts.view.read_at)

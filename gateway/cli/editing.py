@@ -118,8 +118,7 @@ def wait_until_empty(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """ "" once that is what is `left()`, else what was when `timeout_s` passed; tells each new
-    word of it."""
+    """What is `left()` when `timeout_s` have passed, empty once nothing is; tells what is new."""
     started, told = clock(), ""
     while said := left():
         if progress is not None and said != told:

@@ -86,6 +86,7 @@ class SharedGateways:
         self._lost: dict[str, tuple[float, str]] = {}
         self._withdrawn = ""
         self._out: frozenset[str] = frozenset()
+        self._just_out: frozenset[str] = frozenset()  # since the last look began
         self._was_held = False
         self._is_first, self._first_s = True, first_s
         self.heard: asyncio.Queue[Revision] = asyncio.Queue()
@@ -132,7 +133,8 @@ class SharedGateways:
         to hear of: unless `awaited`, it is said with what comes next, or a moment later."""
         before, self._out = self._out, out_by_command(table)
         # What was sent to who has just been taken out is not known yet.
-        finishing = {*self._own.finishing, *(self._out - before)} & self._out
+        self._just_out |= self._out - before
+        finishing = self._out & {*self._own.finishing, *self._just_out}
         self._withdrawn = ""
         self._own = replace(
             self._own,
@@ -143,11 +145,15 @@ class SharedGateways:
         self._store.announce(self._own, 0.0 if awaited else LATER_S)
         self._stir()
 
-    def looked(self, out: frozenset[str], busy: Collection[str]) -> None:
-        """A look at this gateway's workers that began when the instances `out` got nothing new
-        found requests in flight at those that are `busy`."""
-        known = set(busy) | (set(self._own.finishing) - out)
-        finishing = tuple(sorted(known & self._out))
+    def begin_look(self) -> frozenset[str]:
+        """The instances that get nothing new by command, as BACKEND/ADDRESS: a look at the workers
+        that begins now says at which of them are requests."""
+        self._just_out = frozenset()
+        return self._out
+
+    def looked(self, busy: Collection[str]) -> None:
+        """That look found requests in flight at those that are `busy`."""
+        finishing = tuple(sorted(self._out & {*busy, *self._just_out}))
         if finishing != self._own.finishing:
             self._own = replace(self._own, finishing=finishing)
             if self._own.applied and not self._withdrawn:
@@ -200,11 +206,6 @@ class SharedGateways:
         )
 
     # -- what is known
-
-    @property
-    def out(self) -> frozenset[str]:
-        """The instances that get nothing new by command, as BACKEND/ADDRESS."""
-        return self._out
 
     @property
     def holds(self) -> bool:

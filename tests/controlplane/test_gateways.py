@@ -98,24 +98,33 @@ async def test_others_are_told_at_which_drained_instances_requests_may_be_in_fli
         return own.applied, own.finishing
 
     gateways = play.gateways
-    before = gateways.out
+    gateways.begin_look()
     gateways.announce(drained(8, "draining", "", "disabled"), 2)
     assert told() == (8, ("b/127.0.0.1:1", "b/127.0.0.1:3")), "nobody knows yet"
-    gateways.looked(before, [])
+    gateways.looked([])
     assert told() == (8, ("b/127.0.0.1:1", "b/127.0.0.1:3")), "that look began before"
-    gateways.looked(gateways.out, ["b/127.0.0.1:3"])
+    assert gateways.begin_look() == {"b/127.0.0.1:1", "b/127.0.0.1:3"}
+    gateways.looked(["b/127.0.0.1:3"])
     assert told() == (8, ("b/127.0.0.1:3",))
     assert gateways.status(8)["gateways"]["gw-a"]["finishing"] == ("b/127.0.0.1:3",)
     gateways.announce(drained(9, "draining", "draining", "disabled"), 2)
     assert told() == (9, ("b/127.0.0.1:2", "b/127.0.0.1:3")), "of the first it is known"
-    gateways.announce(drained(10, "draining", "", "disabled"), 2)
+
+    gateways.begin_look()
+    gateways.announce(drained(10, "", "", "disabled"), 2)
+    gateways.announce(drained(11, "draining", "", "disabled"), 2)
+    gateways.looked(["b/127.0.0.1:3"])
+    assert told() == (11, ("b/127.0.0.1:1", "b/127.0.0.1:3")), "it got requests in between"
+
+    gateways.begin_look()
+    gateways.looked(["b/127.0.0.1:3"])
     written = len(play.announced)
-    gateways.looked(gateways.out, ["b/127.0.0.1:3"])
+    gateways.looked(["b/127.0.0.1:3"])
     assert len(play.announced) == written, "it is told where it changed"
-    gateways.looked(gateways.out, [])
-    assert told() == (10, ())
+    gateways.looked([])
+    assert told() == (11, ())
     gateways.withdraw("it cannot be read")
-    gateways.looked(gateways.out, ["b/127.0.0.1:1"])
+    gateways.looked(["b/127.0.0.1:1"])
     assert play.announced[-1] is None
 
 
