@@ -95,11 +95,11 @@ def enable(options: SimpleNamespace) -> int:
 
 def in_flight(status: Json, backend: str, address: str) -> str:
     """What the instance has in flight by a gateway's `status`, in words: over all workers, those
-    that do not say so included, and other gateways; "" for nothing, or once it is gone."""
+    that do not answer included, and other gateways; "" for nothing, or once it is gone."""
     live = (status.get("backends") or {}).get(backend) or {}
     count = int(((live.get("instances") or {}).get(address) or {}).get("in_flight") or 0)
     said = [f"{count} in flight"] if count else []
-    said += [f"worker {pid} does not say" for pid in status.get("silent_workers") or ()]
+    said += [f"worker {pid} does not answer" for pid in status.get("silent_workers") or ()]
     others = [
         name
         for name, each in (status.get("gateways") or {}).items()

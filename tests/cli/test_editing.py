@@ -281,7 +281,7 @@ def test_drain_waits_until_nothing_is_in_flight(headgate, player) -> None:
     ("status", "said"),
     [
         ({}, ""),
-        ({"silent_workers": [7, 9]}, "worker 7 does not say, worker 9 does not say"),
+        ({"silent_workers": [7, 9]}, "worker 7 does not answer, worker 9 does not answer"),
         ({"gateways": {"gw-a": {"self": True, "finishing": ["main/a:1"]}}}, ""),
         (
             {

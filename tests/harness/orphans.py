@@ -73,9 +73,10 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def kill_all(processes: Iterable[psutil.Process]) -> None:
-    """SIGKILL to each that is alive; one that ends of itself meanwhile is as good as killed."""
+    """SIGKILL to each that is alive; one that ends of itself meanwhile is as good as killed, and
+    one that is somebody else's keeps no other alive."""
     for process in processes:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             process.kill()
 
 
