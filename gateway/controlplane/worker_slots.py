@@ -4,7 +4,7 @@ Book-keeping of what the supervisor says, and what the workers say; who is told 
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -84,13 +84,10 @@ class WorkerSlots:
         """Whether this is still the channel of its process."""
         return self.connected.get(worker.pid) is worker
 
-    def unheard(self, silent: Collection[int]) -> list[int]:
-        """The processes that may have requests, and either are `silent` or have no channel."""
-        return sorted(
-            pid
-            for pid in self._deciding | set(self.connected)
-            if pid in silent or pid not in self.connected
-        )
+    def unheard(self, look: int) -> list[int]:
+        """The processes that may have requests, and have not answered that look or a later one."""
+        heard = {pid for pid, each in self.connected.items() if each.looked >= look}
+        return sorted((self._deciding | set(self.connected)) - heard)
 
     def in_order(self) -> list[ConnectedWorker]:
         """The workers that are connected, by slot."""

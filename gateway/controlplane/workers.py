@@ -89,7 +89,7 @@ class Workers:
         self.loads = WorkerLoads()
         self._to_remind: list[str] = []
         self._looks = 0
-        self._unheard: set[int] = set()
+        self._ended = 0  # the newest look that is over
         self._answered = asyncio.Event()
 
     # -- what the supervisor says
@@ -117,7 +117,7 @@ class Workers:
     @property
     def silent(self) -> list[int]:
         """The processes that may have requests, and did not say at the last look which."""
-        return self._slots.unheard(self._unheard)
+        return self._slots.unheard(self._ended)
 
     @property
     def slots(self) -> list[int | None]:
@@ -227,9 +227,9 @@ class Workers:
                 while any(it.looked < look and self._slots.has(it) for it in asked):
                     await self._answered.wait()
         except TimeoutError:
-            self._unheard = {it.pid for it in asked if it.looked < look}
             return False
-        self._unheard = set()
+        finally:
+            self._ended = max(self._ended, look)
         return True
 
     def retire(self, gone: Sequence[Gone], name: str) -> None:
