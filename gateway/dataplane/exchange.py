@@ -231,8 +231,9 @@ class Exchange(Replying, Coded):
         if shape is not None:
             lines, _ = shape.passing(self.head, head, 0, False)
         lines += self.route.at(attempt.instance).lines
+        lines += self.shown  # what is left of limits is told whatever else is exposed
         if self.plane.options.expose:
-            lines += self.shown + self.request_id + CRLF
+            lines += self.request_id + CRLF
         tunnel = Tunnel(self.client, attempt.upstream, self.tunnel_over)
         self.client.tunnel(tunnel)
         self.client.write(lines + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")

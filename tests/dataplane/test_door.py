@@ -374,6 +374,24 @@ async def test_what_the_gateway_answers_itself_under_a_rate_tells_what_is_left(
     assert policies == ['"key";q=3;w=180', '"route";q=5;w=300']
 
 
+async def test_a_websocket_under_a_rate_is_told_what_is_left_whatever_else_is_exposed(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    async def switch(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        await conversation.reader.read()
+
+    instance = await stub(switch)
+    for expose in (True, False):
+        gateway = await rig(StoppedClock(), expose=expose)
+        serve(gateway, instance, keys(limits={"requests": "1/m", "burst": 3}))
+        upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
+        answer = await gateway.ask(GET % (b"/", upgrade + BEARER % KEY.encode()))
+        assert (answer.status, answer.get("x-request-id") is not None) == (101, expose)
+        assert answer.get("ratelimit") == '"key";r=2;t=60'
+
+
 async def test_who_has_too_much_under_way_is_told_what_is_left_of_its_rate(
     rig: MakeRig, stub: MakeStub
 ) -> None:
