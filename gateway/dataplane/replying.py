@@ -137,6 +137,8 @@ class Replying(Intake):
         else:
             self.route, self.revision = live, snapshot.revision
         lines = cors.preflight(origin, head.get("access-control-request-headers"))
+        if listing is None:
+            lines += live.shape.beside(lines)
         if self.plane.options.expose:
             lines += self._decided()
         self._reply(204, lines, b"", "")

@@ -65,10 +65,18 @@ class Shape:
 
     def own(self, asked: RequestHead, lines: bytes) -> bytes:
         """The header lines that go with an answer of the gateway's own, which has `lines`."""
-        more = b""
-        if self._edit is not None:
-            more = CRLF.join((*self._edit.beside(lines.split(CRLF)), b""))
+        more = self.beside(lines)
         return more + self.cors.answer(asked.get("origin")) if self.cors is not None else more
+
+    def beside(self, lines: bytes) -> bytes:
+        """What of the rules goes with `lines` of the gateway's own; which pages may read it is for
+        `cors` alone to say."""
+        if self._edit is None:
+            return b""
+        more = self._edit.beside(lines.split(CRLF))
+        if self.cors is not None:
+            more = without_cors(more)
+        return CRLF.join((*more, b""))
 
     def _look(self, came: list[bytes]) -> None:
         lines = came if self._edit is None else self._edit.apply(came)

@@ -89,6 +89,39 @@ async def test_what_a_proxy_in_front_says_is_replaced_too(rig: MakeRig, stub: Ma
     assert b"X-Forwarded-For: 192.0.2.1, 127.0.0.1\r\n" in told
 
 
+async def test_a_browser_hears_the_gateways_word_on_origins_and_no_rules_beside_it(
+    rig: MakeRig,
+) -> None:
+    gateway, app = await rig(), "https://app.example.com"
+    rules = {
+        "set": {"Access-Control-Allow-Origin": "*", "X-Frame-Options": "DENY"},
+        "add": {"access-control-expose-headers": "X-Rule", "Vary": "Accept"},
+    }
+    gateway.table(
+        {
+            "backends": {"b": {"instances": ["http://127.0.0.1:9"]}},
+            "routes": {
+                "r": {
+                    "match": "/",
+                    "split": {"b": 1},
+                    "cors": {"origins": [app], "expose": ["X-Cors"]},
+                    "headers": {"response": rules},
+                }
+            },
+        }
+    )
+    origin = f"Origin: {app}\r\n".encode()
+    answer = await gateway.ask(GET % (b"/", origin))
+    assert (answer.status, answer.get("x-frame-options")) == (502, "DENY")
+    for name, said in (("allow-origin", app), ("expose-headers", "X-Cors")):
+        assert [v for k, v in answer.fields if k == f"access-control-{name}"] == [said]
+    assert [v for k, v in answer.fields if k == "vary"] == ["Accept", "Origin"]
+    asked = b"OPTIONS / HTTP/1.1\r\nHost: h\r\n%bAccess-Control-Request-Method: GET\r\n\r\n"
+    answer = await gateway.ask(asked % origin)
+    assert (answer.status, answer.get("x-frame-options")) == (204, "DENY")
+    assert [v for k, v in answer.fields if k == "access-control-allow-origin"] == [app]
+
+
 async def test_what_the_gateway_answers_has_the_headers_that_are_added(rig: MakeRig) -> None:
     gateway = await rig()
     document = {
