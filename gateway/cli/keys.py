@@ -72,7 +72,12 @@ def expiry(text: str, now: datetime) -> str:
     lasts = _LASTS.fullmatch(text)
     if lasts is None:
         return text  # the gateway says what is wrong with it, if anything is
-    moment = now + timedelta(seconds=int(lasts[1]) * _SECONDS[lasts[2]])
+    try:
+        moment = now + timedelta(seconds=int(lasts[1]) * _SECONDS[lasts[2]])
+    except OverflowError:
+        raise UsageError(
+            f"--expires: {text} from now is beyond the calendar; leave it out for never"
+        ) from None
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

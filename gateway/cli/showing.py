@@ -106,10 +106,11 @@ def split(weights: Mapping[str, int]) -> str:
 
 
 def when(time: str | None) -> str:
-    """A time of the admin API (UTC) on the clock of this machine, to the second."""
+    """A time of the admin API (UTC) on the clock of this machine, to the second; one that is on no
+    clock there, such as the end of the year 9999, as it was written."""
     try:
         return f"{datetime.fromisoformat(time or '').astimezone():%Y-%m-%d %H:%M:%S}"
-    except ValueError:
+    except (ValueError, OverflowError):
         return time or ""
 
 

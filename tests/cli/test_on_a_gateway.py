@@ -114,6 +114,27 @@ async def test_a_dry_run_shows_the_key_that_would_be_and_no_secret(bare: Gateway
     assert "hg_" not in ran.stdout
 
 
+@SHARED_LOOP
+async def test_no_end_of_a_key_is_too_far_away_to_be_said_in_a_line(bare: Gateway) -> None:
+    ran = await at(bare)("key", "add", "acme", "--expires", "999999w")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    said = "headgate: --expires: 999999w from now is beyond the calendar; leave it out for never"
+    assert ran.stderr.splitlines()[0] == said
+
+
+async def test_keys_that_end_with_the_calendar_are_listed_wherever_one_looks() -> None:
+    document = {"backends": {"b": {"instances": []}},
+                "routes": {"all": {"match": "/", "split": {"b": 1}}}}  # fmt: skip
+    async with running_gateway(document, up=False) as gateway:
+        last = "9999-12-31T23:59:59Z"
+        assert (await at(gateway)("key", "add", "acme", "--expires", last)).returncode == 0
+        for zone in ("UTC0", "East-14", "West12"):
+            ran = await at(gateway, TZ=zone)("keys")
+            assert (ran.returncode, ran.stderr) == (0, "")
+            assert ran.stdout.splitlines()[1].split()[:2] == ["acme", "all"]
+            assert "9999-12-31" in ran.stdout
+
+
 async def test_going_back_says_which_route_it_opens_and_one_secret_is_not_retired() -> None:
     async with origins(1) as (one,):
         document = {
