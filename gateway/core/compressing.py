@@ -28,6 +28,7 @@ _BOUND: Final = (
     b"content-md5",
     b"digest",
     b"content-digest",
+    b"repr-digest",
 )
 _NOT_TRANSFORMED: Final = re.compile(rb"(?:^|,)\s*no-transform\s*(?:,|$)", re.IGNORECASE).search
 _QUALITY: Final = re.compile(r"q=(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)", re.IGNORECASE).fullmatch

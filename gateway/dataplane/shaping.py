@@ -59,6 +59,8 @@ class Shape:
             if coding is not None:
                 lines = coded_lines(lines, coding)
             more = VARY
+        elif head.status == 304 and self._compress is not None:
+            more = VARY  # as on the answer that it stands for, whose type it need not say
         if self.cors is not None:
             more += self.cors.answer(asked.get("origin"))
         return CRLF.join((b"HTTP/1.1 " + head.status_line, *lines, more)), coding

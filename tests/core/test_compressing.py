@@ -70,6 +70,7 @@ def test_without_a_library_for_zstd_gzip_is_all_there_is() -> None:
         ([b"Cache-Control: public, No-Transform", b"Content-Type: text/plain"], NOT),
         ([b"Cache-Control: no-transformer", b"Content-Type: text/plain"], PLAIN),
         ([b"Content-Range: bytes 0-1/2", b"Content-Type: text/plain"], NOT),
+        ([b"Content-Type: text/plain", b"repr-digest: sha-256=:AAAA:"], NOT),
     ],
 )
 def test_json_and_text_that_is_plain_can_be_compressed(lines: list[bytes], kind: int) -> None:

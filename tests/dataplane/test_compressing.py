@@ -85,6 +85,7 @@ async def test_a_client_that_takes_it_gets_it_compressed(
         (BODY, JSON + b"Content-Encoding: br\r\n", 200),
         (BODY, JSON + b"Cache-Control: no-transform\r\n", 200),
         (BODY, JSON + b"Content-Range: bytes 0-9/100\r\n", 206),
+        (BODY, JSON + b"Repr-Digest: sha-256=:AAAA:\r\n", 200),
         (BODY, b"Content-Type: text/event-stream\r\n", 200),
         (BODY, b"", 200),
         (b"", JSON, 204),
@@ -101,6 +102,17 @@ async def test_what_would_gain_nothing_or_must_not_be_touched_passes_as_it_is(
     assert answer.body == body
     assert answer.get("etag") in (None, '"a"')
     assert answer.get("content-encoding") in (None, "br")
+
+
+async def test_a_cache_that_asks_again_hears_what_the_answer_varies_by(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway = await rig()
+    instance = await stub(answering(b"", b'ETag: "a"\r\n', 304))
+    for compress, vary in ((True, "Accept-Encoding"), (False, None)):
+        await serve(gateway, instance, compress)
+        answer = await gateway.ask(ASK % (b"GET", b"gzip"))
+        assert (answer.status, answer.get("vary")) == (304, vary)
 
 
 async def test_a_client_of_http_1_0_gets_it_plain(rig: MakeRig, stub: MakeStub) -> None:
