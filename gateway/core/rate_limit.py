@@ -18,6 +18,7 @@ SMALL: Final = 10  # a limit of so many times what would be left unused is count
 RATE = r"^[1-9][0-9]{0,6}/(s|m)$"
 _PER_S = {"s": 1.0, "m": 60.0}
 _KEYS = frozenset({"requests", "burst", "in_flight"})
+_ROUNDED_S: Final = 1e-6  # what sums of many seconds may be wrong by
 
 
 def read_limits(spec: Mapping[str, Any]) -> Limits:
@@ -74,8 +75,8 @@ class Terms:
     unused; and how clients of a `name` are told of it. The same for all buckets of these limits."""
 
     __slots__ = (
-        "_left", "_line", "_name", "_seconds", "burst", "cost_s", "has_rate", "is_locked", "most",
-        "policy",
+        "_depth_s", "_left", "_line", "_name", "_seconds", "burst", "cost_s", "has_rate",
+        "is_locked", "most", "policy",
     )  # fmt: skip
 
     def __init__(self, limits: Limits, name: bytes, gateways: int, margin: int) -> None:
@@ -89,10 +90,18 @@ class Terms:
         self.burst = limits.burst - spared
         self.most: int | None = None if most is None else most - spared
         self.cost_s = limits.emission_s
+        self._depth_s = limits.burst * limits.emission_s
         self.policy = policy(limits, name) if self.has_rate else b""
         self._name = name
         self._left = self._seconds = -1
         self._line = b""
+
+    def over_s(self, ahead_s: float) -> float:
+        """How many of the seconds after which a bucket is full again, `ahead_s`, none of these
+        limits can take: they were taken under others. To wait for them would keep everybody out
+        for an hour after a rate was raised from so many a minute to so many a second."""
+        over_s = ahead_s - self._depth_s
+        return over_s if over_s > _ROUNDED_S else 0.0
 
     def lines(self, left: int, wait_s: float) -> bytes:
         """The lines that tell a client that there are `left`, and more in `wait_s`; of most buckets

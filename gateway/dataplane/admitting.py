@@ -129,7 +129,7 @@ class Admitting(Waiter, Request, Deciding):
     def check_limits(self, snapshot: Snapshot, live: LiveRoute) -> None:
         """Refuses before its body what would be refused after it."""
         try:
-            limiting.check(self._limits(live), self.started)
+            limiting.check(self._limits(live), self.started, self.plane.now)
         except Limited as fault:
             self._note_refusal(snapshot, live)
             self._count_limited(fault, live)
@@ -140,10 +140,12 @@ class Admitting(Waiter, Request, Deciding):
         Limited."""
         buckets, now = self._limits(live), self.plane.now()
         try:
-            # The usual case in short.
-            lines = buckets[0].enter(now) if len(buckets) == 1 else limiting.enter(buckets, now)
+            if len(buckets) == 1:  # the usual case in short
+                lines = buckets[0].enter(now)
+            else:
+                lines = limiting.enter(buckets, now, self.plane.now)
         except OverLimit as refused:
-            fault = limiting.limited(buckets[0], refused.wait_s, now)
+            fault = limiting.limited(buckets[0], refused.wait_s, now, self.plane.now)
             self._count_limited(fault, live)
             raise fault from None
         except Limited as fault:

@@ -4,12 +4,13 @@ By the generic cell rate algorithm (`core.rate_limit`), over the lanes of all wo
 one knows what it wrote itself. Where records lie, and whose a lane is, is `buckets`.
 """
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Final
 
 from gateway.core.entries import Limits
 from gateway.core.rate_limit import Terms
-from gateway.dataplane.buckets import COUNT, LOCKS, Buckets, Own
+from gateway.dataplane.buckets import COUNT, LOCKS, Buckets, Busy, Own
 
 _NONE: Final = Own(-1)
 
@@ -144,6 +145,30 @@ class Bucket:
             buckets.seconds[at] -= self.terms.cost_s
             if own.known is buckets.known:
                 own.seconds = buckets.seconds[at]
+
+    def forgive(self, clock: Callable[[], float]) -> float:
+        """Takes nothing of what is over for it was taken under other limits: what was used up
+        stays used up, and no more. How long the next request has to wait then; 0 if another
+        worker decides at this moment, and nothing was done.
+
+        The record is read before the `clock`, under the lock: so it holds no more than the burst
+        beyond that moment if all was taken under these limits, and nobody forgives it twice."""
+        buckets, place, terms = self._all, self.place, self.terms
+        try:
+            buckets.lock(LOCKS + place)
+        except Busy:
+            return 0.0
+        try:
+            full_at = buckets.full_at(place)
+            now = clock()
+            over_s = terms.over_s(full_at - now)
+            if over_s and buckets.directory[place] == self._word:
+                own = buckets.own(place, now)
+                own.seconds = buckets.seconds[own.at] = own.seconds - over_s
+        finally:
+            buckets.unlock(LOCKS + place)
+        self.full_at = full_at = max(now, full_at - over_s)
+        return max(1e-3, full_at - now - (terms.burst - 1) * terms.cost_s)
 
     def look(self, now: float) -> None:
         """Has `left` and `full_at` say what there is now. Takes nothing."""

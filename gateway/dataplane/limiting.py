@@ -4,7 +4,7 @@ Each limit is a bucket (`dataplane.bucket`). A request is admitted by all of the
 none; what it is told on the way are the fields of draft-ietf-httpapi-ratelimit-headers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.core.rate_limit import RateLimited
 from gateway.dataplane.bucket import Bucket, OverLimit
@@ -18,7 +18,7 @@ class Limited(RateLimited):
         self.limit = limit
 
 
-def enter(buckets: Sequence[Bucket], now: float) -> bytes:
+def enter(buckets: Sequence[Bucket], now: float, clock: Callable[[], float]) -> bytes:
     """Admits one request by all of `buckets`; the lines that tell its client what is left. It is
     in flight in each of them until that is left. Raises Limited, or Busy, and then is in none."""
     entered: list[Bucket] = []
@@ -28,7 +28,7 @@ def enter(buckets: Sequence[Bucket], now: float) -> bytes:
             try:
                 lines += bucket.enter(now)
             except OverLimit as refused:
-                raise limited(bucket, refused.wait_s, now) from None
+                raise limited(bucket, refused.wait_s, now, clock) from None
             entered.append(bucket)
     except Exception:
         for bucket in entered:
@@ -37,12 +37,12 @@ def enter(buckets: Sequence[Bucket], now: float) -> bytes:
     return lines
 
 
-def check(buckets: Sequence[Bucket], now: float) -> None:
+def check(buckets: Sequence[Bucket], now: float, clock: Callable[[], float]) -> None:
     """Raises the Limited that a request would meet if it entered now, as far as can be seen."""
     for bucket in buckets:
         wait_s = bucket.wait_s(now)
         if wait_s > 0.0:
-            raise limited(bucket, wait_s, now)
+            raise limited(bucket, wait_s, now, clock)
 
 
 def standing(buckets: Sequence[Bucket], now: float) -> bytes:
@@ -54,8 +54,11 @@ def standing(buckets: Sequence[Bucket], now: float) -> bytes:
     return lines
 
 
-def limited(bucket: Bucket, wait_s: float, now: float) -> Limited:
+def limited(bucket: Bucket, wait_s: float, now: float, clock: Callable[[], float]) -> Limited:
     """What a request meets that `bucket` refuses, as OverLimit has it."""
+    terms = bucket.terms
+    if wait_s and terms.over_s(wait_s + (terms.burst - 1.0) * terms.cost_s):
+        wait_s = bucket.forgive(clock) or wait_s
     kind = bucket.kind
     prefix = "" if kind == "key" else f"{kind}_"  # of a limit's name in metrics
     if wait_s:

@@ -13,8 +13,10 @@ import pytest
 
 from gateway.core.entries import Limits
 from gateway.core.rate_limit import part
+from gateway.dataplane import limiting
 from gateway.dataplane.bucket import Bucket, OverLimit
 from gateway.dataplane.buckets import LOCKS, Buckets, Busy
+from gateway.dataplane.limiting import Limited
 from gateway.telemetry.book import shared_memory
 
 FORK = get_context("fork")
@@ -98,6 +100,68 @@ def test_a_bucket_goes_on_under_changed_limits() -> None:
     assert not takes(Bucket(buckets, "key", "acme", Limits(10, 1.0, 10)), 1.0)
     assert takes(faster, 1.92)
     assert takes(Bucket(buckets, "route", "acme", Limits(10, 1.0, 1)), 1.0)
+
+
+def refusal(bucket: Bucket, now: float) -> float:
+    """After how many seconds whom `bucket` refuses now is told to come again."""
+    with pytest.raises(Limited) as refused:
+        limiting.enter((bucket,), now, lambda: now)
+    return refused.value.retry_after_s
+
+
+def test_what_was_taken_at_a_slow_rate_holds_nobody_up_for_an_hour_at_a_fast_one() -> None:
+    buckets = Buckets(None, 1)
+    slow = Bucket(buckets, "key", "acme", Limits(1, 60.0, 60))
+    assert sum(takes(slow, 1.0) for _ in range(61)) == 60
+    fast = Bucket(buckets, "key", "acme", Limits(10, 1.0, 20))
+    assert refusal(fast, 1.0) == 1, "what was used up stays used up"
+    assert fast.wait_s(1.0) == pytest.approx(0.1)
+    assert sum(takes(fast, 1.0 + step / 100) for step in range(1, 301)) in (29, 30)
+    assert sum(takes(fast, 100.0) for _ in range(30)) == 20
+
+
+def test_whose_body_is_not_there_yet_is_held_up_no_longer() -> None:
+    buckets = Buckets(None, 1)
+    slow, fast = (
+        Bucket(buckets, "key", "acme", limits)
+        for limits in (Limits(1, 60.0, 61), Limits(10, 1.0, 20))
+    )
+    assert takes(fast, 1.0)
+    assert sum(takes(slow, 1.0) for _ in range(61)) == 60
+    with pytest.raises(Limited) as refused:
+        limiting.check((fast,), 1.0, lambda: 1.0)
+    assert refused.value.retry_after_s == 1
+    limiting.check((fast,), 1.2, lambda: 1.2)
+    assert takes(fast, 1.2)
+
+
+def test_who_was_held_up_before_it_could_decide_is_forgiven_nothing() -> None:
+    bucket = alone(Limits(10, 1.0, 20))
+    assert sum(takes(bucket, 9.0) for _ in range(21)) == 20
+    with pytest.raises(Limited):
+        limiting.enter((bucket,), 1.0, lambda: 9.0)
+    assert not takes(bucket, 9.0)
+
+
+def test_what_another_worker_took_at_a_slow_rate_holds_nobody_up_either() -> None:
+    memory = shared_memory()
+    ours = Bucket(Buckets(memory, 2), "key", "acme", Limits(1000, 1.0, 200))
+
+    def spend() -> None:
+        slow = Bucket(Buckets(memory, 2), "key", "acme", Limits(1, 60.0, 600))
+        writer.send(sum(takes(slow, 1.0) for _ in range(600)))
+        signal.pause()
+
+    reader, writer = FORK.Pipe(False)
+    process = FORK.Process(target=spend, daemon=True)
+    process.start()
+    assert reader.recv() == 600 - 3
+    assert refusal(ours, 1.0) == 1
+    admitted = sum(takes(ours, 1.0 + step / 2000) for step in range(1, 2001))
+    assert 1000 - 4 <= admitted <= 1000, "in a second at 1000/s, and nothing of the burst"
+    process.kill()
+    process.join()
+    os.close(memory)
 
 
 @pytest.mark.parametrize("burst", [3, 2000])
