@@ -51,7 +51,7 @@ def trust(
     try:
         context = ssl.create_default_context(cafile=ca)
     except (OSError, ssl.SSLError) as error:
-        raise ValueError(f"{ca} holds no certificates: {words(error)}") from None
+        raise ValueError(f"{ca} holds no certificates: {_of_file(error)}") from None
     if is_own:
         context.check_hostname = False
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -60,5 +60,14 @@ def trust(
             context.load_cert_chain(cert, key)
         except (OSError, ssl.SSLError) as error:
             said = f"{cert} and its key cannot be used"
-            raise ValueError(f"{said}: {words(error)}") from None
+            raise ValueError(f"{said}: {_of_file(error)}") from None
     return context
+
+
+def _of_file(error: Exception) -> str:
+    """What is wrong with a file of certificates: nobody was met yet, of whom it could be said."""
+    if not isinstance(error, ssl.SSLError):
+        return words(error)
+    if error.reason == "KEY_VALUES_MISMATCH":
+        return "the key is not the certificate's"
+    return f"no PEM that can be used ({(error.reason or 'unknown').replace('_', ' ').lower()})"

@@ -15,6 +15,7 @@ from gateway.cli import finding, main
 from gateway.cli.commands import COMMANDS, HEADGATE
 from gateway.controlplane.configuration.yaml_source import read
 from tests.cli.admin_player import AdminPlayer
+from tests.harness.certificates import make_ca
 from tests.harness.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +178,22 @@ def test_https_where_there_is_none_is_one_line(headgate, player) -> None:
     assert ran.code == 1
     assert "no TLS there" in ran.err
     assert len(ran.err.splitlines()) == 1
+
+
+def test_files_that_make_no_tls_are_told_by_what_is_wrong_with_them(headgate, tmp_path) -> None:
+    (one, key), (_, other) = (make_ca(tmp_path, name) for name in ("one", "other"))
+    said = f"headgate: {one} and its key cannot be used"
+    url = ("--url", "https://127.0.0.1:9")
+    for words, err in (
+        (("--client-cert", str(one), "--client-key", str(other)), "the key is not the certificate"),
+        (("--client-cert", str(one)), "no PEM that can be used"),
+    ):
+        ran = headgate("status", *url, *words)
+        assert (ran.code, len(ran.err.splitlines())) == (1, 1)
+        assert ran.err.startswith(f"{said}: {err}")
+        assert "_ssl.c" not in ran.err
+    ran = headgate("status", *url, "--cacert", str(key))
+    assert ran.err.startswith(f"headgate: {key} holds no certificates: no PEM that can be used (")
 
 
 def test_the_token_is_sent_in_the_header_only(capsys, monkeypatch) -> None:
