@@ -108,6 +108,8 @@ class Control:
             self._aside.keep("keeping the last hour", parts.hour_file.run)
             self._own.run("the report of the start", self._report_ready(applied))
             await self._stop.wait()
+        if parts.gateways is not None and not parts.workers.stopping:
+            parts.gateways.stay()
         await parts.publisher.close()
         parts.stores.key_use.close()
         await parts.hour_file.close()

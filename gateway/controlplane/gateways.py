@@ -62,6 +62,8 @@ class SharedStore(Protocol):
 
     def announce(self, own: Member | None, within_s: float = 0.0) -> None: ...
 
+    def stay(self) -> None: ...
+
 
 class SharedGateways:
     """This gateway, `own`, and the others. `tell(until, gateways)` passes on to the workers until
@@ -164,6 +166,11 @@ class SharedGateways:
         log.error(f"{why}; this gateway gives up its lease")
         self._withdrawn = why
         self._store.announce(None)
+
+    def stay(self) -> None:
+        """Only this control process ends, and the workers decide on by the table that they have:
+        the others are not told that this gateway goes."""
+        self._store.stay()
 
     async def in_force(self, revision: int) -> Everywhere:
         """Where `revision` is in force, once it is on every gateway that holds its lease."""

@@ -115,6 +115,11 @@ class Workers:
         return self._slots.in_order()
 
     @property
+    def stopping(self) -> bool:
+        """Whether all shall go, and nobody comes after them."""
+        return self._slots.stopping
+
+    @property
     def silent(self) -> list[int]:
         """The processes that may have requests, and did not say at the last look which."""
         return self._slots.unheard(self._ended)

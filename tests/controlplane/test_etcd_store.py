@@ -72,7 +72,7 @@ class Gateway:
         self.store, self.own = store, Member(name, 0, 2, "2026", "http://admin", id or name)
         self.seen, self.lease = Seen(), Lease()
         self.stands_still = False
-        self.heard = list[int]()
+        self.heard, self.workers = list[int](), list[int]()
         store.join(look=self._look, told=self._told, alive=self._alive)
 
     def announce(self, applied: int) -> None:
@@ -82,6 +82,7 @@ class Gateway:
     def _look(self, seen: Seen) -> None:
         self.seen = seen
         self.heard += [each.applied for each in seen.members.values()]
+        self.workers += [each.workers for each in seen.members.values()]
 
     def _told(self, lease: Lease) -> None:
         self.lease = lease
@@ -339,6 +340,25 @@ def test_a_gateway_does_not_announce_itself_with_an_old_table(etcd: Cluster, pre
         wait_for(lambda: one.holds)
         # Eventually: a lease that a busy machine lets lapse is taken anew.
         wait_for(lambda: [each.applied for each in store.members()] == [2])
+
+
+def test_who_only_changes_its_control_process_is_waited_for_until_its_lease_ends(
+    etcd: Cluster, prefix: str
+) -> None:
+    access = Access(etcd.urls)
+    with opened(access, prefix) as store:
+        store.commit(revision(1))
+        watching = Gateway(store, "gw-b")
+        with opened(access, prefix, lease_s=2) as own:
+            one = Gateway(own, "gw-a")
+            one.announce(1)
+            wait_for(lambda: one.holds)
+            wait_for(lambda: "gw-a" in watching.seen.members)
+            own.stay()
+            until = one.lease.until
+        wait_for(lambda: "gw-a" not in watching.seen.members)
+        assert time.monotonic() > until, "its workers may count on the lease"
+        assert 0 not in watching.workers, "it did not say that it goes"
 
 
 def test_of_two_gateways_of_one_name_the_second_waits_and_says_so(

@@ -49,6 +49,8 @@ class Play:
         self.announced.append(own)
         self.within_s = within_s
 
+    def stay(self) -> None: ...
+
     async def see(self, number: int, *members: Member, away: str = "") -> None:
         self.look(Seen(Head(number), {each.name: each for each in members}, away=away))
         await asyncio.sleep(0)

@@ -20,6 +20,7 @@ from tests.harness.link import link_to
 from tests.harness.load import Client, Reply
 from tests.harness.origins import Exchange, Origin, after, origins
 from tests.harness.ports import free_port
+from tests.harness.succession import upgrade
 
 LEASE = "4s"  # a process of a busy machine may stand still for two, and is not lost
 
@@ -329,6 +330,20 @@ async def test_a_gateway_that_is_cut_off_from_etcd_alone_is_acknowledged_without
             await eventually(lambda: healthy(b))
             assert await revision(b) == made["revision"]
             assert (await applied(b, 4))["lost"] == []
+
+
+async def test_while_a_gateway_is_replaced_edits_wait_for_it_or_for_its_lease() -> None:
+    with etcd_cluster() as cluster:
+        # It refuses when it is lost, so it answers by no older table than was acknowledged.
+        async with gateways(cluster, "ab", lost="a") as (a, b):
+            for each in (a, b):
+                await eventually(lambda each=each: healthy(each))  # type: ignore[misc]
+            replaced = asyncio.create_task(upgrade(a))
+            while not replaced.done():
+                await edits(b, [a], 1)
+            await replaced
+            await eventually(lambda: healthy(a))
+            assert (await applied(b, 70)) == {"gateways": 2, "workers": 2, "lost": []}
 
 
 async def test_an_instance_is_drained_once_no_gateway_has_a_request_there() -> None:

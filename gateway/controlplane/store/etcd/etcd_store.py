@@ -79,6 +79,7 @@ class EtcdStore:
         self._membership: Membership | None = None
         self._look: Callable[[Seen], None] = lambda seen: None
         self._loop = OwnLoop("etcd", _note_failure)
+        self._goes = True
         self.is_copy = False
         """Whether what was loaded last is the copy."""
 
@@ -299,13 +300,13 @@ class EtcdStore:
         return [watch.seen.members[name] for name in sorted(watch.seen.members)]
 
     def close(self) -> None:
-        """Says that this gateway goes, and lets go of etcd."""
+        """Says that this gateway goes, unless it stays, and lets go of etcd."""
         self._loop.close(self._farewell())
         if self._copy is not None:
             self._copy.close()
 
     async def _farewell(self) -> None:
-        if self._membership is not None:
+        if self._membership is not None and self._goes:
             await self._membership.leave()
         await self._client.close()
 
@@ -339,6 +340,11 @@ class EtcdStore:
         told within so many seconds, at once where they are 0."""
         assert self._membership is not None
         self._loop.soon(partial(self._membership.announce, own, within_s))
+
+    def stay(self) -> None:
+        """Has `close` say nothing to the others: workers decide on, and whoever follows this
+        control process takes the lease again. Until then, or until it ends, edits wait."""
+        self._goes = False
 
     def rollouts(self, node: str) -> RolloutKeys:
         """What keeps rollouts here, for the gateway `node`."""
