@@ -185,7 +185,7 @@ class Publisher:
             """What `apply` promises, under the lock."""
             previous = self._table
             guard(previous)
-            if self._gateways is not None and not dry_run:
+            if self._gateways is not None:
                 await self._learn_applied()
             merged = await self._aside(lambda: merge(self._applied, file, previous.document))
             if same(merged.document, previous.document):

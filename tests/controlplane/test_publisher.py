@@ -20,6 +20,7 @@ from gateway.core.merging import NOT_SERVED
 from gateway.core.placement import place, version_of
 from gateway.core.table import Document, Table
 from tests.controlplane.memory_store import MemoryStore
+from tests.harness.gateway import eventually
 
 FILE: Document = {
     "backends": {"a": {"instances": ["http://127.0.0.1:1"]}, "b": {}},
@@ -444,6 +445,26 @@ class TestAFileThatMeetsEditedState:
         back = await publisher.apply(FILE, who="me")
         assert publisher.table.routes["r"].weights["b"] == 10
         assert back.published.revision == 3
+
+    async def test_a_dry_run_knows_which_file_another_gateway_applied_last(
+        self, publisher: Publisher, journal: Journal
+    ) -> None:
+        class Others(parties.Gateways):
+            """Another gateway, which has applied a file that this one has not."""
+
+        here = Publisher(
+            journal, journal, journal, Events(), check=Checks(), gateways=Others()
+        )  # fmt: skip
+        here.start(FILE, why="start")
+        more = {**FILE, "routes": {**FILE["routes"], "s": {"match": "/s", "split": {"a": 1}}}}
+        await publisher.apply(more, who="you")
+        heard: asyncio.Queue[Revision] = asyncio.Queue()
+        journal.store.follow(1, heard.put_nowait)
+        following = asyncio.create_task(here.follow(heard))
+        await eventually(heard.empty)
+        dry = await here.apply(FILE, who="me", dry_run=True)
+        following.cancel()
+        assert [change.pointer for change in dry.published.diff] == ["/routes/s"]
 
     async def test_a_file_that_does_not_fit_with_live_edits_is_refused(
         self, publisher: Publisher, journal: Journal
