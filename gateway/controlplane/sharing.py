@@ -41,9 +41,11 @@ class Participant:
         self._gateways, self._publisher, self._rollouts = gateways, publisher, rollouts
         self._own, self._aside, self._name = own, aside, name
         self._going_on: asyncio.Task[None] | None = None
-        gateways.on_rollouts = lambda kept: aside.run(
-            "rollouts of other gateways", rollouts.follow(driver.read(kept))
-        )
+
+        async def follow(kept: Mapping[str, bytes]) -> None:
+            await rollouts.follow(driver.read(kept))
+
+        gateways.on_rollouts = lambda kept: aside.run("rollouts of other gateways", follow(kept))
 
     async def join(self) -> None:
         """Is one of the gateways, as soon as all workers decide by what others decide by, and

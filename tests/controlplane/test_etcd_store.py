@@ -15,6 +15,7 @@ import pytest
 
 from gateway.controlplane.store.etcd.client import Access, Client, b64, put, transact
 from gateway.controlplane.store.etcd.etcd_store import EtcdStore, Kind
+from gateway.controlplane.store.etcd.layout import packed_member
 from gateway.controlplane.store.etcd.membership import Lease
 from gateway.controlplane.store.etcd.watch import Seen
 from gateway.controlplane.store.store import (
@@ -63,6 +64,17 @@ def opened(access: Access, prefix: str, **more: Any) -> Iterator[EtcdStore]:
         yield store
     finally:
         store.close()
+
+
+def write(etcd: Cluster, *keys: bytes, value: bytes = b"rubbish") -> None:
+    """Writes `keys` as somebody does who is no gateway."""
+
+    async def written() -> None:
+        client = Client(Access(etcd.urls))
+        await transact(client, [put(each, value) for each in keys])
+        await client.close()
+
+    asyncio.run(written())
 
 
 class Gateway:
@@ -213,16 +225,46 @@ def test_the_history_is_bounded_in_bytes_and_the_newest_stays(etcd: Cluster, pre
 def test_a_value_that_was_changed_by_hand_is_refused_in_one_line(
     etcd: Cluster, prefix: str
 ) -> None:
-    async def write() -> None:
-        client = Client(Access(etcd.urls))
-        await transact(client, [put(f"{prefix}/revisions/{1:020}".encode(), b"rubbish")])
-        await client.close()
-
     with opened(Access(etcd.urls), prefix) as store:
         store.commit(revision(1))
-        asyncio.run(write())
+        write(etcd, f"{prefix}/revisions/{1:020}".encode())
         with pytest.raises(StateRefused, match="revision 1 does not match its checksum"):
             store.load()
+
+
+def test_what_is_no_word_of_a_gateway_is_passed_over(etcd: Cluster, prefix: str) -> None:
+    below = f"{prefix}/".encode()
+    with opened(Access(etcd.urls), prefix) as store, opened(Access(etcd.urls), prefix) as other:
+        store.commit(revision(1))
+        before = Gateway(store, "gw-a")
+        before.announce(1)
+        wait_for(lambda: before.holds)
+        write(etcd, below + b"revisions/notes", below + b"gateways/\xff", below + b"rollouts/\xff")
+        write(etcd, below + b"rollout-states/\xff", below + b"unknown")
+        write(etcd, below + b"gateways/no-lease", value=packed_member(before.own))
+        store.commit(revision(2))
+        wait_for(lambda: before.seen.head.number == 2)
+        # Whoever comes now reads all of it at once.
+        after = Gateway(other, "gw-b")
+        loaded = other.load()
+        assert loaded is not None
+        assert loaded.newest.number == 2
+        after.announce(2)
+        wait_for(lambda: after.holds)
+        before.announce(2)
+        wait_for(lambda: [each.name for each in store.members()] == ["gw-a", "gw-b"])
+        assert [each.number for each in other.history(limit=1).edits] == [2]
+        assert [each.number for each in other.history(limit=99).edits] == [2, 1]
+        assert other.rollouts("gw-b").load() == {}
+
+
+def test_a_rollout_that_was_changed_by_hand_is_refused_by_the_name_of_its_key(
+    etcd: Cluster, prefix: str
+) -> None:
+    write(etcd, f"{prefix}/rollout-states/digits".encode())
+    with opened(Access(etcd.urls), prefix) as store:
+        with pytest.raises(StateRefused, match="the key `rollout-states/digits` cannot be read"):
+            store.rollouts("gw-a").load()
 
 
 def test_a_member_that_does_not_answer_is_left_for_one_that_does(

@@ -108,7 +108,7 @@ class EtcdStore:
                 self._client,
                 [
                     etcd.get(keys.head),
-                    etcd.get(keys.revisions, etcd.beyond(keys.revisions), **newest),
+                    etcd.get(keys.revisions, keys.revisions_end, **newest),
                     etcd.get(keys.applied),
                 ],
             )
@@ -196,7 +196,7 @@ class EtcdStore:
     def _first(self, number: int) -> list[etcd.Json]:
         """Asks for the head, and for what is stored from revision `number` on."""
         keys = self._keys
-        first, end = keys.revision(number), etcd.beyond(keys.revisions)
+        first, end = keys.revision(number), keys.revisions_end
         return [etcd.get(keys.head), etcd.get(first, end, limit=str(CAME_FIRST))]
 
     def _came_first(
@@ -252,16 +252,20 @@ class EtcdStore:
         while True:
             asked = {"sort_order": "DESCEND", "sort_target": "KEY"}
             count = min(PAGE_ENTRIES, limit - len(edits) + 1)
-            last = end or etcd.beyond(keys.revisions)
+            last = end or keys.revisions_end
             (found,) = (
                 await etcd.transact(
                     self._client, [etcd.get(keys.revisions, last, limit=str(count), **asked)]
                 )
             ).found
             for entry in found:
+                number = keys.number(entry.key)
+                if number is None:
+                    end = entry.key
+                    continue
                 if len(edits) == limit or room <= 0:
                     return Page(edits, True)
-                kept = unpacked(entry.value, int(entry.key.removeprefix(keys.revisions)))
+                kept = unpacked(entry.value, number)
                 edits.append(
                     Summary(kept.number, kept.time, kept.who, kept.why, kept.source, kept.diff)
                 )

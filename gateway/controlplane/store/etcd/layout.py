@@ -38,6 +38,7 @@ class Keys:
         self.head = self.all + b"head"
         self.applied = self.all + b"applied"
         self.revisions = self.all + b"revisions/"
+        self.revisions_end = self.revisions + b":"  # it comes after every digit
         self.gateways = self.all + b"gateways/"
         self.rollouts = self.all + b"rollouts/"
         self.kept_rollouts = self.all + b"rollout-states/"
@@ -46,9 +47,22 @@ class Keys:
         """Where that revision is; they sort by number."""
         return self.revisions + b"%0*d" % (DIGITS, number)
 
+    def number(self, key: bytes) -> int | None:
+        """Which revision is kept as `key`; None where it is none of Headgate's."""
+        digits = key.removeprefix(self.revisions)
+        return int(digits) if len(digits) == DIGITS and digits.isdigit() else None
+
     def gateway(self, node: str) -> bytes:
         """Where the gateway of that name says that it is there."""
         return self.gateways + node.encode()
+
+
+def name_of(key: bytes, prefix: bytes) -> str:
+    """What comes after `prefix`, which names a gateway or a route; empty for what names none."""
+    try:
+        return key.removeprefix(prefix).decode() if key.startswith(prefix) else ""
+    except UnicodeDecodeError:
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import orjson
 
 from gateway.controlplane.store.etcd import client as etcd
 from gateway.controlplane.store.etcd.client import Client
-from gateway.controlplane.store.etcd.layout import Keys
+from gateway.controlplane.store.etcd.layout import Keys, name_of
 from gateway.controlplane.store.etcd.own_loop import OwnLoop
 from gateway.controlplane.store.store import StateRefused, Unavailable
 
@@ -23,10 +23,14 @@ Claim = tuple[int, int]
 
 def unpacked(states: Mapping[str, bytes]) -> dict[str, Any]:
     """What is kept of each rollout; StateRefused for what is none."""
-    try:
-        return {route: orjson.loads(zlib.decompress(each)) for route, each in states.items()}
-    except (zlib.error, ValueError) as error:
-        raise StateRefused(f"etcd: a rollout cannot be read ({error})") from None
+    found = dict[str, Any]()
+    for route, each in states.items():
+        try:
+            found[route] = orjson.loads(zlib.decompress(each))
+        except (zlib.error, ValueError) as error:
+            why = f"etcd: the key `rollout-states/{route}` cannot be read ({error})"
+            raise StateRefused(why) from None
+    return found
 
 
 class RolloutKeys:
@@ -54,7 +58,8 @@ class RolloutKeys:
             (found,) = self._loop.call(etcd.transact(self._client, asked)).found
         except Unavailable:
             return {}
-        return unpacked({each.key.removeprefix(prefix).decode(): each.value for each in found})
+        kept = {name_of(each.key, prefix): each.value for each in found}
+        return unpacked({route: value for route, value in kept.items() if route})
 
     def claim(self, route: str) -> str:
         """Empty when this gateway drives that rollout from now on; else the name of who does."""
@@ -80,7 +85,7 @@ class RolloutKeys:
                 return ""
             (found,) = answer.found
             if found and found[0].value != self._node:
-                return found[0].value.decode()
+                return name_of(found[0].value, b"") or "?"
             # Of this gateway, before it lost its lease or its control process.
             written = found[0].revision if found else 0
 

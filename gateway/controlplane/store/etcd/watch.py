@@ -13,7 +13,13 @@ from typing import Any
 
 from gateway.controlplane.store.etcd import client as etcd
 from gateway.controlplane.store.etcd.client import Client, Entry, beyond
-from gateway.controlplane.store.etcd.layout import Head, Keys, unpacked, unpacked_member
+from gateway.controlplane.store.etcd.layout import (
+    Head,
+    Keys,
+    name_of,
+    unpacked,
+    unpacked_member,
+)
 from gateway.controlplane.store.store import Member, Revision, StoreError, Unavailable
 from gateway.processes.tasks import first_of
 
@@ -150,23 +156,24 @@ class Watch:
                 return
 
     def _hear_one(self, entry: Entry) -> None:
-        number = int(entry.key.removeprefix(self._keys.revisions))
-        if self._number is not None and number > self._number:
+        number = self._keys.number(entry.key)
+        if number is not None and self._number is not None and number > self._number:
             self._number = number
             self._hear(unpacked(entry.value, number).whole())
 
     def _after(self, seen: Seen, entry: Entry) -> Seen:
+        """`seen`, and what `entry` says; as it is where no gateway wrote that."""
         keys = self._keys
         if entry.key.startswith(keys.gateways):
-            name = entry.key.removeprefix(keys.gateways).decode()
+            name = name_of(entry.key, keys.gateways)
             member = unpacked_member(name, entry.value)
-            if member is not None:
+            if name and entry.lease and member is not None:
                 return replace(seen, members={**seen.members, name: member})
         elif entry.key.startswith(keys.rollouts):
-            route = entry.key.removeprefix(keys.rollouts).decode()
-            return replace(seen, drivers={**seen.drivers, route: entry.value.decode()})
-        elif entry.key.startswith(keys.kept_rollouts):
-            route = entry.key.removeprefix(keys.kept_rollouts).decode()
+            route, driver = name_of(entry.key, keys.rollouts), name_of(entry.value, b"")
+            if route and driver:
+                return replace(seen, drivers={**seen.drivers, route: driver})
+        elif route := name_of(entry.key, keys.kept_rollouts):
             return replace(seen, rollouts={**seen.rollouts, route: entry.value})
         return seen
 
