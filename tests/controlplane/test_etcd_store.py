@@ -13,9 +13,18 @@ from uuid import uuid4
 
 import pytest
 
-from gateway.controlplane.store.etcd.client import Access, Client, b64, put, transact
+from gateway.controlplane.store.etcd.client import (
+    Access,
+    Answer,
+    Client,
+    b64,
+    delete,
+    get,
+    put,
+    transact,
+)
 from gateway.controlplane.store.etcd.etcd_store import EtcdStore, Kind
-from gateway.controlplane.store.etcd.layout import packed_member
+from gateway.controlplane.store.etcd.layout import Keys, packed_member
 from gateway.controlplane.store.etcd.membership import Lease
 from gateway.controlplane.store.etcd.watch import Seen
 from gateway.controlplane.store.store import (
@@ -66,15 +75,21 @@ def opened(access: Access, prefix: str, **more: Any) -> Iterator[EtcdStore]:
         store.close()
 
 
+def do(etcd: Cluster, *operations: Any) -> Answer:
+    """Does `operations` as somebody does who is no gateway."""
+
+    async def done() -> Answer:
+        client = Client(Access(etcd.urls))
+        answer = await transact(client, operations)
+        await client.close()
+        return answer
+
+    return asyncio.run(done())
+
+
 def write(etcd: Cluster, *keys: bytes, value: bytes = b"rubbish") -> None:
     """Writes `keys` as somebody does who is no gateway."""
-
-    async def written() -> None:
-        client = Client(Access(etcd.urls))
-        await transact(client, [put(each, value) for each in keys])
-        await client.close()
-
-    asyncio.run(written())
+    do(etcd, *(put(each, value) for each in keys))
 
 
 class Gateway:
@@ -401,6 +416,34 @@ def test_who_only_changes_its_control_process_is_waited_for_until_its_lease_ends
         wait_for(lambda: "gw-a" not in watching.seen.members)
         assert time.monotonic() > until, "its workers may count on the lease"
         assert 0 not in watching.workers, "it did not say that it goes"
+
+
+def test_who_has_seen_more_than_is_there_gives_up_its_lease_until_there_is_more(
+    etcd: Cluster, prefix: str
+) -> None:
+    """As when a snapshot is restored, leases and all."""
+    access, keys = Access(etcd.urls), Keys(prefix)
+    with opened(access, prefix) as store, opened(access, prefix, lease_s=60) as own:
+        store.commit(revision(1))
+        before = do(etcd, get(keys.head)).found[0][0].value
+        store.commit(revision(2))
+        one = Gateway(own, "gw-a")
+        one.announce(2)
+        wait_for(lambda: one.holds)
+        wait_for(lambda: [each.applied for each in store.members()] == [2])
+        do(etcd, put(keys.head, before), delete(keys.revision(2)))
+        wait_for(lambda: not one.holds)
+        assert "revision is 1, and 2 was there; its data was lost or restored" in one.lease.why
+        with opened(access, prefix) as other:
+            # The lease goes on in etcd. Nobody takes it for one that decides by a new revision 2.
+            wait_for(lambda: [each.applied for each in other.members()] == [0])
+            other.load()
+            other.commit(revision(2))
+            wait_for(lambda: "revision 2 is another one than was there" in one.lease.why)
+            assert not one.holds
+            other.commit(revision(3))
+        one.announce(3)
+        wait_for(lambda: one.holds)
 
 
 def test_of_two_gateways_of_one_name_the_second_waits_and_says_so(

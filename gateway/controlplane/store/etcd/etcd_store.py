@@ -366,11 +366,14 @@ class EtcdStore:
     def _watching(self) -> Watch:
         if self._watch is None:
             every_s = self._kind.lease_s / 3
-            self._watch = Watch(
-                self._client, self._keys, every_s, look=lambda seen: self._look(seen)
-            )
+            self._watch = Watch(self._client, self._keys, every_s, look=self._note_seen)
             self._loop.keep("the watch", self._watch.run)
         return self._watch
+
+    def _note_seen(self, seen: Seen) -> None:
+        if seen.is_past and self._membership is not None:
+            self._membership.look()
+        self._look(seen)
 
 
 def _note_failure(name: str, error: Exception) -> None:

@@ -67,6 +67,10 @@ class Membership:
         self._own = own
         self._news.set()
 
+    def look(self) -> None:
+        """Something is to be seen that may cost the lease."""
+        self._news.set()
+
     async def run(self) -> None:
         """Takes the lease and keeps it, again and again, until cancelled."""
         while True:
@@ -147,6 +151,11 @@ class Membership:
             self._news.clear()
             if self._own is None:
                 raise Unavailable("this gateway cannot take over the newest revision")
+            if self._watch.seen.is_past:
+                # The lease may go on in what was restored: nobody shall take the number that is
+                # written there for one of the numbers that come now.
+                await self._write(replace(self._own, applied=0))
+                raise Unavailable(self._watch.seen.away)
             if self._clock() >= self._due:
                 await self._write(self._own)
                 continue

@@ -31,13 +31,19 @@ PAUSES_S = (0.05, 0.4)
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What is known of the keys: the head, who is there, who drives which rollout and what was kept
-    of each. `away` says why nothing newer is known; empty while the watch runs."""
+    of each. `away` says why nothing newer is known; empty while the watch runs. `is_past`: what is
+    in etcd now is older than that, or another story."""
 
     head: Head = field(default_factory=Head)
     members: Mapping[str, Member] = field(default_factory=dict)
     drivers: Mapping[str, str] = field(default_factory=dict)
     rollouts: Mapping[str, bytes] = field(default_factory=dict)
     away: str = NOT_YET
+    is_past: bool = False
+
+
+class Past(Unavailable):
+    """etcd's data was lost or restored: what was seen is not there any more."""
 
 
 class Watch:
@@ -73,7 +79,8 @@ class Watch:
             try:
                 await self._once()
             except StoreError as error:
-                self._note(replace(self.seen, away=str(error)))
+                is_past = isinstance(error, Past)
+                self._note(replace(self.seen, away=str(error), is_past=is_past))
             await asyncio.sleep(random.uniform(*PAUSES_S))  # noqa: S311 -- spreads gateways
 
     async def _once(self) -> None:
@@ -89,16 +96,25 @@ class Watch:
         answer = await etcd.transact(self._client, asked)
         heads, *others = answer.found
         head = Head.read(heads[0].value, heads[0].revision) if heads else Head()
-        if head.number < self.seen.head.number:
-            raise Unavailable(
-                f"etcd: its newest revision is {head.number}, and {self.seen.head.number} was there"
-            )
+        self._check(head)
         await self._catch_up(head)
         seen = Seen(head, away="")
         for entry in chain.from_iterable(others):
             seen = self._after(seen, entry)
         self._note(seen)
         return answer.revision
+
+    def _check(self, head: Head) -> None:
+        """Raises Past where `head` does not follow what was seen."""
+        seen, why = self.seen.head, ""
+        if head.number < seen.number:
+            why = f"etcd's newest revision is {head.number}, and {seen.number} was there"
+        elif head.number == seen.number and head.checksum != seen.checksum:
+            why = f"etcd's revision {head.number} is another one than was there"
+        if why:
+            raise Past(
+                f"{why}; its data was lost or restored; start this gateway again to go on with that"
+            )
 
     async def _listen(self, start: int) -> None:
         request = {
@@ -120,12 +136,14 @@ class Watch:
 
     async def _take(self, event: Mapping[str, Any]) -> None:
         entry = etcd.entry_of(event["kv"])
-        if event.get("type") == "DELETE":
-            self._note(self._without(self.seen, entry.key))
-        elif entry.key == self._keys.head:
-            head = Head.read(entry.value, entry.revision)
+        is_gone = event.get("type") == "DELETE"
+        if entry.key == self._keys.head:
+            head = Head() if is_gone else Head.read(entry.value, entry.revision)
+            self._check(head)
             await self._catch_up(head)
             self._note(replace(self.seen, head=head))
+        elif is_gone:
+            self._note(self._without(self.seen, entry.key))
         elif entry.key.startswith(self._keys.revisions):
             self._hear_one(entry)
         else:
