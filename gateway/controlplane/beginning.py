@@ -80,8 +80,9 @@ def begin(
             if stored is None:
                 raise
             late = wanted
-        kept = diff(wanted, published.table.document)
-        outcome = Applied(published, merged.overridden, tuple(c for c in kept if not is_placed(c)))
+        kept = tuple(c for c in diff(wanted, merged.document) if not is_placed(c))
+        # What a file overrides that is late shows once it meets what is stored by then.
+        outcome = Applied(published, () if late is not None else merged.overridden, kept)
         return Beginning(outcome, applied, late)
 
     for _ in range(TRIES):

@@ -11,13 +11,13 @@ from typing import Any
 from gateway.controlplane.configuration.settings import EtcdSpec, FromEnvironmentSpec, Settings
 from gateway.controlplane.events import Events, utc_now
 from gateway.controlplane.gateways import SharedGateways
-from gateway.controlplane.published import NotInForce
+from gateway.controlplane.published import NotInForce, start_notes
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.controller import Rollouts
 from gateway.controlplane.store.etcd.client import Access
 from gateway.controlplane.store.etcd.etcd_store import EtcdStore, Kind
 from gateway.controlplane.store.etcd.rollout_keys import RolloutKeys, unpacked
-from gateway.controlplane.store.store import Member, StoreError
+from gateway.controlplane.store.store import Member, StoreError, Unavailable
 from gateway.core.faults import Conflict, Invalid
 from gateway.processes.console import say
 from gateway.processes.tasks import Tasks
@@ -70,9 +70,19 @@ class Participant:
         if file is None:
             return
         try:
-            await self._publisher.apply(file, who="file", why=f"start with {self._name}")
-        except (Conflict, Invalid, NotInForce, StoreError) as error:
+            why = f"start with {self._name}"
+            applied = await self._publisher.apply(file, who="file", why=why)
+        except Unavailable:
+            self._publisher.late = file  # the store went again: as soon as it is back
+            return
+        except NotInForce as error:
+            say(f"{self._name}: {error}")
+            return
+        except (Conflict, Invalid, StoreError) as error:
             say(f"{self._name}: not applied: {error}")
+            return
+        for line in start_notes(applied):
+            say(line)
 
 
 class SharedRollouts:

@@ -11,13 +11,16 @@ from gateway.cli.screen import plain
 from gateway.cli.watching import drawn
 from gateway.controlplane.events import Events
 from gateway.controlplane.gateways import SharedGateways
-from gateway.controlplane.published import Everywhere, NotEverywhere
+from gateway.controlplane.published import Applied, Everywhere, NotEverywhere, Published
+from gateway.controlplane.sharing import Participant
 from gateway.controlplane.store.etcd.layout import Head
 from gateway.controlplane.store.etcd.membership import Lease
 from gateway.controlplane.store.etcd.watch import Seen
 from gateway.controlplane.store.store import Member, Unavailable
 from gateway.controlplane.watch.alerts import alerts
-from gateway.core.table import Table
+from gateway.core.merging import Change
+from gateway.core.table import Document, Table
+from gateway.processes.tasks import Tasks
 from tests.harness.gateway import eventually
 
 
@@ -243,3 +246,41 @@ async def test_who_cannot_take_a_table_over_is_no_gateway_any_more(play: Play) -
     assert play.announced[-1] is None
     await play.hold(0.0, "…")
     await eventually(lambda: "revision 8 cannot be used" in play.gateways.why)
+
+
+async def test_a_file_that_is_late_is_applied_once_the_store_takes_it(
+    play: Play, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Reluctant:
+        """A publisher whose store is away again when it is asked first."""
+
+        def __init__(self) -> None:
+            self.late: Document | None = {"backends": {}, "routes": {}}
+            self.asked: list[Document] = []
+
+        async def apply(self, file: Document, *, who: str, why: str) -> Applied:
+            self.asked.append(file)
+            if len(self.asked) == 1:
+                raise Unavailable("etcd cannot be reached")
+            table = Table.from_document({"backends": {}, "routes": {}}, 7)
+            lost = Change("/routes/r/split/a", 1, 2)
+            return Applied(Published.nothing(table), (lost,))
+
+    class Idle:
+        def canaries(self) -> set[str]:
+            return set()
+
+    made: Any = Reluctant()
+    idle: Any = Idle()
+    failed = list[str]()
+    tasks = Tasks(lambda name, error: failed.append(name))
+    one = Participant(play.gateways, idle, made, idle, tasks, tasks, "headgate.yaml")
+    one.beat()
+    await eventually(lambda: len(made.asked) == 1 and made.late is not None)
+    one.beat()
+    await eventually(lambda: len(made.asked) == 2 and made.late is None)
+    await tasks.ended()
+    said = capsys.readouterr().err
+    assert "not applied" not in said
+    assert "the file overrides a live edit: /routes/r/split/a: 1 → 2" in said
+    assert not failed

@@ -392,6 +392,27 @@ class TestAFileThatMeetsEditedState:
         (note,) = start_notes(third)
         assert "overrides a live edit: /routes/r/split/b" in note
 
+    async def test_what_a_file_changes_that_cannot_be_stored_yet_is_no_live_edit_that_stays(
+        self, journal: Journal
+    ) -> None:
+        class Away(Journal):
+            """A store that is shared and away: it has a copy to start from."""
+
+            def commit(self, revision: Revision, applied: Document | None = None) -> None:
+                raise Unavailable("no etcd")
+
+        publisher = new_publisher(journal)
+        publisher.start(FILE, why="start")
+        await publisher.publish(weights(a=80, b=50), who="me")
+        here = Away()
+        here.store = journal.store
+        again = new_publisher(here)
+        changed = edits.set_weights(FILE, "r", {"b": 20}, partial=True)
+        notes = start_notes(again.start(changed, why="start"))
+        assert notes == ["live edits of route r are kept: split/a: 90 → 80"]
+        assert again.late == changed
+        assert again.table.routes["r"].weights == {"a": 80, "b": 50}
+
     async def test_what_would_have_to_be_started_is_said_and_kept_in_the_history(
         self, publisher: Publisher
     ) -> None:

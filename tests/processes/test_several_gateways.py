@@ -267,8 +267,11 @@ async def test_while_etcd_is_away_a_gateway_starts_from_its_copy() -> None:
             assert (await edit(gateway, 8)).status == 503
             assert not await healthy(gateway)
             assert not await ready(gateway), "others may know more than its copy"
+            assert " a live edit: " not in gateway.log_text(), "it is applied to what is there then"
+            assert "are kept: " not in gateway.log_text(), "its own change is nobody's live edit"
             cluster.start()
             await starting
+            await gateway.logged("the file overrides a live edit: /routes/all/split/main")
             # What the file says now is applied as soon as somebody can store it.
             await eventually(lambda: _decides(gateway, 3), 60)
             assert (await edit(gateway, 8)).json()["revision"] == 4
