@@ -83,3 +83,12 @@ def test_who_comes_late_waits_for_no_round_that_is_over_and_gains_none() -> None
     assert turns.turn("a", False) == 11.0
     turns.emptied()
     assert turns.turn("a", False) == 1.0
+
+
+@pytest.mark.parametrize("workers", [2, 4, 8])
+@pytest.mark.parametrize("size", [1, 16, 64, 200, 300, 700, 1500, 10_000])
+def test_no_more_than_one_in_a_hundred_of_a_limit_is_left_unused(workers: int, size: int) -> None:
+    terms = Terms(Limits(1, 60.0, size, in_flight=size), b"key", 1, 2 * workers - 1)
+    assert terms.most is not None
+    assert 0.99 * size <= terms.burst <= size
+    assert 0.99 * size <= terms.most <= size

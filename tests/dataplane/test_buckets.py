@@ -226,7 +226,7 @@ def test_a_worker_that_is_killed_gives_back_what_it_had_in_flight_and_no_rate() 
         os.kill(os.getpid(), signal.SIGKILL)
 
     reader, writer = FORK.Pipe(False)
-    process = FORK.Process(target=die)
+    process = FORK.Process(target=die, daemon=True)
     process.start()
     assert reader.recv() is False
     process.join()
@@ -235,13 +235,13 @@ def test_a_worker_that_is_killed_gives_back_what_it_had_in_flight_and_no_rate() 
     assert [takes(bucket, 100.0) for _ in range(4)] == [True] * 3 + [False]
     for _ in range(3):
         bucket.leave()
-    rest = Bucket(buckets, "key", "acme", Limits(10, 60.0, 100))
-    assert sum(takes(rest, 100.0) for _ in range(200)) == 100 - 6 - buckets.margin
+    rest = Bucket(buckets, "key", "acme", Limits(10, 60.0, 1000))
+    assert sum(takes(rest, 100.0) for _ in range(1200)) == 1000 - 6 - buckets.margin
 
 
 def test_a_worker_that_was_alone_counts_with_those_that_come_and_go() -> None:
     memory = shared_memory()
-    limits = Limits(1, 60.0, 100, in_flight=60)  # three of each are left, for two workers
+    limits = Limits(1, 60.0, 1000, in_flight=600)  # three of each are left, for two workers
     bucket = Bucket(Buckets(memory, 2), "key", "acme", limits)
     assert all(takes(bucket, 100.0) for _ in range(10))
 
@@ -251,17 +251,17 @@ def test_a_worker_that_was_alone_counts_with_those_that_come_and_go() -> None:
         signal.pause()
 
     reader, writer = FORK.Pipe(False)
-    process = FORK.Process(target=come)
+    process = FORK.Process(target=come, daemon=True)
     process.start()
     assert all(reader.recv())
-    assert sum(takes(bucket, 100.0) for _ in range(60)) == 57 - 30
+    assert sum(takes(bucket, 100.0) for _ in range(600)) == 597 - 30
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert sum(takes(bucket, 110.0) for _ in range(60)) == 20, "what it had in flight is free"
-    for _ in range(57):
+    for _ in range(597):
         bucket.leave()
-    assert sum(takes(bucket, 110.0) for _ in range(60)) == 97 - 77, "what it took is taken"
+    assert sum(takes(bucket, 110.0) for _ in range(600)) == 997 - 617, "what it took is taken"
     os.close(memory)
 
 
@@ -297,7 +297,7 @@ def test_nobody_waits_for_a_worker_that_stands_still_in_a_decision() -> None:
         signal.pause()
 
     reader, writer = FORK.Pipe(False)
-    process = FORK.Process(target=hold)
+    process = FORK.Process(target=hold, daemon=True)
     process.start()
     reader.recv()
     with pytest.raises(Busy):
@@ -328,8 +328,8 @@ def test_two_workers_in_turn_decide_as_one_would_that_sees_all(
     monkeypatch.setattr(sys.modules[Buckets.__module__], "PLACES", places)
     memory = shared_memory()
     names = ("one", "two", "three")
-    limits = Limits(10, 1.0, 64, in_flight=40)
-    burst, most = 64 - 3, 40 - 3  # what two workers leave
+    limits = Limits(10, 1.0, 364, in_flight=340)
+    burst, most = 364 - 3, 340 - 3  # what two workers leave
 
     def worker() -> dict[str, Bucket]:
         buckets = Buckets(memory, 2)
@@ -365,10 +365,10 @@ def test_two_workers_in_turn_decide_as_one_would_that_sees_all(
     flying: dict[str, list[int]] = {name: [] for name in names}
     refused = {"rate": 0, "in_flight": 0}
     for step in range(6000):
-        now += chance.choice((0.0, 0.01, 0.02)) if chance.randrange(500) else 9.0
+        now += chance.choice((0.0, 0.01, 0.02)) if chance.randrange(1500) else 9.0
         name, who = chance.choice(names), chance.randrange(2)
         done = flying[name]
-        while done and chance.random() < (0.6 if step // 300 % 2 else 0.4):
+        while done and chance.random() < (0.9 if step // 1500 % 2 else 0.1):
             (there if done.pop(chance.randrange(len(done))) else partial(act, own))(name, 0.0)
         left = burst - (max(full_at[name], now) - now) / 0.1
         admitted = (there if who else partial(act, own))(name, now)
