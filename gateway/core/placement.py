@@ -129,7 +129,8 @@ def _of_one(name: str, asked: Wanted, own: Sequence[Process], used: set[str]) ->
         yield Place(name, tuple(places))
     kept = {each.number for each in (*able, *left, *coming)}
     for each in (*fresh, *stale):
-        is_record = each.state == "failed" and each.version == asked.version
+        # Of what is asked for no more nothing is remembered, and whoever asks next has it tried.
+        is_record = each.state == "failed" and each.version == asked.version and asked.count > 0
         may_go = not each.served or each.address not in by_place
         if each.number not in kept and may_go and not is_record:
             yield Stop(each.number)

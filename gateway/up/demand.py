@@ -22,11 +22,13 @@ Spec = Mapping[str, Any]
 class _Model:
     """One backend that starts on demand."""
 
-    __slots__ = ("asked_at", "failed_at", "idle_s", "is_awake", "is_busy", "is_kept", "ready_at",
-                 "used_at")  # fmt: skip
+    __slots__ = ("asked_at", "failed_at", "has_failed", "idle_s", "is_awake", "is_busy", "is_kept",
+                 "ready_at", "spec", "used_at")  # fmt: skip
 
     def __init__(self) -> None:
         self.idle_s: float | None = None
+        self.spec: Spec = {}
+        self.has_failed = False
         self.is_awake = self.is_busy = self.is_kept = False
         self.asked_at = self.used_at = 0.0
         self.ready_at: float | None = None
@@ -41,7 +43,8 @@ class Demand:
         self._models: dict[str, _Model] = {}
 
     def want(self, specs: Mapping[str, Spec], running: Iterable[str]) -> None:
-        """These are served from now on; one that is new here is awake if it is `running`."""
+        """These are served from now on; one that is new here is awake if it is `running`. One that
+        could not be loaded and was edited sleeps: the next request has it tried again."""
         awake, now = set(running), self._clock()
         before, self._models = self._models, {}
         for name, spec in specs.items():
@@ -50,6 +53,9 @@ class Demand:
             model = self._models[name] = before.get(name) or _Model()
             idle = spec["serve"].get("idle")
             model.idle_s = parse_duration(idle) if idle else None
+            if model.has_failed and model.spec != spec and name not in awake:
+                model.is_awake = model.is_busy = model.has_failed = False
+            model.spec = spec
             if name not in before and name in awake:
                 model.is_awake, model.ready_at, model.used_at = True, now, now
 
@@ -81,6 +87,7 @@ class Demand:
             return False
         model.is_awake, model.asked_at = True, self._clock()
         model.is_busy, model.failed_at = True, None  # whoever asked waits
+        model.has_failed = False
         return True
 
     def sleep(self, name: str) -> None:
@@ -108,12 +115,15 @@ class Demand:
         model = self._models.get(name)
         if model is not None:
             model.ready_at = model.used_at = self._clock()
-            model.failed_at = None
+            model.failed_at, model.has_failed = None, False
 
     def note_failed(self, name: str, could_before: bool) -> None:
         """It could not be loaded."""
         model = self._models.get(name)
-        if model is not None and model.failed_at is None and could_before:
+        if model is None:
+            return
+        model.has_failed = True
+        if model.failed_at is None and could_before:
             model.failed_at = self._clock()
 
     def may_try_again(self, name: str) -> bool:

@@ -210,9 +210,24 @@ async def test_what_is_needed_is_loaded_first_and_kept_meanwhile() -> None:
     await waiting
     assert not it.use(2.0)["kept"]
     await it.demand.awake("b")
-    it.view.take(told("failed", error="no weights"))
-    with pytest.raises(Conflict, match="'a' cannot be loaded: no weights"):
-        await it.demand.awake("a")
+
+
+async def test_who_needs_one_that_could_not_be_loaded_has_it_tried_again() -> None:
+    it = Watched()
+    for outcome in ("failed", "ready"):
+        it.view.take(told("failed", error="no weights"))
+        it.sent.clear()
+        waiting = asyncio.create_task(it.demand.awake("a"))
+        await eventually(lambda: {"type": "wake", "backend": "a"} in it.sent)
+        assert it.sent[0] == {"type": "sleep", "backend": "a"}
+        it.view.take(told("starting"))
+        if outcome == "ready":
+            it.view.take(told("ready", ["h:1"]))
+            await waiting
+        else:
+            it.view.take(told("failed", error="none in the new place"))
+            with pytest.raises(Conflict, match="'a' cannot be loaded: none in the new place"):
+                await waiting
 
 
 async def test_who_waits_too_long_for_a_model_is_told_to_ask_again() -> None:

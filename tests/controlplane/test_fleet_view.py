@@ -56,6 +56,23 @@ async def test_events_tell_what_is_new_and_nothing_of_what_was_before() -> None:
     ]
 
 
+def test_who_has_a_failed_one_started_or_stopped_hears_no_more_of_the_old_failure() -> None:
+    heard: list[Any] = []
+    view = FleetView(Events(), heard.append)
+    for command, messages in ((view.start, ["sleep", "wake"]), (view.stop, ["sleep"])):
+        view.take(fleet(("a:1", "failed"), state="failed", error="no weights"))
+        heard.clear()
+        command("m")
+        assert [message["type"] for message in heard] == messages
+        assert (view.state("m"), view.error("m")) == ("unloading", None)
+        view.take(fleet(("a:1", "failed"), state="failed", error="still none"))
+        assert view.error("m") == "still none", "what is told since is new"
+    view.take(fleet(("a:1", "ready")))
+    heard.clear()
+    view.start("m")
+    assert [message["type"] for message in heard] == ["wake"]
+
+
 async def test_logs_are_asked_for_and_nobody_waits_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -94,6 +94,14 @@ def test_a_version_that_cannot_start_leaves_the_old_one_where_it_is() -> None:
     assert next_steps(old, *running) == [Stop(2)]
 
 
+def test_of_what_is_asked_for_no_more_no_failure_is_remembered() -> None:
+    spec = served("m:A", 1)
+    failed = process(1, spec, 1, "failed")
+    assert next_steps(spec, failed) == []
+    none = {**spec, "serve": {**spec["serve"], "replicas": 0}, "placed": []}
+    assert Stop(1) in next_steps(none, failed)
+
+
 def test_a_version_that_nobody_wants_any_more_is_stopped_while_it_loads() -> None:
     old, second, third = served("m:A", 1), served("m:B", 1), served("m:C", 1)
     running = [process(1, old, 1), process(2, second, 9, "starting")]

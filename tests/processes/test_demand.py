@@ -79,6 +79,28 @@ async def test_a_model_is_loaded_and_unloaded_by_commands_before_anybody_asks(
         await it.stop()
 
 
+async def test_a_model_that_could_not_be_loaded_is_tried_again_by_commands(tmp_path: Path) -> None:
+    async with up(tmp_path, asleep(model="late:One")) as it:
+        assert (await ask(it)).status == 503
+        assert "late" in (await it.until("failed"))["error"]
+        code, said = await it.cli("start", "m", "--wait")
+        assert (code, (await it.served())["starts"]) == (1, 2), said
+        (tmp_path / "late.py").write_text("from models import One")
+        assert (await ask(it)).status == 503, "no request has it tried again"
+        code, said = await it.cli("start", "m", "--wait")
+        assert (code, await state(it)) == (0, "ready"), said
+        (tmp_path / "late.py").unlink()
+        assert (await it.cli("stop", "m", "--wait"))[0] == 0
+        assert (await ask(it)).status == 503
+        await it.until("failed")
+        (tmp_path / "late.py").write_text("from models import One")
+        code, said = await it.cli("stop", "m", "--wait")
+        assert (code, await state(it)) == (0, "asleep"), said
+        assert "the next request loads it again" in said
+        assert (await ask(it)).status == 200
+        await it.stop()
+
+
 def crowded() -> dict[str, Any]:
     """Three models of which one has room at a time, one that cannot be loaded, and a canary."""
     size = f"{int(memory_here() * 0.6)}B"

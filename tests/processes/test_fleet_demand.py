@@ -5,6 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
 from gateway.controlplane.events import utc_now
 from gateway.core.placement import in_force
 from gateway.up.device_table import DeviceTable
@@ -232,6 +234,34 @@ async def test_one_that_never_could_be_loaded_is_not_tried_for_every_request() -
         it.use()
         await asyncio.sleep(0)
         assert (it.state("a"), it.told[-1]["backends"]["a"]["starts"]) == ("failed", 1)
+
+
+async def test_one_that_could_not_be_loaded_is_tried_again_once_it_was_stopped() -> None:
+    async with asked(a=demand("missing:Model")) as it:
+        it.wake("a")
+        await it.until("a", "failed")
+        it.fleet.take({"type": "sleep", "backend": "a"})
+        told = await it.until("a", "asleep")
+        assert (told["error"], told["processes"]) == (None, [])
+        it.wake("a")
+        await until(lambda: it.told[-1]["backends"]["a"]["starts"] == 2)
+        await it.until("a", "failed")
+
+
+@pytest.mark.parametrize("edited", [{"replicas": 2}, {"idle": "1m"}, {"args": {"x": 1}}])
+async def test_one_that_could_not_be_loaded_is_tried_again_after_an_edit_of_it(
+    edited: dict[str, Any],
+) -> None:
+    async with asked(a=demand("missing:Model"), b=demand()) as it:
+        it.wake("a")
+        await it.until("a", "failed")
+        it.edit(b=demand(idle="1m"))
+        assert it.state("a") == "failed", "that was another one"
+        it.edit(a=demand("missing:Model", **edited))
+        await it.until("a", "asleep")
+        it.wake("a")
+        await until(lambda: it.told[-1]["backends"]["a"]["starts"] > 1)
+        await it.until("a", "failed")
 
 
 async def test_a_fleet_that_is_written_tells_its_addresses_beside_the_document() -> None:

@@ -76,10 +76,12 @@ class Demand:
 
     async def awake(self, backend: str) -> None:
         """Returns when `backend` is loaded, at once where it does not start on demand; Conflict
-        says why it cannot be."""
+        says why it cannot be. One that could not be before is tried again: a person asks."""
         found = self._table().backends.get(backend)
         if found is None or not found.on_demand:
             return
+        if self._fleet.state(backend) == "failed":
+            self._fleet.start(backend)
         self._awaited[backend] = self._awaited.get(backend, 0) + 1
         try:
             async with asyncio.timeout(self._load_within_s):

@@ -18,6 +18,7 @@ COMING = ("asleep", "unloading", "starting")
 STARTS = "headgate_instance_starts_total"
 LOAD_SECONDS = "headgate_instance_load_seconds"
 CLUSTER_UP = "headgate_cluster_up"
+_UNLOADING: Any = {"state": "unloading", "error": None}
 
 
 class FleetView:
@@ -69,11 +70,18 @@ class FleetView:
         self._tell({"type": "restart", "backend": backend})
 
     def start(self, backend: str) -> None:
-        """Has a backend that starts on demand loaded, as a request would."""
+        """Has a backend that starts on demand loaded, as a request would; one that could not be is
+        tried again."""
+        if self.state(backend) == "failed":
+            self.stop(backend)  # of who sleeps no failure is remembered
         self._tell({"type": "wake", "backend": backend})
 
     def stop(self, backend: str) -> None:
         """Has a backend that starts on demand unloaded, once it has finished what it has."""
+        if self._told is not None and self.state(backend) == "failed":
+            # Whoever waits for it would take the old failure for a new one.
+            each: ServedBackend = {**self._told["backends"][backend], **_UNLOADING}
+            self._told = {**self._told, "backends": {**self._told["backends"], backend: each}}
         self._tell({"type": "sleep", "backend": backend})
 
     def status(self) -> dict[str, Any]:
