@@ -678,6 +678,29 @@ async def test_agreement_needs_a_mirror_that_compares() -> None:
         await House().begin(guards=AGREEMENT)
 
 
+async def test_nothing_is_loaded_for_a_plan_that_is_refused_with_every_fault_named() -> None:
+    house, woken = House(), []
+
+    async def awake(backend: str) -> None:
+        woken.append(backend)
+
+    def refuse(current: Any) -> None:
+        raise Conflict("somebody else was quicker")
+
+    commands = Commands(house.rollouts, house.publisher, awake=awake)
+    with pytest.raises(Invalid) as refused:
+        await commands.begin("digits", {**PLAN, "guards": AGREEMENT, "steps": [50, 5]})
+    pointers = {fault.pointer for fault in refused.value.faults}
+    assert pointers == {"/steps/1", "/guards/agreement"}
+    with pytest.raises(Invalid):
+        await commands.begin("digits", {**PLAN, "guards": AGREEMENT})
+    with pytest.raises(Conflict, match="quicker"):
+        await commands.begin("digits", PLAN, How(guard=refuse))
+    assert woken == []
+    await commands.begin("digits", PLAN)
+    assert woken == ["digits-cnn"]
+
+
 # -- plans
 
 

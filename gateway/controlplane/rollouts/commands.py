@@ -22,7 +22,7 @@ from gateway.controlplane.rollouts.progress import Move, Progress
 from gateway.controlplane.store.store import StoreError
 from gateway.core import edits
 from gateway.core.faults import Conflict
-from gateway.core.rollout import NotNow, Signal
+from gateway.core.rollout import NotNow, Plan, Signal
 from gateway.processes.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -78,8 +78,9 @@ class Commands:
         """
         before = self._all.get(route)
         if not how.dry_run and (before is None or not before.is_live):
-            start = edits.weights_of(self._publisher.table.document, route)
-            await self._awake(plans.read_plan(said, start).to)  # nobody waits at the first step
+            plan = self._plan(route, said)
+            how.guard(None if before is None else before.shown())
+            await self._awake(plan.to)  # nobody waits at the first step
         return await self._finish(self._begin(route, said, how))
 
     async def _begin(self, route: str, said: Mapping[str, Json], how: How) -> Json:
@@ -90,7 +91,7 @@ class Commands:
                 raise Conflict(f"a rollout of {before.plan.to!r} runs on route {route!r} already")
             if how.why and "why" not in said:
                 said = {**said, "why": how.why}
-            plan = plans.read_plan(said, start, lambda to: self._rollouts.is_compared(route, to))
+            plan = self._plan(route, said)
             it = Progress(
                 secrets.token_hex(6), route, said, plan, start, utc_now(),
                 warming=plan.warmup > 0,
@@ -113,6 +114,11 @@ class Commands:
                 self._rollouts.tell_workers()
                 self._rollouts.stir()
             return it.shown()
+
+    def _plan(self, route: str, said: Mapping[str, Json]) -> Plan:
+        """The plan that `said` describes for the split of now; Invalid names all that is wrong."""
+        weights = edits.weights_of(self._publisher.table.document, route)
+        return plans.read_plan(said, weights, lambda to: self._rollouts.is_compared(route, to))
 
     async def _put_back(self, route: str, before: Progress | None) -> None:
         """A rollout that could not begin never was."""
