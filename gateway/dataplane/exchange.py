@@ -25,7 +25,7 @@ from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.judge import Trial
 from gateway.dataplane.live_route import LiveRoute
-from gateway.dataplane.mirroring import mirror
+from gateway.dataplane.mirroring import ask_again, mirror
 from gateway.dataplane.pairing import Pair
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.replying import Replying
@@ -396,6 +396,7 @@ class Exchange(Replying, Coded):
         """What the client got is one half of it, if it is whole and an instance's."""
         name = self.backend.name if self.backend is not None else ""
         pair.answered_by(name, not reason and self.first_at > 0.0 and self.status != 101)
+        ask_again(self, pair, self.backend)
         self.pair = None
 
     def _book(self, now: float, reason: str) -> None:

@@ -47,8 +47,22 @@ def mirror(exchange: Intake, route: LiveRoute, chosen: LiveBackend) -> Pair | No
     pair = _pair(exchange, route, backend, chosen)
     Copy(exchange, backend, instance, whole, pair.copy).begin()
     if compares.noise:
-        _ask_again(exchange, pair, chosen, whole)
+        pair.ask_again(whole)
     return pair
+
+
+def ask_again(exchange: Intake, pair: Pair, backend: LiveBackend | None) -> None:
+    """Asks `backend`, of which the client has its answer, the same once more, if there is room that
+    nobody waits for. No sooner: the only place of an instance may be the client's until then."""
+    half, plane = pair.again, exchange.plane
+    if half is None or backend is None:
+        return
+    if pair.wants_again and plane.mirrored < plane.options.mirror_in_flight and not backend.waiting:
+        instance = backend.other((), plane.now())
+        if instance is not None and instance.takes():
+            Copy(exchange, backend, instance, pair.question, half).begin()
+            return
+    half.end(False)
 
 
 def _taker(exchange: Intake, backend: LiveBackend) -> LiveInstance | None:
@@ -68,16 +82,6 @@ def _pair(exchange: Intake, route: LiveRoute, backend: LiveBackend, chosen: Live
     key = -1 if route.route.sticky is None else route.key_hash(exchange.head)
     request = exchange.request_id.decode("latin-1")
     return Pair(plane.outbox, name, backend.name, chosen.name, key, request, plane.wall())
-
-
-def _ask_again(exchange: Intake, pair: Pair, backend: LiveBackend, body: bytes) -> None:
-    """Asks `backend`, which has the request, the same once more, if there is room."""
-    plane = exchange.plane
-    if pair.is_over or plane.mirrored >= plane.options.mirror_in_flight:
-        return
-    instance = backend.other((), plane.now())
-    if instance is not None and instance.takes():
-        Copy(exchange, backend, instance, body, pair.ask_again()).begin()
 
 
 class Copy(Timed, Receiver):

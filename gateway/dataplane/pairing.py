@@ -153,12 +153,12 @@ class Half:
 
 
 class Pair:
-    """The answers to one request: the client's, the mirror's, and the one to the same question
+    """The answers to one request: the client's, the mirror's, and the one to the same `question`
     asked `again`, where it is."""
 
     __slots__ = (
         "_is_over", "_key", "_mirror", "_outbox", "_request", "_route", "_size", "_stable", "_time",
-        "again", "copy", "main",
+        "again", "copy", "main", "question",
     )  # fmt: skip
 
     def __init__(
@@ -173,16 +173,26 @@ class Pair:
         self._is_over = False
         self.main, self.copy = Half(self), Half(self)
         self.again: Half | None = None
+        self.question = b""
 
     @property
     def is_over(self) -> bool:
         """Whether nothing is gathered any more."""
         return self._is_over
 
-    def ask_again(self) -> Half:
-        """Where the second answer of the stable version is gathered."""
-        self.again = half = Half(self)
-        return half
+    def ask_again(self, question: bytes) -> None:
+        """The stable version is to be asked the same once the client has its answer; what is asked
+        is held until then, if there is room for it."""
+        size = len(question)
+        if not self._is_over and self._outbox.fits(0, size):
+            self.again, self.question = Half(self), question
+            self._size += size
+            self._outbox.held += size
+
+    @property
+    def wants_again(self) -> bool:
+        """Whether a second answer of the stable version is still of use."""
+        return not self._is_over and self.again is not None and self.copy.state != NONE
 
     def takes(self, half: Half, more: int) -> bool:
         """Whether `half` may grow by `more` bytes; else the pair is dropped."""
@@ -247,6 +257,7 @@ class Pair:
         self._is_over = True
         self._outbox.held -= self._size
         self._size = 0
+        self.question = b""
         for half in (self.main, self.copy, self.again):
             if half is not None:
                 half.free()

@@ -50,12 +50,13 @@ def served(rig, stub):
 
     async def make(old: Any, new: Any, compare: Any = COMPARE, **more: Any) -> Any:
         options, mirrored = more.pop("options", {}), more.pop("mirrored", {})
+        stable = more.pop("stable", {})
         gateway, main, shadow = await rig(**options), await stub(old), await stub(new)
         gateway.plane.outbox.transport = taker = Taker()
         mirror = {"backend": "m", "percent": more.pop("percent", 100), "compare": compare}
         route = {"match": "/", "split": {"a": 1}, "mirror": mirror, **more}
         shadowed = {"instances": [shadow.url], **mirrored}
-        backends = {"a": {"instances": [main.url]}, "m": shadowed}
+        backends = {"a": {"instances": [main.url], **stable}, "m": shadowed}
         gateway.table({"backends": backends, "routes": {"r": route}})
         return gateway, taker
 
@@ -96,6 +97,53 @@ async def test_with_noise_the_stable_version_is_asked_a_second_time(served) -> N
     await gateway.ask(REQUEST)
     await until(lambda: len(taker.pairs) == 1)
     assert [body for *_, body in taker.pairs[0][1]] == [b"1", b"2", b"1"]
+
+
+def telling(order: list[str], name: str, *, until: asyncio.Event | None = None) -> Any:
+    """Answers `name`, and says which requests came, in `order`; copies once `until` is set."""
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            head, _ = await conversation.request()
+            is_copy = b"x-headgate-mirror" in head.lower()
+            order.append(f"{name} copy" if is_copy else name)
+            if is_copy and until is not None:
+                await until.wait()
+            await conversation.answer(name.encode())
+
+    return script
+
+
+async def test_a_stable_version_that_takes_one_at_a_time_is_asked_again_after_its_answer(
+    served,
+) -> None:
+    order: list[str] = []
+    gateway, taker = await served(
+        telling(order, "a"), telling(order, "m"), {"noise": True}, stable={"max_in_flight": 1}
+    )
+    for number in range(1, 4):
+        assert (await gateway.ask(REQUEST)).body == b"a"
+        await until(lambda count=number: len(taker.pairs) == count)
+    assert [[body for *_, body in parts] for _, parts in taker.pairs] == [[b"a", b"m", b"a"]] * 3
+    assert order.count("a") == order.count("a copy") == order.count("m copy") == 3
+    assert gateway.plane.outbox.held == 0
+
+
+async def test_who_is_asked_again_gives_way_to_a_client_and_the_pair_goes_without(served) -> None:
+    order: list[str] = []
+    never = asyncio.Event()
+    gateway, taker = await served(
+        telling(order, "a", until=never),
+        telling(order, "m"),
+        {"noise": True},
+        stable={"max_in_flight": 1},
+    )
+    assert (await gateway.ask(REQUEST)).body == b"a"
+    await until(lambda: "a copy" in order)
+    assert not taker.pairs
+    assert (await gateway.ask(REQUEST)).body == b"a"
+    await until(lambda: len(taker.pairs) == 1)
+    assert [body for *_, body in taker.pairs[0][1]] == [b"a", b"m"]
 
 
 async def test_a_mirror_that_has_no_room_is_unanswered_and_no_difference(served) -> None:
