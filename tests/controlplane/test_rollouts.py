@@ -18,6 +18,7 @@ from gateway.controlplane.store.store import DiskRefused, StateRefused
 from gateway.core import edits
 from gateway.core.faults import Conflict, Invalid, Missing
 from gateway.core.mirrored import Counts
+from gateway.core.table import Document
 from gateway.wire.messages import Judging
 from tests.controlplane.conftest import FILE, make_publisher
 from tests.controlplane.memory_store import InMemory, MemoryStore
@@ -464,6 +465,33 @@ async def test_the_old_backend_goes_where_the_plan_says_so() -> None:
     assert house.weights == {"digits-cnn": 100}
 
 
+async def test_a_backend_that_had_nothing_at_the_start_is_no_old_one() -> None:
+    house = House()
+
+    def with_a_reserve(document: Document) -> Document:
+        document = edits.put(document, "backends", "reserve", {"instances": ["http://127.0.0.1:9"]})
+        route = edits.entry_of(document, "routes", "digits")
+        split = {**route["split"], "reserve": 0}
+        return edits.put(document, "routes", "digits", {**route, "split": split})
+
+    await house.publisher.publish(with_a_reserve, who="o")
+    await house.begin(steps=[100], on_done="remove_old")
+    await house.commands.command("digits", "promote")
+    assert house.weights == {"digits-cnn": 100, "reserve": 0}
+
+
+async def test_a_plan_that_was_taken_before_is_not_asked_for_what_new_ones_are(
+    tmp_path: Path,
+) -> None:
+    keeper = RolloutFile(tmp_path / "rollouts.json")
+    house = House(keeper)
+    await house.begin(steps=[50])
+    kept = dict(keeper.load())
+    said = {**kept["digits"]["said"], "on_done": "remove_old"}
+    keeper.keep({"digits": {**kept["digits"], "said": said}})
+    assert House(keeper, house.publisher).shown()["share"] == 50
+
+
 # -- death
 
 
@@ -722,6 +750,7 @@ async def test_nothing_is_loaded_for_a_plan_that_is_refused_with_every_fault_nam
         ({"guards": {"predictions": {"field": "digit"}}}, ["/guards/predictions/field"]),
         ({"guards": {"errors": {"alpha": 1, "on_fail": "x"}}},
          ["/guards/errors/alpha", "/guards/errors/on_fail"]),
+        ({"steps": [5, 50], "on_done": "remove_old"}, ["/on_done"]),
         ({"on_done": "burn", "why": "a\nb", "extra": 1}, ["/extra", "/on_done", "/why"]),
     ],
 )  # fmt: skip

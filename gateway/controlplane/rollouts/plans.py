@@ -5,7 +5,7 @@ stands. It asks nobody whether the canary is any good.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import isfinite
 from typing import Any
@@ -39,10 +39,11 @@ _ON_DONE = ("keep", "remove_old")
 def read_plan(
     said: Mapping[str, Json],
     weights: Mapping[str, int],
-    is_compared: Callable[[str], bool] = lambda canary: True,
+    is_compared: Callable[[str], bool] | None = None,
 ) -> Plan:
     """The plan that `said` describes for a route with these `weights`; Invalid names all faults.
-    `is_compared`: whether answers of a canary are compared by a mirror of the route."""
+    `is_compared`: whether answers of a canary are compared by a mirror of the route; None for a
+    plan that was taken already, which is asked for no more than it was then."""
     reader = _Reader(is_compared)
     plan = reader.plan(said, weights)
     if reader.faults or plan is None:
@@ -53,7 +54,7 @@ def read_plan(
 class _Reader:
     """Reads, and notes what is wrong."""
 
-    def __init__(self, is_compared: Callable[[str], bool]) -> None:
+    def __init__(self, is_compared: Callable[[str], bool] | None) -> None:
         self._is_compared = is_compared
         self.faults: list[Fault] = []
 
@@ -66,17 +67,29 @@ class _Reader:
         warmup = self._count(said.get("warmup", WARMUP), "/warmup", 0)
         steps = self._steps(said.get("steps", list(STEPS)), hold_s, least)
         guards = self._guards(said.get("guards"))
-        if any(guard.name == "agreement" for guard in guards) and not self._is_compared(to):
-            detail = f"needs a mirror of this route to {to!r} whose answers are compared"
-            hint = f"mirror: {{backend: {to}, compare: {{}}}}"
-            self._fault("/guards/agreement", "no_mirror", detail, hint)
         on_done = self._one_of(said.get("on_done", "keep"), _ON_DONE, "/on_done")
+        if self._is_compared is not None:
+            self._check_mirror(to, guards, self._is_compared)
+            self._check_end(steps, on_done)
         why = said.get("why", "")
         if not isinstance(why, str) or len(why) > MAX_WHY or not why.isprintable():
             self._fault("/why", "type", f"must be one printable line of up to {MAX_WHY}")
         if self.faults:
             return None
         return Plan(to, steps, guards, warmup, on_done, why)
+
+    def _check_mirror(
+        self, to: str, guards: Iterable[Guard], is_compared: Callable[[str], bool]
+    ) -> None:
+        if any(guard.name == "agreement" for guard in guards) and not is_compared(to):
+            detail = f"needs a mirror of this route to {to!r} whose answers are compared"
+            hint = f"mirror: {{backend: {to}, compare: {{}}}}"
+            self._fault("/guards/agreement", "no_mirror", detail, hint)
+
+    def _check_end(self, steps: Sequence[Step], on_done: Json) -> None:
+        if on_done == "remove_old" and steps and 0 < steps[-1].percent < 100:
+            detail = f"at {percent_of(steps[-1]):g} % the old backends have the rest"
+            self._fault("/on_done", "rest", f"{detail}: let the last step be 100")
 
     def _fault(self, where: str, code: str, detail: str, hint: str = "") -> None:
         self.faults.append(Fault(where, code, detail, hint))

@@ -90,7 +90,10 @@ class Progress:
         """The split of a step, or of the end of all."""
         found = weights_at(self.start, self.plan.to, self.plan.steps[step].percent)
         if state == "done" and self.plan.on_done == "remove_old":
-            return {name: weight for name, weight in found.items() if weight}
+            # One that had nothing at the start is no old one: another candidate, or a reserve.
+            return {
+                name: weight for name, weight in found.items() if weight or not self.start[name]
+            }
         return found
 
     @property
