@@ -25,7 +25,7 @@ from gateway.processes.console import say, take_over
 from gateway.processes.service_manager import ServiceManager
 from gateway.processes.supervisor import Supervisor
 from gateway.processes.tasks import first_of, told
-from gateway.up import screen
+from gateway.up import ports, screen
 from gateway.up.fleet import Started, StartError, follow
 from gateway.up.local_fleet import LocalFleet
 from gateway.up.plan import Site, cpu_count
@@ -68,6 +68,8 @@ def run_up(
         prepared.close()
         return 1
     take_over()
+    # Bound, and not listened on before all is ready: for whoever looks they are free until then.
+    ports.keep(bound.getsockname()[1] for bound in (*prepared.plan.data, prepared.plan.admin))
     site = Site(source or Path(file), Path.cwd(), cpu_count(), os.environ)
     make = partial(RayFleet, site, say, follows=follows) if on == "ray" else None
     return asyncio.run(_launch(prepared, document, site, manager, make, watch=reload))

@@ -3,14 +3,15 @@
 One below those that a system gives to clients, so that no connection of somebody else's sits on it
 when the instance comes back; and one that no other fleet of this user has chosen: until its
 instance listens, which takes Python a while, a port is free for whoever looks. Whoever chooses one
-holds the lock on its byte of a common file, and the kernel lets go of it when the fleet ends.
+holds the lock on its byte of a common file, and the kernel lets go of it when the fleet ends. So
+it is with the gateway's own, which are bound from the start and listen once all models are ready.
 """
 
 import fcntl
 import os
 import random
 import tempfile
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,15 @@ PORTS = range(20_000, 30_000)
 TRIES = 200
 _held: dict[str, int] = {}
 """Address → port, of those whose locks this process holds."""
+_kept: set[int] = set()
+"""Those where this process itself will listen."""
+
+
+def keep(ports: Iterable[int]) -> None:
+    """From now on no instance is started at one of these, by this process or another fleet."""
+    for port in ports:
+        _kept.add(port)
+        _lock(port, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_free(instance: Instance) -> bool:
@@ -31,6 +41,8 @@ def is_free(instance: Instance) -> bool:
 
 def refusal(instance: Instance) -> str | None:
     """Why nobody could listen there now, in one line."""
+    if instance.port in _kept:
+        return f"cannot listen on {instance.address}: the port is the gateway's own"
     try:
         (bound,) = bind(instance.address)
     except ListenError as error:
@@ -49,7 +61,11 @@ def choose(taken: Container[str], chance: random.Random, host: str = HOST) -> In
     for _ in range(TRIES):
         port = chance.choice(PORTS)
         found = Instance(f"http://{host}:{port}", host, port)
-        if found.address in taken or not _lock(port, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        if (
+            found.address in taken
+            or port in _kept
+            or not _lock(port, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ):
             continue
         _held[found.address] = port
         if is_free(found):

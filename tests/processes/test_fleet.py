@@ -150,6 +150,39 @@ def test_a_port_that_another_fleet_has_chosen_is_nobody_elses_before_its_instanc
     assert ports.choose((), chance).address == at, "what is taken no more is there again"
 
 
+KEEPS = """
+import random, sys
+from gateway.processes.sockets import ListenError, bind
+from gateway.up import ports
+port = int(sys.argv[1])
+bound = bind(f"127.0.0.1:{port}")
+ports.PORTS = range(port, port + 1)
+ports.keep([port])
+for _ in range(2):
+    try:
+        print(ports.choose((), random.Random()).address)
+    except ListenError as error:
+        print(error, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_port_that_the_gateway_has_bound_is_no_instances_before_it_listens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port, chance = free_port(), random.Random()
+    monkeypatch.setattr(ports, "PORTS", range(port, port + 1))
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", KEEPS, str(port)], cwd=ROOT, **pipes) as other:
+        assert other.stdout is not None
+        for _ in range(2):
+            assert "no free port was found" in other.stdout.readline()
+        with pytest.raises(ListenError, match="no free port was found"):
+            ports.choose((), chance)
+        other.kill()
+    assert ports.choose((), chance).port == port
+
+
 def test_a_name_that_is_many_addresses_cannot_be_started_here() -> None:
     spec = {"instances": ["dns+http://model:80"], "serve": {"model": "m:M"}}
     with pytest.raises(ServeError, match=r"dns\+http://model:80 cannot be started here"):

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from gateway.processes.sockets import ListenError
+from gateway.up import ports
 from tests.harness.gateway import complete, eventually
 
 from .test_up import Up
@@ -158,6 +160,18 @@ async def up(folder: Path, document: dict[str, Any], **env: str) -> AsyncIterato
         yield it
     finally:
         await leave_nothing(it)
+
+
+async def test_the_gateways_own_ports_are_no_instances_of_this_or_another_fleet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with up(tmp_path, file(start="demand")) as it:
+        for url in (it.url, it.admin_url):
+            port = int(url.rpartition(":")[2])
+            monkeypatch.setattr(ports, "PORTS", range(port, port + 1))
+            with pytest.raises(ListenError, match="no free port was found"):
+                ports.choose((), random.Random(), "127.0.0.2")  # where nobody listens
+        await it.stop()
 
 
 async def test_versions_replace_each_other_under_load_and_a_broken_one_does_not(
