@@ -230,6 +230,19 @@ async def test_who_needs_one_that_could_not_be_loaded_has_it_tried_again() -> No
                 await waiting
 
 
+def test_what_is_kept_is_loaded_again_where_the_fleet_began_anew() -> None:
+    it = Watched()
+    it.view.take(told("asleep"))
+    it.use(1.0)
+    assert [message["type"] for message in it.sent] == ["use"], "nobody needs it"
+    it.kept = ["a", "b"]
+    it.use(2.0)
+    assert it.sent[1] == {"type": "wake", "backend": "a"}
+    it.view.take(told("failed", error="no weights"))
+    it.use(3.0)
+    assert [message["type"] for message in it.sent] == ["use", "wake", "use", "use"]
+
+
 async def test_who_waits_too_long_for_a_model_is_told_to_ask_again() -> None:
     it = Watched(load_within_s=0.01)
     it.view.take(told("starting"))

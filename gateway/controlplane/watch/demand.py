@@ -58,6 +58,8 @@ class Demand:
                 )  # fmt: skip
         in_flight, queued = self._loads.in_flight(), self._loads.queue_depth()
         kept = {*self._kept(), *(name for name, count in self._awaited.items() if count)}
+        # A canary that was loaded sleeps where its fleet began anew.
+        self.ask(sorted(name for name in names & kept if self._fleet.state(name) == "asleep"))
         use: dict[str, ModelUse] = {}
         for name, count in counts.items():
             busy = any(in_flight.get(name, {}).values()) or queued.get(name, 0) > 0
