@@ -21,6 +21,8 @@ def parse_form(media_type: str, content_type: str, body: bytes) -> Form:
     """The fields of `body`; `bad_request` when it is malformed."""
     if media_type != "multipart/form-data":
         return _urlencoded(body)
+    if not body:
+        raise refuse("bad_request", "the body is empty")
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise refuse("bad_request", "multipart/form-data needs a boundary")
@@ -40,18 +42,22 @@ def parse_form(media_type: str, content_type: str, body: bytes) -> Form:
             (_text(file.field_name), Upload(_text(file.file_name), kind_text, source.read()))
         )
 
-    parser = FormParser(
-        "multipart/form-data",
-        on_field,
-        on_file,
-        boundary=boundary,
-        config={"MAX_MEMORY_FILE_SIZE": len(body) + 1, "MAX_BODY_SIZE": len(body) + 1},
-    )
+    ended: list[bool] = []
     try:
+        parser = FormParser(
+            "multipart/form-data",
+            on_field,
+            on_file,
+            on_end=lambda: ended.append(True),
+            boundary=boundary,
+            config={"MAX_MEMORY_FILE_SIZE": len(body) + 1, "MAX_BODY_SIZE": len(body) + 1},
+        )
         parser.write(bytes(body))
         parser.finalize()
     except FormParserError as error:
         raise refuse("bad_request", f"the form is malformed: {error}") from None
+    if not ended:  # of which the parser says nothing, though the last part is lost
+        raise refuse("bad_request", "the form is cut short: its closing boundary is missing")
     return Form(pairs)
 
 

@@ -3,6 +3,8 @@
 import json
 import struct
 
+import pytest
+
 from tests.instance.conftest import Serve, eventually
 
 FORMS = """
@@ -177,6 +179,32 @@ def test_untyped_requests_arrive_as_their_media_type_says(serve: Serve) -> None:
     assert answer.json() == expected
     broken = instance.post(content=b"x", headers={"Content-Type": "multipart/form-data"})
     assert broken.status_code == 400
+
+
+PART = b'--%b\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "boundary", "says"),
+    [
+        (PART % b"B", "B", "cut short"),
+        (PART % b"B" + b"--B", "B", "cut short"),
+        ((PART % b"B")[:-6], "B", "cut short"),
+        (b"", "B", "empty"),
+        (PART % (b"B" * 300) + b"--" + b"B" * 300 + b"--", "B" * 300, "malformed"),
+    ],
+)
+def test_a_form_that_lost_its_end_or_can_be_none_is_refused_and_not_read_in_part(
+    served: Serve, content: bytes, boundary: str, says: str
+) -> None:
+    kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    answer = served(FORMS, "Untyped").post(content=content, headers=kind)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    assert says in answer.json()["detail"]
+    whole = served(FORMS, "Untyped").post(
+        content=PART % b"B" + b"--B--", headers={"Content-Type": "multipart/form-data; boundary=B"}
+    )
+    assert whole.json() == {"got": {"a": "1"}}
 
 
 def test_annotated_with_bytes_request_or_awaited_uploads(serve: Serve) -> None:
