@@ -24,10 +24,12 @@ from instance.core.errors import RequestRefused, refuse
 from instance.model.exact_json import loads
 from instance.model.fast_reading import Read, Refused, reader_of
 from instance.model.faults import invalid
-from instance.model.forms import parse_form
+from instance.model.forms import lists_of, parse_form
 from instance.requests import Request, Upload
 
 Parse = Callable[[Request], Any]
+# The fields of a type that hold several values; None for a type that has no fields.
+Lists = frozenset[str] | None
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
@@ -56,8 +58,9 @@ def parser_for(annotation: Any, of_litserve: bool = False) -> tuple[Parse, TypeA
         return untyped, None
     kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
     of_fields = isinstance(kind, type) and issubclass(kind, BaseModel)
+    lists = lists_of(kind) if of_fields else None
     read = reader_of(adapter.core_schema)
-    return (lambda request: parse_typed(request, adapter, of_fields, read)), adapter
+    return (lambda request: parse_typed(request, adapter, lists, read)), adapter
 
 
 def _is_starlettes(annotation: Any, name: str) -> bool:
@@ -140,15 +143,15 @@ def parse_json(body: bytes | bytearray) -> Any:
 
 
 def parse_typed(
-    request: Request, adapter: TypeAdapter[Any], of_fields: bool, read: Read | None = None
+    request: Request, adapter: TypeAdapter[Any], lists: Lists, read: Read | None = None
 ) -> Any:
     """The validated value; `invalid_request` names every field that is wrong. A form will do
-    for a type `of_fields`. What `read` refuses is looked at again."""
+    for a type of fields, with `lists` among them. What `read` refuses is looked at again."""
     media_type = request.content_type
     if media_type != "application/json":  # as most say it
         media_type = meant_media_type(request)
         if not is_json(media_type):
-            return _parse_fields(request, media_type, adapter, of_fields)
+            return _parse_fields(request, media_type, adapter, lists)
     body: bytes | bytearray = request.body  # the latter where it is large
     if read is not None:
         try:
@@ -167,14 +170,16 @@ def parse_typed(
 
 
 def _parse_fields(
-    request: Request, media_type: str, adapter: TypeAdapter[Any], of_fields: bool
+    request: Request, media_type: str, adapter: TypeAdapter[Any], lists: Lists
 ) -> Any:
-    if media_type not in FORM_TYPES or not of_fields:
+    if media_type not in FORM_TYPES or lists is None:
         say = f"this model takes application/json, not {media_type or 'an unnamed type'}"
         raise refuse("unsupported_media_type", say)
     form = parse_form(media_type, request.content_type, request.body)
     try:
-        return adapter.validate_python(dict(form))
+        return adapter.validate_python(
+            {name: form.getlist(name) if name in lists else form[name] for name in form}
+        )
     except ValidationError as error:
         raise _refused(error, None) from None
 

@@ -3,10 +3,14 @@
 Takes a whole body and gives a `Form`. The parsing of multipart is python-multipart's.
 """
 
+from collections import deque
+from collections.abc import Iterator, Sequence
 from io import BytesIO
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 
+from pydantic import AliasChoices, BaseModel
 from python_multipart import FormParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
@@ -15,6 +19,7 @@ from instance.core.errors import refuse
 from instance.requests import Form, Upload
 
 MAX_FIELDS = 1000
+SEVERAL = (list, set, frozenset, tuple, deque, Sequence)
 
 
 def parse_form(media_type: str, content_type: str, body: bytes) -> Form:
@@ -59,6 +64,28 @@ def parse_form(media_type: str, content_type: str, body: bytes) -> Form:
     if not ended:  # of which the parser says nothing, though the last part is lost
         raise refuse("bad_request", "the form is cut short: its closing boundary is missing")
     return Form(pairs)
+
+
+def lists_of(kind: type[BaseModel]) -> frozenset[str]:
+    """The names of those fields of `kind`, as clients give them, that hold several values: a form
+    repeats the name for each, as FastAPI reads it."""
+    fields = kind.model_fields
+    several = [name for name in fields if _holds_several(fields[name].annotation)]
+    return frozenset(given for name in several for given in _names(kind, name))
+
+
+def _holds_several(annotation: Any) -> bool:
+    origin = get_origin(annotation) or annotation
+    if origin in (Union, UnionType):
+        return any(map(_holds_several, get_args(annotation)))
+    return _holds_several(get_args(annotation)[0]) if origin is Annotated else origin in SEVERAL
+
+
+def _names(kind: type[BaseModel], name: str) -> Iterator[str]:
+    alias = kind.model_fields[name].validation_alias
+    choices = alias.choices if isinstance(alias, AliasChoices) else (alias,)
+    yield name
+    yield from (choice for choice in choices if isinstance(choice, str))
 
 
 def _urlencoded(body: bytes) -> Form:

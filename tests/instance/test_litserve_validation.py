@@ -80,6 +80,15 @@ FORMS = """
         def decode_request(self, request: Annotated[Asked, Form()]):
             return request.number
 
+    class Listed(BaseModel):
+        tags: list[str] = []
+        ids: Annotated[set[int] | None, Field(validation_alias="id")] = None
+        one: str = ""
+
+    class OfListedForm(Api):
+        def decode_request(self, request: Annotated[Listed, Form()]):
+            return [request.tags, sorted(request.ids or ()), request.one]
+
     class Bounded(Api):
         def decode_request(self, request: Annotated[list[int], Field(max_length=2)]):
             return request
@@ -96,11 +105,20 @@ FILES = [("request", ("a.txt", b"abc", "text/plain")), ("request", ("b.txt", b"d
         ),
         ("OneFile", [{"files": FILES[:1]}]),
         ("OfForm", [{"data": {"number": "4"}}, {"data": {"number": "x"}}, {"data": {"n": "4"}}]),
+        (
+            "OfListedForm",
+            [
+                {"data": {"tags": ["a", "b"], "one": ["x", "y"]}},
+                {"data": {"tags": "a", "id": ["2", "1"]}},
+                {"data": {"one": "x"}},
+                {"data": {"id": ["1", "x"]}},
+            ],
+        ),
         ("Bounded", [{"json": [1, 2]}, {"json": [1, 2, 3]}]),
     ],
 )
 def test_what_fastapi_reads_in_an_annotation_holds(both: Both, name: str, asked) -> None:  # noqa: F811
-    pair = both(FORMS, "Files", "OneFile", "OfForm", "Bounded")
+    pair = both(FORMS, "Files", "OneFile", "OfForm", "OfListedForm", "Bounded")
     for one in asked:
         theirs, ours = pair.ask(f"/{name}", **one)
         if "files" in one and not one["files"]:  # no form at all: we say so
