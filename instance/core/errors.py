@@ -41,6 +41,13 @@ KINDS: dict[str, Kind] = {
 }
 
 
+def writable(text: str) -> str:
+    """`text` as UTF-8 can carry it: half of a surrogate pair stays readable, as an escape."""
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One field of a request that is wrong; `pointer` is its JSON pointer."""
@@ -48,6 +55,10 @@ class Fault:
     pointer: str
     code: str
     detail: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pointer", writable(self.pointer))
+        object.__setattr__(self, "detail", writable(self.detail))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,12 @@ class Problem:
     retry_after_s: float | None = None
     bare: bool = False
     """Whether nothing but `detail` is said, as FastAPI says what an HTTPException has to say."""
+
+    def __post_init__(self) -> None:
+        # The one place that all errors pass: what they say is a model's, and must not keep them
+        # from being said.
+        if isinstance(self.detail, str):
+            object.__setattr__(self, "detail", writable(self.detail))
 
     @property
     def status_code(self) -> int:

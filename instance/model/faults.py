@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from instance.core.errors import Fault, Problem
+from instance.core.errors import Fault, Problem, writable
 
 MAX_FAULTS = 100  # of one request that are named
 MAX_INPUT = 1024  # bytes of a client's own value in an error
@@ -31,8 +31,8 @@ def fastapis(fault: Any) -> dict[str, Any]:
     """One fault as FastAPI has it in a 422; what the client sent is repeated where it is short."""
     plain: dict[str, Any] = {
         "type": fault["type"],
-        "loc": ["body", *fault["loc"]],
-        "msg": fault["msg"],
+        "loc": ["body", *(writable(at) if isinstance(at, str) else at for at in fault["loc"])],
+        "msg": writable(fault["msg"]),
     }
     for name in ("input", "ctx"):
         if name in fault:

@@ -31,6 +31,8 @@ RAISERS = """
         if kind == "odd": raise Odd
         if kind == "enumerations":
             raise HTTPException(http.HTTPStatus.NOT_FOUND, Word.REASON, {"X-Word": Word.REASON})
+        if kind == "half": raise HTTPException(400, "half of a pair: \\ud83d")
+        if kind == "half key": return {"\\ud83d": float("nan")}
         if kind == "redirect": raise HTTPException(307, "there", {"Location": "/there"})
         return kind
 
@@ -107,6 +109,33 @@ def test_r48_what_is_raised_and_no_exception_fails_alone_too(serve: Serve, name:
     assert answer.headers["x-word"] == "reason"
     answer = instance.post("redirect")
     assert (answer.status_code, answer.headers["location"]) == (307, "/there")
+    for kind, status, says in [
+        ("half", 400, r"half of a pair: \ud83d"),
+        ("half key", 500, r"the model's answer holds NaN at /\ud83d, which JSON cannot carry"),
+    ]:
+        answer = instance.post(kind)
+        assert (answer.status_code, answer.json()["detail"]) == (status, says)
+    assert instance.workers() == workers
+
+
+HALVES = """
+    class Model:
+        stream = True
+        def setup(self, device): ...
+        def predict(self, x):
+            yield {"a": 1}
+            yield {"\\ud83d": float("nan")}
+"""
+
+
+def test_what_a_stream_cannot_send_is_said_also_where_its_name_is_no_text(serve: Serve) -> None:
+    instance = serve(HALVES)
+    workers = instance.workers()
+    for _ in range(2):
+        with raw(instance, b"1") as sock:
+            got = b"".join(iter(lambda: sock.recv(1000), b""))
+        assert rb"holds NaN at /\\ud83d" in got
+        assert not got.endswith(b"0\r\n\r\n")
     assert instance.workers() == workers
 
 
