@@ -116,13 +116,14 @@ class Lane:
         self.sender.item(value, self.choice)
 
     def end(self, problem: Problem | None = None) -> None:
-        """Ends it once. With a problem the whole stream ends, in order when all have."""
+        """Ends it once. With a problem the whole stream ends, in order when all have. What its
+        framing says last may be what the model gave, and raise: then it has not ended."""
         if self.ended:
             return
+        if problem is not None or self.sender.choices == 1:
+            self.sender.end(problem)
         self.ended = True
         self.sender.choices -= 1
-        if problem is not None or not self.sender.choices:
-            self.sender.end(problem)
 
 
 class Streams:
@@ -206,7 +207,7 @@ class Streams:
                     break
                 await self._wait_for_room(lanes)
             for lane in lanes:
-                lane.end()
+                self._finish(lane)
         except BaseException as error:
             raise_if_cancelled(error)
             if len(lanes) > 1 and not sent:
@@ -236,13 +237,20 @@ class Streams:
             if lane.left:
                 continue
             if value is None:
-                lane.end()
+                self._finish(lane)
                 continue
             try:
                 lane.item(value)
             except BaseException as error:
                 lane.end(self._blame.problem(error, "encode_response", [lane.work]))
         return True
+
+    def _finish(self, lane: Lane) -> None:
+        """Ends one of a batch in order; one that cannot be ended so fails alone."""
+        try:
+            lane.end()
+        except BaseException as error:
+            lane.end(self._blame.problem(error, "encode_response", [lane.work]))
 
     async def _wait_for_room(self, lanes: list[Lane]) -> None:
         """The slowest client of a batch sets its pace."""

@@ -6,6 +6,7 @@ import pytest
 
 from tests.harness.late import Late, late_or_skip
 from tests.instance.conftest import Serve
+from tests.instance.loads import later
 
 openai = Late("openai")
 
@@ -49,6 +50,23 @@ MODELS = """
         def predict(self, requests):
             yield [f"{i} of {len(requests)}" for i, _ in enumerate(requests)]
             yield [None if i == 0 else " more" for i, _ in enumerate(requests)]
+
+    class Endings(ModelAPI):
+        "Ends as it is told to; nan is a reason that no JSON can carry."
+        spec = "openai-chat"
+        def setup(self, device): ...
+        def predict(self, request):
+            yield {"content": "a", "finish_reason": float("nan")}
+
+    class BatchedEndings(ModelAPI):
+        spec = "openai-chat"
+        max_batch_size = 4
+        batch_timeout = 0.2
+        def setup(self, device): ...
+        def predict(self, requests):
+            bad = [request.messages[0].text() == "nan" for request in requests]
+            yield [{"content": "a", "finish_reason": float("nan") if it else "stop"} for it in bad]
+            yield [None if it else "b" for it in bad]
 
     class Tools(ModelAPI):
         spec = "openai-chat"
@@ -179,6 +197,27 @@ def test_chat_errors_reach_openais_client(served: Serve) -> None:
     )
     with pytest.raises(openai.APIError, match="its log says why"):
         list(stream)
+
+
+@pytest.mark.parametrize("name", ["Endings", "BatchedEndings"])
+def test_a_completion_that_cannot_be_ended_says_why_and_its_batch_goes_on(
+    served: Serve, name: str
+) -> None:
+    instance = served(MODELS, name)
+    chat = client(instance.url).chat.completions
+    nan = {"model": "m", "messages": [{"role": "user", "content": "nan"}]}
+    with pytest.raises(openai.InternalServerError, match="holds NaN at /choices/0/finish_reason"):
+        chat.create(**nan)
+    with pytest.raises(openai.APIError, match="holds NaN at /choices/0/finish_reason"):
+        list(chat.create(**nan, stream=True))
+    if name == "BatchedEndings":
+        good = {"model": "m", "messages": [{"role": "user", "content": "stop"}]}
+        path = "/v1/chat/completions"
+        waiting = [later(lambda one=one: instance.post(one, path)) for one in (good, nan, good)]
+        first, failed, second = [wait() for wait in waiting]
+        assert failed.status_code == 500
+        for answer in (first, second):
+            assert answer.json()["choices"][0]["message"]["content"] == "ab"
 
 
 def test_tool_calls(served: Serve) -> None:
