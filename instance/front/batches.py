@@ -124,4 +124,4 @@ class Batches(dict[int, Batch]):
                 return
             job.begin("text/event-stream" if job.sse else media_type or JSON_LINES)
         assert job.parts is not None
-        job.parts.end(problem, message[3])
+        job.parts.end(problem)

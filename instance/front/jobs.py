@@ -18,13 +18,12 @@ from instance.wire.replies import Answer, Reply
 class Parts:
     """What has come of a stream and has not been sent on yet."""
 
-    __slots__ = ("_queue", "_waiter", "content_type", "ended", "last", "problem", "size")
+    __slots__ = ("_queue", "_waiter", "content_type", "ended", "problem", "size")
 
     def __init__(self, content_type: str) -> None:
         self.content_type = content_type
         self.ended = False
         self.problem: Problem | None = None
-        self.last: Buffer = b""  # said before a connection is broken off
         self.size = 0  # bytes that wait here
         self._queue: deque[Buffer] = deque()
         self._waiter: asyncio.Future[None] | None = None
@@ -34,9 +33,9 @@ class Parts:
         self.size += len(part)
         self._wake()
 
-    def end(self, problem: Problem | None, last: Buffer = b"") -> None:
+    def end(self, problem: Problem | None) -> None:
         if not self.ended:
-            self.ended, self.problem, self.last = True, problem, last
+            self.ended, self.problem = True, problem
             self._wake()
 
     async def take(self) -> list[Buffer]:

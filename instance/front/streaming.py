@@ -5,12 +5,18 @@ after its head says so where its framing has a word for it, and then breaks the 
 a truncated answer never looks complete.
 """
 
+import orjson
+
+from instance.core.errors import Problem
+from instance.core.openai_errors import error_of
 from instance.front.answers import Buffer, head
 from instance.front.driver import Driver
 from instance.front.incoming import Client, Incoming
 from instance.front.jobs import Job, Parts
 from instance.wire.links import OVERHEAD
 
+SSE = "text/event-stream"
+JSON_LINES = "application/x-ndjson"
 NO_BUFFERING = b"Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n"
 
 
@@ -46,8 +52,20 @@ async def _write(
     if parts.problem is None:
         end = b"0\r\n\r\n" if chunked else b""
     else:
-        end = chunk(bytes(parts.last)) if chunked else bytes(parts.last)
+        end = last_words(parts.problem, parts.content_type, driver.info["spec"])
+        end = chunk(end) if chunked else end
     connection.write(pending + end)
+
+
+def last_words(problem: Problem, content_type: str, spec: str) -> bytes:
+    """What is said at the end of a stream that failed, whoever noticed it; empty where its framing
+    has no word for it, and only the broken connection tells."""
+    if content_type == SSE and spec == "openai-chat":
+        return b"data: " + orjson.dumps({"error": error_of(problem)}) + b"\n\n"
+    body = orjson.dumps(problem.document(None), default=str)
+    if content_type == SSE:
+        return b"event: error\ndata: " + body + b"\n\n"
+    return b'{"error":' + body + b"}\n" if content_type == JSON_LINES else b""
 
 
 def chunk(body: Buffer) -> bytes:

@@ -6,9 +6,6 @@ that the class or the client wants decide. Pure.
 
 from typing import Any
 
-import orjson
-
-from instance.core.errors import Problem
 from instance.model.codec import encode_json, encode_spaced
 from instance.wire.frames import Buffer, flat
 
@@ -48,14 +45,4 @@ class ItemFraming:
         return body + b"\n"
 
     def finish(self) -> bytes:
-        return b""
-
-    def error(self, problem: Problem) -> bytes:
-        """The explicit end of a stream that failed; empty where the framing has no word
-        for it, and only the broken connection tells."""
-        body = orjson.dumps(problem.document(None), default=str)
-        if self.sse:
-            return b"event: error\ndata: " + body + b"\n\n"
-        if self.content_type == JSON_LINES:
-            return b'{"error":' + body + b"}\n"
         return b""

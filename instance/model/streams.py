@@ -81,18 +81,15 @@ class Sender:
         """Ends it once: in order, or with `problem`, before or after its head."""
         if self.ended:
             return
-        last = b""
         if problem is None:
             if self._framing is None and self._spec is not None:
                 self._framing = self._framed(None)
             if self._framing is not None:
                 self._send(self._framing.finish())
-        elif self._begun and self._framing is not None:
-            last = self._framing.error(problem)
         self.ended = True
         blobs: list[Body] = []
         packed = None if problem is None else pack_reply(problem, blobs)
-        self._link.send(("end", self.work.id, packed, last))
+        self._link.send(("end", self.work.id, packed))
         self._link.close(self.work.id)
 
 

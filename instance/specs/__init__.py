@@ -7,7 +7,6 @@ names one with `spec = "openai-chat"`, `"openai-embeddings"` or `"open-inference
 
 from typing import Any, Literal, Protocol
 
-from instance.core.errors import Problem
 from instance.model.codec import Parse
 from instance.requests import Request
 
@@ -22,9 +21,6 @@ class Framing(Protocol):
 
     def finish(self) -> bytes:
         """The bytes after the last item of a stream all of whose choices end in order."""
-
-    def error(self, problem: Problem) -> bytes:
-        """The explicit end of a stream that failed; empty where there is no word for it."""
 
 
 class _Asked(Protocol):

@@ -9,11 +9,8 @@ import time
 import uuid
 from typing import Any, Literal
 
-import orjson
 from pydantic import BaseModel
 
-from instance.core.errors import Problem
-from instance.core.openai_errors import error_of
 from instance.model.codec import Parse, UnencodableError, encode_json
 from instance.requests import Request
 from instance.specs.chat_request import ChatRequest, request_type
@@ -165,9 +162,6 @@ class Events(_Completion):
         usage = self._chunk([], self.used()) if self._with_usage else b""
         return last + usage + DONE
 
-    def error(self, problem: Problem) -> bytes:
-        return b"data: " + orjson.dumps({"error": error_of(problem)}) + b"\n\n"
-
     def _part(self, index: int, delta: dict[str, Any], reason: str | None) -> dict[str, Any]:
         more = {"logprobs": None} if self._empty else {}
         return {"index": index, "delta": delta, "finish_reason": reason, **more}
@@ -228,6 +222,3 @@ class Whole(_Completion):
                 "usage": self.used(),
             }
         )
-
-    def error(self, problem: Problem) -> bytes:
-        return b""

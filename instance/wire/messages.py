@@ -99,11 +99,11 @@ Ready: TypeAlias = tuple[Literal["ready"]]
 # The batch of that id, what it took in seconds, and a reply for each job; none for streams.
 Answers: TypeAlias = tuple[Literal["answers"], int, float, list[PackedReply]]
 # Of that job's stream: its media type, one item, that it goes on without an item, its end, with a
-# problem and what is said before the connection is broken off.
+# problem if there was one.
 HeadMessage: TypeAlias = tuple[Literal["head"], int, str]
 Item: TypeAlias = tuple[Literal["item"], int, Placed]
 Sign: TypeAlias = tuple[Literal["sign"], int]
-End: TypeAlias = tuple[Literal["end"], int, PackedReply | None, bytes]
+End: TypeAlias = tuple[Literal["end"], int, PackedReply | None]
 # Whether it is well, and the memory of its GPU: bytes used, and in all (0: no GPU).
 Checked: TypeAlias = tuple[Literal["checked"], bool, int, int]
 

@@ -4,11 +4,12 @@ import json
 import socket
 import threading
 import time
+from typing import Any
 
 import httpx
 import pytest
 
-from tests.instance.conftest import Serve, eventually
+from tests.instance.conftest import Instance, Serve, eventually
 
 STREAMS = """
     import asyncio, time, pathlib
@@ -182,6 +183,72 @@ def test_a_later_error_is_an_explicit_event_and_a_broken_connection(
     assert b"secret" not in got
     with pytest.raises(httpx.RemoteProtocolError):
         served(STREAMS, "FailingWords").post({})
+
+
+DYING = """
+    import asyncio, os, time
+    from instance import ModelAPI
+
+    class Model(ModelAPI):
+        stream = True
+        def setup(self, device): ...
+        def predict(self, x):
+            yield {"i": 1}
+            os._exit(3) if x == "die" else time.sleep(600)
+
+    class Async(Model):
+        async def predict(self, x):
+            yield {"i": 1}
+            os._exit(3) if x == "die" else await asyncio.sleep(600)
+
+    class Chat(Model):
+        spec = "openai-chat"
+        def predict(self, request):
+            yield "word"
+            os._exit(3)
+"""
+
+
+def broken_off(instance: Instance, json: Any, accept: str, path: str = "/predict") -> bytes:
+    """What came of a stream until its connection was broken off."""
+    got = bytearray()
+    ask = {"json": json, "headers": {"Accept": accept}}
+
+    def read() -> None:
+        with instance.client() as client, client.stream("POST", path, **ask) as answer:
+            for part in answer.iter_bytes():
+                got.extend(part)
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        read()
+    return bytes(got)
+
+
+@pytest.mark.parametrize("name", ["Model", "Async"])
+@pytest.mark.parametrize(
+    ("asked", "code", "says"),
+    [("die", "model_error", "process died"), ("hang", "deadline", "--timeout")],
+)
+def test_the_end_of_the_models_process_is_an_explicit_event_in_a_stream(
+    serve: Serve, name: str, asked: str, code: str, says: str
+) -> None:
+    instance = serve(DYING, name, "--timeout", "1s")
+    events = broken_off(instance, asked, "text/event-stream")
+    assert events.startswith(b'data: {"i":1}\n\nevent: error\ndata: {')
+    eventually(lambda: instance.get("/health").status_code == 200)
+    first, last = broken_off(instance, asked, "*/*").splitlines()
+    assert json.loads(first) == {"i": 1}
+    for error in (json.loads(events.partition(b"error\ndata: ")[2]), json.loads(last)["error"]):
+        assert error["code"] == code
+        assert says in error["detail"]
+
+
+def test_the_end_of_a_chat_models_process_reaches_its_clients(serve: Serve) -> None:
+    ask = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    got = broken_off(serve(DYING, "Chat"), ask, "*/*", "/v1/chat/completions")
+    last = json.loads(got.strip().rpartition(b"data: ")[2])
+    assert last["error"]["code"] == "model_error"
+    assert "process died" in last["error"]["message"]
 
 
 @pytest.mark.parametrize("name", ["Endless", "EndlessAsync"])
