@@ -7,8 +7,10 @@ requests are parsed and validated. HTTP framing is not its business, nor is what
 import inspect
 import json
 import math
+import re
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -30,6 +32,7 @@ from instance.requests import Request, Upload
 Parse = Callable[[Request], Any]
 # The fields of a type that hold several values; None for a type that has no fields.
 Lists = frozenset[str] | None
+_NO_JSON = re.compile(rb"(?:^|[:,\[])-?(?:NaN|Infinity)")
 FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
@@ -239,15 +242,26 @@ def encode_json(value: Any, by_alias: bool = True) -> bytes:
     """`value` as JSON; UnencodableError when it holds NaN, an infinity or what JSON lacks."""
     if isinstance(value, BaseModel):
         body = value.__pydantic_serializer__.to_json(value, by_alias=by_alias)
+        if may_hold_nan(body, value):
+            refuse_not_finite(value, "")
     else:
         try:
             body = orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
-        except TypeError as error:
-            body = _encode_slowly(value, error)
-    # Both serializers write null for NaN: only then is it worth a walk to find out.
-    if b"null" in body:
-        refuse_not_finite(value, "")
+        except TypeError:
+            body = _encode_slowly(value)
+        if b"null" in body:  # as orjson writes NaN: only then is it worth a walk to find out
+            refuse_not_finite(value, "")
     return body
+
+
+def may_hold_nan(body: bytes, value: Any) -> bool:
+    """Whether `body`, as pydantic wrote `value`, may stand for NaN: it writes null or a word that
+    is no JSON, as the model's `ser_json_inf_nan` says, or text, which is somebody's wish."""
+    if getattr(value, "model_config", {}).get("ser_json_inf_nan") == "strings":
+        return False
+    if b"null" in body:
+        return True
+    return (b"NaN" in body or b"Infinity" in body) and _NO_JSON.search(body) is not None
 
 
 def encode_spaced(value: dict[Any, Any]) -> bytes:
@@ -259,15 +273,15 @@ def encode_spaced(value: dict[Any, Any]) -> bytes:
         return json.dumps(json.loads(encode_json(value))).encode()
 
 
-def _encode_slowly(value: Any, error: Exception) -> bytes:
+def _encode_slowly(value: Any) -> bytes:
     """For what orjson refuses and JSON can carry: huge integers, keys that are no text."""
     try:
         text = json.dumps(value, default=_plain, allow_nan=False, separators=(",", ":"))
-    except ValueError:
-        refuse_not_finite(value, "")
+    except (TypeError, ValueError, RecursionError) as error:
+        with suppress(RecursionError):
+            if isinstance(error, ValueError):
+                refuse_not_finite(value, "")
         raise UnencodableError(f"the answer cannot be written as JSON: {error}") from None
-    except TypeError as failed:
-        raise UnencodableError(f"the answer cannot be written as JSON: {failed}") from None
     return text.encode()
 
 
@@ -283,6 +297,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (set, frozenset, tuple, range, deque)):
         return list(value)
     if isinstance(value, Decimal):
+        if not value.is_finite():
+            return math.nan if value.is_nan() else float(value)
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError("bytes are no JSON; return them alone, or as text")

@@ -6,6 +6,7 @@ parser reads those exactly.
 
 import json
 import re
+import sys
 from typing import Any, NoReturn
 
 import orjson
@@ -20,10 +21,18 @@ def loads(body: bytes | bytearray) -> Any:
     # To look for a run of digits costs little beside parsing; few bodies have one as long.
     if len(body) >= len(_LONG) and _LONG in body.translate(_ZEROS) and _HUGE.search(body):
         try:
-            return json.loads(body, parse_constant=_refuse)
+            return json.loads(body, parse_int=_integer, parse_constant=_refuse)
         except RecursionError:
             raise ValueError("it is nested too deeply") from None
     return orjson.loads(body)
+
+
+def _integer(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError:
+        most = sys.get_int_max_str_digits()
+        raise ValueError(f"an integer in it has more than {most:,} digits") from None
 
 
 def _refuse(name: str) -> NoReturn:

@@ -16,6 +16,7 @@ from pydantic_core import PydanticSerializationError
 from instance.model.codec import (
     UnencodableError,
     encode_json,
+    may_hold_nan,
     refuse_not_finite,
     without_arrays,
 )
@@ -84,7 +85,7 @@ def _plain_type(annotation: Any) -> type | None:
 def _dumped(adapter: TypeAdapter[Any], value: Any) -> bytes:
     # Not by the adapter's own method: its arguments cost more than a short answer does.
     body: bytes = adapter.serializer.to_json(value, by_alias=True)
-    if b"null" in body:  # as pydantic writes NaN
+    if may_hold_nan(body, value):
         refuse_not_finite(adapter.dump_python(value, by_alias=True), "")
     return body
 

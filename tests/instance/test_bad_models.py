@@ -302,10 +302,21 @@ VALUES = """
     from fastapi import Response
     from fastapi.responses import FileResponse, StreamingResponse
     import instance
+    from pydantic import BaseModel
 
     @dataclasses.dataclass
     class Point:
         x: float
+
+    class AsWord(BaseModel, ser_json_inf_nan="constants"):
+        x: float
+
+    class AsText(BaseModel, ser_json_inf_nan="strings"):
+        x: float
+        y: int | None = None
+
+    circle = {}
+    circle["itself"] = circle
 
     class Model:
         def setup(self, device): ...
@@ -317,6 +328,10 @@ VALUES = """
                 answer.set_cookie("b", "2")
                 return answer
             return {
+                "infinite decimal": {"d": [decimal.Decimal("-Infinity")]},
+                "signaling decimal": {"d": decimal.Decimal("sNaN")},
+                "nan as a word": AsWord(x=nan), "circle": circle, "ten thousand digits": 10**9999,
+                "nan as text": AsText(x=nan),
                 "dataclass": Point(1), "nan dataclass": {"p": [Point(nan)]}, "nan set": {nan},
                 "decimal": [decimal.Decimal("1.5"), decimal.Decimal(2**60)],
                 "path": pathlib.Path("/x"), "range": range(2), "deque": collections.deque([1]),
@@ -331,7 +346,7 @@ def test_further_kinds_of_answer(served: Serve) -> None:
     instance = served(VALUES)
     for kind, expected in {
         "dataclass": {"x": 1}, "decimal": [1.5, 2**60], "path": "/x", "range": [0, 1],
-        "deque": [1], "status": [1],
+        "deque": [1], "status": [1], "nan as text": {"x": "NaN", "y": None},
     }.items():  # fmt: skip
         assert (kind, instance.post(kind).json()) == (kind, expected)
     assert instance.post("status").status_code == 201
@@ -348,6 +363,11 @@ def test_further_kinds_of_answer(served: Serve) -> None:
     [
         ("nan dataclass", "holds NaN at /p/0/x"),
         ("nan set", "holds NaN at /0"),
+        ("infinite decimal", "holds an infinity at /d/0"),
+        ("signaling decimal", "holds NaN at /d"),
+        ("nan as a word", "holds NaN at /x"),
+        ("circle", "Circular reference"),
+        ("ten thousand digits", "4300 digits"),
         ("stream", "to stream, say stream = True"),
     ],
 )

@@ -202,6 +202,16 @@ def test_what_is_no_json_is_none_with_huge_numbers_either(text: str) -> None:
         parse_json(text.encode())
 
 
+def test_an_integer_longer_than_python_reads_is_refused_for_that() -> None:
+    most = 10**4299 + 1
+    assert parse_json(b"[%d]" % most) == [most]
+    with pytest.raises(RequestRefused) as refused:
+        parse_json(b"[%d9]" % most)
+    assert refused.value.problem.detail == (
+        "the body is not JSON: an integer in it has more than 4,300 digits"
+    )
+
+
 def test_plain_text_is_json_where_it_is_and_else_bytes() -> None:
     for text, value in {"hello": b"hello", '{"a": 1}': {"a": 1}, "": b""}.items():
         kind = "text/plain;charset=UTF-8"
