@@ -94,7 +94,7 @@ class PlainGate:
                 verdict = await self._hook(*given)
             else:
                 verdict = await asyncio.to_thread(self._hook, *given)
-        except Exception as error:
+        except BaseException as error:  # also a sys.exit() in it: others wait for their verdict
             problem = self._blame.problem(error, "authorize")
             if problem.status:  # the hook's own words
                 return Verdict(_named(problem))
@@ -147,7 +147,7 @@ class FastAPIGate:
         answer = _Answer()
         try:
             await self._app(scope, _receive(asked), answer.send)
-        except Exception as error:
+        except BaseException as error:
             self._blame.problem(error, "authorize")
             return Verdict(FAILED)
         if "verdict" not in scope or answer.status != 204:

@@ -279,6 +279,49 @@ def test_when_the_process_that_authorizes_ends_another_one_does(served: Serve) -
 # -- the key ---------------------------------------------------------------------------------
 
 
+RAISERS = """
+    import asyncio, sys
+    from fastapi import Header
+    from instance import Request
+
+    def do(what):
+        if what == "exit": sys.exit(3)
+        if what == "interrupt": raise KeyboardInterrupt
+        if what == "cancelled": raise asyncio.CancelledError
+        if what == "group": raise BaseExceptionGroup("both", [SystemExit()])
+
+    class Model:
+        def setup(self, device): ...
+        def predict(self, x): return x
+
+    class Plain(Model):
+        def authorize(self, request: Request): do(request.headers["x-what"])
+    class Async(Model):
+        async def authorize(self, request: Request): do(request.headers["x-what"])
+    class Depends(Model):
+        def authorize(self, x_what: str = Header()): do(x_what)
+    class AsyncDepends(Model):
+        async def authorize(self, x_what: str = Header()): do(x_what)
+    class Yields(Model):
+        def authorize(self, x_what: str = Header()):
+            do(x_what)
+            yield
+"""
+
+
+@pytest.mark.parametrize("name", ["Plain", "Async", "Depends", "AsyncDepends", "Yields"])
+def test_an_authorize_that_raises_what_is_no_exception_refuses_that_request_alone(
+    serve: Serve, name: str
+) -> None:
+    instance = serve(RAISERS, name)
+    processes = instance.workers()
+    for what in ("exit", "interrupt", "cancelled", "group"):
+        answer = instance.post(1, headers={"X-What": what})
+        assert (answer.status_code, answer.json()["code"]) == (500, "model_error"), what
+        assert instance.post(1, headers={"X-What": "nothing"}).json() == 1
+    assert instance.workers() == processes
+
+
 def test_the_key_of_the_environment_is_asked_for_at_every_address(of_key: Instance) -> None:
     instance = of_key
     for key in (None, "", "abc", "abcde", "Bearer abcd"):
