@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from instance.core.errors import writable
 from instance.telemetry.outlet import Outlet, Stream
 
 STDOUT, STDERR = 1, 2
@@ -36,7 +37,11 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1] is not None:
             members["error"] = self.formatException(record.exc_info)
-        return orjson.dumps(members, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        try:
+            return orjson.dumps(members, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # half of a surrogate pair in it, as a rule
+            plain = {k: writable(v) if isinstance(v, str) else v for k, v in members.items()}
+            return orjson.dumps(plain, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
 class Lines(logging.Formatter):
@@ -71,7 +76,7 @@ class _Handler(logging.Handler):
         except Exception:  # a message whose arguments do not fit it, or text that is no UTF-8
             told = {"name": record.name, "levelname": record.levelname, "msg": ascii(record.msg)}
             line = _formatter().format(logging.makeLogRecord(told))
-        self._outlet.put(f"{line}\n".encode())
+        self._outlet.put(writable(f"{line}\n").encode())
 
     def flush(self) -> None:
         self._outlet.flush()

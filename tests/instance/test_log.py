@@ -25,7 +25,7 @@ from tests.instance.conftest import CLIENT, ROOT, Instance, Serve, eventually
 from tests.instance.loads import holding, later, together
 
 FAILING = """
-    import os, pathlib, time
+    import logging, os, pathlib, time
     class Model:
         def setup(self, device): ...
         def decode_request(self, request):
@@ -37,6 +37,10 @@ FAILING = """
                 raise ValueError("cannot predict")
             if x == "die":
                 os._exit(3)
+            if x == "half":
+                logging.getLogger("mine").warning("logged %s", "\\ud83d")
+            if x == "raise half":
+                raise ValueError("raised \\ud83d")
             return x
         def encode_response(self, output):
             if output == "encode":
@@ -111,6 +115,18 @@ def test_a_traceback_names_the_request_as_its_client_does_and_the_hook(
     assert event["event"] == f"{name}() raised ValueError"
     made = instance.post(hook).json()["request_id"]
     eventually(lambda: [e for e in events(instance) if e.get("request_id") == made])
+
+
+def test_half_of_a_surrogate_pair_costs_a_line_nothing_else(serve: Serve) -> None:
+    instance = serve(FAILING)
+    assert instance.post("half").json() == "half"
+    instance.wait_for("logged")
+    assert r"logged \ud83d" in [event["event"] for event in events(instance)]
+    request_id = instance.post("raise half").json()["request_id"]
+    instance.wait_for("ValueError: raised")
+    (event,) = [one for one in events(instance) if "error" in one]
+    assert event["error"].endswith(r"ValueError: raised \ud83d")
+    assert (event["request_id"], event["hook"]) == (request_id, "predict")
 
 
 def test_a_failed_batch_names_all_its_requests_and_a_failed_item_its_own(serve: Serve) -> None:
@@ -245,6 +261,7 @@ def test_on_a_terminal_the_log_is_text_that_cannot_command_it(tmp_path: Path) ->
         while b"ready: " not in seen:
             seen += os.read(ours, 4096)
         headers = {b"X-Request-Id": b"\x9b31mred"}
+        assert CLIENT.post(f"http://127.0.0.1:{port}/predict", json="half").json() == "half"
         CLIENT.post(f"http://127.0.0.1:{port}/predict", json="predict", headers=headers)
         while b"cannot predict\r\n" not in seen:
             seen += os.read(ours, 4096)
@@ -257,4 +274,5 @@ def test_on_a_terminal_the_log_is_text_that_cannot_command_it(tmp_path: Path) ->
     assert re.search(r"^\d\d:\d\d:\d\d ready: Model at /predict\r$", text, re.MULTILINE)
     assert re.search(r"^\S+ error: predict\(\) raised ValueError .*\\x9b31mred", text, re.MULTILINE)
     assert re.search(r"^ValueError: cannot predict\r$", text, re.MULTILINE)
+    assert re.search(r"^\S+ warning: logged \\ud83d\r$", text, re.MULTILINE)
     assert not any(ord(mark) < 32 or 127 <= ord(mark) < 160 for mark in set(text) - {"\r", "\n"})
