@@ -34,6 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         said = " ".join(mistake.format_message().split())
         print(f"headgate instance: {said} (see headgate instance --help)", file=sys.stderr)
         return 2
+    except OSError as error:  # nobody takes the help: whoever reads has left, or a disk is full
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 0
+        print(f"headgate instance: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        return 1
     return _serve(given)
 
 

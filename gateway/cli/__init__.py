@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from gateway.processes import standard_streams
 from gateway.processes.signals import ANEW, be_quiet, end_at_ctrl_c
 
 LINE = "_HEADGATE_LINE"  # what stands on a shell's line, when that wants to know how it may go on
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:  # the process is ours
         end_at_ctrl_c()
         be_quiet(*ANEW)
+        standard_streams.make_usable()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if LINE in os.environ:
         from gateway.cli import completing
@@ -27,16 +29,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return completing.answer(os.environ.pop(LINE), run_instance)
     if arguments[:1] == ["instance"]:
         return run_instance(arguments[1:])
-    if arguments in (["--version"], ["-V"]):
-        return print_version()
+    code = 0
     try:
-        return run(arguments)
+        code = print_version() if arguments in (["--version"], ["-V"]) else run(arguments)
+        sys.stdout.flush()  # else Python does at its end, and has words of its own for a fault
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         # Whoever read our output has left (`| head`): nothing is wrong, nobody listens.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        standard_streams.drop_output()
+    except OSError as error:  # a disk that is full
+        standard_streams.drop_output()
+        if not code:  # else it is said already
+            print(f"headgate: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+            return 1
+    return code
 
 
 def run(arguments: list[str]) -> int:

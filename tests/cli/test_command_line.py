@@ -30,6 +30,66 @@ def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+# What a command prints waits in a buffer, as it does where nobody asked for something else.
+BUFFERED = {
+    **{name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    "PYTHONPATH": str(ROOT),
+}
+PRINTED = [
+    ("--version",), ("--help",), ("help", "weights"), ("completion", "bash"), ("schema",),
+    ("check", "-o", "json", str(ROOT / "examples/digits/headgate.yaml")), ("instance", "--help"),
+]  # fmt: skip
+
+
+def into(output: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """How `headgate` ends with its output redirected as a shell says it."""
+    line = ["sh", "-c", f'exec "$0" -m gateway "$@" {output}', sys.executable, *arguments]
+    options = {"env": {**BUFFERED, **env}, "capture_output": True, "text": True, "timeout": 60}
+    return subprocess.run(line, **options)
+
+
+@pytest.mark.parametrize("words", PRINTED, ids=lambda words: words[0])
+def test_output_that_nobody_reads_is_no_fault(words) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-m", "gateway", *words],
+            env=BUFFERED, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+@pytest.mark.parametrize("words", PRINTED, ids=lambda words: words[0])
+def test_output_that_finds_no_room_is_one_line(words) -> None:
+    ran = into("> /dev/full", *words)
+    assert ran.returncode == 1
+    assert ran.stderr.endswith(": no space left on device\n")
+    assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", PRINTED, ids=lambda words: words[0])
+def test_output_that_is_closed_is_no_fault(words) -> None:
+    ran = into("<&- >&-", *words)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_a_command_without_any_open_stream_does_what_it_does(player) -> None:
+    ran = into("<&- >&- 2>&-", "weights", "digits", "digits-cnn=20", HEADGATE_URL=player.url)
+    assert ran.returncode == 0
+    assert player.table["routes"]["digits"]["split"]["digits-cnn"] == 20
+
+
+def test_what_the_output_cannot_show_is_an_escape_and_an_edit_is_no_refusal(player) -> None:
+    words = ("weights", "digits", "digits-cnn=20")
+    ran = into("", *words, HEADGATE_URL=player.url, PYTHONIOENCODING="ascii")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "\\u2192" in ran.stdout
+
+
 def test_a_wrong_word_is_usage_and_names_the_nearest_one(headgate) -> None:
     ran = headgate("wieghts")
     assert ran.code == 2

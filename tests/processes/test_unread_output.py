@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.gateway import ROOT, Gateway, complete, eventually, one_backend
+from tests.harness.gateway import (
+    ROOT,
+    Gateway,
+    complete,
+    eventually,
+    one_backend,
+    running_gateway,
+)
 from tests.harness.load import failures
 from tests.harness.origins import one_origin
 from tests.harness.orphans import kill_all
@@ -70,6 +77,18 @@ async def test_requests_edits_and_replacements_go_on_while_nobody_reads(
             await gateway.stop()
         finally:
             await ended(gateway)
+
+
+async def test_streams_that_were_left_closed_are_nobodys_sockets() -> None:
+    closed = ("sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-')
+    async with (
+        one_origin() as origin,
+        running_gateway(one_backend(origin), workers=2, access_log="-", prefix=closed) as gateway,
+    ):
+        workers = await gateway.worker_pids()
+        assert failures([await gateway.client.get(f"{gateway.url}/{n}") for n in range(20)]) == []
+        assert (await gateway.set_weights("all", {"main": 7}))["applied"]["workers"] == 2
+        assert await gateway.worker_pids() == workers
 
 
 async def counted(gateway: Gateway, **labels: str) -> bool:
