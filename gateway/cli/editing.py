@@ -25,7 +25,7 @@ def apply(options: SimpleNamespace) -> int:
     """
     content = Path(options.file).read_bytes()
     client = finding.client(options)
-    given = None if options.if_revision is None else revision_tag(options.if_revision)
+    given = _bound(client, options)
     tried = asking.made(
         lambda change: client.apply(content, change),
         Change(options.reason or "", True, given),
@@ -51,7 +51,7 @@ def apply(options: SimpleNamespace) -> int:
 def restore(options: SimpleNamespace) -> int:
     """Goes back to a revision and shows what that changed, and who it let in."""
     client = finding.client(options)
-    given = None if options.if_revision is None else revision_tag(options.if_revision)
+    given = _bound(client, options)
     answer = asking.made(
         lambda change: client.restore(options.revision, change),
         asking.change(options, given),
@@ -130,6 +130,14 @@ def wait_until_empty(
     return ""
 
 
+def _bound(client: AdminClient, options: SimpleNamespace) -> str | None:
+    """The tag of the whole table that --if-revision binds an edit to; None without it."""
+    wanted = options.if_revision
+    return asking.bound(
+        options, lambda: int(client.table()["revision"]), lambda: revision_tag(wanted)
+    )
+
+
 def _act(client: AdminClient, options: SimpleNamespace, action: str) -> tuple[str, Json]:
     """The backend of the instance that was named, and the answer to the action."""
     backend = asking.backend_of(client, options.instance, options.backend)
@@ -145,6 +153,8 @@ def _act(client: AdminClient, options: SimpleNamespace, action: str) -> tuple[st
 def _acted(options: SimpleNamespace, answer: Json, word: str) -> int:
     if screen.printed(answer, options.output):
         return 0
-    line = Cell(f"{options.instance}: {word} ({asking.outcome(answer, options)})")
-    screen.show(*(difference.told(answer) if options.dry_run else [line]))
+    if options.dry_run:
+        asking.tell(options, answer)
+    else:
+        screen.show(f"{options.instance}: {word} ({asking.outcome(answer, options)})")
     return 0

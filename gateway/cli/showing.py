@@ -10,7 +10,10 @@ from gateway import cli
 from gateway.cli import difference, finding, screen
 from gateway.cli.grids import Cell, Grid
 from gateway.cli.refusals import Refusal
+from gateway.clients.admin import AdminClient
 from gateway.clients.errors import Json
+
+PAGE = 1000  # what the admin API gives at once, at most
 
 
 def routes(options: SimpleNamespace) -> int:
@@ -48,7 +51,7 @@ def history(options: SimpleNamespace) -> int:
     client = finding.client(options)
     if options.revision is not None:
         return _one(options, client.revision(options.revision))
-    answer = client.history(options.limit)
+    answer = _newest(client, options.limit)
     if screen.printed(answer, options.output):
         return 0
     rows = [
@@ -112,6 +115,15 @@ def when(time: str | None) -> str:
         return f"{datetime.fromisoformat(time or '').astimezone():%Y-%m-%d %H:%M:%S}"
     except (ValueError, OverflowError):
         return time or ""
+
+
+def _newest(client: AdminClient, limit: int | None) -> Json:
+    """The newest `limit` edits as one answer, in however many pages the gateway gives them."""
+    found = client.history(None if limit is None else min(limit, PAGE))
+    while limit and found.get("next") and (left := limit - len(found["revisions"])) > 0:
+        older = client.history(min(left, PAGE), before=found["next"])
+        found = {**older, "revisions": [*found["revisions"], *older["revisions"]]}
+    return found
 
 
 def _one(options: SimpleNamespace, edit: Json) -> int:

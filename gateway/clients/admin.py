@@ -101,9 +101,10 @@ class AdminClient(AdminConnection):
         named = {"route": list(routes), "backend": list(backends)}
         return self._ask("GET", "/admin/v1/series", query={**query, **named}).body
 
-    def history(self, limit: int | None = None) -> Json:
-        """The edits so far, newest first."""
-        query = {} if limit is None else {"limit": str(limit)}
+    def history(self, limit: int | None = None, before: int | None = None) -> Json:
+        """The edits so far, newest first: at most `limit`, up to 1000, and older than `before`."""
+        asked = {"limit": limit, "before": before}
+        query = {name: str(number) for name, number in asked.items() if number is not None}
         return self._ask("GET", "/admin/v1/history", query=query).body
 
     def revision(self, revision: int) -> Json:

@@ -231,8 +231,12 @@ def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
         case ("GET", "series"):
             return player.series(ask.every.get("backend", []))
         case ("GET", "history"):
-            limit = int(ask.query.get("limit", 1000))
-            return {"revisions": player.revisions[:limit]}
+            limit, before = int(ask.query.get("limit", 100)), int(ask.query.get("before", 1 << 53))
+            if limit > 1000:
+                raise Problem(400, "?limit is a whole number from 1 to 1000")
+            older = [edit for edit in player.revisions if edit["revision"] < before]
+            page = older[:limit]
+            return {"revisions": page, "next": page[-1]["revision"] if older[limit:] else None}
         case ("GET", "history", number):
             return next(e for e in player.revisions if e["revision"] == int(number))
         case ("POST", "history", number, "restore"):

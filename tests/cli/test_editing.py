@@ -56,7 +56,10 @@ def test_an_edit_can_be_bound_to_a_revision(headgate, player) -> None:
     assert player.asked[-2][2]["If-Match"]
     assert headgate("drain", "127.0.0.1:8002", "--if-revision", "42").code == 1
     assert headgate("drain", "127.0.0.1:8002", "--if-revision", "43").code == 0
-    assert headgate("restore", "42", "--if-revision", "43").code == 1
+    ran = headgate("drain", "127.0.0.1:8002", "--dry-run")
+    assert ran.out.splitlines()[-1] == "a dry run: nothing was changed"
+    ran = headgate("restore", "42", "--if-revision", "43")
+    assert (ran.code, ran.err) == (1, "headgate: the revision is no longer 43: it is 44 now\n")
     assert headgate("restore", "42", "--if-revision", "44").code == 0
 
 

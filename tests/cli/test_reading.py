@@ -101,6 +101,17 @@ def test_history_is_newest_first_and_says_who_and_why(headgate) -> None:
     assert len(headgate("history", "--limit", "1").out.splitlines()) == 2
 
 
+def test_history_shows_as_many_as_were_asked_for_in_however_many_pages(headgate, player) -> None:
+    edit = {"time": "2026-11-22T11:00:00Z", "who": "operator", "why": "", "diff": []}
+    player.revisions = [{"revision": number, **edit} for number in range(3001, 0, -1)]
+    for limit, shown in (("1000", 1000), ("1001", 1001), ("2500", 2500), ("9999", 3001)):
+        ran = headgate("history", "-n", limit, "--json")
+        assert (ran.code, ran.err) == (0, "")
+        found = json.loads(ran.out)
+        assert [each["revision"] for each in found["revisions"]] == [*range(3001, 3001 - shown, -1)]
+        assert found["next"] == (None if shown == 3001 else 3002 - shown)
+
+
 def test_history_of_one_revision_shows_its_difference(headgate) -> None:
     headgate("weights", "digits", "digits-cnn=50", "--reason", "half")
     lines = headgate("history", "43").out.splitlines()
