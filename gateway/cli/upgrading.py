@@ -7,6 +7,7 @@ own file, environment and working directory, and serves on until it is ready.
 
 import os
 import socket
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,9 +24,16 @@ MARGIN_S = 30.0  # for a successor that has to be ended
 
 def upgrade(options: SimpleNamespace) -> int:
     """0 once the successor serves; Refusal says why it does not, and that nothing changed."""
+    if options.file and not Path(options.file).is_file():
+        raise Refusal(f"there is no file {options.file}")
     found = finding.running(options)
     if found is None:
         raise Refusal("no gateway runs here; say where its state is with --state-dir")
+    if options.file and found.file and found.file.resolve() != Path(options.file).resolve():
+        raise Refusal(
+            f"no gateway of {options.file} runs here, but one of {found.file.name}: `headgate"
+            f" apply {options.file}` changes what it serves, `headgate upgrade` the program alone"
+        )
     try:
         directory = (found.place / RUN).read_text().strip()
     except FileNotFoundError:

@@ -51,6 +51,20 @@ def test_the_gateway_of_the_nearest_state_directory_is_meant(player, tmp_path: P
     assert "digits" in headgate("routes", "--state-dir", str(tmp_path / ".headgate"), cwd=ROOT).out
 
 
+def test_a_gateway_of_another_file_is_not_upgraded_in_its_place(player, tmp_path: Path) -> None:
+    runs(tmp_path, "a.yaml", player.url)
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text("{}\n")
+    ran = headgate("upgrade", "b.yaml", cwd=tmp_path)
+    assert ran.code == 1
+    assert ran.err.startswith("headgate: no gateway of b.yaml runs here, but one of a.yaml: ")
+    ran = headgate("upgrade", "c.yaml", cwd=tmp_path)
+    assert (ran.code, ran.err) == (1, "headgate: there is no file c.yaml\n")
+    for words in (("a.yaml",), ()):  # it is meant; the player has no successors
+        ran = headgate("upgrade", *words, cwd=tmp_path)
+        assert "the gateway that runs is of a version that has no successors" in ran.err
+
+
 def test_the_file_of_a_command_says_whose_gateway_is_meant(tmp_path: Path) -> None:
     with player_of("of-a") as a, player_of("of-b") as b:
         runs(tmp_path, "a.yaml", a.url)
