@@ -160,6 +160,7 @@ routes:
         ("gateway: {max_head: 32KB}", "no size; write it like 64KiB or 64MiB"),
         ("gateway: {head_timeout: 0s}", "must be longer than 0"),
         ("gateway: {workers: 0}", "must be at least 1"),
+        ("routes: {a: {match: {methods: [post]}, split: {}}}", "{0,31}$; write it POST"),
         ("gateway: {store: postgres}", "must be 'sqlite', 'memory' or 'etcd'"),
         ("gateway: {expose: null}", "must be true or false; leave the key out"),
         (BACKENDS + "  a.: {}", "is no name"),

@@ -5,6 +5,7 @@ and, for an unknown key, the key that was probably meant. Values are never repea
 except by the field types, which show configuration and no secrets.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin
 
@@ -49,7 +50,8 @@ def _fault(found: Mapping[str, Any], model: Any, at: Sequence[str | int]) -> Fau
         return Fault(where, str(context["code"]), str(context["detail"]))
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        return Fault(where, "value", words.format(context.get(bound)))
+        hint = _capitals(found.get("input"), str(context.get("pattern", "")))
+        return Fault(where, "value", words.format(context.get(bound)), hint)
     code, words = _WORDS.get(kind, ("value", found["msg"].lower()))
     hint = _hint(kind, found.get("input"), place, model)
     return Fault(where, code, words, hint)
@@ -63,6 +65,12 @@ def _hint(kind: str, value: Any, place: Sequence[str | int], model: Any) -> str:
     if kind == "string_type" and type(value) is int:
         return f'write it in quotes: "{value}"'
     return ""
+
+
+def _capitals(value: Any, pattern: str) -> str:
+    """What `value` lacks to have the form `pattern`, where that is capitals and no more."""
+    is_near = isinstance(value, str) and bool(pattern) and re.fullmatch(pattern, value.upper())
+    return f"write it {value.upper()}" if is_near else ""
 
 
 def keys_at(model: Any, place: Sequence[str | int]) -> list[str]:
