@@ -84,6 +84,7 @@ def prepare(
     already of it, once the file is known to be sound."""
     from gateway.controlplane.admin.guards import start_refusals
     from gateway.controlplane.configuration.reading import ConfigurationError, load
+    from gateway.controlplane.store.names import LOCK
     from gateway.controlplane.store.state_directory import StateDirectory
     from gateway.controlplane.store.state_owner import claim
     from gateway.controlplane.store.store import StateRefused
@@ -101,7 +102,16 @@ def prepare(
     ]:
         raise CannotStart("\n".join(refusals))
     there = inherits(settings)
-    data, admin = _ports(settings, there)
+    try:
+        data, admin = _ports(settings, there)
+    except CannotStart:
+        # Perhaps it is this very gateway that has them, which says more.
+        if there.state_fd is None and (state_dir / LOCK).exists():
+            try:
+                StateDirectory(state_dir).close()
+            except StateRefused as error:
+                raise CannotStart(str(error)) from None
+        raise
     admin_url = url_of(admin, "http" if settings.admin_tls is None else "https")
     try:
         state = StateDirectory(state_dir, there.state_fd)

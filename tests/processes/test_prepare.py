@@ -10,6 +10,7 @@ from gateway.app import CannotStart, Prepared, prepare
 from gateway.processes.private_directory import MOST_OF_A_SOCKETS_NAME, NoPlace, place
 from gateway.wire.messages import HAND_OVER_S
 from tests.harness.gateway import complete, one_backend
+from tests.harness.ports import free_port
 
 
 def prepared(folder: Path, **settings: Any) -> Prepared:
@@ -32,6 +33,18 @@ def test_what_is_not_started_after_all_gives_everything_back(tmp_path: Path) -> 
         prepared(tmp_path)
     made.close()
     prepared(tmp_path).close()
+
+
+def test_the_ports_of_the_gateway_that_has_the_state_are_not_called_another_programs(
+    tmp_path: Path,
+) -> None:
+    listen = f"127.0.0.1:{free_port()}"
+    made = prepared(tmp_path, listen=listen)
+    made.plan.data[0].listen()
+    with pytest.raises(CannotStart, match=r"in use by another gateway \(process \d+\)$"):
+        prepared(tmp_path, listen=listen)
+    made.close()
+    prepared(tmp_path, listen=listen).close()
 
 
 def test_where_every_path_is_too_long_for_a_socket_it_is_said(tmp_path: Path) -> None:
