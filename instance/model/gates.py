@@ -18,7 +18,7 @@ import orjson
 
 from instance.api import type_hints
 from instance.core.errors import Problem
-from instance.model.blame import Blame, is_litserves
+from instance.model.blame import Blame, is_litserves, raise_if_cancelled
 from instance.requests import Headers, Request, RequestError
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
@@ -95,6 +95,7 @@ class PlainGate:
             else:
                 verdict = await asyncio.to_thread(self._hook, *given)
         except BaseException as error:  # also a sys.exit() in it: others wait for their verdict
+            raise_if_cancelled(error)
             problem = self._blame.problem(error, "authorize")
             if problem.status:  # the hook's own words
                 return Verdict(_named(problem))
@@ -148,6 +149,7 @@ class FastAPIGate:
         try:
             await self._app(scope, _receive(asked), answer.send)
         except BaseException as error:
+            raise_if_cancelled(error)
             self._blame.problem(error, "authorize")
             return Verdict(FAILED)
         if "verdict" not in scope or answer.status != 204:
