@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 from gateway.core.entries import Limits
 from gateway.core.errors import NoRoom
 
-SMALL: Final = 100  # a limit of up to so many times what would be left unused is counted under a lock
+SMALL: Final = 100  # a limit of so many times what would be left unused is counted under a lock
 RATE = r"^[1-9][0-9]{0,6}/(s|m)$"
 _PER_S = {"s": 1.0, "m": 60.0}
 _KEYS = frozenset({"requests", "burst", "in_flight"})
