@@ -137,6 +137,8 @@ class Attempt(Receiver):
             upstream.transport.write(payload)
         if done:
             upstream.request_done = True
+            if upstream.is_answering:
+                return  # its head is there already: the next part has `idle`
             shared = self.instance.shared
             response_s = self.instance.pool.timeouts.response_s
             shared.wheel.set(upstream, shared.now() + response_s)
@@ -245,8 +247,9 @@ class Attempt(Receiver):
             shared.wheel.set(self.upstream, shared.now() + idle_s)
 
     def sending_resumed(self) -> None:
-        if self.upstream is not None and not self.upstream.request_done:
-            self.instance.shared.wheel.set(self.upstream, NEVER)
+        upstream = self.upstream
+        if upstream is not None and not upstream.request_done and not upstream.is_answering:
+            self.instance.shared.wheel.set(upstream, NEVER)
         self.request.resume_client()
 
     def give_up(self) -> None:

@@ -255,15 +255,16 @@ class Exchange(Replying, Coded):
         """The instance broke off. Another attempt only before any byte went to the client."""
         if self.state == OVER:
             return
+        code = _CODES.get(reason, "upstream_broke")
         if self.head_sent:
             self.client.abort()
-            self._finish(self.plane.now(), "upstream_broke")
+            self._finish(self.plane.now(), code)
             return
         if attempt.is_ours:
             self.plane.live.close_watched()
         if self._again(attempt, reason, True, was_reused=was_reused):
             return
-        self.refuse(UpstreamFault(detail, _CODES.get(reason, "upstream_broke")))
+        self.refuse(UpstreamFault(detail, code))
 
     def _again(
         self,

@@ -277,7 +277,8 @@ class Upstream(asyncio.Protocol, Timed):
         elif self.state == TUNNEL:
             self._break("timeout", "The tunnel was silent for too long.")
         elif self.state in (HEAD, BODY):
-            timer = "response" if self.state == HEAD else "idle"
+            # While the request is being sent the clock only runs when the instance does not read.
+            timer = "response" if self.state == HEAD and self.request_done else "idle"
             self._break("timeout", f"The instance did not answer in time (timeouts.{timer}).")
 
     # reading the answer

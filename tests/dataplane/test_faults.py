@@ -302,6 +302,24 @@ async def test_an_instance_that_never_answers_is_a_504(rig, stub):
     assert b"(timeouts.response)" in answer.body, "the setting is named where one meets it"
 
 
+async def test_an_instance_that_does_not_read_an_upload_is_a_504_that_names_the_other_timer(
+    rig, stub
+):
+    async def script(conversation: Conversation) -> None:
+        conversation.writer.transport.pause_reading()
+        await asyncio.Event().wait()
+
+    gateway = await rig()
+    gateway.one(await stub(script), backend={"timeouts": {"response": "60s", "idle": "100ms"}})
+    peer = await gateway.connect()
+    size = 32 << 20
+    peer.write(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % size)
+    peer.write(bytes(size))
+    answer = await peer.answer()
+    assert (answer.status, answer.error) == (504, "response_timeout")
+    assert b"(timeouts.idle)" in answer.body
+
+
 @pytest.mark.paced
 async def test_r43_a_client_that_leaves_takes_its_work_back(rig, stub):
     gateway, instance = await rig(), await stub(hang)

@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from tests.dataplane.clocks import Standstill
+from tests.dataplane.clocks import Standstill, StoppedClock
 from tests.dataplane.rig import Conversation, until
 
 HOST = b"Host: gw.test\r\n"
@@ -52,6 +52,35 @@ async def test_a_silent_stream_ends_at_its_idle_limit(rig, stub):
     gateway.one(await stub(script), backend={"timeouts": {"idle": "100ms"}})
     answer = await gateway.ask(GET)
     assert (answer.status, answer.whole) == (200, False)
+    assert gateway.count("response_timeout") == 1, "cut by a limit, not by the instance"
+
+
+async def test_an_answer_that_begins_during_its_upload_may_rest_for_its_idle_limit(rig, stub):
+    go = asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        conversation.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+        await conversation.reader.readuntil(b"end")
+        await go.wait()
+        conversation.write(b"1\r\nb\r\n0\r\n\r\n")
+
+    gateway = await rig(StoppedClock(), gather=1)
+    gateway.one(await stub(script), backend={"timeouts": {"response": "1s", "idle": "60s"}})
+    peer = await gateway.connect()
+    peer.write(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\nbegins")
+    begun = await peer.reader.readuntil(b"1\r\na\r\n")
+    assert begun.startswith(b"HTTP/1.1 200 ")
+    peer.write(b"end")
+    backend = gateway.plane.live.backends["b"]
+    (live,) = backend.instances.values()
+    (upstream,) = live.pool.connections
+    await until(lambda: upstream.request_done)
+    gateway.later(30.0)
+    # Whoever is late by then is told before who comes now is answered.
+    assert (await gateway.ask(b"GET /-/health HTTP/1.1\r\n" + HOST + b"\r\n")).status == 200
+    go.set()
+    assert await peer.reader.readuntil(b"0\r\n\r\n") == b"1\r\nb\r\n0\r\n\r\n"
 
 
 @pytest.mark.parametrize("chunked", [False, True])
