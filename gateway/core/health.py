@@ -259,6 +259,12 @@ def serving(words: Mapping[str, str], ejected: frozenset[str]) -> frozenset[str]
     return failing - ejected or failing
 
 
+def had_time(started: float, whole_at: float, expires_at: float) -> bool:
+    """Whether a deadline that passes says something of the instance: half of the time was left at
+    least when the last byte of the request came. Else its client took it, for the upload."""
+    return expires_at - whole_at >= (expires_at - started) / 2
+
+
 SLOW_START_S = 10.0
 _LEAST_WEIGHT = 0.1
 

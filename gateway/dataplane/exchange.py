@@ -13,6 +13,7 @@ from gateway.core.errors import GatewayError, NoRoom, UpstreamFault
 from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line
 from gateway.core.heads import CHUNKED, CRLF, RequestHead
+from gateway.core.health import had_time
 from gateway.core.lines import LOAD, RETRY_AFTER
 from gateway.core.response_heads import ResponseHead
 from gateway.core.retrying import may_retry
@@ -23,6 +24,7 @@ from gateway.dataplane.coding import PIECE, Coded, Coding, coded_whole
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import LiveInstance
+from gateway.dataplane.intake import too_late
 from gateway.dataplane.judge import Trial
 from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.mirroring import ask_again, mirror
@@ -326,11 +328,16 @@ class Exchange(Replying, Coded):
         if self.state == OVER:
             return
         if now >= self.expires_at:
-            if self.attempt is not None and self.blames_instance:
+            if self.attempt is not None and self.blames_instance and self._had_time():
                 self.attempt.overdue(now)
-            self.fail(UpstreamFault("The request's deadline passed.", "deadline"))
+            self.fail(too_late())
         elif self.state == WAITING and self.backend is not None:
             self.fail(self.backend.too_late(now))
+
+    def _had_time(self) -> bool:
+        """Whether the instance could have kept the deadline, or is it that does not read."""
+        whole_at = self.started if self.client.is_paused else self.whole_at
+        return had_time(self.started, whole_at, self.expires_at)
 
     def _withdraw(self) -> None:
         if self.state == WAITING and self.backend is not None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from mypy_extensions import mypyc_attr
 
-from gateway.core.errors import ClientFault, GatewayError
+from gateway.core.errors import ClientFault, GatewayError, UpstreamFault
 from gateway.core.headers import (
     CONTINUE,
     client_timeout_s,
@@ -40,18 +40,24 @@ from gateway.dataplane.route_table import BodyNeeded, Snapshot
 LOOKS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 
+def too_late() -> UpstreamFault:
+    """The answer to a request whose deadline passed."""
+    return UpstreamFault("The request's deadline passed.", "deadline")
+
+
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Intake(Admitting):
     """The request's side."""
 
     __slots__ = (
         "_decides", "_has_continued", "_kept", "_max_body", "_pending", "_pending_size", "attempt",
-        "blames_instance", "done", "pair", "received", "target", "trial", "upgrades",
+        "blames_instance", "done", "pair", "received", "target", "trial", "upgrades", "whole_at",
     )  # fmt: skip
 
     def __init__(self, plane: Plane, client: Connection, head: RequestHead, now: float) -> None:
         Admitting.__init__(self, plane, client, head, now)
         self.ready_at = now
+        self.whole_at = NEVER  # when the last byte of the request came
         self.attempt: Attempt | None = None
         self.trial: Trial | None = None
         self.pair: Pair | None = None
@@ -112,6 +118,8 @@ class Intake(Admitting):
     def start(self, body: bytes, done: bool) -> None:
         """Begins with the head and what there is of the body."""
         self.done = done
+        if done:
+            self.whole_at = self.started
         self.received = self._pending_size = size = len(body)
         self._pending: list[bytes] = [body] if size else []
         self._kept: list[bytes] | None = None
@@ -156,6 +164,8 @@ class Intake(Admitting):
         if self.state == OVER:
             return
         self.done = done
+        if done:
+            self.whole_at = self.plane.now()
         attempt = self.attempt
         try:
             if self.state >= TRYING and attempt is not None and attempt.upstream is not None:
@@ -274,6 +284,8 @@ class Intake(Admitting):
                 snapshot.check_some(head)
             gather = need.max_body
             self._await_body(need)
+            if DEADLINE in head.known:
+                self._set_deadline(None)
         else:
             if snapshot.asks or route.asks:
                 self.let_in(snapshot, route)
@@ -281,6 +293,7 @@ class Intake(Admitting):
                 self.check_limits(snapshot, route)
             self._max_body = route.route.max_body
             gather = self.plane.options.gather
+            self._set_deadline(route.route.deadline_s)
             if EXPECT in head.known:
                 remaining_s = min(route.route.deadline_s or NEVER, client_timeout_s(head) or NEVER)
                 route.check_open(head, remaining_s, self.started)
@@ -340,6 +353,19 @@ class Intake(Admitting):
         except Exception:
             fault(self.give_up)
 
+    def _set_deadline(self, limit_s: float | None) -> None:
+        """From its head on the request has `limit_s`, or less where its client says so."""
+        self.blames_instance = True
+        if DEADLINE in self.head.known:
+            said_s = client_timeout_s(self.head)
+            if said_s and said_s < (limit_s or NEVER):
+                # A client may be impatient; that is no evidence about the instance.
+                limit_s, self.blames_instance = said_s, False
+        expires_at = NEVER if limit_s is None else self.started + limit_s
+        if expires_at != self.expires_at:
+            self.expires_at = expires_at
+            self.plane.wheel.set(self, expires_at)
+
     # the decision: no await from here until an instance is chosen
 
     def _decide(self) -> None:
@@ -370,15 +396,9 @@ class Intake(Admitting):
         if is_limited and not self.is_within_limits(route):
             return
         now = self.ready_at
-        limit_s = route.route.deadline_s
-        if DEADLINE in head.known:
-            said_s = client_timeout_s(head)
-            if said_s and said_s < (limit_s or NEVER):
-                # A client may be impatient; that is no evidence about the instance.
-                limit_s, self.blames_instance = said_s, False
-        if limit_s is not None:
-            self.expires_at = self.started + limit_s
-            plane.wheel.set(self, self.expires_at)
+        self._set_deadline(route.route.deadline_s)
+        if self.expires_at <= now:
+            raise too_late()
         judge = route.judge
         if judge is None:
             self.enter(route.choose(head), now)

@@ -1,5 +1,6 @@
 """Evidence in, who may get requests out. F fails, s succeeds, digits are seconds."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from gateway.core.health import (
     PROBES,
     UNKNOWN,
     HealthState,
+    had_time,
     may_eject,
     serving,
     slow_start,
@@ -217,6 +219,13 @@ def test_r30_nothing_is_up_without_enough_good_probes_in_a_row(script: str) -> N
 
 
 UP3 = {"a": "up", "b": "up", "c": "up"}
+
+
+def test_a_deadline_says_something_of_who_had_half_of_its_time() -> None:
+    assert had_time(10.0, 10.0, 12.0)
+    assert had_time(10.0, 11.0, 12.0)
+    assert not had_time(10.0, 11.1, 12.0)
+    assert not had_time(10.0, math.inf, 12.0), "the upload never ended"
 
 
 def test_what_is_up_and_not_ejected_serves() -> None:

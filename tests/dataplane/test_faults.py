@@ -294,6 +294,57 @@ async def test_r42_the_client_may_say_how_long_it_waits(rig, stub):
     assert (answer.status, answer.error) == (504, "deadline")
 
 
+@pytest.mark.parametrize(
+    ("lines", "match"),
+    [(b"", "/"), (b"X-Request-Timeout: 1\r\n", "/"), (b"X-Request-Timeout: 1\r\n", "json")],
+    ids=["the route's", "the client's", "the client's, of a route that its body chooses"],
+)
+async def test_r42_a_deadline_passes_while_the_body_comes_in(rig, stub, lines, match):
+    gateway, instance = await rig(StoppedClock()), await stub(named(b"ok"))
+    route = {"match": {"path": "/", "json": {"model": "m"}}} if match == "json" else {}
+    gateway.one(instance, route=route if lines else {"deadline": "1s"})
+    peer = await gateway.connect()
+    peer.write(b"POST /x HTTP/1.1\r\n" + HOST + lines + b"Content-Length: 13\r\n\r\n{")
+    await until(lambda: any(client.exchange for client in gateway.plane.clients))
+    gateway.later(1.0)
+    async with asyncio.timeout(30):
+        answer = await peer.answer()
+    assert (answer.status, answer.error) == (504, "deadline")
+    assert instance.connections == 0
+
+
+@pytest.mark.parametrize("gather", [1, 1000], ids=["a streamed body", "a gathered one"])
+@pytest.mark.parametrize("took_s", [0.9, 1.0])
+async def test_a_client_that_uploads_until_the_deadline_speaks_against_nobody(
+    rig, stub, gather, took_s
+):
+    gateway, instance = await rig(StoppedClock(), gather=gather), await stub(hang)
+    gateway.one(instance, route={"deadline": "1s"})
+    peer = await gateway.connect()
+    peer.write(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 13\r\n\r\nhalf")
+    await until(lambda: any(client.exchange for client in gateway.plane.clients))
+    if took_s < 1.0:
+        gateway.later(took_s)
+        (client,) = gateway.plane.clients
+        peer.write(b" and half")
+        await until(lambda: client.exchange.done and instance.open)
+    gateway.later(1.0)
+    async with asyncio.timeout(30):
+        assert (await peer.answer()).error == "deadline"
+    assert gateway.seen == []
+
+
+async def test_r27_an_instance_that_had_the_time_is_told_by_its_deadline(rig, stub):
+    gateway, instance = await rig(StoppedClock()), await stub(hang)
+    gateway.one(instance, route={"deadline": "1s"})
+    peer = await gateway.connect()
+    peer.write(POST)
+    await until(lambda: instance.open == 1)
+    gateway.later(1.0)
+    assert (await peer.answer()).error == "deadline"
+    assert gateway.seen == ["timeout"]
+
+
 async def test_an_instance_that_never_answers_is_a_504(rig, stub):
     gateway = await rig()
     gateway.one(await stub(hang), backend={"timeouts": {"response": "100ms"}})
@@ -318,6 +369,21 @@ async def test_an_instance_that_does_not_read_an_upload_is_a_504_that_names_the_
     answer = await peer.answer()
     assert (answer.status, answer.error) == (504, "response_timeout")
     assert b"(timeouts.idle)" in answer.body
+
+
+async def test_an_instance_that_does_not_read_is_to_blame_for_the_deadline(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        conversation.writer.transport.pause_reading()
+        await asyncio.Event().wait()
+
+    gateway = await rig()
+    gateway.one(await stub(script), route={"deadline": "300ms"})
+    peer = await gateway.connect()
+    size = 32 << 20
+    peer.write(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % size)
+    peer.write(bytes(size))
+    assert (await peer.answer()).error == "deadline"
+    assert gateway.seen == ["timeout"]
 
 
 @pytest.mark.paced
