@@ -77,11 +77,14 @@ def choose(balance: str, loads: Sequence[Load], rotation: int, now: float, ahead
             continue
         if load.avoid_until and computed > 0 and is_on_trial(load, loads):
             continue
+        avoid, delay = load.avoid_until > now, 0.0
         if not least_loaded:
-            return index % count
+            if not avoid:
+                return index % count
+            able.append((index, avoid, delay, 0.0))
+            continue
         slots = load.slots
         busy = occupied / slots if slots else occupied + load.held
-        avoid, delay = load.avoid_until > now, 0.0
         if load.samples >= JUDGED:
             if (
                 busy >= least_busy

@@ -269,6 +269,17 @@ LOADS = st.lists(
 )
 
 
+@pytest.mark.parametrize("balance", ["least_loaded", "round_robin", "random"])
+def test_who_is_to_be_avoided_gets_only_what_no_other_can_take(balance: str) -> None:
+    avoided, spare, full = load(), load(), load(1, 1, limit=1)
+    avoided.avoid_until = NOW + 0.5
+    assert set(picks([avoided, spare, full], balance)) == {1}
+    assert set(picks([avoided, full], balance)) == {0}
+    assert set(picks([avoided], balance)) == {0}
+    avoided.avoid_until = NOW - 0.5
+    assert set(picks([avoided, spare, full], balance)) == {0, 1}
+
+
 @given(LOADS, st.integers(0, 1 << 64), st.sampled_from(["least_loaded", "round_robin", "random"]))
 def test_whoever_is_chosen_has_room_and_nobody_is_only_if_none_has(
     loads: list[Load], turn: int, balance: str

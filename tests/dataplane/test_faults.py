@@ -50,6 +50,18 @@ async def test_r24_a_dead_instance_costs_nothing_that_was_not_sent(rig, stub):
         assert (answer.status, answer.body) == (200, b"alive")
 
 
+@pytest.mark.parametrize("balance", ["least_loaded", "round_robin", "random"])
+async def test_r24_who_refused_a_connection_is_the_last_choice(rig, stub, balance):
+    gateway = await rig(StoppedClock(), retry_min_per_s=0.0, retry_percent=0.0)
+    dead, gone, alive = [await stub(named(b"alive")) for _ in range(3)]
+    gateway.one(dead, gone, alive, backend={"balance": balance})
+    await dead.stop()
+    await gone.stop()
+    answers = [await gateway.ask(POST) for _ in range(20)]
+    assert sum(answer.status != 200 for answer in answers) <= 1, "one may meet both"
+    assert gateway.seen.count("refused") <= 2
+
+
 def unready(extra: bytes):
     """An instance that says 503 with its load, and what else is in `extra`."""
     load = b'{"named_metrics": {"queue": 0, "running": 1, "slots": 1, "wait_ms": 1.0}}'
