@@ -226,12 +226,14 @@ class Intake(Admitting):
 
     @property
     def is_replayable(self) -> bool:
-        """Whether all that came of the body is still there for another attempt."""
-        return self._kept is not None and not self.upgrades
+        """Whether all that came of the body is still there for another attempt: it was kept, or
+        nothing of it was sent."""
+        return self._kept is not None or self._pending_size == self.received
 
     def _replay(self) -> None:
-        self._pending = list(self._kept or ())
-        self._pending_size = self.received
+        if self._kept is not None:
+            self._pending = list(self._kept)
+            self._pending_size = self.received
 
     def message(self, instance: LiveInstance, timeout: bytes, framing: bytes, body: bytes) -> bytes:
         """What `instance` gets: the head, and `body` as it is framed."""

@@ -62,6 +62,39 @@ async def test_r24_who_refused_a_connection_is_the_last_choice(rig, stub, balanc
     assert gateway.seen.count("refused") <= 2
 
 
+async def test_r24_a_websocket_goes_where_somebody_takes_the_connection(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        conversation.write(b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        await conversation.reader.read()
+
+    gateway = await rig(StoppedClock(), retry_min_per_s=0.0, retry_percent=0.0)
+    dead, alive = await stub(script), await stub(script)
+    gateway.one(dead, alive, backend={"balance": "round_robin"})
+    await dead.stop()
+    for _ in range(4):
+        upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        assert (await gateway.ask(b"GET /x HTTP/1.1\r\n" + HOST + upgrade)).status == 101
+    assert gateway.seen == ["refused"], "the first was sent on"
+
+
+async def test_r28_a_large_body_of_which_nothing_was_sent_goes_elsewhere(rig, stub):
+    size = 1 << 20  # more than is kept once it was sent, or held at a time
+    gateway, alive, gone = await rig(), await stub(named(b"alive")), await stub()
+    gateway.one(gone, alive, backend={"balance": "round_robin", "timeouts": {"connect": "300ms"}})
+    live = gateway.plane.live.backends["b"].instances[gone.address]
+    with contextlib.closing(BlackHole()) as hole:
+        live.pool.port = hole.port
+        for _ in range(2):
+            peer = await gateway.connect()
+            peer.write(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % size)
+            peer.write(bytes(size))
+            async with asyncio.timeout(30):
+                answer = await peer.answer()
+            assert (answer.status, answer.body) == (200, b"alive")
+    assert gateway.seen == ["unreachable"]
+
+
 def unready(extra: bytes):
     """An instance that says 503 with its load, and what else is in `extra`."""
     load = b'{"named_metrics": {"queue": 0, "running": 1, "slots": 1, "wait_ms": 1.0}}'
