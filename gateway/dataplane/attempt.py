@@ -131,6 +131,10 @@ class Attempt(Receiver):
         upstream = self.upstream
         if upstream is None:
             return
+        if upstream.is_hung_up():
+            # It answered without reading on and left. To write there would end the connection
+            # before its answer is read.
+            return
         if self._chunked:
             payload = (chunk(payload) if payload else b"") + (LAST_CHUNK if done else b"")
         if payload:

@@ -1,7 +1,9 @@
 """Streams: events at once, bounded memory both ways, slow readers, WebSocket, mirror."""
 
 import asyncio
+import socket
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -139,6 +141,26 @@ async def test_a_large_upload_passes_within_little_memory(rig, stub):
         most = max(most, psutil.Process().memory_info().rss)
     assert (await peer.answer()).body == b"done"
     assert most - before < 32 * MIB
+
+
+async def test_an_answer_of_who_reads_no_further_and_leaves_reaches_the_client(rig):
+    loop, gateway = asyncio.get_running_loop(), await rig(gather=1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        gateway.one(SimpleNamespace(url=f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        peer = await gateway.connect()
+        peer.write(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\nx" % (8 * MIB))
+        instance, _ = await loop.sock_accept(listener)
+        await loop.sock_recv(instance, 4)
+    # What it has not read makes its end a reset, and the next piece comes before that is heard of.
+    instance.send(b"HTTP/1.1 413 X\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
+    instance.close()
+    (client,) = gateway.plane.clients
+    client.exchange.feed(bytes(MIB), False)
+    async with asyncio.timeout(30):
+        answer = await peer.answer()
+    assert (answer.status, answer.body) == (413, b"big")
+    assert gateway.seen == []
 
 
 async def test_r20_a_client_that_does_not_read_pauses_the_instance_and_is_ended(rig, stub):
