@@ -1,4 +1,4 @@
-"""Where is the gateway that a client asks, and whose certificate does it trust there?
+"""Where is the gateway that a client asks, whose certificate does it trust, and who says it asks?
 
 It looks at nothing but what it is given: nobody is asked, no name is resolved.
 """
@@ -39,6 +39,15 @@ def _split(url: str) -> tuple[SplitResult, int | None]:
         return parts, parts.port
     except ValueError:
         return urlsplit(""), None
+
+
+def bearer(secret: str | None, what: str) -> str | None:
+    """What `Authorization` says of who has `secret`, without what a file leaves around it; None for
+    who has none. ValueError, which does not repeat it, where no header can hold it."""
+    secret = (secret or "").strip()
+    if not secret.isprintable():
+        raise ValueError(f"{what} is one line of printable characters")
+    return f"Bearer {secret}" if secret else None
 
 
 def trust(

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from gateway.clients.addresses import address_of
+from gateway.clients.addresses import address_of, bearer
 from gateway.clients.errors import Json, Unreachable, no_answer, refusal
 
 DEFAULT_URL = "http://127.0.0.1:8081"
@@ -77,7 +77,7 @@ class AdminConnection:
     ) -> None:
         self._address = address_of(url, "an admin API")
         self.url = self._address.url
-        self._token = token
+        self._authorization = bearer(token, "a token")
         self._timeout_s = timeout_s
         self._tls = tls
 
@@ -122,8 +122,8 @@ class AdminConnection:
         connection = self._connection()
         sent: dict[str, str | bytes] = {"Accept": accept, "User-Agent": "headgate"}
         sent.update(headers or {})
-        if self._token:
-            sent["Authorization"] = f"Bearer {self._token}"
+        if self._authorization is not None:
+            sent["Authorization"] = self._authorization.encode()
         try:
             connection.connect()
             if connected is not None:

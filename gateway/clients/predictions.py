@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from gateway.clients.addresses import address_of
+from gateway.clients.addresses import address_of, bearer
 from gateway.clients.errors import ClientError, Refused, TimedOut, Unreachable, refusal, words
 from gateway.clients.prediction_forms import (
     ITEMS,
@@ -49,7 +49,7 @@ class AsyncClient:
     ) -> None:
         self.url = address_of(url, "a gateway").url
         self.timeout_s = _positive(timeout_s)
-        self._key = key
+        self._authorization = bearer(key, "a key")
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -166,8 +166,8 @@ class AsyncClient:
     def _request(self, value: Any, content_type: str | None) -> tuple[bytes, dict[str, str]]:
         content, media_type = encoded(value, content_type)
         sent = {"Content-Type": media_type, "User-Agent": "headgate-client"}
-        if self._key:
-            sent["Authorization"] = f"Bearer {self._key}"
+        if self._authorization is not None:
+            sent["Authorization"] = self._authorization
         return content, sent
 
     async def _asked(

@@ -173,6 +173,21 @@ def test_a_cancelled_call_ends_at_once_and_its_loop_too() -> None:
         asyncio.run(ask()).close()  # before an hour is over; and lets the thread end
 
 
+def test_a_token_that_no_header_holds_is_refused_and_not_repeated(player) -> None:
+    for odd in ("hunter2\nX-Evil: 1", "hunter\u200b2"):
+        with pytest.raises(ValueError, match="a token is one line of printable") as refused:
+            AdminClient(player.url, odd)
+        assert "hunter" not in str(refused.value)
+    assert player.asked == []
+
+
+def test_a_token_is_sent_as_it_is_but_for_what_a_file_leaves_around_it(player) -> None:
+    player.tokens = {"Bearer secret": "operator"}
+    assert AdminClient(player.url, " secret\n").status()["revision"] == 42
+    with pytest.raises(Refused):
+        AdminClient(player.url, "\u20ac").status()
+
+
 def threads() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name == "headgate-admin"]
 

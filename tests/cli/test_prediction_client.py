@@ -187,6 +187,9 @@ def test_what_cannot_be_asked_is_said_at_once(client: Any) -> None:
         client("ftp://x")
     with pytest.raises(ValueError, match="timeout_s must be more than 0 s, not 0"):
         client(timeout_s=0)
+    with pytest.raises(ValueError, match="a key is one line of printable characters") as refused:
+        client(key="hunter2\nX-Evil: 1")
+    assert "hunter2" not in str(refused.value)
 
 
 @both
