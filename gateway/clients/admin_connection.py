@@ -24,6 +24,10 @@ ALWAYS_THERE = frozenset(
     f"/admin/v1/{name}" for name in ("apply", "events", "history", "status", "table")
 )
 
+QUIET_S = 30.0
+"""How long a stream of events may be silent at least: a gateway that has nothing to tell says so
+every 15 seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -63,8 +67,8 @@ class AdminConnection:
     """The admin API at `url`, asked with `token` where there is one.
 
     Refused when the gateway says no, Unreachable when it cannot be asked. `timeout_s` bounds each
-    wait on the socket. At https:// it must show a certificate that `tls` trusts (see `trust`), by
-    default one that the system does.
+    wait on the socket, but for one between events. At https:// it must show a certificate that
+    `tls` trusts (see `trust`), by default one that the system does.
     """
 
     def __init__(
@@ -200,6 +204,8 @@ class EventStream(Iterator[Json]):
                 if self._is_closed:
                     return None
                 raise
+            if self._socket is not None:
+                self._socket.settimeout(max(QUIET_S, self._asked._timeout_s))
         try:
             return _next_event(self._opened[1])
         except (OSError, http.client.HTTPException):

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,19 @@ def test_a_cancelled_call_ends_at_once_and_its_loop_too() -> None:
             return connection
 
         asyncio.run(ask()).close()  # before an hour is over; and lets the thread end
+
+
+def test_a_stream_of_events_may_be_silent_for_longer_than_an_answer(player) -> None:
+    player.happened = [{"type": "worker"}]
+    events = AdminClient(player.url, timeout_s=1).events(last_s=60)
+    assert next(events)["type"] == "worker"
+    with ThreadPoolExecutor() as pool, socket.create_server(("127.0.0.1", 0)) as silent:
+        waiting = pool.submit(next, events, None)
+        with pytest.raises(TimedOut):  # after that time
+            AdminClient(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=1.5).table()
+        player.emit({"type": "edit"})
+        assert waiting.result() == {"type": "edit"}
+    events.close()
 
 
 def test_a_token_that_no_header_holds_is_refused_and_not_repeated(player) -> None:
