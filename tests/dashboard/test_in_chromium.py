@@ -203,6 +203,15 @@ def test_a_revision_is_restored_after_showing_what_that_changes(page: Page, demo
         assert demo.revisions[0]["why"] == "worse"
 
 
+def test_an_edit_grows_old_though_no_other_follows(page: Page, demo: Demo) -> None:
+    demo.revisions[0]["time"] = datetime.now(UTC).isoformat()
+    page.open(demo.url)
+    page.until(lambda: page.text("#link-text") == "live")
+    page.until(lambda: page.text("#history-body time") == "just now")
+    page.script("const now = Date.now; Date.now = () => now() + 3 * 3600e3")
+    page.until(lambda: page.text("#history-body time") == "3 h ago")
+
+
 def test_r60_the_token_is_asked_for_and_kept_nowhere(page: Page) -> None:
     token = "s" * 40
     with Demo(token=token) as demo:
@@ -222,6 +231,26 @@ def test_r60_the_token_is_asked_for_and_kept_nowhere(page: Page) -> None:
             h for _, path, h in demo.asked if "v1/events" in path and "Authorization" not in h
         ]
         assert guesses == []
+
+
+def test_a_token_of_odd_characters_is_a_wrong_token(page: Page) -> None:
+    # A chat or a word processor puts in what nobody sees, and no header holds it as it is.
+    token = "s" * 40
+    with Demo(token=token) as demo:
+        page.open(demo.url)
+        page.find("#token")
+        page.resize(1000, 800)
+        for odd in ("wrong\u200b", "\u201cwrong\u201d", "\u20ac"):
+            page.until(lambda: page.seen("#token"))
+            page.script("document.getElementById('token').value = arguments[0]", odd)
+            asked = len(demo.asked)
+            page.press("#token-form button.main")
+            page.until(lambda seen=asked: len(demo.asked) > seen, f"{odd!r} is asked with")
+            page.until(lambda: page.seen("#token-dialog"))
+            assert page.text("#token-fault") == "That was not the token."
+        give(page, token)
+        page.until(lambda: page.text("#link-text") == "live")
+        assert [each for each in page.complaints() if "401" not in each] == []
 
 
 def test_r59_a_page_whose_token_is_no_longer_good_asks_for_another_and_asks_nothing_else(

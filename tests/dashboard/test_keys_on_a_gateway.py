@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from tests.dashboard.conftest import Page
-from tests.harness.gateway import backend, eventually, running_gateway
+from tests.harness.gateway import backend, eventually, one_backend, running_gateway
 from tests.harness.origin_process import OriginProcess
 
 pytestmark = pytest.mark.browser
@@ -109,3 +110,19 @@ async def test_a_key_is_made_shown_once_used_rotated_and_revoked(
         assert await status_of(renewed) == 401
         refused = [each for each in page.complaints() if "admin/v1/keys - Failed" not in each]
         assert refused == []
+
+
+async def test_a_key_that_expires_says_so_though_nobody_edits_it(
+    page: Page, origin: OriginProcess
+) -> None:
+    soon = (datetime.now(UTC) + timedelta(hours=2)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    document = {
+        **one_backend(origin),
+        "keys": {"acme": {"hashes": ["sha256:" + "0" * 64], "expires": soon}},
+    }
+    async with running_gateway(document) as gateway:
+        await asyncio.to_thread(page.open, gateway.admin_url)
+        await asyncio.to_thread(page.until, lambda: "never" in page.text(ACME))
+        assert "expired" not in page.text(ACME)
+        page.script("const now = Date.now; Date.now = () => now() + 3 * 3600e3")
+        await asyncio.to_thread(page.until, lambda: "expired" in page.text(ACME))

@@ -40,7 +40,7 @@ function bytes(text) {
 
 function headersOf({ body, reason, etag }) {
   const headers = { Accept: "application/json" };
-  if (token) headers.Authorization = `Bearer ${token}`;
+  if (token) headers.Authorization = `Bearer ${bytes(token)}`;
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (reason) headers["X-Change-Reason"] = bytes(reason);
   if (etag) headers["If-Match"] = etag;

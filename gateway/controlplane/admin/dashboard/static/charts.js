@@ -58,6 +58,7 @@ export function charts(state) {
   }
 
   function draw() {
+    if (!state.table) return; // charts get their size before there is anything to be drawn
     const tints = colours(state.table);
     const span = SPANS[by("span").value];
     const now = Date.now();

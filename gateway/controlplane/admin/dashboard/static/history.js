@@ -3,7 +3,7 @@
 import { api } from "./api.js";
 import { confirmEdit } from "./dialogs.js";
 import { changes } from "./difference.js";
-import { announce, by, h } from "./dom.js";
+import { announce, by, h, say } from "./dom.js";
 import { ago } from "./model.js";
 
 export function history(state, refresh) {
@@ -43,6 +43,9 @@ export function history(state, refresh) {
       const held = root.contains(document.activeElement) ? document.activeElement.closest("li")?.dataset.revision : null;
       root.replaceChildren(...state.revisions.map(entry));
       if (held) root.querySelector(`[data-revision="${held}"] button`)?.focus();
+    },
+    age() {
+      for (const time of root.querySelectorAll("time")) say(time, ago(time.dateTime));
     },
   };
 }

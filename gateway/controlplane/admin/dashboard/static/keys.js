@@ -42,12 +42,13 @@ export function keys(state, refresh) {
 
   function row(name, spec) {
     const cells = { used: h("td", { "data-label": "Last used" }), rate: h("td", { class: "num", "data-label": "Requests/s" }), refused: h("td", { class: "num", "data-label": "Refused" }) };
-    rows.set(name, cells);
+    const over = h("span", { class: "pill", "data-tone": "bad", hidden: true }, "expired");
+    rows.set(name, { ...cells, over, expires: spec.expires });
     const offered = Object.keys(actions).filter((action) => action !== "retire" || spec.hashes.length > 1);
     return h("tr", { "data-key": name },
       h("th", { scope: "row", class: "name" }, name, spec.hashes.length > 1 ? h("span", { class: "quiet more" }, `${spec.hashes.length} secrets`) : null),
       h("td", { "data-label": "Opens" }, spec.routes ? spec.routes.join(", ") : "all routes"),
-      h("td", { "data-label": "Expires" }, ...expiry(spec.expires)),
+      h("td", { "data-label": "Expires" }, ...expiry(spec.expires), over),
       h("td", { "data-label": "Limits" }, limits(spec.limits)),
       ...Object.values(cells),
       h("td", { class: "actions" }, ...offered.map((action) => h("button", {
@@ -137,6 +138,7 @@ export function keys(state, refresh) {
       say(by("keys-note"), several ? "used at this gateway; the others count for themselves" : "");
       for (const [name, cells] of rows) {
         const used = state.used?.[name];
+        cells.over.hidden = !cells.expires || Date.parse(cells.expires) > Date.now();
         say(cells.used, used?.last_used ? ago(used.last_used) : "never");
         mark(cells.used, "title", used?.last_used);
         say(cells.rate, number(used?.requests_per_s ?? 0));
@@ -147,9 +149,7 @@ export function keys(state, refresh) {
 }
 
 function expiry(expires) {
-  if (!expires) return ["never"];
-  const isOver = Date.parse(expires) <= Date.now();
-  return [h("time", { datetime: expires, title: expires }, expires.slice(0, 10)), isOver ? h("span", { class: "pill", "data-tone": "bad" }, "expired") : null];
+  return expires ? [h("time", { datetime: expires, title: expires }, expires.slice(0, 10))] : ["never"];
 }
 
 function limits(said) {

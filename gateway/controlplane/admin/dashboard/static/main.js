@@ -76,6 +76,7 @@ function draw() {
     by("route-docs").hidden = false;
   }
   for (const view of views) view.update();
+  historyView.age();
   document.title = `Headgate · ${state.only ?? `revision ${state.status.revision}`}`;
 }
 
