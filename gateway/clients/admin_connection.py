@@ -142,7 +142,7 @@ class AdminConnection:
             raise no_answer(f"no gateway answers at {self.url}", error) from None
         connection.close()
         if response.status == 404 and target.partition("?")[0] in ALWAYS_THERE:
-            raise Unreachable(f"what answers at {self.url} is not the admin API of a gateway")
+            raise _no_admin_api(self.url)
         raise refusal(response.status, response.reason, response.headers.get, problem)
 
     def _connection(self) -> http.client.HTTPConnection:
@@ -204,12 +204,16 @@ class EventStream(Iterator[Json]):
                 if self._is_closed:
                     return None
                 raise
+            if self._opened[1].headers.get_content_type() != "text/event-stream":
+                raise _no_admin_api(self._asked.url)
             if self._socket is not None:
                 self._socket.settimeout(max(QUIET_S, self._asked._timeout_s))
         try:
             return _next_event(self._opened[1])
         except (OSError, http.client.HTTPException):
             return None  # a stream ends when the gateway does: the next call says why
+        except orjson.JSONDecodeError:
+            raise _no_admin_api(self._asked.url) from None
 
     def _connected(self, to: socket.socket) -> None:
         self._socket = to
@@ -228,6 +232,10 @@ def _next_event(response: http.client.HTTPResponse) -> Json | None:
             event: Json = orjson.loads(b"\n".join(data))
             return event
     return None
+
+
+def _no_admin_api(url: str) -> Unreachable:
+    return Unreachable(f"what answers at {url} is not the admin API of a gateway")
 
 
 def segment(name: str) -> str:

@@ -8,7 +8,7 @@ import os
 import socket
 import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import orjson
 
@@ -61,7 +61,9 @@ class Refused(ClientError):
         detail = problem.get("detail") or inner.get("detail") or inner.get("message")
         detail = detail or problem.get("title") or f"status {status}"
         self.detail = detail if isinstance(detail, str) else orjson.dumps(detail).decode()
-        self.faults: list[Fault] = list(problem.get("errors") or ())
+        named = problem.get("errors")  # a model may mean something else by that
+        listed = named if isinstance(named, list) else []
+        self.faults: list[Fault] = [cast(Fault, one) for one in listed if isinstance(one, dict)]
         super().__init__(self.detail)
 
 

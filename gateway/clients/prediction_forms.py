@@ -47,10 +47,12 @@ def decoded(content: bytes, media_type: str, charset: str | None) -> Any:
 
 
 def _known(charset: str | None) -> str:
+    """The name of a codec of text: UTF-8 where `charset` names none."""
     try:
-        return codecs.lookup(charset or "utf-8").name
-    except LookupError:
+        b"?".decode(charset or "utf-8", "replace")
+    except (LookupError, ValueError):  # Python has codecs of other things too, such as hex
         return "utf-8"
+    return charset or "utf-8"
 
 
 class Items:

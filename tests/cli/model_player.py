@@ -33,6 +33,7 @@ STREAMS: dict[str, tuple[str, list[bytes]]] = {
     "done": (SSE, [b"data: 1\n\ndata: [DONE]\n\ndata: 2\n\n"]),
     "json": ("application/json", [b"[1,", b"2]"]),
     "text": ("text/plain; charset=utf-8", [b"gr\xc3", b"\xbcn"]),
+    "odd": ("text/plain; charset=hex", [b"gr\xc3", b"\xbcn"]),
     "bytes": ("application/octet-stream", [b"\x00\x01"]),
     "failed-event": (SSE, [b"data: 0\n\nevent: error\ndata: %b\n\n" % FAULT]),
     "failed-line": (LINES, [b'0\n{"error":%b}\n' % FAULT]),

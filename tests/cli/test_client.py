@@ -187,6 +187,29 @@ def test_a_stream_of_events_may_be_silent_for_longer_than_an_answer(player) -> N
     events.close()
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"Content-Type: application/json\r\n\r\n{}",
+        b"\r\ndata: {}\n\n",
+        b"Content-Type: text/event-stream\r\n\r\ndata: {no json\n\n",
+    ],
+)
+def test_a_stream_that_is_none_of_a_gateway_is_not_taken_for_its_end(said: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+
+        def answer() -> None:
+            to, _ = server.accept()
+            with to:
+                to.recv(65536)
+                to.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + said)
+
+        answered = pool.submit(answer)
+        with pytest.raises(Unreachable, match="is not the admin API of a gateway"):
+            list(AdminClient(f"http://127.0.0.1:{server.getsockname()[1]}").events())
+        answered.result()
+
+
 def test_a_token_that_no_header_holds_is_refused_and_not_repeated(player) -> None:
     for odd in ("hunter2\nX-Evil: 1", "hunter\u200b2"):
         with pytest.raises(ValueError, match="a token is one line of printable") as refused:

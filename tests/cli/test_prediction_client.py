@@ -118,6 +118,18 @@ def test_a_refusal_says_what_the_gateway_said(models, ask: Ask) -> None:
     assert len(models.asked) == 3  # nothing is retried
 
 
+@pytest.mark.parametrize("errors", [5, True, {"x": ["too small"]}, "two", ["x is too small"]])
+def test_what_a_model_calls_errors_names_no_faults_unless_it_is_a_list_of_them(errors: Any) -> None:
+    refused = Refused(400, {"detail": "x is too small", "errors": errors})
+    assert (refused.faults, refused.problem["errors"]) == ([], errors)
+
+
+@both
+def test_text_in_a_charset_that_is_none_is_read_as_utf_8(models, ask: Ask) -> None:
+    assert ask(models.url, "predict", "/stream-odd", 1) == "grün"
+    assert "".join(ask(models.url, "stream", "/stream-odd", 1)) == "grün"
+
+
 @both
 def test_a_redirect_is_not_followed(models, ask: Ask) -> None:
     with pytest.raises(Refused) as caught:
