@@ -38,6 +38,7 @@ ZSH = """\
 #compdef headgate
 _headgate() {
   local line="${(j: :)words[1,CURRENT-1]} $PREFIX" each kind rest value; local -a plain shown open
+  compset -P '--[^=]##='
   for each in ${(f)"$(_HEADGATE_LINE=$line headgate 2>/dev/null)"}; do
     kind=${each%%,*} rest=${each#*,}; value=${rest%%$'\\t'*}
     case $kind in
@@ -51,14 +52,18 @@ _headgate() {
   (( $#open )) && compadd -S '' -a open
 }
 if [[ $funcstack[1] == _headgate ]]; then _headgate; else compdef _headgate headgate; fi"""
+# fish wants whole words back, also where `--option=` stands before what was asked for; its
+# `__fish_complete_path` does not know words with a quote or a backslash.
 FISH = """\
 function __headgate
+  set -l word (commandline -ct | string collect)
+  set -l option (string match -r -- '^--[^=]*=' "$word")
   for each in (_HEADGATE_LINE=(commandline -cp | string collect) headgate 2>/dev/null)
     set -l part (string split -m 1 , -- $each)
     switch $part[1]
-      case file; __fish_complete_path (commandline -ct)
-      case dir; __fish_complete_directories (commandline -ct)
-      case '*'; printf '%s\\n' $part[2]
+      case file; complete -C "'' $word"
+      case dir; __fish_complete_directories "$word"
+      case '*'; printf '%s\\n' "$option$part[2]"
     end
   end
 end

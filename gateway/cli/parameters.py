@@ -65,15 +65,15 @@ CLIENT = (
         help="the admin token; left out: the one in the state directory",
     ),
     option(
-        "--cacert", metavar="FILE", envvar="HEADGATE_CACERT",
+        "--cacert", metavar="FILE", type=PATH, envvar="HEADGATE_CACERT",
         help="whom to trust at https://; left out: the system's CAs, and the gateway found here",
     ),
     option(
-        "--client-cert", metavar="FILE", envvar="HEADGATE_CLIENT_CERT",
+        "--client-cert", metavar="FILE", type=PATH, envvar="HEADGATE_CLIENT_CERT",
         help="a certificate to show where the admin API asks for one",
     ),
     option(
-        "--client-key", metavar="FILE", envvar="HEADGATE_CLIENT_KEY",
+        "--client-key", metavar="FILE", type=PATH, envvar="HEADGATE_CLIENT_KEY",
         help="its key; left out: it is in the same file",
     ),
     STATE_DIR,

@@ -135,11 +135,25 @@ def test_files_are_completed_through_folders(shell: Shell, tmp_path: Path) -> No
     assert shell.completed("apply fol") == "apply folder/"
     assert shell.completed("apply folder/t") == r"apply folder/two\ words.yaml "
     assert shell.completed("up --state-dir fol") == "up --state-dir folder/"
+    assert shell.completed("status --cacert so") == "status --cacert some.yaml "
+    assert shell.completed("status --client-key fol") == "status --client-key folder/"
+
+
+def test_a_value_is_completed_behind_its_options_equals_sign(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "some.yaml").write_text("")
+    assert shell.completed("status --output=j") == "status --output=json "
+    assert shell.completed("drain --backend=digits-c") == "drain --backend=digits-cnn "
+    assert shell.completed("up --state-dir=fol") == "up --state-dir=folder/"
+    assert shell.completed("status --cacert=so") == "status --cacert=some.yaml "
+    assert shell.completed("weights --reason=a=b di") == "weights --reason=a=b digits "
 
 
 @needs("fish")
 def test_fish_offers_what_belongs_to_the_place(tmp_path: Path, player) -> None:
     (tmp_path / "some.yaml").write_text("")
+    (tmp_path / "a folder").mkdir()
+    (tmp_path / "a folder" / "two words.yaml").write_text("")
     variables = environment(tmp_path, player.url)
 
     def offered(line: str) -> list[str]:
@@ -160,6 +174,14 @@ def test_fish_offers_what_belongs_to_the_place(tmp_path: Path, player) -> None:
     assert offered("drain --backend digits-c") == ["digits-cnn"]
     assert offered("drain 127.0.0.1:8001 --wa") == ["--wait"]
     assert offered("apply so") == ["some.yaml"]
+    assert offered("apply 'so") == ["some.yaml"]
+    assert offered("apply a\\ fol") == ["a folder/"]
+    assert offered("apply a\\ folder/tw") == ["a folder/two words.yaml"]
+    assert offered("apply 'a folder/two w") == ["a folder/two words.yaml"]
+    assert offered("up --state-dir='a f") == ["--state-dir=a folder/"]
+    assert offered("status --output=j") == ["--output=json"]
+    assert offered("status --cacert=so") == ["--cacert=some.yaml"]
+    assert offered("drain --backend=digits-c") == ["--backend=digits-cnn"]
     assert offered("completion ") == ["bash", "fish", "zsh"]
     assert offered("help dra") == ["drain"]
     assert offered("instance m.py:A --max-b") == ["--max-batch-size", "--max-body"]
