@@ -4,6 +4,7 @@ A model in two versions, a configuration, a test, a Compose file and ten lines a
 there already is never written over.
 """
 
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,6 +113,6 @@ def init(options: SimpleNamespace) -> int:
     for name, text in FILES.items():
         (folder / name).write_text(text)
         screen.show(Cell(f"+ {folder / name}", "good"))
-    where = "" if folder == Path() else f"cd {folder} && "
+    where = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
     screen.show(Cell(f"next: {where}headgate up headgate.yaml"))
     return 0

@@ -55,3 +55,12 @@ def test_what_is_there_is_never_written_over(
         f"headgate: {tmp_path / 'models.py'} is there already; name another folder\n"
     )
     assert [each.name for each in tmp_path.iterdir()] == ["models.py"]
+
+
+def test_how_to_go_on_can_be_typed_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["init", "my words"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "next: cd 'my words' && headgate up headgate.yaml"
