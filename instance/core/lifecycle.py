@@ -50,17 +50,20 @@ def after(state: State, signal: Signal) -> State:
 @dataclass(frozen=True, slots=True)
 class Backoff:
     """How long to wait before a worker is started again: at once, then twice as long each
-    time up to `max_s`; a worker that lived `stable_s` starts the count anew."""
+    time up to `max_s`; a worker that lived `stable_s` starts the count anew. Those that were
+    never ready are counted apart: only they say that the model cannot be started."""
 
     first_s: float = 0.5
     max_s: float = 30.0
     stable_s: float = 30.0
     failures: int = 0
+    never_ready: int = 0  # of the latest, in a row
 
     def failed(self, lived_s: float) -> "Backoff":
-        """After one more end of the worker, which had been ready for `lived_s`."""
+        """After one more end of the worker, which had been ready for `lived_s`, 0 if never."""
         failures = 1 if lived_s >= self.stable_s else self.failures + 1
-        return Backoff(self.first_s, self.max_s, self.stable_s, failures)
+        never_ready = 0 if lived_s else self.never_ready + 1
+        return Backoff(self.first_s, self.max_s, self.stable_s, failures, never_ready)
 
     @property
     def delay_s(self) -> float:

@@ -191,7 +191,7 @@ class Worker:
     @property
     def hopeful(self) -> bool:
         """Whether requests may wait for it."""
-        return self.state is State.READY or self._backoff.failures < HOPELESS_AFTER
+        return self.state is State.READY or self._backoff.never_ready < HOPELESS_AFTER
 
     # -- batches ---------------------------------------------------------------------------
 

@@ -65,6 +65,15 @@ def test_r48_a_worker_that_is_killed_comes_back(serve: Serve) -> None:
     assert instance.metric("instance_worker_restarts_total") == 2
 
 
+def test_who_waits_for_a_model_that_starts_and_dies_of_its_requests_waits_on(serve: Serve) -> None:
+    instance = serve(MODEL, "Crash")
+    for _ in range(3):
+        died = instance.post("die")
+        assert (died.status_code, died.json()["code"]) == (500, "model_error")
+    assert instance.post("a").status_code == 200
+    assert instance.metric("instance_worker_restarts_total") == 3
+
+
 def test_a_hung_predict_is_ended_after_the_timeout_and_its_worker_replaced(
     serve: Serve, tmp_path: Path
 ) -> None:

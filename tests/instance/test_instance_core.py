@@ -115,6 +115,13 @@ def test_back_off_is_none_at_first_then_doubles_and_forgets() -> None:
     assert backoff.failed(lived_s=60.0).delay_s == 0.0
 
 
+def test_only_who_was_never_ready_fails_to_start() -> None:
+    backoff = Backoff().failed(lived_s=0.0).failed(lived_s=0.0)
+    assert backoff.never_ready == 2
+    died = backoff.failed(lived_s=0.1)
+    assert (died.never_ready, died.failures) == (0, 3)
+
+
 def test_ready_means_all_at_first_and_any_later() -> None:
     half = [State.READY, State.DOWN]
     assert not is_ready(half, was_ready=False, draining=False, healthy=True)
