@@ -241,26 +241,39 @@ def _no_file() -> RequestRefused:
 def encode_json(value: Any, by_alias: bool = True) -> bytes:
     """`value` as JSON; UnencodableError when it holds NaN, an infinity or what JSON lacks."""
     if isinstance(value, BaseModel):
-        body = value.__pydantic_serializer__.to_json(value, by_alias=by_alias)
-        if may_hold_nan(body, value):
-            refuse_not_finite(value, "")
+        try:
+            body = _written(value, by_alias)
+        except PydanticSerializationError:  # arrays and the like in it, which only we can write
+            return encode_json(_fields_of(value, by_alias))
+        if may_hold_nan(body):
+            refuse_lost(_fields_of(value, by_alias), body)
     else:
         try:
-            body = orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+            body = orjson.dumps(value, default=_as_json, option=orjson.OPT_SERIALIZE_NUMPY)
         except TypeError:
             body = _encode_slowly(value)
         if b"null" in body:  # as orjson writes NaN: only then is it worth a walk to find out
-            refuse_not_finite(value, "")
+            refuse_lost(value, body)
     return body
 
 
-def may_hold_nan(body: bytes, value: Any) -> bool:
-    """Whether `body`, as pydantic wrote `value`, may stand for NaN: it writes null or a word that
-    is no JSON, as the model's `ser_json_inf_nan` says, or text, which is somebody's wish."""
-    if getattr(value, "model_config", {}).get("ser_json_inf_nan") == "strings":
-        return False
-    if b"null" in body:
-        return True
+def _written(model: BaseModel, by_alias: bool = True) -> bytes:
+    """The JSON of `model` as pydantic writes it."""
+    return model.__pydantic_serializer__.to_json(model, by_alias=by_alias)
+
+
+def _fields_of(model: BaseModel, by_alias: bool = True) -> dict[str, Any]:
+    """The values of `model` by their names in JSON."""
+    return model.model_dump(mode="python", by_alias=by_alias)
+
+
+def may_hold_nan(body: bytes) -> bool:
+    """Whether `body`, as pydantic wrote it, may stand for NaN: it writes null or a word that is
+    no JSON, as the model's `ser_json_inf_nan` says, or text, which is somebody's wish."""
+    return b"null" in body or _holds_no_json(body)
+
+
+def _holds_no_json(body: bytes) -> bool:
     return (b"NaN" in body or b"Infinity" in body) and _NO_JSON.search(body) is not None
 
 
@@ -276,7 +289,7 @@ def encode_spaced(value: dict[Any, Any]) -> bytes:
 def _encode_slowly(value: Any) -> bytes:
     """For what orjson refuses and JSON can carry: huge integers, keys that are no text."""
     try:
-        text = json.dumps(value, default=_plain, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(value, default=_as_values, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         with suppress(RecursionError):
             if isinstance(error, ValueError):
@@ -285,10 +298,28 @@ def _encode_slowly(value: Any) -> bytes:
     return text.encode()
 
 
+def _as_json(value: Any) -> Any:
+    """`value` in what orjson can write: a model is within others what it is alone."""
+    if isinstance(value, BaseModel):
+        with suppress(PydanticSerializationError):
+            body = _written(value)
+            if not _holds_no_json(body):
+                return orjson.Fragment(body)
+    return _plain(value)
+
+
+def _as_values(value: Any) -> Any:
+    """The same for Python's own writer, which takes no JSON."""
+    if isinstance(value, BaseModel):
+        with suppress(PydanticSerializationError):
+            return json.loads(_written(value))
+    return _plain(value)
+
+
 def _plain(value: Any) -> Any:
     """`value` in types that JSON has; TypeError when there is no way."""
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="python", by_alias=True)
+        return _fields_of(value)
     if hasattr(value, "__torch_function__"):
         array = devices.tensor_value(value)
         return array.item() if array.ndim == 0 else array.tolist()
@@ -324,8 +355,21 @@ def without_arrays(value: Any) -> Any:
     return value
 
 
-def refuse_not_finite(value: Any, pointer: str) -> None:
-    """UnencodableError, with the place, when `value` holds NaN or an infinity."""
+def refuse_lost(value: Any, body: bytes) -> None:
+    """UnencodableError, with the place, when NaN or an infinity of `value` is not in `body`, which
+    is its JSON: null is there, or a word that is none."""
+    try:
+        written = json.loads(body)
+    except ValueError:  # an integer of more digits than Python reads
+        written = None
+    refuse_not_finite(value, "", written)
+
+
+def refuse_not_finite(value: Any, pointer: str, written: Any = None) -> None:
+    """UnencodableError, with the place, when `value` holds NaN or an infinity. What is `written` in
+    its place as text or a number is somebody's wish."""
+    if isinstance(written, (str, int)) or (isinstance(written, float) and math.isfinite(written)):
+        return
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name, None) for field in fields(value)}
     elif not isinstance(value, (str, float, dict, list, tuple)):
@@ -338,8 +382,10 @@ def refuse_not_finite(value: Any, pointer: str) -> None:
         where = f" at {pointer}" if pointer else ""
         raise UnencodableError(f"the model's answer holds {word}{where}, which JSON cannot carry")
     if isinstance(value, dict):
+        named = written if isinstance(written, dict) else {}
         for key, item in value.items():
-            refuse_not_finite(item, f"{pointer}/{key}")
+            refuse_not_finite(item, f"{pointer}/{key}", named.get(str(key)))
     elif isinstance(value, (list, tuple)):
+        listed = written if isinstance(written, list) and len(written) == len(value) else ()
         for index, item in enumerate(value):
-            refuse_not_finite(item, f"{pointer}/{index}")
+            refuse_not_finite(item, f"{pointer}/{index}", listed[index] if listed else None)

@@ -17,7 +17,7 @@ from instance.model.codec import (
     UnencodableError,
     encode_json,
     may_hold_nan,
-    refuse_not_finite,
+    refuse_lost,
     without_arrays,
 )
 from instance.model.faults import pointer_of
@@ -85,8 +85,8 @@ def _plain_type(annotation: Any) -> type | None:
 def _dumped(adapter: TypeAdapter[Any], value: Any) -> bytes:
     # Not by the adapter's own method: its arguments cost more than a short answer does.
     body: bytes = adapter.serializer.to_json(value, by_alias=True)
-    if may_hold_nan(body, value):
-        refuse_not_finite(adapter.dump_python(value, by_alias=True), "")
+    if may_hold_nan(body):
+        refuse_lost(adapter.dump_python(value, by_alias=True), body)
     return body
 
 

@@ -301,7 +301,7 @@ VALUES = """
     import collections, dataclasses, decimal, http, pathlib
     from fastapi import Response
     from fastapi.responses import FileResponse, StreamingResponse
-    import instance
+    import instance, numpy
     from pydantic import BaseModel
 
     @dataclasses.dataclass
@@ -314,6 +314,20 @@ VALUES = """
     class AsText(BaseModel, ser_json_inf_nan="strings"):
         x: float
         y: int | None = None
+
+    class Outer(BaseModel):
+        inner: AsText
+        z: int | None = None
+
+    class Number(BaseModel):
+        x: float
+
+    class OuterAsText(BaseModel, ser_json_inf_nan="strings"):
+        number: Number
+
+    class Priced(BaseModel):
+        price: decimal.Decimal
+        more: object = None
 
     circle = {}
     circle["itself"] = circle
@@ -332,6 +346,13 @@ VALUES = """
                 "signaling decimal": {"d": decimal.Decimal("sNaN")},
                 "nan as a word": AsWord(x=nan), "circle": circle, "ten thousand digits": 10**9999,
                 "nan as text": AsText(x=nan),
+                "nan as text in a list": [AsText(x=nan)], "by number": {1: AsText(x=nan)},
+                "nan as text, nested": Outer(inner=AsText(x=nan)),
+                "nan beside nan as text": [AsText(x=nan), nan],
+                "nan as a word in a list": [AsWord(x=nan)],
+                "nan in what is nested": OuterAsText(number=Number(x=nan)),
+                "price": Priced(price="1.50"), "prices": [Priced(price="1.50")],
+                "array in a model": Priced(price=1, more=numpy.ones(2)),
                 "dataclass": Point(1), "nan dataclass": {"p": [Point(nan)]}, "nan set": {nan},
                 "decimal": [decimal.Decimal("1.5"), decimal.Decimal(2**60)],
                 "path": pathlib.Path("/x"), "range": range(2), "deque": collections.deque([1]),
@@ -347,6 +368,10 @@ def test_further_kinds_of_answer(served: Serve) -> None:
     for kind, expected in {
         "dataclass": {"x": 1}, "decimal": [1.5, 2**60], "path": "/x", "range": [0, 1],
         "deque": [1], "status": [1], "nan as text": {"x": "NaN", "y": None},
+        "nan as text in a list": [{"x": "NaN", "y": None}], "by number": {"1": {"x": "NaN", "y": None}},
+        "nan as text, nested": {"inner": {"x": "NaN", "y": None}, "z": None},
+        "price": {"price": "1.50", "more": None}, "prices": [{"price": "1.50", "more": None}],
+        "array in a model": {"price": 1, "more": [1.0, 1.0]},
     }.items():  # fmt: skip
         assert (kind, instance.post(kind).json()) == (kind, expected)
     assert instance.post("status").status_code == 201
@@ -366,6 +391,9 @@ def test_further_kinds_of_answer(served: Serve) -> None:
         ("infinite decimal", "holds an infinity at /d/0"),
         ("signaling decimal", "holds NaN at /d"),
         ("nan as a word", "holds NaN at /x"),
+        ("nan as a word in a list", "holds NaN at /0/x"),
+        ("nan in what is nested", "holds NaN at /number/x"),
+        ("nan beside nan as text", "holds NaN at /1"),
         ("circle", "Circular reference"),
         ("ten thousand digits", "4300 digits"),
         ("stream", "to stream, say stream = True"),
