@@ -87,6 +87,11 @@ class OpenInference:
             json, rest = split(request.body, header)
             infer = parse(Request(body=json, content_type="application/json"))
             attach(infer, rest)
+        named: set[str] = set()
+        for index, tensor in enumerate(infer.inputs):
+            if tensor.name in named:
+                raise invalid(f"/inputs/{index}/name", f"there are two inputs {tensor.name!r}")
+            named.add(tensor.name)
         binary_outputs(infer)  # a wish that cannot be read is refused before anything is run
         return infer
 
@@ -103,6 +108,8 @@ class OpenInference:
         for index, name in enumerate(wanted):
             if name not in named:
                 raise invalid(f"/outputs/{index}/name", f"the model has no output {name!r}")
+        if not all(isinstance(name, str) for name in named):
+            raise UnencodableError("the names of outputs must be text")
         answer: dict[str, Any] = {"model_name": self.model, "model_version": self.version}
         if request.id is not None:
             answer["id"] = request.id
@@ -175,14 +182,35 @@ def array_of(tensor: Tensor, index: int) -> Any:
         pointer = f"/inputs/{index}/parameters/binary_data_size"
         return array_from(tensor._raw, dtype, elements, pointer).reshape(tensor.shape)
     try:
-        array = np.array(tensor.data, dtype=dtype)
+        with np.errstate(over="ignore"):
+            array = np.array(tensor.data, dtype=dtype)
     except (TypeError, ValueError, OverflowError) as error:
         raise invalid(f"/inputs/{index}/data", f"is not {tensor.datatype}: {error}") from None
+    if not _is_kept(tensor.data, array):
+        raise invalid(f"/inputs/{index}/data", f"holds what is not {tensor.datatype}")
     if array.size != elements:
         raise invalid(
             f"/inputs/{index}/shape", f"{tensor.shape} does not fit {array.size} elements"
         )
     return array.reshape(tensor.shape)
+
+
+def _is_kept(data: Any, array: Any) -> bool:
+    """Whether numpy made `array` of `data` without a change: it reads numbers in text, NaN in null,
+    infinity in what is too large, cuts off what is behind a point, and calls all true or false."""
+    import numpy as np
+
+    if array.dtype.kind == "O":
+        return all(isinstance(value, str) for value in array.flat)
+    found = np.array(data)
+    if not found.size:
+        return True
+    if array.dtype.kind == "b":
+        return found.dtype.kind == "b"
+    if array.dtype.kind == "f":
+        numbers = found.dtype.kind in "iuf" or all(type(one) in (int, float) for one in found.flat)
+        return numbers and bool(np.isfinite(array).all())
+    return found.dtype.kind in "iuf" and bool((array == found).all())
 
 
 def tensor_of(name: str, value: Any, raws: list[bytes] | None = None) -> dict[str, Any]:
@@ -191,12 +219,30 @@ def tensor_of(name: str, value: Any, raws: list[bytes] | None = None) -> dict[st
 
     if hasattr(value, "__torch_function__"):
         value = devices.tensor_value(value)
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # such as rows of different lengths
+        raise UnencodableError(f"output {name!r} is no tensor: {error}") from None
     kind = "object" if array.dtype.kind in "USO" else array.dtype.name
     if kind not in NAMES:
         raise UnencodableError(f"output {name!r} has the type {kind}, which no tensor has")
+    if array.dtype.kind == "O":
+        kinds = {type(one).__name__ for one in array.flat if not isinstance(one, (str, bytes))}
+        if kinds:
+            held = " and ".join(sorted(kinds))
+            raise UnencodableError(f"output {name!r} holds {held}, which makes no tensor")
     tensor = {"name": name, "shape": list(array.shape), "datatype": NAMES[kind]}
     if raws is None:
-        return {**tensor, "data": array.reshape(-1).tolist()}
+        flat = array.reshape(-1).tolist()
+        return {**tensor, "data": _as_texts(name, flat) if kind == "object" else flat}
     raws.append(bytes_of(array))
     return {**tensor, "parameters": {"binary_data_size": len(raws[-1])}}
+
+
+def _as_texts(name: str, elements: list[Any]) -> list[str]:
+    """The elements of a BYTES tensor as JSON has them."""
+    try:
+        return [one.decode() if isinstance(one, bytes) else one for one in elements]
+    except UnicodeDecodeError:
+        say = "bytes that are no text, which only binary_data_output can carry"
+        raise UnencodableError(f"output {name!r} holds {say}") from None

@@ -75,6 +75,12 @@ class _Choice:
             kind = type(value).__name__
             raise UnencodableError(f"a chat model must give text or messages, not {kind}")
         message = dict(value)
+        content = message.get("content")
+        if content is not None and not isinstance(content, str):
+            kind = type(content).__name__
+            raise UnencodableError(
+                f"the content of a chat model's message must be text, not {kind}"
+            )
         for count in COUNTS:
             self.usage[count] += message.pop(count, 0) or 0
         self.reason = message.pop("finish_reason", None) or self.reason
@@ -84,8 +90,11 @@ class _Choice:
         """`calls` with the place that each has among all of this answer; those are kept. One
         that names a place that is taken is the next piece of the call there."""
         placed = []
+        if not isinstance(calls, (list, tuple)):
+            kind = type(calls).__name__
+            raise UnencodableError(f"the tool_calls of a message must be a list, not {kind}")
         for one in calls:
-            call = one.model_dump(exclude_none=True) if isinstance(one, BaseModel) else dict(one)
+            call = _call_of(one)
             index = call.pop("index", None)
             if index is None:
                 index = len(self.calls)
@@ -102,6 +111,21 @@ class _Choice:
     @property
     def finish_reason(self) -> str:
         return self.reason or ("tool_calls" if self.calls else "stop")
+
+
+def _call_of(one: Any) -> dict[str, Any]:
+    """A call of a tool, or a piece of one, as a dict of its own; UnencodableError where it is none
+    that a client can read."""
+    call = one.model_dump(exclude_none=True) if isinstance(one, BaseModel) else one
+    function = call.get("function") if isinstance(call, dict) else call
+    if function is not None and not isinstance(function, dict):
+        kind = type(function).__name__
+        raise UnencodableError(f"a tool call and its function must be dicts, not {kind}")
+    arguments = (function or {}).get("arguments")
+    if arguments is not None and not isinstance(arguments, str):
+        kind = type(arguments).__name__
+        raise UnencodableError(f"the arguments of a tool call must be JSON in text, not {kind}")
+    return dict(call)
 
 
 class _Completion:

@@ -6,14 +6,15 @@ as numbers, or as base64 where the client asks for it.
 """
 
 import base64
+import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, create_model
 
 from instance.core.errors import refuse
-from instance.model.codec import Parse, UnencodableError
+from instance.model.codec import Parse, UnencodableError, refuse_not_finite
 from instance.requests import Request
 
 COUNTS = ("prompt_tokens", "total_tokens")
@@ -149,14 +150,52 @@ class Embeddings:
 
 
 def _numbers(output: Any) -> list[list[float]]:
-    """`output` as a list of vectors; one vector alone is one of one input."""
-    values = output.tolist() if hasattr(output, "tolist") else list(output)
-    vectors = [value.tolist() if hasattr(value, "tolist") else value for value in values]
-    if vectors and isinstance(vectors[0], (int, float)):
-        return [vectors]
-    return vectors
+    """`output` as a list of vectors; one vector alone is one of one input. UnencodableError, with
+    the place, where one holds what is no number in JSON, however it is to be sent."""
+    listed = _listed(output, "the answer of an embedding model")
+    values = [_plain(value) for value in listed]
+    if values and _is_number(values[0]):
+        values = [values]
+    return [_vector(value, index) for index, value in enumerate(values)]
+
+
+def _vector(value: Any, index: int) -> list[float]:
+    vector: list[Any] = _listed(value, f"embedding {index}")
+    if not set(map(type, vector)) <= {float, int}:
+        vector = [_plain(number) for number in vector]
+        for at, number in enumerate(vector):
+            if not _is_number(number):
+                kind = type(number).__name__
+                raise UnencodableError(f"/data/{index}/embedding/{at} is no number, but {kind}")
+    try:
+        finite = all(map(math.isfinite, vector))
+    except OverflowError:
+        raise UnencodableError(f"embedding {index} holds a number larger than any float") from None
+    if not finite:
+        refuse_not_finite(vector, f"/data/{index}/embedding")
+    return vector
+
+
+def _listed(values: Any, what: str) -> list[Any]:
+    plain = _plain(values)
+    if not isinstance(plain, Iterable) or isinstance(plain, (str, bytes, dict)):
+        raise UnencodableError(f"{what} must be a list, not {type(plain).__name__}")
+    return list(plain)
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and lists in place of what numpy and torch have for them."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (float, int)) and not isinstance(value, bool)
 
 
 def pack_vector(vector: Sequence[float]) -> str:
     """Little-endian 32-bit floats in base64, as OpenAI's clients unpack them."""
-    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    try:
+        packed = struct.pack(f"<{len(vector)}f", *vector)
+    except OverflowError:
+        raise UnencodableError("a number of an embedding does not fit 32 bits") from None
+    return base64.b64encode(packed).decode()

@@ -95,6 +95,36 @@ MODELS = """
         def predict(self, tensors):
             return {"sum": tensors["x"].sum(axis=1), "shape": tensors["x"].shape}
 
+    class Odd(ModelAPI):
+        "Answers with what the input names, which no answer can carry."
+        spec = "open-inference"
+        def setup(self, device): ...
+        def predict(self, tensors, context):
+            return {
+                "none": None, "rows": [[1], [2, 3]], "mixed": [1.5, None], "bytes": [b"a", "b"],
+                "no text": b"\\xff", "nan": [1.0, float("nan")], "name": {5: [1]},
+            }[tensors["x"][0]]
+
+    class OddVectors(ModelAPI):
+        spec = "openai-embeddings"
+        def setup(self, device): ...
+        def predict(self, texts):
+            return {
+                "text": [["a"]], "none": [None], "dict": [{"a": 1}], "nan": [[1.0, float("nan")]],
+                "nothing": None, "true": [[True]], "one number": 5,
+            }[texts[0]]
+
+    class OddWords(ModelAPI):
+        spec = "openai-chat"
+        def setup(self, device): ...
+        def predict(self, request):
+            yield {
+                "number": {"content": 5}, "parts": {"content": [{"type": "text", "text": "a"}]},
+                "calls": {"tool_calls": 5}, "call": {"tool_calls": ["look"]},
+                "function": {"tool_calls": [{"function": "look"}]},
+                "arguments": {"tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]},
+            }[request.messages[0].text()]
+
     class Second(Tensors):
         version = 2
 """
@@ -382,3 +412,106 @@ def test_open_inference_protocol_by_version(served: Serve, name: str, version: s
     assert {answer.status_code for answer in refused} == {404}
     for answer in refused:
         assert f"version {version} of {name} is served here" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        ("FP32", [None]), ("FP32", ["1.5"]), ("FP32", [True]), ("FP32", [1e40]), ("INT32", [1.5]),
+        ("INT32", [True]), ("BOOL", [1]), ("BOOL", ["x"]), ("BYTES", [1]), ("BYTES", [None]),
+    ],
+)  # fmt: skip
+def test_data_of_another_type_than_the_tensor_says_is_refused(
+    served: Serve, datatype: str, data: list[Any]
+) -> None:
+    tensor = {"name": "x", "shape": [1], "datatype": datatype, "data": data}
+    refused = served(MODELS, "Odd").post({"inputs": [tensor]}, path="/v2/models/Odd/infer")
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["pointer"] == "/inputs/0/data"
+
+
+def test_two_inputs_of_one_name_are_refused(served: Serve) -> None:
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
+    refused = served(MODELS, "Tensors").post(
+        {"inputs": [tensor, {**tensor, "data": [3, 4]}]}, path="/v2/models/Tensors/infer"
+    )
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["pointer"] == "/inputs/1/name"
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("none", "output 'output' holds NoneType"),
+        ("rows", "output 'output' is no tensor"),
+        ("mixed", "output 'output' holds NoneType and float"),
+        ("name", "the names of outputs must be text"),
+    ],
+)
+def test_what_makes_no_tensor_is_an_error_that_names_its_output(
+    served: Serve, named: str, says: str, binary: bool
+) -> None:
+    answer = infer_odd(served, named, binary)
+    assert (answer.status_code, answer.json()["code"]) == (500, "model_error")
+    assert says in answer.json()["detail"]
+
+
+def test_elements_of_bytes_are_text_in_json_and_what_is_none_goes_as_bytes(served: Serve) -> None:
+    assert infer_odd(served, "bytes", False).json()["outputs"][0]["data"] == ["a", "b"]
+    assert "no text" in infer_odd(served, "no text", False).json()["detail"]
+    assert infer_odd(served, "no text", True).content.endswith(b"\x01\x00\x00\x00\xff")
+
+
+def test_nan_in_a_tensor_goes_as_bytes_and_is_no_json(served: Serve) -> None:
+    assert "holds NaN at /outputs/0/data/1" in infer_odd(served, "nan", False).json()["detail"]
+    assert infer_odd(served, "nan", True).status_code == 200
+
+
+def infer_odd(served: Serve, named: str, binary: bool) -> Any:
+    tensor = {"name": "x", "shape": [1], "datatype": "BYTES", "data": [named]}
+    asked = {"inputs": [tensor], "parameters": {"binary_data_output": binary}}
+    return served(MODELS, "Odd").post(asked, path="/v2/models/Odd/infer")
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("text", "/data/0/embedding/0 is no number, but str"),
+        ("true", "/data/0/embedding/0 is no number, but bool"),
+        ("none", "embedding 0 must be a list, not NoneType"),
+        ("dict", "embedding 0 must be a list, not dict"),
+        ("nan", "holds NaN at /data/0/embedding/1"),
+        ("nothing", "must be a list, not NoneType"),
+        ("one number", "must be a list, not int"),
+    ],
+)
+def test_an_embedding_that_is_no_list_of_numbers_is_an_error_however_it_is_encoded(
+    served: Serve, named: str, says: str, encoding: str
+) -> None:
+    asked = {"input": named, "encoding_format": encoding}
+    answer = served(MODELS, "OddVectors").post(asked, path="/v1/embeddings")
+    assert (answer.status_code, answer.json()["code"]) == (500, "model_error")
+    assert says in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("number", "the content of a chat model's message must be text, not int"),
+        ("parts", "the content of a chat model's message must be text, not list"),
+        ("calls", "the tool_calls of a message must be a list, not int"),
+        ("call", "a tool call and its function must be dicts, not str"),
+        ("function", "a tool call and its function must be dicts, not str"),
+        ("arguments", "the arguments of a tool call must be JSON in text, not dict"),
+    ],
+)
+def test_a_message_that_no_client_could_read_is_an_error_that_says_why(
+    served: Serve, named: str, says: str, stream: bool
+) -> None:
+    asked = {"messages": [{"role": "user", "content": named}], "stream": stream}
+    answer = served(MODELS, "OddWords").post(asked, path="/v1/chat/completions")
+    assert (answer.status_code, answer.json()["code"]) == (500, "model_error")
+    assert says in answer.json()["detail"]
