@@ -36,7 +36,8 @@ _date = _Date()
 
 
 def head(status: int, content_type: str, length: int | None, extra: bytes, close: bool) -> bytes:
-    """The head of an answer; `length` None means chunked. `extra` is whole header lines."""
+    """The head of an answer; `length` None means chunked, an empty `content_type` that it has
+    none. `extra` is whole header lines."""
     if status in BODILESS:
         framing = b""
     elif length is None:
@@ -62,6 +63,8 @@ def header_lines(headers: list[tuple[str, str]]) -> bytes:
 
 @lru_cache(maxsize=64)
 def _kind_line(content_type: str) -> bytes:
+    if not content_type:
+        return b""
     if any(mark in content_type for mark in "\r\n\0"):
         content_type = "application/octet-stream"
     return f"Content-Type: {content_type}\r\n".encode("latin-1", "replace")

@@ -287,6 +287,8 @@ def _response(value: Any, status: int) -> Answer:
     inner = answer_of(_body_of(value), media_type and plain_text(media_type))
     headers: list[tuple[str, str]] = []
     content_type = inner.content_type
+    if media_type is None and _is_starlettes(value):
+        content_type = ""  # as a redirect has none; where one was asked for it is in the headers
     # Starlette's headers give a repeated one, such as Set-Cookie, as often as it is there.
     for name, header in (getattr(value, "headers", None) or {}).items():
         if name.lower() == "content-type":
@@ -294,6 +296,11 @@ def _response(value: Any, status: int) -> Answer:
         else:
             headers.append((plain_text(str(name)), plain_text(str(header))))
     return Answer(inner.body, content_type, int(status), headers)
+
+
+def _is_starlettes(response: Any) -> bool:
+    bases = type(response).__mro__
+    return any(base.__module__.partition(".")[0] == "starlette" for base in bases)
 
 
 def _body_of(response: Any) -> Any:

@@ -12,7 +12,7 @@ from instance.wire.messages import PackedReply
 
 @dataclass(slots=True)
 class Answer:
-    """One whole answer: status, media type, further headers, body."""
+    """One whole answer: status, media type (empty where it has none), further headers, body."""
 
     body: Body
     content_type: str = "application/json"

@@ -300,7 +300,7 @@ def test_setup_health_and_teardown_may_be_async_where_no_other_hook_is(
 VALUES = """
     import collections, dataclasses, decimal, http, pathlib
     from fastapi import Response
-    from fastapi.responses import FileResponse, StreamingResponse
+    from fastapi.responses import FileResponse, RedirectResponse, StreamingResponse
     import instance, numpy
     from pydantic import BaseModel
 
@@ -357,6 +357,9 @@ VALUES = """
                 "decimal": [decimal.Decimal("1.5"), decimal.Decimal(2**60)],
                 "path": pathlib.Path("/x"), "range": range(2), "deque": collections.deque([1]),
                 "status": instance.Response([1], http.HTTPStatus.CREATED),
+                "redirect": RedirectResponse("/x", 302), "plain": Response("x"),
+                "named": Response("x", headers={"Content-Type": "text/x-own"}),
+                "ours": instance.Response(b"x"),
                 "file": FileResponse(__file__, media_type="text/x-python"),
                 "stream": StreamingResponse(iter("ab")),
             }[kind]
@@ -368,7 +371,8 @@ def test_further_kinds_of_answer(served: Serve) -> None:
     for kind, expected in {
         "dataclass": {"x": 1}, "decimal": [1.5, 2**60], "path": "/x", "range": [0, 1],
         "deque": [1], "status": [1], "nan as text": {"x": "NaN", "y": None},
-        "nan as text in a list": [{"x": "NaN", "y": None}], "by number": {"1": {"x": "NaN", "y": None}},
+        "nan as text in a list": [{"x": "NaN", "y": None}],
+        "by number": {"1": {"x": "NaN", "y": None}},
         "nan as text, nested": {"inner": {"x": "NaN", "y": None}, "z": None},
         "price": {"price": "1.50", "more": None}, "prices": [{"price": "1.50", "more": None}],
         "array in a model": {"price": 1, "more": [1.0, 1.0]},
@@ -381,6 +385,16 @@ def test_further_kinds_of_answer(served: Serve) -> None:
     file = instance.post("file")
     assert file.headers["content-type"].startswith("text/x-python")
     assert "class Point" in file.text
+
+
+def test_a_response_of_starlettes_has_no_other_media_type_than_its_own(served: Serve) -> None:
+    instance = served(VALUES)
+    kinds = {kind: instance.post(kind).headers.get("content-type")
+             for kind in ("redirect", "plain", "named", "ours")}  # fmt: skip
+    assert kinds == {
+        "redirect": None, "plain": None, "named": "text/x-own", "ours": "application/octet-stream",
+    }  # fmt: skip
+    assert instance.post("redirect").headers["location"] == "/x"
 
 
 @pytest.mark.parametrize(
