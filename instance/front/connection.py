@@ -47,6 +47,7 @@ class Connection(Client, asyncio.Protocol):
         self._waiting: deque[Incoming] = deque()
         self._head_size = 0
         self._headers = 0
+        self._goes_on = False  # with a head that was read already
         self._deaf = False  # nothing more is read from it
         self._behind = 0  # bytes read since a request is under way that is not answered yet
         self._paused = False
@@ -83,7 +84,10 @@ class Connection(Client, asyncio.Protocol):
         self._head_size += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
+        except httptools.HttpParserUpgrade as end:
+            if self._current is not None and not self._deaf:
+                self._read_its_body(self._current, data[end.args[0] :])
+                return
             self._deaf = True  # answered as if it had not asked, and then closed
             self.close_if_idle()
         except httptools.HttpParserCallbackError as error:  # raised by what the parser calls
@@ -100,6 +104,19 @@ class Connection(Client, asyncio.Protocol):
                     self._receive_apart(receiving)
             elif self._head_size > MAX_HEAD:
                 self._refuse("head_too_large", "the head of the request is too large")
+
+    def _read_its_body(self, incoming: Incoming, rest: bytes) -> None:
+        """Goes on with the body of a request that asks for another protocol, at which the parser
+        stops: a new one is told of the body alone."""
+        self._parser = httptools.HttpRequestParser(self)
+        self._goes_on = True
+        framing = (b"Transfer-Encoding", b"Content-Length")
+        name = next(name for name in framing if name.lower() in incoming.headers)
+        said = incoming.headers[name.lower()]
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b: %b\r\n\r\n" % (name, said))
+        self._goes_on = False
+        if rest:
+            self.data_received(rest)
 
     def pause_writing(self) -> None:
         if self._writable is None:
@@ -119,17 +136,19 @@ class Connection(Client, asyncio.Protocol):
     # -- llhttp ----------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if self._goes_on:
+            return
         self._current = Incoming(self)
         self._headers = 0
         self.ends = time.monotonic() + HEAD_S
 
     def on_url(self, url: bytes) -> None:
-        if self._current is not None:
+        if self._current is not None and not self._goes_on:
             self._current.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Notes a header; those of one name are joined by commas, but a second Host spoils it."""
-        if self._current is None:  # refused already
+        if self._current is None or self._goes_on:  # refused already, or known
             return
         headers, key = self._current.headers, name.lower()
         self._headers += 1
@@ -143,7 +162,7 @@ class Connection(Client, asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The head is whole: refused here or by the surface, before its body is waited for."""
         incoming, parser = self._current, self._parser
-        if incoming is None:
+        if incoming is None or self._goes_on:
             return
         incoming.version = parser.get_http_version()
         incoming.keep_alive = parser.should_keep_alive()
@@ -155,7 +174,7 @@ class Connection(Client, asyncio.Protocol):
             self._refuse("bad_request", "a request must name its host, once")
         elif (problem := self._surface.begin(incoming)) is not None:
             self._refuse_with(problem)
-        elif b"expect" in incoming.headers and self._is_next:
+        elif self._waits_for_continue(incoming) and self._is_next:
             self.write(CONTINUE)
 
     def on_body(self, body: bytes) -> None:
@@ -171,7 +190,10 @@ class Connection(Client, asyncio.Protocol):
             self._refuse("body_too_large", f"the body is larger than {limit} bytes (--max-body)")
 
     def on_message_complete(self) -> None:
-        """The request is whole: answered now, or after those before it on this connection."""
+        """The request is whole: answered now, or after those before it on this connection. Where
+        the parser stops for another protocol, its body is still to come."""
+        if self._current is not None and self._stops_before_body(self._current):
+            return
         incoming, self._current = self._current, None
         if incoming is None or self._deaf:
             return
@@ -182,6 +204,20 @@ class Connection(Client, asyncio.Protocol):
         if len(self._waiting) > MAX_PIPELINED:
             self._deaf = True  # answers what there is; the client sees the connection end
         self._advance()
+
+    def _stops_before_body(self, incoming: Incoming) -> bool:
+        if b"upgrade" not in incoming.headers or not self._parser.should_upgrade():
+            return False
+        length = incoming.headers.get(b"content-length", b"0")
+        return incoming.method != "CONNECT" and (
+            b"transfer-encoding" in incoming.headers or length.strip(b"0") != b""
+        )
+
+    @staticmethod
+    def _waits_for_continue(incoming: Incoming) -> bool:
+        """Whether its client sends no body before it is told to: none of HTTP/1.0 does, and such a
+        one would take what it is told for its answer."""
+        return b"expect" in incoming.headers and incoming.version != "1.0"
 
     @property
     def _is_next(self) -> bool:
@@ -205,7 +241,7 @@ class Connection(Client, asyncio.Protocol):
             self._paused = False
             self.transport.resume_reading()
         if incoming is not None and incoming.method and not self._deaf:
-            if b"expect" in incoming.headers and not incoming.size:
+            if self._waits_for_continue(incoming) and not incoming.size:
                 self.write(CONTINUE)
             self._receive_apart(incoming)
 

@@ -143,6 +143,33 @@ def test_head_http_1_0_and_upgrades(served: Serve) -> None:
     assert got.count(b"HTTP/1.1") == 1
 
 
+@pytest.mark.parametrize("cut", [1, 1000])
+@pytest.mark.parametrize(
+    "body",
+    [b"Content-Length: 3\r\n\r\n[1]", b"Transfer-Encoding: chunked\r\n\r\n3\r\n[1]\r\n0\r\n\r\n"],
+)
+def test_a_body_is_read_though_its_client_asks_for_another_protocol(
+    served: Serve, body: bytes, cut: int
+) -> None:
+    """As the HTTP client of Java does, and curl with --http2, for every first request."""
+    instance = served(ECHO)
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    sent = HEAD + upgrade + body + asked(b"2", HEAD + b"Connection: close\r\n")
+    with connected(instance, b"") as sock:
+        for at in range(0, len(sent), cut):
+            sock.sendall(sent[at : at + cut])
+        got = b""
+        while part := sock.recv(65536):
+            got += part
+    assert got.count(b"HTTP/1.1 200") == 2
+    assert got.index(b"\r\n\r\n[1]") < got.index(b"\r\n\r\n2")
+
+
+def test_a_client_of_http_1_0_is_not_told_to_continue(served: Serve) -> None:
+    old = HEAD.replace(b"1.1", b"1.0") + b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\n1"
+    assert talk(served(ECHO), old).startswith(b"HTTP/1.1 200")
+
+
 def test_r15_a_pipeline_without_end_is_cut_and_what_was_taken_is_answered(served: Serve) -> None:
     instance = served(ECHO)
     got = talk(instance, asked(b'"slow"') + asked(b"1") * 1_000)
