@@ -58,6 +58,11 @@ class Load:
         held = sum(worker.batches.held for worker in ready if worker not in moving)
         return sum(worker.capacity for worker in moving), held
 
+    @property
+    def running(self) -> int:
+        """Requests that are being computed, also by a worker that is not counted on."""
+        return self.report()[1] + self.lanes()[1]
+
     def wait_s(self) -> float:
         """How long the next request is expected to wait."""
         batcher = self._batcher

@@ -113,9 +113,8 @@ class Pages:
     def metrics_of(self, models: Sequence["Pages"]) -> Page:
         """The counters, which these models share."""
         drivers = [pages._driver for pages in models]
-        reports = [driver.load.report() for driver in drivers]
-        self._metrics.queue_depth = sum(queue for queue, _, _, _ in reports)
-        self._metrics.running = sum(running for _, running, _, _ in reports)
+        self._metrics.queue_depth = sum(driver.load.report()[0] for driver in drivers)
+        self._metrics.running = sum(driver.load.running for driver in drivers)
         others = [driver for driver in drivers if driver is not self._driver]
         dropped = sum(worker.log_dropped for driver in others for worker in driver.workers)
         self._metrics.log_dropped = self._driver.log_dropped + dropped

@@ -185,6 +185,29 @@ def test_two_workers_compute_at_the_same_time(serve: Serve) -> None:
     assert all(call().status_code == 200 for call in calls)
 
 
+def test_what_a_worker_that_takes_long_computes_is_counted_as_running(serve: Serve) -> None:
+    source = """
+        import pathlib, time
+        class Model:
+            def setup(self, device): ...
+            def predict(self, x):
+                while x == "long" and not pathlib.Path("end").exists():
+                    time.sleep(0.01)
+                return x
+    """
+    instance = serve(source, "Model", "--workers", "2")
+    for _ in range(3):
+        instance.post("short")
+    long = later(lambda: instance.post("long"))
+    # It is not counted on any more, and computes all the same.
+    load = "endpoint-load-metrics"
+    eventually(lambda: '"slots": 1' in instance.get("/health").headers[load])
+    assert instance.metric("instance_running") == 1
+    assert instance.metric("instance_queue_depth") == 0
+    (instance.cwd / "end").touch()
+    assert long().json() == "long"
+
+
 @pytest.mark.alone
 async def test_r39_at_three_times_capacity_the_goodput_stays(serve: Serve) -> None:
     """80 requests/s can be computed, 240/s come, each with 500 ms of patience."""
