@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from instance.front.connection import Connection
-from instance.front.door import door_of
+from instance.front.door import PROBED, door_of
 from instance.front.driver import Driver, StartError
 from instance.front.endpoint import Endpoint
 from instance.front.http import Surface
@@ -154,6 +154,11 @@ def _check_paths(drivers: Sequence[Driver]) -> None:
     """Raises StartError when two are to be asked at one path."""
     taken = {driver.settings.health_path: "health" for driver in drivers}
     taken |= {driver.settings.info_path: "the model's description" for driver in drivers}
+    taken |= PROBED
+    if stop := drivers[0].settings.shutdown_path:
+        if stop in taken:
+            raise StartError(f"{stop} is the path of {taken[stop]}; give shutdown_path another")
+        taken[stop] = "what stops the server"
     for driver in drivers:
         path = driver.info["path"]
         if path in taken:

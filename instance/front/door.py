@@ -35,13 +35,14 @@ NOT_TO_STOP = Problem(
     "Authorization must be Bearer and the key of LIT_SHUTDOWN_API_KEY",
     headers=[("WWW-Authenticate", "Bearer")],
 )
-# What probes, scrapers and readers of documents ask, and LitServe has not or leaves open too.
-OPEN = frozenset(
-    {
-        "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics",
-        "/openapi.json", "/docs",
-    }
-)  # fmt: skip
+# What probes and scrapers ask, by an address and never by a name, and what it is.
+PROBED = {
+    **dict.fromkeys(("/health/live", "/health/ready"), "health"),
+    **dict.fromkeys(("/v2/health/live", "/v2/health/ready"), "health"),
+    "/metrics": "the metrics",
+}
+# Open to anybody: these, and what readers of documents ask. LitServe has not, or leaves open too.
+OPEN = frozenset({*PROBED, "/openapi.json", "/docs"})
 
 
 @dataclass(frozen=True, slots=True)

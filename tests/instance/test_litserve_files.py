@@ -535,6 +535,36 @@ def test_starlettes_middlewares_do_what_they_do_in_litserve(
         theirs.end()
 
 
+def test_middlewares_let_probes_in_that_know_no_name_of_the_host(serve_file: ServeFile) -> None:
+    """A gateway and Kubernetes ask by address, and without TLS."""
+    instance = serve_file(MIDDLEWARES, "--", "strict")
+    for path in ("/health/live", "/health/ready", "/metrics"):
+        assert CLIENT.get(instance.url + path, headers={"Host": "evil"}).status_code == 200
+    assert CLIENT.get(instance.url + "/health").status_code == 307
+    assert CLIENT.get(instance.url + "/health", headers={**SAFE, "Host": "e"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("api_path='/health/ready'", "/health/ready is the path of health"),
+        ("api_path='/metrics'", "/metrics is the path of the metrics"),
+        ("shutdown_path='/predict'", "/predict is the path of what stops the server"),
+        ("shutdown_path='/health/live'", "/health/live is the path of health"),
+    ],
+)
+def test_nothing_takes_the_path_of_something_else(
+    serve_file: ServeFile, given: str, says: str
+) -> None:
+    of_api, of_server = (given, "") if given.startswith("api") else ("", f", {given}")
+    source = f"""
+if __name__ == "__main__":
+    api = Power({of_api})
+    ls.LitServer(api, accelerator="cpu", enable_shutdown_api=True{of_server}).run(port=8000)
+"""
+    assert says in serve_file(HEAD + source, wait=False).refused()
+
+
 def test_a_preflight_needs_no_key_and_a_refusal_can_be_read_by_a_browser(
     serve_file: ServeFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
