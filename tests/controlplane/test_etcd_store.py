@@ -212,12 +212,27 @@ def test_a_revision_and_a_file_that_fit_only_apart_are_both_kept(
     etcd: Cluster, prefix: str
 ) -> None:
     with opened(Access(etcd.urls), prefix) as store:
-        document = {"routes": {"r": os.urandom(450_000).hex()}}
-        store.commit(revision(1, document), {"routes": {"s": os.urandom(450_000).hex()}})
+        document = {"routes": {"r": os.urandom(700_000).hex()}}
+        store.commit(revision(1, document), {"routes": {"s": os.urandom(700_000).hex()}})
         stored = store.load()
         assert stored is not None
         assert stored.newest.document == document
         assert stored.applied is not None
+
+
+def test_a_file_counts_as_applied_only_once_its_edit_is_stored(etcd: Cluster, prefix: str) -> None:
+    """Also where the two fit only apart."""
+    file = {"routes": {"s": os.urandom(700_000).hex()}}
+    large = revision(2, {"routes": {"r": os.urandom(700_000).hex()}})
+    with opened(Access(etcd.urls), prefix) as store, opened(Access(etcd.urls), prefix) as other:
+        store.commit(revision(1), DOCUMENT)
+        other.load()
+        other.commit(revision(2))
+        with pytest.raises(Conflict):
+            store.commit(large, file)
+        stored = store.load()
+        assert stored is not None
+        assert stored.applied == DOCUMENT
 
 
 def test_the_history_is_bounded_in_bytes_and_the_newest_stays(etcd: Cluster, prefix: str) -> None:

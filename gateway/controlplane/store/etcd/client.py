@@ -263,6 +263,13 @@ def unchanged(key: bytes, revision: int) -> Json:
     }  # fmt: skip
 
 
+def not_since(key: bytes, revision: int) -> Json:
+    """Holds while `key` was not written after etcd's `revision`."""
+    return {
+        "key": b64(key), "target": "MOD", "result": "LESS", "mod_revision": str(revision + 1),
+    }  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A key as it was read; `revision` is etcd's when it was last written."""

@@ -39,6 +39,7 @@ from gateway.controlplane.store.store import (
     Revision,
     StateRefused,
     Stored,
+    StoreError,
     StoreFull,
     Summary,
     Unavailable,
@@ -131,10 +132,10 @@ class EtcdStore:
         """Makes `revision` the newest, by one transaction that compares the head."""
         value = packed(revision)
         file = b"" if applied is None else packed_file(applied)
-        if len(value) + len(file) > MOST_BYTES:
-            self.applied_again(applied or {})  # together they do not fit into one request
-            file = b""
-        self._loop.call(self._commit(revision.number, value, file))
+        is_apart = len(value) + len(file) > MOST_BYTES  # they do not fit into one request
+        self._loop.call(self._commit(revision.number, value, b"" if is_apart else file))
+        if is_apart:
+            self._loop.call(self._remember(file))
         if applied is not None:
             self._applied = applied
         self.keep_copy(revision)
@@ -181,6 +182,19 @@ class EtcdStore:
                 return
             _, newer = self._came_first(answer.found, number)
             raise Conflict(f"revision {number} is another gateway's already", newer)
+
+    async def _remember(self, file: bytes) -> None:
+        """Remembers the file that the newest edit came from, which is stored. Before it, the file
+        would count as applied where the edit is refused; left out, it is applied once more."""
+        assert self._head is not None
+        key, then = self._keys.applied, self._head.written
+        try:
+            # Another gateway may have applied another file since.
+            await etcd.transact(
+                self._client, [etcd.put(key, file)], when=[etcd.not_since(key, then)]
+            )
+        except StoreError as error:
+            log.warning(f"{error}; the file of revision {self._head.number} is applied once more")
 
     def _note(self, head: Head, written: int, number: int, value: bytes) -> None:
         self._head = Head(head.number, head.checksum, head.oldest, head.size, written)
