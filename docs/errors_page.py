@@ -152,8 +152,10 @@ OF_THE_ADMIN_API = {
     ),
     "store_full": ("the disk is full; nothing was changed", "make room, then edit again"),
     "store_unavailable": (
-        "etcd, which several gateways share, cannot be reached: nothing was changed",
-        "send the edit again once etcd is back; requests are served meanwhile",
+        "etcd, which several gateways share, cannot be reached, or does not let this gateway in:"
+        " nothing was changed",
+        "send the edit again once etcd is back, or the user and password are right; requests are"
+        " served meanwhile",
     ),
 }
 

@@ -17,7 +17,6 @@ from gateway.controlplane.store.etcd.client import (
     Access,
     Answer,
     Client,
-    b64,
     delete,
     get,
     put,
@@ -37,7 +36,7 @@ from gateway.controlplane.store.store import (
     Unavailable,
 )
 from tests.harness.certificates import make_ca, make_certificate
-from tests.harness.etcd import Cluster, etcd_cluster, transactions
+from tests.harness.etcd import Cluster, etcd_cluster, protect, transactions
 
 DOCUMENT = {"backends": {"b": {"instances": ["http://127.0.0.1:1"]}}, "routes": {}}
 
@@ -461,6 +460,24 @@ def test_who_has_seen_more_than_is_there_gives_up_its_lease_until_there_is_more(
         wait_for(lambda: one.holds)
 
 
+def test_who_cannot_hear_what_others_write_gives_up_its_lease(etcd: Cluster, prefix: str) -> None:
+    """Renewals go on where the watch does not, and edits would wait for it again and again."""
+    access, keys = Access(etcd.urls), Keys(prefix)
+    with opened(access, prefix) as store, opened(access, prefix, lease_s=2) as own:
+        store.commit(revision(1))
+        before = do(etcd, get(keys.head)).found[0][0].value
+        one = Gateway(own, "gw-a")
+        one.announce(1)
+        wait_for(lambda: one.holds)
+        write(etcd, keys.head)
+        wait_for(lambda: one.seen.away)
+        assert one.holds, "it may be over soon"
+        wait_for(lambda: not one.holds)
+        assert "the key `head` is none of Headgate's" in one.lease.why
+        do(etcd, put(keys.head, before))
+        wait_for(lambda: one.holds)
+
+
 def test_of_two_gateways_of_one_name_the_second_waits_and_says_so(
     etcd: Cluster, prefix: str
 ) -> None:
@@ -482,21 +499,7 @@ def test_of_two_gateways_of_one_name_the_second_waits_and_says_so(
 
 def test_a_user_is_known_by_its_password_and_kept_to_its_keys(prefix: str) -> None:
     with etcd_cluster() as own:
-
-        async def protect() -> None:
-            client = Client(Access(own.urls))
-            for name, password in (("root", "secret"), ("headgate", "pass")):
-                await client.call("/v3/auth/user/add", {"name": name, "password": password})
-            for name, role in (("root", "root"), ("headgate", "gateways")):
-                await client.call("/v3/auth/role/add", {"name": role})
-                await client.call("/v3/auth/user/grant", {"user": name, "role": role})
-            key, end = f"{prefix}/".encode(), f"{prefix}0".encode()
-            allowed = {"permType": "READWRITE", "key": b64(key), "range_end": b64(end)}
-            await client.call("/v3/auth/role/grant", {"name": "gateways", "perm": allowed})
-            await client.call("/v3/auth/enable", {})
-            await client.close()
-
-        asyncio.run(protect())
+        asyncio.run(protect(own.urls, prefix))
         with opened(Access(own.urls, "headgate", "pass"), prefix) as store:
             store.commit(revision(1))
             one = Gateway(store, "gw-a")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.controlplane.store.etcd.client import Access, Client, b64
 from tests.harness.ports import free_port
 
 START_S = 60.0
@@ -104,6 +105,31 @@ def transactions(urls: Sequence[str]) -> int:
                 if line.startswith("grpc_server_handled_total") and 'grpc_method="Txn"' in line:
                     count += float(line.rpartition(" ")[2])
     return int(count)
+
+
+async def protect(urls: Sequence[str], prefix: str) -> None:
+    """Has the members at `urls` let in `root` by "secret", and `headgate` by "pass" to what is
+    below `prefix`: by the permission of its role `gateways`."""
+    client = Client(Access(urls))
+    for name, password in (("root", "secret"), ("headgate", "pass")):
+        await client.call("/v3/auth/user/add", {"name": name, "password": password})
+    for name, role in (("root", "root"), ("headgate", "gateways")):
+        await client.call("/v3/auth/role/add", {"name": role})
+        await client.call("/v3/auth/user/grant", {"user": name, "role": role})
+    key, end = f"{prefix}/".encode(), f"{prefix}0".encode()
+    allowed = {"permType": "READWRITE", "key": b64(key), "range_end": b64(end)}
+    await client.call("/v3/auth/role/grant", {"name": "gateways", "perm": allowed})
+    await client.call("/v3/auth/enable", {})
+    await client.close()
+
+
+async def shut_out(urls: Sequence[str], prefix: str) -> None:
+    """Takes from `headgate` what `protect` allowed it."""
+    client = Client(Access(urls, "root", "secret"))
+    key, end = b64(f"{prefix}/".encode()), b64(f"{prefix}0".encode())
+    revoked = {"role": "gateways", "key": key, "range_end": end}
+    await client.call("/v3/auth/role/revoke", revoked)
+    await client.close()
 
 
 @contextmanager

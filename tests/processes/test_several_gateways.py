@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.harness.etcd import Cluster, etcd_cluster
+from tests.harness.etcd import Cluster, etcd_cluster, protect, shut_out
 from tests.harness.gateway import ROOT, Gateway, backend, eventually, one_backend, running_gateway
 from tests.harness.link import link_to
 from tests.harness.load import Client, Reply
@@ -293,6 +293,20 @@ async def test_without_etcd_and_a_copy_a_gateway_does_not_start_and_says_why() -
         assert words in str(failed.value)
         assert "Traceback" not in str(failed.value)
         assert "Unclosed" not in str(failed.value)
+
+
+async def test_an_edit_that_etcd_does_not_let_in_is_503_and_says_why() -> None:
+    with etcd_cluster() as cluster:
+        await protect(cluster.urls, "/headgate/test")
+        spec = {**settings(cluster, "")["etcd"], "user": "headgate", "password": "pass"}
+        async with gateways(cluster, "a", etcd=spec) as (gateway,):
+            await eventually(lambda: healthy(gateway))
+            await shut_out(cluster.urls, "/headgate/test")
+            refused = (await edit(gateway, 7)).json()
+            assert (refused["status"], refused["code"]) == (503, "store_unavailable")
+            assert "permission denied" in refused["detail"]
+            # It cannot know what others write either, and gives up its lease.
+            await gateway.logged("does not hold its lease: etcd: permission denied")
 
 
 async def _decides(gateway: Gateway, number: int) -> bool:

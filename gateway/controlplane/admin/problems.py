@@ -15,7 +15,13 @@ from aiohttp import web
 
 from gateway.controlplane.admin.strict_json import NotJson
 from gateway.controlplane.published import NotInForce, Stale
-from gateway.controlplane.store.store import DiskRefused, StoreError, StoreFull, Unavailable
+from gateway.controlplane.store.store import (
+    DiskRefused,
+    NotLetIn,
+    StoreError,
+    StoreFull,
+    Unavailable,
+)
 from gateway.core.faults import Conflict, Fault, Invalid, Missing
 
 log = logging.getLogger(__name__)
@@ -119,7 +125,7 @@ def problem_of(error: Exception, request_id: str) -> Problem:
             log.error("%s (request %s)", error, request_id)
             code = "store_full" if isinstance(error, StoreFull) else "store_failed"
             return Problem(code, f"{error}; nothing was changed")
-        case Unavailable():
+        case Unavailable() | NotLetIn():
             log.error("%s (request %s)", error, request_id)
             return Problem("store_unavailable", str(error))
         case StoreError():

@@ -48,6 +48,11 @@ class Unavailable(StoreError):
     """The store cannot be reached. The text may be shown to a client."""
 
 
+class NotLetIn(StoreError):
+    """The store is there, and does not do it for this gateway: its user, its password or what that
+    user may do are others than they were. The text may be shown to a client."""
+
+
 class StateRefused(StoreError):
     """What is in the state directory cannot be used. It was kept as it is."""
 

@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from gateway.controlplane.store.store import StoreError, Unavailable
+from gateway.controlplane.store.store import NotLetIn, StoreError, StoreFull, Unavailable
 
 Json = Any
 CONNECT_S = 1.0
@@ -30,7 +30,7 @@ AWAY = {1, 4, UNAVAILABLE}
 """Codes of gRPC that say nothing of what was asked: cancelled, too late, no leader."""
 
 
-class EtcdRefused(StoreError):
+class EtcdRefused(NotLetIn):
     """etcd's own answer that it does not do what was asked; `code` is that of gRPC."""
 
     def __init__(self, code: int, said: str) -> None:
@@ -304,9 +304,15 @@ async def transact(
     otherwise: Sequence[Json] = (),
     within_s: float | None = None,
 ) -> Answer:
-    """Does all `operations` if `when` holds, else those in `otherwise`: at once and wholly."""
+    """Does all `operations` if `when` holds, else those in `otherwise`: at once and wholly.
+    StoreFull where etcd is at its quota."""
     body = {"compare": list(when), "success": list(operations), "failure": list(otherwise)}
-    said = await client.call("/v3/kv/txn", body, within_s=within_s)
+    try:
+        said = await client.call("/v3/kv/txn", body, within_s=within_s)
+    except EtcdRefused as refused:
+        if refused.code != EXHAUSTED:
+            raise
+        raise StoreFull(f"the edit could not be stored: {refused}") from None
     found = [
         [entry_of(each) for each in response["response_range"].get("kvs", ())]
         for response in said.get("responses", ())

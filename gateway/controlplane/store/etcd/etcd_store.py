@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from gateway.controlplane.store.etcd import client as etcd
-from gateway.controlplane.store.etcd.client import EXHAUSTED, Access, Client, EtcdRefused
+from gateway.controlplane.store.etcd.client import Access, Client
 from gateway.controlplane.store.etcd.copy_file import NAME, Copy
 from gateway.controlplane.store.etcd.layout import (
     DIGITS,
@@ -40,7 +40,6 @@ from gateway.controlplane.store.store import (
     StateRefused,
     Stored,
     StoreError,
-    StoreFull,
     Summary,
     Unavailable,
 )
@@ -163,10 +162,6 @@ class EtcdStore:
                     otherwise=self._first(number),
                     within_s=max(0.1, end - time.monotonic()),
                 )
-            except EtcdRefused as refused:
-                if refused.code == EXHAUSTED:
-                    raise StoreFull(f"the edit could not be stored: {refused}") from None
-                raise
             except Unavailable as error:
                 self._head = None
                 raise Unavailable(f"{error}; whether the edit is stored shows once etcd is back")\

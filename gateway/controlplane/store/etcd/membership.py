@@ -57,6 +57,7 @@ class Membership:
         self._news = asyncio.Event()
         self._due = math.inf  # when what is announced has to be written
         self._until = self._ttl_s = 0.0
+        self._heard_at = 0.0  # when it was last known what others write
         self.lease = 0
         """The number of the lease that is held; 0: none."""
 
@@ -127,6 +128,7 @@ class Membership:
             await etcd.revoke(self._client, lease, within_s=0.5)
             return
         self._told(Lease(self._until, ""))
+        self._heard_at = self._clock()
         # Lost, it is left to end by itself: workers may count on it until then.
         await self._keep(sent)
 
@@ -155,6 +157,11 @@ class Membership:
                 # The lease may go on in what was restored: nobody shall take the number that is
                 # written there for one of the numbers that come now.
                 await self._write(replace(self._own, applied=0))
+                raise Unavailable(self._watch.seen.away)
+            if not self._watch.seen.away:
+                self._heard_at = self._clock()
+            elif self._clock() >= self._heard_at + self._ttl_s:
+                # etcd renews leases also of who may not read what is written, or cannot.
                 raise Unavailable(self._watch.seen.away)
             if self._clock() >= self._due:
                 await self._write(self._own)
