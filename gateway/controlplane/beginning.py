@@ -67,7 +67,11 @@ def begin(
         merged = replace(merged, document=with_places(merged.document))
         published, late = Published.nothing(previous), None
         try:
-            if stored is None or not same(merged.document, previous.document):
+            if stored is not None and stored.is_copy:
+                # What others applied since shows once the store is back, also to a file that is
+                # as it was. Started again, no file is to be applied.
+                late = None if again else wanted
+            elif stored is None or not same(merged.document, previous.document):
                 # Whatever these backends are served by is started with this table, or was before.
                 table = outcomes.made(previous, merged.document, previous.revision + 1)
                 tried = Published(previous, table, diff(previous.document, table.document), 0)
@@ -75,7 +79,8 @@ def begin(
                 published = tried
             elif not same(applied, wanted):
                 store.applied_again(wanted)
-            applied = wanted
+            if late is None:
+                applied = wanted
         except Unavailable:
             if stored is None:
                 raise

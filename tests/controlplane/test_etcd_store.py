@@ -332,6 +332,36 @@ def test_without_etcd_the_copy_is_there_to_start_from_and_nothing_is_edited(
             store.load()
 
 
+def test_who_started_from_the_copy_is_no_gateway_of_another_story(
+    tmp_path: Path, prefix: str
+) -> None:
+    """etcd's data was restored while it was away, and edited up to the number of the copy."""
+    keys = Keys(prefix)
+    with etcd_cluster() as own:
+        access = Access(own.urls)
+        with opened(access, prefix, copy=tmp_path) as store:
+            store.commit(revision(1))
+            store.commit(revision(2))
+        own.kill()
+        with opened(access, prefix, copy=tmp_path, lease_s=2) as store:
+            assert store.load() is not None
+            assert store.is_copy
+            own.start()
+            own.wait()
+            before = do(own, get(keys.head), get(keys.revision(2)))
+            do(own, delete(keys.head), delete(keys.revisions, keys.revisions_end))
+            with opened(access, prefix) as other:
+                other.commit(revision(1))
+                other.commit(revision(2, why="another one"))
+            one = Gateway(store, "gw-a")
+            one.announce(2)
+            wait_for(lambda: "revision 2 is another one than was there" in one.lease.why)
+            assert not one.holds
+            head, newest = (found[0] for found in before.found)
+            do(own, put(newest.key, newest.value), put(head.key, head.value))
+            wait_for(lambda: one.holds)
+
+
 def test_the_copy_follows_what_other_gateways_store(
     etcd: Cluster, prefix: str, tmp_path: Path
 ) -> None:

@@ -413,6 +413,32 @@ class TestAFileThatMeetsEditedState:
         assert again.late == changed
         assert again.table.routes["r"].weights == {"a": 80, "b": 50}
 
+    async def test_a_file_is_applied_once_a_store_is_back_that_had_a_copy_only(
+        self, journal: Journal
+    ) -> None:
+        """Also where the copy knows it as applied: another gateway may have applied another."""
+
+        class Copied(Journal):
+            """A store that is shared and away: what was loaded is its copy."""
+
+            def load(self) -> Any:
+                return replace(super().load(), is_copy=True)
+
+        new_publisher(journal).start(FILE, why="start")
+        here = Copied()
+        here.store = journal.store
+        begun = new_publisher(here)
+        begun.start(FILE, why="start")
+        assert begun.late == FILE
+        changed = edits.set_weights(FILE, "r", {"b": 20}, partial=True)
+        begun = new_publisher(here)
+        begun.start(changed, why="start")
+        assert begun.late == changed
+        assert here.lines[0].startswith("watch"), "nothing is stored by what may be old"
+        begun = new_publisher(here)
+        begun.start(changed, why="start", again=True)
+        assert begun.late is None
+
     async def test_what_would_have_to_be_started_is_said_and_kept_in_the_history(
         self, publisher: Publisher
     ) -> None:

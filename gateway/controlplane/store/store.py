@@ -117,10 +117,12 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a gateway starts from: the newest revision, and the file it last applied."""
+    """What a gateway starts from: the newest revision, and the file it last applied. `is_copy`: as
+    they were known last of a store that is away."""
 
     newest: Revision
     applied: Document | None
+    is_copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,22 +6,32 @@ waits for it. It is never what is edited.
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
 from gateway.controlplane.store.etcd.layout import (
-    packed,
+    Head,
     packed_file,
     sum_of,
     unpacked,
     unpacked_file,
 )
 from gateway.controlplane.store.state_directory import refuse_shared_file
-from gateway.controlplane.store.store import Revision, StateRefused, Stored, StoreError
+from gateway.controlplane.store.store import StateRefused, Stored, StoreError
 from gateway.core.table import Document
 
 NAME = "etcd-copy"
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """What a copy says: what to start from, and the head that etcd had with it. Its checksum is
+    empty where an older gateway made the copy."""
+
+    stored: Stored
+    head: Head
 
 
 class Copy:
@@ -30,39 +40,40 @@ class Copy:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="copy")
-        self._next: tuple[Revision, Document | None] | None = None
+        self._next: tuple[int, bytes, Document | None] | None = None
 
-    def read(self) -> Stored | None:
+    def read(self) -> Copied | None:
         """What was there last; None without a copy, StateRefused when it is damaged."""
         if not os.path.lexists(self._path):
             return None
         refuse_shared_file(self._path)
-        head, _, rest = self._path.read_bytes().partition(b"\n")
+        first, _, rest = self._path.read_bytes().partition(b"\n")
         try:
-            said = orjson.loads(head)
+            said = orjson.loads(first)
             length = int(said["length"])
             if sum_of(rest) != said["checksum"]:
                 raise ValueError
-            newest = unpacked(rest[:length], int(said["number"])).whole()
+            head = Head(int(said["number"]), str(said.get("head", "")))
+            newest = unpacked(rest[:length], head.number).whole()
             applied = unpacked_file(rest[length:]) if rest[length:] else None
         except (ValueError, KeyError, TypeError, StateRefused):
             raise StateRefused(f"{self._path} is damaged; it was kept as it is") from None
-        return Stored(newest, applied)
+        return Copied(Stored(newest, applied, is_copy=True), head)
 
-    def keep(self, newest: Revision, applied: Document | None) -> None:
-        """Has the copy replaced, soon."""
-        is_waiting, self._next = self._next is not None, (newest, applied)
+    def keep(self, number: int, value: bytes, applied: Document | None) -> None:
+        """Has the copy replaced, soon: by revision `number`, which is `value` in etcd."""
+        is_waiting, self._next = self._next is not None, (number, value, applied)
         if not is_waiting:
             self._thread.submit(self._write)
 
     def _write(self) -> None:
         due, self._next = self._next, None
         assert due is not None
-        newest, applied = due
+        number, value, applied = due
         try:
-            value = packed(newest)
             rest = value + (b"" if applied is None else packed_file(applied))
-            said = {"number": newest.number, "length": len(value), "checksum": sum_of(rest)}
+            said = {"number": number, "length": len(value), "checksum": sum_of(rest)}
+            said["head"] = sum_of(value)
             scrap = self._path.with_suffix(".new")
             with open(scrap, "wb", opener=_private) as file:
                 file.write(orjson.dumps(said) + b"\n" + rest)

@@ -74,6 +74,7 @@ class EtcdStore:
         self._copy = None if copy is None else Copy(copy / NAME)
         self._applied: Document | None = None
         self._head: Head | None = None
+        self._known: Head | None = None  # of the copy, where that is what was loaded
         self._sizes: dict[int, int] = {}
         self._watch: Watch | None = None
         self._membership: Membership | None = None
@@ -91,13 +92,12 @@ class EtcdStore:
         try:
             stored = self._loop.call(self._load())
         except Unavailable:
-            stored = None if self._copy is None else self._copy.read()
-            if stored is None:
+            copied = None if self._copy is None else self._copy.read()
+            if copied is None:
                 raise
+            stored, self._known = copied.stored, copied.head
             self.is_copy = True
         self._applied = None if stored is None else stored.applied
-        if stored is not None and not self.is_copy:
-            self.keep_copy(stored.newest)
         return stored
 
     async def _load(self) -> Stored | None:
@@ -125,6 +125,7 @@ class EtcdStore:
         self._head = head
         self._sizes[head.number] = len(value)
         found = unpacked_file(applied[0].value) if applied else None
+        self._keep_copy(head.number, value, found)
         return Stored(unpacked(value, head.number).whole(), found)
 
     def commit(self, revision: Revision, applied: Document | None = None) -> None:
@@ -137,7 +138,7 @@ class EtcdStore:
             self._loop.call(self._remember(file))
         if applied is not None:
             self._applied = applied
-        self.keep_copy(revision)
+        self._keep_copy(revision.number, value, self._applied)
 
     async def _commit(self, number: int, value: bytes, file: bytes) -> None:
         end = time.monotonic() + self._kind.lease_s
@@ -296,8 +297,8 @@ class EtcdStore:
         self._loop.call(self._followed(after, hear))
 
     async def _followed(self, after: int, hear: Callable[[Revision], None]) -> None:
-        def heard(revision: Revision) -> None:
-            self.keep_copy(revision)
+        def heard(revision: Revision, value: bytes) -> None:
+            self._keep_copy(revision.number, value, self._applied)
             hear(revision)
 
         await self._watching().follow(after, heard)
@@ -367,15 +368,17 @@ class EtcdStore:
 
         return RolloutKeys(self._loop, self._client, self._keys, node, lease)
 
-    def keep_copy(self, newest: Revision) -> None:
-        """Keeps a copy of `newest` to start from while etcd is away."""
+    def _keep_copy(self, number: int, value: bytes, applied: Document | None) -> None:
+        """Keeps a copy of the newest revision to start from while etcd is away."""
         if self._copy is not None:
-            self._copy.keep(newest, self._applied)
+            self._copy.keep(number, value, applied)
 
     def _watching(self) -> Watch:
         if self._watch is None:
             every_s = self._kind.lease_s / 3
-            self._watch = Watch(self._client, self._keys, every_s, look=self._note_seen)
+            self._watch = Watch(
+                self._client, self._keys, every_s, look=self._note_seen, known=self._known
+            )
             self._loop.keep("the watch", self._watch.run)
         return self._watch
 

@@ -47,8 +47,9 @@ class Past(Unavailable):
 
 
 class Watch:
-    """Follows `keys`. `hear` gets each revision after number `after`, and `look` whatever is seen;
-    both on the loop that runs it. A silent watch is doubted every `every_s` seconds."""
+    """Follows `keys`. `hear` gets each revision after number `after`, with its value, and `look`
+    whatever is seen; both on the loop that runs it. A silent watch is doubted every `every_s`
+    seconds. `known` is the head that was there before it is asked for."""
 
     def __init__(
         self,
@@ -57,17 +58,19 @@ class Watch:
         every_s: float,
         *,
         look: Callable[[Seen], None] = lambda seen: None,
+        known: Head | None = None,
     ) -> None:
+        self._known = known or Head()
         self._client, self._keys, self._every_s = client, keys, every_s
         self._head_key = etcd.b64(keys.head)
         self._look = look
         self.seen = Seen()
         self.changed = asyncio.Event()
-        self._hear: Callable[[Revision], None] = lambda revision: None
+        self._hear: Callable[[Revision, bytes], None] = lambda revision, value: None
         self._number: int | None = None  # of the newest revision that was heard; None: nobody asks
         self._read_up_to = 0
 
-    async def follow(self, after: int, hear: Callable[[Revision], None]) -> None:
+    async def follow(self, after: int, hear: Callable[[Revision, bytes], None]) -> None:
         """Has `hear` called from now on."""
         self._hear, self._number = hear, after
         if self.seen.head.number > after:
@@ -106,10 +109,10 @@ class Watch:
 
     def _check(self, head: Head) -> None:
         """Raises Past where `head` does not follow what was seen."""
-        seen, why = self.seen.head, ""
+        seen, why = self.seen.head if self.seen.head.number else self._known, ""
         if head.number < seen.number:
             why = f"etcd's newest revision is {head.number}, and {seen.number} was there"
-        elif head.number == seen.number and head.checksum != seen.checksum:
+        elif head.number == seen.number and seen.checksum not in ("", head.checksum):
             why = f"etcd's revision {head.number} is another one than was there"
         if why:
             raise Past(
@@ -177,7 +180,7 @@ class Watch:
         number = self._keys.number(entry.key)
         if number is not None and self._number is not None and number > self._number:
             self._number = number
-            self._hear(unpacked(entry.value, number).whole())
+            self._hear(unpacked(entry.value, number).whole(), entry.value)
 
     def _after(self, seen: Seen, entry: Entry) -> Seen:
         """`seen`, and what `entry` says; as it is where no gateway wrote that."""
