@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -569,6 +570,32 @@ def test_etcd_is_asked_by_tls_and_shown_a_certificate(tmp_path: Path, prefix: st
             store.load()
     with pytest.raises(StoreError, match=r"gateway\.etcd: .* cannot be used"):
         EtcdStore(Access(own.urls, ca=str(tmp_path / "none")), Kind(prefix))
+
+
+def test_certificates_that_were_renewed_are_used_without_a_start(
+    tmp_path: Path, prefix: str
+) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    files = dict[Path, list[str]]()
+    for folder in (old, new):
+        folder.mkdir()
+        authority = make_ca(folder)
+        made = make_certificate(folder, "etcd", authority, "127.0.0.1")
+        files[folder] = [str(authority[0]), *map(str, made)]
+    shown = [shutil.copy(each, tmp_path) for each in files[old]]
+    ca, cert, key = files[new]
+    options = ["--cert-file", cert, "--key-file", key, "--client-cert-auth",
+               "--trusted-ca-file", ca]  # fmt: skip
+    access = Access([], **dict(zip(("ca", "cert", "key"), shown, strict=True)))
+    with (
+        etcd_cluster(more=options, tls=True) as own,
+        opened(replace(access, endpoints=own.urls), prefix, lease_s=1) as store,
+    ):
+        with pytest.raises(Unavailable, match="certificate verify failed"):
+            store.load()
+        for each in files[new]:
+            shutil.copy(each, tmp_path)
+        store.commit(revision(1))
 
 
 def test_edits_go_on_without_the_leader_and_stop_without_a_quorum(prefix: str) -> None:

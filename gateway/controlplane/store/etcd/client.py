@@ -7,6 +7,7 @@ have been done twice, which is for the caller to rule out (by comparing in its t
 
 import asyncio
 import base64
+import os
 import random
 import ssl
 import time
@@ -55,12 +56,27 @@ class Access:
             return True
         try:
             context = ssl.create_default_context(cafile=self.ca or None)
-            if self.cert:
-                context.load_cert_chain(self.cert, self.key or None)
+            self.read_into(context)
         except (OSError, ssl.SSLError) as error:
             names = ", ".join(name for name in (self.ca, self.cert, self.key) if name)
             raise StoreError(f"gateway.etcd: {names} cannot be used: {error}") from None
         return context
+
+    def read_into(self, context: ssl.SSLContext) -> None:
+        """Has connections to come use what the files say now."""
+        if self.ca:
+            context.load_verify_locations(self.ca)
+        if self.cert:
+            context.load_cert_chain(self.cert, self.key or None)
+
+    def files(self) -> Sequence[tuple[int, int, int]]:
+        """Which files those are; others once a certificate was renewed."""
+        found = list[tuple[int, int, int]]()
+        for each in filter(None, (self.ca, self.cert, self.key)):
+            with suppress(OSError):
+                stat = os.stat(each)
+                found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        return found
 
 
 def told(error: BaseException) -> str:
@@ -77,6 +93,7 @@ class Client:
         """`within_s`: how long an answer is waited for where nothing else is said."""
         self._access, self._within_s = access, within_s
         self._try_s = min(TRY_S, within_s / 3)
+        self._files = access.files()
         self._tls = access.tls()
         self._at = random.randrange(len(access.endpoints))  # noqa: S311 -- spreads gateways
         self._token = ""
@@ -99,6 +116,7 @@ class Client:
                 async with asyncio.timeout(max(0.05, min(self._try_s, left))):
                     return await self._ask(self._endpoint(at), path, body)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                self._read_again()
                 why = f"{self._endpoint(at)}: {told(error)}"
             except EtcdRefused as refused:
                 if refused.code not in AWAY:
@@ -137,6 +155,14 @@ class Client:
             raise Unavailable(f"the watch broke off ({endpoint}: {told(error)})") from None
         self.leave(at)
         raise Unavailable(f"the watch ended ({endpoint})")
+
+    def _read_again(self) -> None:
+        """Uses certificates that were renewed; one that is half written is looked at again."""
+        files = self._access.files()
+        if isinstance(self._tls, ssl.SSLContext) and files != self._files:
+            with suppress(OSError, ssl.SSLError):
+                self._access.read_into(self._tls)
+                self._files = files
 
     def leave(self, at: int | None = None) -> None:
         """Asks another member from now on, unless that was done since `at` was asked."""
