@@ -69,6 +69,7 @@ class Control:
         self._start, self._settings = start, loaded.settings
         self._document, self._stop = loaded.document, stop
         self._failed = self._ready = False
+        self._is_late = start["late"]  # as the supervisor knows it
         self._own = Tasks(self._note_failure)
         self._aside = Tasks(lambda name, error: say(f"control: {name}: {told(error)}"))
         # Two gateways on one state directory would undo each other's edits: the supervisor has
@@ -121,11 +122,12 @@ class Control:
     def _begin(self) -> Applied:
         """What became of the file; from now on there is a table."""
         parts, again = self.parts, self._start["again"]
+        is_late = again and self._start["late"]
         why = f"start with {self._start['name']}"
         applied = parts.publisher.start(
             self._document,
             why=why,
-            again=again,
+            again=again and not is_late,
             with_places=self._with_places,
             meets=parts.rollouts.given_back,
         )
@@ -133,6 +135,9 @@ class Control:
             parts.fleet.begin(parts.table())
         if parts.gateways is not None and (note := parts.gateways.note(parts.table())):
             say(note)
+        if is_late:  # what a start says is not told again
+            for line in start_notes(applied):
+                say(line)
         return applied
 
     def _with_places(self, document: Document) -> Document:
@@ -200,6 +205,7 @@ class Control:
         self._ready = True
         if parts.participant is not None:
             self._own.run("following other gateways", parts.participant.join())
+        self._tell_late()
         logs.show(logging.NOTSET)
         table = parts.instances.table_with_paths()
         ready: Ready = {
@@ -221,6 +227,7 @@ class Control:
     async def _on_beat(self) -> None:
         parts = self.parts
         parts.line.tell({"type": "alive"})
+        self._tell_late()
         if parts.fleet is not None:
             parts.fleet.hold_to_newest()
         if parts.participant is not None:
@@ -238,6 +245,12 @@ class Control:
             if line:
                 say(line)
         parts.instances.keep_health()
+
+    def _tell_late(self) -> None:
+        late = self.parts.publisher.late is not None
+        if late != self._is_late:
+            self._is_late = late
+            self.parts.line.tell({"type": "late", "late": late})
 
     def _note_failure(self, name: str, error: Exception) -> None:
         # A control process that lacks a part is worse than one that starts again.

@@ -43,9 +43,10 @@ class Inherited:
         """How many workers there are sockets for."""
         return len(self._dealt)
 
-    def control(self, line: socket.socket, *, again: bool, before: bool) -> Command:
+    def control(self, line: socket.socket, *, again: bool, late: bool, before: bool) -> Command:
         """Runs a control process, whose line to the supervisor is `line`. `again`: the gateway was
-        ready before; `before`: workers of the gateway before it are still there."""
+        ready before; `late`: its file was still to be applied then; `before`: workers of the
+        gateway before it are still there."""
         plan = self._plan
         before_fd = plan.before.channels_fd if plan.before is not None and before else None
         start: ControlStart = {
@@ -63,6 +64,7 @@ class Inherited:
             "certificates_fd": self._certificates,
             "workers": self.workers,
             "again": again,
+            "late": late,
             "placed": plan.placed,
         }
         memory = (self._counters, self._certificates)

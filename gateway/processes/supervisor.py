@@ -77,7 +77,7 @@ class Supervisor(Replaceable):
         self.directory = self._inherited.directory
         self._stop_asked, self._hurry = asyncio.Event(), asyncio.Event()
         self._ready, self._code, self._number = False, 0, signal.SIGTERM
-        self._shall_reload = False
+        self._shall_reload = self._is_late = False
         self._control_end: socket.socket | None = None
         self._control = self._child("control", self._control_command)
         self._control_task: asyncio.Task[None]
@@ -315,7 +315,7 @@ class Supervisor(Replaceable):
         self._our_end, self._control_end = socket.socketpair()
         self._our_end.setblocking(False)
         end, before = self._control_end, bool(self._before)
-        return self._inherited.control(end, again=self._ready, before=before)
+        return self._inherited.control(end, again=self._ready, late=self._is_late, before=before)
 
     def _take_up_line(self) -> None:
         assert self._control_end is not None
@@ -335,6 +335,8 @@ class Supervisor(Replaceable):
                     self._manager.notify("READY=1", f"MAINPID={os.getpid()}", "STATUS=serving")
                 if self._shall_reload:
                     self.reload()
+            case "late":
+                self._is_late = message["late"]
             case "replace":
                 for worker in (*self._workers, *self._leaving):
                     if worker.pid == message["pid"]:

@@ -15,7 +15,8 @@ from gateway.wire.messages import Reopen
 class ControlStart(TypedDict):
     """`file` is the supervisor's own copy of the file that is called `name`; `listen` is the data
     plane's address, as it was bound, and `directory` the gateway's private one; `again`: the
-    gateway was ready before. `before_fd`: where the workers of the gateway that this one follows
+    gateway was ready before, and `late` says whether the file was still to be applied then.
+    `before_fd`: where the workers of the gateway that this one follows
     open their channels, while there are any. `placed`: backend → the URLs of the processes that
     were started for it; null where nobody starts any."""
 
@@ -33,6 +34,7 @@ class ControlStart(TypedDict):
     certificates_fd: int
     workers: int
     again: bool
+    late: bool
     placed: Mapping[str, Sequence[str]] | None
 
 
@@ -87,6 +89,13 @@ class Ready(TypedDict):
     notes: Sequence[str]
     token: str | None
     routes: Sequence[tuple[str, str]]
+
+
+class Late(TypedDict):
+    """Whether the file of the start is still to be applied: a store that is shared was away."""
+
+    type: Literal["late"]
+    late: bool
 
 
 class Replace(TypedDict):
@@ -280,4 +289,4 @@ class Alive(TypedDict):
 FromFleet: TypeAlias = Fleet | ClusterMessage | Place | Endpoints | Logs
 ToControl: TypeAlias = WorkersMessage | Dropped | Reload | Reopen | FromFleet
 ForFleet: TypeAlias = Serves | AskLogs | Restart | Wake | Sleep | Use | Settled
-FromControl: TypeAlias = Ready | Replace | Leaving | Alive | Compare | ForFleet
+FromControl: TypeAlias = Ready | Late | Replace | Leaving | Alive | Compare | ForFleet

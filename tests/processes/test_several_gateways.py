@@ -279,6 +279,27 @@ async def test_while_etcd_is_away_a_gateway_starts_from_its_copy() -> None:
             await gateway.stop()
 
 
+async def test_a_file_that_is_late_is_applied_whichever_control_process_is_there_by_then() -> None:
+    with etcd_cluster() as cluster:
+        async with gateways(cluster, "a") as (gateway,):
+            assert (await edit(gateway, 7)).json()["revision"] == 2
+            cluster.kill()
+            await gateway.stop()
+            gateway.client = Client()
+            gateway.document["routes"]["all"]["split"] = {"main": 9}
+            starting = asyncio.create_task(gateway.start())
+            await eventually(lambda: gateway.log_text().count("headgate is ready") == 2)
+            os.kill(await gateway.control_pid(), signal.SIGKILL)
+            await gateway.logged("starting it again")
+            await eventually(lambda: gateway.log_text().count("going on with the copy") == 2)
+            cluster.start()
+            await starting
+            await eventually(lambda: _decides(gateway, 3))
+            weights = (await gateway.admin("GET", "/admin/v1/routes/all/weights")).json()
+            assert weights["weights"] == {"main": 9}
+            await gateway.stop()
+
+
 async def test_without_etcd_and_a_copy_a_gateway_does_not_start_and_says_why() -> None:
     spec = {"endpoints": ["http://127.0.0.1:9"], "lease": "1s", "password": {"env": "NOT_SET"}}
     for etcd, words in (
