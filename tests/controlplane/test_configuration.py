@@ -162,6 +162,14 @@ routes:
         ("gateway: {workers: 0}", "must be at least 1"),
         ("routes: {a: {match: {methods: [post]}, split: {}}}", "{0,31}$; write it POST"),
         ("gateway: {store: postgres}", "must be 'sqlite', 'memory' or 'etcd'"),
+        (
+            "gateway: {store: etcd, etcd: {endpoints: ['https://e:2379'], key: k.pem}}",
+            "/gateway/etcd a key needs `cert`, the certificate whose key it is",
+        ),
+        (
+            "gateway: {store: etcd, etcd: {endpoints: ['http://e:2379'], ca: ca.pem}}",
+            "/gateway/etcd a CA or certificate needs endpoints at https://",
+        ),
         ("gateway: {expose: null}", "must be true or false; leave the key out"),
         (BACKENDS + "  a.: {}", "is no name"),
         (BACKENDS + SERVED % "devices: [gpu7]", "'gpu7' is no device; write cpu, cuda:N"),

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from gateway.controlplane.configuration.fields import (
     Bytes,
@@ -84,6 +84,15 @@ class EtcdSpec(Spec):
     @classmethod
     def _hidden(cls, value: Any) -> Any:
         return SecretStr(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _uses_its_files(self) -> "EtcdSpec":
+        named = self.model_fields_set & {"ca", "cert", "key"}
+        if "key" in named and "cert" not in named:
+            raise fault("missing", "a key needs `cert`, the certificate whose key it is")
+        if named and not any(url.startswith("https://") for url in self.endpoints):
+            raise fault("missing", "a CA or certificate needs endpoints at https://")
+        return self
 
 
 class Settings(Spec):
