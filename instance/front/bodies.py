@@ -25,6 +25,21 @@ def room_for(incoming: Incoming, arena: Arena | None) -> Room | None:
     return room
 
 
+def lay(pieces: list[bytes], room: Room) -> Room:
+    """`room`, filled with `pieces`, which are let go of one after the other: for a thread."""
+    at = 0
+    for number, piece in enumerate(pieces):
+        room.view[at : at + len(piece)] = piece
+        at += len(piece)
+        pieces[number] = b""
+    return room
+
+
+def whole(body: list[bytes] | Room) -> bytes | Room:
+    """A body in one piece."""
+    return body if isinstance(body, Room) else b"".join(body)
+
+
 class Receiving(asyncio.BufferedProtocol):
     """Fills `room` from byte `filled` on and reads nothing beyond it. Calls `progressed` with
     each part, and `received` when the room is full; all else is the connection's."""

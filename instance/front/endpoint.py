@@ -14,6 +14,7 @@ from math import inf
 from instance.core.deadlines import HEADER, deadline_of
 from instance.core.errors import Problem, refuse
 from instance.front.answers import header_lines
+from instance.front.bodies import whole
 from instance.front.driver import Driver
 from instance.front.incoming import Incoming
 from instance.front.jobs import Job, Parts
@@ -118,7 +119,7 @@ class Endpoint:
             if deadline <= time.monotonic():
                 raise refuse("deadline", "the deadline had passed on arrival")
         if incoming.unpacked is not None:
-            incoming.body = incoming.unpacked.result()
+            incoming.body = whole(incoming.unpacked.result())
         meta = None
         if self._wants_request:
             query = incoming.target.partition(b"?")[2].decode("latin-1")

@@ -13,6 +13,7 @@ from typing import Any
 from instance.core.errors import Problem, RequestRefused, refuse
 from instance.front import zipping
 from instance.front.answers import header_lines
+from instance.front.bodies import lay
 from instance.front.door import (
     NOT_TO_STOP,
     OPEN,
@@ -28,7 +29,7 @@ from instance.front.incoming import Incoming
 from instance.front.middlewares import Middlewares
 from instance.front.pages import Pages, text_page
 from instance.telemetry.metrics import Metrics
-from instance.wire.arena import Room
+from instance.wire.arena import ROOM_MIN, Room
 
 log = logging.getLogger("instance")
 Pairs = list[tuple[str, str]]
@@ -160,9 +161,28 @@ class Surface:
         incoming.unpacked = work = asyncio.get_running_loop().run_in_executor(
             None, zipping.inflated, packed, encoding, self._max_body
         )
-        work.add_done_callback(partial(self._unpacked, incoming))
+        work.add_done_callback(partial(self._inflated, incoming))
 
-    def _unpacked(self, incoming: Incoming, work: asyncio.Future[bytes]) -> None:
+    def _inflated(self, incoming: Incoming, work: asyncio.Future[list[bytes]]) -> None:
+        """A large body is put where its worker reads it, by a thread too: to copy it here would
+        keep health waiting."""
+        arena = self._driver.arena
+        if arena is None or work.cancelled() or work.exception() is not None:
+            self._unpacked(incoming, work)
+            return
+        size = sum(map(len, work.result()))
+        room = arena.take(size) if size >= ROOM_MIN else None
+        if room is None:
+            self._unpacked(incoming, work)
+            return
+        incoming.unpacked = laid = asyncio.get_running_loop().run_in_executor(
+            None, lay, work.result(), room
+        )
+        laid.add_done_callback(partial(self._unpacked, incoming))
+
+    def _unpacked(
+        self, incoming: Incoming, work: asyncio.Future[list[bytes]] | asyncio.Future[Room]
+    ) -> None:
         if work.cancelled():  # the client left, or the loop ends
             return
         work.exception()  # looked at even where nobody is told

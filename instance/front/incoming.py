@@ -74,7 +74,7 @@ class Incoming:
         self.extra = b""
         self.question: Any = None
         self.ready: tuple[int, str, bytes, bytes] | None = None
-        self.unpacked: asyncio.Future[bytes] | None = None
+        self.unpacked: asyncio.Future[list[bytes]] | asyncio.Future[Room] | None = None
         self.job: Any = None
 
     def header(self, name: bytes) -> str | None:

@@ -10,6 +10,7 @@ import zlib
 from instance.core.errors import refuse
 from instance.front.answers import Buffer
 
+PIECE = 256 << 10  # is unpacked at once
 AT_ONCE = 16 << 10  # up to here a thread would cost more than the work
 HEADERS = b"Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"
 _TEXTS = ("text/", "application/json", "application/xml", "application/javascript")
@@ -42,19 +43,33 @@ def zipped(body: Buffer, level: int) -> bytes:
     return zlib.compress(body, level, _GZIP)
 
 
-def inflated(body: Buffer, encoding: str, limit: int) -> bytes:
-    """A compressed body, as long as it is within `limit`; else the refusal is raised."""
+def inflated(body: Buffer, encoding: str, limit: int) -> list[bytes]:
+    """A compressed body in pieces, as long as it is within `limit`; else the refusal is raised.
+    In one piece, whoever puts it together would hold the interpreter, and with it the loop, while
+    a large one is copied."""
     if encoding.lower() == "identity":
-        return bytes(body)
+        return [bytes(body)]
     if encoding.lower() not in ("gzip", "x-gzip", "deflate"):
         raise refuse("unsupported_media_type", f"the content encoding {encoding} is not known")
-    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    decoder, pieces, size = zlib.decompressobj(zlib.MAX_WBITS | 32), list[bytes](), 0
+    packed = memoryview(body)
     try:
-        plain = decoder.decompress(body, limit + 1)
+        for at in range(0, len(packed), PIECE):
+            part: Buffer = packed[at : at + PIECE]
+            while True:  # what is left of it, and then what the decoder still has
+                piece = decoder.decompress(part, PIECE)
+                pieces.append(piece)
+                size += len(piece)
+                if size > limit:
+                    say = f"the body is larger than {limit} bytes (--max-body)"
+                    raise refuse("body_too_large", say)
+                part = decoder.unconsumed_tail
+                if decoder.eof or not (part or piece):
+                    break
+            if decoder.eof:
+                break
     except zlib.error as error:
         raise refuse("bad_request", f"the body is not {encoding}: {error}") from None
-    if len(plain) > limit:
-        raise refuse("body_too_large", f"the body is larger than {limit} bytes (--max-body)")
-    if not decoder.eof or decoder.unused_data:
+    if not decoder.eof or decoder.unused_data or at + PIECE < len(packed):
         raise refuse("bad_request", f"the body is not {encoding}: it ends early, or goes on")
-    return plain
+    return pieces

@@ -1,11 +1,16 @@
 """What comes in on a connection of an instance, byte by byte."""
 
 import gzip
+import random
 import socket
 import time
+import zlib
+from collections.abc import Callable
 
 import pytest
 
+from instance.core.errors import RequestRefused
+from instance.front import zipping
 from tests.instance.conftest import Instance, Serve, eventually
 from tests.instance.loads import RAW_ECHO
 
@@ -211,3 +216,20 @@ def test_large_bodies_go_both_ways_unchanged(serve: Serve) -> None:
     instance = serve(RAW_ECHO)
     body = bytes(range(256)) * 40_000
     assert instance.post(content=body).content == body
+
+
+@pytest.mark.parametrize("plain", [b"x" * 3_000_000, random.Random(1).randbytes(1_500_000), b""])
+@pytest.mark.parametrize("pack", [gzip.compress, zlib.compress])
+def test_what_came_compressed_is_unpacked_in_pieces(
+    plain: bytes, pack: Callable[[bytes], bytes]
+) -> None:
+    packed = pack(plain)
+    pieces = zipping.inflated(packed, "gzip", len(plain))
+    assert b"".join(pieces) == plain
+    assert max(map(len, pieces)) <= zipping.PIECE
+    for broken in (packed[:-1], packed + b"more", packed + bytes(zipping.PIECE)):
+        with pytest.raises(RequestRefused, match="bad_request"):
+            zipping.inflated(broken, "gzip", len(plain))
+    if plain:
+        with pytest.raises(RequestRefused, match="body_too_large"):
+            zipping.inflated(packed, "gzip", len(plain) - 1)
