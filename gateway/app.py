@@ -84,7 +84,6 @@ def prepare(
     already of it, once the file is known to be sound."""
     from gateway.controlplane.admin.guards import start_refusals
     from gateway.controlplane.configuration.reading import ConfigurationError, load
-    from gateway.controlplane.store.names import LOCK
     from gateway.controlplane.store.state_directory import StateDirectory
     from gateway.controlplane.store.state_owner import claim
     from gateway.controlplane.store.store import StateRefused
@@ -102,16 +101,7 @@ def prepare(
     ]:
         raise CannotStart("\n".join(refusals))
     there = inherits(settings)
-    try:
-        data, admin = _ports(settings, there)
-    except CannotStart:
-        # Perhaps it is this very gateway that has them, which says more.
-        if there.state_fd is None and (state_dir / LOCK).exists():
-            try:
-                StateDirectory(state_dir).close()
-            except StateRefused as error:
-                raise CannotStart(str(error)) from None
-        raise
+    data, admin = _ports(settings, there, state_dir)
     admin_url = url_of(admin, "http" if settings.admin_tls is None else "https")
     try:
         state = StateDirectory(state_dir, there.state_fd)
@@ -145,7 +135,9 @@ def prepare(
     )
 
 
-def _ports(settings: "Settings", there: Inheritance) -> tuple[list[socket.socket], socket.socket]:
+def _ports(
+    settings: "Settings", there: Inheritance, state_dir: Path
+) -> tuple[list[socket.socket], socket.socket]:
     """The sockets for requests and that of the admin API: those that are `there`, and what is
     missing; CannotStart when one cannot be had."""
     data = [*there.data]
@@ -158,8 +150,24 @@ def _ports(settings: "Settings", there: Inheritance) -> tuple[list[socket.socket
     except ListenError as error:
         for bound in data:
             bound.close()
-        raise CannotStart(str(error)) from None
+        # Perhaps it is the gateway of this very state that has the port, which says more.
+        why = None if there.state_fd is not None else _taken(state_dir)
+        raise CannotStart(why or str(error)) from None
     return data, admin
+
+
+def _taken(state_dir: Path) -> str | None:
+    """Who has the state in `state_dir`, in one line; None where nobody has it, or none is there."""
+    from gateway.controlplane.store.names import LOCK
+    from gateway.controlplane.store.state_directory import StateDirectory
+    from gateway.controlplane.store.store import StateRefused
+
+    if (state_dir / LOCK).exists():
+        try:
+            StateDirectory(state_dir).close()
+        except StateRefused as error:
+            return str(error)
+    return None
 
 
 def _log_refusals(access_log: str) -> list[str]:

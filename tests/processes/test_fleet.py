@@ -132,13 +132,18 @@ sys.stdin.read()
 """
 
 
+def other_fleet(script: str, port: int) -> "subprocess.Popen[str]":
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = [sys.executable, "-c", script, str(port)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
+
+
 def test_a_port_that_another_fleet_has_chosen_is_nobody_elses_before_its_instance_listens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     port, chance = free_port(), random.Random()
     monkeypatch.setattr(ports, "PORTS", range(port, port + 1))
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", CHOOSES, str(port)], cwd=ROOT, **pipes) as other:
+    with other_fleet(CHOOSES, port) as other:
         assert other.stdout is not None
         assert int(other.stdout.readline()) == port
         with pytest.raises(ListenError, match="no free port was found"):
@@ -172,8 +177,7 @@ def test_a_port_that_the_gateway_has_bound_is_no_instances_before_it_listens(
 ) -> None:
     port, chance = free_port(), random.Random()
     monkeypatch.setattr(ports, "PORTS", range(port, port + 1))
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", KEEPS, str(port)], cwd=ROOT, **pipes) as other:
+    with other_fleet(KEEPS, port) as other:
         assert other.stdout is not None
         for _ in range(2):
             assert "no free port was found" in other.stdout.readline()

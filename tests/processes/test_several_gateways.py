@@ -251,15 +251,20 @@ async def _rollout(gateway: Gateway, state: str) -> bool:
     return bool(reply.status == 200 and reply.json()["state"] == state)
 
 
+async def _starting_without_etcd(cluster: Cluster, gateway: Gateway) -> "asyncio.Task[None]":
+    """Starts `gateway` again while etcd is away: revision 2 has weight 7, and its file now 9."""
+    assert (await edit(gateway, 7)).json()["revision"] == 2
+    cluster.kill()
+    await gateway.stop()
+    gateway.client = Client()
+    gateway.document["routes"]["all"]["split"] = {"main": 9}
+    return asyncio.create_task(gateway.start())
+
+
 async def test_while_etcd_is_away_a_gateway_starts_from_its_copy() -> None:
     with etcd_cluster() as cluster:
         async with gateways(cluster, "a") as (gateway,):
-            assert (await edit(gateway, 7)).json()["revision"] == 2
-            cluster.kill()
-            await gateway.stop()
-            gateway.client = Client()
-            gateway.document["routes"]["all"]["split"] = {"main": 9}
-            starting = asyncio.create_task(gateway.start())
+            starting = await _starting_without_etcd(cluster, gateway)
             await eventually(lambda: _decides(gateway, 2), 60)
             await gateway.logged("going on with the copy of revision 2")
             store = (await gateway.status())["store"]
@@ -282,12 +287,7 @@ async def test_while_etcd_is_away_a_gateway_starts_from_its_copy() -> None:
 async def test_a_file_that_is_late_is_applied_whichever_control_process_is_there_by_then() -> None:
     with etcd_cluster() as cluster:
         async with gateways(cluster, "a") as (gateway,):
-            assert (await edit(gateway, 7)).json()["revision"] == 2
-            cluster.kill()
-            await gateway.stop()
-            gateway.client = Client()
-            gateway.document["routes"]["all"]["split"] = {"main": 9}
-            starting = asyncio.create_task(gateway.start())
+            starting = await _starting_without_etcd(cluster, gateway)
             await eventually(lambda: gateway.log_text().count("headgate is ready") == 2)
             os.kill(await gateway.control_pid(), signal.SIGKILL)
             await gateway.logged("starting it again")
