@@ -8,7 +8,7 @@ is taken whole. Neither knows whether the outcome makes sense.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress, repeat
 from operator import is_not
@@ -80,8 +80,11 @@ class Merge:
 
 
 def diff(before: Json, after: Json) -> tuple[Change, ...]:
-    """The changes that lead from `before` to `after`, deepest values only, in document order."""
+    """The changes that lead from `before` to `after`, deepest values only, in document order; each
+    of one key or limit, also where the other document speaks of none."""
     changes: list[Change] = []
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        before, after = _speaking_of_all(before, after)
     _diff(before, after, (), changes)
     return tuple(changes)
 
@@ -154,14 +157,16 @@ def same(left: Json, right: Json) -> bool:
 def merge(base: Document, file: Document, live: Document) -> Merge:
     """`live` with everything that `file` changed since `base`, the file last applied."""
     overridden: list[Change] = []
-    for section in SPARE:
-        if base.get(section) or file.get(section) or live.get(section):
-            # Who says nothing of keys has none: then those that only the other has stay its own.
-            base, file, live = (
-                {**each, section: each.get(section) or {}} for each in (base, file, live)
-            )
+    # Then keys that only one of them has stay its own.
+    base, file, live = _speaking_of_all(base, file, live)
     merged = _merge(base, file, live, (), overridden)
     return Merge(normalised(merged), tuple(overridden))
+
+
+def _speaking_of_all(*documents: Document) -> Sequence[Document]:
+    """`documents`, each with the sections that another has: who says nothing of keys has none."""
+    had = [section for section in SPARE if any(each.get(section) for each in documents)]
+    return [{**each, **{s: each.get(s) or {} for s in had}} for each in documents]
 
 
 def _merge(base: Json, file: Json, live: Json, at: tuple[str, ...], lost: list[Change]) -> Json:

@@ -392,6 +392,19 @@ class TestAFileThatMeetsEditedState:
         (note,) = start_notes(third)
         assert "overrides a live edit: /routes/r/split/b" in note
 
+    async def test_the_first_key_or_limit_is_named_at_a_start_where_the_file_has_none(
+        self, journal: Journal
+    ) -> None:
+        publisher = new_publisher(journal)
+        publisher.start(FILE, why="start")
+        added = {"keys": {"acme": {"hashes": ["sha256:" + 64 * "0"]}}}
+        added["default_limits"] = {"requests": "5/s"}
+        await publisher.publish(lambda document: {**document, **added}, who="me")
+        notes = start_notes(new_publisher(journal).start(FILE, why="start"))
+        assert [note.partition(": ")[0] for note in notes] == [
+            "live edits of key acme are kept", "live edits of default_limit requests are kept",
+        ]  # fmt: skip
+
     async def test_what_a_file_changes_that_cannot_be_stored_yet_is_no_live_edit_that_stays(
         self, journal: Journal
     ) -> None:
