@@ -20,7 +20,42 @@ CLASSIC = {"headgate_overhead_seconds": OVERHEAD}
 AT_ONCE = 50
 """Series in a piece: two milliseconds where all of them changed."""
 
+TEXT, OPEN, PROTOBUF = "text", "OpenMetrics", "protobuf"
+_FORMS = {
+    "text/plain": TEXT,
+    "text/*": TEXT,
+    "*/*": TEXT,
+    "application/openmetrics-text": OPEN,
+    "application/vnd.google.protobuf": PROTOBUF,
+}
+_DELIMITED = {"proto=io.prometheus.client.metricfamily", "encoding=delimited"}
+
 T = TypeVar("T")
+
+
+def form_for(accept: str) -> str:
+    """The form that a scraper likes best by its header `Accept`: of equals the one that it names
+    first, and TEXT where it names none."""
+    best, best_quality = TEXT, 0.0
+    for part in accept.lower().split(","):
+        kind, *options = (each.replace(" ", "").replace("\t", "") for each in part.split(";"))
+        form = _FORMS.get(kind)
+        if form is None or (form == PROTOBUF and not _DELIMITED.issubset(options)):
+            continue
+        quality = _quality(options)
+        if quality > best_quality:
+            best, best_quality = form, quality
+    return best
+
+
+def _quality(options: Iterable[str]) -> float:
+    for option in options:
+        if option.startswith("q="):
+            try:
+                return float(option[2:])
+            except ValueError:
+                return 0.0
+    return 1.0
 
 
 class Tally(Protocol):
@@ -68,9 +103,10 @@ class Exposition:
 
     def pieces(self, live: Gauges, accept: str = "") -> tuple[str, Iterator[bytes]]:
         """The content type and the content; `accept` is the scraper's header."""
-        if prometheus_protobuf.is_wanted(accept):
+        form = form_for(accept)
+        if form == PROTOBUF:
             return prometheus_protobuf.CONTENT_TYPE, self._protobuf(live)
-        is_open = "application/openmetrics-text" in accept
+        is_open = form == OPEN
         return prometheus_text.content_type(is_open), self._text(live, is_open)
 
     def _text(self, live: Gauges, is_open: bool) -> Iterator[bytes]:

@@ -20,26 +20,6 @@ _TYPES = {"counter": 0, "gauge": 1, "histogram": 4}
 _ZERO_THRESHOLD = 2.0**-128  # Prometheus' own: nothing is so short, so nothing is in there
 
 
-def is_wanted(accept: str) -> bool:
-    """Whether a scraper prefers this format to the text formats."""
-    best, best_quality = "", -1.0
-    for part in accept.split(","):
-        kind, *options = (each.strip().replace(" ", "") for each in part.split(";"))
-        quality = 1.0
-        for option in options:
-            if option.startswith("q="):
-                try:
-                    quality = float(option[2:])
-                except ValueError:
-                    quality = 0.0
-        delimited = {"proto=io.prometheus.client.MetricFamily", "encoding=delimited"}
-        if kind == "application/vnd.google.protobuf" and not delimited <= set(options):
-            continue
-        if quality > best_quality:
-            best, best_quality = kind, quality
-    return best == "application/vnd.google.protobuf"
-
-
 def family(metric: Metric, series: bytes) -> bytes:
     """A whole family, after its length."""
     body = _text(1, metric.name) + _text(2, metric.meaning) + _number(3, _TYPES[metric.kind])

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as open_metrics_families,
 )
@@ -206,6 +207,33 @@ def test_open_metrics_is_answered_to_who_asks_for_it() -> None:
     assert set(families) == {metric.name.removesuffix("_total") for metric in METRICS}
     assert families["headgate_requests"].samples[0].value == 1
     assert render(house.totals, LIVE)[0].startswith("text/plain")
+
+
+DELIMITED = (
+    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+)
+OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("", "text/plain"),
+        ("*/*", "text/plain"),
+        ("application/json", "text/plain"),
+        (f"text/plain;q=0.6,{OPEN_METRICS};q=0.5", "text/plain"),
+        (f"{OPEN_METRICS};q=0.1,*/*", "text/plain"),
+        (f"{OPEN_METRICS}; q=0", "text/plain"),
+        (f"{DELIMITED};q=0", "text/plain"),
+        (f"{DELIMITED};q=0.3, {OPEN_METRICS};q=0.6, text/plain;q=0.3", "application/openmetrics"),
+        ("Application/OpenMetrics-Text; Q=0.9, text/plain; q=0.8", "application/openmetrics"),
+        (f"{OPEN_METRICS};escaping=allow-utf-8;q=0.6,text/plain;q=0.4,*/*;q=0.2", "application/op"),
+        (f"{DELIMITED};q=0.6,{OPEN_METRICS};q=0.5,*/*;q=0.2", "application/vnd"),
+        ("application/vnd.google.protobuf,text/plain;q=0.1", "text/plain"),
+    ],
+)
+def test_a_scraper_gets_the_format_that_it_likes_best(accept: str, kind: str) -> None:
+    assert render(House().totals, LIVE, accept)[0].startswith(kind)
 
 
 def test_the_documentation_is_what_the_code_says() -> None:
