@@ -230,6 +230,23 @@ def parse_request(
         raise ClientFault(f"Malformed request: {error}.") from None
 
 
+def refused_head(start: bytes, max_target: int) -> RequestHead:
+    """What is known of a request whose head, which begins with `start`, was refused: its method,
+    and its target if its request line is a proper one; b"" for what is not known."""
+    line = start.partition(CRLF)[0]
+    method, space, _ = line.partition(b" ")
+    if not space or _is_method(method) is None:
+        return RequestHead([b""])
+    request = RequestHead([b""], method)
+    try:
+        _, request.target, request.minor = _first_line(line, max_target)
+        if request.target[0] != 0x2F:
+            _absolute(request)
+    except (ValueError, ClientFault):
+        request.target = b""
+    return request
+
+
 def _first_line(line: bytes, max_target: int) -> tuple[bytes, bytes, int]:
     """Method, target and minor version of a request line."""
     parts = line.split(b" ")

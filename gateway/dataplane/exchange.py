@@ -144,6 +144,7 @@ class Exchange(Replying, Coded):
             framing = self._framing(head, payload, done, has_body)
         else:
             passing, framing, payload = self._shaped(shape, head, payload, done, has_body)
+        self.sent = len(payload)
         if self._chunked and payload:
             payload = chunk(payload)
         client.write(
@@ -155,7 +156,6 @@ class Exchange(Replying, Coded):
                 )
             )
         )  # fmt: skip
-        self.sent = len(payload)
         if self._coding is not None:
             self._coding.add(came, done)
         elif done:

@@ -12,7 +12,15 @@ from typing import Final, cast
 
 from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.framing import Body, Chunked, Sized
-from gateway.core.heads import CHUNKED, END, RequestHead, check_start, parse_request, too_large
+from gateway.core.heads import (
+    CHUNKED,
+    END,
+    RequestHead,
+    check_start,
+    parse_request,
+    refused_head,
+    too_large,
+)
 from gateway.dataplane import admitting
 from gateway.dataplane.connection import BODY, CLOSED, HEAD, LINGER, TUNNEL, WAIT, Connection, Sink
 from gateway.dataplane.deadlines import NEVER, fault
@@ -169,7 +177,7 @@ class Client(Connection):
             try:
                 head = parse_request(data[:end], *self._limits)
             except ClientFault as refusal:
-                self._refuse(refusal)
+                self._refuse(refusal, data)
                 return
             if head.raw:
                 self._last_head = head
@@ -185,7 +193,7 @@ class Client(Connection):
                 raise too_large(data, options.max_target)
             check_start(data, *self._limits)
         except ClientFault as refusal:
-            self._refuse(refusal)
+            self._refuse(refusal, data)
             return False
         if not self._head_since:
             self._head_since = self.plane.now()
@@ -256,20 +264,21 @@ class Client(Connection):
             self.exchange.give_up()
         elif self.state == HEAD:
             try:
-                self._refuse(GatewayError("The gateway failed.", "internal"))
+                self._refuse(GatewayError("The gateway failed.", "internal"), b"")
             except Exception:
                 self.abort()
                 raise
         else:
             self.abort()
 
-    def _refuse(self, refusal: GatewayError) -> None:
-        """Answers a request that never became one."""
+    def _refuse(self, refusal: GatewayError, data: bytes) -> None:
+        """Answers a request that never became one, of which `data` came."""
         self._pumping = False
         self.keep = False
         self._buffer = b""
         plane = self.plane
-        exchange = self._exchange_of(plane, self, RequestHead([b""]), plane.now())
+        head, since = refused_head(data, plane.options.max_target), self._head_since or plane.now()
+        exchange = self._exchange_of(plane, self, head, since)
         self.state = BODY  # what follows is the rest of something that nobody understood
         self.exchange = exchange
         exchange.refuse(refusal)
@@ -359,7 +368,8 @@ class Client(Connection):
             self.abort()
         elif self.state == HEAD:
             if self._head_since:
-                self._refuse(ClientFault("The request head took too long.", "request_timeout"))
+                late = ClientFault("The request head took too long.", "request_timeout")
+                self._refuse(late, self._buffer)
             elif self._has_unread():
                 self._wait_for(RACE_S)  # a request came just before we went: it is answered
             else:

@@ -110,9 +110,9 @@ class Replying(Intake):
         self.head_sent = True
         if self.plane.options.expose:
             lines += b"X-Request-Id: %b\r\n" % self.request_id
-        close = self.client.closes()
-        self.client.write(reply(status, lines, body, close, self.head.method == b"HEAD"))
-        self.sent = len(body)
+        close, is_bare = self.client.closes(), self.head.method == b"HEAD"
+        self.client.write(reply(status, lines, body, close, is_bare))
+        self.sent = 0 if is_bare else len(body)
         self._finish(self.plane.now(), reason)
 
     def answer_preflight(self) -> bool:
