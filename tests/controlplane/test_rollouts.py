@@ -287,6 +287,34 @@ async def test_where_nobody_is_well_it_is_not_the_canarys_fault() -> None:
     assert (await house.wait(9))["state"] == "running"
 
 
+async def test_while_nothing_beside_it_can_serve_no_step_is_held_or_passed() -> None:
+    house = House()
+    await house.begin(steps=[50, 100])
+    house.working = frozenset({"digits-cnn"})
+    house.counts["50/50"] = [500, 0, 500, 0, 0, 0, 0, 0]  # as workers decide then
+    house.count()
+    assert (await house.wait(300))["step"] == 1, "all went to the canary, compared with nothing"
+    house.working = frozenset({"digits-linear", "digits-cnn"})
+    assert (await house.wait(60))["step"] == 1, "none of them counts as judged at this step"
+    house.count((10, 0), (10, 0))
+    assert (await house.wait(1))["step"] == 2
+    house.working = frozenset({"digits-cnn"})
+    house.count((10, 0))
+    assert (await house.wait(60))["state"] == "done", "at 100 % nothing is beside it by the plan"
+
+
+async def test_after_it_went_back_its_guards_still_say_at_which_share_they_judged() -> None:
+    house = House()
+    await house.begin()
+    house.count((40, 0), (760, 0))
+    await house.wait(1)
+    said = house.shown()["guards"]["errors"]["sentence"]
+    assert "of 760 at 5 %" in said
+    shown = await house.commands.command("digits", "abort")
+    assert shown["share"] == 10, "the weights of the start"
+    assert shown["guards"]["errors"]["sentence"] == said
+
+
 async def test_its_first_requests_teach_nothing() -> None:
     house = House()
     await house.begin(warmup=20)

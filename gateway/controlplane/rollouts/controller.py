@@ -257,7 +257,7 @@ class Rollouts:
         for guard in it.note_failures(guards):
             self._note_failed(it, guard)
         signal, why = self._due(it, guards)
-        if signal is None and it.state == "running":
+        if signal is None and it.state == "running" and not self._is_alone(it):
             it.held_s += min(LONGEST_S, now - max(before, it.held_from))
             signal = passed(it.plan, it.step, it.held_s, it.requests, guards, it.accepted)
             why = self._why(it, guards)
@@ -283,10 +283,14 @@ class Rollouts:
         if it.plan.to in working:
             self._loads_until.pop(it.id, None)
             return False
-        others = {name for name, weight in it.start.items() if weight} - {it.plan.to}
-        return not others.isdisjoint(working) and (
+        return not it.others.isdisjoint(working) and (
             self._clock() >= self._loads_until.get(it.id, 0.0)
         )
+
+    def _is_alone(self, it: Progress) -> bool:
+        """Whether none of those that share the route with the canary can serve: there is nothing
+        to compare it with, and no step is held or passed."""
+        return it.has_others and it.others.isdisjoint(self._working())
 
     def _why(self, it: Progress, guards: list[tuple[Guard, Judged]]) -> str:
         """With which evidence a step was passed."""

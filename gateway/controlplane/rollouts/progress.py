@@ -49,7 +49,7 @@ class Move:
 
 @dataclass(slots=True)
 class Progress:
-    """One rollout. `step` counts from 0; `entered` are the canary's requests before this step;
+    """One rollout. `step` counts from 0; `entered` are the canary's requests before this step, as it counts them;
     `held_s` the seconds that it was held, none of them before the moment `held_from` of the clock;
     `move` what was decided and is not done yet; `failed` guard → the sentence of the moment;
     `accepted` failed guards that an operator overruled."""
@@ -104,9 +104,32 @@ class Progress:
         return int(percent) if percent == int(percent) else round(percent, 4)
 
     @property
+    def judged_at(self) -> float | int:
+        """The canary's percent of the route while its requests were judged: its share, or that of
+        the step from which it went back."""
+        return (
+            self.share if self.state not in BACK else plans.percent_of(self.plan.steps[self.step])
+        )
+
+    @property
     def requests(self) -> int:
-        """The canary's requests that were judged at this step."""
-        return self.tallies.ended - self.entered
+        """The canary's requests that were judged at this step: where others have a share, those
+        that were decided while one of them could serve."""
+        return self._judged(self.step) - self.entered
+
+    @property
+    def others(self) -> frozenset[str]:
+        """The backends beside the canary that had a weight at the start."""
+        return frozenset(name for name, weight in self.start.items() if weight) - {self.plan.to}
+
+    @property
+    def has_others(self) -> bool:
+        """Whether others than the canary have a share at this step."""
+        return self.plan.steps[self.step].percent < 100
+
+    def _judged(self, step: int) -> int:
+        is_alone = self.plan.steps[step].percent == 100
+        return self.tallies.ended if is_alone else self.tallies.compared
 
     def moved(self, signal: Signal, why: str) -> Move:
         """What `signal` leads to; NotNow where it leads nowhere."""
@@ -125,7 +148,7 @@ class Progress:
     def done(self, move: Move, time: str, revision: int | None) -> None:
         """`move` is in force."""
         if move.step != self.step:
-            self.held_s, self.entered = 0.0, self.tallies.ended
+            self.held_s, self.entered = 0.0, self._judged(move.step)
         self.state, self.step, self.move = move.state, move.step, None
         if revision is not None:
             self.revision = revision
@@ -211,7 +234,7 @@ class Progress:
             "threshold": float(f"{guard.threshold:.6g}"),
             "canary": {"events": found.canary[0], "requests": found.canary[1]},
             "stable": {"events": found.stable[0], "requests": found.stable[1]},
-            "sentence": self.failed.get(guard.name) or sentence(guard, found, self.share),
+            "sentence": self.failed.get(guard.name) or sentence(guard, found, self.judged_at),
         }
 
     def as_json(self) -> dict[str, Json]:

@@ -97,6 +97,11 @@ class Tallies:
         """The canary's requests that were judged."""
         return sum(row[ENDED] for _, row in self._rows())
 
+    @property
+    def compared(self) -> int:
+        """Those of them that another version could have got."""
+        return sum(row[ENDED] for share, row in self._rows() if _part(share) < 1.0)
+
     def requests(self, guard: str) -> tuple[int, int]:
         """Of how many requests of either arm `guard` knows what became."""
         at, _ = ASKED[guard]
