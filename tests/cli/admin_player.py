@@ -160,10 +160,7 @@ class AdminPlayer:
 
     def edit(self, wanted: dict[str, Any], ask: "Ask", tag: str) -> dict[str, Any]:
         """Makes `wanted` the table unless it is a dry run, and answers as every edit does."""
-        if ask.if_match is None and self.require_if_match:
-            raise Problem(428, "send If-Match with the ETag that you read")
-        if ask.if_match is not None and ask.if_match != tag:
-            raise Problem(412, "edited since", etag=tag)
+        ask.check_condition(self, tag)
         changes = difference(self.table, wanted)
         previous = self.revision
         if not ask.dry_run:
@@ -219,6 +216,13 @@ class Ask:
 
     def json(self) -> Any:
         return json.loads(self.body)
+
+    def check_condition(self, player: AdminPlayer, tag: str) -> None:
+        """Problem where what has `tag` is not as the request's condition says."""
+        if self.if_match is None and player.require_if_match:
+            raise Problem(428, "send If-Match with the ETag that you read")
+        if self.if_match is not None and self.if_match != tag:
+            raise Problem(412, "edited since", etag=tag)
 
 
 def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
@@ -286,6 +290,8 @@ def _rollout(
         return {key: each for key, each in looks[0].items() if key != "plan" or dry}
     if word == ["approve"] and looks[0]["state"] != "waiting":
         raise Problem(409, "a rollout that is running cannot approve")
+    if method == "POST":
+        ask.check_condition(player, tagged(resource(looks[0])))
     return looks.pop(0) if method == "GET" and len(looks) > 1 else looks[0]
 
 

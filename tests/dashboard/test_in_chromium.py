@@ -496,3 +496,28 @@ def test_a_rollout_shows_its_steps_its_evidence_and_what_a_person_may_say(
         del demo.rollouts["digits"]
     page.until(lambda: page.hidden('[data-route="digits"] .rollout'))
     assert page.complaints() == []
+
+
+def test_a_word_for_one_step_of_a_rollout_does_not_lead_on_from_another(
+    page: Page, demo: Demo
+) -> None:
+    demo.require_if_match = True
+    moved_on = {**look("running", 2, 50), "revision": 44}
+    demo.rollouts["digits"] = [look("running", 1, 5), moved_on]  # as soon as it was looked at
+    page.open(demo.url)
+    page.press('[data-route="digits"] [data-word="promote"]')
+    page.shows("#toast", "the rollout has moved on meanwhile: look again")
+    page.shows('[data-route="digits"] .rollout', "rollout to digits-cnn, 50 %")
+    page.press('[data-route="digits"] [data-word="promote"]')
+    page.shows("#toast", "rollout promote")
+    told = [headers.get("If-Match") for method, _, headers in demo.asked if method == "POST"]
+    assert told == ['"43"', '"44"']
+
+
+def test_who_steers_a_rollout_by_keyboard_keeps_their_place(page: Page, demo: Demo) -> None:
+    demo.rollouts["digits"] = [look("running", 1, 5)]
+    page.open(demo.url)
+    page.script("arguments[0].focus()", page.find('[data-word="pause"]'))
+    demo.rollouts["digits"] = [look("paused", 1, 5)]
+    page.find('[data-word="resume"]')
+    page.until(lambda: page.script("return document.activeElement.dataset.word") == "resume")

@@ -49,8 +49,9 @@ class Move:
 
 @dataclass(slots=True)
 class Progress:
-    """One rollout. `step` counts from 0; `entered` are the canary's requests before this step, as it counts them;
-    `held_s` the seconds that it was held, none of them before the moment `held_from` of the clock;
+    """One rollout. `step` counts from 0; `entered` are the canary's requests before this step, as
+    it counts them; `held_s` the seconds that it was held, none of them before the moment
+    `held_from` of the clock;
     `move` what was decided and is not done yet; `failed` guard → the sentence of the moment;
     `accepted` failed guards that an operator overruled."""
 

@@ -20,6 +20,9 @@ const plain = (word) => word.replaceAll("_", " ");
 // How far evidence is from its threshold, as logarithms go: 0 at 1, 1 where the guard fails.
 export const risen = (guard) => Math.min(1, Math.log(Math.max(1, guard.evidence)) / Math.log(guard.threshold));
 
+// What a person sees of where it is, and means when saying how it shall go on.
+const shapeOf = ({ started, state, step, guards }) => [started, state, step, Object.keys(guards)];
+
 export class RolloutPanel {
   constructor(route, columns, refresh) {
     this.route = route;
@@ -33,10 +36,12 @@ export class RolloutPanel {
   update(rollout) {
     this.element.hidden = !rollout;
     if (!rollout) return;
-    const shape = [rollout.started, rollout.state, rollout.step, Object.keys(rollout.guards)];
+    const shape = shapeOf(rollout);
     if (!same(shape, this.shown)) {
       this.shown = shape;
+      const held = this.box.contains(document.activeElement);
       this.build(rollout);
+      if (held) this.box.querySelector("button")?.focus();
     }
     for (const [name, guard] of Object.entries(rollout.guards)) this.write(this.guards.get(name), guard);
   }
@@ -81,15 +86,31 @@ export class RolloutPanel {
   }
 
   button(word) {
-    const tell = async () => {
-      try {
-        await api.tellRollout(this.route, word);
-        announce(`${this.route}: rollout ${word}`);
-        await this.refresh();
-      } catch (error) {
-        announce(`${this.route}: ${error instanceof Refused ? error.words : error.message}`, { bad: true });
-      }
-    };
-    return h("button", { type: "button", "data-edits": true, "data-word": word, onclick: tell }, word);
+    return h("button", { type: "button", "data-edits": true, "data-word": word, onclick: () => this.tell(word) }, word);
+  }
+
+  async tell(word) {
+    const seen = this.shown;
+    try {
+      const said = await this.told(word, seen);
+      announce(`${this.route}: ${said ?? "the rollout has moved on meanwhile: look again"}`, { bad: !said });
+      await this.refresh();
+    } catch (error) {
+      announce(`${this.route}: ${error instanceof Refused ? error.words : error.message}`, { bad: true });
+    }
+  }
+
+  // What was done; null where the rollout is not where it was seen: a word that was meant for one
+  // step must not lead on from the next.
+  async told(word, seen) {
+    const { answer, etag } = await api.rollout(this.route);
+    if (!same(shapeOf(answer), seen)) return null;
+    try {
+      await api.tellRollout(this.route, word, { etag });
+    } catch (error) {
+      if (error instanceof Refused && error.status === 412) return null;
+      throw error;
+    }
+    return `rollout ${word}`;
   }
 }
