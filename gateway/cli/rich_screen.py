@@ -1,8 +1,11 @@
 """How do the same grids look on a terminal? The only file that imports rich."""
 
-from collections.abc import Iterator, Sequence
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from types import FrameType
+from typing import NoReturn, TextIO
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -11,6 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from gateway.cli.grids import STYLES, Cell, Grid, Part, clean
+
+Handler = Callable[[int, FrameType | None], object]
+TAKEN, GIVEN_BACK = b"\x1b[?1049h\x1b[?25l", b"\x1b[?25h\x1b[?1049l"
 
 
 def show(parts: Sequence[Part], out: TextIO) -> None:
@@ -22,10 +28,41 @@ def show(parts: Sequence[Part], out: TextIO) -> None:
 
 @contextmanager
 def refreshing(out: TextIO) -> Iterator["Screenful"]:
-    """A screen of its own that each `draw` replaces; the terminal is as before afterwards."""
+    """A screen of its own that each `draw` replaces. The terminal is as before afterwards, also
+    where Ctrl-C or SIGTERM ends it, and while Ctrl-Z suspends it."""
     console = Console(file=out, highlight=False)
-    with Live(console=console, screen=True, auto_refresh=False) as live:
-        yield Screenful(live)
+    live = Live(console=console, screen=True, auto_refresh=False)
+    handlers: dict[signal.Signals, Handler] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: _end,
+        signal.SIGTSTP: lambda *_: _suspend(live, out.fileno()),
+        signal.SIGWINCH: lambda *_: live.refresh(),
+    }
+    before = {
+        number: signal.signal(number, handler)
+        for number, handler in handlers.items()
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    try:
+        with live:
+            yield Screenful(live)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _suspend(live: Live, fd: int) -> None:
+    """Stops this process, as Ctrl-Z does, with the terminal given back for so long."""
+    os.write(fd, GIVEN_BACK)
+    ours = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTSTP)  # returns once it goes on
+    signal.signal(signal.SIGTSTP, ours)
+    os.write(fd, TAKEN)
+    live.refresh()
 
 
 class Screenful:

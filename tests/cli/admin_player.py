@@ -37,6 +37,15 @@ ANSWERS = ("1xx", "2xx", "3xx", "4xx", "499", "5xx", "refused")
 ACTIONS = {"drain": "draining", "disable": "disabled", "resume": "", "enable": ""}
 
 
+PLAN = {
+    "steps": [
+        {"percent": 5, "hold": "120s", "min_requests": 100, "approval": False},
+        {"percent": 50, "hold": "120s", "min_requests": 100, "approval": True},
+        {"percent": 100, "hold": "0s", "min_requests": 1, "approval": False},
+    ]
+}
+
+
 class Problem(Exception):
     def __init__(self, status: int, detail: str, **more: Any) -> None:
         self.status = status
@@ -261,7 +270,9 @@ def play(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
         case ("GET", "routes", route, "mirror") if route in player.mirrors:
             return player.mirrors[route]
         case ("GET", "backends", backend, "logs"):
-            return {"backend": backend, "lines": player.lines.get(backend, [])}
+            most, after = int(ask.query.get("lines", 100)), int(ask.query.get("after", 0))
+            found = [each for each in player.lines.get(backend, []) if each["number"] > after]
+            return {"backend": backend, "lines": found[-most:]}
         case ("POST", "backends", backend, "start" | "stop" | "restart" as word):
             if not ask.dry_run:
                 player.told.append((word, backend))
@@ -416,3 +427,24 @@ def _handler(player: AdminPlayer) -> type[BaseHTTPRequestHandler]:
             """Tests read `asked`, not a log."""
 
     return Handler
+
+
+def look(state: str = "running", step: int = 1, share: float = 5, e: float = 1.0) -> dict[str, Any]:
+    """A look at a rollout."""
+    verdict = "failed" if e >= 100 else "well"
+    return {
+        "route": "digits", "to": "digits-cnn", "state": state, "step": step, "share": share,
+        "started": "2026-11-29T10:00:00.000Z", "why": "cnn v2", "revision": 43,
+        "guards": {
+            "errors": {
+                "verdict": verdict, "evidence": e, "threshold": 100.0,
+                "canary": {"events": 9, "requests": 212},
+                "stable": {"events": 17, "requests": 1908},
+                "sentence": f"errors: 9 of 212 against 17 of 1,908 at {share:g} %: E = {e:g}",
+            }
+        },
+        "history": [
+            {"time": "2026-11-29T10:00:00.000Z", "state": state, "step": step, "why": "begun"}
+        ],
+        "plan": PLAN,
+    }  # fmt: skip

@@ -1,41 +1,13 @@
 """`headgate rollout` begins, follows and tells."""
 
 import json
-from typing import Any
 
 import pytest
 
 from gateway.cli import rollout as command
 from gateway.cli.rollout import bar
+from tests.cli.admin_player import look
 from tests.cli.test_terminal import Terminal
-
-PLAN = {
-    "steps": [
-        {"percent": 5, "hold": "120s", "min_requests": 100, "approval": False},
-        {"percent": 50, "hold": "120s", "min_requests": 100, "approval": True},
-        {"percent": 100, "hold": "0s", "min_requests": 1, "approval": False},
-    ]
-}
-
-
-def look(state: str = "running", step: int = 1, share: float = 5, e: float = 1.0) -> dict[str, Any]:
-    verdict = "failed" if e >= 100 else "well"
-    return {
-        "route": "digits", "to": "digits-cnn", "state": state, "step": step, "share": share,
-        "started": "2026-11-29T10:00:00.000Z", "why": "cnn v2", "revision": 43,
-        "guards": {
-            "errors": {
-                "verdict": verdict, "evidence": e, "threshold": 100.0,
-                "canary": {"events": 9, "requests": 212},
-                "stable": {"events": 17, "requests": 1908},
-                "sentence": f"errors: 9 of 212 against 17 of 1,908 at {share:g} %: E = {e:g}",
-            }
-        },
-        "history": [
-            {"time": "2026-11-29T10:00:00.000Z", "state": state, "step": step, "why": "begun"}
-        ],
-        "plan": PLAN,
-    }  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
