@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from gateway.processes import standard_streams
+from gateway.processes.console import write
 from gateway.processes.signals import ANEW, be_quiet, end_at_ctrl_c
 
 LINE = "_HEADGATE_LINE"  # what stands on a shell's line, when that wants to know how it may go on
@@ -41,8 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a disk that is full
         standard_streams.drop_output()
         if not code:  # else it is said already
-            print(f"headgate: {(error.strerror or str(error)).lower()}", file=sys.stderr)
-            return 1
+            write(sys.stderr, f"headgate: {(error.strerror or str(error)).lower()}")
+            code = 1
+    standard_streams.drop_unwritten_words()
     return code
 
 
@@ -61,11 +63,11 @@ def run(arguments: list[str]) -> int:
     except Exit as exit:  # the help was printed
         return exit.exit_code
     except NoArgsIsHelpError as nothing:
-        print(nothing.format_message(), file=sys.stderr)
+        write(sys.stderr, nothing.format_message())
         return 2
     except UsageError as mistake:
         for line in refusals.misused(mistake):
-            print(line, file=sys.stderr)
+            write(sys.stderr, line)
         return 2
     except BrokenPipeError:
         raise
@@ -73,7 +75,7 @@ def run(arguments: list[str]) -> int:
         if os.environ.get("HEADGATE_DEBUG"):
             raise
         for line in refusals.lines(error):
-            print(f"headgate: {line}", file=sys.stderr)
+            write(sys.stderr, f"headgate: {line}")
         return 1
 
 

@@ -13,6 +13,7 @@ from gateway.cli.refusals import Refusal
 from gateway.clients.admin import AdminClient, revision_tag
 from gateway.clients.admin_connection import Change
 from gateway.clients.errors import Json
+from gateway.processes import console
 
 LOOK_S = 0.25
 
@@ -59,7 +60,7 @@ def restore(options: SimpleNamespace) -> int:
     )
     asking.tell(options, answer)
     for each in answer.get("opened", ()):
-        print(f"headgate: by that, {each}", file=sys.stderr)
+        console.write(sys.stderr, f"headgate: by that, {each}")
     serves.wait(client, options, answer)
     return 0
 
@@ -122,7 +123,7 @@ def wait_until_empty(
     started, told = clock(), ""
     while said := left():
         if progress is not None and said != told:
-            print(said, file=progress, flush=True)
+            console.write(progress, said)
             told = said
         if timeout_s is not None and clock() - started >= timeout_s:
             return said

@@ -14,6 +14,7 @@ from gateway.cli.refusals import Refusal
 from gateway.controlplane.configuration.yaml_source import YamlError, read, written
 from gateway.core.deltas import SPARE
 from gateway.core.placement import unplaced
+from gateway.processes.console import write
 
 SECRET = ("token", "viewer_token")
 
@@ -29,7 +30,7 @@ def export(options: SimpleNamespace) -> int:
     document |= {section: table[section] for section in SPARE if table.get(section)}
     settings = _settings(Path(file)) if file else {}
     for key in [key for key in SECRET if settings.pop(key, None)]:
-        print(f"left out: gateway.{key}; give it as HEADGATE_{key.upper()}", file=sys.stderr)
+        write(sys.stderr, f"left out: gateway.{key}; give it as HEADGATE_{key.upper()}")
     if settings:
         document = {"gateway": settings, **document}
     if options.output == "json":

@@ -17,6 +17,7 @@ from gateway.cli.grids import Cell, Grid
 from gateway.clients.admin import AdminClient
 from gateway.clients.admin_connection import Change
 from gateway.clients.errors import Json
+from gateway.processes.console import write
 
 _LASTS = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -45,9 +46,9 @@ def key(options: SimpleNamespace) -> int:
         "revoke": f"{options.name}: revoked",
     }[options.action]
     if options.action == "retire" and not answer.get("diff"):
-        print(f"{options.name} has one secret: there is none to retire", file=sys.stderr)
+        write(sys.stderr, f"{options.name} has one secret: there is none to retire")
         return 0
-    print(f"{told} ({asking.outcome(answer, options)})", file=sys.stderr)
+    write(sys.stderr, f"{told} ({asking.outcome(answer, options)})")
     return 0
 
 

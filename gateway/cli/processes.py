@@ -1,7 +1,7 @@
 """The commands about the processes that `headgate up` runs: scale, reload, restart, start, stop and
 logs."""
 
-import time
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -10,11 +10,12 @@ from typing import Literal
 from click import UsageError
 
 from gateway.cli import asking, finding, screen, serves
-from gateway.cli.grids import Cell, clean
+from gateway.cli.grids import Cell
 from gateway.cli.refusals import Refusal, suggestion
 from gateway.clients.admin import AdminClient
 from gateway.clients.admin_connection import Change
-from gateway.clients.errors import Json, Refused
+from gateway.clients.errors import Json, Refused, Unreachable
+from gateway.processes import console
 
 FOLLOW_S = 0.5
 FOLLOWED = 500
@@ -66,12 +67,9 @@ def logs(options: SimpleNamespace) -> int:
     client = finding.client(options)
     with about(client, options.backend):
         lines = client.logs(options.backend, lines=min(options.lines or 100, FOLLOWED))
-        if screen.printed(lines, options.output) and not options.follow:
-            return 0
         last = _print(lines, options)
-        while options.follow:
-            time.sleep(FOLLOW_S)
-            last = _print(client.logs(options.backend, lines=FOLLOWED, after=last), options, last)
+        if options.follow:
+            _follow(client, options, last)
     return 0
 
 
@@ -160,10 +158,26 @@ def _edit(client: AdminClient, options: SimpleNamespace, backend: str, patch: Js
     serves.wait(client, options, answer)
 
 
-def _print(lines: list[Json], options: SimpleNamespace, last: int = 0) -> int:
-    """Prints `lines`; the number of the last one."""
-    for line in lines:
-        if options.output == "table":
-            print(clean(f"{line['instance']} | {line['text']}"), flush=True)
-        last = int(line["number"])
-    return last
+def _follow(client: AdminClient, options: SimpleNamespace, last: int) -> None:
+    """Prints what comes after line `last`; a gateway that does not answer is waited for."""
+    backend, away = options.backend, ""
+    while True:
+        screen.pause(FOLLOW_S)
+        try:
+            if away and (newest := client.logs(backend, lines=1)) and newest[0]["number"] < last:
+                last = 0  # another `headgate up` counts from the start
+            new, away = client.logs(backend, lines=FOLLOWED, after=last), ""
+        except Unreachable as error:
+            if str(error) != away:
+                console.write(sys.stderr, f"headgate: {error}")
+            away = str(error)
+            continue
+        last = _print(new, options, last)
+
+
+def _print(lines: list[Json], options: SimpleNamespace, last: int | None = None) -> int:
+    """Prints `lines`, and for programs none too where it is the first look; the number of the last
+    one."""
+    if (lines or last is None) and not screen.printed(lines, options.output, again=options.follow):
+        screen.write(*(f"{line['instance']} | {line['text']}" for line in lines))
+    return int(lines[-1]["number"]) if lines else last or 0

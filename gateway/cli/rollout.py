@@ -147,7 +147,7 @@ def _until_its_end(
     process that is being replaced is waited for."""
     away_since = None
     while found["state"] in LIVE:
-        time.sleep(LOOK_S)
+        screen.pause(LOOK_S)
         try:
             before, found = found, client.rollout(route)
         except Unreachable:

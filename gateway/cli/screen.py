@@ -1,7 +1,8 @@
 """How do tables and lines reach a person, a pipe or a program?
 
 With rich where stdout is a terminal, as plain aligned columns where it is not, as JSON or YAML
-where it was asked for.
+where it was asked for. That a reader leaves (`| head`) ends nothing: an edit is made whole all the
+same. What would go on until Ctrl-C ends in its `pause`.
 """
 
 import os
@@ -11,6 +12,7 @@ from typing import Any, TextIO
 import orjson
 
 from gateway.cli.grids import Cell, Grid, Part, clean
+from gateway.processes import standard_streams
 
 
 def printed(value: Any, form: str, *, again: bool = False) -> bool:
@@ -19,17 +21,23 @@ def printed(value: Any, form: str, *, again: bool = False) -> bool:
     if form == "table":
         return False
     if form == "json":
-        print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode(), flush=again)
+        _print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n", flush=again)
         return True
     from gateway.controlplane.configuration.yaml_source import written
 
-    print("---\n" if again else "", written(value), sep="", end="", flush=again)
+    _print(("---\n" if again else "") + written(value), flush=again)
     return True
 
 
 def write_json_line(value: Any) -> None:
     """Prints `value` as one line of JSON, at once."""
-    print(orjson.dumps(value).decode(), flush=True)
+    _print(orjson.dumps(value).decode() + "\n")
+
+
+def pause(seconds: float) -> None:
+    """Returns after so long; BrokenPipeError as soon as nobody reads the output any more."""
+    if standard_streams.is_left(seconds):
+        raise BrokenPipeError
 
 
 def is_terminal(out: TextIO) -> bool:
@@ -49,7 +57,15 @@ def show(*parts: Part) -> None:
 def write(*parts: Part) -> None:
     """Prints `parts` in order as plain text."""
     for part in parts:
-        print("\n".join(plain(part)) if isinstance(part, Grid) else clean(text(part)), flush=True)
+        lines = plain(part) if isinstance(part, Grid) else [clean(text(part))]
+        _print("".join(f"{line}\n" for line in lines))
+
+
+def _print(text: str, *, flush: bool = True) -> None:
+    try:
+        print(text, end="", flush=flush)
+    except BrokenPipeError:
+        standard_streams.drop_output()
 
 
 def plain(grid: Grid) -> list[str]:

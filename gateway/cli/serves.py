@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from gateway.cli.refusals import Refusal
 from gateway.clients.admin import AdminClient
 from gateway.clients.errors import Json
+from gateway.processes.console import write
 
 LOOK_S = 0.25
 DONE = ("ready", "stopped", "asleep")
@@ -60,4 +61,4 @@ def until_done(
 
 
 def _progress(name: str, state: str) -> None:
-    print(f"{name}: {state}", file=sys.stderr, flush=True)
+    write(sys.stderr, f"{name}: {state}")

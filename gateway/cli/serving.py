@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.cli import screen
 from gateway.cli.grids import Cell, clean
 from gateway.cli.refusals import Refusal
+from gateway.processes import console
 
 if TYPE_CHECKING:
     from gateway.controlplane.configuration.reading import Problem
@@ -51,7 +52,6 @@ def up(options: SimpleNamespace) -> int:
 def _up_model(options: SimpleNamespace) -> int:
     """Runs what a file or a module has to serve, without a configuration of its own."""
     from gateway.controlplane.configuration.yaml_source import written
-    from gateway.processes.console import say
     from gateway.up import launcher, offering
 
     model, cwd = options.file, Path.cwd()
@@ -73,10 +73,12 @@ def _up_model(options: SimpleNamespace) -> int:
     text = f"# Made by `headgate up {model}`.\n{written(document)}"
     for route in document["routes"].values():
         (backend,) = route["split"]
-        say(f"{document['backends'][backend]['serve']['model']} answers at {route['match']}")
+        console.say(
+            f"{document['backends'][backend]['serve']['model']} answers at {route['match']}"
+        )
     if target is not None:
         target.write_text(text)
-        say(f"wrote {options.write}; `headgate up {options.write}` does the same")
+        console.say(f"wrote {options.write}; `headgate up {options.write}` does the same")
         state_dir = _state_dir(options, target)
         _set_up_tls(options, target, state_dir)
         return launcher.run_up(target, state_dir, options.access_log, reload=options.reload)
@@ -138,7 +140,6 @@ def _set_up_tls(options: SimpleNamespace, file: Path, state_dir: Path) -> None:
     if not options.dev_tls:
         return
     from gateway.controlplane.configuration.reading import ConfigurationError, load
-    from gateway.processes.console import say
     from gateway.processes.dev_certificate import NoCertificate, dev_certificate
 
     try:
@@ -150,7 +151,9 @@ def _set_up_tls(options: SimpleNamespace, file: Path, state_dir: Path) -> None:
     except NoCertificate as error:
         raise Refusal(str(error)) from None
     os.environ["HEADGATE_TLS"] = json.dumps(files)
-    say(f"the certificate is for trying, and nobody trusts it: curl --cacert {files['cert']} …")
+    console.say(
+        f"the certificate is for trying, and nobody trusts it: curl --cacert {files['cert']} …"
+    )
 
 
 def instance(_: SimpleNamespace) -> int:
@@ -173,11 +176,11 @@ def check(options: SimpleNamespace) -> int:
         pass
     elif problems:
         for problem in problems:
-            print(_line(options.file, problem), file=sys.stderr)
+            console.write(sys.stderr, _line(options.file, problem))
     else:
         screen.show(Cell(f"{options.file} is valid", "good"))
         for line in _ways(loaded.document):
-            print(clean(line))
+            screen.write(line)
     return 1 if problems else 0
 
 

@@ -2,9 +2,7 @@
 
 import itertools
 import math
-import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +11,7 @@ from gateway.cli import finding, screen, weighing
 from gateway.cli.grids import Cell, Grid, Part, once
 from gateway.clients.admin import AdminClient
 from gateway.clients.errors import Json, Unreachable
+from gateway.processes import console
 
 WORDS = {"up": "good", "starting": "warn", "failing": "warn", "down": "bad"}
 ANSWERS = {"2xx": "", "4xx": "warn", "499": "bad", "5xx": "bad", "refused": "bad"}
@@ -42,7 +41,6 @@ def top(options: SimpleNamespace) -> int:
         return 0
     from gateway.cli import rich_screen
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the screen is to be given back
     try:
         with rich_screen.refreshing(sys.stdout) as screenful:
             for _ in _looks(options):
@@ -52,7 +50,9 @@ def top(options: SimpleNamespace) -> int:
     return 0
 
 
-def _looks(options: SimpleNamespace, sleep: Callable[[float], None] = time.sleep) -> Iterator[int]:
+def _looks(
+    options: SimpleNamespace, sleep: Callable[[float], None] = screen.pause
+) -> Iterator[int]:
     """Each look, when it is time for it."""
     for look in range(options.count) if options.count else itertools.count():
         if look:
@@ -76,7 +76,7 @@ def _watch(client: AdminClient, options: SimpleNamespace, found: Json) -> None:
             found, away = client.status(), ""
         except Unreachable as error:
             if str(error) != away:
-                print(f"headgate: {error}", file=sys.stderr, flush=True)
+                console.write(sys.stderr, f"headgate: {error}")
             away = str(error)
             continue
         before, rows = rows, _rows(found)

@@ -1,5 +1,6 @@
 """Exit codes, one line on stderr, tokens and URLs: how every command behaves alike."""
 
+import copy
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ import pytest
 from gateway.cli import finding, main
 from gateway.cli.commands import COMMANDS, HEADGATE
 from gateway.controlplane.configuration.yaml_source import read
-from tests.cli.admin_player import AdminPlayer
+from tests.cli.admin_player import AdminPlayer, look
 from tests.harness.certificates import make_ca
 from tests.harness.ports import free_port
 
@@ -48,17 +49,22 @@ def into(output: str, *arguments: str, **env: str) -> subprocess.CompletedProces
     return subprocess.run(line, **options)
 
 
-@pytest.mark.parametrize("words", PRINTED, ids=lambda words: words[0])
-def test_output_that_nobody_reads_is_no_fault(words) -> None:
+def unread(*words: str) -> subprocess.CompletedProcess[str]:
+    """How `headgate` ends when whoever read its output has left."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        ran = subprocess.run(
+        return subprocess.run(
             [sys.executable, "-m", "gateway", *words],
             env=BUFFERED, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60,
         )  # fmt: skip
     finally:
         os.close(writer)
+
+
+@pytest.mark.parametrize("words", PRINTED, ids=lambda words: words[0])
+def test_output_that_nobody_reads_is_no_fault(words) -> None:
+    ran = unread(*words)
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
@@ -81,6 +87,51 @@ def test_a_command_without_any_open_stream_does_what_it_does(player) -> None:
     ran = into("<&- >&- 2>&-", "weights", "digits", "digits-cnn=20", HEADGATE_URL=player.url)
     assert ran.returncode == 0
     assert player.table["routes"]["digits"]["split"]["digits-cnn"] == 20
+
+
+@pytest.mark.parametrize("words", [("check", "no.yaml"), ("weights", "digits"), ("nothing",), ()])
+def test_a_refusal_that_nobody_reads_is_one_all_the_same(words) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    env = {**BUFFERED, "HEADGATE_URL": f"http://127.0.0.1:{free_port()}"}
+    ran = subprocess.run([sys.executable, "-m", "gateway", *words], env=env, stderr=writer)
+    os.close(writer)
+    assert ran.returncode == (1 if words[1:] else 2)
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_an_edit_is_made_whole_though_nobody_reads_what_it_says(player, tmp_path, form) -> None:
+    for backend in ("digits-cnn", "square"):
+        player.table["backends"][backend]["serve"] = {"model": "models:Cnn"}
+    player.fleet = {"revision": player.revision, "backends": {}}
+    file = tmp_path / "headgate.yaml"
+    wanted = copy.deepcopy(player.table)
+    wanted["routes"]["digits"]["split"] = {"digits-linear": 50, "digits-cnn": 50}
+    file.write_text(json.dumps(wanted))
+    for words in (("apply", str(file)), ("scale", "digits-cnn=2", "square=3")):
+        ran = unread(*words, "-o", form, "--url", player.url)
+        assert (ran.returncode, ran.stderr) == (0, "")
+    assert player.table["routes"]["digits"]["split"] == {"digits-linear": 50, "digits-cnn": 50}
+    backends = player.table["backends"]
+    assert [backends[name]["serve"]["replicas"] for name in ("digits-cnn", "square")] == [2, 3]
+
+
+FOLLOWING = [("status", "--watch"), ("top",), ("logs", "digits-cnn", "-f"), ("rollout", "digits")]
+
+
+@pytest.mark.parametrize("words", FOLLOWING, ids=lambda words: words[0])
+def test_what_follows_ends_with_its_reader_and_not_with_the_next_change(player, words) -> None:
+    player.lines["digits-cnn"] = [{"number": 1, "instance": "127.0.0.1:1", "text": "loaded"}]
+    player.rollouts["digits"] = [look()]
+    following = subprocess.Popen(
+        [sys.executable, "-m", "gateway", *words, "--url", player.url],
+        env=BUFFERED, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with following:
+        assert following.stdout.readline()
+        following.stdout.close()
+        assert following.wait(60) == 0
+        assert following.stderr.read() == ""
 
 
 def test_what_the_output_cannot_show_is_an_escape_and_an_edit_is_no_refusal(player) -> None:

@@ -3,6 +3,13 @@
 With real processes they are tried in tests/processes/test_reconciling.py.
 """
 
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -88,3 +95,56 @@ def test_start_waits_until_it_is_ready_and_not_only_until_it_is_asleep(headgate,
         ["digits-cnn: asleep", "headgate: not done after 0 s: digits-cnn is asleep"],
     )
     assert headgate("stop", "digits-cnn", "--wait", "--timeout", "0").code == 0
+
+
+def line(number: int, text: str) -> dict[str, Any]:
+    return {"number": number, "instance": "127.0.0.1:8002", "text": text}
+
+
+@pytest.mark.parametrize("form", ["table", "json", "yaml"])
+def test_logs_are_followed_in_the_form_that_was_asked_for(player, form) -> None:
+    player.lines["digits-cnn"] = [line(1, "loading"), line(2, "loaded")]
+    with following(player, "logs", "digits-cnn", "-f", "-n", "1", "-o", form) as read:
+        read("loaded")
+        player.lines["digits-cnn"].append(line(3, "warmed"))
+        printed = read("warmed")
+    assert printed.count("loaded") == 1
+    assert "loading" not in printed
+
+
+def test_logs_are_followed_over_a_gateway_that_is_away_and_over_another_one(player) -> None:
+    player.lines["digits-cnn"] = [line(7, "loaded")]
+    with following(player, "logs", "digits-cnn", "-f") as read:
+        read("loaded")
+        player.broken = True
+        read("no gateway answers")
+        player.lines["digits-cnn"] = [line(1, "loading"), line(2, "ready")]
+        player.broken = False
+        printed = read("ready")
+    assert "loading" in printed
+
+
+@contextmanager
+def following(player: AdminPlayer, *words: str) -> Iterator[Callable[[str], str]]:
+    """A command that goes on; gives what returns all that it printed, once that holds a text."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway", *words, "--url", player.url],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as command:  # fmt: skip
+        printed = ""
+
+        def read(until: str) -> str:
+            nonlocal printed
+            deadline = time.monotonic() + 60
+            while until not in printed and time.monotonic() < deadline:
+                if select.select([command.stdout], [], [], 1)[0]:
+                    more = os.read(command.stdout.fileno(), 1 << 16).decode()
+                    assert more, printed
+                    printed += more
+            assert until in printed
+            return printed
+
+        try:
+            yield read
+        finally:
+            command.kill()
