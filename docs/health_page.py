@@ -38,7 +38,7 @@ MET_BY_REQUESTS = {
     "turned_away": "503 and the end of the connection, of an instance that loads or leaves",
     "reset": "the connection ended before the answer did",
     "timeout": "no answer within `timeouts.response`, no more of it within `timeouts.idle`, or a "
-    "route's `deadline` of which the client's upload left half or more",
+    "route's `deadline` of which upload, queue and other attempts left half or more",
     "broken_head": "an answer that is no HTTP",
     "gateway_error": "502, 503 without `Retry-After`, or 504",
     "error": "any other status from 500 on",

@@ -261,7 +261,8 @@ def serving(words: Mapping[str, str], ejected: frozenset[str]) -> frozenset[str]
 
 def had_time(started: float, whole_at: float, expires_at: float) -> bool:
     """Whether a deadline that passes says something of the instance: half of the time was left at
-    least when the last byte of the request came. Else its client took it, for the upload."""
+    least when all of the request was there for it (`whole_at`). Else its client took it, for the
+    upload, or it waited for its turn, or another instance had it."""
     return expires_at - whole_at >= (expires_at - started) / 2
 
 

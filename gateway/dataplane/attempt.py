@@ -101,7 +101,7 @@ class Attempt(Receiver):
         self.instance = instance
         self.method = request.head.method
         self.upstream: Upstream | None = None
-        self.sent_at = 0.0
+        self.sent_at = now  # or, once there is a connection, later
         self.failed = False
         self.is_ours = False
         self.teaches = False
@@ -299,7 +299,7 @@ class Attempt(Receiver):
     @property
     def _is_stale(self) -> bool:
         """Whether this was sent before the instance came back."""
-        return 0.0 < self.sent_at < self.instance.returned_at
+        return self.sent_at < self.instance.returned_at
 
     def _end(self, now: float, learn: bool) -> None:
         if self._is_over:

@@ -336,8 +336,9 @@ class Exchange(Replying, Coded):
 
     def _had_time(self) -> bool:
         """Whether the instance could have kept the deadline, or is it that does not read."""
+        assert self.attempt is not None
         whole_at = self.started if self.client.is_paused else self.whole_at
-        return had_time(self.started, whole_at, self.expires_at)
+        return had_time(self.started, max(whole_at, self.attempt.sent_at), self.expires_at)
 
     def _withdraw(self) -> None:
         if self.state == WAITING and self.backend is not None:

@@ -390,6 +390,59 @@ async def test_r27_an_instance_that_had_the_time_is_told_by_its_deadline(rig, st
     assert gateway.seen == ["timeout"]
 
 
+async def test_a_deadline_that_was_spent_in_the_queue_speaks_against_nobody(rig, stub):
+    asked, may_answer = 0, asyncio.Semaphore(0)
+
+    async def script(conversation: Conversation) -> None:
+        nonlocal asked
+        while await conversation.head():
+            asked += 1
+            await may_answer.acquire()
+            await conversation.answer()
+
+    gateway, instance = await rig(StoppedClock()), await stub(script)
+    gateway.one(instance, route={"deadline": "1s"}, backend={"max_in_flight": 1})
+    for took_s in (0.1, 0.9):  # by the first answer it is known to be quick
+        peer = await gateway.connect()
+        peer.write(GET)
+        await until(lambda: gateway.plane.live.backends["b"].in_flight == 1 and instance.open)
+        if took_s == 0.9:
+            late = await gateway.connect()
+            late.write(GET)
+            await until(lambda: len(gateway.plane.live.backends["b"].waiting) == 1)
+        gateway.later(took_s)
+        may_answer.release()
+        assert (await peer.answer()).status == 200
+    await until(lambda: asked == 3)
+    gateway.later(0.1)
+    assert (await late.answer()).error == "deadline"
+    assert gateway.seen == []
+
+
+async def test_a_deadline_that_another_instance_spent_speaks_against_nobody(rig, stub):
+    breaks = asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        if conversation.number == 1 and not breaks.is_set():
+            await breaks.wait()
+            conversation.reset()
+        await conversation.reader.read()
+
+    gateway = await rig(StoppedClock())
+    instances = await stub(script), await stub(script)
+    gateway.one(*instances, route={"deadline": "1s", "retries": {"attempts": 2}})
+    peer = await gateway.connect()
+    peer.write(GET)
+    await until(lambda: sum(each.open for each in instances) == 1)
+    gateway.later(0.9)
+    breaks.set()
+    await until(lambda: all(each.connections for each in instances))
+    gateway.later(0.1)
+    assert (await peer.answer()).error == "deadline"
+    assert gateway.seen == ["reset"]
+
+
 async def test_an_instance_that_never_answers_is_a_504(rig, stub):
     gateway = await rig()
     gateway.one(await stub(hang), backend={"timeouts": {"response": "100ms"}})
