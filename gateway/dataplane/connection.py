@@ -7,8 +7,10 @@ nobody reads the rest. Requests are not known here.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
+import struct
 from abc import abstractmethod
 from typing import Final, cast
 
@@ -34,6 +36,7 @@ LEGAL: Final = {
     CLOSED: (),
 }
 LINGER_S: Final = 2.0
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
 
 
 @trait
@@ -57,8 +60,9 @@ class Connection(asyncio.Protocol, Timed):
     and moves as is LEGAL."""
 
     __slots__ = (
-        "_last_piece", "_lingered", "_window", "_window_bytes", "address", "forwarding",
-        "is_paused", "peer", "remembered", "scheme", "shared", "state", "transport", "trusted",
+        "_last_piece", "_lingered", "_window", "_window_bytes", "address", "ends_body",
+        "forwarding", "is_paused", "peer", "remembered", "scheme", "shared", "state", "transport",
+        "trusted",
     )  # fmt: skip
 
     def __init__(self, shared: Shared) -> None:
@@ -72,6 +76,7 @@ class Connection(asyncio.Protocol, Timed):
         self.trusted = False
         self.remembered = Remembered()  # its last request and the route of it
         self.is_paused = False
+        self.ends_body = False  # of the answer under way: nothing else says where it ends
         self._last_piece = 0.0
         self._window = 0.0
         self._window_bytes = 0
@@ -134,7 +139,14 @@ class Connection(asyncio.Protocol, Timed):
     def abort(self) -> None:
         """Ends the connection so that an unfinished answer looks like one."""
         self.state = CLOSED
+        if self.ends_body:
+            self._reset()
         self.transport.abort()
+
+    def _reset(self) -> None:
+        """Lets the connection end by a reset: its usual end would be that of the body."""
+        with contextlib.suppress(OSError), self._socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
 
     def _linger(self) -> None:
         self.state = LINGER
@@ -147,12 +159,14 @@ class Connection(asyncio.Protocol, Timed):
     def _has_unread(self) -> bool:
         """Whether bytes have come that the loop has not yet handed over."""
         try:
-            with socket.socket(
-                fileno=os.dup(self.transport.get_extra_info("socket").fileno())
-            ) as s:
+            with self._socket() as s:
                 return bool(s.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
         except OSError:
             return False
+
+    def _socket(self) -> socket.socket:
+        """The connection's own, to be closed again: the loop's cannot be asked everything."""
+        return socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
 
     def _wait_for(self, seconds: float) -> None:
         self.shared.wheel.set(self, self.shared.now() + seconds)

@@ -190,7 +190,8 @@ class Exchange(Replying, Coded):
         if head.length is not None and head.length != CHUNKED:
             return length_line(head.length)
         if self.head.minor == 0:
-            return b""  # the end of the connection is the end of the body
+            self.client.ends_body = True
+            return b""
         self._chunked = True
         return b"Transfer-Encoding: chunked\r\n"
 

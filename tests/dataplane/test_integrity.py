@@ -198,17 +198,19 @@ async def test_r11_the_answer_to_head_keeps_its_length(rig, stub):
         assert (await peer.answer(b"HEAD")).get("content-length") == "10"
 
 
+@pytest.mark.parametrize("asked", [GET, b"GET /x HTTP/1.0\r\n\r\n"], ids=["1.1", "1.0"])
 @pytest.mark.parametrize(
     "wire",
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n",
     ],
+    ids=["length", "chunks"],
 )
-async def test_r13_a_truncated_answer_looks_truncated(rig, stub, wire):
+async def test_r13_a_truncated_answer_looks_truncated(rig, stub, wire, asked):
     gateway, instance = await rig(), await stub(says(wire))
     gateway.one(instance)
-    answer = await gateway.ask(GET)
+    answer = await gateway.ask(asked)
     assert answer.status == 200
     assert not answer.whole
     assert answer.body in (b"short", b"")
