@@ -31,6 +31,7 @@ from gateway.core.lines import (
 _status_line: Final = re.compile(
     rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?"
 ).fullmatch
+_PROTOCOL: Final = b"HTTP/1."
 _MOST_KNOWN: Final = 256
 _LONGEST_KNOWN: Final = 64
 _known_statuses: Final[Kept[tuple[int, bytes, int]]] = Kept(_MOST_KNOWN)
@@ -136,6 +137,15 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
         return response
     except ValueError as error:
         raise UpstreamFault(f"The instance answered malformed HTTP: {error}.") from None
+
+
+def check_answer_start(data: bytes) -> None:
+    """Raises UpstreamFault if `data`, the start of a head, cannot become a proper one: who speaks
+    another protocol, or ends lines as one, may wait for us as we would for the end of the head."""
+    if not data.startswith(_PROTOCOL[: len(data)]):
+        raise UpstreamFault("The instance answered malformed HTTP: malformed status line.")
+    if b"\n" in data.replace(CRLF, b""):
+        raise UpstreamFault("The instance answered malformed HTTP: control character in the head.")
 
 
 def _status(line: bytes) -> tuple[int, bytes, int]:

@@ -19,7 +19,7 @@ from gateway.core.errors import UpstreamFault
 from gateway.core.framing import Body, Chunked, Sized, UntilClose
 from gateway.core.heads import CHUNKED, END
 from gateway.core.lines import KEEP_ALIVE, UPGRADE
-from gateway.core.response_heads import ResponseHead, parse_response
+from gateway.core.response_heads import ResponseHead, check_answer_start, parse_response
 from gateway.core.table import Timeouts
 from gateway.dataplane.deadlines import NEVER, Timed, fault
 from gateway.dataplane.shared import Shared
@@ -38,7 +38,6 @@ LEGAL: Final = {
     TUNNEL: (CLOSED,),
     CLOSED: (),
 }
-MAX_INTERIM: Final = 16
 HUNG_UP: Final = getattr(select, "POLLRDHUP", 0)  # the others are always told: POLLHUP, POLLERR
 
 
@@ -301,6 +300,7 @@ class Upstream(asyncio.Protocol, Timed):
             if end > options.max_head or (end < 0 and len(data) > options.max_head):
                 raise UpstreamFault("The instance's response head is too large.")
             if end < 0:
+                check_answer_start(data)
                 self._buffer = data
                 return
             head = parse_response(data[:end], options.max_headers)
@@ -316,8 +316,8 @@ class Upstream(asyncio.Protocol, Timed):
             if head.status == 101:
                 self._switch(head, data)
                 return
-            self._interim += 1
-            if self._interim > MAX_INTERIM:
+            self._interim += end
+            if self._interim > options.max_head:
                 raise UpstreamFault("The instance sent too many interim responses.")
 
     def _answer(self, head: ResponseHead, data: bytes) -> None:

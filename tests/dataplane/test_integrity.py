@@ -224,6 +224,55 @@ async def test_an_answer_until_close_is_passed_on_in_chunks(rig, stub):
     assert (answer.body, answer.whole) == (b"all of it", True)
 
 
+@pytest.mark.parametrize(
+    "wire",
+    [b"HTTP/1.1 200 OK\nContent-Length: 0\n\n", b"SSH-2.0-OpenSSH_9\r\n", b"\x15\x03\x01", b"ht"],
+)
+async def test_r12_who_speaks_no_http_and_waits_is_not_waited_for(rig, stub, wire):
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(wire)
+        await conversation.reader.read()
+
+    gateway = await rig()
+    gateway.one(await stub(script))
+    answer = await gateway.ask(GET)
+    assert (answer.status, answer.error) == (502, "upstream_broke")
+    assert gateway.seen == ["broken_head"]
+
+
+async def test_r12_a_head_may_come_byte_by_byte(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        for byte in b"HTTP/1.1 200 OK\r\nX: \r\nContent-Length: 2\r\n\r\n":
+            conversation.write(bytes([byte]))
+            await asyncio.sleep(0.001)
+        conversation.write(b"ok")
+
+    gateway = await rig()
+    gateway.one(await stub(script))
+    assert (await gateway.ask(GET)).body == b"ok"
+
+
+async def test_r11_who_says_that_it_still_computes_may_say_so_often(rig, stub):
+    still = b"HTTP/1.1 102 Processing\r\n\r\n"
+    gateway = await rig()
+    gateway.one(await stub(says(still * 200 + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")))
+    assert (await gateway.ask(GET)).body == b"ok"
+
+
+async def test_r12_interim_answers_without_end_are_a_broken_answer(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        while True:
+            conversation.write(b"HTTP/1.1 102 Processing\r\n\r\n" * 100)
+            await conversation.writer.drain()
+
+    gateway = await rig()
+    gateway.one(await stub(script))
+    assert (await gateway.ask(GET)).error == "upstream_broke"
+
+
 async def test_r14_a_second_answer_reaches_nobody(rig, stub):
     async def script(conversation: Conversation) -> None:
         while True:
