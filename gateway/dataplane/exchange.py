@@ -86,13 +86,15 @@ class Exchange(Replying, Coded):
         other = self.route.after(self.backend, self.head)
         try:
             if other is None or not other.available:
+                other = self.as_edited()
+            if other is None:
                 text = "No instance can take the request now."
                 if self.backend.asleep:
                     text = "The model is not loaded now; a prediction loads it."
                 raise NoRoom(text)
             self.backend = other
             other.enter(self, self.plane.now())
-        except NoRoom as fault:
+        except GatewayError as fault:
             self.fail(fault)
 
     def begin(self, instance: LiveInstance, now: float) -> None:

@@ -24,6 +24,7 @@ from gateway.core.heads import CRLF, RequestHead
 from gateway.core.lines import DEADLINE, EXPECT, PREFLIGHT, TRACEPARENT, UPGRADE, VIA
 from gateway.core.openai import Listing
 from gateway.core.units import format_size
+from gateway.dataplane import limiting
 from gateway.dataplane.admitting import GATHERING, OVER, TRYING, Admitting
 from gateway.dataplane.attempt import Attempt
 from gateway.dataplane.backend import LiveBackend
@@ -409,3 +410,28 @@ class Intake(Admitting):
         backend = route.choose(head)
         self.trial = judge.decided
         self.enter(backend, now)
+
+    def as_edited(self) -> LiveBackend | None:
+        """The backend by the route as it is now, for a request that waited for one which went with
+        an edit; None where the route has not changed, or is not as sure to be the one that is
+        meant. Raises a GatewayError where nobody can take it, or it may not come in any more."""
+        assert self.route is not None
+        plane, before = self.plane, self.route.route
+        snapshot = plane.snapshot
+        now = snapshot.table.routes.get(before.name)
+        if (
+            now is None
+            or now is before
+            or (now.match, now.rewrite) != (before.match, before.rewrite)
+        ):
+            return None
+        route = snapshot.route(before.name)
+        self.route, self.revision, self.shown = route, snapshot.revision, snapshot.shown
+        self.trial = None  # of another table
+        if snapshot.asks or route.asks:
+            self.let_in(snapshot, route)
+        if self.buckets:
+            self.shown = limiting.standing(self.buckets, plane.now()) + self.shown
+        backend = route.choose(self.head)
+        self.loaded()
+        return backend
