@@ -93,6 +93,7 @@ class Exchange(Replying, Coded):
                     text = "The model is not loaded now; a prediction loads it."
                 raise NoRoom(text)
             self.backend = other
+            self.trial = None  # nothing was tried where it was decided
             other.enter(self, self.plane.now())
         except GatewayError as fault:
             self.fail(fault)

@@ -427,7 +427,6 @@ class Intake(Admitting):
             return None
         route = snapshot.route(before.name)
         self.route, self.revision, self.shown = route, snapshot.revision, snapshot.shown
-        self.trial = None  # of another table
         if snapshot.asks or route.asks:
             self.let_in(snapshot, route)
         if self.buckets:

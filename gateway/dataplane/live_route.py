@@ -73,10 +73,12 @@ class LiveRoute:
             name = split.pick(self.spread.next())
         if name is None:
             return self._nobody()
-        if self.judge is not None:
+        backend = self.backends[name]
+        taker = self._taker(backend)
+        if self.judge is not None and taker is backend:  # what the fallback does is neither's
             key = -1 if self.route.sticky is None else self.key_hash(head)
             self.judge.decide(name, split, key)
-        return self._taker(self.backends[name])
+        return taker
 
     def key_hash(self, head: RequestHead) -> int:
         """What stands for the request's sticky key where keys are counted; -1 without one."""

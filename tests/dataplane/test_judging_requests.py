@@ -102,6 +102,38 @@ async def test_a_retry_elsewhere_leaves_the_failure_with_the_arm_that_had_it(rig
     assert row[STABLE + FAILED] == 0
 
 
+async def test_what_the_fallback_answers_for_the_canary_counts_for_nobody(rig, stub):
+    gateway, one, canary, fallback = await rig(), await stub(), await stub(), await stub()
+    document = two(one, canary, split={"a": 0, "b": 1}, on_unavailable={"fallback": "c"})
+    document["backends"]["c"] = {"instances": [fallback.url]}
+    gateway.table(document)
+    counting = judge(gateway)
+    words = {"a": {one.address: "up"}, "b": {}, "c": {fallback.address: "up"}}
+    gateway.hear(words)
+    assert (await gateway.ask(GET)).get("x-headgate-backend") == "c"
+    assert not any(sum(row) for row in counting.counts.values())
+
+
+async def test_who_waited_for_the_canary_and_was_answered_elsewhere_counts_for_nobody(rig, stub):
+    async def hang(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.reader.read()
+
+    gateway, one, canary = await rig(), await stub(), await stub(hang)
+    document = two(one, canary, split={"a": 0, "b": 1})
+    document["routes"]["r"]["on_unavailable"] = {"fallback": "a"}
+    document["backends"]["b"]["max_in_flight"] = 1
+    gateway.table(document)
+    counting = judge(gateway)
+    asking = [asyncio.ensure_future(gateway.ask(GET)) for _ in range(3)]
+    await until(lambda: len(gateway.plane.live.backends["b"].waiting) == 2)
+    gateway.hear({"a": {one.address: "up"}, "b": {}})
+    await until(lambda: sum(each.done() for each in asking) == 2)
+    assert not any(sum(row) for row in counting.counts.values())
+    await gateway.stop()
+    await asyncio.gather(*asking)
+
+
 async def test_busy_is_no_failure_and_neither_is_a_complaint(rig, stub):
     busy = answering(503, extra=b"Retry-After: 1\r\n")
     gateway = await rig()
