@@ -127,6 +127,7 @@ def secret_of(authorization: bytes, api_key: bytes) -> bytes:
 _AUTHORIZATION: Final = 14  # characters of its name and the colon
 _API_KEY: Final = 10
 _sha256: Final = hashlib.sha256
+_ends_in_key: Final = re.compile(rb"(?:^|[ \t:])" + PREFIX + rb"[^ \t:]*$").search
 
 
 def without_credentials(
@@ -143,8 +144,10 @@ def without_credentials(
     secret = secret_of(authorization, api_key) if has_key else b""
     for lines in (authorization, api_key):
         for line in lines.split(CRLF) if lines else ():
-            said = line.rstrip(b" \t").rpartition(b" ")[2].rpartition(b":")[2]
-            if (said == secret or said.startswith(PREFIX)) and line in left:
+            value = line.partition(b":")[2].strip(b" \t")
+            _, _, after_scheme = value.partition(b" ")
+            is_secret = has_key and secret in (value, after_scheme.lstrip(b" "))
+            if (is_secret or _ends_in_key(value) is not None) and line in left:
                 left.remove(line)
     return left
 

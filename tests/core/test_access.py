@@ -105,6 +105,28 @@ def test_a_key_that_is_sent_twice_passes_in_neither_place() -> None:
     assert without_credentials(lines[2:], *known, True) == [lines[3]]  # nominated: gone already
 
 
+BASIC = b"Authorization: Basic eDp5"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "api_key", "has_key", "passes"),
+    [
+        (BASIC, b"X-API-Key:\thg_1\t", True, [BASIC]),
+        (BASIC, b"X-API-Key:\town", True, [BASIC]),
+        (BASIC, b"X-API-Key: of: two words", True, [BASIC]),
+        (b"Authorization: Bearer of: two words", b"X-API-Key: of: two words", True, []),
+        (b"", b"X-API-Key:\thg_1", False, []),
+        (b"Authorization: Bearer\thg_1", b"", False, []),
+        (b"Authorization:", b"X-API-Key:", False, [b"Authorization:", b"X-API-Key:"]),
+    ],
+)
+def test_a_key_passes_in_none_of_the_forms_in_which_it_is_taken(
+    authorization: bytes, api_key: bytes, has_key: bool, passes: list[bytes]
+) -> None:
+    lines = [line for line in (authorization, api_key) if line]
+    assert without_credentials(lines, authorization, api_key, has_key) == passes
+
+
 @pytest.mark.parametrize(
     "text",
     ["2027-01-01T00:00:00Z", "2024-02-29T23:59:59.25+05:30", "1969-12-31T00:00-01:00",
@@ -114,8 +136,11 @@ def test_a_time_is_seconds_since_1970(text: str) -> None:
     assert parse_time(text) == datetime.fromisoformat(text).timestamp()
 
 
-@pytest.mark.parametrize("text", ["2027-02-29T00:00:00Z", "2027-13-01T00:00:00Z", "2027-01-01",
-                                  "2027-01-01T24:00:00Z", "2027-01-01T00:00:00"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    ["2027-02-29T00:00:00Z", "2027-13-01T00:00:00Z", "2027-01-01", "2027-01-01T24:00:00Z",
+     "2027-01-01T00:00:00", "2027-01-01T00:00:00+24:00", "2027-01-01T00:00:00-05:60"],
+)  # fmt: skip
 def test_what_is_no_moment_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match="no time"):
         parse_time(text)
