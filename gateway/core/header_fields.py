@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 TOKEN = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$"  # noqa: S105 -- RFC 9110's word for a name
-_VALUE = re.compile(r"[\t\x20-\x7e\x80-\uffff]*")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\U0010ffff]*")
 
 
 def is_token(text: Any, pattern: str = TOKEN, longest: int = 256) -> bool:

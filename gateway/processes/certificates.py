@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import ssl
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -124,10 +125,9 @@ class Certificate:
         contents: dict[str, bytes] = {}
         for name, path in files.items():
             try:
-                with open(path, "rb") as file:
-                    contents[name] = file.read()
-            except OSError as error:
-                raise CertificateError(f"{name} {path}: {error.strerror or error}") from None
+                contents[name] = read_plain(path, _ROOM)
+            except ValueError as error:
+                raise CertificateError(f"{name} {error}") from None
         try:
             context.load_cert_chain(files["cert"], files["key"], password=no_password)
         except (ssl.SSLError, OSError, ValueError) as error:
@@ -174,6 +174,19 @@ def mark(path: str) -> tuple[int, ...]:
     except OSError:
         return ()
     return (found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def read_plain(path: str, most: int) -> bytes:
+    """The first `most` bytes of the file; ValueError for one that cannot be read, or is none that
+    ends: who opened a pipe would wait for ever for somebody to write to it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError(f"{path}: is no plain file")
+            return file.read(most)
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from None
 
 
 def no_password() -> str:

@@ -9,7 +9,6 @@ text that this module makes has one in it.
 import asyncio
 import os
 import ssl
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
@@ -17,7 +16,7 @@ from weakref import WeakValueDictionary
 from gateway.core.credentials import SetHeader, Tls
 from gateway.core.header_fields import is_header_value
 from gateway.core.table import Backend
-from gateway.processes.certificates import CIPHERS, mark, no_password, words
+from gateway.processes.certificates import CIPHERS, mark, no_password, read_plain, words
 from gateway.processes.tasks import Tasks
 
 LOOK_S = 1.0
@@ -300,27 +299,15 @@ def _unreadable(tls: Tls) -> list[Problem]:
     for name, path in (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key)):
         try:
             if path:
-                _open_plain(path)
+                read_plain(path, MOST_BYTES)
         except ValueError as error:
             problems.append((("tls", name), str(error)))
     return problems
 
 
 def _text(path: str) -> str:
-    found = _open_plain(path)
+    found = read_plain(path, MOST_BYTES)
     try:
         return found.decode()
     except UnicodeDecodeError:
         raise ValueError(f"{path}: is no text") from None
-
-
-def _open_plain(path: str) -> bytes:
-    """What is in the file; ValueError for one that cannot be read, or is none that ends."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ValueError(f"{path}: is no plain file")
-            return file.read(MOST_BYTES)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None

@@ -50,3 +50,8 @@ def test_what_is_set_replaces_and_what_is_added_stands_beside() -> None:
     ]
     assert edit.beside([b"X-a: own"]) == [b"New: 2", b"X-B: 3"]
     assert HeaderEdit.of(Rules()) is None
+
+
+def test_a_value_may_be_written_in_any_script() -> None:
+    edit = HeaderEdit(Rules(add=(("X-Team", "Zürich 🏔"),)))
+    assert edit.apply([]) == ["X-Team: Zürich 🏔".encode()]

@@ -286,3 +286,20 @@ async def test_files_that_make_no_certificate_are_told_in_one_line(files: dict[s
         with pytest.raises(CertificateError, match=says) as error:
             Certificate(tls, print)
         assert "\n" not in str(error.value)
+
+
+async def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    cert, key = tmp_path / "live.crt", tmp_path / "live.key"
+    shutil.copy(files["cert"], cert)
+    shutil.copy(files["key"], key)
+    said: list[str] = []
+    certificate = Certificate({"cert": str(cert), "key": str(key)}, said.append)
+    first = certificate.context
+    key.unlink()
+    os.mkfifo(key)
+    async with asyncio.timeout(30):
+        await asyncio.to_thread(certificate.look)
+    assert certificate.context is first
+    assert said == [f"key {key}: is no plain file; the certificate before is kept"]

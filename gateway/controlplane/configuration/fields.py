@@ -216,7 +216,7 @@ Host = Annotated[str, AfterValidator(_host), Shown({"type": "string"})]
 
 def _header_value(text: str) -> str:
     if not is_header_value(text):
-        raise fault("header_value", "a header's value holds no control characters")
+        raise fault("header_value", "a header's value is one line of at most 4096 characters")
     return text
 
 
