@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from gateway.controlplane.outcomes import Edit, Outcomes, is_placed, revision_of
 from gateway.controlplane.published import Applied, Published
+from gateway.controlplane.store.former import Former
 from gateway.controlplane.store.store import Conflict, Store, Unavailable
 from gateway.core.merging import diff, merge, same
 from gateway.core.table import EMPTY, Document, Table
@@ -49,9 +50,13 @@ def begin(
     again: bool,
     with_places: Edit,
     meets: Meets,
+    former: Former | None = None,
 ) -> Beginning:
     """The table of `file` and `store`, stored. Raises Invalid when the two do not fit together,
-    StoreError when the outcome cannot be stored."""
+    StoreError when the outcome cannot be stored. Where the table was in another store before, which
+    is `former`, the file must have all that was live there."""
+    if former is not None:
+        former.refuse_without(file)
 
     def once() -> Beginning:
         previous, applied = EMPTY, _NOTHING
@@ -63,7 +68,10 @@ def begin(
                 wanted = applied
             newest = stored.newest
             previous = outcomes.made(EMPTY, newest.document, newest.number)
-        merged = merge(applied, wanted, meets(previous.document, applied, wanted))
+        base, live = applied, meets(previous.document, applied, wanted)
+        if former is not None and former.is_newer:
+            base = live = previous.document  # the file has what came after it
+        merged = merge(base, wanted, live)
         merged = replace(merged, document=with_places(merged.document))
         published, late = Published.nothing(previous), None
         try:

@@ -25,6 +25,7 @@ from gateway.controlplane.published import (
     Published,
     Stale,
 )
+from gateway.controlplane.store.former import Former
 from gateway.controlplane.store.store import (
     Conflict,
     Kept,
@@ -102,11 +103,13 @@ class Publisher:
         again: bool = False,
         with_places: Edit = lambda document: unplaced({}, document),
         meets: Meets = as_it_is,
+        former: Former | None = None,
     ) -> Applied:
         """The table to start with: `file`, three ways with what the store holds; where it is
         started `again`, the file that was applied last counts and not the one of the start.
         `with_places` is made of what comes out: it says where the processes are. `meets` says what
-        of what is live gives way to the file before.
+        of what is live gives way to the file before. `former` is the table in another store, which
+        this gateway had before.
 
         For use before there are workers. Raises Invalid when the two do not fit together,
         StoreError when the outcome cannot be stored; while a store that is shared is away, the
@@ -120,6 +123,7 @@ class Publisher:
             again=again,
             with_places=with_places,
             meets=meets,
+            former=former,
         )
         self._table, self._applied, self.late = begun.table, begun.applied, begun.late
         self._instances.sync(self._table)

@@ -5,6 +5,7 @@ where several gateways share a table.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from gateway.controlplane.configuration.settings import Settings
 from gateway.controlplane.events import Events
 from gateway.controlplane.rollouts.keeping import NAME as ROLLOUTS
 from gateway.controlplane.rollouts.keeping import Keeper, RolloutFile
+from gateway.controlplane.store.former import Former, in_etcd, in_sqlite
+from gateway.controlplane.store.names import COPY
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
 from gateway.controlplane.store.store import Store, StoreError
@@ -61,6 +64,20 @@ class Stores:
             self.store = own_store(settings, path, again)
             self.keeper = RolloutFile(folder / ROLLOUTS)
         self.key_use = KeyUse(UseFile(folder / KEY_USE))
+        self._kind, self._state = settings.store, state
+
+    def former(self) -> Former | None:
+        """The table that this gateway had in another store before; None where it is in its own."""
+        copy = self._state.path / COPY
+        if self._kind == "etcd" and not copy.exists():
+            return in_sqlite(self._state.database)
+        return in_etcd(copy) if self._kind == "sqlite" else None
+
+    def begun(self) -> None:
+        """There is a table in this store now, and the one in another store is history."""
+        if self._kind == "sqlite":
+            with suppress(OSError):
+                (self._state.path / COPY).unlink(missing_ok=True)
 
 
 def own_store(settings: Settings, path: Path, again: bool) -> Store:

@@ -427,3 +427,52 @@ async def test_three_gateways_have_one_table_whatever_dies() -> None:
 async def test_three_gateways_of_two_workers_have_one_table_for_long() -> None:
     with etcd_cluster(3) as cluster:
         await prove(cluster, 60, 2)
+
+
+async def test_who_changes_the_store_takes_its_live_edits_along_or_does_not_start() -> None:
+    """Keys above all: none that was added goes, which would open routes, and none comes back."""
+    path = "/admin/v1/keys"
+
+    async def start(gateway: Gateway, **store: Any) -> None:
+        gateway.client = Client()
+        listeners = {name: gateway.document["gateway"][name] for name in ("listen", "admin")}
+        gateway.document["gateway"] = {**listeners, **store}
+        await gateway.start()
+
+    async def exported(gateway: Gateway) -> None:
+        live = (await gateway.admin("GET", "/admin/v1/table")).json()
+        gateway.document |= {each: live.get(each, {}) for each in ("backends", "routes", "keys")}
+
+    with etcd_cluster() as cluster:
+        async with (
+            origins(1, after(0.001)) as (origin,),
+            running_gateway(one_backend(origin), check_end=False) as gateway,
+        ):
+            for name in ("acme", "beta"):
+                added = await gateway.admin("POST", path, {"name": name})
+                assert added.status == 201
+            await gateway.stop()
+            with pytest.raises(AssertionError) as refused:
+                await start(gateway, **settings(cluster, "gw-a"))
+            assert "with `store: sqlite`, and the file says otherwise (/keys" in str(refused.value)
+            await start(gateway, store="sqlite")
+            await exported(gateway)
+            await gateway.stop()
+
+            await start(gateway, **settings(cluster, "gw-a"))
+            await eventually(lambda: healthy(gateway))
+            assert (await gateway.admin("DELETE", f"{path}/acme", timeout=60)).status == 200
+            await gateway.stop()
+            with pytest.raises(AssertionError) as refused:
+                await start(gateway, store="sqlite")
+            assert "with `store: etcd`, and the file says otherwise (/keys" in str(refused.value)
+            await start(gateway, **settings(cluster, "gw-a"))
+            await eventually(lambda: healthy(gateway))
+            await exported(gateway)
+            await gateway.stop()
+
+            for _ in range(2):
+                await start(gateway, store="sqlite")
+                shown = (await gateway.admin("GET", path)).json()
+                assert list(shown["keys"]) == ["beta"], "none that was revoked is valid again"
+                await gateway.stop()

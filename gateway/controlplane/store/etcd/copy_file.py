@@ -22,8 +22,6 @@ from gateway.controlplane.store.state_directory import refuse_shared_file
 from gateway.controlplane.store.store import StateRefused, Stored, StoreError
 from gateway.core.table import Document
 
-NAME = "etcd-copy"
-
 
 @dataclass(frozen=True, slots=True)
 class Copied:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gateway.controlplane.store.etcd import client as etcd
 from gateway.controlplane.store.etcd.client import Access, Client
-from gateway.controlplane.store.etcd.copy_file import NAME, Copy
+from gateway.controlplane.store.etcd.copy_file import Copy
 from gateway.controlplane.store.etcd.layout import (
     DIGITS,
     MOST_BYTES,
@@ -30,6 +30,7 @@ from gateway.controlplane.store.etcd.membership import Lease, Membership
 from gateway.controlplane.store.etcd.own_loop import OwnLoop
 from gateway.controlplane.store.etcd.rollout_keys import RolloutKeys
 from gateway.controlplane.store.etcd.watch import Seen, Watch
+from gateway.controlplane.store.names import COPY
 from gateway.controlplane.store.store import (
     PAGE_BYTES,
     Conflict,
@@ -71,7 +72,7 @@ class EtcdStore:
     def __init__(self, access: Access, kind: Kind, copy: Path | None = None) -> None:
         self._kind, self._keys = kind, Keys(kind.prefix)
         self._client = Client(access, within_s=kind.lease_s)
-        self._copy = None if copy is None else Copy(copy / NAME)
+        self._copy = None if copy is None else Copy(copy / COPY)
         self._applied: Document | None = None
         self._head: Head | None = None
         self._known: Head | None = None  # of the copy, where that is what was loaded

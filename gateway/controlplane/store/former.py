@@ -1,0 +1,71 @@
+"""What did this gateway decide by, when it kept its table in another store?
+
+A state directory that was used with `store: sqlite` has a database, one that was used with `etcd`
+last has a copy of the table there. Neither is read by the other store; but live edits in it, keys
+among them, shall not go, or come back, without a word.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.controlplane.store.sqlite_store import SqliteStore
+from gateway.controlplane.store.store import StateRefused
+from gateway.core.merging import diff
+from gateway.core.placement import unplaced
+from gateway.core.table import Document
+
+_MOST_NAMED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Former:
+    """The newest document in the other store, `where` it is known from, and what `store` it is.
+    `is_newer` than all that is in the one to start with."""
+
+    document: Document
+    where: Path
+    store: str
+    is_newer: bool
+
+    def refuse_without(self, file: Document) -> None:
+        """StateRefused where `file` has not all that was live there."""
+        lacking = diff(unplaced({}, file), unplaced({}, self.document))
+        if not lacking:
+            return
+        named = ", ".join(each.pointer for each in lacking[:_MOST_NAMED])
+        more = len(lacking) - _MOST_NAMED
+        raise StateRefused(
+            f"this gateway had its table with `store: {self.store}`, and the file says otherwise"
+            f" ({named}{f' and {more} more' if more > 0 else ''}): run `headgate export` with that"
+            f" store and start with the file it makes, or remove {self.where} to go without"
+        )
+
+
+def in_sqlite(database: Path) -> Former | None:
+    """What the database of a gateway says that is to use another store from now on."""
+    if not database.exists():
+        return None
+    store = SqliteStore(database)
+    try:
+        stored = store.load()
+    finally:
+        store.close()
+    if stored is None:
+        return None
+    return Former(stored.newest.document, database, "sqlite", is_newer=False)
+
+
+def in_etcd(copy_at: Path) -> Former | None:
+    """What the copy at `copy_at` says of a table that was in etcd."""
+    if not copy_at.exists():
+        return None
+    from gateway.controlplane.store.etcd.copy_file import Copy
+
+    copy = Copy(copy_at)
+    try:
+        copied = copy.read()
+    finally:
+        copy.close()
+    if copied is None:
+        return None
+    return Former(copied.stored.newest.document, copy_at, "etcd", is_newer=True)
