@@ -86,7 +86,7 @@ def begin(
                 store.commit(revision_of(tried, "file", why, "file"), wanted)
                 published = tried
             elif not same(applied, wanted):
-                store.applied_again(wanted)
+                store.applied_again(wanted, previous.revision)
             if late is None:
                 applied = wanted
         except Unavailable:

@@ -194,7 +194,8 @@ class Publisher:
             merged = await self._aside(lambda: merge(self._applied, file, previous.document))
             if same(merged.document, previous.document):
                 if not dry_run and not same(self._applied, file):
-                    await self._threads.write(lambda: self._store.applied_again(file))
+                    again = partial(self._store.applied_again, file, previous.revision)
+                    await self._threads.write(again)
                     self._applied = file
                 nothing = Published.nothing(previous, dry_run=dry_run)
                 published = nothing if dry_run else await self._unchanged(nothing)

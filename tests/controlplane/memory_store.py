@@ -58,7 +58,7 @@ class MemoryStore:
     def members(self) -> Sequence[Member]:
         return ()
 
-    def applied_again(self, applied: Document) -> None:
+    def applied_again(self, applied: Document, number: int) -> None:
         self._applied = json.loads(canonical(applied))
 
     def history(self, *, limit: int, before: int | None = None) -> Page:

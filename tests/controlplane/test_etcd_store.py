@@ -235,6 +235,26 @@ def test_a_file_counts_as_applied_only_once_its_edit_is_stored(etcd: Cluster, pr
         assert stored.applied == DOCUMENT
 
 
+def test_a_file_that_changes_nothing_counts_as_applied_only_to_the_newest_revision(
+    etcd: Cluster, prefix: str
+) -> None:
+    """Another gateway's may be what it changes, and nobody would see that it was not applied."""
+    first, second = {"routes": {}}, {"routes": {"r": {}}}
+    with opened(Access(etcd.urls), prefix) as a, opened(Access(etcd.urls), prefix) as b:
+        a.commit(revision(1), first)
+        b.commit(revision(2), second)
+        with pytest.raises(Conflict) as lost:
+            a.applied_again(first, 1)
+        assert [each.number for each in lost.value.newer] == [2]
+        stored = b.load()
+        assert stored is not None
+        assert stored.applied == second
+        a.applied_again(first, 2)
+        stored = b.load()
+        assert stored is not None
+        assert stored.applied == first
+
+
 def test_the_history_is_bounded_in_bytes_and_the_newest_stays(etcd: Cluster, prefix: str) -> None:
     with opened(Access(etcd.urls), prefix, keep_bytes=60_000) as store:
         for number in range(1, 21):

@@ -47,8 +47,8 @@ class Journal:
         self.store.commit(revision, applied)
         self.lines.append(f"durable {revision.number}")
 
-    def applied_again(self, applied: Document) -> None:
-        self.store.applied_again(applied)
+    def applied_again(self, applied: Document, number: int) -> None:
+        self.store.applied_again(applied, number)
 
     def history(self, *, limit: int, before: int | None = None) -> Page:
         return self.store.history(limit=limit, before=before)

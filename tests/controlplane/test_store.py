@@ -105,7 +105,7 @@ class TestEveryStore:
         stored = store.load()
         assert stored is not None
         assert stored.applied == DOCUMENT
-        store.applied_again({"routes": {}})
+        store.applied_again({"routes": {}}, 2)
         stored = store.load()
         assert stored is not None
         assert stored.applied == {"routes": {}}

@@ -47,8 +47,8 @@ class Disk:
     def commit(self, revision: Revision, applied: Document | None = None) -> None:
         self._store().commit(revision, applied)
 
-    def applied_again(self, applied: Document) -> None:
-        self._store().applied_again(applied)
+    def applied_again(self, applied: Document, number: int) -> None:
+        self._store().applied_again(applied, number)
 
     def history(self, *, limit: int, before: int | None = None) -> Page:
         return self._store().history(limit=limit, before=before)

@@ -157,7 +157,7 @@ class SqliteStore:
         if edit_rows.size(db) > self._keep_bytes:
             db.execute(edit_rows.FORGET_OLDEST_CHAIN)
 
-    def applied_again(self, applied: Document) -> None:
+    def applied_again(self, applied: Document, number: int) -> None:
         with self._transaction() as db:
             _remember(db, applied)
 

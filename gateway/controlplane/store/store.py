@@ -158,8 +158,9 @@ class Store(Protocol):
         kept, and then nothing has changed.
         """
 
-    def applied_again(self, applied: Document) -> None:
-        """Remembers a file that was applied and changed nothing."""
+    def applied_again(self, applied: Document, number: int) -> None:
+        """Remembers a file that was applied and changed nothing of revision `number`; Conflict when
+        that is not the newest one."""
 
     def history(self, *, limit: int, before: int | None = None) -> Page:
         """The newest `limit` edits, or those before number `before`, newest first; fewer where

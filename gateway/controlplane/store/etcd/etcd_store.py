@@ -247,11 +247,29 @@ class EtcdStore:
             (found,) = (await etcd.transact(self._client, [etcd.get(key)])).found
             self._sizes[number] = len(found[0].value) if found else 0
 
-    def applied_again(self, applied: Document) -> None:
-        """Remembers a file that was applied and changed nothing."""
-        value = packed_file(applied)
-        self._loop.call(etcd.transact(self._client, [etcd.put(self._keys.applied, value)]))
+    def applied_again(self, applied: Document, number: int) -> None:
+        """Remembers a file that changes nothing of revision `number`, which is compared: it may
+        well change what another gateway has made of that."""
+        self._loop.call(self._applied_again(packed_file(applied), number))
         self._applied = applied
+
+    async def _applied_again(self, file: bytes, number: int) -> None:
+        keys, head = self._keys, self._newest_head()
+        after = self._first(number + 1)
+        if head.number != number:
+            asked = await etcd.transact(self._client, after)
+            head, newer = self._came_first(asked.found, number + 1)
+            if head.number != number:
+                raise Conflict(f"revision {number} is not the newest one", newer)
+        answer = await etcd.transact(
+            self._client,
+            [etcd.put(keys.applied, file)],
+            when=[etcd.unchanged(keys.head, head.written)],
+            otherwise=after,
+        )
+        if not answer.succeeded:
+            _, newer = self._came_first(answer.found, number + 1)
+            raise Conflict(f"revision {number} is not the newest one any more", newer)
 
     def history(self, *, limit: int, before: int | None = None) -> Page:
         """The newest edits, read a few at a time: their documents come with them."""
