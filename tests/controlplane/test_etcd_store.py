@@ -37,7 +37,7 @@ from gateway.controlplane.store.store import (
     Unavailable,
 )
 from tests.harness.certificates import make_ca, make_certificate
-from tests.harness.etcd import Cluster, etcd_cluster, protect, transactions
+from tests.harness.etcd import Cluster, etcd_cluster, handled, protect, transactions
 
 DOCUMENT = {"backends": {"b": {"instances": ["http://127.0.0.1:1"]}}, "routes": {}}
 
@@ -571,6 +571,35 @@ def test_a_user_is_known_by_its_password_and_kept_to_its_keys(prefix: str) -> No
             pytest.raises(StoreError, match="permission denied"),
         ):
             store.load()
+
+
+def test_who_is_not_let_in_asks_ever_more_seldom(prefix: str) -> None:
+    with etcd_cluster() as own:
+        asyncio.run(protect(own.urls, prefix))
+        with opened(Access(own.urls, "headgate", "wrong"), prefix) as store:
+            gateway = Gateway(store, "gw-a")
+            wait_for(lambda: "authentication failed" in gateway.seen.away)
+            first, began = handled(own.urls, "Authenticate"), time.monotonic()
+            wait_for(lambda: handled(own.urls, "Authenticate") >= first + 5)
+            assert time.monotonic() - began > 2.0
+
+
+def test_a_user_is_no_hindrance_where_etcd_asks_for_none(prefix: str) -> None:
+    """As with every client of etcd's; and it is known again once etcd asks."""
+    with etcd_cluster() as own, opened(Access(own.urls, "headgate", "pass"), prefix) as store:
+        store.commit(revision(1))
+        one = Gateway(store, "gw-a")
+        one.announce(1)
+        wait_for(lambda: one.holds)
+        asyncio.run(protect(own.urls, prefix))
+        store.commit(revision(2))
+        one.announce(2)
+        wait_for(lambda: one.seen.head.number == 2 and not one.seen.away)
+        own.kill()
+        own.start()
+        own.wait()
+        store.commit(revision(3))
+        wait_for(lambda: one.seen.head.number == 3)
 
 
 def test_etcd_is_asked_by_tls_and_shown_a_certificate(tmp_path: Path, prefix: str) -> None:

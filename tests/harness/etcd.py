@@ -98,11 +98,19 @@ class Cluster:
 
 def transactions(urls: Sequence[str]) -> int:
     """How many the members at `urls` have been asked for so far."""
+    return handled(urls, "Txn")
+
+
+def handled(urls: Sequence[str], method: str) -> int:
+    """How many calls of `method` the members at `urls` have answered so far."""
     count = 0.0
     for url in urls:
         with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
             for line in answer.read().decode().splitlines():
-                if line.startswith("grpc_server_handled_total") and 'grpc_method="Txn"' in line:
+                if (
+                    line.startswith("grpc_server_handled_total")
+                    and f'grpc_method="{method}"' in line
+                ):
                     count += float(line.rpartition(" ")[2])
     return int(count)
 

@@ -7,6 +7,7 @@ have been done twice, which is for the caller to rule out (by comparing in its t
 
 import asyncio
 import base64
+import logging
 import os
 import random
 import ssl
@@ -21,12 +22,14 @@ import orjson
 
 from gateway.controlplane.store.store import NotLetIn, StoreError, StoreFull, Unavailable
 
+log = logging.getLogger(__name__)
 Json = Any
 CONNECT_S = 1.0
 TRY_S = 2.0
 WITHIN_S = 5.0
 PAUSE_S = 0.05  # between two rounds over all endpoints
 INVALID, NOT_FOUND, DENIED, EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED = 3, 5, 7, 8, 14, 16
+NOT_ENABLED = 9  # authentication is
 AWAY = {1, 4, UNAVAILABLE}
 """Codes of gRPC that say nothing of what was asked: cancelled, too late, no leader."""
 
@@ -97,6 +100,7 @@ class Client:
         self._tls = access.tls()
         self._at = random.randrange(len(access.endpoints))  # noqa: S311 -- spreads gateways
         self._token = ""
+        self._is_open = False  # etcd lets in whoever asks
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -148,6 +152,7 @@ class Client:
         except EtcdRefused as refused:
             if refused.code == UNAUTHENTICATED:
                 self._token = ""
+            self._is_open = False
             self.leave(at)
             raise Unavailable(f"the watch ended ({endpoint}: {refused})") from None
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -184,6 +189,9 @@ class Client:
             try:
                 return await self._post(endpoint, path, body, headers)
             except EtcdRefused as refused:
+                if self._is_open and not is_last and "user name is empty" in str(refused):
+                    self._is_open = False  # it asks again
+                    continue
                 is_old = "auth token" in str(refused) or "revision in header" in str(refused)
                 if is_last or not headers or not (refused.code == UNAUTHENTICATED or is_old):
                     raise
@@ -194,7 +202,7 @@ class Client:
 
     async def _headers(self, endpoint: str) -> Mapping[str, str]:
         access = self._access
-        if not access.user:
+        if not access.user or self._is_open:
             return {}
         if not self._token:
             who = {"name": access.user, "password": access.password}
@@ -203,6 +211,13 @@ class Client:
             except EtcdRefused as refused:
                 if refused.code in AWAY:
                     raise
+                if refused.code == NOT_ENABLED:  # as every client of etcd's goes on
+                    log.warning(
+                        f"etcd asks nobody for a user: {access.user!r} is not needed, and whoever"
+                        " reaches etcd may edit"
+                    )
+                    self._is_open = True
+                    return {}
                 raise EtcdRefused(refused.code, f"user {access.user!r}: {refused}") from None
             self._token = said["token"]
         return {"Authorization": self._token}

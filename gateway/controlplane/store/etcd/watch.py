@@ -20,12 +20,19 @@ from gateway.controlplane.store.etcd.layout import (
     unpacked,
     unpacked_member,
 )
-from gateway.controlplane.store.store import Member, Revision, StoreError, Unavailable
+from gateway.controlplane.store.store import (
+    Member,
+    NotLetIn,
+    Revision,
+    StoreError,
+    Unavailable,
+)
 from gateway.processes.tasks import first_of
 
 AT_ONCE = 20  # revisions in one answer
 NOT_YET = "etcd was not asked yet"
 PAUSES_S = (0.05, 0.4)
+MOST_DOUBLED = 4  # times: to hash a password costs etcd a tenth of a second of a processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +84,18 @@ class Watch:
             await self._catch_up(self.seen.head)
 
     async def run(self) -> None:
-        """Watches until cancelled."""
+        """Watches until cancelled; who is not let in asks ever more seldom."""
+        refused = 0
         while True:
             try:
                 await self._once()
             except StoreError as error:
+                refused = 0 if not self.seen.away else refused
+                refused = refused + 1 if isinstance(error, NotLetIn) else 0
                 is_past = isinstance(error, Past)
                 self._note(replace(self.seen, away=str(error), is_past=is_past))
-            await asyncio.sleep(random.uniform(*PAUSES_S))  # noqa: S311 -- spreads gateways
+            pause_s = random.uniform(*PAUSES_S)  # noqa: S311 -- spreads gateways
+            await asyncio.sleep(pause_s * 2 ** min(refused, MOST_DOUBLED))
 
     async def _once(self) -> None:
         self._read_up_to = await self._read()
