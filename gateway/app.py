@@ -140,11 +140,11 @@ def _ports(
 ) -> tuple[list[socket.socket], socket.socket]:
     """The sockets for requests and that of the admin API: those that are `there`, and what is
     missing; CannotStart when one cannot be had."""
-    data = [*there.data]
+    data, setting = [*there.data], "listen"
     try:
         if not there.given[0]:
             data = bind_more(settings.listen, settings.workers, there.data)
-        admin = there.admin
+        admin, setting = there.admin, "admin"
         if admin is None or not there.given[1]:
             (admin,) = bind_more(settings.admin, 1, [] if admin is None else [admin])
     except ListenError as error:
@@ -152,7 +152,8 @@ def _ports(
             bound.close()
         # Perhaps it is the gateway of this very state that has the port, which says more.
         why = None if there.state_fd is not None else _taken(state_dir)
-        raise CannotStart(why or str(error)) from None
+        mend = f"gateway.{setting} (HEADGATE_{setting.upper()}) names another address"
+        raise CannotStart(why or f"{error}; {mend}") from None
     return data, admin
 
 

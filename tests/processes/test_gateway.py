@@ -261,7 +261,8 @@ async def test_a_taken_port_is_one_clear_line(tmp_path: Path, listener: str) -> 
         taken = origin.url.removeprefix("http://")
         document = complete(one_backend("http://127.0.0.1:9"), {listener: taken})
         done = await asyncio.to_thread(start, tmp_path, document)
-        assert_refused(done, taken, "taken")
+        mend = f"gateway.{listener} (HEADGATE_{listener.upper()})"
+        assert_refused(done, taken, "taken", mend)
 
 
 def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
