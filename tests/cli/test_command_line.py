@@ -483,6 +483,19 @@ def test_check_of_a_good_file_says_so(headgate) -> None:
     assert ways == ["  /digits → digits-linear 90, digits-cnn 10, at /predict"]
 
 
+@pytest.mark.parametrize("command", ["gateway", "check"])
+@pytest.mark.parametrize("code", ["class Hello:\n    x = 1\n", '"""A model."""\nimport os\n'])
+def test_code_in_the_place_of_a_configuration_is_named_with_what_serves_it(
+    headgate, command, code, tmp_path
+) -> None:
+    (tmp_path / "my model.py").write_text(code)
+    ran = headgate(command, "my model.py")
+    assert ran.code == 1
+    (line,) = ran.err.splitlines()
+    assert "my model.py: is Python code and no configuration" in line
+    assert line.endswith("headgate up 'my model.py'")
+
+
 @pytest.mark.parametrize("command", ["up", "gateway", "check", "apply"])
 def test_a_file_that_is_not_there_is_one_line(headgate, command, tmp_path) -> None:
     ran = headgate(command, "nowhere.yaml")

@@ -5,6 +5,7 @@ It applies nothing: how a file meets a live table is `gateway.core.merging`.
 """
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,14 @@ def load(path: str | os.PathLike[str], environment: Mapping[str, str] | None = N
     """What the file at `path` says; ConfigurationError names every problem of it."""
     text = _text(path)
     variables = os.environ if environment is None else environment
-    settings, document = parse(text, environment=variables, name=str(path))
+    try:
+        settings, document = parse(text, environment=variables, name=str(path))
+    except ConfigurationError:
+        if Path(path).suffix != ".py":
+            raise
+        hint = f"to serve it: headgate up {shlex.quote(str(path))}"
+        problem = Problem(0, "", "is Python code and no configuration", hint)
+        raise ConfigurationError(str(path), [problem]) from None
     return Loaded(settings, document, Path(path))
 
 
