@@ -113,6 +113,8 @@ def init(options: SimpleNamespace) -> int:
     for name, text in FILES.items():
         (folder / name).write_text(text)
         screen.show(Cell(f"+ {folder / name}", "good"))
-    where = "" if folder == Path() else f"cd {shlex.quote(str(folder))} && "
+    # A name that begins with a dash is an option to `cd`.
+    named = str(folder) if not str(folder).startswith("-") else f"./{folder}"
+    where = "" if folder == Path() else f"cd {shlex.quote(named)} && "
     screen.show(Cell(f"next: {where}headgate up headgate.yaml"))
     return 0

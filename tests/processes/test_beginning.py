@@ -61,6 +61,7 @@ def test_how_to_go_on_can_be_typed_as_it_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["init", "my words"]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "next: cd 'my words' && headgate up headgate.yaml"
+    for name, typed in (("my words", "'my words'"), ("-x", "./-x")):
+        assert main(["init", "--", name]) == 0
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == f"next: cd {typed} && headgate up headgate.yaml"
