@@ -8,7 +8,7 @@ the command line imports `gateway.clients.admin` and starts without what predict
 """
 
 from gateway.clients.addresses import trust
-from gateway.clients.admin import AdminClient, Weights, WeightsEdit, revision_tag
+from gateway.clients.admin import AdminClient, Applied, Weights, WeightsEdit, revision_tag
 from gateway.clients.admin_connection import DEFAULT_URL, PLAIN, Answer, Change
 from gateway.clients.async_admin import AsyncAdminClient
 from gateway.clients.blocking import Client
@@ -20,6 +20,7 @@ __all__ = [
     "PLAIN",
     "AdminClient",
     "Answer",
+    "Applied",
     "AsyncAdminClient",
     "AsyncClient",
     "Change",

@@ -7,7 +7,7 @@ fast; how one question crosses is `gateway.clients.admin_connection`. Programs i
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from gateway.clients.admin_connection import (
     PLAIN,
@@ -30,6 +30,15 @@ class Weights(TypedDict):
     etag: str
 
 
+class Applied(TypedDict):
+    """Where an edit is in force. Of several gateways with one table also on how many of them, and
+    the names of those that were there and have lost their lease."""
+
+    workers: int
+    gateways: NotRequired[int]
+    lost: NotRequired[list[str]]
+
+
 class WeightsEdit(TypedDict):
     """The answer to an edit of a split, once no new request is decided by the old one."""
 
@@ -37,7 +46,8 @@ class WeightsEdit(TypedDict):
     route: str
     previous: dict[str, int]
     weights: dict[str, int]
-    applied: dict[str, int]
+    applied: Applied
+    dry_run: NotRequired[bool]
 
 
 def revision_tag(revision: int) -> str:

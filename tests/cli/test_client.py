@@ -86,6 +86,9 @@ async def ask(admin: AsyncAdminClient, change: Change) -> None:
     asked: Coroutine[Any, Any, Weights] = admin.weights("digits")
     weights: Weights = await asked
     edit: WeightsEdit = await admin.set_weights("digits", {"cnn": 1}, change, whole=True)
+    workers: int = edit["applied"]["workers"]
+    without: list[str] = edit["applied"].get("lost", [])
+    tried: bool = edit.get("dry_run", False)
     lines: list[Json] = await admin.logs("cnn", lines=3)
     answer: Answer = await admin.backend("cnn")
     events: AsyncGenerator[Json, None] = admin.events()
