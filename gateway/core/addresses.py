@@ -34,6 +34,10 @@ METADATA_NETWORKS = (ipaddress.ip_network("fd00:ec2::/32"),)
 """AWS: metadata at ::254, credentials of pods at ::23, and others."""
 
 
+MOST_HOPS = 32
+"""Of how many proxies in a row the word is heard: a client may have written thousands."""
+
+
 def refusal(host: str, networks: Sequence[str] = ()) -> str:
     """Why `host` may not be connected to, as the end of a sentence; "" if it may, or is a name."""
     try:
@@ -89,6 +93,30 @@ def _plain(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     if isinstance(address, ipaddress.IPv6Address):
         return address.ipv4_mapped or address
     return address
+
+
+def client_of(peer: bytes, hops: bytes, trusts: Callable[[str], bool]) -> bytes:
+    """Who asked, where `peer`, a proxy that is trusted, says for whom (`hops`, an X-Forwarded-For):
+    the last address that is none that is trusted itself, or the first of all. What is no address is
+    believed of nobody: then it is who said that."""
+    found = peer
+    for hop in reversed(hops.rsplit(b",", MOST_HOPS)):
+        try:
+            address = str(_plain(_without_port(hop.strip(b" \t").decode("latin-1"))))
+        except ValueError:
+            break
+        found = address.encode()
+        if not trusts(address):
+            break
+    return found
+
+
+def _without_port(host: str) -> str:
+    """`host` of `host`, `host:port`, `[host]` and `[host]:port`: some proxies say all of it."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    name, _, port = host.partition(":")
+    return name if port.isdigit() and "." in name else host
 
 
 def behind(host: str) -> str:

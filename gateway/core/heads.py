@@ -28,6 +28,7 @@ from gateway.core.lines import (
     PREFLIGHT,
     REQUEST_LINES,
     TRACEPARENT,
+    TRACESTATE,
     TRUSTED,
     UNDERSCORE,
     UPGRADE,
@@ -167,7 +168,7 @@ class RequestHead(Head):
 
     def _keep(self, kind: int, value: bytes, line: bytes) -> None:
         known = self.known
-        if kind in (DEADLINE, TRACEPARENT, AUTHORIZATION, API_KEY, PREFLIGHT):
+        if kind in (DEADLINE, TRACEPARENT, TRACESTATE, AUTHORIZATION, API_KEY, PREFLIGHT):
             self.forward.append(line)
         if kind == API_KEY:  # one more of them
             self.api_key += CRLF + line
@@ -293,12 +294,15 @@ def _check_whole(request: RequestHead) -> None:
         raise ValueError("no Host")
     if request.target[0] != 0x2F:
         _absolute(request)
-    if (
-        request.known
-        and EXPECT in request.known
-        and request.known[EXPECT].lower() != b"100-continue"
-    ):
-        raise ClientFault("Only 100-continue can be expected.", "expectation_failed")
+    known = request.known
+    if known:
+        if EXPECT in known and known[EXPECT].lower() != b"100-continue":
+            raise ClientFault("Only 100-continue can be expected.", "expectation_failed")
+        if TRACESTATE in known and TRACEPARENT not in known:
+            # It says something of a trace that nobody knows; the one that begins here is another.
+            request.forward = [
+                line for line in request.forward if line[:11].lower() != b"tracestate:"
+            ]
 
 
 def _absolute(request: RequestHead) -> None:

@@ -36,6 +36,7 @@ KEEP_ALIVE: Final = 20
 AUTHORIZATION: Final = 21
 API_KEY: Final = 22
 PREFLIGHT: Final = 23
+TRACESTATE: Final = 24
 
 _REQUEST_KINDS: Final = {
     b"host": HOST,
@@ -56,6 +57,7 @@ _REQUEST_KINDS: Final = {
     b"x-forwarded-host": FORWARDED_HOST,
     b"x-request-id": REQUEST_ID,
     b"traceparent": TRACEPARENT,
+    b"tracestate": TRACESTATE,
     b"via": VIA,
     b"x-headgate-backend": OVERRIDE,
     b"x-request-timeout": DEADLINE,

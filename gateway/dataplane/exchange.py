@@ -14,7 +14,7 @@ from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line
 from gateway.core.heads import CHUNKED, CRLF, RequestHead
 from gateway.core.health import had_time
-from gateway.core.lines import LOAD, RETRY_AFTER
+from gateway.core.lines import FORWARDED_FOR, LOAD, RETRY_AFTER
 from gateway.core.response_heads import ResponseHead
 from gateway.core.retrying import may_retry
 from gateway.dataplane.admitting import ANSWERING, OVER, STATES, TRYING, TUNNEL, WAITING
@@ -412,6 +412,15 @@ class Exchange(Replying, Coded):
         ask_again(self, pair, self.backend)
         self.pair = None
 
+    @property
+    def asker(self) -> bytes:
+        """The address of who asked: of the peer, or of whom a proxy that is trusted asks for."""
+        client = self.client
+        if not client.trusted:
+            return client.peer
+        hops = self.head.known.get(FORWARDED_FOR)
+        return client.peer if hops is None else self.plane.client_of(client.peer, hops)
+
     def _book(self, now: float, reason: str) -> None:
         """Counts what the client saw, once per request; `reason` is "" when nothing went wrong."""
         route, attempt, head, plane = self.route, self.attempt, self.head, self.plane
@@ -434,7 +443,7 @@ class Exchange(Replying, Coded):
         ledger = plane.ledger
         ledger.add(
             (
-                now, self.request_id, self.client.peer, head.method, head.target, self.status,
+                now, self.request_id, self.asker, head.method, head.target, self.status,
                 reason, cell.told, consumer, self.revision, self.attempts, self.received,
                 self.sent, now - started,
             )

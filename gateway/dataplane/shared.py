@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
 
+from gateway.core.addresses import client_of
 from gateway.core.evidence import Signal
 from gateway.core.options import DataplaneOptions
 from gateway.core.retrying import RetryBudget
@@ -39,6 +40,8 @@ log: Final = logging.getLogger(__name__)
 MAX_SIGNALS: Final = 1000  # until the channel takes them; of more the last ones say how it is now
 _ODD: Final = 0x9E3779B97F4A7C15F39CC0605CEDC835  # 2^128/φ: ids that follow each other look unlike
 _MASK: Final = (1 << 128) - 1
+_MOST_CLIENTS: Final = 4096
+_LONGEST_HOPS: Final = 256
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -47,10 +50,10 @@ class Shared:
     change of who serves."""
 
     __slots__ = (
-        "_awake", "_bits", "_buckets", "_credentials", "_dropped", "_gateways", "_id", "_loop",
-        "_trusted", "asked", "budget", "counters", "demand", "generation", "idle_queue", "judges",
-        "ledger", "load_memory", "log", "mirrored", "node", "notify", "now", "options", "outbox",
-        "permits", "served", "signals", "tasks", "wall", "wheel",
+        "_awake", "_bits", "_buckets", "_clients", "_credentials", "_dropped", "_gateways", "_id",
+        "_loop", "_trusted", "asked", "budget", "counters", "demand", "generation", "idle_queue",
+        "judges", "ledger", "load_memory", "log", "mirrored", "node", "notify", "now", "options",
+        "outbox", "permits", "served", "signals", "tasks", "wall", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +79,7 @@ class Shared:
         self.tasks = Tasks(lambda name, error: log.error(f"{name} ended: {told(error)}"))
         self.node = options.node.encode("latin-1")
         self._trusted = [ipaddress.ip_network(each) for each in options.trusted_proxies]
+        self._clients: dict[tuple[bytes, bytes], bytes] = {}
         self._id = secrets.randbits(128)
         self._bits = random.Random().getrandbits  # noqa: S311 -- which arm, not a secret
         self._awake: dict[Callable[[], None], None] = {}  # in the order of their wishes
@@ -138,6 +142,18 @@ class Shared:
         except ValueError:
             return False
         return any(peer in network for network in self._trusted)
+
+    def client_of(self, peer: bytes, hops: bytes) -> bytes:
+        """Who asked, where a trusted `peer` says for whom: its X-Forwarded-For is `hops`."""
+        said = (peer, hops)
+        client = self._clients.get(said)
+        if client is None:
+            client = client_of(peer, hops, self.trusts)
+            if len(hops) <= _LONGEST_HOPS:
+                if len(self._clients) >= _MOST_CLIENTS:
+                    self._clients.clear()
+                self._clients[said] = client
+        return client
 
     def _noted(self, count: int) -> None:
         self.budget.note_request(self.now(), count)

@@ -9,7 +9,7 @@ Exchange's, with a note before or after it.
 from typing import TYPE_CHECKING
 
 from gateway.core.heads import RequestHead
-from gateway.core.lines import TRACEPARENT
+from gateway.core.lines import FORWARDED_HOST, FORWARDED_PROTO, TRACEPARENT
 from gateway.core.response_heads import ResponseHead
 from gateway.core.tracing import (
     Attributes,
@@ -181,19 +181,18 @@ class TracedExchange(Exchange):
         self._tracing.end(span, facts, status >= 400 or is_error(0, broken), now)
 
     def _end_request(self, now: float, reason: str) -> None:
-        span, status, host = self._began(), self.status, self.head.host
+        span, status = self._began(), self.status
         if not self._is_kept:
             return
         facts: Attributes = {
-            "url.scheme": self.client.scheme.decode(),
-            "client.address": self.client.address,
+            "url.scheme": self._said(FORWARDED_PROTO, self.client.scheme),
+            "client.address": self.asker.decode(),
             "headgate.request_id": self.request_id.decode("latin-1"),
             "http.response.status_code": status,
             "http.request.body.size": self.received,
             "http.response.body.size": self.sent,
         }
-        if host:
-            facts |= host_facts(host.decode("latin-1"))
+        facts |= host_facts(self._said(FORWARDED_HOST, self.head.host or b""))
         if self.route is not None:
             facts |= {"headgate.revision": self.revision, "headgate.attempts": self.attempts}
             if self.attempt is not None:
@@ -204,6 +203,11 @@ class TracedExchange(Exchange):
         if kind:
             facts["error.type"] = kind
         self._tracing.end(span, facts, is_error(status, reason), now)
+
+    def _said(self, kind: int, own: bytes) -> str:
+        """What a trusted proxy says of the request as its client sent it, else our `own`."""
+        said = self.head.known.get(kind, own) if self.client.trusted else own
+        return said.partition(b",")[0].decode("latin-1")
 
     def _whose(self, instance: LiveInstance) -> Attributes:
         return {

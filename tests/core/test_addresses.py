@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.addresses import behind, is_listener, refusal
+from gateway.core.addresses import behind, client_of, is_listener, refusal
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,33 @@ def test_r61_the_gateways_own_listeners_are_known_by_all_their_addresses(
 )
 def test_r59_one_site_is_counted_as_one(host: str, counted: str) -> None:
     assert behind(host) == counted
+
+
+@pytest.mark.parametrize(
+    ("hops", "client"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("6.6.6.6, 203.0.113.7", "203.0.113.7"),  # the first is what the client itself wrote
+        ("203.0.113.7, 10.0.0.9", "203.0.113.7"),
+        ("203.0.113.7,10.0.0.9 ,\t10.0.0.8", "203.0.113.7"),
+        ("10.0.0.9, 10.0.0.8", "10.0.0.9"),
+        ("203.0.113.7:4711", "203.0.113.7"),
+        ("2001:DB8::7", "2001:db8::7"),
+        ("[2001:db8::7]:4711", "2001:db8::7"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("203.0.113.7, unknown", "10.0.0.1"),
+        ('203.0.113.7, x"}', "10.0.0.1"),
+        ("203.0.113.7, unknown, 10.0.0.9", "10.0.0.9"),
+        (", ".join(["10.0.0.9"] * 9000), "10.0.0.9"),
+        ("", "10.0.0.1"),
+    ],
+)
+def test_a_client_behind_proxies_is_the_last_address_that_none_of_them_has(
+    hops: str, client: str
+) -> None:
+    assert client_of(b"10.0.0.1", hops.encode(), lambda host: host.startswith("10.")) == (
+        client.encode()
+    )
 
 
 @given(st.ip_addresses(v=4))

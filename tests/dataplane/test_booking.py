@@ -127,3 +127,25 @@ async def test_a_refused_head_below_openais_paths_has_what_its_clients_show(rig)
     answer = await gateway.ask(b"GET /v1/chat/completions" + AT + b"Expect: tea\r\n\r\n")
     assert answer.error == "expectation_failed"
     assert json.loads(answer.body)["error"]["code"] == "expectation_failed"
+
+
+async def test_who_asked_is_the_client_of_a_proxy_that_is_trusted(rig, stub, tmp_path):
+    log = tmp_path / "log"
+    gateway = await rig(access_log=str(log), trusted_proxies=("127.0.0.0/8", "10.0.0.0/8"))
+    gateway.one(await stub())
+    said = (b"", b"6.6.6.6, 203.0.113.7, 10.0.0.9", b"203.0.113.7", b"nobody")
+    for hops in said:
+        line = b"X-Forwarded-For: " + hops + b"\r\n" if hops else b""
+        await gateway.ask(b"GET /" + AT + line + b"\r\n")
+    lines = await logged(gateway, log, len(said))
+    found = [line["client"] for line in lines]
+    assert found == ["127.0.0.1", "203.0.113.7", "203.0.113.7", "127.0.0.1"]
+
+
+async def test_what_a_stranger_says_of_a_client_is_not_written_down(rig, stub, tmp_path):
+    log = tmp_path / "log"
+    gateway = await rig(access_log=str(log), trusted_proxies=("10.0.0.0/8",))
+    gateway.one(await stub())
+    await gateway.ask(b"GET /" + AT + b"X-Forwarded-For: 203.0.113.7\r\n\r\n")
+    (line,) = await logged(gateway, log, 1)
+    assert line["client"] == "127.0.0.1"

@@ -121,6 +121,24 @@ async def test_every_request_without_a_trace_begins_one(rig, stub):
     assert traces[4] != [named[4]]
 
 
+async def test_a_state_of_no_trace_is_not_passed_on(rig, stub):
+    seen: list[list[bytes]] = []
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            head, _ = await conversation.request()
+            seen.append(re.findall(rb"(?i)tracestate: *([^\r]*)", head))
+            await conversation.answer()
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    state = b"tracestate: a=1\r\nTraceState: b=2\r\n"
+    trace = b"traceparent: 00-" + b"ab" * 16 + b"-" + b"cd" * 8 + b"-01\r\n"
+    for lines in (state + trace, state, trace, state + trace + b"Connection: traceparent\r\n"):
+        await gateway.ask(GET[:-2] + lines + b"\r\n")
+    assert seen == [[b"a=1", b"b=2"], [], [], []]
+
+
 async def test_health_is_answered_by_the_worker(rig):
     gateway = await rig()
     request = b"GET /-/health HTTP/1.1\r\nHost: gw.test\r\n\r\n"

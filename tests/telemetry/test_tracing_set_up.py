@@ -31,6 +31,21 @@ async def test_health_probes_leave_no_spans() -> None:
     assert {span.resource["service.name"] for span in collector.spans} == {"headgate"}
 
 
+async def test_behind_a_trusted_proxy_the_request_is_its_clients() -> None:
+    told = {"For": "6.6.6.6, 203.0.113.7", "Proto": "https", "Host": "api.example.com:8443"}
+    said = [(f"X-Forwarded-{name}", value) for name, value in told.items()]
+    async with running_collector() as collector, one_origin() as origin:
+        document, env = one_backend(origin), collector.environment
+        async with running_gateway(document, env=env, trusted_proxies=["127.0.0.1"]) as gateway:
+            await gateway.client.get(f"{gateway.url}/x", headers=[*SAMPLED, *said])
+            await collector.found(lambda span: span.trace == TRACE, 2)
+    (request,) = [span for span in collector.spans if span.kind == "server"]
+    assert request.facts["client.address"] == "203.0.113.7"
+    assert request.facts["url.scheme"] == "https"
+    assert request.facts["server.address"] == "api.example.com"
+    assert request.facts["server.port"] == 8443
+
+
 async def test_the_standard_sampler_decides_and_what_is_not_sampled_says_so() -> None:
     async with running_collector() as collector, one_origin() as origin:
         env = {
