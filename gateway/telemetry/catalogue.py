@@ -27,9 +27,11 @@ METRICS: tuple[Metric, ...] = (
         "counter",
         ("route", "backend", "instance", "method", "code", "reason"),
         "Requests answered, each once, as the client saw it",
-        "`reason` is empty for an instance's own answer and else the error code of the gateway;"
-        " a label is empty where the request did not get as far. `code` 499 is a client that"
-        " left; a method that HTTP does not know is `other`.",
+        "`reason` is empty for an instance's own answer and else the error code of the gateway,"
+        " `client_left`, or `idle` (a WebSocket that was silent for `gateway.stream_idle`); an"
+        " answer that broke off after it had begun keeps its `code`. A label is empty where the"
+        " request did not get as far. `code` 499 is a client that left before its answer; a method"
+        " that HTTP does not know is `other`.",
     ),
     Metric(
         "headgate_consumer_requests_total",
@@ -271,10 +273,9 @@ _HEAD = """\
 `GET /metrics` on the admin listener answers in the Prometheus text format (OpenMetrics where the
 scraper asks for it, protobuf with native histograms where it prefers that). Counters are sums
 over all workers since the gateway started, also over workers that are gone: they equal what
-clients saw. (A worker that is killed takes along what ended in its last quarter of a second.)
-They are lost with the supervisor alone. A label never holds what a client sent, so their number
-is bounded by the table. `docker/observability/` has a Prometheus configuration and a Grafana
-dashboard.
+clients saw, whoever is killed. They are lost with the supervisor alone. A label never holds what
+a client sent, so their number is bounded by the table. `docker/observability/` has a Prometheus
+configuration and a Grafana dashboard.
 
 What has been gone for ten minutes is counted together: routes as route `(retired-1)`, backends
 as backend `(retired-1)`, consumers as consumer `(retired-1)`, instances of a backend that goes
