@@ -11,7 +11,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import dropwhile, islice
 from typing import Any
 
 Event = dict[str, Any]
@@ -110,24 +110,30 @@ class Events:
         What of it is no longer kept is told by an event `lost`, whose number is null where it
         cannot be known: the id is of a process of which nothing was taken up, or of none.
         """
+        begun, first = self._number, list[Event]()
         known = self._place(after)
-        begun = self._id(self._number if known is None else known)
-        subscription = Subscription(begun, self._limit, self._subscriptions.discard)
         if known is not None:
-            for event in self._missed(known):
-                subscription.push(event)
+            begun, first = known, list(self._missed(known))
         elif after:
-            subscription.push(_lost(None))
-        else:
+            first = [_lost(None)]
+        elif last_s:
             since = utc_now(last_s)
-            for event in self._kept if last_s else ():
-                if event["time"] >= since:
-                    subscription.push(event)
+            first = list(dropwhile(lambda event: event["time"] < since, self._kept))
+            begun -= len(first)
+        subscription = Subscription(self._said(begun), self._limit, self._subscriptions.discard)
+        for event in first:
+            subscription.push(event)
         self._subscriptions.add(subscription)
         return subscription
 
     def _id(self, number: int) -> str:
         return f"{self._name}.{number}"
+
+    def _said(self, number: int) -> str:
+        """The id under which that event was told, which the processes after this one know too."""
+        at = number - (self._number - len(self._kept)) - 1
+        said: str = self._kept[at]["id"] if 0 <= at < len(self._kept) else self._id(number)
+        return said
 
     def _place(self, after: str) -> int | None:
         """The number in the id `after`; None when it is no id of an event of ours."""
