@@ -35,6 +35,7 @@ def apply(options: SimpleNamespace) -> int:
     if options.strict and tried.get("unserved"):
         screen.show(*difference.told(tried))
         raise Refusal("nothing was applied (--strict): the file changes what `headgate up` serves")
+    _warn(tried)
     if options.dry_run:
         asking.tell(options, tried)
         return 0
@@ -59,10 +60,15 @@ def restore(options: SimpleNamespace) -> int:
         lambda: revision_tag(client.table()["revision"]),
     )
     asking.tell(options, answer)
-    for each in answer.get("opened", ()):
-        console.write(sys.stderr, f"headgate: by that, {each}")
+    _warn(answer)
     serves.wait(client, options, answer)
     return 0
+
+
+def _warn(answer: Json) -> None:
+    """Says who is let in by an edit that was kept out."""
+    for each in answer.get("opened", ()):
+        console.write(sys.stderr, f"headgate: by that, {each}")
 
 
 def drain(options: SimpleNamespace) -> int:

@@ -6,6 +6,7 @@ Values and exceptions that whoever edits gets from the publisher. Nothing here d
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from gateway.core.edits import opened
 from gateway.core.merging import Change
 from gateway.core.table import Table
 
@@ -63,6 +64,11 @@ class Published:
         return cls(table, table, (), 0, dry_run)
 
     @property
+    def opened(self) -> list[str]:
+        """In words, which routes asked for a key and do not after this edit."""
+        return list(opened(self.previous.document, self.table.document))
+
+    @property
     def revision(self) -> int:
         """The revision that is live after this edit."""
         return self.previous.revision if self.dry_run else self.table.revision
@@ -79,14 +85,15 @@ class Applied:
 
 
 def start_notes(applied: Applied) -> list[str]:
-    """What to say of a start: each live edit that the file overrides, and, by route or backend,
-    those that stay although the file says otherwise."""
+    """What to say of a start: which routes the file opens, each live edit that it overrides, and,
+    by route or backend, those that stay although the file says otherwise."""
     kept: dict[str, list[str]] = {}
     for change in applied.kept:
         section, name, *rest = change.pointer.split("/")[1:]
         told = str(replace(change, pointer="/".join(rest) or "all of it"))
         kept.setdefault(f"{section.removesuffix('s')} {name}", []).append(told)
-    lines = [f"the file overrides a live edit: {lost}" for lost in applied.overridden]
+    lines = [f"by the file, {each}" for each in applied.published.opened]
+    lines += [f"the file overrides a live edit: {lost}" for lost in applied.overridden]
     lines += [f"live edits of {what} are kept: {'; '.join(each)}" for what, each in kept.items()]
     more = len(lines) - _MOST_NOTES
     return lines if more <= 0 else [*lines[:_MOST_NOTES], f"and so for {more} more"]

@@ -126,8 +126,8 @@ def delete_key(document: Document, name: str) -> Document:
     return normalised(edited)
 
 
-def let_in(before: Document, after: Document) -> Iterator[str]:
-    """In words, who may come in by `after` and not by `before`."""
+def opened(before: Document, after: Document) -> Iterator[str]:
+    """In words, which routes ask for a key by `before` and not by `after`."""
     now: Mapping[str, Json] = before.get("keys") or {}
     then: Mapping[str, Json] = after.get("keys") or {}
     routes: Mapping[str, Json] = before.get("routes") or {}
@@ -135,6 +135,14 @@ def let_in(before: Document, after: Document) -> Iterator[str]:
         # One that comes back would ask for a key if it were there now.
         if _asks(routes.get(name, spec), now) and not _asks(spec, then):
             yield f"route {name!r} is open to everybody"
+
+
+def let_in(before: Document, after: Document) -> Iterator[str]:
+    """In words, who may come in by `after`, which was before, and not by `before`."""
+    yield from opened(before, after)
+    now: Mapping[str, Json] = before.get("keys") or {}
+    then: Mapping[str, Json] = after.get("keys") or {}
+    routes: Mapping[str, Json] = before.get("routes") or {}
     if not any(_asks(spec, now) for spec in routes.values()):
         return  # nobody is kept out
     valid = {each for spec in now.values() for each in spec["hashes"]}

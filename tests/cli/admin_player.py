@@ -75,6 +75,7 @@ class AdminPlayer:
         self.alerts: list[dict[str, Any]] = []
         self.asked: list[tuple[str, str, dict[str, str]]] = []
         self.require_if_match = self.broken = False
+        self.opened: list[str] = []  # what a file that is applied opens
         self.plan: Any = None
         self.listeners: list[queue.Queue[dict[str, Any] | None]] = []
         self.lock = threading.RLock()
@@ -343,7 +344,8 @@ def _apply(player: AdminPlayer, ask: Ask) -> dict[str, Any]:
     unserved = [change for change in answer["diff"] if "/serve" in change["pointer"]]
     for change in unserved:
         change["note"] = "nothing was started, replaced or stopped"
-    return {**answer, "overridden": [], "unserved": unserved, "restart": late}
+    opened = {"opened": player.opened} if player.opened else {}
+    return {**answer, "overridden": [], "unserved": unserved, "restart": late, **opened}
 
 
 def resource(answer: dict[str, Any]) -> Any:

@@ -189,6 +189,14 @@ def test_apply_prints_the_difference_and_then_applies_it(headgate, player, tmp_p
     assert player.revision == 43
 
 
+def test_apply_names_the_routes_that_it_opens(headgate, player, tmp_path) -> None:
+    (tmp_path / "new.yaml").write_text(yaml.safe_dump(player.table))
+    player.opened = ["route 'digits' is open to everybody"]
+    for more in (["--dry-run"], [], ["--json"]):
+        ran = headgate("apply", "new.yaml", *more)
+        assert ran.err == "headgate: by that, route 'digits' is open to everybody\n"
+
+
 def test_apply_names_the_settings_that_take_a_restart(headgate, player, tmp_path) -> None:
     (tmp_path / "new.yaml").write_text(yaml.safe_dump({"gateway": {"workers": 2}, **player.table}))
     assert headgate("apply", "new.yaml").out.splitlines() == [

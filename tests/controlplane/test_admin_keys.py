@@ -92,6 +92,22 @@ async def test_going_back_before_the_last_key_says_what_it_opens(admin: Admin) -
     assert (status, "opened" in answer) == (200, False)
 
 
+async def test_a_file_from_which_the_last_key_is_gone_says_which_routes_it_opens(
+    admin: Admin,
+) -> None:
+    headers = {"Content-Type": "application/yaml"}
+    apply = "/admin/v1/apply"
+    keys = f"{FILE}\nkeys:\n  acme: {{hashes: ['{hash_of('a')}']}}\n"
+    status, answer, _ = await admin.ask("POST", apply, data=keys, headers=headers)
+    assert (status, "opened" in answer) == (200, False)
+    for query in ("?dry_run=true", ""):
+        status, answer, _ = await admin.ask("POST", apply + query, data=FILE, headers=headers)
+        assert status == 200
+        assert "route 'digits' is open to everybody" in answer["opened"]
+    status, answer, _ = await admin.ask("POST", apply, data=FILE, headers=headers)
+    assert (status, "opened" in answer) == (200, False), "it is open already"
+
+
 async def test_a_key_is_changed_and_revoked_like_any_entry(admin: Admin) -> None:
     await made(admin)
     await made(admin, "beta")

@@ -144,7 +144,7 @@ def _outcomes() -> dict[str, Schema]:
         ),
         "Applied": record(
             ["revision", "previous", "overridden", "unserved", "restart", "diff", "applied"],
-            previous=COUNT, overridden=_CHANGES, **_WRITTEN,
+            previous=COUNT, overridden=_CHANGES, opened=list_of(TEXT), **_WRITTEN,
             unserved={
                 **_CHANGES,
                 "description": "Changes of what `headgate up` serves: no process was started, "

@@ -67,6 +67,8 @@ async def apply_file(call: Call) -> web.Response:
         unserved=[change.as_json() for change in published.diff if change.note == NOT_SERVED],
         restart=differing(settings, call.parts.settings, os.environ),
     )
+    if published.opened:
+        body["opened"] = published.opened
     return answer(body, tag=f'"{published.revision}"', revision=published.revision)
 
 

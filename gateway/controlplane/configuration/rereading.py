@@ -39,6 +39,7 @@ def _told(path: Path, loaded: Loaded, applied: Applied, running: Settings) -> li
         lines = [f"{path} was read again: revision {published.revision}, {changes}"]
     else:
         lines = [f"{path} was read again: it changes nothing"]
+    lines += [f"by the file, {each}" for each in published.opened]
     lines += [f"the file overrides a live edit: {lost}" for lost in applied.overridden]
     lines += [f"{change}: {change.note}" for change in published.diff if change.note]
     if keys := differing(loaded.settings, running, os.environ):
