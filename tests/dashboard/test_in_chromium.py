@@ -425,6 +425,32 @@ def test_a_gateway_that_leaves_is_said_and_found_again(page: Page) -> None:
         page.until(lambda: page.script(drawn) == "none")
 
 
+def test_a_gateway_that_does_not_answer_is_not_called_live(page: Page, demo: Demo) -> None:
+    """Its process is stopped, or the network swallows all: nobody refuses the connection."""
+    page.open(demo.url)
+    page.until(lambda: page.text("#link-text") == "live")
+    with demo.lock:
+        page.until(lambda: page.text("#link-text").startswith("no answer; shown: "))
+    page.until(lambda: page.text("#link-text") == "live")
+
+
+def test_an_alert_is_told_once_though_its_words_go_on(page: Page, demo: Demo) -> None:
+    """A live region that ticks would be read out each second."""
+    page.open(demo.url)
+    page.until(lambda: page.text("#link-text") == "live")
+    page.script(
+        "window.told = []; new MutationObserver(() => window.told.push("
+        "document.getElementById('announcer').textContent))"
+        ".observe(document.getElementById('announcer'), {childList: true})"
+    )
+    about = {"severity": "warning", "kind": "down", "backend": "digits-cnn", "instance": "a:1"}
+    for seconds in (1, 2, 3):
+        demo.alerts = [{**about, "text": f"instance a:1 of digits-cnn is down for {seconds} s"}]
+        page.shows("#alerts", f"down for {seconds} s")
+    assert page.script("return window.told") == ["instance a:1 of digits-cnn is down for 1 s"]
+    assert page.all("#alerts [role=status], #alerts [aria-live]") == []
+
+
 def test_the_last_hour_is_there_for_who_comes_late(page: Page, demo: Demo) -> None:
     ago = datetime.now(UTC) - timedelta(minutes=40)
     demo.happened = [

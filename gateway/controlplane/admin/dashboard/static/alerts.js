@@ -4,14 +4,28 @@ import { by, h, mark, say } from "./dom.js";
 
 const MOST = 8; // the rest is counted: a page of alerts hides the page
 
+// What an alert is about: its words go on, as time and shares do.
+const subject = ({ text, severity, ...about }) => JSON.stringify(about);
+
 export function alerts(state) {
   const root = by("alerts");
   const list = by("alerts-body");
+  let known = new Set();
+
+  // Told to a screen reader once each, and not each second what has become of their numbers.
+  function tell(found) {
+    const fresh = found.filter((alert) => !known.has(subject(alert)));
+    known = new Set(found.map(subject));
+    if (!fresh.length) return;
+    const more = fresh.length > MOST ? `; and ${fresh.length - MOST} more` : "";
+    say(by("announcer"), fresh.slice(0, MOST).map(({ text }) => text).join("; ") + more);
+  }
 
   return {
     update() {
       const found = state.status.alerts || [];
       root.hidden = !found.length;
+      tell(found);
       const shown = found.slice(0, MOST);
       while (list.childElementCount > shown.length) list.lastChild.remove();
       while (list.childElementCount < shown.length) list.append(h("li", {}, h("a")));

@@ -33,6 +33,12 @@ export class Refused extends Error {
 
 export class Unreachable extends Error {}
 
+// After how long an answer is asked for anew, by another connection: one that a laptop slept
+// through, or whose other end is gone without a word, would be waited for by the quarter of an hour.
+const READ_MS = 20_000;
+const EDIT_MS = 120_000; // it waits for workers, and for other gateways
+const SILENT_MS = 40_000; // of events, which say something each fifteen seconds
+
 // A header carries bytes: each character of this text is one byte of the UTF-8 of `text`.
 function bytes(text) {
   return String.fromCharCode(...new TextEncoder().encode(text));
@@ -64,10 +70,12 @@ async function tagged(method, path, options = {}) {
     method,
     headers: headersOf(options),
     body: options.body === undefined ? undefined : JSON.stringify(options.body),
+    signal: AbortSignal.timeout(method === "GET" ? READ_MS : EDIT_MS),
   }).catch((error) => {
     throw error instanceof Refused ? error : new Unreachable("the gateway does not answer");
   });
-  const answer = await response.json().catch(() => ({}));
+  // An answer that broke off is none.
+  const answer = await response.json().catch(() => { throw new Unreachable("the gateway does not answer"); });
   return { answer, etag: response.headers.get("ETag") };
 }
 
@@ -108,13 +116,29 @@ let heard = null;
 export async function listen(each, opened) {
   const headers = { ...headersOf({}), Accept: "text/event-stream" };
   if (heard) headers["Last-Event-ID"] = heard;
-  const response = await fetched(heard ? "events" : "events?last=3600", { headers });
-  opened();
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  const line = new AbortController();
+  let silence = 0;
+  const wait = () => {
+    clearTimeout(silence);
+    silence = setTimeout(() => line.abort(), SILENT_MS);
+  };
+  wait();
+  try {
+    const response = await fetched(heard ? "events" : "events?last=3600", { headers, signal: line.signal });
+    opened();
+    await read(response.body.pipeThrough(new TextDecoderStream()).getReader(), each, wait);
+  } finally {
+    clearTimeout(silence);
+  }
+}
+
+// Calls `each` with every event of `reader`, and `wait` with each piece that comes, until it ends.
+async function read(reader, each, wait) {
   let text = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
+    wait();
     text += value.replaceAll("\r", "");
     const blocks = text.split("\n\n");
     text = blocks.pop();

@@ -17,6 +17,7 @@ import { routes } from "./routes.js";
 import { summary } from "./summary.js";
 
 const LOOK_MS = 1000;
+const LATE_MS = 5000; // what was seen is not called live for longer without an answer
 
 const state = {
   table: null, status: null, used: null, revisions: [], series: new Map(), whole: new Series(), marks: [], only: null, open: null,
@@ -82,10 +83,12 @@ function draw() {
 
 // Runs `work`, asking for the token as often as the gateway does; true when it succeeded.
 async function attempt(work) {
+  const late = setTimeout(() => lost("no answer"), LATE_MS);
   try {
     await work();
     return true;
   } catch (error) {
+    clearTimeout(late);
     if (error instanceof Refused && error.isSignIn) {
       link("waiting", "waiting for the token");
       await askToken(error.status === 429 ? error.message : "");
@@ -95,6 +98,8 @@ async function attempt(work) {
     lost(silent ? "no answer" : error.words || error.message);
     if (!silent && !(error instanceof Refused)) throw error;
     return false;
+  } finally {
+    clearTimeout(late);
   }
 }
 
