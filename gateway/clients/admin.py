@@ -81,12 +81,13 @@ class AdminClient(AdminConnection):
 
     def backend(self, backend: str) -> Answer:
         """`backend` as it was written, and its entity tag."""
-        return self._ask("GET", f"/admin/v1/backends/{segment(backend)}")
+        return self._ask("GET", f"/admin/v1/backends/{segment(backend)}", has="")
 
     def logs(self, backend: str, *, lines: int = 100, after: int = 0) -> list[Json]:
         """The last lines that instances of `backend` wrote, of those numbered above `after`."""
         query = {"lines": str(lines), **({"after": str(after)} if after else {})}
-        answer = self._ask("GET", f"/admin/v1/backends/{segment(backend)}/logs", query=query)
+        path = f"/admin/v1/backends/{segment(backend)}/logs"
+        answer = self._ask("GET", path, query=query, has="lines")
         return list(answer.body["lines"])
 
     def keys(self) -> Json:
@@ -95,7 +96,7 @@ class AdminClient(AdminConnection):
 
     def key_tag(self, name: str) -> str:
         """The entity tag of key `name`, which an edit of it is bound to."""
-        return self._ask("GET", f"/admin/v1/keys/{segment(name)}").etag
+        return self._ask("GET", f"/admin/v1/keys/{segment(name)}", has="").etag
 
     def series(
         self,
@@ -109,13 +110,13 @@ class AdminClient(AdminConnection):
         percentiles, one number for each step."""
         query = {"step": str(step_s), "last": str(last_s)}
         named = {"route": list(routes), "backend": list(backends)}
-        return self._ask("GET", "/admin/v1/series", query={**query, **named}).body
+        return self._ask("GET", "/admin/v1/series", query={**query, **named}, has="step_s").body
 
     def history(self, limit: int | None = None, before: int | None = None) -> Json:
         """The edits so far, newest first: at most `limit`, up to 1000, and older than `before`."""
         asked = {"limit": limit, "before": before}
         query = {name: str(number) for name, number in asked.items() if number is not None}
-        return self._ask("GET", "/admin/v1/history", query=query).body
+        return self._ask("GET", "/admin/v1/history", query=query, has="revisions").body
 
     def revision(self, revision: int) -> Json:
         """One edit: who, when, why and the difference it made."""
@@ -184,27 +185,27 @@ class AdminClient(AdminConnection):
         """Where the rollout of `route` is, its evidence and its plan; `etag` binds a command to
         the state it is in."""
         path = f"/admin/v1/routes/{segment(route)}/rollout"
-        answer = self._ask("GET", path, query={"plan": "true"})
+        answer = self._ask("GET", path, query={"plan": "true"}, has="state")
         return {**answer.body, "etag": answer.etag}
 
     def mirror(self, route: str) -> Json:
         """How often the mirror of `route` agrees with what clients get, and where it does not."""
-        return self._ask("GET", f"/admin/v1/routes/{segment(route)}/mirror").body
+        return self._ask("GET", f"/admin/v1/routes/{segment(route)}/mirror", has="verdicts").body
 
     def begin_rollout(self, route: str, plan: Mapping[str, Any], change: Change = PLAIN) -> Json:
         """Begins a rollout; its first step is in force when this returns."""
         path = f"/admin/v1/routes/{segment(route)}/rollout"
-        return self._ask("PUT", path, dict(plan), change).body
+        return self._ask("PUT", path, dict(plan), change, has="state").body
 
     def command_rollout(self, route: str, word: str, change: Change = PLAIN) -> Json:
         """`word` is pause, resume, promote, approve or abort."""
         path = f"/admin/v1/routes/{segment(route)}/rollout/{word}"
-        return self._ask("POST", path, {}, change).body
+        return self._ask("POST", path, {}, change, has="state").body
 
     def forget_rollout(self, route: str, change: Change = PLAIN) -> Json:
         """Forgets a rollout that has ended."""
         path = f"/admin/v1/routes/{segment(route)}/rollout"
-        return self._ask("DELETE", path, None, change).body
+        return self._ask("DELETE", path, None, change, has="state").body
 
     def create_key(self, name: str, spec: Mapping[str, Any], change: Change = PLAIN) -> Json:
         """Makes key `name`; `key` of the answer is its secret, which nobody is told again."""

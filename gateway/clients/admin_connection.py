@@ -23,6 +23,7 @@ DEFAULT_URL = "http://127.0.0.1:8081"
 ALWAYS_THERE = frozenset(
     f"/admin/v1/{name}" for name in ("apply", "events", "history", "status", "table")
 )
+NOT_FOUND = "not_found"  # the error's name where an admin API does not know what was asked for
 
 QUIET_S = 30.0
 """How long a stream of events may be silent at least: a gateway that has nothing to tell says so
@@ -94,7 +95,9 @@ class AdminConnection:
         *,
         query: Mapping[str, str | Sequence[str]] | None = None,
         media_type: str = "application/json",
+        has: str = "revision",
     ) -> Answer:
+        """The answer, which `has` this name, as every admin API gives it; without one, an ETag."""
         if isinstance(body, dict):
             content: bytes | None = orjson.dumps(body)
         else:
@@ -105,11 +108,15 @@ class AdminConnection:
         target = _with_query(path, {**(query or {}), **change.query()})
         connection, response = self._open(method, target, content, headers)
         try:
-            return Answer(_decoded(response.read()), response.headers.get("ETag", ""))
+            answer = Answer(_decoded(response.read()), response.headers.get("ETag", ""))
         except (OSError, http.client.HTTPException) as error:
             raise no_answer(f"{self.url} broke off its answer", error) from None
         finally:
             connection.close()
+        # Something else that answers everything with 200 is to be told from an empty gateway.
+        if not (has in answer.body if has else answer.etag):
+            raise _no_admin_api(self.url)
+        return answer
 
     def _open(
         self,
@@ -141,9 +148,11 @@ class AdminConnection:
             connection.close()
             raise no_answer(f"no gateway answers at {self.url}", error) from None
         connection.close()
-        if response.status == 404 and target.partition("?")[0] in ALWAYS_THERE:
+        refused = refusal(response.status, response.reason, response.headers.get, problem)
+        is_always_there = target.partition("?")[0] in ALWAYS_THERE
+        if response.status == 404 and (is_always_there or refused.code != NOT_FOUND):
             raise _no_admin_api(self.url)
-        raise refusal(response.status, response.reason, response.headers.get, problem)
+        raise refused
 
     def _connection(self) -> http.client.HTTPConnection:
         at = self._address

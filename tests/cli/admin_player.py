@@ -49,7 +49,8 @@ PLAN = {
 class Problem(Exception):
     def __init__(self, status: int, detail: str, **more: Any) -> None:
         self.status = status
-        self.body = {"title": "Refused", "status": status, "detail": detail, **more}
+        code = {"code": "not_found"} if status == 404 else {}
+        self.body = {"title": "Refused", "status": status, "detail": detail, **code, **more}
 
 
 class AdminPlayer:

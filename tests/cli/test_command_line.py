@@ -7,6 +7,10 @@ import resource
 import shlex
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -275,13 +279,54 @@ def test_a_url_that_is_none_is_one_line_that_names_it(headgate, url, tmp_path) -
     assert repr(url) in ran.err
 
 
-@pytest.mark.parametrize("words", [("status",), ("weights", "digits"), ("apply", "f.yaml")])
+ASKING = [
+    ("status",), ("top",), ("routes",), ("backends",), ("keys",), ("export",), ("apply", "f.yaml"),
+    ("weights", "digits"), ("mirror", "digits"), ("rollout", "digits"), ("drain", "127.0.0.1:1"),
+    ("rollout", "digits", "digits-cnn", "-d"), ("key", "add", "acme"), ("key", "revoke", "acme"),
+    ("scale", "digits-cnn=2"), ("restart", "digits-cnn"), ("logs", "digits-cnn"), ("history",),
+    ("history", "1"), ("restore", "1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ASKING, ids=" ".join)
 def test_what_is_no_admin_api_is_told_as_such(headgate, player, tmp_path, words) -> None:
     (tmp_path / "f.yaml").write_text("routes: {}")
-    ran = headgate(*words, "--url", f"{player.url}/elsewhere")
-    assert ran.code == 1
-    said = f"what answers at {player.url}/elsewhere is not the admin API of a gateway"
-    assert ran.err == f"headgate: {said}\n"
+    with origin(lambda path: (200, b'{"ok": true}')) as everything, origin(missing) as nothing:
+        for url in (f"{player.url}/elsewhere", everything, nothing):
+            ran = headgate(*words, "--url", url)
+            assert ran.code == 1
+            assert ran.err == f"headgate: what answers at {url} is not the admin API of a gateway\n"
+            assert ran.out == ""
+
+
+def missing(path: str) -> tuple[int, bytes]:
+    """The answer of a gateway's data plane, where no route is for it."""
+    return 404, b'{"title": "No route matches", "status": 404, "code": "no_route"}'
+
+
+@contextmanager
+def origin(answer: Callable[[str], tuple[int, bytes]]) -> Iterator[str]:
+    """The URL of a server that is no gateway and answers in JSON."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def _any(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, content = answer(self.path)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_PUT = do_PATCH = do_POST = do_DELETE = _any
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def test_https_where_there_is_none_is_one_line(headgate, player) -> None:
