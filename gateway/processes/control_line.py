@@ -5,12 +5,16 @@ By a *line* to each that is started (`gateway.wire.line`): the one before it is 
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
+from typing import Any
 
 from gateway.processes import outlet
 from gateway.processes.tasks import Tasks, told
 from gateway.wire.channel import Channel
 from gateway.wire.line import FromControl, ToControl
+
+STEPS = 20  # in which a silence is counted
 
 Line = Channel[ToControl, FromControl]
 
@@ -78,9 +82,26 @@ class ControlLine:
 
     async def _next(self, line: Line, within_s: float | None) -> FromControl | None:
         """The next message; ends a control process that hangs."""
+        receiving = asyncio.create_task(line.receive())
         try:
-            async with asyncio.timeout(within_s):
-                return await line.receive()
-        except TimeoutError:
+            if await _is_done(receiving, within_s):
+                return receiving.result()
             self._replace("does not answer")
             return None
+        finally:
+            receiving.cancel()
+
+
+async def _is_done(task: asyncio.Task[Any], within_s: float | None) -> bool:
+    """Whether `task` is done after at most so long, not counted while this whole process did not
+    run (Ctrl-Z, a container that was paused): what was said meanwhile is heard first."""
+    step_s = None if within_s is None else within_s / STEPS
+    left = STEPS
+    while left:
+        began = time.monotonic()
+        await asyncio.wait({task}, timeout=step_s)
+        if task.done():
+            return True
+        if step_s is not None and (left > 1 or time.monotonic() - began < 2 * step_s):
+            left -= 1
+    return False
