@@ -7,7 +7,10 @@ says, is closed and never used again: a late or double answer reaches nobody (R1
 """
 
 import asyncio
+import contextlib
+import os
 import select
+import socket
 import ssl
 from abc import abstractmethod
 from functools import partial
@@ -238,6 +241,8 @@ class Upstream(asyncio.Protocol, Timed):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The end of an answer that only this delimits; else the receiver hears that it broke."""
+        if error is not None and self.state in (HEAD, BODY):
+            self._read_rest()
         state, receiver = self.state, self.receiver
         self.state = CLOSED
         self.receiver = None
@@ -248,6 +253,23 @@ class Upstream(asyncio.Protocol, Timed):
                 self._tell_end(receiver, state, error)
             except Exception:
                 fault(receiver.give_up)
+
+    def _read_rest(self) -> None:
+        """Reads what the instance had said when writing to it failed: an answer of who reads no
+        further and leaves. By TLS it is not to be had any more."""
+        transport = self.transport
+        sock = transport.get_extra_info("socket")
+        if transport.get_extra_info("sslcontext") is not None or sock is None or sock.fileno() < 0:
+            return
+        self.request_done = False  # what it gets no more of is used no more
+        left = self.owner.shared.options.buffer
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as s:
+            while left > 0 and self.state in (HEAD, BODY):
+                data = s.recv(left, socket.MSG_DONTWAIT)
+                if not data:
+                    break
+                left -= len(data)
+                self.data_received(data)
 
     def _tell_end(self, receiver: Receiver, state: int, error: Exception | None) -> None:
         if (

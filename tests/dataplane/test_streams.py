@@ -143,7 +143,8 @@ async def test_a_large_upload_passes_within_little_memory(rig, stub):
     assert most - before < 32 * MIB
 
 
-async def test_an_answer_of_who_reads_no_further_and_leaves_reaches_the_client(rig):
+@pytest.mark.parametrize("is_seen", [True, False], ids=["before a write", "by a write that fails"])
+async def test_an_answer_of_who_reads_no_further_and_leaves_reaches_the_client(rig, is_seen):
     loop, gateway = asyncio.get_running_loop(), await rig(gather=1)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setblocking(False)
@@ -156,6 +157,8 @@ async def test_an_answer_of_who_reads_no_further_and_leaves_reaches_the_client(r
     instance.send(b"HTTP/1.1 413 X\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
     instance.close()
     (client,) = gateway.plane.clients
+    if not is_seen:
+        client.exchange.attempt.upstream.transport.write(b"x")
     client.exchange.feed(bytes(MIB), False)
     async with asyncio.timeout(30):
         answer = await peer.answer()
