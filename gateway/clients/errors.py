@@ -97,7 +97,9 @@ def words(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not to be trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason:
-        return f"no TLS there ({error.reason.replace('_', ' ').lower()})"
+        said = error.reason.replace("_", " ").lower()
+        _, is_alert, why = said.partition(" alert ")
+        return f"it ended the TLS handshake: {why}" if is_alert else f"no TLS there ({said})"
     if isinstance(error, OSError) and error.strerror:
         if isinstance(error, socket.gaierror | ssl.SSLError) or not error.errno:
             return error.strerror.lower()

@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
+from typing import Any
 
 LOOK_S = 1.0
 # Forward secrecy and authenticated encryption, as Mozilla's "intermediate" has them. Those of
@@ -156,9 +157,45 @@ def _of(contents: Mapping[str, bytes]) -> ssl.SSLContext:
     return context
 
 
+class _Handshake(ssl.SSLObject):
+    """One of a server, which tells its client why it fails. The event loop closes a connection on
+    whose handshake OpenSSL raises, and what is to be sent of the alert is lost; so that is sent
+    first, as anything else of a handshake, and it fails at the next thing that comes."""
+
+    outgoing: ssl.MemoryBIO
+    _fault: ssl.SSLError | None = None
+
+    def do_handshake(self) -> None:
+        if self._fault is not None:
+            raise self._fault
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as fault:
+            if not self.outgoing.pending:
+                raise
+            self._fault = fault
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "its alert is to be sent") from None
+
+
+class _Answering(ssl.SSLContext):
+    """A context whose handshakes are those."""
+
+    sslobject_class = _Handshake
+
+    def wrap_bio(
+        self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *more: Any, **named: Any
+    ) -> ssl.SSLObject:
+        made = super().wrap_bio(incoming, outgoing, *more, **named)
+        assert isinstance(made, _Handshake)
+        made.outgoing = outgoing
+        return made
+
+
 def _bare() -> ssl.SSLContext:
     """What is spoken, without a certificate yet."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _Answering(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(["http/1.1"])

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,9 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from gateway.processes.accepting import Acceptor
 from gateway.processes.certificates import Certificate, CertificateError, LastCertificates
+from gateway.processes.tasks import Tasks
 from gateway.telemetry.book import shared_memory
 from tests.harness.certificates import make_ca, make_certificate
 from tests.harness.gateway import Gateway, complete, eventually, one_backend
@@ -271,7 +274,7 @@ async def test_a_session_is_not_resumed_past_a_change_of_the_client_ca(
     assert is_resumed
     shutil.copy(make_ca(tmp_path, "other")[0], ca)
     certificate.look()
-    with pytest.raises(ssl.SSLError, match="VERIFY_FAILED"):
+    with pytest.raises(ssl.SSLError, match=r"VERIFY_FAILED|UNKNOWN_CA"):
         agree(client, certificate.context, again)
 
 
@@ -303,3 +306,24 @@ async def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(
         await asyncio.to_thread(certificate.look)
     assert certificate.context is first
     assert said == [f"key {key}: is no plain file; the certificate before is kept"]
+
+
+async def test_who_is_turned_away_is_told_why(gateway: Gateway, files: dict[str, Path]) -> None:
+    old = trusting(files, maximum_version=ssl.TLSVersion.TLSv1_2)
+    old.set_ciphers("AES128-SHA")
+    with pytest.raises(ssl.SSLError, match=r"(?i)alert handshake failure"):
+        await ask(gateway.data_port, old)
+
+
+async def test_who_shows_no_certificate_is_told_to(files: dict[str, Path]) -> None:
+    tls = {"cert": str(files["cert"]), "key": str(files["key"]), "client_ca": str(files["ca"])}
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        acceptor = Acceptor(
+            bound, asyncio.Protocol, Tasks(print), at_once=1, certificate=Certificate(tls, print),
+            within_s=30.0, most=lambda: 9,
+        )  # fmt: skip
+        acceptor.begin()
+        with pytest.raises(ssl.SSLError, match=r"(?i)alert certificate required"):
+            await ask(bound.getsockname()[1], trusting(files))
+        await eventually(lambda: not acceptor.agreeing, what="nobody agrees any more")
+        acceptor.close()
