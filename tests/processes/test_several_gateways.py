@@ -454,7 +454,9 @@ async def test_who_changes_the_store_takes_its_live_edits_along_or_does_not_star
             await gateway.stop()
             with pytest.raises(AssertionError) as refused:
                 await start(gateway, **settings(cluster, "gw-a"))
-            assert "with `store: sqlite`, and the file says otherwise (/keys" in str(refused.value)
+            assert "with `store: sqlite`, and the file lacks what was edited there (/keys" in str(
+                refused.value
+            )
             await start(gateway, store="sqlite")
             await exported(gateway)
             await gateway.stop()
@@ -465,7 +467,9 @@ async def test_who_changes_the_store_takes_its_live_edits_along_or_does_not_star
             await gateway.stop()
             with pytest.raises(AssertionError) as refused:
                 await start(gateway, store="sqlite")
-            assert "with `store: etcd`, and the file says otherwise (/keys" in str(refused.value)
+            assert "with `store: etcd`, and the file lacks what was edited there (/keys" in str(
+                refused.value
+            )
             await start(gateway, **settings(cluster, "gw-a"))
             await eventually(lambda: healthy(gateway))
             await exported(gateway)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.controlplane.store.sqlite_store import SqliteStore
-from gateway.controlplane.store.store import StateRefused
-from gateway.core.merging import diff
+from gateway.controlplane.store.store import StateRefused, Stored
+from gateway.core.merging import diff, merge
 from gateway.core.placement import unplaced
 from gateway.core.table import Document
 
@@ -19,25 +19,31 @@ _MOST_NAMED = 4
 
 @dataclass(frozen=True, slots=True)
 class Former:
-    """The newest document in the other store, `where` it is known from, and what `store` it is.
-    `is_newer` than all that is in the one to start with."""
+    """What is in the other store, `where` it is known from, and what `store` it is. `is_newer` than
+    all that is in the one to start with."""
 
-    document: Document
+    stored: Stored
     where: Path
     store: str
     is_newer: bool
 
     def refuse_without(self, file: Document) -> None:
-        """StateRefused where `file` has not all that was live there."""
-        lacking = diff(unplaced({}, file), unplaced({}, self.document))
+        """StateRefused where `file` has not all that was edited there. What it changes itself since
+        it was applied there is no lack."""
+        applied, wanted, live = (
+            unplaced({}, each)
+            for each in (self.stored.applied or {}, file, self.stored.newest.document)
+        )
+        lacking = diff(wanted, merge(applied, wanted, live).document)
         if not lacking:
             return
         named = ", ".join(each.pointer for each in lacking[:_MOST_NAMED])
         more = len(lacking) - _MOST_NAMED
         raise StateRefused(
-            f"this gateway had its table with `store: {self.store}`, and the file says otherwise"
-            f" ({named}{f' and {more} more' if more > 0 else ''}): run `headgate export` with that"
-            f" store and start with the file it makes, or remove {self.where} to go without"
+            f"this gateway had its table with `store: {self.store}`, and the file lacks what was"
+            f" edited there ({named}{f' and {more} more' if more > 0 else ''}): run `headgate"
+            f" export` with that store and start with the file it makes, or remove {self.where} to"
+            " go without"
         )
 
 
@@ -52,7 +58,7 @@ def in_sqlite(database: Path) -> Former | None:
         store.close()
     if stored is None:
         return None
-    return Former(stored.newest.document, database, "sqlite", is_newer=False)
+    return Former(stored, database, "sqlite", is_newer=False)
 
 
 def in_etcd(copy_at: Path) -> Former | None:
@@ -68,4 +74,4 @@ def in_etcd(copy_at: Path) -> Former | None:
         copy.close()
     if copied is None:
         return None
-    return Former(copied.stored.newest.document, copy_at, "etcd", is_newer=True)
+    return Former(copied.stored, copy_at, "etcd", is_newer=True)
