@@ -63,11 +63,14 @@ def exec_tied(command: Sequence[str]) -> NoReturn:
     Elsewhere it stays as the command's guard and exits as the command did.
     """
     parent, pipe = os.environ.pop(PARENT, None), os.environ.pop(PIPE, None)
-    if parent is None or pipe is None or sys.platform == "linux":
-        if parent is not None:
-            _ask_the_kernel(int(parent))
-        os.execvp(command[0], list(command))  # noqa: S606
-    _guard(command, int(pipe))
+    try:
+        if parent is None or pipe is None or sys.platform == "linux":
+            if parent is not None:
+                _ask_the_kernel(int(parent))
+            os.execvp(command[0], list(command))  # noqa: S606
+        _guard(command, int(pipe))
+    except OSError as error:  # whoever started us shows our last line
+        sys.exit(f"{command[0]} cannot be run: {(error.strerror or str(error)).lower()}")
 
 
 def _ask_the_kernel(parent: int) -> None:

@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from gateway.processes.lifeline import Lifeline
 
 from .waiting import alive, until
@@ -117,3 +119,20 @@ def test_a_stop_is_no_death() -> None:
     assert parent.wait(60) == 0
     assert parent.stdout is not None
     parent.stdout.close()
+
+
+@pytest.mark.parametrize(
+    ("mode", "why"), [(None, "no such file or directory"), (0o644, "permission denied")]
+)
+def test_a_program_that_cannot_be_run_is_named_in_a_line(
+    tmp_path: Path, mode: int | None, why: str
+) -> None:
+    """It is the last that is heard of an instance whose `serve.python` is wrong."""
+    program = tmp_path / "python"
+    if mode is not None:
+        program.touch(mode)
+    done = subprocess.run(
+        [sys.executable, "-m", "gateway", "_tied", str(program), "-V"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, f"{program} cannot be run: {why}\n")
