@@ -149,3 +149,33 @@ async def test_what_a_stranger_says_of_a_client_is_not_written_down(rig, stub, t
     await gateway.ask(b"GET /" + AT + b"X-Forwarded-For: 203.0.113.7\r\n\r\n")
     (line,) = await logged(gateway, log, 1)
     assert line["client"] == "127.0.0.1"
+
+
+UPLOADS = {
+    "body_too_large": b"Content-Length: 2000\r\n\r\n",
+    "body_too_large as it grows": b"Transfer-Encoding: chunked\r\n\r\n5dc\r\n" + b"x" * 1500,
+    "request_timeout": b"Content-Length: 500\r\n\r\nx",
+    "deadline": b"X-Request-Timeout: 100ms\r\nContent-Length: 500\r\n\r\nx",
+    "client_left": b"Content-Length: 500\r\n\r\nx",
+}
+
+
+@pytest.mark.parametrize("case", UPLOADS)
+async def test_an_upload_that_ends_before_it_is_whole_is_booked_at_its_route(
+    rig, stub, tmp_path, case
+):
+    code, log = case.partition(" ")[0], tmp_path / "log"
+    gateway = await rig(access_log=str(log), body_idle_s=0.3 if code == "request_timeout" else 30)
+    gateway.one(await stub(), route={"match": "/x", "max_body": "1KiB"})
+    peer = await gateway.connect()
+    peer.write(b"POST /x" + AT + UPLOADS[case])
+    if code == "client_left":
+        await eventually(lambda: [c for c in gateway.plane.clients if c.exchange is not None])
+        peer.close()
+    else:
+        answer = await peer.answer()
+        assert (answer.error, answer.get("x-headgate-route")) == (code, "r")
+        peer.close()
+    (line,) = await logged(gateway, log, 1)
+    assert (line["reason"], line["route"], line["backend"]) == (code, "r", "")
+    assert line["revision"] == 1
