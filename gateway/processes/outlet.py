@@ -50,6 +50,7 @@ class Outlet:
         self._queue: deque[bytes] = deque()
         self._size = self._missing = 0
         self._is_closed = self._is_writing = self._is_moved = False
+        self._is_torn = False  # the last line that was written has no end: the disk was full
         self._looked_at = time.monotonic()
         self._news = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -139,9 +140,13 @@ class Outlet:
         self._follow_the_path()
         at = 0
         try:
+            if self._is_torn and data:  # what comes now is a line of its own
+                _write_some(self._fd, b"\n", 0, 1)
+                self._is_torn = False
             while at < len(data):
                 at += _write_some(self._fd, data, at, self._end(data, at))
         except OSError:
+            self._is_torn = self._is_torn or not (b"\n" + data[:at]).endswith(b"\n")
             return data.count(b"\n", at)
         return 0
 
@@ -167,7 +172,7 @@ class Outlet:
                 fresh = open_file(self._path)
             except OSError:  # its directory is gone: better in the old file than nowhere
                 return
-            stale, self._fd = self._fd, fresh
+            stale, self._fd, self._is_torn = self._fd, fresh, False
             if stale is not None:
                 os.close(stale)
 

@@ -39,6 +39,7 @@ class Outlet:
         self._queue: deque[bytes] = deque()
         self._size = self._missing = 0
         self._is_writing = False
+        self._is_torn = False  # the last line that was written has no end: the disk was full
         self._news = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -105,17 +106,28 @@ class Outlet:
         """Writes `data`; how many of its lines were lost. Others may write to the same pipe:
         up to PIPE_BUF bytes go into it in one piece, so that lines are not torn apart."""
         at = 0
-        while at < len(data):
-            end = len(data)
-            if end - at > PIPE_BUF:
-                end = data.rfind(b"\n", at, at + PIPE_BUF) + 1 or data.find(b"\n", at) + 1 or end
+        try:
+            if self._is_torn:  # what comes now is a line of its own
+                self._write_some(b"\n")
+                self._is_torn = False
+            while at < len(data):
+                end = len(data)
+                if end - at > PIPE_BUF:
+                    end = (
+                        data.rfind(b"\n", at, at + PIPE_BUF) + 1 or data.find(b"\n", at) + 1 or end
+                    )
+                at += self._write_some(memoryview(data)[at:end])
+        except OSError:
+            self._is_torn = self._is_torn or not (b"\n" + data[:at]).endswith(b"\n")
+            return data.count(b"\n", at)
+        return 0
+
+    def _write_some(self, data: bytes | memoryview) -> int:
+        while True:
             try:
-                at += os.write(self._fd, memoryview(data)[at:end])
+                return os.write(self._fd, data)
             except BlockingIOError:  # others have made it so
                 select.select([], [self._fd], [])
-            except OSError:
-                return data.count(b"\n", at)
-        return 0
 
 
 class Stream(io.TextIOBase):

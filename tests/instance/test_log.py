@@ -225,6 +225,29 @@ def test_what_a_model_prints_holds_up_its_worker_alone(unread: tuple[str, Any]) 
     assert process.wait(60) == 0
 
 
+FULL = """
+import os, resource, sys
+from instance.telemetry.outlet import Outlet
+
+outlet = Outlet(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND))
+for room in (15, 15, 15, resource.RLIM_INFINITY, resource.RLIM_INFINITY):  # what a full disk leaves
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+    outlet.put(b"a line...\\n")
+    outlet.flush(60)
+print(outlet.dropped)
+"""
+
+
+def test_a_line_that_found_no_more_room_spoils_none_that_comes_once_there_is(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "log"
+    command = [sys.executable, "-c", FULL, str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert path.read_text().splitlines() == ["a line...", "a lin", "a line...", "a line..."]
+    assert ran.stdout == "2\n"
+
+
 def test_an_outlet_drops_what_has_no_room_and_says_how_much_once_there_is() -> None:
     reading, writing = socket.socketpair()
     with reading, writing:

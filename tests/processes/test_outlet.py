@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -159,6 +161,40 @@ def test_a_file_that_was_moved_away_is_opened_anew_by_itself_and_when_told(tmp_p
     assert (tmp_path / "log.1").read_text() == "first\n"
     assert (tmp_path / "log.2").read_text().startswith("second\n")
     assert set(path.read_text().splitlines()) == {"third"}
+
+
+FULL = """
+import resource, sys, time
+from gateway.processes.outlet import Outlet
+
+def room(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+def put(line):
+    outlet.put(line)
+    while outlet.waiting:
+        time.sleep(0.001)
+
+outlet = Outlet(None, path=sys.argv[1])
+room(15)  # what a full disk leaves
+for number in range(4):
+    put(b"line %d...\\n" % number)
+room(resource.RLIM_INFINITY)
+put(b"line 4...\\n")
+put(b"line 5...\\n")
+outlet.close()
+print(outlet.dropped)
+"""
+
+
+def test_a_line_that_found_no_more_room_spoils_none_that_comes_once_there_is(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "log"
+    command = [sys.executable, "-c", FULL, str(path)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert path.read_text().splitlines() == ["line 0...", "line ", "line 4...", "line 5..."]
+    assert ran.stdout == "3\n"
 
 
 def test_a_file_whose_directory_is_gone_is_written_on(tmp_path: Path) -> None:
