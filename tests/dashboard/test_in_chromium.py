@@ -203,6 +203,28 @@ def test_a_revision_is_restored_after_showing_what_that_changes(page: Page, demo
         assert demo.revisions[0]["why"] == "worse"
 
 
+def test_where_somebody_was_quicker_it_shows_what_would_change_now(page: Page, demo: Demo) -> None:
+    with demo.lock:
+        demo.table["routes"]["digits"]["split"] = {"digits-linear": 65, "digits-cnn": 35}
+        demo.revision = 43
+    page.open(demo.url)
+    page.find(EXACT)
+    demo.revisions.insert(0, {**demo.revisions[0], "revision": 43})
+    demo.emit({"type": "edit", "revision": 43, "who": "test", "diff": []})
+    page.press('[aria-label="Restore revision 42"]')
+    page.until(lambda: "35 → 10" in page.text("#confirm-diff"))
+    with demo.lock:
+        demo.table["routes"]["digits"]["split"] = {"digits-linear": 50, "digits-cnn": 50}
+        demo.revision = 44
+    page.press("#confirm-apply")
+    page.shows("#confirm-fault", "Someone else made an edit meanwhile")
+    page.shows("#confirm-diff", "50 → 10")
+    assert demo.revision == 44
+    page.press("#confirm-apply")
+    page.until(lambda: demo.revision == 45)
+    page.until(lambda: page.hidden("#confirm-dialog"))
+
+
 def test_an_edit_grows_old_though_no_other_follows(page: Page, demo: Demo) -> None:
     demo.revisions[0]["time"] = datetime.now(UTC).isoformat()
     page.open(demo.url)

@@ -49,35 +49,57 @@ function tokenDialog({ fault, cancellable }) {
 }
 
 // Shows in a dry run what `edit` would change and makes it when it is confirmed: the answer, or
-// null. `tag` gives the entity tag that binds the edit to what was shown.
+// null. `tag` gives the entity tag that binds the edit to what was shown; where somebody else was
+// quicker, what it would change now is shown.
 export async function confirmEdit({ title, text, action, edit, tag }) {
-  const etag = tag();
-  const tried = await edit({ dryRun: true, etag });
+  let etag = null;
+  async function look() {
+    etag = await tag();
+    const tried = await edit({ dryRun: true, etag });
+    const done = Object.values(tried.serves || {}).map((words) => h("p", { class: "quiet" }, words));
+    const opened = (tried.opened || []).map((words) => h("p", { class: "fault" }, `By that, ${words}`));
+    by("confirm-diff").replaceChildren(...opened, changes(tried.diff || []), ...done);
+  }
+  await look();
   const dialog = by("confirm-dialog");
   say(by("confirm-title"), title);
   say(by("confirm-text"), text);
   say(by("confirm-apply"), action);
   say(by("confirm-fault"), "");
   by("confirm-reason").value = "";
-  const done = Object.values(tried.serves || {}).map((words) => h("p", { class: "quiet" }, words));
-  const opened = (tried.opened || []).map((words) => h("p", { class: "fault" }, `By that, ${words}`));
-  by("confirm-diff").replaceChildren(...opened, changes(tried.diff || []), ...done);
   dialog.showModal();
   by("confirm-reason").focus();
   return new Promise((done) => {
     const closed = () => done(null);
+    let making = false; // Enter may be pressed twice, and two restarts are two
     dialog.addEventListener("close", closed, { once: true });
     by("confirm-cancel").onclick = () => dialog.close();
     by("confirm-form").onsubmit = async (event) => {
       event.preventDefault();
+      if (making) return;
+      making = true;
       try {
         const answer = await edit({ reason: by("confirm-reason").value.trim(), etag });
         dialog.removeEventListener("close", closed);
         dialog.close();
         done(answer);
       } catch (error) {
-        say(by("confirm-fault"), error instanceof Refused ? error.words : error.message);
+        say(by("confirm-fault"), await fault(error, look));
+      } finally {
+        making = false;
       }
     };
   });
+}
+
+// Why an edit was not made.
+async function fault(error, look) {
+  if (!(error instanceof Refused)) return error.message;
+  if (error.status !== 412) return error.words;
+  try {
+    await look();
+    return "Someone else made an edit meanwhile. Look again at what would change.";
+  } catch (again) {
+    return again.words || again.message;
+  }
 }

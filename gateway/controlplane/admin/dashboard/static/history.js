@@ -15,7 +15,7 @@ export function history(state, refresh) {
       text: "This makes a new revision; the history stays. It would change:",
       action: "Restore",
       edit: (options) => api.restore(revision, options),
-      tag: () => `"${state.table.revision}"`,
+      tag: async () => `"${(await api.status()).revision}"`,
     });
     if (!answer) return;
     announce(`Revision ${answer.revision}: as revision ${revision} was`);

@@ -17,8 +17,7 @@ export function keys(state, refresh) {
   const failed = (error) => announce(error.words || error.message, { bad: true });
 
   async function edit(name, words) {
-    const etag = await api.keyTag(name);
-    const answer = await confirmEdit({ ...words, tag: () => etag });
+    const answer = await confirmEdit({ ...words, tag: () => api.keyTag(name) });
     if (!answer) return;
     if (answer.key) shown(name, answer.key);
     announce(`Revision ${answer.revision}: ${words.action.toLowerCase()} ${name}`);

@@ -78,8 +78,7 @@ export class BackendControls {
 
   async edit(words) {
     try {
-      const etag = await api.backendTag(this.backend);
-      const answer = await confirmEdit({ ...words, tag: () => etag });
+      const answer = await confirmEdit({ ...words, tag: () => api.backendTag(this.backend) });
       if (!answer) return;
       this.count = null;
       announce(`${answer.applied ? `Revision ${answer.revision}: ` : ""}${words.action.toLowerCase()} ${this.backend}`);
