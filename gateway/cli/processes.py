@@ -20,6 +20,7 @@ from gateway.processes import console
 FOLLOW_S = 0.5
 FOLLOWED = 500
 MOST_REPLICAS = 256
+LOOKED_AT = 1000  # of the history, for how many there were
 
 
 def scale(options: SimpleNamespace) -> int:
@@ -27,11 +28,24 @@ def scale(options: SimpleNamespace) -> int:
     client = finding.client(options)
     for backend, count in parse_counts(options.counts):
         spec = _served(client, backend)
+        _check_scaled(backend, spec["serve"].get("scale"), count)
         if spec["serve"].get("replicas") == count:
             screen.show(Cell(f"{backend}: {count} already", "dim"))
             continue
         _edit(client, options, backend, {"serve": {"replicas": count}})
     return 0
+
+
+def _check_scaled(backend: str, scale: Json | None, count: int) -> None:
+    """Refusal of a count that the load would not let be, as the backend is scaled by it."""
+    if scale is None:
+        return
+    least, most = scale.get("min", 1), scale["max"]
+    if not least <= count <= most:
+        raise Refusal(
+            f"{backend} is scaled by its load, from {least} to {most} replicas: {count} would not"
+            " last; edit `serve.scale`"
+        )
 
 
 def reload(options: SimpleNamespace) -> int:
@@ -126,8 +140,20 @@ def _turn(options: SimpleNamespace, word: Literal["start", "stop"]) -> int:
     if is_stopped == (word == "stop"):
         screen.show(Cell(f"{backend}: {'stopped' if is_stopped else 'served'} already", "dim"))
         return 0
-    _edit(client, options, backend, {"serve": {"replicas": 1 if is_stopped else 0}})
+    count = _count_before(client, backend) if is_stopped else 0
+    _edit(client, options, backend, {"serve": {"replicas": count}})
     return 0
+
+
+def _count_before(client: AdminClient, backend: str) -> int | None:
+    """How many there were before the backend was stopped: None for as many as where nothing is
+    said of it; 1 where the history does not reach back to that."""
+    pointer = f"/backends/{backend}/serve/replicas"
+    for edit in client.history(limit=LOOKED_AT)["revisions"]:
+        for change in edit["diff"]:
+            if change["pointer"] == pointer and change.get("after") == 0:
+                return change.get("before")
+    return 1
 
 
 def _tell(

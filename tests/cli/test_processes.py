@@ -82,8 +82,26 @@ def test_any_other_model_is_stopped_and_started_by_how_many_run(headgate, player
     ran = headgate("stop", "digits-cnn")
     assert (ran.code, ran.out) == (0, "digits-cnn: stopped already\n"), ran
     assert headgate("start", "digits-cnn").code == 0
-    assert player.table["backends"]["digits-cnn"]["serve"]["replicas"] == 1
+    assert player.table["backends"]["digits-cnn"]["serve"]["replicas"] == 3, "as before"
     assert player.told == []
+
+
+def test_one_that_was_stopped_as_long_as_is_known_is_started_once(headgate, player) -> None:
+    serving(player, replicas=0)
+    assert headgate("start", "digits-cnn").code == 0
+    assert player.table["backends"]["digits-cnn"]["serve"]["replicas"] == 1
+
+
+def test_what_is_scaled_by_its_load_is_not_scaled_beyond_that(headgate, player) -> None:
+    serving(player, replicas=2, scale={"max": 4})
+    for count in (0, 5):
+        ran = headgate("scale", f"digits-cnn={count}")
+        assert ran.code == 1
+        assert ran.err == (
+            f"headgate: digits-cnn is scaled by its load, from 1 to 4 replicas: {count} would not"
+            " last; edit `serve.scale`\n"
+        )
+    assert headgate("scale", "digits-cnn=4").code == 0
 
 
 def test_start_waits_until_it_is_ready_and_not_only_until_it_is_asleep(headgate, player) -> None:

@@ -95,14 +95,14 @@ def test_a_model_is_scaled_loaded_anew_and_stopped_from_the_page(page: Page, dem
 def test_a_model_that_starts_with_the_gateway_is_stopped_by_asking_for_none_of_it(
     page: Page, demo: Demo
 ) -> None:
-    serve(demo, process("127.0.0.1:8002"))
+    serve(demo, process("127.0.0.1:8002"), replicas=2)
     page.open(demo.url)
     page.until(lambda: page.seen('[aria-label="reload digits-cnn"]'))
     assert page.hidden("[data-word]"), "its address is written down"
     with demo.lock:
         demo.table["backends"]["digits-cnn"]["instances"] = ["fleet://digits-cnn"]
     demo.emit({"type": "edit", "revision": 43, "who": "test", "diff": []})
-    for word, count in (("stop", 0), ("start", 1)):
+    for word, count in (("stop", 0), ("start", 2)):
         page.until(lambda: page.seen("[data-word]"))
         page.press(f'[aria-label="{word} digits-cnn"]')
         confirm(page)

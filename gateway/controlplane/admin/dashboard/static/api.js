@@ -89,7 +89,7 @@ export const api = {
   table: () => ask("GET", "table"),
   status: () => ask("GET", "status"),
   series: (backends) => ask("GET", `series?${backends.map((name) => `backend=${part(name)}`).join("&")}`),
-  history: () => ask("GET", "history?limit=50"),
+  history: (limit = 50) => ask("GET", `history?limit=${limit}`),
   weights: (route) => tagged("GET", `routes/${part(route)}/weights`),
   setWeights: (route, weights, options) => ask("PUT", `routes/${part(route)}/weights`, { ...options, body: weights }),
   mirror: (route) => ask("GET", `routes/${part(route)}/mirror`),

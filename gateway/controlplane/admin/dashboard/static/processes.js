@@ -31,7 +31,7 @@ const failed = (error) => announce(error.words || error.message, { bad: true });
 // What can be done with all processes of one backend.
 export class BackendControls {
   constructor(backend, refresh) {
-    Object.assign(this, { backend, refresh, count: null });
+    Object.assign(this, { backend, refresh, count: null, least: 0, most: MOST_REPLICAS });
     this.field = h("input", {
       type: "number", min: 0, max: MOST_REPLICAS, "aria-label": `Replicas of ${backend}`, "data-edits": true,
       oninput: () => this.offer(), onkeydown: (event) => { if (event.key === "Enter" && !this.scaling.hidden) this.scale(); },
@@ -55,6 +55,11 @@ export class BackendControls {
     if (!serve || !served) return;
     this.generation = serve.generation || 0;
     const count = serve.replicas ?? serve.scale?.min ?? Math.max(1, (spec.instances || []).filter((url) => !url.startsWith("fleet:")).length);
+    // Outside of these its load would have it otherwise at once.
+    this.least = serve.scale ? serve.scale.min ?? 1 : 0;
+    this.most = serve.scale?.max ?? MOST_REPLICAS;
+    mark(this.field, "min", this.least);
+    mark(this.field, "max", this.most);
     if (this.count === null || (this.field.value === String(this.count) && document.activeElement !== this.field)) this.field.value = count;
     this.count = count;
     this.offer();
@@ -73,7 +78,7 @@ export class BackendControls {
 
   offer() {
     const value = Number(this.field.value);
-    this.scaling.hidden = value === this.count || !Number.isInteger(value) || value < 0 || this.field.value === "" || value > MOST_REPLICAS;
+    this.scaling.hidden = value === this.count || !Number.isInteger(value) || this.field.value === "" || value < this.least || value > this.most;
   }
 
   async edit(words) {
@@ -107,14 +112,23 @@ export class BackendControls {
     });
   }
 
-  // One that starts on demand is told; of another one none is asked for, or one again.
-  turned(word) {
+  // One that starts on demand is told; of another one none is asked for, or as many again as before.
+  async turned(word) {
     if (this.isDemand) return this.tell(word);
     const stop = word === "stop";
+    const replicas = stop ? 0 : await this.before().catch(() => 1);
     return this.edit({
-      title: `${stop ? "Stop" : "Start"} ${this.backend}?`, action: stop ? "Stop" : "Start", edit: this.patch({ replicas: stop ? 0 : 1 }),
+      title: `${stop ? "Stop" : "Start"} ${this.backend}?`, action: stop ? "Stop" : "Start", edit: this.patch({ replicas }),
       text: stop ? "It finishes what it has, and its memory is free. Requests go where the route says, until it is started again." : "It gets requests as soon as it is ready.",
     });
+  }
+
+  // How many there were before it was stopped; null for as many as where nothing is said of it.
+  async before() {
+    const pointer = `/backends/${this.backend}/serve/replicas`;
+    const changes = (await api.history(1000)).revisions.flatMap((edit) => edit.diff || []);
+    const stopped = changes.find((change) => change.pointer === pointer && change.after === 0);
+    return stopped ? stopped.before ?? null : 1;
   }
 
   tell(word) {
