@@ -11,6 +11,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from click import UsageError
+
 from gateway.cli import screen
 from gateway.cli.grids import Cell, clean
 from gateway.cli.refusals import Refusal
@@ -30,10 +32,10 @@ def up(options: SimpleNamespace) -> int:
     from gateway.up import launcher, offering
 
     if options.on is not None and options.reload:
-        raise Refusal("--reload is for models on this machine, not with --on")
+        raise UsageError("--reload is for models on this machine, not with --on")
     if offering.is_model(options.file):
         if options.on is not None:
-            raise Refusal(
+            raise UsageError(
                 "--on is for a configuration file: headgate up server.py --write makes one"
             )
         return _up_model(options)
@@ -41,7 +43,7 @@ def up(options: SimpleNamespace) -> int:
     given = [*OF_INSTANCES, "device", "port", "write"]
     if said := [name for name in given if getattr(options, name) is not None]:
         option = said[0].replace("_", "-")
-        raise Refusal(f"--{option} is for a model (server.py); {options.file} says it itself")
+        raise UsageError(f"--{option} is for a model (server.py); {options.file} says it itself")
     state_dir = _state_dir(options, file)
     _set_up_tls(options, file, state_dir)
     return launcher.run_up(
@@ -93,8 +95,8 @@ def _up_model(options: SimpleNamespace) -> int:
 
 
 def _asked_of_instances(options: SimpleNamespace) -> dict[str, Any]:
-    """What `serve` says of instances in these options; Refusal names those of them that cannot be:
-    of the file that is made of them nobody knows."""
+    """What `serve` says of instances in these options; UsageError names those that cannot be: of
+    the file that is made of them nobody knows."""
     from gateway.controlplane.configuration.reading import entry
     from gateway.core.faults import Invalid
 
@@ -106,7 +108,7 @@ def _asked_of_instances(options: SimpleNamespace) -> dict[str, Any]:
     try:
         entry("backends", "model", {"serve": {"model": "server.py", **serve}})
     except Invalid as refused:
-        raise Refusal(
+        raise UsageError(
             "; ".join(f"{_option(f.pointer)}: {f.detail}" for f in refused.faults)
         ) from None
     return serve
@@ -123,7 +125,7 @@ def gateway(options: SimpleNamespace) -> int:
     from gateway import app
 
     if options.on is not None and options.take_over:
-        raise Refusal("--take-over is for a gateway without --on: stop that one, and start this")
+        raise UsageError("--take-over is for a gateway without --on: stop that one, and start this")
     file = _file(options.file)
     state_dir = _state_dir(options, file)
     _set_up_tls(options, file, state_dir)
@@ -158,7 +160,7 @@ def _set_up_tls(options: SimpleNamespace, file: Path, state_dir: Path) -> None:
 
 def instance(_: SimpleNamespace) -> int:
     """Reached behind a `--` only: an instance reads its own options."""
-    raise Refusal("write it as: headgate instance MODEL [options]")
+    raise UsageError("write it as: headgate instance MODEL [options]")
 
 
 def check(options: SimpleNamespace) -> int:

@@ -457,7 +457,24 @@ def test_an_instance_is_its_own_program(tmp_path) -> None:
 
 def test_every_command_runs_something_that_is_there(headgate) -> None:
     ran = headgate("--", "instance")
-    assert (ran.code, ran.err) == (1, "headgate: write it as: headgate instance MODEL [options]\n")
+    said = "headgate: write it as: headgate instance MODEL [options]"
+    assert (ran.code, ran.err) == (2, f"{said}\ntry: headgate instance --help\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("up", "--port", "80"), ("up", "--write", "x.yaml"), ("up", "--on", "ray", "--reload"),
+        ("gateway", "--take-over", "--on", "ray"),
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_options_that_do_not_go_together_are_wrong_usage(headgate, tmp_path, words) -> None:
+    (tmp_path / "headgate.yaml").write_text("backends: {}\nroutes: {}\n")
+    ran = headgate(*words, "headgate.yaml")
+    assert ran.code == 2
+    assert ran.err.startswith(f"headgate: {words[-1] if words[1] == '--on' else words[1]} is for ")
+    assert ran.err.endswith(f"\ntry: headgate {words[0]} --help\n")
 
 
 def test_an_option_before_the_command_is_told_its_place(headgate) -> None:
@@ -573,7 +590,8 @@ def test_an_option_that_cannot_be_is_named_and_no_file_that_nobody_wrote(
 ) -> None:
     (tmp_path / "server.py").write_text("raise SystemExit('it is not even looked at')")
     ran = headgate("up", "server.py", *words)
-    assert (ran.code, ran.err.count("\n")) == (1, 1), ran
+    assert ran.code == 2, ran
     assert ran.err.startswith(f"headgate: {said}"), ran
+    assert ran.err.endswith("\ntry: headgate up --help\n"), ran
     assert ".yaml" not in ran.err
     assert not (tmp_path / ".headgate").exists()

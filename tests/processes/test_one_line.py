@@ -257,5 +257,5 @@ async def test_options_of_a_model_are_refused_beside_a_configuration(tmp_path: P
         stderr=asyncio.subprocess.PIPE,
     )
     _, said = await process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert b"--port is for a model (server.py)" in said

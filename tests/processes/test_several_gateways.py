@@ -227,7 +227,6 @@ SERVED = """
             "backends/main/serve: `headgate up` starts no instances with `store: etcd`",
         ),
         (["gateway", "--on", "ray"], "", "set `gateway.store: etcd`"),
-        (["gateway", "--take-over", "--on", "ray"], "", "--take-over is for a gateway without"),
     ],
 )
 async def test_a_start_that_does_not_go_with_its_store_is_refused_in_one_line(
