@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -323,6 +323,33 @@ def test_a_member_that_does_not_answer_is_left_for_one_that_does(
     with opened(Access(["http://127.0.0.1:9", *etcd.urls, "http://127.0.0.1:9"]), prefix) as store:
         store.commit(revision(1))
         assert store.load() is not None
+
+
+async def test_a_member_that_is_slow_is_not_given_up_while_another_is_asked() -> None:
+    """Nor is one waited for that keeps silent: whichever answers first."""
+    asked, another = list[asyncio.StreamWriter](), asyncio.Event()
+
+    async def member(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(writer)
+        if len(asked) > 1:
+            another.set()  # it keeps silent
+        else:
+            await another.wait()
+            writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{"a":1}')
+        with suppress(OSError):
+            await reader.read()
+        writer.close()
+
+    async with AsyncExitStack() as stack:
+        servers = [
+            await stack.enter_async_context(await asyncio.start_server(member, "127.0.0.1", 0))
+            for _ in range(3)
+        ]
+        urls = [f"http://127.0.0.1:{each.sockets[0].getsockname()[1]}" for each in servers]
+        client = Client(Access(urls), within_s=9.0)
+        stack.push_async_callback(client.close)
+        assert await client.call("/v3/kv/txn", {}, within_s=60.0) == {"a": 1}
+        assert len(asked) >= 2
 
 
 def test_without_etcd_the_copy_is_there_to_start_from_and_nothing_is_edited(

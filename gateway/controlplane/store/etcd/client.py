@@ -1,8 +1,8 @@
 """How does one ask etcd something, whichever of its members is there?
 
 Speaks etcd's JSON gateway (`/v3/…`, etcd 3.4 to 3.6) and knows nothing of what is kept there. A
-member that does not answer, or has no leader, is left for the next one; what was asked may then
-have been done twice, which is for the caller to rule out (by comparing in its transaction).
+member that does not answer soon, or has no leader, is left for the next one; what was asked may
+then have been done twice, which is for the caller to rule out (by comparing in its transaction).
 """
 
 import asyncio
@@ -21,11 +21,12 @@ import aiohttp
 import orjson
 
 from gateway.controlplane.store.store import NotLetIn, StoreError, StoreFull, Unavailable
+from gateway.processes.tasks import Tasks
 
 log = logging.getLogger(__name__)
 Json = Any
 CONNECT_S = 1.0
-TRY_S = 2.0
+PATIENCE_S = 2.0
 WITHIN_S = 5.0
 PAUSE_S = 0.05  # between two rounds over all endpoints
 INVALID, NOT_FOUND, DENIED, EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED = 3, 5, 7, 8, 14, 16
@@ -95,7 +96,9 @@ class Client:
     def __init__(self, access: Access, *, within_s: float = WITHIN_S) -> None:
         """`within_s`: how long an answer is waited for where nothing else is said."""
         self._access, self._within_s = access, within_s
-        self._try_s = min(TRY_S, within_s / 3)
+        # Three rounds: whoever was asked while a leader was elected has lost what it was asked.
+        self._patience_s = min(PATIENCE_S, within_s / 3 / len(access.endpoints))
+        self._tasks = Tasks(lambda name, error: None)  # who calls hears of it
         self._files = access.files()
         self._tls = access.tls()
         self._at = random.randrange(len(access.endpoints))  # noqa: S311 -- spreads gateways
@@ -105,33 +108,46 @@ class Client:
 
     async def close(self) -> None:
         """Closes every connection."""
+        await self._tasks.close()
         if self._session is not None:
             await self._session.close()
 
     async def call(self, path: str, body: Json, *, within_s: float | None = None) -> Json:
         """The answer of the first member that has one. Unavailable when none has within that time,
-        EtcdRefused when it is a refusal."""
+        EtcdRefused when it is a refusal. Who takes long is not given up: it may only be slow, and
+        others are asked beside it."""
         end = time.monotonic() + (within_s or self._within_s)
+        asked = dict[asyncio.Task[Json], str]()
         tried = 0
-        while True:
-            at = self._at
-            left = end - time.monotonic()
-            try:
-                async with asyncio.timeout(max(0.05, min(self._try_s, left))):
-                    return await self._ask(self._endpoint(at), path, body)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        try:
+            while True:
+                at, endpoint = self._at, self._endpoint(self._at)
+                asked[self._tasks.run("a call", self._ask(endpoint, path, body))] = endpoint
+                patience_s = max(0.05, min(self._patience_s, end - time.monotonic()))
+                done, _ = await asyncio.wait(
+                    asked, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED
+                )
+                why = f"{endpoint}: no answer in time"
+                for each in done:
+                    endpoint = asked.pop(each)
+                    try:
+                        return each.result()
+                    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                        why = f"{endpoint}: {told(error)}"
+                    except EtcdRefused as refused:
+                        if refused.code not in AWAY:
+                            raise
+                        why = f"{endpoint}: {refused}"
                 self._read_again()
-                why = f"{self._endpoint(at)}: {told(error)}"
-            except EtcdRefused as refused:
-                if refused.code not in AWAY:
-                    raise
-                why = f"{self._endpoint(at)}: {refused}"
-            self.leave(at)
-            tried += 1
-            if time.monotonic() >= end:
-                raise Unavailable(f"etcd cannot be reached ({why})")
-            if tried % len(self._access.endpoints) == 0:
-                await asyncio.sleep(PAUSE_S)
+                self.leave(at)
+                tried += 1
+                if time.monotonic() >= end:
+                    raise Unavailable(f"etcd cannot be reached ({why})")
+                if done and tried % len(self._access.endpoints) == 0:
+                    await asyncio.sleep(PAUSE_S)
+        finally:
+            for each in asked:
+                each.cancel()
 
     async def stream(self, path: str, body: Json) -> AsyncIterator[Json]:
         """What one member answers, message by message. Unavailable when it breaks off."""
