@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from gateway.controlplane.watch import resolver as resolver_module
 from gateway.controlplane.watch.health_book import Key
 from gateway.controlplane.watch.prober import Prober, targets_of
 from gateway.controlplane.watch.probing import Target, probe, signal_of
-from gateway.controlplane.watch.resolver import Endpoints, Resolver, is_permitted
+from gateway.controlplane.watch.resolver import Endpoints, Resolver, is_permitted, look_up
 from gateway.core.evidence import Evidence, by_backend
 from gateway.core.health import HealthState
 from gateway.core.table import Backend, Health, Table
@@ -394,6 +397,56 @@ async def test_r34_a_broken_resolver_changes_nothing_and_is_named_once() -> None
         assert said == ["cannot resolve model: no answer; keeping 10.0.0.1"]
         names.names["model"] = ["10.0.0.9"]
         await until(lambda: len(heard) == 2)
+
+
+async def test_r34_names_whose_server_keeps_silent_hold_up_no_other_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A look-up cannot be ended, and the loop has threads for a few of them only."""
+    go = threading.Event()
+
+    def getaddrinfo(host: str, port: int, **_more: Any) -> list[Any]:
+        if host != "model":
+            go.wait(60)
+            raise OSError("no server answered")
+        return [(0, 0, 0, "", ("10.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    silent = [asyncio.create_task(look_up(f"silent-{n}", 80)) for n in range(40)]
+    try:
+        assert await look_up("model", 80) == ["10.0.0.1"]
+        assert not any(each.done() for each in silent)
+    finally:
+        go.set()
+    ended = await asyncio.gather(*silent, return_exceptions=True)
+    assert {str(each) for each in ended} == {"no server answered"}
+
+
+async def test_r34_what_is_answered_late_is_heard_and_not_asked_twice_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resolver_module, "LOOK_UP_WITHIN_S", 0.01)
+    names, go = Names(model=["10.0.0.1"]), asyncio.Event()
+
+    async def slow(host: str, port: int) -> list[str]:
+        found = await names(host, port)
+        await go.wait()
+        return found
+
+    said: list[str] = []
+    resolver = Resolver(lambda _: None, look_up=slow, every_s=0.01, say=said.append)
+    try:
+        resolver.sync(table("http://model:80"))
+        await until(lambda: bool(said))
+        expected = "cannot resolve model: no answer in time; keeping it without an address"
+        assert said == [expected]
+        for _ in range(50):  # turns, in which it would be asked again
+            await asyncio.sleep(0.002)
+        assert names.asked == 1
+        go.set()
+        await until(lambda: resolver.endpoints == {"a": {"http://model:80": ["10.0.0.1"]}})
+    finally:
+        await resolver.close()
 
 
 async def test_an_order_that_turns_around_moves_nobody() -> None:

@@ -15,18 +15,26 @@ from functools import lru_cache, partial
 
 from gateway.core.addresses import refusal
 from gateway.core.table import Instance, Table
+from gateway.processes.own_thread import in_own_thread
 from gateway.processes.tasks import PAUSE_S, Tasks, told
 
 EVERY_S = 3.0
 LOOK_UP_WITHIN_S = 5.0
+AT_ONCE = 200  # names that are looked up, each in a thread
 
 Endpoints = dict[str, dict[str, list[str]]]
 LookUp = Callable[[str, int], Awaitable[list[str]]]
 
 
 async def look_up(host: str, port: int) -> list[str]:
-    """Every A and AAAA record of `host`, IPv4 first; OSError when there is no answer."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    """Every A and AAAA record of `host`, IPv4 first; OSError when there is no answer.
+
+    In a thread of its own: the loop has very few for names, and each waits for half a minute and
+    more where a name's server keeps silent, so that two of them would hold up every other name.
+    """
+    found = await in_own_thread(
+        f"name {host}", lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    )
     return sorted({str(info[4][0]) for info in found}, key=lambda text: (":" in text, text))
 
 
@@ -91,6 +99,9 @@ class Resolver:
         self._own = Tasks(self._note_failure, pause_s=pause_s)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, asyncio.Event] = {}
+        self._look_ups = Tasks(lambda name, error: None)  # who waits for one hears of it
+        self._under_way: dict[str, asyncio.Task[list[str]]] = {}
+        self._room = asyncio.Semaphore(AT_ONCE)
         self._silent: set[str] = set()
         self._ourselves: set[tuple[str, int]] = set()
         self._missed: dict[str, set[str]] = {}
@@ -140,6 +151,7 @@ class Resolver:
 
     async def close(self) -> None:
         await self._own.close()
+        await self._look_ups.close()
 
     def _note_failure(self, name: str, error: Exception) -> None:
         self._say(f"{name} ended, a fault in headgate itself: {told(error)}; beginning again")
@@ -155,12 +167,12 @@ class Resolver:
         port = next(iter(self._names[host]))[2]
         try:
             async with asyncio.timeout(LOOK_UP_WITHIN_S):
-                found = self._permitted(await self._look_up(host, port))
+                found = self._permitted(await self._answer(host, port))
         except (OSError, TimeoutError, UnicodeError) as error:
             if host not in self._silent:
                 self._silent.add(host)
                 self._say(
-                    f"cannot resolve {host}: {error or 'no answer in time'}; keeping "
+                    f"cannot resolve {host}: {str(error) or 'no answer in time'}; keeping "
                     f"{', '.join(self._known(host)) or 'it without an address'}"
                 )
             self._drop_missed(host)
@@ -173,6 +185,18 @@ class Resolver:
         # instance then stays where it is while its resolver merely turns the order around.
         kept = [address for address in before if address in found or address not in missed]
         self._set(host, kept + [address for address in found if address not in kept])
+
+    async def _answer(self, host: str, port: int) -> list[str]:
+        """What a look-up finds: the one that is under way, where nobody has answered that yet."""
+        if host not in self._under_way:
+            task = self._look_ups.run(f"looking up {host}", self._answered(host, port))
+            self._under_way[host] = task
+            task.add_done_callback(lambda _: self._under_way.pop(host))
+        return await asyncio.shield(self._under_way[host])
+
+    async def _answered(self, host: str, port: int) -> list[str]:
+        async with self._room:
+            return await self._look_up(host, port)
 
     def _drop_missed(self, host: str) -> None:
         """What the last answer no longer held goes now: it was only kept until its successors
