@@ -80,6 +80,13 @@ class WorkerSlots:
         self.connected[worker.pid] = worker
         self._deciding.add(worker.pid)
 
+    def lose(self, worker: ConnectedWorker, is_alive: bool) -> None:
+        """Its channel has ended. Of a process that has ended as well nobody may speak any more: the
+        supervisor may have told of its end before its last hello was read."""
+        del self.connected[worker.pid]
+        if not is_alive:
+            self._deciding.discard(worker.pid)
+
     def has(self, worker: ConnectedWorker) -> bool:
         """Whether this is still the channel of its process."""
         return self.connected.get(worker.pid) is worker

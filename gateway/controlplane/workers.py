@@ -18,6 +18,7 @@ from gateway.controlplane.published import NotInForce
 from gateway.controlplane.worker_loads import WorkerLoads
 from gateway.controlplane.worker_slots import NO_SLOT, ConnectedWorker, WorkerChannel, WorkerSlots
 from gateway.core.table import EMPTY, Table
+from gateway.processes.leaving import is_there
 from gateway.telemetry.catalogue import Gone
 from gateway.wire.channel import pass_over
 from gateway.wire.messages import (
@@ -67,6 +68,7 @@ class Workers:
         on_asked: Callable[[Sequence[str]], None] = lambda _: None,
         answer_within_s: float = ANSWER_WITHIN_S,
         look_within_s: float = LOOK_WITHIN_S,
+        is_there: Callable[[int], bool] = is_there,
     ) -> None:
         # By its type, what holds until it is said anew: who comes is told all of it.
         self._lasting: dict[str, ToWorker] = {
@@ -78,7 +80,7 @@ class Workers:
         self._replace, self._succeed = replace, succeed
         self._health, self._on_evidence = health, on_evidence
         self._on_workers, self._on_judged = on_workers, on_judged
-        self._on_asked = on_asked
+        self._on_asked, self._is_there = on_asked, is_there
         self._answer_within_s, self._look_within_s = answer_within_s, look_within_s
         self._table = EMPTY
         self._endpoints: Endpoints = {}
@@ -298,7 +300,7 @@ class Workers:
         finally:
             channel.close()
             if worker is not None and self._slots.has(worker):
-                del self._slots.connected[worker.pid]
+                self._slots.lose(worker, self._is_there(worker.pid))
                 self.loads.drop(worker.pid)
                 self._on_workers("lost", worker.slot, worker.pid)
                 self._answer()

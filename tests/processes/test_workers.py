@@ -69,6 +69,7 @@ class House:
     def __init__(self, path: Path, answer_within_s: float = 60, **options: Any) -> None:
         self.path, self.replaced, self.evidence = path, [], []
         self.succeeded: list[int] = []
+        self.gone: set[int] = set()  # processes that have ended
         self.health = {"type": "health", "states": {}, "signals": []}
         self.workers = Workers(
             {"drain_s": 1},
@@ -77,6 +78,7 @@ class House:
             health=lambda backends: self.known(backends),
             on_evidence=self.evidence.extend,
             answer_within_s=answer_within_s,
+            is_there=lambda pid: pid not in self.gone,
             **{"look_within_s": 60, **options},
         )
         self.started: list[Worker] = []
@@ -207,6 +209,23 @@ async def test_a_worker_that_lost_its_channel_is_waited_for(tmp_path: Path) -> N
         assert not edit.done()
         await it.start(0, 100)
         assert await edit == 1
+        assert it.replaced == []
+
+
+async def test_a_worker_whose_hello_is_read_after_its_end_is_waited_for_no_more(
+    tmp_path: Path,
+) -> None:
+    """As one of the gateway before does that ends while a new control process starts."""
+    async with house(tmp_path, answer_within_s=0.2) as it:
+        it.workers.expect([100], [90])
+        it.workers.expect([100])
+        await it.start(0, 100)
+        it.gone.add(90)
+        late = Worker(await Channel.open(str(it.path)), 0, 90)
+        await until(lambda: 90 in [each.pid for each in it.workers.connected])
+        late.channel.close()
+        await until(lambda: 90 not in [each.pid for each in it.workers.connected])
+        assert await it.workers.put_in_force(table(8)) == 1
         assert it.replaced == []
 
 

@@ -267,6 +267,7 @@ class SimControl:
             health=lambda backends: self.prober.health.messages(backends),
             on_evidence=lambda signals: self.prober.hear(signals),
             answer_within_s=ANSWER_WITHIN_S,
+            is_there=lambda pid: pid in [each.pid for each in house.live_workers()],
         )
         self.prober = Prober(
             self._on_health,
