@@ -101,7 +101,10 @@ def _tell(client: AdminClient, options: SimpleNamespace, route: str, word: str) 
             lambda: client.rollout(route)["etag"],
         )
     if not screen.printed(found, options.output):
-        screen.show(*drawn(client.rollout(route)))
+        now = client.rollout(route)
+        screen.show(*drawn({**now, **found} if options.dry_run else now))
+        if options.dry_run:
+            screen.show(Cell("a dry run: nothing was changed", "dim"))
     return 0
 
 

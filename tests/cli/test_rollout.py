@@ -90,6 +90,13 @@ def test_a_word_before_the_route_tells_it_so(headgate, player, word) -> None:
     assert "paused" in ran.out
 
 
+def test_a_word_that_is_but_tried_shows_where_it_would_lead(headgate, player) -> None:
+    player.rollouts["digits"] = [look("running", 2, 50)]
+    ran = headgate("rollout", "promote", "digits", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[-1] == "a dry run: nothing was changed"
+
+
 def test_what_is_refused_is_one_line_and_exit_1(headgate, player) -> None:
     player.rollouts["digits"] = [look()]
     ran = headgate("rollout", "approve", "digits")

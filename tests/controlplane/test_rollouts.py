@@ -476,6 +476,21 @@ async def test_a_dry_run_and_a_disk_that_refuses_change_nothing() -> None:
     assert (await house.wait(3))["state"] == "running", "what was refused is not done later"
 
 
+async def test_a_command_that_is_but_tried_says_where_it_would_lead() -> None:
+    house = House()
+    await house.begin()
+    for word, state, step, share in (
+        ("pause", "paused", 1, 5),
+        ("promote", "running", 2, 50),
+        ("abort", "aborted", 1, 10),
+    ):
+        tried = await house.commands.command("digits", word, How(dry_run=True))
+        assert (tried["state"], tried["step"], tried["share"]) == (state, step, share)
+    shown = house.shown()
+    assert (shown["state"], shown["step"], shown["share"]) == ("running", 1, 5)
+    assert house.weights == {"digits-linear": 95, "digits-cnn": 5}
+
+
 async def test_promote_goes_on_and_approve_answers_a_wait() -> None:
     house = House()
     await house.begin()

@@ -134,7 +134,8 @@ class Commands:
         return await asyncio.shield(self._own.run("a rollout's command", steps))
 
     async def command(self, route: str, word: str, how: How = PLAIN) -> Json:
-        """The rollout after one of COMMANDS, in force; Conflict where it means nothing now."""
+        """The rollout after one of COMMANDS, in force, or as it would be where that is but tried;
+        Conflict where it means nothing now."""
         return await self._finish(self._command(route, word, how))
 
     async def _command(self, route: str, word: str, how: How) -> Json:
@@ -146,7 +147,7 @@ class Commands:
                 raise Conflict(f"route {route!r}: {refused}") from None
             how.guard(it.shown())
             if how.dry_run:
-                return it.shown()
+                return it.if_done(move).shown()
             await self._driver.claim(route)
             before = it.accepted
             if word in OVERRULE:

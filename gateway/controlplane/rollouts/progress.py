@@ -146,6 +146,10 @@ class Progress:
             return Move(state, self.step + 1, why, self.weights_of(self.step + 1, state))
         return Move(state, self.step, why)
 
+    def if_done(self, move: Move) -> "Progress":
+        """What it would be once `move` is in force."""
+        return replace(self, state=move.state, step=move.step)
+
     def done(self, move: Move, time: str, revision: int | None) -> None:
         """`move` is in force."""
         if move.step != self.step:
