@@ -122,6 +122,14 @@ def test_an_edit_by_someone_else_moves_the_base_and_not_the_draft(page: Page, de
     assert exact.get_property("value") == "35"
 
 
+def test_a_share_that_is_small_is_not_shown_as_none(page: Page, demo: Demo) -> None:
+    with demo.lock:
+        demo.table["routes"]["digits"]["split"] = {"digits-linear": 9999, "digits-cnn": 1}
+    page.open(demo.url)
+    page.shows('[data-route="digits"] [data-backend="digits-cnn"] [data-label="Share"]', "0.01 %")
+    page.shows('[data-route="digits"] [data-backend="digits-linear"] [data-label="Share"]', "99.99")
+
+
 def test_a_refusal_is_shown_where_the_edit_is(page: Page, demo: Demo) -> None:
     page.open(demo.url)
     exact = page.find(EXACT)
@@ -530,6 +538,7 @@ def test_a_rollout_shows_its_steps_its_evidence_and_what_a_person_may_say(
     guard = '[data-route="digits"] [data-guard="errors"]'
     page.shows(guard, "9 of 212 against 17 of 1,908 at 50 %")
     page.find(f'{guard} .meter[aria-valuenow="0.50"]')
+    assert "null" not in page.text('[data-route="digits"] .rollout')
     words, word = '[data-route="digits"] [data-word]', code.format("e.innerText")
     page.until(lambda: page.script(word, words) == ["approve", "pause", "abort"])
     page.press('[data-route="digits"] [data-word="abort"]')

@@ -20,6 +20,7 @@ def test_a_mirror_shows_its_agreement_its_fields_and_examples(page: Page) -> Non
         page.open(demo.url)
         page.until(lambda: "agrees in 97.0 % of 200 pairs" in page.text(f"{PANEL} .head"))
         page.shows(PANEL, "the stable version with itself agrees in 99.5 %")
+        page.shows(PANEL, ", 3 unanswered")
         page.shows(f'{PANEL} [data-field="/digit"]', "98.0 %")
         page.shows(f'{PANEL} [data-field="/digit"]', "3.25, at most 6")
         page.press(f"{PANEL} summary")

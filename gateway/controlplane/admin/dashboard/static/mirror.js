@@ -40,7 +40,7 @@ export class MirrorPanel {
     say(this.head, `mirror ${found.backend} ${told(found)}`);
     mark(this.head, "data-agreement", found.agreement);
     const more = ["unanswered", "dropped"].filter((word) => found.verdicts[word])
-      .map((word) => `${number(found.verdicts[word])} ${word}`);
+      .map((word) => `${number(found.verdicts[word], 0)} ${word}`);
     if (noise) more.unshift(`the stable version with itself ${told(noise)}`);
     if (found.learning) more.push(`${found.learning} wait until it is known how much is noise`);
     say(this.rest, more.join(", "));

@@ -139,7 +139,12 @@ export function number(value, digits) {
   return value.toLocaleString("en", { minimumFractionDigits: places, maximumFractionDigits: places });
 }
 
-export const percent = (share) => `${(100 * share).toFixed(1)} %`;
+// One decimal, and two where one would make nothing or everything of it.
+export const percent = (share) => {
+  const rough = (100 * share).toFixed(1);
+  const hides = share > 0 && share < 1 && (rough === "0.0" || rough === "100.0");
+  return `${hides ? (100 * share).toFixed(2) : rough} %`;
+};
 
 // Where and what: a weight by its route and backend, anything else by its whole path.
 export function changeWords(change) {

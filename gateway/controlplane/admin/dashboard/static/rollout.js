@@ -56,7 +56,7 @@ export class RolloutPanel {
     this.box.replaceChildren(head,
       h("ol", { class: "track", "aria-label": "Steps" }, ...steps),
       h("ul", { class: "guards" }, ...[...this.guards.values()].map((guard) => guard.element)),
-      LIVE.includes(rollout.state) ? null : h("p", { class: "quiet" }, last ? last.why : ""),
+      ...(last && !LIVE.includes(rollout.state) ? [h("p", { class: "quiet" }, last.why)] : []),
       h("div", { class: "buttons" }, ...(WORDS[rollout.state] || []).map((word) => this.button(word))));
   }
 
