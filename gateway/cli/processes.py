@@ -152,7 +152,8 @@ def _count_before(client: AdminClient, backend: str) -> int | None:
     for edit in client.history(limit=LOOKED_AT)["revisions"]:
         for change in edit["diff"]:
             if change["pointer"] == pointer and change.get("after") == 0:
-                return change.get("before")
+                before: int | None = change.get("before")
+                return before
     return 1
 
 

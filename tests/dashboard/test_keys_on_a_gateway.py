@@ -24,6 +24,8 @@ def origin() -> Iterator[OriginProcess]:
 
 def make(page: Page, admin_url: str) -> str:
     """Makes a key for one route as a person would; its secret as it is shown."""
+    from selenium.webdriver.common.keys import Keys
+
     page.open(admin_url)
     page.until(lambda: page.text("#link-text") == "live")
     page.until(lambda: "No keys" in page.text("#keys-body"))
@@ -34,9 +36,12 @@ def make(page: Page, admin_url: str) -> str:
     page.write(page.find("#key-rate"), "wrong")
     page.press('#key-ask button[type="submit"]')
     page.until(lambda: "100/s or 30/m" in page.text("#key-fault"))
+    assert page.text("#key-fault").count("100/s or 30/m") == 1, "said once"
     page.write(page.find("#key-rate"), "600/m")
     page.press('#key-ask button[type="submit"]')
     page.until(lambda: page.text("#key-secret").startswith("hg_"))
+    page.find("#key-copy").send_keys(Keys.ESCAPE)
+    assert page.text("#key-secret").startswith("hg_"), "it would be gone for good"
     return page.text("#key-secret")
 
 

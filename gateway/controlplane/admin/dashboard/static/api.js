@@ -25,7 +25,7 @@ export class Refused extends Error {
 
   // Every fault in one sentence.
   get words() {
-    const named = this.faults.map((fault) => `${fault.pointer || ""} ${fault.detail || ""}`.trim());
+    const named = this.faults.map(({ pointer, detail }) => [pointer, detail].filter(Boolean).join(": "));
     const further = named.filter((text) => text && !this.message.includes(text));
     return [this.message, ...further].join("; ");
   }

@@ -119,6 +119,8 @@ export function keys(state, refresh) {
     by("key-dialog").close();
   };
   by("key-dialog").onclose = forget;
+  // Escape leaves a question, and not what is shown this once.
+  by("key-dialog").oncancel = (event) => { if (!by("key-shown").hidden) event.preventDefault(); };
   by("key-copy").onclick = () => navigator.clipboard.writeText(by("key-secret").textContent).then(() => announce("Copied"), () => announce("Select it and copy it by hand", { bad: true }));
   by("key-form").onsubmit = (event) => {
     event.preventDefault();
