@@ -140,16 +140,25 @@ class Child:
                 await first_of(self._stopping.wait(), timeout=pause_s)
 
     async def _run_once(self) -> int:
+        command = self._command()
+        output = writing = None
         try:
-            self._process = process = await self._spawn(self._command())
+            # A pipe of asyncio's own would hold up the news of its end for as long as it is open
+            # anywhere, as in a process that it left behind.
+            if command.relayed:
+                output, writing = await _pipe()
+            self._process = process = await self._spawn(command, writing)
         except OSError:  # no memory, no more processes: an end like any other, to be tried again
             return os.EX_OSERR
+        finally:
+            if writing is not None:
+                os.close(writing)
         if self._stopping.is_set():  # asked to stop while the process was being made
             self.signal(signal.SIGTERM)
-        self._started(process.pid, process.stdout)
+        self._started(process.pid, output)
         return await process.wait()
 
-    async def _spawn(self, command: Command) -> asyncio.subprocess.Process:
+    async def _spawn(self, command: Command, output: int | None) -> asyncio.subprocess.Process:
         outer = {
             name: value
             for name, value in os.environ.items()
@@ -158,8 +167,8 @@ class Child:
         return await asyncio.create_subprocess_exec(
             *command.argv,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE if command.relayed else None,
-            stderr=subprocess.STDOUT if command.relayed else None,
+            stdout=output,
+            stderr=output,
             pass_fds=(*command.fds, self._lifeline.fd),
             env={**outer, **self._lifeline.environment, **command.environment},
             # A terminal sends Ctrl-C to its whole process group. Only the parent shall get
@@ -195,6 +204,16 @@ class Child:
                 self._process.send_signal(number)
             except ProcessLookupError:
                 pass
+
+
+async def _pipe() -> tuple[asyncio.StreamReader, int]:
+    """A pipe: what reads it, and the end to write to."""
+    reading, writing = os.pipe()
+    output = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(output), os.fdopen(reading, "rb", 0)
+    )
+    return output, writing
 
 
 class OnDemand:

@@ -119,9 +119,12 @@ class InstanceProcess:
         self._child.abandon()
 
     async def ended(self) -> None:
-        """Returns once nothing of it runs."""
-        if tasks := [each for each in (self._keeper, self._reader) if each is not None]:
-            await asyncio.wait(tasks)
+        """Returns once it has ended, and said its last words; its output may be open for long, in a
+        process of its own that it left behind."""
+        if self._keeper is not None:
+            await asyncio.wait({self._keeper})
+        if self._reader is not None:
+            await asyncio.wait({self._reader}, timeout=LAST_WORDS_S)
 
     async def _end(self, within_s: float) -> None:
         await first_of(self.ended(), timeout=within_s)
@@ -157,10 +160,10 @@ class InstanceProcess:
 
     async def _on_end(self, exit: Exit) -> bool:
         # What it said last explains its end, and may still be on its way.
-        assert self._reader is not None
         if self._asking is not None:
             self._asking.cancel()
-        await asyncio.wait({self._reader}, timeout=LAST_WORDS_S)
+        if self._reader is not None:
+            await asyncio.wait({self._reader}, timeout=LAST_WORDS_S)
         if not self.served:
             self.fail(self._explain(exit))
             return False

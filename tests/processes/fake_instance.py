@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -35,6 +36,9 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if model == "daemon:Model":  # which goes on by itself, with the same output
+        daemon = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        print(f"daemon {daemon.pid}", flush=True)
     print("loaded", flush=True)
     print('{"time":"now","event":"loaded"}', flush=True)
     port = int(sys.argv[sys.argv.index("--port") + 1])

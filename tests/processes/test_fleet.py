@@ -411,6 +411,27 @@ async def test_instances_are_asked_to_stop_and_killed_when_they_do_not() -> None
         assert not any(alive(pid) for pid in pids)
 
 
+async def test_what_a_model_left_behind_holds_up_neither_its_restart_nor_our_end() -> None:
+    async with running("daemon:Model") as it:
+        await it.start()
+        (pid,), words = it.pids(), f"a:{it.port()} | daemon "
+
+        def daemons() -> list[int]:
+            return [int(line.split()[-1]) for line in it.shown if line.startswith(words)]
+
+        await until(lambda: len(daemons()) == 1)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: "ready after" in it.said[-1] if it.said else False)
+            assert "was ended by SIGKILL; starting it again" in it.said[0]
+            await until(lambda: len(daemons()) == 2)
+            async with asyncio.timeout(60):
+                await it.fleet.stop(600, it.hurry)
+        finally:
+            for daemon in daemons():
+                os.kill(daemon, signal.SIGKILL)
+
+
 async def test_a_start_that_is_given_up_leaves_nothing() -> None:
     async with running("slow:Model") as it:
         start = asyncio.create_task(it.start())
