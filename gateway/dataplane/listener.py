@@ -189,7 +189,7 @@ class Client(Connection):
         """Whether `data` may still become a head; otherwise it is refused."""
         options = self.plane.options
         try:
-            if len(data) > options.max_head or end > 0:
+            if len(data) >= options.max_head + len(END) or end > 0:
                 raise too_large(data, options.max_target)
             check_start(data, *self._limits)
         except ClientFault as refusal:
@@ -217,8 +217,7 @@ class Client(Connection):
         try:
             payload = body.feed(data) if data else b""
         except ValueError as error:
-            self.state = WAIT
-            self.keep = False
+            self.state = BODY  # the rest of it, which nobody understands
             exchange.refuse(ClientFault(f"Malformed request body: {error}."))
             return b""
         self._body = body

@@ -319,7 +319,7 @@ class Upstream(asyncio.Protocol, Timed):
             return
         while True:
             end = data.find(END)
-            if end > options.max_head or (end < 0 and len(data) > options.max_head):
+            if end > options.max_head or (end < 0 and len(data) >= options.max_head + len(END)):
                 raise UpstreamFault("The instance's response head is too large.")
             if end < 0:
                 check_answer_start(data)

@@ -215,6 +215,48 @@ async def test_r11_the_answer_to_head_keeps_its_length(rig, stub):
         assert (await peer.answer(b"HEAD")).get("content-length") == "10"
 
 
+@pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 431)])
+async def test_r10_a_head_of_the_greatest_size_passes_however_it_is_cut(rig, stub, more, status):
+    gateway = await rig()
+    gateway.one(await stub())
+    head = b"GET /x HTTP/1.1\r\n" + HOST + b"A: "
+    head += b"a" * (gateway.plane.options.max_head + more - len(head))
+    for parts in ([head + b"\r\n\r\n"], [head, b"\r", b"\n", b"\r", b"\n"]):
+        peer = await gateway.connect()
+        for part in parts:
+            peer.write(part)
+            await asyncio.sleep(0.02)
+        assert (await peer.answer()).status == status
+
+
+async def test_r12_an_answers_head_of_the_greatest_size_passes_however_it_is_cut(rig, stub):
+    gateway = await rig()
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nA: "
+    head += b"a" * (gateway.plane.options.max_head - len(head))
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        for part in (head, b"\r", b"\n", b"\r", b"\n"):
+            conversation.write(part)
+            await asyncio.sleep(0.02)
+
+    gateway.one(await stub(script))
+    assert (await gateway.ask(GET)).status == 200
+
+
+@pytest.mark.parametrize("first", [b"zz\r\n", b"1\r\na\r\n"], ids=["the first", "a later one"])
+async def test_who_sends_a_malformed_chunk_and_goes_on_reads_why_it_is_refused(rig, stub, first):
+    gateway = await rig()
+    gateway.one(await stub())
+    peer = await gateway.connect()
+    peer.write(b"POST /x HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n" + first)
+    await until(lambda: bool(gateway.plane.clients))
+    peer.write(b"zz\r\n" + bytes(8 << 20))
+    await peer.writer.drain()
+    answer = await peer.answer()
+    assert (answer.status, answer.error, answer.whole) == (400, "bad_request", True)
+
+
 @pytest.mark.parametrize("asked", [GET, b"GET /x HTTP/1.0\r\n\r\n"], ids=["1.1", "1.0"])
 @pytest.mark.parametrize(
     "wire",
