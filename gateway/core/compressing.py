@@ -116,8 +116,29 @@ def coded_lines(lines: Sequence[bytes], coding: str) -> list[bytes]:
         name = name.lower()
         if name == b"accept-ranges":
             continue
-        if name == b"etag" and not value.strip(b" \t").startswith(b"W/"):
-            line = b"ETag: W/" + value.strip(b" \t")
+        if name == b"etag":
+            line = _weak(line, value)
         made.append(line)
     made.append(b"Content-Encoding: " + coding.encode())
     return made
+
+
+def known_lines(lines: list[bytes], known: str | None) -> list[bytes]:
+    """The header `lines` of an answer that says that what a client has is as it was: with a weak
+    entity tag where the client has it as such a one (`known`, its If-None-Match), by an answer that
+    was compressed. Of another tag it would renew nothing."""
+    if known is None or "W/" not in known:
+        return lines
+    made = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        if name.lower() == b"etag" and "W/" + value.strip(b" \t").decode("latin-1") in known:
+            line = _weak(line, value)
+        made.append(line)
+    return made
+
+
+def _weak(line: bytes, value: bytes) -> bytes:
+    """The `line` of an entity tag, `value`, as that of a weak one."""
+    value = value.strip(b" \t")
+    return line if value.startswith(b"W/") else b"ETag: W/" + value

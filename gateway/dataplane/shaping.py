@@ -13,6 +13,7 @@ from gateway.core.compressing import (
     chosen,
     coded_lines,
     kind_of,
+    known_lines,
 )  # fmt: skip
 from gateway.core.cors import CorsPolicy, without_cors
 from gateway.core.entries import Route
@@ -54,13 +55,14 @@ class Shape:
         if head.forward is not self._came:
             self._look(head.forward)
         lines, more, coding = self._lines, b"", None
-        if self._kind != NOT:
+        if head.status == 304 and self._compress is not None:
+            more = VARY  # as on the answer that it stands for, whose type it need not say
+            lines = known_lines(lines, asked.get("if-none-match"))
+        elif self._kind != NOT:
             coding = self._coding(asked, head.status, size, has_body)
             if coding is not None:
                 lines = coded_lines(lines, coding)
             more = VARY
-        elif head.status == 304 and self._compress is not None:
-            more = VARY  # as on the answer that it stands for, whose type it need not say
         if self.cors is not None:
             more += self.cors.answer(asked.get("origin"))
         return CRLF.join((b"HTTP/1.1 " + head.status_line, *lines, more)), coding

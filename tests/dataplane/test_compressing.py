@@ -115,6 +115,21 @@ async def test_a_cache_that_asks_again_hears_what_the_answer_varies_by(
         assert (answer.status, answer.get("vary")) == (304, vary)
 
 
+@pytest.mark.parametrize("extra", [b"", JSON])
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [(b'"a"', '"a"'), (b'W/"a"', 'W/"a"'), (b'"b", W/"a"', 'W/"a"'), (b'W/"b"', '"a"')],
+)
+async def test_a_cache_that_has_it_compressed_hears_that_its_own_is_not_changed(
+    rig: MakeRig, stub: MakeStub, extra: bytes, known: bytes, said: str
+) -> None:
+    gateway = await rig()
+    await serve(gateway, await stub(answering(b"", extra + b'ETag: "a"\r\n', 304)))
+    ask = ASK.replace(b"\r\n\r\n", b"\r\nIf-None-Match: %b\r\n\r\n")
+    answer = await gateway.ask(ask % (b"GET", b"gzip", known))
+    assert (answer.status, answer.get("etag")) == (304, said)
+
+
 async def test_a_client_of_http_1_0_gets_it_plain(rig: MakeRig, stub: MakeStub) -> None:
     gateway = await rig()
     await serve(gateway, await stub(answering()))
