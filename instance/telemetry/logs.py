@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,6 +20,7 @@ from instance.core.errors import writable
 from instance.telemetry.outlet import Outlet, Stream
 
 STDOUT, STDERR = 1, 2
+OURS = "instance"
 # What a terminal would obey in place of showing it.
 _UNSEEN = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}
 
@@ -82,6 +84,22 @@ class _Handler(logging.Handler):
         self._outlet.flush()
 
 
+class _Ours(logging.Logger):
+    """A logger whose lines are written whatever a model makes of logging: `dictConfig` disables
+    loggers that it does not name, `disable` all, and a handler of the model's own may raise."""
+
+    disabled = property(lambda self: False, lambda self, value: None)
+
+    def isEnabledFor(self, level: int) -> bool:
+        """As without `logging.disable`."""
+        return level >= self.getEffectiveLevel()
+
+    def callHandlers(self, record: logging.LogRecord) -> None:
+        """Ours is the first to have it."""
+        with suppress(Exception):
+            super().callHandlers(record)
+
+
 def concerning(requests: Sequence[str], **more: Any) -> dict[str, Any]:
     """What to give as `extra` to a line about `requests`, by the ids that clients know."""
     if len(requests) == 1:
@@ -101,7 +119,13 @@ def gap(lines: int) -> bytes:
 def configure_logging(level: int = logging.INFO) -> Outlet:
     """Sends the log of this process to standard error; gives where its lines wait."""
     outlet = Outlet(STDERR, gap)
-    logging.basicConfig(level=level, handlers=[_Handler(outlet)], force=True)
+    theirs, ours = _Handler(outlet), logging.getLogger(OURS)
+    theirs.addFilter(lambda record: record.name.partition(".")[0] != OURS)
+    logging.basicConfig(level=level, handlers=[theirs], force=True)
+    for logger in (ours, logging.getLogger(f"{OURS}.model")):
+        logger.__class__ = _Ours
+    ours.handlers = [_Handler(outlet)]
+    ours.setLevel(level)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     return outlet
 

@@ -80,6 +80,30 @@ FAILING = """
 """
 
 
+CONFIGURES = """
+    import io, logging, logging.config
+
+    class Raises(logging.Handler):
+        def handle(self, record):
+            raise OSError("no way to the server of logs")
+
+    class Model:
+        def setup(self, device): ...
+        def predict(self, x):
+            if x == "dictConfig":
+                logging.config.dictConfig({"version": 1, "root": {"level": "CRITICAL"}})
+            if x == "disable":
+                logging.disable(logging.CRITICAL)
+            if x == "raising handler":
+                logging.getLogger().handlers.insert(0, Raises())
+            if x == "basicConfig":
+                logging.basicConfig(force=True, stream=io.StringIO(), level="CRITICAL")
+            if x == "raise":
+                raise ValueError("cannot raise")
+            return x
+"""
+
+
 def events(instance: Instance) -> list[dict[str, Any]]:
     return [json.loads(line) for line in instance.log if line != "<end>"]
 
@@ -115,6 +139,18 @@ def test_a_traceback_names_the_request_as_its_client_does_and_the_hook(
     assert event["event"] == f"{name}() raised ValueError"
     made = instance.post(hook).json()["request_id"]
     eventually(lambda: [e for e in events(instance) if e.get("request_id") == made])
+
+
+@pytest.mark.parametrize("hook", ["dictConfig", "disable", "raising handler", "basicConfig"])
+def test_a_traceback_is_in_the_log_whatever_a_model_makes_of_logging(
+    serve: Serve, hook: str
+) -> None:
+    instance = serve(CONFIGURES, "Model")
+    assert instance.post(hook).json() == hook
+    assert instance.post("raise").json()["code"] == "model_error"
+    assert told(instance, "cannot raise")["hook"] == "predict"
+    assert instance.post("on").json() == "on"
+    assert instance.metric("instance_worker_restarts_total") == 0
 
 
 def test_half_of_a_surrogate_pair_costs_a_line_nothing_else(serve: Serve) -> None:
