@@ -20,14 +20,13 @@ from instance.front.incoming import Incoming
 from instance.front.jobs import Job, Parts
 from instance.front.pages import model_paths
 from instance.front.streaming import stream
-from instance.front.writing import AnswerWriter
+from instance.front.writing import MAX_ID, AnswerWriter
 from instance.telemetry.logs import concerning
 from instance.telemetry.metrics import Metrics
 from instance.wire.replies import Answer
 
 log = logging.getLogger("instance")
 TIMEOUT = HEADER.lower().encode()
-MAX_ID = 200  # characters of a request's id that go on
 JSON = "application/json"
 JSON_TYPE = JSON.encode()
 

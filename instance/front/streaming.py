@@ -52,17 +52,18 @@ async def _write(
     if parts.problem is None:
         end = b"0\r\n\r\n" if chunked else b""
     else:
-        end = last_words(parts.problem, parts.content_type, driver.info["spec"])
+        end = last_words(parts, parts.problem, driver.info["spec"], job.request_id)
         end = chunk(end) if chunked else end
     connection.write(pending + end)
 
 
-def last_words(problem: Problem, content_type: str, spec: str) -> bytes:
+def last_words(parts: Parts, problem: Problem, spec: str, request_id: str) -> bytes:
     """What is said at the end of a stream that failed, whoever noticed it; empty where its framing
     has no word for it, and only the broken connection tells."""
+    content_type = parts.content_type
     if content_type == SSE and spec == "openai-chat":
         return b"data: " + orjson.dumps({"error": error_of(problem)}) + b"\n\n"
-    body = orjson.dumps(problem.document(None), default=str)
+    body = orjson.dumps(problem.document(request_id), default=str)
     if content_type == SSE:
         return b"event: error\ndata: " + body + b"\n\n"
     return b'{"error":' + body + b"}\n" if content_type == JSON_LINES else b""

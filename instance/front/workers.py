@@ -39,6 +39,7 @@ ALIVE = (State.STARTING, State.READY, State.STOPPING)
 HOPELESS_AFTER = 3  # starts in a row that failed
 DIED = Problem("model_error", "the model's process died while it computed this request")
 UNENDED = Problem("model_error", "the model's stream was broken off")
+UNFINISHED = Problem("deadline", "the instance ended before its model was done (--drain)")
 REPLACED = Problem("deadline", "the model did not answer within its timeout (--timeout)")
 
 
@@ -179,6 +180,7 @@ class Worker:
             self._task.cancel()
         elif self._process is not None:
             if was is State.READY:
+                self._give_up()
                 self.send(("stop",))
             else:
                 self._process.kill()
@@ -187,6 +189,15 @@ class Worker:
         # Killed, it is gone in no time; whatever else may hold the task must not hold the exit.
         await asyncio.wait([self._task], timeout=GRACE_S)
         self._task.cancel()
+
+    def _give_up(self) -> None:
+        """Answers what it has not finished, and has it leave off where it can: a generator is then
+        closed, and `teardown` called."""
+        heeds = self.info["stream"] or self.info["is_async"] or self.info["prepares"]
+        for job in [job for batch in self.batches.values() for job in batch.jobs]:
+            job.resolve(UNFINISHED)
+            if heeds:
+                self.send(("cancel", job.id))
 
     @property
     def hopeful(self) -> bool:

@@ -19,6 +19,14 @@ from instance.telemetry.metrics import Metrics
 from instance.wire.arena import Room
 from instance.wire.frames import Body
 
+MAX_ID = 200  # characters of a request's id that go on
+
+
+def _id_of(incoming: Incoming, driver: Driver) -> str:
+    """The id of a request that was refused before its model was asked."""
+    named_so = incoming.header(b"x-request-id")
+    return f"{driver.name}{next(driver.ids)}" if named_so is None else named_so[:MAX_ID]
+
 
 class AnswerWriter:
     """Writes the answers of one instance, and counts them."""
@@ -95,7 +103,7 @@ class AnswerWriter:
             # merely full keeps its connections.
             incoming.keep_alive = False
         job = incoming.job
-        request_id = incoming.header(b"x-request-id") if job is None else job.request_id
+        request_id = _id_of(incoming, self._driver) if job is None else job.request_id
         kind = "application/problem+json"
         document = problem.document(request_id)
         spec = self._driver.info.get("spec", "")

@@ -115,6 +115,15 @@ def test_a_problem_carries_the_request_id(served: Serve) -> None:
     assert answer.json()["request_id"] == "abc"
 
 
+def test_a_refusal_before_the_queue_carries_an_id_too(served: Serve) -> None:
+    instance = served(ECHO)
+    refused = [instance.get("/nothing"), instance.get("/predict")]
+    refused += [instance.post({}, headers={"X-Headgate-Timeout-Ms": "x"}) for _ in range(2)]
+    assert len({answer.json()["request_id"] for answer in refused}) == 4
+    named = {"X-Request-Id": "x" * 300}
+    assert instance.post({}, path="/no", headers=named).json()["request_id"] == "x" * 200
+
+
 def test_every_answer_carries_the_load_report(served: Serve) -> None:
     instance = served(TYPED)
     for answer in (instance.post({"pixels": [[1]]}), instance.post({}), instance.get("/health"),
@@ -202,6 +211,34 @@ def test_r69_at_sigterm_accepted_requests_are_answered_and_new_ones_refused(serv
     assert answered.startswith(b"HTTP/1.1 200")
     assert answered.endswith(b"\r\n\r\n1")
     assert instance.process.wait(60) == 0
+
+
+@pytest.mark.parametrize("name", ["Model", "Async"])
+def test_r69_who_outlasts_the_drain_is_told_so(serve: Serve, name: str) -> None:
+    instance = serve(UNENDING, name, "--drain", "0.2s")
+    with socket.create_connection(("127.0.0.1", instance.port)) as sock:
+        sock.sendall(ASKED)
+        eventually(lambda: instance.metric("instance_running") == 1)
+        instance.process.send_signal(signal.SIGTERM)
+        answer = sock.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 504")
+    problem = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert problem["code"] == "deadline"
+    assert "--drain" in problem["detail"]
+    assert instance.process.wait(60) == 0
+
+
+UNENDING = """
+    import asyncio, time
+    class Model:
+        def setup(self, device): ...
+        def predict(self, x):
+            time.sleep(600)
+
+    class Async(Model):
+        async def predict(self, x):
+            await asyncio.sleep(600)
+"""
 
 
 def test_r69_who_asks_on_a_kept_connection_as_the_instance_goes_is_told_so(serve: Serve) -> None:

@@ -1,9 +1,11 @@
 """Streams, item by item, through a real instance."""
 
 import json
+import signal
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -240,7 +242,57 @@ def test_the_end_of_the_models_process_is_an_explicit_event_in_a_stream(
     assert json.loads(first) == {"i": 1}
     for error in (json.loads(events.partition(b"error\ndata: ")[2]), json.loads(last)["error"]):
         assert error["code"] == code
+        assert error["request_id"]
         assert says in error["detail"]
+
+
+@pytest.mark.parametrize("name", ["Forever", "ForeverAsync"])
+def test_a_stream_that_outlasts_the_drain_is_told_so_and_its_generator_closed(
+    serve: Serve, tmp_path: Path, name: str
+) -> None:
+    instance = serve(FOREVER, name, "--drain", "0.2s")
+    request = b"POST /predict HTTP/1.1\r\nHost: x\r\nX-Request-Id: mine\r\nContent-Length: 1\r\n"
+    with socket.create_connection(("127.0.0.1", instance.port)) as sock:
+        sock.sendall(request + b"Accept: text/event-stream\r\n\r\n1")
+        got = sock.recv(65536)
+        instance.process.send_signal(signal.SIGTERM)
+        while part := sock.recv(65536):
+            got += part
+    assert not got.endswith(b"0\r\n\r\n"), "it looks complete"
+    error = json.loads(got.rpartition(b"event: error\ndata: ")[2].partition(b"\n")[0])
+    assert (error["code"], error["request_id"]) == ("deadline", "mine")
+    assert "--drain" in error["detail"]
+    assert instance.process.wait(60) == 0
+    assert (tmp_path / "closed").exists()
+    assert (tmp_path / "torn down").exists()
+
+
+FOREVER = """
+    import asyncio, pathlib, time
+    from instance import ModelAPI
+
+    class Forever(ModelAPI):
+        stream = True
+        def setup(self, device): ...
+        def teardown(self):
+            pathlib.Path("torn down").touch()
+        def predict(self, x):
+            try:
+                while True:
+                    yield {"i": 1}
+                    time.sleep(0.01)
+            finally:
+                pathlib.Path("closed").touch()
+
+    class ForeverAsync(Forever):
+        async def predict(self, x):
+            try:
+                while True:
+                    yield {"i": 1}
+                    await asyncio.sleep(0.01)
+            finally:
+                pathlib.Path("closed").touch()
+"""
 
 
 def test_the_end_of_a_chat_models_process_reaches_its_clients(serve: Serve) -> None:
