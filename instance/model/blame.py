@@ -72,7 +72,7 @@ class Concerned(Protocol):
 
 
 class Blame:
-    """HookLock exceptions of hooks into problems, and writes their tracebacks to the log, a few
+    """Turns exceptions of hooks into problems, and writes their tracebacks to the log, a few
     in a second at most: a flood of bad items must not become a flood of lines. `codes` names the
     hooks by their code. Around a class `of_litserve` what hooks raise for clients is sent bare, and
     the detail of a failure is the text that LitServe's clients know."""

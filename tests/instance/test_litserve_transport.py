@@ -218,6 +218,22 @@ def test_plain_text_is_json_where_it_is_and_else_bytes() -> None:
         assert parse_untyped(Request(body=text.encode(), content_type=kind)) == value
 
 
+@pytest.mark.parametrize("word", [":", ":\n\n", "id:", "data: x", "event:\n", "retry:"])
+def test_words_that_look_like_lines_of_events_are_words(word: str) -> None:
+    framing = ItemFraming("Now", True, None)
+    event = framing.item(word)
+    assert event == "".join(f"data: {line}\n" for line in word.split("\n")).encode() + b"\n"
+
+
+def test_a_model_may_frame_its_events_itself() -> None:
+    for pieces in (["data: a\n\n", ": still here\n\n"], ["event: b\n", "data: 1\n\n"], [":\n\n"]):
+        framing = ItemFraming(pieces[0], True, None)
+        assert [framing.item(piece) for piece in pieces] == [piece.encode() for piece in pieces]
+    framing = ItemFraming({"a": 1}, True, None)
+    assert framing.item("event: end\r\ndata: 1\r\n\r\n") == b"event: end\r\ndata: 1\r\n\r\n"
+    assert framing.item("retry: 3000\n\n") == b"retry: 3000\n\n"
+
+
 def test_dicts_of_a_stream_that_only_we_can_write_keep_litserves_spaces() -> None:
     framing = ItemFraming({}, False, None)
     assert framing.item({"a": np.float32(1.5), "b": np.arange(2)}) == b'{"a": 1.5, "b": [0, 1]}\n'
