@@ -8,8 +8,7 @@ import inspect
 import json
 import math
 import re
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence, Set, ValuesView
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
@@ -289,13 +288,20 @@ def encode_spaced(value: dict[Any, Any]) -> bytes:
 def _encode_slowly(value: Any) -> bytes:
     """For what orjson refuses and JSON can carry: huge integers, keys that are no text."""
     try:
-        text = json.dumps(value, default=_as_values, allow_nan=False, separators=(",", ":"))
+        try:
+            text = _dumped(value)
+        except TypeError:
+            text = _dumped(_with_plain_keys(value))
     except (TypeError, ValueError, RecursionError) as error:
         with suppress(RecursionError):
             if isinstance(error, ValueError):
                 refuse_not_finite(value, "")
         raise UnencodableError(f"the answer cannot be written as JSON: {error}") from None
     return text.encode()
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, default=_as_values, allow_nan=False, separators=(",", ":"))
 
 
 def _as_json(value: Any) -> Any:
@@ -313,7 +319,26 @@ def _as_values(value: Any) -> Any:
     if isinstance(value, BaseModel):
         with suppress(PydanticSerializationError):
             return json.loads(_written(value))
-    return _plain(value)
+    return _with_plain_keys(_plain(value))
+
+
+def _with_plain_keys(value: Any) -> Any:
+    """`value` with keys that Python's writer takes; those of enumerations, numpy's and such are
+    written as they are as values. TypeError when there is no way."""
+    if isinstance(value, dict):
+        return {_key(key): _with_plain_keys(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_plain_keys(item) for item in value]
+    return value
+
+
+def _key(key: Any) -> Any:
+    if key is None or isinstance(key, (str, int, float)):
+        return key
+    plain = _plain(key)
+    if plain is None or isinstance(plain, (str, int, float)):
+        return plain
+    raise TypeError(f"keys must be str, int, float, bool or None, not {type(key).__name__}")
 
 
 def _plain(value: Any) -> Any:
@@ -325,14 +350,16 @@ def _plain(value: Any) -> Any:
         return array.item() if array.ndim == 0 else array.tolist()
     if hasattr(value, "tolist"):  # numpy: strided arrays, scalars, odd types
         return value.tolist()
-    if isinstance(value, (set, frozenset, tuple, range, deque)):
-        return list(value)
     if isinstance(value, Decimal):
         if not value.is_finite():
             return math.nan if value.is_nan() else float(value)
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError("bytes are no JSON; return them alone, or as text")
+    if isinstance(value, (Set, Sequence, ValuesView)):
+        return list(value)
+    if isinstance(value, Mapping):
+        return dict(value)
     if callable(isoformat := getattr(value, "isoformat", None)):
         return isoformat()
     try:

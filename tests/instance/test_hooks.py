@@ -9,6 +9,8 @@ from tests.instance.conftest import Serve, eventually
 
 FORMS = """
     import asyncio
+    from enum import Enum
+    from types import MappingProxyType
     from instance import ModelAPI, Request, RequestError, Response, endpoint
     from pydantic import BaseModel
 
@@ -84,6 +86,10 @@ FORMS = """
         async def predict(self, x):
             return len(x)
 
+    class Color(Enum):
+        RED = "red"
+        TWO = 2
+
     class Answers:
         def setup(self, device):
             import numpy, torch
@@ -108,6 +114,9 @@ FORMS = """
                 "nan array": np.array([[0.0], [np.nan]]), "nan model": Result(output=float("nan")),
                 "nan tensor": {"t": torch.tensor([float("nan")])},
                 "object": object(), "bytes in dict": {"b": b"x"},
+                "keys": {"a": 1}.keys(), "mapping": {"m": MappingProxyType({"a": 1})},
+                "enum keys": {Color.RED: 0.5, Color.TWO: [{Color.RED: 1}]},
+                "numpy keys": {np.int64(3): np.float32(0.5), np.bool_(True): 1},
                 "view": np.arange(30_000, dtype=np.float32).reshape(2, -1).data,
                 "strided view": np.arange(6, dtype=np.uint8).reshape(2, 3).T.data,
             }[kind]
@@ -225,7 +234,8 @@ def test_every_kind_of_answer(served: Serve) -> None:
         "array": [[0, 1, 2], [3, 4, 5]], "strided": [[0, 3], [1, 4], [2, 5]], "scalar": 0.5,
         "half": [1, 1], "tensor": [[[0, 1, 2], [3, 4, 5]]], "zero-d": 2.5, "bfloat": [1, 1],
         "grad": [1.0], "in dict": {"t": [1, 1], "n": 3}, "tuple": [1, 2], "set": [1],
-        "huge": 2**80, "int keys": {"1": "a"},
+        "huge": 2**80, "int keys": {"1": "a"}, "keys": ["a"], "mapping": {"m": {"a": 1}},
+        "enum keys": {"red": 0.5, "2": [{"red": 1}]}, "numpy keys": {"3": 0.5, "true": 1},
     }  # fmt: skip
     with instance.client() as client:
         for kind, value in expected.items():
