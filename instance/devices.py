@@ -25,6 +25,8 @@ ASKED_WITHIN_S = 20.0
 def parse_devices(text: str) -> tuple[str, ...]:
     """The devices of a comma-separated list; ValueError names the one that is none."""
     devices = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not devices:
+        raise ValueError("no device is named; use cpu, cuda:N, mps or auto")
     for device in devices:
         if not _DEVICE.fullmatch(device):
             raise ValueError(f"{device!r} is no device; use cpu, cuda:N, mps or auto")

@@ -50,6 +50,9 @@ def plan_for(given: Mapping[str, Any]) -> Plan:
             if given.get(option) is not None:
                 raise PlanError(f"{model} serves {len(apis)} APIs; --{option} is for one")
     settings = {**answer["settings"], "devices": tuple(answer["settings"]["devices"]), **given}
+    if not settings["devices"]:
+        say = "there is no device of the accelerator that its LitServer asks for, or devices is 0"
+        raise PlanError(f"{model}: {say}; --device cpu serves it on the processor")
     workers = given.get("workers")
     total = sum(workers or api["workers"] for api in apis) * len(settings["devices"])
     common = Settings(**settings)

@@ -628,8 +628,12 @@ RUN = '\nif __name__ == "__main__":\n'
             HEAD + RUN + "    ls.LitServer([Power(), Power()]).run()\n",
             "api_path /predict is already in use",
         ),
+        (
+            HEAD + RUN + "    ls.LitServer(Power(), accelerator='cuda', devices=0).run()\n",
+            r"server.py: there is no device of .* devices is 0; --device cpu serves it on",
+        ),
     ],
-    ids=["no run", "raises", "exits", "tls", "port", "size", "route", "router", "paths"],
+    ids=["no run", "raises", "exits", "tls", "port", "size", "route", "router", "paths", "devices"],
 )
 def test_what_a_file_cannot_have_refuses_the_start_in_one_line(
     serve_file: ServeFile, source: str, why: str
