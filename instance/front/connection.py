@@ -35,6 +35,14 @@ LINGER_S = 2.0  # for what a client still sends after a refusal
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
+def _origin_form(target: bytes) -> bytes:
+    """Path and query alone of a target that names scheme and host too, as for a proxy."""
+    scheme, _, rest = target.partition(b"://")
+    if scheme.lower() not in (b"http", b"https"):
+        return target
+    return b"/" + rest.partition(b"/")[2]
+
+
 class Connection(Client, asyncio.Protocol):
     """One client's connection."""
 
@@ -167,6 +175,8 @@ class Connection(Client, asyncio.Protocol):
         incoming.version = parser.get_http_version()
         incoming.keep_alive = parser.should_keep_alive()
         incoming.method = parser.get_method().decode("latin-1")
+        if not incoming.target.startswith(b"/"):
+            incoming.target = _origin_form(incoming.target)
         self.ends = time.monotonic() + BODY_IDLE_S
         if self._headers > MAX_HEADERS:
             self._refuse("head_too_large", f"there are more than {MAX_HEADERS} headers")

@@ -69,6 +69,9 @@ class Surface:
         if len(announced) > 18 or int(announced) > self._max_body:
             detail = f"the body is larger than {self._max_body} bytes (--max-body)"
             return Problem("body_too_large", detail)
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and coding.lower() != b"chunked":
+            return Problem("bad_request", "of transfer encodings only chunked is read here")
         if self._middlewares is not None and not self._passes(incoming, self._middlewares):
             return None  # its answer is there
         if self._door.key and self._lacks_key(incoming):

@@ -7,10 +7,11 @@ than it saves. Streams never are: their items would wait for each other.
 
 import zlib
 
-from instance.core.errors import refuse
+from instance.core.errors import Problem, RequestRefused, refuse
 from instance.front.answers import Buffer
 
 PIECE = 256 << 10  # is unpacked at once
+MAX_MEMBERS = 10_000  # of a body, each of which costs a decoder of its own
 AT_ONCE = 16 << 10  # up to here a thread would cost more than the work
 HEADERS = b"Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"
 _TEXTS = ("text/", "application/json", "application/xml", "application/javascript")
@@ -47,29 +48,36 @@ def inflated(body: Buffer, encoding: str, limit: int) -> list[bytes]:
     """A compressed body in pieces, as long as it is within `limit`; else the refusal is raised.
     In one piece, whoever puts it together would hold the interpreter, and with it the loop, while
     a large one is copied."""
-    if encoding.lower() == "identity":
+    named = [part for part in encoding.lower().replace(" ", "").split(",") if part]
+    codings = [part for part in named if part != "identity"]
+    if not codings:
         return [bytes(body)]
-    if encoding.lower() not in ("gzip", "x-gzip", "deflate"):
-        raise refuse("unsupported_media_type", f"the content encoding {encoding} is not known")
+    if codings not in (["gzip"], ["x-gzip"], ["deflate"]):
+        say = f"the content encoding {encoding} is not known; gzip and deflate are"
+        taken = [("Accept-Encoding", "gzip, deflate")]
+        raise RequestRefused(Problem("unsupported_media_type", say, headers=taken))
     decoder, pieces, size = zlib.decompressobj(zlib.MAX_WBITS | 32), list[bytes](), 0
-    packed = memoryview(body)
+    packed, members = memoryview(body), 1
     try:
         for at in range(0, len(packed), PIECE):
             part: Buffer = packed[at : at + PIECE]
             while True:  # what is left of it, and then what the decoder still has
+                if decoder.eof and part:  # gzip's files may have several members
+                    decoder, members = zlib.decompressobj(_GZIP), members + 1
+                    if members > MAX_MEMBERS:
+                        say = f"the body has more than {MAX_MEMBERS} members of gzip"
+                        raise refuse("bad_request", say)
                 piece = decoder.decompress(part, PIECE)
                 pieces.append(piece)
                 size += len(piece)
                 if size > limit:
                     say = f"the body is larger than {limit} bytes (--max-body)"
                     raise refuse("body_too_large", say)
-                part = decoder.unconsumed_tail
-                if decoder.eof or not (part or piece):
+                part = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+                if not (part or piece) or (decoder.eof and not part):
                     break
-            if decoder.eof:
-                break
     except zlib.error as error:
         raise refuse("bad_request", f"the body is not {encoding}: {error}") from None
-    if not decoder.eof or decoder.unused_data or at + PIECE < len(packed):
-        raise refuse("bad_request", f"the body is not {encoding}: it ends early, or goes on")
+    if not decoder.eof:
+        raise refuse("bad_request", f"the body is not {encoding}: it ends early")
     return pieces

@@ -84,10 +84,18 @@ def test_chunked_and_compressed_bodies(serve: Serve) -> None:
     assert instance.post(content=bomb, headers=headers).status_code == 413
     for broken in (b"[3]", gzip.compress(b"[3]")[:-1], gzip.compress(b"[3]") + b"more"):
         assert instance.post(content=broken, headers=headers).status_code == 400
-    headers = {"Content-Encoding": "identity"}
-    assert instance.post(content=b"[3]", headers=headers).json() == [3]
-    headers = {"Content-Encoding": "br"}
-    assert instance.post(content=b"[3]", headers=headers).status_code == 415
+    for plain in ("identity", "", "identity, Identity"):
+        headers = {"Content-Encoding": plain}
+        assert instance.post(content=b"[3]", headers=headers).json() == [3]
+    headers = {"Content-Encoding": "identity, GZIP"}
+    assert instance.post(content=gzip.compress(b"[3]"), headers=headers).json() == [3]
+    refused = instance.post(content=b"[3]", headers={"Content-Encoding": "br"})
+    assert (refused.status_code, refused.headers["accept-encoding"]) == (415, "gzip, deflate")
+
+
+def test_a_target_may_name_scheme_and_host_as_for_a_proxy(served: Serve) -> None:
+    sent = asked(b"[5]").replace(b"/predict", b"http://x:80/predict?a=1")
+    assert until(connected(served(ECHO), sent), b"[5]").startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +105,7 @@ def test_chunked_and_compressed_bodies(serve: Serve) -> None:
         (b"POST /predict HTTP/1.1\r\nContent-Length: 1\r\n\r\n1", 400),
         (HEAD + b"Host: y\r\nContent-Length: 1\r\n\r\n1", 400),
         (HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n1", 400),
+        (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n", 400),
         (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n11", 400),
         (HEAD + b"Content-Length: -1\r\n\r\n", 400),
         (HEAD + b"Expect: miracles\r\nContent-Length: 1\r\n\r\n1", 417),
@@ -216,6 +225,22 @@ def test_large_bodies_go_both_ways_unchanged(serve: Serve) -> None:
     instance = serve(RAW_ECHO)
     body = bytes(range(256)) * 40_000
     assert instance.post(content=body).content == body
+
+
+@pytest.mark.parametrize("size", [0, 10, 100_000, 600_000])
+def test_a_gzip_body_may_have_several_members(size: int) -> None:
+    plain = random.Random(2).randbytes(size)
+    packed = gzip.compress(plain) + gzip.compress(b"") + gzip.compress(b"more")
+    assert b"".join(zipping.inflated(packed, "gzip", size + 4)) == plain + b"more"
+    with pytest.raises(RequestRefused, match="body_too_large"):
+        zipping.inflated(packed, "gzip", size + 3)
+    with pytest.raises(RequestRefused, match="bad_request"):
+        zipping.inflated(packed[:-1], "gzip", size + 4)
+
+
+def test_members_of_a_gzip_body_have_an_end() -> None:
+    with pytest.raises(RequestRefused, match="bad_request"):
+        zipping.inflated(gzip.compress(b"") * (zipping.MAX_MEMBERS + 1), "gzip", 10)
 
 
 @pytest.mark.parametrize("plain", [b"x" * 3_000_000, random.Random(1).randbytes(1_500_000), b""])
