@@ -4,6 +4,7 @@ Plain values for the queue and the batcher, and JSON Schemas for the documentati
 """
 
 import inspect
+import re
 from math import inf
 from typing import Any
 
@@ -24,6 +25,7 @@ from instance.wire.messages import ModelInfo
 # Requests that an async model without batches works on at once: all that the queue lets wait,
 # for what its hooks await is elsewhere, and they hold nobody up meanwhile.
 DEFAULT_CONCURRENCY = MAX_QUEUE
+_NO_PATH = re.compile(r"[^A-Za-z0-9\-._~!$&'()*+,;=:@%/]")  # what no path of a URL holds as it is
 
 
 def path_of(api: Any, spec: Spec | None) -> str:
@@ -32,7 +34,10 @@ def path_of(api: Any, spec: Spec | None) -> str:
     if not path.startswith("/"):
         raise ValueError(f"api_path must start with /, and is {path!r}")
     if spec is not None and path == "/predict":
-        return spec.path.format(name=type(api).__name__)
+        path = spec.path.format(name=type(api).__name__)
+    if unfit := _NO_PATH.search(path):
+        say = f"no request asks for the path {path!r}, which holds {unfit[0]!r}"
+        raise ValueError(f"{say}; let api_path be letters, digits, '-', '.', '_' and '/'")
     return path
 
 

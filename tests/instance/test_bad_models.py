@@ -215,6 +215,10 @@ ODD_CLASSES = """
         max_batch_size = -2
     class Path(Model):
         api_path = "predict"
+    class Accent(Model):
+        api_path = "/prédict"
+    class Template(Model):
+        api_path = "/a/{id}"
     class Timeout(Model):
         batch_timeout = "soon"
     class Arguments(Model):
@@ -237,6 +241,8 @@ ODD_CLASSES = """
         ("Example", "example: .* not JSON serializable"),
         ("Batch", "max_batch_size must be a whole number of at least 1, not -2"),
         ("Path", "api_path must start with /, and is 'predict'"),
+        ("Accent", "no request asks for the path '/prédict', which holds 'é'; let api_path be"),
+        ("Template", "no request asks for the path '/a/{id}', which holds '{'; let api_path be"),
         ("Timeout", "batch_timeout must be a number of seconds, not 'soon'"),
         ("Arguments", r"predict\(x\) cannot be called with its one argument"),
         ("NoDevice", r"setup\(device\) cannot be called with its one argument"),
