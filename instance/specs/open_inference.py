@@ -87,11 +87,8 @@ class OpenInference:
             json, rest = split(request.body, header)
             infer = parse(Request(body=json, content_type="application/json"))
             attach(infer, rest)
-        named: set[str] = set()
-        for index, tensor in enumerate(infer.inputs):
-            if tensor.name in named:
-                raise invalid(f"/inputs/{index}/name", f"there are two inputs {tensor.name!r}")
-            named.add(tensor.name)
+        refuse_repeated("inputs", [tensor.name for tensor in infer.inputs])
+        refuse_repeated("outputs", [output.name for output in infer.outputs or []])
         binary_outputs(infer)  # a wish that cannot be read is refused before anything is run
         return infer
 
@@ -125,6 +122,15 @@ class OpenInference:
         return Response(
             b"".join([json, *raws]), headers={LENGTH: str(len(json))}, media_type=OCTETS
         )
+
+
+def refuse_repeated(field: str, names: list[str]) -> None:
+    """Raises the refusal of a request that names one of its inputs or outputs twice."""
+    known: set[str] = set()
+    for index, name in enumerate(names):
+        if name in known:
+            raise invalid(f"/{field}/{index}/name", f"there are two {field} {name!r}")
+        known.add(name)
 
 
 def attach(request: InferRequest, rest: memoryview | None) -> None:

@@ -19,7 +19,10 @@ COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 DONE = b"data: [DONE]\n\n"
 # What LitServe's answers hold in any case, and its clients may look for.
 MESSAGE = {"role": None, "content": None, "name": None, "tool_calls": None, "tool_call_id": None}
-PARTS = {"content", "tool_calls", "finish_reason"}  # one of these makes a dict a message
+# One of these makes a dict a message.
+PARTS = {"role", "content", "tool_calls", "refusal", "reasoning_content", "finish_reason", *COUNTS}
+# What of a message is its own; text by any other name is put together from all pieces.
+OWN = {*MESSAGE, "finish_reason"}
 
 
 class Chat:
@@ -51,15 +54,28 @@ class Chat:
         return (Events if request.stream else Whole)(request, self._of_litserve)
 
 
+def tokens(value: Any, name: str) -> int:
+    """The count of tokens that a model gives as `name`, 0 for None; UnencodableError for what is
+    no number."""
+    plain = value.tolist() if hasattr(value, "tolist") else value
+    try:
+        return int(plain or 0)
+    except (TypeError, ValueError, OverflowError):
+        raise UnencodableError(
+            f"{name} of a model's answer must be a number, not {plain!r:.50}"
+        ) from None
+
+
 class _Choice:
     """What has come of one of the answers that were asked for."""
 
-    __slots__ = ("begun", "calls", "reason", "texts", "usage")
+    __slots__ = ("begun", "calls", "more", "reason", "texts", "usage")
 
     def __init__(self) -> None:
         self.begun = False
         self.texts: list[str] = []
         self.calls: dict[int, dict[str, Any]] = {}
+        self.more: dict[str, Any] = {}
         self.reason: str | None = None
         self.usage = dict.fromkeys(COUNTS, 0)
 
@@ -82,9 +98,17 @@ class _Choice:
                 f"the content of a chat model's message must be text, not {kind}"
             )
         for count in COUNTS:
-            self.usage[count] += message.pop(count, 0) or 0
+            self.usage[count] += tokens(message.pop(count, 0), count)
         self.reason = message.pop("finish_reason", None) or self.reason
         return message
+
+    def add(self, name: str, value: Any) -> None:
+        """Keeps what a message holds besides: text such as `reasoning_content` comes in pieces."""
+        known = self.more.get(name)
+        if isinstance(known, str) and isinstance(value, str):
+            self.more[name] = known + value
+        elif known is None or value is not None:
+            self.more[name] = value
 
     def called(self, calls: list[Any]) -> list[dict[str, Any]]:
         """`calls` with the place that each has among all of this answer; those are kept. One
@@ -222,6 +246,8 @@ class Whole(_Completion):
         if content is not None:
             of.texts.append(content)
         of.called(message.get("tool_calls") or [])
+        for name in message.keys() - OWN:
+            of.add(name, message[name])
         return b""
 
     def finish(self) -> bytes:
@@ -229,6 +255,7 @@ class Whole(_Completion):
         choices = []
         for index, of in enumerate(self.choices):
             message = {**self._empty, "role": "assistant", "content": "".join(of.texts)}
+            message |= of.more
             if of.calls:
                 message["content"] = message["content"] if of.texts else None
                 message["tool_calls"] = [

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 from instance.core.errors import refuse
 from instance.model.codec import Parse, UnencodableError, refuse_not_finite
 from instance.requests import Request
+from instance.specs.openai_chat import tokens
 
 COUNTS = ("prompt_tokens", "total_tokens")
 OPEN = ConfigDict(extra="allow")
@@ -130,7 +131,7 @@ class Embeddings:
         if len(vectors) != expected:
             raise UnencodableError(f"{len(vectors)} vectors came for {expected} inputs")
         packed = request.encoding_format == "base64"
-        prompt = int(counts.get("prompt_tokens") or 0)
+        prompt, total = (tokens(counts.get(name), name) for name in COUNTS)
         return {
             "object": "list",
             "model": request.model,
@@ -144,7 +145,7 @@ class Embeddings:
             ],
             "usage": {
                 "prompt_tokens": prompt,
-                "total_tokens": int(counts.get("total_tokens") or 0) or prompt,
+                "total_tokens": total or prompt,
             },
         }
 

@@ -112,6 +112,8 @@ MODELS = """
             return {
                 "text": [["a"]], "none": [None], "dict": [{"a": 1}], "nan": [[1.0, float("nan")]],
                 "nothing": None, "true": [[True]], "one number": 5,
+                "tokens": {"embeddings": [[1.0]], "total_tokens": "many"},
+                "nan tokens": {"embeddings": [[1.0]], "prompt_tokens": float("nan")},
             }[texts[0]]
 
     class OddWords(ModelAPI):
@@ -123,7 +125,18 @@ MODELS = """
                 "calls": {"tool_calls": 5}, "call": {"tool_calls": ["look"]},
                 "function": {"tool_calls": [{"function": "look"}]},
                 "arguments": {"tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}]},
+                "tokens": {"content": "a", "prompt_tokens": "many"},
             }[request.messages[0].text()]
+
+    class Thinks(ModelAPI):
+        spec = "openai-chat"
+        def setup(self, device): ...
+        def predict(self, request):
+            yield {"role": "assistant"}
+            yield {"reasoning_content": "let me "}
+            yield {"reasoning_content": "see"}
+            yield {"content": "yes", "refusal": None}
+            yield {"prompt_tokens": 3, "completion_tokens": 2}
 
     class Second(Tensors):
         version = 2
@@ -259,6 +272,19 @@ def test_tool_calls(served: Serve) -> None:
     assert answer.choices[0].finish_reason == "tool_calls"
     chunks = list(chat.create(model="m", messages=messages, tools=tools, stream=True))
     assert chunks[0].choices[0].delta.tool_calls[0].function.name == "look"
+
+
+def test_a_message_may_hold_its_reasoning_and_come_in_any_pieces(served: Serve) -> None:
+    chat = client(served(MODELS, "Thinks").url)
+    messages = [{"role": "user", "content": "x"}]
+    whole = chat.chat.completions.create(model="m", messages=messages)
+    message = whole.choices[0].message
+    assert (message.content, message.reasoning_content) == ("yes", "let me see")
+    assert whole.usage.total_tokens == 5
+    parts = list(chat.chat.completions.create(model="m", messages=messages, stream=True))
+    deltas = [part.choices[0].delta for part in parts]
+    assert "".join(getattr(d, "reasoning_content", "") or "" for d in deltas) == "let me see"
+    assert "".join(delta.content or "" for delta in deltas) == "yes"
 
 
 def test_a_tool_call_may_come_in_pieces_and_calls_one_by_one(serve: Serve) -> None:
@@ -439,6 +465,14 @@ def test_two_inputs_of_one_name_are_refused(served: Serve) -> None:
     assert refused.json()["errors"][0]["pointer"] == "/inputs/1/name"
 
 
+def test_an_output_that_is_wanted_twice_is_refused(served: Serve) -> None:
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}
+    asked = {"inputs": [tensor], "outputs": [{"name": "y"}, {"name": "y"}]}
+    refused = served(MODELS, "Tensors").post(asked, path="/v2/models/Tensors/infer")
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["pointer"] == "/outputs/1/name"
+
+
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize(
     ("named", "says"),
@@ -485,6 +519,8 @@ def infer_odd(served: Serve, named: str, binary: bool) -> Any:
         ("nan", "holds NaN at /data/0/embedding/1"),
         ("nothing", "must be a list, not NoneType"),
         ("one number", "must be a list, not int"),
+        ("tokens", "total_tokens of a model's answer must be a number, not 'many'"),
+        ("nan tokens", "prompt_tokens of a model's answer must be a number, not nan"),
     ],
 )
 def test_an_embedding_that_is_no_list_of_numbers_is_an_error_however_it_is_encoded(
@@ -506,6 +542,7 @@ def test_an_embedding_that_is_no_list_of_numbers_is_an_error_however_it_is_encod
         ("call", "a tool call and its function must be dicts, not str"),
         ("function", "a tool call and its function must be dicts, not str"),
         ("arguments", "the arguments of a tool call must be JSON in text, not dict"),
+        ("tokens", "prompt_tokens of a model's answer must be a number, not 'many'"),
     ],
 )
 def test_a_message_that_no_client_could_read_is_an_error_that_says_why(
