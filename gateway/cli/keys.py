@@ -5,6 +5,7 @@ A secret is printed once, alone on standard output; what else is to be said goes
 
 import re
 import sys
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from gateway.cli.grids import Cell, Grid
 from gateway.clients.admin import AdminClient
 from gateway.clients.admin_connection import Change
 from gateway.clients.errors import Json
+from gateway.core.units import parse_time
 from gateway.processes.console import write
 
 _LASTS = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
@@ -93,8 +95,8 @@ def keys(options: SimpleNamespace) -> int:
     rows = [
         (
             Cell(name, "strong"),
-            ", ".join(spec["routes"]) if "routes" in spec else "all",
-            showing.when(spec["expires"]) if "expires" in spec else "never",
+            (", ".join(spec["routes"]) or "none") if "routes" in spec else "all",
+            _ends(spec.get("expires")),
             str(len(spec.get("hashes") or ())),
             *_used(used.get(name) or {}),
         )
@@ -104,6 +106,14 @@ def keys(options: SimpleNamespace) -> int:
     columns = ("key", "routes", "expires", ">secrets", "last used", ">req/s", ">refused")
     screen.show(Grid(columns, rows), revision)
     return 0
+
+
+def _ends(expires: str | None) -> str | Cell:
+    """When a key opens nothing any more that says when it `expires`, or that it opens nothing."""
+    if not expires:
+        return "never"
+    shown = showing.when(expires)
+    return Cell(f"{shown} (expired)", "warn") if parse_time(expires) <= time.time() else shown
 
 
 def _used(used: Json) -> tuple[str | Cell, ...]:

@@ -135,6 +135,20 @@ async def test_keys_that_end_with_the_calendar_are_listed_wherever_one_looks() -
             assert "9999-12-31" in ran.stdout
 
 
+async def test_a_key_that_opens_nothing_is_listed_as_such() -> None:
+    document = {"backends": {"b": {"instances": []}},
+                "routes": {"all": {"match": "/", "split": {"b": 1}}}}  # fmt: skip
+    async with running_gateway(document, up=False) as gateway:
+        headgate = at(gateway, TZ="UTC0")
+        over = ("--expires", "2020-01-01T01:00:00+01:00")
+        assert (await headgate("key", "add", "acme", *over)).returncode == 0
+        api = AdminClient(gateway.admin_url, timeout_s=30.0)
+        await asyncio.to_thread(api.create_key, "beta", {"routes": []})
+        acme, beta = (await headgate("keys")).stdout.splitlines()[1:3]
+        assert acme.startswith("acme  all     2020-01-01 00:00:00 (expired)  ")
+        assert beta.split()[:3] == ["beta", "none", "never"]
+
+
 async def test_going_back_says_which_route_it_opens_and_one_secret_is_not_retired() -> None:
     async with origins(1) as (one,):
         document = {
