@@ -173,7 +173,16 @@ async def test_a_file_brings_keys_and_keeps_those_of_the_api(admin: Admin) -> No
     status, problem, _ = await admin.ask("POST", "/admin/v1/apply", data=same, headers=headers)
     assert status == 400
     assert problem["errors"][0]["pointer"] == "/keys/gamma/hashes/0"
+
+
+@pytest.mark.parametrize("keys", ["keys: {}", "keys:", "keys:\n  # acme: {hashes: []}"])
+async def test_a_file_whose_keys_are_all_gone_opens_nothing_by_that(
+    admin: Admin, keys: str
+) -> None:
+    await made(admin)
+    headers = {"Content-Type": "application/yaml"}
     status, problem, _ = await admin.ask(
-        "POST", "/admin/v1/apply", data=f"{FILE}\nkeys: {{}}\n", headers=headers
+        "POST", "/admin/v1/apply", data=f"{FILE}\n{keys}\n", headers=headers
     )
     assert (status, problem["errors"][0]["pointer"]) == (400, "/keys")
+    assert set(admin.table.keys) == {"acme"}

@@ -195,7 +195,7 @@ def test_bad_files_are_refused_in_plain_words(text: str, problem: str) -> None:
         ("{match: {hosts: [A.com]}, split: {a: 1}}", "'A.com' is no host"),
         ("{match: {methods: [get]}, split: {a: 1}}", "/routes/r/match/methods/0"),
         ("{match: {headers: {'a b': c}}, split: {a: 1}}", "/routes/r/match/headers/a b"),
-        ('{match: {headers: {a: "b\\r\\nc"}}, split: {a: 1}}', "no control characters"),
+        ('{match: {headers: {a: "b\\r\\nc"}}, split: {a: 1}}', "one line of at most 4096"),
         ("{match: {json: {a: [1]}}, split: {a: 1}}", "must be text, a number, true, false or null"),
         ("{match: /r, split: {a: true}}", "/routes/r/split/a must be a whole number"),
         ("{match: /r, split: {a: 1.5}}", "/routes/r/split/a must be a whole number"),

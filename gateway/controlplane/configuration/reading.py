@@ -132,7 +132,7 @@ def examine(
         document["default_limits"] = read.model_dump(exclude_unset=True)
     except ValidationError as error:
         faults += faults_of(error, File)
-    if value.get("keys") == {}:
+    if "keys" in value and value["keys"] in ({}, None):  # whose entries are all gone
         hint = "leave `keys` out, or say `access: keys` on routes that nobody shall reach"
         faults.append(Fault("/keys", "empty", "names no key: all routes would be open", hint))
     raw = {section: value.get(section) for section in SECTIONS}
