@@ -112,7 +112,9 @@ def prepare(
     except (StateRefused, NoPlace, OSError) as error:
         for bound in (*data, admin):
             bound.close()
-        raise CannotStart(str(error)) from None
+        is_bare = isinstance(error, OSError) and error.strerror
+        why = f"state directory {state_dir}: {error.strerror}" if is_bare else str(error)
+        raise CannotStart(why) from None
     plan = Plan(
         data=data,
         admin=admin,

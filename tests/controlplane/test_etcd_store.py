@@ -425,6 +425,25 @@ def test_the_copy_follows_what_other_gateways_store(
         assert stored.newest == revision(5)
 
 
+def test_a_copy_that_cannot_be_written_is_told_once_and_again_when_it_can(
+    etcd: Cluster, prefix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Or nobody knows that a start without etcd would begin with what was long changed."""
+    folder = tmp_path / "state"
+
+    def said(text: str) -> int:
+        return sum(text in record.message for record in caplog.records)
+
+    with opened(Access(etcd.urls), prefix, copy=folder) as store:
+        store.commit(revision(1))
+        wait_for(lambda: said("cannot be written"))
+        store.commit(revision(2))
+        folder.mkdir()
+        store.commit(revision(3))
+        wait_for(lambda: said("is written again: it has revision"))
+    assert said("cannot be written") == 1
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("member", range(3))
 def test_a_watch_at_a_member_that_stands_still_goes_on_at_another(member: int, prefix: str) -> None:

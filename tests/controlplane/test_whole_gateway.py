@@ -1,8 +1,12 @@
 """What only a whole gateway can show: R58, R65, R66, on real processes."""
 
 import asyncio
+import errno
+import os
+import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -16,6 +20,7 @@ import yaml
 from tests.harness.gateway import HUNG_S, ROOT, backend, complete, eventually, running_gateway
 from tests.harness.load import Ask, failures, open_loop
 from tests.harness.origins import after, origins, raw
+from tests.harness.ports import free_port
 
 TOKEN = "canary-token-0123456789-0123456789-0123456789"
 SECRET = "canary-secret-9876543210"
@@ -251,3 +256,17 @@ async def test_r66_a_state_that_others_can_read_stops_the_start(tmp_path: Path) 
     said = await _refused(tmp_path)
     assert "chmod 600" in said
     assert "Traceback" not in said
+
+
+async def test_a_start_on_a_full_disk_names_the_state_directory(tmp_path: Path) -> None:
+    file, state = tmp_path / "headgate.yaml", tmp_path / "state"
+    listeners = {"listen": f"127.0.0.1:{free_port()}", "admin": f"127.0.0.1:{free_port()}"}
+    file.write_text(yaml.safe_dump({"gateway": listeners, **one_route("http://127.0.0.1:9")}))
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "gateway", "gateway", str(file), "--state-dir", str(state)],
+        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    )  # fmt: skip
+    said = f"headgate: state directory {state}: {os.strerror(errno.EFBIG)}\n"
+    assert (done.returncode, done.stderr) == (1, said)

@@ -4,6 +4,7 @@ One small file in the state directory, written whole or not at all by a thread o
 waits for it. It is never what is edited.
 """
 
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from gateway.controlplane.store.etcd.layout import (
 from gateway.controlplane.store.state_directory import refuse_shared_file
 from gateway.controlplane.store.store import StateRefused, Stored, StoreError
 from gateway.core.table import Document
+from gateway.processes.tasks import told
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Copy:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="copy")
         self._next: tuple[int, bytes, Document | None] | None = None
+        self._is_old = False  # it could not be written last time
 
     def read(self) -> Copied | None:
         """What was there last; None without a copy, StateRefused when it is damaged."""
@@ -76,8 +81,17 @@ class Copy:
             with open(scrap, "wb", opener=_private) as file:
                 file.write(orjson.dumps(said) + b"\n" + rest)
             os.replace(scrap, self._path)
-        except (OSError, StoreError):
-            return  # the one before stands; a start with it says which revision it is
+        except (OSError, StoreError) as error:
+            if not self._is_old:  # the one before stands
+                log.warning(
+                    f"{self._path} cannot be written ({told(error)}): while etcd is away, a start"
+                    f" begins with an older revision than {number}, or not at all"
+                )
+            self._is_old = True
+        else:
+            if self._is_old:
+                log.warning(f"{self._path} is written again: it has revision {number}")
+            self._is_old = False
 
     def close(self) -> None:
         """Returns when it is written."""
