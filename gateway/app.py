@@ -112,8 +112,9 @@ def prepare(
     except (StateRefused, NoPlace, OSError) as error:
         for bound in (*data, admin):
             bound.close()
-        is_bare = isinstance(error, OSError) and error.strerror
-        why = f"state directory {state_dir}: {error.strerror}" if is_bare else str(error)
+        why = str(error)
+        if isinstance(error, OSError):  # it may not say where
+            why = f"state directory {state_dir}: {error.strerror or why}"
         raise CannotStart(why) from None
     plan = Plan(
         data=data,
