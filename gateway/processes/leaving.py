@@ -6,6 +6,7 @@ are told of edits like any other worker, and an edit is in force when they serve
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,14 @@ async def follow(pids: Sequence[int], told: Callable[[Sequence[int]], None]) -> 
         if now != left:
             left = now
             told(left)
+
+
+def end(pid: int) -> None:
+    """Ends process `pid` at once; it may have ended since somebody looked."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def is_there(pid: int) -> bool:

@@ -29,7 +29,7 @@ from gateway.processes.children import (
 from gateway.processes.control_line import ControlLine
 from gateway.processes.hot_restart import HotRestart, Replaceable
 from gateway.processes.inherited import Inherited
-from gateway.processes.leaving import follow, is_there
+from gateway.processes.leaving import end, follow, is_there
 from gateway.processes.lifeline import Lifeline
 from gateway.processes.plan import Plan
 from gateway.processes.service_manager import NOBODY, ServiceManager
@@ -342,7 +342,7 @@ class Supervisor(Replaceable):
                     if worker.pid == message["pid"]:
                         worker.kill()
                 if message["pid"] in self._before:
-                    os.kill(message["pid"], signal.SIGKILL)
+                    end(message["pid"])
             case "leaving":
                 self._succeed(message["pid"])
             case "compare":

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from gateway.processes.leaving import end
 from gateway.processes.plan import Plan
 from gateway.processes.sockets import ListenError, bind, listen
 from gateway.processes.supervisor import Supervisor
@@ -111,6 +113,14 @@ async def test_a_control_process_that_hangs_is_replaced() -> None:
     async with running(silence_s=0.5) as gateway:
         await until(lambda: "control was ended by SIGKILL; starting it again" in gateway.said)
         assert gateway.said[0] == "the control process does not answer; replacing it"
+
+
+def test_to_end_a_worker_of_the_gateway_before_is_nothing_where_it_has_just_ended() -> None:
+    """To fail there would end the control process, which asked for it."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    end(process.pid)
+    assert process.wait() == -signal.SIGKILL
+    end(process.pid)
 
 
 async def test_a_worker_that_control_calls_silent_is_replaced() -> None:
