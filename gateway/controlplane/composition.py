@@ -92,6 +92,10 @@ class Composition:
         """Content type and content of a scrape, for the scraper's Accept header: what workers
         counted, and what the other parts did."""
         dropped: dict[tuple[str, ...], int] = {
+            # Nothing is what they begin with: of a series that is new with its first losses no
+            # `increase()` tells.
+            ("worker", "access"): 0,
+            ("worker", "messages"): 0,
             ("control", "messages"): outlet.dropped(),
             ("supervisor", "messages"): self.line.dropped,
         }

@@ -66,6 +66,19 @@ async def test_health_probes_are_counted_and_not_logged() -> None:
     assert samples.total("headgate_requests_total", route="", code="200") >= 5
 
 
+async def test_lost_lines_are_counted_from_nothing_on() -> None:
+    """A series that begins with its first losses would be none to `increase()`."""
+    async with one_origin(by_path) as origin, running_gateway(one_backend(origin)) as gateway:
+        text = (await gateway.client.get(f"{gateway.admin_url}/metrics")).body.decode()
+    lost = [line for line in text.splitlines() if line.startswith("headgate_log_dropped_total{")]
+    assert sorted(lost) == [
+        'headgate_log_dropped_total{process="control",log="messages"} 0',
+        'headgate_log_dropped_total{process="supervisor",log="messages"} 0',
+        'headgate_log_dropped_total{process="worker",log="access"} 0',
+        'headgate_log_dropped_total{process="worker",log="messages"} 0',
+    ]
+
+
 def entry(ident: bytes, target: bytes = b"/x") -> Entry:
     place = members(("r", "b", "127.0.0.1:1"))
     return (5.0, ident, b"c", b"GET", target, 200, "", place, b"", 1, 1, 0, 2, 0.5)
