@@ -363,6 +363,23 @@ def test_a_viewer_becomes_an_operator_by_token_and_may_think_better_of_it(page: 
         page.until(lambda: split(demo) == {"digits-linear": 65, "digits-cnn": 35})
 
 
+def test_a_route_called_as_what_every_object_has_comes_and_goes(page: Page) -> None:
+    table = copy.deepcopy(TABLE)
+    table["backends"]["valueOf"] = {"instances": ["http://127.0.0.1:8009"]}
+    table["routes"]["toString"] = {"match": "/t", "split": {"valueOf": 1}}
+    with Demo(table=table) as demo:
+        page.open(demo.url)
+        page.press('#scope option[value="toString"]')
+        page.until(lambda: page.text("#legend").strip() == "valueOf")
+        with demo.lock:
+            del demo.table["routes"]["toString"], demo.table["backends"]["valueOf"]
+            demo.revision += 1
+        page.until(lambda: not page.all('[data-route="toString"]'))
+        page.until(lambda: "digits-cnn" in page.text("#legend"))
+        page.until(lambda: page.text("#link-text") == "live")
+        assert page.complaints() == []
+
+
 def test_r63_naughty_names_are_shown_as_text(page: Page) -> None:
     names = [
         "<script>window.evil=1</script>", '"><img src=x onerror="window.evil=1">',

@@ -84,7 +84,7 @@ export function charts(state) {
   function update() {
     const now = [Object.keys(state.table.routes || {}), Object.keys(state.table.backends || {}), chosen()];
     if (!same(now, known)) {
-      if (scope !== ALL && !(scope in (state.table.routes || {}))) scope = ALL;
+      if (scope !== ALL && !Object.hasOwn(state.table.routes || {}, scope)) scope = ALL;
       known = now;
       legend();
     }

@@ -35,7 +35,7 @@ export function gateways(state) {
         say(cells[3], one.admin || "");
       }
       for (const [name, { element }] of rows) {
-        if (name in (state.status.gateways || {})) continue;
+        if (Object.hasOwn(state.status.gateways || {}, name)) continue;
         element.remove();
         rows.delete(name);
       }

@@ -61,7 +61,7 @@ async function look() {
     state.series.get(name).add(now, backend);
   }
   if (status.gateway) state.whole.add(now, status.gateway);
-  for (const name of state.series.keys()) if (!(name in (status.backends || {}))) state.series.delete(name);
+  for (const name of state.series.keys()) if (!Object.hasOwn(status.backends || {}, name)) state.series.delete(name);
   draw();
 }
 
