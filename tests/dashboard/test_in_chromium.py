@@ -481,6 +481,24 @@ def test_a_gateway_that_does_not_answer_is_not_called_live(page: Page, demo: Dem
     page.until(lambda: page.text("#link-text") == "live")
 
 
+def test_a_page_in_a_tab_behind_keeps_no_connection(page: Page, demo: Demo) -> None:
+    """A browser has six for all its tabs: the seventh would wait for ever."""
+    page.open(demo.url)
+    page.until(lambda: len(demo.listeners) == 1)
+    first = page.driver.current_window_handle
+    page.driver.switch_to.new_window("tab")
+    page.until(lambda: heard_by(demo) == 0)
+    page.driver.close()
+    page.driver.switch_to.window(first)
+    page.until(lambda: heard_by(demo) == 1)
+
+
+def heard_by(demo: Demo) -> int:
+    """How many follow the events: whoever has left is found out by telling them."""
+    demo.emit({"type": "worker", "slot": 0, "what": "joined", "pid": 1})
+    return len(demo.listeners)
+
+
 def test_an_alert_is_told_once_though_its_words_go_on(page: Page, demo: Demo) -> None:
     """A live region that ticks would be read out each second."""
     page.open(demo.url)

@@ -112,7 +112,8 @@ export const api = {
 let heard = null;
 
 // Calls `each` with every event until the stream ends; EventSource cannot carry a token. It begins
-// with those of the last hour, and one that is opened again with what was missed.
+// with those of the last hour, and one that is opened again with what was missed. It ends when the
+// page is not looked at: a browser has six connections to a gateway, and each tab would keep one.
 export async function listen(each, opened) {
   const headers = { ...headersOf({}), Accept: "text/event-stream" };
   if (heard) headers["Last-Event-ID"] = heard;
@@ -122,6 +123,8 @@ export async function listen(each, opened) {
     clearTimeout(silence);
     silence = setTimeout(() => line.abort(), SILENT_MS);
   };
+  const turned = () => { if (document.visibilityState !== "visible") line.abort(); };
+  document.addEventListener("visibilitychange", turned);
   wait();
   try {
     const response = await fetched(heard ? "events" : "events?last=3600", { headers, signal: line.signal });
@@ -129,6 +132,7 @@ export async function listen(each, opened) {
     await read(response.body.pipeThrough(new TextDecoderStream()).getReader(), each, wait);
   } finally {
     clearTimeout(silence);
+    document.removeEventListener("visibilitychange", turned);
   }
 }
 

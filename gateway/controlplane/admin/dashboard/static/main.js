@@ -120,13 +120,21 @@ async function watch() {
   }
 }
 
+// Resolves once the page is looked at.
+async function seen() {
+  while (document.visibilityState !== "visible") {
+    await new Promise((turned) => document.addEventListener("visibilitychange", turned, { once: true }));
+  }
+}
+
 // Only once a look succeeded: a stream that is asked for without the token counts as a guess.
 async function hear() {
   for (;;) {
     await ready;
+    await seen();
     await listen(heard, () => eventsView.opened()).catch(() => {});
     eventsView.closed();
-    await new Promise((resume) => setTimeout(resume, 2 * LOOK_MS));
+    if (document.visibilityState === "visible") await new Promise((resume) => setTimeout(resume, 2 * LOOK_MS));
   }
 }
 

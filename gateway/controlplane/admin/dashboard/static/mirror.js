@@ -22,9 +22,9 @@ export class MirrorPanel {
     this.element = h("tr", { class: "mirrored", hidden: !this.isCompared }, h("td", { colspan: columns }, box));
   }
 
-  // Asks once more, unless an answer is still to come.
+  // Asks once more, unless an answer is still to come or nobody sees it: there may be hundreds.
   async update() {
-    if (!this.isCompared || this.asked) return;
+    if (!this.isCompared || this.asked || !this.element.checkVisibility()) return;
     this.asked = true;
     try {
       this.write(await api.mirror(this.route));
