@@ -119,7 +119,7 @@ def prepare(
     plan = Plan(
         data=data,
         admin=admin,
-        configuration=file.read_bytes(),
+        configuration=loaded.text.encode(),  # as it was read: a pipe gives it once
         name=str(file),
         drain_timeout_s=settings.lame_duck_s + HAND_OVER_S + settings.drain_s + DRAIN_MARGIN_S,
         # Drawn once here: a control process that takes over must not rename the gateway.

@@ -3,7 +3,16 @@
 import click
 
 from gateway.cli.declaring import command, option
-from gateway.cli.parameters import CLIENT, EDIT, FILE, FOLDER, HELD, OUTPUT, optional_file, whole
+from gateway.cli.parameters import (
+    CLIENT,
+    EDIT,
+    FILE_OR_STDIN,
+    FOLDER,
+    HELD,
+    OUTPUT,
+    optional_file,
+    whole,
+)
 
 STRICT = option(
     "--strict",
@@ -18,11 +27,11 @@ INIT = command(
 )  # fmt: skip
 CHECK = command(
     "check", "validate a file: every problem, with its line", "serving:check",
-    FILE, *OUTPUT, example="check headgate.yaml",
+    FILE_OR_STDIN, *OUTPUT, example="check headgate.yaml",
 )  # fmt: skip
 APPLY = command(
     "apply", "apply a file to a running gateway; the difference comes first", "editing:apply",
-    FILE, STRICT, *HELD, *EDIT, example="apply headgate.yaml --dry-run",
+    FILE_OR_STDIN, STRICT, *HELD, *EDIT, example="apply headgate.yaml --dry-run",
 )  # fmt: skip
 EXPORT = command(
     "export", "print the live table, weights included, as a configuration file for git",

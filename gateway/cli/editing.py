@@ -9,6 +9,7 @@ from typing import TextIO
 
 from gateway.cli import asking, difference, finding, screen, serves
 from gateway.cli.grids import Cell
+from gateway.cli.parameters import STDIN
 from gateway.cli.refusals import Refusal
 from gateway.clients.admin import AdminClient, revision_tag
 from gateway.clients.admin_connection import Change
@@ -24,7 +25,7 @@ def apply(options: SimpleNamespace) -> int:
     The edit is bound to the revision that the difference was shown against: what is applied
     is what was printed, or nothing.
     """
-    content = Path(options.file).read_bytes()
+    content = Path(STDIN if options.file == "-" else options.file).read_bytes()
     client = finding.client(options)
     given = _bound(client, options)
     tried = asking.made(

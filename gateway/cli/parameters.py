@@ -89,6 +89,10 @@ HELD = (
     option("--timeout", metavar="SECONDS", type=seconds, help="stop waiting after this long"),
 )
 FILE = click.Argument(["file"], type=PATH, help="the configuration file")
+STDIN = "/dev/stdin"
+FILE_OR_STDIN = click.Argument(
+    ["file"], type=PATH, help="the configuration file; or - for what comes in on standard input"
+)
 
 
 def optional_file(help: str) -> click.Argument:

@@ -15,6 +15,7 @@ from click import UsageError
 
 from gateway.cli import screen
 from gateway.cli.grids import Cell, clean
+from gateway.cli.parameters import STDIN
 from gateway.cli.refusals import Refusal
 from gateway.processes import console
 
@@ -167,7 +168,7 @@ def check(options: SimpleNamespace) -> int:
     """Prints every problem of the file with its line; 1 when there is any."""
     from gateway.controlplane.configuration import reading as configuration
 
-    file = _file(options.file)
+    file = _file(STDIN if options.file == "-" else options.file)
     problems: list[configuration.Problem] = []
     try:
         loaded = configuration.load(file)

@@ -558,6 +558,18 @@ def test_code_in_the_place_of_a_configuration_is_named_with_what_serves_it(
     assert line.endswith("headgate up 'my model.py'")
 
 
+def test_a_file_may_come_in_on_standard_input(player) -> None:
+    player.table["routes"]["digits"]["split"] = {"digits-linear": 1, "digits-cnn": 1}
+    exported = run("export", "--url", player.url).stdout
+    checked = run("check", "-", input=exported)
+    assert (checked.returncode, checked.stdout.splitlines()[0]) == (0, "- is valid"), checked
+    assert run("check", "-", input="a: 1\n").stderr == "-:1: a: unknown key\n"
+    assert run("apply", "-", "--url", player.url, input=exported).stdout == "nothing would change\n"
+    changed = exported.replace("digits-cnn: 1", "digits-cnn: 3")
+    assert run("apply", "-", "--url", player.url, input=changed).returncode == 0
+    assert player.table["routes"]["digits"]["split"]["digits-cnn"] == 3
+
+
 @pytest.mark.parametrize("command", ["up", "gateway", "check", "apply"])
 def test_a_file_that_is_not_there_is_one_line(headgate, command, tmp_path) -> None:
     ran = headgate(command, "nowhere.yaml")

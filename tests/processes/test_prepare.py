@@ -1,5 +1,6 @@
 """What is settled before anything starts: ports, state, and how long a drain may take."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,18 @@ def test_what_is_not_started_after_all_gives_everything_back(tmp_path: Path) -> 
         prepared(tmp_path)
     made.close()
     prepared(tmp_path).close()
+
+
+def test_what_runs_is_what_was_read_also_out_of_a_pipe(tmp_path: Path) -> None:
+    """As `headgate gateway <(make-it)`, whose file can be read once."""
+    text = yaml.safe_dump(complete(one_backend("http://127.0.0.1:9"), {}))
+    reading, writing = os.pipe()
+    os.write(writing, text.encode())
+    os.close(writing)
+    made = prepare(Path(f"/dev/fd/{reading}"), tmp_path / "state")
+    made.close()
+    os.close(reading)
+    assert made.plan.configuration.decode() == text
 
 
 def test_the_ports_of_the_gateway_that_has_the_state_are_not_called_another_programs(

@@ -63,11 +63,12 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A valid file: its settings with the environment's over them, and its document."""
+    """A valid file: its settings with the environment's over them, its document and its text."""
 
     settings: Settings
     document: Document
     path: Path
+    text: str
 
 
 def load(path: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> Loaded:
@@ -82,7 +83,7 @@ def load(path: str | os.PathLike[str], environment: Mapping[str, str] | None = N
         hint = f"to serve it: headgate up {shlex.quote(str(path))}"
         problem = Problem(0, "", "is Python code and no configuration", hint)
         raise ConfigurationError(str(path), [problem]) from None
-    return Loaded(settings, document, Path(path))
+    return Loaded(settings, document, Path(path), text)
 
 
 def parse(
