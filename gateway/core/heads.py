@@ -262,6 +262,8 @@ def _first_line(line: bytes, max_target: int) -> tuple[bytes, bytes, int]:
         or (method not in _USUAL and _is_method(method) is None)
     ):
         raise ValueError("malformed request line")
+    if method == b"CONNECT":
+        raise ValueError("CONNECT asks for a tunnel, of which there is none")
     if len(target) > max_target:
         raise ClientFault("The request target is too long.", "uri_too_long")
     return method, target, minor

@@ -215,6 +215,15 @@ async def test_r11_the_answer_to_head_keeps_its_length(rig, stub):
         assert (await peer.answer(b"HEAD")).get("content-length") == "10"
 
 
+@pytest.mark.parametrize("target", [b"/x", b"gw.test:80", b"http://gw.test/x"])
+async def test_r08_nobody_gets_a_tunnel_by_connect(rig, stub, target):
+    gateway, instance = await rig(), await stub()
+    gateway.one(instance)
+    answer = await gateway.ask(b"CONNECT " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert (answer.status, answer.error) == (400, "bad_request")
+    assert instance.connections == 0, "a 2xx of it would open one, for whoever is in front of us"
+
+
 @pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 431)])
 async def test_r10_a_head_of_the_greatest_size_passes_however_it_is_cut(rig, stub, more, status):
     gateway = await rig()
