@@ -151,10 +151,16 @@ class Connection(asyncio.Protocol, Timed):
     def _linger(self) -> None:
         self.state = LINGER
         self._lingered = 0
+        self._last_piece = self.shared.now()
         self.resume_reading()
         self._wait_for(LINGER_S)
         if self.transport.can_write_eof():
             self.transport.write_eof()
+
+    def _is_being_read(self, now: float) -> bool:
+        """Whether there is more of the answer for who is lingered on, and time for it."""
+        has_more = self.transport.get_write_buffer_size() > 0
+        return has_more and now - self._last_piece < self.shared.options.stream_idle_s
 
     def _has_unread(self) -> bool:
         """Whether bytes have come that the loop has not yet handed over."""

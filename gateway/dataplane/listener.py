@@ -22,7 +22,17 @@ from gateway.core.heads import (
     too_large,
 )
 from gateway.dataplane import admitting
-from gateway.dataplane.connection import BODY, CLOSED, HEAD, LINGER, TUNNEL, WAIT, Connection, Sink
+from gateway.dataplane.connection import (
+    BODY,
+    CLOSED,
+    HEAD,
+    LINGER,
+    LINGER_S,
+    TUNNEL,
+    WAIT,
+    Connection,
+    Sink,
+)
 from gateway.dataplane.deadlines import NEVER, fault
 from gateway.dataplane.exchange import Exchange
 from gateway.dataplane.plane import Plane
@@ -145,6 +155,8 @@ class Client(Connection):
                 self.deadline = NEVER
             elif self.state == BODY:
                 self._wait_for(self.plane.options.body_idle_s)
+            elif self.state == LINGER:
+                self._wait_for(LINGER_S)
             if self.exchange is not None:
                 self.exchange.resume_instance()
             elif self.state == HEAD:
@@ -363,8 +375,13 @@ class Client(Connection):
     def expired(self, now: float) -> None:
         """The deadline of the state passed: idle connections and who does not read are cut off,
         a late head or body is refused."""
-        if self.state == CLOSED or self.state == LINGER or self.stalled:
+        if self.state == CLOSED or self.stalled:
             self.abort()
+        elif self.state == LINGER:
+            if self._is_being_read(now):
+                self._wait_for(LINGER_S)
+            else:
+                self.abort()
         elif self.state == HEAD:
             if self._head_since:
                 late = ClientFault("The request head took too long.", "request_timeout")

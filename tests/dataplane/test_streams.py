@@ -1,6 +1,7 @@
 """Streams: events at once, bounded memory both ways, slow readers, WebSocket, mirror."""
 
 import asyncio
+import os
 import socket
 import time
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from gateway.dataplane.connection import LINGER, LINGER_S
 from tests.dataplane.clocks import Standstill, StoppedClock
 from tests.dataplane.rig import Conversation, until
 
@@ -164,6 +166,34 @@ async def test_an_answer_of_who_reads_no_further_and_leaves_reaches_the_client(r
         answer = await peer.answer()
     assert (answer.status, answer.body) == (413, b"big")
     assert gateway.seen == []
+
+
+async def test_an_early_answer_reaches_who_reads_it_slowly(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        await conversation.answer(bytes(200_000))
+        await conversation.reader.read()
+
+    gateway = await rig(StoppedClock(), gather=1)
+    gateway.one(await stub(script))
+    with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await until(lambda: bool(gateway.plane.clients))
+        (client,) = gateway.plane.clients
+        below = client.transport.get_extra_info("socket").fileno()
+        with socket.socket(fileno=os.dup(below)) as its:
+            its.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        peer.send(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 100\r\n\r\nxx")
+        await until(lambda: client.state == LINGER)
+        assert client.transport.get_write_buffer_size() > 0
+        for _ in range(3):
+            gateway.later(LINGER_S)
+            await asyncio.sleep(0.05)
+        peer.setblocking(False)
+        loop, got = asyncio.get_running_loop(), 0
+        while data := await loop.sock_recv(peer, 65536):
+            got += len(data)
+    assert got > 200_000
 
 
 async def test_r20_a_client_that_does_not_read_pauses_the_instance_and_is_ended(rig, stub):
