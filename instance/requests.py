@@ -82,6 +82,14 @@ class _Bytes(bytes):
         yield  # a generator, though it never waits
 
 
+class _Done:
+    """Nothing, which may be awaited."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield  # a generator, though it never waits
+
+
 class Upload:
     """A file of a multipart form: `filename`, `content_type`, and a `file` to read from."""
 
@@ -99,6 +107,16 @@ class Upload:
     def read(self, size: int = -1) -> bytes:
         """The next `size` bytes, all by default; may be awaited as well."""
         return _Bytes(self.file.read(size))
+
+    def seek(self, offset: int) -> _Done:
+        """Goes to byte `offset` for the next `read`; may be awaited as well."""
+        self.file.seek(offset)
+        return _Done()
+
+    def close(self) -> _Done:
+        """Lets go of its bytes; may be awaited as well."""
+        self.file.close()
+        return _Done()
 
     def __repr__(self) -> str:
         return f"Upload({self.filename!r}, {self.content_type!r}, {self.size} bytes)"

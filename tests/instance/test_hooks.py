@@ -82,7 +82,12 @@ FORMS = """
     class Upload:
         def setup(self, device): ...
         async def decode_request(self, request):
-            return await request["file"].read()
+            file = request["file"]
+            begin = await file.read(2)
+            await file.seek(0)
+            data = await file.read()
+            await file.close()
+            return data if begin == b"12" else b""
         async def predict(self, x):
             return len(x)
 
