@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, create_model
 
-from instance.core.errors import refuse
+from instance.core.errors import Fault, Problem, RequestRefused, refuse
 from instance.model.codec import Parse, UnencodableError, refuse_not_finite
 from instance.requests import Request
 from instance.specs.openai_chat import tokens
@@ -105,6 +105,9 @@ class Embeddings:
         """The request. A class of LitServe's that makes batches takes one input of each client:
         its `predict` gets a list of inputs, and not of lists."""
         read = parse(request)
+        if not self._of_litserve and not inputs_of(read):
+            fault = Fault("/input", "too_short", "there must be at least one input")
+            raise RequestRefused(Problem("invalid_request", "nothing to embed", faults=[fault]))
         if self._one_only and (count := len(inputs_of(read))) != 1:
             refuse_several(self._theirs, read, count)
         return read

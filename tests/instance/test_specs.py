@@ -508,6 +508,11 @@ def infer_odd(served: Serve, named: str, binary: bool) -> Any:
     return served(MODELS, "Odd").post(asked, path="/v2/models/Odd/infer")
 
 
+def test_a_request_with_nothing_to_embed_is_refused(served: Serve) -> None:
+    answer = served(MODELS, "OddVectors").post({"input": []}, path="/v1/embeddings")
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/input")
+
+
 @pytest.mark.parametrize("encoding", ["float", "base64"])
 @pytest.mark.parametrize(
     ("named", "says"),
