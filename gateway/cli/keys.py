@@ -113,7 +113,11 @@ def _ends(expires: str | None) -> str | Cell:
     if not expires:
         return "never"
     shown = showing.when(expires)
-    return Cell(f"{shown} (expired)", "warn") if parse_time(expires) <= time.time() else shown
+    try:
+        is_over = parse_time(expires) <= time.time()
+    except ValueError:  # of a gateway that takes other times than this command
+        is_over = False
+    return Cell(f"{shown} (expired)", "warn") if is_over else shown
 
 
 def _used(used: Json) -> tuple[str | Cell, ...]:
