@@ -37,6 +37,21 @@ def test_each_look_says_who_was_used_since_the_last_one() -> None:
     assert use.of("c") == UNUSED
 
 
+def test_what_is_counted_elsewhere_from_now_on_is_no_use() -> None:
+    clocks = Clocks()
+    use = clocks.of(None)
+    use.note([])
+    clocks.now = 1.0
+    use.note([used("a", 26), used("b", 5)])
+    clocks.now = 60.0
+    moved = Change(CONSUMED, ("a", "(retired-1)"), ("200",), 26)
+    use.note([moved, used("a", -26), Change(CONSUMED, ("b", "(retired-1)"), ("200",), 5),
+              used("b", -5), used("b", 1)])  # fmt: skip
+    assert use.of("a") == {"last_used": "2027-01-15T08:00:01Z", "requests": 26, "refused": 0}
+    assert use.of("b") == {"last_used": "2027-01-15T08:01:00Z", "requests": 6, "refused": 0}
+    assert use.per_s("a") < 1.0
+
+
 def test_what_was_counted_before_anybody_looked_is_no_use_of_now(tmp_path: Path) -> None:
     clocks, path = Clocks(), tmp_path / "use.json"
     before = clocks.of(path)

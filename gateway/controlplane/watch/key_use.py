@@ -89,16 +89,17 @@ class KeyUse:
         written down is taken for use since then.
         """
         now = self._wall()
-        counted: dict[str, int] = {}
+        changed: dict[str, int] = {}
         for change in changes:
             if change.metric != CONSUMED or not isinstance(change.key, tuple):
                 continue
             name, more = change.labels[0], int(change.more)
+            changed[name] = changed.get(name, 0) + more
             self._counts[name] = self._counts.get(name, 0) + more
             if change.key[-1] in REFUSED:
                 self._refused[name] = self._refused.get(name, 0) + more
-            if more > 0:
-                counted[name] = counted.get(name, 0) + more
+        # What was counted of a route that is gone is counted elsewhere now, and is no use of now.
+        counted = {name: more for name, more in changed.items() if more > 0}
         for name in counted:
             count = self._counts[name]
             if not self._is_first or self._used.get(name, (0.0, 0))[1] != count:
