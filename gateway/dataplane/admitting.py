@@ -100,7 +100,7 @@ class Admitting(Waiter, Request, Deciding):
             try:
                 admitted = door.admission(head, route)
             except Unauthorized:
-                self._note_refusal(snapshot, live)
+                self._note_route(snapshot, live)
                 raise
             known = (door.mark, live, admitted)
             last.authorization, last.api_key, last.admitted = (
@@ -112,7 +112,7 @@ class Admitting(Waiter, Request, Deciding):
             try:
                 door.check(admitted, route)
             except Forbidden:
-                self._note_refusal(snapshot, live)
+                self._note_route(snapshot, live)
                 raise
 
     @property
@@ -131,7 +131,7 @@ class Admitting(Waiter, Request, Deciding):
         try:
             limiting.check(self._limits(live), self.started, self.plane.now)
         except Limited as fault:
-            self._note_refusal(snapshot, live)
+            self._note_route(snapshot, live)
             self._count_limited(fault, live)
             raise
 
@@ -170,6 +170,6 @@ class Admitting(Waiter, Request, Deciding):
         name = live.route.name if live is not None else ""
         self.plane.counters.add(LIMITED, self.consumer, name, fault.limit)
 
-    def _note_refusal(self, snapshot: Snapshot, live: LiveRoute) -> None:
-        """Who is refused is counted at the route, and told by which revision."""
+    def _note_route(self, snapshot: Snapshot, live: LiveRoute) -> None:
+        """Who is refused is counted and dressed as the route has it, and told by which revision."""
         self.route, self.revision, self.shown = live, snapshot.revision, snapshot.shown

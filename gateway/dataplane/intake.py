@@ -294,6 +294,7 @@ class Intake(Admitting):
                 self.let_in(snapshot, route)
             if route.bucket is not None or self.has_bucket:
                 self.check_limits(snapshot, route)
+            self._note_route(snapshot, route)  # what it ends with before its body, ends there
             self._max_body = route.route.max_body
             gather = self.plane.options.gather
             self._set_deadline(route.route.deadline_s)
@@ -322,6 +323,7 @@ class Intake(Admitting):
         if self.done or self.received > self.plane.options.gather:
             try:
                 self.ready_at = self.plane.now()
+                self.route = None  # the table may be another one now
                 self._decide()
             except BodyNeeded as need:
                 self._await_body(need)

@@ -138,3 +138,37 @@ async def test_what_the_gateway_answers_has_the_headers_that_are_added(rig: Make
     answer = await gateway.ask(GET % (b"/", b""))
     assert (answer.status, answer.get("x-frame-options"), answer.get("a")) == (502, "DENY", "b")
     assert [v for k, v in answer.fields if k == "content-type"] == ["application/problem+json"]
+
+
+async def test_who_is_refused_before_the_body_is_there_is_counted_and_dressed_at_the_route(
+    rig: MakeRig,
+) -> None:
+    gateway = await rig()
+    route = {
+        "match": "/r",
+        "split": {"b": 1},
+        "max_body": "1KiB",
+        "headers": {"response": RESPONSE},
+    }
+    document = {"backends": {"b": {"instances": ["http://127.0.0.1:9"]}}, "routes": {"r": route}}
+    gateway.table(document)
+    peer = await gateway.connect()
+    peer.write(b"POST /r HTTP/1.1\r\nHost: h\r\nContent-Length: 9999\r\n\r\n")
+    answer = await peer.answer()
+    assert (answer.status, answer.get("x-frame-options")) == (413, "DENY")
+    assert answer.get("x-headgate-route") == "r"
+
+
+async def test_a_route_that_goes_while_the_body_comes_dresses_nothing(rig: MakeRig) -> None:
+    gateway = await rig()
+    route = {"match": "/r", "split": {"b": 1}, "headers": {"response": RESPONSE}}
+    backends = {"b": {"instances": ["http://127.0.0.1:9"]}}
+    gateway.table({"backends": backends, "routes": {"r": route}})
+    peer = await gateway.connect()
+    peer.write(b"POST /r HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    assert (await peer.answer()).status == 100
+    gateway.table({"backends": backends, "routes": {"other": {**route, "match": "/other"}}})
+    peer.write(b"ok")
+    answer = await peer.answer()
+    assert (answer.status, answer.get("x-frame-options")) == (404, None)
+    assert answer.get("x-headgate-route") is None
