@@ -55,6 +55,7 @@ def up(options: SimpleNamespace) -> int:
 def _up_model(options: SimpleNamespace) -> int:
     """Runs what a file or a module has to serve, without a configuration of its own."""
     from gateway.controlplane.configuration.yaml_source import written
+    from gateway.controlplane.store.names import unusable
     from gateway.up import launcher, offering
 
     model, cwd = options.file, Path.cwd()
@@ -86,9 +87,12 @@ def _up_model(options: SimpleNamespace) -> int:
         _set_up_tls(options, target, state_dir)
         return launcher.run_up(target, state_dir, options.access_log, reload=options.reload)
     state_dir = _state_dir(options, source)
-    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = state_dir / "made.yaml"
-    file.write_text(text)
+    try:
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.write_text(text)
+    except OSError as error:
+        raise Refusal(unusable(state_dir, error)) from None
     _set_up_tls(options, file, state_dir)
     return launcher.run_up(
         file, state_dir, options.access_log, source=source, reload=options.reload

@@ -282,7 +282,7 @@ def test_r53_a_damaged_state_is_one_clear_line_and_is_kept(tmp_path: Path) -> No
 def test_a_state_directory_that_cannot_be_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / ".headgate").touch()
     document = complete(one_backend("http://127.0.0.1:9"), {})
-    assert_refused(start(tmp_path, document), ".headgate")
+    assert_refused(start(tmp_path, document), f"{tmp_path}/.headgate", "--state-dir")
 
 
 async def test_a_token_that_is_made_is_printed_once(tmp_path: Path) -> None:

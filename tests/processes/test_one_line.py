@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from gateway.cli import main
 from gateway.controlplane.configuration.reading import load
 from gateway.up.offering import NothingToServe, Offer, called, document, is_model, offers
 from tests.harness.gateway import ROOT, START_S, Gateway, complete, eventually
@@ -101,6 +102,20 @@ def test_a_file_with_nothing_to_serve_is_one_clear_line(
         offers("server.py", tmp_path)
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_code_in_a_folder_that_takes_no_state_is_one_clear_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "server.py"
+    file.write_text(
+        "class Same:\n    def setup(self, d): pass\n    def predict(self, x): return x\n"
+    )
+    (tmp_path / ".headgate").touch()
+    assert main(["up", str(file)]) == 1
+    (_, line) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"headgate: state directory {tmp_path}/.headgate: ")
+    assert line.endswith("; --state-dir (HEADGATE_STATE_DIR) names another")
 
 
 def test_the_configuration_is_one_that_a_person_could_have_written(tmp_path: Path) -> None:

@@ -159,4 +159,6 @@ def test_r38_a_start_on_a_read_only_state_directory_says_so_in_one_line(tmp_path
     prefix = ["unshare", "-m", "sh", "-c", READ_ONLY, str(state)]
     done = subprocess.run([*prefix, *command], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 1
-    assert done.stderr == f"headgate: state directory {state}: Read-only file system\n"
+    why = f"headgate: state directory {state}: Read-only file system; "
+    (line,) = done.stderr.splitlines()
+    assert line == f"{why}--state-dir (HEADGATE_STATE_DIR) names another"

@@ -1,5 +1,7 @@
 """What is in a state directory, and what is it called? Names alone, which commands read too."""
 
+from pathlib import Path
+
 STATE_NAME = ".headgate"
 FILES = "files"  # the states of further files in one folder
 DATABASE = "state.db"
@@ -9,3 +11,9 @@ OWNER = "file"  # the name of the file whose state this is
 LOCK = "lock"  # the process that has the directory
 RUN = "run"  # the private directory of the gateway that has it
 ADMIN = "admin"  # the URL by which this machine reaches its admin API, and its certificate's file
+
+
+def unusable(directory: Path, error: OSError) -> str:
+    """Why there can be no state in `directory`, and what to do, in one line."""
+    reason = error.strerror or error
+    return f"state directory {directory}: {reason}; --state-dir (HEADGATE_STATE_DIR) names another"

@@ -10,7 +10,7 @@ import os
 import stat
 from pathlib import Path
 
-from gateway.controlplane.store.names import ADMIN, DATABASE, FILES, LOCK, RUN, TOKEN
+from gateway.controlplane.store.names import ADMIN, DATABASE, FILES, LOCK, RUN, TOKEN, unusable
 from gateway.controlplane.store.store import StateRefused
 
 
@@ -61,8 +61,7 @@ class StateDirectory:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise StateRefused(f"state directory {self.path}: {reason}") from None
+            raise StateRefused(unusable(self.path, error)) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
