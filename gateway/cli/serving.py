@@ -73,6 +73,9 @@ def _up_model(options: SimpleNamespace) -> int:
         beside = target.parent if target else source.parent
         where = os.path.relpath(source, beside)
     settings = {} if options.port is None else {"listen": f"0.0.0.0:{options.port}"}
+    if settings and (said := os.environ.get("HEADGATE_LISTEN")):
+        # What is typed wins over the environment; for whom the port is, that alone says.
+        os.environ["HEADGATE_LISTEN"] = f"{said.rpartition(':')[0]}:{options.port}"
     document = offering.document(f"{where}:{name}", offered, serve, settings)
     text = f"# Made by `headgate up {model}`.\n{written(document)}"
     for route in document["routes"].values():

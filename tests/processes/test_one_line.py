@@ -18,6 +18,7 @@ from gateway.cli import main
 from gateway.controlplane.configuration.reading import load
 from gateway.up.offering import NothingToServe, Offer, called, document, is_model, offers
 from tests.harness.gateway import ROOT, START_S, Gateway, complete, eventually
+from tests.harness.ports import free_port
 
 from .waiting import alive, descendants
 
@@ -177,10 +178,10 @@ class OneLine(Gateway):
 
 
 @asynccontextmanager
-async def one_line(folder: Path, *options: str) -> AsyncIterator[OneLine]:
+async def one_line(folder: Path, *options: str, **variables: str) -> AsyncIterator[OneLine]:
     settings = complete({"backends": {}, "routes": {}}, {})
-    admin = settings["gateway"]["admin"]
-    it = OneLine(folder, settings, {"HEADGATE_ADMIN": admin, "HEADGATE_LAME_DUCK": "0s"})
+    environment = {"HEADGATE_ADMIN": settings["gateway"]["admin"], "HEADGATE_LAME_DUCK": "0s"}
+    it = OneLine(folder, settings, {**environment, **variables})
     it.options = options
     try:
         await it.start()
@@ -205,6 +206,17 @@ async def test_a_strangers_file_is_served_and_the_configuration_written(tmp_path
         assert made["backends"]["square"]["serve"] == {
             "model": "server.py:Square", "devices": ["cpu"]
         }  # fmt: skip
+        await it.stop()
+
+
+async def test_a_port_that_is_typed_wins_over_the_environment(tmp_path: Path) -> None:
+    """And what that says of the address holds: whoever listens on loopback goes on to."""
+    write(tmp_path, MODELS)
+    elsewhere = f"127.0.0.1:{free_port()}"
+    async with one_line(tmp_path, "--device", "cpu", HEADGATE_LISTEN=elsewhere) as it:
+        await it.logged(f"requests  http://127.0.0.1:{it.data_port}")
+        with pytest.raises(OSError):  # 0.0.0.0 would be reached so
+            await asyncio.open_connection("127.0.0.2", it.data_port)
         await it.stop()
 
 
