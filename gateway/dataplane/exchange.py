@@ -324,7 +324,6 @@ class Exchange(Replying, Coded):
             return
         self._withdraw()
         if not self.head_sent:
-            self.note_found()
             self.status = 499
         self._finish(self.plane.now(), "client_left")
 

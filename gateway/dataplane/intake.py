@@ -335,18 +335,6 @@ class Intake(Admitting):
             self._decides = True
             self.plane.deciding.add(self, self._pending_size)
 
-    def note_found(self) -> None:
-        """A request that ends before it is decided is counted at the route that was found for it
-        when its body was begun."""
-        if self.route is not None or not self._max_body or self._decides:
-            return
-        snapshot = self.plane.snapshot
-        try:
-            route, _ = snapshot.find(self.head, self.client.remembered)
-        except (GatewayError, BodyNeeded, ModelsAsked):  # by a table of just now
-            return
-        self._note_refusal(snapshot, route)
-
     def _check_size(self) -> None:
         if self._max_body and self.received > self._max_body:
             raise self._too_large()

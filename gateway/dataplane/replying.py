@@ -48,7 +48,6 @@ class Replying(Intake):
         """Answers `fault`. What of the request has not come is not waited for."""
         if isinstance(fault, Unauthorized):
             self._hold_stranger()
-        self.note_found()
         allow = fault.allow if isinstance(fault, WrongMethodFault) else None
         head = self.head
         if fault.code == "no_route" and head.target in (b"/", RESERVED) and asks_for_page(head):
