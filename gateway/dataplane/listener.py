@@ -289,6 +289,8 @@ class Client(Connection):
         self._buffer = b""
         plane = self.plane
         head, since = refused_head(data, plane.options.max_target), self._head_since or plane.now()
+        if refusal.code == "bad_request":
+            head.target = b""  # where anything may stand, a secret may: it is in no log
         exchange = self._exchange_of(plane, self, head, since)
         self.state = BODY  # what follows is the rest of something that nobody understood
         self.exchange = exchange
