@@ -40,7 +40,7 @@ def upgrade(options: SimpleNamespace) -> int:
         raise Refusal(
             "the gateway that runs is of a version that has no successors: restart it"
         ) from None
-    within_s = options.timeout or WITHIN_S
+    within_s = WITHIN_S if options.timeout is None else options.timeout
     asked: Upgrade = {
         "type": "upgrade",
         "program": this_program(),

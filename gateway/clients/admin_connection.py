@@ -146,7 +146,10 @@ class AdminConnection:
             problem = response.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            raise no_answer(f"no gateway answers at {self.url}", error) from None
+            said = f"no gateway answers at {self.url}"
+            if isinstance(error, http.client.RemoteDisconnected) and not self._address.secure:
+                said += " (one that speaks TLS answers at https:// alone)"
+            raise no_answer(said, error) from None
         connection.close()
         refused = refusal(response.status, response.reason, response.headers.get, problem)
         is_always_there = target.partition("?")[0] in ALWAYS_THERE

@@ -139,7 +139,7 @@ async def test_a_browser_at_a_path_of_nobody_is_sent_to_the_dashboard_by_https(
 
 async def test_http_gets_nothing_there(gateway: AdminTls) -> None:
     plain = AdminClient(gateway.admin_url.replace("https", "http"), timeout_s=5.0)
-    with pytest.raises(Unreachable):
+    with pytest.raises(Unreachable, match="speaks TLS answers at https"):
         await asyncio.to_thread(plain.status)
 
 
