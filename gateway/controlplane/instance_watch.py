@@ -83,6 +83,13 @@ class WatchedInstances:
         self._on_table(table)
         self._stir()
 
+    async def met(self, previous: Table, table: Table) -> None:
+        """Returns once the backends whose instances `table` replaces all can serve again, as far as
+        one of the new ones is well, or there was long enough time to find out."""
+        if self.prober.replaced(previous, table):
+            await self.resolver.resolved(LOOK_WITHIN_S)
+            await self.prober.met(previous, table)
+
     def table_with_paths(self) -> Table:
         """The table, with the paths at which models said that they are served."""
         return filled(self._table(), self.served.paths)

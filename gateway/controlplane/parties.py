@@ -40,3 +40,8 @@ class InstanceWatch(Protocol):
 
     def sync(self, table: Table) -> None:
         """Keeps, adds and drops instances so that exactly those of `table` are watched."""
+
+    async def met(self, previous: Table, table: Table) -> None:
+        """Returns once a backend whose instances `table` replaces all, and one of which is well by
+        now, has one that is well again, or none of the new ones is, or there was long enough time
+        to ask them."""

@@ -298,6 +298,7 @@ class Publisher:
         # table until the last worker has answered, and must know every instance of both.
         self._instances.sync(both(previous, table))
         try:
+            await self._instances.met(previous, table)  # or requests find nobody meanwhile
             workers = await self._workers.put_in_force(table)
             self._instances.sync(table)
             if self._holds is not None:

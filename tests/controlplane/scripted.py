@@ -46,6 +46,9 @@ class ScriptedInstances:
     def sync(self, table: Table) -> None:
         self.synced.append({i.address for b in table.backends.values() for i in b.instances})
 
+    async def met(self, previous: Table, table: Table) -> None:
+        """Nobody is asked."""
+
 
 class ScriptedView:
     """A status view with nothing alive."""

@@ -63,6 +63,9 @@ class Journal:
         ports = sorted(i.port for b in table.backends.values() for i in b.instances)
         self.lines.append(f"watch {ports}")
 
+    async def met(self, previous: Table, table: Table) -> None:
+        """Nobody is asked."""
+
     async def put_in_force(self, table: Table) -> int:
         self.lines.append(f"in force {table.revision}")
         if self.hold is not None:

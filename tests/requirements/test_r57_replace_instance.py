@@ -85,3 +85,40 @@ async def test_r57_draining_sends_nothing_new_and_resume_undoes_it() -> None:
     assert len(between) > 20
     assert {r.header("x-headgate-instance") for r in between} == {two.address}
     assert failures(replies) == []
+
+
+async def test_r57_replacing_the_only_instance_in_one_edit_costs_nothing() -> None:
+    """Requests go on at the old one until the new one is known to be well."""
+    async with origins(2, after(0.02)) as (one, two):
+        async with running_gateway(one_backend(one)) as gateway:
+            enough = asyncio.Event()
+            make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
+            load = asyncio.create_task(
+                open_loop(gateway.url, 60, 60, make, enough=enough, timeout=60)
+            )
+            await eventually(lambda: len(one.exchanges) > 20, what="traffic to it")
+            answered: dict[str, float] = {}
+            for to in (two, one):
+                sent = len(to.exchanges)
+                reply = await gateway.admin(
+                    "PATCH", "/admin/v1/backends/main", {"instances": [to.url]}
+                )
+                assert reply.status == 200, reply
+                answered[to.address] = time.monotonic()
+                await eventually(lambda to=to, n=sent: len(to.exchanges) > n + 20, what="traffic")
+            enough.set()
+            replies = await load
+    assert failures(replies) == []
+    between = [r for r in replies if answered[two.address] < r.intended < answered[one.address] - 2]
+    assert {r.header("x-headgate-instance") for r in between} <= {two.address}
+
+
+async def test_r57_an_only_instance_is_replaced_by_one_that_is_not_there_without_delay() -> None:
+    async with origins(1, after(0.02)) as (one,):
+        async with running_gateway(one_backend(one)) as gateway:
+            reply = await gateway.admin(
+                "PATCH", "/admin/v1/backends/main", {"instances": ["http://127.0.0.1:9"]}
+            )
+            assert reply.status == 200, reply
+            refused = await gateway.client.get(f"{gateway.url}/x")
+    assert (refused.status, refused.header("x-headgate-error")) == (503, "no_backend")

@@ -20,7 +20,7 @@ from gateway.controlplane.watch.pacing import FewAtOnce
 from gateway.controlplane.watch.probing import CONNECT, Probe, Target, Untrusted, probe
 from gateway.controlplane.watch.resolver import Endpoints, addresses_of
 from gateway.core.health import ProbeSignal, Word
-from gateway.core.table import EMPTY, Table
+from gateway.core.table import EMPTY, Backend, Table
 from gateway.processes.credentials import Credentials, Held
 from gateway.processes.tasks import PAUSE_S, Tasks, told
 from gateway.wire.messages import Signals
@@ -32,6 +32,9 @@ EAGER_S = 0.2
 
 JITTER = 0.1
 """This part of an interval is chance, or the probes of a thousand instances would march in step."""
+
+MET_WITHIN_S = 2.0
+"""So long at most an edit waits for the new ones to be asked, where they take the place of all."""
 
 AT_ONCE, EVERY_S = 20, 0.01
 """So many probes begin every so many seconds, 2,000 in one: the loop is there for edits, scrapes
@@ -126,13 +129,54 @@ class Prober:
 
     async def judged(self, within_s: float) -> None:
         """Returns once every instance was asked often enough to be up, or after `within_s`."""
+        await self._until(lambda: not any(self._is_open(key) for key in self._targets), within_s)
+
+    def replaced(self, previous: Table, table: Table) -> list[Backend]:
+        """The backends of `table` none of whose instances is up, though one of them was that
+        `previous` names."""
+        before = previous.backends
+        return [
+            each
+            for name, each in (table.backends.items() if table.backends is not before else ())
+            if name in before
+            and each.instances is not before[name].instances
+            and not self._serves(each)
+            and self._serves(before[name])
+        ]
+
+    async def met(self, previous: Table, table: Table) -> None:
+        """Returns once a backend whose instances `table` replaces all, and one of which was up, has
+        one that is up again, or all of the new ones were asked often enough to be, or after
+        MET_WITHIN_S."""
+        if replaced := self.replaced(previous, table):
+            await self._until(lambda: all(map(self._is_met, replaced)), MET_WITHIN_S)
+
+    def _is_met(self, backend: Backend) -> bool:
+        return self._serves(backend) or not any(map(self._is_open, self._keys(backend)))
+
+    def _serves(self, backend: Backend) -> bool:
+        """Whether one of its instances that may get requests is up."""
+        return any(self.health.state(key).word == "up" for key in self._keys(backend))
+
+    async def _until(self, is_so: Callable[[], bool], within_s: float) -> None:
         try:
             async with asyncio.timeout(within_s):
-                while any(self._is_open(key) for key in self._targets):
+                while not is_so():
                     self._answered.clear()
                     await self._answered.wait()
         except TimeoutError:
             return
+
+    def _keys(self, backend: Backend) -> list[Key]:
+        """The instances of `backend` that are asked and may get requests."""
+        known = self._endpoints.get(backend.name, {})
+        keys = [
+            Key(backend.name, address)
+            for instance in backend.instances
+            if not instance.state
+            for address, _, _ in addresses_of(instance, known.get(instance.url, ()))
+        ]
+        return [key for key in keys if key in self._targets]
 
     def _is_open(self, key: Key) -> bool:
         """Whether the next probes of an instance that is well would still change its word."""
