@@ -50,6 +50,10 @@ request is decided by the old table. It is a new revision with who, when, why an
 in the history, and it never resets health, in-flight counts or connections of an instance that
 stays.
 
+An edit that replaces every instance of a backend by others is put in force once one of those is
+ready, so that no request finds nobody; if none of them is after two probes each, or two seconds,
+it is put in force all the same.
+
 - `?dry_run=true` shows the difference and changes nothing.
 - `X-Change-Reason: one line` is kept in the history.
 - `ETag` comes with every resource; with `If-Match` a write is refused with 412, and the current
