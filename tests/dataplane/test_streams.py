@@ -310,15 +310,18 @@ async def test_a_dead_mirror_delays_nobody(rig, stub):
 
 
 async def test_an_endless_stream_to_a_mirror_gives_its_place_back(rig, stub):
-    async def endless(conversation: Conversation) -> None:
-        await conversation.request()
-        conversation.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        while True:
-            conversation.write(b"1\r\nx\r\n")
-            await asyncio.sleep(0.01)
+    asked = 0
 
-    gateway, main, shadow = await rig(mirror_in_flight=1), await stub(), await stub(endless)
-    mirrored = {"instances": [shadow.url], "timeouts": {"response": "100ms"}}
+    async def endless(conversation: Conversation) -> None:
+        nonlocal asked
+        await conversation.request()
+        asked += 1
+        conversation.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        await conversation.reader.read()
+
+    gateway = await rig(StoppedClock(), mirror_in_flight=1)
+    main, shadow = await stub(), await stub(endless)
+    mirrored = {"instances": [shadow.url], "timeouts": {"response": "1s"}}
     gateway.table(
         {
             "backends": {"a": {"instances": [main.url]}, "m": mirrored},
@@ -327,7 +330,9 @@ async def test_an_endless_stream_to_a_mirror_gives_its_place_back(rig, stub):
     )
     for count in (1, 2):
         assert (await gateway.ask(GET)).status == 200
-        await until(lambda count=count: shadow.connections == count)
+        await until(lambda count=count: asked == count)
+        assert gateway.plane.mirrored == 1
+        gateway.later(1.1)
         await until(lambda: gateway.plane.mirrored == 0)
     await until(lambda: shadow.open == 0)
 
