@@ -82,7 +82,7 @@ class ControlLine:
 
     async def _next(self, line: Line, within_s: float | None) -> FromControl | None:
         """The next message; ends a control process that hangs."""
-        receiving = asyncio.create_task(line.receive())
+        receiving = self._own.run("the next message of control", line.receive())
         try:
             if await _is_done(receiving, within_s):
                 return receiving.result()

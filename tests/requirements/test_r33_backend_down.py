@@ -15,8 +15,8 @@ from tests.harness.origins import Origin, origins
 def document(big: Origin, small: Origin, spare: Origin, policy: Any) -> dict[str, Any]:
     return {
         "backends": {
-            # A machine that stands still makes one instance look slow, and a wait too long.
-            name: backend(origin, queue={"size": 512, "timeout": "60s"})
+            # A machine that stands still makes one instance look slow: nobody is to wait for it.
+            name: backend(origin, limit="fixed")
             for name, origin in (("big", big), ("small", small), ("spare", spare))
         },
         "routes": {
