@@ -14,19 +14,16 @@ from gateway.dataplane.deadlines import Timed
 from gateway.dataplane.upstream import Receiver, Upstream
 
 GOING_AWAY: Final = b"\x88\x02\x03\xe9"
-CLOSE: Final = 8  # the kind of such a frame
 
 
 class FrameBounds:
-    """Follows a stream of WebSocket frames and knows whether it stands between two, and whether one
-    of them was the last, which says that the connection is closed."""
+    """Follows a stream of WebSocket frames and knows whether it stands between two."""
 
-    __slots__ = ("_header", "_left", "has_closed")
+    __slots__ = ("_header", "_left")
 
     def __init__(self) -> None:
         self._header = b""
         self._left = 0
-        self.has_closed = False
 
     @property
     def between(self) -> bool:
@@ -47,8 +44,6 @@ class FrameBounds:
                 self._header = header
                 return
             consumed, self._left = length
-            if header[0] & 0x0F == CLOSE:
-                self.has_closed = True
             at += consumed - len(self._header)
             self._header = b""
 
@@ -113,9 +108,9 @@ class Tunnel(Timed, Receiver, Sink):
             self._go_away()
 
     def received(self, payload: bytes, done: bool, now: float) -> None:
-        """The instance closed its end; without saying so before, as one that dies."""
+        """The instance closed its end."""
         self._client.close_soon()
-        self._end("" if self._bounds.has_closed else "upstream_broke")
+        self._end("")
 
     def broke(self, reason: str, detail: str) -> None:
         self._client.abort()

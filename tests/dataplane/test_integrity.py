@@ -88,23 +88,6 @@ async def test_r08_a_websocket_is_tunnelled_both_ways(rig, stub):
     assert gateway.count() == 1
 
 
-@pytest.mark.parametrize("last", [b"\x88\x02\x03\xe8", b"\x88\x00", b"", b"\x81\x02ok", b"\x88"])
-async def test_a_websocket_whose_instance_ends_it_without_a_word_was_broken(rig, stub, last):
-    async def script(conversation: Conversation) -> None:
-        await conversation.request()
-        conversation.write(b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
-        conversation.write(b"\x82\x7e\x00\x80" + bytes(0x80) + last)
-
-    gateway = await rig()
-    gateway.one(await stub(script))
-    peer = await gateway.connect()
-    peer.write(UPGRADE)
-    assert (await peer.answer()).status == 101
-    assert (await peer.at_end()).endswith(last)
-    await until(lambda: gateway.count() == 1)
-    assert gateway.count("upstream_broke") == (len(last) < 2 or last[0] != 0x88)
-
-
 async def test_r08_what_a_client_sends_before_the_101_arrives_whole_and_in_order(rig, stub):
     frame = b"\x82\x7f" + (1 << 20).to_bytes(8, "big") + bytes(range(256)) * 4096
     go = asyncio.Event()
