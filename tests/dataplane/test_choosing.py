@@ -381,17 +381,24 @@ async def test_r33_who_waits_for_a_backend_that_goes_is_redistributed_too(rig, s
     assert await outcome("fail") == {"no_backend"}
 
 
-@pytest.mark.parametrize("edits", [1, 2], ids=["in one edit", "the weights before"])
-async def test_r57_who_waits_for_a_backend_that_is_replaced_goes_to_the_new_one(rig, stub, edits):
+async def waiting_for_a(rig, stub, count: int):
+    """A gateway where so many wait for backend a, whose only place is taken, two instances for
+    `two`, and what asks."""
     gateway, stuck, other = await rig(), await stub(hang), await stub()
     document = two(stuck, other)
     document["backends"]["a"]["max_in_flight"] = 1
     document["routes"]["r"]["split"] = {"a": 1}
     gateway.table(document)
     backend = gateway.plane.live.backends["a"]
-    asking = [asyncio.ensure_future(gateway.ask(get())) for _ in range(4)]
-    await until(lambda: len(backend.waiting) == 3)
-    after = two(stuck, other, split={"b": 1})
+    asking = [asyncio.ensure_future(gateway.ask(get())) for _ in range(count + 1)]
+    await until(lambda: len(backend.waiting) == count)
+    return gateway, (stuck, other), asking
+
+
+@pytest.mark.parametrize("edits", [1, 2], ids=["in one edit", "the weights before"])
+async def test_r57_who_waits_for_a_backend_that_is_replaced_goes_to_the_new_one(rig, stub, edits):
+    gateway, instances, asking = await waiting_for_a(rig, stub, 3)
+    after = two(*instances, split={"b": 1})
     if edits == 2:
         gateway.table(after)
     gateway.table({**after, "backends": {"b": after["backends"]["b"]}})
@@ -404,15 +411,8 @@ async def test_r57_who_waits_for_a_backend_that_is_replaced_goes_to_the_new_one(
 
 
 async def test_who_waits_for_a_backend_that_is_replaced_is_let_in_by_the_new_table(rig, stub):
-    gateway, stuck, other = await rig(), await stub(hang), await stub()
-    document = two(stuck, other)
-    document["backends"]["a"]["max_in_flight"] = 1
-    document["routes"]["r"]["split"] = {"a": 1}
-    gateway.table(document)
-    backend = gateway.plane.live.backends["a"]
-    asking = [asyncio.ensure_future(gateway.ask(get())) for _ in range(2)]
-    await until(lambda: len(backend.waiting) == 1)
-    after = two(stuck, other, split={"b": 1}, access="keys")
+    gateway, instances, asking = await waiting_for_a(rig, stub, 1)
+    after = two(*instances, split={"b": 1}, access="keys")
     gateway.table({**after, "backends": {"b": after["backends"]["b"]}})
     await until(lambda: any(each.done() for each in asking))
     assert [each.result().error for each in asking if each.done()] == ["unauthorized"]
