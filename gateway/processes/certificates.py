@@ -166,6 +166,7 @@ class _Handshake(ssl.SSLObject):
     _fault: ssl.SSLError | None = None
 
     def do_handshake(self) -> None:
+        """A step of it; ssl.SSLError where it fails, once the client has been sent why."""
         if self._fault is not None:
             raise self._fault
         try:
