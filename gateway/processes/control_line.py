@@ -82,14 +82,24 @@ class ControlLine:
 
     async def _next(self, line: Line, within_s: float | None) -> FromControl | None:
         """The next message; ends a control process that hangs."""
-        receiving = self._own.run("the next message of control", line.receive())
+        receiving = self._own.run("the next message of control", _received(line))
         try:
-            if await _is_done(receiving, within_s):
-                return receiving.result()
-            self._replace("does not answer")
-            return None
+            if not await _is_done(receiving, within_s):
+                self._replace("does not answer")
+                return None
+            if isinstance(received := receiving.result(), Exception):
+                raise received
+            return received
         finally:
             receiving.cancel()
+
+
+async def _received(line: Line) -> FromControl | Exception | None:
+    """The next message, or why there is none: a fault of the other end, which is no task's."""
+    try:
+        return await line.receive()
+    except Exception as error:
+        return error
 
 
 async def _is_done(task: asyncio.Task[Any], within_s: float | None) -> bool:
