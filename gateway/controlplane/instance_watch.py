@@ -84,8 +84,8 @@ class WatchedInstances:
         self._stir()
 
     async def met(self, previous: Table, table: Table) -> None:
-        """Returns once the backends whose instances `table` replaces all can serve again, as far as
-        one of the new ones is well, or there was long enough time to find out."""
+        """Returns once one is well wherever `table` replaces all that served, a backend's instances
+        or a route's backends, or there was long enough time to find out."""
         if self.prober.replaced(previous, table):
             await self.resolver.resolved(LOOK_WITHIN_S)
             await self.prober.met(previous, table)

@@ -3,12 +3,12 @@
 In small ones: a worker serves requests between two of them, so that none may take it long.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from gateway.core.deltas import SECTIONS, Delta
 from gateway.core.table import EMPTY, Table
-from gateway.wire.messages import Documents, Endpoints, TableMessage
+from gateway.wire.messages import Documents, Endpoints, HealthMessage, TableMessage
 
 PART = 50  # entries and instances in one message: about two milliseconds of a worker
 PIECE = 64 << 10  # characters of a document in one message
@@ -28,6 +28,20 @@ def difference(before: Table, table: Table) -> list[TableMessage] | None:
     if delta.order.get("routes"):
         return None
     return _parts(delta, table.revision, before.revision)
+
+
+def with_health(
+    messages: Sequence[TableMessage],
+    changed: Collection[str],
+    health: Callable[[Collection[str]], Sequence[HealthMessage]],
+) -> list[TableMessage]:
+    """`messages`, each with what is known of the instances of those of its backends that
+    `changed`."""
+    told = list(messages)
+    for part, message in enumerate(told):
+        if names := [name for name in message["put"].get("backends", ()) if name in changed]:
+            told[part] = {**message, "health": health(names)}
+    return told
 
 
 def _parts(delta: Delta, revision: int, base: int | None) -> list[TableMessage]:

@@ -13,10 +13,11 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from gateway.controlplane.parts import difference, document_pieces, whole_table
+from gateway.controlplane.parts import difference, document_pieces, whole_table, with_health
 from gateway.controlplane.published import NotInForce
 from gateway.controlplane.worker_loads import WorkerLoads
 from gateway.controlplane.worker_slots import NO_SLOT, ConnectedWorker, WorkerChannel, WorkerSlots
+from gateway.core.deltas import Delta
 from gateway.core.table import EMPTY, Table
 from gateway.processes.leaving import is_there
 from gateway.telemetry.catalogue import Gone
@@ -61,7 +62,7 @@ class Workers:
         *,
         replace: Callable[[int], None],
         succeed: Callable[[int], None] = lambda _: None,
-        health: Callable[[Collection[str] | None], Iterable[HealthMessage]] = lambda _: (),
+        health: Callable[[Collection[str] | None], Sequence[HealthMessage]] = lambda _: (),
         on_evidence: Callable[[Signals], None] = lambda _: None,
         on_workers: Callable[[str, int, int], None] = lambda _what, _slot, _pid: None,
         on_judged: Callable[[JudgedMessage], None] = lambda _: None,
@@ -138,15 +139,20 @@ class Workers:
         """
         before, self._table = self._table, table
         news = difference(before, table)
-        changed = {name for part in news or () for name in part["put"].get("backends", ())}
+        changed = Delta.between(before.document, table.document).put.get("backends", {})
+        # What no request could find without it goes with the table, all else comes after it.
+        moved = {name for name in changed if _has_moved(before, table, name)}
+        first = with_health(news or whole_table(table, self._endpoints), moved, self._health)
         for worker in self._slots.connected.values():
             if worker.told == table.revision:
                 continue
-            if news is None or worker.told != before.revision:
+            if worker.told != before.revision:
                 self._tell_whole(worker)
+            elif news is None:
+                self._tell_whole(worker, first)
             else:
-                self._tell(worker, news)
-                self._tell_health(worker, changed)
+                self._tell(worker, first)
+                self._tell_health(worker, changed.keys() - moved)
         for _ in range(TRIES):
             # Killed processes leave `expect`; nothing waits for their successors, which get
             # this table before they serve at all.
@@ -393,16 +399,19 @@ class Workers:
         for message in messages:
             worker.channel.send_soon(message)
 
-    def _tell_whole(self, worker: ConnectedWorker) -> None:
-        self._tell(worker, whole_table(self._table, self._endpoints))
+    def _tell_whole(
+        self, worker: ConnectedWorker, messages: Sequence[TableMessage] | None = None
+    ) -> None:
+        """Sends all of the newest table to `worker`, as `messages` where they are made, and what is
+        known of all instances: it is judged by that table, also what came before."""
+        self._tell(worker, messages or whole_table(self._table, self._endpoints))
+        worker.is_whole = True
         self._tell_health(worker, None)
 
     def _tell_health(self, worker: ConnectedWorker, backends: Collection[str] | None) -> None:
-        """Tells what is known of the instances of `backends`, or of all: it is judged by the table
-        that was told, also what came before."""
+        """Tells what is known of the instances of `backends`, or of all."""
         for message in self._health(backends):
             worker.channel.send_soon(message)
-        worker.is_whole = True
 
     def _keep_told(self, message: ToWorker) -> None:
         """Tells every worker that is connected, and each that comes, what is news."""
@@ -414,3 +423,9 @@ class Workers:
         """Queues `message` for every worker that is connected."""
         for worker in self._slots.connected.values():
             worker.channel.send_soon(message)
+
+
+def _has_moved(before: Table, table: Table, name: str) -> bool:
+    """Whether the backend has instances in `table` that it did not have `before`."""
+    was = before.backends.get(name)
+    return was is None or table.backends[name].instances != was.instances

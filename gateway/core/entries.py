@@ -219,6 +219,11 @@ class Route:
         return dict(self.split)
 
     @property
+    def backends(self) -> list[str]:
+        """The backends that have a share of its requests."""
+        return [name for name, weight in self.split if weight]
+
+    @property
     def names(self) -> list[str]:
         """Every backend that this route names."""
         named = [name for name, _ in self.split]

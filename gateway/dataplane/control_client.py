@@ -13,9 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from gateway.core.evidence import States
-from gateway.core.health import HealthState
-from gateway.dataplane.incoming import Incoming
+from gateway.dataplane.incoming import Incoming, health_of
 from gateway.dataplane.observing import Observer
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.shared import MAX_SIGNALS
@@ -24,9 +22,7 @@ from gateway.wire.channel import Channel, pass_over
 from gateway.wire.messages import (
     Documents,
     FromWorker,
-    HealthMessage,
     Seen,
-    Signals,
     TableMessage,
     ToWorker,
 )
@@ -306,12 +302,3 @@ class ControlClient:
             for judge in plane.judges.values():
                 if judge.is_news:
                     self.send(judge.report(self._name))
-
-
-def health_of(message: HealthMessage) -> tuple[dict[str, States], Signals]:
-    """What a `health` message says: states by backend and address, and the signals since."""
-    states = {
-        backend: {address: HealthState(*told) for address, told in instances.items()}
-        for backend, instances in message["states"].items()
-    }
-    return states, message["signals"]

@@ -1,6 +1,6 @@
 """Which backends and instances are there, so that they agree with the table?
 
-`sync` makes the live side agree with a table: what stays is kept as it is, new instances
+`swap` makes the live side agree with a table: what stays is kept as it is, new instances
 come into being, removed ones get nothing new and finish what they have. Evidence about health and
 resolved names arrive here; what they mean for one backend is `LiveBackend.refresh`.
 """
@@ -26,11 +26,16 @@ class LiveTable:
         self.backends: dict[str, LiveBackend] = {}
         self._endpoints: Endpoints = {}
         self._table: Table | None = None
+        self._prepared: set[str] = set()
 
-    def sync(self, table: Table, endpoints: Endpoints | None = None) -> None:
+    def swap(self, table: Table, endpoints: Endpoints | None = None) -> None:
         """Makes what `table` names exist and lets the rest leave. Keeps what stays, and does not
         look at what is as it was."""
         self._table = table
+        self._prepared.clear()
+        self._sync(table, endpoints)
+
+    def _sync(self, table: Table, endpoints: Endpoints | None) -> None:
         moved: set[str] = set()
         if endpoints is not None:
             before, self._endpoints = self._endpoints, endpoints
@@ -43,7 +48,10 @@ class LiveTable:
             elif backend.config is not config or name in moved:
                 backend.configure(config)
                 self._sync_backend(backend)
-        for name in [name for name in self.backends if name not in table.backends]:
+        kept = self._prepared
+        for name in moved & kept:
+            self._sync_backend(self.backends[name])
+        for name in [it for it in self.backends if it not in table.backends and it not in kept]:
             backend = self.backends.pop(name)
             for instance in list(backend.instances.values()):
                 self._leave(backend, instance)
@@ -53,6 +61,7 @@ class LiveTable:
     def prepare(self, config: Backend) -> None:
         """Makes a backend exist that a table is about to name; one that exists stays as it is."""
         if config.name not in self.backends:
+            self._prepared.add(config.name)
             backend = self.backends[config.name] = LiveBackend(self._shared, config, Evidence())
             self._sync_backend(backend)
 
@@ -71,7 +80,7 @@ class LiveTable:
     def resolve(self, endpoints: Endpoints) -> None:
         """Takes newly resolved names."""
         if self._table is not None:
-            self.sync(self._table, endpoints)
+            self._sync(self._table, endpoints)
 
     def hear(self, states: Mapping[str, States], signals: Iterable[Sequence[Any]]) -> None:
         """Takes what the control process knows of some backends, and the last signals behind it:

@@ -75,7 +75,7 @@ class Plane(Shared):
         # Runtime first, table second: between these two lines a request may still read the
         # old table, and every instance it can name exists.
         before = self.snapshot
-        self.live.sync(table, endpoints)
+        self.live.swap(table, endpoints)
         matcher = matcher or Matcher.of(table.routes.values())
         self.snapshot = before.next(table, matcher, changed)
         self.generation += 1

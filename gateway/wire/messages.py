@@ -48,7 +48,9 @@ class TableMessage(TypedDict):
 
     `put` and `removed` are by section, as in `gateway.core.deltas.Delta`: what differs from
     revision `base`, or, where that is null, all there is, in the order of declaration, backends
-    first. `part` counts from 0. `endpoints` come with the last part of a whole table.
+    first. `part` counts from 0. `endpoints` come with the last part of a whole table, and with each
+    what is known of the health of those of its backends that changed: between the table and that
+    knowledge a request would find nobody at a backend whose instances are all new.
     """
 
     type: Literal["table"]
@@ -59,6 +61,7 @@ class TableMessage(TypedDict):
     put: Mapping[str, Mapping[str, Any]]
     removed: Mapping[str, Sequence[str]]
     endpoints: NotRequired[Endpoints]
+    health: NotRequired[Sequence["HealthMessage"]]
 
 
 class Applied(TypedDict):
@@ -123,7 +126,7 @@ class EndpointsMessage(TypedDict):
 
 class HealthMessage(TypedDict):
     """What the control process knows of the instances of some backends, for a worker that comes,
-    and after a table that changed them: backend → address → the fields of
+    and with a table that changed them: backend → address → the fields of
     `gateway.core.health.HealthState` as of some time ago, and the signals that came since. An
     address that a backend lacks means starting."""
 

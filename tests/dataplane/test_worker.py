@@ -214,6 +214,20 @@ async def test_a_worker_accepts_nobody_before_it_knows_which_instances_are_up(tm
         assert (await asked).status == 200
 
 
+async def test_what_is_known_of_new_instances_is_there_with_the_table_that_has_them(tmp_path, stub):
+    """Whoever asks between the two would be told that nobody is there."""
+    instance = await stub()
+    put = {"backends": {"b": {"instances": [instance.url]}}}
+    async with worker(tmp_path) as process:
+        await process.meet()
+        await process.table(1, await stub())
+        known = [_well("b", instance)]
+        await process.channel.send(part(2, put, base=1, removed={}, health=known))
+        assert (await process.receive("applied"))["revision"] == 2
+        assert (await process.ask()).status == 200
+    assert instance.connections == 1
+
+
 async def test_a_worker_opens_another_channel_after_what_it_cannot_understand(tmp_path, stub):
     async with worker(tmp_path) as process:
         await process.meet()

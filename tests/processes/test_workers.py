@@ -29,6 +29,7 @@ class Worker:
         self.channel, self.slot, self.pid, self.signals = channel, slot, pid, list(signals)
         self.deaf = False
         self.leaving = False
+        self.refuses = 0
         self.got: list[dict[str, Any]] = []
         self.live: dict[str, Any] = {}
         self.task = asyncio.create_task(self._listen())
@@ -49,7 +50,10 @@ class Worker:
             self.got.append(message)
             if self.deaf:
                 continue
-            if message["type"] == "table":
+            if message["type"] == "table" and self.refuses:
+                self.refuses -= 1
+                await self.channel.send({"type": "applied", "revision": 0, "error": "no"})
+            elif message["type"] == "table":
                 await self.channel.send({"type": "applied", "revision": message["revision"]})
             if message["type"] == "look":
                 await self.observe(message["id"], **self.live)
@@ -84,9 +88,9 @@ class House:
         self.started: list[Worker] = []
         self.pids: list[int | None] = []
 
-    def known(self, _backends: Any) -> list[Any]:
+    def known(self, backends: Any) -> list[Any]:
         """What the prober says of instances."""
-        return [self.health]
+        return [self.health] if backends is None or backends else []
 
     def replace(self, pid: int) -> None:
         """As the supervisor does: the process is killed and the slot is empty for a while."""
@@ -306,14 +310,41 @@ async def test_who_begins_while_the_lease_is_lost_is_told_that_there_was_one(
         assert [each["was"] for each in second.of("lease")] == [True]
 
 
-async def test_health_is_told_again_with_each_table(tmp_path: Path) -> None:
-    """From then on it is judged as the table says, also what came before."""
+async def test_health_comes_in_the_message_that_brings_a_backend(tmp_path: Path) -> None:
+    """Or a request between the two would find nobody there."""
     async with house(tmp_path) as it:
         worker = await it.start(0, 100)
-        before = len(worker.got)
         await it.workers.put_in_force(table(8))
+        before = len(worker.got)
+        document = {**DOCUMENT, "backends": {**DOCUMENT["backends"], "b": {}}}
+        await it.workers.put_in_force(Table.from_document(document, 9))
+        assert [each["type"] for each in worker.got[before:]] == ["table"]
+        assert worker.got[-1]["put"] == {"backends": {"b": {}}}
+        assert worker.got[-1]["health"] == [it.health]
+
+
+async def test_health_is_told_again_where_it_is_judged_otherwise(tmp_path: Path) -> None:
+    """From then on as the table says, also by what came before."""
+    async with house(tmp_path) as it:
+        worker = await it.start(0, 100)
+        await it.workers.put_in_force(table(8))
+        before = len(worker.got)
+        document = {**DOCUMENT, "backends": {"a": {"health": {"rise": 5}}}}
+        await it.workers.put_in_force(Table.from_document(document, 9))
         await until(lambda: len(worker.got) >= before + 2)
         assert [each["type"] for each in worker.got[before:]] == ["table", "health"]
+
+
+async def test_a_worker_that_cannot_take_a_difference_is_told_the_whole_table(
+    tmp_path: Path,
+) -> None:
+    async with house(tmp_path) as it:
+        worker = await it.start(0, 100)
+        await it.workers.put_in_force(table(8))
+        worker.refuses = 1
+        await it.workers.put_in_force(table(9))
+        assert [each["base"] for each in worker.of("table")[-2:]] == [8, None]
+        assert it.replaced == []
 
 
 async def test_r68_a_worker_hands_over_when_its_successor_accepts(tmp_path: Path) -> None:

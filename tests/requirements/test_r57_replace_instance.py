@@ -8,6 +8,7 @@ from tests.harness.load import Ask, Client, failures, open_loop
 from tests.harness.origins import after, events, one_origin, origins
 
 INSTANCES = "/admin/v1/backends/main/instances"
+RISE_3 = {"interval": "200ms", "rise": 3}
 
 
 async def test_r57_removing_and_adding_an_instance_under_load_costs_nothing() -> None:
@@ -122,3 +123,23 @@ async def test_r57_an_only_instance_is_replaced_by_one_that_is_not_there_without
             assert reply.status == 200, reply
             refused = await gateway.client.get(f"{gateway.url}/x")
     assert (refused.status, refused.header("x-headgate-error")) == (503, "no_backend")
+
+
+async def test_r57_a_route_that_one_edit_leads_to_another_backend_costs_nothing() -> None:
+    """As `apply` of a file does in which the route has a new backend instead of the old one."""
+    async with origins(2, after(0.02)) as (one, two):
+        async with running_gateway(one_backend(one, health=RISE_3)) as gateway:
+            enough = asyncio.Event()
+            make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
+            load = asyncio.create_task(
+                open_loop(gateway.url, 60, 60, make, enough=enough, timeout=60)
+            )
+            await eventually(lambda: len(one.exchanges) > 20, what="traffic to it")
+            config = one_backend(two, health=RISE_3, route={"split": {"new": 1}})
+            config["backends"]["new"] = config["backends"].pop("main")
+            reply = await gateway.admin("POST", "/admin/v1/apply", config)
+            assert reply.status == 200, reply
+            await eventually(lambda: len(two.exchanges) > 20, what="traffic to the new one")
+            enough.set()
+            replies = await load
+    assert failures(replies) == []

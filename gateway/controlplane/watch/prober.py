@@ -131,28 +131,37 @@ class Prober:
         """Returns once every instance was asked often enough to be up, or after `within_s`."""
         await self._until(lambda: not any(self._is_open(key) for key in self._targets), within_s)
 
-    def replaced(self, previous: Table, table: Table) -> list[Backend]:
-        """The backends of `table` none of whose instances is up, though one of them was that
-        `previous` names."""
-        before = previous.backends
+    def replaced(self, previous: Table, table: Table) -> list[list[Backend]]:
+        """What `table` puts in the place of what served: the backends of each backend and route
+        where none is up of the instances that it has now, and one is of those before."""
+        before, after = previous.backends, table.backends
+        found = []
+        if after is not before:
+            for name, each in after.items():
+                if name in before and each.instances is not before[name].instances:
+                    found.append(([before[name]], [each]))
+        if table.routes is not previous.routes:
+            for name, route in table.routes.items():
+                was = previous.routes.get(name, route)
+                if route.split != was.split:
+                    found.append(
+                        ([before[it] for it in was.backends], [after[it] for it in route.backends])
+                    )
         return [
-            each
-            for name, each in (table.backends.items() if table.backends is not before else ())
-            if name in before
-            and each.instances is not before[name].instances
-            and not self._serves(each)
-            and self._serves(before[name])
+            new
+            for old, new in found
+            if not any(map(self._serves, new)) and any(map(self._serves, old))
         ]
 
     async def met(self, previous: Table, table: Table) -> None:
-        """Returns once a backend whose instances `table` replaces all, and one of which was up, has
-        one that is up again, or all of the new ones were asked often enough to be, or after
-        MET_WITHIN_S."""
+        """Returns once one is up again wherever `table` replaces all that served, or all of the new
+        ones were asked often enough to be, or after MET_WITHIN_S."""
         if replaced := self.replaced(previous, table):
             await self._until(lambda: all(map(self._is_met, replaced)), MET_WITHIN_S)
 
-    def _is_met(self, backend: Backend) -> bool:
-        return self._serves(backend) or not any(map(self._is_open, self._keys(backend)))
+    def _is_met(self, backends: Sequence[Backend]) -> bool:
+        keys = [key for each in backends for key in self._keys(each)]
+        return any(map(self._serves, backends)) or not any(map(self._is_open, keys))
 
     def _serves(self, backend: Backend) -> bool:
         """Whether one of its instances that may get requests is up."""
