@@ -111,7 +111,9 @@ class Keyring:
 
 def digest_of(secret: bytes) -> bytes:
     """What is kept of a key, and by what it is found."""
-    return _sha256(secret).digest()
+    digest = _nothing_digested.copy()  # costs half of what a new one does, which is looked up anew
+    digest.update(secret)
+    return digest.digest()
 
 
 def secret_of(authorization: bytes, api_key: bytes) -> bytes:
@@ -126,7 +128,7 @@ def secret_of(authorization: bytes, api_key: bytes) -> bytes:
 
 _AUTHORIZATION: Final = 14  # characters of its name and the colon
 _API_KEY: Final = 10
-_sha256: Final = hashlib.sha256
+_nothing_digested: Final = hashlib.sha256()
 _ends_in_key: Final = re.compile(rb"(?:^|[ \t:])" + PREFIX + rb"[^ \t:]*$").search
 
 
@@ -139,7 +141,10 @@ def without_credentials(
         return forward
     if has_key and not (authorization and api_key):  # as nearly all send it
         key = authorization or api_key
-        return [line for line in forward if line != key]
+        left = forward.copy()
+        if key in left:
+            left.remove(key)
+        return left
     left = forward.copy()
     secret = secret_of(authorization, api_key) if has_key else b""
     for lines in (authorization, api_key):
