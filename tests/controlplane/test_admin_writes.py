@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.controlplane.conftest import Admin
+from gateway.controlplane.admin.operations import OPERATIONS
+from gateway.controlplane.watch.fleet_view import FleetView
+from tests.controlplane.conftest import Admin, MakeAdmin
 
 WEIGHTS = "/admin/v1/routes/digits/weights"
 ROUTE = "/admin/v1/routes/digits"
@@ -127,3 +129,66 @@ async def test_every_write_knows_dry_runs_conditions_and_reasons(
     assert (status in (200, 201), done["revision"]) == (True, 3)
     assert told["X-Headgate-Revision"] == "3"
     assert (await admin.parts.publisher.history(limit=1)).edits[0].why == "because"
+
+
+SERVED = """
+backends:
+  a: {serve: {model: m:A}, instances: [http://127.0.0.1:8001]}
+  b: {instances: [fleet://b], serve: {model: m:B, start: demand}}
+  spare: {instances: [http://127.0.0.1:8003]}
+routes:
+  r: {match: /r, split: {a: 90, b: 10}}
+  s: {match: /s, split: {a: 90, b: 10}}
+keys:
+  k: {routes: [s], hashes: ["sha256:%s"]}
+  last: {routes: [s], hashes: ["sha256:%s"]}
+"""
+TRIED: dict[str, tuple[str, Any]] = {
+    "applyFile": ("/admin/v1/apply", {}),
+    "putRoute": ("/admin/v1/routes/r", {"match": "/n", "split": {"a": 1}}),
+    "patchRoute": ("/admin/v1/routes/r", {"rewrite": "/x"}),
+    "deleteRoute": ("/admin/v1/routes/r", None),
+    "putWeights": ("/admin/v1/routes/r/weights", {"a": 1, "b": 1}),
+    "patchWeights": ("/admin/v1/routes/r/weights", {"a": 1}),
+    "putRollout": ("/admin/v1/routes/r/rollout", {"to": "b"}),
+    "deleteRollout": ("/admin/v1/routes/s/rollout", None),
+    "putBackend": ("/admin/v1/backends/n", {}),
+    "patchBackend": ("/admin/v1/backends/a", {"max_in_flight": 5}),
+    "deleteBackend": ("/admin/v1/backends/spare", None),
+    "addInstance": ("/admin/v1/backends/spare/instances", {"url": "http://127.0.0.1:8009"}),
+    "removeInstance": ("/admin/v1/backends/spare/instances/127.0.0.1:8003", None),
+    "setInstanceState": ("/admin/v1/backends/spare/instances/127.0.0.1:8003/drain", None),
+    "restartBackend": ("/admin/v1/backends/a/restart", None),
+    "startBackend": ("/admin/v1/backends/b/start", None),
+    "stopBackend": ("/admin/v1/backends/b/stop", None),
+    "createKey": ("/admin/v1/keys", {"name": "another"}),
+    "patchKey": ("/admin/v1/keys/k", {"routes": ["r"]}),
+    "deleteKey": ("/admin/v1/keys/k", None),
+    "rotateKey": ("/admin/v1/keys/k/rotate", None),
+    "retireKey": ("/admin/v1/keys/k/retire", None),
+    "restoreRevision": ("/admin/v1/history/1/restore", None),
+}  # fmt: skip
+
+
+async def test_every_write_that_is_but_tried_says_so(make_admin: MakeAdmin) -> None:
+    told: list[Any] = []
+    file = SERVED % ("0" * 64, "1" * 64)
+    admin = await make_admin(file, fleet=lambda events: FleetView(events, told.append))
+    commands = admin.parts.rollout_commands
+    for operation in OPERATIONS:
+        if operation.writes and operation.name != "commandRollout":
+            if operation.name == "deleteRollout":
+                await commands.begin("s", {"to": "b"})
+                await commands.command("s", "abort")
+            path, body = TRIED[operation.name]
+            status, found, _ = await admin.ask(operation.method, f"{path}?dry_run=true", body)
+            assert (operation.name, status, found.get("dry_run")) == (operation.name, 200, True)
+    await commands.forget("s")
+    await commands.begin("s", {"to": "b", "steps": [{"percent": 1, "approval": True}, 100]})
+    for word in ("pause", "promote", "abort"):
+        status, found, _ = await admin.ask(
+            "POST", f"/admin/v1/routes/s/rollout/{word}?dry_run=true"
+        )
+        assert (word, status, found["dry_run"]) == (word, 200, True)
+    assert not told
+    assert admin.table.document["keys"]["k"]["hashes"]

@@ -130,6 +130,10 @@ class Call:
     def dry_run(self) -> bool:
         return self.flag("dry_run")
 
+    def tried(self, body: dict[str, Json]) -> dict[str, Json]:
+        """What is answered of a write: `body`, which says so where it was but tried."""
+        return {**body, "dry_run": True} if self.dry_run else body
+
     def flag(self, name: str) -> bool:
         """A truth in the query; anything but true and false is refused."""
         values = self.request.query.getall(name, ["false"])

@@ -16,6 +16,7 @@ from gateway.controlplane.admin.problems import KINDS
 from gateway.controlplane.admin.rollout_schemas import rollout_schemas
 from gateway.controlplane.admin.schema_parts import (
     COUNT,
+    DRY_RUN,
     NUMBER,
     TEXT,
     TIME,
@@ -55,7 +56,7 @@ _SERVES = {
     "description": "Backend → what `headgate up` will do about its processes.",
 }
 _WRITTEN = {
-    "revision": COUNT, "diff": _CHANGES, "applied": _APPLIED, "dry_run": {"const": True},
+    "revision": COUNT, "diff": _CHANGES, "applied": _APPLIED, "dry_run": DRY_RUN,
     "serves": _SERVES,
 }  # fmt: skip
 _REVISION = {
@@ -159,7 +160,10 @@ def _outcomes() -> dict[str, Schema]:
             ["revision", "restored", "previous", "diff", "applied"],
             restored=COUNT, previous=COUNT, opened=list_of(TEXT), **_WRITTEN,
         ),
-        "Restarting": whole(revision=COUNT, backend=TEXT, serves=_SERVES),
+        "Restarting": record(
+            ["revision", "backend", "serves"],
+            revision=COUNT, backend=TEXT, serves=_SERVES, dry_run=DRY_RUN,
+        ),
         "Change": record(
             ["op", "pointer"],
             op={"enum": ["add", "remove", "replace"]}, pointer=TEXT, before=_ANY, after=_ANY,

@@ -68,7 +68,7 @@ def _told(
         )
     revision = call.publisher.table.revision
     body = {"revision": revision, "backend": backend, "serves": {backend: words}}
-    return answer(body, tag=etag(spec), revision=revision)
+    return answer(call.tried(body), tag=etag(spec), revision=revision)
 
 
 def _served(call: Call) -> tuple[str, FleetView]:

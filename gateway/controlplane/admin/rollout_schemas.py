@@ -4,6 +4,7 @@ from typing import get_args
 
 from gateway.controlplane.admin.schema_parts import (
     COUNT,
+    DRY_RUN,
     NUMBER,
     TEXT,
     TIME,
@@ -101,4 +102,7 @@ def rollout_schemas() -> dict[str, Schema]:
         "history": list_of(whole(time=TIME, state=state, step=COUNT, why=TEXT)),
     }
     plan: Schema = {"type": "object", "description": "Where it was asked for, and of a dry run."}
-    return {"RolloutPlan": _plan(), "Rollout": record(list(shown), **shown, plan=plan)}
+    return {
+        "RolloutPlan": _plan(),
+        "Rollout": record(list(shown), **shown, plan=plan, dry_run=DRY_RUN),
+    }

@@ -58,4 +58,4 @@ def _how(call: Call) -> How:
 
 def _told(call: Call, body: Json, status: int = 200) -> web.Response:
     revision = call.publisher.table.revision
-    return answer(body, status=status, tag=tag_of(body), revision=revision)
+    return answer(call.tried(body), status=status, tag=tag_of(body), revision=revision)

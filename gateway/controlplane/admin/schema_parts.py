@@ -7,6 +7,7 @@ TEXT: Schema = {"type": "string"}
 TIME: Schema = {**TEXT, "format": "date-time"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 NUMBER: Schema = {"type": "number"}
+DRY_RUN: Schema = {"const": True}
 
 
 def ref(name: str) -> Schema:
