@@ -180,6 +180,24 @@ def count_of(spec: Spec) -> int:
     return int(replicas) if replicas is not None else max(1, len(spec.get("instances") or ()))
 
 
+def not_to_scale(before: Spec | None, spec: Spec) -> str:
+    """Why the count that an edit of `before` asks for would be undone at once, as `spec` is scaled
+    by its load; "" where it would last, or is none of this edit: that of an entry whose `scale`
+    is narrower now follows by itself."""
+    serve = spec.get("serve") or {}
+    scale, count = serve.get("scale"), serve.get("replicas")
+    if (
+        scale is None
+        or count is None
+        or count == ((before or {}).get("serve") or {}).get("replicas")
+    ):
+        return ""
+    least, most = scale.get("min", 1), scale["max"]
+    if least <= count <= most:
+        return ""
+    return f"is scaled by its load, from {least} to {most} replicas: {count} would not last"
+
+
 def addresses(urls: Iterable[str]) -> tuple[str, ...]:
     """The addresses that `urls` name; those of a fleet are not in them."""
     instances = map(parse_instance, urls)

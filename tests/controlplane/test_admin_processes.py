@@ -17,8 +17,9 @@ backends:
     serve: {model: m:B, start: demand}
   boot: {serve: {model: m:C}, instances: [http://127.0.0.1:8001]}
   theirs: {instances: [http://127.0.0.1:8002]}
+  scaled: {serve: {model: m:D, replicas: 2, scale: {min: 2, max: 4}}, instances: [fleet://scaled]}
 routes:
-  r: {match: /r, split: {lazy: 1, canary: 0, boot: 0, theirs: 0}}
+  r: {match: /r, split: {lazy: 1, canary: 0, boot: 0, theirs: 0, scaled: 0}}
 """
 
 
@@ -91,3 +92,26 @@ async def test_a_condition_counts_only_where_it_would_be_done_without_it(
     ]
     assert refused == [409, 412, 412]
     assert told == []
+
+
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+async def test_a_count_that_the_load_would_undo_is_refused(served: Admin, method: str) -> None:
+    path = "/admin/v1/backends/scaled"
+    spec = served.table.document["backends"]["scaled"]
+
+    async def ask(**serve: Any) -> tuple[int, Any]:
+        whole = {**spec, "serve": {**spec["serve"], **serve}}
+        body = whole if method == "PUT" else {"serve": serve}
+        status, found, _ = await served.ask(method, path, body)
+        return status, found
+
+    for count in (1, 5):
+        status, problem = await ask(replicas=count)
+        assert status == 400
+        (fault,) = problem["errors"]
+        assert (fault["pointer"], "from 2 to 4 replicas" in fault["detail"]) == (
+            "/serve/replicas", True,
+        )  # fmt: skip
+    assert served.table.revision == 1
+    assert (await ask(replicas=5, scale={"min": 2, "max": 6}))[0] == 200
+    assert (await ask(replicas=5, scale={"min": 2, "max": 3}))[0] == 200, "it follows by itself"

@@ -15,6 +15,7 @@ from gateway.controlplane.admin.calls import LARGE, Call, answer, aside, etag, o
 from gateway.controlplane.configuration.reading import entry
 from gateway.core import edits
 from gateway.core.faults import Fault, Invalid, pointer
+from gateway.core.placement import not_to_scale
 from gateway.core.table import Document, parse_instance
 
 Json = Any
@@ -82,12 +83,20 @@ def entered(
     edited = edits.put(document, section, name, spec)
     if not isinstance(spec, Mapping):
         raise Invalid(faults)  # it clashes with nothing: it is no entry at all
+    if section == "backends" and not faults:
+        faults = _undone(current(document, section, name), spec)
     clashes = call.publisher.check(edited)
     known, place = {fault.pointer for fault in faults}, pointer(section, name)
     found = [each for each in (_within(place, clash) for clash in clashes) if each is not None]
     if faults := [*faults, *(each for each in found if each.pointer not in known)]:
         raise Invalid(faults)
     return edited
+
+
+def _undone(before: Json | None, spec: Json) -> list[Fault]:
+    """The fault of an edit that would not last."""
+    why = not_to_scale(before, spec)
+    return [Fault("/serve/replicas", "scale", why, "edit `serve.scale`")] if why else []
 
 
 def _within(place: str, fault: Fault) -> Fault | None:
