@@ -221,6 +221,7 @@ class Composition:
             Totals(self._start["counters_fd"]),
             fleet=self._others_status,
             asleep=frozenset if self.fleet is None else self.fleet.view.asleep,
+            rollouts=self.rollouts.all_shown,
             key_use=self.stores.key_use,
             counted=self.hour.add,
         )

@@ -303,6 +303,30 @@ async def test_while_nothing_beside_it_can_serve_no_step_is_held_or_passed() -> 
     assert (await house.wait(60))["state"] == "done", "at 100 % nothing is beside it by the plan"
 
 
+async def test_a_rollout_that_is_held_by_what_is_beside_it_says_so_and_when_it_goes_on() -> None:
+    house = House()
+    await house.begin(steps=[50, 100])
+    heard = house.events.subscribe()
+    house.working = frozenset({"digits-cnn"})
+    await house.wait(1)
+    house.working = frozenset({"digits-linear", "digits-cnn"})
+    assert len((await house.wait(9))["history"]) == 1, "a moment is none"
+    house.working = frozenset({"digits-cnn"})
+    last = (await house.wait(30))["history"][-1]
+    assert (last["state"], last["step"]) == ("running", 1)
+    assert last["why"].startswith("held: no healthy instance of digits-linear")
+    house.keeper.keep({"digits": house.rollouts.of("digits").as_json()})
+    after = await house.successor().taken_up()
+    after.working = frozenset({"digits-cnn"})
+    assert len((await after.wait(30))["history"]) == 2, "a successor says it no second time"
+    house.working = frozenset({"digits-linear", "digits-cnn"})
+    last = (await house.wait(1))["history"][-1]
+    assert last["why"] == "goes on: digits-linear has a healthy instance again"
+    house.events.close()
+    told = [(each["state"], each["why"][:4]) async for each in heard if each["type"] == "rollout"]
+    assert told == [("running", "held"), ("running", "goes")]
+
+
 async def test_after_it_went_back_its_guards_still_say_at_which_share_they_judged() -> None:
     house = House()
     await house.begin()

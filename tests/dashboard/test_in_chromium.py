@@ -606,6 +606,18 @@ def test_a_word_for_one_step_of_a_rollout_does_not_lead_on_from_another(
     assert told == ['"43"', '"44"']
 
 
+def test_a_rollout_that_is_held_says_why_though_its_step_is_the_same(
+    page: Page, demo: Demo
+) -> None:
+    demo.rollouts["digits"] = [look("running", 1, 5)]
+    page.open(demo.url)
+    page.shows('[data-route="digits"] .rollout', "rollout to digits-cnn, 5 %")
+    held = look("running", 1, 5)
+    held["history"] = [*held["history"], {**held["history"][-1], "why": "held: no stable one"}]
+    demo.rollouts["digits"] = [held]
+    page.shows('[data-route="digits"] [data-last]', "held: no stable one")
+
+
 def test_who_steers_a_rollout_by_keyboard_keeps_their_place(page: Page, demo: Demo) -> None:
     demo.rollouts["digits"] = [look("running", 1, 5)]
     page.open(demo.url)

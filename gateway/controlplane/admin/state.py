@@ -156,9 +156,6 @@ def _summary(revision: Summary) -> Json:
 async def get_status(call: Call) -> web.Response:
     table = call.publisher.table
     live = await call.parts.view.status()
-    for route, rollout in call.parts.rollouts.all_shown().items():
-        if route in live.get("routes", {}):
-            live["routes"][route]["rollout"] = rollout
     body = {"revision": table.revision, "role": call.role, "listen": call.parts.listen, **live}
     return answer(body, tag=seal(body), revision=table.revision)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
-from gateway.controlplane.events import Events
+from gateway.controlplane.events import Events, utc_now
 from gateway.controlplane.published import NotInForce
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts import plans
@@ -32,6 +32,7 @@ from gateway.wire.messages import JudgedMessage, Judging
 log = logging.getLogger(__name__)
 LOOK_S = 0.1
 LONGEST_S = 1.0  # of a look: what took longer was no holding, nobody watched
+LASTS_S = 2.0  # after a restart nobody is known to be well for a moment
 LOADING_S = 60.0  # after a restart: models of different sizes load for different times
 STEP = "headgate_rollout_step"
 EVIDENCE = "headgate_rollout_evidence"
@@ -257,7 +258,7 @@ class Rollouts:
         for guard in it.note_failures(guards):
             self._note_failed(it, guard)
         signal, why = self._due(it, guards)
-        if signal is None and it.state == "running" and not self._is_alone(it):
+        if signal is None and it.state == "running" and not self._waits(it, now):
             it.held_s += min(LONGEST_S, now - max(before, it.held_from))
             signal = passed(it.plan, it.step, it.held_s, it.requests, guards, it.accepted)
             why = self._why(it, guards)
@@ -287,10 +288,20 @@ class Rollouts:
             self._clock() >= self._loads_until.get(it.id, 0.0)
         )
 
-    def _is_alone(self, it: Progress) -> bool:
+    def _waits(self, it: Progress, now: float) -> bool:
         """Whether none of those that share the route with the canary can serve: there is nothing
-        to compare it with, and no step is held or passed."""
-        return it.has_others and it.others.isdisjoint(self._working())
+        to compare it with, and no step is held or passed. Says so once it lasts, and when it is
+        over."""
+        is_alone = it.has_others and it.others.isdisjoint(self._working())
+        if not is_alone or it.beside_at is None:
+            it.beside_at = now
+        if it.waits != (is_alone and (it.waits or now - it.beside_at >= LASTS_S)):
+            it.waits = is_alone
+            why = it.waiting_why()
+            it.note(utc_now(), why)
+            self.mover.is_stale = True
+            self.mover.tell(it, why)
+        return is_alone
 
     def _why(self, it: Progress, guards: list[tuple[Guard, Judged]]) -> str:
         """With which evidence a step was passed."""

@@ -52,6 +52,8 @@ class Progress:
     """One rollout. `step` counts from 0; `entered` are the canary's requests before this step, as
     it counts them; `held_s` the seconds that it was held, none of them before the moment
     `held_from` of the clock;
+    `beside_at` the moment at which another version than the canary could serve last, None where
+    that is not known, and `waits` whether it was said that none can;
     `move` what was decided and is not done yet; `failed` guard → the sentence of the moment;
     `accepted` failed guards that an operator overruled."""
 
@@ -66,6 +68,8 @@ class Progress:
     revision: int = 0
     held_s: float = 0.0
     held_from: float = 0.0
+    beside_at: float | None = None
+    waits: bool = False
     entered: int = 0
     warming: bool = True
     move: Move | None = None
@@ -154,11 +158,22 @@ class Progress:
         """`move` is in force."""
         if move.step != self.step:
             self.held_s, self.entered = 0.0, self._judged(move.step)
-        self.state, self.step, self.move = move.state, move.step, None
+        self.state, self.step, self.move, self.waits = move.state, move.step, None, False
         if revision is not None:
             self.revision = revision
-        told = {"time": time, "state": self.state, "step": self.step + 1, "why": move.why}
+        self.note(time, move.why)
+
+    def note(self, time: str, why: str) -> None:
+        """Something is to be known of it, at that time."""
+        told = {"time": time, "state": self.state, "step": self.step + 1, "why": why}
         self.history = [*self.history[-MOST_TOLD:], told]
+
+    def waiting_why(self) -> str:
+        """Why no step is held or passed, or that this is over."""
+        others = " or ".join(sorted(self.others))
+        if self.waits:
+            return f"held: no healthy instance of {others}, nothing to compare {self.plan.to} with"
+        return f"goes on: {others} has a healthy instance again"
 
     def judge(self) -> list[tuple[Guard, Judged]]:
         """What each guard makes of what was counted."""
@@ -255,6 +270,7 @@ class Progress:
             "held_s": round(self.held_s, 3),
             "entered": self.entered,
             "warming": self.warming,
+            "waits": self.waits,
             "move": self.move.as_json() if self.move else None,
             "failed": self.failed,
             "accepted": sorted(self.accepted),
@@ -279,6 +295,7 @@ class Progress:
             held_s=kept["held_s"],
             entered=kept["entered"],
             warming=kept["warming"],
+            waits=kept.get("waits", False),
             move=Move(**kept["move"]) if kept["move"] else None,
             failed=dict(kept["failed"]),
             accepted=frozenset(kept["accepted"]),

@@ -46,7 +46,23 @@ def _routes(status: Mapping[str, Json]) -> Iterator[Alert]:
             part = f"{100 * (1 - served):.0f} %"
             text = f"{part} of route {name} is not served: {_and(lost)} cannot"
             yield _alert(CRITICAL, "not_served", text, about)
+        yield from _rollout(about, route)
         yield from _answers(f"route {name}", about, route)
+
+
+def _rollout(about: dict[str, str], route: Mapping[str, Json]) -> Iterator[Alert]:
+    """A rollout that takes no step, and cannot: a guard that objects is judged in its own place."""
+    rollout = route.get("rollout")
+    if rollout is None or rollout["state"] != "running":
+        return
+    to, effective = rollout["to"], route["effective"]
+    others = [name for name, weight in route["weights"].items() if weight and name != to]
+    if others and not any(effective.get(name) for name in others):
+        text = (
+            f"the rollout of {to} on route {about['route']} is held: no healthy instance of"
+            f" {' or '.join(others)}, nothing to compare it with"
+        )
+        yield _alert(WARNING, "rollout_held", text, about)
 
 
 def _answers(what: str, about: dict[str, str], rates: Mapping[str, Json]) -> Iterator[Alert]:
@@ -130,6 +146,21 @@ def _workers(status: Mapping[str, Json]) -> Iterator[Alert]:
         elif worker["revision"] != revision:
             text = f"worker {slot} serves revision {worker['revision']}, not {revision} yet"
             yield _alert(WARNING, "worker_behind", text, about)
+    yield from _silent(status)
+
+
+def _silent(status: Mapping[str, Json]) -> Iterator[Alert]:
+    """Workers that do not say what they do; of one that is not connected that is said already."""
+    slots = {worker["pid"]: worker for worker in status["workers"]}
+    for pid in status.get("silent_workers", ()):
+        worker = slots.get(pid)
+        if worker is None:
+            text = f"process {pid}, which finishes what it has, does not answer"
+            yield _alert(WARNING, "worker_silent", text, {"process": pid})
+        elif worker["connected"]:
+            slot = worker["slot"]
+            text = f"worker {slot} (process {pid}) does not answer; what it does now is not known"
+            yield _alert(WARNING, "worker_silent", text, {"worker": slot})
 
 
 def _gateways(status: Mapping[str, Json]) -> Iterator[Alert]:

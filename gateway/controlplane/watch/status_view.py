@@ -53,8 +53,8 @@ time."""
 class StatusView:
     """The live view of the table that `table()` gives. `fleet` adds the instance processes, where
     some are held to it, and `asleep` names those that start once a request asks for them;
-    `counted` is told what was counted, and until when; `spent` are the seconds of processor time
-    that were spent here so far."""
+    `rollouts` are those that are remembered, by route; `counted` is told what was counted, and
+    until when; `spent` are the seconds of processor time that were spent here so far."""
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class StatusView:
         *,
         fleet: Callable[[], Mapping[str, Any]] = dict,
         asleep: Callable[[], frozenset[str]] = frozenset,
+        rollouts: Callable[[], Mapping[str, Any]] = dict,
         key_use: KeyUse | None = None,
         counted: Callable[[float, Sums], object] = lambda now, sums: None,
         clock: Callable[[], float] = time.monotonic,
@@ -74,6 +75,7 @@ class StatusView:
         self._table, self._workers = table, workers
         self._prober = prober
         self._clock, self._fleet, self._coming = clock, fleet, asleep
+        self._rollouts = rollouts
         self._counted, self._spent = counted, spent
         self._begun, self._begun_at = clock(), utc_now()
         self._totals, self._exposition = totals, exposition.Exposition(totals)
@@ -100,7 +102,7 @@ class StatusView:
         """Everything, as `/admin/v1/status` shows it."""
         await self._look()
         table, standing = self._table(), self._standing.backends()
-        found = {
+        found: dict[str, Any] = {
             "revision": table.revision,
             "control": {
                 "pid": os.getpid(),
@@ -118,6 +120,9 @@ class StatusView:
             ),
             **self._fleet(),
         }
+        for route, rollout in self._rollouts().items():
+            if route in found["routes"]:
+                found["routes"][route]["rollout"] = rollout
         return {**found, "alerts": alerts(found)}
 
     async def metrics(

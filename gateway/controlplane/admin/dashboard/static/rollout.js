@@ -4,7 +4,6 @@ import { api, Refused } from "./api.js";
 import { announce, h, mark, say, vars } from "./dom.js";
 import { same } from "./model.js";
 
-const LIVE = ["running", "paused", "waiting"];
 const WORDS = {
   running: ["pause", "promote", "abort"],
   paused: ["resume", "promote", "abort"],
@@ -43,6 +42,7 @@ export class RolloutPanel {
       this.build(rollout);
       if (held) this.box.querySelector("button")?.focus();
     }
+    say(this.last, rollout.history.at(-1)?.why ?? "");
     for (const [name, guard] of Object.entries(rollout.guards)) this.write(this.guards.get(name), guard);
   }
 
@@ -52,11 +52,11 @@ export class RolloutPanel {
       ` rollout to ${rollout.to}, ${rollout.share} %`, rollout.why ? h("span", { class: "quiet" }, ` ${rollout.why}`) : null);
     const steps = (rollout.plan?.steps || []).map((step, index) => this.step(rollout, step, index + 1));
     this.guards = new Map(Object.keys(rollout.guards).map((name) => [name, this.guard(name)]));
-    const last = rollout.history.at(-1);
+    this.last = h("p", { class: "quiet", "data-last": true });
     this.box.replaceChildren(head,
       h("ol", { class: "track", "aria-label": "Steps" }, ...steps),
       h("ul", { class: "guards" }, ...[...this.guards.values()].map((guard) => guard.element)),
-      ...(last && !LIVE.includes(rollout.state) ? [h("p", { class: "quiet" }, last.why)] : []),
+      this.last,
       h("div", { class: "buttons" }, ...(WORDS[rollout.state] || []).map((word) => this.button(word))));
   }
 
