@@ -1,6 +1,8 @@
 """Keys on the dashboard of a real gateway: made, shown once, renewed, used, and taken back."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -115,6 +117,38 @@ async def test_a_key_is_made_shown_once_used_rotated_and_revoked(
         assert await status_of(renewed) == 401
         refused = [each for each in page.complaints() if "admin/v1/keys - Failed" not in each]
         assert refused == []
+
+
+async def test_who_leaves_the_question_while_a_key_is_rotated_sees_its_secret_all_the_same(
+    page: Page, origin: OriginProcess
+) -> None:
+    document = {
+        "backends": {"linear": backend(origin)},
+        "routes": {"all": {"match": "/", "split": {"linear": 1}, "access": "keys"}},
+    }
+    async with running_gateway(document) as gateway:
+        first = await asyncio.to_thread(make, page, gateway.admin_url)
+        await asyncio.to_thread(close, page)
+        status = (await gateway.client.get(gateway.admin_url + "/admin/v1/status")).json()
+        control = status["control"]["pid"]
+        await asyncio.to_thread(page.press, f'{ACME} [aria-label="rotate acme"]')
+        await asyncio.to_thread(page.until, lambda: page.seen("#confirm-dialog"))
+        os.kill(control, signal.SIGSTOP)
+        try:
+            await asyncio.to_thread(page.press, "#confirm-apply")
+            await asyncio.to_thread(page.press, "#confirm-cancel")
+            await asyncio.to_thread(page.until, lambda: page.hidden("#confirm-dialog"))
+        finally:
+            os.kill(control, signal.SIGCONT)
+        await asyncio.to_thread(page.until, lambda: page.text("#key-secret").startswith("hg_"))
+        second = page.text("#key-secret")
+        page.script("document.getElementById('key-dialog').close()")  # as two Escapes do
+        await asyncio.to_thread(page.until, lambda: page.seen("#key-dialog"))
+        assert page.text("#key-secret") == second
+        await asyncio.to_thread(close, page)
+        for key in (first, second):
+            reply = await gateway.client.get(gateway.url + "/", headers=[("X-API-Key", key)])
+            assert reply.status == 200
 
 
 async def test_a_key_that_expires_says_so_though_nobody_edits_it(

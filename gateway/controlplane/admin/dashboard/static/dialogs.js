@@ -49,7 +49,8 @@ function tokenDialog({ fault, cancellable }) {
 }
 
 // Shows in a dry run what `edit` would change and makes it when it is confirmed: the answer, or
-// null. `tag` gives the entity tag that binds the edit to what was shown; where somebody else was
+// null. An edit under way is not called back by leaving the dialog: its answer counts, and may be a
+// secret that is shown this once. `tag` gives the entity tag that binds the edit to what was shown; where somebody else was
 // quicker, what it would change now is shown.
 export async function confirmEdit({ title, text, action, edit, tag }) {
   let etag = null;
@@ -69,9 +70,13 @@ export async function confirmEdit({ title, text, action, edit, tag }) {
   by("confirm-reason").value = "";
   dialog.showModal();
   by("confirm-reason").focus();
-  return new Promise((done) => {
-    const closed = () => done(null);
+  return new Promise((done, failed) => {
     let making = false; // Enter may be pressed twice, and two restarts are two
+    let left = false;
+    const closed = () => {
+      left = true;
+      if (!making) done(null);
+    };
     dialog.addEventListener("close", closed, { once: true });
     by("confirm-cancel").onclick = () => dialog.close();
     by("confirm-form").onsubmit = async (event) => {
@@ -81,12 +86,14 @@ export async function confirmEdit({ title, text, action, edit, tag }) {
       try {
         const answer = await edit({ reason: by("confirm-reason").value.trim(), etag });
         dialog.removeEventListener("close", closed);
-        dialog.close();
+        if (!left) dialog.close();
         done(answer);
       } catch (error) {
-        say(by("confirm-fault"), await fault(error, look));
+        if (left) failed(error);
+        else say(by("confirm-fault"), await fault(error, look));
       } finally {
         making = false;
+        if (left) done(null);
       }
     };
   });

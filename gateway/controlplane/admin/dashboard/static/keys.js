@@ -82,7 +82,13 @@ export function keys(state, refresh) {
     by("key-name").focus();
   }
 
+  const next = []; // secrets that came while another one was shown
+
   function shown(name, secret) {
+    if (by("key-secret").textContent) {
+      next.push([name, secret]);
+      return;
+    }
     say(by("key-of"), name);
     say(by("key-secret"), secret);
     part("shown");
@@ -116,15 +122,17 @@ export function keys(state, refresh) {
   by("key-cancel").onclick = () => by("key-dialog").close();
   by("key-done").onclick = () => {
     forget();
-    by("key-dialog").close();
+    if (next.length) shown(...next.shift());
+    else by("key-dialog").close();
   };
-  by("key-dialog").onclose = forget;
-  // Escape leaves a question, and not what is shown this once.
+  // Escape leaves a question, and not what is shown this once; pressed twice, a browser closes it
+  // unasked.
+  by("key-dialog").onclose = () => { if (by("key-secret").textContent && !by("key-dialog").open) by("key-dialog").showModal(); };
   by("key-dialog").oncancel = (event) => { if (!by("key-shown").hidden) event.preventDefault(); };
   by("key-copy").onclick = () => navigator.clipboard.writeText(by("key-secret").textContent).then(() => announce("Copied"), () => announce("Select it and copy it by hand", { bad: true }));
   by("key-form").onsubmit = (event) => {
     event.preventDefault();
-    create().catch((error) => say(by("key-fault"), error.words || error.message));
+    create().catch((error) => (by("key-dialog").open ? say(by("key-fault"), error.words || error.message) : failed(error)));
   };
 
   return {
