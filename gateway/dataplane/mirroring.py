@@ -57,7 +57,8 @@ def ask_again(exchange: Intake, pair: Pair, backend: LiveBackend | None) -> None
     half, plane = pair.again, exchange.plane
     if half is None or backend is None:
         return
-    if pair.wants_again and plane.mirrored < plane.options.mirror_in_flight and not backend.waiting:
+    has_place = len(backend.copies) < plane.options.mirror_in_flight
+    if pair.wants_again and has_place and not backend.waiting:
         instance = backend.other((), plane.now())
         if instance is not None and instance.takes():
             Copy(exchange, backend, instance, pair.question, half).begin()
@@ -67,9 +68,8 @@ def ask_again(exchange: Intake, pair: Pair, backend: LiveBackend | None) -> None
 
 def _taker(exchange: Intake, backend: LiveBackend) -> LiveInstance | None:
     """An instance of the mirror that has room for one more copy, whose place is taken; None: there
-    is none."""
-    plane = exchange.plane
-    if plane.mirrored >= plane.options.mirror_in_flight:
+    is none. Each backend has places of its own: one that hangs takes none from other mirrors."""
+    if len(backend.copies) >= exchange.plane.options.mirror_in_flight:
         return None
     instance = backend.other((), exchange.ready_at)
     if instance is None and backend.asleep and exchange.wakes:
@@ -118,7 +118,6 @@ class Copy(Timed, Receiver):
         """Takes its place, and sends the copy when there is time; nobody waits for its answer."""
         shared, instance = self._instance.shared, self._instance
         now = shared.now()
-        shared.mirrored += 1
         instance.load.sent(now)
         self._backend.copies.add(self)
         shared.wheel.set(self, now + instance.pool.timeouts.response_s)
@@ -183,7 +182,6 @@ class Copy(Timed, Receiver):
         if self._half is not None:
             self._half.end(is_whole)
         shared = self._instance.shared
-        shared.mirrored -= 1
         shared.wheel.drop(self)
         self._backend.copies.discard(self)
         self._instance.freed()

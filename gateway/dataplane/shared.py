@@ -85,7 +85,6 @@ class Shared:
         self._awake: dict[Callable[[], None], None] = {}  # in the order of their wishes
         self.generation = 1
         self.idle_queue = IdleQueue(loop.call_soon, self.now)
-        self.mirrored = 0
         self.counters = counters or Counters(Book())
         which = Sampling(options.access_log_percent, options.access_log_slow_s)
         self.log = AccessLog(options.access_log, which)

@@ -242,6 +242,11 @@ class Rig:
         """Requests counted, by method, code and reason."""
         return sum((Counter(tally.counts) for tally in self.series(REQUESTS)), Counter())
 
+    @property
+    def copies(self) -> int:
+        """Mirrored requests under way."""
+        return sum(len(each.copies) for each in self.plane.live.backends.values())
+
     def timed(self) -> int:
         """Requests whose time was counted."""
         return sum(tally.buckets.total() for tally in self.series(REQUEST))

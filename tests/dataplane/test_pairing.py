@@ -184,7 +184,7 @@ async def test_a_mirror_that_hangs_costs_clients_nothing_and_holds_a_bounded_sum
     gateway, taker = await served(saying(b"1" * 1000), hang, options={"mirror_in_flight": 2})
     for _ in range(20):
         assert (await gateway.ask(REQUEST)).status == 200
-    assert gateway.plane.mirrored <= 2
+    assert gateway.copies <= 2
     assert gateway.plane.outbox.held <= 2 * 3000
     assert not taker.pairs
 
@@ -262,7 +262,7 @@ async def test_copies_that_are_under_way_when_the_worker_ends_are_dropped_pairs(
         assert (await gateway.ask(REQUEST)).status == 200
     gateway.plane.live.give_up_copies()
     assert counted(gateway, "dropped") == 3
-    assert gateway.plane.mirrored == gateway.plane.outbox.held == 0
+    assert gateway.copies == gateway.plane.outbox.held == 0
     assert not taker.pairs
 
 
@@ -276,7 +276,7 @@ async def test_where_nobody_takes_pairs_they_are_dropped(served) -> None:
 async def test_what_the_mirrors_own_backend_answered_is_no_pair(served) -> None:
     gateway, taker = await served(saying(b"1"), saying(b"2"), split={"a": 0, "m": 1})
     assert (await gateway.ask(REQUEST)).body == b"2"
-    await until(lambda: gateway.plane.mirrored == 0)
+    await until(lambda: gateway.copies == 0)
     assert not taker.pairs
     assert gateway.plane.outbox.held == 0
 
@@ -288,7 +288,7 @@ async def test_an_answer_of_the_gateways_own_is_no_pair(served) -> None:
 
     gateway, taker = await served(silent, saying(b"2"))
     assert (await gateway.ask(REQUEST)).status == 502
-    await until(lambda: gateway.plane.mirrored == 0)
+    await until(lambda: gateway.copies == 0)
     assert not taker.pairs
     assert counted(gateway, "dropped") == 1
     assert gateway.plane.outbox.held == 0
@@ -330,7 +330,7 @@ async def test_copies_for_which_there_is_no_place_are_dropped_pairs(served) -> N
     gateway, _ = await served(saying(b"1"), hang, options={"mirror_in_flight": 2})
     for _ in range(20):
         assert (await gateway.ask(REQUEST)).status == 200
-    assert gateway.plane.mirrored == 2
+    assert gateway.copies == 2
     assert counted(gateway, "dropped") == 18
 
 
@@ -374,7 +374,7 @@ async def test_a_copy_that_gives_way_to_a_client_is_a_dropped_pair(served) -> No
         split={"a": 1, "m": 0},
     )  # fmt: skip
     assert (await gateway.ask(REQUEST)).body == b"1"
-    assert gateway.plane.mirrored == 1
+    assert gateway.copies == 1
     direct = REQUEST.replace(b"Host: h", b"Host: h\r\nX-Headgate-Backend: m")
     assert (await gateway.ask(direct)).body == b"2"
     assert (counted(gateway, "dropped"), counted(gateway, "unanswered")) == (1, 0)
@@ -392,7 +392,7 @@ async def test_only_the_part_that_is_asked_for_is_counted(served) -> None:
     gateway, _ = await served(saying(b"1"), hang, options={"mirror_in_flight": 1}, percent=20)
     for _ in range(200):
         await gateway.ask(REQUEST)
-    picked = gateway.plane.mirrored + counted(gateway, "dropped")
+    picked = gateway.copies + counted(gateway, "dropped")
     assert 5 < picked < 100, "by chance"
 
 

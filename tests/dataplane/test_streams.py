@@ -288,7 +288,7 @@ async def test_a_mirror_gets_a_copy_and_the_client_only_its_answer(rig, stub):
     head, body = copies[0]
     assert body == b"hi"
     assert b"X-Headgate-Mirror: 1\r\n" in head
-    await until(lambda: gateway.plane.mirrored == 0)
+    await until(lambda: gateway.copies == 0)
     assert gateway.count() == 1
 
 
@@ -306,7 +306,42 @@ async def test_a_dead_mirror_delays_nobody(rig, stub):
     )
     for _ in range(10):
         assert (await gateway.ask(GET)).status == 200
-    assert gateway.plane.mirrored <= 2
+    assert gateway.copies <= 2
+
+
+async def test_a_mirror_that_hangs_takes_no_place_from_another_one(rig, stub):
+    copied = 0
+
+    async def hang(conversation: Conversation) -> None:
+        await conversation.reader.read(1 << 20)
+        await asyncio.Event().wait()
+
+    async def answer(conversation: Conversation) -> None:
+        nonlocal copied
+        while True:
+            await conversation.request()
+            copied += 1
+            await conversation.answer()
+
+    gateway, main = await rig(mirror_in_flight=2), await stub()
+    hung, well = await stub(hang), await stub(answer)
+    names = {"a": main, "hung": hung, "well": well}
+    gateway.table(
+        {
+            "backends": {name: {"instances": [each.url]} for name, each in names.items()},
+            "routes": {
+                "r": {"match": "/x", "split": {"a": 1}, "mirror": {"backend": "hung"}},
+                "s": {"match": "/y", "split": {"a": 1}, "mirror": {"backend": "well"}},
+            },
+        }
+    )
+    for _ in range(5):
+        assert (await gateway.ask(GET)).status == 200
+    await until(lambda: hung.connections == 2)
+    for count in range(1, 6):
+        assert (await gateway.ask(GET.replace(b"/x", b"/y"))).status == 200
+        await until(lambda count=count: copied == count and gateway.copies == 2)
+    assert hung.connections == 2
 
 
 async def test_an_endless_stream_to_a_mirror_gives_its_place_back(rig, stub):
@@ -331,9 +366,9 @@ async def test_an_endless_stream_to_a_mirror_gives_its_place_back(rig, stub):
     for count in (1, 2):
         assert (await gateway.ask(GET)).status == 200
         await until(lambda count=count: asked == count)
-        assert gateway.plane.mirrored == 1
+        assert gateway.copies == 1
         gateway.later(1.1)
-        await until(lambda: gateway.plane.mirrored == 0)
+        await until(lambda: gateway.copies == 0)
     await until(lambda: shadow.open == 0)
 
 
@@ -366,12 +401,12 @@ async def test_a_copy_gives_its_place_to_a_clients_own_request(rig, stub):
     await until(lambda: shadow.open == 1)
     assert (await gateway.ask(GET.replace(b"/x", b"/own"))).body == b"own"
     await asyncio.wait_for(left.wait(), 30)
-    assert gateway.plane.mirrored == 0
+    assert gateway.copies == 0
     # While clients hold the place there are no copies at all.
     backend = gateway.plane.live.backends["m"]
     backend.instances[shadow.address].load.in_flight += 1
     assert (await gateway.ask(GET)).status == 200
-    assert gateway.plane.mirrored == 0
+    assert gateway.copies == 0
 
 
 async def test_what_is_too_large_to_keep_is_not_copied(rig, stub):
@@ -385,4 +420,4 @@ async def test_what_is_too_large_to_keep_is_not_copied(rig, stub):
     for size in (1001, 1000):
         head = b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % size
         assert (await gateway.ask(head + b"x" * size)).status == 200
-    await until(lambda: shadow.connections == 1 and gateway.plane.mirrored == 0)
+    await until(lambda: shadow.connections == 1 and gateway.copies == 0)

@@ -198,7 +198,10 @@ class Settings(Spec):
         3.0, "Retries a second that are always allowed.", ge=0, le=MAX_COUNT
     )
     mirror_in_flight: int = _field(
-        32, "Mirrored requests at once; beyond it copies are dropped.", ge=0, le=10_000
+        32,
+        "Mirrored requests at once, to each backend; beyond it copies are dropped.",
+        ge=0,
+        le=10_000,
     )
     compare_body: Bytes = _field("256KiB", "An answer up to this size is compared with a mirror's.")
     compare_memory: Bytes = _field(
