@@ -22,6 +22,7 @@ from gateway.core.table import Document
 from gateway.wire.messages import Judging
 from tests.controlplane.conftest import FILE, make_publisher
 from tests.controlplane.memory_store import InMemory, MemoryStore
+from tests.harness.gateway import eventually
 
 PLAN = {"to": "digits-cnn", "steps": [5, 50, 100], "hold": "60s", "min_requests": 10, "warmup": 0}
 START = {"digits-linear": 90, "digits-cnn": 10}
@@ -498,6 +499,80 @@ async def test_a_dry_run_and_a_disk_that_refuses_change_nothing() -> None:
         await house.commands.command("digits", "abort")
     assert house.weights == {"digits-linear": 95, "digits-cnn": 5}
     assert (await house.wait(3))["state"] == "running", "what was refused is not done later"
+
+
+class Filling(InMemory):
+    """Has room for so many more writes."""
+
+    room = 10**9
+
+    def keep(self, rollouts: Mapping[str, Any]) -> None:
+        if not self.room:
+            raise DiskRefused("no space")
+        self.room -= 1
+        super().keep(rollouts)
+
+
+async def test_a_disk_that_fills_with_the_first_step_leaves_it_guarded() -> None:
+    house = House(Filling())
+    house.keeper.room = 1  # the wish, and the edit; not that it is made
+    assert (await house.begin())["state"] == "running"
+    assert house.weights == {"digits-linear": 95, "digits-cnn": 5}
+    house.count((100, 100), (1900, 0))
+    house.keeper.room = 10**9
+    assert (await house.wait(1))["state"] == "rolled_back"
+    assert house.weights == START
+
+
+async def test_what_was_done_is_written_once_there_is_room_and_not_called_refused() -> None:
+    house = House(Filling())
+    await house.begin()
+    house.keeper.room = 1
+    assert (await house.commands.command("digits", "promote"))["step"] == 2
+    assert house.keeper.load()["digits"]["step"] == 0, "as a wish"
+    house.keeper.room = 10**9
+    await house.wait(2)
+    assert house.keeper.load()["digits"]["step"] == 1
+
+
+async def test_an_end_that_could_not_be_written_is_written_though_nothing_runs_any_more() -> None:
+    house = House(Filling())
+    await house.begin()
+    house.keeper.room = 1
+    task = asyncio.create_task(house.rollouts.run())
+    assert (await house.commands.command("digits", "abort"))["state"] == "aborted"
+    house.keeper.room = 10**9
+    house.now += 5
+
+    async def written() -> bool:
+        return bool(house.keeper.load()["digits"]["state"] == "aborted")
+
+    await eventually(written, what="the end is written", every_s=0.02)
+    task.cancel()
+
+
+@pytest.mark.parametrize("word", ["pause", "abort"])
+async def test_a_command_that_could_not_be_written_has_changed_nothing(word: str) -> None:
+    house = House(Filling())
+    await house.begin()
+    house.keeper.room = 0
+    with pytest.raises(DiskRefused):
+        await house.commands.command("digits", word)
+    assert house.shown()["state"] == "running"
+
+
+async def test_a_command_that_was_refused_is_no_wish_that_a_successor_finds() -> None:
+    house = House()
+    await house.begin()
+
+    def refused(*_: object) -> None:
+        raise Conflict("not now")
+
+    house.publisher.allow = refused
+    with pytest.raises(Conflict):
+        await house.commands.command("digits", "abort")
+    await house.wait(1)
+    assert house.keeper.load()["digits"]["move"] is None
 
 
 async def test_a_command_that_is_but_tried_says_where_it_would_lead() -> None:

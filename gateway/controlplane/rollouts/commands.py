@@ -126,6 +126,7 @@ class Commands:
             del self._all[route]
         else:
             self._all[route] = before
+        self._mover.is_stale = True
         with suppress(StoreError):
             await self._mover.keep()
 
@@ -158,6 +159,7 @@ class Commands:
                 raise  # durable: it goes on
             except Exception:
                 it.move, it.accepted = None, before
+                self._mover.is_stale = True  # what was refused is not to be found as a wish
                 raise
             return it.shown()
 

@@ -180,7 +180,7 @@ class Rollouts:
                     self._take_up(it)
             self.tell_workers()
         while True:
-            if any(it.is_live for it in self._all.values()):
+            if self.mover.is_stale or any(it.is_live for it in self._all.values()):
                 await asyncio.sleep(LOOK_S)
             else:
                 self._stirred.clear()

@@ -53,18 +53,18 @@ class Mover:
         await self.carry_out(it)
 
     async def carry_out(self, it: Progress) -> None:
-        """Makes true what was decided: durable as a wish, then as an edit, then as a fact."""
+        """Makes true what was decided: durable as a wish, then as an edit, then as a fact. Of what
+        raises nothing has happened: a fact that cannot be written is one all the same, and written
+        later; until then whoever comes finds the wish, which leads there."""
         move = it.move
         assert move is not None
-        revision = None
-        if move.weights is not None:
-            await self.keep()
-            revision = await self._edit(it, move)
+        await self.keep()
+        revision = None if move.weights is None else await self._edit(it, move)
         it.done(move, utc_now(), revision)
         it.held_from = self._clock()
         if not it.is_live:
             self.verdicts[it.route, "", it.state] += 1
-        await self.keep()
+        await self._keep_soon()
         self.tell(it, move.why)
 
     async def _edit(self, it: Progress, move: Move) -> int:
@@ -116,10 +116,15 @@ class Mover:
     async def keep_up(self, now: float) -> None:
         """Writes them down where that is due; what cannot be written is written later."""
         if self.is_stale and now - self._kept_at >= KEEP_S:
-            try:
-                await self.keep()
-            except StoreError as error:
-                log.error(f"rollouts: {error}")
+            await self._keep_soon()
+
+    async def _keep_soon(self) -> None:
+        """Writes them down, now or once that can be."""
+        try:
+            await self.keep()
+        except StoreError as error:
+            log.error(f"rollouts: {error}")
+            self._kept_at, self.is_stale = self._clock(), True
 
 
 def split_of(document: Document, route: str) -> Mapping[str, int] | None:
