@@ -395,9 +395,12 @@ class Exchange(Replying, Coded):
 
     def _end_trial(self, trial: Trial, now: float, reason: str) -> None:
         """The first attempt counts for the arm that the request was decided for: if one was made,
-        and its instance had the time to answer."""
+        and its instance had the time to answer, or was slow by then."""
         attempt = self.attempt
-        if attempt is None or attempt.is_ours or (reason == "client_left" and not self.head_sent):
+        if attempt is None or attempt.is_ours:
+            return
+        if reason == "client_left" and not self.head_sent:
+            trial.leave(now - max(self.whole_at, attempt.sent_at))
             return
         seconds = 0.0
         if self.first_at and self.status != 101 and reason != "client_left":

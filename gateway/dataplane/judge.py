@@ -68,6 +68,14 @@ class Trial:
                 if seconds > self._slow_s:
                     self._event(SLOW)
 
+    def leave(self, seconds: float) -> None:
+        """Nobody waits any more for what the instance has had for `seconds`. What would have come
+        of it is not known; that it was slow is, where it was by then."""
+        if self._slow_s and seconds > self._slow_s:
+            self._judge.is_news = True
+            self._row[self.arm + TIMED] += 1
+            self._event(SLOW)
+
     def _event(self, kind: int) -> None:
         self._row[self.arm + kind] += 1
 

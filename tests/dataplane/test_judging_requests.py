@@ -20,6 +20,7 @@ from gateway.dataplane.judge import (
     parts_of,
     value_at,
 )
+from tests.dataplane.clocks import StoppedClock
 from tests.dataplane.rig import Conversation, Rig, until
 from tests.dataplane.test_choosing import GET, get, two
 
@@ -205,6 +206,31 @@ async def test_a_client_that_leaves_says_nothing(rig, stub):
     peer.close()
     await until(lambda: gateway.count("client_left") == 1)
     assert not any(counting.counts[HALF])
+
+
+async def test_a_client_that_gives_up_on_a_slow_answer_says_that_it_was_slow(rig, stub):
+    asked = 0
+
+    async def hang(conversation: Conversation) -> None:
+        nonlocal asked
+        await conversation.request()
+        asked += 1
+        await conversation.reader.read()
+
+    gateway = await rig(StoppedClock())
+    gateway.table(two(await stub(hang), await stub(hang)))
+    counting = judge(gateway, slow_s=0.5)
+    for count, waited_s in enumerate((0.4, 0.4, 0.6, 0.6), 1):
+        peer = await gateway.connect()
+        peer.write(GET)
+        await until(lambda count=count: asked == count)
+        gateway.later(waited_s)
+        peer.close()
+        await until(lambda count=count: gateway.count("client_left") == count)
+    row = counting.counts[HALF]
+    assert row[CANARY + TIMED] + row[STABLE + TIMED] == 2
+    assert row[CANARY + SLOW] + row[STABLE + SLOW] == 2
+    assert row[CANARY + ENDED] == row[STABLE + ENDED] == 0, "how it would have ended is not known"
 
 
 async def test_while_it_is_warming_only_the_canarys_requests_are_counted(rig, stub):
