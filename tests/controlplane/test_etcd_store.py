@@ -37,7 +37,7 @@ from gateway.controlplane.store.store import (
     Unavailable,
 )
 from tests.harness.certificates import make_ca, make_certificate
-from tests.harness.etcd import Cluster, etcd_cluster, handled, protect, transactions
+from tests.harness.etcd import Cluster, echo, etcd_cluster, handled, protect, transactions
 
 DOCUMENT = {"backends": {"b": {"instances": ["http://127.0.0.1:1"]}}, "routes": {}}
 
@@ -249,6 +249,9 @@ def test_a_file_that_changes_nothing_counts_as_applied_only_to_the_newest_revisi
         stored = b.load()
         assert stored is not None
         assert stored.applied == second
+        with pytest.raises(Conflict):
+            a.applied_again(first, 2)
+        assert a.load() == stored
         a.applied_again(first, 2)
         stored = b.load()
         assert stored is not None
@@ -573,6 +576,77 @@ def test_who_cannot_hear_what_others_write_gives_up_its_lease(etcd: Cluster, pre
         assert "the key `head` is none of Headgate's" in one.lease.why
         do(etcd, put(keys.head, before))
         wait_for(lambda: one.holds)
+
+
+def test_what_a_gateway_said_of_itself_and_arrives_late_takes_the_place_of_nothing_newer(
+    etcd: Cluster, prefix: str
+) -> None:
+    """Else edits wait for who has long taken them over, or for nobody once an old lease ends."""
+    with (
+        echo(etcd.urls[0]) as way,
+        opened(Access(etcd.urls), prefix) as store,
+        opened(Access([way.url]), prefix) as own,
+    ):
+        store.commit(revision(1))
+        one = Gateway(own, "gw-a")
+        one.announce(1)
+        wait_for(lambda: one.holds)
+        one.store.announce(replace(one.own, finishing=("b/1",)))
+        wait_for(lambda: [each.finishing for each in store.members()] == [("b/1",)])
+        early = list(way.sent)
+        one.announce(1)
+        wait_for(lambda: store.members() == [one.own])
+        way.again(early)
+        (kept,) = do(etcd, get(Keys(prefix).gateway("gw-a"))).found[0]
+        assert kept.value == packed_member(one.own)
+        store.commit(revision(2))
+        one.announce(2)
+        wait_for(lambda: store.members() == [one.own])
+
+
+def test_a_file_that_was_applied_and_arrives_late_takes_the_place_of_nothing_newer(
+    etcd: Cluster, prefix: str
+) -> None:
+    with echo(etcd.urls[0]) as way, opened(Access([way.url]), prefix) as store:
+        store.commit(revision(1))
+        before = len(way.sent)
+        for file in ({"routes": {}}, {"keys": {}}):
+            store.applied_again(file, 1)
+        way.again(way.sent[before:])
+        stored = store.load()
+        assert stored is not None
+        assert stored.applied == {"keys": {}}
+
+
+def test_what_was_kept_of_a_rollout_and_arrives_late_takes_the_place_of_nothing_newer(
+    etcd: Cluster, prefix: str
+) -> None:
+    def state(step: int) -> Any:
+        return {"all": {"state": "running", "step": step, "move": None}}
+
+    with (
+        echo(etcd.urls[0]) as way,
+        opened(Access([way.url]), prefix) as own,
+    ):
+        own.commit(revision(1))
+        one = Gateway(own, "gw-a")
+        one.announce(1)
+        wait_for(lambda: one.holds)
+        rollouts = own.rollouts("gw-a")
+        assert rollouts.claim("all") == ""
+        rollouts.keep(state(0))
+        early = list(way.sent)
+        rollouts.keep(state(1))
+        way.again(early)
+        assert rollouts.load() == state(1)
+        rollouts.keep(state(2))
+        assert rollouts.load() == state(2)
+        rollouts.keep({})
+        way.again(list(way.sent))
+        assert rollouts.load() == {}
+        assert rollouts.claim("all") == ""
+        rollouts.keep(state(0))
+        assert rollouts.load() == state(0)
 
 
 def test_of_two_gateways_of_one_name_the_second_waits_and_says_so(

@@ -10,12 +10,16 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.client import HTTPResponse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -94,6 +98,61 @@ class Cluster:
             return error.code in (400, 401, 403)  # a user is asked for
         except OSError:
             return False
+
+
+class Echo:
+    """A way to the member at `to` that can say `again` what went through it, however late: as a
+    network does, or a member that stood still."""
+
+    def __init__(self, to: str) -> None:
+        self._to = to
+        self.sent: list[bytes] = []
+        """The transactions that went through, in order."""
+        echo = self
+
+        class Carried(BaseHTTPRequestHandler):
+            """One call, carried there and back."""
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.path == "/v3/kv/txn":
+                    echo.sent.append(body)
+                with suppress(OSError), echo.ask(self.path, body) as answer:
+                    self.send_response(answer.status)
+                    self.end_headers()
+                    while piece := answer.read1(1 << 16):
+                        self.wfile.write(piece)
+                        self.wfile.flush()
+
+            def log_message(self, *what: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Carried)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def ask(self, path: str, body: bytes) -> HTTPResponse:
+        """The member's answer."""
+        asked = urllib.request.Request(self._to + path, data=body, method="POST")
+        return cast(HTTPResponse, urllib.request.urlopen(asked))
+
+    def again(self, sent: Sequence[bytes]) -> None:
+        """Sends once more what was `sent`."""
+        for body in sent:
+            self.ask("/v3/kv/txn", body).close()
+
+
+@contextmanager
+def echo(to: str) -> Iterator[Echo]:
+    """An `Echo` of the member at `to`."""
+    made = Echo(to)
+    thread = threading.Thread(target=made.server.serve_forever)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.server.shutdown()
+        thread.join()
+        made.server.server_close()
 
 
 def transactions(urls: Sequence[str]) -> int:

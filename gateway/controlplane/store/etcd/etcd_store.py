@@ -74,6 +74,7 @@ class EtcdStore:
         self._client = Client(access, within_s=kind.lease_s)
         self._copy = None if copy is None else Copy(copy / COPY)
         self._applied: Document | None = None
+        self._applied_at = 0  # etcd's revision when that was written
         self._head: Head | None = None
         self._known: Head | None = None  # of the copy, where that is what was loaded
         self._sizes: dict[int, int] = {}
@@ -126,6 +127,7 @@ class EtcdStore:
         self._head = head
         self._sizes[head.number] = len(value)
         found = unpacked_file(applied[0].value) if applied else None
+        self._applied_at = applied[0].revision if applied else 0
         self._keep_copy(head.number, value, found)
         return Stored(unpacked(value, head.number).whole(), found)
 
@@ -170,12 +172,14 @@ class EtcdStore:
                     from None  # fmt: skip
             if answer.succeeded:
                 self._note(after, answer.revision, number, value)
+                self._applied_at = answer.revision if file else self._applied_at
                 return
             heads, found = answer.found
             if found and found[0].value == value:
                 # It was done at a first try, of which no answer came.
                 written = Head.read(heads[0].value, heads[0].revision)
                 self._note(written, written.written, number, value)
+                self._applied_at = found[0].revision if file else self._applied_at
                 return
             _, newer = self._came_first(answer.found, number)
             raise Conflict(f"revision {number} is another gateway's already", newer)
@@ -187,9 +191,10 @@ class EtcdStore:
         key, then = self._keys.applied, self._head.written
         try:
             # Another gateway may have applied another file since.
-            await etcd.transact(
+            answer = await etcd.transact(
                 self._client, [etcd.put(key, file)], when=[etcd.not_since(key, then)]
             )
+            self._applied_at = answer.revision if answer.succeeded else self._applied_at
         except StoreError as error:
             log.warning(f"{error}; the file of revision {self._head.number} is applied once more")
 
@@ -249,7 +254,7 @@ class EtcdStore:
 
     def applied_again(self, applied: Document, number: int) -> None:
         """Remembers a file that changes nothing of revision `number`, which is compared: it may
-        well change what another gateway has made of that."""
+        well change what another gateway has made of that. Compared is also what was applied."""
         self._loop.call(self._applied_again(packed_file(applied), number))
         self._applied = applied
 
@@ -264,11 +269,19 @@ class EtcdStore:
         answer = await etcd.transact(
             self._client,
             [etcd.put(keys.applied, file)],
-            when=[etcd.unchanged(keys.head, head.written)],
-            otherwise=after,
+            when=[
+                etcd.unchanged(keys.head, head.written),
+                # It may have been sent twice, and arrive once more when another one was applied.
+                etcd.unchanged(keys.applied, self._applied_at),
+            ],
+            otherwise=[*after, etcd.get(keys.applied)],
         )
-        if not answer.succeeded:
-            _, newer = self._came_first(answer.found, number + 1)
+        if answer.succeeded:
+            self._applied_at = answer.revision
+            return
+        *first, applied = answer.found
+        head, newer = self._came_first(first, number + 1)
+        if head.number != number or not applied or applied[0].value != file:
             raise Conflict(f"revision {number} is not the newest one any more", newer)
 
     def history(self, *, limit: int, before: int | None = None) -> Page:

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from gateway.controlplane.store.etcd import client as etcd
-from gateway.controlplane.store.etcd.client import Client
-from gateway.controlplane.store.etcd.layout import Keys, packed_member
+from gateway.controlplane.store.etcd.client import Client, Json
+from gateway.controlplane.store.etcd.layout import Keys, packed_member, unpacked_member
 from gateway.controlplane.store.etcd.watch import Watch
 from gateway.controlplane.store.store import Member, StoreError, Unavailable
 from gateway.processes.tasks import first_of
@@ -56,6 +56,7 @@ class Membership:
         self._written: Member | None = None
         self._news = asyncio.Event()
         self._due = math.inf  # when what is announced has to be written
+        self._at = 0  # etcd's revision when its word was written
         self._until = self._ttl_s = 0.0
         self._heard_at = 0.0  # when it was last known what others write
         self.lease = 0
@@ -88,10 +89,8 @@ class Membership:
         lease, self.lease = self.lease, 0
         if lease and self._written is not None:
             going = replace(self._written, workers=0)
-            key = self._keys.gateway(going.name)
             with suppress(StoreError):
-                word = etcd.put(key, packed_member(going), lease)
-                await etcd.transact(self._client, [word], within_s=1.0)
+                await self._say(going, lease, within_s=1.0)
             await etcd.revoke(self._client, lease, within_s=1.0)
 
     async def _current(self) -> None:
@@ -137,15 +136,10 @@ class Membership:
         own, head = self._own, self._watch.seen.head
         if own is None or own.applied != head.number:
             return False
-        key = self._keys.gateway(own.name)
-        answer = await etcd.transact(
-            self._client,
-            [etcd.put(key, packed_member(own), self.lease)],
-            when=[etcd.unchanged(self._keys.head, head.written)],
-            within_s=self._left(),
-        )
+        newest = etcd.unchanged(self._keys.head, head.written)
+        is_said = await self._say(own, self.lease, first=newest, within_s=self._left())
         self._written = own
-        return answer.succeeded and self._clock() < self._until
+        return is_said and self._clock() < self._until
 
     async def _keep(self, sent: float) -> None:
         """Renews the lease and writes what is announced; StoreError when it is lost."""
@@ -177,9 +171,42 @@ class Membership:
         self._due = math.inf
         if own == self._written:
             return
-        word = etcd.put(self._keys.gateway(own.name), packed_member(own), self.lease)
-        await etcd.transact(self._client, [word], within_s=self._left())
+        if not await self._say(own, self.lease, within_s=self._left()):
+            raise Unavailable("another process writes what this gateway says of itself")
         self._written = own
+
+    async def _say(
+        self, own: Member, lease: int, *, first: Json | None = None, within_s: float
+    ) -> bool:
+        """Whether etcd has `own` under `lease` now; not where its word is another's. The first word
+        under a lease also compares `first`, and follows that of a lease before.
+
+        A word is written only on what it was compared with: it may have been sent twice, and arrive
+        once more when newer ones have been written, or under a lease that ends sooner.
+        """
+        key, value = self._keys.gateway(own.name), packed_member(own)
+        while True:
+            answer = await etcd.transact(
+                self._client,
+                [etcd.put(key, value, lease)],
+                when=[etcd.unchanged(key, self._at), *([first] if first else [])],
+                otherwise=[etcd.get(key)],
+                within_s=within_s,
+            )
+            if answer.succeeded:
+                self._at = answer.revision
+                return True
+            (found,) = answer.found
+            before, self._at = self._at, found[0].revision if found else 0
+            if found and found[0].lease == lease:
+                if found[0].value == value:
+                    return True  # at a first try, of which no answer came
+            elif found:
+                member = unpacked_member(own.name, found[0].value)
+                if not first or (member is not None and member.id != own.id):
+                    return False
+            if self._at == before:
+                return False  # it was `first` that does not hold
 
     async def _renew(self) -> float:
         """When the renewal was sent that has been confirmed now."""

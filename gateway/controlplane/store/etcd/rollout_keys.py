@@ -6,19 +6,19 @@ both. A rollout that has ended is nobody's any more.
 """
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from gateway.controlplane.store.etcd import client as etcd
-from gateway.controlplane.store.etcd.client import Client
+from gateway.controlplane.store.etcd.client import Client, Entry
 from gateway.controlplane.store.etcd.layout import Keys, name_of
 from gateway.controlplane.store.etcd.own_loop import OwnLoop
 from gateway.controlplane.store.store import StateRefused, Unavailable
 
 LIVE = ("running", "paused", "waiting")
-Claim = tuple[int, int]
 
 
 def unpacked(states: Mapping[str, bytes]) -> dict[str, Any]:
@@ -33,6 +33,16 @@ def unpacked(states: Mapping[str, bytes]) -> dict[str, Any]:
     return found
 
 
+@dataclass(slots=True)
+class Claim:
+    """Under which lease a rollout is driven, and etcd's revisions when that word and what is kept
+    of it were written; 0: there is none."""
+
+    lease: int
+    word: int
+    kept: int
+
+
 class RolloutKeys:
     """What keeps rollouts (`rollouts.keeping.Keeper`), for the gateway `node`. `lease` is the lease
     that it holds now, 0 for none."""
@@ -42,13 +52,13 @@ class RolloutKeys:
     ) -> None:
         self._loop, self._client, self._keys = loop, client, keys
         self._node, self._lease = node.encode(), lease
-        self._claims: dict[str, Claim] = {}  # under which lease, and when it was written
+        self._claims: dict[str, Claim] = {}
         self._written: dict[str, bytes] = {}
 
     def drives(self, route: str) -> bool:
         """Whether this gateway drives the rollout of `route`, as far as it knows."""
         held = self._claims.get(route)
-        return held is not None and held[0] == self._lease() != 0
+        return held is not None and held.lease == self._lease() != 0
 
     def load(self) -> dict[str, Any]:
         """What is kept; nothing while etcd is away, for the watch tells it later."""
@@ -68,26 +78,26 @@ class RolloutKeys:
     async def _claim(self, route: str) -> str:
         if self.drives(route):
             return ""
-        lease, key = self._lease(), self._key(route)
+        lease, key, kept = self._lease(), self._key(route), self._kept(route)
         if not lease:
             raise Unavailable("this gateway does not hold its lease in etcd")
         written = 0
         while True:
             answer = await etcd.transact(
                 self._client,
-                [etcd.put(key, self._node, lease)],
+                [etcd.put(key, self._node, lease), etcd.get(kept)],
                 when=[etcd.unchanged(key, written)],
                 otherwise=[etcd.get(key)],
             )
             if answer.succeeded:
-                self._claims[route] = (lease, answer.revision)
+                self._claims[route] = Claim(lease, answer.revision, _written(answer.found[0]))
                 self._written.pop(route, None)
                 return ""
             (found,) = answer.found
             if found and found[0].value != self._node:
                 return name_of(found[0].value, b"") or "?"
             # Of this gateway, before it lost its lease or its control process.
-            written = found[0].revision if found else 0
+            written = _written(found)
 
     def keep(self, rollouts: Mapping[str, Any]) -> None:
         """Writes those that this gateway drives, where they are others than before."""
@@ -105,18 +115,38 @@ class RolloutKeys:
                 self._loop.call(self._write(route, None, ended=True))
 
     async def _write(self, route: str, value: bytes | None, *, ended: bool) -> None:
-        key, kept = self._key(route), self._keys.kept_rollouts + route.encode()
+        key, kept, claim = self._key(route), self._kept(route), self._claims[route]
         words = [etcd.delete(kept) if value is None else etcd.put(kept, value)]
         words += [etcd.delete(key)] if ended else []
-        held = [etcd.unchanged(key, self._claims[route][1])]
-        answer = await etcd.transact(self._client, words, when=held)
-        if not answer.succeeded:
-            del self._claims[route]
-            raise Unavailable(f"another gateway drives the rollout of {route!r} now")
+        while True:
+            # Both: it may have been sent twice, and arrive once more when newer things are kept.
+            held = [etcd.unchanged(key, claim.word), etcd.unchanged(kept, claim.kept)]
+            answer = await etcd.transact(
+                self._client, words, when=held, otherwise=[etcd.get(key), etcd.get(kept)]
+            )
+            if answer.succeeded:
+                at = answer.revision
+                break
+            word, found = answer.found
+            at, is_there = _written(found), found[0].value if found else None
+            if is_there == value and _written(word) == (0 if ended else claim.word):
+                break  # at a first try, of which no answer came
+            if _written(word) != claim.word:
+                del self._claims[route]
+                raise Unavailable(f"another gateway drives the rollout of {route!r} now")
+            claim.kept = at  # by an own one before, of which no answer came
         if value is not None:
-            self._written[route] = value
+            self._written[route], claim.kept = value, at
         if ended:
             del self._claims[route]
 
     def _key(self, route: str) -> bytes:
         return self._keys.rollouts + route.encode()
+
+    def _kept(self, route: str) -> bytes:
+        return self._keys.kept_rollouts + route.encode()
+
+
+def _written(found: Sequence[Entry]) -> int:
+    """When what was `found` at a key was written; 0: it is not there."""
+    return found[0].revision if found else 0
