@@ -104,10 +104,15 @@ def prepare(
     data, admin = _ports(settings, there, state_dir)
     admin_url = url_of(admin, "http" if settings.admin_tls is None else "https")
     try:
-        state = StateDirectory(state_dir, there.state_fd)
-        note = claim(state_dir, owner or file)
-        if there.state_fd is None:
-            state.tell(admin_url, settings.admin_tls.cert if settings.admin_tls else None)
+        only_copies = settings.store == "etcd"
+        state = StateDirectory(state_dir, there.state_fd, only_copies=only_copies)
+        note = ""
+        try:
+            note = claim(state_dir, owner or file)
+            if there.state_fd is None:
+                state.tell(admin_url, settings.admin_tls.cert if settings.admin_tls else None)
+        except OSError as error:
+            state.complain(error)
         place(state_dir)
     except (StateRefused, NoPlace, OSError) as error:
         for bound in (*data, admin):
@@ -132,6 +137,12 @@ def prepare(
         before=there.before,
         arguments=("gateway", str(file), "--state-dir", str(state_dir), "--take-over"),
     )
+    if state.complaint:
+        note = (
+            f"state directory {state_dir} cannot be written ({state.complaint}): this gateway goes"
+            " on, as its table is in etcd; while etcd is away it starts again with an old copy, or"
+            " not at all"
+        )
     data_url = url_of(data[0], "http" if settings.tls is None else "https")
     return Prepared(
         plan, settings, loaded.document, data_url, admin_url, state, note, there.directory
@@ -315,7 +326,8 @@ def signed(prepared: Prepared, supervisor: Supervisor) -> None:
         prepared.state.tell(prepared.admin_url, tls.cert if tls else None)
         prepared.state.sign(supervisor.directory.path)
     except OSError as error:
-        say(f"state directory {prepared.state.path}: {error.strerror}")
+        if not prepared.state.complaint:  # it was said
+            say(f"state directory {prepared.state.path}: {error.strerror}")
 
 
 def run_control(arguments: Sequence[str]) -> int:

@@ -283,6 +283,32 @@ async def test_while_etcd_is_away_a_gateway_starts_from_its_copy() -> None:
             await gateway.stop()
 
 
+async def test_a_state_directory_that_cannot_be_written_is_told_and_no_hindrance() -> None:
+    """The table is in etcd: of a full disk no request notices anything."""
+    with etcd_cluster() as cluster:
+        async with gateways(cluster, "a") as (gateway,):
+            await gateway.stop()
+            state = gateway.folder / "state"
+            for name in ("lock", "file.new", "admin.new", "run.new", "etcd-copy.new"):
+                (state / name).unlink(missing_ok=True)
+                (state / name).mkdir()  # no file is written in its place, not even by root
+            gateway.client = Client()
+            await gateway.start()
+            await eventually(lambda: healthy(gateway))
+            assert (await applied(gateway, 7))["gateways"] == 1
+            said = f"state directory {state} cannot be written (Is a directory)"
+            assert gateway.log_text().count(said) == 1
+            second = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "gateway", "gateway", gateway.folder / "headgate.yaml"),
+                *("--state-dir", state),
+                stderr=PIPE, cwd=ROOT, env={**os.environ, "HEADGATE_LISTEN": "127.0.0.1:0",
+                                            "HEADGATE_ADMIN": "127.0.0.1:0"},
+            )  # fmt: skip
+            _, err = await second.communicate()
+            assert b"in use by another gateway" in err, "it is locked all the same"
+            await gateway.stop()
+
+
 async def test_a_file_that_is_late_is_applied_whichever_control_process_is_there_by_then() -> None:
     with etcd_cluster() as cluster:
         async with gateways(cluster, "a") as (gateway,):

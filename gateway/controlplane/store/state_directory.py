@@ -17,10 +17,17 @@ from gateway.controlplane.store.store import StateRefused
 class StateDirectory:
     """A directory that is ours until `close`; StateRefused says why it cannot be."""
 
-    def __init__(self, path: str | os.PathLike[str], lock: int | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], lock: int | None = None, *, only_copies: bool = False
+    ) -> None:
         """Locks the directory at `path`, or takes over `lock`, the descriptor of a lock that this
-        process was given. The lock lasts until everybody who has it has closed it."""
+        process was given. The lock lasts until everybody who has it has closed it. With
+        `only_copies` of what is kept elsewhere in it, one will do that cannot be written: why is
+        its `complaint`."""
         self.path = Path(path)
+        self._only_copies = only_copies
+        self.complaint = ""
+        """Why it cannot be written; empty where it was, or nobody tried."""
         self._lock = self._open() if lock is None else lock
 
     @property
@@ -56,29 +63,55 @@ class StateDirectory:
         os.replace(scrap, self.path / RUN)
         _sign(self.lock)
 
+    def complain(self, error: OSError) -> None:
+        """It could not be written; raises `error` where that must not be."""
+        if not self._only_copies:
+            raise error
+        self.complaint = self.complaint or error.strerror or str(error)
+
     def _open(self) -> int | None:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = self._open_lock()
         except OSError as error:
             raise StateRefused(unusable(self.path, error)) from None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            holder = _holder(descriptor)
             os.close(descriptor)
             raise StateRefused(
                 f"state directory {self.path} is in use by another gateway"
                 f"{f' (process {holder})' if holder else ''}"
             ) from None
-        _sign(descriptor)
+        try:
+            _sign(descriptor)
+        except OSError as error:
+            self.complain(error)
         return descriptor
+
+    def _open_lock(self) -> int:
+        try:
+            return os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            self.complain(error)
+        try:
+            return os.open(self.path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # there is none yet, and none can be made
+            return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Gives the directory back; a second call does nothing."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        return os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+    except OSError:  # it is the directory itself
+        return ""
 
 
 def _sign(descriptor: int) -> None:
