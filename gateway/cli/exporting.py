@@ -1,7 +1,7 @@
 """`headgate export`: the live table as a configuration file.
 
 `headgate check` accepts it, and to apply it changes nothing. Comments of a file that it replaces
-are lost, and a token is never in it.
+are lost, and neither a token nor a password is ever in it.
 """
 
 import sys
@@ -17,6 +17,7 @@ from gateway.core.placement import unplaced
 from gateway.processes.console import write
 
 SECRET = ("token", "viewer_token")
+ETCD_PASSWORD = "ETCD_PASSWORD"  # noqa: S105 -- a variable's name
 
 
 def export(options: SimpleNamespace) -> int:
@@ -31,6 +32,10 @@ def export(options: SimpleNamespace) -> int:
     settings = _settings(Path(file)) if file else {}
     for key in [key for key in SECRET if settings.pop(key, None)]:
         write(sys.stderr, f"left out: gateway.{key}; give it as HEADGATE_{key.upper()}")
+    etcd = settings.get("etcd")
+    if isinstance(etcd, dict) and isinstance(etcd.get("password"), str):
+        settings["etcd"] = {**etcd, "password": {"env": ETCD_PASSWORD}}
+        write(sys.stderr, f"left out: gateway.etcd.password; give it as {ETCD_PASSWORD}")
     if settings:
         document = {"gateway": settings, **document}
     if options.output == "json":
