@@ -130,7 +130,7 @@ class Control:
             again=again and not is_late,
             with_places=self._with_places,
             meets=parts.rollouts.given_back,
-            former=None if again else parts.stores.former(),
+            former=parts.stores.former(),
         )
         parts.stores.begun()
         if parts.fleet is not None and not again:

@@ -54,13 +54,16 @@ def begin(
 ) -> Beginning:
     """The table of `file` and `store`, stored. Raises Invalid when the two do not fit together,
     StoreError when the outcome cannot be stored. Where the table was in another store before, which
-    is `former`, the file must have all that was live there."""
-    if former is not None:
-        former.refuse_without(file)
+    is `former`, the file must have all that was live there, and no number is used again."""
 
     def once() -> Beginning:
         previous, applied = EMPTY, _NOTHING
         stored = store.load()
+        left = former
+        if former is not None and former.is_lost and stored is not None:
+            left = None
+        if left is not None:
+            left.refuse_without(file)
         wanted = file
         if stored is not None:
             applied = stored.applied or {}
@@ -69,8 +72,11 @@ def begin(
             newest = stored.newest
             previous = outcomes.made(EMPTY, newest.document, newest.number)
         base, live = applied, meets(previous.document, applied, wanted)
-        if former is not None and former.is_newer:
+        number = previous.revision
+        if left is not None and left.is_newer:
             base = live = previous.document  # the file has what came after it
+        if left is not None and (left.is_newer or stored is None):
+            number = max(number, left.stored.newest.number)
         merged = merge(base, wanted, live)
         merged = replace(merged, document=with_places(merged.document))
         published, late = Published.nothing(previous), None
@@ -79,9 +85,13 @@ def begin(
                 # What others applied since shows once the store is back, also to a file that is
                 # as it was. Started again, no file is to be applied.
                 late = None if again else wanted
-            elif stored is None or not same(merged.document, previous.document):
+            elif (
+                stored is None
+                or number > previous.revision
+                or not same(merged.document, previous.document)
+            ):
                 # Whatever these backends are served by is started with this table, or was before.
-                table = outcomes.made(previous, merged.document, previous.revision + 1)
+                table = outcomes.made(previous, merged.document, number + 1)
                 tried = Published(previous, table, diff(previous.document, table.document), 0)
                 store.commit(revision_of(tried, "file", why, "file"), wanted)
                 published = tried

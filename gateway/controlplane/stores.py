@@ -20,6 +20,7 @@ from gateway.controlplane.store.state_directory import StateDirectory
 from gateway.controlplane.store.store import Store, StoreError
 from gateway.controlplane.watch.key_use import NAME as KEY_USE
 from gateway.controlplane.watch.key_use import KeyUse, UseFile
+from gateway.core.rollout import LIVE
 
 if TYPE_CHECKING:
     from gateway.controlplane.gateways import SharedGateways
@@ -62,22 +63,32 @@ class Stores:
         else:
             path = folder / "state.db" if in_memory else state.database
             self.store = own_store(settings, path, again)
-            self.keeper = RolloutFile(folder / ROLLOUTS)
+            came_back = settings.store == "sqlite" and (state.path / COPY).exists()
+            self.keeper = RolloutFile(folder / ROLLOUTS, history=came_back)
         self.key_use = KeyUse(UseFile(folder / KEY_USE))
         self._kind, self._state = settings.store, state
 
     def former(self) -> Former | None:
-        """The table that this gateway had in another store before; None where it is in its own."""
+        """The table that this gateway had before, in another store or in etcd, should that have
+        nothing now; None where there was none."""
         copy = self._state.path / COPY
-        if self._kind == "etcd" and not copy.exists():
-            return in_sqlite(self._state.database)
-        return in_etcd(copy) if self._kind == "sqlite" else None
+        if self._kind == "memory":
+            return None
+        if copy.exists():
+            return in_etcd(copy, is_left=self._kind == "sqlite")
+        if self._kind == "sqlite":
+            return None
+        kept = RolloutFile(self._state.path / ROLLOUTS).load()
+        live = [route for route, each in kept.items() if each["state"] in LIVE or each["move"]]
+        return in_sqlite(self._state.database, live)
 
     def begun(self) -> None:
         """There is a table in this store now, and the one in another store is history."""
-        if self._kind == "sqlite":
+        copy = self._state.path / COPY
+        if self._kind == "sqlite" and copy.exists():
             with suppress(OSError):
-                (self._state.path / COPY).unlink(missing_ok=True)
+                (self._state.path / ROLLOUTS).unlink(missing_ok=True)  # older than that copy
+                copy.unlink(missing_ok=True)
 
 
 def own_store(settings: Settings, path: Path, again: bool) -> Store:

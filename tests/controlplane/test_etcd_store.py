@@ -23,10 +23,12 @@ from gateway.controlplane.store.etcd.client import (
     put,
     transact,
 )
+from gateway.controlplane.store.etcd.copy_file import Copy
 from gateway.controlplane.store.etcd.etcd_store import EtcdStore, Kind
 from gateway.controlplane.store.etcd.layout import Keys, packed_member
 from gateway.controlplane.store.etcd.membership import Lease
 from gateway.controlplane.store.etcd.watch import Seen
+from gateway.controlplane.store.names import COPY
 from gateway.controlplane.store.store import (
     Conflict,
     Member,
@@ -616,6 +618,42 @@ def test_a_file_that_was_applied_and_arrives_late_takes_the_place_of_nothing_new
         stored = store.load()
         assert stored is not None
         assert stored.applied == {"keys": {}}
+
+
+def test_the_copy_says_on_which_routes_rollouts_run(
+    etcd: Cluster, prefix: str, tmp_path: Path
+) -> None:
+    """For a start with another store, where nobody would drive them."""
+    copy = Copy(tmp_path / COPY)
+
+    def said() -> list[str]:
+        found = copy.read()
+        return [] if found is None else list(found.rollouts)
+
+    with opened(Access(etcd.urls), prefix, copy=tmp_path) as own:
+        own.commit(revision(1))
+        one = Gateway(own, "gw-a")
+        one.announce(1)
+        wait_for(lambda: one.holds)
+        rollouts = own.rollouts("gw-a")
+        assert rollouts.claim("all") == ""
+        wait_for(lambda: said() == ["all"])
+        rollouts.keep({"all": {"state": "done", "move": None}})
+        wait_for(lambda: not said())
+        rollouts.claim("all")
+        wait_for(lambda: said() == ["all"])
+    assert said() == ["all"], "its gateway has ended, and the rollout has not"
+    copy.close()
+
+
+def test_the_first_revision_may_follow_on_one_of_another_store(etcd: Cluster, prefix: str) -> None:
+    with opened(Access(etcd.urls), prefix, keep=2) as store:
+        for number in range(58, 62):
+            store.commit(revision(number))
+        with pytest.raises(Conflict):
+            store.commit(revision(63))
+        assert [each.number for each in store.history(limit=9).edits] == [61, 60]
+        assert store.get(57) is store.get(58) is None
 
 
 def test_what_was_kept_of_a_rollout_and_arrives_late_takes_the_place_of_nothing_newer(

@@ -37,3 +37,12 @@ def test_a_file_must_have_what_was_edited_in_the_store_before(
         return
     with pytest.raises(StateRefused, match=lacks):
         former.refuse_without(file)
+
+
+def test_a_rollout_that_ran_in_the_store_before_is_named_as_it_does_not_go_along() -> None:
+    newest = Revision(7, "2026-01-01T00:00:00Z", "me", "", "api", [], APPLIED)
+    former = Former(
+        Stored(newest, APPLIED), Path("state.db"), "sqlite", is_newer=False, rollouts=("r",)
+    )
+    with pytest.raises(StateRefused, match="a rollout ran on route r with `store: sqlite`"):
+        former.refuse_without(APPLIED)

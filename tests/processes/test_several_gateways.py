@@ -454,19 +454,25 @@ async def test_three_gateways_of_two_workers_have_one_table_for_long() -> None:
         await prove(cluster, 60, 2)
 
 
+async def start_with(gateway: Gateway, **store: Any) -> None:
+    """Starts `gateway` again with these settings alone."""
+    gateway.client = Client()
+    listeners = {name: gateway.document["gateway"][name] for name in ("listen", "admin")}
+    gateway.document["gateway"] = {**listeners, **store}
+    await gateway.start()
+
+
 async def test_who_changes_the_store_takes_its_live_edits_along_or_does_not_start() -> None:
     """Keys above all: none that was added goes, which would open routes, and none comes back."""
-    path = "/admin/v1/keys"
-
-    async def start(gateway: Gateway, **store: Any) -> None:
-        gateway.client = Client()
-        listeners = {name: gateway.document["gateway"][name] for name in ("listen", "admin")}
-        gateway.document["gateway"] = {**listeners, **store}
-        await gateway.start()
+    path, seen = "/admin/v1/keys", list[int]()
 
     async def exported(gateway: Gateway) -> None:
         live = (await gateway.admin("GET", "/admin/v1/table")).json()
         gateway.document |= {each: live.get(each, {}) for each in ("backends", "routes", "keys")}
+        seen.append(live["revision"])
+
+    async def decides_by(gateway: Gateway) -> int:
+        return int((await gateway.admin("GET", "/admin/v1/table")).json()["revision"])
 
     with etcd_cluster() as cluster:
         async with (
@@ -478,30 +484,87 @@ async def test_who_changes_the_store_takes_its_live_edits_along_or_does_not_star
                 assert added.status == 201
             await gateway.stop()
             with pytest.raises(AssertionError) as refused:
-                await start(gateway, **settings(cluster, "gw-a"))
+                await start_with(gateway, **settings(cluster, "gw-a"))
             assert "with `store: sqlite`, and the file lacks what was edited there (/keys" in str(
                 refused.value
             )
-            await start(gateway, store="sqlite")
+            await start_with(gateway, store="sqlite")
             await exported(gateway)
             await gateway.stop()
 
-            await start(gateway, **settings(cluster, "gw-a"))
+            await start_with(gateway, **settings(cluster, "gw-a"))
             await eventually(lambda: healthy(gateway))
+            assert await decides_by(gateway) == seen[-1] + 1, "no number is used again"
             assert (await gateway.admin("DELETE", f"{path}/acme", timeout=60)).status == 200
             await gateway.stop()
             with pytest.raises(AssertionError) as refused:
-                await start(gateway, store="sqlite")
+                await start_with(gateway, store="sqlite")
             assert "with `store: etcd`, and the file lacks what was edited there (/keys" in str(
                 refused.value
             )
-            await start(gateway, **settings(cluster, "gw-a"))
+            await start_with(gateway, **settings(cluster, "gw-a"))
             await eventually(lambda: healthy(gateway))
             await exported(gateway)
             await gateway.stop()
 
             for _ in range(2):
-                await start(gateway, store="sqlite")
+                await start_with(gateway, store="sqlite")
                 shown = (await gateway.admin("GET", path)).json()
                 assert list(shown["keys"]) == ["beta"], "none that was revoked is valid again"
+                assert await decides_by(gateway) == seen[-1] + 1
                 await gateway.stop()
+
+
+async def test_of_a_rollout_that_runs_the_store_is_not_changed() -> None:
+    """Nobody would drive it any more: its canary would be watched by nobody."""
+    plan = {"to": "new", "steps": [10, 100], "hold": "10m", "guards": {"errors": {}}}
+    path = "/admin/v1/routes/all/rollout"
+    with etcd_cluster() as cluster:
+        async with (
+            origins(1, after(0.001)) as (origin,),
+            running_gateway(one_backend(origin), check_end=False) as gateway,
+        ):
+            gateway.document["backends"]["new"] = backend(origin)
+            gateway.document["routes"]["all"]["split"] = {"main": 1, "new": 0}
+            await gateway.stop()
+            for store, other in (
+                ({"store": "sqlite"}, settings(cluster, "gw-a")),
+                (settings(cluster, "gw-a"), {"store": "sqlite"}),
+            ):
+                await start_with(gateway, **store)
+                await eventually(lambda: ready(gateway))
+                begun = await gateway.admin("PUT", path, plan, timeout=60)
+                assert begun.status == 201, begun
+                await gateway.stop()
+                with pytest.raises(AssertionError) as refused:
+                    await start_with(gateway, **other)
+                assert f"a rollout ran on route all with `store: {store['store']}`" in str(
+                    refused.value
+                )
+                await start_with(gateway, **store)
+                await eventually(lambda: ready(gateway))
+                ended = await gateway.admin("POST", f"{path}/abort", {}, timeout=60)
+                assert ended.status == 200, ended
+                await gateway.stop()
+            await start_with(gateway, store="sqlite")
+            assert (await gateway.admin("GET", path)).status == 404, "that was another one"
+            await gateway.stop()
+
+
+async def test_where_etcd_has_lost_the_table_live_edits_do_not_go_without_a_word() -> None:
+    with etcd_cluster() as cluster:
+        async with gateways(cluster, "a") as (gateway,):
+            await eventually(lambda: healthy(gateway))
+            assert (await edit(gateway, 7)).status == 200
+            await gateway.stop()
+            empty = settings(cluster, "gw-a")
+            empty["etcd"] = {**empty["etcd"], "prefix": "/headgate/empty"}
+            with pytest.raises(AssertionError) as refused:
+                await start_with(gateway, **empty)
+            assert "etcd has no table any more, and the file lacks what was edited there (/r" in (
+                str(refused.value)
+            )
+            (gateway.folder / "state" / "etcd-copy").unlink()
+            await start_with(gateway, **empty)
+            assert await revision(gateway) == 1
+            await gateway.stop()

@@ -56,13 +56,16 @@ class Alone:
 
 
 class RolloutFile:
-    """A `Keeper` in the file at `path`, which need not be there."""
+    """A `Keeper` in the file at `path`, which need not be there; what is there is `history`
+    where the gateway went on with another store meanwhile."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, history: bool = False) -> None:
+        self._path, self._history = path, history
 
     def load(self) -> dict[str, Any]:
         """What was kept last; StateRefused when it is damaged."""
+        if self._history:
+            return {}
         try:
             found = orjson.loads(self._path.read_bytes())
         except FileNotFoundError:

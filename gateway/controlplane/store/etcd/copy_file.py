@@ -6,6 +6,7 @@ waits for it. It is never what is edited.
 
 import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +30,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """What a copy says: what to start from, and the head that etcd had with it. Its checksum is
-    empty where an older gateway made the copy."""
+    """What a copy says: what to start from, and the head that etcd had with it, whose checksum is
+    empty where an older gateway made the copy; and the routes on which rollouts ran."""
 
     stored: Stored
     head: Head
+    rollouts: Sequence[str] = ()
 
 
 class Copy:
@@ -43,6 +45,8 @@ class Copy:
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="copy")
         self._next: tuple[int, bytes, Document | None] | None = None
+        self._newest: tuple[int, bytes, Document | None] | None = None
+        self._rollouts: Sequence[str] = ()
         self._is_old = False  # it could not be written last time
 
     def read(self) -> Copied | None:
@@ -59,15 +63,24 @@ class Copy:
             head = Head(int(said["number"]), str(said.get("head", "")))
             newest = unpacked(rest[:length], head.number).whole()
             applied = unpacked_file(rest[length:]) if rest[length:] else None
+            rollouts = tuple(map(str, said.get("rollouts", ())))
         except (ValueError, KeyError, TypeError, StateRefused):
             raise StateRefused(f"{self._path} is damaged; it was kept as it is") from None
-        return Copied(Stored(newest, applied, is_copy=True), head)
+        return Copied(Stored(newest, applied, is_copy=True), head, rollouts)
 
     def keep(self, number: int, value: bytes, applied: Document | None) -> None:
         """Has the copy replaced, soon: by revision `number`, which is `value` in etcd."""
         is_waiting, self._next = self._next is not None, (number, value, applied)
+        self._newest = self._next
         if not is_waiting:
             self._thread.submit(self._write)
+
+    def keep_rollouts(self, routes: Sequence[str]) -> None:
+        """Has it say that rollouts run on `routes`."""
+        if routes != self._rollouts:
+            self._rollouts = routes
+            if self._newest is not None:
+                self.keep(*self._newest)
 
     def _write(self) -> None:
         due, self._next = self._next, None
@@ -76,7 +89,7 @@ class Copy:
         try:
             rest = value + (b"" if applied is None else packed_file(applied))
             said = {"number": number, "length": len(value), "checksum": sum_of(rest)}
-            said["head"] = sum_of(value)
+            said |= {"head": sum_of(value), "rollouts": self._rollouts}
             scrap = self._path.with_suffix(".new")
             with open(scrap, "wb", opener=_private) as file:
                 file.write(orjson.dumps(said) + b"\n" + rest)

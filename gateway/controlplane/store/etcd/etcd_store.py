@@ -8,7 +8,7 @@ is known: it is stored once or not at all. Who else is there is `watch` and `mem
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -149,7 +149,7 @@ class EtcdStore:
         if head.number != number - 1:
             asked = await etcd.transact(self._client, self._first(number))
             head, newer = self._came_first(asked.found, number)
-            if head.number != number - 1:
+            if head.number not in (0, number - 1):  # the first may follow on another store's
                 why = f"revision {number} cannot follow {head.number}, the newest one"
                 raise Conflict(why, newer)
         after, forgotten = await self._after(head, number, value)
@@ -230,6 +230,8 @@ class EtcdStore:
 
     async def _after(self, head: Head, number: int, value: bytes) -> tuple[Head, etcd.Json]:
         """The head that comes after `head`, and the deletion of what is forgotten by it."""
+        if not head.number:
+            head = replace(head, oldest=number)
         size, oldest = head.size + len(value), head.oldest
         due = range(oldest, min(number, oldest + FORGOTTEN_AT_ONCE))
         limit = number - self._kind.keep
@@ -417,6 +419,8 @@ class EtcdStore:
     def _note_seen(self, seen: Seen) -> None:
         if seen.is_past and self._membership is not None:
             self._membership.look()
+        if self._copy is not None and not seen.away:
+            self._copy.keep_rollouts(sorted(seen.drivers))
         self._look(seen)
 
 
