@@ -93,11 +93,16 @@ def test_only_what_was_said_is_kept_with_shorthands_expanded() -> None:
     }
 
 
-def test_an_empty_file_is_an_empty_table_with_default_settings() -> None:
-    found, document = parse("")
+def test_a_file_that_says_so_is_an_empty_table_with_default_settings() -> None:
+    found, document = parse("{}")
     assert document == {"backends": {}, "routes": {}}
     assert found.listen == "0.0.0.0:8080"
     assert parse("gateway:\nbackends:\nroutes:\n")[1] == document
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# routes: later\n", "---\n", "null", "\ufeff"])
+def test_a_file_that_holds_nothing_is_refused_wherever_it_is_read(text: str) -> None:
+    assert problems(text) == ["0  holds nothing; {} says that there shall be no route"]
 
 
 def test_every_problem_is_named_at_once_with_its_line() -> None:
@@ -420,12 +425,12 @@ def test_every_key_can_be_set_in_the_environment() -> None:
     assert set(SAID) == set(keys())
     usual = Settings()
     for key, text in SAID.items():
-        found, _ = parse("", environment={f"HEADGATE_{key.upper()}": text})
+        found, _ = parse("{}", environment={f"HEADGATE_{key.upper()}": text})
         changed = {name for name in Settings.model_fields
                    if name != "node" and getattr(found, name) != getattr(usual, name)}  # fmt: skip
         field = next(n for n, each in Settings.model_fields.items() if key in (n, each.alias))
         assert changed == {field} - {"node"}, key
-    assert parse("", environment={"HEADGATE_NODE": "n1"})[0].node == "n1"
+    assert parse("{}", environment={"HEADGATE_NODE": "n1"})[0].node == "n1"
 
 
 def test_the_environment_is_read_as_the_file_is_and_wins() -> None:
@@ -448,7 +453,7 @@ def test_the_environment_is_read_as_the_file_is_and_wins() -> None:
 
 
 def test_a_fault_of_the_environment_names_the_variable() -> None:
-    assert problems("", {"HEADGATE_WORKERS": "many"}) == [
+    assert problems("{}", {"HEADGATE_WORKERS": "many"}) == [
         "0 /gateway/workers must be a whole number; set by HEADGATE_WORKERS"
     ]
 

@@ -77,8 +77,7 @@ async def _file(call: Call) -> tuple[Settings, Document]:
     if call.is_yaml:
         text = await call.yaml_text()
         try:
-            # An empty body is a mishap of a script, not the wish to remove everything.
-            return await aside(len(text), lambda: parse(text, may_be_empty=False))
+            return await aside(len(text), lambda: parse(text))
         except ConfigurationError as error:
             raise Invalid(
                 Fault(

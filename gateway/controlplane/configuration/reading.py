@@ -91,7 +91,6 @@ def parse(
     *,
     environment: Mapping[str, str] = {},
     name: str = "configuration",
-    may_be_empty: bool = True,
 ) -> tuple[Settings, Document]:
     """Settings and document in `text`; ConfigurationError names every problem of it."""
     try:
@@ -99,7 +98,11 @@ def parse(
     except YamlError as error:
         raise ConfigurationError(name, [Problem(error.line, "", error.detail)]) from None
     problems = [Problem(e.line, e.pointer, e.detail) for e in source.errors]
-    value = {} if source.value is None and may_be_empty else source.value
+    value = source.value
+    if value is None:
+        # A mishap (a file that is just being written), not the wish to remove everything.
+        hint = "{} says that there shall be no route"
+        raise ConfigurationError(name, [Problem(0, "", "holds nothing", hint)])
     if not isinstance(value, dict):
         raise ConfigurationError(name, [Problem(1, "", "the file must be a mapping")])
     overrides = environment_overrides(environment)
