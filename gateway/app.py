@@ -7,22 +7,20 @@ nothing is left running.
 """
 
 import asyncio
-import errno
 import gc
 import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.core.faults import readable
 from gateway.core.table import Document
-from gateway.processes.certificates import Certificate, CertificateError
 from gateway.processes.children import python_path
 from gateway.processes.console import say, take_over, write
-from gateway.processes.outlet import open_file
 from gateway.processes.plan import Plan
 from gateway.processes.private_directory import NoPlace, place
 from gateway.processes.service_manager import ServiceManager, Unusable
@@ -95,9 +93,7 @@ def prepare(
     settings = loaded.settings
     if refusals := [
         *start_refusals(settings),
-        *_log_refusals(settings.access_log),
-        *_tls_refusals(settings),
-        *_reference_refusals(file, loaded.document),
+        *_refusals(file, settings, loaded.document),
     ]:
         raise CannotStart("\n".join(refusals))
     there = inherits(settings)
@@ -185,41 +181,16 @@ def _taken(state_dir: Path) -> str | None:
     return None
 
 
-def _log_refusals(access_log: str) -> list[str]:
-    """Why the access log cannot be written. Each worker opens it; one line says it for all."""
-    if access_log in ("-", "off"):
-        return []
-    try:
-        os.close(open_file(access_log))
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return [f"access_log: {access_log}: nobody reads this pipe; start its reader first"]
-        return [
-            f"access_log: {access_log}: {error.strerror}; name a file in a directory that is there"
-        ]
-    return []
+def _refusals(file: Path, settings: "Settings", document: Document) -> Iterator[str]:
+    """Which files and variables of this configuration lead to nothing, a line for each."""
+    from gateway.controlplane.configuration.references import missing, unusable
 
-
-def _tls_refusals(settings: "Settings") -> list[str]:
-    """Why clients cannot be spoken to by TLS. Each worker reads the files; one line for all."""
-    refusals = []
-    for name, said in (("tls", settings.tls), ("admin_tls", settings.admin_tls)):
-        try:
-            if said is not None:
-                Certificate(said.files, say)
-        except CertificateError as error:
-            refusals.append(f"gateway.{name}: {error}")
-    return refusals
-
-
-def _reference_refusals(file: Path, document: Document) -> list[str]:
-    """Which files and variables that backends name lead to nothing."""
-    from gateway.controlplane.configuration.references import missing
-
-    return [
-        f"{file}: {fault.pointer}: {fault.detail}"
-        for fault in missing(document.get("backends", {}))
-    ]
+    for fault in unusable(settings):
+        # Whoever says where the log is need not be the file.
+        where = fault.pointer[1:].replace("/", ".").replace("gateway.access_log", "access_log")
+        yield f"{where}: {fault.detail}"
+    for fault in missing(document.get("backends", {})):
+        yield f"{file}: {readable(fault.pointer)}: {fault.detail}"
 
 
 def announce(prepared: Prepared, facts: Ready) -> None:

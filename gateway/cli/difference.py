@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from gateway.cli.grids import Cell
+from gateway.core.faults import readable
 
 SHORT = 32
 MARKS = {"add": ("+", "good"), "remove": ("-", "bad"), "replace": ("~", "warn")}
@@ -42,7 +43,7 @@ def summary(diff: Sequence[Mapping[str, Any]]) -> str:
 
 def _line(change: Mapping[str, Any], width: int) -> Cell:
     mark, meaning = MARKS.get(str(change.get("op")), ("~", "warn"))
-    where = str(change.get("pointer", "")).lstrip("/").replace("~1", "/").replace("~0", "~")
+    where = readable(str(change.get("pointer", ""))).lstrip("/")
     sides = [value(change[side], width) for side in ("before", "after") if side in change]
     what = " → ".join(sides)
     note = f" ({change['note']})" if change.get("note") else ""
@@ -57,7 +58,7 @@ def value(found: Any, width: int = 160) -> str:
 
 def overridden(lost: Mapping[str, Any]) -> Cell:
     """A live edit that a file wins over, in words."""
-    where = str(lost.get("pointer", "")).lstrip("/")
+    where = readable(str(lost.get("pointer", ""))).lstrip("/")
     live = value(lost["before"]) if "before" in lost else "nothing"
     file = value(lost["after"]) if "after" in lost else "nothing"
     return Cell(f"! {where}: edited live to {live}, the file says {file} and wins", "warn")

@@ -1,13 +1,25 @@
 """Which options and arguments do several commands share, and how is what they are given read?"""
 
 import math
+import os
+from typing import Any
 
 import click
 
 from gateway.cli.declaring import option
 
+
+class Place(click.Path):
+    """A file or a folder, `~` at its start read as a shell does: that leaves `--option=~/file` and
+    variables as they are."""
+
+    def convert(self, value: Any, *more: Any) -> Any:
+        """The path that `value` means."""
+        return super().convert(os.path.expanduser(value), *more)
+
+
 # Whether it can be read is for the command to find out: that is refused, and no wrong usage.
-PATH, FOLDER = click.Path(readable=False), click.Path(file_okay=False, readable=False)
+PATH, FOLDER = Place(readable=False), Place(file_okay=False, readable=False)
 FOUND = "the gateway whose .headgate/ lies here or above, else http://127.0.0.1:8081"
 
 

@@ -10,7 +10,7 @@ from click import NoSuchOption, UsageError
 
 from gateway.clients.admin_connection import DEFAULT_URL
 from gateway.clients.errors import Fault, Refused, Unreachable
-from gateway.core.faults import did_you_mean
+from gateway.core.faults import did_you_mean, readable
 
 
 class Refusal(Exception):
@@ -70,7 +70,7 @@ def _refused(error: Refused) -> str:
 
 
 def _fault(fault: Fault) -> str:
-    where = fault.get("pointer", "").lstrip("/").replace("~1", "/").replace("~0", "~")
+    where = readable(fault.get("pointer", "")).lstrip("/")
     detail = fault.get("detail", "")
     return f"{where}: {detail}" if where else detail
 

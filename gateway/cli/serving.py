@@ -6,6 +6,7 @@ They hand over to the modules that do it, imported only then.
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +18,12 @@ from gateway.cli import screen
 from gateway.cli.grids import Cell, clean
 from gateway.cli.parameters import STDIN
 from gateway.cli.refusals import Refusal
+from gateway.core.faults import readable
 from gateway.processes import console
 
 if TYPE_CHECKING:
-    from gateway.controlplane.configuration.reading import Problem
+    from gateway.controlplane.configuration.reading import Loaded, Problem
+    from gateway.core.faults import Fault
     from gateway.core.table import Document
 
 
@@ -172,26 +175,63 @@ def instance(_: SimpleNamespace) -> int:
 
 
 def check(options: SimpleNamespace) -> int:
-    """Prints every problem of the file with its line; 1 when there is any."""
+    """Prints every problem of the file with its line, and what of it this machine lacks; 1 when
+    there is any problem."""
     from gateway.controlplane.configuration import reading as configuration
 
     file = _file(STDIN if options.file == "-" else options.file)
     problems: list[configuration.Problem] = []
+    warnings: list[configuration.Problem] = []
     try:
         loaded = configuration.load(file)
+        named = Path("-") if options.file == "-" else file
+        warnings = configuration.located(loaded, _warnings(loaded, named))
     except configuration.ConfigurationError as error:
         problems = error.problems
-    found = {"ok": not problems, "problems": [_fields(p) for p in problems]}
+    found = {
+        "ok": not problems,
+        "problems": [_fields(p) for p in problems],
+        "warnings": [_fields(p) for p in warnings],
+    }
     if screen.printed(found, options.output):
-        pass
-    elif problems:
-        for problem in problems:
-            console.write(sys.stderr, _line(options.file, problem))
-    else:
+        return 1 if problems else 0
+    for problem in problems:
+        console.write(sys.stderr, _line(options.file, problem))
+    for warning in warnings:
+        console.write(sys.stderr, _line(options.file, warning, "warning: "))
+    if not problems:
         screen.show(Cell(f"{options.file} is valid", "good"))
         for line in _ways(loaded.document):
             screen.write(line)
     return 1 if problems else 0
+
+
+def _warnings(loaded: "Loaded", file: Path) -> list["Fault"]:
+    """What a start on this machine would refuse, or a model not start by, though the file itself is
+    sound; and the keys that open nothing any more. A file may be checked elsewhere than it runs."""
+    from gateway.controlplane.configuration import references
+    from gateway.core.faults import Fault, pointer
+    from gateway.core.table import make_backend
+    from gateway.core.units import parse_time
+    from gateway.up.plan import Site, unmet
+
+    backends = loaded.document.get("backends") or {}
+    found = [
+        *references.unusable(loaded.settings, makes=False),
+        *references.unreachable(loaded.settings, os.environ),
+        *references.missing(backends),
+    ]
+    site = Site(file, Path.cwd(), 1, os.environ)
+    for name, spec in backends.items():
+        if spec.get("serve"):
+            place = pointer("backends", name, "serve")
+            unmets = unmet(make_backend(name, spec), site)
+            found += [Fault(f"{place}/{key}", "unmet", why) for key, why in unmets]
+    for name, spec in (loaded.document.get("keys") or {}).items():
+        if "expires" in spec and parse_time(spec["expires"]) <= time.time():
+            place = pointer("keys", name, "expires")
+            found.append(Fault(place, "expired", "is over: this key opens nothing"))
+    return found
 
 
 def _ways(document: "Document") -> Iterator[str]:
@@ -220,12 +260,12 @@ def _fields(problem: "Problem") -> dict[str, Any]:
     }
 
 
-def _line(file: str, problem: "Problem") -> str:
+def _line(file: str, problem: "Problem", kind: str = "") -> str:
     """`file:12: routes/digits: what is wrong; did you mean this?`, which editors can follow."""
     where = f"{file}:{problem.line}: " if problem.line else f"{file}: "
-    pointer = f"{problem.pointer.lstrip('/')}: " if problem.pointer.strip("/") else ""
+    pointer = f"{readable(problem.pointer).lstrip('/')}: " if problem.pointer.strip("/") else ""
     hint = f"; {problem.hint}" if problem.hint else ""
-    return clean(f"{where}{pointer}{problem.detail}{hint}")
+    return clean(f"{where}{kind}{pointer}{problem.detail}{hint}")
 
 
 def _file(name: str) -> Path:

@@ -35,7 +35,9 @@ class Invalid(ValueError):
 
     def __init__(self, faults: Iterable[Fault]) -> None:
         self.faults = tuple(faults)
-        super().__init__("; ".join(f"{fault.pointer}: {fault.detail}" for fault in self.faults))
+        super().__init__(
+            "; ".join(f"{readable(fault.pointer)}: {fault.detail}" for fault in self.faults)
+        )
 
 
 class Missing(LookupError):
@@ -49,6 +51,11 @@ class Conflict(ValueError):
 def pointer(*parts: str | int) -> str:
     """The JSON pointer of `parts`, escaped as RFC 6901 says; "" is the whole document."""
     return "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in parts)
+
+
+def readable(pointer: str) -> str:
+    """`pointer` as people write it, who know nothing of how a JSON pointer escapes `/` and `~`."""
+    return pointer.replace("~1", "/").replace("~0", "~")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

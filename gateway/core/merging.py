@@ -15,7 +15,7 @@ from operator import is_not
 from typing import Any, Final
 
 from gateway.core.deltas import SECTIONS, SPARE, Delta, normalised
-from gateway.core.faults import pointer
+from gateway.core.faults import pointer, readable
 from gateway.core.table import Document
 
 Json = Any
@@ -48,7 +48,7 @@ class Change:
     def __str__(self) -> str:
         """One line for people: `/routes/r/split/b: 50 → 80`; nothing is shown as `–`."""
         shown = ["–" if v is ABSENT else json.dumps(v) for v in (self.before, self.after)]
-        return f"{self.pointer}: {' → '.join(shown)}"
+        return f"{readable(self.pointer)}: {' → '.join(shown)}"
 
     @property
     def op(self) -> str:

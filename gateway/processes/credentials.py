@@ -10,7 +10,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from weakref import WeakValueDictionary
 
 from gateway.core.credentials import SetHeader, Tls
@@ -58,9 +58,11 @@ class Sources:
         is_secure = any(instance.secure for instance in backend.instances)
         if not is_secure and not backend.headers:
             return None
-        tls = backend.tls or NO_TLS
+        tls, home = backend.tls or NO_TLS, os.path.expanduser
         # Names are of connections, not of contexts.
-        return cls(Tls(tls.ca, "", tls.cert, tls.key) if is_secure else None, backend.headers)
+        files = Tls(home(tls.ca), "", home(tls.cert), home(tls.key)) if is_secure else None
+        headers = tuple(replace(each, file=home(each.file)) for each in backend.headers)
+        return cls(files, headers)
 
     @property
     def files(self) -> list[str]:

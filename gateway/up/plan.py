@@ -12,9 +12,11 @@ configuration file, then in the working directory.
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import starmap
 from pathlib import Path
 from typing import Any
@@ -80,7 +82,8 @@ class Site:
         was_dealt = any(each.startswith("cuda") for each in devices)
         devices = devices or deal(backend, index, count)
         planned = _instance_plan(backend, instance, devices, threads, self.file, self.cwd)
-        environment, fault = _environment(backend, self.variables)
+        environment, missing = _environment(backend, self.variables)
+        fault = "; ".join(f"env.{name}: {why}" for name, why in missing) or None
         if was_dealt and PCI_ORDER[0] not in self.variables:
             environment = (PCI_ORDER, *environment)
         return replace(planned, environment=environment, fault=fault)
@@ -102,6 +105,7 @@ def find_model(model: str, file: Path, cwd: Path) -> tuple[str, Path]:
     A model that is found nowhere is left as it is: it may be installed.
     """
     module, colon, name = model.partition(":")
+    module = os.path.expanduser(module)
     folder = file.resolve().parent
     if module.endswith(".py"):
         for place in (folder, cwd):
@@ -115,6 +119,40 @@ def find_model(model: str, file: Path, cwd: Path) -> tuple[str, Path]:
         if (place / top).is_dir() or (place / f"{top}.py").is_file():
             return model, place
     return model, cwd
+
+
+def unmet(backend: Backend, site: Site) -> Iterator[tuple[str, str]]:
+    """What below the `serve` of `backend` leads to nothing on this machine, each with the reason.
+    No code is run for it: whether a module has that name shows at the start."""
+    assert backend.serve is not None
+    said = str(backend.serve["model"])
+    module = said.partition(":")[0]
+    model, place = find_model(said, site.file, site.cwd)
+    own = "python" in backend.serve
+    if module.endswith(".py"):
+        if not (site.cwd / model.partition(":")[0]).is_file():
+            yield "model", f"there is no file {module}, beside this one or in {site.cwd}"
+    elif not own and not _is_module(module.split(".")[0], place):
+        yield "model", f"there is no module {module.split('.')[0]}, in {place} or installed"
+    if own and shutil.which(_interpreter(backend.serve)) is None:
+        yield "python", f"{backend.serve['python']} is no program that can be run here"
+    for name, why in _environment(backend, site.variables)[1]:
+        yield f"env/{name}", why
+
+
+def _is_module(top: str, place: Path) -> bool:
+    """Whether there is a module of that name, in `place` or installed."""
+    if (place / top).is_dir() or (place / f"{top}.py").is_file():
+        return True
+    try:
+        return find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _interpreter(serve: Mapping[str, Any]) -> str:
+    """What runs instances."""
+    return os.path.expanduser(str(serve.get("python", sys.executable)))
 
 
 def _instance_plan(
@@ -137,7 +175,7 @@ def _instance_plan(
     # A file that runs its own server says there on which devices.
     is_own = model.endswith(".py") and "devices" not in backend.serve
     argv = [
-        *(str(backend.serve.get("python", sys.executable)), "-P", "-m", "instance", model),
+        *(_interpreter(backend.serve), "-P", "-m", "instance", model),
         *("--host", instance.host, "--port", str(instance.port)),
         *(() if is_own else ("--device", ",".join(devices))),
         *("--threads", str(backend.serve.get("threads", threads))),
@@ -164,17 +202,17 @@ def _options(serve: Mapping[str, Any]) -> Iterator[str]:
 
 def _environment(
     backend: Backend, variables: Mapping[str, str]
-) -> tuple[tuple[tuple[str, str], ...], str | None]:
-    """The variables that `backend` asks for, and why they cannot be had."""
+) -> tuple[tuple[tuple[str, str], ...], list[tuple[str, str]]]:
+    """The variables that `backend` asks for, and those that cannot be had, each with the reason."""
     assert backend.serve is not None
     found, missing = [], []
     for name, value in (backend.serve.get("env") or {}).items():
         source = value["env"] if isinstance(value, Mapping) else None
         if source is not None and source not in variables:
-            missing.append(f"env.{name}: {source} is not set where `headgate up` runs")
+            missing.append((name, f"{source} is not set where `headgate up` runs"))
         else:
             found.append((name, variables[source] if source is not None else str(value)))
-    return tuple(found), "; ".join(missing) or None
+    return tuple(found), missing
 
 
 def _devices(backend: Backend) -> tuple[str, ...]:

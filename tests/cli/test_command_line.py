@@ -537,6 +537,70 @@ def test_check_names_every_problem_with_its_line(headgate, tmp_path) -> None:
     assert read(headgate("check", "bad.yaml", "-o", "yaml").out).value["problems"] == problems
 
 
+def test_check_says_what_a_start_on_this_machine_would_lack(headgate, tmp_path) -> None:
+    (tmp_path / "there.py").write_text("")
+    (tmp_path / "far.yaml").write_text(
+        "gateway:\n"
+        "  tls: {cert: nowhere.crt, key: nowhere.key}\n"
+        "  access_log: no-such-folder/access.log\n"
+        "backends:\n"
+        "  one: {serve: {model: nowhere.py:One}}\n"
+        "  two: {serve: {model: no_such_module:Two, env: {A: {env: NO_SUCH_VARIABLE}}}}\n"
+        "  three: {serve: {model: there.py:Three, python: no-such-python}}\n"
+        "  four: {headers: {Authorization: {file: no-such-token}}}\n"
+        "  fine: {serve: {model: there.py:Fine}}\n"
+        "routes:\n  one: {match: /one, split: {one: 1}}\n"
+        f"keys:\n  old: {{hashes: ['sha256:{'0' * 64}'], expires: '2020-01-01T00:00:00Z'}}\n"
+    )
+    ran = headgate("check", "far.yaml")
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "far.yaml is valid")
+    assert [line.split(": ")[:3] for line in ran.err.splitlines()] == [
+        ["far.yaml:2", "warning", "gateway/tls"],
+        ["far.yaml:3", "warning", "gateway/access_log"],
+        ["far.yaml:5", "warning", "backends/one/serve/model"],
+        ["far.yaml:6", "warning", "backends/two/serve/model"],
+        ["far.yaml:6", "warning", "backends/two/serve/env/A"],
+        ["far.yaml:7", "warning", "backends/three/serve/python"],
+        ["far.yaml:8", "warning", "backends/four/headers/Authorization"],
+        ["far.yaml:13", "warning", "keys/old/expires"],
+    ]
+    told = json.loads(headgate("check", "far.yaml", "--json").out)
+    assert (told["ok"], told["problems"], len(told["warnings"])) == (True, [], 8)
+    assert not (tmp_path / "no-such-folder").exists()
+
+
+def test_a_tilde_is_home_in_files_that_are_named_wherever_it_stands(
+    headgate, tmp_path, monkeypatch
+) -> None:
+    home = tmp_path / "home"
+    (home / "state").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("model.py", "token", "python"):
+        (home / name).write_text("x")
+    (home / "python").chmod(0o700)
+    (home / "headgate.yaml").write_text(
+        "gateway: {access_log: ~/access.log}\n"
+        "backends:\n"
+        "  a: {serve: {model: '~/model.py:A', python: ~/python}}\n"
+        "  b: {instances: [http://127.0.0.1:8001], headers: {Authorization: {file: ~/token}}}\n"
+        "routes: {a: {match: /a, split: {a: 1}}}\n"
+    )
+    ran = headgate("check", "~/headgate.yaml")
+    assert (ran.code, ran.err) == (0, "")
+    (home / "state" / "token").write_text("t" * 40)
+    assert headgate("token", "--state-dir=~/state").out == "t" * 40 + "\n"
+    monkeypatch.setenv("HEADGATE_STATE_DIR", "~/state")
+    assert headgate("token").out == "t" * 40 + "\n"
+
+
+@pytest.mark.parametrize("command", ["check", "gateway"])
+def test_a_place_in_a_file_is_named_as_people_write_it(headgate, command, tmp_path) -> None:
+    (tmp_path / "bad.yaml").write_text("routes:\n  a/b~c: {match: /x, split: {}}\n")
+    ran = headgate(command, "bad.yaml")
+    assert ran.code == 1
+    assert "routes/a/b~c: " in ran.err
+
+
 def test_check_of_a_good_file_says_so(headgate) -> None:
     ran = headgate("check", str(ROOT / "examples" / "digits" / "headgate.yaml"))
     assert (ran.code, ran.err) == (0, "")

@@ -22,7 +22,7 @@ from gateway.controlplane.store.store import (
     StoreFull,
     Unavailable,
 )
-from gateway.core.faults import Conflict, Fault, Invalid, Missing
+from gateway.core.faults import Conflict, Fault, Invalid, Missing, readable
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def problem_of(error: Exception, request_id: str) -> Problem:
 def _refused(error: Invalid) -> Problem:
     count = len(error.faults)
     first = error.faults[0] if error.faults else Fault("", "invalid", "cannot be")
-    named = f"{first.pointer}: " if first.pointer else ""
+    named = f"{readable(first.pointer)}: " if first.pointer else ""
     more = f" (and {count - 1} more)" if count > 1 else ""
     return Problem("invalid", f"{named}{first.detail}{more}", errors=error.faults)
 

@@ -6,6 +6,7 @@ except the two that settings use to get seconds and bytes.
 """
 
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -287,6 +288,11 @@ EtcdUrl = Annotated[
     AfterValidator(_etcd_url),
     Shown({"type": "string", "examples": ["http://10.0.0.1:2379"]}),
 ]
+
+
+FilePath = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]*$")]
+OwnFile = Annotated[FilePath, AfterValidator(os.path.expanduser)]
+"""A file of the gateway's own: `~` is the home of the user that it runs as."""
 
 
 def _network(text: str) -> str:

@@ -27,7 +27,7 @@ from gateway.controlplane.configuration.settings import (
 )
 from gateway.controlplane.configuration.yaml_source import MAX_BYTES, Source, YamlError, read
 from gateway.core.deltas import normalised
-from gateway.core.faults import Fault, Invalid, did_you_mean, pointer
+from gateway.core.faults import Fault, Invalid, did_you_mean, pointer, readable
 from gateway.core.table import Document
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -48,7 +48,7 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"line {self.line}: " if self.line else ""
-        place = f"{self.pointer}: " if self.pointer else ""
+        place = f"{readable(self.pointer)}: " if self.pointer else ""
         return f"{where}{place}{self.detail}{f'; {self.hint}' if self.hint else ''}"
 
 
@@ -111,6 +111,13 @@ def parse(
     if problems or settings is None:
         raise ConfigurationError(name, problems)
     return settings, document
+
+
+def located(loaded: Loaded, faults: list[Fault]) -> list[Problem]:
+    """Each of `faults`, found in what was `loaded`, with its line, in their order."""
+    source, overrides = read(loaded.text), environment_overrides(os.environ)
+    found = [_problem(fault, source, overrides) for fault in faults]
+    return sorted(found, key=lambda problem: problem.line)
 
 
 def examine(

@@ -12,6 +12,7 @@ from pydantic import WithJsonSchema as Shown
 
 from gateway.controlplane.configuration.fields import (
     Duration,
+    FilePath,
     Path,
     Pause,
     Spec,
@@ -103,7 +104,7 @@ class ScaleSpec(Spec):
 class ServeSpec(Spec):
     """How `headgate up` starts the instances of a backend."""
 
-    model: str = Field(description="package.module:Name or path/to/file.py:Name.", min_length=1)
+    model: FilePath = Field(description="package.module:Name or path/to/file.py:Name.")
     devices: Devices = optional(
         "cpu, cuda:N, mps or auto; one worker process each. Or just auto: each replica gets the"
         " GPU with most room, or the CPU where there is none.",
@@ -124,9 +125,8 @@ class ServeSpec(Spec):
         ge=1,
         le=1024,
     )
-    python: str = optional(
-        "The interpreter that runs the instances, like /opt/venv/bin/python (the gateway's own).",
-        min_length=1,
+    python: FilePath = optional(
+        "The interpreter that runs the instances, like /opt/venv/bin/python (the gateway's own)."
     )
     start: Literal["boot", "demand"] = optional(
         "When it is started: with the gateway (boot), or by the first request (demand)."

@@ -19,6 +19,7 @@ from gateway.controlplane.configuration.fields import (
     Host,
     Listener,
     Network,
+    OwnFile,
     Seconds,
     Spec,
     Variable,
@@ -40,9 +41,9 @@ def _field(default: Any, description: str, **more: Any) -> Any:
 class TlsSpec(Spec):
     """Files of a certificate, in PEM. They are read again when they change."""
 
-    cert: str = Field(description="The certificate, and those between it and its CA.", min_length=1)
-    key: str = Field(description="Its key, not encrypted.", min_length=1)
-    client_ca: str = optional("Clients must show a certificate of this CA (mTLS).", min_length=1)
+    cert: OwnFile = Field(description="The certificate, and those between it and its CA.")
+    key: OwnFile = Field(description="Its key, not encrypted.")
+    client_ca: OwnFile = optional("Clients must show a certificate of this CA (mTLS).")
 
     @property
     def files(self) -> dict[str, str]:
@@ -76,9 +77,9 @@ class EtcdSpec(Spec):
     )
     user: str | FromEnvironmentSpec = optional("Its user, or `{env: NAME}`.")
     password: SecretStr | FromEnvironmentSpec = optional("The user's password, or `{env: NAME}`.")
-    ca: str = optional("The CA of etcd's certificates, in PEM.", min_length=1)
-    cert: str = optional("A certificate to show to etcd, in PEM.", min_length=1)
-    key: str = optional("Its key, not encrypted.", min_length=1)
+    ca: OwnFile = optional("The CA of etcd's certificates, in PEM.")
+    cert: OwnFile = optional("A certificate to show to etcd, in PEM.")
+    key: OwnFile = optional("Its key, not encrypted.")
 
     @field_validator("password", mode="before")
     @classmethod
@@ -222,7 +223,7 @@ class Settings(Spec):
     drain_s: Grace = _field("30s", "How long requests may take to finish then.", alias="drain")
 
     # Logs
-    access_log: str = _field("-", "A file, `-` for standard output, or `off`.", min_length=1)
+    access_log: OwnFile = _field("-", "A file, `-` for standard output, or `off`.")
     access_log_percent: float = _field(
         100.0,
         "How many of 100 ordinary requests are logged; failed, refused and slow ones always are.",

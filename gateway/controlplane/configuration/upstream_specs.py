@@ -5,11 +5,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, StringConstraints, model_validator
 from pydantic import WithJsonSchema as Shown
 
-from gateway.controlplane.configuration.fields import Host, Spec, fault, only, optional
+from gateway.controlplane.configuration.fields import FilePath, Host, Spec, fault, only, optional
 from gateway.core.credentials import VARIABLE, refusal, source_fault
 from gateway.core.header_fields import TOKEN
-
-FilePath = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]*$")]
 
 
 def _one_name(host: str) -> str:
