@@ -109,14 +109,18 @@ def _tell(client: AdminClient, options: SimpleNamespace, route: str, word: str) 
 
 
 def _follow(client: AdminClient, options: SimpleNamespace, route: str) -> int:
-    """Shows a rollout until it ends; 0 when it is done, WENT_BACK when it went back."""
+    """Shows a rollout until it ends; 0 when it is done, WENT_BACK when it went back. Refusal where
+    nobody reads it before that: how it ends is not known then."""
     with asking.about(client, route=route):
         found = client.rollout(route)
-    if options.output == "table" and screen.is_terminal(sys.stdout):
-        found = _live(client, route, found)
-        screen.show(*drawn(found))
-    else:
-        found = _lines(client, route, found, options.output)
+    try:
+        if options.output == "table" and screen.is_terminal(sys.stdout):
+            found = _live(client, route, found)
+            screen.show(*drawn(found))
+        else:
+            found = _lines(client, route, found, options.output)
+    except BrokenPipeError:
+        raise Refusal(f"nobody reads this any more; the rollout of {route} goes on") from None
     return 0 if found["state"] == "done" else WENT_BACK
 
 

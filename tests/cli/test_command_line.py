@@ -120,11 +120,25 @@ def test_an_edit_is_made_whole_though_nobody_reads_what_it_says(player, tmp_path
     assert [backends[name]["serve"]["replicas"] for name in ("digits-cnn", "square")] == [2, 3]
 
 
-FOLLOWING = [("status", "--watch"), ("top",), ("logs", "digits-cnn", "-f"), ("rollout", "digits")]
+FOLLOWING = [
+    (("status", "--watch"), 0, ""),
+    (("top",), 0, ""),
+    (("logs", "digits-cnn", "-f"), 0, ""),
+    # It is not done, and 0 would say that.
+    (
+        ("rollout", "digits"),
+        1,
+        "headgate: nobody reads this any more; the rollout of digits goes on\n",
+    ),
+]
 
 
-@pytest.mark.parametrize("words", FOLLOWING, ids=lambda words: words[0])
-def test_what_follows_ends_with_its_reader_and_not_with_the_next_change(player, words) -> None:
+@pytest.mark.parametrize(
+    ("words", "code", "said"), FOLLOWING, ids=["status", "top", "logs", "rollout"]
+)
+def test_what_follows_ends_with_its_reader_and_not_with_the_next_change(
+    player, words, code, said
+) -> None:
     player.lines["digits-cnn"] = [{"number": 1, "instance": "127.0.0.1:1", "text": "loaded"}]
     player.rollouts["digits"] = [look()]
     following = subprocess.Popen(
@@ -134,8 +148,8 @@ def test_what_follows_ends_with_its_reader_and_not_with_the_next_change(player, 
     with following:
         assert following.stdout.readline()
         following.stdout.close()
-        assert following.wait(60) == 0
-        assert following.stderr.read() == ""
+        assert following.wait(60) == code
+        assert following.stderr.read() == said
 
 
 def test_what_the_output_cannot_show_is_an_escape_and_an_edit_is_no_refusal(player) -> None:
