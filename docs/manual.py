@@ -82,8 +82,9 @@ YAML, as YAML 1.2 reads it: `on` and `off` are words. Unknown keys are errors, a
 `headgate check FILE` names every problem with its line, and warns of what the file names and this
 machine has not: certificates, models, variables (a start would refuse it, or fail). Durations are
 written `250ms`, `2s`, `5m`, `1h`; sizes `64KiB`, `64MiB`. Files are looked for from the working
-directory, models beside the file first; a `~` at the start is the home of who runs it. `headgate schema` prints the JSON
-Schema: with `# yaml-language-server: $schema=PATH` as the file's first line editors complete it.
+directory, models beside the file first; a `~` at the start is the home of who runs it. `headgate
+schema` prints the JSON Schema: with `# yaml-language-server: $schema=PATH` as the file's first
+line editors complete it.
 A table has at most {MOST_ROUTES:,} routes, {MOST_BACKENDS:,} backends and {MOST_INSTANCES:,}
 instances: what is larger is refused with its size, whatever way it comes.
 

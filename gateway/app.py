@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ from gateway.wire.messages import HAND_OVER_S
 # What reads a file (pydantic) is loaded where one is read: a worker does without, and is there
 # twice as soon.
 if TYPE_CHECKING:
+    from gateway.controlplane.configuration.reading import Loaded
     from gateway.controlplane.configuration.settings import Settings
     from gateway.controlplane.store.state_directory import StateDirectory
 
@@ -76,10 +77,13 @@ def prepare(
     state_dir: Path,
     owner: Path | None = None,
     inherits: Callable[["Settings"], Inheritance] = lambda settings: Inheritance(),
+    *,
+    dev_tls: bool = False,
 ) -> Prepared:
     """The gateway that `file` describes; CannotStart when there is anything wrong with it. Its
     state belongs to `owner`, where the file was made from that one. `inherits` gives what is there
-    already of it, once the file is known to be sound."""
+    already of it, once the file is known to be sound. With `dev_tls` it gets a certificate for
+    trying. The file is read once: it may be a pipe."""
     from gateway.controlplane.admin.guards import start_refusals
     from gateway.controlplane.configuration.reading import ConfigurationError, load
     from gateway.controlplane.store.state_directory import StateDirectory
@@ -88,6 +92,8 @@ def prepare(
 
     try:
         loaded = load(file)
+        if dev_tls:
+            loaded = _with_tls(loaded, state_dir)
     except ConfigurationError as error:
         raise CannotStart(str(error)) from None
     settings = loaded.settings
@@ -143,6 +149,24 @@ def prepare(
     return Prepared(
         plan, settings, loaded.document, data_url, admin_url, state, note, there.directory
     )
+
+
+def _with_tls(loaded: "Loaded", state_dir: Path) -> "Loaded":
+    """What was `loaded`, with a certificate for localhost, which the processes that are started
+    find in their environment; CannotStart where there is one already, or none can be made."""
+    from gateway.controlplane.configuration.reading import parse
+    from gateway.processes.dev_certificate import NoCertificate, dev_certificate
+
+    if loaded.settings.tls is not None:
+        raise CannotStart("--dev-tls is for who has no certificate, and gateway.tls names one")
+    try:
+        files = dev_certificate(state_dir)
+    except NoCertificate as error:
+        raise CannotStart(str(error)) from None
+    os.environ["HEADGATE_TLS"] = json.dumps(files)
+    say(f"the certificate is for trying, and nobody trusts it: curl --cacert {files['cert']} …")
+    settings, _ = parse(loaded.text, environment=os.environ, name=str(loaded.path))
+    return replace(loaded, settings=settings)
 
 
 def _ports(
@@ -211,10 +235,15 @@ def announce(prepared: Prepared, facts: Ready) -> None:
 
 
 def run_gateway(
-    file: str | os.PathLike[str], state_dir: str | os.PathLike[str], *, takes_over: bool = False
+    file: str | os.PathLike[str],
+    state_dir: str | os.PathLike[str],
+    *,
+    dev_tls: bool = False,
+    takes_over: bool = False,
 ) -> int:
-    """The exit code, once the gateway of `file` has been stopped. With `takes_over` it begins with
-    what the gateway has that runs with this state, and in its place."""
+    """The exit code, once the gateway of `file` has been stopped; clients come by a certificate for
+    trying with `dev_tls`. With `takes_over` it begins with what the gateway has that runs with this
+    state, and in its place."""
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     succession = _succession(Path(state_dir)) if takes_over else None
     if takes_over and succession is None:
@@ -226,7 +255,7 @@ def run_gateway(
         return inherited(manager)
 
     try:
-        prepared = prepare(Path(file), Path(state_dir), inherits=inherits)
+        prepared = prepare(Path(file), Path(state_dir), inherits=inherits, dev_tls=dev_tls)
     except (CannotStart, NoSuccession) as error:
         if succession is not None:
             succession.refuse("; ".join(str(error).splitlines()))

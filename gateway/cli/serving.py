@@ -3,7 +3,6 @@
 They hand over to the modules that do it, imported only then.
 """
 
-import json
 import os
 import sys
 import time
@@ -48,10 +47,13 @@ def up(options: SimpleNamespace) -> int:
     if said := [name for name in given if getattr(options, name) is not None]:
         option = said[0].replace("_", "-")
         raise UsageError(f"--{option} is for a model (server.py); {options.file} says it itself")
-    state_dir = _state_dir(options, file)
-    _set_up_tls(options, file, state_dir)
     return launcher.run_up(
-        file, state_dir, options.access_log, reload=options.reload, on=options.on
+        file,
+        _state_dir(options, file),
+        options.access_log,
+        dev_tls=options.dev_tls,
+        reload=options.reload,
+        on=options.on,
     )
 
 
@@ -89,9 +91,13 @@ def _up_model(options: SimpleNamespace) -> int:
     if target is not None:
         target.write_text(text)
         console.say(f"wrote {options.write}; `headgate up {options.write}` does the same")
-        state_dir = _state_dir(options, target)
-        _set_up_tls(options, target, state_dir)
-        return launcher.run_up(target, state_dir, options.access_log, reload=options.reload)
+        return launcher.run_up(
+            target,
+            _state_dir(options, target),
+            options.access_log,
+            dev_tls=options.dev_tls,
+            reload=options.reload,
+        )
     state_dir = _state_dir(options, source)
     file = state_dir / "made.yaml"
     try:
@@ -99,9 +105,13 @@ def _up_model(options: SimpleNamespace) -> int:
         file.write_text(text)
     except OSError as error:
         raise Refusal(unusable(state_dir, error)) from None
-    _set_up_tls(options, file, state_dir)
     return launcher.run_up(
-        file, state_dir, options.access_log, source=source, reload=options.reload
+        file,
+        state_dir,
+        options.access_log,
+        source=source,
+        dev_tls=options.dev_tls,
+        reload=options.reload,
     )
 
 
@@ -139,34 +149,13 @@ def gateway(options: SimpleNamespace) -> int:
         raise UsageError("--take-over is for a gateway without --on: stop that one, and start this")
     file = _file(options.file)
     state_dir = _state_dir(options, file)
-    _set_up_tls(options, file, state_dir)
     if options.on is not None:
         from gateway.up import launcher
 
-        return launcher.run_up(file, state_dir, on=options.on, follows=True)
-    return app.run_gateway(file, state_dir, takes_over=options.take_over)
-
-
-def _set_up_tls(options: SimpleNamespace, file: Path, state_dir: Path) -> None:
-    """With --dev-tls the gateway, and the processes that it starts, find a certificate in their
-    environment."""
-    if not options.dev_tls:
-        return
-    from gateway.controlplane.configuration.reading import ConfigurationError, load
-    from gateway.processes.dev_certificate import NoCertificate, dev_certificate
-
-    try:
-        if load(file).settings.tls is not None:
-            raise Refusal("--dev-tls is for who has no certificate, and gateway.tls names one")
-        files = dev_certificate(state_dir)
-    except ConfigurationError:
-        return  # whoever starts it says what is wrong with the file
-    except NoCertificate as error:
-        raise Refusal(str(error)) from None
-    os.environ["HEADGATE_TLS"] = json.dumps(files)
-    console.say(
-        f"the certificate is for trying, and nobody trusts it: curl --cacert {files['cert']} …"
-    )
+        return launcher.run_up(
+            file, state_dir, dev_tls=options.dev_tls, on=options.on, follows=True
+        )
+    return app.run_gateway(file, state_dir, dev_tls=options.dev_tls, takes_over=options.take_over)
 
 
 def instance(_: SimpleNamespace) -> int:

@@ -43,6 +43,7 @@ def run_up(
     access_log: str | None = None,
     *,
     source: Path | None = None,
+    dev_tls: bool = False,
     reload: bool = False,
     on: str | None = None,
     follows: bool = False,
@@ -51,12 +52,19 @@ def run_up(
     here, or `on` a cluster of that kind, where they go on; a gateway that `follows` starts none and
     sends requests to those that another one has placed there. `access_log` counts
     before what the file says of it. `source` is the code that the file was made for: models are
-    looked for from there. With `reload` models follow the code as it changes."""
+    looked for from there. With `dev_tls` clients come by https, with a certificate for trying. With
+    `reload` models follow the code as it changes."""
     if access_log is not None:
         os.environ[screen.ACCESS_LOG] = access_log
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     try:
-        prepared = prepare(Path(file), Path(state_dir), source, lambda settings: inherited(manager))
+        prepared = prepare(
+            Path(file),
+            Path(state_dir),
+            source,
+            lambda settings: inherited(manager),
+            dev_tls=dev_tls,
+        )
     except CannotStart as error:
         for line in str(error).splitlines():
             say(line)

@@ -6,6 +6,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -27,19 +28,33 @@ class DevTls(Gateway):
 
     async def start(self) -> None:
         self.write_file()
+        words = ["gateway", self.named(), "--dev-tls", "--state-dir", str(self.folder / "state")]
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "gateway", "gateway", str(self.file), "--dev-tls",
-                "--state-dir", str(self.folder / "state"),
+                sys.executable, "-m", "gateway", *words,
                 cwd=ROOT, env=self.env, start_new_session=True, **self.output(log),
             )  # fmt: skip
         await eventually(self.answers, START_S, "the gateway answers")
         self.family()
 
+    def named(self) -> str:
+        """The file, as it is named to the gateway."""
+        return str(self.file)
+
     async def answers(self) -> bool:
         assert self.process is not None
         assert self.process.returncode is None, self.log_text()
         return (await self.client.get(f"{self.admin_url}/readyz", timeout=1)).status == 200
+
+
+class Piped(DevTls):
+    """One whose file is what a program writes, as in `headgate gateway <(make-it)`."""
+
+    def named(self) -> str:
+        pipe = self.folder / "pipe"
+        os.mkfifo(pipe)
+        threading.Thread(target=pipe.write_bytes, args=(self.file.read_bytes(),)).start()
+        return str(pipe)
 
 
 async def test_clients_come_by_https_and_the_admin_api_stays_as_it_was(tmp_path: Path) -> None:
@@ -99,3 +114,12 @@ def test_a_file_with_a_certificate_needs_none(tmp_path: Path) -> None:
     assert (ran.returncode, ran.stdout) == (1, "")
     assert "gateway.tls names one" in ran.stderr
     assert ran.stderr.count("\n") == 1
+
+
+async def test_a_file_that_comes_by_a_pipe_is_read_once(tmp_path: Path) -> None:
+    async with one_origin() as origin:
+        gateway = Piped(tmp_path, complete(one_backend(origin), {}), {})
+        await gateway.start()
+        await gateway.wait_up()
+        await gateway.logged(f"  requests  https://127.0.0.1:{gateway.data_port}")
+        await gateway.stop()
