@@ -90,7 +90,7 @@ README = """\
 - Change `headgate.yaml`, then `headgate apply headgate.yaml --wait`: a new version takes over when
   it is ready. For changed code it is `headgate reload words`, or from the start
   `headgate up headgate.yaml --reload`.
-- `pytest` tests the model alone; `docker compose up` runs all of it in a container.
+- `pip install pytest && pytest` tests the model alone; `docker compose up` runs all in a container.
 - `models.py` holds the models, `headgate.yaml` says which are served and who gets how much.
 """
 

@@ -55,7 +55,7 @@ def from_environment(environment: Mapping[str, str], name: str, instance: str) -
         provider = _provider(protocol or "http/protobuf", name, instance)
     except ImportError as error:
         log.warning(
-            "tracing is off: a package is missing; pip install 'headgate[otel]'",
+            "tracing is off: a package is missing; install Headgate with its extra: headgate[otel]",
             extra={"facts": {"missing": error.name, "protocol": protocol or "http/protobuf"}},
         )
     except Exception as error:

@@ -75,7 +75,8 @@ def from_environment(environment: Mapping[str, str], address: str) -> "Tracing |
         provider = _provider(protocol or "http/protobuf", address)
     except ImportError as error:
         log.warning(
-            "tracing is off: %s is missing; pip install 'headgate[otel]'", error.name or "a package"
+            "tracing is off: %s is missing; install Headgate with its extra: headgate[otel]",
+            error.name or "a package",
         )
     except Exception as error:
         # Whatever the SDK does not like about a variable: an instance serves without spans too.

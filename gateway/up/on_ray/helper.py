@@ -19,7 +19,7 @@ from gateway.up.plan import Site, cpu_count
 from gateway.wire.channel import Channel
 
 LET_IN_WITHIN_S = 30.0
-EXTRA = "--on ray needs Ray here, and on each host: pip install 'headgate[ray]'"
+EXTRA = "--on ray needs Ray here, and on each host: install Headgate with its extra, headgate[ray]"
 
 
 def run(arguments: Sequence[str]) -> int:
