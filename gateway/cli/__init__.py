@@ -81,6 +81,10 @@ def run(arguments: list[str]) -> int:
 
 def run_instance(arguments: Sequence[str]) -> int:
     """Becomes the instance's own program: the two packages meet over HTTP and here."""
+    from gateway.processes.shadowed import shadowed
+
+    if hidden := shadowed(os.getcwd()):  # in words of ours, and not only of whatever fails by it
+        write(sys.stderr, f"headgate: {hidden}")
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "instance", *arguments])  # noqa: S606
 

@@ -18,6 +18,7 @@ from typing import Any
 from gateway.core.table import Document
 from gateway.processes.children import OURS, python_path, this_program
 from gateway.processes.lifeline import Lifeline
+from gateway.processes.shadowed import shadowed
 from gateway.up.plan import find_model
 
 LISTING = "instance.model.listing"
@@ -70,6 +71,8 @@ def offers(model: str, cwd: Path) -> list[Offer]:
     if not told:
         words = [line for line in printed.splitlines() if line.strip()]
         reason = words[-1].strip() if words else f"it ended with exit code {process.returncode}"
+        if hidden := shadowed(folder):
+            reason += f"; {hidden}"
         raise NothingToServe(f"{where} could not be looked at: {reason}")
     listed = json.loads(told)
     if listed["failed"]:

@@ -51,6 +51,8 @@ class InstancePlan:
     environment: tuple[tuple[str, str], ...] = ()
     fault: str | None = None
     """Why it cannot be started after all."""
+    python: str = ""
+    """The interpreter, where `serve` names one."""
     source: str = ""
     """The file of the model, or its module and the folder where that is looked for."""
 
@@ -189,6 +191,7 @@ def _instance_plan(
         tuple(argv),
         (str(folder),),
         backend.health.path,
+        python=_interpreter(backend.serve) if "python" in backend.serve else "",
         source=module if module.endswith(".py") else f"{module} in {folder}",
     )
 

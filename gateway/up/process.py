@@ -18,6 +18,7 @@ from gateway.core.placement import Process, ProcessState
 from gateway.core.table import Health
 from gateway.processes.children import Child, Command, Exit, python_path, this_program
 from gateway.processes.lifeline import Lifeline
+from gateway.processes.shadowed import shadowed
 from gateway.processes.tasks import Tasks, first_of
 from gateway.up.plan import InstancePlan
 
@@ -25,6 +26,7 @@ ASK_EVERY_S = 0.1
 PROBE_WITHIN_S = 2.0
 LINES_KEPT = 200
 LAST_WORDS_S = 1.0
+SAID_BY_AN_INSTANCE = "headgate instance: "
 
 
 class InstanceProcess:
@@ -177,9 +179,13 @@ class InstanceProcess:
 
     def _explain(self, exit: Exit) -> str:
         words = [line.strip() for line in self.lines if line.strip()]
-        reason = words[-1].removeprefix("headgate instance: ") if words else f"it {exit}"
-        if exit.code < 0:
-            reason = f"it {exit}"
+        reason = words[-1] if words and exit.code >= 0 else f"it {exit}"
+        if reason.startswith(SAID_BY_AN_INSTANCE):
+            reason = reason.removeprefix(SAID_BY_AN_INSTANCE)
+        elif python := self.plan.python:  # it may be that no instance began to run
+            reason += f"; {python} needs Headgate itself too, and what the model imports"
+        if hidden := next(filter(None, map(shadowed, self.plan.folders)), None):
+            reason += f"; {hidden}"
         return f"model {self.plan.model} could not be started: {reason}"
 
     async def _read(self, output: asyncio.StreamReader) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ import yaml
 
 from gateway.cli import main
 from gateway.controlplane.configuration.reading import load
+from gateway.processes.shadowed import shadowed
 from gateway.up.offering import NothingToServe, Offer, called, document, is_model, offers
 from tests.harness.gateway import ROOT, START_S, Gateway, complete, eventually
 from tests.harness.ports import free_port
@@ -286,3 +288,37 @@ async def test_options_of_a_model_are_refused_beside_a_configuration(tmp_path: P
     _, said = await process.communicate()
     assert process.returncode == 2
     assert b"--port is for a model (server.py)" in said
+
+
+def test_a_file_that_stands_in_the_place_of_pythons_own_is_named(tmp_path: Path) -> None:
+    write(tmp_path, MODELS)
+    write(tmp_path, "x = 1", "json.py")
+    with pytest.raises(NothingToServe) as refused:
+        offers("server.py", tmp_path)
+    hidden = f"{tmp_path}/json.py stands in the place of Python's own json: rename it"
+    assert str(refused.value).endswith(f"; {hidden}")
+    assert "\n" not in str(refused.value)
+    (tmp_path / "other" / "queue").mkdir(parents=True)  # no module
+    for name in ("models.py", "sys.py"):  # nobody's, and one that is found before any folder
+        assert shadowed(write(tmp_path / "other", "", name).parent) is None
+
+
+def test_an_interpreter_without_headgate_is_told_what_it_lacks(tmp_path: Path) -> None:
+    write(tmp_path, MODELS)
+    bare = tmp_path / "python"
+    bare.write_text('#!/bin/sh\necho "$0: No module named instance" >&2\nexit 1\n')
+    bare.chmod(0o700)
+    serve = f"{{model: 'server.py:Square', python: {bare}, devices: [cpu]}}"
+    settings = "gateway: {listen: '127.0.0.1:0', admin: '127.0.0.1:0'}"
+    file = write(tmp_path, f"{settings}\nbackends: {{a: {{serve: {serve}}}}}\n", "headgate.yaml")
+    ran = subprocess.run(
+        [sys.executable, "-m", "gateway", "up", str(file)],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1] == (
+        "headgate: backend a: model server.py:Square could not be started:"
+        f" {bare}: No module named instance; {bare} needs Headgate itself too, and what the model"
+        " imports"
+    )
