@@ -7,6 +7,7 @@ again. After that, whatever ends is started again.
 
 import asyncio
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from gateway.controlplane.events import utc_now
 from gateway.controlplane.watch.probing import Target, probe
 from gateway.core.placement import Process, ProcessState
 from gateway.core.table import Health
+from gateway.processes import leftovers
 from gateway.processes.children import Child, Command, Exit, python_path, this_program
 from gateway.processes.lifeline import Lifeline
 from gateway.processes.shadowed import shadowed
@@ -35,7 +37,8 @@ class InstanceProcess:
     `changed` is called whenever its state is another one, `heard` gets each line that it writes and
     `relay` those once it is ready, `say` what is to be known of it. `is_news`: nobody looked at its
     state yet. `started` is when it began last, `last_error` how it ended unasked before that, and
-    when. `seats`: device → the bytes of it that it has, None until they are measured.
+    when. `seats`: device → the bytes of it that it has, None until they are measured. What it left
+    behind ends with it: `mark` is what the marks of all of its like begin with.
     """
 
     def __init__(
@@ -52,7 +55,9 @@ class InstanceProcess:
         relay: Callable[[InstancePlan, str], None],
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        mark: str = "",
     ) -> None:
+        self._mark = f"{mark or secrets.token_hex(8)}-{number}."
         self.number, self.version, self.index, self.plan = number, version, index, plan
         self.state: ProcessState = "starting"
         self.served, self.is_gone, self.is_news, self.restarts = False, False, False, 0
@@ -71,7 +76,7 @@ class InstanceProcess:
             lambda: Command(
                 # The instance knows nothing of us; tied, it cannot outlive us either.
                 this_program("_tied", *plan.argv),
-                environment=_environment(plan),
+                environment={**_environment(plan), leftovers.MARK: self._mark},
                 relayed=True,
                 foreign=True,
             ),
@@ -131,6 +136,11 @@ class InstanceProcess:
     async def _end(self, within_s: float) -> None:
         await first_of(self.ended(), timeout=within_s)
         self._child.abandon()
+        await self._clear_up()
+
+    async def _clear_up(self) -> None:
+        """Ends what it left behind."""
+        await asyncio.to_thread(leftovers.end, self._mark)
 
     def _note_end(self, _: asyncio.Task[None]) -> None:
         if self._asking is not None:
@@ -166,6 +176,7 @@ class InstanceProcess:
             self._asking.cancel()
         if self._reader is not None:
             await asyncio.wait({self._reader}, timeout=LAST_WORDS_S)
+        await self._clear_up()
         if not self.served:
             self.fail(self._explain(exit))
             return False

@@ -5,10 +5,12 @@ them is not known here.
 """
 
 import asyncio
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from gateway.core.placement import Start, Step
+from gateway.processes import leftovers
 from gateway.processes.children import REAPED_WITHIN_S
 from gateway.processes.lifeline import Lifeline
 from gateway.processes.tasks import Tasks, first_of
@@ -29,7 +31,7 @@ class Processes:
         failed: Callable[[str, Exception], None],
     ) -> None:
         self._lines, self._changed, self._say = lines, changed, say
-        self._lifeline = Lifeline()
+        self._lifeline, self._mark = Lifeline(), secrets.token_hex(8)
         self.own = Tasks(failed)
         self._numbers = 0
         self.all: list[InstanceProcess] = []
@@ -100,6 +102,7 @@ class Processes:
         process = InstanceProcess(
             self._numbers, version, index, plan, self.own, self._lifeline,
             changed=self._changed, heard=self._lines.keep, relay=self._lines.relay, say=self._say,
+            mark=self._mark,
         )  # fmt: skip
         self.all.append(process)
         return process
@@ -112,6 +115,7 @@ class Processes:
         for process in self.all:
             process.abandon()
         await first_of(self._until_ended(), timeout=REAPED_WITHIN_S)
+        await asyncio.to_thread(leftovers.end, f"{self._mark}-")
         await self.own.close()
         self._lifeline.close()
 

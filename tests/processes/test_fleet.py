@@ -425,11 +425,27 @@ async def test_what_a_model_left_behind_holds_up_neither_its_restart_nor_our_end
             await until(lambda: "ready after" in it.said[-1] if it.said else False)
             assert "was ended by SIGKILL; starting it again" in it.said[0]
             await until(lambda: len(daemons()) == 2)
+            assert [alive(daemon) for daemon in daemons()] == [False, True]
             async with asyncio.timeout(60):
                 await it.fleet.stop(600, it.hurry)
+            assert not any(alive(daemon) for daemon in daemons())
         finally:
-            for daemon in daemons():
+            for daemon in filter(alive, daemons()):
                 os.kill(daemon, signal.SIGKILL)
+
+
+async def test_what_a_model_left_behind_ends_with_it_where_it_is_stopped_alone() -> None:
+    async with running("one:Model", "daemon:Model") as it:
+        await it.start()
+        words = f"b:{it.port('b')} | daemon "
+
+        def daemons() -> list[int]:
+            return [int(line.split()[-1]) for line in it.shown if line.startswith(words)]
+
+        await until(lambda: len(daemons()) == 1)
+        it.edit(b=None)
+        await until(lambda: not any(map(alive, daemons())))
+        assert len(it.pids()) == 1
 
 
 async def test_a_start_that_is_given_up_leaves_nothing() -> None:

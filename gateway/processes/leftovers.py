@@ -1,0 +1,61 @@
+"""What has a process that ended left behind, in sessions of their own where no signal of ours came?
+
+A child that is to leave nothing gets a mark in its environment, which all that it starts inherits.
+On Linux what bears the mark is found among all processes of this user; elsewhere, and where a
+process was started with an environment of its own, nothing is.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+MARK = "STARTED_BY_HEADGATE"
+MOST_LOOKS = 10  # at processes that start others while they are ended
+
+PROCESSES = Path("/proc")
+
+
+def end(mark: str) -> None:
+    """Kills every process whose mark begins with `mark`. Reads the environment of all processes of
+    this user: for a thread of its own."""
+    for _ in range(MOST_LOOKS):
+        if not [pid for pid in _own_processes() if _end(pid, mark)]:
+            return
+
+
+def _end(pid: int, mark: str) -> bool:
+    """Whether `pid` bore the mark, and is killed now."""
+    try:
+        # What the number means cannot change any more from here on.
+        process = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if not _bears(pid, mark):
+            return False
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+    except OSError:  # it ended meanwhile
+        return False
+    finally:
+        os.close(process)
+    return True
+
+
+def _bears(pid: int, mark: str) -> bool:
+    with suppress(OSError):
+        environment = (PROCESSES / str(pid) / "environ").read_bytes()
+        return b"\0" + f"{MARK}={mark}".encode() in b"\0" + environment
+    return False
+
+
+def _own_processes() -> Iterator[int]:
+    try:
+        names = os.listdir(PROCESSES)
+    except OSError:  # another system
+        return
+    for name in names:
+        with suppress(OSError):
+            if name.isdigit() and (PROCESSES / name).stat().st_uid == os.geteuid():
+                yield int(name)
