@@ -36,6 +36,8 @@ def key(options: SimpleNamespace) -> int:
         raise UsageError("--route and --expires go with add")
     client = finding.client(options)
     answer = _made(client, options, wanted)
+    if "expires" in wanted and _is_over(wanted["expires"]):
+        write(sys.stderr, f"headgate: {options.expires} is over already: the key opens nothing")
     if options.dry_run or options.output != "table":
         asking.tell(options, answer)
         return 0
@@ -113,11 +115,14 @@ def _ends(expires: str | None) -> str | Cell:
     if not expires:
         return "never"
     shown = showing.when(expires)
+    return Cell(f"{shown} (expired)", "warn") if _is_over(expires) else shown
+
+
+def _is_over(expires: str) -> bool:
     try:
-        is_over = parse_time(expires) <= time.time()
+        return parse_time(expires) <= time.time()
     except ValueError:  # of a gateway that takes other times than this command
-        is_over = False
-    return Cell(f"{shown} (expired)", "warn") if is_over else shown
+        return False
 
 
 def _used(used: Json) -> tuple[str | Cell, ...]:

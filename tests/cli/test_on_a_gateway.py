@@ -122,6 +122,14 @@ async def test_no_end_of_a_key_is_too_far_away_to_be_said_in_a_line(bare: Gatewa
     assert ran.stderr.splitlines()[0] == said
 
 
+@SHARED_LOOP
+async def test_a_key_that_is_over_as_it_is_made_is_said_to_open_nothing(bare: Gateway) -> None:
+    ran = await at(bare)("key", "add", "late", "--expires", "2020-01-01T00:00:00Z", "--dry-run")
+    assert ran.returncode == 0, ran
+    said = "headgate: 2020-01-01T00:00:00Z is over already: the key opens nothing"
+    assert said in ran.stderr.splitlines()
+
+
 async def test_keys_that_end_with_the_calendar_are_listed_wherever_one_looks() -> None:
     document = {"backends": {"b": {"instances": []}},
                 "routes": {"all": {"match": "/", "split": {"b": 1}}}}  # fmt: skip
