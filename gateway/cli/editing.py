@@ -107,6 +107,8 @@ def in_flight(status: Json, backend: str, address: str) -> str:
     live = (status.get("backends") or {}).get(backend) or {}
     count = int(((live.get("instances") or {}).get(address) or {}).get("in_flight") or 0)
     said = [f"{count} in flight"] if count else []
+    if (waiting := int(live.get("queue_depth") or 0)) and not live.get("available"):
+        said.append(f"{waiting} waiting")  # nobody else is there: they are of what it finishes
     said += [f"worker {pid} does not answer" for pid in status.get("silent_workers") or ()]
     others = [
         name

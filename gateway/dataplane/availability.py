@@ -18,7 +18,8 @@ from gateway.dataplane.shared import Shared
 class Availability(Group):
     """The instances of one backend, and who of them serves. Its deadline ends the moment for which
     it is `vacant`. While it is `asleep`, requests wait for its start. It is `available` where it
-    serves or will; `leaving` are instances that finish what they have.
+    serves or will; where it is not, those that are `serving` get who waits, and nothing new.
+    `leaving` are instances that were removed and finish what they have.
     """
 
     __slots__ = (
@@ -71,6 +72,7 @@ class Availability(Group):
             each.load.fix(self.config.limit == "fixed")
         before, was_available = self.serving, self.available
         self.serving = tuple(each for key, each in self.instances.items() if key in serve)
+        waits = len(self.waiting) > 0
         if self.config.on_demand or self.asleep:
             self.asleep = not self.serving and self._will_start()
             if self.asleep and self.waiting:
@@ -80,14 +82,26 @@ class Availability(Group):
         self.available = self.asleep or len(self.serving) > 0
         if self.available != was_available:
             self.shared.generation += 1
+        if not self.available and waits:
+            self.serving = self._finishing(before)
+            if was_available:
+                self.shared.soon(self.turn_away)
         if self.serving != before:
             self.vacant = False
             self.loads = tuple(each.load for each in self.serving)
             self.shared.generation += 1
         is_alone = len(self.serving) == 1 and not self.is_counted
         self.alone = self.serving[0] if is_alone else None
-        if self.waiting:
+        if waits:
             self.shared.soon(self.wake)
+
+    def _finishing(self, before: "tuple[LiveInstance, ...]") -> "tuple[LiveInstance, ...]":
+        """Those that served `before`, drain and are well: who waited already is of what they
+        finish. One that is disabled gets nothing more."""
+        drain = [each for each in before if each.state == "draining" and not each.gone]
+        words = {each.address: each.health.word for each in drain}
+        serve = serving(words, self.ejected(self.shared.now()))
+        return tuple(each for each in drain if each.address in serve)
 
     def _will_start(self) -> bool:
         """Whether it is started once a request asks for it, or starts already."""
@@ -118,7 +132,7 @@ class Availability(Group):
         queue behind others, up to `max_in_flight`.
         """
         left = [each for each in self.serving if each not in tried]
-        if not left:
+        if not left or not self.available:
             return None
         self.rotation += 1
         loads = [each.load for each in left]

@@ -80,21 +80,28 @@ class Exchange(Replying, Coded):
         self.pair = mirror(self, route, backend)
 
     def move_on(self) -> None:
-        """Its backend has nobody left before it was sent: on to the one that takes over."""
+        """Its backend has nobody left for what comes, before it was sent: on to the one that takes
+        over, else it waits on for those that finish what they have."""
         assert self.route is not None
         assert self.backend is not None
-        other = self.route.after(self.backend, self.head)
+        before, trial = self.backend, self.trial
+        text = "No instance can take the request now."
+        if before.asleep:
+            text = "The model is not loaded now; a prediction loads it."
         try:
-            if other is None or not other.available:
-                other = self.as_edited()
-            if other is None:
-                text = "No instance can take the request now."
-                if self.backend.asleep:
-                    text = "The model is not loaded now; a prediction loads it."
-                raise NoRoom(text)
-            self.backend = other
-            self.trial = None  # nothing was tried where it was decided
-            other.enter(self, self.plane.now())
+            try:
+                other = self.route.after(before, self.head)
+                if other is None or not other.available:
+                    other = self.as_edited()
+                if other is None:
+                    raise NoRoom(text)
+                self.backend = other
+                self.trial = None  # nothing was tried where it was decided
+                other.enter(self, self.plane.now())
+            except NoRoom:
+                if not before.keep(self):
+                    raise
+                self.backend, self.trial = before, trial
         except GatewayError as fault:
             self.fail(fault)
 

@@ -166,8 +166,8 @@ class Queue(WithinLimit):
         while waiting:
             if not self.serving:
                 if not self.asleep:
-                    self._turn_away()
-                return
+                    self.turn_away()
+                break
             self.rotation += 1
             spot = self._place(len(waiting), now)
             if spot is None:
@@ -245,14 +245,22 @@ class Queue(WithinLimit):
         if waiting:
             self._watch()
 
-    def _turn_away(self) -> None:
-        """Nobody is left here: who waits goes where its route says, or is told so."""
-        while self.waiting:
-            waiter = self.waiting.popleft()
+    def turn_away(self) -> None:
+        """Nobody is left here for what comes: who waits goes where its route says, else to those
+        that finish what they have, or is told so."""
+        waiting = list(self.waiting)
+        self.waiting.clear()
+        for waiter in waiting:
             try:
                 waiter.move_on()
             except Exception:
                 fault(waiter.give_up)
+
+    def keep(self, waiter: Waiter) -> bool:
+        """Whether one that was turned away waits on in its turn, for those that finish here."""
+        if self.serving:
+            self.waiting.append(waiter)
+        return len(self.serving) > 0
 
     def withdraw(self, waiter: Waiter) -> None:
         """`waiter` waits no more."""

@@ -294,6 +294,8 @@ def test_drain_waits_until_nothing_is_in_flight(headgate, player) -> None:
         ({}, ""),
         ({"silent_workers": [7, 9]}, "worker 7 does not answer, worker 9 does not answer"),
         ({"gateways": {"gw-a": {"self": True, "finishing": ["main/a:1"]}}}, ""),
+        ({"backends": {"main": {"available": False, "queue_depth": 3}}}, "3 waiting"),
+        ({"backends": {"main": {"available": True, "queue_depth": 3}}}, ""),
         (
             {
                 "gateways": {

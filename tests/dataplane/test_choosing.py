@@ -8,7 +8,7 @@ from gateway.core.instance_load import FADE_S
 from gateway.core.splitting import sticky_backend
 from gateway.dataplane.observing import report
 from gateway.telemetry.metrics import RETRIES
-from tests.dataplane.rig import Answer, Conversation, until
+from tests.dataplane.rig import Answer, Conversation, echo, until
 
 HOST = b"Host: gw.test\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -423,3 +423,81 @@ async def test_who_waits_for_a_backend_that_is_replaced_is_let_in_by_the_new_tab
 async def hang(conversation: Conversation) -> None:
     await conversation.request()
     await conversation.reader.read()
+
+
+def in_turn(may_answer: asyncio.Semaphore):
+    """An instance that answers one request each time that it may."""
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await may_answer.acquire()
+            await conversation.answer()
+
+    return script
+
+
+async def three_wait_as_it_is(rig, stub, state: str, other=None, **route):
+    """A gateway where three wait for the one instance of backend a as an edit makes it `state`,
+    the semaphore by which that answers, and the four that ask. `other` is what b is beside its
+    instance, and its script."""
+    may_answer = asyncio.Semaphore(0)
+    script, more = other or (echo, {})
+    gateway, one, spare = await rig(), await stub(in_turn(may_answer)), await stub(script)
+    document = two(one, spare, split={"a": 1, "b": 0}, **route)
+    document["backends"]["a"]["max_in_flight"] = 1
+    document["backends"]["b"].update(more)
+    gateway.table(document)
+    backend = gateway.plane.live.backends["a"]
+    asking = [asyncio.ensure_future(gateway.ask(GET)) for _ in range(4)]
+    await until(lambda: len(backend.waiting) == 3)
+    document["backends"]["a"]["states"] = {one.address: state}
+    gateway.table(document)
+    return gateway, may_answer, asking
+
+
+FALLBACK = {"on_unavailable": {"fallback": "b"}}
+
+
+async def test_who_waits_for_an_only_instance_that_is_drained_is_of_what_it_finishes(rig, stub):
+    gateway, may_answer, asking = await three_wait_as_it_is(rig, stub, "draining")
+    assert (await gateway.ask(GET)).error == "no_backend"
+    for _ in asking:
+        may_answer.release()
+    assert {each.status for each in await asyncio.gather(*asking)} == {200}
+    assert (await gateway.ask(GET)).error == "no_backend"
+
+
+async def test_who_waits_for_an_only_instance_that_is_disabled_is_told_so(rig, stub):
+    _, may_answer, asking = await three_wait_as_it_is(rig, stub, "disabled")
+    await until(lambda: sum(each.done() for each in asking) == 3)
+    may_answer.release()
+    errors = [each.error for each in await asyncio.gather(*asking)]
+    assert (errors.count("no_backend"), errors.count(None)) == (3, 1)
+
+
+async def test_who_waits_for_one_that_is_drained_goes_where_the_route_says(rig, stub):
+    _, may_answer, asking = await three_wait_as_it_is(rig, stub, "draining", **FALLBACK)
+    await until(lambda: sum(each.done() for each in asking) == 3)
+    may_answer.release()
+    took = [each.get("x-headgate-backend") for each in await asyncio.gather(*asking)]
+    assert (took.count("a"), took.count("b")) == (1, 3)
+
+
+async def test_who_waits_for_one_that_is_drained_stays_where_its_fallback_is_full(rig, stub):
+    small = in_turn(may_go_on := asyncio.Semaphore(0)), {"max_in_flight": 1, "queue": {"size": 1}}
+    _, may_answer, asking = await three_wait_as_it_is(rig, stub, "draining", small, **FALLBACK)
+    for semaphore in (may_answer, may_go_on):
+        for _ in asking:
+            semaphore.release()
+    took = [each.get("x-headgate-backend") for each in await asyncio.gather(*asking)]
+    assert (took.count("a"), took.count("b")) == (2, 2)
+
+
+async def test_who_waits_for_one_that_drains_is_told_so_once_it_is_gone(rig, stub):
+    gateway, _, asking = await three_wait_as_it_is(rig, stub, "draining")
+    gateway.hear({"a": {}})
+    await until(lambda: sum(each.done() for each in asking) == 3)
+    assert {each.result().error for each in asking if each.done()} == {"no_backend"}
+    await gateway.stop()
+    await asyncio.gather(*asking)

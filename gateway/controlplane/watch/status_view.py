@@ -187,17 +187,18 @@ class StatusView:
         self._counted(self._rated_at, self._window.beat(self._rated_at))
 
     def busy(self, instances: Collection[str]) -> list[str]:
-        """Which of `instances`, BACKEND/ADDRESS each, may have requests of this gateway in flight:
-        all of them while a worker does not say."""
+        """Which of `instances`, BACKEND/ADDRESS each, may have requests of this gateway in flight,
+        or get those that wait already: all of them while a worker does not say."""
         if self._workers.silent:
             return sorted(instances)
-        found = self._workers.loads.in_flight()
+        found, waiting = self._workers.loads.in_flight(), self._workers.loads.queue_depth()
         return sorted(
             {
                 f"{name}/{instance.address}"
                 for name, seen in self._standing.backends().items()
                 for instance, address in seen.instances
-                if instance.state and found.get(name, {}).get(address)
+                if instance.state
+                and (found.get(name, {}).get(address) or (waiting.get(name) and not seen.serving))
             }.intersection(instances)
         )
 
