@@ -87,8 +87,10 @@ class WatchedInstances:
         """Returns once one is well wherever `table` replaces all that served, a backend's instances
         or a route's backends, or there was long enough time to find out."""
         if self.prober.replaced(previous, table):
-            await self.resolver.resolved(LOOK_WITHIN_S)
-            await self.prober.met(previous, table)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_WITHIN_S):
+                    await self.resolver.resolved(LOOK_WITHIN_S)
+                    await self.prober.met(previous, table)
 
     def table_with_paths(self) -> Table:
         """The table, with the paths at which models said that they are served."""

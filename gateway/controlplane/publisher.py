@@ -9,8 +9,8 @@ else changes a table. How each step is done belongs to the store, the workers an
 import asyncio
 import gc
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -41,12 +41,15 @@ from gateway.core.faults import Fault, Missing
 from gateway.core.merging import merge, same
 from gateway.core.placement import unplaced
 from gateway.core.table import EMPTY, Document, Table, TableError
-from gateway.processes.tasks import Tasks
+from gateway.processes.tasks import Tasks, first_of
 
 T = TypeVar("T")
 _LARGE = 200
 TRIES = 50
 AGAIN_S = 1.0
+MEETING_S = 0.5
+"""So long at least new instances are waited for where others want to edit: who is well is known to
+be by then."""
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +86,8 @@ class Publisher:
         self.late: Document | None = None
         """The file of the start, where the store could not be asked to take it."""
         self._lock = asyncio.Lock()
+        self._wanting = 0  # so many wait for the lock
+        self._hurry = asyncio.Event()  # somebody does
         self._heard: asyncio.Queue[Revision] = asyncio.Queue()
         self._news: list[Revision] = []  # of what was heard, what nobody has taken over yet
         self._own = Tasks(_note_failure)
@@ -248,7 +253,7 @@ class Publisher:
         """Puts in force what other gateways stored, as it is heard; until cancelled."""
         self._heard = heard
         while True:
-            async with self._lock:
+            async with self._turn():
                 await self._take_heard()
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if self._is_announced else AGAIN_S):
@@ -298,7 +303,7 @@ class Publisher:
         # table until the last worker has answered, and must know every instance of both.
         self._instances.sync(both(previous, table))
         try:
-            await self._instances.met(previous, table)  # or requests find nobody meanwhile
+            await self._meet(previous, table)  # or requests find nobody meanwhile
             workers = await self._workers.put_in_force(table)
             self._instances.sync(table)
             if self._holds is not None:
@@ -312,6 +317,32 @@ class Publisher:
             for revision in stored:
                 self._tell(revision, previous)
         return workers
+
+    async def _meet(self, previous: Table, table: Table) -> None:
+        """Waits for the new instances where they take the place of all. An edit that waits for its
+        turn may be what takes a fault of another route back: it is not held up for who is slow."""
+        await first_of(self._instances.met(previous, table), self._hurried())
+
+    async def _hurried(self) -> None:
+        """Returns once somebody waits for their turn, and MEETING_S are over."""
+        await asyncio.sleep(MEETING_S)
+        await self._hurry.wait()
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Holds the lock; whoever has it meanwhile hears that somebody waits."""
+        self._wanting += 1
+        self._hurry.set()
+        try:
+            await self._lock.acquire()
+        finally:
+            self._wanting -= 1
+            if not self._wanting:
+                self._hurry.clear()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     # -- with several gateways
 
@@ -327,7 +358,7 @@ class Publisher:
     async def _locked(self, steps: Callable[[], Awaitable[T]]) -> T:
         """What `steps` come to under the lock; begun again with what another gateway stored
         meanwhile, whatever they depend on being judged anew."""
-        async with self._lock:
+        async with self._turn():
             for _ in range(TRIES):
                 if self._news or not self._heard.empty():
                     await self._take_heard()  # what is made on an older one would be refused

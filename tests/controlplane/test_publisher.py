@@ -37,6 +37,7 @@ class Journal:
         self.full = False
         self.hold: asyncio.Event | None = None
         self.late: list[int] = []
+        self.slow: asyncio.Event | None = None
 
     def load(self) -> Any:
         return self.store.load()
@@ -64,7 +65,10 @@ class Journal:
         self.lines.append(f"watch {ports}")
 
     async def met(self, previous: Table, table: Table) -> None:
-        """Nobody is asked."""
+        """Nobody is asked, but while they are `slow`."""
+        if self.slow is not None:
+            self.lines.append("meet")
+            await self.slow.wait()
 
     async def put_in_force(self, table: Table) -> int:
         self.lines.append(f"in force {table.revision}")
@@ -242,6 +246,20 @@ async def test_a_caller_that_leaves_stops_no_edit_half_way(
     journal.hold = None
     assert (await publisher.publish(weights(b=51), who="me")).revision == 3
     assert journal.lines[3:] == ["watch [1]", "durable 3", "watch [1]", "in force 3", "watch [1]"]
+
+
+async def test_an_edit_waits_for_who_is_slow_to_be_met_until_somebody_else_edits(
+    publisher: Publisher, journal: Journal
+) -> None:
+    journal.slow = asyncio.Event()
+    slow = asyncio.create_task(publisher.publish(weights(b=50), who="me"))
+    await eventually(lambda: "meet" in journal.lines, what="the new ones are asked")
+    rollback = asyncio.create_task(publisher.publish(weights(b=51), who="me"))
+    assert (await slow).revision == 2  # nobody has answered
+    journal.slow.set()
+    assert (await rollback).revision == 3
+    told = [line for line in journal.lines if not line.startswith("watch")]
+    assert told == ["durable 2", "meet", "in force 2", "durable 3", "meet", "in force 3"]
 
 
 async def test_an_edit_waits_for_nobody_who_reads_the_history(
