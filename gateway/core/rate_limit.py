@@ -66,7 +66,7 @@ def policy(limits: Limits, name: bytes) -> bytes:
 
 
 def remaining(name: bytes, left: int, seconds: int) -> bytes:
-    """The RateLimit line: how many are `left`, and in how many `seconds` there are more."""
+    """The RateLimit line: how many are `left`, and in how many `seconds` there is one more."""
     return b'RateLimit: "%b";r=%d;t=%d\r\n' % (name, left, seconds)
 
 
@@ -103,12 +103,15 @@ class Terms:
         over_s = ahead_s - self._depth_s
         return over_s if over_s > _ROUNDED_S else 0.0
 
-    def lines(self, left: int, wait_s: float) -> bytes:
-        """The lines that tell a client that there are `left`, and more in `wait_s`; of most buckets
-        that is the same."""
+    def lines(self, left: int, full_in_s: float) -> bytes:
+        """The lines that tell a client that there are `left` of a bucket which is full in so many
+        seconds, and when there is one more; of most buckets that is the same."""
         if not self.has_rate:
             return b""
-        seconds = (1 if wait_s <= 1.0 else math.ceil(wait_s)) if wait_s > 0.0 else 0
+        seconds = 0
+        if full_in_s > 0.0:
+            more_in_s = full_in_s - (self.burst - 1 - left) * self.cost_s
+            seconds = 1 if more_in_s <= 1.0 else math.ceil(more_in_s - _ROUNDED_S)
         if left != self._left or seconds != self._seconds:
             self._left, self._seconds = left, seconds
             self._line = self.policy + remaining(self._name, left, seconds)

@@ -63,6 +63,7 @@ def limited(bucket: Bucket, wait_s: float, now: float, clock: Callable[[], float
     prefix = "" if kind == "key" else f"{kind}_"  # of a limit's name in metrics
     if wait_s:
         detail = f"The {kind} may have no more requests now (limits.requests)."
-        return Limited(detail, f"{prefix}requests", wait_s, bucket.terms.lines(0, wait_s))
+        lines = terms.lines(0, wait_s + (terms.burst - 1.0) * terms.cost_s)
+        return Limited(detail, f"{prefix}requests", wait_s, lines)
     detail = f"The {kind} has as many requests under way as it may (limits.in_flight)."
     return Limited(detail, f"{prefix}in_flight", 1.0, standing((bucket,), now))

@@ -54,10 +54,12 @@ def test_default_limits_are_merged_and_edited_like_entries() -> None:
 def test_clients_are_told_the_quota_what_is_left_and_when_there_is_more() -> None:
     assert policy(Limits(100, 1.0, 200), b"key") == b'RateLimit-Policy: "key";q=200;w=2\r\n'
     assert remaining(b"key", 7, 2) == b'RateLimit: "key";r=7;t=2\r\n'
-    terms = Terms(Limits(100, 1.0, 200), b"key", 1, 0)
-    for left, wait_s, seconds in ((7, 0.2, 1), (7, 1.2, 2), (7, 1.0, 1), (7, 0.0, 0), (6, -1.0, 0)):
+    terms = Terms(Limits(2, 60.0, 3), b"key", 1, 0)
+    for left, full_in_s, seconds in (
+        (2, 30.0, 30), (1, 60.0, 30), (0, 90.0, 30), (0, 75.2, 16), (0, 60.5, 1), (3, 0.0, 0),
+    ):  # fmt: skip
         told = b'RateLimit: "key";r=%d;t=%d\r\n' % (left, seconds)
-        assert terms.lines(left, wait_s) == terms.policy + told
+        assert terms.lines(left, full_in_s) == terms.policy + told
     assert Terms(Limits(in_flight=3), b"key", 1, 0).lines(0, 1.0) == b""
     assert RateLimited("x", 0.2).retry_after_s == 1
     assert RateLimited("x", 12.1).retry_after_s == 13

@@ -321,6 +321,7 @@ async def test_beyond_a_limit_requests_are_refused_and_told_when_to_come_again(
     assert [answer.status for answer in answers] == [200, 200, 429]
     assert answers[0].get("ratelimit-policy") == '"key";q=2;w=60'
     assert answers[0].get("ratelimit") == '"key";r=1;t=30'
+    assert answers[1].get("ratelimit") == '"key";r=0;t=30', "one more is there as soon"
     refused = answers[2]
     assert refused.error == "rate_limited"
     assert refused.get("retry-after") == "30"
