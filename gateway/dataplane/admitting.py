@@ -160,6 +160,37 @@ class Admitting(Waiter, Request, Deciding):
         self.shown = lines + self.shown
         return True
 
+    def count_under_way(self) -> None:
+        """Counts a request that is under way wherever there is a limit of `in_flight` now, also
+        where there was none when it came in."""
+        if self.route is None or self.state in (GATHERING, OVER):
+            return
+        plane, buckets, now = self.plane, list(self.buckets), self.plane.now()
+        for bucket in self._flights_limited():
+            same = [at for at, other in enumerate(buckets) if other.is_of(bucket)]
+            if any(buckets[at].counts_flights for at in same):
+                continue
+            try:
+                bucket.adopt(now)
+            except Busy:  # as for who comes in: another worker takes a place at this moment
+                plane.later(AGAIN_S, self.count_under_way)
+                continue
+            if same:
+                buckets[same[0]] = bucket
+            else:
+                buckets.append(bucket)
+        self.buckets = tuple(buckets)
+
+    def _flights_limited(self) -> list[Bucket]:
+        """The buckets by which the table limits now what may be in flight of its consumer and
+        at its route."""
+        assert self.route is not None
+        snapshot, name = self.plane.snapshot, self.route.route.name
+        of_key = snapshot.door.bucket(self.consumer) if self.consumer else None
+        of_route = snapshot.route(name).bucket if name in snapshot.table.routes else None
+        found = [bucket for bucket in (of_key, of_route) if bucket is not None]
+        return [bucket for bucket in found if bucket.counts_flights]
+
     def leave_limits(self) -> None:
         """The request is over: it is in flight nowhere any more."""
         for bucket in self.buckets:

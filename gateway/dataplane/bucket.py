@@ -75,6 +75,25 @@ class Bucket:
         finally:
             buckets.unlock(LOCKS + place)
 
+    @property
+    def counts_flights(self) -> bool:
+        """Whether what is in flight is counted here."""
+        return self.terms.most is not None
+
+    def is_of(self, other: "Bucket") -> bool:
+        """Whether this and `other` are of one thing, under whatever limits."""
+        return self._key == other._key
+
+    def adopt(self, now: float) -> None:
+        """Counts a request that is under way already, whether there is room for it or not; it is in
+        flight until `leave`. Takes nothing of the rate. Busy."""
+        buckets, place = self._all, self.place
+        if place < 0 or buckets.directory[place] != self._word:
+            place = self.place = buckets.find(self._key, now)
+        self._own = own = buckets.own(place, now)
+        own.flying += 1
+        buckets.counts[own.at + buckets.to_counts] = buckets.ours + own.flying
+
     def _decide(self, place: int, now: float) -> bytes:
         buckets, most = self._all, self.terms.most
         own = buckets.own(place, now)

@@ -105,6 +105,10 @@ class Connection(asyncio.Protocol, Timed):
         """Whether another request than `exchange` is under way."""
 
     @abstractmethod
+    def count_under_way(self) -> None:
+        """Counts the request under way, if there is one, by the limits of in_flight as they are."""
+
+    @abstractmethod
     def shut(self) -> None:
         """Draining: an idle connection ends, a busy one with its answer."""
 

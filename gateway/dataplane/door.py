@@ -195,6 +195,12 @@ class Door:
             found = self._made[wanted] = Admission(self._shared, key, passes, limits, rules)
         return found
 
+    def bucket(self, consumer: str) -> Bucket | None:
+        """Where is counted what `consumer` may have; None: it may have any, or is there no more."""
+        key = self._ring.keys.get(consumer)
+        limits = None if key is None else key.limits or self._limits
+        return bucket_of(self._shared, "key", consumer, limits)
+
     def check(self, admission: Admission, route: Route) -> None:
         """Raises Forbidden if `admission` does not hold for `route` now."""
         if admission.is_bound and admission.key is not None:

@@ -352,6 +352,10 @@ class Client(Connection):
     def is_beyond(self, exchange: object) -> bool:
         return self.exchange is not exchange and self.exchange is not None
 
+    def count_under_way(self) -> None:
+        if self.exchange is not None:
+            self.exchange.count_under_way()
+
     def cut(self) -> None:
         exchange = self.exchange
         if exchange is not None and exchange.state < admitting.TUNNEL:

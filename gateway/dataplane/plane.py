@@ -79,6 +79,9 @@ class Plane(Shared):
         matcher = matcher or Matcher.of(table.routes.values())
         self.snapshot = before.next(table, matcher, changed)
         self.generation += 1
+        if self.snapshot.limits_more:
+            for client in self.clients:
+                client.count_under_way()
 
     @property
     def serves_lost(self) -> bool:

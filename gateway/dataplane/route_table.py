@@ -69,7 +69,7 @@ class Snapshot:
 
     __slots__ = (
         "_is_guarded", "_listing", "_live", "_readers", "_routes", "_shared", "asks", "door",
-        "mark", "matcher", "revision", "shown", "table",
+        "limits_more", "mark", "matcher", "revision", "shown", "table",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +96,7 @@ class Snapshot:
         self._readers = readers
         self._listing = listing
         self.door = door
+        self.limits_more = False  # than the one before it, of what is under way
         self.asks = door.has_keys
         self._is_guarded: bool | None = None
 
@@ -124,7 +125,12 @@ class Snapshot:
         before = self.table
         is_same = table.keys is before.keys and table.default_limits is before.default_limits
         door = self.door if is_same else Door(table, self._shared)
-        return Snapshot(self._shared, self._live, table, matcher, routes, readers, door, listing)
+        made = Snapshot(self._shared, self._live, table, matcher, routes, readers, door, listing)
+        names = table.routes if changed is None else changed
+        made.limits_more = not is_same or any(
+            _limits_flights(table, name) and not _limits_flights(before, name) for name in names
+        )
+        return made
 
     @property
     def is_guarded(self) -> bool:
@@ -259,6 +265,12 @@ class Snapshot:
         if reader is None:
             reader = self._readers[names] = FieldReader(names)
         return reader
+
+
+def _limits_flights(table: Table, name: str) -> bool:
+    """Whether `table` has a route `name` that only so many may be under way at."""
+    route = table.routes.get(name)
+    return route is not None and route.limits is not None and route.limits.in_flight is not None
 
 
 def _named(body: Json | Unread) -> str:

@@ -454,6 +454,68 @@ async def test_what_is_under_way_counts_until_its_body_ends(rig: MakeRig, stub: 
     assert limited(gateway) == {"acme r in_flight": 1}
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        {},
+        {"keys": keys(limits={"requests": "9/s"}), "limits": {"requests": "9/s"}},
+        {"keys": keys(limits={"in_flight": 5})},
+    ],
+)
+@pytest.mark.parametrize(
+    "limit",
+    [
+        {"keys": keys(limits={"in_flight": 2})},
+        {"default_limits": {"in_flight": 2}},
+        {"limits": {"in_flight": 2}},
+        {"keys": keys(limits={"requests": "9/s", "in_flight": 2}), "limits": {"in_flight": 2}},
+    ],
+)
+async def test_a_limit_that_is_added_counts_what_is_under_way(
+    rig: MakeRig, stub: MakeStub, before: dict[str, Any], limit: dict[str, Any]
+) -> None:
+    async def hang(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+        await conversation.reader.read()
+
+    gateway, instance = await rig(), await stub(hang)
+    ask = GET % (b"/", BEARER % KEY.encode())
+    peers = []
+
+    async def begin() -> None:
+        peer = await gateway.connect()
+        peer.write(ask)
+        assert b" 200 " in await peer.reader.readuntil(b"\r\n\r\n")
+        peers.append(peer)
+
+    async def leave() -> None:
+        clients = len(gateway.plane.clients)
+        peers.pop().close()
+        await until(lambda: len(gateway.plane.clients) < clients)
+
+    serve(gateway, instance, **{"keys": keys(), **before})
+    for _ in range(3):
+        await begin()
+    for _ in range(2):  # the same limits once more count nothing twice
+        serve(gateway, instance, **{"keys": keys(), **limit})
+    assert (await gateway.ask(ask)).error == "rate_limited"
+    await leave()
+    assert (await gateway.ask(ask)).error == "rate_limited"
+    await leave()
+    await begin()
+    assert (await gateway.ask(ask)).error == "rate_limited"
+    serve(gateway, instance, **{"keys": keys(), **before})
+    while peers:
+        await leave()
+    serve(gateway, instance, **{"keys": keys(), **limit})
+    for _ in range(2):
+        await begin()
+    assert (await gateway.ask(ask)).error == "rate_limited"
+    for peer in peers:
+        peer.close()
+
+
 async def test_a_flood_of_one_consumer_leaves_the_queue_to_others(
     rig: MakeRig, stub: MakeStub
 ) -> None:
