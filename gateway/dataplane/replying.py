@@ -71,10 +71,10 @@ class Replying(Intake):
 
     def _dressed(self, lines: bytes, allow: str | None) -> bytes:
         """What goes with the `lines` of a refusal by the route's `cors` and `headers`. Of a request
-        that was refused before its route was known for sure, a page may read why."""
+        that was refused before its route was known for sure, a page may read why; and who asks
+        from no page is told that one would read another answer: a cache may keep a 404."""
         head, snapshot, live = self.head, self.plane.snapshot, self.route
-        origin = head.get("origin") if live is None else None
-        if origin is not None:
+        if live is None and snapshot.has_cors:
             try:
                 listing = snapshot.lists(head, head.method, head.get)
                 if listing is not None:

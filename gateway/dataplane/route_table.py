@@ -68,8 +68,8 @@ class Snapshot:
     the revision, up to the request id."""
 
     __slots__ = (
-        "_is_guarded", "_listing", "_live", "_readers", "_routes", "_shared", "asks", "door",
-        "limits_more", "mark", "matcher", "revision", "shown", "table",
+        "_has_cors", "_is_guarded", "_listing", "_live", "_readers", "_routes", "_shared", "asks",
+        "door", "limits_more", "mark", "matcher", "revision", "shown", "table",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +99,7 @@ class Snapshot:
         self.limits_more = False  # than the one before it, of what is under way
         self.asks = door.has_keys
         self._is_guarded: bool | None = None
+        self._has_cors: bool | None = None
 
     @classmethod
     def empty(cls, shared: Shared, live: Mapping[str, LiveBackend]) -> "Snapshot":
@@ -139,6 +140,13 @@ class Snapshot:
             routes = self.table.routes.values()
             self._is_guarded = self.asks or any(route.access == "keys" for route in routes)
         return self._is_guarded
+
+    @property
+    def has_cors(self) -> bool:
+        """Whether any route says which pages may ask."""
+        if self._has_cors is None:
+            self._has_cors = any(route.cors is not None for route in self.table.routes.values())
+        return self._has_cors
 
     def check_some(self, head: RequestHead) -> None:
         """Raises what a request is refused with whatever its body says: the body of one that no

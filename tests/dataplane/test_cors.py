@@ -139,6 +139,19 @@ async def test_a_page_reads_that_its_method_is_not_allowed(rig: MakeRig, stub: M
         assert (answer.status, answer.get("allow"), origins(answer)) == (405, "POST", told)
 
 
+@pytest.mark.parametrize("target", [b"/", b"/v2/none", b"/v1/models/none", b"/down"])
+async def test_a_refusal_that_a_cache_may_keep_says_that_it_varies_by_origin(
+    rig: MakeRig, stub: MakeStub, target: bytes
+) -> None:
+    gateway = await rig()
+    serve(gateway, await stub(own_cors))
+    if target.startswith(b"/v1"):
+        serve_models(gateway, await stub(own_cors))
+    answer = await gateway.ask(b"GET %b HTTP/1.1\r\nHost: gw.test\r\n\r\n" % target)
+    assert answer.status in (404, 405, 502, 503)
+    assert (varies(answer), origins(answer)) == ({"origin"}, [])
+
+
 MODELS = b"GET /v1/models%b HTTP/1.1\r\nHost: gw.test\r\n%b\r\n"
 OTHER = b"https://other.example"
 
