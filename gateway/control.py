@@ -207,6 +207,7 @@ class Control:
         self._ready = True
         if parts.participant is not None:
             self._own.run("following other gateways", parts.participant.join())
+        self._aside.keep("the watch over the dates of certificates", parts.certificates.watch)
         self._tell_late()
         logs.show(logging.NOTSET)
         table = parts.instances.table_with_paths()

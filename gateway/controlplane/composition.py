@@ -24,6 +24,7 @@ from gateway.controlplane.stores import Stores
 from gateway.controlplane.supervisor_line import SupervisorLine
 from gateway.controlplane.watch.announcing import Announcer
 from gateway.controlplane.watch.counters import Totals
+from gateway.controlplane.watch.expiry import ShownCertificates
 from gateway.controlplane.watch.last_hour import LastHour
 from gateway.controlplane.watch.last_hour_file import NAME as LAST_HOUR
 from gateway.controlplane.watch.last_hour_file import LastHourFile
@@ -32,10 +33,12 @@ from gateway.controlplane.workers import Workers
 from gateway.core.addresses import Listener, is_listener
 from gateway.core.table import Table
 from gateway.processes import outlet
+from gateway.processes.certificates import LastCertificates
 from gateway.processes.console import say
+from gateway.processes.handshakes import REASONS
 from gateway.processes.sockets import is_here, parse_listen
 from gateway.processes.tasks import Tasks
-from gateway.telemetry.metrics import LOG_DROPPED
+from gateway.telemetry.metrics import HANDSHAKES_FAILED, LOG_DROPPED
 from gateway.wire.line import ControlStart
 from gateway.wire.pairs import NAME as COMPARE_SOCKET
 
@@ -73,6 +76,7 @@ class Composition:
         self.view = self._make_view()
         causes, shares = self.instances.prober.causes, self.view.effective_shares
         self.announcer = Announcer(self.events, causes, shares)
+        self.certificates = self._make_certificates()
 
     def table(self) -> Table:
         """The newest durable table."""
@@ -104,13 +108,20 @@ class Composition:
             VERDICTS: self.rollouts.verdicts(),
             **self.mirrors.counters(),
         }
-        gauges = self.rollouts.gauges()
+        if self._settings.tls is not None:
+            counted[HANDSHAKES_FAILED] = {(reason,): 0 for reason in REASONS}
+        gauges = self.rollouts.gauges() | self.certificates.gauges()
         if self.fleet is not None:
             view = self.fleet.view
             counted, gauges = counted | view.counted(), gauges | view.gauges()
         if self.gateways is not None:
             gauges |= self.gateways.gauges()
         return await self.view.metrics(accept, counted, gauges)
+
+    def _make_certificates(self) -> ShownCertificates:
+        said = {"tls": self._settings.tls, "admin_tls": self._settings.admin_tls}
+        files = {name: each.files["cert"] for name, each in said.items() if each is not None}
+        return ShownCertificates(LastCertificates(self._start["certificates_fd"]), files, say)
 
     def _make_workers(self) -> Workers:
         return Workers(

@@ -35,11 +35,12 @@ from gateway.processes.accepting import Acceptor
 from gateway.processes.certificates import Certificate, CertificateError, LastCertificates
 from gateway.processes.children import FAULT
 from gateway.processes.console import say
+from gateway.processes.handshakes import FailedHandshakes
 from gateway.processes.sockets import BACKLOG
 from gateway.processes.tasks import Tasks, first_of, told
 from gateway.telemetry import logs
 from gateway.telemetry.book import Book
-from gateway.telemetry.metrics import Counters
+from gateway.telemetry.metrics import HANDSHAKES_FAILED, Counters
 from gateway.telemetry.tracing import from_environment
 from gateway.wire.messages import HAND_OVER_S
 
@@ -208,6 +209,7 @@ class Worker:
         gc.freeze()
         gc.set_threshold(20_000, 20, 20)
         if self._certificate is not None:
+            failed = self._failed_handshakes()
             for each in self._sockets:
                 each.listen(BACKLOG)
                 listener = Acceptor(
@@ -218,6 +220,7 @@ class Worker:
                     certificate=self._certificate,
                     within_s=plane.options.head_timeout_s,
                     most=lambda: min(plane.max_clients - len(plane.clients), MOST_AGREEING),
+                    failed=failed.note,
                 )
                 listener.begin()
                 self._servers.append(listener)
@@ -228,6 +231,10 @@ class Worker:
                 )
                 self._servers.append(server)
         self._control.listening()
+
+    def _failed_handshakes(self) -> FailedHandshakes:
+        count = partial(self._counters.add, HANDSHAKES_FAILED)
+        return FailedHandshakes("gateway.tls", say, time.monotonic, count)
 
     def _hear(self, event: Event) -> None:
         """Takes note of what ends this worker, or ends it faster."""

@@ -12,7 +12,8 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from gateway.processes.certificates import Certificate
+from gateway.processes.certificates import ON_FAULT, Certificate
+from gateway.processes.handshakes import reason_of
 from gateway.processes.tasks import Tasks
 
 BREATH_S = 0.05  # between two looks for room
@@ -23,7 +24,8 @@ class Acceptor:
 
     `make` gives the protocol of a connection. With a `certificate` TLS is agreed on first, by what
     it is at that moment, each within `within_s`, and by no more than `most()` at a time. `own`
-    keeps what is under way. No more than `at_once` are accepted before others are attended to, and
+    keeps what is under way, and `failed` is told of each that does not come to an agreement: why,
+    and the client's address. No more than `at_once` are accepted before others are attended to, and
     where no descriptor is left `give_up` frees what it can.
     """
 
@@ -38,9 +40,10 @@ class Acceptor:
         within_s: float | None = None,
         most: Callable[[], float] = lambda: 0,
         give_up: Callable[[], None] = lambda: None,
+        failed: Callable[[str, str], None] = lambda _, __: None,
     ) -> None:
         self._bound, self._make, self._own = bound, make, own
-        self._at_once, self._give_up = at_once, give_up
+        self._at_once, self._give_up, self._failed = at_once, give_up, failed
         self._certificate, self._most = certificate, most
         self._within_s = None if certificate is None else within_s
         self._agreeing: dict[socket.socket, None] = {}  # on TLS, the first one for longest
@@ -88,12 +91,18 @@ class Acceptor:
             self._own.run("accepting a connection", self._take(taken))
 
     async def _take(self, taken: socket.socket) -> None:
-        context = None if self._certificate is None else self._certificate.context
+        context, peer = None, ""
+        if self._certificate is not None:
+            context, peer = self._certificate.context, _address(taken)
+            ON_FAULT.set(lambda fault: self._failed(reason_of(fault), peer))
         try:
             await self._loop.connect_accepted_socket(
                 self._make, taken, ssl=context, ssl_handshake_timeout=self._within_s
             )
-        except OSError:  # gone already, too slow, or speaks TLS otherwise than we do
+        except ConnectionAbortedError:  # as the loop calls it: it takes too long
+            self._failed("timeout", peer)
+            taken.close()
+        except OSError:  # gone already, or speaks TLS otherwise than we do
             taken.close()
         finally:
             self._agreeing.pop(taken, None)
@@ -114,3 +123,12 @@ class Acceptor:
             self._end_oldest(self._at_once)
         self._loop.remove_reader(self._bound)
         self._pause = self._loop.call_later(BREATH_S, self._listen)
+
+
+def _address(taken: socket.socket) -> str:
+    """Whose connection it is, for people."""
+    try:
+        name = taken.getpeername()
+    except OSError:  # it has left
+        return "a client that has left"
+    return name[0].removeprefix("::ffff:") if isinstance(name, tuple) else "unix"

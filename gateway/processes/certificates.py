@@ -19,6 +19,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from hashlib import sha256
 from typing import Any
 
@@ -157,12 +158,18 @@ def _of(contents: Mapping[str, bytes]) -> ssl.SSLContext:
     return context
 
 
+ON_FAULT: ContextVar[Callable[[ssl.SSLError], None]] = ContextVar("on_fault")
+"""Who is told why a handshake fails: as OpenSSL says it, which no event loop passes on once the
+client has left. Set in the context in which a connection is accepted."""
+
+
 class _Handshake(ssl.SSLObject):
     """One of a server, which tells its client why it fails. The event loop closes a connection on
     whose handshake OpenSSL raises, and what is to be sent of the alert is lost; so that is sent
     first, as anything else of a handshake, and it fails at the next thing that comes."""
 
     outgoing: ssl.MemoryBIO
+    tell: Callable[[ssl.SSLError], None]
     _fault: ssl.SSLError | None = None
 
     def do_handshake(self) -> None:
@@ -174,6 +181,7 @@ class _Handshake(ssl.SSLObject):
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as fault:
+            self.tell(fault)
             if not self.outgoing.pending:
                 raise
             self._fault = fault
@@ -191,7 +199,12 @@ class _Answering(ssl.SSLContext):
         made = super().wrap_bio(incoming, outgoing, *more, **named)
         assert isinstance(made, _Handshake)
         made.outgoing = outgoing
+        made.tell = ON_FAULT.get(_tell_nobody)
         return made
+
+
+def _tell_nobody(fault: ssl.SSLError) -> None:
+    pass
 
 
 def _bare() -> ssl.SSLContext:

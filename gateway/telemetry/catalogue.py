@@ -131,6 +131,23 @@ METRICS: tuple[Metric, ...] = (
         " `headgate up` also what instances write); `log` is `access` or `messages`.",
     ),
     Metric(
+        "headgate_tls_handshake_failures_total",
+        "counter",
+        ("reason",),
+        "Connections by TLS to the data plane that failed before their first request",
+        "`reason` is `no_certificate` or `certificate` (where `tls.client_ca` asks for one: there"
+        " was none, or none that it vouches for), `alert` (the client refused: it does not trust"
+        " the gateway's certificate, say), `version`, `cipher`, `no_tls`, `timeout` or `other`. Who"
+        " leaves before saying anything, as a check of a port does, is not counted.",
+    ),
+    Metric(
+        "headgate_certificate_expiry_seconds",
+        "gauge",
+        ("listener",),
+        "When the certificate that a listener shows expires, in seconds since 1970",
+        "`listener` is `tls` or `admin_tls`.",
+    ),
+    Metric(
         "headgate_instance_up",
         "gauge",
         ("backend", "instance"),

@@ -32,6 +32,7 @@ RETRIES = "headgate_retries_total"
 RETRIES_DENIED = "headgate_retries_denied_total"
 EJECTIONS = "headgate_ejections_total"
 LOG_DROPPED = "headgate_log_dropped_total"
+HANDSHAKES_FAILED = "headgate_tls_handshake_failures_total"
 COMPARED = "headgate_mirror_compared_total"
 
 

@@ -6,6 +6,8 @@ import shutil
 import signal
 import socket
 import ssl
+import subprocess
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,10 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from gateway.controlplane.watch.expiry import EXPIRY, ShownCertificates
 from gateway.processes.accepting import Acceptor
 from gateway.processes.certificates import Certificate, CertificateError, LastCertificates
+from gateway.processes.handshakes import REASONS
 from gateway.processes.tasks import Tasks
 from gateway.telemetry.book import shared_memory
 from tests.harness.certificates import make_ca, make_certificate
@@ -315,15 +319,83 @@ async def test_who_is_turned_away_is_told_why(gateway: Gateway, files: dict[str,
         await ask(gateway.data_port, old)
 
 
+async def test_handshakes_that_fail_are_counted_by_why_and_told(
+    gateway: Gateway, files: dict[str, Path]
+) -> None:
+    async def failed() -> dict[str, float]:
+        return (await gateway.metrics()).by("headgate_tls_handshake_failures_total", "reason")
+
+    before = await failed()
+    assert set(before) == set(REASONS), "also those of which there was none"
+    old = trusting(files, maximum_version=ssl.TLSVersion.TLSv1_2)
+    old.set_ciphers("AES128-SHA")
+    with pytest.raises(ssl.SSLError):
+        await ask(gateway.data_port, old)
+    wary = ("openssl", "s_client", "-verify_return_error", "-connect")
+    client = await asyncio.create_subprocess_exec(
+        *wary, f"127.0.0.1:{gateway.data_port}",
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert await client.wait() != 0, "it trusts nobody of ours, and says so"
+    for sent in (b"GET / HTTP/1.1\r\nHost: gw.test\r\n\r\n", b""):  # and a check of the port
+        _, writer = await asyncio.open_connection("127.0.0.1", gateway.data_port)
+        writer.write(sent)
+        await writer.drain()
+        writer.close()
+
+    async def all_counted() -> bool:
+        after = await failed()
+        more = {reason: after[reason] - before[reason] for reason in after}
+        return more == dict.fromkeys(more, 0) | {"cipher": 1, "alert": 1, "no_tls": 1}
+
+    await eventually(all_counted, what="each is counted once, and a check of the port is not")
+    await gateway.logged("gateway.tls: TLS with 127.0.0.1 failed: ")
+
+
+async def test_until_when_a_certificate_holds_is_shown_and_told(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    clock = [time.time()]
+    last = LastCertificates(shared_memory())
+    shown = ShownCertificates(last, {"tls": "tls.crt"}, said.append, lambda: clock[0])
+    shown.look()
+    assert shown.gauges() == {EXPIRY: {}}, "nothing is shown yet"
+
+    def take_over(cert: Path, key: Path) -> float:
+        Certificate({"cert": str(cert), "key": str(key)}, print, last)
+        shown.look()
+        shown.look()
+        return shown.gauges()[EXPIRY]["tls",] - clock[0]
+
+    assert 86400 < take_over(files["cert"], files["key"]) <= 2 * 86400
+    assert said == []
+    clock[0] += 1.7 * 86400
+    shown.look()
+    shown.look()
+    assert [line.partition(" on ")[0] for line in said] == ["tls.crt: the certificate expires"]
+    clock[0] -= 3 * 86400
+    shown.look()
+    assert "is not valid before" in said.pop()
+    clock[0] = time.time()
+    ca = files["ca"], files["ca"].with_suffix(".key")
+    assert take_over(*make_certificate(tmp_path, "old", ca, "gw.test", days=-1)) < 0
+    assert "tls.crt: the certificate has expired on " in said.pop()
+    assert take_over(files["other"], files["other_key"]) > 0
+    assert len(said) == 1, "each is said once, and a good one says nothing"
+
+
 async def test_who_shows_no_certificate_is_told_to(files: dict[str, Path]) -> None:
     tls = {"cert": str(files["cert"]), "key": str(files["key"]), "client_ca": str(files["ca"])}
+    failed: list[tuple[str, str]] = []
     with socket.create_server(("127.0.0.1", 0)) as bound:
         acceptor = Acceptor(
             bound, asyncio.Protocol, Tasks(print), at_once=1, certificate=Certificate(tls, print),
-            within_s=30.0, most=lambda: 9,
+            within_s=30.0, most=lambda: 9, failed=lambda *each: failed.append(each),
         )  # fmt: skip
         acceptor.begin()
         with pytest.raises(ssl.SSLError, match=r"(?i)alert certificate required"):
             await ask(bound.getsockname()[1], trusting(files))
         await eventually(lambda: not acceptor.agreeing, what="nobody agrees any more")
+        assert failed == [("no_certificate", "127.0.0.1")]
         acceptor.close()

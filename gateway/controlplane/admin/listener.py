@@ -15,6 +15,7 @@ import logging
 import resource
 import secrets
 import socket
+import time
 from typing import Any, cast
 
 from aiohttp import web
@@ -23,6 +24,8 @@ from gateway.controlplane.admin.problems import Problem
 from gateway.controlplane.admin.security import HEADERS
 from gateway.processes.accepting import Acceptor
 from gateway.processes.certificates import Certificate
+from gateway.processes.console import say
+from gateway.processes.handshakes import FailedHandshakes
 from gateway.processes.tasks import Tasks, told
 
 log = logging.getLogger(__name__)
@@ -184,6 +187,7 @@ class AdminListener:
             within_s=STRANGER_S,
             most=lambda: strangers,
             give_up=lambda: self._door.thin(strangers // 2),
+            failed=FailedHandshakes("gateway.admin_tls", say, time.monotonic).note,
         )
         self._acceptor.begin()
 
