@@ -6,10 +6,11 @@ as they happen. What the numbers mean is the data plane's business.
 
 import asyncio
 import os
+import zlib
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from gateway.controlplane.admin.calls import JSON_TYPES, LARGE, Call, answer, aside, outcome, seal
 from gateway.controlplane.admin.problems import Problem
@@ -17,6 +18,7 @@ from gateway.controlplane.configuration.reading import ConfigurationError, exami
 from gateway.controlplane.configuration.settings import Settings, differing
 from gateway.controlplane.events import Event, Subscription
 from gateway.controlplane.store.store import Summary
+from gateway.core.compressing import GZIP, LEAST, chosen
 from gateway.core.deltas import SPARE
 from gateway.core.edits import let_in
 from gateway.core.faults import Fault, Invalid
@@ -26,6 +28,7 @@ from gateway.core.table import Document, Table
 Json = Any
 _KEEP_ALIVE_S = 15.0
 MOST_S = 3600
+_GZIP_FORM = 31  # of zlib's: the largest window, and gzip's head and end around it
 
 
 def table_tag(table: Table) -> str:
@@ -160,8 +163,14 @@ async def get_status(call: Call) -> web.Response:
 
 
 async def get_metrics(call: Call) -> web.Response:
-    kind, body = await call.parts.metrics(call.request.headers.get("Accept", ""))
-    return web.Response(body=body, headers={"Content-Type": kind})
+    asked = call.request.headers
+    kind, body = await call.parts.metrics(asked.get(hdrs.ACCEPT, ""))
+    headers = {hdrs.CONTENT_TYPE: kind, hdrs.VARY: f"{hdrs.ACCEPT}, {hdrs.ACCEPT_ENCODING}"}
+    if len(body) >= LEAST and chosen(asked.get(hdrs.ACCEPT_ENCODING), (GZIP,)) is not None:
+        # In a thread: ten thousand consumers make megabytes, and a scraper is in no hurry.
+        body = await asyncio.to_thread(zlib.compress, body, zlib.Z_BEST_SPEED, _GZIP_FORM)
+        headers[hdrs.CONTENT_ENCODING] = GZIP
+    return web.Response(body=body, headers=headers)
 
 
 async def get_livez(call: Call) -> web.Response:
