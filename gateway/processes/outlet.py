@@ -7,6 +7,7 @@ the queue is dropped and counted. This module knows bytes and lines and nothing 
 
 import atexit
 import errno
+import fcntl
 import io
 import os
 import select
@@ -15,7 +16,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 MOST_BYTES = 4 << 20
 AT_ONCE = 64 << 10
@@ -23,6 +25,7 @@ PIPE_BUF = getattr(select, "PIPE_BUF", 512)
 LOOK_S = 1.0
 FAREWELL_S = 0.5
 STEP_S = 0.05
+TURN_S, LOCK_STEP_S = 0.1, 0.001
 
 STDOUT, STDERR = 1, 2
 
@@ -47,10 +50,11 @@ class Outlet:
         self._path, self._max_bytes, self.gap = path, max_bytes, gap
         self._fd = open_file(path) if path is not None else fd
         self._is_whole = self._fd is not None and _takes_whole(self._fd)
+        self._reader = _reader_of(self._fd)
         self._queue: deque[bytes] = deque()
         self._size = self._missing = 0
         self._is_closed = self._is_writing = self._is_moved = False
-        self._is_torn = False  # the last line that was written has no end: the disk was full
+        self._is_torn = False  # the last line that was written has no end, as far as is known here
         self._looked_at = time.monotonic()
         self._news = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -96,9 +100,12 @@ class Outlet:
                 waited_s += min(time.monotonic() - began, STEP_S)
             self.dropped += sum(data.count(b"\n") for data in self._queue)
             self._queue.clear()
-            if self._path is not None and self._fd is not None and not self._is_writing:
-                os.close(self._fd)
-                self._fd = None
+            if not self._is_writing:
+                own = (self._fd if self._path is not None else None, self._reader)
+                self._fd, self._reader = (None if self._path is not None else self._fd), None
+                for descriptor in own:
+                    if descriptor is not None:
+                        os.close(descriptor)
         return waited_s
 
     def _wake(self) -> None:
@@ -140,11 +147,12 @@ class Outlet:
         self._follow_the_path()
         at = 0
         try:
-            if self._is_torn and data:  # what comes now is a line of its own
-                _write_some(self._fd, b"\n", 0, 1)
-                self._is_torn = False
-            while at < len(data):
-                at += _write_some(self._fd, data, at, self._end(data, at))
+            with _turn_of(self._reader) as is_torn:
+                if data and (self._is_torn or is_torn):  # what comes now is a line of its own
+                    _write_some(self._fd, b"\n", 0, 1)
+                    self._is_torn = False
+                while at < len(data):
+                    at += _write_some(self._fd, data, at, self._end(data, at))
         except OSError:
             self._is_torn = self._is_torn or not (b"\n" + data[:at]).endswith(b"\n")
             return data.count(b"\n", at)
@@ -172,9 +180,11 @@ class Outlet:
                 fresh = open_file(self._path)
             except OSError:  # its directory is gone: better in the old file than nowhere
                 return
-            stale, self._fd, self._is_torn = self._fd, fresh, False
-            if stale is not None:
-                os.close(stale)
+            stale, self._fd, self._is_torn = (self._fd, self._reader), fresh, False
+            self._reader = _reader_of(fresh)
+            for descriptor in stale:
+                if descriptor is not None:
+                    os.close(descriptor)
 
 
 def _write_some(fd: int | None, data: bytes, at: int, end: int) -> int:
@@ -204,6 +214,47 @@ def _is_at(fd: int | None, path: str) -> bool:
         return fd is not None and os.path.samestat(os.fstat(fd), os.stat(path))
     except OSError:
         return False
+
+
+def _reader_of(fd: int | None) -> int | None:
+    """A descriptor by which the file that is written to at `fd` can be read; None where there is
+    no such file, or this process may not read it."""
+    try:
+        if fd is None or not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        return os.open(f"/dev/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+@contextmanager
+def _turn_of(reader: int | None) -> Iterator[bool]:
+    """Has the file written to by nobody else meanwhile. Whether its last line has no end: another
+    process wrote that, and was killed in the middle or found the disk full.
+
+    Nobody waits for long: who is stopped while it is its turn keeps the others for TURN_S each
+    time, and then they write as if nothing were torn."""
+    if reader is None or not _lock(reader):
+        yield False
+        return
+    try:
+        size = os.fstat(reader).st_size
+        yield bool(size) and os.pread(reader, 1, size - 1) not in (b"\n", b"")
+    finally:
+        fcntl.flock(reader, fcntl.LOCK_UN)
+
+
+def _lock(reader: int) -> bool:
+    for _ in range(round(TURN_S / LOCK_STEP_S)):
+        try:
+            fcntl.flock(reader, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(LOCK_STEP_S)
+            continue
+        except OSError:  # there are no locks on this file
+            return False
+        return True
+    return False
 
 
 def _takes_whole(fd: int) -> bool:

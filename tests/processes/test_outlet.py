@@ -1,5 +1,6 @@
 """Lines on their way to a reader that stalls, comes back, or shares its pipe with others."""
 
+import fcntl
 import itertools
 import os
 import subprocess
@@ -195,6 +196,30 @@ def test_a_line_that_found_no_more_room_spoils_none_that_comes_once_there_is(
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert path.read_text().splitlines() == ["line 0...", "line ", "line 4...", "line 5..."]
     assert ran.stdout == "3\n"
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_line_that_another_process_left_unfinished_spoils_none_of_ours(
+    tmp_path: Path, is_held: bool
+) -> None:
+    path = tmp_path / "access.log"
+    path.write_bytes(b'{"whole": 1}\n')
+    outlet = Outlet(None, path=str(path))
+    outlet.put(b'{"ours": 1}\n')
+    until(lambda: b"ours" in path.read_bytes())
+    with path.open("ab") as killed:
+        killed.write(b'{"to')
+        killed.flush()
+        outlet.put(b'{"ours": 2}\n')
+        until(lambda: b"2}\n" in path.read_bytes())
+        if is_held:  # by one that was stopped while it wrote: nobody waits for it for long
+            fcntl.flock(killed, fcntl.LOCK_EX)
+        outlet.put(b'{"ours": 3}\n')
+        until(lambda: b"3}\n" in path.read_bytes())
+    outlet.close()
+    lines = path.read_bytes().splitlines()
+    assert lines == [b'{"whole": 1}', b'{"ours": 1}', b'{"to', b'{"ours": 2}', b'{"ours": 3}']
+    assert outlet.dropped == 0
 
 
 def test_a_file_whose_directory_is_gone_is_written_on(tmp_path: Path) -> None:
