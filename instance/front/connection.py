@@ -33,6 +33,7 @@ HEAD_S = 10.0  # from the first byte of a head to its end
 BODY_IDLE_S = 30.0  # between two parts of a body
 LINGER_S = 2.0  # for what a client still sends after a refusal
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+TOO_LARGE = f"the head of the request is larger than {MAX_HEAD >> 10} KiB"
 
 
 def _origin_form(target: bytes) -> bytes:
@@ -41,6 +42,12 @@ def _origin_form(target: bytes) -> bytes:
     if scheme.lower() not in (b"http", b"https"):
         return target
     return b"/" + rest.partition(b"/")[2]
+
+
+def _size_of(incoming: Incoming) -> int:
+    """Bytes of its head, but for the few that each has."""
+    headers = incoming.headers
+    return len(incoming.target) + sum(len(name) + len(headers[name]) + 4 for name in headers)
 
 
 class Connection(Client, asyncio.Protocol):
@@ -53,7 +60,8 @@ class Connection(Client, asyncio.Protocol):
         self._current: Incoming | None = None  # being received
         self._busy: Incoming | None = None  # being answered
         self._waiting: deque[Incoming] = deque()
-        self._head_size = 0
+        self._unheard = 0  # bytes read since the last one that is known to be no head's
+        self._read = 0  # bytes that are being read
         self._headers = 0
         self._goes_on = False  # with a head that was read already
         self._deaf = False  # nothing more is read from it
@@ -89,7 +97,8 @@ class Connection(Client, asyncio.Protocol):
             return
         if self._busy is not None or self._waiting:
             self._hold(len(data))
-        self._head_size += len(data)
+        self._read = len(data)
+        self._unheard += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as end:
@@ -106,12 +115,13 @@ class Connection(Client, asyncio.Protocol):
             self._refuse("bad_request", f"the request is no HTTP: {error}")
         else:
             receiving = self._current
-            if receiving is None or receiving.method:  # no head, or all of it
-                self._head_size = 0
-                if receiving is not None and not self._deaf:
-                    self._receive_apart(receiving)
-            elif self._head_size > MAX_HEAD:
-                self._refuse("head_too_large", "the head of the request is too large")
+            if receiving is None:
+                self._unheard = 0
+            elif self._unheard > MAX_HEAD:
+                # Of a head, or between the parts of a body: extensions of chunks, trailers.
+                self._refuse("head_too_large", TOO_LARGE)
+            elif receiving.method and not self._deaf:
+                self._receive_apart(receiving)
 
     def _read_its_body(self, incoming: Incoming, rest: bytes) -> None:
         """Goes on with the body of a request that asks for another protocol, at which the parser
@@ -155,10 +165,12 @@ class Connection(Client, asyncio.Protocol):
             self._current.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Notes a header; those of one name are joined by commas, but a second Host spoils it."""
-        if self._current is None or self._goes_on:  # refused already, or known
+        """Notes a header; those of one name are joined by commas, but a second Host spoils it. What
+        comes behind a body is none of them."""
+        incoming = self._current
+        if incoming is None or incoming.method:  # refused already, or known
             return
-        headers, key = self._current.headers, name.lower()
+        headers, key = incoming.headers, name.lower()
         self._headers += 1
         if key not in headers:
             headers[key] = value
@@ -178,8 +190,12 @@ class Connection(Client, asyncio.Protocol):
         if not incoming.target.startswith(b"/"):
             incoming.target = _origin_form(incoming.target)
         self.ends = time.monotonic() + BODY_IDLE_S
+        may_be_large = self._unheard > MAX_HEAD or self._read > MAX_HEAD
+        self._unheard = 0
         if self._headers > MAX_HEADERS:
             self._refuse("head_too_large", f"there are more than {MAX_HEADERS} headers")
+        elif may_be_large and _size_of(incoming) > MAX_HEAD:
+            self._refuse("head_too_large", TOO_LARGE)
         elif not incoming.headers.get(b"host") and incoming.version == "1.1":
             self._refuse("bad_request", "a request must name its host, once")
         elif (problem := self._surface.begin(incoming)) is not None:
@@ -193,6 +209,7 @@ class Connection(Client, asyncio.Protocol):
         if incoming is None or self._deaf:
             return
         self.ends = time.monotonic() + BODY_IDLE_S
+        self._unheard = 0
         incoming.parts.append(body)
         incoming.size += len(body)
         if incoming.size > self._server.max_body:
@@ -205,6 +222,7 @@ class Connection(Client, asyncio.Protocol):
         if self._current is not None and self._stops_before_body(self._current):
             return
         incoming, self._current = self._current, None
+        self._unheard = 0
         if incoming is None or self._deaf:
             return
         if not incoming.body:

@@ -114,6 +114,8 @@ def test_a_target_may_name_scheme_and_host_as_for_a_proxy(served: Serve) -> None
         (HEAD + b"".join(b"X%d: y\r\n" % i for i in range(200)) + b"\r\n", 431),
         (b"GET /" + b"x" * 100_000, 431),
         (HEAD + b"A: " + b"x" * 100_000, 431),
+        (HEAD + b"A: " + b"x" * 100_000 + b"\r\nContent-Length: 0\r\n\r\n", 431),
+        (HEAD.replace(b"predict", b"x" * 100_000) + b"Content-Length: 0\r\n\r\n", 431),
     ],
 )
 def test_what_is_malformed_or_too_large_is_refused_once_and_closed(
@@ -123,6 +125,29 @@ def test_what_is_malformed_or_too_large_is_refused_once_and_closed(
     assert got.count(b"HTTP/1.1") == 1
     assert got.startswith(b"HTTP/1.1 %d" % status)
     assert b"Connection: close" in got
+
+
+def test_what_comes_before_a_head_is_no_part_of_it(served: Serve) -> None:
+    size = 80_000  # with the body and half of the next head in one read or two
+    text = b'"%s"' % (b"x" * size)
+    chunked = HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (size + 2, text)
+    sock = connected(served(ECHO), chunked + HEAD + b"Content-Le")
+    until(sock, text)
+    sock.sendall(b"ngth: 1\r\n\r\n1")
+    assert until(sock, b"\r\n\r\n1").startswith(b"HTTP/1.1 200")
+
+
+def test_what_comes_behind_a_body_is_no_header_and_has_an_end(serve: Serve) -> None:
+    instance = serve(ECHO, environment={"LIT_SERVER_API_KEY": "k"})
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n"
+    keyed = HEAD + b"X-API-Key: k\r\n" + chunked
+    trailers = b"X-API-Key: other\r\nContent-Encoding: br\r\n\r\n"
+    assert until(connected(instance, keyed + trailers), b"1").startswith(b"HTTP/1.1 200")
+    endless = talk(instance, keyed, *[b"X: " + b"y" * 50_000 + b"\r\n"] * 10, pause=0.02)
+    assert endless.startswith(b"HTTP/1.1 431")
+    extended = keyed.removesuffix(b"0\r\n") + b"1;"
+    endless = talk(instance, extended, *[b"y" * 50_000] * 10, pause=0.02)
+    assert endless.startswith(b"HTTP/1.1 431")
 
 
 def test_a_refused_request_does_not_overtake_one_that_is_computed(served: Serve) -> None:
