@@ -76,7 +76,7 @@ def door_of(environment: Mapping[str, str], key: str = "") -> Door:
 def question_of(incoming: Incoming) -> tuple[RequestHead, Callable[[], Body], float]:
     """(the request as `authorize` is asked, its body when that is wanted, until when an answer is
     of use)."""
-    path, _, query = incoming.target.decode("latin-1").partition("?")
+    path, query = incoming.path, incoming.target.partition(b"?")[2].decode("latin-1")
     headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in incoming.headers.items()]
     until = inf
     if TIMEOUT in incoming.headers:

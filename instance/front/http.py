@@ -110,10 +110,8 @@ class Surface:
         """Whether the middlewares let it through; they may have headers for its answer then, and
         else have given it. A probe need know no name of the host, and no TLS."""
         passes, status, headers, body = middlewares.ask(incoming)
-        if not passes and incoming.method in ("GET", "HEAD"):
-            path = incoming.target.partition(b"?")[0].decode("latin-1")
-            if path in PROBED:
-                return True
+        if not passes and incoming.method in ("GET", "HEAD") and incoming.path in PROBED:
+            return True
         if passes:
             incoming.extra = header_lines(headers)
         else:
@@ -129,7 +127,7 @@ class Surface:
 
     def _is_open(self, incoming: Incoming) -> bool:
         """Whether anybody may ask for its path; what stops the instance has a key of its own."""
-        path = incoming.target.partition(b"?")[0].decode("latin-1")
+        path = incoming.path
         return path in OPEN or path == self._shutdown_path
 
     def _asks_class(self, incoming: Incoming) -> bool:
@@ -137,9 +135,7 @@ class Surface:
         several models none decides that of what is asked of all."""
         if not self._driver.info.get("authorizes"):
             return False
-        return not self.endpoint.neighbours or self.has(
-            incoming.target.partition(b"?")[0].decode("latin-1")
-        )
+        return not self.endpoint.neighbours or self.has(incoming.path)
 
     def _told(self, incoming: Incoming, problem: Problem | None, headers: Pairs) -> None:
         """Whether the request may come in."""
@@ -198,7 +194,7 @@ class Surface:
             if incoming.target == endpoint.target:  # what most ask for, as it stands
                 endpoint.predict(incoming, endpoint.path)
                 return
-            path = incoming.target.partition(b"?")[0].decode("latin-1")
+            path = incoming.path
             if endpoint.serves(path):
                 endpoint.predict(incoming, path)
             else:

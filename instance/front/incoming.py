@@ -7,6 +7,7 @@ the answer. Neither side imports the other.
 import asyncio
 from abc import abstractmethod
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 from instance.core.errors import Problem
 from instance.front.answers import Buffer
@@ -76,6 +77,12 @@ class Incoming:
         self.ready: tuple[int, str, bytes, bytes] | None = None
         self.unpacked: asyncio.Future[list[bytes]] | asyncio.Future[Room] | None = None
         self.job: Any = None
+
+    @property
+    def path(self) -> str:
+        """What is asked for: the target without its query, and as it reads with no `%` in it."""
+        path = self.target.partition(b"?")[0].decode("latin-1")
+        return unquote(path) if "%" in path else path
 
     def header(self, name: bytes) -> str | None:
         """The value of the header called `name`, in lower case."""

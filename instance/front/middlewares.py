@@ -77,7 +77,7 @@ def _scope(incoming: Incoming) -> dict[str, Any]:
         "type": "http",
         "method": incoming.method,
         "scheme": scheme_of(incoming),
-        "path": path.decode("latin-1"),
+        "path": incoming.path,
         "raw_path": path,
         "query_string": query,
         "root_path": "",

@@ -46,7 +46,7 @@ class Several:
 
     def _of(self, incoming: Incoming) -> Surface:
         """Whose path it is; the first's while no model has said its path, and of no path."""
-        path = incoming.target.partition(b"?")[0].decode("latin-1")
+        path = incoming.path
         for surface in self._all:
             if surface.has(path):
                 return surface

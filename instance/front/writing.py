@@ -6,6 +6,7 @@ form that the model's spec has for it. Streams are written by `streaming`.
 
 import asyncio
 import sys
+from urllib.parse import quote
 
 import orjson
 
@@ -126,7 +127,7 @@ class AnswerWriter:
     def redirect(self, incoming: Incoming, path: str) -> None:
         """To the same without, or with, a slash at its end: as the path was meant."""
         _, mark, query = incoming.target.partition(b"?")
-        location = b"Location: %b%b%b\r\n" % (path.encode("latin-1"), mark, query)
+        location = b"Location: %b%b%b\r\n" % (quote(path).encode(), mark, query)
         self.answer(incoming, 307, "text/plain; charset=utf-8", b"", location)
 
     def load_report(self) -> bytes:

@@ -98,6 +98,20 @@ def test_a_target_may_name_scheme_and_host_as_for_a_proxy(served: Serve) -> None
     assert until(connected(served(ECHO), sent), b"[5]").startswith(b"HTTP/1.1 200")
 
 
+def test_a_path_is_the_same_however_its_letters_are_written(serve: Serve) -> None:
+    instance = serve(ECHO, environment={"LIT_SERVER_API_KEY": "k"})
+    for path in (b"/%70redict", b"/predic%74?a=%", b"/%70%72%65%64%69%63%74"):
+        sent = asked(b"[5]", HEAD.replace(b"/predict", path))
+        assert until(connected(instance, sent), b"}").startswith(b"HTTP/1.1 401")
+        keyed = sent.replace(b"Host", b"X-API-Key: k\r\nHost")
+        assert until(connected(instance, keyed), b"[5]").startswith(b"HTTP/1.1 200")
+    got = talk(instance, b"GET /%68ealth/live HTTP/1.0\r\n\r\n")  # open to anybody
+    assert got.startswith(b"HTTP/1.1 200")
+    keyed = b"POST /%70redict/?%70=1 HTTP/1.0\r\nX-API-Key: k\r\n\r\n"
+    assert b"\r\nLocation: /predict?%70=1\r\n" in talk(instance, keyed)
+    assert talk(instance, keyed.replace(b"/?%70=1", b"%00")).startswith(b"HTTP/1.1 404")
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
