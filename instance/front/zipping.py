@@ -6,17 +6,20 @@ than it saves. Streams never are: their items would wait for each other.
 """
 
 import zlib
+from collections.abc import Iterator
 
 from instance.core.errors import Problem, RequestRefused, refuse
 from instance.front.answers import Buffer
 
 PIECE = 256 << 10  # is unpacked at once
+MAX_CODINGS = 4  # of a body, one upon the other
 MAX_MEMBERS = 10_000  # of a body, each of which costs a decoder of its own
 AT_ONCE = 16 << 10  # up to here a thread would cost more than the work
 HEADERS = b"Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"
 _TEXTS = ("text/", "application/json", "application/xml", "application/javascript")
 _SUFFIXES = ("+json", "+xml")
 _GZIP = 16 + zlib.MAX_WBITS
+CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 
 
 def is_wanted(accept_encoding: bytes | None, content_type: str, extra: bytes) -> bool:
@@ -52,15 +55,25 @@ def inflated(body: Buffer, encoding: str, limit: int) -> list[bytes]:
     codings = [part for part in named if part != "identity"]
     if not codings:
         return [bytes(body)]
-    if codings not in (["gzip"], ["x-gzip"], ["deflate"]):
+    if len(codings) > MAX_CODINGS or not CODINGS.issuperset(codings):
         say = f"the content encoding {encoding} is not known; gzip and deflate are"
+        if len(codings) > MAX_CODINGS:
+            say = f"the body is encoded {len(codings)} times; {MAX_CODINGS} are taken"
         taken = [("Accept-Encoding", "gzip, deflate")]
         raise RequestRefused(Problem("unsupported_media_type", say, headers=taken))
-    decoder, pieces, size = zlib.decompressobj(zlib.MAX_WBITS | 32), list[bytes](), 0
-    packed, members = memoryview(body), 1
+    packed = memoryview(body)
+    pieces = _inflated(
+        (packed[at : at + PIECE] for at in range(0, len(packed), PIECE)), codings[-1], limit
+    )
+    for coding in reversed(codings[:-1]):
+        pieces = _inflated(iter(pieces), coding, limit)
+    return pieces
+
+
+def _inflated(packed: Iterator[Buffer], coding: str, limit: int) -> list[bytes]:
+    decoder, pieces, size, members = zlib.decompressobj(zlib.MAX_WBITS | 32), list[bytes](), 0, 1
     try:
-        for at in range(0, len(packed), PIECE):
-            part: Buffer = packed[at : at + PIECE]
+        for part in packed:
             while True:  # what is left of it, and then what the decoder still has
                 if decoder.eof and part:  # gzip's files may have several members
                     decoder, members = zlib.decompressobj(_GZIP), members + 1
@@ -77,7 +90,7 @@ def inflated(body: Buffer, encoding: str, limit: int) -> list[bytes]:
                 if not (part or piece) or (decoder.eof and not part):
                     break
     except zlib.error as error:
-        raise refuse("bad_request", f"the body is not {encoding}: {error}") from None
+        raise refuse("bad_request", f"the body is not {coding}: {error}") from None
     if not decoder.eof:
-        raise refuse("bad_request", f"the body is not {encoding}: it ends early")
+        raise refuse("bad_request", f"the body is not {coding}: it ends early")
     return pieces

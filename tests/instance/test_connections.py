@@ -277,6 +277,25 @@ def test_a_gzip_body_may_have_several_members(size: int) -> None:
         zipping.inflated(packed[:-1], "gzip", size + 4)
 
 
+def test_a_body_may_be_packed_several_times() -> None:
+    packed = zlib.compress(gzip.compress(gzip.compress(b"more" * 10)))
+    assert b"".join(zipping.inflated(packed, "gzip, identity, X-Gzip,deflate", 99)) == b"more" * 10
+    for said, code in (
+        ("deflate", None),
+        ("br, gzip", "unsupported_media_type"),
+        ("gzip, gzip, gzip, gzip, gzip", "unsupported_media_type"),
+        ("gzip, gzip, gzip, deflate", "bad_request"),
+    ):
+        if code is None:
+            assert zipping.inflated(packed, said, 99) != [b"more" * 10]
+            continue
+        with pytest.raises(RequestRefused, match=code):
+            zipping.inflated(packed, said, 99)
+    bomb = gzip.compress(gzip.compress(bytes(1_000_000)))
+    with pytest.raises(RequestRefused, match="body_too_large"):
+        zipping.inflated(bomb, "gzip, gzip", 100_000)
+
+
 def test_members_of_a_gzip_body_have_an_end() -> None:
     with pytest.raises(RequestRefused, match="bad_request"):
         zipping.inflated(gzip.compress(b"") * (zipping.MAX_MEMBERS + 1), "gzip", 10)
