@@ -20,7 +20,10 @@ DONE = b"data: [DONE]\n\n"
 # What LitServe's answers hold in any case, and its clients may look for.
 MESSAGE = {"role": None, "content": None, "name": None, "tool_calls": None, "tool_call_id": None}
 # One of these makes a dict a message.
-PARTS = {"role", "content", "tool_calls", "refusal", "reasoning_content", "finish_reason", *COUNTS}
+PARTS = {
+    "role", "content", "tool_calls", "refusal", "reasoning_content", "finish_reason", "usage",
+    *COUNTS,
+}  # fmt: skip
 # What of a message is its own; text by any other name is put together from all pieces.
 OWN = {*MESSAGE, "finish_reason"}
 
@@ -66,6 +69,18 @@ def tokens(value: Any, name: str) -> int:
         ) from None
 
 
+def _usage_of(message: dict[str, Any]) -> dict[str, Any]:
+    """The token counts that a message has as its `usage`, which is taken from it: so OpenAI's
+    answers have them. UnencodableError where it holds none."""
+    usage = message.pop("usage", None)
+    if isinstance(usage, BaseModel):
+        usage = usage.model_dump()
+    if usage is not None and not isinstance(usage, dict):
+        kind = type(usage).__name__
+        raise UnencodableError(f"the usage of a chat model's message must be a dict, not {kind}")
+    return usage or {}
+
+
 class _Choice:
     """What has come of one of the answers that were asked for."""
 
@@ -97,7 +112,9 @@ class _Choice:
             raise UnencodableError(
                 f"the content of a chat model's message must be text, not {kind}"
             )
+        counted = _usage_of(message)
         for count in COUNTS:
+            self.usage[count] += tokens(counted.get(count), f"{count} of usage")
             self.usage[count] += tokens(message.pop(count, 0), count)
         self.reason = message.pop("finish_reason", None) or self.reason
         return message

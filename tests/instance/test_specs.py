@@ -136,7 +136,7 @@ MODELS = """
             yield {"reasoning_content": "let me "}
             yield {"reasoning_content": "see"}
             yield {"content": "yes", "refusal": None}
-            yield {"prompt_tokens": 3, "completion_tokens": 2}
+            yield {"usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}
 
     class Second(Tensors):
         version = 2
