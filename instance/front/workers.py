@@ -299,6 +299,8 @@ class Worker:
                 self.send(("cancel", job.id))
 
     def _end_hung(self, what: str, timeout_s: float) -> None:
+        if self._end is REPLACED:  # killed already, and not gone yet
+            return
         log.error(
             "%sworker on %s is hung for %.1f s (--timeout); replacing it",
             what, self.device, timeout_s,
