@@ -22,10 +22,10 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 import instance.devices as devices
 from instance.core.errors import RequestRefused, refuse
-from instance.model.exact_json import loads
+from instance.model.exact_json import as_utf8, loads
 from instance.model.fast_reading import Read, Refused, reader_of
 from instance.model.faults import invalid
-from instance.model.forms import lists_of, parse_form
+from instance.model.forms import lists_of, parse_form, starlettes_form
 from instance.requests import Request, Upload
 
 Parse = Callable[[Request], Any]
@@ -126,7 +126,8 @@ def parse_untyped(request: Request, guesses: bool = False) -> Any:
     if is_json(media_type):
         return parse_json(request.body)
     if media_type in FORM_TYPES:
-        return parse_form(media_type, request.content_type, request.body)
+        form = parse_form(media_type, request.content_type, request.body)
+        return starlettes_form(form) if guesses else form
     if guesses or media_type == "text/plain":
         try:
             return loads(request.body)
@@ -160,15 +161,24 @@ def parse_typed(
             return read(body)
         except Refused:
             pass
+    try:
+        return _validated(body, adapter)
+    except ValidationError as error:
+        if (plain := as_utf8(body)) is None:
+            raise _refused(error, lambda: _again(adapter, body)) from None
+    try:
+        return _validated(plain, adapter)
+    except ValidationError as error:
+        raise _refused(error, lambda: _again(adapter, plain)) from None
+
+
+def _validated(body: bytes | bytearray, adapter: TypeAdapter[Any]) -> Any:
     # pydantic's parser lets NaN and Infinity pass, which are no JSON. To look for one byte
     # costs a twentieth of looking for a word, and numbers, of which most bodies are made, lack it.
     if (b"N" in body and b"NaN" in body) or (b"I" in body and b"Infinity" in body):
         parse_json(body)
-    try:
-        # Not by the adapter's own method, whose arguments cost half of what a small body does.
-        return adapter.validator.validate_json(body)
-    except ValidationError as error:
-        raise _refused(error, lambda: _again(adapter, body)) from None
+    # Not by the adapter's own method, whose arguments cost half of what a small body does.
+    return adapter.validator.validate_json(body)
 
 
 def _parse_fields(

@@ -18,6 +18,27 @@ _HUGE = re.compile(rb"(?<![0-9.])(?:[0-9]{20,}|-[0-9]{19,})(?![0-9.eE])")
 
 def loads(body: bytes | bytearray) -> Any:
     """The value of `body`; ValueError when it is no JSON."""
+    try:
+        return _loads(body)
+    except ValueError:
+        if (plain := as_utf8(body)) is None:
+            raise
+    return _loads(plain)
+
+
+def as_utf8(body: bytes | bytearray) -> bytes | None:
+    """`body` in UTF-8 and without a byte order mark, where it begins as JSON in another encoding,
+    or with such a mark; None where it does not. Python's and Starlette's readers take both."""
+    encoding = json.detect_encoding(body)
+    if encoding == "utf-8":
+        return None
+    try:
+        return body.decode(encoding).encode()
+    except UnicodeError:
+        return None
+
+
+def _loads(body: bytes | bytearray) -> Any:
     # To look for a run of digits costs little beside parsing; few bodies have one as long.
     if len(body) >= len(_LONG) and _LONG in body.translate(_ZEROS) and _HUGE.search(body):
         try:

@@ -3,8 +3,10 @@
 Takes a whole body and gives a `Form`. The parsing of multipart is python-multipart's.
 """
 
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from io import BytesIO
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -37,6 +39,8 @@ def parse_form(media_type: str, content_type: str, body: bytes) -> Form:
         _room(pairs)
         pairs.append((_text(field.field_name), _text(field.value or b"")))
 
+    kind_of_file = _kind_of_file()
+
     def on_file(file: Any) -> None:
         _room(pairs)
         source: BytesIO = file.file_object
@@ -44,7 +48,7 @@ def parse_form(media_type: str, content_type: str, body: bytes) -> Form:
         kind = getattr(file, "content_type", None)
         kind_text = _text(kind) if kind else "application/octet-stream"
         pairs.append(
-            (_text(file.field_name), Upload(_text(file.file_name), kind_text, source.read()))
+            (_text(file.field_name), kind_of_file(_text(file.file_name), kind_text, source.read()))
         )
 
     ended: list[bool] = []
@@ -64,6 +68,29 @@ def parse_form(media_type: str, content_type: str, body: bytes) -> Form:
     if not ended:  # of which the parser says nothing, though the last part is lost
         raise refuse("bad_request", "the form is cut short: its closing boundary is missing")
     return Form(pairs)
+
+
+def _kind_of_file() -> type[Upload]:
+    """`Upload`, which is an `UploadFile` too where the model has loaded FastAPI or Starlette: hooks
+    tell files from text by it."""
+    for module in ("fastapi", "starlette.datastructures"):
+        if isinstance(theirs := getattr(sys.modules.get(module), "UploadFile", None), type):
+            return _also(theirs)
+    return Upload
+
+
+@lru_cache
+def _also(theirs: type) -> type[Upload]:
+    def as_upload(file: Upload) -> tuple[Any, ...]:  # to another process, which looks there
+        return Upload, (file.filename, file.content_type, file.file.getvalue(), file.headers)
+
+    return type(Upload.__name__, (Upload, theirs), {"__reduce__": as_upload})
+
+
+def starlettes_form(form: Form) -> Any:
+    """`form` as Starlette has it, which is no dict: hooks tell forms from JSON by that."""
+    kind = getattr(sys.modules.get("starlette.datastructures"), "FormData", None)
+    return form if kind is None else kind(form.multi_items())
 
 
 def lists_of(kind: type[BaseModel]) -> frozenset[str]:

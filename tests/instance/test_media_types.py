@@ -1,11 +1,13 @@
 """What a body is taken for, when its sender said nothing or the wrong thing."""
 
+import pickle
+
 import pytest
 from pydantic import BaseModel, create_model, model_validator
 
 from instance.core.errors import RequestRefused
 from instance.model.codec import parse_untyped, parser_for
-from instance.requests import Request, Upload
+from instance.requests import Form, Request, Upload
 
 FORM = "application/x-www-form-urlencoded"
 
@@ -28,6 +30,44 @@ def test_json_is_json_whatever_a_client_adds_unasked(content_type: str) -> None:
     assert typed(b'{"input": 4.5}', content_type) == 4.5
     request = Request(body=b' {"input": 4.5}', content_type=content_type)
     assert parse_untyped(request) == {"input": 4.5}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_may_begin_with_a_byte_order_mark_or_be_in_another_encoding(encoding: str) -> None:
+    body = '{"input": 4.5, "\u00fc": 1}'.encode(encoding)
+    assert typed(body, "application/json") == 4.5
+    assert parse_untyped(Request(body=body)) == {"input": 4.5, "\u00fc": 1}
+    for broken in ("{", '{"input": NaN}', '\ufeff\ufeff{"input": 1}'):
+        with pytest.raises(RequestRefused, match="bad_request"):
+            typed(broken.encode(encoding), "application/json")
+        with pytest.raises(RequestRefused, match="bad_request"):
+            parse_untyped(Request(body=broken.encode(encoding)))
+    with pytest.raises(RequestRefused, match="invalid_request"):
+        typed('{"input": "x"}'.encode(encoding), "application/json")
+
+
+def test_files_and_forms_are_those_of_the_server_that_hooks_were_written_for() -> None:
+    fastapi = pytest.importorskip("fastapi")
+    starlette = pytest.importorskip("starlette.datastructures")
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nxyz\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="n"\r\n\r\n1\r\n--b--\r\n'
+    )
+    request = Request(body=body, content_type="multipart/form-data; boundary=b")
+    ours, theirs = parse_untyped(request), parse_untyped(request, guesses=True)
+    assert isinstance(ours, Form)
+    assert isinstance(theirs, starlette.FormData)
+    for form in (ours, theirs):
+        file = form["f"]
+        assert form["n"] == "1"
+        assert all(isinstance(file, k) for k in (Upload, fastapi.UploadFile, starlette.UploadFile))
+        assert (file.filename, file.size, file.read(1), file.file.read()) == ("a", 3, b"x", b"yz")
+        again = pickle.loads(pickle.dumps(file))
+        assert (again.filename, again.content_type, again.read()) == (
+            "a",
+            file.content_type,
+            b"xyz",
+        )
 
 
 def test_a_form_stays_a_form() -> None:
