@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from functools import lru_cache, partial
+from io import IOBase
 from typing import Annotated, Any, get_args, get_origin
 
 import orjson
@@ -366,6 +367,8 @@ def _plain(value: Any) -> Any:
         return int(value) if value == value.to_integral_value() else float(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError("bytes are no JSON; return them alone, or as text")
+    if isinstance(value, IOBase):  # whose lines would else be taken for a list
+        raise TypeError(f"a {type(value).__name__} is no JSON; return what its read() gives")
     if isinstance(value, (Set, Sequence, ValuesView)):
         return list(value)
     if isinstance(value, Mapping):

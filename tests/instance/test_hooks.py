@@ -9,6 +9,7 @@ from tests.instance.conftest import Serve, eventually
 
 FORMS = """
     import asyncio
+    import io
     from enum import Enum
     from types import MappingProxyType
     from instance import ModelAPI, Request, RequestError, Response, endpoint
@@ -118,7 +119,7 @@ FORMS = """
                 "nan": {"a": [1.0, float("nan")]}, "inf": float("inf"),
                 "nan array": np.array([[0.0], [np.nan]]), "nan model": Result(output=float("nan")),
                 "nan tensor": {"t": torch.tensor([float("nan")])},
-                "object": object(), "bytes in dict": {"b": b"x"},
+                "object": object(), "file": io.BytesIO(b"a\\nb"), "bytes in dict": {"b": b"x"},
                 "keys": {"a": 1}.keys(), "mapping": {"m": MappingProxyType({"a": 1})},
                 "enum keys": {Color.RED: 0.5, Color.TWO: [{Color.RED: 1}]},
                 "numpy keys": {np.int64(3): np.float32(0.5), np.bool_(True): 1},
@@ -273,6 +274,7 @@ def test_r48_an_answer_that_json_cannot_carry_says_so(served: Serve) -> None:
         "nan tensor": "holds NaN at /t/0",
         "object": "object is not JSON serializable",
         "bytes in dict": "bytes are no JSON",
+        "file": "a BytesIO is no JSON; return what its read() gives",
     }.items():
         answer = instance.post(kind)
         assert (answer.status_code, answer.json()["code"]) == (500, "model_error")
