@@ -13,12 +13,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from os.path import exists
 from pathlib import Path
 from typing import Any
 
 _DEVICE = re.compile(r"cpu|mps|auto|cuda(?::\d+)?")
 _QUERY = "--query-gpu=index,uuid,memory.total,memory.used"
 _MIB = 1 << 20
+# One of these is there on a Linux with a GPU that torch calls cuda: of NVIDIA, on a Jetson, in
+# WSL, of AMD.
+_DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
+_NO_CUDA = "no CUDA device is available here; use --device cpu"
 ASKED_WITHIN_S = 20.0
 
 
@@ -74,11 +79,13 @@ def check(device: str) -> None:
     """ValueError, in one line, when `device` cannot be used in this process."""
     if device == "cpu":
         return
+    if device.startswith("cuda") and sys.platform == "linux" and not any(map(exists, _DRIVERS)):
+        raise ValueError(_NO_CUDA)  # before torch, whose import takes long
     torch = _torch(load=True)
     if torch is None:
         raise ValueError(f"device {device} needs torch, which is not installed")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError("no CUDA device is available here; use --device cpu")
+        raise ValueError(_NO_CUDA)
     if device == "mps" and not torch.backends.mps.is_available():
         raise ValueError("mps is not available here; use --device cpu")
 

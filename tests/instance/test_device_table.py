@@ -11,6 +11,7 @@ import pytest
 from instance.devices import table
 
 GIB = 1 << 30
+DRIVERS = ("/dev/nvidiactl", "/dev/nvmap", "/dev/dxg", "/dev/kfd")
 TOOL = """#!/bin/sh
 echo "0, GPU-aaaa-1, 24576, 1024"
 echo "1, GPU-bbbb-2, 8192, 0"
@@ -56,3 +57,16 @@ def test_it_is_asked_as_a_process(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert [each["name"] for each in json.loads(done.stdout)] == ["cuda:0", "cuda:1"]
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or any(map(os.path.exists, DRIVERS)), reason="there is no telling here"
+)
+def test_a_model_for_cuda_is_refused_before_torch_is_imported_where_no_gpu_is() -> None:
+    code = (
+        "import sys; from instance.devices import check\n"
+        "try: check('cuda:0')\n"
+        "except ValueError as error: print(error, 'torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "no CUDA device is available here; use --device cpu False\n"
