@@ -339,9 +339,17 @@ class Connection(Client, asyncio.Protocol):
     def break_off(self, reset: bool) -> None:
         if self.transport is None:
             return
-        if reset and (sock := self.transport.get_extra_info("socket")) is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if reset:
+            self.reset_at_end(True)
         self.transport.close()
+
+    def reset_at_end(self, resets: bool) -> None:
+        if self.transport is None or self.transport.is_closing():
+            return
+        if (sock := self.transport.get_extra_info("socket")) is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", resets, 0))
+            # Then `drain` waits for all that is written: what waits here ends with us.
+            self.transport.set_write_buffer_limits(high=0 if resets else None)
 
     def close_if_idle(self) -> None:
         if self._busy is None and self._current is None and self.transport is not None:

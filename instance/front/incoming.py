@@ -42,6 +42,11 @@ class Client:
         `reset` tells that it is not whole."""
 
     @abstractmethod
+    def reset_at_end(self, resets: bool) -> None:
+        """Whether its connection is reset when it ends, whoever ends it and be it the end of this
+        process: so a client sees that an answer which nothing else ends is not whole."""
+
+    @abstractmethod
     def sweep(self, now: float) -> None:
         """Closes what has been idle, or slow to send, for too long."""
 

@@ -28,6 +28,7 @@ async def stream(incoming: Incoming, parts: Parts, driver: Driver, extra: bytes)
     begin = head(200, parts.content_type, None, extra + NO_BUFFERING, close)
     if not chunked:
         begin = begin.replace(b"Transfer-Encoding: chunked\r\n", b"")
+        connection.reset_at_end(True)
     try:
         await _write(connection, job, parts, driver, begin, chunked)
     except ConnectionResetError:
@@ -36,6 +37,9 @@ async def stream(incoming: Incoming, parts: Parts, driver: Driver, extra: bytes)
     if parts.problem is not None and connection.transport is not None:
         connection.break_off(reset=not chunked)
     else:
+        if not chunked:
+            await connection.drain()
+            connection.reset_at_end(False)
         connection.finish(incoming, close)
 
 

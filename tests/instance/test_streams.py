@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from tests.instance.conftest import Instance, Serve, eventually
@@ -364,5 +365,44 @@ def test_a_stream_that_fails_is_reset_where_its_end_would_look_complete(serve: S
     )
     client = socket.create_connection(("127.0.0.1", instance.port))
     client.sendall(b"POST /predict HTTP/1.0\r\nContent-Length: 1\r\n\r\n1")
+    with pytest.raises(ConnectionResetError):
+        b"".join(iter(lambda: client.recv(65536), b""))
+
+
+WAITS = """
+    import threading
+    class Model:
+        stream = True
+        def setup(self, device): ...
+        def predict(self, n):
+            yield "begun"
+            yield "x" * n
+            threading.Event().wait()
+"""
+
+
+def test_an_instance_that_is_killed_resets_a_stream_that_only_its_end_would_end(
+    serve: Serve,
+) -> None:
+    instance = serve(WAITS)
+    client = socket.create_connection(("127.0.0.1", instance.port))
+    client.sendall(b"POST /predict HTTP/1.0\r\nContent-Length: 1\r\n\r\n1")
+    got = b""
+    while not got.endswith(b"begunx"):
+        got += client.recv(65536)
+    instance.process.kill()
+    with pytest.raises(ConnectionResetError):
+        b"".join(iter(lambda: client.recv(65536), b""))
+
+
+def test_a_client_that_is_given_up_within_a_stream_is_reset_where_its_end_would_look_complete(
+    serve: Serve,
+) -> None:
+    instance = serve(WAITS, "Model", "--stream-idle", "1s")
+    client = socket.create_connection(("127.0.0.1", instance.port))
+    client.sendall(b"POST /predict HTTP/1.0\r\nContent-Length: 8\r\n\r\n20000000")
+    eventually(lambda: instance.metric("instance_running") == 1)
+    process = psutil.Process(instance.process.pid)
+    eventually(lambda: "ESTABLISHED" not in [one.status for one in process.net_connections()])
     with pytest.raises(ConnectionResetError):
         b"".join(iter(lambda: client.recv(65536), b""))
