@@ -7,18 +7,16 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from io import BytesIO
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 from urllib.parse import parse_qsl
 
 from pydantic import AliasChoices, BaseModel
-from python_multipart import FormParser
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import parse_options_header
+from python_multipart.multipart import MultipartParser, parse_options_header
 
 from instance.core.errors import refuse
-from instance.requests import Form, Upload
+from instance.requests import Form, Headers, Upload
 
 MAX_FIELDS = 1000
 SEVERAL = (list, set, frozenset, tuple, deque, Sequence)
@@ -33,41 +31,78 @@ def parse_form(media_type: str, content_type: str, body: bytes) -> Form:
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise refuse("bad_request", "multipart/form-data needs a boundary")
-    pairs: list[tuple[str, str | Upload]] = []
-
-    def on_field(field: Any) -> None:
-        _room(pairs)
-        pairs.append((_text(field.field_name), _text(field.value or b"")))
-
-    kind_of_file = _kind_of_file()
-
-    def on_file(file: Any) -> None:
-        _room(pairs)
-        source: BytesIO = file.file_object
-        source.seek(0)
-        kind = getattr(file, "content_type", None)
-        kind_text = _text(kind) if kind else "application/octet-stream"
-        pairs.append(
-            (_text(file.field_name), kind_of_file(_text(file.file_name), kind_text, source.read()))
-        )
-
-    ended: list[bool] = []
+    parts = _Parts()
     try:
-        parser = FormParser(
-            "multipart/form-data",
-            on_field,
-            on_file,
-            on_end=lambda: ended.append(True),
-            boundary=boundary,
-            config={"MAX_MEMORY_FILE_SIZE": len(body) + 1, "MAX_BODY_SIZE": len(body) + 1},
-        )
-        parser.write(bytes(body))
-        parser.finalize()
+        MultipartParser(boundary, parts.callbacks()).write(bytes(body))
     except FormParserError as error:
         raise refuse("bad_request", f"the form is malformed: {error}") from None
-    if not ended:  # of which the parser says nothing, though the last part is lost
+    if not parts.ended:  # of which the parser says nothing, though the last part is lost
         raise refuse("bad_request", "the form is cut short: its closing boundary is missing")
-    return Form(pairs)
+    return Form(parts.pairs)
+
+
+class _Parts:
+    """The parts of a multipart body, as the parser tells of them: the names and values of their
+    headers, and what is in them, in pieces."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[str, str | Upload]] = []
+        self.ended = False
+        self._kind_of_file = _kind_of_file()
+        self._name = self._value = b""
+        self._headers: list[tuple[str, str]] = []
+        self._named: dict[bytes, bytes] = {}  # what Content-Disposition says
+        self._pieces: list[bytes] = []
+
+    def callbacks(self) -> Any:
+        """Whom the parser is to call."""
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_name,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header,
+            "on_part_data": self._data,
+            "on_part_end": self._part,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        self._headers, self._named, self._pieces = [], {}, []
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header(self) -> None:
+        name, value = self._name.lower(), self._value.strip(b" \t")
+        self._name = self._value = b""
+        self._headers.append((name.decode("latin-1"), value.decode("latin-1")))
+        if name == b"content-disposition":
+            self._named = parse_options_header(value)[1]
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        self._pieces.append(data[start:end])
+
+    def _part(self) -> None:
+        if b"name" not in self._named:
+            raise refuse("bad_request", "a part of the form has no name in its Content-Disposition")
+        if len(self.pairs) >= MAX_FIELDS:
+            raise refuse("bad_request", f"the form has more than {MAX_FIELDS} fields")
+        content = b"".join(self._pieces)
+        self.pairs.append((_text(self._named[b"name"]), self._file(content) or _text(content)))
+
+    def _file(self, content: bytes) -> Upload | None:
+        """The part as a file, if it says that it is one."""
+        if (name := self._named.get(b"filename")) is None:
+            return None
+        headers = Headers(self._headers)
+        kind = headers.get("content-type") or "application/octet-stream"
+        return self._kind_of_file(_text(name), kind, content, headers)
+
+    def _end(self) -> None:
+        self.ended = True
 
 
 def _kind_of_file() -> type[Upload]:
@@ -123,12 +158,5 @@ def _urlencoded(body: bytes) -> Form:
         raise refuse("bad_request", f"the form is malformed: {error}") from None
 
 
-def _room(pairs: list[Any]) -> None:
-    if len(pairs) >= MAX_FIELDS:
-        raise refuse("bad_request", f"the form has more than {MAX_FIELDS} fields")
-
-
-def _text(raw: bytes | str | None) -> str:
-    if raw is None:
-        return ""
-    return raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "replace")

@@ -50,7 +50,8 @@ def test_files_and_forms_are_those_of_the_server_that_hooks_were_written_for() -
     fastapi = pytest.importorskip("fastapi")
     starlette = pytest.importorskip("starlette.datastructures")
     body = (
-        b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n\r\nxyz\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="f"; filename="a"\r\n'
+        b"X-More: 1\r\nContent-Type: image/x\r\n\r\nxyz\r\n"
         b'--b\r\nContent-Disposition: form-data; name="n"\r\n\r\n1\r\n--b--\r\n'
     )
     request = Request(body=body, content_type="multipart/form-data; boundary=b")
@@ -62,6 +63,7 @@ def test_files_and_forms_are_those_of_the_server_that_hooks_were_written_for() -
         assert form["n"] == "1"
         assert all(isinstance(file, k) for k in (Upload, fastapi.UploadFile, starlette.UploadFile))
         assert (file.filename, file.size, file.read(1), file.file.read()) == ("a", 3, b"x", b"yz")
+        assert (file.headers["X-More"], file.content_type) == ("1", "image/x")
         again = pickle.loads(pickle.dumps(file))
         assert (again.filename, again.content_type, again.read()) == (
             "a",
