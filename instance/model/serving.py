@@ -13,9 +13,10 @@ import time
 from functools import partial
 from typing import Any
 
+from instance.core.errors import Problem
 from instance.model.lit_model import Model
 from instance.model.pipeline import LOST, drive, works_of
-from instance.model.preparing import LEFT, HookLock, Prepared, Preparer, compute
+from instance.model.preparing import HookLock, Prepared, Preparer, compute
 from instance.wire.frames import Body, Frame
 from instance.wire.links import AsyncLink, BlockingLink, Link
 from instance.wire.messages import BatchMessage, FromWorker, PackedReply, ToWorker, pass_over
@@ -23,6 +24,8 @@ from instance.wire.replies import pack_reply
 
 log = logging.getLogger("instance")
 WorkerLink = BlockingLink[FromWorker, ToWorker]
+# By us, when nobody waits for it any more; else by the model, whose client is told.
+CANCELLED = Problem("model_error", "the task that computed this request was cancelled")
 
 
 def finished(run: asyncio.Runner | None, result: Any) -> Any:
@@ -151,7 +154,7 @@ class AsyncService:
         if failed is not None:  # not a hook's fault: those have their answers
             log.error("a batch failed outside of its hooks", exc_info=failed)
         if task.cancelled() or failed is not None:
-            reply = LEFT if failed is None else LOST
+            reply = CANCELLED if failed is None else LOST
             packed = [] if self._model.hooks.stream else [pack_reply(reply, []) for _ in jobs]
             self.link.send(("answers", id, 0.0, packed))
 
