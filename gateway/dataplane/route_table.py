@@ -223,6 +223,13 @@ class Snapshot:
             last.target = head.target
             last.outcome = outcome = (last.outcome[0], last.led + mark + query)
             return outcome
+        return self._find(head, last, body, path)
+
+    def _find(
+        self, head: RequestHead, last: Remembered, body: Json | Unread, path: bytes
+    ) -> tuple[LiveRoute, bytes]:
+        """As `find`, by the table: apart, for what is compiled makes room for what a function
+        inside of it sees at each call."""
         target = head.target.decode("latin-1")
         fault = target_fault(target)
         if fault is not None:

@@ -11,6 +11,7 @@ import logging
 import random
 import secrets
 import time
+from binascii import hexlify
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -130,7 +131,7 @@ class Shared:
     def fresh_id(self) -> bytes:
         """An id that no other request has: 32 hexadecimal digits, as a trace's."""
         self._id = made = (self._id + _ODD) & _MASK
-        return b"%032x" % made
+        return hexlify(made.to_bytes(16, "big"))
 
     def trusts(self, address: str) -> bool:
         """Whether what a peer at `address` says of its own clients is believed."""
