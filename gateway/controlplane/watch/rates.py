@@ -95,10 +95,15 @@ class Window:
             if isinstance(what, str) and what not in ANSWERS
         }
 
-    def was_answered(self, backend: str) -> bool:
-        """Whether an instance of `backend` answered any request."""
-        counts = self._sums.get(("backend", backend), {})
-        return any(isinstance(what, int) for what in counts)
+    def was_answered(self, backend: str, since: float) -> bool:
+        """Whether an instance of `backend` answered any request that was counted since then, or
+        by the last beat."""
+        for beats, (at, counted) in enumerate(reversed(self._slots)):
+            if beats and at < since:
+                break
+            if any(isinstance(what, int) for what in counted.get(("backend", backend), {})):
+                return True
+        return False
 
     @property
     def _lasted_s(self) -> float:

@@ -275,16 +275,24 @@ class StatusView:
     def working(self) -> frozenset[str]:
         """Those of the `available` of which anybody knows that they answer: one of their
         instances is well, or, where none is and requests go to those that are not (fail open),
-        one of them answered lately all the same."""
+        one of them answered all the same while the probes failed that say so."""
         up = self.up()
         return (
             frozenset(
                 name
                 for name in self.available()
-                if any(up.get(name, {}).values()) or self._window.was_answered(name)
+                if any(up.get(name, {}).values()) or self._answers(name)
             )
             | self._asleep()
         )
+
+    def _answers(self, name: str) -> bool:
+        backend = self._table().backends.get(name)
+        if backend is None:
+            return False
+        health = backend.health
+        failing_s = health.fall * max(health.interval_s, health.timeout_s)
+        return self._window.was_answered(name, self._clock() - failing_s)
 
     # -- what is told
 
