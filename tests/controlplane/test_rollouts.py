@@ -487,6 +487,7 @@ async def test_a_dry_run_and_a_disk_that_refuses_change_nothing() -> None:
     house = House(full)
     tried = await house.commands.begin("digits", PLAN, How(dry_run=True))
     assert [step["percent"] for step in tried["plan"]["steps"]] == [5, 50, 100]
+    assert (tried["state"], tried["step"], tried["share"]) == ("running", 1, 5)
     with pytest.raises(DiskRefused):
         await house.begin()
     assert house.weights == START

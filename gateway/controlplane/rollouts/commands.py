@@ -100,6 +100,7 @@ class Commands:
             it.move = Move("running", 0, plan.why or "begun", it.weights_of(0, "running"))
             how.guard(None if before is None else before.shown())
             if how.dry_run:
+                it.done(it.move, it.started, None)
                 return {**it.shown(), "plan": plans.shown(plan)}
             await self._driver.claim(route)
             self._rollouts.add(it)
