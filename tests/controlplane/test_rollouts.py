@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from gateway.controlplane.configuration.checks import Checks
 from gateway.controlplane.configuration.reading import parse
 from gateway.controlplane.events import Events
+from gateway.controlplane.published import NotInForce
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.commands import Commands, How
 from gateway.controlplane.rollouts.controller import LOADING_S, Rollouts
@@ -18,10 +20,11 @@ from gateway.controlplane.store.store import DiskRefused, StateRefused
 from gateway.core import edits
 from gateway.core.faults import Conflict, Invalid, Missing
 from gateway.core.mirrored import Counts
-from gateway.core.table import Document
+from gateway.core.table import Document, Table
 from gateway.wire.messages import Judging
 from tests.controlplane.conftest import FILE, make_publisher
 from tests.controlplane.memory_store import InMemory, MemoryStore
+from tests.controlplane.scripted import ScriptedInstances, ScriptedWorkers
 from tests.harness.gateway import eventually
 
 PLAN = {"to": "digits-cnn", "steps": [5, 50, 100], "hold": "60s", "min_requests": 10, "warmup": 0}
@@ -550,6 +553,31 @@ async def test_an_end_that_could_not_be_written_is_written_though_nothing_runs_a
 
     await eventually(written, what="the end is written", every_s=0.02)
     task.cancel()
+
+
+async def test_a_move_that_is_stored_is_done_once_every_worker_decides_by_it() -> None:
+    class Late(ScriptedWorkers):
+        is_late = False
+
+        async def put_in_force(self, table: Table) -> int:
+            if self.is_late:
+                raise NotInForce(table.revision, [7])
+            return await super().put_in_force(table)
+
+    settings, document = parse(FILE)
+    workers, events = Late(), Events()
+    store, instances = MemoryStore(), ScriptedInstances()
+    publisher = Publisher(store, workers, instances, events, check=Checks(settings))
+    publisher.start(document, why="test")
+    house = House(publisher=publisher)
+    await house.begin()
+    workers.is_late = True
+    house.count((100, 100), (1900, 0))
+    assert (await house.wait(1))["state"] == "running", "a worker may decide by the table before"
+    workers.is_late = False
+    shown = await house.wait(1)
+    assert (shown["state"], house.weights) == ("rolled_back", START)
+    assert shown["revision"] == publisher.table.revision
 
 
 @pytest.mark.parametrize("word", ["pause", "abort"])

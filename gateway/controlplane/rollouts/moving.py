@@ -74,12 +74,12 @@ class Mover:
 
         def edited(document: Document) -> Document:
             spec = edits.entry_of(document, "routes", it.route)
+            if split_of(document, it.route) == weights:
+                return document  # stored before, and in force once this returns
             if split_of(document, it.route) not in known:
                 raise Conflict(f"the split of {it.route!r} was edited meanwhile: look again")
             return edits.put(document, "routes", it.route, {**spec, "split": dict(weights)})
 
-        if split_of(self._publisher.table.document, it.route) == weights:
-            return self._publisher.table.revision
         total = sum(weights.values()) or 1
         share = 100 * weights.get(it.plan.to, 0) / total
         why = f"rollout to {it.plan.to}, {move.state.replace('_', ' ')} at {share:g} %: {move.why}"
