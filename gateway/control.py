@@ -68,7 +68,7 @@ class Control:
     def __init__(self, start: ControlStart, loaded: Loaded, stop: asyncio.Event) -> None:
         self._start, self._settings = start, loaded.settings
         self._document, self._stop = loaded.document, stop
-        self._failed = self._ready = False
+        self._failed = self._ready = self._is_left = False
         self._is_late = start["late"]  # as the supervisor knows it
         self._own = Tasks(self._note_failure)
         self._aside = Tasks(lambda name, error: say(f"control: {name}: {told(error)}"))
@@ -91,6 +91,8 @@ class Control:
             # Clients wait in the backlog meanwhile: better than being told that nobody is
             # well because nobody was asked yet. Later on, what is remembered will do.
             await parts.instances.look()
+        if parts.gateways is not None:
+            parts.gateways.go_on()
         async with AsyncExitStack() as stack:
             # In this order: whoever connects finds the table, its names and its health.
             parts.instances.tell_workers()
@@ -109,8 +111,9 @@ class Control:
             self._aside.keep("keeping the last hour", parts.hour_file.run)
             self._own.run("the report of the start", self._report_ready(applied))
             await self._stop.wait()
-        if parts.gateways is not None and not parts.workers.stopping:
-            parts.gateways.stay()
+            if parts.gateways is not None and not parts.workers.stopping:
+                # While workers hear of it; of no use where the supervisor, and all, has ended.
+                await parts.gateways.stay(longer=not self._failed and not self._is_left)
         await parts.publisher.close()
         parts.stores.key_use.close()
         await parts.hour_file.close()
@@ -161,6 +164,7 @@ class Control:
             self._own.run("reading the file again", self._reload())
 
         await self.parts.line.follow(self.parts.workers, self.parts.fleet, reload)
+        self._is_left = True
         self._stop.set()
 
     async def _reload(self) -> None:

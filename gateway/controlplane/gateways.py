@@ -62,12 +62,13 @@ class SharedStore(Protocol):
 
     def announce(self, own: Member | None, within_s: float = 0.0) -> None: ...
 
-    def stay(self) -> None: ...
+    def stay(self, *, longer: bool = False) -> None: ...
 
 
 class SharedGateways:
     """This gateway, `own`, and the others. `tell(until, gateways)` passes on to the workers until
-    when they may count on the lease (monotonic seconds), and how many gateways there are."""
+    when they may count on the lease (monotonic seconds), and how many gateways there are; `before`
+    is what the control process before this one had told."""
 
     def __init__(
         self,
@@ -79,11 +80,12 @@ class SharedGateways:
         clock: Callable[[], float] = time.monotonic,
         wait_s: float = WAIT_S,
         first_s: float = FIRST_S,
+        before: tuple[float, int] = (0.0, 1),
     ) -> None:
         self._store, self._own = store, own
         self._events, self._tell, self._clock = events, tell, clock
         self._wait_s = wait_s
-        self._seen, self._lease = Seen(), Lease()
+        self._seen, self._lease, self._before = Seen(), Lease(), before
         self._changed = asyncio.Event()
         self._lost: dict[str, tuple[float, str]] = {}
         self._withdrawn = ""
@@ -94,6 +96,11 @@ class SharedGateways:
         self.heard: asyncio.Queue[Revision] = asyncio.Queue()
         self.on_rollouts: Callable[[Mapping[str, bytes]], object] = lambda kept: None
         """Hears what is kept of rollouts, whenever it changed."""
+
+    def go_on(self) -> None:
+        """Has workers count on the lease that the control process before this one had: until it
+        ends others wait for this gateway, which begins with the newest table."""
+        self._pass_on()
 
     async def begin(self, after: int) -> None:
         """Hears of every revision after number `after`, and is one of the gateways once it has
@@ -167,10 +174,11 @@ class SharedGateways:
         self._withdrawn = why
         self._store.announce(None)
 
-    def stay(self) -> None:
+    async def stay(self, *, longer: bool) -> None:
         """Only this control process ends, and the workers decide on by the table that they have:
-        the others are not told that this gateway goes."""
-        self._store.stay()
+        the others are not told that this gateway goes. `longer`: another one follows in order, and
+        the lease lasts until it is there."""
+        await asyncio.to_thread(self._store.stay, longer=longer)
 
     async def in_force(self, revision: int) -> Everywhere:
         """Where `revision` is in force, once it is on every gateway that holds its lease."""
@@ -315,6 +323,8 @@ class SharedGateways:
     def _note(self, lease: Lease) -> None:
         why, self._lease = self._lease.why, lease
         self._is_first = self._is_first and not self.holds
+        if self.holds:
+            self._before = (0.0, 1)
         is_news = self._was_held or lease.why not in (NOT_YET, BEHIND)
         if self.holds != self._was_held or (not self.holds and lease.why != why and is_news):
             self._was_held = self.holds
@@ -324,7 +334,10 @@ class SharedGateways:
         self._stir()
 
     def _pass_on(self) -> None:
-        self._tell(self._lease.until, max(1, len(self._live())))
+        until, gateways = (0.0, 1) if self._store.is_copy else self._before
+        if self._seen.away != NOT_YET:
+            gateways = len(self._live())
+        self._tell(max(until, self._lease.until), max(1, gateways))
 
     def _stir(self) -> None:
         self._changed.set()

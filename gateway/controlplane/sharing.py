@@ -17,6 +17,7 @@ from gateway.controlplane.rollouts.controller import Rollouts
 from gateway.controlplane.store.etcd.client import Access
 from gateway.controlplane.store.etcd.etcd_store import EtcdStore, Kind
 from gateway.controlplane.store.etcd.rollout_keys import RolloutKeys, unpacked
+from gateway.controlplane.store.handover import LeaseNote
 from gateway.controlplane.store.store import Member, StoreError, Unavailable
 from gateway.core.faults import Conflict, Invalid
 from gateway.processes.console import say
@@ -142,13 +143,22 @@ def gateway_of(
     store: EtcdStore,
     settings: Settings,
     state: Path,
+    noted: Path,
     admin: str,
     events: Events,
     tell: Callable[[float, int], None],
 ) -> SharedGateways:
     """This gateway among those that share `store`. Its state directory, which is locked, is what
-    tells it from another one that has the same name."""
+    tells it from another one that has the same name. What `tell` is told is `noted` for the next
+    control process."""
+    assert settings.etcd is not None
+    note = LeaseNote(noted, f"{settings.node} {settings.etcd.prefix} {settings.etcd.endpoints}")
+
+    def told(until: float, gateways: int) -> None:
+        tell(until, gateways)
+        note.keep(until, gateways)
+
     of = f"{socket.gethostname()}:{state.absolute()}"
     id = hashlib.sha256(of.encode()).hexdigest()[:16]
     own = Member(settings.node, 0, settings.workers, utc_now(), admin, id)
-    return SharedGateways(store, own, events, tell)
+    return SharedGateways(store, own, events, told, before=(note.until, note.gateways))

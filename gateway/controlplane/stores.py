@@ -14,7 +14,7 @@ from gateway.controlplane.events import Events
 from gateway.controlplane.rollouts.keeping import NAME as ROLLOUTS
 from gateway.controlplane.rollouts.keeping import Keeper, RolloutFile
 from gateway.controlplane.store.former import Former, in_etcd, in_sqlite
-from gateway.controlplane.store.names import COPY
+from gateway.controlplane.store.names import COPY, LEASE
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.state_directory import StateDirectory
 from gateway.controlplane.store.store import Store, StoreError
@@ -57,7 +57,8 @@ class Stores:
             from gateway.controlplane.sharing import gateway_of, rollouts_of, shared_store
 
             self.store = store = shared_store(settings, state.path)
-            self.gateways = gateway_of(store, settings, state.path, admin, events, tell_lease)
+            note = directory / LEASE
+            self.gateways = gateway_of(store, settings, state.path, note, admin, events, tell_lease)
             self.driver = rollouts_of(store, settings.node, self.gateways)
             self.keeper = self.driver.keys
         else:

@@ -534,6 +534,27 @@ def test_who_only_changes_its_control_process_is_waited_for_until_its_lease_ends
         assert 0 not in watching.workers, "it did not say that it goes"
 
 
+def test_who_is_followed_in_order_is_waited_for_longer(etcd: Cluster, prefix: str) -> None:
+    access = Access(etcd.urls)
+    with opened(access, prefix) as store:
+        store.commit(revision(1))
+        watching = Gateway(store, "gw-b")
+        with opened(access, prefix, lease_s=2) as own:
+            one = Gateway(own, "gw-a")
+            one.announce(1)
+            wait_for(lambda: one.holds)
+            until = one.lease.until
+            own.stay(longer=True)
+            assert one.lease.until > until + 10.0
+            wait_for(lambda: watching.seen.members.get("gw-a") == one.own)
+        assert "gw-a" in watching.seen.members
+        with opened(access, prefix) as successor:
+            after = Gateway(successor, "gw-a", "gw-a")
+            after.announce(1)
+            wait_for(lambda: after.holds)
+            assert 0 not in watching.workers
+
+
 def test_who_has_seen_more_than_is_there_gives_up_its_lease_until_there_is_more(
     etcd: Cluster, prefix: str
 ) -> None:

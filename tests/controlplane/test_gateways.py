@@ -33,14 +33,14 @@ class Play:
 
     is_copy = False
 
-    def __init__(self) -> None:
+    def __init__(self, before: tuple[float, int] = (0.0, 1)) -> None:
         self.now = 1000.0
         self.told: list[tuple[float, int]] = []
         self.announced: list[Member | None] = []
         self.events = Events()
         self.gateways = SharedGateways(
             self, member("gw-a", 0), self.events, lambda *told: self.told.append(told),
-            clock=lambda: self.now, wait_s=30.0,
+            clock=lambda: self.now, wait_s=30.0, before=before,
         )  # fmt: skip
 
     def join(self, *, look: Callable[[Seen], None], told: Callable[[Lease], None], alive: Any):  # type: ignore[no-untyped-def]
@@ -52,7 +52,7 @@ class Play:
         self.announced.append(own)
         self.within_s = within_s
 
-    def stay(self) -> None: ...
+    def stay(self, *, longer: bool = False) -> None: ...
 
     async def see(self, number: int, *members: Member, away: str = "") -> None:
         self.look(Seen(Head(number), {each.name: each for each in members}, away=away))
@@ -204,6 +204,23 @@ async def test_workers_are_told_until_when_and_by_how_many_limits_are_divided(pl
     await play.hold(1010.0)
     assert play.told[-1] == (1010.0, 2)
     assert play.gateways.status(7)["limits"] == {"divided_by": 2}
+
+
+async def test_workers_count_on_the_lease_of_the_control_process_before_until_there_is_one() -> (
+    None
+):
+    play = Play(before=(1004.0, 3))
+    play.gateways.go_on()
+    assert play.told[-1] == (1004.0, 3)
+    await play.gateways.begin(1)
+    await play.hold(0.0, "not yet")
+    assert play.told[-1] == (1004.0, 3)
+    await play.see(7, member("gw-a", 7), member("gw-b", 7))
+    assert play.told[-1] == (1004.0, 2)
+    await play.hold(1010.0)
+    assert play.told[-1] == (1010.0, 2)
+    await play.hold(0.0, "lost")
+    assert play.told[-1] == (0.0, 2), "no other one counts any more"
 
 
 async def test_status_alerts_and_metrics_say_who_is_live_and_who_lags(play: Play) -> None:

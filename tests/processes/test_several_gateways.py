@@ -409,6 +409,26 @@ async def test_while_a_gateway_is_replaced_edits_wait_for_it_or_for_its_lease() 
             assert (await applied(b, 70)) == {"gateways": 2, "workers": 2, "lost": []}
 
 
+async def test_a_gateway_that_is_replaced_answers_and_is_well_throughout() -> None:
+    """Also where a lease would not last until its successor has one, and it refuses without."""
+    with etcd_cluster() as cluster:
+        async with gateways(cluster, "a", lost="a") as (a,):
+            await eventually(lambda: healthy(a))
+            replaced = asyncio.create_task(upgrade(a))
+            while not replaced.done():
+                assert await revision(a) == 1
+                assert await healthy(a)
+            await replaced
+            os.kill(await a.control_pid(), signal.SIGKILL)
+            await a.logged("starting it again")
+
+            async def edited() -> bool:
+                return bool((await edit(a, 7)).status == 200)
+
+            await eventually(edited)
+            assert await healthy(a)
+
+
 async def test_an_instance_is_drained_once_no_gateway_has_a_request_there() -> None:
     go = asyncio.Event()
 

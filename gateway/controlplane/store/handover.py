@@ -1,6 +1,6 @@
 """What a control process that died leaves to its successor.
 
-Health states and resolved names: not state that is
+Health states, resolved names, and the lease of one of several gateways: not state that is
 kept (the store has that), but what was true a moment ago. It is written to the gateway's own
 private directory, which lives as long as the gateway, so that a control process that was
 killed is followed by one that calls nobody unwell for want of a probe. A file that cannot be
@@ -8,6 +8,7 @@ read means that nothing is remembered; writing is best effort and never fails an
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,29 @@ class Memory:
         except OSError:
             return
         self._kept = body
+
+
+class LeaseNote:
+    """Until when (monotonic seconds) this gateway holds its lease, and how many gateways there are:
+    noted in `path`, which is remembered where it was noted for the same `of`."""
+
+    def __init__(self, path: Path, of: str) -> None:
+        self._path, self._of = path, of
+        found = _read(path)
+        self.until, self.gateways = 0.0, 1
+        if found.get("of") == of:
+            self.until, self.gateways = float(found["until"]), int(found["gateways"])
+
+    def keep(self, until: float, gateways: int) -> None:
+        """Notes it, whole or not at all."""
+        if (until, gateways) == (self.until, self.gateways):
+            return
+        self.until, self.gateways = until, gateways
+        scrap = self._path.with_suffix(".new")
+        with suppress(OSError):
+            said = {"of": self._of, "until": until, "gateways": gateways}
+            scrap.write_bytes(orjson.dumps(said))
+            os.replace(scrap, self._path)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ STATE_NAME = ".headgate"
 FILES = "files"  # the states of further files in one folder
 DATABASE = "state.db"
 COPY = "etcd-copy"  # of the table in etcd, to start from while that is away
+LEASE = "lease.json"  # in the private directory: until when it was held
 TOKEN = "token"  # noqa: S105 -- a file's name
 OWNER = "file"  # the name of the file whose state this is
 LOCK = "lock"  # the process that has the directory

@@ -5,9 +5,11 @@ refused (Conflict) and nothing of it is kept. What was sent and not answered is 
 is known: it is stored once or not at all. Who else is there is `watch` and `membership`.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +54,8 @@ PAGE_ENTRIES = 50
 FORGOTTEN_AT_ONCE = 16
 CAME_FIRST = 4  # revisions of others, with their documents, that are read for who lost to them
 LEASE_S = 5.0
+HAND_OVER_S = 15.0  # a control process, and workers, on a busy machine
+LENGTHENS_WITHIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,10 +393,18 @@ class EtcdStore:
         assert self._membership is not None
         self._loop.soon(partial(self._membership.announce, own, within_s))
 
-    def stay(self) -> None:
+    def stay(self, *, longer: bool = False) -> None:
         """Has `close` say nothing to the others: workers decide on, and whoever follows this
-        control process takes the lease again. Until then, or until it ends, edits wait."""
+        control process takes the lease again. Until then, or until it ends, edits wait. `longer`:
+        it lasts HAND_OVER_S at least, if that can be had."""
         self._goes = False
+        if longer and self._membership is not None and self._membership.lease:
+            with suppress(TimeoutError):
+                self._loop.call(self._lengthen(self._membership))
+
+    async def _lengthen(self, membership: Membership) -> None:
+        async with asyncio.timeout(LENGTHENS_WITHIN_S):
+            await membership.lengthen(HAND_OVER_S)
 
     def rollouts(self, node: str) -> RolloutKeys:
         """What keeps rollouts here, for the gateway `node`."""

@@ -23,6 +23,7 @@ from gateway.processes.tasks import first_of
 MARGIN = 0.95
 """The part of a lease by which the own clock counts: no clock is exact."""
 PAUSE_S = 0.2
+ANOTHER = "another process writes what this gateway says of itself"
 BEHIND = "it has not taken over the newest revision yet"
 
 
@@ -58,6 +59,8 @@ class Membership:
         self._due = math.inf  # when what is announced has to be written
         self._at = 0  # etcd's revision when its word was written
         self._until = self._ttl_s = 0.0
+        self._longer_s = 0.0  # how long the lease is to last at least
+        self._lengthened = asyncio.Event()
         self._heard_at = 0.0  # when it was last known what others write
         self.lease = 0
         """The number of the lease that is held; 0: none."""
@@ -72,6 +75,13 @@ class Membership:
     def look(self) -> None:
         """Something is to be seen that may cost the lease."""
         self._news.set()
+
+    async def lengthen(self, lasts_s: float) -> None:
+        """Returns when what is announced is said under a lease that lasts so long; never while none
+        is held."""
+        self._longer_s = lasts_s
+        self._news.set()
+        await self._lengthened.wait()
 
     async def run(self) -> None:
         """Takes the lease and keeps it, again and again, until cancelled."""
@@ -157,6 +167,8 @@ class Membership:
             elif self._clock() >= self._heard_at + self._ttl_s:
                 # etcd renews leases also of who may not read what is written, or cannot.
                 raise Unavailable(self._watch.seen.away)
+            if self._longer_s:
+                sent = await self._lengthen(self._own)
             if self._clock() >= self._due:
                 await self._write(self._own)
                 continue
@@ -172,7 +184,7 @@ class Membership:
         if own == self._written:
             return
         if not await self._say(own, self.lease, within_s=self._left()):
-            raise Unavailable("another process writes what this gateway says of itself")
+            raise Unavailable(ANOTHER)
         self._written = own
 
     async def _say(
@@ -207,6 +219,20 @@ class Membership:
                     return False
             if self._at == before:
                 return False  # it was `first` that does not hold
+
+    async def _lengthen(self, own: Member) -> float:
+        """When the longer lease was asked for."""
+        asked_s, self._longer_s = max(self._asked_s, math.ceil(self._longer_s)), 0.0
+        sent = self._clock()
+        lease, ttl_s = await etcd.grant(self._client, asked_s, within_s=self._left())
+        if not await self._say(own, lease, within_s=self._left()):
+            raise Unavailable(ANOTHER)
+        self._written, self._due = own, math.inf
+        self.lease, self._ttl_s = lease, ttl_s
+        self._until = sent + MARGIN * ttl_s
+        self._told(Lease(self._until, ""))
+        self._lengthened.set()
+        return sent
 
     async def _renew(self) -> float:
         """When the renewal was sent that has been confirmed now."""
