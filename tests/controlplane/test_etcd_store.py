@@ -752,6 +752,18 @@ def test_a_user_is_known_by_its_password_and_kept_to_its_keys(prefix: str) -> No
             store.load()
 
 
+async def test_calls_that_need_a_token_ask_for_one_together(prefix: str) -> None:
+    """etcd stands still while it hashes a password."""
+    with etcd_cluster() as own:
+        await protect(own.urls, prefix)
+        client = Client(Access(own.urls, "headgate", "pass"), within_s=30.0)
+        before = handled(own.urls, "Authenticate")
+        asked = get(Keys(prefix).head)
+        await asyncio.gather(*(transact(client, [asked]) for _ in range(20)))
+        assert handled(own.urls, "Authenticate") == before + 1
+        await client.close()
+
+
 def test_who_is_not_let_in_asks_ever_more_seldom(prefix: str) -> None:
     with etcd_cluster() as own:
         asyncio.run(protect(own.urls, prefix))

@@ -28,6 +28,7 @@ Json = Any
 CONNECT_S = 1.0
 PATIENCE_S = 2.0
 WITHIN_S = 5.0
+KNOWN_WITHIN_S = 10.0  # to hash a password takes etcd a tenth of a second, or many where it is busy
 PAUSE_S = 0.05  # between two rounds over all endpoints
 INVALID, NOT_FOUND, DENIED, EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED = 3, 5, 7, 8, 14, 16
 NOT_ENABLED = 9  # authentication is
@@ -103,6 +104,7 @@ class Client:
         self._tls = access.tls()
         self._at = random.randrange(len(access.endpoints))  # noqa: S311 -- spreads gateways
         self._token = ""
+        self._asking = dict[str, asyncio.Task[None]]()  # for a token, by the member that is asked
         self._is_open = False  # etcd lets in whoever asks
         self._session: aiohttp.ClientSession | None = None
 
@@ -220,23 +222,34 @@ class Client:
         access = self._access
         if not access.user or self._is_open:
             return {}
-        if not self._token:
-            who = {"name": access.user, "password": access.password}
-            try:
+        while not (self._token or self._is_open):
+            # Once for all who wait for it, and on when they do no longer: etcd stands still while
+            # it hashes a password, and asked by each of them, it would do nothing else.
+            asking = self._asking.get(endpoint)
+            if asking is None or asking.done():
+                asking = self._tasks.run("a token", self._become_known(endpoint))
+                self._asking[endpoint] = asking
+            await asyncio.shield(asking)
+        return {} if self._is_open else {"Authorization": self._token}
+
+    async def _become_known(self, endpoint: str) -> None:
+        access = self._access
+        who = {"name": access.user, "password": access.password}
+        try:
+            async with asyncio.timeout(KNOWN_WITHIN_S):
                 said = await self._post(endpoint, "/v3/auth/authenticate", who, {})
-            except EtcdRefused as refused:
-                if refused.code in AWAY:
-                    raise
-                if refused.code == NOT_ENABLED:  # as every client of etcd's goes on
-                    log.warning(
-                        f"etcd asks nobody for a user: {access.user!r} is not needed, and whoever"
-                        " reaches etcd may edit"
-                    )
-                    self._is_open = True
-                    return {}
-                raise EtcdRefused(refused.code, f"user {access.user!r}: {refused}") from None
-            self._token = said["token"]
-        return {"Authorization": self._token}
+        except EtcdRefused as refused:
+            if refused.code in AWAY:
+                raise
+            if refused.code == NOT_ENABLED:  # as every client of etcd's goes on
+                log.warning(
+                    f"etcd asks nobody for a user: {access.user!r} is not needed, and whoever"
+                    " reaches etcd may edit"
+                )
+                self._is_open = True
+                return
+            raise EtcdRefused(refused.code, f"user {access.user!r}: {refused}") from None
+        self._token = said["token"]
 
     async def _post(self, endpoint: str, path: str, body: Json, headers: Mapping[str, str]) -> Json:
         async with self._http().post(
