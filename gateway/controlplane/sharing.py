@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gateway.controlplane.configuration.settings import EtcdSpec, FromEnvironmentSpec, Settings
+from gateway.controlplane.configuration.settings import EtcdSpec, FromEnvironment, Settings
 from gateway.controlplane.events import Events, utc_now
 from gateway.controlplane.gateways import SharedGateways
 from gateway.controlplane.published import NotInForce, start_notes
@@ -129,7 +129,7 @@ def access(spec: EtcdSpec, environment: Mapping[str, str]) -> Access:
 
     def said(key: str) -> str:
         value = getattr(spec, key)
-        if isinstance(value, FromEnvironmentSpec):
+        if isinstance(value, FromEnvironment):
             if value.env not in environment:
                 raise StoreError(f"gateway.etcd.{key}: the variable {value.env} is not set")
             return environment[value.env]

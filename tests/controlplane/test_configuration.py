@@ -165,7 +165,20 @@ routes:
         ("gateway: {max_head: 32KB}", "no size; write it like 64KiB or 64MiB"),
         ("gateway: {head_timeout: 0s}", "must be longer than 0"),
         ("gateway: {workers: 0}", "must be at least 1"),
-        ("routes: {a: {match: {methods: [post]}, split: {}}}", "{0,31}$; write it POST"),
+        (
+            "routes: {a: {match: {methods: [post]}, split: {}}}",
+            "32; write it POST",
+        ),
+        (
+            "gateway: {etcd: {endpoints: ['https://e:2379'], password: {env: a b}}}",
+            "1 /gateway/etcd/password must be text, or {env: NAME} for what that variable says",
+        ),
+        (
+            "gateway: {etcd: {endpoints: ['https://e:2379'], user: 7}}",
+            "1 /gateway/etcd/user must be text, or {env: NAME} for what that variable says",
+        ),
+        ("gateway: {node: a b}", "1 /gateway/node must be up to 64 letters, digits, '.', '_'"),
+        ("gateway: {access_log_percent: 0}", "must be more than 0"),
         ("gateway: {store: postgres}", "must be 'sqlite', 'memory' or 'etcd'"),
         (
             "gateway: {store: etcd, etcd: {endpoints: ['https://e:2379'], key: k.pem}}",

@@ -11,7 +11,10 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from gateway.controlplane.configuration.fields import NO_NUL, NODE, PREFIX
+from gateway.core.entries import METHOD
 from gateway.core.faults import Fault, did_you_mean, pointer
+from gateway.core.header_fields import TOKEN
 
 _WORDS = {
     "missing": ("missing", "is missing"),
@@ -33,8 +36,16 @@ _BOUNDS = {
     "literal_error": ("expected", "must be {}"),
     "string_too_short": ("min_length", "needs at least {} character"),
     "string_too_long": ("max_length", "has more than {} characters"),
-    "string_pattern_mismatch": ("pattern", "does not have the form {}"),
+    "greater_than": ("gt", "must be more than {}"),
 }
+_FORMS = {
+    TOKEN: "is no name of a header or cookie: letters, digits and !#$%&'*+.^_`|~-",
+    METHOD: "is no method: capitals and digits, up to 32",
+    NODE: "must be up to 64 letters, digits, '.', '_' and '-'",
+    PREFIX: "must begin with / and hold up to 128 letters, digits, '.', '_', '/' and '-'",
+    NO_NUL: "holds a character that no file's name has",
+}
+"""In words what a text must look like."""
 
 
 def faults_of(error: ValidationError, model: Any, at: Sequence[str | int] = ()) -> list[Fault]:
@@ -50,8 +61,11 @@ def _fault(found: Mapping[str, Any], model: Any, at: Sequence[str | int]) -> Fau
         return Fault(where, str(context["code"]), str(context["detail"]))
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
-        hint = _capitals(found.get("input"), str(context.get("pattern", "")))
-        return Fault(where, "value", words.format(context.get(bound)), hint)
+        return Fault(where, "value", words.format(context.get(bound)))
+    if kind == "string_pattern_mismatch":
+        form = str(context["pattern"])
+        words = _FORMS.get(form, f"does not have the form {form}")
+        return Fault(where, "value", words, _capitals(found.get("input"), form))
     code, words = _WORDS.get(kind, ("value", found["msg"].lower()))
     hint = _hint(kind, found.get("input"), place, model)
     return Fault(where, code, words, hint)

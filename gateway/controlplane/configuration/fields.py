@@ -38,6 +38,9 @@ from gateway.core.reading import parse_instance
 from gateway.core.units import parse_duration, parse_size, parse_time
 
 DURATION = r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"
+NODE = r"^[A-Za-z0-9._-]{1,64}$"
+PREFIX = r"^/[A-Za-z0-9._/-]{1,128}$"
+NO_NUL = r"^[^\x00]*$"
 SIZE = r"^[0-9]+(B|KiB|MiB|GiB)$"
 _HOST_LABEL = r"[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"(\*\.)?{_HOST_LABEL}(\.{_HOST_LABEL})*")
@@ -290,7 +293,7 @@ EtcdUrl = Annotated[
 ]
 
 
-FilePath = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]*$")]
+FilePath = Annotated[str, StringConstraints(min_length=1, pattern=NO_NUL)]
 OwnFile = Annotated[FilePath, AfterValidator(os.path.expanduser)]
 """A file of the gateway's own: `~` is the home of the user that it runs as."""
 

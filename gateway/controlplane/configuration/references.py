@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gateway.controlplane.configuration.settings import FromEnvironmentSpec, Settings
+from gateway.controlplane.configuration.settings import FromEnvironment, Settings
 from gateway.core.faults import Fault, pointer
 from gateway.core.table import TableError, make_backend
 from gateway.processes.certificates import Certificate, CertificateError, read_plain
@@ -67,7 +67,7 @@ def unreachable(settings: Settings, environment: Mapping[str, str]) -> Iterator[
             yield Fault(pointer("gateway", "etcd", key), "unreadable", str(error))
     for key in ("user", "password"):
         value = getattr(spec, key)
-        if isinstance(value, FromEnvironmentSpec) and value.env not in environment:
+        if isinstance(value, FromEnvironment) and value.env not in environment:
             detail = f"the variable {value.env} is not set"
             yield Fault(pointer("gateway", "etcd", key), "unreadable", detail)
 

@@ -5,14 +5,18 @@ backends) is the table and not in here. Each field's description is its manual.
 """
 
 import ipaddress
+import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
+from pydantic import WithJsonSchema as Shown
 
 from gateway.controlplane.configuration.fields import (
+    NODE,
+    PREFIX,
     Bytes,
     EtcdUrl,
     Grace,
@@ -22,11 +26,12 @@ from gateway.controlplane.configuration.fields import (
     OwnFile,
     Seconds,
     Spec,
-    Variable,
     fault,
+    only,
     optional,
     split_listener,
 )
+from gateway.core.credentials import VARIABLE
 from gateway.core.entries import MAX_COUNT
 from gateway.core.options import DataplaneOptions, Underscores
 
@@ -51,10 +56,34 @@ class TlsSpec(Spec):
         return self.model_dump(exclude_unset=True)
 
 
-class FromEnvironmentSpec(Spec):
+@dataclass(frozen=True, slots=True)
+class FromEnvironment:
     """`{env: NAME}`: what the variable NAME of the gateway says."""
 
-    env: Variable
+    env: str
+
+
+def _named(value: Any) -> Any:
+    """The text that was written, or where it comes from."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) and list(value) == ["env"]:
+        name = value["env"]
+        if isinstance(name, str) and re.fullmatch(VARIABLE, name):
+            return FromEnvironment(name)
+    raise fault("variable", "must be text, or {env: NAME} for what that variable says")
+
+
+def _hidden(value: Any) -> Any:
+    found = _named(value)
+    return SecretStr(found) if isinstance(found, str) else found
+
+
+_NAMED = {
+    "anyOf": [{"type": "string"}, only("env", {"type": "string", "pattern": f"^{VARIABLE}$"})]
+}
+Named = Annotated[Any, AfterValidator(_named), Shown(_NAMED)]
+HiddenNamed = Annotated[Any, AfterValidator(_hidden), Shown(_NAMED)]
 
 
 class EtcdSpec(Spec):
@@ -66,7 +95,7 @@ class EtcdSpec(Spec):
     prefix: str = _field(
         "/headgate",
         "What all keys of this table begin with; gateways with the same one share a table.",
-        pattern=r"^/[A-Za-z0-9._/-]{1,128}$",
+        pattern=PREFIX,
     )
     lease_s: Seconds = _field(
         "5s",
@@ -75,16 +104,11 @@ class EtcdSpec(Spec):
         ge=1,
         le=600,
     )
-    user: str | FromEnvironmentSpec = optional("Its user, or `{env: NAME}`.")
-    password: SecretStr | FromEnvironmentSpec = optional("The user's password, or `{env: NAME}`.")
+    user: Named = optional("Its user, or `{env: NAME}`.")
+    password: HiddenNamed = optional("The user's password, or `{env: NAME}`.")
     ca: OwnFile = optional("The CA of etcd's certificates, in PEM.")
     cert: OwnFile = optional("A certificate to show to etcd, in PEM.")
     key: OwnFile = optional("Its key, not encrypted.")
-
-    @field_validator("password", mode="before")
-    @classmethod
-    def _hidden(cls, value: Any) -> Any:
-        return SecretStr(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _uses_its_files(self) -> "EtcdSpec":
@@ -236,7 +260,7 @@ class Settings(Spec):
     node: str = Field(
         default_factory=lambda: f"headgate-{secrets.token_hex(4)}",
         description="This gateway's name in Via, by which loops are found; random if left out.",
-        pattern=r"^[A-Za-z0-9._-]{1,64}$",
+        pattern=NODE,
     )
 
     @field_validator("token", "viewer_token", mode="before")
