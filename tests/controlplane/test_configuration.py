@@ -179,6 +179,10 @@ routes:
         ),
         ("gateway: {node: a b}", "1 /gateway/node must be up to 64 letters, digits, '.', '_'"),
         ("gateway: {access_log_percent: 0}", "must be more than 0"),
+        ("gateway: {workers: '2'}", "must be a whole number; write it without quotes: 2"),
+        ("gateway: {admin_hosts: a.example}", "must be a list; write it in brackets"),
+        ("backends:\n\ta: {}\n", "2  not YAML: indent with spaces, not with tabs"),
+        ("backends:\n  a:\n    b: 1\n\tc: 2\n", "4  not YAML: indent with spaces, not with tabs"),
         ("gateway: {store: postgres}", "must be 'sqlite', 'memory' or 'etcd'"),
         (
             "gateway: {store: etcd, etcd: {endpoints: ['https://e:2379'], key: k.pem}}",

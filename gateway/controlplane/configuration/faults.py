@@ -78,6 +78,10 @@ def _hint(kind: str, value: Any, place: Sequence[str | int], model: Any) -> str:
         return "leave the key out to get the default"
     if kind == "string_type" and type(value) is int:
         return f'write it in quotes: "{value}"'
+    if kind == "int_type" and isinstance(value, str) and re.fullmatch("[0-9]{1,18}", value):
+        return f"write it without quotes: {value}"
+    if kind == "list_type" and isinstance(value, str):
+        return "write it in brackets"
     return ""
 
 

@@ -68,7 +68,7 @@ def read(text: str) -> Source:
         root = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise YamlError(mark.line + 1 if mark else 1, _words(error)) from None
+        raise YamlError(mark.line + 1 if mark else 1, _words(error, text)) from None
     except yaml.YAMLError as error:
         raise YamlError(1, f"not YAML: {str(error).splitlines()[0]}") from None
     if root is not None:
@@ -98,9 +98,12 @@ def _quoted_where_needed(dumper: Any, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _quoted_where_needed)
 
 
-def _words(error: yaml.MarkedYAMLError) -> str:
+def _words(error: yaml.MarkedYAMLError, text: str) -> str:
     problem = error.problem or "cannot be read"
-    if "\\t" in problem or "'\\t'" in problem:
+    lines = text.split("\n")
+    line = error.problem_mark.line if error.problem_mark else len(lines)
+    indent = re.match(r"\s*", lines[line]) if line < len(lines) else None
+    if indent and "\t" in indent[0]:
         return "not YAML: indent with spaces, not with tabs"
     return f"not YAML: {problem}{f' ({error.context})' if error.context else ''}"
 
