@@ -8,14 +8,17 @@ model. The gateway loads none of it.
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 from gateway.core.table import Document
+from gateway.processes import leftovers
 from gateway.processes.children import OURS, python_path, this_program
 from gateway.processes.lifeline import Lifeline
 from gateway.processes.shadowed import shadowed
@@ -49,25 +52,30 @@ def offers(model: str, cwd: Path) -> list[Offer]:
     if where.endswith(".py") and not (cwd / where).is_file():
         raise NothingToServe(f"there is no file {where}")
     named, folder = find_model(model, cwd / "headgate.yaml", cwd)
-    reading, answer = os.pipe()
-    lifeline = Lifeline()
+    lifeline, mark = Lifeline(), secrets.token_hex(8)
     outer = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    question = json.dumps({"model": named, "answer": answer})
-    try:
-        process = subprocess.Popen(  # noqa: S603 -- what the user named, and the way to run it
-            this_program("_tied", sys.executable, "-P", "-m", LISTING, question),
-            pass_fds=(answer, lifeline.fd),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**outer, **lifeline.environment, **python_path(str(folder))},
-        )
-        os.close(answer)
-        printed = process.communicate()[0].decode("utf-8", "replace")
-        with open(reading, "rb") as pipe:
-            told = pipe.read()
-    finally:
-        lifeline.close()
+    # Files, which end where its process does: a pipe is open for as long as what the code started.
+    with TemporaryFile() as answer, TemporaryFile() as output:
+        question = json.dumps({"model": named, "answer": answer.fileno()})
+        try:
+            process = subprocess.Popen(  # noqa: S603 -- what the user named, and the way to run it
+                this_program("_tied", sys.executable, "-P", "-m", LISTING, question),
+                pass_fds=(answer.fileno(), lifeline.fd),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={
+                    **outer,
+                    **lifeline.environment,
+                    **python_path(str(folder)),
+                    leftovers.MARK: mark,
+                },
+            )
+            process.wait()
+        finally:
+            lifeline.close()
+            leftovers.end(mark)
+        told, printed = _whole(answer), _whole(output)
     if not told:
         words = [line for line in printed.splitlines() if line.strip()]
         reason = words[-1].strip() if words else f"it ended with exit code {process.returncode}"
@@ -78,6 +86,11 @@ def offers(model: str, cwd: Path) -> list[Offer]:
     if listed["failed"]:
         raise NothingToServe(str(listed["failed"]))
     return [Offer(offer["name"], offer["path"]) for offer in listed["offers"]]
+
+
+def _whole(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace")
 
 
 def document(
@@ -95,7 +108,7 @@ def document(
         for number, offer in enumerate(offered):
             route = name if len(offered) == 1 else f"{name}-{number + 1}"
             routes[route] = {"match": offer.path, "rewrite": offer.path, "split": {name: 1}}
-        return _whole(gateway, backends, routes)
+        return _configuration(gateway, backends, routes)
     paths = [_base(offer.path) for offer in offered]
     for offer, path in zip(offered, paths, strict=True):
         name = called(offer.name)
@@ -108,7 +121,7 @@ def document(
         # The clients of a protocol ask for several paths below its version.
         rewrite = {"rewrite": path} if is_protocol else {}
         routes[name] = {"match": match, **rewrite, "split": {name: 1}}
-    return _whole(gateway, backends, routes)
+    return _configuration(gateway, backends, routes)
 
 
 def called(name: str) -> str:
@@ -128,6 +141,6 @@ def _meet(path: str, other: str) -> bool:
     return path == other or path.startswith(f"{other}/") or other.startswith(f"{path}/")
 
 
-def _whole(gateway: Mapping[str, Any], backends: Any, routes: Any) -> Document:
+def _configuration(gateway: Mapping[str, Any], backends: Any, routes: Any) -> Document:
     settings = {"gateway": dict(gateway)} if gateway else {}
     return {**settings, "backends": backends, "routes": routes}

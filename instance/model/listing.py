@@ -1,6 +1,6 @@
 """The process that looks what a file or a module has to serve, and at which path.
 
-Started as `python -m instance.model.listing` with a `ListRequest`; the answer goes to a pipe, for
+Started as `python -m instance.model.listing` with a `ListRequest`; the answer goes to a file, for
 what user code prints is its own. Every class with `setup` and `predict` and every function of
 `@endpoint` that is defined there counts, or all that the server of a file with a LitServer has.
 """
@@ -94,8 +94,8 @@ def main() -> None:
         answer = offers(asked["model"])
     except (LoadError, FileError, ValueError) as error:
         answer = {"failed": str(error), "offers": []}
-    with open(asked["answer"], "w") as pipe:
-        json.dump(answer, pipe)
+    with open(asked["answer"], "w") as file:
+        json.dump(answer, file)
     sys.stdout.flush()
     os._exit(0)  # whatever the file has begun: nobody waits for it
 

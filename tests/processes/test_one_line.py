@@ -322,3 +322,11 @@ def test_an_interpreter_without_headgate_is_told_what_it_lacks(tmp_path: Path) -
         f" {bare}: No module named instance; {bare} needs Headgate itself too, and what the model"
         " imports"
     )
+
+
+def test_what_a_file_starts_as_it_is_looked_at_holds_nobody_up_and_ends(tmp_path: Path) -> None:
+    begin = "import subprocess\nidle = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+    note = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(idle.pid))\n"
+    write(tmp_path, begin + note + MODELS)
+    assert len(offers("server.py", tmp_path)) == 2
+    assert not alive(int((tmp_path / "pid").read_text()))
