@@ -55,7 +55,7 @@ def offers(model: str, cwd: Path) -> list[Offer]:
     lifeline, mark = Lifeline(), secrets.token_hex(8)
     outer = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     # Files, which end where its process does: a pipe is open for as long as what the code started.
-    with TemporaryFile() as answer, TemporaryFile() as output:
+    with _scratch() as answer, _scratch() as output:
         question = json.dumps({"model": named, "answer": answer.fileno()})
         try:
             process = subprocess.Popen(  # noqa: S603 -- what the user named, and the way to run it
@@ -86,6 +86,13 @@ def offers(model: str, cwd: Path) -> list[Offer]:
     if listed["failed"]:
         raise NothingToServe(str(listed["failed"]))
     return [Offer(offer["name"], offer["path"]) for offer in listed["offers"]]
+
+
+def _scratch() -> IO[bytes]:
+    """A file without a name; in memory, where there is such a thing."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("headgate-offers"), "w+b")
+    return TemporaryFile()
 
 
 def _whole(file: IO[bytes]) -> str:
