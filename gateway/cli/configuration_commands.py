@@ -26,7 +26,8 @@ INIT = command(
     example="init words",
 )  # fmt: skip
 CHECK = command(
-    "check", "validate a file: every problem, with its line", "serving:check",
+    "check", "validate a file: every problem, with its line, and what of it this machine lacks",
+    "serving:check",
     FILE_OR_STDIN, *OUTPUT, example="check headgate.yaml",
 )  # fmt: skip
 APPLY = command(
