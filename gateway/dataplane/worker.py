@@ -46,6 +46,7 @@ from gateway.wire.messages import HAND_OVER_S
 
 log = logging.getLogger(__name__)
 POLL_S = 0.02
+TURNS = 10  # of the loop
 AT_ONCE = 64  # connections by TLS that are accepted before others are attended to
 MOST_AGREEING = 4096  # at a time, on TLS
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH)
@@ -283,10 +284,11 @@ class Worker:
                 break
         for client in list(plane.clients):
             client.cut()
-        await self._pause(POLL_S)
+        await asyncio.sleep(POLL_S)  # also for who hurries: it takes a moment to say that it ends
         for client in list(plane.clients):
             client.abort()
-        await asyncio.sleep(0)
+        for _ in range(TURNS):  # by TLS a connection is lost some later; then its line is written
+            await asyncio.sleep(0)
 
     def _close_servers(self) -> None:
         for server in self._servers:

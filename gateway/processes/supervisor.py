@@ -43,6 +43,7 @@ SILENCE_S = 20.0
 """A control process says that it is alive each second; one that does not for so long hangs."""
 
 LAST_WORDS_S = 1.0
+HURRIED_S = 0.6  # of the second in which everything ends that is told to end twice
 AGAIN_S = 0.5
 HOLDS_INSTANCES = (
     "`headgate up` is the parent of its instances, which would end with it; run those by themselves"
@@ -180,6 +181,10 @@ class Supervisor(Replaceable):
             else:
                 worker.stop(number)
         await self._ended(self._tasks, self._plan.drain_timeout_s)
+        # Told a second time they cut off what they have, and write down what became of it.
+        for worker in (*self._workers, *self._leaving):
+            worker.signal(signal.SIGTERM)
+        await first_of(asyncio.wait(self._tasks), timeout=HURRIED_S)
 
     # a successor
 

@@ -1,9 +1,11 @@
 """R68: SIGTERM under load fails no request, and a dead worker is replaced without one refused."""
 
 import asyncio
+import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -12,7 +14,7 @@ from psutil import NoSuchProcess
 from tests.harness.accounting import assert_counted
 from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
 from tests.harness.load import Ask, Client, failures, open_loop
-from tests.harness.origins import Exchange, Responder, after, events, origins
+from tests.harness.origins import Exchange, Responder, after, events, one_origin, origins
 from tests.harness.wire import wire
 from tests.processes.waiting import alive
 from tests.requirements.test_r24_killed_instance import RATES
@@ -198,6 +200,38 @@ async def test_r68_a_stream_is_cut_at_the_drain_limit_and_a_second_sigterm_ends_
                 await client.ends_within(60)
     assert took <= 1.5, took
     assert not client.received.endswith(b"0\r\n\r\n")
+
+
+async def test_r68_who_is_cut_off_by_a_second_sigterm_is_told_and_written_down(
+    tmp_path: Path,
+) -> None:
+    async def begin(exchange: Exchange) -> None:
+        await exchange.read()
+        if exchange.target == b"/stream":
+            exchange.write(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nx")
+        await exchange.gone.wait()
+
+    log = tmp_path / "access.log"
+    settings = {"lame_duck": "0s", "drain": "30s", "access_log": str(log), "workers": 2}
+    async with one_origin(begin) as origin:
+        async with running_gateway(one_backend(origin), check_end=False, **settings) as gateway:
+            async with wire(gateway.data_port) as waits, wire(gateway.data_port) as streams:
+                await waits.send(b"GET /waits HTTP/1.1\r\nHost: gw.test\r\n\r\n")
+                await streams.send(b"GET /stream HTTP/1.1\r\nHost: gw.test\r\n\r\n")
+                await streams.read_until(b"\r\n\r\nx")
+                await eventually(lambda: len(origin.traffic) == 2, what="both are there")
+                assert gateway.process is not None
+                gateway.process.send_signal(signal.SIGTERM)
+                await eventually(lambda: listens_no_more(gateway), what="the first is taken")
+                gateway.process.send_signal(signal.SIGTERM)
+                await waits.read_until(b"X-Headgate-Error: draining\r\n")
+                await waits.ends_within(60)
+                await streams.ends_within(60)
+                await gateway.ended(None, time.monotonic(), 60)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {(line["path"], line["status"], line["reason"]) for line in lines} >= {
+        ("/waits", 503, "draining"), ("/stream", 200, "draining"),
+    }  # fmt: skip
 
 
 async def listens_no_more(gateway: Gateway) -> bool:
