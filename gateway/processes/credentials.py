@@ -200,6 +200,7 @@ def client_context(tls: Tls) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=tls.ca or None)
     except (ssl.SSLError, OSError) as error:
         raise CredentialError([(("tls", "ca"), f"{tls.ca}: {words(error)}")]) from None
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a CA that is named need be no root
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(["http/1.1"])

@@ -24,10 +24,15 @@ def make_ca(folder: Path, name: str = "ca") -> tuple[Path, Path]:
 
 
 def make_certificate(
-    folder: Path, name: str, ca: tuple[Path, Path], *hosts: str, days: int = 2
+    folder: Path,
+    name: str,
+    ca: tuple[Path, Path],
+    *hosts: str,
+    days: int = 2,
+    is_ca: bool = False,
 ) -> tuple[Path, Path]:
     """A certificate of `ca` for `hosts`, names or addresses, and its key; one of -1 `days` has
-    expired."""
+    expired, and one that `is_ca` vouches for others."""
     cert, key, asked = (folder / f"{name}{end}" for end in (".crt", ".key", ".csr"))
     names = [f"IP:{host}" if host[0].isdigit() else f"DNS:{host}" for host in hosts]
     _openssl(
@@ -35,7 +40,8 @@ def make_certificate(
         "-keyout", str(key), "-out", str(asked), "-subj", f"/CN={name}",
     )  # fmt: skip
     more = folder / f"{name}.ext"
-    more.write_text(f"subjectAltName={','.join(names)}\n" if names else "")
+    said = [f"subjectAltName={','.join(names)}\n"] if names else []
+    more.write_text("".join([*said, "basicConstraints=critical,CA:true\n"] if is_ca else said))
     _openssl(
         "x509", "-req", "-in", str(asked), "-CA", str(ca[0]), "-CAkey", str(ca[1]),
         "-CAcreateserial", "-out", str(cert), "-days", str(days), "-extfile", str(more),

@@ -263,6 +263,27 @@ async def test_with_a_client_ca_only_its_own_come_in(files: dict[str, Path]) -> 
     server.close()
 
 
+async def test_a_client_ca_may_be_one_below_a_root_and_then_lets_in_its_own_alone(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    root = files["ca"], files["ca"].with_suffix(".key")
+    ours = make_certificate(tmp_path, "ours", root, is_ca=True)
+    theirs = make_certificate(tmp_path, "theirs", root, is_ca=True)
+    tls = {"cert": str(files["cert"]), "key": str(files["key"]), "client_ca": str(ours[0])}
+    server = Certificate(tls, print).context
+    for ca, comes_in in ((ours, True), (theirs, False), (root, False)):
+        cert, key = make_certificate(tmp_path, "client", ca)
+        with cert.open("a") as chain:
+            chain.write(ca[0].read_text())
+        client = trusting(files, maximum_version=ssl.TLSVersion.TLSv1_2)
+        client.load_cert_chain(cert, key)
+        if comes_in:
+            agree(client, server)
+        else:
+            with pytest.raises(ssl.SSLError):
+                agree(client, server)
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 async def test_a_session_is_not_resumed_past_a_change_of_the_client_ca(
     files: dict[str, Path], version: ssl.TLSVersion, tmp_path: Path
