@@ -253,8 +253,8 @@ class Exchange(Replying, Coded):
         if rest:
             tunnel.tunnelled(rest)
 
-    def tunnel_over(self, reason: str, sent: int) -> None:
-        self.sent = sent
+    def tunnel_over(self, reason: str, received: int, sent: int) -> None:
+        self.received, self.sent = received, sent
         now = self.plane.now()
         if self.attempt is not None:
             self.attempt.end_tunnel(now)

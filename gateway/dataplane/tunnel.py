@@ -62,14 +62,15 @@ def _frame_length(header: bytes) -> tuple[int, int] | None:
 
 class Tunnel(Timed, Receiver, Sink):
     """Takes over both connections of an exchange; `over` is told why it ended, and how many bytes
-    went to the client."""
+    came from the client and went to it."""
 
     __slots__ = (
-        "_bounds", "_client", "_closing", "_is_over", "_over", "_sent", "_upstream", "method",
+        "_bounds", "_client", "_closing", "_is_over", "_over", "_received", "_sent", "_upstream",
+        "method",
     )  # fmt: skip
 
     def __init__(
-        self, client: Connection, upstream: Upstream, over: Callable[[str, int], None]
+        self, client: Connection, upstream: Upstream, over: Callable[[str, int, int], None]
     ) -> None:
         super().__init__()
         self.method = b"GET"
@@ -79,7 +80,7 @@ class Tunnel(Timed, Receiver, Sink):
         self._bounds = FrameBounds()
         self._closing = False
         self._is_over = False
-        self._sent = 0
+        self._received = self._sent = 0
         upstream.receiver = self
         self._touch()
 
@@ -91,6 +92,7 @@ class Tunnel(Timed, Receiver, Sink):
 
     def from_client(self, data: bytes) -> None:
         self._touch()
+        self._received += len(data)
         self._upstream.transport.write(data)
 
     def client_left(self) -> None:
@@ -159,4 +161,4 @@ class Tunnel(Timed, Receiver, Sink):
         if not self._is_over:
             self._is_over = True
             self._client.shared.wheel.drop(self)
-            self._over(reason, self._sent)
+            self._over(reason, self._received, self._sent)

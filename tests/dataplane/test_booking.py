@@ -47,6 +47,26 @@ async def test_the_bytes_sent_of_a_stream_are_those_of_its_body(rig, stub, tmp_p
     peer.close()
 
 
+async def test_of_a_websocket_what_passed_both_ways_is_written_down(rig, stub, tmp_path):
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(b"HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        assert await conversation.reader.readexactly(5) == b"\x81\x03one"
+        conversation.write(b"\x81\x05hello")
+
+    log = tmp_path / "log"
+    gateway, instance = await rig(access_log=str(log)), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(b"GET /" + AT + b"Upgrade: websocket\r\nConnection: Upgrade\r\n\r\n\x81")
+    await peer.reader.readuntil(b"\r\n\r\n")
+    peer.write(b"\x03one")
+    assert await peer.reader.read() == b"\x81\x05hello"
+    (line,) = await logged(gateway, log, 1)
+    assert (line["status"], line["received"], line["sent"]) == (101, 5, 7)
+    peer.close()
+
+
 async def test_an_answer_without_a_body_has_sent_none(rig, tmp_path):
     log = tmp_path / "log"
     gateway = await rig(access_log=str(log))
