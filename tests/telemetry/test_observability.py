@@ -24,10 +24,10 @@ EXPRESSIONS = [
 ]
 RARE = (
     r"> 0$|retries|ejections|_limit|rollout|consumer|mirror|instance_(starts|load)"
-    r"|gateways|gateway_revision|lease_held|store_up|cluster_up"
+    r"|gateways|gateway_revision|lease_held|store_up|cluster_up|tls_|certificate_"
 )
 """Of an expression without a series yet: a counter that nothing was counted by, a limit that no
-instance is held to, or what nobody configured (rollouts, mirrors, keys, several gateways, a
+instance is held to, or what nobody configured (rollouts, mirrors, keys, TLS, several gateways, a
 cluster). All else has one."""
 SERIES = re.compile(r"((?:headgate|instance)_[a-z_]+)(?:\{([^}]*)\})?")
 NAMED = re.compile(r"\b(?:by|on|without|ignoring)\s*\(([^)]*)\)")
