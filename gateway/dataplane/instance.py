@@ -137,6 +137,13 @@ class LiveInstance(Timed):
         backend.look_again()
         return False
 
+    def pass_over(self) -> None:
+        """Leaves the next permit to another worker, and looks again in a moment."""
+        if self.permits is not None:
+            self.permits.resign()
+        self.load.limit = self.load.in_flight
+        self.backend.look_again()
+
     def _replaces_a_stalled_one(self) -> bool:
         """Whether there is a permit beyond the limit, for one of a worker that does nothing: it
         gives none back, and whoever waits for that is not answered until it goes on or ends."""

@@ -113,7 +113,11 @@ class Queue(WithinLimit):
         while True:
             ahead = turns.ahead(self.waiting, self.loads, now)
             spot = place(balance, self.loads, waiting, self.rotation, now, ahead)
-            if spot is None or not self.is_counted or self.serving[spot.instance].takes():
+            if spot is None or not self.is_counted:
+                return spot
+            if turns.gives_way(self.waiting, now):
+                self.serving[spot.instance].pass_over()
+            elif self.serving[spot.instance].takes():
                 return spot
 
     def _admit(self, waiter: Waiter, now: float) -> None:

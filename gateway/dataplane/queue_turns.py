@@ -9,6 +9,7 @@ import math
 from bisect import insort
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 from zlib import crc32
 
 from gateway.core.balancing import usual_service_s
@@ -17,16 +18,19 @@ from gateway.core.instance_load import Load
 from gateway.core.shared_load import SharedQueue
 from gateway.dataplane.waiter import Waiter
 
+WAITS_S: Final = 0.01  # who is next says so more often while it waits
+
 
 class QueueTurns(FairTurns):
     """The turns in one queue of this worker; `shared` is None where there are no others."""
 
-    __slots__ = ("_next_at", "_told", "shared")
+    __slots__ = ("_next_at", "_over_at", "_served_at_last", "_told", "shared")
 
     def __init__(self, shared: SharedQueue | None) -> None:
         super().__init__()
         self.shared = shared
         self._next_at = -math.inf  # when somebody was next here last
+        self._served_at_last = self._over_at = 0.0  # turns elsewhere, and who was next until then
         self._told = 0.0  # who has the most waiting here, as the others know
 
     def line_up(self, waiting: deque[Waiter], waiter: Waiter) -> None:
@@ -67,6 +71,19 @@ class QueueTurns(FairTurns):
         is to look for it: not one of many."""
         name = waiting[0].consumer
         return self.shared is not None and name != "" and not self.has_most(waiting, name)
+
+    def gives_way(self, waiting: deque[Waiter], now: float) -> bool:
+        """Whether the first one here leaves what there is room for to somebody whose turn it is,
+        who waits for it in another worker at this moment."""
+        name = waiting[0].consumer if waiting else ""
+        if self.shared is None or not name:
+            return False
+        next_at, served = self.shared.others_next_at, self.shared.others_served
+        if served != self._served_at_last:  # who was next has had its turn
+            self._served_at_last, self._over_at = served, next_at
+        if next_at <= self._over_at or now - next_at >= WAITS_S:
+            return False
+        return not self.is_next(name, self.has_most(waiting, name), self._elsewhere)
 
     def tell(self, waiting: deque[Waiter]) -> None:
         """Lets the other workers know who has the most waiting here."""
