@@ -67,16 +67,17 @@ async def serve(plan: Plan, outlet: Outlet) -> int:
     log.info("listening on http://%s:%d%s, loading %s", shown, port, only, settings.model)
     tracing = from_environment(os.environ, f"{shown}:{port}")
     drivers, surface = compose(plan, tracing, outlet)
+    signalled, again = _signals()
     server = Server(surface, settings, drivers[0].arena)
     listener = await asyncio.get_running_loop().create_server(
         partial(Connection, server), sock=sock
     )
     try:
-        return await _until_signalled(drivers, server)
+        return await _until_signalled(drivers, server, signalled, again)
     finally:
         listener.close()
         server.close_idle()
-        await asyncio.gather(*(driver.stop() for driver in drivers))
+        await asyncio.gather(*(driver.stop(again) for driver in drivers))
         await surface.finish()
         server.close()
         if tracing is not None:
@@ -102,13 +103,30 @@ def compose(
     return drivers, surfaces[0] if len(surfaces) == 1 else Several(surfaces)
 
 
-async def _until_signalled(drivers: Sequence[Driver], server: Server) -> int:
-    """Starts, serves, and drains at the first signal; a second one ends it at once."""
+def _signals() -> tuple[asyncio.Future[None], asyncio.Future[None]]:
+    """(is done at the first signal that is to end us, at a second one)."""
     loop = asyncio.get_running_loop()
-    signals = asyncio.Queue[int]()
+    first: asyncio.Future[None] = loop.create_future()
+    second: asyncio.Future[None] = loop.create_future()
+
+    def heard() -> None:
+        coming = second if first.done() else first
+        if not coming.done():
+            coming.set_result(None)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signals.put_nowait, number)
-    stop = loop.create_task(signals.get())
+        loop.add_signal_handler(number, heard)
+    return first, second
+
+
+async def _until_signalled(
+    drivers: Sequence[Driver],
+    server: Server,
+    stop: asyncio.Future[None],
+    again: asyncio.Future[None],
+) -> int:
+    """Starts, serves, and drains at the first signal, `stop`; one `again` ends that."""
+    loop = asyncio.get_running_loop()
     start = loop.create_task(_start(drivers))
     await asyncio.wait({stop, start}, return_when=asyncio.FIRST_COMPLETED)
     if not start.done():
@@ -116,22 +134,18 @@ async def _until_signalled(drivers: Sequence[Driver], server: Server) -> int:
         with suppress(asyncio.CancelledError):
             await start
         return 0
-    try:
-        start.result()
-    except StartError:
-        stop.cancel()
-        raise
+    start.result()
     shown = ", ".join(f"{driver.info['name']} at {driver.info['path']}" for driver in drivers)
     log.info("ready: %s", shown)
     _rest_the_collector()
     first: set[asyncio.Future[Any]] = {stop, *(driver.failed for driver in drivers)}
     await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
     log.info("shutting down: finishing what was accepted")
+    if not stop.done():  # by a fault of ours: the next signal is none to begin with
+        stop.set_result(None)
     drain = loop.create_task(_drain(drivers, server))
-    again = loop.create_task(signals.get())
     await asyncio.wait({drain, again}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (drain, again, stop):
-        task.cancel()
+    drain.cancel()
     if drain.done() and not drain.cancelled() and (error := drain.exception()) is not None:
         drivers[0].fail("draining failed", error)
     # One more turn for the answers that have just been resolved to be written.

@@ -82,11 +82,11 @@ class Authorizer(Companion[ToAuthorizer, Open | VerdictMessage | Want]):
         if self._questions.pop(question.id, None) is not None:
             self.send(("forget", question.id))
 
-    async def stop(self) -> None:
+    async def stop(self, hurry: asyncio.Future[None]) -> None:
         """Ends the process; what is still asked is answered no."""
         if self._sweeper is not None:
             self._sweeper.cancel()
-        await super().stop()
+        await super().stop(hurry)
 
     def on_end(self) -> None:
         questions, self._questions = self._questions, {}

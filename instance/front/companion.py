@@ -57,12 +57,13 @@ class Companion(Generic[Sent, Received]):
         if self._process is not None:
             self._process.send(message, blobs)
 
-    async def stop(self) -> None:
-        """Ends it."""
+    async def stop(self, hurry: asyncio.Future[None]) -> None:
+        """Ends it, at once if there is a `hurry`."""
         self._stopping, self.ready = True, False
         if self._process is not None:
             self._process.send(("stop",))
-            await asyncio.wait([self._task], timeout=GRACE_S)
+            either = [self._task, hurry]
+            await asyncio.wait(either, timeout=GRACE_S, return_when=asyncio.FIRST_COMPLETED)
             self._process.kill()
         await asyncio.wait([self._task], timeout=GRACE_S)
         self._task.cancel()

@@ -13,7 +13,7 @@ from secrets import token_hex
 from typing import Any, cast
 
 from instance.core.batching import Batcher, Policy
-from instance.core.errors import Problem, refuse
+from instance.core.errors import Problem, RequestRefused, refuse
 from instance.core.lifecycle import State, is_ready
 from instance.front.authorizer import Authorizer
 from instance.front.batches import Batch
@@ -32,6 +32,7 @@ from instance.wire.messages import ModelInfo
 log = logging.getLogger("instance")
 SWEEP_S = 0.02  # how late a deadline may be noticed
 CHECK_S = 2.0
+GOING = Problem("not_ready", "the instance is shutting down", retry_after_s=1.0)
 STUCK_S, STUCK_TIMES = 0.25, 5  # a batch that takes both this long and as often its time
 
 
@@ -108,16 +109,18 @@ class Driver(Dispatcher):
                     self._quiet.clear()
                     await self._quiet.wait()
         except TimeoutError:
-            log.warning("%d requests were not finished in time", self.batcher.running)
+            log.warning("%d requests were not finished in time", self.active)
 
-    async def stop(self) -> None:
-        """Ends every worker, with its `teardown` where it can still run."""
+    async def stop(self, hurry: asyncio.Future[None]) -> None:
+        """Ends every worker, with its `teardown` where it can still run; none waits for what it
+        does once `hurry` is done."""
         self.draining = True
         for handle in (self._timer, self._sweeper, self._checker):
             if handle is not None:
                 handle.cancel()
+        self.fail_waiting(GOING)
         all_of_them: list[Worker | Companion[Any, Any]] = [*self.workers, *self._companions()]
-        await asyncio.gather(*(one.stop() for one in all_of_them))
+        await asyncio.gather(*(one.stop(hurry) for one in all_of_them))
 
     def _companions(self) -> list[Companion[Any, Any]]:
         return [one for one in (self.authorizer, self._notifier) if one is not None]
@@ -174,12 +177,10 @@ class Driver(Dispatcher):
 
     def submit(self, job: Job) -> None:
         """Queues `job`; raises Refused when there is no room, or no use in waiting."""
-        if self.draining or not self._was_ready:
-            raise refuse(
-                "not_ready",
-                "the instance is shutting down" if self.draining else "the model is still loading",
-                1.0,
-            )
+        if self.draining:
+            raise RequestRefused(GOING)
+        if not self._was_ready:
+            raise refuse("not_ready", "the model is still loading", 1.0)
         ready = self.workers[0].state is State.READY  # as mostly: the others need not be asked
         if not ready and not any(worker.hopeful for worker in self.workers):
             raise refuse("not_ready", "the model keeps failing to start", 5.0)

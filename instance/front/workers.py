@@ -170,8 +170,8 @@ class Worker:
             return [(jobs, []) for jobs in batches[:1]] + [([], jobs) for jobs in batches[1:]]
         return divide(batches, marks)
 
-    async def stop(self) -> None:
-        """Asks it to end, and ends it when it takes too long."""
+    async def stop(self, hurry: asyncio.Future[None]) -> None:
+        """Asks it to end, and ends it when it takes too long, or there is a `hurry`."""
         if self._task is None:
             return
         was = self.state
@@ -184,7 +184,8 @@ class Worker:
                 self.send(("stop",))
             else:
                 self._process.kill()
-            await asyncio.wait([self._task], timeout=GRACE_S)
+            either = [self._task, hurry]
+            await asyncio.wait(either, timeout=GRACE_S, return_when=asyncio.FIRST_COMPLETED)
             self._process.kill()
         # Killed, it is gone in no time; whatever else may hold the task must not hold the exit.
         await asyncio.wait([self._task], timeout=GRACE_S)

@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from openapi_spec_validator import validate
 
 from gateway.controlplane.configuration.settings import ENVIRONMENT_PREFIX, keys
+from instance.front.workers import GRACE_S
 from instance.settings import options
 from tests.instance.conftest import ROOT, Serve, eventually
-from tests.instance.loads import holding
+from tests.instance.loads import BREAKS, holding, later
 
 TYPED = """
     from pydantic import BaseModel, Field
@@ -239,6 +241,45 @@ UNENDING = """
         async def predict(self, x):
             await asyncio.sleep(600)
 """
+
+
+def test_a_second_signal_waits_for_nothing_that_a_model_does(serve: Serve, tmp_path: Path) -> None:
+    instance = serve(
+        """
+        import pathlib, threading
+        class Model:
+            def setup(self, device): ...
+            def predict(self, x): ...
+            def teardown(self):
+                pathlib.Path("tears").touch()
+                threading.Event().wait()
+        """
+    )
+    (worker,) = instance.workers()
+    instance.process.send_signal(signal.SIGTERM)
+    eventually((tmp_path / "tears").exists)
+    worker.suspend()  # nor for what it is asked
+    began = time.monotonic()
+    instance.process.send_signal(signal.SIGINT)
+    assert instance.process.wait(60) == 0
+    assert time.monotonic() - began < GRACE_S
+
+
+def test_r69_who_still_waits_when_the_drain_is_over_is_told_so(
+    serve: Serve, tmp_path: Path
+) -> None:
+    """No worker had come back to take what was accepted."""
+    instance = serve(BREAKS, "Model", "--drain", "0.2s")
+    (tmp_path / "broken").touch()
+    computed = later(lambda: instance.post("hang"))
+    eventually(lambda: instance.metric("instance_running") == 1)
+    waits = later(lambda: instance.post(2))
+    eventually(lambda: instance.metric("instance_queue_depth") == 1)
+    instance.workers()[0].kill()
+    assert computed().status_code == 500
+    assert instance.terminate() == 0
+    assert (waits().status_code, waits().json()["code"]) == (503, "not_ready")
+    assert "shutting down" in waits().json()["detail"]
 
 
 def test_r69_who_asks_on_a_kept_connection_as_the_instance_goes_is_told_so(serve: Serve) -> None:
