@@ -49,8 +49,6 @@ def _serve(given: dict[str, Any]) -> int:
     except PlanError as error:
         print(f"headgate instance: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 0
     from instance.app import run  # not before: whoever asks for help need not wait for it
 
     return run(plan)

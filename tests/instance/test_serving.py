@@ -11,12 +11,14 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 from openapi_spec_validator import validate
 
 from gateway.controlplane.configuration.settings import ENVIRONMENT_PREFIX, keys
 from instance.front.workers import GRACE_S
 from instance.settings import options
+from tests.harness.orphans import is_alive
 from tests.instance.conftest import ROOT, Serve, eventually
 from tests.instance.loads import BREAKS, holding, later
 
@@ -241,6 +243,27 @@ UNENDING = """
         async def predict(self, x):
             await asyncio.sleep(600)
 """
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("served", ["model.py:Model", "server.py"])
+def test_r68_a_signal_while_it_is_being_loaded_ends_it_without_a_word(
+    tmp_path: Path, served: str, number: signal.Signals
+) -> None:
+    waits = "import pathlib, threading; pathlib.Path('waits').touch(); threading.Event().wait()"
+    # In the middle of our own imports, or while the file is run that says what to serve.
+    (tmp_path / (served if served == "server.py" else "click.py")).write_text(waits)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "instance", served, "--port", "0"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    eventually((tmp_path / "waits").exists)
+    started = psutil.Process(process.pid).children()
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == ("", None)
+    assert process.returncode == 0
+    eventually(lambda: not any(map(is_alive, started)))
 
 
 def test_a_second_signal_waits_for_nothing_that_a_model_does(serve: Serve, tmp_path: Path) -> None:
