@@ -70,6 +70,8 @@ class Surface:
             detail = f"the body is larger than {self._max_body} bytes (--max-body)"
             return Problem("body_too_large", detail)
         coding = headers.get(b"transfer-encoding")
+        if coding is not None and incoming.version != "1.1":  # its framing is not to be believed
+            return Problem("bad_request", "HTTP/1.0 has no transfer encodings")
         if coding is not None and coding.lower() != b"chunked":
             return Problem("bad_request", "of transfer encodings only chunked is read here")
         if self._middlewares is not None and not self._passes(incoming, self._middlewares):

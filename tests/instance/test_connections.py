@@ -24,6 +24,7 @@ ECHO = """
             return x
 """
 HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
+OLD = b"POST /predict HTTP/1.0\r\nConnection: keep-alive\r\n"
 
 
 def asked(body: bytes, head: bytes = HEAD) -> bytes:
@@ -121,6 +122,7 @@ def test_a_path_is_the_same_however_its_letters_are_written(serve: Serve) -> Non
         (HEAD + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n1", 400),
         (HEAD + b"Transfer-Encoding: gzip, chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n", 400),
         (HEAD + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n11", 400),
+        (OLD + b"Transfer-Encoding: chunked\r\n\r\n1\r\n1\r\n0\r\n\r\n", 400),
         (HEAD + b"Content-Length: -1\r\n\r\n", 400),
         (HEAD + b"Expect: miracles\r\nContent-Length: 1\r\n\r\n1", 417),
         (HEAD + b"Content-Length: 999999999999999999999999\r\n\r\n", 400),
