@@ -51,8 +51,9 @@ def choose(balance: str, loads: Sequence[Load], rotation: int, now: float, ahead
 
     `rotation` counts up with each choice from a random start: it breaks ties, is the
     position of `round_robin` and the chance of `random`. Room is up to what each should compute
-    at once and `ahead` more, at most its `limit`; but within that a worker may always have one
-    computed, for what it knows of the others is old.
+    at once and more, at most its `limit`: one if there may be any `ahead`, or so many, up to a
+    batch, where it computes batches, for it begins the next one with what is there. Within that a
+    worker may always have one computed, for what it knows of the others is old.
     """
     count = len(loads)
     if not count:
@@ -68,7 +69,9 @@ def choose(balance: str, loads: Sequence[Load], rotation: int, now: float, ahead
         if load.shared is not None and now - load.looked_at > LOOK_S:
             load.look(now)
         occupied = load.occupied(now) if load.reported_at else computed + load.others
-        target = load.target + ahead
+        target = load.target
+        if ahead:
+            target += min(load.slots, ahead) if load.computes_batches else 1.0
         if target == math.inf and not load.is_fixed:
             target = usual_target(loads) if load.is_new else load.concurrency.peers.guess(now)
         if load.weight < 1.0:

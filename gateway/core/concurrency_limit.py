@@ -54,6 +54,7 @@ TRIAL_S: Final = 0.5  # least time for an experiment
 SAME_LEAST: Final = 0.85  # between these times as many nothing can be told
 SAME_MOST: Final = 1.2
 SUSPECTED: Final = 3  # rounds in a row, before an experiment keeps requests waiting
+DOUBTED_S: Final = 3.0 * DOUBT_S  # in which they may be put down to hiccups
 RETRY_S: Final = 1.0  # after an experiment that was undone; twice as long after the next one
 RETRY_MOST_S: Final = 32.0
 
@@ -93,8 +94,8 @@ class ConcurrencyLimit:
     __slots__ = (
         "_base", "_base_before_s", "_before", "_crowded", "_earlier", "_is_led", "_led_most",
         "_present", "_retry_at", "_retry_s", "_room", "_room_before", "_room_until", "_samples",
-        "_since", "_sure", "_suspected", "_until", "alone_s", "base_s", "limit", "peers",
-        "proven_until",
+        "_since", "_sure", "_suspected", "_suspected_from", "_until", "alone_s", "base_s", "limit",
+        "peers", "proven_until",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -118,6 +119,7 @@ class ConcurrencyLimit:
         self._led_most = 0.0
         self._sure = math.inf  # the limit that was proven last
         self._suspected = 0
+        self._suspected_from = math.inf
         self._retry_at = 0.0
         self._retry_s = RETRY_S
 
@@ -206,6 +208,7 @@ class ConcurrencyLimit:
         ]
         crowd, low_s, self._since, self._present, self._retry_at, self._retry_s = decision[10:]
         self._suspected = int(suspected)
+        self._suspected_from = min(now, self._suspected_from) if suspected else math.inf
         self._before = Level(crowd, low_s) if crowd else None
         self._is_led = True
         if now < self.proven_until:
@@ -250,11 +253,16 @@ class ConcurrencyLimit:
         self._earlier = [*self._earlier[-2 * ROUND :], *samples]
         if level.low_s <= allowed_s or 0.9 * (level.crowd + stuck) <= self.room + 1.0:
             self._suspected = 0
+            self._suspected_from = math.inf
             if now >= self._retry_at:
                 self._retry_s = RETRY_S
             return
-        self._retry_at = max(self._retry_at, hiccup_at(self._earlier) + DOUBT_S)
         self._suspected += 1
+        self._suspected_from = min(now, self._suspected_from)
+        hiccup = hiccup_at(self._earlier)
+        # One that answers in batches, or on a machine that is short, pauses again and again.
+        if hiccup < self._suspected_from + DOUBTED_S - DOUBT_S:
+            self._retry_at = max(self._retry_at, hiccup + DOUBT_S)
         is_likely = self._suspected >= SUSPECTED or grew(self._earlier, stuck, allowed_s)
         if now < self.peers.proven_until or (is_likely and now >= self._retry_at):
             # Those who are there leave first, which takes as long as Little's law says.

@@ -22,6 +22,8 @@ MOST_SLOTS: Final = 65_536.0  # beyond it a report makes no sense
 LOOK_S: Final = 0.001  # between two looks at what other workers have at an instance; no case
 TURNAROUND_S: Final = 0.002  # from an instance's answer to its next request's arrival; no case
 MOST_AHEAD: Final = 8.0  # requests sent ahead to an instance of few slots; no case
+TOGETHER: Final = 0.25  # of the usual time between two answers: they are of a batch
+BATCHES: Final = 2.5  # so many come together as a rule, by chance 1.3
 UNLIMITED: Final = 1 << 62
 _MOST_WAIT_S: Final = 5.0  # for which a report may keep requests away; no case
 
@@ -49,8 +51,8 @@ class Load:
     __slots__ = (
         "alone_s", "avoid_until", "base_s", "concurrency", "crowd", "departed", "foreign", "held",
         "in_flight", "is_fixed", "is_new", "learned_at", "limit", "looked_at", "others",
-        "others_departed", "reported_at", "samples", "service_s", "shared", "slots", "target",
-        "wait_until", "weight",
+        "others_departed", "reported_at", "run", "samples", "service_s", "shared", "slots",
+        "target", "together", "wait_until", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +89,13 @@ class Load:
         self.reported_at = 0.0
         self.wait_until = 0.0
         self.avoid_until = 0.0
+        self.run = 1  # answers that came at once last
+        self.together = 1.0  # and as a rule
+
+    @property
+    def computes_batches(self) -> bool:
+        """Whether its answers come together, of those that it says to compute at once."""
+        return self.together > BATCHES
 
     def sent(self, now: float) -> Sent:
         """Notes a request sent; gives what `answered` wants to know of that moment."""
@@ -127,6 +136,12 @@ class Load:
         gain = 1.0 / samples if samples * LEARN < 1.0 else LEARN
         if now - self.learned_at > FORGET_S and gain < RELEARN:
             gain = RELEARN
+        if slots > 1.0:
+            if (now - self.learned_at) * slots < TOGETHER * self.service_s:
+                self.run += 1
+            else:
+                self.together += (self.run - self.together) * 0.2
+                self.run = 1
         self.service_s += (sample - self.service_s) * gain
         self.learned_at = now
         if slots:

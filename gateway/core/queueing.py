@@ -23,6 +23,8 @@ PERSISTENT_S: Final = 1.0  # that a queue stands, before it may be called overlo
 FORGOTTEN_S: Final = 10.0  # after which what was counted is counted anew
 MEASURABLE: Final = 20  # departures from which a rate can be told
 GENERATION: Final = 32  # of those in flight have left before a queue is said to grow
+PAUSES_S: Final = 2.0  # in which it is learned how they leave,
+UNUSUAL: Final = 2.0  # and so many times their usual pause is a hiccup
 GRACE_S: Final = 0.1  # a burst may begin a standing queue without being called overload
 # Waiting requests per instance from which on pipelining costs nothing.
 DEEP: Final = 1  # 0: 69, 81; 4: 71, 80
@@ -69,15 +71,15 @@ def place(
     ahead: int | None = None,
 ) -> Placement | None:
     """Where one of the `waiting` requests (at least 1, the newest included) goes now; None
-    when all of them do better to wait. An instance may have `ahead` more than it computes; left
-    out: one, while many wait.
+    when all of them do better to wait. An instance may have `ahead` more than it computes, or one
+    more where it computes them one by one; left out: while many wait, its part of them.
 
     With `least_loaded`, a free but slow instance is left alone until the queue is so long
     that its newest request would be answered sooner there, and it is that one that goes.
     """
     count = len(loads)
     if ahead is None:
-        ahead = 1 if waiting > DEEP * count else 0
+        ahead = waiting // count if waiting > DEEP * count > 0 else 0
     index = choose(balance, loads, rotation, now, ahead)
     if index < 0:
         # Not `any`: each of them is asked.
@@ -208,7 +210,7 @@ class Admission:
     __slots__ = (
         "_count", "_departed", "_doubtful_until", "_gone_from", "_last", "_others_refused",
         "_overloaded", "_own_departed", "_own_gone_from", "_own_refused", "_own_waiting",
-        "_present", "_queue", "_refused_from", "_shared", "_since",
+        "_present", "_queue", "_refused_from", "_shared", "_since", "_stands", "_usual_pause_s",
     )  # fmt: skip
 
     def __init__(self, queue: Queue, shared: SharedQueue | None = None) -> None:
@@ -226,6 +228,8 @@ class Admission:
         self._gone_from = 0.0  # and had when the count began
         self._own_departed = self._own_gone_from = 0  # the same of this worker's own
         self._last = math.inf  # when one was seen to have left
+        self._stands = False  # somebody waited when it was looked last
+        self._usual_pause_s = 0.0  # between two that leave while somebody waits, or two batches
         self._doubtful_until = 0.0  # what was learned in a hiccup says nothing of the wait after it
 
     def waits(self, count: int) -> None:
@@ -250,7 +254,8 @@ class Admission:
         wait_s = self._wait_s(now, waiting, everybody, rate)
         long_s = tolerable_wait_s(service_s)
         in_flight = sum([load.in_flight + load.others for load in loads], 0.0)
-        stalls = paused_s > max(STALL_S, STALL_GAPS / rate)
+        stalls = paused_s > max(STALL_S, STALL_GAPS / rate, UNUSUAL * self._usual_pause_s)
+        self._stands = everybody > 0
         if stalls:
             self._doubtful_until = now + DOUBT_S
         if everybody == 0 or stalls or not (wait_s > long_s or self._overloaded):
@@ -306,6 +311,10 @@ class Admission:
             self._count, self._departed, self._last = len(loads), departed, now
             self._calm()
         if departed != self._departed:
+            if self._stands:
+                pause_s = min(now - self._last, 5.0 * PAUSES_S)
+                weight = min(1.0, pause_s / PAUSES_S)
+                self._usual_pause_s += (pause_s - self._usual_pause_s) * weight
             self._departed, self._last = departed, now
         return now - self._last
 

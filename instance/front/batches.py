@@ -41,12 +41,15 @@ class Batch:
 
 
 class Batches(dict[int, Batch]):
-    """By id, oldest first; `streams` are the jobs among them whose answers come in parts."""
+    """By id, oldest first; `streams` are the jobs among them whose answers come in parts. While the
+    answers of one are written so many are `answered_with` each of them: they are computed no more.
+    """
 
-    __slots__ = ("streams",)
+    __slots__ = ("answered_with", "streams")
 
     def __init__(self) -> None:
         super().__init__()
+        self.answered_with = 0
         self.streams: dict[int, tuple[Job, Batch]] = {}
 
     def take_all(self) -> list[Batch]:
@@ -88,8 +91,12 @@ class Batches(dict[int, Batch]):
         batch = self.pop(id, None)
         if batch is None:
             return None
-        for job, reply in zip(batch.jobs, packed, strict=False):
-            job.resolve(unpack_reply(reply, blobs))
+        self.answered_with = len(batch.jobs) - 1
+        try:
+            for job, reply in zip(batch.jobs, packed, strict=False):
+                job.resolve(unpack_reply(reply, blobs))
+        finally:
+            self.answered_with = 0
         for job in batch.jobs:
             job.worker = None
             if self.streams.pop(job.id, None) is not None:

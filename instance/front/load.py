@@ -76,10 +76,13 @@ class Load:
     def report(self) -> tuple[int, int, int, float]:
         """(queue, running, slots, expected wait in milliseconds), as ORCA carries them.
 
-        A batch sent ahead to a busy worker waits there, so it counts as waiting.
+        A batch sent ahead to a busy worker waits there, so it counts as waiting. The answers of a
+        batch are written together and say the same: each counts itself and none of the others, for
+        who reads them takes them one by one out of what it has here.
         """
         batcher = self._batcher
         lanes, held = self.lanes()
+        held += sum(worker.batches.answered_with for worker in self._workers)
         slots = lanes * min(batcher.limit, batcher.policy.max_batch_size)
         waiting, taken = batcher.waiting, batcher.running - held
         running = min(taken, slots)

@@ -353,6 +353,7 @@ class Worker:
         self._dispatcher.dispatch_soon()
 
     def _on_answers(self, message: Answers, blobs: list[Body]) -> None:
+        self._dispatcher.changes += 1
         if (batch := self.batches.answered(message, blobs)) is not None:
             self.stuck = False
             self._dispatcher.batch_done(batch, message[2])

@@ -142,6 +142,19 @@ def test_a_limit_is_tried_when_waiting_grows_and_refuses_nobody_until_it_is_prov
     assert limit.limit_rather_than_refuse(now) == limit.limit < 15
 
 
+def test_one_that_answers_in_batches_is_found_to_be_full_though_it_pauses_between_them() -> None:
+    limit, service_s, size = ConcurrencyLimit(), 0.4, 16
+    now = feel(limit, service_s, among=1, times=20)
+    for number in range(1, 100):
+        now += service_s
+        among = float(size * (number + 1))  # three times as many come as go
+        for _ in range(size):
+            limit.answered(now, Sample(now, number * service_s, among, 1.0, 3.0 * among))
+        if limit.limit < math.inf:
+            break
+    assert limit.limit < math.inf
+
+
 def test_a_limit_that_the_answers_do_not_follow_is_undone_and_they_are_usual_from_now_on() -> None:
     limit = ConcurrencyLimit()
     now = swamp(limit)

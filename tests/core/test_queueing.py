@@ -54,6 +54,25 @@ def test_while_many_wait_one_more_is_sent_ahead() -> None:
     assert placed([load(3), load(3)], waiting=99) is None
 
 
+def test_one_that_computes_batches_is_sent_the_next_one_ahead() -> None:
+    """It would begin one of a single request, and be busy with that when the others come."""
+    batches, now = Load(slots=16.0), NOW
+    for _ in range(8):
+        sent = [batches.sent(now) for _ in range(16)]
+        now += 0.4
+        for each in sent:
+            batches.answered(now, 0.4, each)
+            batches.done()
+
+    def has_room(in_flight: int, waiting: int) -> bool:
+        batches.in_flight = in_flight
+        return place("least_loaded", [batches], waiting, 0, now) is not None
+
+    assert [has_room(count, waiting=99) for count in (16, 31, 32)] == [True, True, False]
+    assert [has_room(count, waiting=3) for count in (18, 19)] == [True, False]
+    assert not has_room(16, waiting=1)
+
+
 def test_a_slow_instance_is_left_alone_until_waiting_for_a_fast_one_takes_as_long() -> None:
     fleet = [load(3), load(3), load(3), load(0, service_s=0.2)]
     assert placed(fleet, waiting=1) is None
@@ -126,6 +145,19 @@ def test_r39_who_cannot_be_answered_in_time_is_refused_at_once() -> None:
     assert admission.admit(NOW, loads, 250, math.inf) == Refuse("queue_full", 3)
     assert isinstance(admission.admit(NOW, loads, 30, remaining_s=0.3), Refuse)
     assert isinstance(admission.admit(NOW, loads, 20, remaining_s=0.3), Admit)
+
+
+def test_r39_batches_are_no_hiccups_and_who_would_wait_too_long_is_told_at_once() -> None:
+    """Sixteen leave together each 0.4 s, and three times as many come."""
+    admission, batches = Admission(Queue(size=512, timeout_s=5.0)), load(16, 16.0, 0.4)
+    waiting = 0
+    for count in range(1, 30 * 120):
+        now = NOW + count / 120
+        if count % 48 == 0:
+            waiting, batches.departed = max(0, waiting - 16), batches.departed + 16
+        if isinstance(admission.admit(now, [batches], waiting, math.inf), Admit):
+            waiting += 1
+        assert waiting < 5.0 * 40 or now < NOW + 10.0
 
 
 def test_without_any_instance_nobody_waits() -> None:

@@ -14,6 +14,18 @@ import pytest
 from tests.instance.conftest import Serve, eventually
 from tests.instance.loads import MODEL, holding, later, many, ran, raw, together
 
+BATCHED = """
+    import pathlib, time
+
+    class Batched:
+        max_batch_size = 8
+        def setup(self, device): ...
+        def predict(self, batch):
+            while pathlib.Path("hold").exists():
+                time.sleep(0.005)
+            return batch
+"""
+
 
 def at_once(ask: Callable[[], httpx.Response]) -> tuple[float, httpx.Response]:
     """How long the quickest of five takes, and the last answer: who would have to wait for others
@@ -173,6 +185,20 @@ async def test_r47_mixed_shapes_in_random_batches_are_each_answered_with_their_o
     for body, (status, answer) in zip(bodies, results, strict=True):
         assert (status, answer) == (200, 2.0 * sum(body["x"]))
     assert instance.metric("instance_batch_size_count") < count
+
+
+def test_who_is_answered_together_is_not_said_to_be_computed_still(serve: Serve) -> None:
+    """A gateway takes them out of what it has here one by one, and would take them for others'."""
+    instance = serve(BATCHED, "Batched")
+    with holding(instance):
+        first = later(lambda: instance.post({"id": 0}))
+        eventually(lambda: instance.metric("instance_running") == 1)
+        calls = [later(lambda: instance.post({"id": 1})) for _ in range(4)]
+        eventually(lambda: instance.metric("instance_queue_depth") == 4)
+    first()
+    reports = [call().headers["endpoint-load-metrics"].removeprefix("JSON ") for call in calls]
+    said = [json.loads(report)["named_metrics"] for report in reports]
+    assert {(each["queue"], each["running"]) for each in said} == {(0, 1)}
 
 
 def test_two_workers_compute_at_the_same_time(serve: Serve) -> None:
