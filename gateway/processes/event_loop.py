@@ -18,6 +18,10 @@ import uvloop
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
+class LostAtOnce(ConnectionResetError):
+    """TLS was agreed on, and then the other end was gone before anything was said."""
+
+
 class EventLoop(uvloop.Loop):
     """uvloop's loop, on which giving up a connection while it is made leaves no trace."""
 
@@ -33,8 +37,8 @@ class EventLoop(uvloop.Loop):
         ssl_shutdown_timeout: float | None = None,
         **more: Any,
     ) -> tuple[asyncio.Transport, P]:
-        """A connection and its protocol, as asyncio's; `ConnectionResetError` if it was lost as its
-        handshake ended."""
+        """A connection and its protocol, as asyncio's; LostAtOnce if it was lost as its handshake
+        ended."""
         connect = cast(Callable[..., Any], super().create_connection)
         if not ssl:
             named = {"server_hostname": server_hostname} if server_hostname is not None else {}
@@ -56,7 +60,7 @@ class EventLoop(uvloop.Loop):
             ssl_shutdown_timeout=ssl_shutdown_timeout,
         )
         if transport.is_closing():
-            raise ConnectionResetError("lost as its handshake ended")
+            raise LostAtOnce("lost as its handshake ended")
         protocol = protocol_factory()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)

@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import select
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +17,17 @@ import pytest
 from gateway.controlplane.watch import resolver as resolver_module
 from gateway.controlplane.watch.health_book import Key
 from gateway.controlplane.watch.prober import Prober, targets_of
-from gateway.controlplane.watch.probing import Target, probe, signal_of
+from gateway.controlplane.watch.probing import Target, Untrusted, probe, signal_of
 from gateway.controlplane.watch.resolver import Endpoints, Resolver, is_permitted, look_up
+from gateway.core.credentials import Tls
 from gateway.core.evidence import Evidence, by_backend
 from gateway.core.health import HealthState
 from gateway.core.table import Backend, Health, Table
+from gateway.processes.credentials import Credential, Held, Sources
+from gateway.processes.event_loop import EventLoop
 from tests.harness.black_hole import BlackHole
+from tests.harness.certificates import make_ca, make_certificate
+from tests.harness.tls_instance import server_context
 
 from .waiting import until
 
@@ -260,6 +268,36 @@ async def answering(answer: bytes, hold_s: float = 0) -> AsyncIterator[Target]:
 async def test_a_probe_wants_a_success_and_nothing_else(answer: bytes, signal: str) -> None:
     async with answering(answer) as target:
         assert await probe(target) == signal
+
+
+@pytest.mark.parametrize("hears", [False, True], ids=["at once", "once it was asked"])
+def test_whoever_resets_the_connection_after_the_handshake_may_ask_for_a_certificate(
+    tmp_path: Path, hears: bool
+) -> None:
+    """By TLS 1.3 it learns only then that there is none: somebody listens, whenever we hear it."""
+    ca, times = make_ca(tmp_path), 30
+    theirs = server_context(make_certificate(tmp_path, "here", ca, "127.0.0.1"))
+    held = Held(Sources(Tls(str(ca[0])), ()))
+    held.take(Credential(ssl.create_default_context(cafile=str(ca[0])), b""))
+
+    def resets(listening: socket.socket) -> None:
+        for _ in range(times):
+            with theirs.wrap_socket(listening.accept()[0], server_side=True) as peer:
+                if hears:
+                    select.select([peer], [], [])
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+    async def asked(target: Target) -> None:
+        for _ in range(times):
+            with pytest.raises(Untrusted, match="closes the connection when TLS is") as caught:
+                await probe(target)
+            assert caught.value.signal == "malformed"
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=resets, args=[listening], daemon=True).start()
+        health, port = Health(timeout_s=60.0), listening.getsockname()[1]
+        with asyncio.Runner(loop_factory=EventLoop) as runner:
+            runner.run(asked(Target("127.0.0.1", port, health, "", "127.0.0.1", held)))
 
 
 async def test_r25_a_probe_that_hangs_ends_in_time() -> None:

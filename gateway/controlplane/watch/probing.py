@@ -9,6 +9,7 @@ from typing import Any
 from gateway.core.health import ProbeSignal, connect_signal
 from gateway.core.table import Health
 from gateway.processes.credentials import CredentialError, Held, why_not_trusted
+from gateway.processes.event_loop import LostAtOnce
 
 HEAD_LIMIT = 32 << 10
 CLOSED = (
@@ -81,9 +82,12 @@ async def probe(
         return "probe_unreachable"
     except (ssl.SSLError, CredentialError) as error:
         raise Untrusted(why_not_trusted(error, target.server_name)) from None
+    except LostAtOnce:
+        raise Untrusted(CLOSED, "malformed") from None
     except OSError as error:
         signal = connect_signal(error.errno)
         return None if signal == "exhausted" else CONNECT[signal]
+    is_silent = True
     try:
         async with asyncio.timeout(limit_s):
             host = f"[{target.host}]" if ":" in target.host else target.host
@@ -93,13 +97,15 @@ async def probe(
                 + lines
                 + b"Connection: close\r\n\r\n"
             )
-            return signal_of(await reader.readuntil(b"\r\n\r\n"))
+            first = await reader.readexactly(1)
+            is_silent = False
+            return signal_of(first + await reader.readuntil(b"\r\n\r\n"))
     except TimeoutError:
         return "late"
     except ssl.SSLError as error:  # by TLS 1.3 it hears of the gateway's certificate only now
         raise Untrusted(why_not_trusted(error, target.server_name)) from None
-    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        if secure and not getattr(error, "partial", b"-"):
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        if secure and is_silent:
             raise Untrusted(CLOSED, "malformed") from None
         return "malformed"
     finally:
