@@ -5,6 +5,7 @@ by, and what was given up.
 """
 
 import asyncio
+import socket
 import ssl
 import threading
 from collections.abc import Awaitable, Callable
@@ -77,12 +78,17 @@ class ModelPlayer:
         app.router.add_post("/v1/{what}", self._counted)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls)
-        await site.start()
-        port = runner.addresses[0][1]
+        listening = socket.create_server(("127.0.0.1", 0))
+        await web.SockSite(runner, listening, ssl_context=self._tls).start()
+        port = listening.getsockname()[1]
         self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{port}"
         self._started.set()
         await self._over.wait()
+        # asyncio loses who is accepted in the moment in which a server is closed, and the
+        # descriptor with it: nobody is, and after three steps who was is a connection that waits.
+        self._loop.remove_reader(listening)
+        for _ in range(3):
+            await asyncio.sleep(0)
         await runner.cleanup()
 
     async def _counted(self, request: web.Request) -> web.StreamResponse:

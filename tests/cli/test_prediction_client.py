@@ -401,7 +401,9 @@ def test_a_client_that_nobody_has_any_more_ends(models) -> None:
 )
 def test_a_program_ends_without_a_word_whatever_it_left_open(models, last: str) -> None:
     code = (
-        "import sys; from gateway.client import Client;"
+        "import logging; from gateway.client import Client;"
+        # In development asyncio warns of each step that a busy machine took long for.
+        "logging.getLogger('asyncio').setLevel('ERROR');"
         f"client = Client({models.url!r}); print(client.predict('/echo', 1)); {last}"
     )
     ran = subprocess.run(
