@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from gateway.app import CannotStart, prepare
 from tests.harness.certificates import make_ca, make_certificate
-from tests.harness.gateway import Gateway, backend, eventually, running_gateway
+from tests.harness.gateway import QUICK_HEALTH, Gateway, backend, eventually, running_gateway
 from tests.harness.load import Reply
 from tests.harness.ports import free_port
 from tests.harness.tls_instance import TlsInstance, server_context, tls_instance
@@ -107,6 +107,8 @@ async def house(files: dict[str, Any]) -> AsyncIterator[House]:
         "X-Api-Key": {"file": str(folder / "token")},
         "X-Said": "plainly",
     }
+    # They answer from this process, whose turn may come late on a busy machine.
+    patient = {"timeouts": {"connect": "20s"}, "health": {**QUICK_HEALTH, "timeout": "20s"}}
     more: dict[str, Any] = {
         "here": {"headers": headers},
         "named": {"tls": {**ca, "server_name": "gpu7.test"}},
@@ -120,10 +122,7 @@ async def house(files: dict[str, Any]) -> AsyncIterator[House]:
         }
         document = {
             "backends": {
-                # They answer from this process, whose turn may come late on a busy machine.
-                name: backend(
-                    one.url, **{"tls": ca, "timeouts": {"connect": "20s"}, **more.get(name, {})}
-                )
+                name: backend(one.url, **{"tls": ca, **patient, **more.get(name, {})})
                 for name, one in made.items()
             },
             "routes": {
@@ -202,13 +201,11 @@ async def test_who_cannot_be_verified_gets_nothing_and_why_is_said(
 
 
 async def test_one_that_closes_after_the_handshake_is_said_to(house: House) -> None:
-    async def is_said() -> bool:  # unless the last probe had no answer at all
+    async def is_said() -> bool:
         (one,) = (await house.gateway.status())["backends"]["silent"]["instances"].values()
-        cause = one.get("cause") or ""
-        if one["health"] == "failing":  # of a busy machine: the alert came before the end
-            return "asks for a certificate (tls.cert and tls.key" in cause
-        assert one["health"] == "starting"
-        return "it may ask for a certificate (tls.cert and tls.key" in cause
+        assert one["health"] != "up"
+        # It may, or where its alert comes before the end it does.
+        return "for a certificate (tls.cert and tls.key" in (one.get("cause") or "")
 
     await eventually(is_said)
 
@@ -242,14 +239,10 @@ async def test_headers_are_set_on_all_requests_and_the_clients_are_not_passed(ho
 async def test_another_ca_is_taken_over_without_a_restart(
     house: House, files: dict[str, Any]
 ) -> None:
-    async def asked() -> list[Reply]:
-        return [await house.ask("moves") for _ in range(6)]
-
     async def answers(status: int) -> bool:
-        return {reply.status for reply in await asked()} == {status}
+        return {(await house.ask("moves")).status for _ in range(6)} == {status}
 
-    replies = await asked()
-    assert all(reply.ok for reply in replies), (replies, house.gateway.log_text())
+    await eventually(lambda: answers(200), what="the CA of the start")
     live = house.folder / "live-ca.crt"
     for name, status in (("other_ca", 502), ("ca", 200)):
         shutil.copy(files[name][0], house.folder / "next")
@@ -257,8 +250,7 @@ async def test_another_ca_is_taken_over_without_a_restart(
         await eventually(lambda status=status: answers(status), what=name)
     live.write_text("no certificate")
     await eventually(lambda: "nothing changes" in house.gateway.log_text())
-    replies = await asked()
-    assert all(reply.ok for reply in replies), replies
+    await eventually(lambda: answers(200), what="the CA that was there before")
     shutil.copy(files["ca"][0], live)
 
 
