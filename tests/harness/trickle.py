@@ -22,11 +22,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Asked(NamedTuple):
-    """One request: when it was to begin (monotonic), the seconds it took, its status (or 0)."""
+    """One request: when it was to begin (monotonic), the seconds it took, its status (or 0), and
+    which error that is to the gateway."""
 
     began: float
     took_s: float
     status: int
+    code: str
 
 
 class Trickle:
@@ -78,8 +80,12 @@ async def _ask(gap_s: float, ports: list[int]) -> None:
             tasks[place].append(asyncio.create_task(ask(client, url, what, at, 10)))
         moments += 1
     told = [await asyncio.gather(*server) for server in tasks]
-    print(json.dumps([[(r.intended, r.took_s, r.status) for r in server] for server in told]))
+    print(json.dumps([[_asked(reply) for reply in server] for server in told]))
     await client.close()
+
+
+def _asked(reply: Reply) -> Asked:
+    return Asked(reply.intended, reply.took_s, reply.status, reply.header("x-headgate-error"))
 
 
 if __name__ == "__main__":
