@@ -301,6 +301,11 @@ def test_a_file_that_stands_in_the_place_of_pythons_own_is_named(tmp_path: Path)
     (tmp_path / "other" / "queue").mkdir(parents=True)  # no module
     for name in ("models.py", "sys.py"):  # nobody's, and one that is found before any folder
         assert shadowed(write(tmp_path / "other", "", name).parent) is None
+    (tmp_path / "other" / "instance").mkdir()
+    write(tmp_path / "other" / "instance", "", "__init__.py")
+    hidden = f"{tmp_path}/other/instance stands in the place of Headgate's own instance: rename it"
+    assert shadowed(tmp_path / "other", frozenset({"instance"})) == hidden
+    assert shadowed(tmp_path / "other", frozenset()) is None
 
 
 def test_an_interpreter_without_headgate_is_told_what_it_lacks(tmp_path: Path) -> None:
