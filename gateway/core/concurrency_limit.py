@@ -28,6 +28,7 @@ from typing import Final
 
 from gateway.core.crowding import (
     DOUBT_S,
+    DOUBTED_S,
     NO_LEVEL,
     ROUND,
     Level,
@@ -54,7 +55,6 @@ TRIAL_S: Final = 0.5  # least time for an experiment
 SAME_LEAST: Final = 0.85  # between these times as many nothing can be told
 SAME_MOST: Final = 1.2
 SUSPECTED: Final = 3  # rounds in a row, before an experiment keeps requests waiting
-DOUBTED_S: Final = 3.0 * DOUBT_S  # in which they may be put down to hiccups
 RETRY_S: Final = 1.0  # after an experiment that was undone; twice as long after the next one
 RETRY_MOST_S: Final = 32.0
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from gateway.core.balancing import choose, is_on_trial, usual_service_s
-from gateway.core.crowding import DOUBT_S, STALL_GAPS, STALL_S, tolerable_wait_s
+from gateway.core.crowding import DOUBT_S, DOUBTED_S, STALL_GAPS, STALL_S, tolerable_wait_s
 from gateway.core.instance_load import Load
 from gateway.core.retrying import retry_after_s
 from gateway.core.shared_load import SharedQueue
@@ -210,7 +210,8 @@ class Admission:
     __slots__ = (
         "_count", "_departed", "_doubtful_until", "_gone_from", "_last", "_others_refused",
         "_overloaded", "_own_departed", "_own_gone_from", "_own_refused", "_own_waiting",
-        "_present", "_queue", "_refused_from", "_shared", "_since", "_stands", "_usual_pause_s",
+        "_present", "_queue", "_refused_from", "_shared", "_since", "_stood_from",
+        "_usual_pause_s",
     )  # fmt: skip
 
     def __init__(self, queue: Queue, shared: SharedQueue | None = None) -> None:
@@ -228,7 +229,7 @@ class Admission:
         self._gone_from = 0.0  # and had when the count began
         self._own_departed = self._own_gone_from = 0  # the same of this worker's own
         self._last = math.inf  # when one was seen to have left
-        self._stands = False  # somebody waited when it was looked last
+        self._stood_from = math.inf  # since when somebody waits, whenever it was looked
         self._usual_pause_s = 0.0  # between two that leave while somebody waits, or two batches
         self._doubtful_until = 0.0  # what was learned in a hiccup says nothing of the wait after it
 
@@ -255,7 +256,9 @@ class Admission:
         long_s = tolerable_wait_s(service_s)
         in_flight = sum([load.in_flight + load.others for load in loads], 0.0)
         stalls = paused_s > max(STALL_S, STALL_GAPS / rate, UNUSUAL * self._usual_pause_s)
-        self._stands = everybody > 0
+        self._stood_from = min(now, self._stood_from) if everybody > 0 else math.inf
+        # A machine that is short pauses again and again: a queue that stands for so long is one.
+        stalls = stalls and now < self._stood_from + DOUBTED_S
         if stalls:
             self._doubtful_until = now + DOUBT_S
         if everybody == 0 or stalls or not (wait_s > long_s or self._overloaded):
@@ -311,7 +314,7 @@ class Admission:
             self._count, self._departed, self._last = len(loads), departed, now
             self._calm()
         if departed != self._departed:
-            if self._stands:
+            if self._stood_from < math.inf:
                 pause_s = min(now - self._last, 5.0 * PAUSES_S)
                 weight = min(1.0, pause_s / PAUSES_S)
                 self._usual_pause_s += (pause_s - self._usual_pause_s) * weight
