@@ -6,6 +6,7 @@ process was started with an environment of its own, nothing is.
 """
 
 import os
+import select
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -13,20 +14,21 @@ from pathlib import Path
 
 MARK = "STARTED_BY_HEADGATE"
 MOST_LOOKS = 10  # at processes that start others while they are ended
+ENDS_WITHIN_MS = 1000  # one that is killed, unless the kernel holds it
 
 PROCESSES = Path("/proc")
 
 
 def end(mark: str) -> None:
-    """Kills every process whose mark begins with `mark`. Reads the environment of all processes of
-    this user: for a thread of its own."""
+    """Kills every process whose mark begins with `mark`, and waits for their ends. Reads the
+    environment of all processes of this user: for a thread of its own."""
     for _ in range(MOST_LOOKS):
         if not [pid for pid in _own_processes() if _end(pid, mark)]:
             return
 
 
 def _end(pid: int, mark: str) -> bool:
-    """Whether `pid` bore the mark, and is killed now."""
+    """Whether `pid` bore the mark, and has ended now."""
     try:
         # What the number means cannot change any more from here on.
         process = os.pidfd_open(pid)
@@ -36,6 +38,9 @@ def _end(pid: int, mark: str) -> bool:
         if not _bears(pid, mark):
             return False
         signal.pidfd_send_signal(process, signal.SIGKILL)
+        gone = select.poll()
+        gone.register(process, select.POLLIN)
+        gone.poll(ENDS_WITHIN_MS)
     except OSError:  # it ended meanwhile
         return False
     finally:
