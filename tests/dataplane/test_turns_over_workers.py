@@ -1,13 +1,32 @@
 """Whose turn the next permit is, over the queues of two workers."""
 
 from collections import deque
-from types import SimpleNamespace
 from typing import Any
 
+from gateway.core.errors import GatewayError
 from gateway.core.shared_load import SharedQueue, lane_at, size
+from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.queue_turns import QueueTurns
+from gateway.dataplane.waiter import Waiter
 
 LANES = 2
+
+
+class Asks(Waiter):
+    """A request of a consumer, of which nothing but its turn is looked at."""
+
+    def __init__(self, consumer: str) -> None:
+        super().__init__()
+        self._consumer = consumer
+
+    @property
+    def consumer(self) -> str:
+        return self._consumer
+
+    def begin(self, instance: LiveInstance, now: float) -> None: ...
+    def move_on(self) -> None: ...
+    def fail(self, fault: GatewayError) -> None: ...
+    def expired(self, now: float) -> None: ...
 
 
 class Worker:
@@ -17,11 +36,11 @@ class Worker:
         others = [lane_at(other) for other in range(LANES) if other != lane]
         self.shared = SharedQueue(cells, lane, others)
         self.turns = QueueTurns(self.shared)
-        self.waiting: deque[Any] = deque()
+        self.waiting: deque[Waiter] = deque()
 
     def comes(self, name: str, count: int = 1) -> None:
         for _ in range(count):
-            self.turns.line_up(self.waiting, SimpleNamespace(consumer=name, turn=0.0))  # type: ignore[arg-type]
+            self.turns.line_up(self.waiting, Asks(name))
             self._tell()
 
     def looks(self, now: float) -> bool:
