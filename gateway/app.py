@@ -10,9 +10,11 @@ import asyncio
 import gc
 import json
 import os
+import resource
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 DRAIN_MARGIN_S = 1.0
 ROUTES_SHOWN = 10
+MOST_DESCRIPTORS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +342,7 @@ def run_control(arguments: Sequence[str]) -> int:
     from gateway.telemetry import logs
 
     _collect_from_now_on()
+    _take_descriptors()
     start: ControlStart = json.loads(arguments[0])
     logs.set_up()
     return uvloop.run(control(start), loop_factory=EventLoop)
@@ -352,6 +356,7 @@ def run_worker(arguments: Sequence[str]) -> int:
     from gateway.processes.event_loop import EventLoop
 
     _collect_from_now_on()
+    _take_descriptors()
     start: WorkerStart = json.loads(arguments[0])
     bound = [socket.socket(fileno=fd) for fd in start["data_fds"]]
     knows = WorkerOptions(
@@ -381,3 +386,13 @@ def _collect_from_now_on() -> None:
     """What was loaded is never looked through for garbage: it stays as long as the process."""
     gc.freeze()
     gc.enable()
+
+
+def _take_descriptors() -> None:
+    """Lets this process have as many descriptors as it may: what most systems begin with, 1,024,
+    is half of that in clients. Only a process that starts no models, which inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(ValueError, OSError):  # macOS allows fewer than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -10,6 +10,7 @@ from tests.harness.gateway import eventually, one_backend, running_gateway
 from tests.harness.origins import one_origin
 from tests.harness.wire import wire
 
+MAY_HAVE_MORE = ("sh", "-c", 'ulimit -Sn 128 && exec "$@"', "sh")
 LIMITED = ("sh", "-c", 'ulimit -n 256 && exec "$@"', "sh")
 
 
@@ -43,3 +44,16 @@ async def test_r36_four_hundred_connections_on_256_descriptors() -> None:
             left = time.monotonic()
             await eventually(normal, what="normal after the crowd has left")
             assert (took := time.monotonic() - left) <= 2, took
+
+
+async def test_a_gateway_has_as_many_descriptors_as_it_may() -> None:
+    """Most systems begin with few of those that they allow."""
+    async with one_origin() as origin:
+        async with running_gateway(one_backend(origin), prefix=MAY_HAVE_MORE) as gateway:
+            async with AsyncExitStack() as stack:
+                clients = [
+                    await stack.enter_async_context(wire(gateway.data_port)) for _ in range(200)
+                ]
+                for client in clients:
+                    await client.send(b"GET /x HTTP/1.1\r\nHost: gw.test\r\n\r\n")
+                    assert (await client.read_response()).status == 200
