@@ -26,7 +26,7 @@ HOT = {
     "gateway/dataplane": """admitting attempt availability backend bucket buckets coding cold_start
         connection deadlines deciding door exchange idle_queue in_flight_limit instance intake judge
         leased limiting listener live_route match_memory meeting mirroring model_listing pairing
-        plane pool queue queue_turns replies replying retry route_table shaping shared traced
+        plane pool queue queue_turns replies replying retry room route_table shaping shared traced
         tunnel upstream waiter""",
     "gateway/telemetry": "ledger metrics rows series",
     "instance/core": "batching deadlines expiring pacing",

@@ -105,6 +105,10 @@ class Connection(asyncio.Protocol, Timed):
         """Whether another request than `exchange` is under way."""
 
     @abstractmethod
+    def resting_since(self) -> float:
+        """Since when no whole head of a request has come; NEVER while a request is under way."""
+
+    @abstractmethod
     def count_under_way(self) -> None:
         """Counts the request under way, if there is one, by the limits of in_flight as they are."""
 
@@ -165,6 +169,14 @@ class Connection(asyncio.Protocol, Timed):
         """Whether there is more of the answer for who is lingered on, and time for it."""
         has_more = self.transport.get_write_buffer_size() > 0
         return has_more and now - self._last_piece < self.shared.options.stream_idle_s
+
+    def make_room(self) -> bool:
+        """Ends a connection that rests, for somebody else; False where a request has come by now,
+        or its client has yet to take an answer."""
+        if self.transport.get_write_buffer_size() or self._has_unread():
+            return False
+        self.abort()
+        return True
 
     def _has_unread(self) -> bool:
         """Whether bytes have come that the loop has not yet handed over."""

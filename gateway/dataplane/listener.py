@@ -77,14 +77,14 @@ class Client(Connection):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A new client, unless there are as many as the descriptors allow."""
+        """A new client, if there is room for one."""
         self.transport = cast(asyncio.Transport, transport)
         name = transport.get_extra_info("peername")
         # A socket on [::] calls 192.0.2.1 ::ffff:192.0.2.1; nobody who looks for it would.
         self.address = name[0].removeprefix("::ffff:") if isinstance(name, tuple) else "unix"
         self.peer = self.address.encode("latin-1")
         plane = self.plane
-        if len(plane.clients) >= plane.max_clients:
+        if plane.room.left(plane.now()) < 1.0:
             self.abort()
             return
         if transport.get_extra_info("sslcontext") is not None:
@@ -351,6 +351,11 @@ class Client(Connection):
 
     def is_beyond(self, exchange: object) -> bool:
         return self.exchange is not exchange and self.exchange is not None
+
+    def resting_since(self) -> float:
+        if self.state != HEAD or self.stalled:
+            return NEVER
+        return self._head_since or self.deadline - self._keep_alive_s
 
     def count_under_way(self) -> None:
         if self.exchange is not None:

@@ -22,6 +22,7 @@ from gateway.dataplane.judge import judges
 from gateway.dataplane.live_table import LiveTable
 from gateway.dataplane.load_memory import LoadMemory
 from gateway.dataplane.permits import PermitsFile
+from gateway.dataplane.room import Room
 from gateway.dataplane.route_table import Snapshot
 from gateway.dataplane.shared import Shared
 from gateway.telemetry.metrics import Counters
@@ -35,7 +36,7 @@ class Plane(Shared):
 
     __slots__ = (
         "clients", "deciding", "documents", "had_lease", "is_replaced", "lame", "lease_until",
-        "live", "max_clients", "snapshot", "strangers", "tracing",
+        "live", "room", "snapshot", "strangers", "tracing",
     )  # fmt: skip
 
     def __init__(
@@ -57,7 +58,7 @@ class Plane(Shared):
         self.lease_until = -math.inf if options.is_shared else math.inf
         self.had_lease = False
         self.clients: set[Connection] = set()
-        self.max_clients = math.inf
+        self.room = Room(self.clients)
         self.deciding = DecidingBodies(options.match_memory)
         self.documents: dict[bytes, tuple[bytes, bytes]] = {}
         self.live = LiveTable(self)

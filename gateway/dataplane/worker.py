@@ -190,7 +190,7 @@ class Worker:
         if self._compare:
             ways = partial(keep_open, self._plane.outbox, self._compare)
             self._own.keep("the way to the compare process", ways)
-        self._plane.max_clients = max_clients(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self._plane.room.most = max_clients(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         return self._plane
 
     def _listen_once(self) -> None:
@@ -220,7 +220,7 @@ class Worker:
                     at_once=AT_ONCE,
                     certificate=self._certificate,
                     within_s=plane.options.head_timeout_s,
-                    most=lambda: min(plane.max_clients - len(plane.clients), MOST_AGREEING),
+                    most=lambda: min(plane.room.left(plane.now()), MOST_AGREEING),
                     failed=failed.note,
                 )
                 listener.begin()

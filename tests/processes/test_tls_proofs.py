@@ -7,7 +7,7 @@ import signal
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +209,30 @@ async def test_half_open_handshakes_keep_nobody_out_where_descriptors_are_few(
             assert (await gateway.admin("GET", "/admin/v1/status")).status == 200
             crowd.leave()
             assert await answered(gateway, context)
+
+
+async def test_clients_that_rest_keep_nobody_out_where_descriptors_are_few(
+    made: dict[str, Any], tmp_path: Path
+) -> None:
+    """None of them would be ended by `keep_alive` before the test is over."""
+    context = ssl.create_default_context(cafile=str(made["ca"]))
+    async with one_origin() as origin:
+        async with tls_gateway(tmp_path, one_backend(origin), made["one"], prefix=LIMITED) as (
+            gateway,
+            _,
+        ):
+            writers = []
+            for _ in range(150):
+                with suppress(OSError):  # who comes when none has rested yet is turned away
+                    _, writer = await asyncio.open_connection(
+                        "127.0.0.1", gateway.data_port, ssl=context
+                    )
+                    writers.append(writer)
+            await eventually(lambda: answered(gateway, context), what="room for one more")
+            for _ in range(5):
+                assert await answered(gateway, context)
+            for writer in writers:
+                writer.transport.abort()
 
 
 @pytest.mark.soak
