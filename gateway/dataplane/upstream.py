@@ -354,7 +354,8 @@ class Upstream(asyncio.Protocol, Timed):
             self._break("unread", "The instance closed an idle connection.")
             return
         if status == 204 or status == 304 or receiver.method == b"HEAD":
-            self._reusable = not head.close
+            # A 204 that announces a body may send it a moment later, as the next one's answer.
+            self._reusable = not head.close and not (status == 204 and head.length)
             self._release(not data, now)
             receiver.answered(head, b"", True, False, now)
             return

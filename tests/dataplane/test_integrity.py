@@ -188,6 +188,26 @@ async def test_r11_answers_without_a_body(rig, stub, wire, status):
     assert instance.connections == 1
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 42", b"Transfer-Encoding: chunked"])
+async def test_r14_the_late_body_of_a_204_is_nobodys_answer(rig, stub, framing):
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        if conversation.number == 1:
+            conversation.write(b"HTTP/1.1 204 None\r\n" + framing + b"\r\n\r\n")
+            await conversation.reader.read(1)  # the next request, or the end
+            conversation.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+        await conversation.answer(b"second")
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(GET)
+    assert (await peer.answer()).status == 204
+    peer.write(GET)
+    assert (await peer.answer()).body == b"second"
+    assert gateway.seen == []
+
+
 async def test_r11_the_answer_to_head_keeps_its_length(rig, stub):
     wire = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"
     gateway, instance = await rig(), await stub(says(wire, close=False))
