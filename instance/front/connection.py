@@ -187,6 +187,8 @@ class Connection(Client, asyncio.Protocol):
         incoming.version = parser.get_http_version()
         incoming.keep_alive = parser.should_keep_alive()
         incoming.method = parser.get_method().decode("latin-1")
+        if parser.should_upgrade() and not self._stops_before_body(incoming):
+            incoming.keep_alive = False  # nothing behind it is read: its answer says so
         if not incoming.target.startswith(b"/"):
             incoming.target = _origin_form(incoming.target)
         self.ends = time.monotonic() + BODY_IDLE_S

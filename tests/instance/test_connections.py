@@ -196,6 +196,7 @@ def test_head_http_1_0_and_upgrades(served: Serve) -> None:
     got = talk(instance, upgrade + b"GET /info HTTP/1.1\r\nHost: x\r\n\r\n")
     assert got.startswith(b"HTTP/1.1 200")
     assert got.count(b"HTTP/1.1") == 1
+    assert b"Connection: close\r\n" in got, "nothing behind it is read"
 
 
 @pytest.mark.parametrize("cut", [1, 1000])
