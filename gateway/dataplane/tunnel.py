@@ -96,7 +96,7 @@ class Tunnel(Timed, Receiver, Sink):
         self._upstream.transport.write(data)
 
     def client_left(self) -> None:
-        self._upstream.abort()
+        self._upstream.end()  # what it said last is still to be sent
         self._end("client_left")
 
     # from the instance: upstream.Receiver

@@ -161,6 +161,15 @@ class Upstream(asyncio.Protocol, Timed):
         self.state = CLOSED
         self.transport.abort()
 
+    def end(self) -> None:
+        """Ends the connection once all that was written is sent, for which an instance that does
+        not read has `timeouts.idle`; the receiver hears nothing more."""
+        self.receiver = None
+        self.state = CLOSED
+        shared = self.owner.shared
+        shared.wheel.set(self, self._idle_deadline(shared.now()))
+        self.transport.close()
+
     def pause(self) -> None:
         if not self.paused and self.state in (HEAD, BODY, TUNNEL):
             self.paused = True
@@ -288,10 +297,12 @@ class Upstream(asyncio.Protocol, Timed):
             receiver.broke("reset", "The instance closed the connection without an answer.")
 
     def expired(self, now: float) -> None:
-        """An idle connection is given up or watched; an answer that takes too long breaks, unless
-        it is the client that does not read."""
+        """An idle connection is given up or watched, one that ends is not waited for any more; an
+        answer that takes too long breaks, unless it is the client that does not read."""
         if self.state == IDLE:
             self.owner.rested(self, now)
+        elif self.state == CLOSED:
+            self.transport.abort()  # it does not take what is left for it
         elif self.paused:
             # The client does not read, and answers for that with its own deadline.
             self.owner.shared.wheel.set(self, self._idle_deadline(now))

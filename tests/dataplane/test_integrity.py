@@ -5,6 +5,7 @@ import hashlib
 
 import pytest
 
+from tests.dataplane.clocks import StoppedClock
 from tests.dataplane.rig import Conversation, until
 
 HOST = b"Host: gw.test\r\n"
@@ -108,6 +109,44 @@ async def test_r08_what_a_client_sends_before_the_101_arrives_whole_and_in_order
     assert (await peer.answer()).status == 101
     async with asyncio.timeout(30):
         assert await peer.reader.readexactly(2) == b"\x82\x00"
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "not read"])
+async def test_what_a_client_says_before_it_leaves_a_websocket_arrives(rig, stub, is_read):
+    left, received = asyncio.Event(), bytearray()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        conversation.write(b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
+        await left.wait()
+        while data := await conversation.reader.read(1 << 16):
+            received.extend(data)
+
+    clock = StoppedClock()
+    gateway, instance = await rig(clock), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(UPGRADE)
+    assert (await peer.answer()).status == 101
+    (pool,) = (each.pool for each in gateway.plane.live.backends["b"].instances.values())
+    (upstream,) = pool.connections
+    sent = b""
+    while not upstream.transport.get_write_buffer_size():
+        piece = len(sent).to_bytes(4, "big") * 1000
+        peer.write(piece)
+        sent += piece
+        await asyncio.sleep(0)
+    peer.close()
+    await until(lambda: not gateway.plane.clients)
+    assert gateway.count("client_left") == 1
+    if is_read:
+        left.set()
+        await until(lambda: instance.open == 0)
+        assert received == sent
+    else:
+        assert pool.connections
+        gateway.later(300.0)
+    await until(lambda: not pool.connections)
 
 
 async def test_r08_a_declined_upgrade_is_an_ordinary_answer(rig, stub):
