@@ -56,10 +56,9 @@ def trace_of(request_id: bytes) -> int:
     return int(request_id, 16) if _trace_id(request_id) else 0
 
 
-def without_trace(lines: Iterable[bytes], state_too: bool) -> list[bytes]:
-    """Header lines without `traceparent`; `tracestate` goes with one that was malformed."""
-    dropped = (b"traceparent", b"tracestate") if state_too else (b"traceparent",)
-    return [line for line in lines if line.partition(b":")[0].lower() not in dropped]
+def without_trace(lines: Iterable[bytes]) -> list[bytes]:
+    """Header lines without `traceparent`."""
+    return [line for line in lines if line.partition(b":")[0].lower() != b"traceparent"]
 
 
 def method_of(method: bytes) -> str:

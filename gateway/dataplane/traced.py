@@ -122,7 +122,7 @@ class TracedExchange(Exchange):
         said = head.known.get(TRACEPARENT)
         parent = parse_traceparent(said) if said is not None else None
         if said is not None:
-            self._lines = without_trace(head.forward, state_too=parent is None)
+            self._lines = without_trace(head.forward)
         path = self.route.route.match.path if self.route is not None else ""
         facts: Attributes = {  # what a sampler may decide by; the rest is said at the end
             "http.request.method": method_of(head.method),

@@ -69,10 +69,9 @@ def test_only_an_id_of_32_digits_can_be_a_traces() -> None:
     assert [trace_of(each) for each in (b"", b"order-7", b"z" * 32, b"0" * 32)] == [0] * 4
 
 
-def test_the_state_of_a_trace_goes_only_with_a_malformed_parent() -> None:
+def test_without_a_trace_all_other_lines_stay() -> None:
     lines = [b"Accept: */*", b"TraceParent: x", b"tracestate:a=1"]
-    assert without_trace(lines, state_too=False) == [lines[0], lines[2]]
-    assert without_trace(lines, state_too=True) == [lines[0]]
+    assert without_trace(lines) == [lines[0], lines[2]]
 
 
 def test_what_a_client_makes_up_names_no_span() -> None:

@@ -3,11 +3,20 @@
 import re
 
 import orjson
+import pytest
 
 from gateway.dataplane.plane import Plane
 from tests.dataplane.rig import Conversation, echo
 
 GET = b"GET /x HTTP/1.1\r\nHost: gw.test\r\n\r\n"
+TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def tell_head(conversation: Conversation) -> None:
+    """Answers with the head that came."""
+    while True:
+        head, _ = await conversation.request()
+        await conversation.answer(head)
 
 
 async def test_a_request_is_forwarded_and_answered(rig, stub):
@@ -137,6 +146,28 @@ async def test_a_state_of_no_trace_is_not_passed_on(rig, stub):
     for lines in (state + trace, state, trace, state + trace + b"Connection: traceparent\r\n"):
         await gateway.ask(GET[:-2] + lines + b"\r\n")
     assert seen == [[b"a=1", b"b=2"], [], [], []]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"no", b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01", TRACE.upper(), b"ff" + TRACE[2:]],
+)
+async def test_what_is_no_trace_is_replaced_by_one_that_begins(rig, stub, said):
+    gateway, instance = await rig(), await stub(tell_head)
+    gateway.one(instance)
+    lines = b"traceparent: " + said + b"\r\ntracestate: a=1\r\n"
+    head = (await gateway.ask(GET[:-2] + lines + b"\r\n")).body
+    assert re.findall(rb"traceparent: *([^\r]*)", head)[0].endswith(b"-00")
+    assert head.count(b"traceparent") == 1
+    assert b"tracestate" not in head
+
+
+async def test_of_two_traces_neither_is_passed_on(rig, stub):
+    gateway, instance = await rig(), await stub(tell_head)
+    gateway.one(instance)
+    head = (await gateway.ask(GET[:-2] + (b"traceparent: " + TRACE + b"\r\n") * 2 + b"\r\n")).body
+    assert TRACE not in head
+    assert head.count(b"traceparent") == 1
 
 
 async def test_health_is_answered_by_the_worker(rig):
