@@ -38,9 +38,9 @@ def forwarded(head: RequestHead, peer: bytes, trusted: bool, scheme: bytes = b"h
     hops = known.get(FORWARDED_FOR)
     lines = b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\n" % (
         hops + b", " + peer if hops else peer,
-        known.get(FORWARDED_PROTO, scheme),
+        known.get(FORWARDED_PROTO) or scheme,  # one without a value says nothing
     )
-    host = known.get(FORWARDED_HOST, host)
+    host = known.get(FORWARDED_HOST) or host
     if host:
         lines += b"X-Forwarded-Host: %b\r\n" % host
     return lines + known[TRUSTED] + CRLF if TRUSTED in known else lines

@@ -107,9 +107,15 @@ class Head:
             dropped = {name for name in self.nominated if name not in (b"close", b"upgrade")}
             if b"traceparent" in dropped:
                 self.known.pop(TRACEPARENT, None)
-            self.forward = [
-                line for line in self.forward if line.partition(b":")[0].lower() not in dropped
-            ]
+            self.forward = _without(self.forward, dropped)
+            if TRUSTED in self.known:
+                left = _without(self.known.pop(TRUSTED).split(CRLF), dropped)
+                if left:
+                    self.known[TRUSTED] = CRLF.join(left)
+
+
+def _without(lines: list[bytes], names: set[bytes]) -> list[bytes]:
+    return [line for line in lines if line.partition(b":")[0].lower() not in names]
 
 
 class RequestHead(Head):

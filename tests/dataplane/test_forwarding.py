@@ -170,6 +170,31 @@ async def test_of_two_traces_neither_is_passed_on(rig, stub):
     assert head.count(b"traceparent") == 1
 
 
+async def test_what_a_trusted_proxy_leaves_empty_the_gateway_says(rig, stub):
+    gateway, instance = await rig(trusted_proxies=("127.0.0.0/8",)), await stub(tell_head)
+    gateway.one(instance)
+    lines = b"X-Forwarded-For:\r\nX-Forwarded-Proto: \r\nX-Forwarded-Host:\r\n"
+    head = (await gateway.ask(GET[:-2] + lines + b"\r\n")).body
+    found = re.findall(rb"(X-Forwarded-[A-Za-z]*): *([^\r]*)", head)
+    assert found == [
+        (b"X-Forwarded-For", b"127.0.0.1"),
+        (b"X-Forwarded-Proto", b"http"),
+        (b"X-Forwarded-Host", b"gw.test"),
+    ]
+
+
+async def test_what_a_trusted_proxy_nominates_goes_no_further(rig, stub):
+    gateway, instance = await rig(trusted_proxies=("127.0.0.0/8",)), await stub(tell_head)
+    gateway.one(instance)
+    lines = b"Connection: X-Real-IP, Forwarded\r\nX-Real-IP: 192.0.2.7\r\nForwarded: for=a\r\n"
+    head = (await gateway.ask(GET[:-2] + lines + b"\r\n")).body
+    assert b"X-Real-IP" not in head
+    assert b"\r\nForwarded:" not in head
+    head = (await gateway.ask(GET[:-2] + lines + b"X-Forwarded-Port: 443\r\n\r\n")).body
+    assert b"X-Real-IP" not in head
+    assert b"X-Forwarded-Port: 443\r\n" in head
+
+
 async def test_health_is_answered_by_the_worker(rig):
     gateway = await rig()
     request = b"GET /-/health HTTP/1.1\r\nHost: gw.test\r\n\r\n"
