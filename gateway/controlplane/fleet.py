@@ -80,7 +80,7 @@ class HeldFleet:
         backends, self._held = self._held, table.backends
         self._held_to = table.revision
         if table.backends is not backends:  # an edit of weights is no news to them
-            self._tell(serves(table))
+            self._tell(serves(table, self._prober.health))
 
     def hold_to_newest(self) -> None:
         """Holds them to the newest table, too, if it was not in force everywhere at first."""

@@ -29,13 +29,15 @@ LIVE = frozenset({"replicas", "scale", "memory", "start", "idle"})
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """What one backend asks for: `count` processes of `version`. `pins` are the addresses written
-    for them, `in_force` those that get requests, both as `host:port`. With `spare` one more than
-    asked for may run while versions change; else one goes first, and what it had goes to others."""
+    for them, `in_force` those that get requests, both as `host:port`; `out` are those among them
+    that answer none now, and go first where some go. With `spare` one more than asked for may run
+    while versions change; else one goes first, and what it had goes to others."""
 
     version: str
     count: int
     pins: tuple[str, ...] = ()
     in_force: tuple[str, ...] = ()
+    out: frozenset[str] = frozenset()
     spare: bool = True
 
 
@@ -101,16 +103,18 @@ def _of_one(name: str, asked: Wanted, own: Sequence[Process], used: set[str]) ->
     fresh = [each for each in own if each.version == asked.version and each.state != "stopping"]
     stale = [each for each in own if each.version != asked.version and each.state != "stopping"]
     by_place = {address: place for place, address in enumerate(asked.in_force)}
-    able = sorted(
-        (each for each in fresh if each.served),
-        key=lambda each: by_place.get(each.address, len(by_place)),
-    )[: asked.count]
+
+    def order(each: Process) -> tuple[bool, int]:
+        is_out = each.state != "ready" or each.address in asked.out
+        return is_out, by_place.get(each.address, len(by_place))
+
+    able = sorted((each for each in fresh if each.served), key=order)[: asked.count]
     missing = asked.count - len(able)
     coming = [each for each in fresh if not each.served and each.state == "starting"]
     coming.sort(key=lambda each: each.address not in by_place)
     coming = coming[:missing]
     # The old version keeps as many places as the new one cannot fill yet.
-    left = [each for each in stale if each.served and each.address in by_place][:missing]
+    left = sorted((e for e in stale if e.served and e.address in by_place), key=order)[:missing]
     is_held = any(each.state == "failed" for each in fresh)
     alive = sum(each.state != "failed" for each in (own if not asked.spare else (*fresh, *stale)))
     # Each of them holds a model in memory.
@@ -160,7 +164,8 @@ def wanted(spec: Spec) -> Wanted | None:
     if not serve:
         return None
     pins = addresses(spec.get("instances") or ())
-    return Wanted(version_of(serve), count_of(spec), pins, addresses(in_force(spec)))
+    out = frozenset(spec.get("states") or ())
+    return Wanted(version_of(serve), count_of(spec), pins, addresses(in_force(spec)), out)
 
 
 def on_demand(spec: Spec) -> bool:

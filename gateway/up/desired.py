@@ -5,7 +5,7 @@ be started anew, and where those are whose addresses are in no document. `wanted
 `gateway.core.placement` makes steps of.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ class Desired:
         self._restarts: dict[str, int] = {}
         self._without_spare: set[str] = set()
         self._at: dict[str, tuple[str, ...]] = {}
+        self._out: Mapping[str, Sequence[str]] = {}
         self.demand = Demand(clock)
         self.specs: Mapping[str, Spec] = {}
         self.backends: dict[str, Backend] = {}
@@ -33,9 +34,9 @@ class Desired:
         self.beside: set[str] = set()
         """Those whose addresses are told beside the document."""
 
-    def want(self, specs: Mapping[str, Spec]) -> None:
-        """This is what the table says from now on."""
-        self.specs = specs
+    def want(self, specs: Mapping[str, Spec], out: Mapping[str, Sequence[str]] = {}) -> None:
+        """This is what the table says from now on; `out` are those that answer nothing."""
+        self.specs, self._out = specs, out
         self.demand.want(specs, self._running())
         self.backends = {
             name: make_backend(name, spec) for name, spec in specs.items() if spec.get("serve")
@@ -55,6 +56,7 @@ class Desired:
                 spare=name not in self._without_spare,
                 count=0 if self.demand.is_asleep(name) else asked.count,
                 in_force=self._at.get(name, asked.in_force),
+                out=asked.out.union(self._out.get(name, ())),
             )
             for name, asked in found.items()
             if asked is not None

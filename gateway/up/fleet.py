@@ -6,8 +6,8 @@ there are; whether an instance answers there is asked by others.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,10 +20,12 @@ class StartError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What shall run: the backends with `serve` of the table at `revision`, as they are written."""
+    """What shall run: the backends with `serve` of the table at `revision`, as they are written.
+    `out`: backend → those of its addresses that answer nothing now; where some go, they do."""
 
     revision: int
     backends: Mapping[str, Mapping[str, Any]]
+    out: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ It runs in the supervisor's process, off the way of every request.
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ class LocalFleet:
         """What the control process has to say."""
         match message["type"]:
             case "serves":
-                self.ensure(Plan(message["revision"], message["backends"]))
+                self.ensure(Plan(message["revision"], message["backends"], message.get("out", {})))
             case "ask_logs":
                 if self._tell is not None:
                     self._tell(self._lines.answer(message))
@@ -156,15 +156,15 @@ class LocalFleet:
         """Holds processes to `plan` from now on."""
         self._revision = plan.revision
         self._places.begin()
-        self._want(plan.backends)
+        self._want(plan.backends, plan.out)
         self._reconcile()
 
     def endpoints(self) -> AsyncIterator[Placed]:
         """Where instances are, of the backends whose addresses are in no document."""
         return self._places.stream()
 
-    def _want(self, specs: Mapping[str, Spec]) -> None:
-        self._desired.want(specs)
+    def _want(self, specs: Mapping[str, Spec], out: Mapping[str, Sequence[str]] = {}) -> None:
+        self._desired.want(specs, out)
         self._lines.keep_only(self._wanted.keys() | self._processes.backends())
 
     def _wake(self, name: str) -> None:

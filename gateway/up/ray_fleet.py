@@ -100,7 +100,8 @@ class RayFleet:
             await asyncio.sleep(LOOK_EVERY_S)
 
     def ensure(self, plan: Plan) -> None:
-        self.take({"type": "serves", "revision": plan.revision, "backends": plan.backends})
+        backends, out = plan.backends, plan.out
+        self.take({"type": "serves", "revision": plan.revision, "backends": backends, "out": out})
 
     def renew(self, names: Iterable[str]) -> None:
         self._send({"type": "renew", "backends": list(names)})

@@ -114,11 +114,13 @@ class Leaving(TypedDict):
 
 class Serves(TypedDict):
     """The backends with `serve` of the table that is in force, as they are in its document. First
-    of all, after each edit, and as the answer to each `place`."""
+    of all, after each edit, and as the answer to each `place`. `out`: backend → those of its
+    addresses that get no requests now, as they are not well."""
 
     type: Literal["serves"]
     revision: int
     backends: Mapping[str, Mapping[str, Any]]
+    out: NotRequired[Mapping[str, Sequence[str]]]
 
 
 class Place(TypedDict):

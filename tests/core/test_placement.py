@@ -126,6 +126,34 @@ def test_fewer_lose_their_place_first() -> None:
     assert next_steps(spec, *running) == [Stop(2)]
 
 
+def test_of_those_that_are_too_many_who_answers_nothing_goes_first() -> None:
+    spec = served("m:A", placed=(1, 2, 3), replicas=2)
+    one, two, three = (process(number, spec, number) for number in (1, 2, 3))
+    asked = wanted(spec)
+    assert asked is not None
+    hung = replace(asked, out=frozenset({at(1)}))
+    assert steps({"a": hung}, [one, two, three]) == [Place("a", (at(2), at(3)))]
+    # Nor is one kept that died, and is started again, nor one that somebody took out.
+    died = replace(two, state="starting")
+    assert next_steps(spec, one, died, three) == [Place("a", (at(1), at(3)))]
+    drained = {**spec, "states": {at(1): "draining"}}
+    assert next_steps(drained, one, two, three) == [Place("a", (at(2), at(3)))]
+    # Where none answers, each stays where it is.
+    none = replace(asked, out=frozenset({at(1), at(2), at(3)}))
+    assert steps({"a": none}, [one, two, three]) == [Place("a", (at(1), at(2)))]
+
+
+def test_the_old_version_answers_by_those_that_can() -> None:
+    old, new = served("m:A", 1, 2), served("m:B", 1, 2)
+    asked = wanted(new)
+    assert asked is not None
+    hung = replace(asked, out=frozenset({at(1)}))
+    running = [process(1, old, 1), process(2, old, 2)]
+    assert steps({"a": hung}, [*running, process(3, new, 9)]) == [Place("a", (at(9), at(2)))]
+    tight = replace(hung, spare=False)
+    assert steps({"a": tight}, running) == [Place("a", (at(2),))]
+
+
 def test_without_a_spare_one_goes_first_and_the_others_answer() -> None:
     old, new = served("m:A", 1, 2), served("m:B", 1, 2)
     asked = wanted(new)

@@ -367,3 +367,24 @@ async def test_after_random_edits_what_runs_is_what_the_table_says(tmp_path: Pat
 @pytest.mark.soak
 async def test_after_fifty_random_edits_what_runs_is_what_the_table_says(tmp_path: Path) -> None:
     await edit_at_random(tmp_path, 50, seed=2)
+
+
+async def test_of_two_instances_the_one_that_hangs_goes(tmp_path: Path) -> None:
+    document = file(replicas=2)
+    document["backends"]["m"]["health"] = {"interval": "200ms", "fall": 2}
+    async with up(tmp_path, document) as it:
+        first = (await it.served())["processes"][0]
+        os.kill(first["pid"], signal.SIGSTOP)
+
+        async def is_out() -> bool:
+            told = (await it.status())["backends"]["m"]["instances"][first["address"]]
+            return bool(told["health"] != "up")
+
+        await eventually(is_out)
+        async with it.load():
+            await it.patch(serve={"replicas": 1})
+            os.kill(first["pid"], signal.SIGCONT)  # it can end, now that it is out
+            await it.until_alone(1)
+            await it.answers_with("one")
+        (left,) = (await it.served())["processes"]
+        assert left["pid"] != first["pid"]

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gateway.controlplane.events import Events
+from gateway.controlplane.watch.health_book import HealthBook
 from gateway.controlplane.watch.resident import Resident
+from gateway.core.health import serving
 from gateway.core.table import Table
 from gateway.wire.line import Fleet, ForFleet, InstanceProcess, Logs, ServedBackend, Serves
 
@@ -203,11 +205,17 @@ class FleetView:
         self._events.publish({**event, "pid": process["pid"], "detail": detail})
 
 
-def serves(table: Table) -> Serves:
-    """What `table` asks for, for whoever starts it."""
+def serves(table: Table, health: HealthBook) -> Serves:
+    """What `table` asks for, for whoever starts it, and who is not well enough to answer."""
     document = table.document.get("backends") or {}
     served = {name: document[name] for name, each in table.backends.items() if each.serve}
-    return {"type": "serves", "revision": table.revision, "backends": served}
+    ejected = health.ejected()
+    out = {
+        name: sorted(words.keys() - serving(words, frozenset(a for n, a in ejected if n == name)))
+        for name, words in health.words.items()
+        if name in served
+    }
+    return {"type": "serves", "revision": table.revision, "backends": served, "out": out}
 
 
 def _processes(told: Fleet) -> dict[tuple[str, str, bool], InstanceProcess]:

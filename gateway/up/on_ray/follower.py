@@ -6,7 +6,7 @@ and ends none: that is for the one `headgate up` of the fleet, which is passed o
 
 import asyncio
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.core.placement import FLEET, Place
@@ -63,8 +63,8 @@ class Follower(Keeper):
             "passing on what was asked", asyncio.to_thread(self._actors.ask, message, of)
         )
 
-    def _want(self, specs: Mapping[str, Spec]) -> None:
-        super()._want(specs)
+    def _want(self, specs: Mapping[str, Spec], out: Mapping[str, Sequence[str]] = {}) -> None:
+        super()._want(specs, out)
         self._name_versions()
 
     async def _look_for_others(self) -> None:

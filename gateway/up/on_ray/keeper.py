@@ -8,7 +8,7 @@ addresses there are, Ray says: one that it calls away loses its place, whatever 
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -102,7 +102,8 @@ class Keeper:
 
     def ensure(self, plan: Plan) -> None:
         """Holds the instances in the cluster to `plan` from now on."""
-        self.take({"type": "serves", "revision": plan.revision, "backends": plan.backends})
+        backends, out = plan.backends, plan.out
+        self.take({"type": "serves", "revision": plan.revision, "backends": backends, "out": out})
 
     async def stop(self, within_s: float, hurry: asyncio.Event) -> None:
         """Lets go: what runs in the cluster goes on."""
@@ -118,7 +119,7 @@ class Keeper:
                 self._asked_edit.clear()
                 if not self._is_ended or message["backends"] != self._serves:
                     self._is_ended = False
-                    self._want(message["backends"])
+                    self._want(message["backends"], message.get("out", {}))
                 self._serves = message["backends"]
             case "ask_logs":
                 if self._tell is not None:
@@ -172,8 +173,8 @@ class Keeper:
             or (name in self._shortages.waits)
         )
 
-    def _want(self, specs: Mapping[str, Spec]) -> None:
-        self._desired.want(specs)
+    def _want(self, specs: Mapping[str, Spec], out: Mapping[str, Sequence[str]] = {}) -> None:
+        self._desired.want(specs, out)
         self._lines.keep_only({*self._desired.wanted, *(e.seat.backend for e in self._held)})
 
     def _adopt(self, names: Iterable[str]) -> None:
