@@ -15,6 +15,8 @@ from gateway.core.table import Backend, make_backend
 from gateway.up.demand import Demand
 
 Spec = Mapping[str, Any]
+ASKS = ("serve", "instances")
+"""What of a backend says which processes there are to be."""
 
 
 class Desired:
@@ -34,8 +36,15 @@ class Desired:
         self.beside: set[str] = set()
         """Those whose addresses are told beside the document."""
 
-    def want(self, specs: Mapping[str, Spec], out: Mapping[str, Sequence[str]] = {}) -> None:
-        """This is what the table says from now on; `out` are those that answer nothing."""
+    def want(
+        self, specs: Mapping[str, Spec], out: Mapping[str, Sequence[str]] = {}
+    ) -> frozenset[str]:
+        """This is what the table says from now on; `out` are those that answer nothing. Which
+        backends ask for something else: what could not be started of them is tried again."""
+        edited = frozenset(
+            name for name in specs.keys() & self.specs.keys()
+            if any(specs[name].get(key) != self.specs[name].get(key) for key in ASKS)
+        )  # fmt: skip
         self.specs, self._out = specs, out
         self.demand.want(specs, self._running())
         self.backends = {
@@ -45,6 +54,7 @@ class Desired:
         self.beside = {name for name, spec in specs.items() if _is_beside(spec)}
         self._at = {name: self._at.get(name, before.get(name, ())) for name in self.beside}
         self.look()
+        return edited
 
     def look(self) -> None:
         """Works out anew what is wanted: somebody woke, sleeps, is started anew or elsewhere."""

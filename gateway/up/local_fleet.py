@@ -164,7 +164,8 @@ class LocalFleet:
         return self._places.stream()
 
     def _want(self, specs: Mapping[str, Spec], out: Mapping[str, Sequence[str]] = {}) -> None:
-        self._desired.want(specs, out)
+        for name in self._desired.want(specs, out):
+            self._forget_failed(name)
         self._lines.keep_only(self._wanted.keys() | self._processes.backends())
 
     def _wake(self, name: str) -> None:
@@ -187,10 +188,14 @@ class LocalFleet:
             self._say(f"backend {name}: nobody asked for it for long; unloading it")
             self._desired.sleep([name])
         for name in [name for name in self._wanted if self._demand.may_try_again(name)]:
-            for each in [p for p in self._of(name) if p.state == "failed"]:
-                each.stop(STOP_WITHIN_S)
+            self._forget_failed(name)
             self._desired.sleep([name])
         self._reconcile()
+
+    def _forget_failed(self, name: str) -> None:
+        """Has what could not be started of it tried again, while it is asked for."""
+        for each in [process for process in self._of(name) if process.state == "failed"]:
+            each.stop(STOP_WITHIN_S)
 
     def _is_reconciled(self, name: str) -> bool:
         asked = self._wanted[name]

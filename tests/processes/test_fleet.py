@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -529,6 +530,36 @@ async def test_a_version_that_cannot_start_leaves_the_old_one_and_says_why() -> 
         await until(lambda: it.state("b") == "failed")
         it.edit(b=None)
         assert "b" not in it.told[-1]["backends"]
+
+
+async def test_an_edit_of_how_many_there_are_tries_again_what_could_not_be_started() -> None:
+    async with running("one:Model") as it:
+        await it.start()
+        (old,) = it.pids()
+        two = {**it.backends["a"], "serve": {"model": "one:Model", "replicas": 2}}
+        it.edit(a=two)
+        await until(lambda: len(it.pids()) == 2)
+        (second,) = set(it.pids()) - {old}
+        os.kill(second, signal.SIGKILL)  # before it is ready, as where memory is short
+        await until(lambda: it.state("a") == "failed")
+        it.serve()  # what is no edit of it tries nothing
+        assert it.state("a") == "failed"
+        it.edit(a={**it.backends["a"], "serve": {"model": "one:Model", "replicas": 3}})
+        await ready(it)
+        assert len(it.pids()) == 3
+        assert old in it.pids()
+
+
+async def test_another_address_is_tried_where_one_was_taken() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        async with running("one:Model") as it:
+            await it.start()
+            it.edit(b=it.spec("two:Model", taken.getsockname()[1]))
+            await until(lambda: it.state("b") == "failed")
+            it.edit(b=it.spec("two:Model"))
+            await ready(it, "b")
 
 
 async def test_a_backend_comes_with_a_port_that_is_chosen_and_goes_with_its_process() -> None:

@@ -249,3 +249,26 @@ async def test_a_control_process_that_comes_anew_is_told_all_there_is() -> None:
         held.take({"type": "serves", "revision": 1, "backends": table()})
         assert "fleet" in [each["type"] for each in told]
     await held.stop(0, asyncio.Event())
+
+
+async def test_an_edit_of_how_many_there_are_tries_again_what_could_not_be_started() -> None:
+    class Short(Actors):
+        def create(self, name: str, plan: InstancePlan, needs: Needs) -> None:
+            super().create(name, plan, needs)
+            if len(self.created) == 3 and (told := self.all[name].told) is not None:
+                fails: Told = {**told, "state": "failed", "served": False, "error": "no memory"}
+                self.all[name] = Seen("there", fails)
+
+    actors, told = Short(), list[Any]()
+    held = keeper(actors, [])
+    await held.start({"a": SPEC})
+    held.attach(told.append)
+    held.take({"type": "serves", "revision": 1, "backends": table()})
+    held.take({"type": "serves", "revision": 2, "backends": table(replicas=3)})
+    await eventually(lambda: held.error("a") == "no memory")
+    held.take({"type": "serves", "revision": 3, "backends": table(replicas=3)})
+    assert held.error("a") == "no memory"
+    held.take({"type": "serves", "revision": 4, "backends": table(replicas=4)})
+    await eventually(lambda: len(actors.created) == 5)
+    assert held.error("a") is None
+    await held.stop(0, asyncio.Event())

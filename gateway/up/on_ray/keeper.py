@@ -174,7 +174,9 @@ class Keeper:
         )
 
     def _want(self, specs: Mapping[str, Spec], out: Mapping[str, Sequence[str]] = {}) -> None:
-        self._desired.want(specs, out)
+        for name in self._desired.want(specs, out):
+            for each in self._of(name):
+                each.is_gone |= each.state == "failed"
         self._lines.keep_only({*self._desired.wanted, *(e.seat.backend for e in self._held)})
 
     def _adopt(self, names: Iterable[str]) -> None:
