@@ -36,7 +36,7 @@ from gateway.core.lines import (
     is_claim,
     only,
 )  # fmt: skip
-from gateway.core.tracing import parse_traceparent, without_trace
+from gateway.core.tracing import names_trace, without_trace
 
 CHUNKED: Final = -1
 CRLF: Final = b"\r\n"
@@ -307,7 +307,7 @@ def _check_whole(request: RequestHead) -> None:
     if known:
         if EXPECT in known and known[EXPECT].lower() != b"100-continue":
             raise ClientFault("Only 100-continue can be expected.", "expectation_failed")
-        if TRACEPARENT in known and parse_traceparent(known[TRACEPARENT]) is None:
+        if TRACEPARENT in known and not names_trace(known[TRACEPARENT]):
             del known[TRACEPARENT]  # it names no trace: one begins here
             request.forward = without_trace(request.forward)
         if TRACESTATE in known and TRACEPARENT not in known:

@@ -22,6 +22,7 @@ _METHODS = frozenset(
 _traceparent = re.compile(
     rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL
 ).fullmatch
+_usual = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 _trace_id = re.compile(rb"[0-9a-f]{32}").fullmatch
 
 
@@ -44,6 +45,12 @@ def parse_traceparent(value: bytes) -> Parent | None:
         return None
     parent = Parent(int(trace_id, 16), int(span_id, 16), bool(int(flags, 16) & SAMPLED))
     return parent if parent.trace_id and parent.span_id else None
+
+
+def names_trace(value: bytes) -> bool:
+    """Whether `parse_traceparent` finds a trace; of most, and of all that are written as they are
+    today, by one look."""
+    return _usual(value) is not None or parse_traceparent(value) is not None
 
 
 def traceparent_line(trace_id: int, span_id: int, sampled: bool) -> bytes:
