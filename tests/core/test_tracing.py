@@ -10,6 +10,7 @@ from gateway.core.tracing import (
     host_facts,
     is_error,
     method_of,
+    names_trace,
     parse_traceparent,
     path_of,
     span_name,
@@ -27,6 +28,7 @@ def test_what_is_written_is_what_is_read(trace: int, span: int, sampled: bool) -
     name, _, value = traceparent_line(trace, span, sampled).partition(b": ")
     assert name == b"traceparent"
     assert parse_traceparent(value) == Parent(trace, span, sampled)
+    assert names_trace(value)
 
 
 @given(st.binary(max_size=70))
@@ -52,10 +54,13 @@ def test_no_bytes_break_the_reader(value: bytes) -> None:
 )
 def test_what_is_no_traceparent_begins_a_new_trace(value: bytes) -> None:
     assert parse_traceparent(value) is None
+    assert not names_trace(value)
 
 
 def test_a_later_version_may_say_more() -> None:
-    assert parse_traceparent(b"cc-" + TRACE + b"-" + SPAN + b"-09-what-the-future-adds") == PARENT
+    value = b"cc-" + TRACE + b"-" + SPAN + b"-09-what-the-future-adds"
+    assert parse_traceparent(value) == PARENT
+    assert names_trace(value)
 
 
 def test_other_flags_are_no_sampling() -> None:
