@@ -30,9 +30,9 @@ CLOSED: Final = 5
 LEGAL: Final = {
     HEAD: (BODY, WAIT, CLOSED),  # more of a request's head, if there is one, is to come
     BODY: (WAIT, LINGER, CLOSED),  # more of its body
-    WAIT: (HEAD, TUNNEL, CLOSED),  # the request is there, its answer is not
+    WAIT: (HEAD, TUNNEL, LINGER, CLOSED),  # the request is there, its answer is not
     TUNNEL: (CLOSED,),  # no requests any more, bytes both ways
-    LINGER: (CLOSED,),  # refused: the client may read the answer
+    LINGER: (CLOSED,),  # the last answer is written: the client may read it
     CLOSED: (),
 }
 LINGER_S: Final = 2.0
@@ -157,7 +157,10 @@ class Connection(asyncio.Protocol, Timed):
             s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
 
     def _linger(self) -> None:
+        """Says that nothing more comes, and reads on until the client has ended too: to close while
+        it sends (RFC 9112, 9.6) would throw away what it has not read of the answer."""
         self.state = LINGER
+        self.ends_body = False  # its end is said
         self._lingered = 0
         self._last_piece = self.shared.now()
         self.resume_reading()

@@ -314,7 +314,11 @@ class Client(Connection):
             self._buffer = b""
             self._linger()
         elif not self.keep:
-            self.close_soon()
+            self._buffer = b""
+            if self.transport.can_write_eof():
+                self._linger()
+            else:  # by TLS the end is said, and waited for, as it closes
+                self.close_soon()
         else:
             self.state = HEAD
             if self.stalled:
@@ -386,13 +390,13 @@ class Client(Connection):
     def expired(self, now: float) -> None:
         """The deadline of the state passed: idle connections and who does not read are cut off,
         a late head or body is refused."""
-        if self.state == CLOSED or self.stalled:
-            self.abort()
-        elif self.state == LINGER:
+        if self.state == LINGER:
             if self._is_being_read(now):
                 self._wait_for(LINGER_S)
             else:
                 self.abort()
+        elif self.state == CLOSED or self.stalled:
+            self.abort()
         elif self.state == HEAD:
             if self._head_since:
                 late = ClientFault("The request head took too long.", "request_timeout")

@@ -168,13 +168,14 @@ async def test_an_answer_of_who_reads_no_further_and_leaves_reaches_the_client(r
     assert gateway.seen == []
 
 
-async def test_an_early_answer_reaches_who_reads_it_slowly(rig, stub):
+@pytest.mark.parametrize("buffer", [256 << 10, 64 << 10], ids=["in time", "behind"])
+async def test_an_early_answer_reaches_who_reads_it_slowly(rig, stub, buffer):
     async def script(conversation: Conversation) -> None:
         await conversation.head()
         await conversation.answer(bytes(200_000))
         await conversation.reader.read()
 
-    gateway = await rig(StoppedClock(), gather=1)
+    gateway = await rig(StoppedClock(), gather=1, buffer=buffer)
     gateway.one(await stub(script))
     with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -194,6 +195,40 @@ async def test_an_early_answer_reaches_who_reads_it_slowly(rig, stub):
         while data := await loop.sock_recv(peer, 65536):
             got += len(data)
     assert got > 200_000
+
+
+@pytest.mark.parametrize(
+    "asked", [b"GET /x HTTP/1.1\r\n" + HOST + b"Connection: close\r\n", b"GET /x HTTP/1.0\r\n"]
+)
+@pytest.mark.parametrize("is_late", [False, True], ids=["at once", "late"])
+async def test_who_sends_on_behind_its_last_request_reads_the_whole_answer(
+    rig, stub, asked, is_late
+):
+    size, more, asked_for = 200_000, GET * 5000, asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        await asked_for.wait()
+        await conversation.answer(bytes(size))
+
+    gateway = await rig()
+    gateway.one(await stub(script))
+    peer = await gateway.connect()
+    peer.writer.transport.pause_reading()
+    peer.write(asked + b"\r\n" + (b"" if is_late else more))
+    await until(lambda: bool(gateway.plane.clients))
+    (client,) = gateway.plane.clients
+    if not is_late:
+        await until(lambda: client.is_paused)
+    asked_for.set()
+    await until(lambda: gateway.count() == 1)
+    if is_late:
+        peer.write(more)
+    peer.writer.transport.resume_reading()
+    async with asyncio.timeout(30):
+        answer = await peer.answer()
+    assert (answer.whole, len(answer.body)) == (True, size)
+    assert await peer.at_end() == b"", "and no other is answered"
 
 
 async def test_r20_a_client_that_does_not_read_pauses_the_instance_and_is_ended(rig, stub):
