@@ -16,7 +16,9 @@ from gateway.core.health import (
 WORDS = {
     "starting": "never ready since it was added, or since its process was gone; gets nothing",
     "up": "ready",
-    "failing": "its probes fail, or it cannot be trusted; used only when no instance is up",
+    "failing": "its probes fail, or it cannot be trusted; used only when no instance is up, and"
+    " once as many requests in a row as would eject it have failed too, only for what its route has"
+    " nobody else for",
     "down": "refuses connections, or takes none for long; gets nothing",
 }
 

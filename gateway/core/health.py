@@ -215,6 +215,11 @@ class HealthState:
         was gone."""
         return self.is_gone and self.is_away
 
+    def is_lost(self, eject: Eject) -> bool:
+        """Whether nothing speaks for it: its probes fail, and so did as many requests in a row as
+        would eject it. It may still be all that there is."""
+        return self.word == "failing" and self.ill >= eject.failures
+
     def standing(self, now: float) -> Literal["healthy", "ejected", "trial"]:
         """What requests say of it."""
         if self.ejected_until > now:

@@ -39,7 +39,7 @@ class Availability(Group):
         self.alone: LiveInstance | None = None  # the only one that serves, if it is not counted
         self.rotation = shared.random()
         self._peers = Peers()
-        self.vacant = False  # every instance turned a request away just now
+        self.vacant = False  # every instance turned a request away just now, or is lost
         self.asleep = self.available = False
         self.leaving: list[LiveInstance] = []
         self.start = ColdStart(shared, config.name)
@@ -87,9 +87,9 @@ class Availability(Group):
             if was_available:
                 self.shared.soon(self.turn_away)
         if self.serving != before:
-            self.vacant = False
             self.loads = tuple(each.load for each in self.serving)
             self.shared.generation += 1
+            self.look_who_takes(self.shared.now())
         is_alone = len(self.serving) == 1 and not self.is_counted
         self.alone = self.serving[0] if is_alone else None
         if waits:
@@ -111,14 +111,20 @@ class Availability(Group):
     def look_who_takes(self, now: float) -> None:
         """Notes whether every instance turned a request away just now. Then what another backend
         of the route can take goes there for a moment: the probes need one to say so, and in it a
-        process that died and was started again would cost every request of its share."""
+        process that died and was started again would cost every request of its share.
+
+        So it does as long as every instance is lost: one that hangs takes each request, and
+        answers none. That ends with a good answer, or as soon as the probes have it up."""
         until = 0.0
         if all(each.health.is_away for each in self.serving):
             until = max((each.health.avoid_until for each in self.serving), default=0.0)
         if until > now:
             self.shared.wheel.set(self, until)
-        if (until > now) != self.vacant:
-            self.vacant = until > now
+        eject = self.config.eject
+        is_lost = bool(self.serving) and all(each.health.is_lost(eject) for each in self.serving)
+        is_vacant = is_lost or until > now
+        if is_vacant != self.vacant:
+            self.vacant = is_vacant
             self.shared.generation += 1
 
     def expired(self, now: float) -> None:

@@ -204,7 +204,7 @@ class LiveInstance(Timed):
             self.shared.wheel.set(self, state.ejected_until)
         if is_out or state.word != before.word or state.ejected_until < before.ejected_until:
             self.backend.refresh()
-        if state.is_away or before.is_away:
+        if state.is_away or before.is_away or state.ill or before.ill:
             self.backend.look_who_takes(now)
 
     def _return(self, at: float, now: float) -> None:

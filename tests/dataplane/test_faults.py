@@ -171,6 +171,51 @@ async def test_r24_a_version_that_died_is_asked_again_after_a_moment(rig, stub):
     assert {(await gateway.ask(POST)).body for _ in range(4)} == {b"a", b"b"}
 
 
+async def hung(conversation) -> None:
+    while True:
+        await conversation.request()
+
+
+@pytest.mark.parametrize("policy", ["redistribute", {"fallback": "b"}])
+async def test_r33_a_version_that_hangs_goes_where_the_route_says(rig, stub, policy):
+    """Its probes fail and so do its requests, though connections to it are made."""
+    gateway = await rig(StoppedClock())
+    hangs, works = await stub(hung), await stub(named(b"b"))
+    versions = {"a": {"instances": [hangs.url]}, "b": {"instances": [works.url]}}
+    split = {"a": 1, "b": 1} if policy == "redistribute" else {"a": 1}
+    route = {"match": "/", "split": split, "on_unavailable": policy}
+    gateway.table({"backends": versions, "routes": {"r": route}})
+    live = gateway.plane.live.backends["a"]
+    (instance,) = live.instances.values()
+    up = {"b": {works.address: "up"}}
+    for _ in range(5):
+        instance.note("timeout", gateway.plane.now())
+    assert not live.vacant, "its probes speak for it"
+    gateway.hear({"a": {hangs.address: "failing"}, **up})
+    gateway.later(60.0)
+    answers = [await gateway.ask(POST) for _ in range(20)]
+    assert {(answer.status, answer.body) for answer in answers} == {(200, b"b")}
+    gateway.hear({"a": {hangs.address: "up"}, **up})
+    assert not live.vacant
+
+
+async def test_r32_a_version_whose_probes_fail_and_whose_requests_do_not_goes_on(rig, stub):
+    gateway = await rig(StoppedClock())
+    one, two = await stub(named(b"a")), await stub(named(b"b"))
+    versions = {"a": {"instances": [one.url]}, "b": {"instances": [two.url]}}
+    gateway.table({"backends": versions, **TWO})
+    gateway.hear({"a": {one.address: "failing"}, "b": {two.address: "up"}})
+    assert {(await gateway.ask(POST)).body for _ in range(4)} == {b"a", b"b"}
+    live = gateway.plane.live.backends["a"]
+    (instance,) = live.instances.values()
+    for _ in range(5):
+        instance.note("timeout", gateway.plane.now())
+    assert live.vacant
+    instance.note("success", gateway.plane.now())
+    assert not live.vacant
+    assert {(await gateway.ask(POST)).body for _ in range(4)} == {b"a", b"b"}
+
+
 async def test_r24_a_fallback_takes_over_at_once_too(rig, stub):
     gateway = await rig(StoppedClock(), retry_min_per_s=1000.0)
     loads, spare = await stub(unready(b"Connection: close\r\n")), await stub(named(b"ok"))

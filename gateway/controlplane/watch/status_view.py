@@ -222,14 +222,30 @@ class StatusView:
     def effective_shares(self) -> Mapping[str, Shares]:
         """`effective` of every route."""
         available, working = self.available(), self.working()
+        takes = available - self._lost(available - working)
         return self._effective.of(
             self._table().routes,
-            available,
+            takes,
             working,
             lambda route: {
                 name: share if name in working else 0.0
-                for name, share in shares(route, available).items()
+                for name, share in shares(route, takes).items()
             },
+        )
+
+    def _lost(self, names: frozenset[str]) -> frozenset[str]:
+        """Those of the backends whose requests go to others of their routes: each instance is
+        lost, so that workers call them vacant."""
+        standing, state = self._standing.backends(), self._prober.health.state
+        return frozenset(
+            name
+            for name in names
+            if name in standing
+            and standing[name].serving
+            and all(
+                state(Key(name, address)).is_lost(standing[name].backend.eject)
+                for address in standing[name].serving
+            )
         )
 
     def _asleep(self) -> frozenset[str]:
