@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -362,6 +363,18 @@ async def test_who_answers_although_its_probes_fail_is_served_from() -> None:
         assert it.view.effective("r") == {"a": 0.75, "b": 0.25}, "while a probe may take a second"
         await it.seconds(1)
         assert it.view.effective("r") == {"a": 0, "b": 0.25}, "and what stopped has not since"
+
+
+async def test_r33_the_share_of_a_version_that_hangs_is_the_others() -> None:
+    async with world() as it:
+        it.ready[1] = it.ready[2] = "late"
+        await until(lambda: it.word(1) == it.word(2) == "failing")
+        await it.seconds(3)
+        assert it.view.effective("r") == {"a": 0, "b": 0.25}, "requests may show that it works"
+        for port in (1, 2):
+            for _ in range(5):
+                it.prober.hear([("a", time.monotonic(), f"127.0.0.1:{port}", "reset")])
+        assert it.view.effective("r") == {"a": 0, "b": 1.0}
 
 
 async def test_a_route_that_nobody_serves_is_said_first() -> None:
