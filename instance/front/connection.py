@@ -326,11 +326,7 @@ class Connection(Client, asyncio.Protocol):
             self._busy = None
         if self.transport is None:
             return
-        if early:
-            self._linger()
-        elif close or not incoming.keep_alive:
-            self.transport.close()
-        elif self._deaf and not self._waiting:
+        if early or close or not incoming.keep_alive or (self._deaf and not self._waiting):
             self._linger()
         else:
             behind = self._behind or self._current is not None
@@ -397,9 +393,14 @@ class Connection(Client, asyncio.Protocol):
             self._surface.refuse(self._current, problem)
 
     def _linger(self) -> None:
-        """Says that no more will come, and lets the client finish: to close now could throw
-        away the answer before it is read."""
+        """Says that no more will come, and lets the client finish: to close while it sends could
+        throw away the answer before it is read."""
         self._deaf = True
         self.ends = time.monotonic() + LINGER_S
-        if self.transport is not None and self.transport.can_write_eof():
+        if self.transport is None or self.transport.is_closing():
+            return
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+        if self.transport.can_write_eof():
             self.transport.write_eof()

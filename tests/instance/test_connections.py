@@ -199,6 +199,26 @@ def test_head_http_1_0_and_upgrades(served: Serve) -> None:
     assert b"Connection: close\r\n" in got, "nothing behind it is read"
 
 
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+@pytest.mark.parametrize("behind", [b"\r\n", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 5000])
+def test_who_sends_on_behind_its_last_request_reads_the_whole_answer(
+    served: Serve, version: bytes, behind: bytes
+) -> None:
+    body = b'"' + b"a" * 300_000 + b'"'
+    last = asked(body, HEAD + b"Connection: close\r\n").replace(b"HTTP/1.1", b"HTTP/" + version)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        sock.settimeout(60)
+        sock.connect(("127.0.0.1", served(ECHO).port))
+        sock.sendall(last)
+        got = sock.recv(1024)  # it was answered
+        sock.sendall(behind)
+        while part := sock.recv(65536):
+            got += part
+    assert got.endswith(body)
+    assert got.count(b"HTTP/1.1 ") == 1
+
+
 @pytest.mark.parametrize("cut", [1, 1000])
 @pytest.mark.parametrize(
     "body",
