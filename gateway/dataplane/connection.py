@@ -168,10 +168,11 @@ class Connection(asyncio.Protocol, Timed):
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
-    def _is_being_read(self, now: float) -> bool:
-        """Whether there is more of the answer for who is lingered on, and time for it."""
-        has_more = self.transport.get_write_buffer_size() > 0
-        return has_more and now - self._last_piece < self.shared.options.stream_idle_s
+    def _left_to_read_s(self, now: float) -> float:
+        """How long who is lingered on still has for what is left of the answer; 0.0: nothing is."""
+        if not self.transport.get_write_buffer_size():
+            return 0.0
+        return self._last_piece + self.shared.options.stream_idle_s - now
 
     def make_room(self) -> bool:
         """Ends a connection that rests, for somebody else; False where a request has come by now,

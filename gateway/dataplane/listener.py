@@ -391,8 +391,9 @@ class Client(Connection):
         """The deadline of the state passed: idle connections and who does not read are cut off,
         a late head or body is refused."""
         if self.state == LINGER:
-            if self._is_being_read(now):
-                self._wait_for(LINGER_S)
+            left_s = self._left_to_read_s(now)
+            if left_s > 0.0:
+                self._wait_for(min(left_s, LINGER_S))
             else:
                 self.abort()
         elif self.state == CLOSED or self.stalled:

@@ -231,6 +231,30 @@ async def test_who_sends_on_behind_its_last_request_reads_the_whole_answer(
     assert await peer.at_end() == b"", "and no other is answered"
 
 
+async def test_r20_who_does_not_read_its_last_answer_is_ended_at_the_idle_limit(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        await conversation.answer(bytes(200_000))
+        await conversation.reader.read()
+
+    gateway = await rig(StoppedClock(), stream_idle_s=1.5 * LINGER_S)
+    gateway.one(await stub(script))
+    with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await until(lambda: bool(gateway.plane.clients))
+        (client,) = gateway.plane.clients
+        below = client.transport.get_extra_info("socket").fileno()
+        with socket.socket(fileno=os.dup(below)) as its:
+            its.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        peer.send(GET[:-2] + b"Connection: close\r\n\r\n")
+        await until(lambda: client.state == LINGER)
+        gateway.later(LINGER_S)
+        await asyncio.sleep(0.05)
+        assert client in gateway.plane.clients
+        gateway.later(0.5 * LINGER_S)
+        await until(lambda: not gateway.plane.clients)
+
+
 async def test_r20_a_client_that_does_not_read_pauses_the_instance_and_is_ended(rig, stub):
     sent = 0
 
