@@ -152,7 +152,8 @@ class RayFleet:
     async def _listen(self, ours: socket.socket) -> None:
         channel: Channel[Any, Any] = Channel(*await asyncio.open_connection(sock=ours))
         specs = self._specs if self._last is None else self._last["backends"]
-        channel.send_soon({"type": "begin", "backends": specs})
+        again = self._begun.is_set()  # requests go to where the helper before it said
+        channel.send_soon({"type": "begin", "backends": specs, "again": again})
         while (message := await channel.receive()) is not None:
             match message["type"]:
                 case "say":

@@ -272,3 +272,86 @@ async def test_an_edit_of_how_many_there_are_tries_again_what_could_not_be_start
     await eventually(lambda: len(actors.created) == 5)
     assert held.error("a") is None
     await held.stop(0, asyncio.Event())
+
+
+async def test_who_takes_over_amid_a_new_version_leaves_the_old_one_until_that_is_ready() -> None:
+    class Slow(Actors):
+        looks = 0
+
+        def create(self, name: str, plan: InstancePlan, needs: Needs) -> None:
+            super().create(name, plan, needs)
+            if len(self.created) > 2:
+                self.all[name] = Seen("waiting")
+
+        def look(self, wanted: Iterable[str]) -> dict[str, Seen]:
+            self.looks += 1
+            return super().look(wanted)
+
+    actors, told = Slow(), list[Any]()
+    before = keeper(actors, [])
+    await before.start({"a": SPEC})
+    await before.stop(0, asyncio.Event())
+    old = set(actors.all)
+
+    def places() -> list[list[str]]:
+        return [each["addresses"] for each in told if each["type"] == "endpoints"]
+
+    held = keeper(actors, [])
+    await held.start({"a": {"serve": {**SPEC["serve"], "model": "m:New"}}}, again=True)
+    held.attach(told.append, again=True)
+    new = {"a": {**table()["a"], "serve": {**SPEC["serve"], "model": "m:New"}}}
+    held.take({"type": "serves", "revision": 2, "backends": new})
+    await eventually(lambda: places() == [["10.0.0.4:20001", "10.0.0.4:20002"]])
+    held.take({"type": "settled", "backend": "a", "addresses": places()[0]})
+    await eventually(lambda: len(actors.created) == 3)
+    looks = actors.looks
+    await eventually(lambda: actors.looks > looks + 2)
+    assert old < set(actors.all)
+    actors.all[actors.created[2]] = ready(20_003)
+    await eventually(lambda: "10.0.0.4:20003" in places()[-1])
+    assert len(places()[-1]) == 2
+    assert old < set(actors.all), "none ends before requests have let go of it"
+    held.take({"type": "settled", "backend": "a", "addresses": places()[-1]})
+    await eventually(lambda: len(old & set(actors.all)) == 1)
+    await held.stop(0, asyncio.Event())
+
+
+async def test_who_takes_over_tells_what_moved_meanwhile() -> None:
+    actors, told = Actors(), list[Any]()
+    before = keeper(actors, [])
+    await before.start({"a": SPEC})
+    await before.stop(0, asyncio.Event())
+    actors.all[actors.created[0]] = ready(20_009)
+    held = keeper(actors, [])
+    await held.start({"a": SPEC}, again=True)
+    held.attach(told.append, again=True)
+    moved = ["10.0.0.4:20009", "10.0.0.4:20002"]
+    await eventually(lambda: [e["addresses"] for e in told if e["type"] == "endpoints"] == [moved])
+    await held.stop(0, asyncio.Event())
+
+
+async def test_a_model_that_starts_on_demand_stays_loaded_when_it_is_taken_over() -> None:
+    spec = {"serve": {"model": "m:M", "start": "demand"}}
+    actors = Actors()
+    before = keeper(actors, [])
+    await before.start({"a": spec})
+    before.take({"type": "wake", "backend": "a"})
+    await eventually(lambda: actors.all)
+    await before.stop(0, asyncio.Event())
+    held = keeper(actors, [])
+    placed = await held.start({"a": spec})
+    assert placed == {"a": ["fleet://a", "http://10.0.0.4:20001"]}
+    await held.stop(0, asyncio.Event())
+
+
+async def test_a_further_gateway_tells_what_moved_meanwhile_once_it_has_seen_all_of_it() -> None:
+    actors, told = Actors(), list[Any]()
+    holder = keeper(actors, [])
+    await holder.start({"a": SPEC})
+    follower = keeper(actors, [], Follower)
+    await follower.start({"a": SPEC}, again=True)
+    follower.attach(told.append, again=True)
+    there = ["10.0.0.4:20001", "10.0.0.4:20002"]
+    await eventually(lambda: [e["addresses"] for e in told if e["type"] == "endpoints"] == [there])
+    for each in (holder, follower):
+        await each.stop(0, asyncio.Event())

@@ -25,7 +25,9 @@ class Follower(Keeper):
 
     follows = True
 
-    async def start(self, specs: Mapping[str, Spec]) -> dict[str, list[str]]:
+    async def start(
+        self, specs: Mapping[str, Spec], *, again: bool = False
+    ) -> dict[str, list[str]]:
         """Backend → where it is by now."""
         self._want({name: with_a_fleet(name, spec) for name, spec in specs.items()})
         for _ in range(FIRST_LOOKS):

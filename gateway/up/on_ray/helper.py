@@ -85,7 +85,8 @@ async def _serve(asked: Any) -> int:
         reached=lambda: channel.send_soon({"type": "reached"}),
     )  # fmt: skip
     tasks = Tasks(lambda name, error: say(f"{name}: {told(error)}"))
-    starting = tasks.run("the start in the cluster", keeper.start(begin["backends"]))
+    again = begin["again"]
+    starting = tasks.run("the start in the cluster", keeper.start(begin["backends"], again=again))
     listening = tasks.run("listening to the launcher", channel.receive())
     await asyncio.wait({starting, listening}, return_when=asyncio.FIRST_COMPLETED)
     if not starting.done():  # nobody waits any more
@@ -93,8 +94,8 @@ async def _serve(asked: Any) -> int:
     placed = starting.result()
     # What somebody else could not start is no reason not to serve the rest.
     errors = {} if asked["follows"] else {name: keeper.error(name) for name in placed}
-    await channel.send({"type": "begun", "placed": placed, "errors": errors})
-    keeper.attach(channel.send_soon)
+    channel.send_soon({"type": "begun", "placed": placed, "errors": errors})
+    keeper.attach(channel.send_soon, again=again)
     message = await listening
     while message is not None:
         if message["type"] == "renew":

@@ -72,28 +72,38 @@ class Keeper:
         self._load_s: dict[str, float] = {}
         self._reported: Any = None
 
-    async def start(self, specs: Mapping[str, Spec]) -> dict[str, list[str]]:
+    async def start(
+        self, specs: Mapping[str, Spec], *, again: bool = False
+    ) -> dict[str, list[str]]:
         """Takes over what is there and starts what is missing. Backend → where it is, once all are
-        ready or it is known why not."""
+        ready or it is known why not; `again`, where requests are sent already, at once."""
         self._ended = await asyncio.to_thread(self._actors.ended)
-        begun = await asyncio.to_thread(self._actors.begun)
-        self._want({name: with_a_fleet(name, spec) for name, spec in specs.items()})
-        self._adopt(begun)
+        self._adopt(await asyncio.to_thread(self._actors.begun))
         seen = await asyncio.to_thread(self._actors.look, [each.seat.name for each in self._held])
         self._note(seen)
+        # Who runs is known by now: it stays awake, and has its place until others have it.
+        self._want({name: with_a_fleet(name, spec) for name, spec in specs.items()})
+        self._name_versions()
+        for name in self._desired.wanted:
+            there = [each.address for each in self._of(name) if each.served and each.address]
+            self._desired.placed(name, tuple(there))
         self._tasks.keep("looking at the cluster", self._look)
-        self._reconcile()
-        while not all(self._is_reconciled(name) for name in self._desired.wanted):
-            self._looked.clear()
-            await self._looked.wait()
+        if not again:
+            self._reconcile()
+            while not all(self._is_reconciled(name) for name in self._desired.wanted):
+                self._looked.clear()
+                await self._looked.wait()
         return {
             name: [f"{FLEET}{name}", *(f"http://{at}" for at in asked.in_force)]
             for name, asked in self._desired.wanted.items()
         }
 
-    def attach(self, tell: Callable[[ToControl], None]) -> None:
-        """From now on `tell` reaches who edits the table and sends requests."""
+    def attach(self, tell: Callable[[ToControl], None], *, again: bool = False) -> None:
+        """From now on `tell` reaches who edits the table and sends requests; `again`: it was told
+        by somebody before us, and hears of what moved since."""
         self._tell = tell
+        for name in self._desired.beside if again else ():
+            self._places.ask(name, self._desired.wanted[name].in_force, tell)
         self._tasks.keep("telling places", lambda: follow(self, tell))
 
     def endpoints(self) -> AsyncIterator[Placed]:
