@@ -295,7 +295,7 @@ def test_r69_who_still_waits_when_the_drain_is_over_is_told_so(
     instance = serve(BREAKS, "Model", "--drain", "0.2s")
     (tmp_path / "broken").touch()
     computed = later(lambda: instance.post("hang"))
-    eventually(lambda: instance.metric("instance_running") == 1)
+    eventually((tmp_path / "hangs").exists)
     waits = later(lambda: instance.post(2))
     eventually(lambda: instance.metric("instance_queue_depth") == 1)
     instance.workers()[0].kill()

@@ -35,6 +35,7 @@ class Actors:
         self.needs = Needs()
         self.note = ""
         self.messages: list[ForFleet] = []
+        self._lock = threading.Lock()
 
     def ask(self, message: ForFleet, of: str) -> None:
         self.messages.append(message)
@@ -51,8 +52,9 @@ class Actors:
 
     def create(self, name: str, plan: InstancePlan, needs: Needs) -> None:
         self.needs = needs
-        self.created.append(name)
-        self.all[name] = ready(20_000 + len(self.created))
+        with self._lock:  # some are created at once
+            self.created.append(name)
+            self.all[name] = ready(20_000 + len(self.created))
 
     def look(self, wanted: Iterable[str]) -> dict[str, Seen]:
         return {name: self.all.get(name, Seen("waiting")) for name in wanted}
@@ -352,6 +354,11 @@ async def test_a_further_gateway_tells_what_moved_meanwhile_once_it_has_seen_all
     await follower.start({"a": SPEC}, again=True)
     follower.attach(told.append, again=True)
     there = ["10.0.0.4:20001", "10.0.0.4:20002"]
-    await eventually(lambda: [e["addresses"] for e in told if e["type"] == "endpoints"] == [there])
+
+    def are_told() -> bool:
+        told_once = [sorted(e["addresses"]) for e in told if e["type"] == "endpoints"]
+        return told_once == [there]
+
+    await eventually(are_told)
     for each in (holder, follower):
         await each.stop(0, asyncio.Event())
