@@ -46,18 +46,15 @@ async def _overload(seconds: float) -> None:
                 replies = await open_loop(gateway.url, CAPACITY * 3, seconds, make, poisson=True)
             grown = await gateway.worker_rss() - before
     settled = replies[len(replies) // 4 :]
-    # Where the machine is somebody else's too, all takes so many times as long, and the slowest
-    # met it where it was slowest.
-    middle, slow, slowest = (
-        work.between(settled[0].intended, settled[-1].intended, percent) for percent in (50, 95, 99)
-    )
+    # Where the machine is somebody else's too, all takes so many times as long.
+    stretch = work.between(settled[0].intended, settled[-1].intended)
     refused = [r for r in settled if not r.ok]
     good = _goodput(settled)
-    assert good * middle >= 0.9 * peak, (good, peak, middle)
-    assert percentile([r.took_s for r in settled if r.ok], 99) <= 2 * SLO_S * slowest, slowest
+    assert good >= 0.9 * peak, (good, peak)
+    assert percentile([r.took_s for r in settled if r.ok], 99) <= 2 * SLO_S * stretch, stretch
     assert {r.status for r in refused} <= {503, 429}
     assert all(r.header("retry-after") for r in refused)
-    assert percentile([r.took_s for r in refused], 95) <= 0.05 * slow, slow
+    assert percentile([r.took_s for r in refused], 95) <= 0.05 * stretch, stretch
     assert grown <= 16 << 20
 
 
