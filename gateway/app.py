@@ -89,9 +89,6 @@ def prepare(
     trying. The file is read once: it may be a pipe."""
     from gateway.controlplane.admin.guards import start_refusals
     from gateway.controlplane.configuration.reading import ConfigurationError, load
-    from gateway.controlplane.store.state_directory import StateDirectory
-    from gateway.controlplane.store.state_owner import claim
-    from gateway.controlplane.store.store import StateRefused
 
     try:
         loaded = load(file)
@@ -109,23 +106,11 @@ def prepare(
     data, admin = _ports(settings, there, state_dir)
     admin_url = url_of(admin, "http" if settings.admin_tls is None else "https")
     try:
-        only_copies = settings.store == "etcd"
-        state = StateDirectory(state_dir, there.state_fd, only_copies=only_copies)
-        note = ""
-        try:
-            note = claim(state_dir, owner or file)
-            if there.state_fd is None:
-                state.tell(admin_url, settings.admin_tls.cert if settings.admin_tls else None)
-        except OSError as error:
-            state.complain(error)
-        place(state_dir)
-    except (StateRefused, NoPlace, OSError) as error:
+        state, note = _claimed(state_dir, owner or file, there.state_fd, settings, admin_url)
+    except CannotStart:
         for bound in (*data, admin):
             bound.close()
-        why = str(error)
-        if isinstance(error, OSError):  # it may not say where
-            why = f"state directory {state_dir}: {error.strerror or why}"
-        raise CannotStart(why) from None
+        raise
     plan = Plan(
         data=data,
         admin=admin,
@@ -142,16 +127,42 @@ def prepare(
         before=there.before,
         arguments=("gateway", str(file), "--state-dir", str(state_dir), "--take-over"),
     )
+    data_url = url_of(data[0], "http" if settings.tls is None else "https")
+    return Prepared(
+        plan, settings, loaded.document, data_url, admin_url, state, note, there.directory
+    )
+
+
+def _claimed(
+    state_dir: Path, owner: Path, given: int | None, settings: "Settings", admin_url: str
+) -> "tuple[StateDirectory, str]":
+    """The state directory, which is `owner`'s from now on, and what a person should know of it;
+    `given` is the lock that this process was started with. CannotStart where it cannot be used."""
+    from gateway.controlplane.store.state_directory import StateDirectory
+    from gateway.controlplane.store.state_owner import claim
+    from gateway.controlplane.store.store import StateRefused
+
+    note = ""
+    try:
+        state = StateDirectory(state_dir, given, only_copies=settings.store == "etcd")
+        try:
+            note = claim(state_dir, owner)
+            if given is None:
+                state.tell(admin_url, settings.admin_tls.cert if settings.admin_tls else None)
+        except OSError as error:
+            state.complain(error)
+        place(state_dir)
+    except (StateRefused, NoPlace) as error:
+        raise CannotStart(str(error)) from None
+    except OSError as error:  # it may not say where
+        raise CannotStart(f"state directory {state_dir}: {error.strerror or error}") from None
     if state.complaint:
         note = (
             f"state directory {state_dir} cannot be written ({state.complaint}): this gateway goes"
             " on, as its table is in etcd; while etcd is away it starts again with an old copy, or"
             " not at all"
         )
-    data_url = url_of(data[0], "http" if settings.tls is None else "https")
-    return Prepared(
-        plan, settings, loaded.document, data_url, admin_url, state, note, there.directory
-    )
+    return state, note
 
 
 def _with_tls(loaded: "Loaded", state_dir: Path) -> "Loaded":

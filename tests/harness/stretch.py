@@ -13,9 +13,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+from statistics import median
 from typing import Self
-
-from tests.harness.load import percentile
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK_S = 0.01
@@ -45,11 +44,9 @@ class Stretch:
         out, _ = await asyncio.to_thread(self._process.communicate)
         self._seen = [(began, times) for began, times in json.loads(out)]
 
-    def between(self, begin: float, end: float, percent: float = 50) -> float:
-        """How many times as long work took that began between two (monotonic) moments: all but the
-        slowest, up to this percentage."""
-        seen = [times for began, times in self._seen if begin <= began < end]
-        return percentile(seen, percent) if seen else 1.0
+    def between(self, begin: float, end: float) -> float:
+        """How many times as long work mostly took that began between two (monotonic) moments."""
+        return median([times for began, times in self._seen if begin <= began < end] or [1.0])
 
 
 def _watch() -> None:
