@@ -39,8 +39,7 @@ async def beside_dribblers(
     those was there."""
     before = await gateway.worker_rss()
     # Who asks is a process of its own: this one is busy with 500 clients.
-    ports, gap_s = (gateway.data_port, twin.data_port), head_timeout_s / 500
-    async with Trickle(ports, ["/good"], gap_s) as good:
+    async with Trickle((gateway.data_port, twin.data_port), ["/good"]) as good:
         opened = asyncio.Barrier(501)
         slow = [asyncio.create_task(dribble(gateway, opened)) for _ in range(500)]
         await opened.wait()
