@@ -163,6 +163,7 @@ async def get_status(call: Call) -> web.Response:
 
 
 async def get_metrics(call: Call) -> web.Response:
+    """All metrics, in the format that the scraper likes best, by gzip for who takes it."""
     asked = call.request.headers
     kind, body = await call.parts.metrics(asked.get(hdrs.ACCEPT, ""))
     headers = {hdrs.CONTENT_TYPE: kind, hdrs.VARY: f"{hdrs.ACCEPT}, {hdrs.ACCEPT_ENCODING}"}
