@@ -84,12 +84,10 @@ class LiveInstance(Timed):
         of = f"{self.address} of {self.backend.name}"
         return f"<{of}: {self.health.word}, in flight {self.load.in_flight}, {self.pool!r}>"
 
-    def configure(self, configured: Instance, host: str | None) -> None:
-        """Takes an edit of the instance or its backend, or the address that a name leads to."""
+    def configure(self, configured: Instance, hosts: tuple[str, ...]) -> None:
+        """Takes an edit of the instance or its backend, or the addresses that a name leads to."""
         pool = self.pool
-        if pool.host != host:
-            pool.close_idle()  # the name moved: all traffic follows
-        pool.host, pool.port = host, configured.port
+        pool.lead_to(hosts, configured.port)
         pool.timeouts = self.backend.config.timeouts
         tls = self.backend.config.tls
         name = (tls and tls.server_name) or configured.host

@@ -133,7 +133,7 @@ class LiveTable:
             self._leave(backend, backend.instances[address])
         now = self._shared.now()
         states = backend.evidence.states
-        for address, (configured, host) in wanted.items():
+        for address, (configured, hosts) in wanted.items():
             instance = backend.instances.get(address)
             if instance is None:
                 instance = LiveInstance(self._shared, backend, address)
@@ -141,14 +141,15 @@ class LiveTable:
                 if address not in states:
                     backend.evidence.set(address)
                 instance.become(states[address], now)
-            instance.configure(configured, host)
+            instance.configure(configured, hosts)
         backend.instances = {address: backend.instances[address] for address in wanted}
         may_get = frozenset(backend.words())
         self._become(backend, backend.evidence.judge_by(backend.config, may_get, now))
         backend.refresh()
 
-    def _addresses(self, config: Backend) -> Iterator[tuple[str, tuple[Instance, str | None]]]:
-        """Address → its configured instance and the IP address to connect to, if known."""
+    def _addresses(self, config: Backend) -> Iterator[tuple[str, tuple[Instance, tuple[str, ...]]]]:
+        """Address → its configured instance and the IP addresses that are known of it: connected to
+        is the first that can be."""
         resolved = self._endpoints.get(config.name, {})
         for configured in config.instances:
             hosts = resolved.get(configured.url, [])
@@ -156,14 +157,14 @@ class LiveTable:
                 for address in hosts:
                     host, _, port = address.rpartition(":")
                     host = host.strip("[]")
-                    yield address, (replace(configured, host=host, port=int(port)), host)
+                    yield address, (replace(configured, host=host, port=int(port)), (host,))
             elif configured.dns:
                 for host in hosts:
                     shown = f"[{host}]" if ":" in host else host
-                    yield f"{shown}:{configured.port}", (configured, host)
+                    yield f"{shown}:{configured.port}", (configured, (host,))
             else:
-                literal = configured.host if _is_literal(configured.host) else None
-                yield configured.address, (configured, literal or (hosts[0] if hosts else None))
+                known = (configured.host,) if _is_literal(configured.host) else tuple(hosts)
+                yield configured.address, (configured, known)
 
     def _leave(self, backend: LiveBackend, instance: LiveInstance) -> None:
         del backend.instances[instance.address]

@@ -18,6 +18,7 @@ from gateway.core.table import Timeouts
 from gateway.dataplane.deadlines import fault
 from gateway.dataplane.shared import Shared
 from gateway.dataplane.upstream import STATES, Owner, Upstream
+from gateway.processes.connecting import connect_any
 from gateway.processes.credentials import CredentialError, Held, why_not_trusted
 from gateway.processes.sockets import is_here
 
@@ -46,14 +47,14 @@ class Pool(Owner):
     says that what the instance closes, it closes for being idle."""
 
     __slots__ = (
-        "connecting", "connections", "credential", "host", "idle", "idle_limit_s", "idling",
+        "connecting", "connections", "credential", "hosts", "idle", "idle_limit_s", "idling",
         "is_closed", "is_secure", "is_up", "port", "server_name", "watched",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, timeouts: Timeouts) -> None:
         self.shared = shared
         self.timeouts = timeouts
-        self.host: str | None = None
+        self.hosts: tuple[str, ...] = ()  # its addresses: the one in use, and others that may do
         self.port = 0
         self.credential: Held | None = None
         self.is_secure = False
@@ -167,14 +168,13 @@ class Pool(Owner):
 
     async def _connect(self, ready: Callable[[Upstream], None], failed: ConnectFailed) -> None:
         # Judged here, at each connection: names and this machine's addresses change.
-        if self.host is None or is_listener(
-            self.host, self.port, self.shared.options.listeners, is_here
-        ):
+        ours = self.shared.options.listeners
+        hosts = [each for each in self.hosts if not is_listener(each, self.port, ours, is_here)]
+        if not hosts:
             failed("unresolved", NO_CONNECTION["unresolved"])
             return
         try:
-            async with asyncio.timeout(self.timeouts.connect_s):
-                upstream = await self._open(self.host)
+            upstream = await connect_any(hosts, self.timeouts.connect_s, self._open)
         except TimeoutError:
             failed("unreachable", NO_CONNECTION["unreachable"])
         except (ssl.SSLError, CredentialError) as error:
@@ -202,8 +202,28 @@ class Pool(Owner):
                 lambda: Upstream(self), host, self.port, **secure
             )
             if met is self.credential:
+                self._use(host)
                 return upstream
             upstream.abort()
+
+    def lead_to(self, hosts: tuple[str, ...], port: int) -> None:
+        """Takes the addresses that its name leads to now. What it used goes on as long as it is one
+        of them; else all traffic follows."""
+        was = self.hosts[:1]
+        self.hosts, self.port = hosts, port
+        if was and was[0] in hosts:
+            self._prefer(was[0])
+        elif was:
+            self.renew()
+
+    def _use(self, host: str) -> None:
+        """A connection to `host` was made, and none to those before it."""
+        if host in self.hosts[1:]:
+            self._prefer(host)
+            self.renew()
+
+    def _prefer(self, host: str) -> None:
+        self.hosts = (host, *[each for each in self.hosts if each != host])
 
     def meet(self, is_secure: bool, server_name: str, credential: Held | None) -> None:
         """From the next connection on instances are met like this."""

@@ -116,7 +116,7 @@ class EndpointsMessage(TypedDict):
     """Resolved names.
 
     Workers never resolve names. A `dns+http` URL is one instance per IP address
-    (`ip:port`); any other name is one instance, connected to at the first address.
+    (`ip:port`); any other name is one instance, connected to at the first address that can be.
     An IP literal needs no entry. The last known addresses stand while resolution fails.
     """
 

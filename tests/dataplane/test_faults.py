@@ -330,7 +330,7 @@ async def test_a_name_without_an_address_is_no_evidence(rig, stub):
     gateway = await rig()
     gateway.one(await stub(), backend={"eject": {"failures": 1}})
     (live,) = gateway.plane.live.backends["b"].instances.values()
-    live.pool.host = None
+    live.pool.hosts = ()
     assert (await gateway.ask(POST)).error == "connect_failed"
     assert gateway.seen == ["unresolved"]
     assert not live.health.failures

@@ -84,6 +84,42 @@ async def test_r34_traffic_follows_a_name_without_a_gap_and_stays_when_it_is_los
     await resolver.close()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has 127.0.0.2 by itself")
+async def test_a_name_that_is_one_instance_is_met_at_any_of_its_addresses(rig, stub) -> None:
+    """As curl, browsers and Envoy do: `localhost` is 127.0.0.1 and ::1, and who listens may listen
+    at one of them."""
+    gateway: Rig = await rig()
+    two = await stub(says(b"two"), 0, "127.0.0.2")
+    url = f"http://{NAME}:{two.port}"
+    document = {
+        "backends": {"b": {"instances": [url], "eject": {"failures": 1}}},
+        "routes": {"r": {"match": "/", "split": {"b": 1}}},
+    }
+    gateway.table(document)
+
+    def leads_to(*addresses: str) -> None:
+        gateway.plane.live.resolve({"b": {url: list(addresses)}})
+
+    async def word() -> bytes:
+        answer = await gateway.ask(GET)
+        return answer.body if answer.status == 200 else answer.error.encode()
+
+    leads_to("127.0.0.1", "127.0.0.2")
+    gateway.hear({"b": {f"{NAME}:{two.port}": "up"}})
+    assert [await word() for _ in range(3)] == [b"two"] * 3
+    assert two.connections == 1, "it is asked where it was found"
+    one = await stub(says(b"one"), two.port, "127.0.0.1")
+    leads_to("127.0.0.2", "127.0.0.1", "127.0.0.3")
+    leads_to("127.0.0.1", "127.0.0.2")
+    assert await word() == b"two", "it stays where it is well"
+    await two.stop()
+    assert await word() == b"one"
+    leads_to("127.0.0.2")
+    assert await word() == b"connect_failed", "all traffic follows a name that moved"
+    assert one.connections == 1
+    assert gateway.seen == ["refused"]
+
+
 async def test_r61_a_worker_connects_to_no_listener_of_the_gateway_whatever_it_was_told(
     rig, stub
 ) -> None:

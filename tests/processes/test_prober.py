@@ -9,12 +9,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.controlplane.watch import resolver as resolver_module
+from gateway.controlplane.watch.asking import fetch
 from gateway.controlplane.watch.health_book import Key
 from gateway.controlplane.watch.prober import Prober, targets_of
 from gateway.controlplane.watch.probing import Target, Untrusted, probe, signal_of
@@ -23,6 +25,7 @@ from gateway.core.credentials import Tls
 from gateway.core.evidence import Evidence, by_backend
 from gateway.core.health import HealthState
 from gateway.core.table import Backend, Health, Table
+from gateway.processes.connecting import connect_any
 from gateway.processes.credentials import Credential, Held, Sources
 from gateway.processes.event_loop import EventLoop
 from tests.harness.black_hole import BlackHole
@@ -311,6 +314,34 @@ async def test_nobody_there_is_told_from_unready() -> None:
     assert await probe(target) == "probe_refused"
 
 
+async def test_a_name_is_asked_at_the_first_of_its_addresses_that_takes_a_connection() -> None:
+    """`localhost` is 127.0.0.1 and ::1, and an instance may listen at one of them alone."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    async with answering(answer) as target:
+        elsewhere = replace(target, host="::1", others=(target.host,))
+        assert await probe(elsewhere) == "ready"
+        assert await fetch(elsewhere, "/info", 1000) == b"ok"
+        assert await probe(elsewhere, is_ours=lambda host, _: host == "::1") == "ready"
+        assert await probe(elsewhere, is_ours=lambda *_: True) == "probe_refused"
+    assert await probe(elsewhere) == "probe_refused"
+    assert await fetch(elsewhere, "/info", 1000) is None
+
+
+async def test_a_silent_address_of_a_name_leaves_time_for_the_next() -> None:
+    async def connect(host: str) -> str:
+        if host == "silent":
+            await asyncio.Event().wait()
+        if host == "refuses":
+            raise ConnectionRefusedError
+        return host
+
+    assert await connect_any(("silent", "refuses", "takes"), 0.3, connect) == "takes"
+    with pytest.raises(TimeoutError):
+        await connect_any(("silent", "refuses"), 0.02, connect)
+    with pytest.raises(ConnectionRefusedError):
+        await connect_any(("refuses", "silent"), 0.02, connect)
+
+
 async def test_a_full_queue_of_connections_is_told_from_nobody_there() -> None:
     with contextlib.closing(BlackHole()) as hole:
         target = Target("127.0.0.1", hole.port, Health(timeout_s=0.2))
@@ -545,12 +576,12 @@ def test_every_address_of_a_dns_name_is_an_instance() -> None:
         }
     }
     found = targets_of(both, endpoints)
-    assert {key: target.host for key, target in found.items()} == {
-        Key("a", "10.0.0.1:80"): "10.0.0.1",
-        Key("a", "[fd00::1]:80"): "fd00::1",
-        Key("a", "other:81"): "10.0.0.3",
-        Key("a", "[::1]:82"): "::1",
-        Key("a", "10.1.1.1:83"): "10.1.1.1",
+    assert {key: (target.host, *target.others) for key, target in found.items()} == {
+        Key("a", "10.0.0.1:80"): ("10.0.0.1",),
+        Key("a", "[fd00::1]:80"): ("fd00::1",),
+        Key("a", "other:81"): ("10.0.0.3", "::9"),
+        Key("a", "[::1]:82"): ("::1",),
+        Key("a", "10.1.1.1:83"): ("10.1.1.1",),
     }
 
 

@@ -58,9 +58,9 @@ class BackendSpec(Spec):
     """A named set of interchangeable instances: one model version."""
 
     instances: list[InstanceUrl] = optional(
-        "http://host:port or https://host:port; dns+ before it for every address behind a name;"
-        " fleet://NAME for those that a fleet has under its name. With `serve` it may be left out:"
-        " a port is chosen."
+        "http://host:port or https://host:port, met at any of its addresses where host is a name;"
+        " dns+ before it for every address as an instance; fleet://NAME for those that a fleet has"
+        " under its name. With `serve` it may be left out: a port is chosen."
     )
     states: dict[str, Literal[INSTANCE_STATES]] = optional(  # type: ignore[valid-type]
         "host:port → draining or disabled."

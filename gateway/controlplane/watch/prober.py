@@ -50,16 +50,17 @@ def targets_of(
     """Every instance of `table` that has an address; backends are met with what is `held`."""
     return {
         Key(backend.name, address): Target(
-            host,
+            hosts[0],
             port,
             backend.health,
             instance.state,
             ((backend.tls and backend.tls.server_name) or instance.host) if instance.secure else "",
             held.get(backend.name),
+            tuple(hosts[1:]),
         )
         for backend in table.backends.values()
         for instance in backend.instances
-        for address, host, port in addresses_of(
+        for address, hosts, port in addresses_of(
             instance, endpoints.get(backend.name, {}).get(instance.url, ())
         )
     }

@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.core.health import ProbeSignal, connect_signal
 from gateway.core.table import Health
+from gateway.processes.connecting import connect_any
 from gateway.processes.credentials import CredentialError, Held, why_not_trusted
 from gateway.processes.event_loop import LostAtOnce
 
@@ -20,7 +21,8 @@ CLOSED = (
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to ask and how: by TLS from whoever is called `server_name`, unless that is empty."""
+    """Where to ask and how: at `host`, or the first of the `others` that takes a connection; by TLS
+    from whoever is called `server_name`, unless that is empty."""
 
     host: str
     port: int
@@ -28,6 +30,7 @@ class Target:
     state: str = ""
     server_name: str = ""
     held: Held | None = None
+    others: tuple[str, ...] = ()
 
     async def secure(self) -> dict[str, Any]:
         """What opens a connection to it, besides host and port; CredentialError if nothing does."""
@@ -69,14 +72,17 @@ async def probe(
     Redirects are not followed: an instance must not be able to send us elsewhere. Untrusted says
     why nothing can be asked of somebody who listens.
     """
-    if is_ours(target.host, target.port):
+    hosts = [each for each in (target.host, *target.others) if not is_ours(each, target.port)]
+    if not hosts:
         return "probe_refused"  # a listener of the gateway's own is no instance, whatever it says
-    limit_s = target.health.timeout_s
+    limit_s, port = target.health.timeout_s, target.port
     try:
         async with asyncio.timeout(limit_s):
             secure, lines = await target.secure(), await target.lines()
-            reader, writer = await asyncio.open_connection(
-                target.host, target.port, limit=HEAD_LIMIT, **secure
+            reader, writer = await connect_any(
+                hosts,
+                limit_s,
+                lambda host: asyncio.open_connection(host, port, limit=HEAD_LIMIT, **secure),
             )
     except TimeoutError:
         return "probe_unreachable"

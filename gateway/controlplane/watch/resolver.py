@@ -57,22 +57,21 @@ def is_permitted(address: str, networks: Sequence[str] = ()) -> bool:
     return not refusal(address.partition("%")[0], networks)
 
 
-def addresses_of(instance: Instance, known: Sequence[str]) -> list[tuple[str, str, int]]:
-    """[(identity, host and port to connect to)] of what `instance` stands for.
+def addresses_of(instance: Instance, known: Sequence[str]) -> list[tuple[str, Sequence[str], int]]:
+    """[(identity, hosts of which any is connected to, port)] of what `instance` stands for.
 
     `known` are the addresses behind its name; nothing while a name was never resolved. A
     `dns+http` URL is one instance per address, a fleet's one per address and port, any other name
-    one at its first address.
+    one at the first of its addresses that takes a connection.
     """
     if instance.fleet:
         parts = [(address, *address.rpartition(":")[::2]) for address in known]
-        return [(address, host.strip("[]"), int(port)) for address, host, port in parts]
+        return [(address, [host.strip("[]")], int(port)) for address, host, port in parts]
     if instance.dns:
         hosts = list(known) if is_name(instance.host) else [instance.host]
-        return [(Instance("", h, instance.port).address, h, instance.port) for h in hosts]
-    if not is_name(instance.host):
-        return [(instance.address, instance.host, instance.port)]
-    return [(instance.address, host, instance.port) for host in known[:1]]
+        return [(Instance("", h, instance.port).address, [h], instance.port) for h in hosts]
+    hosts = list(known) if is_name(instance.host) else [instance.host]
+    return [(instance.address, hosts, instance.port)] if hosts else []
 
 
 class Resolver:
