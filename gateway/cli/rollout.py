@@ -143,8 +143,16 @@ def _lines(client: AdminClient, route: str, found: Json, form: str) -> Json:
         else:
             screen.printed(shown, form, again=True)
 
-    printed(found)
-    return _until_its_end(client, route, found, printed)
+    last: Json = {}
+
+    def changed(each: Json) -> None:
+        nonlocal last
+        if (now := {**each, "held_s": 0.0}) != last:  # time that passes is no news
+            last = now
+            printed(each)
+
+    changed(found)
+    return _until_its_end(client, route, found, changed)
 
 
 def _until_its_end(
@@ -201,7 +209,11 @@ def _steps(found: Json) -> Grid:
         if isinstance(step, Mapping):
             asks = ", then approval" if step.get("approval") else ""
             count = step["min_requests"]
-            needs = f"{step['hold']}, {count:,} request{'' if count == 1 else 's'}{asks}"
+            held = asked = ""
+            if number == at and state in LIVE and "held_s" in found:
+                held, asked = f"{found['held_s']:.0f}s of ", f"{found['requests']:,} of "
+            plural = "" if count == 1 else "s"
+            needs = f"{held}{step['hold']}, {asked}{count:,} request{plural}{asks}"
         rows.append((str(number), f"{percent:g} %", word, needs))
     return Grid((">step", ">share", "state", "needs"), rows)
 

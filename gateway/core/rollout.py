@@ -178,11 +178,13 @@ def passed(
     requests: int,
     guards: Sequence[tuple[Guard, Judged]],
     accepted: frozenset[str] = frozenset(),
+    refused: int = 0,
 ) -> Signal | None:
     """What comes after step number `step` (from 0), held so long and with so many `requests` of
-    the canary judged; None while it is not passed. What is not known is waited for."""
+    the canary judged, and so many `refused` as busy; None while it is not passed. What is not
+    known is waited for, and who refuses most of what it has gets no more."""
     now = plan.steps[step]
-    if held_s < now.hold_s or requests < now.min_requests:
+    if held_s < now.hold_s or requests < max(now.min_requests, refused):
         return None
     for guard, found in guards:
         if guard.on_fail == "warn" or guard.name in accepted:
@@ -209,9 +211,14 @@ def weights_at(start: Mapping[str, int], to: str, percent: Fraction) -> dict[str
     return {name: max(round(s * scale), 1 if s else 0) for name, s in shares.items()}
 
 
-def sentence(guard: Guard, found: Judged, share: Fraction | float, acted: str = "") -> str:
-    """What a guard found, for a person: the counts, the share, the evidence and what came of it."""
+def sentence(
+    guard: Guard, found: Judged, share: Fraction | float, acted: str = "", refused: int = 0
+) -> str:
+    """What a guard found, for a person: the counts, the share, the evidence and what came of it;
+    where there is nothing yet, how many requests the canary `refused` as busy."""
     if found.verdict == "no_data":
+        if refused:
+            return f"{guard.name}: none of the canary's requests yet, {refused:,} refused as busy"
         return f"{guard.name}: no requests of the canary yet"
     e = evidence(found.log_evidence)
     mark = "≥" if found.verdict == "failed" and e >= guard.threshold else "of"

@@ -25,7 +25,7 @@ from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import LiveInstance
 from gateway.dataplane.intake import too_late
-from gateway.dataplane.judge import Trial
+from gateway.dataplane.judge import Trial, is_refusal
 from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.mirroring import ask_again, mirror
 from gateway.dataplane.pairing import Pair
@@ -307,7 +307,10 @@ class Exchange(Replying, Coded):
         if found is None:
             return False
         if self.trial is not None and not found.is_same:
-            self.trial.end(attempt.failed, 0.0)
+            if is_refusal(status, attempt.failed):
+                self.trial.refuse()
+            else:
+                self.trial.end(attempt.failed, 0.0)
             self.trial = None  # what comes of it now counts for nobody
         self.backend = found.backend
         if not done:
@@ -408,6 +411,9 @@ class Exchange(Replying, Coded):
             return
         if reason == "client_left" and not self.head_sent:
             trial.leave(now - max(self.whole_at, attempt.sent_at))
+            return
+        if is_refusal(self.status, attempt.failed):
+            trial.refuse()
             return
         seconds = 0.0
         if self.first_at and self.status != 101 and reason != "client_left":

@@ -68,6 +68,13 @@ class Trial:
                 if seconds > self._slow_s:
                     self._event(SLOW)
 
+    def refuse(self) -> None:
+        """The instance takes no more now: how well it would have answered is not known."""
+        if self.arm == CANARY:
+            judge = self._judge
+            judge.is_news = True
+            judge.refused[self.share] = judge.refused.get(self.share, 0) + 1
+
     def leave(self, seconds: float) -> None:
         """Nobody waits any more for what the instance has had for `seconds`. What would have come
         of it is not known; that it was slow is, where it was by then."""
@@ -138,14 +145,15 @@ class Judge:
     `decided` is the trial of the request that was decided last, None for one that does not count;
     `counts`: share → ended, failed, timed and slow of the canary, then of the others; `seconds`:
     what some answers of the others took since the last report; `warmed`: the canary's requests
-    while nothing counts yet; `answers`: kind of answer → share → how many of the canary, and of
-    the others; `numbers`: some that the others answered since the last report.
+    while nothing counts yet; `refused`: share → those that it refused as busy; `answers`: kind of
+    answer → share → how many of the canary, and of the others; `numbers`: some that the others
+    answered since the last report.
     """
 
     __slots__ = (
         "_canary", "_keys", "_share", "_split", "_stable", "_times", "_told", "answers", "counts",
-        "decided", "field", "id", "is_news", "numbers", "parts", "path", "seconds", "slow_s", "to",
-        "warmed", "warming",
+        "decided", "field", "id", "is_news", "numbers", "parts", "path", "refused", "seconds",
+        "slow_s", "to", "warmed", "warming",
     )  # fmt: skip
 
     def __init__(self, told: Judging) -> None:
@@ -154,6 +162,7 @@ class Judge:
         self.seconds: list[float] = []
         self._times: Counter[int] = Counter()
         self.warmed = 0
+        self.refused: dict[str, int] = {}
         self.decided: Trial | None = None
         self.is_news = False
         self.field = told["field"]
@@ -242,10 +251,17 @@ class Judge:
             "counts": self.counts,
             "times": {str(bucket): count for bucket, count in self._times.items()},
             "warmed": self.warmed,
+            "refused": self.refused,
             "keys": keys,
             "answers": self.answers,
             "numbers": numbers,
         }
+
+
+def is_refusal(status: int | None, failed: bool) -> bool:
+    """Whether an answer of `status` says that its instance takes no more now: 429, or a 503 that
+    is no failure, as it has a Retry-After."""
+    return status == 429 or (status == 503 and not failed)
 
 
 def value_at(body: bytes, path: Sequence[str]) -> Any:

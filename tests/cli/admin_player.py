@@ -432,12 +432,15 @@ def _handler(player: AdminPlayer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def look(state: str = "running", step: int = 1, share: float = 5, e: float = 1.0) -> dict[str, Any]:
+def look(
+    state: str = "running", step: int = 1, share: float = 5, e: float = 1.0, held_s: float = 45.4
+) -> dict[str, Any]:
     """A look at a rollout."""
     verdict = "failed" if e >= 100 else "well"
     return {
         "route": "digits", "to": "digits-cnn", "state": state, "step": step, "share": share,
         "started": "2026-11-29T10:00:00.000Z", "why": "cnn v2", "revision": 43,
+        "held_s": held_s, "requests": 60, "refused": 0, "held": "",
         "guards": {
             "errors": {
                 "verdict": verdict, "evidence": e, "threshold": 100.0,

@@ -52,6 +52,11 @@ def test_a_plan_is_sent_as_it_was_written_and_no_more(headgate, player) -> None:
     }  # fmt: skip
 
 
+def test_time_that_passes_is_no_line_of_its_own(headgate, player) -> None:
+    player.rollouts["digits"] = [look(), look(held_s=46.0), look("done", 3, 100)]
+    assert len(headgate("rollout", "digits").out.splitlines()) == 2
+
+
 def test_who_does_not_follow_sees_where_it_is(headgate, player) -> None:
     player.rollouts["digits"] = [look()]
     ran = headgate("rollout", "digits", "digits-cnn", "--detach")
@@ -61,7 +66,7 @@ def test_who_does_not_follow_sees_where_it_is(headgate, player) -> None:
         "cnn v2",
         "",
         "STEP  SHARE  STATE  NEEDS",
-        "   1    5 %  now    120s, 100 requests",
+        "   1    5 %  now    45s of 120s, 60 of 100 requests",
         "   2   50 %         120s, 100 requests, then approval",
         "   3  100 %         0s, 1 request",
         "",

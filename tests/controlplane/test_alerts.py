@@ -22,9 +22,11 @@ def status(**more: Any) -> dict[str, Any]:
     return {**whole, "silent_workers": [], **more}
 
 
-def rolled(state: str, weights: dict[str, int], effective: dict[str, float]) -> dict[str, Any]:
+def rolled(
+    state: str, weights: dict[str, int], effective: dict[str, float], held: str = ""
+) -> dict[str, Any]:
     """The route while a rollout to the canary is in that state."""
-    rollout = {"to": "canary", "state": state}
+    rollout = {"to": "canary", "state": state, "held": held}
     return {"r": {"weights": weights, "effective": effective, **QUIET, "rollout": rollout}}
 
 
@@ -33,6 +35,14 @@ ALONE = {"stable": 0.0, "canary": 1.0}
 
 def test_where_all_is_well_nothing_is_said() -> None:
     assert alerts(status()) == []
+
+
+def test_a_rollout_whose_canary_refuses_most_is_said_to_be_held() -> None:
+    both = {"stable": 0.9, "canary": 0.1}
+    route = rolled("running", {"stable": 90, "canary": 10}, both, "canary refuses most requests")
+    (alert,) = alerts(status(routes=route))
+    assert (alert["severity"], alert["kind"], alert["route"]) == ("warning", "rollout_held", "r")
+    assert alert["text"].endswith("is held: canary refuses most requests")
 
 
 def test_a_rollout_that_has_nothing_beside_it_is_said_to_be_held() -> None:

@@ -75,6 +75,7 @@ class House:
         *,
         worker: str = "w",
         warmed: int = 0,
+        refused: int = 0,
     ) -> None:
         """The worker counted more (requests, failures) of either arm at the share of now."""
         weights = self.weights
@@ -92,6 +93,7 @@ class House:
                 "counts": self.counts,
                 "times": {},
                 "warmed": warmed,
+                "refused": {share: refused} if refused else {},
                 "keys": {},
                 "answers": self.answers,
                 "numbers": self.numbers,
@@ -331,6 +333,34 @@ async def test_a_rollout_that_is_held_by_what_is_beside_it_says_so_and_when_it_g
     assert told == [("running", "held"), ("running", "goes")]
 
 
+async def test_a_canary_that_refuses_most_of_what_it_has_gets_no_more_and_says_so() -> None:
+    """To refuse as busy is no error, and no proof of being well either."""
+    house = House()
+    await house.begin(steps=[50, 100])
+    house.count((0, 0), (40, 0), refused=40)
+    shown = await house.wait(90)
+    assert (shown["state"], shown["step"], shown["refused"]) == ("running", 1, 40)
+    guard = shown["guards"]["errors"]
+    assert guard["verdict"] == "no_data"
+    assert guard["sentence"] == "errors: none of the canary's requests yet, 40 refused as busy"
+    assert shown["held"] == "digits-cnn refuses most requests as busy, 40 of 40 at this step"
+    assert shown["history"][-1]["why"] == f"held: {shown['held']}"
+    house.count((30, 0), (30, 0), refused=40)
+    after = await house.successor().taken_up()
+    assert (await after.wait(9))["step"] == 1, "thirty would be enough of one that takes them"
+    after.count((11, 0), (11, 0), refused=40)
+    shown = await after.wait(1)
+    assert (shown["step"], shown["requests"], shown["refused"]) == (2, 0, 0)
+    assert [each["why"][:4] for each in shown["history"]][1:] == ["held", "goes", "41 r"]
+
+
+async def test_a_canary_that_refuses_some_of_what_it_has_is_led_on() -> None:
+    house = House()
+    await house.begin(steps=[50, 100])
+    house.count((20, 0), (40, 0), refused=20)
+    assert (await house.wait(61))["step"] == 2
+
+
 async def test_after_it_went_back_its_guards_still_say_at_which_share_they_judged() -> None:
     house = House()
     await house.begin()
@@ -360,7 +390,7 @@ async def test_a_threshold_is_learned_from_the_interval_before() -> None:
     await house.begin()
     told: Any = {
         "type": "judged", "id": house.asked["digits"]["id"], "worker": "w", "counts": {},
-        "times": {"100": 100}, "warmed": 0, "keys": {}, "answers": {}, "numbers": [],
+        "times": {"100": 100}, "warmed": 0, "refused": {}, "keys": {}, "answers": {}, "numbers": [],
     }  # fmt: skip
     house.rollouts.hear(told)
     await house.wait(4)
@@ -681,6 +711,14 @@ async def test_a_successor_goes_on_with_the_same_evidence_and_no_time_was_held(
     assert (await successor.wait(1))["state"] == "rolled_back"
 
 
+async def test_time_that_was_held_without_a_request_is_no_time_to_hold_again() -> None:
+    house = House()
+    await house.begin(steps=[10, 100])
+    await house.wait(33)
+    successor = await house.successor().taken_up()
+    assert successor.shown()["held_s"] == 30
+
+
 async def test_killed_at_any_write_it_ends_with_the_weights_of_a_step_or_of_its_start() -> None:
     """The successor finds what was kept last: before the edit, after it, or before it was noted."""
 
@@ -767,8 +805,8 @@ def test_a_file_that_is_damaged_is_refused_and_kept(tmp_path: Path, content: byt
 
 def told(worker: str, requests: int, **more: Any) -> Any:
     return {
-        "type": "judged", "id": "i", "worker": worker, "times": {}, "warmed": 0, "keys": {},
-        "answers": {}, "numbers": [],
+        "type": "judged", "id": "i", "worker": worker, "times": {}, "warmed": 0, "refused": {},
+        "keys": {}, "answers": {}, "numbers": [],
         "counts": {"1/10": [requests, 1, 0, 0, 0, 0, 0, 0]}, **more,
     }  # fmt: skip
 

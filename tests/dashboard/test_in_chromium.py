@@ -612,6 +612,7 @@ def test_a_rollout_that_is_held_says_why_though_its_step_is_the_same(
     demo.rollouts["digits"] = [look("running", 1, 5)]
     page.open(demo.url)
     page.shows('[data-route="digits"] .rollout', "rollout to digits-cnn, 5 %")
+    page.shows('[data-route="digits"] [data-needs]', "45s of 120s, 60 of 100 requests")
     held = look("running", 1, 5)
     held["history"] = [*held["history"], {**held["history"][-1], "why": "held: no stable one"}]
     demo.rollouts["digits"] = [held]

@@ -4,6 +4,8 @@ import asyncio
 import gzip
 from collections import Counter
 
+import pytest
+
 from gateway.core.splitting import sticky_backend
 from gateway.dataplane.judge import (
     CANARY,
@@ -135,16 +137,39 @@ async def test_who_waited_for_the_canary_and_was_answered_elsewhere_counts_for_n
     await asyncio.gather(*asking)
 
 
-async def test_busy_is_no_failure_and_neither_is_a_complaint(rig, stub):
-    busy = answering(503, extra=b"Retry-After: 1\r\n")
+async def test_a_complaint_is_no_failure(rig, stub):
     gateway = await rig()
-    gateway.table(two(await stub(answering(404)), await stub(busy)))
+    gateway.table(two(await stub(answering(404)), await stub(answering(404))))
     counting = judge(gateway)
     for _ in range(8):
         await gateway.ask(GET)
     row = counting.counts[HALF]
     assert row[CANARY + FAILED] == row[STABLE + FAILED] == 0
     assert row[CANARY + ENDED] == row[STABLE + ENDED] == 4
+
+
+BUSY = b"Retry-After: 1\r\n"
+
+
+@pytest.mark.parametrize(("status", "extra"), [(503, BUSY), (429, BUSY), (429, b"")])
+@pytest.mark.parametrize("attempts", [1, 2])
+async def test_what_is_refused_as_busy_is_neither_failed_nor_well(
+    rig, stub, status, extra, attempts
+):
+    """Nor quick: who refuses fast is no measure for those who answer."""
+    gateway = await rig()
+    busy = two(
+        await stub(answering(status, extra=extra)), await stub(answering(status, extra=extra)),
+        retries={"attempts": attempts, "on": ["503"]},
+    )  # fmt: skip
+    gateway.table(busy)
+    counting = judge(gateway, slow_s=0.5)
+    for _ in range(8):
+        await gateway.ask(GET)
+    told = counting.report("w")
+    assert told["refused"] == {HALF: 4}
+    assert not any(told["counts"][HALF])
+    assert not told["times"]
 
 
 async def test_nobody_who_listens_and_an_answer_that_breaks_off_are_failures(rig, stub):

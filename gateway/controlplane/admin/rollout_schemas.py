@@ -98,6 +98,10 @@ def rollout_schemas() -> dict[str, Schema]:
         "started": TIME,
         "why": TEXT,
         "revision": {**COUNT, "description": "Of the last edit that it made."},
+        "held_s": {**NUMBER, "description": "So long was this step held."},
+        "requests": {**COUNT, "description": "Judged at the canary at this step."},
+        "refused": {**COUNT, "description": "As busy by it, at this step; none of them is judged."},
+        "held": {**TEXT, "description": "Why no step is passed now, whatever it has; or empty."},
         "guards": map_of(guard),
         "history": list_of(whole(time=TIME, state=state, step=COUNT, why=TEXT)),
     }

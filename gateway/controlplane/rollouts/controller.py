@@ -19,7 +19,7 @@ from gateway.controlplane.rollouts import plans
 from gateway.controlplane.rollouts.agreeing import Ask
 from gateway.controlplane.rollouts.keeping import Alone, Driver, Keeper
 from gateway.controlplane.rollouts.moving import KEEP_S, WHO, Mover, split_of
-from gateway.controlplane.rollouts.progress import Move, Progress
+from gateway.controlplane.rollouts.progress import Move, Progress, Waits
 from gateway.controlplane.store.store import StoreError
 from gateway.core import edits
 from gateway.core.faults import Conflict, Invalid, Missing
@@ -32,6 +32,7 @@ from gateway.wire.messages import JudgedMessage, Judging
 log = logging.getLogger(__name__)
 LOOK_S = 0.1
 LONGEST_S = 1.0  # of a look: what took longer was no holding, nobody watched
+HELD_S = 5.0  # of time that was held, may be lost with this process where nothing is counted
 LASTS_S = 2.0  # after a restart nobody is known to be well for a moment
 LOADING_S = 60.0  # after a restart: models of different sizes load for different times
 STEP = "headgate_rollout_step"
@@ -259,8 +260,11 @@ class Rollouts:
             self._note_failed(it, guard)
         signal, why = self._due(it, guards)
         if signal is None and it.state == "running" and not self._waits(it, now):
+            kept = it.held_s // HELD_S
             it.held_s += min(LONGEST_S, now - max(before, it.held_from))
-            signal = passed(it.plan, it.step, it.held_s, it.requests, guards, it.accepted)
+            self.mover.is_stale |= it.held_s // HELD_S > kept
+            counts = it.requests, guards, it.accepted, it.refused
+            signal = passed(it.plan, it.step, it.held_s, *counts)
             why = self._why(it, guards)
         if signal is not None and not (signal == "hold" and it.state == "paused"):
             await self.mover.make(it, it.moved(signal, why))
@@ -290,14 +294,16 @@ class Rollouts:
 
     def _waits(self, it: Progress, now: float) -> bool:
         """Whether none of those that share the route with the canary can serve: there is nothing
-        to compare it with, and no step is held or passed. Says so once it lasts, and when it is
-        over."""
+        to compare it with, and no step is held or passed. Says so once it lasts, as where the
+        canary refuses most of what it has, and when it is over."""
         is_alone = it.has_others and it.others.isdisjoint(self._working())
         if not is_alone or it.beside_at is None:
             it.beside_at = now
-        if it.waits != (is_alone and (it.waits or now - it.beside_at >= LASTS_S)):
-            it.waits = is_alone
-            why = it.waiting_why()
+        waits: Waits = "answers" if it.is_refusing else ""
+        if is_alone:
+            waits = "company" if now - it.beside_at >= LASTS_S else it.waits
+        if waits != it.waits:
+            why = it.waits_for(waits)
             it.note(utc_now(), why)
             self.mover.is_stale = True
             self.mover.tell(it, why)

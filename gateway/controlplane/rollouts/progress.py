@@ -7,7 +7,7 @@ and keeps it is `controller`.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from gateway.controlplane.rollouts import plans
 from gateway.controlplane.rollouts.agreeing import Agreement
@@ -34,6 +34,10 @@ MOST_TOLD = 500
 ACTED = {"rollback": "rolled back", "hold": "held", "warn": "warned"}
 
 
+Waits = Literal["", "company", "answers"]
+"""For what no step is passed: another version that can serve, or a canary that refuses less."""
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """What is to be done: the state and step that come of it, and the split to be in force then."""
@@ -50,10 +54,10 @@ class Move:
 @dataclass(slots=True)
 class Progress:
     """One rollout. `step` counts from 0; `entered` are the canary's requests before this step, as
-    it counts them; `held_s` the seconds that it was held, none of them before the moment
-    `held_from` of the clock;
+    it counts them, and `entered_refused` those that it had refused as busy by then; `held_s` the
+    seconds that it was held, none of them before the moment `held_from` of the clock;
     `beside_at` the moment at which another version than the canary could serve last, None where
-    that is not known, and `waits` whether it was said that none can;
+    that is not known, and `waits` what it was said to wait for at this step, whatever else it has;
     `move` what was decided and is not done yet; `failed` guard → the sentence of the moment;
     `accepted` failed guards that an operator overruled."""
 
@@ -69,8 +73,9 @@ class Progress:
     held_s: float = 0.0
     held_from: float = 0.0
     beside_at: float | None = None
-    waits: bool = False
+    waits: Waits = ""
     entered: int = 0
+    entered_refused: int = 0
     warming: bool = True
     move: Move | None = None
     failed: dict[str, str] = field(default_factory=dict)
@@ -123,6 +128,17 @@ class Progress:
         return self._judged(self.step) - self.entered
 
     @property
+    def refused(self) -> int:
+        """The canary's requests that it refused as busy at this step, none of which is judged."""
+        return self.tallies.refused(alone=not self.has_others) - self.entered_refused
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether nothing but that keeps this step: most of what it got it has refused."""
+        step, refused = self.plan.steps[self.step], self.refused
+        return self.held_s >= step.hold_s and refused > max(self.requests, step.min_requests)
+
+    @property
     def others(self) -> frozenset[str]:
         """The backends beside the canary that had a weight at the start."""
         return frozenset(name for name, weight in self.start.items() if weight) - {self.plan.to}
@@ -158,7 +174,9 @@ class Progress:
         """`move` is in force."""
         if move.step != self.step:
             self.held_s, self.entered = 0.0, self._judged(move.step)
-        self.state, self.step, self.move, self.waits = move.state, move.step, None, False
+            is_alone = self.plan.steps[move.step].percent == 100
+            self.entered_refused = self.tallies.refused(alone=is_alone)
+        self.state, self.step, self.move, self.waits = move.state, move.step, None, ""
         if revision is not None:
             self.revision = revision
         self.note(time, move.why)
@@ -168,12 +186,27 @@ class Progress:
         told = {"time": time, "state": self.state, "step": self.step + 1, "why": why}
         self.history = [*self.history[-MOST_TOLD:], told]
 
-    def waiting_why(self) -> str:
-        """Why no step is held or passed, or that this is over."""
-        others = " or ".join(sorted(self.others))
-        if self.waits:
-            return f"held: no healthy instance of {others}, nothing to compare {self.plan.to} with"
-        return f"goes on: {others} has a healthy instance again"
+    def waits_for(self, waits: Waits) -> str:
+        """Why no step is passed from now on, or that this is over: for a person."""
+        before, self.waits = self.waits, waits
+        if waits:
+            return f"held: {self.held}"
+        if before == "company":
+            others = " or ".join(sorted(self.others))
+            return f"goes on: {others} has a healthy instance again"
+        return f"goes on: {self.plan.to} has answered most requests of this step"
+
+    @property
+    def held(self) -> str:
+        """Why no step is passed now, whatever else it has; empty where one may be."""
+        if self.waits == "company":
+            others = " or ".join(sorted(self.others))
+            return f"no healthy instance of {others}, nothing to compare {self.plan.to} with"
+        if self.waits == "answers":
+            asked = self.refused + self.requests
+            counts = f"{self.refused:,} of {asked:,} at this step"
+            return f"{self.plan.to} refuses most requests as busy, {counts}"
+        return ""
 
     def judge(self) -> list[tuple[Guard, Judged]]:
         """What each guard makes of what was counted."""
@@ -243,6 +276,10 @@ class Progress:
             "started": self.started,
             "why": self.plan.why,
             "revision": self.revision,
+            "held_s": round(self.held_s, 1),
+            "requests": self.requests,
+            "refused": self.refused,
+            "held": self.held,
             "guards": {guard.name: self._shown(guard, each) for guard, each in self.judge()},
             "history": self.history,
         }
@@ -254,7 +291,8 @@ class Progress:
             "threshold": float(f"{guard.threshold:.6g}"),
             "canary": {"events": found.canary[0], "requests": found.canary[1]},
             "stable": {"events": found.stable[0], "requests": found.stable[1]},
-            "sentence": self.failed.get(guard.name) or sentence(guard, found, self.judged_at),
+            "sentence": self.failed.get(guard.name)
+            or sentence(guard, found, self.judged_at, refused=self.tallies.refused(alone=True)),
         }
 
     def as_json(self) -> dict[str, Json]:
@@ -269,6 +307,7 @@ class Progress:
             "revision": self.revision,
             "held_s": round(self.held_s, 3),
             "entered": self.entered,
+            "entered_refused": self.entered_refused,
             "warming": self.warming,
             "waits": self.waits,
             "move": self.move.as_json() if self.move else None,
@@ -295,7 +334,8 @@ class Progress:
             held_s=kept["held_s"],
             entered=kept["entered"],
             warming=kept["warming"],
-            waits=kept.get("waits", False),
+            entered_refused=kept.get("entered_refused", 0),
+            waits=kept["waits"] if isinstance(kept.get("waits"), str) else "",
             move=Move(**kept["move"]) if kept["move"] else None,
             failed=dict(kept["failed"]),
             accepted=frozenset(kept["accepted"]),

@@ -29,6 +29,7 @@ class Tallies:
     def __init__(self) -> None:
         self._counts: dict[str, dict[str, list[int]]] = {}
         self._warmed: dict[str, int] = {}
+        self._refused: dict[str, dict[str, int]] = {}
         self._keys: dict[str, dict[int, tuple[str, int, str]]] = {}
         self._key_events: dict[tuple[str, str], dict[str, list[int]]] = {}
         self._answers: dict[str, dict[str, dict[str, list[int]]]] = {}
@@ -50,6 +51,7 @@ class Tallies:
         self._counts.pop(worker, None)  # who was heard of last comes last
         self._counts[worker] = {share: [*row] for share, row in told["counts"].items()}
         self._warmed[worker] = told["warmed"]
+        self._refused[worker] = dict(told["refused"])
         self._times[worker] = Counter({int(k): count for k, count in told["times"].items()})
         for guard, keys in told["keys"].items():
             known = self._keys.setdefault(guard, {})
@@ -82,6 +84,8 @@ class Tallies:
                 before = total.get(share, [0] * 8)
                 total[share] = [a + b for a, b in zip(before, row, strict=True)]
             self._warmed[""] = self._warmed.get("", 0) + self._warmed.pop(worker, 0)
+            refused = Counter(self._refused.get("")) + Counter(self._refused.pop(worker, {}))
+            self._refused[""] = dict(refused)
             self._times.pop(worker, None)
             _add(self._answers.setdefault("", {}), self._answers.pop(worker, {}))
             self._ended.add(worker)
@@ -101,6 +105,17 @@ class Tallies:
     def compared(self) -> int:
         """Those of them that another version could have got."""
         return sum(row[ENDED] for share, row in self._rows() if _part(share) < 1.0)
+
+    def refused(self, *, alone: bool) -> int:
+        """The canary's requests that it refused as busy, which are none of those judged; `alone`:
+        also those that no other version could have got."""
+        by_worker = self._refused.values()
+        return sum(
+            count
+            for each in by_worker
+            for share, count in each.items()
+            if alone or _part(share) < 1
+        )
 
     def requests(self, guard: str) -> tuple[int, int]:
         """Of how many requests of either arm `guard` knows what became."""
@@ -169,6 +184,7 @@ class Tallies:
         return {
             "counts": self._counts,
             "warmed": self._warmed,
+            "refused": self._refused,
             "ended": sorted(self._ended),
             "slow_s": self.slow_s,
             "keys": {
@@ -186,6 +202,7 @@ class Tallies:
         found = cls()
         found._counts = {name: dict(counts) for name, counts in kept["counts"].items()}
         found._warmed = dict(kept["warmed"])
+        found._refused = {name: dict(counts) for name, counts in kept.get("refused", {}).items()}
         found._ended = set(kept["ended"])
         found.slow_s = kept["slow_s"]
         found._places = dict(kept["places"])

@@ -55,14 +55,14 @@ def _rollout(about: dict[str, str], route: Mapping[str, Json]) -> Iterator[Alert
     rollout = route.get("rollout")
     if rollout is None or rollout["state"] != "running":
         return
+    held = f"the rollout of {rollout['to']} on route {about['route']} is held"
     to, effective = rollout["to"], route["effective"]
     others = [name for name, weight in route["weights"].items() if weight and name != to]
     if others and not any(effective.get(name) for name in others):
-        text = (
-            f"the rollout of {to} on route {about['route']} is held: no healthy instance of"
-            f" {' or '.join(others)}, nothing to compare it with"
-        )
-        yield _alert(WARNING, "rollout_held", text, about)
+        text = f"no healthy instance of {' or '.join(others)}, nothing to compare it with"
+        yield _alert(WARNING, "rollout_held", f"{held}: {text}", about)
+    elif rollout["held"]:
+        yield _alert(WARNING, "rollout_held", f"{held}: {rollout['held']}", about)
 
 
 def _answers(what: str, about: dict[str, str], rates: Mapping[str, Json]) -> Iterator[Alert]:

@@ -19,6 +19,14 @@ const plain = (word) => word.replaceAll("_", " ");
 // How far evidence is from its threshold, as logarithms go: 0 at 1, 1 where the guard fails.
 export const risen = (guard) => Math.min(1, Math.log(Math.max(1, guard.evidence)) / Math.log(guard.threshold));
 
+// What its step has of what the next one needs; nothing once it has ended.
+const needsOf = ({ state, step, plan, held_s, requests }) => {
+  const needs = plan?.steps[step - 1];
+  if (!needs || !WORDS[state]) return "";
+  const asks = needs.approval ? ", then approval" : "";
+  return `${Math.round(held_s)}s of ${needs.hold}, ${requests} of ${needs.min_requests} requests${asks}`;
+};
+
 // What a person sees of where it is, and means when saying how it shall go on.
 const shapeOf = ({ started, state, step, guards }) => [started, state, step, Object.keys(guards)];
 
@@ -43,6 +51,7 @@ export class RolloutPanel {
       if (held) this.box.querySelector("button")?.focus();
     }
     say(this.last, rollout.history.at(-1)?.why ?? "");
+    say(this.needs, needsOf(rollout));
     for (const [name, guard] of Object.entries(rollout.guards)) this.write(this.guards.get(name), guard);
   }
 
@@ -53,8 +62,10 @@ export class RolloutPanel {
     const steps = (rollout.plan?.steps || []).map((step, index) => this.step(rollout, step, index + 1));
     this.guards = new Map(Object.keys(rollout.guards).map((name) => [name, this.guard(name)]));
     this.last = h("p", { class: "quiet", "data-last": true });
+    this.needs = h("p", { class: "quiet", "data-needs": true });
     this.box.replaceChildren(head,
       h("ol", { class: "track", "aria-label": "Steps" }, ...steps),
+      this.needs,
       h("ul", { class: "guards" }, ...[...this.guards.values()].map((guard) => guard.element)),
       this.last,
       h("div", { class: "buttons" }, ...(WORDS[rollout.state] || []).map((word) => this.button(word))));
