@@ -981,3 +981,14 @@ async def test_a_canary_that_has_all_of_the_route_has_nothing_beside_it() -> Non
     )
     with pytest.raises(Invalid, match="nothing to compare"):
         await house.begin()
+
+
+async def test_a_canary_without_any_instance_is_refused_before_anything_is_edited() -> None:
+    house = House()
+    await house.publisher.publish(
+        lambda d: edits.put(d, "backends", "digits-cnn", {"instances": []}), who="o"
+    )
+    revision = house.publisher.table.revision
+    with pytest.raises(Invalid, match="backend 'digits-cnn' has no instance"):
+        await house.begin()
+    assert house.publisher.table.revision == revision

@@ -118,8 +118,12 @@ class Commands:
 
     def _plan(self, route: str, said: Mapping[str, Json]) -> Plan:
         """The plan that `said` describes for the split of now; Invalid names all that is wrong."""
-        weights = edits.weights_of(self._publisher.table.document, route)
-        return plans.read_plan(said, weights, lambda to: self._rollouts.is_compared(route, to))
+        table = self._publisher.table
+        weights = edits.weights_of(table.document, route)
+        empty = {name for name in weights if not table.backends[name].instances}
+        return plans.read_plan(
+            said, weights, lambda to: self._rollouts.is_compared(route, to), empty
+        )
 
     async def _put_back(self, route: str, before: Progress | None) -> None:
         """A rollout that could not begin never was."""

@@ -5,7 +5,7 @@ stands. It asks nobody whether the canary is any good.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from fractions import Fraction
 from math import isfinite
 from typing import Any
@@ -40,11 +40,13 @@ def read_plan(
     said: Mapping[str, Json],
     weights: Mapping[str, int],
     is_compared: Callable[[str], bool] | None = None,
+    empty: Set[str] = frozenset(),
 ) -> Plan:
     """The plan that `said` describes for a route with these `weights`; Invalid names all faults.
     `is_compared`: whether answers of a canary are compared by a mirror of the route; None for a
-    plan that was taken already, which is asked for no more than it was then."""
-    reader = _Reader(is_compared)
+    plan that was taken already, which is asked for no more than it was then. Backends that are
+    `empty` have no instance."""
+    reader = _Reader(is_compared, empty)
     plan = reader.plan(said, weights)
     if reader.faults or plan is None:
         raise Invalid(reader.faults)
@@ -54,8 +56,8 @@ def read_plan(
 class _Reader:
     """Reads, and notes what is wrong."""
 
-    def __init__(self, is_compared: Callable[[str], bool] | None) -> None:
-        self._is_compared = is_compared
+    def __init__(self, is_compared: Callable[[str], bool] | None, empty: Set[str]) -> None:
+        self._is_compared, self._empty = is_compared, empty
         self.faults: list[Fault] = []
 
     def plan(self, said: Mapping[str, Json], weights: Mapping[str, int]) -> Plan | None:
@@ -110,6 +112,8 @@ class _Reader:
         elif not any(weight for name, weight in weights.items() if name != to):
             detail = f"all of the route's weight is on {to!r}: there is nothing to compare it with"
             self._fault("/to", "nothing_beside", detail)
+        elif to in self._empty:
+            self._fault("/to", "no_instance", f"backend {to!r} has no instance: add one first")
         return to if isinstance(to, str) else ""
 
     def _steps(self, said: Json, hold_s: float, least: int) -> tuple[Step, ...]:
