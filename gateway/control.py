@@ -42,6 +42,10 @@ SWITCH_S = 0.0005
 """How long a thread that reads the history or examines a table may keep the interpreter while the
 loop, or the thread that stores an edit, wants it: an edit asks for it twenty times over."""
 
+SLOWER = 4
+"""How many times longer than this one a control process that follows it may take to be there: a
+machine on which a gateway is replaced has more to do."""
+
 
 async def control(start: ControlStart) -> int:
     """Runs the control process until SIGTERM or the end of the supervisor; the exit code."""
@@ -70,6 +74,7 @@ class Control:
         self._document, self._stop = loaded.document, stop
         self._failed = self._ready = self._is_left = False
         self._is_late = start["late"]  # as the supervisor knows it
+        self._took_s = 0.0  # until workers decided by its table
         self._own = Tasks(self._note_failure)
         self._aside = Tasks(lambda name, error: say(f"control: {name}: {told(error)}"))
         # Two gateways on one state directory would undo each other's edits: the supervisor has
@@ -113,7 +118,8 @@ class Control:
             await self._stop.wait()
             if parts.gateways is not None and not parts.workers.stopping:
                 # While workers hear of it; of no use where the supervisor, and all, has ended.
-                await parts.gateways.stay(longer=not self._failed and not self._is_left)
+                is_followed = not self._failed and not self._is_left
+                await parts.gateways.stay(SLOWER * self._took_s if is_followed else 0.0)
         await parts.publisher.close()
         parts.stores.key_use.close()
         await parts.hour_file.close()
@@ -208,7 +214,7 @@ class Control:
     async def _report_ready(self, applied: Applied) -> None:
         parts = self.parts
         await parts.workers.all_serve(self._start["workers"])
-        self._ready = True
+        self._ready, self._took_s = True, time.monotonic() - self._start["began"]
         if parts.participant is not None:
             self._own.run("following other gateways", parts.participant.join())
         self._aside.keep("the watch over the dates of certificates", parts.certificates.watch)

@@ -62,7 +62,7 @@ class SharedStore(Protocol):
 
     def announce(self, own: Member | None, within_s: float = 0.0) -> None: ...
 
-    def stay(self, *, longer: bool = False) -> None: ...
+    def stay(self, within_s: float = 0.0) -> None: ...
 
 
 class SharedGateways:
@@ -174,11 +174,11 @@ class SharedGateways:
         self._withdrawn = why
         self._store.announce(None)
 
-    async def stay(self, *, longer: bool) -> None:
+    async def stay(self, within_s: float) -> None:
         """Only this control process ends, and the workers decide on by the table that they have:
-        the others are not told that this gateway goes. `longer`: another one follows in order, and
-        the lease lasts until it is there."""
-        await asyncio.to_thread(self._store.stay, longer=longer)
+        the others are not told that this gateway goes. Another one follows in order within so many
+        seconds, for which the lease lasts; 0: in none that is known."""
+        await asyncio.to_thread(self._store.stay, within_s)
 
     async def in_force(self, revision: int) -> Everywhere:
         """Where `revision` is in force, once it is on every gateway that holds its lease."""

@@ -7,6 +7,7 @@ descriptors with the commands that are made here.
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 
 from gateway.processes.children import Command
@@ -65,6 +66,7 @@ class Inherited:
             "workers": self.workers,
             "again": again,
             "late": late,
+            "began": time.monotonic(),
             "placed": plan.placed,
         }
         memory = (self._counters, self._certificates)

@@ -16,6 +16,7 @@ class ControlStart(TypedDict):
     """`file` is the supervisor's own copy of the file that is called `name`; `listen` is the data
     plane's address, as it was bound, and `directory` the gateway's private one; `again`: the
     gateway was ready before, and `late` says whether the file was still to be applied then.
+    `began` is when (monotonic seconds) the process was started.
     `before_fd`: where the workers of the gateway that this one follows
     open their channels, while there are any. `placed`: backend → the URLs of the processes that
     were started for it; null where nobody starts any."""
@@ -35,6 +36,7 @@ class ControlStart(TypedDict):
     workers: int
     again: bool
     late: bool
+    began: float
     placed: Mapping[str, Sequence[str]] | None
 
 

@@ -544,8 +544,8 @@ def test_who_is_followed_in_order_is_waited_for_longer(etcd: Cluster, prefix: st
             one.announce(1)
             wait_for(lambda: one.holds)
             until = one.lease.until
-            own.stay(longer=True)
-            assert one.lease.until > until + 10.0
+            own.stay(12.0)
+            assert one.lease.until > until + 9.0
             wait_for(lambda: watching.seen.members.get("gw-a") == one.own)
         assert "gw-a" in watching.seen.members
         with opened(access, prefix) as successor:
@@ -553,6 +553,19 @@ def test_who_is_followed_in_order_is_waited_for_longer(etcd: Cluster, prefix: st
             after.announce(1)
             wait_for(lambda: after.holds)
             assert 0 not in watching.workers
+
+
+def test_who_is_followed_soon_is_waited_for_no_longer_than_its_lease(
+    etcd: Cluster, prefix: str
+) -> None:
+    """Its machine may die in that very moment."""
+    with opened(Access(etcd.urls), prefix, lease_s=2) as own:
+        own.commit(revision(1))
+        one = Gateway(own, "gw-a")
+        one.announce(1)
+        wait_for(lambda: one.holds)
+        own.stay(0.5)
+        assert one.lease.until <= time.monotonic() + 2.0
 
 
 def test_who_has_seen_more_than_is_there_gives_up_its_lease_until_there_is_more(

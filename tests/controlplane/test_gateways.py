@@ -52,7 +52,7 @@ class Play:
         self.announced.append(own)
         self.within_s = within_s
 
-    def stay(self, *, longer: bool = False) -> None: ...
+    def stay(self, within_s: float = 0.0) -> None: ...
 
     async def see(self, number: int, *members: Member, away: str = "") -> None:
         self.look(Seen(Head(number), {each.name: each for each in members}, away=away))

@@ -54,7 +54,7 @@ PAGE_ENTRIES = 50
 FORGOTTEN_AT_ONCE = 16
 CAME_FIRST = 4  # revisions of others, with their documents, that are read for who lost to them
 LEASE_S = 5.0
-HAND_OVER_S = 15.0  # a control process, and workers, on a busy machine
+HAND_OVER_S = 15.0  # as long as others may have to wait for a machine that dies just then
 LENGTHENS_WITHIN_S = 1.0
 
 
@@ -393,18 +393,19 @@ class EtcdStore:
         assert self._membership is not None
         self._loop.soon(partial(self._membership.announce, own, within_s))
 
-    def stay(self, *, longer: bool = False) -> None:
+    def stay(self, within_s: float = 0.0) -> None:
         """Has `close` say nothing to the others: workers decide on, and whoever follows this
-        control process takes the lease again. Until then, or until it ends, edits wait. `longer`:
-        it lasts HAND_OVER_S at least, if that can be had."""
+        control process takes the lease again. Until then, or until it ends, edits wait. Where that
+        is to be `within_s` seconds, it lasts so long at least, but no longer than HAND_OVER_S, if
+        that can be had."""
         self._goes = False
-        if longer and self._membership is not None and self._membership.lease:
+        if within_s and self._membership is not None and self._membership.lease:
             with suppress(TimeoutError):
-                self._loop.call(self._lengthen(self._membership))
+                self._loop.call(self._lengthen(self._membership, min(within_s, HAND_OVER_S)))
 
-    async def _lengthen(self, membership: Membership) -> None:
+    async def _lengthen(self, membership: Membership, lasts_s: float) -> None:
         async with asyncio.timeout(LENGTHENS_WITHIN_S):
-            await membership.lengthen(HAND_OVER_S)
+            await membership.lengthen(lasts_s)
 
     def rollouts(self, node: str) -> RolloutKeys:
         """What keeps rollouts here, for the gateway `node`."""
