@@ -17,7 +17,7 @@ from gateway.controlplane.events import Events, utc_now
 from gateway.controlplane.published import Everywhere, NotEverywhere
 from gateway.controlplane.store.etcd.membership import BEHIND, Lease
 from gateway.controlplane.store.etcd.watch import NOT_YET, Seen
-from gateway.controlplane.store.store import Member, Revision, Unavailable
+from gateway.controlplane.store.store import Member, NotYet, Revision, Unavailable
 from gateway.core.table import Table
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,10 @@ WAIT_S = 30.0
 LATER_S = 0.05
 """How long what nobody waits to hear may be kept for what comes next."""
 
-FIRST_S = 2.0
-"""How long the first edit waits for a lease that was not taken yet."""
+FIRST_S = 10.0
+"""How long the first edit waits for a lease that was not taken yet, unless it is known why: on a
+busy machine a control process that starts again may need some seconds."""
+COMING = (Lease().why, NOT_YET, BEHIND)
 
 
 def out_by_command(table: Table) -> frozenset[str]:
@@ -127,15 +129,24 @@ class SharedGateways:
 
     # -- what the publisher asks
 
-    async def check(self) -> None:
-        """Raises Unavailable while the lease is not held: nothing could be said of the others."""
+    def check(self) -> None:
+        """Raises Unavailable while the lease is not held: nothing could be said of the others.
+        NotYet where it has just started, and takes one."""
+        if not self.holds:
+            kind = NotYet if self._is_coming else Unavailable
+            raise kind(f"this gateway does not hold its lease in etcd ({self.why})")
+
+    async def settled(self) -> None:
+        """Returns once the lease was taken for the first time, or it is known why not."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._first_s):
-                while self._is_first and not self.holds:  # it has just started
+                while self._is_coming:
                     await self._changed.wait()
         self._is_first = False
-        if not self.holds:
-            raise Unavailable(f"this gateway does not hold its lease in etcd ({self.why})")
+
+    @property
+    def _is_coming(self) -> bool:
+        return self._is_first and not self.holds and self.why in COMING
 
     def announce(self, table: Table, workers: int, *, awaited: bool = True) -> None:
         """All workers of this gateway decide by `table` now. What was edited here nobody else waits

@@ -20,8 +20,14 @@ class Workers(Protocol):
 class Gateways(Protocol):
     """The gateways that share the table."""
 
-    async def check(self) -> None:
-        """Raises Unavailable while this one could not say what the others decide by."""
+    def check(self) -> None:
+        """Raises Unavailable while this one could not say what the others decide by; NotYet where
+        it has just started, and `settled` is worth awaiting."""
+
+    async def settled(self) -> None:
+        """Returns once this one is a gateway among others for the first time, or it is known why
+        not. It takes an announcement, which is made under the lock of the publisher: not for use
+        there."""
 
     def announce(self, table: Table, workers: int, *, awaited: bool = True) -> None:
         """All workers of this gateway decide by `table` now. No other gateway waits to hear that of

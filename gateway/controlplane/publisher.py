@@ -29,6 +29,7 @@ from gateway.controlplane.store.former import Former
 from gateway.controlplane.store.store import (
     Conflict,
     Kept,
+    NotYet,
     Page,
     Revision,
     Source,
@@ -277,7 +278,7 @@ class Publisher:
         the edit came from, where it came from one.
         """
         if self._gateways is not None:
-            await self._gateways.check()
+            self._gateways.check()
         await self._threads.write(lambda: self._store.commit(revision, applied))
         if applied is not None:
             self._applied = applied
@@ -288,7 +289,7 @@ class Publisher:
         """What comes of an edit that changes `nothing`. It may ask again for one that was stored
         and could not be said to be in force, so that is seen to here too."""
         if self._gateways is not None:
-            await self._gateways.check()
+            self._gateways.check()
         workers = await self._put_in_force(nothing, [], awaited=False)
         return replace(nothing, workers=workers)
 
@@ -358,6 +359,14 @@ class Publisher:
     async def _locked(self, steps: Callable[[], Awaitable[T]]) -> T:
         """What `steps` come to under the lock; begun again with what another gateway stored
         meanwhile, whatever they depend on being judged anew."""
+        try:
+            return await self._in_turn(steps)
+        except NotYet:
+            assert self._gateways is not None
+            await self._gateways.settled()
+            return await self._in_turn(steps)
+
+    async def _in_turn(self, steps: Callable[[], Awaitable[T]]) -> T:
         async with self._turn():
             for _ in range(TRIES):
                 if self._news or not self._heard.empty():

@@ -14,9 +14,9 @@ from gateway.controlplane.gateways import SharedGateways
 from gateway.controlplane.published import Applied, Everywhere, NotEverywhere, Published
 from gateway.controlplane.sharing import Participant
 from gateway.controlplane.store.etcd.layout import Head
-from gateway.controlplane.store.etcd.membership import Lease
+from gateway.controlplane.store.etcd.membership import BEHIND, Lease
 from gateway.controlplane.store.etcd.watch import Seen
-from gateway.controlplane.store.store import Member, Unavailable
+from gateway.controlplane.store.store import Member, NotYet, Unavailable
 from gateway.controlplane.watch.alerts import alerts
 from gateway.core.merging import Change
 from gateway.core.table import Document, Table
@@ -165,26 +165,43 @@ async def test_nothing_is_promised_for_others_without_the_own_lease(play: Play) 
     with pytest.raises(NotEverywhere, match="revision 7 is stored and in force here, but this"):
         await edit
     with pytest.raises(Unavailable, match=r"does not hold its lease in etcd .etcd does not answer"):
-        await play.gateways.check()
+        play.gateways.check()
 
 
 async def test_the_first_edit_waits_for_a_lease_that_is_just_being_taken() -> None:
     play = Play()
     await play.gateways.begin(1)
-    first = asyncio.create_task(play.gateways.check())
+    with pytest.raises(NotYet):
+        play.gateways.check()
+    first = asyncio.create_task(play.gateways.settled())
     await asyncio.sleep(0)
     await play.hold(1005.0)
     await first
-    await play.hold(0.0, "lost")
-    with pytest.raises(Unavailable):
-        await asyncio.wait_for(play.gateways.check(), 30)
+    play.gateways.check()
+    await play.hold(0.0, BEHIND)
+    with pytest.raises(Unavailable) as refused:
+        play.gateways.check()
+    assert not isinstance(refused.value, NotYet)
+
+
+async def test_the_first_edit_waits_no_longer_once_it_is_known_why_there_is_no_lease() -> None:
+    play = Play()
+    await play.gateways.begin(1)
+    await play.hold(0.0, BEHIND)
+    first = asyncio.create_task(play.gateways.settled())
+    await asyncio.sleep(0)
+    assert not first.done()
+    await play.hold(0.0, "etcd cannot be reached")
+    await first
+    with pytest.raises(Unavailable, match="etcd cannot be reached"):
+        play.gateways.check()
 
 
 async def test_a_lease_ends_by_the_own_clock_although_nobody_says_so(play: Play) -> None:
-    await play.gateways.check()
+    play.gateways.check()
     play.now = 1005.1
     with pytest.raises(Unavailable):
-        await play.gateways.check()
+        play.gateways.check()
     assert play.gateways.status(7)["store"]["lease"] == "lost"
 
 

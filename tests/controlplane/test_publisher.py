@@ -11,9 +11,9 @@ import pytest
 from gateway.controlplane import parties
 from gateway.controlplane.configuration.checks import Checks
 from gateway.controlplane.events import Events
-from gateway.controlplane.published import NotInForce, Stale, start_notes
+from gateway.controlplane.published import Everywhere, NotInForce, Stale, start_notes
 from gateway.controlplane.publisher import Publisher
-from gateway.controlplane.store.store import Kept, Page, Revision, StoreFull, Unavailable
+from gateway.controlplane.store.store import Kept, NotYet, Page, Revision, StoreFull, Unavailable
 from gateway.core import edits
 from gateway.core.faults import Invalid, Missing
 from gateway.core.merging import NOT_SERVED
@@ -184,7 +184,7 @@ async def test_without_a_lease_nothing_is_acknowledged_and_what_is_placed_alread
     journal: Journal,
 ) -> None:
     class Lost(parties.Gateways):
-        async def check(self) -> None:
+        def check(self) -> None:
             raise Unavailable("no lease")
 
     publisher = Publisher(
@@ -195,6 +195,40 @@ async def test_without_a_lease_nothing_is_acknowledged_and_what_is_placed_alread
     with pytest.raises(Unavailable):
         await publisher.publish(same, who="me")
     assert (await publisher.publish(same, who="up", places=True)).diff == ()
+    await publisher.close()
+
+
+async def test_the_first_edit_waits_for_a_lease_that_takes_an_announcement(
+    journal: Journal,
+) -> None:
+    """It is announced under the same lock by which edits take turns."""
+
+    class Starting(parties.Gateways):
+        def __init__(self) -> None:
+            self.asked, self.announced = asyncio.Event(), asyncio.Event()
+
+        def check(self) -> None:
+            self.asked.set()
+            if not self.announced.is_set():
+                raise NotYet("no lease")
+
+        async def settled(self) -> None:
+            await self.announced.wait()
+
+        def announce(self, table: Table, workers: int, *, awaited: bool = True) -> None:
+            self.announced.set()
+
+        async def in_force(self, revision: int) -> Everywhere:
+            return Everywhere(1, workers, [])
+
+    workers, gateways = 2, Starting()
+    publisher = Publisher(journal, journal, journal, Events(), check=Checks(), gateways=gateways)
+    publisher.start(FILE, why="start")
+    first = asyncio.create_task(publisher.publish(weights(b=50), who="me"))
+    await gateways.asked.wait()
+    following = asyncio.create_task(publisher.follow(asyncio.Queue()))
+    assert (await first).revision == 2
+    following.cancel()
     await publisher.close()
 
 

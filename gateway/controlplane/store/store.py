@@ -48,6 +48,10 @@ class Unavailable(StoreError):
     """The store cannot be reached. The text may be shown to a client."""
 
 
+class NotYet(Unavailable):
+    """This gateway has just started, and is about to be one of those that share the store."""
+
+
 class NotLetIn(StoreError):
     """The store is there, and does not do it for this gateway: its user, its password or what that
     user may do are others than they were. The text may be shown to a client."""
