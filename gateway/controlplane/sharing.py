@@ -149,8 +149,9 @@ def gateway_of(
     tell: Callable[[float, int], None],
 ) -> SharedGateways:
     """This gateway among those that share `store`. Its state directory, which is locked, is what
-    tells it from another one that has the same name. What `tell` is told is `noted` for the next
-    control process."""
+    tells it from another one that has the same name, or, where that could not be made, its private
+    one, in which the file `noted` is. What `tell` is told is `noted` for the next control
+    process."""
     assert settings.etcd is not None
     note = LeaseNote(noted, f"{settings.node} {settings.etcd.prefix} {settings.etcd.endpoints}")
 
@@ -158,7 +159,8 @@ def gateway_of(
         tell(until, gateways)
         note.keep(until, gateways)
 
-    of = f"{socket.gethostname()}:{state.absolute()}"
+    own_place = state if state.is_dir() else noted.parent
+    of = f"{socket.gethostname()}:{own_place.absolute()}"
     id = hashlib.sha256(of.encode()).hexdigest()[:16]
     own = Member(settings.node, 0, settings.workers, utc_now(), admin, id)
     return SharedGateways(store, own, events, told, before=(note.until, note.gateways))

@@ -8,6 +8,7 @@ are in them. Nothing here reads or repairs what a file holds.
 import fcntl
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from gateway.controlplane.store.names import ADMIN, DATABASE, FILES, LOCK, RUN, TOKEN, unusable
@@ -22,8 +23,8 @@ class StateDirectory:
     ) -> None:
         """Locks the directory at `path`, or takes over `lock`, the descriptor of a lock that this
         process was given. The lock lasts until everybody who has it has closed it. With
-        `only_copies` of what is kept elsewhere in it, one will do that cannot be written: why is
-        its `complaint`."""
+        `only_copies` of what is kept elsewhere in it, one will do that cannot be written, or not
+        even be made: why is its `complaint`."""
         self.path = Path(path)
         self._only_copies = only_copies
         self.complaint = ""
@@ -71,8 +72,7 @@ class StateDirectory:
 
     def _open(self) -> int | None:
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = self._open_lock()
+            descriptor = self._open_lock() if self._is_made() else _nobodys_lock()
         except OSError as error:
             raise StateRefused(unusable(self.path, error)) from None
         try:
@@ -90,6 +90,14 @@ class StateDirectory:
             self.complain(error)
         return descriptor
 
+    def _is_made(self) -> bool:
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            self.complain(error)
+            return False
+        return True
+
     def _open_lock(self) -> int:
         try:
             return os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -105,6 +113,12 @@ class StateDirectory:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _nobodys_lock() -> int:
+    """What can be passed on as a lock, for a directory that nobody can have."""
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def _holder(descriptor: int) -> str:
