@@ -83,10 +83,21 @@ def run_instance(arguments: Sequence[str]) -> int:
     """Becomes the instance's own program: the two packages meet over HTTP and here."""
     from gateway.processes.shadowed import shadowed
 
-    if hidden := shadowed(os.getcwd()):  # in words of ours, and not only of whatever fails by it
+    if hidden := shadowed("."):  # in words of ours, and not only of whatever fails by it
         write(sys.stderr, f"headgate: {hidden}")
+        if not _can_be_loaded("instance.app", "instance.model.worker", "instance.model.planning"):
+            return 1
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "instance", *arguments])  # noqa: S606
+    return os.execv(sys.executable, [sys.executable, "-m", "instance", *arguments])  # noqa: S606
+
+
+def _can_be_loaded(*modules: str) -> bool:
+    """Whether Python finds all that these need, from here: it may not even tell by an exception."""
+    import subprocess
+
+    program = [sys.executable, "-c", f"import {', '.join(modules)}"]
+    tried = subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True)  # noqa: S603
+    return tried.returncode == 0
 
 
 def print_version() -> int:

@@ -49,6 +49,8 @@ def _words(error: Exception) -> str:
         return f"{error}; if it listens elsewhere, say where with --url or HEADGATE_URL"
     if isinstance(error, Refusal | Unreachable | ValueError):
         return str(error)
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd() alone
+        return "the working directory is not there any more: change to another"
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror.lower()}"

@@ -14,12 +14,13 @@ OURS = frozenset({"gateway", "instance"} if _IS_INSTALLED else ())
 
 
 def shadowed(folder: str | Path, ours: frozenset[str] = OURS) -> str | None:
-    """What in `folder` stands in the place of a module of Python's own, or of `ours`, in words with
-    what to do; None where nothing does."""
+    """All in `folder` that stands in the place of a module of Python's own, or of `ours`, in words
+    with what to do; None where nothing does."""
     try:
-        found = sorted(Path(folder).iterdir())
+        found = sorted(Path(folder).absolute().iterdir())
     except OSError:
         return None
+    hidden = []
     for path in found:
         is_module = path.suffix == ".py" or (path / "__init__.py").is_file()
         name = path.stem if path.suffix == ".py" else path.name
@@ -27,5 +28,5 @@ def shadowed(folder: str | Path, ours: frozenset[str] = OURS) -> str | None:
             continue
         if name in sys.stdlib_module_names or name in ours:
             whose = "Headgate" if name in ours else "Python"
-            return f"{path} stands in the place of {whose}'s own {name}: rename it"
-    return None
+            hidden.append(f"{path} stands in the place of {whose}'s own {name}: rename it")
+    return "; ".join(hidden) or None

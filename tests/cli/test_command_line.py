@@ -469,6 +469,35 @@ def test_an_instance_is_its_own_program(tmp_path) -> None:
     assert ran.stdout == "['m:N', '--port', '0', '--help']\n"
 
 
+@pytest.mark.parametrize("name", ["json", "queue", "uuid"])
+def test_an_instance_beside_a_file_that_hides_pythons_own_is_refused_in_one_line(
+    tmp_path, name
+) -> None:
+    (tmp_path / f"{name}.py").touch()
+    ran = run("instance", "models.py:Model", cwd=tmp_path)
+    said = f"{tmp_path}/{name}.py stands in the place of Python's own {name}: rename it"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", f"headgate: {said}\n")
+
+
+def test_an_instance_beside_a_file_that_hides_what_nobody_needs_is_started(tmp_path) -> None:
+    (tmp_path / "this.py").touch()
+    ran = run("instance", "--help", cwd=tmp_path)
+    assert ran.returncode == 0
+    assert "Usage: headgate instance" in ran.stdout
+
+
+def test_a_working_directory_that_was_removed_is_named(tmp_path) -> None:
+    there = f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir ../gone && exec"
+    for words in ("status", "up models.py"):
+        line = f'{there} "{sys.executable}" -P -m gateway {words}'
+        ran = subprocess.run(
+            ["sh", "-c", line], capture_output=True, text=True, timeout=60,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        said = "headgate: the working directory is not there any more: change to another\n"
+        assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", said)
+
+
 def test_every_command_runs_something_that_is_there(headgate) -> None:
     ran = headgate("--", "instance")
     said = "headgate: write it as: headgate instance MODEL [options]"
