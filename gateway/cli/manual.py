@@ -56,6 +56,9 @@ Send them to the process of `headgate up` or `headgate gateway`:
   was started from is closed, it drains and stops.
 - SIGUSR1 opens the access log anew, after it was moved away; that is noticed without it, too.
 - SIGUSR2 does nothing.
+- SIGKILL ends everything at once, but for what a model started in a session of its own (`setsid`, a
+  daemon): the next `headgate up` with the same state directory ends that. Under systemd and in a
+  container nothing is left.
 """
 
 

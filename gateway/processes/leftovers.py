@@ -6,6 +6,7 @@ process was started with an environment of its own, nothing is.
 """
 
 import os
+import secrets
 import select
 import signal
 from collections.abc import Iterator
@@ -19,12 +20,32 @@ ENDS_WITHIN_MS = 1000  # one that is killed, unless the kernel holds it
 PROCESSES = Path("/proc")
 
 
-def end(mark: str) -> None:
-    """Kills every process whose mark begins with `mark`, and waits for their ends. Reads the
-    environment of all processes of this user: for a thread of its own."""
+def end(mark: str) -> int:
+    """Kills every process whose mark begins with `mark`, and waits for their ends: how many there
+    were. Reads the environment of all processes of this user: for a thread of its own."""
+    ended = 0
     for _ in range(MOST_LOOKS):
-        if not [pid for pid in _own_processes() if _end(pid, mark)]:
-            return
+        found = [pid for pid in _own_processes() if _end(pid, mark)]
+        ended += len(found)
+        if not found:
+            break
+    return ended
+
+
+def follow_on(note: Path) -> tuple[str, int]:
+    """(a new mark, how many processes were ended that bear the one before). The file `note` holds
+    the mark of whoever ran last, and may have been killed before it ended what it had left behind;
+    in a copy of its directory it says nothing, as that one may be running."""
+    place = note.parent.stat()
+    here = f"{place.st_dev:x}-{place.st_ino:x}-"
+    before = ""
+    with suppress(OSError, UnicodeDecodeError):
+        before = note.read_text().strip()
+    ended = end(f"{before}-") if before.startswith(here) else 0
+    mark = f"{here}{secrets.token_hex(8)}"
+    with suppress(OSError):
+        note.write_text(f"{mark}\n")
+    return mark, ended
 
 
 def _end(pid: int, mark: str) -> bool:

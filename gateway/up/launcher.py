@@ -16,11 +16,12 @@ from functools import partial
 from pathlib import Path
 
 from gateway.app import CannotStart, Prepared, announce, inherited, prepare, signed
+from gateway.controlplane.store.names import STARTED
 from gateway.controlplane.store.sqlite_store import SqliteStore
 from gateway.controlplane.store.store import Store, Stored, StoreError
 from gateway.core.merging import merge, same
 from gateway.core.table import Document
-from gateway.processes import signals
+from gateway.processes import leftovers, signals
 from gateway.processes.console import say, take_over
 from gateway.processes.service_manager import ServiceManager
 from gateway.processes.supervisor import Supervisor
@@ -136,18 +137,27 @@ async def _launch(
 ) -> int:
     if not screen.is_wanted():
         announced, plain = partial(announce, prepared), progress()
-        fleet = make() if make is not None else LocalFleet(site, plain, say)
+        fleet = make() if make is not None else _local(prepared, site, plain)
         launch = Launch(prepared, document, fleet, manager, plain, announced, watch=watch)
         return await launch.run()
     shown = screen.Screen(prepared)
     try:
-        fleet = make() if make is not None else LocalFleet(site, shown, say)
+        fleet = make() if make is not None else _local(prepared, site, shown)
         launch = Launch(
             prepared, document, fleet, manager, shown, shown.announce, shown.stopping, watch=watch
         )
         return await launch.run()
     finally:
         shown.end()
+
+
+def _local(prepared: Prepared, site: Site, progress: Progress) -> LocalFleet:
+    """Processes of this machine. What those of the run before had left behind when that was killed
+    is ended first: it may hold a GPU's memory."""
+    mark, ended = leftovers.follow_on(prepared.state.path / STARTED)
+    if ended:
+        say(f"ended {ended} process{'es' * (ended > 1)} that models of the run before left behind")
+    return LocalFleet(site, progress, say, mark=mark)
 
 
 class Launch:

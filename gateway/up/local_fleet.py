@@ -43,7 +43,7 @@ STOP_WITHIN_S = 40.0
 
 class LocalFleet:
     """Processes on this machine for what is served, made by `site` on the devices of `table`;
-    `progress` shows how the first ones come up."""
+    `progress` shows how the first ones come up. What they leave behind is known by the `mark`."""
 
     def __init__(
         self,
@@ -54,12 +54,13 @@ class LocalFleet:
         chance: int | None = None,
         table: DeviceTable | None = None,
         clock: Callable[[], float] = time.monotonic,
+        mark: str = "",
     ) -> None:
         self._site, self._progress, self._say = site, progress, say
         self._chance = random.Random(chance)  # noqa: S311 -- which port, not a secret
         self._revision = 0
         self._lines = Lines(progress.relay)
-        self._processes = Processes(self._lines, self._note, say, self._note_failure)
+        self._processes = Processes(self._lines, self._note, say, self._note_failure, mark)
         self._seating = Seating(table or DeviceTable(), clock)
         self._desired = Desired(clock, self._processes.served)
         self._demand = self._desired.demand

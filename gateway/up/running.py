@@ -21,7 +21,7 @@ from gateway.up.process import InstanceProcess
 
 class Processes:
     """All processes; `changed` is called when one of them changed, `lines` has what they write,
-    `say` and `failed` are told what is to be known."""
+    `say` and `failed` are told what is to be known. What they leave behind bears the `mark`."""
 
     def __init__(
         self,
@@ -29,9 +29,10 @@ class Processes:
         changed: Callable[[InstanceProcess], None],
         say: Callable[[str], None],
         failed: Callable[[str, Exception], None],
+        mark: str = "",
     ) -> None:
         self._lines, self._changed, self._say = lines, changed, say
-        self._lifeline, self._mark = Lifeline(), secrets.token_hex(8)
+        self._lifeline, self._mark = Lifeline(), mark or secrets.token_hex(8)
         self.own = Tasks(failed)
         self._numbers = 0
         self.all: list[InstanceProcess] = []

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import re
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -19,6 +21,7 @@ from tests.harness.ports import free_port
 from .waiting import alive, descendants, leave_nothing, words
 
 MODELS = """
+import subprocess
 import time
 
 class Square:
@@ -31,6 +34,11 @@ class Square:
 class Slow(Square):
     def setup(self, device):
         time.sleep(600)
+
+class Daemon(Square):
+    def setup(self, device):
+        daemon = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        print("daemon", daemon.pid, flush=True)
 
 class Broken(Square):
     def setup(self, device):
@@ -135,6 +143,30 @@ async def test_kill_9_of_the_command_leaves_nobody_behind(tmp_path: Path) -> Non
         assert it.process is not None
         it.process.kill()
         await eventually(lambda: not any(alive(pid) for pid in pids))
+
+
+async def test_what_a_killed_run_left_behind_is_ended_by_the_next(tmp_path: Path) -> None:
+    def daemons(of: Up) -> set[int]:
+        return {int(pid) for pid in re.findall(r"\| daemon (\d+)", of.log_text())}
+
+    async with up(tmp_path, "models:Daemon") as it:
+        await it.start()
+        (left,) = daemons(it)
+        assert it.process is not None
+        it.process.kill()
+        await it.process.wait()
+        copy = tmp_path / "copy"
+        shutil.copytree(tmp_path / ".headgate", copy / ".headgate")
+        async with up(copy, "models:Daemon") as other:
+            await other.start()
+            assert alive(left)
+            await it.start()
+            assert not alive(left)
+            assert "ended 1 process that models of the run before left behind" in it.log_text()
+            assert all(map(alive, daemons(other)))
+            await other.stop()
+        await it.stop()
+        assert not any(map(alive, daemons(it) | daemons(other)))
 
 
 async def test_an_instance_that_is_killed_serves_again(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ TOKEN = "token"  # noqa: S105 -- a file's name
 OWNER = "file"  # the name of the file whose state this is
 LOCK = "lock"  # the process that has the directory
 RUN = "run"  # the private directory of the gateway that has it
+STARTED = "started"  # what the processes of `headgate up` are known by
 ADMIN = "admin"  # the URL by which this machine reaches its admin API, and its certificate's file
 
 
