@@ -115,6 +115,12 @@ class Admitting(Waiter, Request, Deciding):
                 self._note_route(snapshot, live)
                 raise
 
+    def let_in_somewhere(self, snapshot: Snapshot) -> None:
+        """As `let_in`, while it is not known which route is meant, or once it is known that none
+        is: a stranger learns of neither."""
+        if snapshot.is_guarded:
+            self.admitted = snapshot.check_some(self.head)
+
     @property
     def has_bucket(self) -> bool:
         """Whether its consumer has a limit."""
@@ -126,12 +132,14 @@ class Admitting(Waiter, Request, Deciding):
         of_key = self.admitted.buckets if self.admitted is not None else ()
         return of_key if live is None or live.bucket is None else (*of_key, live.bucket)
 
-    def check_limits(self, snapshot: Snapshot, live: LiveRoute) -> None:
-        """Refuses before its body what would be refused after it."""
+    def check_limits(self, snapshot: Snapshot, live: LiveRoute | None) -> None:
+        """Refuses before its body what would be refused after it, whichever route it is for where
+        that is not known (None)."""
         try:
             limiting.check(self._limits(live), self.started, self.plane.now)
         except Limited as fault:
-            self._note_route(snapshot, live)
+            if live is not None:
+                self._note_route(snapshot, live)
             self._count_limited(fault, live)
             raise
 

@@ -6,7 +6,7 @@ clients send the same ones again and again; neither is kept longer than the conn
 nothing is kept beside. What opens what is `core.access`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from gateway.core.access import (
@@ -169,7 +169,7 @@ class Door:
         rules = _rules(route)
         known: dict[bytes, Admission] | None = None
         anybody: Admission | None = None
-        if route.access == "keys" or (self.has_keys and not route.access):
+        if self._asks(route):
             known = self._ways.setdefault((route.pass_credentials, rules), {})
         else:
             passes = not self.has_keys or route.pass_credentials
@@ -206,17 +206,22 @@ class Door:
         if admission.is_bound and admission.key is not None:
             check_opens(admission.key, route, self._shared.wall())
 
-    def check_some(self, head: RequestHead, routes: Iterable[Route]) -> None:
-        """Raises what `head` would be refused with at all of `routes`, the first's; for what is
-        asked before it is known which of them is meant."""
+    def check_some(self, head: RequestHead, routes: Sequence[Route]) -> Admission | None:
+        """Who asks, whichever of `routes` is meant; None: one of them is open to anybody. Raises
+        what `head` would be refused with at all of them, the first's."""
         refused: Unauthorized | Forbidden | None = None
         for route in routes:
-            _, fault = self._asked(head, route)
+            admission, fault = self._asked(head, route)
             if fault is None:
-                return
+                return admission if all(map(self._asks, routes)) else None
             refused = refused or fault
         if refused is not None:
             raise refused
+        return None
+
+    def _asks(self, route: Route) -> bool:
+        """Whether nobody comes in at `route` without a key."""
+        return route.access == "keys" or (self.has_keys and not route.access)
 
     def _asked(
         self, head: RequestHead, route: Route

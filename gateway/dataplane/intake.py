@@ -277,14 +277,16 @@ class Intake(Admitting):
         """Before the body is there: refuses early what will be refused, and asks for the rest.
         Nothing is decided yet unless the body is too large to be gathered."""
         head, snapshot = self.head, self.plane.snapshot
+        self.revision = snapshot.revision
         try:
             route, _ = snapshot.find(head, self.client.remembered)
         except ModelsAsked:
             self._decide()
             return
         except BodyNeeded as need:
-            if snapshot.is_guarded:
-                snapshot.check_some(head)
+            self.let_in_somewhere(snapshot)
+            if self.has_bucket:
+                self.check_limits(snapshot, None)
             gather = need.max_body
             self._await_body(need)
             if DEADLINE in head.known:
@@ -323,7 +325,7 @@ class Intake(Admitting):
         if self.done or self.received > self.plane.options.gather:
             try:
                 self.ready_at = self.plane.now()
-                self.route = None  # the table may be another one now
+                self.route = self.admitted = None  # the table may be another one now
                 self._decide()
             except BodyNeeded as need:
                 self._await_body(need)
@@ -376,6 +378,7 @@ class Intake(Admitting):
     def _decide(self) -> None:
         plane, head = self.plane, self.head
         snapshot = plane.snapshot
+        self.revision = snapshot.revision
         try:
             route, target = snapshot.find(head, self.client.remembered)
         except ModelsAsked as asked:
@@ -384,12 +387,15 @@ class Intake(Admitting):
         except BodyNeeded as need:
             if not self.done:
                 raise
-            self._await_body(need)
-            self._check_size()
-            body = need.reader.read(b"".join(self._pending))
-            route, target = snapshot.find(head, self.client.remembered, body)
+            try:
+                self._await_body(need)
+                self._check_size()
+                body = need.reader.read(b"".join(self._pending))
+                route, target = snapshot.find(head, self.client.remembered, body)
+            except GatewayError:
+                self.let_in_somewhere(snapshot)
+                raise
         self.route, self.target = route, target
-        self.revision = snapshot.revision
         self.shown = snapshot.shown
         if snapshot.asks or route.asks:
             self.let_in(snapshot, route)

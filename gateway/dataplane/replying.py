@@ -167,7 +167,6 @@ class Replying(Intake):
 
     def list_models(self, snapshot: Snapshot, asked: Listing) -> None:
         """Answers which of the models may be asked for with the key that came."""
-        self.revision = snapshot.revision
         open_to, self.admitted = snapshot.door.opened(
             self.head, [snapshot.table.routes[model.route] for model in asked.models]
         )

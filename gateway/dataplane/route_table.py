@@ -27,7 +27,7 @@ from gateway.core.splitting import Spread
 from gateway.core.table import EMPTY, Route, Table
 from gateway.core.targets import host_form, target_fault
 from gateway.dataplane.backend import LiveBackend
-from gateway.dataplane.door import Door
+from gateway.dataplane.door import Admission, Door
 from gateway.dataplane.json_fields import FieldReader
 from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.match_memory import Remembered
@@ -148,12 +148,12 @@ class Snapshot:
             self._has_cors = any(route.cors is not None for route in self.table.routes.values())
         return self._has_cors
 
-    def check_some(self, head: RequestHead) -> None:
-        """Raises what a request is refused with whatever its body says: the body of one that no
-        route lets in is not read to find its route."""
+    def check_some(self, head: RequestHead) -> Admission | None:
+        """Who asks, whatever the body says that would have to be read to find the route; None:
+        that depends on it. Raises what a request is refused with that no route lets in."""
         target = head.target.decode("latin-1")
         names = self.matcher.candidates(host_of(head), target, head.get)
-        self.door.check_some(head, (self.table.routes[name] for name in names))
+        return self.door.check_some(head, [self.table.routes[name] for name in names])
 
     def cors_route(self, head: RequestHead, method: bytes) -> LiveRoute | None:
         """The route whose `cors` speaks for what `head` asks for, by `method`; None: no route's."""

@@ -220,6 +220,44 @@ async def test_what_is_refused_is_refused_before_its_body(rig: MakeRig, stub: Ma
     assert (await gateway.ask(head % b"/")).status == 100
 
 
+async def test_a_stranger_learns_of_no_model_however_its_body_comes(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway = await rig()
+    by_model = {"match": {"path": "/", "json": {"model": "a"}}}
+    serve(gateway, await stub(tell), keys(), **by_model)
+    head = b"POST / HTTP/1.1\r\nHost: gw.test\r\nContent-Length: %d\r\n%b\r\n"
+    for body in (b'{"model": "a"}', b'{"model": "b"}', b"no JSON"):
+        for credentials in (b"", BEARER % b"wrong"):
+            answer = await gateway.ask(head % (len(body), credentials) + body)
+            assert (answer.status, answer.error) == (401, "unauthorized"), body
+    known = head % (14, BEARER % KEY.encode())
+    assert (await gateway.ask(known + b'{"model": "b"}')).error == "no_route"
+    assert (await gateway.ask(known + b'{"model": "a"}')).status == 200
+    assert consumed(gateway) == {"acme  404": 1, "acme r 200": 1}
+
+
+async def test_where_a_body_decides_who_is_beyond_its_limit_is_refused_before_it(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway = await rig()
+    document = keys(limits={"requests": "1/m"})
+    instance, by_model = await stub(tell), {"match": {"path": "/", "json": {"model": "a"}}}
+    serve(gateway, instance, document, **by_model)
+    body, head = b'{"model": "a"}', b"POST / HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 14\r\n"
+    mine, waits = BEARER % KEY.encode(), b"Expect: 100-continue\r\n"
+    assert (await gateway.ask(head + mine + b"\r\n" + body)).status == 200
+    refused = await gateway.ask(head + mine + waits + b"\r\n")
+    assert (refused.status, refused.error) == (429, "rate_limited")
+    assert 55 <= int(refused.get("retry-after") or "0") <= 60
+    assert limited(gateway) == {"acme  requests": 1}
+    theirs = BEARER % OTHER.encode()
+    assert (await gateway.ask(head + theirs + waits + b"\r\n")).status == 100
+    # What its body asks for may be a route that is open to all.
+    serve(gateway, instance, document, access="open", **by_model)
+    assert (await gateway.ask(head + mine + waits + b"\r\n")).status == 100
+
+
 async def test_who_is_known_before_the_body_may_be_revoked_while_it_comes(
     rig: MakeRig, stub: MakeStub
 ) -> None:
@@ -289,6 +327,19 @@ async def test_the_access_log_names_the_consumer_and_holds_no_key(
     assert '"consumer":"acme"' in known
     assert "consumer" not in unknown
     assert "hg_" not in path.read_text()
+
+
+async def test_the_access_log_names_the_revision_that_had_no_route(
+    rig: MakeRig, stub: MakeStub, tmp_path: Any
+) -> None:
+    path = tmp_path / "access.log"
+    gateway = await rig(access_log=str(path))
+    serve(gateway, await stub(tell), match="/x")
+    assert (await gateway.ask(GET % (b"/none", b""))).status == 404
+    gateway.plane.ledger.flush()
+    gateway.plane.log.close()
+    assert f'"revision":{gateway.plane.snapshot.revision},' in path.read_text()
+    assert gateway.plane.snapshot.revision
 
 
 @pytest.mark.parametrize("retired", [("consumer", "acme"), ("route", "r")])
