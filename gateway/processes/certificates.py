@@ -2,7 +2,7 @@
 
 The files are looked at every second by whoever listens, off its loop. What can be used is taken
 over from the next connection on, and those that are open keep what they have; what cannot is
-told once, and the certificate before stays.
+told, and the certificate before stays. Either is told once, by the first process that finds it so.
 
 Files that are broken shall change nothing when a process dies, either. So the supervisor has a
 piece of memory in which its children keep what they took over, and one that is started while the
@@ -31,6 +31,8 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _ROOM = 4 << 20
 _PLACES = {"tls": 0, "admin_tls": _ROOM}
 """Where what belongs to each listener begins."""
+_TOLD = 2 * _ROOM
+"""And, in the same order, where what was told of it last."""
 
 
 class CertificateError(Exception):
@@ -59,6 +61,18 @@ class LastCertificates:
         if not end or digest.decode("latin-1") != sha256(said).hexdigest():
             return {}
         return {name: content.encode("latin-1") for name, content in json.loads(said).items()}
+
+    def is_told(self, listener: str, news: str) -> bool:
+        """Whether another process told `news` of `listener` as the last thing; else it is noted
+        that this one does."""
+        if self._memory is None:
+            return False
+        digest = sha256(news.encode()).digest()
+        place = _TOLD + [*_PLACES].index(listener) * len(digest)
+        if os.pread(self._memory, len(digest), place) == digest:
+            return True
+        os.pwrite(self._memory, digest, place)
+        return False
 
 
 NOTHING_KEPT = LastCertificates(None)
@@ -89,7 +103,7 @@ class Certificate:
             kept = last.get(listener)
             if not kept:
                 raise
-            say(f"{error}; the certificate before is kept")
+            self._tell(f"{error}; the certificate before is kept")
             self._current = _of(kept)
 
     @property
@@ -113,9 +127,14 @@ class Certificate:
         try:
             self._current = self._read()
         except CertificateError as error:
-            self._say(f"{error}; the certificate before is kept")
+            self._tell(f"{error}; the certificate before is kept")
         else:
-            self._say(f"{self._files['cert']}: took over a new certificate")
+            self._tell(f"{self._files['cert']}: took over a new certificate")
+
+    def _tell(self, news: str) -> None:
+        """Says `news` of the files as they are now, unless another process did."""
+        if not self._last.is_told(self._listener, f"{news} {self._marks}"):
+            self._say(news)
 
     def _looked_at(self) -> list[tuple[int, ...]]:
         """What is another thing once a file was written or replaced."""
