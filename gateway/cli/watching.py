@@ -3,7 +3,7 @@
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,13 +50,11 @@ def top(options: SimpleNamespace) -> int:
     return 0
 
 
-def _looks(
-    options: SimpleNamespace, sleep: Callable[[float], None] = screen.pause
-) -> Iterator[int]:
+def _looks(options: SimpleNamespace) -> Iterator[int]:
     """Each look, when it is time for it."""
     for look in range(options.count) if options.count else itertools.count():
         if look:
-            sleep(max(0.1, options.interval or 1.0))
+            screen.pause(max(0.1, options.interval or 1.0))
         yield look
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 Event = dict[str, Any]
 KEPT = 1000
+MOST_WAITING = 1000
+"""As many events wait for a subscriber who does not read; then the oldest go."""
 
 
 def utc_now(ago_s: float = 0.0) -> str:
@@ -27,17 +29,16 @@ def utc_now(ago_s: float = 0.0) -> str:
 class Subscription:
     """One subscriber's events; iterate it until `close`. `begun` names the event before them."""
 
-    def __init__(self, begun: str, limit: int, closed: Callable[["Subscription"], None]) -> None:
+    def __init__(self, begun: str, closed: Callable[["Subscription"], None]) -> None:
         self.begun = begun
         self._events: deque[Event] = deque()
-        self._limit = limit
         self._lost = 0
         self._ready = asyncio.Event()
         self._closed = closed
         self._open = True
 
     def push(self, event: Event) -> None:
-        if len(self._events) >= self._limit:
+        if len(self._events) >= MOST_WAITING:
             self._events.popleft()
             self._lost += 1
         self._events.append(event)
@@ -68,8 +69,7 @@ class Subscription:
 class Events:
     """Hands each published event to every subscriber."""
 
-    def __init__(self, *, limit: int = 1000, kept: int = KEPT) -> None:
-        self._limit = limit
+    def __init__(self, *, kept: int = KEPT) -> None:
         self._subscriptions: set[Subscription] = set()
         self._kept: deque[Event] = deque(maxlen=kept)
         # Numbers begin anew with the process: the name tells its events from another's.
@@ -120,7 +120,7 @@ class Events:
             since = utc_now(last_s)
             first = list(dropwhile(lambda event: event["time"] < since, self._kept))
             begun -= len(first)
-        subscription = Subscription(self._said(begun), self._limit, self._subscriptions.discard)
+        subscription = Subscription(self._said(begun), self._subscriptions.discard)
         for event in first:
             subscription.push(event)
         self._subscriptions.add(subscription)

@@ -81,7 +81,6 @@ class SharedGateways:
         *,
         clock: Callable[[], float] = time.monotonic,
         wait_s: float = WAIT_S,
-        first_s: float = FIRST_S,
         before: tuple[float, int] = (0.0, 1),
     ) -> None:
         self._store, self._own = store, own
@@ -94,7 +93,7 @@ class SharedGateways:
         self._out: frozenset[str] = frozenset()
         self._just_out: frozenset[str] = frozenset()  # since the last look began
         self._was_held = False
-        self._is_first, self._first_s = True, first_s
+        self._is_first = True
         self.heard: asyncio.Queue[Revision] = asyncio.Queue()
         self.on_rollouts: Callable[[Mapping[str, bytes]], object] = lambda kept: None
         """Hears what is kept of rollouts, whenever it changed."""
@@ -139,7 +138,7 @@ class SharedGateways:
     async def settled(self) -> None:
         """Returns once the lease was taken for the first time, or it is known why not."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._first_s):
+            async with asyncio.timeout(FIRST_S):
                 while self._is_coming:
                     await self._changed.wait()
         self._is_first = False

@@ -20,13 +20,13 @@ EQUAL = 0.5
 mirror's with this chance."""
 
 
-def interval(agree: int, pairs: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Where the true agreement is, whenever one looks, with this confidence; (0, 1) of nothing."""
+def interval(agree: int, pairs: int) -> tuple[float, float]:
+    """Where the true agreement is, whenever one looks, with CONFIDENCE; (0, 1) of nothing."""
     differ = pairs - agree
     floor = (
         _log_beta(agree + _AGREE, differ + _DIFFER)
         - _log_beta(_AGREE, _DIFFER)
-        + math.log(1.0 - confidence)
+        + math.log(1.0 - CONFIDENCE)
     )
 
     def holds(p: float) -> bool:

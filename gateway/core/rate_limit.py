@@ -119,10 +119,11 @@ class Terms:
 
 
 class RateLimited(NoRoom):
-    """There is a limit, and it was reached."""
+    """A request beyond a limit; `limit` is its name in metrics, and `lines` what the client is told
+    of it beside."""
 
     usual: ClassVar[str] = "rate_limited"
 
-    def __init__(self, detail: str, retry_after_s: float, lines: bytes = b"") -> None:
+    def __init__(self, detail: str, limit: str, retry_after_s: float, lines: bytes = b"") -> None:
         super().__init__(detail, retry_after_s=max(1, math.ceil(retry_after_s)))
-        self.lines = lines
+        self.limit, self.lines = limit, lines

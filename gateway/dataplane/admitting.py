@@ -14,6 +14,7 @@ from gateway.core.access import Forbidden, Unauthorized
 from gateway.core.errors import GatewayError, NoRoom
 from gateway.core.headers import given_id
 from gateway.core.heads import RequestHead
+from gateway.core.rate_limit import RateLimited
 from gateway.dataplane import limiting
 from gateway.dataplane.attempt import Request
 from gateway.dataplane.bucket import Bucket, OverLimit
@@ -22,7 +23,6 @@ from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.deciding import Deciding
 from gateway.dataplane.door import Admission
-from gateway.dataplane.limiting import Limited
 from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.plane import Plane
 from gateway.dataplane.route_table import Snapshot
@@ -137,7 +137,7 @@ class Admitting(Waiter, Request, Deciding):
         that is not known (None)."""
         try:
             limiting.check(self._limits(live), self.started, self.plane.now)
-        except Limited as fault:
+        except RateLimited as fault:
             if live is not None:
                 self._note_route(snapshot, live)
             self._count_limited(fault, live)
@@ -145,7 +145,7 @@ class Admitting(Waiter, Request, Deciding):
 
     def is_within_limits(self, live: LiveRoute | None) -> bool:
         """Whether limits let the request go on; False: that is decided in a moment. Raises
-        Limited."""
+        RateLimited."""
         buckets, now = self._limits(live), self.plane.now()
         try:
             if len(buckets) == 1:  # the usual case in short
@@ -156,7 +156,7 @@ class Admitting(Waiter, Request, Deciding):
             fault = limiting.limited(buckets[0], refused.wait_s, now, self.plane.now)
             self._count_limited(fault, live)
             raise fault from None
-        except Limited as fault:
+        except RateLimited as fault:
             self._count_limited(fault, live)
             raise
         except Busy:
@@ -205,7 +205,7 @@ class Admitting(Waiter, Request, Deciding):
             bucket.leave()
         self.buckets = ()
 
-    def _count_limited(self, fault: Limited, live: LiveRoute | None) -> None:
+    def _count_limited(self, fault: RateLimited, live: LiveRoute | None) -> None:
         name = live.route.name if live is not None else ""
         self.plane.counters.add(LIMITED, self.consumer, name, fault.limit)
 

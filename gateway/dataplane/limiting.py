@@ -10,17 +10,9 @@ from gateway.core.rate_limit import RateLimited
 from gateway.dataplane.bucket import Bucket, OverLimit
 
 
-class Limited(RateLimited):
-    """A request beyond a limit; `limit` is its name in metrics."""
-
-    def __init__(self, detail: str, limit: str, retry_after_s: float, lines: bytes) -> None:
-        super().__init__(detail, retry_after_s, lines)
-        self.limit = limit
-
-
 def enter(buckets: Sequence[Bucket], now: float, clock: Callable[[], float]) -> bytes:
-    """Admits one request by all of `buckets`; the lines that tell its client what is left. It is
-    in flight in each of them until that is left. Raises Limited, or Busy, and then is in none."""
+    """Admits one request by all of `buckets`; the lines that tell its client what is left. It is in
+    flight in each of them until that is left. Raises RateLimited, or Busy, and then is in none."""
     entered: list[Bucket] = []
     lines = b""
     try:
@@ -38,7 +30,7 @@ def enter(buckets: Sequence[Bucket], now: float, clock: Callable[[], float]) -> 
 
 
 def check(buckets: Sequence[Bucket], now: float, clock: Callable[[], float]) -> None:
-    """Raises the Limited that a request would meet if it entered now, as far as can be seen."""
+    """Raises the RateLimited that a request would meet if it entered now, as far as can be seen."""
     for bucket in buckets:
         wait_s = bucket.wait_s(now)
         if wait_s > 0.0:
@@ -54,7 +46,7 @@ def standing(buckets: Sequence[Bucket], now: float) -> bytes:
     return lines
 
 
-def limited(bucket: Bucket, wait_s: float, now: float, clock: Callable[[], float]) -> Limited:
+def limited(bucket: Bucket, wait_s: float, now: float, clock: Callable[[], float]) -> RateLimited:
     """What a request meets that `bucket` refuses, as OverLimit has it."""
     terms = bucket.terms
     if wait_s and terms.over_s(wait_s + (terms.burst - 1.0) * terms.cost_s):
@@ -64,6 +56,6 @@ def limited(bucket: Bucket, wait_s: float, now: float, clock: Callable[[], float
     if wait_s:
         detail = f"The {kind} may have no more requests now (limits.requests)."
         lines = terms.lines(0, wait_s + (terms.burst - 1.0) * terms.cost_s)
-        return Limited(detail, f"{prefix}requests", wait_s, lines)
+        return RateLimited(detail, f"{prefix}requests", wait_s, lines)
     detail = f"The {kind} has as many requests under way as it may (limits.in_flight)."
-    return Limited(detail, f"{prefix}in_flight", 1.0, standing((bucket,), now))
+    return RateLimited(detail, f"{prefix}in_flight", 1.0, standing((bucket,), now))

@@ -175,11 +175,6 @@ class Pair:
         self.again: Half | None = None
         self.question = b""
 
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing is gathered any more."""
-        return self._is_over
-
     def ask_again(self, question: bytes) -> None:
         """The stable version is to be asked the same once the client has its answer; what is asked
         is held until then, if there is room for it."""

@@ -46,10 +46,9 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """One end of a child: how, after how long, and how many ends in quick succession."""
+    """One end of a child: how, how many ends in quick succession, and the pause before the next."""
 
     code: int
-    lived_s: float
     deaths: int
     pause_s: float
 
@@ -106,12 +105,10 @@ class Child:
         *,
         started: Callable[[int, asyncio.StreamReader | None], None],
         ended: Callable[[Exit], Awaitable[bool]],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._command = command
         self._lifeline = lifeline
         self._started, self._ended = started, ended
-        self._clock = clock
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
 
@@ -124,17 +121,16 @@ class Child:
         """Returns when the child has ended and shall not be started again."""
         backoff = Backoff()
         while not self._stopping.is_set():
-            begun = self._clock()
+            begun = time.monotonic()
             try:
                 code = await self._run_once()
             finally:
                 self.kill()
                 self._process = None
-            lived_s = self._clock() - begun
-            backoff, pause_s = backoff.after(lived_s)
+            backoff, pause_s = backoff.after(time.monotonic() - begun)
             if self._stopping.is_set():
                 return
-            if not await self._ended(Exit(code, lived_s, backoff.deaths, pause_s)):
+            if not await self._ended(Exit(code, backoff.deaths, pause_s)):
                 return
             if pause_s:
                 await first_of(self._stopping.wait(), timeout=pause_s)

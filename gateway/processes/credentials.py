@@ -9,7 +9,7 @@ text that this module makes has one in it.
 import asyncio
 import os
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from weakref import WeakValueDictionary
 
@@ -228,14 +228,14 @@ def header_lines(headers: Iterable[SetHeader]) -> tuple[bytes, list[Problem]]:
     return lines, problems
 
 
-def header_value(header: SetHeader, environment: Mapping[str, str] = os.environ) -> bytes:
+def header_value(header: SetHeader) -> bytes:
     """The value of `header`; ValueError says why there is none, and never what it is."""
     text, where = header.text, "the value"
     if header.env:
         where = f"the variable {header.env}"
-        if header.env not in environment:
+        if header.env not in os.environ:
             raise ValueError(f"{where} is not set")
-        text = environment[header.env]
+        text = os.environ[header.env]
     elif header.file:
         where, text = header.file, _text(header.file)
     text = text.strip(" \t\r\n")

@@ -84,7 +84,7 @@ def show(level: int) -> None:
         handler.setLevel(level)
 
 
-def set_up(level: int = logging.INFO) -> None:
+def set_up() -> None:
     """Sends the log of this process to standard error, as JSON lines or as ones for people; none
     waits for a reader."""
     if console.is_for_people():
@@ -94,4 +94,4 @@ def set_up(level: int = logging.INFO) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines() if console.is_for_people() else JsonLines())
     handler.addFilter(Sparse())
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

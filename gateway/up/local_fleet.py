@@ -51,13 +51,12 @@ class LocalFleet:
         progress: Progress,
         say: Callable[[str], None],
         *,
-        chance: int | None = None,
         table: DeviceTable | None = None,
         clock: Callable[[], float] = time.monotonic,
         mark: str = "",
     ) -> None:
         self._site, self._progress, self._say = site, progress, say
-        self._chance = random.Random(chance)  # noqa: S311 -- which port, not a secret
+        self._chance = random.Random()  # noqa: S311 -- which port, not a secret
         self._revision = 0
         self._lines = Lines(progress.relay)
         self._processes = Processes(self._lines, self._note, say, self._note_failure, mark)

@@ -54,7 +54,6 @@ class InstanceProcess:
         heard: Callable[[InstancePlan, str], None],
         relay: Callable[[InstancePlan, str], None],
         say: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
         mark: str = "",
     ) -> None:
         self._mark = f"{mark or secrets.token_hex(8)}-{number}."
@@ -68,7 +67,7 @@ class InstanceProcess:
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
         self._own, self._changed, self._say = own, changed, say
         self._heard, self._relay = heard, relay
-        self._clock, self._begun = clock, clock()
+        self._begun = time.monotonic()
         self._reader: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -98,7 +97,7 @@ class InstanceProcess:
     @property
     def lasted_s(self) -> float:
         """Since when it is starting."""
-        return self._clock() - self._begun
+        return time.monotonic() - self._begun
 
     def start(self) -> None:
         self._keeper = self._own.keep(f"the keeper of instance {self.plan.name}", self._child.run)
@@ -151,7 +150,7 @@ class InstanceProcess:
     def _on_start(self, _pid: int, output: asyncio.StreamReader | None) -> None:
         assert output is not None
         name = self.plan.name
-        self._begun, self.started = self._clock(), utc_now()
+        self._begun, self.started = time.monotonic(), utc_now()
         self._reader = self._own.keep(f"the output of instance {name}", partial(self._read, output))
         self._asking = self._own.keep(f"the start of instance {name}", self._until_ready)
         self._changed(self)

@@ -30,22 +30,17 @@ class Progress(Protocol):
 class Plain:
     """Plain lines."""
 
-    def __init__(
-        self,
-        to: Callable[[str], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, to: Callable[[str], None] | None = None) -> None:
         self._write = to or (lambda line: write(sys.stderr, line))
-        self._clock = clock
         self._begun: dict[InstancePlan, float] = {}
 
     def begin(self, plan: InstancePlan) -> None:
-        self._begun[plan] = self._clock()
-        self._write(f"starting {describe(plan)}")
+        self._begun[plan] = time.monotonic()
+        self.relay(f"starting {describe(plan)}")
 
     def finish(self, plan: InstancePlan) -> None:
-        lasted_s = self._clock() - self._begun[plan]
-        self._write(f"ready    {plan.name} after {lasted_s:.1f} s")
+        lasted_s = time.monotonic() - self._begun[plan]
+        self.relay(f"ready    {plan.name} after {lasted_s:.1f} s")
 
     def relay(self, line: str) -> None:
         self._write(line)

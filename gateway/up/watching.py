@@ -25,11 +25,8 @@ class Watch:
         folders: Callable[[], Mapping[str, Path]],
         changed: Callable[[Iterable[str]], None],
         say: Callable[[str], None],
-        *,
-        look_s: float = LOOK_S,
     ) -> None:
         self._folders, self._changed, self._say = folders, changed, say
-        self._look_s = look_s
 
     async def run(self) -> None:
         """Looks until it is cancelled."""
@@ -45,7 +42,7 @@ class Watch:
                 self._say(f"code changed: loading {', '.join(names)} anew")
                 self._changed(names)
             pending, known = moved, now
-            await asyncio.sleep(self._look_s)
+            await asyncio.sleep(LOOK_S)
 
 
 def stamps_of(folders: Iterable[Path]) -> dict[Path, Stamps]:

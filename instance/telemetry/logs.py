@@ -116,16 +116,16 @@ def gap(lines: int) -> bytes:
     return f"{_formatter().format(record)}\n".encode()
 
 
-def configure_logging(level: int = logging.INFO) -> Outlet:
+def configure_logging() -> Outlet:
     """Sends the log of this process to standard error; gives where its lines wait."""
     outlet = Outlet(STDERR, gap)
     theirs, ours = _Handler(outlet), logging.getLogger(OURS)
     theirs.addFilter(lambda record: record.name.partition(".")[0] != OURS)
-    logging.basicConfig(level=level, handlers=[theirs], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[theirs], force=True)
     for logger in (ours, logging.getLogger(f"{OURS}.model")):
         logger.__class__ = _Ours
     ours.handlers = [_Handler(outlet)]
-    ours.setLevel(level)
+    ours.setLevel(logging.INFO)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     return outlet
 

@@ -61,8 +61,8 @@ def test_clients_are_told_the_quota_what_is_left_and_when_there_is_more() -> Non
         told = b'RateLimit: "key";r=%d;t=%d\r\n' % (left, seconds)
         assert terms.lines(left, full_in_s) == terms.policy + told
     assert Terms(Limits(in_flight=3), b"key", 1, 0).lines(0, 1.0) == b""
-    assert RateLimited("x", 0.2).retry_after_s == 1
-    assert RateLimited("x", 12.1).retry_after_s == 13
+    assert RateLimited("x", "requests", 0.2).retry_after_s == 1
+    assert RateLimited("x", "requests", 12.1).retry_after_s == 13
 
 
 def ordered(turns: FairTurns, names: str) -> str:

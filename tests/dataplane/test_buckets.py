@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from gateway.core.entries import Limits
-from gateway.core.rate_limit import part
+from gateway.core.rate_limit import RateLimited, part
 from gateway.dataplane import limiting
 from gateway.dataplane.bucket import Bucket, OverLimit
 from gateway.dataplane.buckets import LOCKS, Buckets, Busy
-from gateway.dataplane.limiting import Limited
 from gateway.telemetry.book import shared_memory
 
 FORK = get_context("fork")
@@ -104,7 +103,7 @@ def test_a_bucket_goes_on_under_changed_limits() -> None:
 
 def refusal(bucket: Bucket, now: float) -> float:
     """After how many seconds whom `bucket` refuses now is told to come again."""
-    with pytest.raises(Limited) as refused:
+    with pytest.raises(RateLimited) as refused:
         limiting.enter((bucket,), now, lambda: now)
     return refused.value.retry_after_s
 
@@ -128,7 +127,7 @@ def test_whose_body_is_not_there_yet_is_held_up_no_longer() -> None:
     )
     assert takes(fast, 1.0)
     assert sum(takes(slow, 1.0) for _ in range(61)) == 60
-    with pytest.raises(Limited) as refused:
+    with pytest.raises(RateLimited) as refused:
         limiting.check((fast,), 1.0, lambda: 1.0)
     assert refused.value.retry_after_s == 1
     limiting.check((fast,), 1.2, lambda: 1.2)
@@ -138,7 +137,7 @@ def test_whose_body_is_not_there_yet_is_held_up_no_longer() -> None:
 def test_who_was_held_up_before_it_could_decide_is_forgiven_nothing() -> None:
     bucket = alone(Limits(10, 1.0, 20))
     assert sum(takes(bucket, 9.0) for _ in range(21)) == 20
-    with pytest.raises(Limited):
+    with pytest.raises(RateLimited):
         limiting.enter((bucket,), 1.0, lambda: 9.0)
     assert not takes(bucket, 9.0)
 

@@ -155,21 +155,17 @@ class AdminListener:
     must not take every descriptor before the first of them can be ended. No access log (edits are
     audited), and short farewells.
 
-    `descriptors`: how many the process may have open, by default its limit. With a `certificate` it
-    is spoken to by TLS: who has not agreed on that yet is a stranger too.
+    With a `certificate` it is spoken to by TLS: who has not agreed on that yet is a stranger too.
     """
 
     def __init__(
         self,
         application: web.Application,
         bound: socket.socket,
-        descriptors: float | None = None,
         certificate: Certificate | None = None,
     ) -> None:
         self._runner, self._bound = web.AppRunner(application, shutdown_timeout=1.0), bound
-        if descriptors is None:
-            descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._door = Door(descriptors)
+        self._door = Door(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._certificate = certificate
         self._own = Tasks(lambda name, error: log.error(f"{name} failed: {told(error)}"))
         self._acceptor: Acceptor | None = None

@@ -35,7 +35,7 @@ class _Merged:
     operation_ids: set[str] = field(default_factory=set)
 
 
-def merge(table: Table, documents: Mapping[str, Any], *, title: str = "Headgate") -> Json:
+def merge(table: Table, documents: Mapping[str, Any]) -> Json:
     """The OpenAPI 3.1 document of every route of `table`.
 
     `documents`: backend → the document of one of its instances. Those that are not OpenAPI 3
@@ -58,7 +58,7 @@ def merge(table: Table, documents: Mapping[str, Any], *, title: str = "Headgate"
             undescribed.append(route.name)
     document: Json = {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": "", "description": _about(table, undescribed)},
+        "info": {"title": "Headgate", "version": "", "description": _about(table, undescribed)},
         "servers": [{"url": "/"}],
         "tags": [{"name": r.name, "description": _asked(r)} for r in table.routes.values()],
         "paths": merged.paths,

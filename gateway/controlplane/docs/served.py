@@ -9,7 +9,7 @@ was found out stands until an instance says otherwise.
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from gateway.controlplane.watch.asking import fetch
 from gateway.controlplane.watch.probing import Target
@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 MOST_BYTES = 64 << 10
 
 Paths = dict[str, str]
-Ask = Callable[[Target], Awaitable[str | None]]
 
 
 async def ask_path(target: Target) -> str | None:
@@ -48,9 +47,8 @@ class ServedPaths:
         tell: Callable[[Paths], None],
         *,
         remembered: Mapping[str, str],
-        ask: Ask = ask_path,
     ) -> None:
-        self._table, self._well, self._tell, self._ask = table, well, tell, ask
+        self._table, self._well, self._tell = table, well, tell
         self._stirred = asyncio.Event()
         self.paths: Paths = dict(remembered)
 
@@ -75,7 +73,7 @@ class ServedPaths:
         if found is None or backend in self.paths:
             return
         host, _, port = address.rpartition(":")
-        path = await self._ask(Target(host.strip("[]"), int(port), found.health))
+        path = await ask_path(Target(host.strip("[]"), int(port), found.health))
         if path is not None and backend not in self.paths:
             self.paths = {**self.paths, backend: path}
             self._tell(self.paths)
@@ -87,7 +85,7 @@ class ServedPaths:
         served = {each.name: each.serve for each in backends if each.serve is not None}
         well = self._well()
         asked = [name for name, serve in served.items() if "path" not in serve and name in well]
-        answers = await asyncio.gather(*(self._ask(well[name]) for name in asked))
+        answers = await asyncio.gather(*(ask_path(well[name]) for name in asked))
         found = {name: path for name, path in self.paths.items() if name in served}
         found |= {n: path for n, path in zip(asked, answers, strict=True) if path is not None}
         found |= {n: str(serve["path"]) for n, serve in served.items() if "path" in serve}

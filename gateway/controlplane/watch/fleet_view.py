@@ -24,17 +24,11 @@ _UNLOADING: Any = {"state": "unloading", "error": None}
 
 
 class FleetView:
-    """What was last told; `events` hear what is new, and `tell` reaches who starts processes.
-    `resident` gives the memory of a process and of those below it, in bytes."""
+    """What was last told; `events` hear what is new, and `tell` reaches who starts processes."""
 
-    def __init__(
-        self,
-        events: Events,
-        tell: Callable[[ForFleet], None],
-        resident: Callable[[int], int | None] | None = None,
-    ) -> None:
+    def __init__(self, events: Events, tell: Callable[[ForFleet], None]) -> None:
         self._events, self._tell = events, tell
-        self._resident = resident or Resident()
+        self._resident = Resident()
         self._told: Fleet | None = None
         self._is_on_cluster = False
         self._away_since: str | None = None

@@ -48,11 +48,10 @@ class Membership:
         *,
         told: Callable[[Lease], None],
         alive: Callable[[], Awaitable[None]],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._keys, self._watch = client, keys, watch
         self._asked_s = max(2, math.ceil(lease_s))
-        self._told, self._alive, self._clock = told, alive, clock
+        self._told, self._alive = told, alive
         self._own: Member | None = None
         self._written: Member | None = None
         self._news = asyncio.Event()
@@ -68,7 +67,7 @@ class Membership:
     def announce(self, own: Member | None, within_s: float = 0.0) -> None:
         """What is true of this gateway now; None: it decides by no table that others know. It is
         written within so many seconds."""
-        self._due = min(self._due, self._clock() + within_s)
+        self._due = min(self._due, time.monotonic() + within_s)
         self._own = own
         self._news.set()
 
@@ -127,7 +126,7 @@ class Membership:
             await first_of(self._news.wait(), changed.wait())
 
     async def _hold(self) -> None:
-        sent = self._clock()
+        sent = time.monotonic()
         self.lease, self._ttl_s = await etcd.grant(
             self._client, self._asked_s, within_s=self._asked_s
         )
@@ -137,7 +136,7 @@ class Membership:
             await etcd.revoke(self._client, lease, within_s=0.5)
             return
         self._told(Lease(self._until, ""))
-        self._heard_at = self._clock()
+        self._heard_at = time.monotonic()
         # Lost, it is left to end by itself: workers may count on it until then.
         await self._keep(sent)
 
@@ -149,7 +148,7 @@ class Membership:
         newest = etcd.unchanged(self._keys.head, head.written)
         is_said = await self._say(own, self.lease, first=newest, within_s=self._left())
         self._written = own
-        return is_said and self._clock() < self._until
+        return is_said and time.monotonic() < self._until
 
     async def _keep(self, sent: float) -> None:
         """Renews the lease and writes what is announced; StoreError when it is lost."""
@@ -163,20 +162,20 @@ class Membership:
                 await self._write(replace(self._own, applied=0))
                 raise Unavailable(self._watch.seen.away)
             if not self._watch.seen.away:
-                self._heard_at = self._clock()
-            elif self._clock() >= self._heard_at + self._ttl_s:
+                self._heard_at = time.monotonic()
+            elif time.monotonic() >= self._heard_at + self._ttl_s:
                 # etcd renews leases also of who may not read what is written, or cannot.
                 raise Unavailable(self._watch.seen.away)
             if self._longer_s:
                 sent = await self._lengthen(self._own)
-            if self._clock() >= self._due:
+            if time.monotonic() >= self._due:
                 await self._write(self._own)
                 continue
             with suppress(TimeoutError):
                 until = min(self._due, sent + self._ttl_s / 3)
-                async with asyncio.timeout(until - self._clock()):
+                async with asyncio.timeout(until - time.monotonic()):
                     await self._news.wait()
-            if self._clock() >= sent + self._ttl_s / 3:
+            if time.monotonic() >= sent + self._ttl_s / 3:
                 sent = await self._renew()
 
     async def _write(self, own: Member) -> None:
@@ -223,7 +222,7 @@ class Membership:
     async def _lengthen(self, own: Member) -> float:
         """When the longer lease was asked for."""
         asked_s, self._longer_s = max(self._asked_s, math.ceil(self._longer_s)), 0.0
-        sent = self._clock()
+        sent = time.monotonic()
         lease, ttl_s = await etcd.grant(self._client, asked_s, within_s=self._left())
         if not await self._say(own, lease, within_s=self._left()):
             raise Unavailable(ANOTHER)
@@ -241,7 +240,7 @@ class Membership:
                 await self._alive()
         except TimeoutError:
             raise Unavailable("the control process stood still for longer than its lease") from None
-        sent = self._clock()
+        sent = time.monotonic()
         ttl_s = await etcd.renew(self._client, self.lease, within_s=self._left())
         if ttl_s <= 0:
             raise Unavailable("the lease has ended: etcd did not hear of this gateway in time")
@@ -251,7 +250,7 @@ class Membership:
         return sent
 
     def _left(self) -> float:
-        return max(0.05, self._until - self._clock())
+        return max(0.05, self._until - time.monotonic())
 
     def _lose(self, why: str) -> None:
         self._until = 0.0
