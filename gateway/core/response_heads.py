@@ -24,6 +24,7 @@ from gateway.core.lines import (
     RESPONSE_LINES,
     RETRY_AFTER,
     UNDERSCORE,
+    UPGRADE,
     Line,
     has_control,
 )  # fmt: skip
@@ -131,6 +132,9 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
                     report = b""  # which of two counts is no matter of their places
         if response.nominated:
             response.drop_nominated()
+        if status == 426 and response.known.get(UPGRADE, b"").lower() == b"websocket":
+            forward = response.forward
+            forward += (b"Connection: Upgrade", b"Upgrade: websocket")  # RFC 9110, 15.5.22
         if report and response.raw:
             response._note_surroundings(report)
         response.passing = CRLF.join((b"HTTP/1.1 " + status_line, *response.forward, b""))

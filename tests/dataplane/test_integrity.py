@@ -227,6 +227,18 @@ async def test_r11_answers_without_a_body(rig, stub, wire, status):
     assert instance.connections == 1
 
 
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c"])
+async def test_who_is_told_to_upgrade_is_told_to_what_if_that_is_proxied(rig, stub, protocol):
+    """A 426 has to say it (RFC 9110, 15.5.22), though an Upgrade is for one connection alone."""
+    wire = b"HTTP/1.1 426 X\r\nUpgrade: %b\r\nConnection: upgrade\r\nContent-Length: 0\r\n\r\n"
+    gateway = await rig()
+    gateway.one(await stub(says(wire % protocol, close=False)))
+    answer = await gateway.ask(GET)
+    told = "websocket" if protocol == b"websocket" else None
+    assert (answer.status, answer.get("upgrade")) == (426, told)
+    assert (answer.get("connection") == "Upgrade") is (told is not None)
+
+
 @pytest.mark.parametrize("framing", [b"Content-Length: 42", b"Transfer-Encoding: chunked"])
 async def test_r14_the_late_body_of_a_204_is_nobodys_answer(rig, stub, framing):
     async def script(conversation: Conversation) -> None:
