@@ -13,17 +13,20 @@ from gateway.dataplane.connection import Connection, Sink
 from gateway.dataplane.deadlines import Timed
 from gateway.dataplane.upstream import Receiver, Upstream
 
+CLOSE: Final = 0x8
 GOING_AWAY: Final = b"\x88\x02\x03\xe9"
 
 
 class FrameBounds:
-    """Follows a stream of WebSocket frames and knows whether it stands between two."""
+    """Follows a stream of WebSocket frames and knows whether it stands between two, and whether a
+    Close was one of them."""
 
-    __slots__ = ("_header", "_left")
+    __slots__ = ("_header", "_left", "has_closed")
 
     def __init__(self) -> None:
         self._header = b""
         self._left = 0
+        self.has_closed = False
 
     @property
     def between(self) -> bool:
@@ -43,6 +46,8 @@ class FrameBounds:
             if length is None:
                 self._header = header
                 return
+            if header[0] & 0x0F == CLOSE:
+                self.has_closed = True
             consumed, self._left = length
             at += consumed - len(self._header)
             self._header = b""
@@ -115,8 +120,9 @@ class Tunnel(Timed, Receiver, Sink):
         self._end("")
 
     def broke(self, reason: str, detail: str) -> None:
-        self._client.abort()
-        self._end("upstream_broke")
+        """The instance is gone without a word, unless that was said by a frame."""
+        self._client.close_soon()  # what came before is still to be sent
+        self._end("" if self._bounds.has_closed else "upstream_broke")
 
     def answered(
         self, head: ResponseHead, payload: bytes, done: bool, has_body: bool, now: float

@@ -250,7 +250,7 @@ class Upstream(asyncio.Protocol, Timed):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The end of an answer that only this delimits; else the receiver hears that it broke."""
-        if error is not None and self.state in (HEAD, BODY):
+        if error is not None and self.state in (HEAD, BODY, TUNNEL):
             self._read_rest()
         state, receiver = self.state, self.receiver
         self.state = CLOSED
@@ -273,7 +273,7 @@ class Upstream(asyncio.Protocol, Timed):
         self.request_done = False  # what it gets no more of is used no more
         left = self.owner.shared.options.buffer
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as s:
-            while left > 0 and self.state in (HEAD, BODY):
+            while left > 0 and self.state in (HEAD, BODY, TUNNEL):
                 data = s.recv(left, socket.MSG_DONTWAIT)
                 if not data:
                     break
@@ -281,14 +281,10 @@ class Upstream(asyncio.Protocol, Timed):
                 self.data_received(data)
 
     def _tell_end(self, receiver: Receiver, state: int, error: Exception | None) -> None:
-        if (
-            state == BODY
-            and isinstance(self._body, UntilClose)
-            and error is None
-            and self._has_ended
-        ) or state == TUNNEL:
+        is_delimited = isinstance(self._body, UntilClose) and self._has_ended
+        if error is None and (state == TUNNEL or (state == BODY and is_delimited)):
             receiver.received(b"", True, self.owner.shared.now())
-        elif state == BODY:
+        elif state in (BODY, TUNNEL):
             receiver.broke("reset", "The instance broke off in the middle of its answer.")
         elif isinstance(error, ssl.SSLError):
             # By TLS 1.3 it hears of the gateway's certificate only now.

@@ -306,6 +306,57 @@ async def test_r68_a_websocket_is_closed_with_1001_between_two_frames(rig, stub)
     await until(lambda: instance.open == 0)
 
 
+@pytest.mark.parametrize(
+    ("last", "reason"),
+    [(b"\x81\x02hi", "upstream_broke"), (b"\x88\x02\x03\xe8", "")],
+    ids=["amid", "after its Close"],
+)
+async def test_a_websocket_that_its_instance_resets_broke_unless_it_was_closed(
+    rig, stub, last, reason
+):
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        conversation.write(SWITCH + last)
+        await conversation.reader.read(1)
+        conversation.reset()
+
+    gateway = await rig()
+    gateway.one(await stub(script))
+    peer = await gateway.connect()
+    peer.write(UPGRADE)
+    assert (await peer.answer()).status == 101
+    assert await peer.reader.readexactly(len(last)) == last
+    peer.write(b"x")
+    assert await peer.at_end() == b""
+    await until(lambda: gateway.count() == 1)
+    assert gateway.counted() == {("GET", "101", reason): 1}
+
+
+async def test_what_an_instance_said_before_it_reset_a_websocket_reaches_a_slow_client(rig):
+    """While the client does not read, nothing is read from the instance either."""
+    loop, gateway = asyncio.get_running_loop(), await rig()
+    last = b"\x81\x02hi\x88\x02\x03\xe8"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        gateway.one(SimpleNamespace(url=f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        peer = await gateway.connect()
+        peer.write(UPGRADE)
+        instance, _ = await loop.sock_accept(listener)
+        await loop.sock_recv(instance, 4)
+    instance.send(SWITCH)
+    assert (await peer.answer()).status == 101
+    (client,) = gateway.plane.clients
+    client.pause_writing()
+    (live,) = gateway.plane.live.backends["b"].instances.values()
+    (upstream,) = live.pool.connections
+    assert upstream.paused
+    instance.send(last)
+    instance.close()  # with the rest of its request unread, that is a reset
+    peer.write(b"x")
+    assert await peer.at_end() == last
+    await until(lambda: gateway.counted() == {("GET", "101", ""): 1})
+
+
 @pytest.mark.paced
 async def test_a_silent_websocket_ends_at_its_idle_limit(rig, stub):
     async def script(conversation: Conversation) -> None:
