@@ -1,10 +1,13 @@
 """Which values do a few top-level fields of a JSON body have?
 
 The body is validated as RFC 8259 has it and searched by msgspec in one pass that builds nothing
-but what was asked for: a body of empty arrays costs its client more than it costs us. Which
-fields are worth asking for is known to the matcher.
+but what was asked for: a body of empty arrays costs its client more than it costs us. What most
+readers take beyond that (Python's, JavaScript's) is taken here too, in a second pass: a byte order
+mark, UTF-16 and UTF-32, and half of a surrogate pair, as texts have that were cut amid an emoji.
+Which fields are worth asking for is known to the matcher.
 """
 
+import json
 import re
 from typing import Any
 
@@ -14,6 +17,7 @@ import orjson
 Json = Any
 _ESCAPED = re.compile(r'["\\\x00-\x1f]')
 _NO_SCALAR: Json = ()  # an array or an object: there, and equal to nothing that can be asked for
+_SURROGATES = ((b"\\ud", b"\\ue"), (b"\\uD", b"\\uE"))  # and what stands for them meanwhile
 
 
 class FieldReader:
@@ -31,17 +35,50 @@ class FieldReader:
 
     def read(self, body: bytes) -> dict[str, Json] | None:
         """Name → value of the fields that are there, the last of a name that comes twice; None
-        if `body` is no JSON object, is not UTF-8, or is nested about a thousand levels deep."""
+        if `body` is no JSON object, or is nested about a thousand levels deep."""
+        found = self._raw(body)
+        if found is not None:
+            return {name: _scalar(raw) for name, raw in found.items()}
+        other = _rewritten(body)
+        found = None if other is None else self._raw(other)
+        return found and {name: _scalar(_restored(raw)) for name, raw in found.items()}
+
+    def _raw(self, body: bytes) -> dict[str, bytes] | None:
         try:
             str(body, "utf-8")  # what is passed over is not looked at so closely
             found = self._decoder.decode(body)
-            if not isinstance(found, dict):
-                found = {name: getattr(found, key) for key, name in self._keys.items()}
-            raws = ((name, bytes(found.get(name, b""))) for name in self._keys.values())
-            return {name: _scalar(raw) for name, raw in raws if raw}
         except (ValueError, msgspec.MsgspecError, RecursionError):
             return None
+        if not isinstance(found, dict):
+            found = {name: getattr(found, key) for key, name in self._keys.items()}
+        raws = ((name, bytes(found.get(name, b""))) for name in self._keys.values())
+        return {name: raw for name, raw in raws if raw}
+
+
+def _rewritten(body: bytes) -> bytes | None:
+    """`body` in UTF-8, without a byte order mark, and with no half of a surrogate pair; None if it
+    is that already."""
+    encoding, plain = json.detect_encoding(body), body
+    if encoding != "utf-8":
+        try:
+            plain = body.decode(encoding).encode()
+        except UnicodeError:
+            return None
+    for half, other in _SURROGATES:
+        plain = plain.replace(half, other)
+    return None if plain == body else plain
+
+
+def _restored(raw: bytes) -> bytes:
+    for half, other in _SURROGATES:
+        raw = raw.replace(other, half)
+    return raw
 
 
 def _scalar(raw: bytes) -> Json:
-    return _NO_SCALAR if raw[:1] in b"[{" else orjson.loads(raw)
+    if raw[:1] in b"[{":
+        return _NO_SCALAR
+    try:
+        return orjson.loads(raw)
+    except ValueError:
+        return _NO_SCALAR  # half of a surrogate pair, or a number that no float holds

@@ -93,9 +93,10 @@ def test_a_body_of_empty_arrays_costs_no_memory_to_search():
 
 BAD = [
     b"", b" ", b"{", b"[1]", b"null", b'"model"', b'{"model": "m"} x', b'{"model": "m",}',
-    b"\xef\xbb\xbf{}", b'{"x": NaN, "model": "m"}', b'{"x": 01}', b'{"x": 1.}', b'{"x": +1}',
+    b"\xef\xbb{}", b'\xef\xbb\xbf{"x": "\xff"}', b"\xff\xfe{\0}\0\0",
+    b'{"x": NaN, "model": "m"}', b'{"x": 01}', b'{"x": 1.}', b'{"x": +1}',
     b'{"x": "\x01"}', b'{"x": "\xff"}', b'{"\xff": 1}', b'{"model": "\xc3"}', b'{"x": "\\q"}',
-    b'{"x": "\\ud800"}', b'{"model": "\\ud800"}', b'{"x": tru}', b'{"x": [1,]}', b'{"x" 1}',
+    b'{"x": "\\ud8"}', b'{"x": "\\ud800", "model": "m"', b'{"x": tru}', b'{"x": [1,]}', b'{"x" 1}',
     b"{'model': 1}", b'{"x": ' + b"[" * 5000 + b"]" * 5000 + b"}", b'{"model": "m"}\x00',
 ]  # fmt: skip
 
@@ -103,6 +104,27 @@ BAD = [
 @pytest.mark.parametrize("body", BAD)
 def test_what_is_no_json_object_has_no_fields(body):
     assert FieldReader(MODEL).read(body) is None
+
+
+HALF = b'{"x": ["\\ud83d"], "model": %b}'
+
+
+@pytest.mark.parametrize(
+    ("body", "model"),
+    [
+        (b'\xef\xbb\xbf{"model": "m"}', "m"),
+        ('{"model": "é", "x": "😀"}'.encode("utf-16"), "é"),
+        ('{"model": "m"}'.encode("utf-32-le"), "m"),
+        (HALF % b'"m"', "m"),
+        (HALF % b'"\\ud83d\\ude00\\uD55C"', "😀한"),
+        (HALF.replace(b"d83d", b"DFFF") % b"7", 7),
+        (HALF % b'"\\ud83d"', ()),
+        (b'{"model": 1e999}', ()),
+    ],
+)
+def test_what_other_readers_take_for_json_is_searched_too(body, model):
+    """JavaScript writes a text that it cut amid an emoji as `\\ud83d`; PowerShell, a mark."""
+    assert FieldReader(MODEL).read(body) == {"model": model}
 
 
 def test_a_field_that_stands_twice_is_what_it_was_last():
