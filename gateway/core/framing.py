@@ -25,7 +25,8 @@ FORBIDDEN_TRAILERS = (
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
 _EXTENSION: Final = rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (_TOKEN, _TOKEN, _QUOTED)
-_match_size: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:%b)*" % _EXTENSION).fullmatch
+_match_size: Final = re.compile(rb"(0*[0-9A-Fa-f]{1,15})(?:%b)*" % _EXTENSION).fullmatch
+_DIGITS: Final = 16  # of a size that are no overhead: all of a number of 64 bits, zeros before it
 _match_trailer: Final = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*" % _TOKEN).fullmatch
 
 _SIZE: Final = 0
@@ -146,7 +147,7 @@ class Chunked:
             found = _match_size(line)
             if found is None:
                 raise ValueError("malformed chunk size")
-            self._spend(len(line) - len(found[1]))
+            self._spend(len(line) - min(len(found[1]), _DIGITS))
             self._left = int(found[1], 16)
             self._state = _DATA if self._left else _TRAILER
         elif not line:

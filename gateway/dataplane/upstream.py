@@ -208,7 +208,7 @@ class Upstream(asyncio.Protocol, Timed):
             if state == HEAD:
                 try:
                     self._head(self._buffer + data if self._buffer else data)
-                except (UpstreamFault, ValueError) as broken:
+                except UpstreamFault as broken:
                     if self.state != HEAD:
                         raise  # the head was good: what went wrong is ours
                     self._break("broken_head", str(broken))
@@ -377,7 +377,10 @@ class Upstream(asyncio.Protocol, Timed):
         else:
             body = Chunked() if length == CHUNKED else Sized(length)
         self._reusable = not head.close and length is not None
-        payload = body.feed(data) if data else b""
+        try:
+            payload = body.feed(data) if data else b""
+        except ValueError as broken:
+            raise UpstreamFault(f"The instance answered malformed HTTP: {broken}.") from None
         if body.done:
             self._release(not body.rest, now)
             receiver.answered(head, payload, True, True, now)

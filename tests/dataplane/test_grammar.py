@@ -176,6 +176,14 @@ def test_chunks_come_out_however_they_were_cut(chunks, cuts):
     assert body.rest + wire[at:] == b"NEXT"
 
 
+def test_a_size_of_a_chunk_may_be_written_with_zeros_before_it():
+    """As by `%016x`; so many that they are a burden are none of a size any more."""
+    wire = b"%016x\r\nabc\r\n" % 3
+    assert Chunked().feed(wire * 2000) == b"abc" * 2000
+    with pytest.raises(ValueError, match="too long"):
+        Chunked().feed(b"%0500x\r\nabc\r\n" % 3 * 2000)
+
+
 @pytest.mark.parametrize(
     "wire",
     [
@@ -190,6 +198,7 @@ def test_chunks_come_out_however_they_were_cut(chunks, cuts):
         b"0\r\nContent-Length: 5\r\n\r\n",
         b"0\r\n bad\r\n\r\n",
         b"1" * 16 + b"\r\n",
+        b"0" * 9 + b"1" * 16 + b"\r\n",
         b"1;" + b"x" * 2000,
     ],
 )
