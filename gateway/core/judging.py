@@ -14,6 +14,7 @@ in logarithms. It refuses to know what an event is and what is done about it.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 WORSE = (1.5, 2.0, 4.0, 8.0)
 """How many times as many events a canary that is worse may have."""
@@ -29,16 +30,18 @@ A share of 0 or 1 tells nothing: there was nothing to compare with."""
 
 def log_evidence(events: Events, ratios: Sequence[float] = WORSE) -> float:
     """The natural logarithm of the evidence that the canary has more `events`; 0 without any."""
-    counted = [(share, *each) for share, each in events.items() if 0.0 < share < 1.0]
-    return log_mean(
-        [
-            sum(
-                canary * math.log(ratio) - (canary + stable) * math.log1p(share * (ratio - 1.0))
-                for share, canary, stable in counted
-            )
-            for ratio in ratios
-        ]
-    )
+    logs = [0.0] * len(ratios)
+    for share, (canary, stable) in events.items():
+        if 0.0 < share < 1.0:
+            for at, (of_canary, of_each) in enumerate(_bets(share, tuple(ratios))):
+                logs[at] += canary * of_canary - (canary + stable) * of_each
+    return log_mean(logs)
+
+
+@lru_cache(maxsize=1024)
+def _bets(share: float, ratios: tuple[float, ...]) -> list[tuple[float, float]]:
+    """For each ratio, what an event of the canary adds to the logarithm, and what each takes."""
+    return [(math.log(ratio), math.log1p(share * (ratio - 1.0))) for ratio in ratios]
 
 
 def log_mean(logs: Sequence[float]) -> float:
@@ -54,10 +57,17 @@ def evidence(log: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """One of the answers there are: its events by share. `place` is how many were met before."""
+    """One of the answers there are: its events by share, and the logarithm of the evidence that it
+    is more, or less, frequent at the canary. `place` is how many were met before."""
 
     place: int
     events: Events
+    log_evidence: float
+
+    @classmethod
+    def of(cls, place: int, events: Events) -> "Category":
+        """That of these `events`."""
+        return cls(place, events, log_evidence(events, OTHER))
 
 
 _EQUAL = 10
@@ -78,8 +88,7 @@ def log_evidence_of_categories(categories: Sequence[Category]) -> float:
     "this answer is more, or less, frequent at the canary", weighted. 0 without any."""
     parts = [part_of(each.place) for each in categories]
     logs = [
-        math.log(part) + log_evidence(each.events, OTHER)
-        for part, each in zip(parts, categories, strict=True)
+        math.log(part) + each.log_evidence for part, each in zip(parts, categories, strict=True)
     ]
     rest = 1.0 - sum(parts)  # on what was not met yet
     return log_mean([*logs, math.log(rest)]) + math.log(len(logs) + 1)

@@ -111,7 +111,7 @@ def test_evidence_of_categories_is_a_fair_bet_while_new_ones_come() -> None:
             counts[answer][0 if is_canary else 1] += 1
             chance *= share if is_canary else 1 - share
         met = [
-            Category(place, {share: (counts[each][0], counts[each][1])})
+            Category.of(place, {share: (counts[each][0], counts[each][1])})
             for place, each in enumerate(order)
         ]
         total += chance * math.exp(log_evidence_of_categories(met))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from gateway.controlplane.rollouts import plans
 from gateway.controlplane.rollouts.agreeing import Agreement
 from gateway.controlplane.rollouts.tallies import Tallies
-from gateway.core.judging import OTHER, evidence, log_evidence, log_evidence_of_categories
+from gateway.core.judging import evidence, log_evidence, log_evidence_of_categories
 from gateway.core.rollout import (
     AHEAD,
     BACK,
@@ -236,7 +236,7 @@ class Progress:
             for answer, found in answers.items()
         }
         canary, stable = (sum(each[arm] for each in counts.values()) for arm in (0, 1))
-        most = max(answers, key=lambda each: log_evidence(answers[each].events, OTHER), default="")
+        most = max(answers, key=lambda each: answers[each].log_evidence, default="")
         events = counts.get(most, [0, 0])
         has_failed = guard.name in self.failed
         sums = (events[0], canary), (events[1], stable)
