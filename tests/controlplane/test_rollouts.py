@@ -761,8 +761,12 @@ async def test_a_split_that_was_edited_while_nothing_ran_is_not_fought_for() -> 
         lambda d: edits.set_weights(d, "digits", {"digits-cnn": 7}, partial=True), who="file"
     )
     successor = await house.successor().taken_up()
-    assert (await successor.wait(1))["state"] == "aborted"
-    assert successor.weights["digits-cnn"] == 7
+    shown = await successor.wait(1)
+    assert shown["state"] == "aborted"
+    assert successor.weights == {"digits-linear": 95, "digits-cnn": 7}
+    assert shown["share"] == pytest.approx(100 * 7 / 102, abs=1e-4), "not that of its start"
+    later = await successor.successor().taken_up()
+    assert later.shown()["share"] == shown["share"]
 
 
 async def started_anew_with(text: str) -> House:

@@ -221,7 +221,12 @@ class Rollouts:
         known = [it.weights, *([it.move.weights] if it.move else [])]
         if now not in known:
             # No edit: the split is what somebody wanted while nobody was here to refuse it.
-            it.move = Move("aborted", it.step, "the split was edited while nothing ran")
+            it.move = self._end_of(it, "the split was edited while nothing ran")
+
+    def _end_of(self, it: Progress, why: str) -> Move:
+        """The end of one whose split is somebody else's, or gone."""
+        now = split_of(self._publisher.table.document, it.route)
+        return Move("aborted", it.step, why, lost=now or {})
 
     async def look(self) -> None:
         """One look at all of them; for use under the lock."""
@@ -233,7 +238,7 @@ class Rollouts:
                     await self._look_at(it, now, before)
                 except (Conflict, Missing) as error:
                     # Somebody had the split edited after all; it is no longer this rollout's.
-                    it.move = Move("aborted", it.step, str(error))
+                    it.move = self._end_of(it, str(error))
                 except (StoreError, NotInForce, Invalid) as error:
                     # What was decided stays decided, and is tried again.
                     log.error(f"rollout on {it.route}: {told(error)}; trying again")

@@ -40,15 +40,18 @@ Waits = Literal["", "company", "answers"]
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What is to be done: the state and step that come of it, and the split to be in force then."""
+    """What is to be done: the state and step that come of it, and the split to be in force then;
+    `lost`: the one that is there and nobody's to edit any more."""
 
     state: State
     step: int
     why: str
     weights: Mapping[str, int] | None = None
+    lost: Mapping[str, int] | None = None
 
     def as_json(self) -> Json:
-        return {"state": self.state, "step": self.step, "why": self.why, "weights": self.weights}
+        named = {"state": self.state, "step": self.step, "why": self.why, "weights": self.weights}
+        return named if self.lost is None else {**named, "lost": self.lost}
 
 
 @dataclass(slots=True)
@@ -58,6 +61,7 @@ class Progress:
     seconds that it was held, none of them before the moment `held_from` of the clock;
     `beside_at` the moment at which another version than the canary could serve last, None where
     that is not known, and `waits` what it was said to wait for at this step, whatever else it has;
+    `lost` the split that it ended with, where that is somebody else's;
     `move` what was decided and is not done yet; `failed` guard → the sentence of the moment;
     `accepted` failed guards that an operator overruled."""
 
@@ -77,6 +81,7 @@ class Progress:
     entered: int = 0
     entered_refused: int = 0
     warming: bool = True
+    lost: Mapping[str, int] | None = None
     move: Move | None = None
     failed: dict[str, str] = field(default_factory=dict)
     accepted: frozenset[str] = frozenset()
@@ -91,7 +96,9 @@ class Progress:
 
     @property
     def weights(self) -> Mapping[str, int]:
-        """The split that is in force by this rollout."""
+        """The split that is in force by this rollout, or was as it lost it."""
+        if self.lost is not None:
+            return self.lost
         if self.state in BACK or not self.history:
             return self.start
         return self.weights_of(self.step, self.state)
@@ -177,6 +184,7 @@ class Progress:
             is_alone = self.plan.steps[move.step].percent == 100
             self.entered_refused = self.tallies.refused(alone=is_alone)
         self.state, self.step, self.move, self.waits = move.state, move.step, None, ""
+        self.lost = move.lost
         if revision is not None:
             self.revision = revision
         self.note(time, move.why)
@@ -310,6 +318,7 @@ class Progress:
             "entered_refused": self.entered_refused,
             "warming": self.warming,
             "waits": self.waits,
+            "lost": self.lost,
             "move": self.move.as_json() if self.move else None,
             "failed": self.failed,
             "accepted": sorted(self.accepted),
@@ -336,6 +345,7 @@ class Progress:
             warming=kept["warming"],
             entered_refused=kept.get("entered_refused", 0),
             waits=kept["waits"] if isinstance(kept.get("waits"), str) else "",
+            lost=kept.get("lost"),
             move=Move(**kept["move"]) if kept["move"] else None,
             failed=dict(kept["failed"]),
             accepted=frozenset(kept["accepted"]),
