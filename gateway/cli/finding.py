@@ -131,7 +131,7 @@ def state_dir(options: SimpleNamespace) -> Path | None:
     beside = [Path(file).absolute().parent] if file else []
     here = Path.cwd()
     for folder in (*beside, here, *here.parents):
-        if (folder / STATE_NAME).is_dir():
+        if os.path.isdir(folder / STATE_NAME):  # not where we may not look
             return folder / STATE_NAME
     return None
 

@@ -4,6 +4,7 @@ A line says what was refused and, where it can, what to do next. Errors that are
 intention are named as what they are, without a traceback: HEADGATE_DEBUG=1 shows that one.
 """
 
+import os
 from collections.abc import Iterable
 
 from click import NoSuchOption, UsageError
@@ -47,6 +48,8 @@ def _words(error: Exception) -> str:
         return _refused(error)
     if isinstance(error, Unreachable) and f" {DEFAULT_URL}:" in str(error):
         return f"{error}; if it listens elsewhere, say where with --url or HEADGATE_URL"
+    if isinstance(error, UnicodeEncodeError):  # of what was typed, which comes as it was
+        return f"{repr(os.fsencode(error.object))[1:]} is not UTF-8"
     if isinstance(error, Refusal | Unreachable | ValueError):
         return str(error)
     if isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd() alone

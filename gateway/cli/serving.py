@@ -260,8 +260,8 @@ def _line(file: str, problem: "Problem", kind: str = "") -> str:
 def _file(name: str) -> Path:
     """The file, refused in words where it cannot be read."""
     path = Path(name)
-    if not path.exists():
-        raise Refusal(f"there is no file {name}")
+    if not name or not path.exists():
+        raise Refusal(f"there is no file {name or repr(name)}")
     if path.is_dir():
         raise Refusal(f"{name} is a directory: name the configuration file in it")
     return path

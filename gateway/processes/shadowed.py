@@ -4,6 +4,7 @@ A folder of models stands before the standard library there, as that of a script
 `json.py` beside the model nothing that imports `json` works, and what is said then names neither.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def shadowed(folder: str | Path, ours: frozenset[str] = OURS) -> str | None:
         return None
     hidden = []
     for path in found:
-        is_module = path.suffix == ".py" or (path / "__init__.py").is_file()
+        is_module = path.suffix == ".py" or os.path.isfile(path / "__init__.py")
         name = path.stem if path.suffix == ".py" else path.name
         if not is_module or name in FOUND_FIRST:
             continue

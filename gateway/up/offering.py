@@ -43,14 +43,14 @@ class Offer:
 def is_model(text: str) -> bool:
     """Whether `text` names code and not a configuration: `server.py`, `server.py:Name`,
     `package.module:Name`."""
-    return text.endswith(".py") or (":" in text and not Path(text).exists())
+    return text.endswith(".py") or (":" in text and not os.path.exists(text))
 
 
 def offers(model: str, cwd: Path) -> list[Offer]:
     """What `model` has to serve; NothingToServe says why that is nothing."""
     where = model.partition(":")[0]
-    if where.endswith(".py") and not (cwd / where).is_file():
-        raise NothingToServe(f"there is no file {where}")
+    if where.endswith(".py") and not os.path.isfile(cwd / where):
+        raise NothingToServe(f"no file {where} can be read")
     named, folder = find_model(model, cwd / "headgate.yaml", cwd)
     lifeline, mark = Lifeline(), secrets.token_hex(8)
     outer = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}

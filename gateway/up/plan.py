@@ -111,14 +111,14 @@ def find_model(model: str, file: Path, cwd: Path) -> tuple[str, Path]:
     folder = file.resolve().parent
     if module.endswith(".py"):
         for place in (folder, cwd):
-            if (place / module).is_file():
+            if os.path.isfile(place / module):
                 return f"{(place / module).resolve()}{colon}{name}", (
                     place / module
                 ).resolve().parent
         return model, folder
     top = module.split(".")[0]
     for place in (cwd, folder, *folder.parents):
-        if (place / top).is_dir() or (place / f"{top}.py").is_file():
+        if _holds(place, top):
             return model, place
     return model, cwd
 
@@ -132,8 +132,8 @@ def unmet(backend: Backend, site: Site) -> Iterator[tuple[str, str]]:
     model, place = find_model(said, site.file, site.cwd)
     own = "python" in backend.serve
     if module.endswith(".py"):
-        if not (site.cwd / model.partition(":")[0]).is_file():
-            yield "model", f"there is no file {module}, beside this one or in {site.cwd}"
+        if not os.path.isfile(site.cwd / model.partition(":")[0]):
+            yield "model", f"no file {module} can be read, beside this one or in {site.cwd}"
     elif not own and not _is_module(module.split(".")[0], place):
         yield "model", f"there is no module {module.split('.')[0]}, in {place} or installed"
     if own and shutil.which(_interpreter(backend.serve)) is None:
@@ -142,9 +142,14 @@ def unmet(backend: Backend, site: Site) -> Iterator[tuple[str, str]]:
         yield f"env/{name}", why
 
 
+def _holds(place: Path, top: str) -> bool:
+    """Whether `place` has a module of that name; not one that may not be looked into."""
+    return os.path.isdir(place / top) or os.path.isfile(place / f"{top}.py")
+
+
 def _is_module(top: str, place: Path) -> bool:
     """Whether there is a module of that name, in `place` or installed."""
-    if (place / top).is_dir() or (place / f"{top}.py").is_file():
+    if _holds(place, top):
         return True
     try:
         return find_spec(top) is not None

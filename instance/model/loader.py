@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,8 +91,8 @@ def _module(where: str) -> ModuleType:
 
 def _file(where: str) -> ModuleType:
     path = Path(where)
-    if not path.is_file():
-        raise LoadError(f"no file {where!r}")
+    if not os.path.isfile(path):
+        raise LoadError(f"no file {where!r} can be read")
     # As `python file.py` would: what lies beside the file can be imported from it.
     sys.path.insert(0, str(path.resolve().parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)

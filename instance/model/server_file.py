@@ -72,8 +72,8 @@ def run_file(where: str, arguments: Sequence[str], starts: bool = False) -> Serv
     fault in the file goes to the log. Where nothing `starts`, callbacks are not told that it does:
     the file runs in several processes."""
     path = Path(where)
-    if not path.is_file():
-        raise FileError(f"no file {where!r}")
+    if not os.path.isfile(path):
+        raise FileError(f"no file {where!r} can be read")
     if importlib.util.find_spec("litserve") is None:
         say = f"name what to serve, as in {where}:Name; to be run as it is it needs litserve"
         raise FileError(f"{say}, which is not installed")

@@ -498,6 +498,26 @@ def test_a_working_directory_that_was_removed_is_named(tmp_path) -> None:
         assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", said)
 
 
+def test_a_word_that_is_not_utf_8_is_named(headgate) -> None:
+    ran = headgate("weights", os.fsdecode(b"digits\xff"))
+    assert (ran.code, ran.err) == (1, "headgate: 'digits\\xff' is not UTF-8\n")
+
+
+def test_what_may_not_be_looked_at_around_a_command_is_passed_over(tmp_path) -> None:
+    """Somebody else's folder, say. Here what lies in one has too long a path for anybody."""
+    deep = tmp_path
+    while len(str(deep)) < 4085:
+        deep /= "x" * min(200, 4085 - len(str(deep)) - 1)
+        deep.mkdir()
+    (deep / "m").mkdir()
+    there = {**os.environ, "PYTHONPATH": str(ROOT), "HEADGATE_URL": ""}
+    ran = run("instance", "--help", cwd=deep, env=there)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    ran = run("token", cwd=deep, env=there)
+    said = "headgate: there is no state directory here: say which with --state-dir\n"
+    assert (ran.returncode, ran.stderr) == (1, said)
+
+
 def test_every_command_runs_something_that_is_there(headgate) -> None:
     ran = headgate("--", "instance")
     said = "headgate: write it as: headgate instance MODEL [options]"

@@ -147,7 +147,10 @@ routes:
         ("gateway: {workers: .inf}", "/gateway/workers .inf is not a finite number"),
         ("gateway: {workers: 1e400}", "the number is too large"),
         ("gateway: !!python/object:os.system {}", "1 /gateway the tag"),
-        ("a: *nobody", "not YAML: found undefined alias"),
+        ("a: *nobody", "not YAML: found undefined alias *nobody"),
+        ("a: 1\nb: '\n\n", "(while scanning a quoted scalar that begins in line 2)"),
+        ("a: {\n  b: 1\nc: 2", "(while parsing a flow mapping that begins in line 1)"),
+        ("# für\nroutes: {}\nx: \0", "3  not YAML: unacceptable character #x0000"),
         ("---\n---\n", "2  a file holds one document"),
         ("x: " + "[" * 40 + "]" * 40, "nested deeper than 32 levels"),
         ("? [a]\n: b", "a key must be plain text"),
@@ -504,8 +507,8 @@ def test_an_unreadable_file_is_one_clear_line(tmp_path: Path) -> None:
         load(tmp_path / "none.yaml")
     with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
         load(tmp_path)
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigurationError, match="is not UTF-8"):
+    (tmp_path / "binary.yaml").write_bytes(b"routes: {}\n# \xff\xfe\x00")
+    with pytest.raises(ConfigurationError, match="line 2: is not UTF-8"):
         load(tmp_path / "binary.yaml")
 
 

@@ -253,8 +253,9 @@ def _text(path: str | os.PathLike[str]) -> str:
                 str(path), [Problem(0, "", f"is larger than {MAX_BYTES >> 20} MiB")]
             )
         return body.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ConfigurationError(str(path), [Problem(0, "", "is not UTF-8")]) from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigurationError(str(path), [Problem(line, "", "is not UTF-8")]) from None
     except OSError as error:
         detail = f"cannot be read: {error.strerror or error}"
         raise ConfigurationError(str(path), [Problem(0, "", detail)]) from None

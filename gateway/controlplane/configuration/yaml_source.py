@@ -69,8 +69,9 @@ def read(text: str) -> Source:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise YamlError(mark.line + 1 if mark else 1, _words(error, text)) from None
-    except yaml.YAMLError as error:
-        raise YamlError(1, f"not YAML: {str(error).splitlines()[0]}") from None
+    except yaml.YAMLError as error:  # a character that YAML knows nothing of
+        line = text.encode()[: getattr(error, "position", 0)].count(b"\n") + 1
+        raise YamlError(line, f"not YAML: {str(error).splitlines()[0]}") from None
     if root is not None:
         source.value = _value(root, (), source)
     return source
@@ -105,7 +106,13 @@ def _words(error: yaml.MarkedYAMLError, text: str) -> str:
     indent = re.match(r"\s*", lines[line]) if line < len(lines) else None
     if indent and "\t" in indent[0]:
         return "not YAML: indent with spaces, not with tabs"
-    return f"not YAML: {problem}{f' ({error.context})' if error.context else ''}"
+    if problem == "found undefined alias" and line < len(lines):
+        assert error.problem_mark is not None
+        return f"not YAML: {problem} {lines[line][error.problem_mark.column :].split()[0]}"
+    context = error.context or ""
+    if context and error.context_mark and error.context_mark.line != line:
+        context += f" that begins in line {error.context_mark.line + 1}"
+    return f"not YAML: {problem}{f' ({context})' if context else ''}"
 
 
 def _check_events(text: str) -> None:
