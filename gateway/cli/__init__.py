@@ -102,15 +102,21 @@ def _can_be_loaded(*modules: str) -> bool:
 
 def print_version() -> int:
     """Says which version runs, and whether its request path is machine code."""
+    version, is_compiled = version_and_form()
+    known = f"headgate {version}" if version else "headgate, run from its source"
+    print(f"{known} ({'compiled' if is_compiled else 'pure Python'})")
+    return 0
+
+
+def version_and_form() -> tuple[str | None, bool]:
+    """(the version, None where nothing is installed; whether the request path is compiled)."""
     from importlib.machinery import EXTENSION_SUFFIXES
     from importlib.metadata import PackageNotFoundError, version
 
     import gateway.core.heads as hot
 
     is_compiled = str(hot.__file__).endswith(tuple(EXTENSION_SUFFIXES))
-    form = "compiled" if is_compiled else "pure Python"
     try:
-        print(f"headgate {version('headgate')} ({form})")
+        return version("headgate"), is_compiled
     except PackageNotFoundError:
-        print(f"headgate, run from its source ({form})")
-    return 0
+        return None, is_compiled

@@ -4,6 +4,8 @@ One table of click's commands, from which the parser, the help, the manual and t
 made. They are declared by what they are about, in the modules beside this one.
 """
 
+from types import SimpleNamespace
+
 import click
 
 import gateway.cli.configuration_commands as configuration
@@ -11,7 +13,7 @@ import gateway.cli.key_commands as keys
 import gateway.cli.process_commands as processes
 import gateway.cli.traffic_commands as traffic
 from gateway.cli.declaring import PROGRAM, command, load, option
-from gateway.cli.parameters import FOUND
+from gateway.cli.parameters import FOUND, OUTPUT
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -28,7 +30,8 @@ COMPLETION = command(
     example="completion bash",
 )  # fmt: skip
 VERSION = command(
-    "version", "print the version, and whether the request path is compiled", "showing:version"
+    "version", "print the version, and whether the request path is compiled", "showing:version",
+    *OUTPUT,
 )  # fmt: skip
 HELP = command(
     "help", "explain a command", "showing:explanation",
@@ -81,7 +84,7 @@ COMMANDS: tuple[click.Command, ...] = (
 
 def _version(context: click.Context, _: click.Parameter, is_wanted: bool) -> None:
     if is_wanted and not context.resilient_parsing:
-        context.exit(load("showing:version")(None))
+        context.exit(load("showing:version")(SimpleNamespace(output="table")))
 
 
 class Program(click.Group):

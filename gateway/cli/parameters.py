@@ -35,6 +35,13 @@ def number(text: str) -> int:
     return whole(text) if text != "0" else 0
 
 
+def port(text: str) -> int:
+    """A port, or 0 for one that the system chooses."""
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 16):
+        raise ValueError(f"{text!r} is not a whole number from 0 to 65535")
+    return int(text)
+
+
 def percents(text: str) -> list[float]:
     """Percents, as `1,5,25,50,100`; whether they rise is for the gateway to say."""
     try:

@@ -12,6 +12,7 @@ from gateway.cli.parameters import (
     PATH,
     STATE_DIR,
     optional_file,
+    port,
     seconds,
     whole,
 )
@@ -24,7 +25,7 @@ ACCESS_LOG = option(
     help="a file, - for standard output, or off; on a terminal a file beside the state",
 )  # fmt: skip
 OF_MODEL = (
-    option("--port", metavar="PORT", type=click.IntRange(0, 65535), help="of the gateway (8080)"),
+    option("--port", metavar="PORT", type=port, help="of the gateway (8080)"),
     option("--write", metavar="FILE", type=PATH, help="write the configuration that does the same"),
     option("--device", metavar="DEVICE,...", help="cpu, cuda:N, mps or auto"),
     option("--workers", metavar="N", type=whole, help="worker processes per device"),

@@ -7,11 +7,14 @@ intention are named as what they are, without a traceback: HEADGATE_DEBUG=1 show
 import os
 from collections.abc import Iterable
 
-from click import NoSuchOption, UsageError
+from click import Argument, MissingParameter, NoSuchCommand, NoSuchOption, UsageError
 
+import gateway.cli.elsewhere as elsewhere
 from gateway.clients.admin_connection import DEFAULT_URL
 from gateway.clients.errors import Fault, Refused, Unreachable
 from gateway.core.faults import did_you_mean, readable
+
+USUAL = "headgate.yaml"  # how a configuration file is called as a rule
 
 
 class Refusal(Exception):
@@ -30,11 +33,27 @@ def lines(error: Exception) -> list[str]:
 
 def misused(mistake: UsageError) -> list[str]:
     """What is wrong with a command line, and where to read how it is written."""
-    said = _one_line(mistake.format_message())
+    said = _one_line(_elsewhere(mistake) or mistake.format_message())
     where = mistake.ctx.command_path if mistake.ctx else "headgate"
     if isinstance(mistake, NoSuchOption) and mistake.ctx and mistake.ctx.parent is None:
         said += f" Options come after the command: headgate COMMAND {mistake.option_name}"
     return [f"headgate: {said[:1].lower()}{said[1:]}", f"try: {where} --help"]
+
+
+def _elsewhere(mistake: UsageError) -> str:
+    """What was typed out of the habit of another program, and how it is written here."""
+    if isinstance(mistake, NoSuchCommand) and (said := elsewhere.command(mistake.command_name)):
+        return f"{mistake.message.rstrip('.')}: {said}"
+    if isinstance(mistake, NoSuchOption) and mistake.ctx:
+        of = mistake.ctx.command
+        takes_file = any(isinstance(p, Argument) and p.name == "file" for p in of.params)
+        said = elsewhere.option(of.name or "", mistake.option_name, takes_file=takes_file)
+        return f"{mistake.message.rstrip('.')}: {said}" if said else ""
+    is_file = isinstance(mistake, MissingParameter) and getattr(mistake.param, "name", "") == "file"
+    if is_file and mistake.ctx and os.path.isfile(USUAL):
+        said = mistake.format_message().rstrip(".")
+        return f"{said}: {mistake.ctx.command_path} {USUAL}"
+    return ""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

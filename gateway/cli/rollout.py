@@ -9,7 +9,7 @@ from typing import Any
 
 from click import UsageError
 
-from gateway.cli import asking, finding, screen
+from gateway.cli import asking, elsewhere, finding, screen
 from gateway.cli.grids import Cell, Grid, Part
 from gateway.cli.refusals import Refusal
 from gateway.cli.traffic_commands import ROLLOUT_WORDS as WORDS
@@ -40,6 +40,8 @@ def rollout(options: SimpleNamespace) -> int:
         return _follow(client, options, words[0])
     if len(words) != 2:
         raise UsageError(f"write ROUTE, ROUTE BACKEND, or one of {', '.join(WORDS)} and ROUTE")
+    if (here := elsewhere.of_rollout(words[0])) and words[0] not in asking.routes(client):
+        raise UsageError(f"{words[0]!r} is no route: {here}")
     return _begin(client, options, *words)
 
 

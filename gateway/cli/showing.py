@@ -83,8 +83,12 @@ def schema(_: SimpleNamespace) -> int:
     return 0
 
 
-def version(_: SimpleNamespace) -> int:
-    return cli.print_version()
+def version(options: SimpleNamespace) -> int:
+    """Prints the version, and whether the request path is compiled."""
+    version, is_compiled = cli.version_and_form()
+    if not screen.printed({"version": version, "compiled": is_compiled}, options.output):
+        cli.print_version()
+    return 0
 
 
 def explanation(options: SimpleNamespace) -> int:

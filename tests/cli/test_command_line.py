@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway.cli import finding, main
+from gateway.cli import elsewhere, finding, main
 from gateway.cli.commands import COMMANDS, HEADGATE
 from gateway.controlplane.configuration.yaml_source import read
 from tests.cli.admin_player import AdminPlayer, look
@@ -172,6 +172,50 @@ def test_a_wrong_word_is_usage_and_names_the_nearest_one(headgate) -> None:
     ran = headgate("weights")
     assert ran.code == 2
     assert ran.err.splitlines()[0] == "headgate: missing argument 'ROUTE'."
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("get routes", "no such command 'get': see `headgate routes`, `headgate backends` or"),
+        ("validate x.yaml", "no such command 'validate': see `headgate check FILE`"),
+        ("down", "no such command 'down': Ctrl-C or SIGTERM ends `headgate up`"),
+        ("apply -f x.yaml", "no such option '-f': the file stands there by itself: headgate apply"),
+        ("up -d", "no such option '-d': it stays in the foreground"),
+        ("scale --replicas=3 a", "no such option '--replicas': write it as: headgate scale"),
+        ("logs a --config x", "no such option '--config'."),
+    ],
+)  # fmt: skip
+def test_a_word_of_another_program_is_answered_by_the_one_that_does_it_here(
+    headgate, words, line
+) -> None:
+    ran = headgate(*words.split())
+    assert ran.code == 2
+    assert ran.err.splitlines()[0].startswith(f"headgate: {line}")
+
+
+def test_what_is_shown_for_words_of_other_programs_can_be_typed(headgate) -> None:
+    known = {command.name for command in COMMANDS}
+    for line in elsewhere.commands():
+        assert line.split()[0] in known
+        assert not elsewhere.command(line.split()[0])
+        options = [word for word in line.split() if word.startswith("-")]
+        assert all(option in headgate(line.split()[0], "--help").out for option in options)
+
+
+def test_a_file_that_was_left_out_and_lies_here_is_named(headgate, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert headgate("up").err.splitlines()[0] == "headgate: missing argument 'FILE'."
+    (tmp_path / "headgate.yaml").touch()
+    ran = headgate("up")
+    line = "headgate: missing argument 'FILE': headgate up headgate.yaml"
+    assert (ran.code, ran.err.splitlines()[0]) == (2, line)
+
+
+def test_the_version_for_programs(headgate) -> None:
+    said = json.loads(headgate("version", "--json").out)
+    assert set(said) == {"version", "compiled"}
+    assert f"headgate {said['version']} (" in headgate("version").out
 
 
 def test_no_word_at_all_shows_the_help_and_is_still_wrong(headgate) -> None:

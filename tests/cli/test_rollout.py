@@ -113,6 +113,12 @@ def test_what_is_refused_is_one_line_and_exit_1(headgate, player) -> None:
     assert "did you mean digits?" in ran.err
 
 
+def test_a_word_of_another_program_is_answered_by_ours(headgate, player) -> None:
+    ran = headgate("rollout", "undo", "digits")
+    line = "headgate: 'undo' is no route: see `headgate rollout abort ROUTE`"
+    assert (ran.code, ran.err.splitlines()[0]) == (2, line)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
