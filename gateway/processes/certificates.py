@@ -160,6 +160,7 @@ class Certificate:
                 context.load_verify_locations(files["client_ca"])
             except (ssl.SSLError, OSError) as error:
                 raise CertificateError(f"client_ca {files['client_ca']}: {words(error)}") from None
+            heed_revocations(context)
         if marks == self._looked_at():  # what was used is what was read
             self._last.keep(self._listener, contents)
         return context
@@ -174,7 +175,15 @@ def _of(contents: Mapping[str, bytes]) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_REQUIRED
         with as_path(contents["client_ca"]) as ca:
             context.load_verify_locations(ca)
+        heed_revocations(context)
     return context
+
+
+def heed_revocations(context: ssl.SSLContext) -> None:
+    """Has `context` believe nobody whom a list among its CAs has revoked (a CRL, RFC 5280). Where
+    there is one, each CA that others are of needs one that has not ended."""
+    if context.cert_store_stats()["crl"]:
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
 
 
 ON_FAULT: ContextVar[Callable[[ssl.SSLError], None]] = ContextVar("on_fault")

@@ -16,7 +16,14 @@ from weakref import WeakValueDictionary
 from gateway.core.credentials import SetHeader, Tls
 from gateway.core.header_fields import is_header_value
 from gateway.core.table import Backend
-from gateway.processes.certificates import CIPHERS, mark, no_password, read_plain, words
+from gateway.processes.certificates import (
+    CIPHERS,
+    heed_revocations,
+    mark,
+    no_password,
+    read_plain,
+    words,
+)
 from gateway.processes.tasks import Tasks
 
 LOOK_S = 1.0
@@ -201,6 +208,7 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     except (ssl.SSLError, OSError) as error:
         raise CredentialError([(("tls", "ca"), f"{tls.ca}: {words(error)}")]) from None
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a CA that is named need be no root
+    heed_revocations(context)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(["http/1.1"])
@@ -285,8 +293,10 @@ def why_not_trusted(error: BaseException, name: str = "") -> str:
 
 _OTHER_HOST = frozenset({62, 64})
 _VERIFY = {  # by OpenSSL's X509_V_ERR_…
+    3: "is of a CA that has no list of those it revoked (CRL) beside the others'",
     9: "is not valid yet",
     10: "has expired",
+    12: "is of a CA whose list of those it revoked (CRL) has expired",
     18: "is signed by itself and no CA that is trusted",
     19: "is of no CA that is trusted",
     20: "is of no CA that is trusted",

@@ -12,6 +12,8 @@ WITHIN_S = 10.0
 REASONS = {
     "no_certificate": "it showed no certificate",
     "certificate": "its certificate is none that client_ca vouches for",
+    "revoked": "its certificate was revoked, as a list (CRL) in client_ca says",
+    "no_crl": "client_ca has no list (CRL) of its CA that holds now",
     "alert": "it refused, as who does not trust the certificate that it is shown",
     "version": "it speaks no TLS from 1.2 on",
     "cipher": "it knows none of the ciphers",
@@ -33,9 +35,13 @@ _BY_OPENSSL = {
     "RECORD_LAYER_FAILURE": "no_tls",
 }
 
+_BY_VERIFICATION = {3: "no_crl", 11: "no_crl", 12: "no_crl", 23: "revoked"}  # X509_V_ERR_…
+
 
 def reason_of(fault: ssl.SSLError) -> str:
     """Which of REASONS it is that OpenSSL calls `fault`."""
+    if isinstance(fault, ssl.SSLCertVerificationError):
+        return _BY_VERIFICATION.get(fault.verify_code, "certificate")
     said = getattr(fault, "reason", None) or ""  # an SSLError of Python's own has none
     return _BY_OPENSSL.get(said) or ("alert" if "_ALERT_" in said else "other")
 

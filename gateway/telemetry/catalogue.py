@@ -136,9 +136,11 @@ METRICS: tuple[Metric, ...] = (
         ("reason",),
         "Connections by TLS to the data plane that failed before their first request",
         "`reason` is `no_certificate` or `certificate` (where `tls.client_ca` asks for one: there"
-        " was none, or none that it vouches for), `alert` (the client refused: it does not trust"
-        " the gateway's certificate, say), `version`, `cipher`, `no_tls`, `timeout` or `other`. Who"
-        " leaves before saying anything, as a check of a port does, is not counted.",
+        " was none, or none that it vouches for), `revoked` or `no_crl` (that file has a list of"
+        " those revoked: it names the client's, or there is none of its CA that holds), `alert`"
+        " (the client refused: it does not trust the gateway's certificate, say), `version`,"
+        " `cipher`, `no_tls`, `timeout` or `other`. Who leaves before saying anything, as a check"
+        " of a port does, is not counted.",
     ),
     Metric(
         "headgate_certificate_expiry_seconds",

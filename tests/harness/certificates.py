@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,19 @@ def make_certificate(
         "-CAcreateserial", "-out", str(cert), "-days", str(days), "-extfile", str(more),
     )  # fmt: skip
     return cert, key
+
+
+def make_crl(folder: Path, ca: tuple[Path, Path], *revoked: Path, ended: bool = False) -> Path:
+    """The list of what `ca` has `revoked`, in a new folder there; one that has `ended` says that
+    there is a newer one."""
+    place = Path(tempfile.mkdtemp(dir=folder))
+    (place / "index").touch()
+    (place / "number").write_text("01")
+    told = f"[ca]\ndefault_ca=one\n[one]\ndatabase={place}/index\ncrlnumber={place}/number\n"
+    (place / "conf").write_text(f"{told}default_md=sha256\ndefault_crl_days=2\n")
+    mine = ("ca", "-config", str(place / "conf"), "-cert", str(ca[0]), "-keyfile", str(ca[1]))
+    for cert in revoked:
+        _openssl(*mine, "-revoke", str(cert))
+    times = ("-crl_lastupdate", "20200101000000Z", "-crl_nextupdate", "20200102000000Z")
+    _openssl(*mine, "-gencrl", "-out", str(place / "crl.pem"), *(times if ended else ()))
+    return place / "crl.pem"

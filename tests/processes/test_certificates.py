@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,19 @@ import pytest
 import pytest_asyncio
 
 from gateway.controlplane.watch.expiry import EXPIRY, ShownCertificates
+from gateway.core.credentials import Tls as InstanceTls
 from gateway.processes.accepting import Acceptor
-from gateway.processes.certificates import Certificate, CertificateError, LastCertificates
-from gateway.processes.handshakes import REASONS
+from gateway.processes.certificates import (
+    ON_FAULT,
+    Certificate,
+    CertificateError,
+    LastCertificates,
+)
+from gateway.processes.credentials import client_context, why_not_trusted
+from gateway.processes.handshakes import REASONS, reason_of
 from gateway.processes.tasks import Tasks
 from gateway.telemetry.book import shared_memory
-from tests.harness.certificates import make_ca, make_certificate
+from tests.harness.certificates import make_ca, make_certificate, make_crl
 from tests.harness.gateway import Gateway, complete, eventually, one_backend
 from tests.harness.origins import Exchange, one_origin
 from tests.harness.orphans import kill_all
@@ -303,6 +311,63 @@ async def test_a_client_ca_may_be_one_below_a_root_and_then_lets_in_its_own_alon
         else:
             with pytest.raises(ssl.SSLError):
                 agree(client, server)
+
+
+async def test_who_was_revoked_by_a_list_beside_the_client_ca_comes_in_no_more(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    ca, both = make_ca(tmp_path, "clients"), tmp_path / "both.pem"
+    well, lost = (make_certificate(tmp_path, name, ca) for name in ("well", "lost"))
+    shutil.copy(ca[0], both)
+    tls = {"cert": str(files["cert"]), "key": str(files["key"]), "client_ca": str(both)}
+    memory, said = shared_memory(), list[str]()
+    last = LastCertificates(memory)
+    certificate = Certificate(tls, said.append, last)
+
+    def comes_in(whose: tuple[Path, Path], context: ssl.SSLContext) -> str:
+        client = trusting(files, maximum_version=ssl.TLSVersion.TLSv1_2)
+        client.load_cert_chain(*whose)
+        faults = list[ssl.SSLError]()
+        before = ON_FAULT.set(faults.append)
+        with suppress(ssl.SSLError):
+            agree(client, context)
+        ON_FAULT.reset(before)
+        return "".join(map(reason_of, faults))
+
+    def turned_away(context: ssl.SSLContext) -> list[str]:
+        return [comes_in(whose, context) for whose in (well, lost)]
+
+    assert turned_away(certificate.context) == ["", ""]
+    for crl, expected in (
+        (make_crl(tmp_path, ca, lost[0]), ["", "revoked"]),
+        (make_crl(tmp_path, ca, lost[0], ended=True), ["no_crl", "no_crl"]),
+        (make_crl(tmp_path, (files["ca"], files["ca"].with_suffix(".key"))), ["no_crl", "no_crl"]),
+    ):
+        (tmp_path / "new").write_bytes(ca[0].read_bytes() + crl.read_bytes())
+        (tmp_path / "new").replace(both)
+        certificate.look()
+        assert turned_away(certificate.context) == expected
+        kept = Certificate({**tls, "cert": "/nowhere"}, said.append, last)
+        assert turned_away(kept.context) == expected
+    os.close(memory)
+
+
+async def test_an_instance_whose_certificate_was_revoked_is_not_trusted(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    ca = make_ca(tmp_path, "instances")
+    well, lost = (make_certificate(tmp_path, name, ca, "gw.test") for name in ("well", "lost"))
+    both = tmp_path / "both.pem"
+    both.write_bytes(ca[0].read_bytes() + make_crl(tmp_path, ca, lost[0]).read_bytes())
+    context = client_context(InstanceTls(ca=str(both)))
+    servers = [
+        Certificate({"cert": str(cert), "key": str(key)}, print).context
+        for cert, key in (well, lost)
+    ]
+    agree(context, servers[0])
+    with pytest.raises(ssl.SSLError) as fault:
+        agree(context, servers[1])
+    assert why_not_trusted(fault.value) == "is not trusted: its certificate was revoked"
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

@@ -48,7 +48,10 @@ class TlsSpec(Spec):
 
     cert: OwnFile = Field(description="The certificate, and those between it and its CA.")
     key: OwnFile = Field(description="Its key, not encrypted.")
-    client_ca: OwnFile = optional("Clients must show a certificate of this CA (mTLS).")
+    client_ca: OwnFile = optional(
+        "Clients must show a certificate of this CA (mTLS), and one that no list of those revoked"
+        " (CRL) in this file names."
+    )
 
     @property
     def files(self) -> dict[str, str]:

@@ -21,7 +21,7 @@ class InstanceTlsSpec(Spec):
 
     ca: FilePath = optional(
         "A file with the certificates of the CAs that instances must be of, in PEM; left out: those"
-        " that the system trusts."
+        " that the system trusts. Lists of those revoked (CRL) in this file hold."
     )
     server_name: Annotated[Host, AfterValidator(_one_name)] = optional(
         "The name that their certificates are for, if not their URL's."
