@@ -17,13 +17,17 @@ import os
 import ssl
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from hashlib import sha256
 from typing import Any
 
 LOOK_S = 1.0
+# Whoever learns by what key a worker hides sessions in tickets reads what was said in those of TLS
+# 1.2 since the key was made. OpenSSL makes one with each context, and none after it.
+SAME_TICKETS_S = 12 * 3600.0
 # Forward secrecy and authenticated encryption, as Mozilla's "intermediate" has them. Those of
 # TLS 1.3 are OpenSSL's own to choose.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -92,8 +96,9 @@ class Certificate:
         say: Callable[[str], None],
         last: LastCertificates = NOTHING_KEPT,
         listener: str = "tls",
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._files = files
+        self._files, self._now, self._made_at = files, now, now()
         self._say = say
         self._last, self._listener = last, listener
         self._marks = self._looked_at()
@@ -119,9 +124,13 @@ class Certificate:
             await asyncio.to_thread(self.look)
 
     def look(self) -> None:
-        """Takes over the files if they are others than before."""
-        marks = self._looked_at()
+        """Takes over the files if they are others than before. Twice a day it does so anyway."""
+        marks, now = self._looked_at(), self._now()
         if marks == self._marks:
+            if now - self._made_at > SAME_TICKETS_S:
+                self._made_at = now
+                with suppress(CertificateError):  # of which it is known already
+                    self._current = self._read()
             return
         self._marks = marks
         try:
@@ -129,6 +138,7 @@ class Certificate:
         except CertificateError as error:
             self._tell(f"{error}; the certificate before is kept")
         else:
+            self._made_at = now
             self._tell(f"{self._files['cert']}: took over a new certificate")
 
     def _tell(self, news: str) -> None:

@@ -389,6 +389,35 @@ async def test_a_session_is_not_resumed_past_a_change_of_the_client_ca(
         agree(client, certificate.context, again)
 
 
+async def test_what_sessions_are_resumed_by_is_made_anew_twice_a_day(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    live, said, clock = tmp_path / "live.crt", list[str](), [0.0]
+    shutil.copy(files["cert"], live)
+    certificate = Certificate(
+        {"cert": str(live), "key": str(files["key"])}, said.append, now=lambda: clock[0]
+    )
+    client = trusting(files, maximum_version=ssl.TLSVersion.TLSv1_2)
+    session, _ = agree(client, certificate.context)
+
+    def is_resumed(after_h: float) -> bool:
+        clock[0] = after_h * 3600.0
+        certificate.look()
+        return agree(client, certificate.context, session)[1]
+
+    assert is_resumed(11.9)
+    assert not is_resumed(12.1)
+    session, _ = agree(client, certificate.context)
+    assert is_resumed(24.0)
+    live.write_text("no certificate")
+    certificate.look()
+    said.clear()
+    assert is_resumed(30.0), "what was taken over goes on as it is"
+    shutil.copy(files["cert"], live)
+    certificate.look()
+    assert said == [f"{live}: took over a new certificate"]
+
+
 async def test_files_that_make_no_certificate_are_told_in_one_line(files: dict[str, Path]) -> None:
     cert, key, other = str(files["cert"]), str(files["key"]), str(files["other_key"])
     for tls, says in (
