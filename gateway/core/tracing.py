@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-SAMPLED = 1
+SAMPLED, RANDOM = 1, 2
 OTHER = "_OTHER"
 QUIET = frozenset({"client_left", "draining"})
 """Ends of a request that are nobody's error."""
@@ -33,6 +33,7 @@ class Parent:
     trace_id: int
     span_id: int
     sampled: bool
+    random: bool = False  # whether the trace's id is: receivers sample by it
 
 
 def parse_traceparent(value: bytes) -> Parent | None:
@@ -43,7 +44,8 @@ def parse_traceparent(value: bytes) -> Parent | None:
     version, trace_id, span_id, flags, more = found.groups()
     if version == b"ff" or (version == b"00" and more is not None):
         return None
-    parent = Parent(int(trace_id, 16), int(span_id, 16), bool(int(flags, 16) & SAMPLED))
+    said = int(flags, 16)
+    parent = Parent(int(trace_id, 16), int(span_id, 16), bool(said & SAMPLED), bool(said & RANDOM))
     return parent if parent.trace_id and parent.span_id else None
 
 
@@ -53,9 +55,10 @@ def names_trace(value: bytes) -> bool:
     return _usual(value) is not None or parse_traceparent(value) is not None
 
 
-def traceparent_line(trace_id: int, span_id: int, sampled: bool) -> bytes:
+def traceparent_line(trace_id: int, span_id: int, sampled: bool, random: bool = False) -> bytes:
     """The header line that makes the receiver's span a child of this one."""
-    return b"traceparent: 00-%032x-%016x-%02x" % (trace_id, span_id, SAMPLED if sampled else 0)
+    flags = (SAMPLED if sampled else 0) | (RANDOM if random else 0)
+    return b"traceparent: 00-%032x-%016x-%02x" % (trace_id, span_id, flags)
 
 
 def trace_of(request_id: bytes) -> int:

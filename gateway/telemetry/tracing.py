@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from gateway.core.tracing import Attributes, Parent, traceparent_line
+from gateway.core.tracing import RANDOM, SAMPLED, Attributes, Parent, traceparent_line
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -133,7 +133,9 @@ class Tracing:
         context = None
         if parent is not None:
             api = self._api
-            flags = api.TraceFlags(api.TraceFlags.SAMPLED if parent.sampled else 0)
+            flags = api.TraceFlags(
+                (SAMPLED if parent.sampled else 0) | (RANDOM if parent.random else 0)
+            )
             remote = api.SpanContext(parent.trace_id, parent.span_id, True, flags)
             context = api.set_span_in_context(api.NonRecordingSpan(remote))
         self._ids.next_trace = trace
@@ -163,7 +165,10 @@ class Tracing:
     def line(self, span: "Span") -> bytes:
         """The `traceparent` line that makes the receiver's span a child of `span`."""
         context = span.get_span_context()
-        return traceparent_line(context.trace_id, context.span_id, context.trace_flags.sampled)
+        flags = context.trace_flags
+        return traceparent_line(
+            context.trace_id, context.span_id, flags.sampled, bool(flags & RANDOM)
+        )
 
     def _ns(self, at: float) -> int:
         return int((at + self._offset) * 1e9)

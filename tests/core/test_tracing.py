@@ -23,11 +23,13 @@ TRACE, SPAN = b"4bf92f3577b34da6a3ce929d0e0e4736", b"00f067aa0ba902b7"
 PARENT = Parent(int(TRACE, 16), int(SPAN, 16), True)
 
 
-@given(st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1), st.booleans())
-def test_what_is_written_is_what_is_read(trace: int, span: int, sampled: bool) -> None:
-    name, _, value = traceparent_line(trace, span, sampled).partition(b": ")
+@given(st.integers(1, 2**128 - 1), st.integers(1, 2**64 - 1), st.booleans(), st.booleans())
+def test_what_is_written_is_what_is_read(
+    trace: int, span: int, sampled: bool, random: bool
+) -> None:
+    name, _, value = traceparent_line(trace, span, sampled, random).partition(b": ")
     assert name == b"traceparent"
-    assert parse_traceparent(value) == Parent(trace, span, sampled)
+    assert parse_traceparent(value) == Parent(trace, span, sampled, random)
     assert names_trace(value)
 
 

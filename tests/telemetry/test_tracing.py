@@ -182,6 +182,16 @@ async def test_a_client_that_says_the_same_head_again_begins_another_trace(it: H
     assert said == wanted
 
 
+@pytest.mark.parametrize(("came", "goes"), [("03", "03"), ("02", "02"), ("ff", "03")])
+async def test_an_instance_hears_that_a_traces_id_is_random(
+    it: House, came: str, goes: str
+) -> None:
+    headers = [("traceparent", f"00-{'ab' * 16}-{CALLER}-{came}")]
+    await it.gateway.client.get(f"{it.gateway.url}/x", headers=headers)
+    (got,) = it.origin.exchanges
+    assert got.header("traceparent").rpartition("-")[2] == goes
+
+
 async def test_a_malformed_traceparent_begins_a_new_trace(it: House) -> None:
     headers = [("traceparent", "00-nonsense"), ("tracestate", "a=1")]
     reply = await it.gateway.client.get(f"{it.gateway.url}/x", headers=headers)
