@@ -15,6 +15,7 @@ from queue import Full, Queue
 from typing import Any
 
 from instance.model.hooks import Hook, Hooks
+from instance.specs import spec_of
 
 log = logging.getLogger("instance.model")
 MOMENTS = ("setup", "decode_request", "predict", "encode_response")
@@ -47,14 +48,19 @@ class Callbacks:
                     log.exception("%s of %s raised", event, type(one).__name__)
 
     def around(self, hooks: Hooks) -> Hooks:
-        """`hooks`, telling the callbacks before and after each; the same where there are none."""
+        """`hooks`, telling the callbacks before and after each, also of decoding and encoding that
+        the class leaves out; the same where there are none."""
         if not self._all:
             return hooks
+        spec = spec_of(self._api)
+        decode = hooks.decode or _plainly(_same if spec is None else spec.decoded)
+        # The items of a stream that nobody encodes are not taken up to be told of.
+        encode = hooks.encode or (None if hooks.stream else _plainly(_same))
         return replace(
             hooks,
             predict=self._observed(hooks.predict, "predict"),
-            decode=hooks.decode and self._observed(hooks.decode, "decode_request"),
-            encode=hooks.encode and self._observed(hooks.encode, "encode_response"),
+            decode=self._observed(decode, "decode_request"),
+            encode=encode and self._observed(encode, "encode_response"),
         )
 
     def _observed(self, hook: Hook, moment: str) -> Hook:
@@ -99,6 +105,15 @@ class Callbacks:
         finally:
             await items.aclose()
         self.tell(after)
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _plainly(call: Callable[[Any], Any]) -> Hook:
+    """A hook that is no more than `call`."""
+    return Hook(call, wants_context=False, is_async=False, is_generator=False)
 
 
 class Entries:

@@ -71,6 +71,17 @@ OWN = """
                 say(item)
                 yield item
 
+    class Bare:
+        callbacks = Tells()
+        def setup(self, device): ...
+        def predict(self, x):
+            return x
+
+    class BareEmbeddings(Bare):
+        spec = "openai-embeddings"
+        def predict(self, inputs):
+            return [[float(len(one))] for one in inputs]
+
     class Quiet(Model):
         callbacks = ()
         loggers = ()
@@ -101,6 +112,21 @@ def test_callbacks_are_called_around_each_hook(serve: Serve, name: str, inside: 
     assert all(word in told for word in inside)  # in this order
     assert seen[-1] == "on_after_encode_response"
     instance.wait_for("on_before_predict of Breaks raised")
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "asked"),
+    [("Bare", "/predict", 7), ("BareEmbeddings", "/v1/embeddings", {"input": ["ab", "c"]})],
+)
+def test_callbacks_are_called_around_hooks_that_a_class_leaves_out(
+    serve: Serve, name: str, path: str, asked: object
+) -> None:
+    instance = serve(OWN, name)
+    assert instance.post(asked, path=path).status_code == 200
+    instance.wait_for("on_after_encode_response")
+    moments = ("setup", "decode_request", "predict", "encode_response")
+    told = [f"on_{when}_{moment}" for moment in moments for when in ("before", "after")]
+    assert said(instance.log) == told
 
 
 def test_what_a_model_logs_reaches_its_loggers_or_the_log(serve: Serve) -> None:
