@@ -1,10 +1,31 @@
 """R6: one normalised host decides; what is no host is refused; the target's authority wins."""
 
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
 from tests.harness import corpora
 from tests.harness.cases import play
-from tests.harness.gateway import backend, one_backend, running_gateway
+from tests.harness.gateway import backend, running_gateway
 from tests.harness.origins import one_origin
 from tests.harness.wire import parse_responses
+from tests.requirements.conftest import SHARED_LOOP, Plain
+
+pytestmark = SHARED_LOOP
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def by_host() -> AsyncIterator[Plain]:
+    """A gateway with a route for each of two hosts, and one for all others."""
+    routes = {
+        "inside": {"match": {"path": "/", "hosts": ["inside.test"]}, "split": {"main": 1}},
+        "outside": {"match": {"path": "/", "hosts": ["outside.test"]}, "split": {"main": 1}},
+        "other": {"match": "/", "split": {"main": 1}},
+    }
+    async with one_origin() as origin:
+        document = {"backends": {"main": backend(origin)}, "routes": routes}
+        async with running_gateway(document) as gateway:
+            yield gateway, origin
 
 
 async def test_r06_every_host_row_is_routed_by_its_normalised_host_or_refused() -> None:
@@ -29,12 +50,14 @@ async def test_r06_every_host_row_is_routed_by_its_normalised_host_or_refused() 
     assert not (unexplained := corpora.unexplained("r06", faults)), "\n".join(unexplained)
 
 
-async def test_r06_an_invalid_host_is_refused_for_the_gateways_own_paths_too() -> None:
-    async with one_origin() as origin, running_gateway(one_backend(origin)) as gateway:
-        for host, status in ((b"gw.test", 200), (b"a b", 400), (b"", 400), (b"a:99999", 400)):
-            data = b"GET /-/health HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
-            outcome = await play(gateway, origin, [data])
-            assert outcome.statuses == [status], (host, outcome)
+async def test_r06_an_invalid_host_is_refused_for_the_gateways_own_paths_too(
+    by_host: Plain,
+) -> None:
+    gateway, origin = by_host
+    for host, status in ((b"gw.test", 200), (b"a b", 400), (b"", 400), (b"a:99999", 400)):
+        data = b"GET /-/health HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
+        outcome = await play(gateway, origin, [data])
+        assert outcome.statuses == [status], (host, outcome)
 
 
 def _judged(verdict: str, outcome: object, route: str) -> str:
@@ -47,19 +70,15 @@ def _judged(verdict: str, outcome: object, route: str) -> str:
     return "" if chosen == route else f"route {chosen}, not {route}"
 
 
-async def test_r06_an_absolute_target_is_routed_by_its_authority_never_by_another_host() -> None:
-    async with one_origin() as origin:
-        routes = {
-            "inside": {"match": {"path": "/", "hosts": ["inside.test"]}, "split": {"main": 1}},
-            "outside": {"match": {"path": "/", "hosts": ["outside.test"]}, "split": {"main": 1}},
-        }
-        document = {"backends": {"main": backend(origin)}, "routes": routes}
-        async with running_gateway(document) as gateway:
-            data = b"GET http://outside.test/x HTTP/1.1\r\nHost: inside.test\r\n\r\n"
-            outcome = await play(gateway, origin, [data])
-            if outcome.statuses == [400]:
-                return
-            answer = parse_responses(outcome.answer, ["GET"], True).responses[0]
-            assert answer.header("x-headgate-route") == "outside"
-            assert origin.exchanges[0].header("host") == "outside.test"
-            assert origin.exchanges[0].target == b"/x"
+async def test_r06_an_absolute_target_is_routed_by_its_authority_never_by_another_host(
+    by_host: Plain,
+) -> None:
+    gateway, origin = by_host
+    data = b"GET http://outside.test/x HTTP/1.1\r\nHost: inside.test\r\n\r\n"
+    outcome = await play(gateway, origin, [data])
+    if outcome.statuses == [400]:
+        return
+    answer = parse_responses(outcome.answer, ["GET"], True).responses[0]
+    assert answer.header("x-headgate-route") == "outside"
+    (seen,) = [each for each in origin.exchanges if each.target == b"/x"]
+    assert seen.header("host") == "outside.test"

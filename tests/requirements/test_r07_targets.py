@@ -2,9 +2,12 @@
 
 from tests.harness import corpora
 from tests.harness.cases import Outcome, play
-from tests.harness.gateway import backend, one_backend, running_gateway
+from tests.harness.gateway import backend, running_gateway
 from tests.harness.origins import Exchange, one_origin
 from tests.harness.wire import parse_responses
+from tests.requirements.conftest import SHARED_LOOP, Plain
+
+pytestmark = SHARED_LOOP
 
 UNCHANGED = ("keep", "case", "ctl", "long_ok", "dotsemi")
 UNCHANGED_OR_400 = ("slashes", "badpct", "backslash", "overlong", "dot")
@@ -61,8 +64,9 @@ async def test_r07_every_target_is_routed_and_forwarded_by_the_same_bytes() -> N
     assert not (unexplained := corpora.unexplained("r07", faults)), "\n".join(unexplained)
 
 
-async def test_r07_no_target_makes_the_gateway_connect_to_another_host() -> None:
-    async with one_origin() as origin, one_origin() as elsewhere:
+async def test_r07_no_target_makes_the_gateway_connect_to_another_host(plain: Plain) -> None:
+    gateway, origin = plain
+    async with one_origin() as elsewhere:
         there = f"127.0.0.1:{elsewhere.port}".encode()
         targets = [
             b"http://" + there + b"/x",
@@ -73,28 +77,22 @@ async def test_r07_no_target_makes_the_gateway_connect_to_another_host() -> None
             b"/@" + there + b"/x",
             b"http://gw.test@" + there + b"/x",
         ]
-        async with running_gateway(one_backend(origin)) as gateway:
-            for target in targets:
-                for host in (b"gw.test", there):
-                    data = b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
-                    outcome = await play(gateway, origin, [data])
-                    assert outcome.statuses in ([200], [400]), (target, outcome)
-            outcome = await play(gateway, origin, [b"CONNECT %s HTTP/1.1\r\n\r\n" % there])
-            assert outcome.statuses == [400], outcome
+        for target in targets:
+            for host in (b"gw.test", there):
+                data = b"GET " + target + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
+                outcome = await play(gateway, origin, [data])
+                assert outcome.statuses in ([200], [400]), (target, outcome)
+        outcome = await play(gateway, origin, [b"CONNECT %s HTTP/1.1\r\n\r\n" % there])
+        assert outcome.statuses == [400], outcome
         assert elsewhere.connections == []
 
 
-async def test_r07_odd_targets_are_answered_and_never_with_500() -> None:
+async def test_r07_odd_targets_are_answered_and_never_with_500(plain: Plain) -> None:
+    gateway, origin = plain
     targets = [b"/x%0Ay", b"*", b"http://gw.test", b"http://gw.test?x=1", b"/%", b"/?", b"//"]
-    async with one_origin() as origin:
-        document = {
-            "backends": {"main": backend(origin)},
-            "routes": {"all": {"match": "/", "split": {"main": 1}}},
-        }
-        async with running_gateway(document) as gateway:
-            for method in (b"GET", b"OPTIONS"):
-                for target in targets:
-                    data = method + b" " + target + b" HTTP/1.1\r\nHost: gw.test\r\n\r\n"
-                    outcome = await play(gateway, origin, [data])
-                    assert len(outcome.statuses) == 1, (target, outcome)
-                    assert outcome.statuses[0] < 500, (target, outcome)
+    for method in (b"GET", b"OPTIONS"):
+        for target in targets:
+            data = method + b" " + target + b" HTTP/1.1\r\nHost: gw.test\r\n\r\n"
+            outcome = await play(gateway, origin, [data])
+            assert len(outcome.statuses) == 1, (target, outcome)
+            assert outcome.statuses[0] < 500, (target, outcome)

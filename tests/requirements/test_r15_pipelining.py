@@ -9,29 +9,34 @@ import psutil
 from tests.harness.gateway import eventually, one_backend, running_gateway
 from tests.harness.origins import Exchange, echo, fixed, one_origin
 from tests.harness.wire import Wire, parse_responses, wire
+from tests.requirements.conftest import SHARED_LOOP, Plain
+
+pytestmark = SHARED_LOOP
 
 
-async def test_r15_fifty_pipelined_requests_get_fifty_answers_in_order() -> None:
+async def test_r15_fifty_pipelined_requests_get_fifty_answers_in_order(plain: Plain) -> None:
+    gateway, origin = plain
+
     async def uneven(exchange: Exchange) -> None:
         number = int(exchange.target.rpartition(b"/")[2])
         await exchange.sleep(0.01 if number % 3 == 0 else 0)
         await echo(exchange)
 
-    async with one_origin(uneven) as origin, running_gateway(one_backend(origin)) as gateway:
-        asks = [
-            b"POST /%d HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 2\r\n\r\nhi" % number
-            for number in range(50)
-        ]
-        async with wire(gateway.data_port) as client:
-            await client.send(b"".join(asks))
-            while len(parse_responses(bytes(client.received), ["POST"] * 50, False).responses) < 50:
-                assert await client.read_some(30)
-            await client.read_until_quiet(0.2)
-            parsed = parse_responses(bytes(client.received), ["POST"] * 50, False)
-        assert parsed.fault == ""
-        targets = [b'"/%d"' % number in r.body for number, r in enumerate(parsed.responses)]
-        assert all(targets)
-        assert len(targets) == 50
+    origin.respond = uneven
+    asks = [
+        b"POST /%d HTTP/1.1\r\nHost: gw.test\r\nContent-Length: 2\r\n\r\nhi" % number
+        for number in range(50)
+    ]
+    async with wire(gateway.data_port) as client:
+        await client.send(b"".join(asks))
+        while len(parse_responses(bytes(client.received), ["POST"] * 50, False).responses) < 50:
+            assert await client.read_some(30)
+        await client.read_until_quiet(0.2)
+        parsed = parse_responses(bytes(client.received), ["POST"] * 50, False)
+    assert parsed.fault == ""
+    targets = [b'"/%d"' % number in r.body for number, r in enumerate(parsed.responses)]
+    assert all(targets)
+    assert len(targets) == 50
 
 
 async def test_r15_ten_thousand_requests_behind_a_stuck_one_cost_little_and_are_answered() -> None:
@@ -115,20 +120,23 @@ def has_still(worker: int, client: Wire) -> bool:
     return any(each.raddr and each.raddr.port == port for each in there)
 
 
-async def test_r15_whoever_pipelines_and_reads_late_gets_every_answer_in_order() -> None:
+async def test_r15_whoever_pipelines_and_reads_late_gets_every_answer_in_order(
+    plain: Plain,
+) -> None:
+    gateway, origin = plain
+
     async def numbered(exchange: Exchange) -> None:
         exchange.reply(200, exchange.target + bytes(100_000))
 
-    async with one_origin(numbered) as origin:
-        async with running_gateway(one_backend(origin)) as gateway:
-            async with wire(gateway.data_port, 4096, read_ahead=1) as client:
-                client.writer.transport.pause_reading()
-                asks = [b"GET /%d HTTP/1.1\r\nHost: gw.test\r\n\r\n" % n for n in range(60)]
-                client.writer.write(b"".join(asks))
-                await asyncio.sleep(1)
-                assert len(origin.exchanges) < 60
-                client.writer.transport.resume_reading()
-                await client.read_till(lambda data: b"\r\n\r\n/59\x00" in data[-100_100:], 200)
-                await client.read_until_quiet()
-            targets = re.findall(rb"\r\n\r\n/([0-9]+)\x00", bytes(client.received))
-            assert [int(target) for target in targets] == list(range(60))
+    origin.respond = numbered
+    async with wire(gateway.data_port, 4096, read_ahead=1) as client:
+        client.writer.transport.pause_reading()
+        asks = [b"GET /%d HTTP/1.1\r\nHost: gw.test\r\n\r\n" % n for n in range(60)]
+        client.writer.write(b"".join(asks))
+        await asyncio.sleep(1)
+        assert len(origin.exchanges) < 60
+        client.writer.transport.resume_reading()
+        await client.read_till(lambda data: b"\r\n\r\n/59\x00" in data[-100_100:], 200)
+        await client.read_until_quiet()
+    targets = re.findall(rb"\r\n\r\n/([0-9]+)\x00", bytes(client.received))
+    assert [int(target) for target in targets] == list(range(60))
