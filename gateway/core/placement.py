@@ -100,8 +100,39 @@ def steps(wanted: Mapping[str, Wanted], running: Iterable[Process]) -> list[Step
 
 
 def _of_one(name: str, asked: Wanted, own: Sequence[Process], used: set[str]) -> Iterator[Step]:
+    """The next steps of backend `name`, of which `own` are the processes."""
     fresh = [each for each in own if each.version == asked.version and each.state != "stopping"]
     stale = [each for each in own if each.version != asked.version and each.state != "stopping"]
+    able, left, coming = _seated(asked, fresh, stale)
+    missing = asked.count - len(able)
+    is_held = any(each.state == "failed" for each in fresh)
+    alive = sum(each.state != "failed" for each in (own if not asked.spare else (*fresh, *stale)))
+    # Each of them holds a model in memory.
+    room = min(missing - len(coming), asked.count + asked.spare - alive)
+    are_placed = all(each.address in asked.in_force for each in (*able, *left))
+    is_full = alive == len(able) + len(left) == asked.count
+    if left and not asked.spare and not is_held and is_full and are_placed:
+        if asked.count == 1:
+            yield Stop(left[0].number)
+        else:
+            left.pop()
+    places = [each.address for each in (*able, *left)]
+    here = [each.address for each in coming if each.address in asked.in_force]
+    places += here[: missing - len(left)]
+    # One that is asked for no more, and may be again, loses its place first as well.
+    if (able or left or not asked.count) and set(places) != set(asked.in_force):
+        yield Place(name, tuple(places))
+    kept = {each.number for each in (*able, *left, *coming)}
+    yield from _stops(asked, [each for each in (*fresh, *stale) if each.number not in kept])
+    if not is_held:
+        yield from _starts(name, asked, room, used)
+
+
+def _seated(
+    asked: Wanted, fresh: Sequence[Process], stale: Sequence[Process]
+) -> tuple[list[Process], list[Process], list[Process]]:
+    """Who serves, of the version that is `asked` for; who of an older one, in as many places as
+    the new one cannot fill yet; and who is starting to fill them."""
     by_place = {address: place for place, address in enumerate(asked.in_force)}
 
     def order(each: Process) -> tuple[bool, int]:
@@ -110,36 +141,20 @@ def _of_one(name: str, asked: Wanted, own: Sequence[Process], used: set[str]) ->
 
     able = sorted((each for each in fresh if each.served), key=order)[: asked.count]
     missing = asked.count - len(able)
+    left = sorted((e for e in stale if e.served and e.address in by_place), key=order)
     coming = [each for each in fresh if not each.served and each.state == "starting"]
     coming.sort(key=lambda each: each.address not in by_place)
-    coming = coming[:missing]
-    # The old version keeps as many places as the new one cannot fill yet.
-    left = sorted((e for e in stale if e.served and e.address in by_place), key=order)[:missing]
-    is_held = any(each.state == "failed" for each in fresh)
-    alive = sum(each.state != "failed" for each in (own if not asked.spare else (*fresh, *stale)))
-    # Each of them holds a model in memory.
-    room = min(missing - len(coming), asked.count + asked.spare - alive)
-    are_placed = {each.address for each in (*able, *left)} <= by_place.keys()
-    is_full = alive == len(able) + len(left) == asked.count
-    if left and not asked.spare and not is_held and is_full and are_placed:
-        if asked.count == 1:
-            yield Stop(left[0].number)
-        else:
-            left.pop()
-    places = [each.address for each in (*able, *left)]
-    places += [each.address for each in coming if each.address in by_place][: missing - len(left)]
-    # One that is asked for no more, and may be again, loses its place first as well.
-    if (able or left or not asked.count) and set(places) != set(asked.in_force):
-        yield Place(name, tuple(places))
-    kept = {each.number for each in (*able, *left, *coming)}
-    for each in (*fresh, *stale):
+    return able, left[:missing], coming[:missing]
+
+
+def _stops(asked: Wanted, others: Iterable[Process]) -> Iterator[Stop]:
+    """Which of `others`, who have no place and get none, end now."""
+    for each in others:
         # Of what is asked for no more nothing is remembered, and whoever asks next has it tried.
         is_record = each.state == "failed" and each.version == asked.version and asked.count > 0
-        may_go = not each.served or each.address not in by_place
-        if each.number not in kept and may_go and not is_record:
+        may_go = not each.served or each.address not in asked.in_force
+        if may_go and not is_record:
             yield Stop(each.number)
-    if not is_held:
-        yield from _starts(name, asked, room, used)
 
 
 def _starts(name: str, asked: Wanted, count: int, used: set[str]) -> Iterator[Start]:
