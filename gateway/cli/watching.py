@@ -169,7 +169,7 @@ def _instances(found: Json) -> Grid:
 
 
 def _gateways(found: Json) -> Grid:
-    """Those that share the table: who is live, by which revision they decide, who lags."""
+    """The gateways that share the table: who is live, by which revision they decide, who lags."""
     rows = []
     for name, one in (found.get("gateways") or {}).items():
         behind = one.get("behind") or 0

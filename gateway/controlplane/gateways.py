@@ -68,9 +68,9 @@ class SharedStore(Protocol):
 
 
 class SharedGateways:
-    """This gateway, `own`, and the others. `tell(until, gateways)` passes on to the workers until
-    when they may count on the lease (monotonic seconds), and how many gateways there are; `before`
-    is what the control process before this one had told."""
+    """The gateways of one store: this one, `own`, and the others. `tell(until, gateways)` passes on
+    to the workers until when they may count on the lease (monotonic seconds), and how many gateways
+    there are; `before` is what the control process before this one had told."""
 
     def __init__(
         self,
@@ -171,7 +171,8 @@ class SharedGateways:
         return self._out
 
     def looked(self, busy: Collection[str]) -> None:
-        """That look found requests in flight at those that are `busy`."""
+        """Tells the others at which of these instances requests are still in flight: those that the
+        look found `busy`."""
         finishing = tuple(sorted(self._out & {*busy, *self._just_out}))
         if finishing != self._own.finishing:
             self._own = replace(self._own, finishing=finishing)
@@ -179,7 +180,8 @@ class SharedGateways:
                 self._store.announce(self._own)
 
     def withdraw(self, why: str) -> None:
-        """This gateway cannot take over what the others decide by: nobody is to wait for it."""
+        """Gives up the lease, as this gateway cannot take over what the others decide by: nobody is
+        to wait for it."""
         log.error(f"{why}; this gateway gives up its lease")
         self._withdrawn = why
         self._store.announce(None)

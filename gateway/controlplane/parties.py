@@ -34,7 +34,7 @@ class Gateways(Protocol):
         what was edited here: unless `awaited`, it may be said together with what comes next."""
 
     def withdraw(self, why: str) -> None:
-        """This gateway cannot take over what the others decide by."""
+        """Gives up the lease, as this gateway cannot take over what the others decide by."""
 
     async def in_force(self, revision: int) -> Everywhere:
         """Returns when every gateway that holds its lease decides by `revision` or a later one;

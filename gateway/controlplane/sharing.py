@@ -148,7 +148,7 @@ def gateway_of(
     events: Events,
     tell: Callable[[float, int], None],
 ) -> SharedGateways:
-    """This gateway among those that share `store`. Its state directory, which is locked, is what
+    """The part of this gateway among those that share `store`. Its state directory, which is locked, is what
     tells it from another one that has the same name, or, where that could not be made, its private
     one, in which the file `noted` is. What `tell` is told is `noted` for the next control
     process."""

@@ -84,7 +84,7 @@ class Stores:
         return in_sqlite(self._state.database, live)
 
     def begun(self) -> None:
-        """There is a table in this store now, and the one in another store is history."""
+        """Forgets the table of another store, once there is one in this store."""
         copy = self._state.path / COPY
         if self._kind == "sqlite" and copy.exists():
             with suppress(OSError):

@@ -73,7 +73,7 @@ class WorkerSlots:
         self.note_change()
 
     def join(self, worker: ConnectedWorker) -> None:
-        """It has a channel; one that it had before is closed."""
+        """Takes in a worker that has a channel; one that it had before is closed."""
         before = self.connected.get(worker.pid)
         if before is not None:
             before.channel.close()
@@ -81,8 +81,8 @@ class WorkerSlots:
         self._deciding.add(worker.pid)
 
     def lose(self, worker: ConnectedWorker, is_alive: bool) -> None:
-        """Its channel has ended. Of a process that has ended as well nobody may speak any more: the
-        supervisor may have told of its end before its last hello was read."""
+        """Drops a worker whose channel has ended. Of a process that has ended as well nobody may
+        speak any more: the supervisor may have told of its end before its last hello was read."""
         del self.connected[worker.pid]
         if not is_alive:
             self._deciding.discard(worker.pid)
@@ -107,7 +107,7 @@ class WorkerSlots:
         return not self.stopping and pid not in self._leaving
 
     def replaced(self) -> list[ConnectedWorker]:
-        """Those that leave, and whose slots are in other hands, or shall be in none."""
+        """The workers that leave, and whose slots are in other hands, or shall be in none."""
         workers = self.connected.values()
         taken = {each.slot for each in workers if each.listening and not each.leaving}
         return [each for each in workers if each.leaving and (self.stopping or each.slot in taken)]

@@ -1,7 +1,8 @@
 """How many requests should an instance have at once that does not say so itself?
 
-The concurrency limit is learned from how waiting grows, never from how long requests take: a
-mix of short and long ones is no queue. Three kinds of evidence, each of which says what it can:
+The concurrency limit adapts: it is learned from how waiting grows, never from how long requests
+take: a mix of short and long ones is no queue. Three kinds of evidence, each of which says what it
+can:
 
 * Who is answered while others, sent before it, are still there has overtaken them, and an
   instance that works in order overtakes nobody beyond its slots. So a request that was sent

@@ -67,21 +67,21 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Seated:
-    """It may be loaded on these devices now."""
+    """The model may be loaded on `devices` now."""
 
     devices: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """These are asked to go, and then there is room."""
+    """The models `names` are asked to go, and then there is room."""
 
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """There will be room: `soon`, for somebody goes or is being measured; or once somebody had its
+    """Room is to come: `soon`, for somebody goes or is being measured; or once somebody had its
     turn."""
 
     why: str
@@ -90,7 +90,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Full:
-    """There is no room for it, and why, for people."""
+    """No room for the model, and `why`, for people."""
 
     why: str
 

@@ -260,7 +260,7 @@ class Instance:
 
     @property
     def address(self) -> str:
-        """Its identity, `host:port`; IPv6 hosts are bracketed. Of a fleet's, its name."""
+        """The identity, `host:port`; IPv6 hosts are bracketed. Of a fleet's, its name."""
         if self.fleet:
             return self.url
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

@@ -4,7 +4,7 @@ Three framings of RFC 9112 §6: a length, chunks, or the end of the connection. 
 what arrives and gives the payload; what lies behind the body is left in `rest`. Chunk
 extensions and trailers are checked and dropped, never forwarded, so that the other side is
 always framed anew. Whatever is not exactly the grammar raises ValueError: a lenient reading
-here is another server's second request.
+here is another server's second request (request smuggling).
 """
 
 import re

@@ -2,9 +2,10 @@
 
 `HealthState` is all that is known of one instance: what its probes say, what requests met there,
 and until when it is better avoided. `after` is its one transition; whoever has seen the same
-signals has the same state (`gateway.core.evidence` replays them). `serving` chooses from the
-states and fails open. Nothing here knows a clock or connections: what happened and when are
-arguments, times are monotonic seconds.
+signals has the same state (`gateway.core.evidence` replays them). Outlier detection is a part of
+it: who fails is ejected, a circuit breaker per instance. `serving` chooses from the states and
+fails open. Nothing here knows a clock or connections: what happened and when are arguments, times
+are monotonic seconds.
 """
 
 import errno

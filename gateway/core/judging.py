@@ -1,14 +1,15 @@
 """How much speaks for it that a canary does worse than the version beside it?
 
-An *e-process*: a number that starts at 1, and that under "the canary is as good" reaches 1/α with
-a chance of at most α, however often it is looked at (Ville's inequality). Its events are what
-should be rare: a failed request, a slow one. If both arms are alike, an event belongs to the canary
-with the chance by which the split sent requests there when this one was decided. An alternative in
-which the canary has r times as many moves the number by how much better it foretells each event;
-the mean over a few r needs none of them to be the truth (Ramdas, Grünwald, Vovk and Shafer, 2023,
-"Game-theoretic statistics and safe anytime-valid inference"). Shares may change between events, and
-how many requests there were does not enter. The counts of events by share are enough to compute it,
-in logarithms. It refuses to know what an event is and what is done about it.
+Canary analysis by an *e-process*: a number that starts at 1, and that under "the canary is as good"
+reaches 1/α with a chance of at most α, however often it is looked at (Ville's inequality). Its
+events are what should be rare: a failed request, a slow one. If both arms are alike, an event
+belongs to the canary with the chance by which the split sent requests there when this one was
+decided. An alternative in which the canary has r times as many moves the number by how much better
+it foretells each event; the mean over a few r needs none of them to be the truth (Ramdas, Grünwald,
+Vovk and Shafer, 2023, "Game-theoretic statistics and safe anytime-valid inference"). Shares may
+change between events, and how many requests there were does not enter. The counts of events by
+share are enough to compute it, in logarithms. It refuses to know what an event is and what is done
+about it.
 """
 
 import math

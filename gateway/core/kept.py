@@ -1,9 +1,9 @@
 """What is kept of what comes again and again, so that it need not be worked out anew?
 
-A bounded table in two halves. What is asked for moves from the old half to the young one; when
-that is full the old one goes, so that what nobody asked for since is what is lost, and a flood of
-what never comes again takes nothing from what does. Looking up costs what it costs in a
-dictionary.
+A bounded cache in two halves (two generations). What is asked for moves from the old half to the
+young one; when that is full the old one goes, so that what nobody asked for since is what is lost,
+and a flood of what never comes again takes nothing from what does. Looking up costs what it costs
+in a dictionary.
 """
 
 from typing import Generic, TypeVar

@@ -2,7 +2,8 @@
 
 Requests wait in one queue per backend rather than behind others in a slow instance: `place`
 says which instance may take one more now and which of the waiting should go there.
-`Admission` says whether it is worth to wait: who cannot be answered in time is told at once.
+`Admission` (admission control, load shedding) says whether it is worth to wait: who cannot be
+answered in time is told at once.
 """
 
 import math

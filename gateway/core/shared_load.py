@@ -66,7 +66,6 @@ _LEASED_UNTIL: Final = 1  # of a queue
 _DECIDED: Final = 0  # of an instance: how often was decided; then the decision
 _PRESENT: Final = 0
 _FIRST: Final = 1
-_SECOND: Final = 2
 _COUNT: Final = 3  # of an instance
 _NEXT_AT: Final = 3  # of a queue, and so are the next two
 _SERVED: Final = 4
@@ -112,7 +111,7 @@ class Shared:
         cells[self._own + _PRESENT] = 1.0
 
     def leave(self) -> bool:
-        """This worker has nothing there any more; whether nobody has."""
+        """Clears what this worker has there; whether nobody has anything there now."""
         for at in range(self._own, self._own + LANE):
             self.cells[at] = 0.0
         return not any(self.cells[at + _PRESENT] for at in self._others)

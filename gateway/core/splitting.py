@@ -83,7 +83,7 @@ class Split:
         return self._names[bisect_right(self._bounds, ticket)]
 
     def among(self, available: frozenset[str]) -> "Split":
-        """This split without the backends that are not `available`."""
+        """The split without the backends that are not `available`."""
         return Split.of([pair for pair in self.weights if pair[0] in available])
 
     def shares(self) -> dict[str, float]:

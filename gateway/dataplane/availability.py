@@ -96,8 +96,8 @@ class Availability(Group):
             self.shared.soon(self.wake)
 
     def _finishing(self, before: "tuple[LiveInstance, ...]") -> "tuple[LiveInstance, ...]":
-        """Those that served `before`, drain and are well: who waited already is of what they
-        finish. One that is disabled gets nothing more."""
+        """The instances that served `before`, drain and are well: who waited already is of what
+        they finish. One that is disabled gets nothing more."""
         drain = [each for each in before if each.state == "draining" and not each.gone]
         words = {each.address: each.health.word for each in drain}
         serve = serving(words, self.ejected(self.shared.now()))

@@ -37,13 +37,14 @@ class LiveBackend(Queue):
         self.timeout_line = timeout_line(config.timeouts.response_s) + self.met.lines
 
     def _met_anew(self) -> None:
-        """Its files were read: connections that were made by the ones before are not used again."""
+        """Takes what was read from its files: connections that were made by the ones before are not
+        used again."""
         self.met.take()
         self.timeout_line = timeout_line(self.config.timeouts.response_s) + self.met.lines
         for each in self.instances.values():
             each.pool.renew()
 
     def leave(self) -> None:
-        """It was removed."""
+        """Lets go of what all workers share, as the backend was removed."""
         self.met.leave()
         self.shared.load_memory.leave(self.name)

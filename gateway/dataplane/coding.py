@@ -95,11 +95,11 @@ class Coded:
 
     @abstractmethod
     def hold_instance(self) -> None:
-        """What came is not yet compressed."""
+        """Has the instance wait: what came is not yet compressed."""
 
     @abstractmethod
     def release_instance(self) -> None:
-        """It is."""
+        """Has the instance go on."""
 
     @abstractmethod
     def give_up(self) -> None: ...

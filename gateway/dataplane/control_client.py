@@ -220,7 +220,7 @@ class ControlClient:
             self._begin()
 
     def _begin(self) -> None:
-        """It serves, once that can be as well as the others do."""
+        """Begins to serve, once that can be as well as the others do."""
         if self._has_table and self._is_welcome:
             self._ready()
 
@@ -260,7 +260,7 @@ class ControlClient:
             self._channel.send_soon(message)
 
     def _soon(self) -> None:
-        """There is news: it goes up shortly, together with what comes meanwhile."""
+        """Sends the news up shortly, together with what comes meanwhile."""
         if self._news is None:
             self._news = asyncio.get_running_loop().call_later(NEWS_S, self._tell)
 

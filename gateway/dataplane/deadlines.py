@@ -1,6 +1,6 @@
 """When does something on the data plane have to be looked at again?
 
-One wheel for every deadline of a worker. An item is entered once and then only its
+One timer wheel for every deadline of a worker. An item is entered once and then only its
 `deadline` is moved, which is an assignment; the wheel looks when the entry comes up whether
 the deadline really passed. So a request costs no timer, and an idle worker sleeps until the
 earliest entry. Resolution is TICK_S; a deadline never fires early. What is over is dropped:

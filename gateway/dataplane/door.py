@@ -1,4 +1,4 @@
-"""Who is let in at a route, and how do instances and books come to know of it?
+"""Who is let in at a route (authentication), and how do instances and books come to know of it?
 
 The Door is the keys of one snapshot, ready for the request path. What it found out about a head
 is kept with that head, and by the lines that hold the key with the connection, on which most

@@ -80,8 +80,8 @@ class Exchange(Replying, Coded):
         self.pair = mirror(self, route, backend)
 
     def move_on(self) -> None:
-        """Its backend has nobody left for what comes, before it was sent: on to the one that takes
-        over, else it waits on for those that finish what they have."""
+        """Goes on to the backend that takes over, as the one chosen has nobody left for what comes;
+        else waits on for those that finish what they have. Nothing was sent yet."""
         assert self.route is not None
         assert self.backend is not None
         before, trial = self.backend, self.trial
@@ -364,13 +364,13 @@ class Exchange(Replying, Coded):
     # back-pressure
 
     def pause_instance(self) -> None:
-        """The client does not take what it gets."""
+        """Stops reading: the client does not take what it gets."""
         if self._coding is not None:
             self._coding.is_held = True
         self.hold_instance()
 
     def resume_instance(self) -> None:
-        """It takes more."""
+        """Reads on: the client takes more."""
         if self._coding is not None:
             self._coding.is_held = False
             if self._coding.is_busy:

@@ -1,4 +1,4 @@
-"""How many requests may an instance of a backend have at a time?
+"""How many requests may an instance of a backend have at a time (a bulkhead)?
 
 The configured number (`max_in_flight`) is for all workers together: this one has its part of it,
 or takes a permit for each request.

@@ -98,7 +98,7 @@ class LiveInstance(Timed):
             pool.close_idle()
 
     def leave(self) -> None:
-        """It was removed: it gets nothing new, and finishes what it has."""
+        """Gives the instance nothing new, as it was removed; it finishes what it has."""
         self.gone = self.pool.is_closed = True
         if self.permits is not None:
             self.permits.resign()
@@ -206,7 +206,7 @@ class LiveInstance(Timed):
             self.backend.look_who_takes(now)
 
     def _return(self, at: float, now: float) -> None:
-        """It came back: it is given its load little by little."""
+        """Gives an instance that came back its load little by little (slow start)."""
         self.returned_at = at
         self.load.weight = slow_start(now - at)
         # What was learned before says nothing of it now: one request asks at once.

@@ -88,7 +88,7 @@ class Trial:
 
 
 class OwnTrial(Trial):
-    """That of one request alone: of a sticky key, or one whose answer is looked at."""
+    """The trial of one request alone: of a sticky key, or one whose answer is looked at."""
 
     __slots__ = ("_body", "_key", "_parts", "_size")
     gathers = True

@@ -188,7 +188,7 @@ class LiveTable:
 
 
 def _of(backend: LiveBackend, signals: Iterable[Signal]) -> list[Signal]:
-    """Those of `signals` that are about an instance which is there."""
+    """The signals that are about an instance which is there."""
     return [each for each in signals if each.address in backend.instances]
 
 

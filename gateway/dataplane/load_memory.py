@@ -80,7 +80,7 @@ class LoadMemory:
         return load
 
     def leave(self, backend: str, address: str = "") -> None:
-        """This worker has no such instance, or no such backend, any more."""
+        """Clears the block of an instance or a backend that this worker has no more."""
         held = self._held.pop(_key(backend, address), None)
         if held is not None and held[1].leave():
             # Whoever finds a free place may be one of several: none erases what another has told.

@@ -1,4 +1,4 @@
-"""Which requests are copied to a mirror, and what becomes of the answers?
+"""Which requests are copied to a mirror (shadow traffic), and what becomes of the answers?
 
 A copy is taken of requests whose body is whole and small enough to be kept, sent to the
 mirror's backend if it has room at once, and its answer is read and forgotten, or compared
@@ -134,7 +134,7 @@ class Copy(Timed, Receiver):
             self._send(upstream)
 
     def expired(self, now: float) -> None:
-        """Its time is over, whatever the answer does."""
+        """Ends the copy, as its time is over, whatever the answer does."""
         self._abort()
 
     def give_up(self) -> None:

@@ -10,7 +10,7 @@ _MODELS: Final = MODELS.decode()
 
 
 class ModelsAsked(Exception):
-    """It is asked which models there are: the gateway answers that itself."""
+    """Raised where a request asks which models there are: the gateway answers that itself."""
 
     def __init__(self, listing: Listing) -> None:
         super().__init__(listing.wanted)

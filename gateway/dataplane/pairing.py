@@ -122,7 +122,7 @@ class Half:
             self._parts.append(payload)
 
     def end(self, is_whole: bool) -> None:
-        """It is over; `is_whole`: all of it came. Of one that is too busy to answer nothing
+        """Ends the answer; `is_whole`: all of it came. Of one that is too busy to answer nothing
         did."""
         if self.state != WAITED_FOR:
             return

@@ -1,7 +1,7 @@
 """Which connections to one instance are there, and which may carry the next request?
 
-Plain state and one synchronous decision (`take`). What a request does with a connection is
-not known here.
+A connection pool: plain state and one synchronous decision (`take`). What a request does with a
+connection is not known here.
 """
 
 import asyncio

@@ -1,9 +1,9 @@
 """Is there room for one client more, and who makes it?
 
-A worker has as many clients as its descriptors allow. Once they are there, whoever has asked
-nothing for longest, or has not come to the end of what it asks, makes room for one who comes: who
-opens connections and says nothing, or little, keeps nobody out. Whoever asked a moment ago may be
-about to ask again, and keeps its place.
+The limit on connections: a worker has as many clients as its descriptors allow. Once they are
+there, whoever has asked nothing for longest, or has not come to the end of what it asks, makes room
+for one who comes: who opens connections and says nothing, or little, keeps nobody out. Whoever
+asked a moment ago may be about to ask again, and keeps its place.
 """
 
 import math

@@ -78,7 +78,7 @@ class Receiver:
         """The instance does not take what it gets."""
 
     def sending_resumed(self) -> None:
-        """It takes more."""
+        """Hears that the instance takes more."""
 
 
 class Owner:

@@ -113,8 +113,9 @@ class Certificate:
 
     @property
     def context(self) -> ssl.SSLContext:
-        """That of the next connection. Sessions are resumed with the one that they began with and
-        with no other: who was let in by a CA that is not asked for any more has to show itself."""
+        """The context of the next connection. Sessions are resumed with the one that they began
+        with and with no other: who was let in by a CA that is not asked for any more has to show
+        itself."""
         return self._current
 
     async def watch(self) -> None:

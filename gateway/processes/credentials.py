@@ -61,7 +61,7 @@ class Sources:
 
     @classmethod
     def of(cls, backend: Backend) -> "Sources | None":
-        """Those of `backend`; None where its instances are met by plain HTTP and nothing more."""
+        """The sources of `backend`; None where plain HTTP and nothing more meets its instances."""
         is_secure = any(instance.secure for instance in backend.instances)
         if not is_secure and not backend.headers:
             return None
@@ -111,8 +111,8 @@ class Held:
 
 
 class Credentials:
-    """Those of all backends in one process. `own` keeps the task that reads; `say` is told what
-    changed, in one line."""
+    """The credentials of all backends in one process. `own` keeps the task that reads; `say` is
+    told what changed, in one line."""
 
     def __init__(self, own: Tasks, say: Callable[[str], None] = lambda _: None) -> None:
         self._own, self._say = own, say

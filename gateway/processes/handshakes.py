@@ -47,7 +47,7 @@ def reason_of(fault: ssl.SSLError) -> str:
 
 
 class FailedHandshakes:
-    """Those of one `listener`. Each is told to `count` by its reason; `now` is monotonic."""
+    """The failures at one `listener`. Each is told to `count` by its reason; `now` is monotonic."""
 
     def __init__(
         self,

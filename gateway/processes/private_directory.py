@@ -20,7 +20,7 @@ MOST_OF_A_SOCKETS_NAME = 103  # bytes: what the strictest system, macOS, takes
 
 
 class NoPlace(Exception):
-    """There is nowhere to put such a directory; the text is one clear line."""
+    """Raised where such a directory can be put nowhere; the text is one clear line."""
 
 
 class PrivateDirectory:

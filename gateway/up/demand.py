@@ -43,8 +43,8 @@ class Demand:
         self._models: dict[str, _Model] = {}
 
     def want(self, specs: Mapping[str, Spec], running: Iterable[str]) -> None:
-        """These are served from now on; one that is new here is awake if it is `running`. One that
-        could not be loaded and was edited sleeps: the next request has it tried again."""
+        """Takes over what is served from now on; one that is new here is awake if it is `running`.
+        One that could not be loaded and was edited sleeps: the next request has it tried again."""
         awake, now = set(running), self._clock()
         before, self._models = self._models, {}
         for name, spec in specs.items():
@@ -91,7 +91,7 @@ class Demand:
         return True
 
     def sleep(self, name: str) -> None:
-        """It is to be unloaded, once it has finished what it has."""
+        """Has a model unloaded, once it has finished what it has."""
         model = self._models[name]
         model.is_awake = model.is_busy = False
 
@@ -111,14 +111,14 @@ class Demand:
                 model.used_at = max(model.used_at, now - use["idle_s"])
 
     def note_ready(self, name: str) -> None:
-        """It has been loaded."""
+        """Notes that a model has been loaded."""
         model = self._models.get(name)
         if model is not None:
             model.ready_at = model.used_at = self._clock()
             model.failed_at, model.has_failed = None, False
 
     def note_failed(self, name: str, could_before: bool) -> None:
-        """It could not be loaded."""
+        """Notes that a model could not be loaded; `could_before`: it once could."""
         model = self._models.get(name)
         if model is None:
             return
@@ -133,7 +133,7 @@ class Demand:
         return failed_at is not None and self._clock() - failed_at >= AGAIN_S
 
     def idle(self) -> list[str]:
-        """Those that nobody has asked for long."""
+        """The models that nobody has asked for long."""
         now = self._clock()
         return [
             name
@@ -144,7 +144,7 @@ class Demand:
         ]  # fmt: skip
 
     def guests(self, load_s: Mapping[str, float]) -> list[Guest]:
-        """Those that may be asked to go for another one; `load_s` says how long each loads."""
+        """The models that may be asked to go for another one; `load_s` says how long each loads."""
         return [
             Guest(
                 name, max(model.used_at, model.ready_at), model.ready_at, model.is_busy,

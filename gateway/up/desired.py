@@ -39,8 +39,9 @@ class Desired:
     def want(
         self, specs: Mapping[str, Spec], out: Mapping[str, Sequence[str]] = {}
     ) -> frozenset[str]:
-        """This is what the table says from now on; `out` are those that answer nothing. Which
-        backends ask for something else: what could not be started of them is tried again."""
+        """Takes over what the table says from now on; `out` are the addresses that answer nothing.
+        Gives the backends that ask for something else: what could not be started of them is
+        tried again."""
         edited = frozenset(
             name for name in specs.keys() & self.specs.keys()
             if any(specs[name].get(key) != self.specs[name].get(key) for key in ASKS)
@@ -104,7 +105,7 @@ class Desired:
             self.look()
 
     def sleep(self, names: Iterable[str]) -> None:
-        """These are to be unloaded."""
+        """Has these models unloaded."""
         for name in names:
             self.demand.sleep(name)
         self.look()

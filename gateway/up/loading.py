@@ -21,7 +21,7 @@ class Loads:
         self.load_s[backend] = lasted_s
 
     def note_full(self, full: dict[str, str]) -> None:
-        """These do not fit, and why: that is said once."""
+        """Notes which models do not fit, and why: that is said once."""
         for name, why in full.items():
             if name not in self._full:
                 self._say(f"backend {name}: {why}")

@@ -52,8 +52,8 @@ class Places:
             tell({"type": "place", "backend": backend, "version": version, "urls": urls})
 
     def stay(self, moving: set[str], tell: Callable[[ToControl], None]) -> None:
-        """Those that are to stay after all, while workers still let go of them, are asked for
-        again, but for those that are `moving`."""
+        """Asks again for places that are to stay after all, while workers still let go of them, but
+        not for backends that are `moving`."""
         for name, told in list(self._told.items()):
             asked = self._desired.wanted.get(name)
             if asked is not None and name not in moving and set(told) != set(asked.in_force):

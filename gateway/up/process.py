@@ -104,7 +104,7 @@ class InstanceProcess:
         self._keeper.add_done_callback(self._note_end)
 
     def fail(self, error: str) -> None:
-        """It cannot be started, and why."""
+        """Notes that the process cannot be started, and why."""
         self.state, self.error, self.is_news = "failed", error, True
 
     def stop(self, within_s: float) -> None:

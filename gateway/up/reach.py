@@ -15,7 +15,7 @@ class Reach:
         self._answered = now
 
     def note(self, now: float) -> None:
-        """It has answered."""
+        """Notes that the cluster has answered."""
         self._answered = now
 
     def away_since(self, now: float) -> float | None:

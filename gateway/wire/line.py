@@ -101,14 +101,14 @@ class Late(TypedDict):
 
 
 class Replace(TypedDict):
-    """That worker process no longer answers."""
+    """A worker process no longer answers."""
 
     type: Literal["replace"]
     pid: int
 
 
 class Leaving(TypedDict):
-    """That worker process was told to go: it gets its successor while it finishes what it has."""
+    """A worker process was told to go: it gets its successor while it finishes what it has."""
 
     type: Literal["leaving"]
     pid: int

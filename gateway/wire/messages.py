@@ -84,13 +84,13 @@ class Taking(TypedDict):
 
 
 class Listening(TypedDict):
-    """This worker accepts connections."""
+    """The worker accepts connections."""
 
     type: Literal["listening"]
 
 
 class Leaving(TypedDict):
-    """This worker was told to go. It accepts connections until it has `handed_over`."""
+    """The worker was told to go. It accepts connections until it has `handed_over`."""
 
     type: Literal["leaving"]
 

@@ -22,7 +22,7 @@ Part: TypeAlias = tuple[int, str, str, bytes]
 
 
 class Pairs(TypedDict):
-    """This is a worker: what follows are pairs."""
+    """The first word of a worker: what follows are pairs."""
 
     type: Literal["pairs"]
 

@@ -82,7 +82,7 @@ class Done(TypedDict):
 
 
 class Failed(TypedDict):
-    """There will be no successor, and `why`. Whoever is told it gives back what it has."""
+    """No successor will come, and `why`. Whoever is told it gives back what it has."""
 
     type: Literal["failed"]
     why: str

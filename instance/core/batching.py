@@ -159,7 +159,7 @@ class Batcher(Generic[J]):
         return batch, expired
 
     def expire(self, now: float) -> list[J]:
-        """Those whose deadline passed while they waited, the earliest first; they leave the
+        """The jobs whose deadline passed while they waited, the earliest first; they leave the
         queue."""
         expired = self.expiring.expired(now)
         for job in expired:

@@ -42,7 +42,7 @@ class Expiring(Generic[J]):
             self._empty = 0
 
     def expired(self, now: float) -> list[J]:
-        """Those whose deadline has come, the earliest first; they have left."""
+        """The jobs whose deadline has come, the earliest first; they have left."""
         found: list[J] = []
         heap = self._heap
         while heap and heap[0][0] <= now:

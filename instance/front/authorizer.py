@@ -78,7 +78,7 @@ class Authorizer(Companion[ToAuthorizer, Open | VerdictMessage | Want]):
         return question
 
     def forget(self, question: Question) -> None:
-        """Its client left."""
+        """Drops a question whose client left."""
         if self._questions.pop(question.id, None) is not None:
             self.send(("forget", question.id))
 

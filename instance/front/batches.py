@@ -70,7 +70,7 @@ class Batches(dict[int, Batch]):
         return sum(len(batch.jobs) for batch in self.values())
 
     def late(self, now: float) -> list[Job]:
-        """Those behind the first batch whose deadline has passed."""
+        """The jobs behind the first batch whose deadline has passed."""
         ahead = islice(self.values(), 1, None)
         return [job for batch in ahead for job in batch.jobs if job.deadline <= now]
 
@@ -80,8 +80,8 @@ class Batches(dict[int, Batch]):
         return any(mate.id == begun for mate in chain.from_iterable(mates))
 
     def hung(self, now: float, timeout_s: float, *, first_only: bool) -> list[Batch]:
-        """Those that have given no sign for `timeout_s`; `first_only` where the others wait for the
-        first."""
+        """The batches that have given no sign for `timeout_s`; `first_only` where the others wait
+        for the first."""
         able = islice(self.values(), 1 if first_only else None)
         return [b for b in able if now - b.progress > timeout_s and not b.client_is_slow]
 

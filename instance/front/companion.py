@@ -44,13 +44,13 @@ class Companion(Generic[Sent, Received]):
         """What it says, but for why it will never be ready."""
 
     def become_ready(self) -> None:
-        """It can be spoken to from now on."""
+        """Notes that the process can be spoken to from now on."""
         self.ready = True
         if not self.first.done():
             self.first.set_result(None)
 
     def on_end(self) -> None:
-        """It ended, with all that it was told and had not done yet."""
+        """Hears that the process ended, with all that it was told and had not done yet."""
 
     def send(self, message: Sent, blobs: list[Body] | None = None) -> None:
         """Queues a message; lost where there is no process to take it."""

@@ -35,7 +35,7 @@ class Notifier(Companion[ToNotifier, Ready | Seen]):
         self.send(("event", event, facts))
 
     def on_message(self, message: Ready | Seen) -> None:
-        """It can be told, or has seen one more."""
+        """Hears that the process can be told, or has seen one more."""
         if message[0] == "ready":
             self.become_ready()
             return

@@ -232,7 +232,7 @@ class Worker:
         return self.stuck is not was
 
     def late(self, now: float) -> list[Job]:
-        """Those sent ahead that have not begun and whose deadline has passed: the worker will
+        """The jobs sent ahead that have not begun and whose deadline has passed: the worker will
         see it too, and not run them, but their clients need not wait until it does."""
         if len(self.batches) < 2 or self.info["is_async"]:
             return []

@@ -106,7 +106,7 @@ class Pipeline:
         self.hook_lock: AbstractContextManager[Any] = nullcontext()
 
     async def decode(self, works: Sequence[Work]) -> list[Work]:
-        """Those that may be computed; the others have their reply."""
+        """The requests that may be computed; the others have their reply."""
         for work in works:
             self.marks[BEGUN] = work.id
             if (rest := self.decode_one(work)) is not None:

@@ -159,7 +159,7 @@ def _is_loggers(server: Any, route: Any) -> bool:
 
 
 def _middlewares(server: Any, settings: Json, faults: list[str]) -> list[Json]:
-    """Those that are honoured, from the outside in; the others are noted in `faults`."""
+    """The middlewares that are honoured, from the outside in; the others are noted in `faults`."""
     honoured, others = [], []
     for one in server.app.user_middleware:
         kind = one.cls

@@ -25,7 +25,7 @@ _ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
 def hang_on(pipe: int) -> None:
-    """This process, and its group, end as soon as nobody holds the other end of `pipe`."""
+    """Ends this process, and its group, as soon as nobody holds the other end of `pipe`."""
     os.setsid()
     if sys.platform == "linux":
         with suppress(OSError):

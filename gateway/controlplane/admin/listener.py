@@ -118,7 +118,7 @@ class _Connection(web.RequestHandler):
             self._deadline = asyncio.get_running_loop().call_later(STRANGER_S, self.abort)
 
     def admit(self) -> None:
-        """This is no stranger any more, if there is room for one more of the known."""
+        """Counts the connection among the known, and no more among strangers, if there is room."""
         if self._deadline is not None and self._door.admit(self):
             self._deadline.cancel()
             self._deadline = None

@@ -43,7 +43,7 @@ def cross_faults(document: Json, settings: Settings | None = None) -> list[Fault
 
 
 def size_faults(document: Json) -> list[Fault]:
-    """That `document` is larger than what is served well: one fault with its size, or none."""
+    """One fault with its size where `document` is larger than what is served well, or none."""
     routes, backends = mapping(document, "routes"), mapping(document, "backends")
     instances = sum(len(listed(spec, "instances")) for spec in backends.values())
     sizes = (
@@ -219,8 +219,8 @@ def _named(spec: Json) -> set[str]:
 def _same_match(
     routes: Mapping[str, Json], others: Mapping[Json, str], but: Container[str] = ()
 ) -> Iterator[Fault]:
-    """Those of `routes` that ask for the same as one before them, or as one of `others` (by what
-    they match), leaving out those that are `but`."""
+    """A fault for each of `routes` that asks for the same as one before it, or as one of `others`
+    (by what they match), leaving out those that are `but`."""
     seen: dict[Json, str] = {}
     for route, spec in routes.items():
         match = spec.get("match") if isinstance(spec, Mapping) else None

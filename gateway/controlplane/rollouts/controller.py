@@ -85,7 +85,7 @@ class Rollouts:
         }
 
     def plan(self, route: str) -> Json:
-        """Its plan, with what was left out filled in."""
+        """The plan of the rollout on `route`, with what was left out filled in."""
         return plans.shown(self.of(route).plan)
 
     def allow(self, before: Document, after: Document, who: str) -> None:
@@ -157,7 +157,7 @@ class Rollouts:
         self._tell({route: it.judging() for route, it in judged.items()})
 
     def stir(self) -> None:
-        """There may be something to look at."""
+        """Has all rollouts looked at soon."""
         self._stirred.set()
 
     # -- what is told

@@ -52,7 +52,7 @@ class Alone:
         return True
 
     async def claim(self, route: str) -> None:
-        """There is nobody to ask."""
+        """Returns at once: there is nobody to ask."""
 
 
 class RolloutFile:

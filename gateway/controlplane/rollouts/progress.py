@@ -251,7 +251,7 @@ class Progress:
         return replace(judged(guard, log_e, *sums, has_failed), what=most)
 
     def note_failures(self, guards: Iterable[tuple[Guard, Judged]]) -> list[Guard]:
-        """Those of `guards` that have failed just now; they stay so, with the sentence of now."""
+        """The guards that have failed just now; they stay so, with the sentence of now."""
         fresh = []
         for guard, found in guards:
             if found.verdict == "failed" and guard.name not in self.failed:

@@ -105,7 +105,7 @@ class Tallies:
 
     @property
     def compared(self) -> int:
-        """Those of them that another version could have got."""
+        """The requests among them that another version could have got."""
         return sum(row[ENDED] for share, row in self._rows() if _part(share) < 1.0)
 
     def refused(self, *, alone: bool) -> int:

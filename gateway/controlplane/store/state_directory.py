@@ -65,7 +65,7 @@ class StateDirectory:
         _sign(self.lock)
 
     def complain(self, error: OSError) -> None:
-        """It could not be written; raises `error` where that must not be."""
+        """Notes that the directory could not be written; raises `error` where that must not be."""
         if not self._only_copies:
             raise error
         self.complaint = self.complaint or error.strerror or str(error)

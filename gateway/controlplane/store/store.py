@@ -32,7 +32,7 @@ class DiskRefused(StoreError):
 
 
 class StoreFull(DiskRefused):
-    """There is no space left for an edit."""
+    """Refused: there is no space left for an edit."""
 
 
 class Conflict(StoreError):

@@ -234,8 +234,8 @@ class StatusView:
         )
 
     def _lost(self, names: frozenset[str]) -> frozenset[str]:
-        """Those of the backends whose requests go to others of their routes: each instance is
-        lost, so that workers call them vacant."""
+        """The backends whose requests go to others of their routes: each instance is lost, so that
+        workers call them vacant."""
         standing, state = self._standing.backends(), self._prober.health.state
         return frozenset(
             name
@@ -289,7 +289,7 @@ class StatusView:
         return self._standing.available() | self._asleep()
 
     def working(self) -> frozenset[str]:
-        """Those of the `available` of which anybody knows that they answer: one of their
+        """The backends of `available` of which anybody knows that they answer: one of their
         instances is well, or, where none is and requests go to those that are not (fail open),
         one of them answered all the same while the probes failed that say so."""
         up = self.up()

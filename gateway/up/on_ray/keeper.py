@@ -190,7 +190,7 @@ class Keeper:
         self._lines.keep_only({*self._desired.wanted, *(e.seat.backend for e in self._held)})
 
     def _adopt(self, names: Iterable[str]) -> None:
-        """Those that somebody else has placed are ours, in the same order for all who look."""
+        """Takes over what somebody else has placed, in the same order for all who look."""
         for seat in filter(None, map(cluster.parse_seat, sorted(names))):
             self._hold(seat, "", unknown(seat)).is_found = True
         self._name_versions()

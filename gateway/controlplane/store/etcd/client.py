@@ -30,7 +30,7 @@ PATIENCE_S = 2.0
 WITHIN_S = 5.0
 KNOWN_WITHIN_S = 10.0  # to hash a password takes etcd a tenth of a second, or many where it is busy
 PAUSE_S = 0.05  # between two rounds over all endpoints
-INVALID, NOT_FOUND, DENIED, EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED = 3, 5, 7, 8, 14, 16
+NOT_FOUND, EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED = 5, 8, 14, 16
 NOT_ENABLED = 9  # authentication is
 AWAY = {1, 4, UNAVAILABLE}
 """Codes of gRPC that say nothing of what was asked: cancelled, too late, no leader."""

@@ -438,5 +438,5 @@ class EtcdStore:
 
 
 def _note_failure(name: str, error: Exception) -> None:
-    """It is begun again."""
+    """Logs the end of a task that is begun again."""
     log.error(f"etcd: {name} ended: {told_of(error)}; beginning again")
