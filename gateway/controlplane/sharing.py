@@ -148,10 +148,10 @@ def gateway_of(
     events: Events,
     tell: Callable[[float, int], None],
 ) -> SharedGateways:
-    """The part of this gateway among those that share `store`. Its state directory, which is locked, is what
-    tells it from another one that has the same name, or, where that could not be made, its private
-    one, in which the file `noted` is. What `tell` is told is `noted` for the next control
-    process."""
+    """The part of this gateway among those that share `store`. Its state directory, which is
+    locked, is what tells it from another one that has the same name, or, where that could not be
+    made, its private one, in which the file `noted` is. What `tell` is told is `noted` for the next
+    control process."""
     assert settings.etcd is not None
     note = LeaseNote(noted, f"{settings.node} {settings.etcd.prefix} {settings.etcd.endpoints}")
 
