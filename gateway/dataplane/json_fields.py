@@ -17,7 +17,7 @@ import orjson
 Json = Any
 _ESCAPED = re.compile(r'["\\\x00-\x1f]')
 _NO_SCALAR: Json = ()  # an array or an object: there, and equal to nothing that can be asked for
-_SURROGATES = ((b"\\ud", b"\\ue"), (b"\\uD", b"\\uE"))  # and what stands for them meanwhile
+_SURROGATES = ((b"\\ud", b"\\ue"), (b"\\uD", b"\\uE"))  # and what may stand for them meanwhile
 
 
 class FieldReader:
@@ -39,9 +39,16 @@ class FieldReader:
         found = self._raw(body)
         if found is not None:
             return {name: _scalar(raw) for name, raw in found.items()}
-        other = _rewritten(body)
-        found = None if other is None else self._raw(other)
-        return found and {name: _scalar(_restored(raw)) for name, raw in found.items()}
+        plain = _in_utf8(body)
+        hidden = [
+            (half, other) for half, other in _SURROGATES if half in plain and other not in plain
+        ]
+        if plain is body and not hidden:
+            return None
+        for half, other in hidden:
+            plain = plain.replace(half, other)
+        found = self._raw(plain)
+        return found and {name: _scalar(_restored(raw, hidden)) for name, raw in found.items()}
 
     def _raw(self, body: bytes) -> dict[str, bytes] | None:
         try:
@@ -55,22 +62,18 @@ class FieldReader:
         return {name: raw for name, raw in raws if raw}
 
 
-def _rewritten(body: bytes) -> bytes | None:
-    """`body` in UTF-8, without a byte order mark, and with no half of a surrogate pair; None if it
-    is that already."""
-    encoding, plain = json.detect_encoding(body), body
-    if encoding != "utf-8":
-        try:
-            plain = body.decode(encoding).encode()
-        except UnicodeError:
-            return None
-    for half, other in _SURROGATES:
-        plain = plain.replace(half, other)
-    return None if plain == body else plain
+def _in_utf8(body: bytes) -> bytes:
+    """`body` in UTF-8 and without a byte order mark; itself if it is that already, or in no
+    encoding at all."""
+    encoding = json.detect_encoding(body)
+    try:
+        return body if encoding == "utf-8" else body.decode(encoding).encode()
+    except UnicodeError:
+        return body
 
 
-def _restored(raw: bytes) -> bytes:
-    for half, other in _SURROGATES:
+def _restored(raw: bytes, hidden: list[tuple[bytes, bytes]]) -> bytes:
+    for half, other in hidden:
         raw = raw.replace(other, half)
     return raw
 

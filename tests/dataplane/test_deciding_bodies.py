@@ -96,7 +96,8 @@ BAD = [
     b"\xef\xbb{}", b'\xef\xbb\xbf{"x": "\xff"}', b"\xff\xfe{\0}\0\0",
     b'{"x": NaN, "model": "m"}', b'{"x": 01}', b'{"x": 1.}', b'{"x": +1}',
     b'{"x": "\x01"}', b'{"x": "\xff"}', b'{"\xff": 1}', b'{"model": "\xc3"}', b'{"x": "\\q"}',
-    b'{"x": "\\ud8"}', b'{"x": "\\ud800", "model": "m"', b'{"x": tru}', b'{"x": [1,]}', b'{"x" 1}',
+    b'{"x": "\\ud8"}', b'{"x": "\\ud800\\ue000"}', b'{"x": "\\ud800", "model": "m"',
+    b'{"x": tru}', b'{"x": [1,]}', b'{"x" 1}',
     b"{'model': 1}", b'{"x": ' + b"[" * 5000 + b"]" * 5000 + b"}", b'{"model": "m"}\x00',
 ]  # fmt: skip
 
@@ -120,6 +121,7 @@ HALF = b'{"x": ["\\ud83d"], "model": %b}'
         (HALF.replace(b"d83d", b"DFFF") % b"7", 7),
         (HALF % b'"\\ud83d"', ()),
         (b'{"model": 1e999}', ()),
+        (b'\xef\xbb\xbf{"model": "\\ue000"}', "\ue000"),
     ],
 )
 def test_what_other_readers_take_for_json_is_searched_too(body, model):
