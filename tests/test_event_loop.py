@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import select
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -59,12 +60,16 @@ class Peer:
 class Said(asyncio.Protocol):
     def __init__(self) -> None:
         self.calls: list[Any] = []
+        self.were_closing: list[bool] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
         self.calls.append("made")
 
     def data_received(self, data: bytes) -> None:
         self.calls.append(data)
+        soon = asyncio.get_running_loop().call_soon
+        soon(lambda: self.were_closing.append(self.transport.is_closing()))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.calls.append("lost")
@@ -163,6 +168,36 @@ def test_what_is_sent_and_answered_goes_by_tls(trial: Trial, peer: Peer, way: st
         transport.abort()
         await until(peer, lambda: "lost" in said.calls)
         assert said.calls == ["made", b"ABC", "lost"]
+
+    trial.run(work())
+    assert trial.troubles == []
+
+
+@WAYS
+@pytest.mark.parametrize("size", [3, 20_000])
+def test_what_was_said_before_a_write_failed_is_read(
+    trial: Trial, peer: Peer, way: str, size: int
+) -> None:
+    """An instance answers an upload that it does not read to its end, and leaves."""
+
+    async def work() -> None:
+        task = trial.connect(peer, way, trial.trusts)
+        await until(peer, task.done)
+        transport, said = task.result()
+        assert peer.client is not None
+        transport.write(b"abc")
+        while not select.select([peer.client], [], [], 0)[0]:
+            await asyncio.sleep(0)
+        peer.tls.write(bytes(size))
+        given = peer.gives.read()
+        assert peer.client.send(given) == len(given)
+        peer.client.close()  # what it has not read makes that a reset
+        transport.write(b"def")
+        while "lost" not in said.calls:
+            await asyncio.sleep(0)
+        assert (said.calls[0], said.calls[-1]) == ("made", "lost")
+        assert all(said.were_closing), "nobody takes it for one that can be used"
+        assert b"".join(said.calls[1:-1]) == bytes(size)
 
     trial.run(work())
     assert trial.troubles == []

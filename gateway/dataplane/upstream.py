@@ -265,7 +265,7 @@ class Upstream(asyncio.Protocol, Timed):
 
     def _read_rest(self) -> None:
         """Reads what the instance had said when writing to it failed: an answer of who reads no
-        further and leaves. By TLS it is not to be had any more."""
+        further and leaves. By TLS the event loop has read it."""
         transport = self.transport
         sock = transport.get_extra_info("socket")
         if transport.get_extra_info("sslcontext") is not None or sock is None or sock.fileno() < 0:

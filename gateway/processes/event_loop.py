@@ -4,14 +4,20 @@ connection that is there.
 uvloop closes the socket below a TLS connection whose making is given up as its handshake ends, and
 then writes the end of that handshake to it: a `RuntimeError` that nobody can catch, with its
 traceback in the log, for each probe or request that was cancelled in that moment. `start_tls` gives
-up the TLS connection itself, so a connection is made in two steps here. This module changes nothing
-else of the loop.
+up the TLS connection itself, so a connection is made in two steps here.
+
+Nor does uvloop read on once it could not write: what the other end had said before it left, an
+answer to an upload that it read no further, would be thrown away. Below TLS nobody else can still
+read it (`Upstream` does, where there is no TLS). This module changes nothing else of the loop.
 """
 
 import asyncio
+import contextlib
+import os
+import socket
 import ssl as tls
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import uvloop
 
@@ -20,6 +26,42 @@ P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 class LostAtOnce(ConnectionResetError):
     """TLS was agreed on, and then the other end was gone before anything was said."""
+
+
+REST: Final = 256 << 10
+"""So many bytes are read at most of who cannot be written to; it may go on to send."""
+
+
+class _ReadsRest(asyncio.BufferedProtocol):
+    """The protocol `below` TLS on `transport`, which gets what came before a write failed."""
+
+    def __init__(self, transport: asyncio.Transport, below: asyncio.BufferedProtocol) -> None:
+        self._transport, self._below = transport, below
+        for name in ("get_buffer", "buffer_updated", "eof_received"):  # as fast as they were
+            setattr(self, name, getattr(below, name))
+
+    def pause_writing(self) -> None:
+        self._below.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._below.resume_writing()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is not None:
+            with contextlib.suppress(OSError):
+                self._read()
+        self._below.connection_lost(error)
+
+    def _read(self) -> None:
+        fileno = os.dup(self._transport.get_extra_info("socket").fileno())
+        left = REST
+        with socket.socket(fileno=fileno) as s:
+            while left > 0:
+                size = s.recv_into(self._below.get_buffer(left), 0, socket.MSG_DONTWAIT)
+                if not size:
+                    break
+                left -= size
+                self._below.buffer_updated(size)
 
 
 class EventLoop(uvloop.Loop):
@@ -61,6 +103,7 @@ class EventLoop(uvloop.Loop):
         )
         if transport.is_closing():
             raise LostAtOnce("lost as its handshake ended")
+        plain.set_protocol(_ReadsRest(plain, cast(asyncio.BufferedProtocol, plain.get_protocol())))
         protocol = protocol_factory()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
