@@ -133,8 +133,9 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
         if response.nominated:
             response.drop_nominated()
         if status == 426 and response.known.get(UPGRADE, b"").lower() == b"websocket":
-            forward = response.forward
-            forward += (b"Connection: Upgrade", b"Upgrade: websocket")  # RFC 9110, 15.5.22
+            response.forward += (b"Connection: Upgrade", b"Upgrade: websocket")  # RFC 9110, 15.5.22
+        elif status == 508 and response.get("x-headgate-error") == "loop_detected":
+            response.forward.append(b"X-Headgate-Error: loop_detected")  # the next gateway's word
         if report and response.raw:
             response._note_surroundings(report)
         response.passing = CRLF.join((b"HTTP/1.1 " + status_line, *response.forward, b""))

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from types import SimpleNamespace
 
 import pytest
 
@@ -452,6 +453,23 @@ async def test_a_loop_is_detected(rig, stub):
     gateway.one(await stub())
     answer = await gateway.ask(b"GET /x HTTP/1.1\r\n" + HOST + b"Via: 1.1 a, 1.1 gate-7\r\n\r\n")
     assert (answer.status, answer.error) == (508, "loop_detected")
+
+
+async def test_r61_a_loop_of_gateways_is_told_to_the_client_as_one(rig):
+    first, second = await rig(node="a"), await rig(node="b")
+    first.one(SimpleNamespace(url=f"http://127.0.0.1:{second.port}"))
+    second.one(SimpleNamespace(url=f"http://127.0.0.1:{first.port}"))
+    answer = await first.ask(GET)
+    assert (answer.status, answer.error) == (508, "loop_detected")
+
+
+async def test_what_an_instance_says_of_a_gateways_errors_is_not_passed_on(rig, stub):
+    wire = b"HTTP/1.1 %d X\r\nX-Headgate-Error: %b\r\nContent-Length: 0\r\n\r\n"
+    for status, code in ((508, b"no_route"), (404, b"loop_detected")):
+        gateway = await rig()
+        gateway.one(await stub(says(wire % (status, code))))
+        answer = await gateway.ask(GET)
+        assert (answer.status, answer.error) == (status, None)
 
 
 async def test_a_body_above_the_limit_is_refused_by_count(rig, stub):
