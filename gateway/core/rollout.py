@@ -212,14 +212,16 @@ def weights_at(start: Mapping[str, int], to: str, percent: Fraction) -> dict[str
 
 
 def sentence(
-    guard: Guard, found: Judged, share: Fraction | float, acted: str = "", refused: int = 0
+    guard: Guard,
+    found: Judged,
+    share: Fraction | float,
+    acted: str = "",
+    lacks: str = "no requests of the canary yet",
 ) -> str:
-    """What a guard found, for a person: the counts, the share, the evidence and what came of it;
-    where there is nothing yet, how many requests the canary `refused` as busy."""
+    """What a guard found, for a person: the counts, the share, the evidence and what came of it, or
+    what it `lacks` to find something."""
     if found.verdict == "no_data":
-        if refused:
-            return f"{guard.name}: none of the canary's requests yet, {refused:,} refused as busy"
-        return f"{guard.name}: no requests of the canary yet"
+        return f"{guard.name}: {lacks}"
     e = evidence(found.log_evidence)
     mark = "≥" if found.verdict == "failed" and e >= guard.threshold else "of"
     counts = (

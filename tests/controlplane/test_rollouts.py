@@ -342,7 +342,7 @@ async def test_a_canary_that_refuses_most_of_what_it_has_gets_no_more_and_says_s
     assert (shown["state"], shown["step"], shown["refused"]) == ("running", 1, 40)
     guard = shown["guards"]["errors"]
     assert guard["verdict"] == "no_data"
-    assert guard["sentence"] == "errors: none of the canary's requests yet, 40 refused as busy"
+    assert guard["sentence"] == "errors: no requests of the canary yet, 40 refused as busy"
     assert shown["held"] == "digits-cnn refuses most requests as busy, 40 of 40 at this step"
     assert shown["history"][-1]["why"] == f"held: {shown['held']}"
     house.count((30, 0), (30, 0), refused=40)
@@ -422,6 +422,48 @@ async def test_a_canary_that_answers_otherwise_is_found_by_its_answers() -> None
     assert shown["guards"]["predictions"]["sentence"].startswith(
         "predictions: ≤ 7: 2 of 112 against 800 of 1,300 at 10 %: E = "
     )
+
+
+async def test_a_guard_that_has_nothing_to_judge_says_what_it_lacks() -> None:
+    house = House()
+    guards = {"errors": {}, "latency": {}, "predictions": {"field": "/digit"}, "agreement": {}}
+    house.mirrored = ("m", Counts(), True)
+    await house.begin(guards=guards)
+
+    def said() -> list[str]:
+        told = house.shown()["guards"]
+        return [told[name]["sentence"] for name in guards if told[name]["verdict"] == "no_data"]
+
+    assert said() == [
+        "errors: no requests of the canary yet",
+        "latency: no requests of the canary yet",
+        "predictions: no requests of the canary yet",
+        "agreement: no pair of answers was compared yet",
+    ]
+    house.count((10, 0), (190, 0))
+    for row in house.counts.values():
+        row[2] = row[6] = 0  # none of them was timed
+    house.count()
+    assert said() == [
+        "latency: no threshold yet, which takes 50 answers of the others",
+        "predictions: no answer of the canary with /digit yet",
+        "agreement: no pair of answers was compared yet",
+    ]
+
+
+async def test_a_step_that_waits_for_a_guard_with_nothing_to_judge_says_so() -> None:
+    """Where the canary gets everything at once nobody else is timed: it never ends by itself."""
+    house = House()
+    await house.begin(steps=[100], hold="5s", guards={"errors": {}, "latency": {}})
+    house.count((300, 0))
+    house.counts["100/100"][2] = 0  # none of them was timed
+    house.count()
+    assert (await house.wait(30))["held"] == "", "by then there may be a threshold"
+    shown = await house.wait(10)
+    assert (shown["state"], shown["step"]) == ("running", 1)
+    assert shown["held"] == "latency: no threshold yet, which takes 50 answers of the others"
+    assert shown["history"][-1]["why"] == f"held: {shown['held']}"
+    assert (await house.commands.command("digits", "promote"))["state"] == "done"
 
 
 async def test_numbers_are_told_apart_by_the_deciles_of_the_others_before() -> None:

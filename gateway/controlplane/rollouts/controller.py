@@ -264,7 +264,7 @@ class Rollouts:
         for guard in it.note_failures(guards):
             self._note_failed(it, guard)
         signal, why = self._due(it, guards)
-        if signal is None and it.state == "running" and not self._waits(it, now):
+        if signal is None and it.state == "running" and not self._waits(it, now, guards):
             kept = it.held_s // HELD_S
             it.held_s += min(LONGEST_S, now - max(before, it.held_from))
             self.mover.is_stale |= it.held_s // HELD_S > kept
@@ -297,14 +297,14 @@ class Rollouts:
             self._clock() >= self._loads_until.get(it.id, 0.0)
         )
 
-    def _waits(self, it: Progress, now: float) -> bool:
+    def _waits(self, it: Progress, now: float, guards: list[tuple[Guard, Judged]]) -> bool:
         """Whether none of those that share the route with the canary can serve: there is nothing
         to compare it with, and no step is held or passed. Says so once it lasts, as where the
-        canary refuses most of what it has, and when it is over."""
+        canary refuses most of what it has or a guard has nothing to judge, and when it is over."""
         is_alone = it.has_others and it.others.isdisjoint(self._working())
         if not is_alone or it.beside_at is None:
             it.beside_at = now
-        waits: Waits = "answers" if it.is_refusing else ""
+        waits: Waits = "answers" if it.is_refusing else "data" if it.is_blind(guards) else ""
         if is_alone:
             waits = "company" if now - it.beside_at >= LASTS_S else it.waits
         if waits != it.waits:

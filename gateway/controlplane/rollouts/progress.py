@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from gateway.controlplane.rollouts import plans
 from gateway.controlplane.rollouts.agreeing import Agreement
-from gateway.controlplane.rollouts.tallies import Tallies
+from gateway.controlplane.rollouts.tallies import LEAST_TIMES, Tallies
 from gateway.core.judging import evidence, log_evidence, log_evidence_of_categories
 from gateway.core.rollout import (
     AHEAD,
@@ -34,8 +34,10 @@ MOST_TOLD = 500
 ACTED = {"rollback": "rolled back", "hold": "held", "warn": "warned"}
 
 
-Waits = Literal["", "company", "answers"]
-"""For what no step is passed: another version that can serve, or a canary that refuses less."""
+Waits = Literal["", "company", "answers", "data"]
+"""For what no step is passed: another version that can serve, a canary that refuses less, or
+something that each guard can judge."""
+BLIND_S = 30.0  # a step lasts longer than it must: by then each guard should know something
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,9 @@ class Progress:
         if before == "company":
             others = " or ".join(sorted(self.others))
             return f"goes on: {others} has a healthy instance again"
-        return f"goes on: {self.plan.to} has answered most requests of this step"
+        if before == "answers":
+            return f"goes on: {self.plan.to} has answered most requests of this step"
+        return "goes on: every guard has something to judge"
 
     @property
     def held(self) -> str:
@@ -214,7 +218,25 @@ class Progress:
             asked = self.refused + self.requests
             counts = f"{self.refused:,} of {asked:,} at this step"
             return f"{self.plan.to} refuses most requests as busy, {counts}"
+        if self.waits == "data":
+            blind = self._blind(self.judge())
+            return "; ".join(f"{guard.name}: {self._lacks(guard)}" for guard in blind)
         return ""
+
+    def is_blind(self, guards: Iterable[tuple[Guard, Judged]]) -> bool:
+        """Whether nothing but guards that have nothing to judge keep this step, for a while."""
+        step = self.plan.steps[self.step]
+        is_due = self.held_s >= step.hold_s + BLIND_S and self.requests >= step.min_requests
+        return is_due and bool(self._blind(guards))
+
+    def _blind(self, guards: Iterable[tuple[Guard, Judged]]) -> list[Guard]:
+        return [
+            guard
+            for guard, found in guards
+            if found.verdict == "no_data"
+            and guard.on_fail != "warn"
+            and guard.name not in self.accepted
+        ]
 
     def judge(self) -> list[tuple[Guard, Judged]]:
         """What each guard makes of what was counted."""
@@ -300,8 +322,22 @@ class Progress:
             "canary": {"events": found.canary[0], "requests": found.canary[1]},
             "stable": {"events": found.stable[0], "requests": found.stable[1]},
             "sentence": self.failed.get(guard.name)
-            or sentence(guard, found, self.judged_at, refused=self.tallies.refused(alone=True)),
+            or sentence(guard, found, self.judged_at, lacks=self._lacks(guard)),
         }
+
+    def _lacks(self, guard: Guard) -> str:
+        """What there is not yet, where a guard has nothing to judge."""
+        if guard.name == "agreement":
+            return "no pair of answers was compared yet"
+        if not self.tallies.ended:
+            refused = self.tallies.refused(alone=True)
+            none = "no requests of the canary yet"
+            return f"{none}, {refused:,} refused as busy" if refused else none
+        if guard.name == "latency" and not self.tallies.slow_s:
+            return f"no threshold yet, which takes {LEAST_TIMES} answers of the others"
+        if guard.name == "predictions":
+            return f"no answer of the canary with {guard.field} yet"
+        return "no answer of the canary was timed yet"
 
     def as_json(self) -> dict[str, Json]:
         """All of it, as it is kept."""
