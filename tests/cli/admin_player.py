@@ -440,7 +440,7 @@ def look(
     return {
         "route": "digits", "to": "digits-cnn", "state": state, "step": step, "share": share,
         "started": "2026-11-29T10:00:00.000Z", "why": "cnn v2", "revision": 43,
-        "held_s": held_s, "requests": 60, "refused": 0, "held": "",
+        "held_s": held_s, "requests": 60, "refused": 0, "held": "", "pending": "",
         "guards": {
             "errors": {
                 "verdict": verdict, "evidence": e, "threshold": 100.0,

@@ -26,7 +26,7 @@ def rolled(
     state: str, weights: dict[str, int], effective: dict[str, float], held: str = ""
 ) -> dict[str, Any]:
     """The route while a rollout to the canary is in that state."""
-    rollout = {"to": "canary", "state": state, "held": held}
+    rollout = {"to": "canary", "state": state, "held": held, "pending": ""}
     return {"r": {"weights": weights, "effective": effective, **QUIET, "rollout": rollout}}
 
 
@@ -43,6 +43,15 @@ def test_a_rollout_whose_canary_refuses_most_is_said_to_be_held() -> None:
     (alert,) = alerts(status(routes=route))
     assert (alert["severity"], alert["kind"], alert["route"]) == ("warning", "rollout_held", "r")
     assert alert["text"].endswith("is held: canary refuses most requests")
+
+
+def test_a_canary_that_failed_and_cannot_go_back_is_critical() -> None:
+    both = {"stable": 0.9, "canary": 0.1}
+    routes = rolled("paused", {"stable": 90, "canary": 10}, both, "cannot become rolled back: full")
+    routes["r"]["rollout"]["pending"] = "rolled_back"
+    (alert,) = alerts(status(routes=routes))
+    assert (alert["severity"], alert["kind"], alert["route"]) == ("critical", "rollout_held", "r")
+    assert alert["text"].endswith("is held: cannot become rolled back: full")
 
 
 def test_a_rollout_that_has_nothing_beside_it_is_said_to_be_held() -> None:

@@ -14,7 +14,7 @@ from gateway.controlplane.published import NotInForce
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.commands import Commands, How
 from gateway.controlplane.rollouts.controller import LOADING_S, Rollouts
-from gateway.controlplane.rollouts.keeping import Keeper, RolloutFile
+from gateway.controlplane.rollouts.keeping import ROOM, Keeper, RolloutFile
 from gateway.controlplane.rollouts.tallies import MOST_NAMED, Tallies
 from gateway.controlplane.store.store import DiskRefused, StateRefused
 from gateway.core import edits
@@ -598,6 +598,52 @@ async def test_a_disk_that_fills_with_the_first_step_leaves_it_guarded() -> None
     house.keeper.room = 10**9
     assert (await house.wait(1))["state"] == "rolled_back"
     assert house.weights == START
+
+
+async def test_what_failed_and_cannot_go_back_says_so_and_not_that_it_did() -> None:
+    house = House(Filling())
+    await house.begin()
+    house.keeper.room = 0
+    house.count((100, 100), (1900, 0))
+    shown = await house.wait(1)
+    assert (shown["state"], shown["pending"]) == ("running", "rolled_back")
+    assert shown["held"] == "cannot become rolled back: no space"
+    assert shown["guards"]["errors"]["sentence"].endswith("≥ 100")
+    house.keeper.room = 10**9
+    shown = await house.wait(1)
+    assert (shown["state"], shown["pending"], shown["held"]) == ("rolled_back", "", "")
+    assert shown["guards"]["errors"]["sentence"].endswith("≥ 100, rolled back")
+
+
+async def test_on_a_full_disk_there_is_room_to_go_back_and_for_nothing_else() -> None:
+    class Reserve(Filling):
+        held = 2
+
+        def make_room(self) -> bool:
+            self.room, self.held = self.room + self.held, 0
+            return self.room > 0
+
+    house = House(Reserve())
+    await house.begin()
+    house.keeper.room = 0
+    with pytest.raises(DiskRefused):
+        await house.commands.command("digits", "promote")
+    house.count((100, 100), (1900, 0))
+    assert (await house.wait(1))["state"] == "rolled_back"
+    assert house.weights == START
+
+
+def test_a_file_holds_room_while_a_rollout_runs_and_not_while_it_moves(tmp_path: Path) -> None:
+    file = RolloutFile(tmp_path / "rollouts.json")
+    assert not file.make_room()
+    file.keep({"r": {"state": "running", "move": None}})
+    assert (tmp_path / "rollouts.room").stat().st_size == ROOM
+    assert file.make_room()
+    file.keep({"r": {"state": "running", "move": {"state": "rolled_back"}}})
+    assert not file.make_room(), "what is decided may need it"
+    file.keep({"r": {"state": "paused", "move": None}})
+    file.keep({"r": {"state": "rolled_back", "move": None}})
+    assert [each.name for each in tmp_path.iterdir()] == ["rollouts.json"]
 
 
 async def test_what_was_done_is_written_once_there_is_room_and_not_called_refused() -> None:

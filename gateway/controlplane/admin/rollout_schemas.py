@@ -102,6 +102,7 @@ def rollout_schemas() -> dict[str, Schema]:
         "requests": {**COUNT, "description": "Judged at the canary at this step."},
         "refused": {**COUNT, "description": "As busy by it, at this step; none of them is judged."},
         "held": {**TEXT, "description": "Why no step is passed now, whatever it has; or empty."},
+        "pending": {**TEXT, "description": "The state it cannot be brought to (`held`); or empty."},
         "guards": map_of(guard),
         "history": list_of(whole(time=TIME, state=state, step=COUNT, why=TEXT)),
     }

@@ -241,6 +241,7 @@ class Rollouts:
                     it.move = self._end_of(it, str(error))
                 except (StoreError, NotInForce, Invalid) as error:
                     # What was decided stays decided, and is tried again.
+                    it.stuck = str(error)
                     log.error(f"rollout on {it.route}: {told(error)}; trying again")
                     await asyncio.sleep(KEEP_S)
         await self.mover.keep_up(now)

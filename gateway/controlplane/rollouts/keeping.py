@@ -3,7 +3,8 @@
 One small file beside the store, written whole or not at all and synced. A rollout writes what it is
 about to do before it does it: whoever comes after a crash finds the wish and makes it true. A file
 that cannot be read is refused and left as it is: a rollout that nobody remembers would leave its
-split as if somebody had wanted it so.
+split as if somebody had wanted it so. While a rollout runs a second file holds room on the disk, so
+that one whose canary fails can go back where the disk is full.
 
 Where several gateways have one table, whoever holds the word for a route drives its rollout: it
 counts, judges and moves; the others show what it wrote down, and one of them goes on when it is
@@ -20,9 +21,11 @@ import orjson
 
 from gateway.controlplane.store.state_directory import sync_directory
 from gateway.controlplane.store.store import DiskRefused, StateRefused
+from gateway.core.rollout import LIVE
 
 NAME = "rollouts.json"
 VERSION = 1
+ROOM = 256 << 10  # for the edit that goes back, and what is written of it
 
 
 class Keeper(Protocol):
@@ -33,6 +36,9 @@ class Keeper(Protocol):
 
     def keep(self, rollouts: Mapping[str, Any]) -> None:
         """Makes these the rollouts there are, durably. DiskRefused, and then nothing changed."""
+
+    def make_room(self) -> bool:
+        """Gives the disk what was held back for going back; whether there was any."""
 
 
 class Driver(Protocol):
@@ -93,6 +99,30 @@ class RolloutFile:
             sync_directory(self._path.parent)
         except OSError as error:
             raise DiskRefused(f"the rollout could not be stored: {error.strerror}") from None
+        states = {each["state"] for each in rollouts.values()}
+        if states.isdisjoint(LIVE):
+            self.make_room()
+        elif not any(each["move"] for each in rollouts.values()):  # which may need it
+            self._hold_room()
+
+    def _hold_room(self) -> None:
+        """Takes it, where the disk has it to give."""
+        room = self._path.with_suffix(".room")
+        if room.exists():
+            return
+        try:
+            with open(room, "wb", opener=_private) as file:
+                file.write(os.urandom(ROOM))  # zeros take no room on a disk that compresses
+        except OSError:
+            self.make_room()
+
+    def make_room(self) -> bool:
+        """Gives the disk what was held back; whether there was any."""
+        try:
+            self._path.with_suffix(".room").unlink()
+        except OSError:
+            return False
+        return True
 
     def _refused(self, why: str) -> StateRefused:
         return StateRefused(f"{self._path} cannot be used ({why}); it was kept as it is")

@@ -14,9 +14,10 @@ from gateway.controlplane.events import Events, utc_now
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.keeping import Keeper
 from gateway.controlplane.rollouts.progress import Move, Progress
-from gateway.controlplane.store.store import StateRefused, StoreError
+from gateway.controlplane.store.store import DiskRefused, StateRefused, StoreError
 from gateway.core import edits
 from gateway.core.faults import Conflict, Invalid
+from gateway.core.rollout import BACK
 from gateway.core.table import Document
 from gateway.processes.tasks import told
 
@@ -55,17 +56,27 @@ class Mover:
     async def carry_out(self, it: Progress) -> None:
         """Makes true what was decided: durable as a wish, then as an edit, then as a fact. Of what
         raises nothing has happened: a fact that cannot be written is one all the same, and written
-        later; until then whoever comes finds the wish, which leads there."""
+        later; until then whoever comes finds the wish, which leads there. What goes back has room
+        on a full disk."""
         move = it.move
         assert move is not None
-        await self.keep()
-        revision = None if move.weights is None else await self._edit(it, move)
+        try:
+            revision = await self._decide(it, move)
+        except DiskRefused:
+            if move.state not in BACK or not await asyncio.to_thread(self._keeper.make_room):
+                raise
+            revision = await self._decide(it, move)
         it.done(move, utc_now(), revision)
         it.held_from = self._clock()
         if not it.is_live:
             self.verdicts[it.route, "", it.state] += 1
         await self._keep_soon()
         self.tell(it, move.why)
+
+    async def _decide(self, it: Progress, move: Move) -> int | None:
+        """Makes `move` a wish, and then an edit, of which this is the revision."""
+        await self.keep()
+        return None if move.weights is None else await self._edit(it, move)
 
     async def _edit(self, it: Progress, move: Move) -> int:
         """Brings the split of `move` about; the revision in which it is in force."""

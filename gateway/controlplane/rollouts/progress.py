@@ -64,8 +64,9 @@ class Progress:
     `beside_at` the moment at which another version than the canary could serve last, None where
     that is not known, and `waits` what it was said to wait for at this step, whatever else it has;
     `lost` the split that it ended with, where that is somebody else's;
-    `move` what was decided and is not done yet; `failed` guard → the sentence of the moment;
-    `accepted` failed guards that an operator overruled."""
+    `move` what was decided and is not done yet, and `stuck` why it could not be;
+    `failed` guard → the sentence of the moment; `accepted` failed guards that an operator
+    overruled."""
 
     id: str
     route: str
@@ -85,6 +86,7 @@ class Progress:
     warming: bool = True
     lost: Mapping[str, int] | None = None
     move: Move | None = None
+    stuck: str = ""
     failed: dict[str, str] = field(default_factory=dict)
     accepted: frozenset[str] = frozenset()
     tallies: Tallies = field(default_factory=Tallies)
@@ -186,7 +188,7 @@ class Progress:
             is_alone = self.plan.steps[move.step].percent == 100
             self.entered_refused = self.tallies.refused(alone=is_alone)
         self.state, self.step, self.move, self.waits = move.state, move.step, None, ""
-        self.lost = move.lost
+        self.lost, self.stuck = move.lost, ""
         if revision is not None:
             self.revision = revision
         self.note(time, move.why)
@@ -211,6 +213,10 @@ class Progress:
     @property
     def held(self) -> str:
         """Why no step is passed now, whatever else it has; empty where one may be."""
+        if self.move is not None and self.stuck:
+            state = self.move.state.replace("_", " ")
+            to = f"go on to step {self.move.step + 1}" if state == "running" else f"become {state}"
+            return f"cannot {to}: {self.stuck}"
         if self.waits == "company":
             others = " or ".join(sorted(self.others))
             return f"no healthy instance of {others}, nothing to compare {self.plan.to} with"
@@ -310,6 +316,7 @@ class Progress:
             "requests": self.requests,
             "refused": self.refused,
             "held": self.held,
+            "pending": self.move.state if self.move and self.stuck else "",
             "guards": {guard.name: self._shown(guard, each) for guard, each in self.judge()},
             "history": self.history,
         }
@@ -321,9 +328,14 @@ class Progress:
             "threshold": float(f"{guard.threshold:.6g}"),
             "canary": {"events": found.canary[0], "requests": found.canary[1]},
             "stable": {"events": found.stable[0], "requests": found.stable[1]},
-            "sentence": self.failed.get(guard.name)
+            "sentence": self._failed(guard)
             or sentence(guard, found, self.judged_at, lacks=self._lacks(guard)),
         }
+
+    def _failed(self, guard: Guard) -> str:
+        """What it found as it failed; that something came of it, once it has."""
+        found = self.failed.get(guard.name, "")
+        return found.removesuffix(f", {ACTED[guard.on_fail]}") if self.stuck else found
 
     def _lacks(self, guard: Guard) -> str:
         """What there is not yet, where a guard has nothing to judge."""

@@ -51,11 +51,17 @@ def _routes(status: Mapping[str, Json]) -> Iterator[Alert]:
 
 
 def _rollout(about: dict[str, str], route: Mapping[str, Json]) -> Iterator[Alert]:
-    """A rollout that takes no step, and cannot: a guard that objects is judged in its own place."""
+    """A rollout that takes no step, and cannot, or not the one that was decided: a guard that
+    objects is judged in its own place."""
     rollout = route.get("rollout")
-    if rollout is None or rollout["state"] != "running":
+    if rollout is None:
         return
     held = f"the rollout of {rollout['to']} on route {about['route']} is held"
+    if rollout["pending"]:
+        yield _alert(CRITICAL, "rollout_held", f"{held}: {rollout['held']}", about)
+        return
+    if rollout["state"] != "running":
+        return
     to, effective = rollout["to"], route["effective"]
     others = [name for name, weight in route["weights"].items() if weight and name != to]
     if others and not any(effective.get(name) for name in others):

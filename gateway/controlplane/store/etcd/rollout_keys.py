@@ -114,6 +114,10 @@ class RolloutKeys:
             if self.drives(route):
                 self._loop.call(self._write(route, None, ended=True))
 
+    def make_room(self) -> bool:
+        """There is none to give: what etcd has room for is not this gateway's to say."""
+        return False
+
     async def _write(self, route: str, value: bytes | None, *, ended: bool) -> None:
         key, kept, claim = self._key(route), self._kept(route), self._claims[route]
         words = [etcd.delete(kept) if value is None else etcd.put(kept, value)]
