@@ -123,6 +123,10 @@ class Composition:
         files = {name: each.files["cert"] for name, each in said.items() if each is not None}
         return ShownCertificates(LastCertificates(self._start["certificates_fd"]), files, say)
 
+    def _refuse_to_go_back(self, revision: int) -> None:
+        if self.gateways is not None:
+            self.gateways.refuse_to_go_back(revision, self.table())
+
     def _make_workers(self) -> Workers:
         return Workers(
             {
@@ -137,6 +141,7 @@ class Composition:
             on_workers=lambda what, slot, pid: self.announcer.note_worker(what, slot, pid),
             on_judged=lambda counted: self.rollouts.hear(counted),
             on_asked=lambda names: self.fleet.wake(names) if self.fleet is not None else None,
+            may_follow=self._refuse_to_go_back,
             answer_within_s=self._settings.ack_timeout_s,
         )
 

@@ -232,6 +232,14 @@ class SharedGateways:
             " state directory; edits are refused until etcd is back"
         )
 
+    def refuse_to_go_back(self, revision: int, table: Table) -> None:
+        """Raises Unavailable where `table` is of a copy, and workers decide by a newer one."""
+        if self._store.is_copy and revision > table.revision:
+            raise Unavailable(
+                f"etcd cannot be reached, and the copy in the state directory, of revision"
+                f" {table.revision}, is older than what workers decide by, {revision}: they go on"
+            )
+
     # -- what is known
 
     @property

@@ -5,6 +5,7 @@ import socket
 from contextlib import AsyncExitStack
 from functools import partial
 
+from gateway.controlplane.store.store import StoreError
 from gateway.controlplane.workers import Workers
 from gateway.processes.console import say
 from gateway.processes.tasks import Tasks, told
@@ -23,6 +24,8 @@ async def accept_workers(
     ) -> None:
         try:
             await workers.attend(Channel(reader, writer), is_ours=is_ours)
+        except StoreError:
+            raise  # this process is the one that cannot go on
         except Exception as error:
             # It opens another one, and is told everything anew.
             say(f"control: a worker cannot be understood ({told(error)}); closed its channel")

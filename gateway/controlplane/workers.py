@@ -53,7 +53,8 @@ class Workers:
     `configure` is what a worker is told first. `replace(pid)` has that process killed and
     another started; `succeed(pid)` has another one started beside it. `health` gives what a
     worker has to know of the instances of some backends, or all (None); `on_evidence` hears the
-    signals that workers report.
+    signals that workers report. `may_follow(revision)` raises where what a worker decides by, that
+    revision, is not to be replaced by the table that is here.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Workers:
         on_workers: Callable[[str, int, int], None] = lambda _what, _slot, _pid: None,
         on_judged: Callable[[JudgedMessage], None] = lambda _: None,
         on_asked: Callable[[Sequence[str]], None] = lambda _: None,
+        may_follow: Callable[[int], None] = lambda _: None,
         answer_within_s: float = ANSWER_WITHIN_S,
         look_within_s: float = LOOK_WITHIN_S,
         is_there: Callable[[int], bool] = is_there,
@@ -81,7 +83,7 @@ class Workers:
         self._replace, self._succeed = replace, succeed
         self._health, self._on_evidence = health, on_evidence
         self._on_workers, self._on_judged = on_workers, on_judged
-        self._on_asked, self._is_there = on_asked, is_there
+        self._on_asked, self._may_follow, self._is_there = on_asked, may_follow, is_there
         self._answer_within_s, self._look_within_s = answer_within_s, look_within_s
         self._table = EMPTY
         self._endpoints: Endpoints = {}
@@ -316,6 +318,7 @@ class Workers:
 
     def _welcome(self, channel: WorkerChannel, hello: Hello, is_ours: bool) -> ConnectedWorker:
         # Whatever revision it says it serves: what counts is that it applies what is sent now.
+        self._may_follow(hello["revision"])
         slot = hello["slot"] if is_ours else NO_SLOT - hello["slot"]
         worker = ConnectedWorker(channel, slot, hello["pid"])
         self._slots.join(worker)

@@ -354,6 +354,25 @@ async def test_a_file_that_is_late_is_applied_whichever_control_process_is_there
             await gateway.stop()
 
 
+async def test_workers_do_not_go_back_to_a_copy_that_is_older_than_their_table() -> None:
+    """The disk was full when it should have been written: what was edited since is not undone."""
+    with etcd_cluster() as cluster:
+        async with gateways(cluster, "a") as (gateway,):
+            copy = gateway.folder / "state" / "etcd-copy"
+            assert (await applied(gateway, 7))["gateways"] == 1
+            await eventually(lambda: b'"number":2' in copy.read_bytes(), what="a copy of it")
+            copy.with_suffix(".new").mkdir()
+            assert (await applied(gateway, 8))["gateways"] == 1
+            cluster.kill()
+            os.kill(await gateway.control_pid(), signal.SIGKILL)
+            await gateway.logged("of revision 2, is older than what workers decide by, 3")
+            assert await revision(gateway) == 3
+            cluster.start()
+            await eventually(lambda: healthy(gateway))
+            assert await revision(gateway) == 3
+            assert (await applied(gateway, 9))["gateways"] == 1
+
+
 async def test_without_etcd_and_a_copy_a_gateway_does_not_start_and_says_why() -> None:
     spec = {"endpoints": ["http://127.0.0.1:9"], "lease": "1s", "password": {"env": "NOT_SET"}}
     for etcd, words in (
