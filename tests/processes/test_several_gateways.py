@@ -377,7 +377,10 @@ async def test_without_etcd_and_a_copy_a_gateway_does_not_start_and_says_why() -
     spec = {"endpoints": ["http://127.0.0.1:9"], "lease": "1s", "password": {"env": "NOT_SET"}}
     for etcd, words in (
         (spec, "gateway.etcd.password: the variable NOT_SET is not set"),
-        ({**spec, "password": "x"}, "etcd cannot be reached (http://127.0.0.1:9: "),
+        (
+            {**spec, "password": "x"},
+            "etcd cannot be reached (http://127.0.0.1:9: connection refused)",
+        ),
     ):
         with pytest.raises(AssertionError) as failed:
             async with running_gateway(

@@ -85,9 +85,17 @@ class Access:
 
 
 def told(error: BaseException) -> str:
-    """What went wrong on the way, in one line."""
+    """What went wrong on the way, in one line: in the system's words, not the library's."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        error = error.certificate_error
+    elif isinstance(error, aiohttp.ClientConnectorError):
+        error = error.os_error
+    if isinstance(error, aiohttp.ClientPayloadError) and error.__cause__ is not None:
+        return "the connection broke off"
+    if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError):
+        return (os.strerror(error.errno) if error.errno > 0 else error.strerror or "").lower()
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
