@@ -281,7 +281,7 @@ class SharedGateways:
         return {
             "store": store,
             "gateways": {name: gateways[name] for name in sorted(gateways)},
-            "limits": {"divided_by": max(1, len(self._live()))},
+            "limits": {"divided_by": self._sharing},
         }
 
     def gauges(self) -> dict[str, dict[tuple[str, ...], float]]:
@@ -316,6 +316,12 @@ class SharedGateways:
             "behind": max(0, newest - member.applied),
             **shown,
         }
+
+    @property
+    def _sharing(self) -> int:
+        """How many gateways share the limits: until one can look, as many as were there before."""
+        is_seen = self._seen.head.number > 0
+        return max(1, len(self._live()) if is_seen else self._before[1])
 
     def _live(self) -> list[Member]:
         """Whoever holds a lease and does not go."""
@@ -354,10 +360,9 @@ class SharedGateways:
         self._stir()
 
     def _pass_on(self) -> None:
-        until, gateways = (0.0, 1) if self._store.is_copy else self._before
-        if self._seen.away != NOT_YET:
-            gateways = len(self._live())
-        self._tell(max(until, self._lease.until), max(1, gateways))
+        # Who begins with a copy may have an older table than was counted on.
+        until = 0.0 if self._store.is_copy else self._before[0]
+        self._tell(max(until, self._lease.until), self._sharing)
 
     def _stir(self) -> None:
         self._changed.set()

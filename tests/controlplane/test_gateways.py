@@ -240,6 +240,21 @@ async def test_workers_count_on_the_lease_of_the_control_process_before_until_th
     assert play.told[-1] == (0.0, 2), "no other one counts any more"
 
 
+async def test_limits_stay_divided_while_nobody_can_look_who_shares_them() -> None:
+    """A control process that starts again while etcd is away, with or without a copy."""
+    play = Play(before=(1004.0, 3))
+    play.is_copy = True
+    play.gateways.go_on()
+    assert play.told[-1] == (0.0, 3), "the copy may be old"
+    await play.gateways.begin(1)
+    play.look(Seen(away="etcd cannot be reached"))
+    await play.hold(0.0, "etcd cannot be reached")
+    assert play.told[-1] == (0.0, 3)
+    assert play.gateways.status(7)["limits"] == {"divided_by": 3}
+    await play.see(7, member("gw-b", 7))
+    assert play.told[-1] == (0.0, 1)
+
+
 async def test_status_alerts_and_metrics_say_who_is_live_and_who_lags(play: Play) -> None:
     await play.see(7, member("gw-a", 7), member("gw-b", 5), member("gw-c", 7))
     await play.see(7, member("gw-a", 7), member("gw-b", 5))
