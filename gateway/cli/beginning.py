@@ -5,6 +5,7 @@ there already is never written over.
 """
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,15 +104,30 @@ FILES = {
 }
 
 
+def write_new(files: Mapping[Path, str]) -> None:
+    """Writes all of `files`, or none of them: OSError names one that is there already, or cannot be
+    written."""
+    begun: list[Path] = []
+    for path, text in files.items():
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                begun.append(path)
+                file.write(text)
+        except OSError as error:
+            for each in begun:
+                each.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(path)) from None
+
+
 def init(options: SimpleNamespace) -> int:
     """Writes the project, or nothing where one of its files is there already."""
     folder = Path(options.folder or ".")
-    there = [name for name in FILES if (folder / name).exists()]
-    if there:
-        raise Refusal(f"{folder / there[0]} is there already; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in FILES.items():
-        (folder / name).write_text(text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_new({folder / name: text for name, text in FILES.items()})
+    except FileExistsError as error:
+        raise Refusal(f"{error.filename} is there already; name another folder") from None
+    for name in FILES:
         screen.show(Cell(f"+ {folder / name}", "good"))
     # A name that begins with a dash is an option to `cd`.
     named = str(folder) if not str(folder).startswith("-") else f"./{folder}"

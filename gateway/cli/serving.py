@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from click import UsageError
 
-from gateway.cli import screen
+from gateway.cli import beginning, screen
 from gateway.cli.grids import Cell, clean
 from gateway.cli.parameters import STDIN
 from gateway.cli.refusals import Refusal
@@ -89,7 +89,7 @@ def _up_model(options: SimpleNamespace) -> int:
             f"{document['backends'][backend]['serve']['model']} answers at {route['match']}"
         )
     if target is not None:
-        target.write_text(text)
+        beginning.write_new({target: text})
         console.say(f"wrote {options.write}; `headgate up {options.write}` does the same")
         return launcher.run_up(
             target,
@@ -102,7 +102,7 @@ def _up_model(options: SimpleNamespace) -> int:
     file = state_dir / "made.yaml"
     try:
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise Refusal(unusable(state_dir, error)) from None
     return launcher.run_up(

@@ -1,6 +1,8 @@
 """`headgate init`: what it writes runs, as its README says."""
 
 import asyncio
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +15,11 @@ from gateway.controlplane.configuration.reading import load
 from tests.harness.gateway import ROOT, complete
 from tests.harness.orphans import kill_all
 from tests.harness.up import Up
+
+HELLO = "\n".join(
+    f"class Model{number}:\n    def setup(self, device): pass\n    def predict(self, x): pass"
+    for number in range(9)
+)
 
 
 async def test_what_init_writes_is_served_and_tested(tmp_path: Path) -> None:
@@ -55,6 +62,24 @@ def test_what_is_there_is_never_written_over(
         f"headgate: {tmp_path / 'models.py'} is there already; name another folder\n"
     )
     assert [each.name for each in tmp_path.iterdir()] == ["models.py"]
+
+
+def test_what_cannot_be_written_whole_is_not_begun(tmp_path: Path) -> None:
+    """Where a disk is full; here no file may have more than a block."""
+    line = 'ulimit -f 1 && exec "$0" -m gateway "$@"'
+    (tmp_path / "hello.py").write_text(HELLO)
+    for words, file in (
+        (["init", "words"], "words/models.py"),
+        (["up", "hello.py", "--write", "h.yaml"], f"{tmp_path}/h.yaml"),
+    ):
+        ran = subprocess.run(
+            ["sh", "-c", line, sys.executable, *words], cwd=tmp_path, capture_output=True,
+            text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+        )  # fmt: skip
+        said = f"headgate: {file}: file too large"
+        assert (ran.returncode, ran.stderr.splitlines()[-1]) == (1, said)
+    assert list((tmp_path / "words").iterdir()) == []
+    assert not (tmp_path / "h.yaml").exists()
 
 
 def test_how_to_go_on_can_be_typed_as_it_stands(
