@@ -66,7 +66,8 @@ def run(arguments: list[str]) -> int:
         write(sys.stderr, nothing.format_message())
         return 2
     except UsageError as mistake:
-        for line in refusals.misused(mistake):
+        known = PROGRAM if arguments[0] not in HEADGATE.commands else f"{PROGRAM} {arguments[0]}"
+        for line in refusals.misused(mistake, known):
             write(sys.stderr, line)
         return 2
     except BrokenPipeError:

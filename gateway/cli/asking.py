@@ -3,7 +3,7 @@
 How an edit is made, what came of it, and which name was meant when there is none like it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -103,8 +103,7 @@ def about(client: AdminClient, *, route: str) -> Iterator[None]:
         known = routes(client)
         if route in known:
             raise
-        there = suggestion(route, known) or _there("route", known)
-        raise Refusal(f"there is no route {route!r}{there}") from None
+        raise unknown("route", route, known) from None
 
 
 def backend_of(client: AdminClient, address: str, wanted: str | None) -> str:
@@ -116,14 +115,13 @@ def backend_of(client: AdminClient, address: str, wanted: str | None) -> str:
             owners.setdefault(instance, []).append(backend)
     if wanted is not None:
         if wanted not in live:
-            raise Refusal(f"there is no backend {wanted!r}{suggestion(wanted, live)}")
+            raise unknown("backend", wanted, live)
         if address in live[wanted].get("instances", {}):
             return wanted
         raise Refusal(f"{wanted!r} has no instance {address!r}{suggestion(address, owners)}")
     found = owners.get(address, [])
     if not found:
-        there = suggestion(address, owners) or _there("instance", owners)
-        raise Refusal(f"there is no instance {address!r}{there}")
+        raise unknown("instance", address, owners)
     if len(found) > 1:
         names = " and ".join(repr(name) for name in found)
         raise Refusal(f"{address} belongs to {names}: say which with --backend")
@@ -147,6 +145,8 @@ def live_names(kind: str, options: SimpleNamespace) -> list[str]:
         return []
 
 
-def _there(kind: str, known: Mapping[str, Any]) -> str:
-    names = ", ".join(list(known)[:8])
-    return f" (there is {names})" if names else f" (there is no {kind} at all)"
+def unknown(kind: str, name: str, known: Iterable[str]) -> Refusal:
+    """The line for a name that no `kind` has, with the nearest that is `known`, or with some."""
+    names = list(known)
+    some = f" (there is {', '.join(names[:8])})" if names else f" (there is no {kind} at all)"
+    return Refusal(f"there is no {kind} {name!r}{suggestion(name, names) or some}")

@@ -46,6 +46,8 @@ def percents(text: str) -> list[float]:
     """Percents, as `1,5,25,50,100`; whether they rise is for the gateway to say."""
     try:
         found = [float(word.strip().removesuffix("%")) for word in text.split(",")]
+        if not all(map(math.isfinite, found)):
+            raise ValueError(text)
     except ValueError:
         raise ValueError(f"{text!r} is no list of percents, such as 1,5,25,50,100") from None
     return [int(each) if each == int(each) else each for each in found]

@@ -11,7 +11,7 @@ from click import UsageError
 
 from gateway.cli import asking, finding, screen, serves
 from gateway.cli.grids import Cell
-from gateway.cli.refusals import Refusal, suggestion
+from gateway.cli.refusals import Refusal
 from gateway.clients.admin import AdminClient
 from gateway.clients.admin_connection import Change
 from gateway.clients.errors import Json, Refused, Unreachable
@@ -112,7 +112,7 @@ def about(client: AdminClient, backend: str) -> Iterator[None]:
         known = asking.backends(client)
         if refused.status != 404 or backend in known:
             raise
-        raise Refusal(f"there is no backend {backend!r}{suggestion(backend, known)}") from None
+        raise asking.unknown("backend", backend, known) from None
 
 
 def _served(client: AdminClient, backend: str) -> Json:

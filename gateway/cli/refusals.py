@@ -31,10 +31,11 @@ def lines(error: Exception) -> list[str]:
     return [_one_line(_words(error))]
 
 
-def misused(mistake: UsageError) -> list[str]:
-    """What is wrong with a command line, and where to read how it is written."""
+def misused(mistake: UsageError, command: str = "headgate") -> list[str]:
+    """What is wrong with a command line, and where to read how it is written: with the `command`,
+    where the mistake itself does not know."""
     said = _one_line(_elsewhere(mistake) or mistake.format_message())
-    where = mistake.ctx.command_path if mistake.ctx else "headgate"
+    where = mistake.ctx.command_path if mistake.ctx else command
     if isinstance(mistake, NoSuchOption) and mistake.ctx and mistake.ctx.parent is None:
         said += f" Options come after the command: headgate COMMAND {mistake.option_name}"
     return [f"headgate: {said[:1].lower()}{said[1:]}", f"try: {where} --help"]
@@ -67,7 +68,7 @@ def _words(error: Exception) -> str:
         return _refused(error)
     if isinstance(error, Unreachable) and f" {DEFAULT_URL}:" in str(error):
         return f"{error}; if it listens elsewhere, say where with --url or HEADGATE_URL"
-    if isinstance(error, UnicodeEncodeError):  # of what was typed, which comes as it was
+    if isinstance(error, UnicodeEncodeError) and error.encoding == "utf-8":  # as it was typed
         return f"{repr(os.fsencode(error.object))[1:]} is not UTF-8"
     if isinstance(error, Refusal | Unreachable | ValueError):
         return str(error)

@@ -10,7 +10,6 @@ from click import UsageError
 
 from gateway.cli import asking, finding, screen
 from gateway.cli.grids import Cell, Grid, Row
-from gateway.cli.refusals import Refusal, suggestion
 from gateway.clients.admin import AdminClient, Weights, WeightsEdit
 from gateway.clients.admin_connection import Change
 
@@ -119,7 +118,7 @@ def _check_names(client: AdminClient, wanted: Iterable[str], split: Mapping[str,
     known = asking.backends(client)
     for backend in wanted:
         if backend not in known:
-            raise Refusal(f"there is no backend {backend!r}{suggestion(backend, [*split, *known])}")
+            raise asking.unknown("backend", backend, {**split, **known})
 
 
 def _show(options: SimpleNamespace, split: Weights) -> int:

@@ -22,7 +22,7 @@ class Address(NamedTuple):
 
 def address_of(url: str, whose: str) -> Address:
     """The parts of `url`, of which ValueError says that it is not that of `whose`."""
-    parts, port = _split(url)
+    parts, port = _split(url.strip())
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url!r} is not the http:// or https:// URL of {whose}")
     if parts.username is not None or parts.query or parts.fragment:
@@ -35,6 +35,8 @@ def address_of(url: str, whose: str) -> Address:
 
 def _split(url: str) -> tuple[SplitResult, int | None]:
     try:
+        if not url.isprintable() or " " in url:
+            raise ValueError(url)
         parts = urlsplit(url if "://" in url else f"http://{url}")
         return parts, parts.port
     except ValueError:

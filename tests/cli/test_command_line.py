@@ -218,6 +218,28 @@ def test_the_version_for_programs(headgate) -> None:
     assert f"headgate {said['version']} (" in headgate("version").out
 
 
+def test_how_a_command_is_written_is_shown_whatever_is_wrong(headgate) -> None:
+    ran = headgate("restore", "1", "--timeout")
+    assert (ran.code, ran.err.splitlines()[1]) == (2, "try: headgate restore --help")
+    ran = headgate("rollout", "digits", "digits-cnn", "--steps", "1,inf")
+    assert ran.code == 2
+    assert "'1,inf' is no list of percents" in ran.err
+
+
+def test_a_url_may_have_space_around_it_and_none_in_it(headgate, player) -> None:
+    assert headgate("routes", "--url", f" {player.url}\n").code == 0
+    ran = headgate("routes", "--url", "http://a b")
+    said = "headgate: 'http://a b' is not the http:// or https:// URL of an admin API\n"
+    assert (ran.code, ran.err) == (1, said)
+
+
+def test_a_backend_that_is_like_none_is_answered_by_those_there_are(headgate, player) -> None:
+    for words in (("drain", "a:1", "--backend", "x"), ("weights", "digits", "x=1")):
+        ran = headgate(*words)
+        assert ran.code == 1
+        assert ran.err.startswith("headgate: there is no backend 'x' (there is digits-linear, ")
+
+
 def test_no_word_at_all_shows_the_help_and_is_still_wrong(headgate) -> None:
     ran = headgate()
     assert (ran.code, ran.out) == (2, "")

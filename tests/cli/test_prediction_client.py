@@ -197,6 +197,8 @@ def test_a_gateway_with_a_certificate_is_asked_when_it_is_trusted(tmp_path, ask:
 def test_what_cannot_be_asked_is_said_at_once(client: Any) -> None:
     with pytest.raises(ValueError, match="is not the http:// or https:// URL of a gateway"):
         client("ftp://x")
+    with pytest.raises(ValueError, match="is not the http:// or https:// URL of a gateway"):
+        client("http://a b")
     with pytest.raises(ValueError, match="timeout_s must be more than 0 s, not 0"):
         client(timeout_s=0)
     with pytest.raises(ValueError, match="a key is one line of printable characters") as refused:
