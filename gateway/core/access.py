@@ -21,6 +21,8 @@ from gateway.core.units import parse_time
 PREFIX = b"hg_"
 CRLF = b"\r\n"
 HASH = r"^sha256:[0-9a-f]{64}$"
+OF_NOTHING = f"sha256:{hashlib.sha256().hexdigest()}"
+"""What comes of hashing a variable that is not set. A request without a key would have that one."""
 MOST_HASHES = 8
 _KNOWN = frozenset({"hashes", "routes", "expires", "limits"})
 _CHALLENGE = b'WWW-Authenticate: Bearer realm="headgate"\r\n'
@@ -64,6 +66,8 @@ def read_key(name: str, spec: Mapping[str, Any]) -> Key:
 def _digest(text: Any) -> bytes:
     if not isinstance(text, str) or not re.fullmatch(HASH, text):
         raise ValueError("hashes: each is sha256: and 64 hexadecimal digits in lower case")
+    if text == OF_NOTHING:
+        raise ValueError("hashes: one is of no key at all")
     return bytes.fromhex(text[7:])
 
 

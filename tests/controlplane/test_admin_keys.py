@@ -116,6 +116,10 @@ async def test_a_key_is_changed_and_revoked_like_any_entry(admin: Admin) -> None
     status, problem, _ = await admin.ask("PATCH", f"{KEYS}/acme", {"routes": ["digit"]})
     assert (status, problem["errors"][0]["pointer"]) == (400, "/routes/0")
     assert "did you mean digits?" in problem["errors"][0]["detail"]
+    nothing = {"hashes": [hash_of("")]}
+    status, problem, _ = await admin.ask("PATCH", f"{KEYS}/acme", nothing)
+    assert (status, problem["errors"][0]["pointer"]) == (400, "/hashes/0")
+    assert "would let everybody in" in problem["errors"][0]["detail"]
     status, answer, _ = await admin.ask("DELETE", f"{KEYS}/acme")
     assert (status, answer["current"]) == (200, None)
     status, problem, _ = await admin.ask("DELETE", f"{KEYS}/beta")

@@ -66,6 +66,7 @@ def test_a_key_is_found_by_its_digest_and_no_other_is() -> None:
         ({"hashes": []}, "from 1 to 8"),
         ({"hashes": [SECRET]}, "sha256:"),
         ({"hashes": ["sha256:" + "A" * 64]}, "lower case"),
+        (key("", SECRET), "of no key at all"),
         (key(routes="digits"), "list of names"),
         (key(routes=["/digits"]), "list of names"),
         (key(expires="tomorrow"), "2027-01-01T00:00:00Z"),

@@ -11,12 +11,14 @@ from pydantic import WithJsonSchema as Shown
 
 from gateway.controlplane.configuration.fields import Name, Spec, Time, fault, optional
 from gateway.controlplane.configuration.limit_specs import LimitsSpec
-from gateway.core.access import HASH, MOST_HASHES
+from gateway.core.access import HASH, MOST_HASHES, OF_NOTHING
 
 
 def _hash(text: str) -> str:
     if not re.fullmatch(HASH, text):
         raise fault("hash", "is sha256: and 64 hexadecimal digits, as `headgate key add` makes it")
+    if text == OF_NOTHING:
+        raise fault("hash", "is the hash of no key at all, and would let everybody in")
     return text
 
 
