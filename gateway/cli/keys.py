@@ -30,7 +30,7 @@ def key(options: SimpleNamespace) -> int:
     wanted: dict[str, Any] = {}
     if options.route:
         wanted["routes"] = list(options.route)
-    if options.expires:
+    if options.expires is not None:  # "" is a variable that was not set, and no key for ever
         wanted["expires"] = expiry(options.expires, datetime.now(UTC))
     if wanted and options.action != "add":
         raise UsageError("--route and --expires go with add")

@@ -130,6 +130,13 @@ async def test_a_key_that_is_over_as_it_is_made_is_said_to_open_nothing(bare: Ga
     assert said in ran.stderr.splitlines()
 
 
+@SHARED_LOOP
+async def test_an_end_that_was_left_empty_makes_no_key_for_ever(bare: Gateway) -> None:
+    ran = await at(bare)("key", "add", "acme", "--expires", "", "--dry-run")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("headgate: expires: '' is no time")
+
+
 async def test_keys_that_end_with_the_calendar_are_listed_wherever_one_looks() -> None:
     document = {"backends": {"b": {"instances": []}},
                 "routes": {"all": {"match": "/", "split": {"b": 1}}}}  # fmt: skip
