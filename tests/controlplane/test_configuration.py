@@ -453,6 +453,15 @@ def test_every_key_can_be_set_in_the_environment() -> None:
     assert parse("{}", environment={"HEADGATE_NODE": "n1"})[0].node == "n1"
 
 
+@pytest.mark.parametrize("key", ["tls", "admin_tls"])
+def test_a_variable_that_is_empty_switches_no_tls_off(key: str) -> None:
+    text = f"gateway: {{{key}: {{cert: a, key: b}}}}"
+    with pytest.raises(ConfigurationError, match=f"HEADGATE_{key.upper()}"):
+        parse(text, environment={f"HEADGATE_{key.upper()}": ""})
+    found, _ = parse(text, environment={f"HEADGATE_{key.upper()}": "null"})
+    assert getattr(found, key) is None
+
+
 def test_the_environment_is_read_as_the_file_is_and_wins() -> None:
     environment = {
         "HEADGATE_WORKERS": "3",

@@ -220,8 +220,8 @@ def _environment_values(texts: Mapping[str, str]) -> dict[str, Any]:
             values[key] = [item.strip() for item in text.split(",") if item.strip()]
         elif annotation.startswith(("<class 'int'>", "<class 'bool'>", "<class 'float'>", "list")):
             values[key] = _read(text) if not fields[key].alias else text
-        elif "Spec" in annotation:
-            values[key] = _read(text)
+        elif "Spec" in annotation:  # who means none says null; "" is a variable that was not set
+            values[key] = _read(text) if text.strip() else text
         else:
             values[key] = text
     return values
