@@ -112,6 +112,10 @@ class Embeddings:
             refuse_several(self._theirs, read, count)
         return read
 
+    def _are_of_tokens(self, vectors: Sequence[Any], said: Any) -> bool:
+        """Whether there is one for each of a list of tokens, which LitServe counts as inputs."""
+        return self._of_litserve and isinstance(said, list) and len(vectors) == len(said)
+
     def decoded(self, request: Any) -> Any:
         return request.input if self._of_litserve else request.inputs()
 
@@ -131,7 +135,7 @@ class Embeddings:
             output = output["embeddings"]
         vectors = _numbers(output)
         expected = len(inputs_of(request))
-        if len(vectors) != expected:
+        if len(vectors) != expected and not self._are_of_tokens(vectors, request.input):
             raise UnencodableError(f"{len(vectors)} vectors came for {expected} inputs")
         packed = request.encoding_format == "base64"
         prompt, total = (tokens(counts.get(name), name) for name in COUNTS)

@@ -100,6 +100,12 @@ CLASSES = """
             return [[float(len(text))] for text in x]
         def encode_response(self, output):
             return {"embeddings": output, "prompt_tokens": 3, "total_tokens": 3}
+
+    class Tokens(Embed):
+        def predict(self, tokens):
+            if tokens[0] in (0, [0]):
+                return [[1.0, 2.0]]
+            return [[float(token), 1.0] for token in tokens]
 """
 CHAT = "/v1/chat/completions"
 TEXT = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
@@ -199,6 +205,19 @@ def test_embeddings_are_litserves(both: Both, name: str) -> None:  # noqa: F811
                 assert ours.json()["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
     theirs, ours = pair.ask("/v1/embeddings", json={"input": "abc"})
     assert (theirs.status_code, ours.status_code) == (422, 422)
+
+
+def test_a_list_of_tokens_may_have_a_vector_for_each_as_litserve_counts_them(
+    both: Both,  # noqa: F811
+) -> None:
+    pair = both(CLASSES, "Tokens")
+    theirs, ours = pair.ask("/v1/embeddings", json={"model": "m", "input": [1, 2, 3]})
+    assert (theirs.status_code, ours.status_code) == (200, 200), ours.text
+    assert ours.json()["data"] == theirs.json()["data"]
+    ours = pair.ask("/v1/embeddings", json={"model": "m", "input": [0, 2, 3]})[1]
+    assert len(ours.json()["data"]) == 1  # as OpenAI counts them
+    ours = pair.ask("/v1/embeddings", json={"model": "m", "input": [[0], [1]]})[1]
+    assert "1 vectors came for 2 inputs" in ours.json()["detail"]
 
 
 def test_several_inputs_are_refused_in_litserves_words_where_batches_are_of_clients(
