@@ -125,7 +125,12 @@ def parse_untyped(request: Request, guesses: bool = False) -> Any:
     JSON for it whatever its type, as LitServe does, which knows nothing but JSON and forms."""
     media_type = meant_media_type(request)
     if is_json(media_type):
-        return parse_json(request.body)
+        try:
+            return parse_json(request.body)
+        except RequestRefused:
+            if not (guesses and _may_be_names(request)):
+                raise
+            media_type = FORM_TYPES[0]
     if media_type in FORM_TYPES:
         form = parse_form(media_type, request.content_type, request.body)
         return starlettes_form(form) if guesses else form
@@ -135,6 +140,12 @@ def parse_untyped(request: Request, guesses: bool = False) -> Any:
         except ValueError:
             pass
     return _raw(request)
+
+
+def _may_be_names(request: Request) -> bool:
+    """Whether what is no JSON and is said to be a form may be one of names without values."""
+    said = media_type_of(request.content_type)
+    return said == FORM_TYPES[0] and not request.body.lstrip().startswith(b"{")
 
 
 def parse_json(body: bytes | bytearray) -> Any:

@@ -159,4 +159,8 @@ def _urlencoded(body: bytes) -> Form:
 
 
 def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "replace")
+    """UTF-8, or else Latin-1, as Starlette reads it: nothing that was sent is lost."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")

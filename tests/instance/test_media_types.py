@@ -84,6 +84,36 @@ def test_what_is_neither_json_nor_a_form_is_a_bad_request(body: bytes) -> None:
     assert refused.value.problem.code == "bad_request"
 
 
+@pytest.mark.parametrize(
+    ("body", "pairs"),
+    [
+        (b"", []),
+        (b"yes", [("yes", "")]),
+        (b"a&b", [("a", ""), ("b", "")]),
+        (b"[a]=1", [("[a]", "1")]),
+    ],
+)
+def test_a_hook_of_litserves_gets_a_form_of_names_or_of_nothing_as_one(
+    body: bytes, pairs: list[tuple[str, str]]
+) -> None:
+    pytest.importorskip("starlette.datastructures")
+    form = parse_untyped(Request(body=body, content_type=FORM), guesses=True)
+    assert form.multi_items() == pairs
+    for broken in (b'{"input": 1', b'{"a"="b"}'):  # curl says "form" of it, who asked did not
+        with pytest.raises(RequestRefused, match="bad_request"):
+            parse_untyped(Request(body=broken, content_type=FORM), guesses=True)
+
+
+def test_text_of_a_form_that_is_no_utf_8_is_read_as_starlette_reads_it() -> None:
+    body = (
+        b'--b\r\nContent-Disposition: form-data; name="\xfc"\r\n\r\n\xe9\r\n'
+        b'--b\r\nContent-Disposition: form-data; name="f"; filename="\xe4"\r\n\r\nx\r\n--b--\r\n'
+    )
+    form = parse_untyped(Request(body=body, content_type="multipart/form-data; boundary=b"))
+    assert form["\xfc"] == "\xe9"
+    assert form["f"].filename == "\xe4"
+
+
 @pytest.mark.parametrize("name", ["Request", "UploadFile", "Upload"])
 def test_a_models_own_class_is_validated_whatever_its_name_is(name: str) -> None:
     own = create_model(name, pixels=(list[int], ...))
