@@ -7,6 +7,7 @@ what is as it was is not worked out again. Who may get requests is said by the s
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 from gateway.controlplane.watch.health_book import Words
@@ -67,7 +68,7 @@ class Standing:
     def _look(self) -> None:
         ejected = frozenset(self._ejected())
         now = (self._table().backends, self._words(), self._endpoints(), ejected)
-        if self._known and all(map(_is, now[:3], self._known)) and ejected == self._known[3]:
+        if self._known and all(map(is_, now[:3], self._known)) and ejected == self._known[3]:
             return
         self._known = now
         backends, words, endpoints, _ = now
@@ -87,10 +88,6 @@ class Standing:
         }
         self._up = {name: each.up for name, each in self._seen.items()}
         self._available = frozenset(name for name, each in self._seen.items() if each.serving)
-
-
-def _is(one: object, other: object) -> bool:
-    return one is other
 
 
 def _seen(
