@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from gateway.dataplane.connection import LINGER, LINGER_S
+from gateway.dataplane.connection import LINGER, LINGER_S, Connection
 from tests.dataplane.clocks import Standstill, StoppedClock
-from tests.dataplane.rig import Conversation, until
+from tests.dataplane.rig import Conversation, Rig, until
 
 HOST = b"Host: gw.test\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HOST + b"\r\n"
@@ -168,22 +168,30 @@ async def test_an_answer_of_who_reads_no_further_and_leaves_reaches_the_client(r
     assert gateway.seen == []
 
 
+async def large(conversation: Conversation) -> None:
+    """Answers 200 KB at once, before it has read a body."""
+    await conversation.head()
+    await conversation.answer(bytes(200_000))
+    await conversation.reader.read()
+
+
+async def narrowed(gateway: Rig, peer: socket.socket) -> Connection:
+    """The gateway's end of the only client, `peer`, with hardly any room in the kernel between."""
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    await until(lambda: bool(gateway.plane.clients))
+    (client,) = gateway.plane.clients
+    below = client.transport.get_extra_info("socket").fileno()
+    with socket.socket(fileno=os.dup(below)) as its:
+        its.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    return client
+
+
 @pytest.mark.parametrize("buffer", [256 << 10, 64 << 10], ids=["in time", "behind"])
 async def test_an_early_answer_reaches_who_reads_it_slowly(rig, stub, buffer):
-    async def script(conversation: Conversation) -> None:
-        await conversation.head()
-        await conversation.answer(bytes(200_000))
-        await conversation.reader.read()
-
     gateway = await rig(StoppedClock(), gather=1, buffer=buffer)
-    gateway.one(await stub(script))
+    gateway.one(await stub(large))
     with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        await until(lambda: bool(gateway.plane.clients))
-        (client,) = gateway.plane.clients
-        below = client.transport.get_extra_info("socket").fileno()
-        with socket.socket(fileno=os.dup(below)) as its:
-            its.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client = await narrowed(gateway, peer)
         peer.send(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 100\r\n\r\nxx")
         await until(lambda: client.state == LINGER)
         assert client.transport.get_write_buffer_size() > 0
@@ -232,20 +240,10 @@ async def test_who_sends_on_behind_its_last_request_reads_the_whole_answer(
 
 
 async def test_r20_who_does_not_read_its_last_answer_is_ended_at_the_idle_limit(rig, stub):
-    async def script(conversation: Conversation) -> None:
-        await conversation.head()
-        await conversation.answer(bytes(200_000))
-        await conversation.reader.read()
-
     gateway = await rig(StoppedClock(), stream_idle_s=1.5 * LINGER_S)
-    gateway.one(await stub(script))
+    gateway.one(await stub(large))
     with socket.create_connection(("127.0.0.1", gateway.port)) as peer:
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        await until(lambda: bool(gateway.plane.clients))
-        (client,) = gateway.plane.clients
-        below = client.transport.get_extra_info("socket").fileno()
-        with socket.socket(fileno=os.dup(below)) as its:
-            its.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client = await narrowed(gateway, peer)
         peer.send(GET[:-2] + b"Connection: close\r\n\r\n")
         await until(lambda: client.state == LINGER)
         gateway.later(LINGER_S)
