@@ -124,15 +124,16 @@ def _routes(found: Json) -> Grid:
         share = weighing.shares(weights)
         for backend, weight in weights.items():
             state = backends.get(backend) or {}
+            rates = (route.get("backends") or {}).get(backend) or state  # apart if it has others
             shown = live.get(backend, "–")
             rows.append((
                 Cell(name, "strong"),
                 backend,
                 str(weight),
                 Cell(shown, "" if shown == share.get(backend) else "warn"),
-                number(state.get("requests_per_s")),
-                *_answers(state.get("answers_per_s") or {}),
-                *_latencies(state.get("latency_ms") or {}),
+                number(rates.get("requests_per_s")),
+                *_answers(rates.get("answers_per_s") or {}),
+                *_latencies(rates.get("latency_ms") or {}),
                 number(state.get("queue_depth"), 0),
             ))  # fmt: skip
     answers = tuple(f">{kind}" for kind in ANSWERS)

@@ -20,6 +20,7 @@ from gateway.controlplane.watch.probing import Target
 from gateway.controlplane.watch.resolver import Resolver
 from gateway.controlplane.watch.status_view import StatusView
 from gateway.controlplane.workers import Workers
+from gateway.core import edits
 from gateway.core.access import hash_of
 from gateway.core.health import HealthState
 from gateway.core.table import Route, Table
@@ -112,10 +113,12 @@ class World:
         ready = self.ready[target.port]
         return ready if isinstance(ready, str) else "ready" if ready else "probe_refused"
 
-    def answer(self, count: int, code: int = 200, reason: str = "", took_s: float = 0.0) -> None:
-        """Requests of route r at its backend a, of which instances answered those that took
+    def answer(
+        self, count: int, code: int = 200, reason: str = "", took_s: float = 0.0, route: str = "r"
+    ) -> None:
+        """Requests of `route` at its backend a, of which instances answered those that took
         time."""
-        cell = self.counters.cell("r", "a", "127.0.0.1:1")
+        cell = self.counters.cell(route, "a", "127.0.0.1:1")
         for _ in range(count):
             cell.count(b"GET", code, reason)
             if took_s:
@@ -192,6 +195,27 @@ async def test_an_ejection_is_an_event_and_is_shown() -> None:
         event = await it.events_until("ejection")
         assert event["instance"] == "127.0.0.1:1"
         assert event["ejected_s"] == 5.0
+
+
+async def test_rates_of_a_backend_that_two_routes_have_are_told_apart() -> None:
+    """Or a canary would be looked at beside what the stable version does for others."""
+    async with world() as it:
+        document = it.table.document
+        other = {"match": "/other", "split": {"a": 1, "c": 0}}
+        it.table = Table.from_document(edits.put(document, "routes", "other", other), 8)
+        await it.seconds()
+        for _ in range(10):
+            it.answer(30, took_s=0.05)
+            it.answer(70, 500, took_s=0.2, route="other")
+            await it.seconds()
+        status = await it.view.status()
+        assert status["backends"]["a"]["requests_per_s"] == pytest.approx(100)
+        found = {name: route["backends"] for name, route in status["routes"].items()}
+        assert {name: set(each) for name, each in found.items()} == {"r": {"a"}, "other": {"a"}}
+        assert found["r"]["a"]["requests_per_s"] == pytest.approx(30)
+        assert found["r"]["a"]["errors_per_s"] == 0
+        assert found["r"]["a"]["latency_ms"]["p99"] == pytest.approx(50, rel=0.02)
+        assert found["other"]["a"]["errors_per_s"] == pytest.approx(70)
 
 
 async def test_rates_are_those_of_the_last_seconds() -> None:

@@ -24,7 +24,7 @@ REFUSALS = frozenset(code for code, kind in KINDS.items() if kind.status in (429
 DIGITS = 3
 
 Of = tuple[str, str]
-"""A `route` or a `backend`, and its name; or the GATEWAY."""
+"""A `route` or a `backend`, and its name, or the `part` of both; or the GATEWAY."""
 
 GATEWAY: Of = ("gateway", "")
 """All routes together, and what met none."""
@@ -57,7 +57,8 @@ class Window:
                     self._add(labels, reason, int(more))
 
     def _add(self, labels: Labels, what: What, more: int) -> None:
-        for of in (("route", labels[0]), ("backend", labels[1]), GATEWAY):
+        route, backend, *_ = labels
+        for of in (("route", route), ("backend", backend), ("part", part(route, backend)), GATEWAY):
             counts = self._open.get(of)
             if counts is None:
                 counts = self._open[of] = {}
@@ -78,7 +79,7 @@ class Window:
 
     def of(self, kind: str, name: str) -> dict[str, Any]:
         """`requests_per_s`, `errors_per_s`, `answers_per_s` and `latency_ms` of one backend or
-        route, or of the gateway."""
+        route, of the part that a backend has of a route, or of the gateway."""
         return measured(self._sums.get((kind, name), {}), self._lasted_s)
 
     def per_s(self, kind: str, name: str) -> float:
@@ -111,6 +112,11 @@ class Window:
 
     def _per_s(self, count: int) -> float:
         return per_s(count, self._lasted_s)
+
+
+def part(route: str, backend: str) -> str:
+    """The name of what `backend` has of `route`."""
+    return f"{route}/{backend}"
 
 
 def measured(counts: Mapping[What, int], lasted_s: float) -> dict[str, Any]:

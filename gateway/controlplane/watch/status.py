@@ -4,13 +4,14 @@ Pure: what is known of them in, the JSON that `/admin/v1/status` shows out. Who 
 they are asked, is said in `status_view`; what of it is wrong, in `alerts`.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gateway.controlplane.watch.effective import Shares
 from gateway.controlplane.watch.health_book import Key, Words
-from gateway.controlplane.watch.rates import Window
+from gateway.controlplane.watch.rates import Window, part
 from gateway.controlplane.watch.standing import BackendStanding
 from gateway.core.table import Instance, Route
 from gateway.wire.messages import LoadReport
@@ -58,12 +59,19 @@ def workers_of(slots: Sequence[int | None], revisions: Mapping[int, int]) -> lis
 def routes_of(
     configured: Mapping[str, Route], effective: Mapping[str, Shares], window: Window
 ) -> dict[str, Json]:
-    """Every route by its name: its weights, the shares that come of them, and its rates."""
+    """Every route by its name: its weights, the shares that come of them, and its rates. Those of
+    a backend that other routes have as well are told apart: `backends`."""
+    used = Counter(backend for route in configured.values() for backend in route.weights)
     return {
         name: {
             "weights": route.weights,
             "effective": effective[name],
             **_rates(window, "route", name),
+            "backends": {
+                backend: _rates(window, "part", part(name, backend))
+                for backend in route.weights
+                if used[backend] > 1
+            },
         }
         for name, route in configured.items()
     }

@@ -111,7 +111,10 @@ class RouteView {
     this.dead.hidden = served >= 0.999 || !route.effective;
     say(this.dead, served ? `${percent(1 - served)} not served` : "not served");
     say(this.rate, `${number(route.requests_per_s)} req/s`);
-    for (const [backend, row] of this.rows) row.update(status.backends?.[backend], effective[backend], this.editor);
+    for (const [name, row] of this.rows) {
+      const backend = status.backends?.[name];
+      row.update(backend, effective[name], this.editor, route.backends?.[name] ?? backend);
+    }
   }
 }
 
@@ -147,14 +150,15 @@ class BackendRow {
     say(this.cells.share, percent(part));
   }
 
-  update(backend = {}, effective = 0, editor) {
+  // `rates`: of this route's requests, where the backend has those of others too.
+  update(backend = {}, effective = 0, editor, rates = backend) {
     const { cells } = this;
     say(cells.effective, percent(effective));
     const configured = shares(editor.base)[this.name] || 0;
     mark(cells.effective, "data-tone", Math.abs(effective - configured) > 0.0005 ? "warn" : "quiet");
-    say(cells.requests, number(backend.requests_per_s));
-    this.answered(answers(backend));
-    for (const point of ["p50", "p95", "p99"]) say(cells[point], number(backend.latency_ms?.[point]));
+    say(cells.requests, number(rates.requests_per_s));
+    this.answered(answers(rates));
+    for (const point of ["p50", "p95", "p99"]) say(cells[point], number(rates.latency_ms?.[point]));
     const all = Object.values(backend.instances || {});
     const up = all.filter((one) => health(one).tone === "good").length;
     say(cells.up, `${up}/${all.length}`);
