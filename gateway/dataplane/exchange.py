@@ -407,7 +407,11 @@ class Exchange(Replying, Coded):
         """The first attempt counts for the arm that the request was decided for: if one was made,
         and its instance had the time to answer, or was slow by then."""
         attempt = self.attempt
-        if attempt is None or attempt.is_ours:
+        if attempt is None:
+            if reason in ("queue_full", "queue_timeout"):  # as busy as one that says so itself
+                trial.refuse()
+            return
+        if attempt.is_ours:
             return
         if reason == "client_left" and not self.head_sent:
             trial.leave(now - max(self.whole_at, attempt.sent_at))

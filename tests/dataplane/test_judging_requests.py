@@ -172,6 +172,33 @@ async def test_what_is_refused_as_busy_is_neither_failed_nor_well(
     assert not told["times"]
 
 
+@pytest.mark.parametrize(
+    ("queue", "code"),
+    [({"size": 0}, "queue_full"), ({"size": 9, "timeout": "50ms"}, "queue_timeout")],
+)
+async def test_who_found_no_room_at_the_canary_was_refused_by_it(rig, stub, queue, code):
+    came = asyncio.Event()
+
+    async def hang(conversation: Conversation) -> None:
+        await conversation.request()
+        came.set()
+        await conversation.reader.read()
+
+    gateway = await rig()
+    document = two(await stub(), await stub(hang), split={"a": 0, "b": 1}, on_unavailable="fail")
+    document["backends"]["b"] |= {"max_in_flight": 1, "queue": queue}
+    gateway.table(document)
+    counting = judge(gateway)
+    asking = asyncio.ensure_future(gateway.ask(GET))
+    await came.wait()
+    assert (await gateway.ask(GET)).get("x-headgate-error") == code
+    told = counting.report("w")
+    assert told["refused"] == {"1/1": 1}
+    assert not any(told["counts"]["1/1"])
+    await gateway.stop()
+    await asking
+
+
 async def test_nobody_who_listens_and_an_answer_that_breaks_off_are_failures(rig, stub):
     async def breaks(conversation: Conversation) -> None:
         await conversation.request()
