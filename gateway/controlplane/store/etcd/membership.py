@@ -22,6 +22,9 @@ from gateway.processes.tasks import first_of
 
 MARGIN = 0.95
 """The part of a lease by which the own clock counts: no clock is exact."""
+RENEWALS = 5
+"""So often a lease is renewed while it lasts: a control process that was killed has the rest of it,
+three quarters at least, to be there again before workers are lost to the others."""
 PAUSE_S = 0.2
 ANOTHER = "another process writes what this gateway says of itself"
 BEHIND = "it has not taken over the newest revision yet"
@@ -172,10 +175,10 @@ class Membership:
                 await self._write(self._own)
                 continue
             with suppress(TimeoutError):
-                until = min(self._due, sent + self._ttl_s / 3)
+                until = min(self._due, sent + self._ttl_s / RENEWALS)
                 async with asyncio.timeout(until - time.monotonic()):
                     await self._news.wait()
-            if time.monotonic() >= sent + self._ttl_s / 3:
+            if time.monotonic() >= sent + self._ttl_s / RENEWALS:
                 sent = await self._renew()
 
     async def _write(self, own: Member) -> None:
