@@ -69,6 +69,8 @@ def running(options: SimpleNamespace) -> Running | None:
     if directory is None:
         return None
     if options.state_dir:
+        if not os.path.isdir(directory):  # a slip, which is not to reach another gateway
+            raise Refusal(f"there is no state directory {directory}, or none that may be read")
         return next(_running(directory, None), None)
     if str(directory.stat().st_uid) not in {"0", f"{os.geteuid()}", os.environ.get("SUDO_UID")}:
         return None

@@ -34,8 +34,9 @@ Every command that asks a running gateway takes:
 Without `--url` and `HEADGATE_URL` it is the gateway that runs with the state directory which is
 named (`--state-dir`, `HEADGATE_STATE_DIR`), lies beside the file that the command names, or is the
 nearest `.headgate/` upwards from the working directory; several that run there are named, and one
-is to be chosen. Else it is `http://127.0.0.1:8081`. Only a `.headgate/` of the same user or of root
-counts, and only an address of this machine. The token is `--token`, else `HEADGATE_TOKEN`, else
+is to be chosen. Else it is `http://127.0.0.1:8081`, but for a named directory that is not there,
+which is refused. Only a `.headgate/` of the same user or of root counts, and only an address of
+this machine. The token is `--token`, else `HEADGATE_TOKEN`, else
 the one in that directory, which is sent to this machine only. A token on a command line can be
 read by every user of the machine for as long as the command runs; one in the environment cannot.
 

@@ -98,6 +98,13 @@ def test_what_lies_about_leads_to_this_machine_only(tmp_path: Path, url: str) ->
     assert finding.running(finding_options()) is None
 
 
+def test_a_state_directory_that_is_not_there_leads_to_no_other_gateway(tmp_path: Path) -> None:
+    for words in (("routes",), ("weights", "digits", "digits-cnn=1")):
+        ran = headgate(*words, "--state-dir", "typo", cwd=tmp_path)
+        said = "headgate: there is no state directory typo, or none that may be read\n"
+        assert (ran.code, ran.err) == (1, said)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to somebody else")
 def test_a_state_directory_of_somebody_else_is_not_believed(
     player, tmp_path: Path, monkeypatch
