@@ -74,7 +74,7 @@ def _lacks(model: str, hook: str) -> str:
 
 
 def _module(where: str) -> ModuleType:
-    if not where:
+    if not where or where.startswith("."):
         raise LoadError("MODEL must be package.module:Name or path/to/file.py:Name")
     try:
         return importlib.import_module(where)

@@ -308,6 +308,14 @@ def test_a_file_that_stands_in_the_place_of_pythons_own_is_named(tmp_path: Path)
     assert shadowed(tmp_path / "other", frozenset()) is None
 
 
+@pytest.mark.parametrize("model", [".:Square", "..server:Square", ":Square"])
+def test_a_model_of_no_module_is_told_how_one_is_named(tmp_path: Path, model: str) -> None:
+    with pytest.raises(NothingToServe) as refused:
+        offers(model, tmp_path)
+    said = "MODEL must be package.module:Name or path/to/file.py:Name"
+    assert str(refused.value) == said
+
+
 def test_an_interpreter_without_headgate_is_told_what_it_lacks(tmp_path: Path) -> None:
     write(tmp_path, MODELS)
     bare = tmp_path / "python"
