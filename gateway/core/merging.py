@@ -180,9 +180,17 @@ def _merge(base: Json, file: Json, live: Json, at: tuple[str, ...], lost: list[C
     nested = isinstance(file, Mapping) and isinstance(live, Mapping)
     if nested and not (at and at[-1] in ATOMIC and len(at) == 3):
         return _merge_objects(base if isinstance(base, Mapping) else {}, file, live, at, lost)
-    if not same(live, base) and not same(live, file):
-        lost.append(Change(pointer(*at), live, file))
+    edited = _edited(live, at)
+    if not same(edited, base) and not same(edited, file):
+        lost.append(Change(pointer(*at), edited, file))
     return file
+
+
+def _edited(live: Json, at: tuple[str, ...]) -> Json:
+    """`live` without where `headgate up` has placed the instances of a backend: nobody's edit."""
+    if len(at) == 2 and at[0] == "backends" and isinstance(live, Mapping):
+        return {key: value for key, value in live.items() if key != "placed"}
+    return live
 
 
 def _merge_objects(

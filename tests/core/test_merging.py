@@ -125,6 +125,17 @@ def test_a_deletion_by_the_file_of_something_edited_is_named() -> None:
     assert [(c.pointer, c.op) for c in merged.overridden] == [("/routes/r", "remove")]
 
 
+def test_where_instances_were_placed_is_no_edit_that_a_file_overrides() -> None:
+    base = document(b=1)
+    base["backends"]["b"] = {"serve": {"model": "m:M"}}
+    live = changed(base, {"backends": {"b": {"placed": ["http://127.0.0.1:1"]}}})
+    file = {"backends": {}, "routes": {}}
+    assert merge(base, file, live).overridden == ()
+    live = changed(live, {"backends": {"b": {"max_in_flight": 3}}})
+    (change,) = merge(base, file, live).overridden
+    assert change.before == {"serve": {"model": "m:M"}, "max_in_flight": 3}
+
+
 def test_instances_are_merged_as_a_set() -> None:
     def backend(*ports: int) -> dict[str, Any]:
         return {"backends": {"b": {"instances": [f"http://127.0.0.1:{port}" for port in ports]}}}
