@@ -100,9 +100,12 @@ def client_of(peer: bytes, hops: bytes, trusts: Callable[[str], bool]) -> bytes:
     the last address that is none that is trusted itself, or the first of all. What is no address is
     believed of nobody: then it is who said that."""
     found = peer
-    for hop in reversed(hops.rsplit(b",", MOST_HOPS)):
+    for part in reversed(hops.rsplit(b",", MOST_HOPS)):
+        hop = part.strip(b" \t")
+        if not hop:
+            continue
         try:
-            address = str(_plain(_without_port(hop.strip(b" \t").decode("latin-1"))))
+            address = str(_plain(_without_port(hop.decode("latin-1"))))
         except ValueError:
             break
         found = address.encode()

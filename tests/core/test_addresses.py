@@ -93,6 +93,7 @@ def test_r59_one_site_is_counted_as_one(host: str, counted: str) -> None:
         ("203.0.113.7, unknown, 10.0.0.9", "10.0.0.9"),
         (", ".join(["10.0.0.9"] * 9000), "10.0.0.9"),
         ("", "10.0.0.1"),
+        ("203.0.113.7,, 10.0.0.9, ", "203.0.113.7"),  # members of a list may be empty (RFC 9110)
     ],
 )
 def test_a_client_behind_proxies_is_the_last_address_that_none_of_them_has(
