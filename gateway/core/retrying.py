@@ -12,6 +12,7 @@ from gateway.core.table import Retries
 
 IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 REFUSALS: Final = frozenset({503})  # statuses that say the request was not worked on
+START_AGAIN_S: Final = 30.0  # after which a model that could not be loaded is tried again
 
 
 class RetryBudget:

@@ -10,6 +10,7 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 
 from gateway.core.errors import NoRoom
+from gateway.core.retrying import START_AGAIN_S
 from gateway.dataplane.shared import Shared
 
 ASK_AGAIN_S: Final = 1.0  # between two wishes for a backend to be started
@@ -49,3 +50,8 @@ class ColdStart:
         load_s = self._shared.demand.get(self._name, (0.0, False))[0]
         left_s = max(1.0, float(math.ceil(load_s - max(0.0, now - self._begun_at))))
         return NoRoom(f"The model is being loaded, and {what}.", code, retry_after_s=left_s)
+
+    def failure(self) -> NoRoom:
+        """What is said to a request of one that cannot be loaded: who comes again sooner than it
+        is tried again meets the same."""
+        return NoRoom("The model could not be loaded.", retry_after_s=START_AGAIN_S)

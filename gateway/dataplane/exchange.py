@@ -94,7 +94,7 @@ class Exchange(Replying, Coded):
                 if other is None or not other.available:
                     other = self.as_edited()
                 if other is None:
-                    raise NoRoom(text)
+                    raise before.start.failure() if before.start.has_failed else NoRoom(text)
                 self.backend = other
                 self.trial = None  # nothing was tried where it was decided
                 other.enter(self, self.plane.now())

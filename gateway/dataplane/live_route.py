@@ -174,6 +174,9 @@ class LiveRoute:
         fallback = self.fallback
         if fallback is not None and fallback.available:
             return fallback
+        asked = [self.backends[name] for name, weight in self.split.weights if weight]
+        if asked and all(each.start.has_failed for each in asked):
+            raise asked[0].start.failure()
         raise NoRoom("No instance can take the request now.")
 
     def at(self, instance: LiveInstance) -> "AtInstance":

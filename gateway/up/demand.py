@@ -10,11 +10,9 @@ from typing import Any
 
 from gateway.core.devices import Guest, turn_s
 from gateway.core.placement import on_demand
+from gateway.core.retrying import START_AGAIN_S
 from gateway.core.units import parse_duration
 from gateway.wire.line import ModelUse
-
-AGAIN_S = 30.0
-"""After how long one that could not be loaded, and could before, may be asked for again."""
 
 Spec = Mapping[str, Any]
 
@@ -127,10 +125,10 @@ class Demand:
             model.failed_at = self._clock()
 
     def may_try_again(self, name: str) -> bool:
-        """Whether what could not be loaded a while ago may be asked for again."""
+        """Whether what could be loaded before, and not a while ago, may be asked for again."""
         model = self._models.get(name)
         failed_at = model.failed_at if model is not None else None
-        return failed_at is not None and self._clock() - failed_at >= AGAIN_S
+        return failed_at is not None and self._clock() - failed_at >= START_AGAIN_S
 
     def idle(self) -> list[str]:
         """The models that nobody has asked for long."""

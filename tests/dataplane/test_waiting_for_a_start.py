@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from gateway.core.retrying import START_AGAIN_S
 from tests.dataplane.clocks import StoppedClock
 from tests.dataplane.rig import Answer, Conversation, Rig, StubInstance
 from tests.harness.gateway import eventually
@@ -142,6 +143,24 @@ async def test_what_cannot_be_loaded_is_said_to_who_waits_and_to_who_comes(
     # The share of one that cannot be loaded goes where the route says.
     serve(gateway, split={"b": 1, "c": 1}, others={"c": {"instances": [instance.url]}})
     assert {(await gateway.ask(POST)).status for _ in range(4)} == {200}
+
+
+async def test_who_asks_for_what_cannot_be_loaded_is_told_when_it_is_tried_again(
+    rig: MakeRig,
+) -> None:
+    gateway = await rig()
+    serve(gateway)
+    asked = asyncio.create_task(gateway.ask(POST))
+    await waiting(gateway, 1)
+    gateway.plane.demand = {"b": (0.0, True)}
+    gateway.plane.live.hear_of_demand()
+    for answer in (await asked, await gateway.ask(POST)):
+        assert (answer.status, answer.error) == (503, "no_backend")
+        assert answer.get("retry-after") == f"{START_AGAIN_S:.0f}"
+    # Where another one may be back any moment, nobody is kept away for so long.
+    serve(gateway, split={"b": 1, "c": 1}, others={"c": {"instances": ["http://127.0.0.1:9"]}})
+    gateway.hear({"c": {"127.0.0.1:9": "down"}})
+    assert (await gateway.ask(POST)).get("retry-after") == "1"
 
 
 async def test_whoever_is_waited_for_is_asked_for_again_of_another_control_process(
