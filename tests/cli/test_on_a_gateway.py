@@ -15,7 +15,7 @@ import yaml
 
 from gateway.client import AdminClient
 from tests.harness.gateway import Gateway, backend, eventually, running_gateway
-from tests.harness.load import Ask, open_loop
+from tests.harness.load import get_each, open_loop
 from tests.harness.origins import Exchange, origins
 from tests.harness.ports import free_port
 
@@ -56,7 +56,7 @@ async def test_a_split_is_edited_looked_at_and_restored() -> None:
             assert (ran.returncode, ran.stderr) == (0, "")
             assert ran.stdout.splitlines()[-1] == "revision 2, on 2 workers"
             assert ran.stdout.splitlines()[2].split()[:4] == ["two", "10", "→", "60"]
-            replies = await open_loop(gateway.url, 100, 1, lambda n: Ask(path=f"/{n}"))
+            replies = await open_loop(gateway.url, 100, 1, get_each)
             assert {r.header("x-headgate-revision") for r in replies} == {"2"}
 
             history = json.loads((await headgate("history", "--json")).stdout)
@@ -246,7 +246,7 @@ async def test_drain_waits_for_what_is_in_flight() -> None:
             assert drain.returncode == 0
             assert all(reply.status == 200 for reply in await asyncio.gather(*asked))
             seen = len(slow.exchanges)
-            await open_loop(gateway.url, 50, 1, lambda n: Ask(path=f"/{n}"))
+            await open_loop(gateway.url, 50, 1, get_each)
             assert len(slow.exchanges) == seen
             assert (await at(gateway)("resume", slow.address)).returncode == 0
 

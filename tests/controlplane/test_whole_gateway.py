@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.harness.gateway import HUNG_S, ROOT, backend, complete, eventually, running_gateway
-from tests.harness.load import Ask, failures, open_loop
+from tests.harness.load import failures, get_each, open_loop
 from tests.harness.origins import after, origins, raw
 from tests.harness.ports import free_port
 
@@ -47,9 +47,7 @@ async def test_r58_the_data_plane_serves_on_without_control_and_state(
         await gateway.set_weights("r", {"a": 5})
         # On a busy machine each start of a control process takes the processors from the others:
         # the limit is there for what hangs, not for what is late.
-        load = asyncio.create_task(
-            open_loop(gateway.url, rate, seconds, lambda n: Ask(path=f"/{n}"), timeout=60)
-        )
+        load = asyncio.create_task(open_loop(gateway.url, rate, seconds, get_each, timeout=60))
         await asyncio.sleep(1)
         shutil.rmtree(gateway.folder / "state")
         for _ in range(3):

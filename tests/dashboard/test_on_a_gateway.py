@@ -9,7 +9,7 @@ import pytest
 
 from tests.dashboard.conftest import Page
 from tests.harness.gateway import Gateway, backend, eventually, running_gateway
-from tests.harness.load import Ask, Reply, open_loop
+from tests.harness.load import Reply, get_each, open_loop
 from tests.harness.origin_process import OriginProcess
 
 pytestmark = pytest.mark.browser
@@ -71,9 +71,7 @@ async def test_a_weight_is_dragged_under_load_and_the_split_moves(page: Page, st
     }
     async with running_gateway(document) as gateway:
         enough = asyncio.Event()
-        load = asyncio.create_task(
-            open_loop(gateway.url, RATE, 240, lambda n: Ask(path=f"/{n}"), enough=enough)
-        )
+        load = asyncio.create_task(open_loop(gateway.url, RATE, 240, get_each, enough=enough))
         await asyncio.to_thread(page.open, gateway.admin_url)
         await asked_since(gateway, RATE)
         await asyncio.to_thread(drag_to_half, page)

@@ -65,6 +65,16 @@ class Ask:
     leave_when: asyncio.Event | None = None
 
 
+def get_each(number: int) -> Ask:
+    """For a load: GET of a path of its own for each request."""
+    return Ask(path=f"/{number}")
+
+
+def post_each(number: int) -> Ask:
+    """For a load: POST, which nobody may send twice, to a path of its own for each request."""
+    return Ask("POST", f"/{number}", body=b"{}")
+
+
 class _Connection(asyncio.Protocol):
     """One client connection with at most one request on it."""
 

@@ -26,7 +26,7 @@ from tests.harness.gateway import (
     one_backend,
     running_gateway,
 )
-from tests.harness.load import Ask, failures, open_loop
+from tests.harness.load import failures, get_each, open_loop
 from tests.harness.origins import after, origins
 from tests.harness.orphans import kill_all
 from tests.harness.ports import free_port
@@ -47,12 +47,12 @@ async def test_a_killed_control_process_takes_nothing_with_it() -> None:
     async with origins(2, after(0.002)) as (one, other):
         async with running_gateway(two_backends(one, other), workers=2) as gateway:
             await gateway.set_weights("all", {"a": 70, "b": 30})
-            replies = await open_loop(gateway.url, 100, 0.5, lambda n: Ask(path=f"/{n}"))
+            replies = await open_loop(gateway.url, 100, 0.5, get_each)
             assert failures(replies) == []
             first = (await gateway.status())["control"]["pid"]
             workers = await gateway.worker_pids()
 
-            load = asyncio.create_task(open_loop(gateway.url, 50, 2, lambda n: Ask(path=f"/{n}")))
+            load = asyncio.create_task(open_loop(gateway.url, 50, 2, get_each))
             await asyncio.sleep(0.5)
             os.kill(first, signal.SIGKILL)
 
@@ -83,7 +83,7 @@ async def counted(gateway: Gateway, requests: int) -> None:
 async def test_r70_counters_outlive_the_worker_and_the_control_process() -> None:
     async with origins(1) as (origin,):
         async with running_gateway(one_backend(origin), workers=2) as gateway:
-            await open_loop(gateway.url, 100, 0.5, lambda n: Ask(path=f"/{n}"))
+            await open_loop(gateway.url, 100, 0.5, get_each)
             await counted(gateway, 50)
             killed = await gateway.worker_pids()
             for pid in killed:
@@ -105,7 +105,7 @@ async def test_r70_counters_outlive_the_worker_and_the_control_process() -> None
 async def test_r70_control_and_worker_killed_together_lose_no_count() -> None:
     async with origins(1) as (origin,):
         async with running_gateway(one_backend(origin), workers=2) as gateway:
-            await open_loop(gateway.url, 200, 1, lambda n: Ask(path=f"/{n}"))
+            await open_loop(gateway.url, 200, 1, get_each)
             await counted(gateway, 200)
             control = await gateway.control_pid()
             for pid in (control, *await gateway.worker_pids()):
@@ -124,7 +124,7 @@ async def test_a_killed_worker_is_back_at_once_and_refuses_nobody() -> None:
     async with origins(1, after(0.002)) as (origin,):
         async with running_gateway(one_backend(origin), workers=1) as gateway:
             (first,) = await gateway.worker_pids()
-            load = asyncio.create_task(open_loop(gateway.url, 50, 3, lambda n: Ask(path=f"/{n}")))
+            load = asyncio.create_task(open_loop(gateway.url, 50, 3, get_each))
             await asyncio.sleep(1)
             killed = time.monotonic()
             os.kill(first, signal.SIGKILL)

@@ -4,7 +4,7 @@ import asyncio
 
 from tests.harness.accounting import assert_counted
 from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.load import Ask, delayed, failures, open_loop
+from tests.harness.load import delayed, failures, get_each, open_loop
 from tests.harness.origins import Exchange, after, origins
 
 
@@ -27,9 +27,8 @@ async def test_r27_a_dripping_instance_is_cut_at_the_deadline_and_ejected() -> N
             running_gateway(one_backend(*stubs[:3], **more)) as gateway,
             running_gateway(one_backend(*stubs[3:], **more)) as twin,
         ):
-            make = lambda n: Ask(path=f"/{n}")  # noqa: E731
             replies, twins = await asyncio.gather(
-                open_loop(gateway.url, 60, 6, make), open_loop(twin.url, 60, 6, make)
+                open_loop(gateway.url, 60, 6, get_each), open_loop(twin.url, 60, 6, get_each)
             )
             await assert_counted(gateway, replies)
             ejected = (await gateway.metrics()).total("headgate_ejections_total")

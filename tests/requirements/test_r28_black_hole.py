@@ -5,7 +5,7 @@ import time
 
 from tests.harness.black_hole import BlackHole
 from tests.harness.gateway import backend, eventually, one_backend, running_gateway
-from tests.harness.load import Ask, Client, Reply, failures, open_loop
+from tests.harness.load import Client, Reply, failures, get_each, open_loop
 from tests.harness.origins import Exchange, echo, events, origins
 from tests.harness.own_network import drop, in_own_network
 from tests.requirements.test_r24_killed_instance import DEFAULTS
@@ -27,7 +27,7 @@ async def test_r28_a_black_hole_costs_the_connect_timeout_and_is_tried_elsewhere
             await stubs[0].stop()
             hole = BlackHole(stubs[0].port)
             try:
-                replies = await open_loop(gateway.url, 10, 3, lambda n: Ask(path=f"/{n}"))
+                replies = await open_loop(gateway.url, 10, 3, get_each)
             finally:
                 hole.close()
             slow = [r for r in replies if r.took_s > 0.4]
@@ -114,8 +114,7 @@ async def test_r28_dropped_packets_cost_the_timeouts_and_no_idempotent_request()
             stream = asyncio.create_task(client.get(url, on_body=chunks.append))
             await eventually(lambda: chunks, what="the stream has begun")
             (hole,) = [s for s in stubs if any(e.target == b"/stream" for e in s.exchanges)]
-            make = lambda n: Ask(path=f"/{n}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, 50, 10, make))
+            load = asyncio.create_task(open_loop(gateway.url, 50, 10, get_each))
             await asyncio.sleep(1)
             drop(hole.port)
             fell = time.monotonic()

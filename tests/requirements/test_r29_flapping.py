@@ -6,7 +6,7 @@ import pytest
 
 from tests.harness.accounting import assert_counted
 from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.load import Ask, failures, open_loop
+from tests.harness.load import failures, get_each, open_loop
 from tests.harness.origins import Origin, after, origins
 from tests.requirements.test_r24_killed_instance import DEFAULTS
 
@@ -25,9 +25,7 @@ async def _flapping(seconds: float) -> None:
         document = one_backend(*stubs, health=DEFAULTS, route={"retries": retries})
         async with running_gateway(document) as gateway:
             flapping = asyncio.create_task(flap(stubs[0], seconds))
-            replies = await open_loop(
-                gateway.url, 80, seconds, lambda n: Ask(path=f"/{n}"), timeout=60
-            )
+            replies = await open_loop(gateway.url, 80, seconds, get_each, timeout=60)
             await flapping
             await assert_counted(gateway, replies)
             lines = [x for x in gateway.log_text().splitlines() if stubs[0].address in x]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.harness.accounting import assert_counted
 from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.load import Ask, failures, open_loop
+from tests.harness.load import failures, get_each, open_loop
 from tests.harness.origin_process import OriginProcess
 
 
@@ -35,8 +35,7 @@ async def _crashes(times: int, loading_s: float) -> None:
         document = one_backend(*stubs, route={"retries": retries})
         async with running_gateway(document) as gateway:
             seconds = 1 + times * (loading_s + 1.7)
-            make = lambda n: Ask(path=f"/{n}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, 60, seconds, make, timeout=60))
+            load = asyncio.create_task(open_loop(gateway.url, 60, seconds, get_each, timeout=60))
             await asyncio.sleep(0.5)
             spans = await crash_and_load(stubs[0], times, loading_s)
             replies = await load

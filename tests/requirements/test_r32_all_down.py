@@ -6,7 +6,7 @@ import time
 
 from tests.harness.black_hole import BlackHole
 from tests.harness.gateway import eventually, one_backend, running_gateway
-from tests.harness.load import Ask, failures, open_loop, percentile
+from tests.harness.load import failures, get_each, open_loop, percentile
 from tests.harness.origins import origins
 from tests.harness.stretch import Stretch
 from tests.requirements.test_r24_killed_instance import DEFAULTS
@@ -27,7 +27,7 @@ async def test_r32_all_down_is_a_quick_503_and_ends_soon_after_one_is_back() -> 
             await eventually(known, what="both instances are known to be down")
             await eventually(refused, what="the worker has heard of it")
             async with Stretch() as work:
-                replies = await open_loop(gateway.url, 60, 2, lambda n: Ask(path=f"/{n}"))
+                replies = await open_loop(gateway.url, 60, 2, get_each)
             depth = (await gateway.metrics()).total("headgate_queue_depth")
             assert {r.status for r in replies} == {503}
             assert {r.header("x-headgate-error") for r in replies} == {"no_backend"}
@@ -56,7 +56,7 @@ async def test_r32_failing_probes_of_all_do_not_stop_traffic() -> None:
                 return set((await gateway.health()).values()) == {"failing"}
 
             await eventually(known, what="both instances fail their probes")
-            replies = await open_loop(gateway.url, 50, 1, lambda n: Ask(path=f"/{n}"))
+            replies = await open_loop(gateway.url, 50, 1, get_each)
     assert failures(replies) == []
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.gateway import Gateway, one_backend, running_gateway
-from tests.harness.load import Ask, Client, Reply, failures, open_loop
+from tests.harness.load import Client, Reply, failures, get_each, open_loop
 from tests.harness.origins import Exchange, echo, hang, origins
 from tests.harness.stretch import Stretch
 
@@ -75,7 +75,7 @@ async def stepped(gateway: Gateway, step: Step) -> tuple[list[Reply], list[Reply
         waiting = asyncio.create_task(client.get(f"{gateway.url}/hang"))
         await asyncio.sleep(0.2)
         step(days)
-        replies += await open_loop(gateway.url, 50, 1.5, lambda n: Ask(path=f"/{n}"), timeout=60)
+        replies += await open_loop(gateway.url, 50, 1.5, get_each, timeout=60)
         waited.append(await waiting)
         await gateway.set_weights("all", {"main": 1 + abs(days)})
     await client.close()

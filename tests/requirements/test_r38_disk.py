@@ -20,7 +20,7 @@ from tests.harness.gateway import (
     one_backend,
     running_gateway,
 )
-from tests.harness.load import Ask, failures, open_loop
+from tests.harness.load import failures, get_each, open_loop
 from tests.harness.origins import after, one_origin
 
 SHIM = Path(__file__).parents[1] / "harness" / "failing_disk.c"
@@ -72,9 +72,7 @@ async def test_r38_each_fault_of_the_disk_refuses_edits_and_no_request(
     env = {"LD_PRELOAD": str(shim), "HEADGATE_TEST_DISK": str(disk)}
     async with one_origin(after(0.002)) as origin:
         async with running_gateway(one_backend(origin), env=env) as gateway:
-            load = asyncio.create_task(
-                open_loop(gateway.url, 50, 4, lambda n: Ask(path=f"/{n}"), timeout=60)
-            )
+            load = asyncio.create_task(open_loop(gateway.url, 50, 4, get_each, timeout=60))
             for weight, (calls, error, status, code, words) in enumerate(FAULTS, 2):
                 disk.write_text(f"{calls} {error}")
                 before = await configured(gateway)
@@ -129,9 +127,7 @@ async def test_r38_a_disk_that_is_full_refuses_edits_until_there_is_room() -> No
     prefix = ("unshare", "-m", "sh", "-c", SMALL_DISK)
     async with one_origin(after(0.002)) as origin:
         async with running_gateway(one_backend(origin), prefix=prefix) as gateway:
-            load = asyncio.create_task(
-                open_loop(gateway.url, 50, 3, lambda n: Ask(path=f"/{n}"), timeout=60)
-            )
+            load = asyncio.create_task(open_loop(gateway.url, 50, 3, get_each, timeout=60))
             seen_from_here = f"/proc/{await gateway.control_pid()}/root{gateway.folder}"
             filler = Path(seen_from_here) / "state" / "filler"
             with pytest.raises(OSError, match="No space left"):

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.load import Ask, Reply, open_loop
+from tests.harness.load import Reply, get_each, open_loop
 from tests.harness.origins import Responder, fixed, origins, reset
 
 RETRIES = {"attempts": 3, "on": ["connect_failure", "reset", "timeout", "503"]}
@@ -30,7 +30,7 @@ async def counting(workers: int = 1) -> AsyncIterator[Attempts]:
                     stub.respond = respond
                     stub.exchanges.clear()
                 began = time.monotonic()
-                replies = await open_loop(gateway.url, 100, seconds, lambda n: Ask(path=f"/{n}"))
+                replies = await open_loop(gateway.url, 100, seconds, get_each)
                 took_s = time.monotonic() - began
                 return sum(len(stub.exchanges) for stub in stubs), replies, took_s
 

@@ -1,7 +1,7 @@
 """R42: a deadline travels with the request, ends it on time, and stops work nobody awaits."""
 
 from tests.harness.gateway import one_backend, running_gateway
-from tests.harness.load import Ask, open_loop, percentile
+from tests.harness.load import Ask, get_each, open_loop, percentile
 from tests.harness.origins import after, hang, one_origin, served
 from tests.harness.stretch import Stretch
 
@@ -10,7 +10,7 @@ async def test_r42_the_gateway_answers_504_at_the_deadline_and_tells_the_instanc
     async with one_origin(hang) as origin:
         document = one_backend(origin, route={"deadline": "500ms"})
         async with running_gateway(document) as gateway, Stretch() as work:
-            replies = await open_loop(gateway.url, 25, 2.0, lambda n: Ask(path=f"/{n}"))
+            replies = await open_loop(gateway.url, 25, 2.0, get_each)
         assert {r.status for r in replies} == {504}
         assert {r.header("x-headgate-error") for r in replies} == {"deadline"}
         took = [r.took_s for r in replies]

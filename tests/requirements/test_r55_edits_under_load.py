@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from tests.harness.gateway import backend, running_gateway
-from tests.harness.load import Ask, failures, open_loop, percentile
+from tests.harness.load import failures, get_each, open_loop, percentile
 from tests.harness.origins import after, origins
 from tests.harness.stretch import Stretch
 
@@ -23,9 +23,7 @@ async def _flips(seconds: float, workers: int, rate: float, *, judged: float) ->
             "routes": {"r": {"match": "/", "split": EVEN}},
         }
         async with running_gateway(document, workers=workers) as gateway, Stretch() as work:
-            load = asyncio.create_task(
-                open_loop(gateway.url, rate, seconds, lambda n: Ask(path=f"/{n}"), timeout=60)
-            )
+            load = asyncio.create_task(open_loop(gateway.url, rate, seconds, get_each, timeout=60))
             spans: list[tuple[float, float]] = []
             revisions: dict[int, dict[str, int]] = {1: EVEN}
             edits: list[tuple[float, float]] = []

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from tests.harness.gateway import eventually, one_backend, running_gateway
-from tests.harness.load import Ask, Client, failures, open_loop
+from tests.harness.load import Client, failures, get_each, open_loop, post_each
 from tests.harness.origins import after, events, one_origin, origins
 
 INSTANCES = "/admin/v1/backends/main/instances"
@@ -15,9 +15,8 @@ async def test_r57_removing_and_adding_an_instance_under_load_costs_nothing() ->
     async with origins(2, after(0.05)) as (one, two):
         async with running_gateway(one_backend(one, two)) as gateway:
             enough = asyncio.Event()
-            make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
             load = asyncio.create_task(
-                open_loop(gateway.url, 80, 60, make, enough=enough, timeout=60)
+                open_loop(gateway.url, 80, 60, post_each, enough=enough, timeout=60)
             )
             await eventually(lambda: len(one.exchanges) > 20, what="traffic to it")
             reply = await gateway.admin("DELETE", f"{INSTANCES}/{one.address}")
@@ -65,9 +64,8 @@ async def test_r57_draining_sends_nothing_new_and_resume_undoes_it() -> None:
     async with origins(2, after(0.02)) as (one, two):
         async with running_gateway(one_backend(one, two)) as gateway:
             enough = asyncio.Event()
-            make = lambda n: Ask(path=f"/{n}")  # noqa: E731
             load = asyncio.create_task(
-                open_loop(gateway.url, 60, 60, make, enough=enough, timeout=60)
+                open_loop(gateway.url, 60, 60, get_each, enough=enough, timeout=60)
             )
             await eventually(lambda: len(one.exchanges) > 20, what="traffic to it")
             reply = await gateway.admin("POST", f"{INSTANCES}/{one.address}/drain")
@@ -93,9 +91,8 @@ async def test_r57_replacing_the_only_instance_in_one_edit_costs_nothing() -> No
     async with origins(2, after(0.02)) as (one, two):
         async with running_gateway(one_backend(one)) as gateway:
             enough = asyncio.Event()
-            make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
             load = asyncio.create_task(
-                open_loop(gateway.url, 60, 60, make, enough=enough, timeout=60)
+                open_loop(gateway.url, 60, 60, post_each, enough=enough, timeout=60)
             )
             await eventually(lambda: len(one.exchanges) > 20, what="traffic to it")
             answered: dict[str, float] = {}
@@ -130,9 +127,8 @@ async def test_r57_a_route_that_one_edit_leads_to_another_backend_costs_nothing(
     async with origins(2, after(0.02)) as (one, two):
         async with running_gateway(one_backend(one, health=RISE_3)) as gateway:
             enough = asyncio.Event()
-            make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
             load = asyncio.create_task(
-                open_loop(gateway.url, 60, 60, make, enough=enough, timeout=60)
+                open_loop(gateway.url, 60, 60, post_each, enough=enough, timeout=60)
             )
             await eventually(lambda: len(one.exchanges) > 20, what="traffic to it")
             config = one_backend(two, health=RISE_3, route={"split": {"new": 1}})

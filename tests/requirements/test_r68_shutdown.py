@@ -13,7 +13,7 @@ from psutil import NoSuchProcess
 
 from tests.harness.accounting import assert_counted
 from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
-from tests.harness.load import Ask, Client, failures, open_loop
+from tests.harness.load import Client, failures, get_each, open_loop, post_each
 from tests.harness.origins import Exchange, Responder, after, events, one_origin, origins
 from tests.harness.wire import wire
 from tests.processes.waiting import alive
@@ -56,9 +56,8 @@ async def test_r68_sigterm_costs_no_request_and_ends_streams_and_websockets_in_o
             client = Client()
             short = asyncio.create_task(client.get(f"{gateway.url}/short"))
             endless = asyncio.create_task(client.get(f"{gateway.url}/endless"))
-            make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
             # Until two seconds before the lame duck's end, for a client that comes late.
-            load = asyncio.create_task(open_loop(gateway.url, rate, 4.0, make, timeout=60))
+            load = asyncio.create_task(open_loop(gateway.url, rate, 4.0, post_each, timeout=60))
             async with wire(gateway.data_port) as socket:
                 await socket.send(WEBSOCKET)
                 await socket.read_until(b"\r\n\r\n")
@@ -96,8 +95,7 @@ async def test_r68_workers_replaced_one_after_the_other_cost_no_request_and_no_c
     async with origins(2, after(0.005)) as stubs:
         settings = {"workers": 2, "lame_duck": "2s"}
         async with running_gateway(one_backend(*stubs), **settings) as gateway:
-            make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, 80, 9, make, timeout=60))
+            load = asyncio.create_task(open_loop(gateway.url, 80, 9, post_each, timeout=60))
             for old in await gateway.worker_pids():
                 await asyncio.sleep(1)
                 os.kill(old, signal.SIGTERM)
@@ -122,8 +120,7 @@ async def test_r68_a_worker_that_still_has_a_stream_has_its_successor_already() 
         async with running_gateway(one_backend(*stubs), **settings) as gateway:
             client = Client()
             stream = asyncio.create_task(client.get(f"{gateway.url}/short", timeout=120))
-            make = lambda n: Ask("POST", f"/{n}", body=b"{}")  # noqa: E731
-            load = asyncio.create_task(open_loop(gateway.url, 50, 6, make, timeout=60))
+            load = asyncio.create_task(open_loop(gateway.url, 50, 6, post_each, timeout=60))
             await asyncio.sleep(1)
             (old,) = await gateway.worker_pids()
             told = time.monotonic()
@@ -242,9 +239,7 @@ async def test_r68_a_killed_worker_is_replaced_and_idempotent_requests_do_not_fa
     async with origins(2, after(0.005)) as stubs:
         async with running_gateway(one_backend(*stubs), workers=2) as gateway:
             pids = await gateway.worker_pids()
-            load = asyncio.create_task(
-                open_loop(gateway.url, 60, 3, lambda n: Ask(path=f"/{n}"), timeout=60)
-            )
+            load = asyncio.create_task(open_loop(gateway.url, 60, 3, get_each, timeout=60))
             await asyncio.sleep(1)
             gone = await killed(pids[0])
             replies = await load
@@ -272,9 +267,7 @@ async def test_r68_a_killed_control_process_stops_no_request_and_comes_back() ->
     async with origins(2, after(0.005)) as stubs:
         async with running_gateway(one_backend(*stubs), workers=2) as gateway:
             control = await gateway.control_pid()
-            load = asyncio.create_task(
-                open_loop(gateway.url, 60, 3, lambda n: Ask(path=f"/{n}"), timeout=60)
-            )
+            load = asyncio.create_task(open_loop(gateway.url, 60, 3, get_each, timeout=60))
             await asyncio.sleep(1)
             os.kill(control, signal.SIGKILL)
             replies = await load

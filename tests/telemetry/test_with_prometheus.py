@@ -21,7 +21,7 @@ from gateway.telemetry.book import Book
 from gateway.telemetry.exposition import Gauges, render
 from gateway.telemetry.metrics import Counters
 from tests.harness.gateway import eventually, one_backend, running_gateway
-from tests.harness.load import Ask, Client, open_loop
+from tests.harness.load import Client, get_each, open_loop
 from tests.harness.origins import origins
 from tests.harness.ports import free_port
 from tests.instance.conftest import Instance
@@ -141,7 +141,7 @@ async def test_r70_prometheus_counts_what_the_clients_saw(tmp_path: Path, model:
                 up = f'headgate_instance_up{{backend="main",instance="{origin.address}"}}'
                 await prometheus.reads(up, 1)
                 await prometheus.reads(f'up{{backend="main",instance="{instance}"}}', 1)
-                replies = await open_loop(gateway.url, 60, 2, lambda n: Ask(path=f"/{n}"))
+                replies = await open_loop(gateway.url, 60, 2, get_each)
                 for number in range(3):
                     assert (await gateway.client.post(predict, b"%d" % number)).ok
                 sent = float(len(replies))
