@@ -64,7 +64,7 @@ class AdminClient(AdminConnection):
     """What can be asked of the admin API and told to it. Every method returns the decoded JSON
     answer; Refused when the gateway says no, Unreachable when it cannot be asked."""
 
-    # -- reading -----------------------------------------------------------------------------
+    # -- reading
 
     def table(self) -> Json:
         """What is configured, and its revision."""
@@ -131,7 +131,7 @@ class AdminClient(AdminConnection):
         finally:
             stream.close()
 
-    # -- writing -----------------------------------------------------------------------------
+    # -- writing
 
     def set_weights(
         self, route: str, weights: Mapping[str, int], change: Change = PLAIN, *, whole: bool = False

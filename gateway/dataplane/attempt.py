@@ -192,7 +192,7 @@ class Attempt(Receiver):
             instance.shared.wheel.set(upstream, NEVER)
             request.send_continue()
 
-    # upstream.Receiver
+    # -- upstream.Receiver
 
     def answered(
         self, head: ResponseHead, payload: bytes, done: bool, has_body: bool, now: float
@@ -260,7 +260,7 @@ class Attempt(Receiver):
         """A fault of ours: the client is told."""
         self.request.give_up()
 
-    # the guard
+    # -- the guard
 
     def _complete(self, now: float) -> None:
         """The whole answer is there. Only now it is a success: a head is easily sent."""

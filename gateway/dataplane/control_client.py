@@ -233,7 +233,7 @@ class ControlClient:
             plane.documents[message["path"].encode()] = (kind, b"".join(pieces))
             pieces.clear()
 
-    # up
+    # -- up
 
     @property
     def is_open(self) -> bool:

@@ -115,7 +115,7 @@ class Exchange(Replying, Coded):
         self.attempt = attempt = Attempt(self, instance, now)
         attempt.begin(now)
 
-    # the answer
+    # -- the answer
 
     def answered(
         self,
@@ -260,7 +260,7 @@ class Exchange(Replying, Coded):
             self.attempt.end_tunnel(now)
         self._finish(now, reason)
 
-    # what goes wrong
+    # -- what goes wrong
 
     def attempt_failed(
         self, attempt: Attempt, reason: str, detail: str, was_reused: bool = False
@@ -361,7 +361,7 @@ class Exchange(Replying, Coded):
         if attempt is not None:
             attempt.cancel()
 
-    # back-pressure
+    # -- back-pressure
 
     def pause_instance(self) -> None:
         """Stops reading: the client does not take what it gets."""

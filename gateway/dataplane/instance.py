@@ -107,7 +107,7 @@ class LiveInstance(Timed):
             self.load.shared = None
             self.shared.load_memory.leave(self.backend.name, self.address)
 
-    # room
+    # -- room
 
     def limit_to(self, limit: int, is_counted: bool) -> None:
         """From now on at most so many requests, each of which takes a permit where they are
@@ -172,7 +172,7 @@ class LiveInstance(Timed):
             self.permits.release()
             self.taken -= 1
 
-    # health
+    # -- health
 
     def note(self, signal: str, now: float) -> None:
         """Takes in what a request met here. What is news goes to all other workers too."""

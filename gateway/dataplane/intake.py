@@ -114,7 +114,7 @@ class Intake(Admitting):
     def resume_client(self) -> None:
         self.client.resume_reading()
 
-    # the request comes in
+    # -- the request comes in
 
     def start(self, body: bytes, done: bool) -> None:
         """Begins with the head and what there is of the body."""

@@ -74,7 +74,7 @@ class Client(Connection):
         """Bytes that have come and are not read yet."""
         return len(self._buffer)
 
-    # asyncio.Protocol
+    # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A new client, if there is room for one."""
@@ -164,7 +164,7 @@ class Client(Connection):
         except Exception:
             fault(self.give_up)
 
-    # requests
+    # -- requests
 
     def _pump(self, data: bytes) -> None:
         """Reads as many requests as are there and can be answered at once."""
@@ -385,7 +385,7 @@ class Client(Connection):
         elif self._tunnel is not None:
             self._tunnel.shut()
 
-    # time
+    # -- time
 
     def expired(self, now: float) -> None:
         """The deadline of the state passed: idle connections and who does not read are cut off,

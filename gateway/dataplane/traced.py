@@ -60,7 +60,7 @@ class TracedExchange(Exchange):
         self._answered = 0
         self._broken = ""
 
-    # the steps
+    # -- the steps
 
     def enter(self, backend: LiveBackend, now: float) -> None:
         self._pass_on(self._began())
@@ -112,7 +112,7 @@ class TracedExchange(Exchange):
             self._end_request(now, reason)
         super()._finish(now, reason)
 
-    # the spans
+    # -- the spans
 
     def _began(self) -> "Span":
         """The request's span. It begins with the request, though it may be made at its end."""

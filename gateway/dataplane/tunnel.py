@@ -93,7 +93,7 @@ class Tunnel(Timed, Receiver, Sink):
         shared = self._client.shared
         shared.wheel.set(self, shared.now() + shared.options.stream_idle_s)
 
-    # from the client
+    # -- from the client
 
     def from_client(self, data: bytes) -> None:
         self._touch()
@@ -104,7 +104,7 @@ class Tunnel(Timed, Receiver, Sink):
         self._upstream.end()  # what it said last is still to be sent
         self._end("client_left")
 
-    # from the instance: upstream.Receiver
+    # -- from the instance: upstream.Receiver
 
     def tunnelled(self, data: bytes) -> None:
         self._touch()
@@ -135,7 +135,7 @@ class Tunnel(Timed, Receiver, Sink):
     def sending_resumed(self) -> None:
         self._client.resume_reading()
 
-    # the end
+    # -- the end
 
     def shut(self) -> None:
         """Says 1001 to the client as soon as no frame is under way, and ends."""

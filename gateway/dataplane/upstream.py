@@ -181,7 +181,7 @@ class Upstream(asyncio.Protocol, Timed):
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
-    # asyncio.Protocol
+    # -- asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -309,7 +309,7 @@ class Upstream(asyncio.Protocol, Timed):
             timer = "response" if self.state == HEAD and self.request_done else "idle"
             self._break("timeout", f"The instance did not answer in time (timeouts.{timer}).")
 
-    # reading the answer
+    # -- reading the answer
 
     def _head(self, data: bytes) -> None:
         last = self._last_head

@@ -139,7 +139,7 @@ class HotRestart:
             return self._of.irreplaceable
         return "" if self._talk is None else "another successor is being started"
 
-    # asked to start one
+    # -- asked to start one
 
     async def _upgrade(self, channel: ToSuccessor, message: Upgrade) -> None:
         """Starts a successor, and tells what becomes of it."""
@@ -180,7 +180,7 @@ class HotRestart:
             start_new_session=True,
         )
 
-    # a successor
+    # -- a successor
 
     async def _succeed(
         self, channel: ToSuccessor, connection: socket.socket, message: TakeOver

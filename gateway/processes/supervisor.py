@@ -186,7 +186,7 @@ class Supervisor(Replaceable):
             worker.signal(signal.SIGTERM)
         await first_of(asyncio.wait(self._tasks), timeout=HURRIED_S)
 
-    # a successor
+    # -- a successor
 
     @property
     def irreplaceable(self) -> str:

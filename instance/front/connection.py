@@ -73,7 +73,7 @@ class Connection(Client, asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.ends = 0.0  # when it is closed unless something happens before
 
-    # -- asyncio ---------------------------------------------------------------------------
+    # -- asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -151,7 +151,7 @@ class Connection(Client, asyncio.Protocol):
         if self._writable is not None:
             await self._writable
 
-    # -- llhttp ----------------------------------------------------------------------------
+    # -- llhttp
 
     def on_message_begin(self) -> None:
         if self._goes_on:
@@ -295,7 +295,7 @@ class Connection(Client, asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self.on_message_complete()
 
-    # -- answers ---------------------------------------------------------------------------
+    # -- answers
 
     def reply(self, incoming: Incoming, data: bytes, body: Body = b"") -> None:
         """Sends a whole answer, head (`data`) and `body`, and finishes `incoming`; nothing where

@@ -83,7 +83,7 @@ class Driver(Dispatcher):
         self._loop = asyncio.get_running_loop()
         self.failed: asyncio.Future[None] = self._loop.create_future()  # by a fault of ours
 
-    # -- life ------------------------------------------------------------------------------
+    # -- life
 
     async def start(self) -> None:
         """Starts every worker; returns when all are warm. StartError when one cannot be."""
@@ -173,7 +173,7 @@ class Driver(Dispatcher):
         """Lines of the log, of all processes, that nobody read in time."""
         return self._outlet.dropped + sum(worker.log_dropped for worker in self.workers)
 
-    # -- requests --------------------------------------------------------------------------
+    # -- requests
 
     def submit(self, job: Job) -> None:
         """Queues `job`; raises Refused when there is no room, or no use in waiting."""
@@ -220,7 +220,7 @@ class Driver(Dispatcher):
         if job.worker is not None:
             job.worker.send(("ack", job.id, size))
 
-    # -- batches ---------------------------------------------------------------------------
+    # -- batches
 
     def dispatch_soon(self) -> None:
         """Looks at the queue in the next turn of the loop."""
@@ -285,7 +285,7 @@ class Driver(Dispatcher):
         if not self.batcher.waiting and not self.batcher.running:
             self._quiet.set()
 
-    # -- time ------------------------------------------------------------------------------
+    # -- time
 
     def _sweep(self) -> None:
         """One timer for all deadlines and all hung batches; none while nothing is there."""

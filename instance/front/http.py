@@ -59,7 +59,7 @@ class Surface:
         self._shutdown_door = Door(b"Bearer " + settings.shutdown_key.encode(), b"authorization")
         self._has_learned = False  # what a worker has said of the model
 
-    # -- what a connection asks ------------------------------------------------------------
+    # -- what a connection asks
 
     def begin(self, incoming: Incoming) -> Problem | None:
         """Why a request is refused before its body has come: its announced length, or what
@@ -231,7 +231,7 @@ class Surface:
         self.pages.learn()
         self._has_learned = True
 
-    # -- other paths -----------------------------------------------------------------------
+    # -- other paths
 
     def _page(self, incoming: Incoming, path: str) -> None:
         page = self.pages.at(path)

@@ -98,7 +98,7 @@ class Worker:
         now = self._process.log_dropped if self._process is not None and self.state in ALIVE else 0
         return self._log_dropped + now
 
-    # -- life ------------------------------------------------------------------------------
+    # -- life
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._live())
@@ -205,7 +205,7 @@ class Worker:
         """Whether requests may wait for it."""
         return self.state is State.READY or self._backoff.never_ready < HOPELESS_AFTER
 
-    # -- batches ---------------------------------------------------------------------------
+    # -- batches
 
     @property
     def room(self) -> int:
@@ -310,7 +310,7 @@ class Worker:
         assert self._process is not None
         self._process.kill()
 
-    # -- messages --------------------------------------------------------------------------
+    # -- messages
 
     def _on_frame(self, frame: Frame[FromWorker]) -> None:
         message, blobs = frame
