@@ -61,11 +61,46 @@ def _up_model(options: SimpleNamespace) -> int:
     """Runs what a file or a module has to serve, without a configuration of its own."""
     from gateway.controlplane.configuration.yaml_source import written
     from gateway.controlplane.store.names import unusable
-    from gateway.up import launcher, offering
+    from gateway.up import launcher
+
+    file = None if options.write is None else Path(options.write).absolute()
+    if file is not None and file.exists():
+        raise Refusal(f"{options.write} is there already: name another file, or start that one")
+    document, source = _offered(options, file)
+    text = f"# Made by `headgate up {options.file}`.\n{written(document)}"
+    for route in document["routes"].values():
+        (backend,) = route["split"]
+        console.say(
+            f"{document['backends'][backend]['serve']['model']} answers at {route['match']}"
+        )
+    state_dir = _state_dir(options, file or source)
+    if file is not None:
+        beginning.write_new({file: text})
+        console.say(f"wrote {options.write}; `headgate up {options.write}` does the same")
+        made_from = None
+    else:
+        file, made_from = state_dir / "made.yaml", source
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise Refusal(unusable(state_dir, error)) from None
+    return launcher.run_up(
+        file,
+        state_dir,
+        options.access_log,
+        source=made_from,
+        dev_tls=options.dev_tls,
+        reload=options.reload,
+    )
+
+
+def _offered(options: SimpleNamespace, file: Path | None) -> tuple["Document", Path]:
+    """The configuration that serves the model of `options`, for a `file` of its own or one in the
+    state directory; and the file that the model is in."""
+    from gateway.up import offering
 
     model, cwd = options.file, Path.cwd()
-    if options.write is not None and Path(options.write).exists():
-        raise Refusal(f"{options.write} is there already: name another file, or start that one")
     serve = _asked_of_instances(options)
     try:
         offered = offering.offers(model, cwd)
@@ -73,46 +108,13 @@ def _up_model(options: SimpleNamespace) -> int:
         raise Refusal(str(error)) from None
     where, _, name = model.partition(":")
     source = cwd / where if where.endswith(".py") else cwd / f"{where.partition('.')[0]}.py"
-    target = Path(options.write).absolute() if options.write else None
     if where.endswith(".py"):
-        beside = target.parent if target else source.parent
-        where = os.path.relpath(source, beside)
+        where = os.path.relpath(source, (file or source).parent)
     settings = {} if options.port is None else {"listen": f"0.0.0.0:{options.port}"}
     if settings and (said := os.environ.get("HEADGATE_LISTEN")):
         # What is typed wins over the environment; for whom the port is, that alone says.
         os.environ["HEADGATE_LISTEN"] = f"{said.rpartition(':')[0]}:{options.port}"
-    document = offering.document(f"{where}:{name}", offered, serve, settings)
-    text = f"# Made by `headgate up {model}`.\n{written(document)}"
-    for route in document["routes"].values():
-        (backend,) = route["split"]
-        console.say(
-            f"{document['backends'][backend]['serve']['model']} answers at {route['match']}"
-        )
-    if target is not None:
-        beginning.write_new({target: text})
-        console.say(f"wrote {options.write}; `headgate up {options.write}` does the same")
-        return launcher.run_up(
-            target,
-            _state_dir(options, target),
-            options.access_log,
-            dev_tls=options.dev_tls,
-            reload=options.reload,
-        )
-    state_dir = _state_dir(options, source)
-    file = state_dir / "made.yaml"
-    try:
-        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise Refusal(unusable(state_dir, error)) from None
-    return launcher.run_up(
-        file,
-        state_dir,
-        options.access_log,
-        source=source,
-        dev_tls=options.dev_tls,
-        reload=options.reload,
-    )
+    return offering.document(f"{where}:{name}", offered, serve, settings), source
 
 
 def _asked_of_instances(options: SimpleNamespace) -> dict[str, Any]:
