@@ -96,13 +96,7 @@ async def probe(
     is_silent = True
     try:
         async with asyncio.timeout(limit_s):
-            host = f"[{target.host}]" if ":" in target.host else target.host
-            writer.write(
-                f"GET {target.health.path} HTTP/1.1\r\nHost: {host}:{target.port}\r\n".encode()
-                + b"User-Agent: headgate-probe\r\nAccept: */*\r\n"
-                + lines
-                + b"Connection: close\r\n\r\n"
-            )
+            writer.write(_request(target, lines))
             first = await reader.readexactly(1)
             is_silent = False
             return signal_of(first + await reader.readuntil(b"\r\n\r\n"))
@@ -116,6 +110,17 @@ async def probe(
         return "malformed"
     finally:
         writer.close()
+
+
+def _request(target: Target, lines: bytes) -> bytes:
+    """What is asked of `target`; `lines` are the header lines that its backend sets."""
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    return (
+        f"GET {target.health.path} HTTP/1.1\r\nHost: {host}:{target.port}\r\n".encode()
+        + b"User-Agent: headgate-probe\r\nAccept: */*\r\n"
+        + lines
+        + b"Connection: close\r\n\r\n"
+    )
 
 
 def signal_of(head: bytes) -> ProbeSignal:
