@@ -97,10 +97,7 @@ def prepare(
     except ConfigurationError as error:
         raise CannotStart(str(error)) from None
     settings = loaded.settings
-    if refusals := [
-        *start_refusals(settings),
-        *_refusals(file, settings, loaded.document),
-    ]:
+    if refusals := [*start_refusals(settings), *_refusals(file, settings, loaded.document)]:
         raise CannotStart("\n".join(refusals))
     there = inherits(settings)
     data, admin = _ports(settings, there, state_dir)

@@ -156,10 +156,7 @@ class SharedGateways:
         finishing = self._out & {*self._own.finishing, *self._just_out}
         self._withdrawn = ""
         self._own = replace(
-            self._own,
-            applied=table.revision,
-            workers=workers,
-            finishing=tuple(sorted(finishing)),
+            self._own, applied=table.revision, workers=workers, finishing=tuple(sorted(finishing))
         )
         self._store.announce(self._own, 0.0 if awaited else LATER_S)
         self._stir()

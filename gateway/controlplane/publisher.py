@@ -19,12 +19,7 @@ from gateway.controlplane.beginning import Meets, as_it_is, begin
 from gateway.controlplane.events import Events
 from gateway.controlplane.outcomes import Edit, Outcomes, both, revision_of
 from gateway.controlplane.parties import Gateways, InstanceWatch, Workers
-from gateway.controlplane.published import (
-    Applied,
-    NotInForce,
-    Published,
-    Stale,
-)
+from gateway.controlplane.published import Applied, NotInForce, Published, Stale
 from gateway.controlplane.store.former import Former
 from gateway.controlplane.store.store import (
     Conflict,

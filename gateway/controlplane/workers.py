@@ -100,11 +100,7 @@ class Workers:
     # -- what the supervisor says
 
     def expect(
-        self,
-        pids: Sequence[int | None],
-        leaving: Sequence[int] = (),
-        *,
-        stopping: bool = False,
+        self, pids: Sequence[int | None], leaving: Sequence[int] = (), *, stopping: bool = False
     ) -> None:
         """The process in each slot, None where there is none now; those that are `leaving`
         and have a successor; and whether all shall go. From the first call on `put_in_force` waits

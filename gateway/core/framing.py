@@ -14,13 +14,7 @@ CRLF: Final = b"\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 MAX_LINE: Final = 1024
 MAX_OVERHEAD: Final = 16 << 10
-FORBIDDEN_TRAILERS = (
-    b"content-length",
-    b"transfer-encoding",
-    b"host",
-    b"trailer",
-    b"expect",
-)
+FORBIDDEN_TRAILERS = (b"content-length", b"transfer-encoding", b"host", b"trailer", b"expect")
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'

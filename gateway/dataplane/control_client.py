@@ -19,13 +19,7 @@ from gateway.dataplane.plane import Plane
 from gateway.dataplane.shared import MAX_SIGNALS
 from gateway.processes.tasks import Tasks, told
 from gateway.wire.channel import Channel, pass_over
-from gateway.wire.messages import (
-    Documents,
-    FromWorker,
-    Seen,
-    TableMessage,
-    ToWorker,
-)
+from gateway.wire.messages import Documents, FromWorker, Seen, TableMessage, ToWorker
 
 log = logging.getLogger(__name__)
 ControlChannel = Channel[FromWorker, ToWorker]

@@ -108,10 +108,7 @@ class Met:
     __slots__ = ("anybody", "known", "route")
 
     def __init__(
-        self,
-        route: Route | None,
-        known: dict[bytes, Admission] | None,
-        anybody: Admission | None,
+        self, route: Route | None, known: dict[bytes, Admission] | None, anybody: Admission | None
     ) -> None:
         self.route = route
         self.known = known

@@ -108,10 +108,7 @@ class Copy(Timed, Receiver):
         self._is_over = False
         length = exchange.received if exchange.head.length is not None else None
         self._data = exchange.message(
-            instance,
-            backend.timeout_line,
-            length_line(length) + b"X-Headgate-Mirror: 1\r\n",
-            body,
+            instance, backend.timeout_line, length_line(length) + b"X-Headgate-Mirror: 1\r\n", body
         )
 
     def begin(self) -> None:

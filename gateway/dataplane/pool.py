@@ -148,10 +148,7 @@ class Pool(Owner):
             self.idle_limit_s = self.idling.limit_s
 
     def connect(
-        self,
-        ready: Callable[[Upstream], None],
-        failed: ConnectFailed,
-        give_up: Callable[[], None],
+        self, ready: Callable[[Upstream], None], failed: ConnectFailed, give_up: Callable[[], None]
     ) -> None:
         """Opens a connection and calls one of the first two, or `give_up` after a fault of
         ours; the task belongs to this instance."""

@@ -172,12 +172,7 @@ class Worker:
         memory.beat(time.monotonic())
         try:
             self._plane = Plane(
-                options,
-                asyncio.get_running_loop(),
-                tracing,
-                self._permits,
-                self._counters,
-                memory,
+                options, asyncio.get_running_loop(), tracing, self._permits, self._counters, memory
             )
         except OSError as error:
             raise CannotServe(f"access_log: {error.filename}: {error.strerror}") from None

@@ -24,9 +24,7 @@ def be_quiet(*numbers: signal.Signals) -> None:
 
 
 def handle(
-    stop: Callable[[signal.Signals], None],
-    reload: Callable[[], None],
-    reopen: Callable[[], None],
+    stop: Callable[[signal.Signals], None], reload: Callable[[], None], reopen: Callable[[], None]
 ) -> None:
     """Calls these for the signals that come from now on, in the running loop."""
     import asyncio  # not before: this module is the first that every command loads

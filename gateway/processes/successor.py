@@ -16,14 +16,7 @@ from pathlib import Path
 from gateway.processes.leaving import Before
 from gateway.processes.tasks import told
 from gateway.wire.channel import BadFrame, Channel
-from gateway.wire.succession import (
-    MEMORY,
-    NAME,
-    FromGateway,
-    ToGateway,
-    frame,
-    unframe,
-)
+from gateway.wire.succession import MEMORY, NAME, FromGateway, ToGateway, frame, unframe
 
 ANSWERS_WITHIN_S = 10.0
 MOST_FDS = 250

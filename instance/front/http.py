@@ -14,15 +14,7 @@ from instance.core.errors import Problem, RequestRefused, refuse
 from instance.front import zipping
 from instance.front.answers import header_lines
 from instance.front.bodies import lay
-from instance.front.door import (
-    NOT_TO_STOP,
-    OPEN,
-    OPEN_DOOR,
-    PROBED,
-    WRONG_KEY,
-    Door,
-    question_of,
-)
+from instance.front.door import NOT_TO_STOP, OPEN, OPEN_DOOR, PROBED, WRONG_KEY, Door, question_of
 from instance.front.driver import Driver
 from instance.front.endpoint import Endpoint
 from instance.front.incoming import Incoming

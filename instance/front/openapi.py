@@ -113,10 +113,7 @@ def _taken(schema: bytes, schemas: Json) -> Json:
 
 
 def _text(description: str) -> Json:
-    return {
-        "description": description,
-        "content": {"text/plain": {"schema": {"type": "string"}}},
-    }
+    return {"description": description, "content": {"text/plain": {"schema": {"type": "string"}}}}
 
 
 def _problem(description: str) -> Json:

@@ -22,14 +22,7 @@ from instance.telemetry.metrics import Metrics
 from instance.wire.arena import Room
 from instance.wire.frames import Body, Frame, place
 from instance.wire.marks import BEGUN, divide
-from instance.wire.messages import (
-    Answers,
-    FromWorker,
-    ModelInfo,
-    PackedJob,
-    ToWorker,
-    pass_over,
-)
+from instance.wire.messages import Answers, FromWorker, ModelInfo, PackedJob, ToWorker, pass_over
 
 log = logging.getLogger("instance")
 JSON_LINES = "application/x-ndjson"

@@ -42,12 +42,7 @@ class AnswerWriter:
         self._report = b""
 
     def answer(
-        self,
-        incoming: Incoming,
-        status: int,
-        content_type: str,
-        body: Body,
-        extra: bytes = b"",
+        self, incoming: Incoming, status: int, content_type: str, body: Body, extra: bytes = b""
     ) -> None:
         """Answers `incoming` and counts it, with the load report, and compressed where that was
         asked for and pays; `extra` are whole header lines."""

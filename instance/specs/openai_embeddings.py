@@ -150,10 +150,7 @@ class Embeddings:
                 }
                 for index, vector in enumerate(vectors)
             ],
-            "usage": {
-                "prompt_tokens": prompt,
-                "total_tokens": total or prompt,
-            },
+            "usage": {"prompt_tokens": prompt, "total_tokens": total or prompt},
         }
 
 

@@ -175,10 +175,7 @@ def _outcomes() -> dict[str, Schema]:
 def _reports() -> dict[str, Schema]:
     """What was, in the history, and what is live."""
     return {
-        "History": whole(
-            revisions=list_of(ref("Revision")),
-            next={"type": ["integer", "null"]},
-        ),
+        "History": whole(revisions=list_of(ref("Revision")), next={"type": ["integer", "null"]}),
         "Revision": whole(**_REVISION),
         "RevisionDocument": record(
             [*_REVISION, "document"], **_REVISION, document=record([], **_ENTRIES)
@@ -189,10 +186,7 @@ def _reports() -> dict[str, Schema]:
             role={"enum": ["viewer", "operator"], "description": "What the one who asks may do."},
             listen={**TEXT, "description": "The URL at which requests are taken."},
         ),
-        "Logs": whole(
-            backend=TEXT,
-            lines=list_of(whole(number=COUNT, instance=TEXT, text=TEXT)),
-        ),
+        "Logs": whole(backend=TEXT, lines=list_of(whole(number=COUNT, instance=TEXT, text=TEXT))),
         "Word": whole(status=TEXT),
     }
 

@@ -62,7 +62,7 @@ class CompareSpec(Spec):
     )
     noise: bool = optional(
         "Whether the stable version is asked a second time, to know how much it"
-        " differs from itself (true where a tolerance is learnt, else false).",
+        " differs from itself (true where a tolerance is learnt, else false)."
     )
     samples: int = optional(
         f"How many of the last differing pairs are kept for a look ({MOST_SAMPLES}); 0: none.",

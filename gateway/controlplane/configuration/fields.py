@@ -24,14 +24,7 @@ from pydantic import WithJsonSchema as Shown
 from pydantic_core import PydanticCustomError
 
 from gateway.core.credentials import OURS, VARIABLE
-from gateway.core.entries import (
-    MAX_BYTES,
-    MAX_JSON_INTEGER,
-    MAX_SECONDS,
-    METHOD,
-    NAME,
-    is_path,
-)
+from gateway.core.entries import MAX_BYTES, MAX_JSON_INTEGER, MAX_SECONDS, METHOD, NAME, is_path
 from gateway.core.header_fields import TOKEN, is_header_value
 from gateway.core.placement import FLEET
 from gateway.core.reading import parse_instance
@@ -287,9 +280,7 @@ def _etcd_url(text: str) -> str:
 
 
 EtcdUrl = Annotated[
-    str,
-    AfterValidator(_etcd_url),
-    Shown({"type": "string", "examples": ["http://10.0.0.1:2379"]}),
+    str, AfterValidator(_etcd_url), Shown({"type": "string", "examples": ["http://10.0.0.1:2379"]})
 ]
 
 

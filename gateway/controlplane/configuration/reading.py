@@ -87,10 +87,7 @@ def load(path: str | os.PathLike[str], environment: Mapping[str, str] | None = N
 
 
 def parse(
-    text: str,
-    *,
-    environment: Mapping[str, str] = {},
-    name: str = "configuration",
+    text: str, *, environment: Mapping[str, str] = {}, name: str = "configuration"
 ) -> tuple[Settings, Document]:
     """Settings and document in `text`; ConfigurationError names every problem of it."""
     try:

@@ -9,11 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic import WithJsonSchema as Shown
 
-from gateway.controlplane.configuration.answer_schemas import (
-    Compression,
-    CorsSpec,
-    HeaderRulesSpec,
-)
+from gateway.controlplane.configuration.answer_schemas import Compression, CorsSpec, HeaderRulesSpec
 from gateway.controlplane.configuration.comparing import CompareSpec
 from gateway.controlplane.configuration.fields import (
     Duration,
@@ -55,8 +51,7 @@ class MatchSpec(Spec):
     methods: list[Method] = optional("Any of these.", min_length=1)
     headers: dict[HeaderName, HeaderValue] = optional("Header fields with exactly these values.")
     json_fields: dict[str, JsonScalar] = optional(
-        "Top-level fields of a JSON body with exactly these values; see `match_body`.",
-        alias="json",
+        "Top-level fields of a JSON body with exactly these values; see `match_body`.", alias="json"
     )
 
     @model_validator(mode="after")
@@ -125,14 +120,7 @@ def _on_unavailable(value: Any) -> Any:
 OnUnavailable = Annotated[
     Any,
     AfterValidator(_on_unavailable),
-    Shown(
-        {
-            "anyOf": [
-                {"enum": ["redistribute", "fail"]},
-                only("fallback", {"type": "string"}),
-            ]
-        }
-    ),
+    Shown({"anyOf": [{"enum": ["redistribute", "fail"]}, only("fallback", {"type": "string"})]}),
 ]
 
 

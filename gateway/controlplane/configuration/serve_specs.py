@@ -76,14 +76,7 @@ def _variable_value(value: Any) -> Any:
 VariableValue = Annotated[
     Any,
     AfterValidator(_variable_value),
-    Shown(
-        {
-            "anyOf": [
-                {"type": "string"},
-                only("env", {"type": "string"}),
-            ]
-        }
-    ),
+    Shown({"anyOf": [{"type": "string"}, only("env", {"type": "string"})]}),
 ]
 
 

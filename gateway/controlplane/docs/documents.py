@@ -12,12 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
-from gateway.controlplane.docs.describing import (
-    CannotDescribe,
-    asked,
-    describe,
-    undescribed,
-)
+from gateway.controlplane.docs.describing import CannotDescribe, asked, describe, undescribed
 from gateway.controlplane.docs.route_docs import route_docs_page
 from gateway.controlplane.watch import asking
 from gateway.controlplane.watch.probing import Target

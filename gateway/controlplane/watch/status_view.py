@@ -90,10 +90,7 @@ class StatusView:
         self._scraped = Coalesced("reading the counters", self._look_at_all_counters)
         self._effective = Effective()
         self._standing = Standing(
-            table,
-            lambda: prober.words,
-            prober.health.ejected,
-            lambda: resolver.endpoints,
+            table, lambda: prober.words, prober.health.ejected, lambda: resolver.endpoints
         )
 
     # -- what is asked

@@ -16,14 +16,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from gateway.controlplane.store.store import (
-    Kept,
-    Member,
-    Revision,
-    Source,
-    StateRefused,
-    StoreFull,
-)
+from gateway.controlplane.store.store import Kept, Member, Revision, Source, StateRefused, StoreFull
 from gateway.core.table import Document
 
 MOST_BYTES = int(1.4 * (1 << 20))  # etcd takes 1.5 MiB in one request

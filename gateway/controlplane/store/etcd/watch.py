@@ -13,20 +13,8 @@ from typing import Any
 
 from gateway.controlplane.store.etcd import client as etcd
 from gateway.controlplane.store.etcd.client import Client, Entry, beyond
-from gateway.controlplane.store.etcd.layout import (
-    Head,
-    Keys,
-    name_of,
-    unpacked,
-    unpacked_member,
-)
-from gateway.controlplane.store.store import (
-    Member,
-    NotLetIn,
-    Revision,
-    StoreError,
-    Unavailable,
-)
+from gateway.controlplane.store.etcd.layout import Head, Keys, name_of, unpacked, unpacked_member
+from gateway.controlplane.store.store import Member, NotLetIn, Revision, StoreError, Unavailable
 from gateway.processes.tasks import first_of
 
 AT_ONCE = 20  # revisions in one answer
