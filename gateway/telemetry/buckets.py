@@ -9,7 +9,8 @@ and exact. Rows of counts add up, over workers and over time.
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from functools import cache
-from math import ceil
+from math import ceil, log
+from typing import Final
 
 SCHEMA = 5
 STEPS = 1 << SCHEMA
@@ -28,10 +29,30 @@ OVERHEAD = (*_round((1, 2.5, 5), range(-5, 1)),)
 """The bounds of the classic histograms, in seconds."""
 
 NATIVE = tuple(2.0 ** (step / STEPS) for step in range(_OCTAVES[0] * STEPS, _OCTAVES[-1] * STEPS))
-BOUNDS = tuple(sorted({*NATIVE, *SECONDS, *OVERHEAD}))
+BOUNDS: Final[tuple[float, ...]] = tuple(sorted({*NATIVE, *SECONDS, *OVERHEAD}))
 """The upper bounds of all buckets in seconds; the last bucket has none."""
 
+_LEAST: Final = NATIVE[0]
+_MOST: Final = NATIVE[-1]
+_STEPS_OF_LOG: Final = STEPS / log(2.0)
+# How many native bounds are below 1 s; a hair less, so that rounding names none too high.
+_BELOW: Final = -_OCTAVES[0] * STEPS - 1e-9
+_AT: Final[tuple[int, ...]] = tuple(bisect_left(BOUNDS, bound) for bound in NATIVE)
 _NATIVE_OF = tuple(bisect_left(NATIVE, bound) + _OCTAVES[0] * STEPS for bound in BOUNDS)
+
+
+def bucket_of(seconds: float) -> int:
+    """The bucket in which `seconds` are counted: by its logarithm nearly, then by the bounds."""
+    if not seconds > _LEAST:
+        return 0
+    if seconds > _MOST:
+        return len(BOUNDS)
+    at = _AT[int(log(seconds) * _STEPS_OF_LOG + _BELOW)]
+    bound: float = BOUNDS[at]
+    while bound < seconds:
+        at += 1
+        bound = BOUNDS[at]
+    return at
 
 
 def quantiles(counts: Mapping[int, int], parts: Sequence[float]) -> list[float]:

@@ -1,5 +1,6 @@
 """Where times are counted, and how near what is read off the counts is to them."""
 
+import math
 import random
 from bisect import bisect_left
 from collections import Counter
@@ -7,7 +8,15 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.telemetry.buckets import BOUNDS, OVERHEAD, SECONDS, at_most, native, quantiles
+from gateway.telemetry.buckets import (
+    BOUNDS,
+    OVERHEAD,
+    SECONDS,
+    at_most,
+    bucket_of,
+    native,
+    quantiles,
+)
 
 PARTS = (0.5, 0.95, 0.99)
 SHAPES: dict[str, Callable[[random.Random], float]] = {
@@ -22,6 +31,14 @@ SHAPES: dict[str, Callable[[random.Random], float]] = {
 
 def counted(times: list[float]) -> Counter[int]:
     return Counter(bisect_left(BOUNDS, time) for time in times)
+
+
+def test_a_time_is_counted_in_the_first_bucket_whose_bound_it_does_not_pass() -> None:
+    chance = random.Random(1)
+    beside = [math.nextafter(bound, way) for bound in BOUNDS for way in (0.0, math.inf)]
+    others = [chance.lognormvariate(-4, 5) for _ in range(10_000)]
+    for time in (0.0, -1.0, 1e300, math.inf, *BOUNDS, *beside, *others):
+        assert bucket_of(time) == bisect_left(BOUNDS, time), time
 
 
 @pytest.mark.parametrize("shape", SHAPES)
