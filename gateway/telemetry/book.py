@@ -23,7 +23,7 @@ from pathlib import Path
 
 import orjson
 
-from gateway.telemetry.series import COUNTS, TOTAL, WORDS, Labels, Series
+from gateway.telemetry.series import COUNTS, TOTAL, WORDS, Folds, Labels, Series
 
 BLOCK = 8 * WORDS
 VERSION, USED, MOVES = 0, 1, 2
@@ -74,6 +74,7 @@ class Book:
         # Mappings stay: to unmap one closes a descriptor, and that ends the claim.
         self._mapped: list[mmap.mmap] = []
         self._map(_MAPPED)
+        self.folds = Folds()
         self._series: dict[tuple[str, Labels], Series] = {}
         self._free: list[int] = []
         self._next = 1
@@ -120,6 +121,7 @@ class Book:
         for each in replaced:
             self.release(each.blocks)
             each.into = made
+            self.folds.count += 1
         self.words[MOVES] += 1
 
     def _made(self, metric: str, labels: Labels, replaced: Sequence[Series] = ()) -> Series:

@@ -5,19 +5,17 @@ the control process when it likes. Nothing is formatted, sent or locked here, an
 come from the table, never from a client: an unknown method counts as `other`.
 """
 
-from bisect import bisect_left
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from gateway.telemetry.access_log import members
 from gateway.telemetry.book import Book
-from gateway.telemetry.buckets import BOUNDS
+from gateway.telemetry.buckets import bucket_of
 from gateway.telemetry.catalogue import TIMES, Gone, retired_labels
 from gateway.telemetry.rows import Rows
 from gateway.telemetry.series import TOTAL, Labels, Series
 
-_BOUNDS: Final = BOUNDS
-_bucket_of: Final = bisect_left
 METHODS: Final = {
     method.encode(): method
     for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
@@ -36,11 +34,31 @@ HANDSHAKES_FAILED = "headgate_tls_handshake_failures_total"
 COMPARED = "headgate_mirror_compared_total"
 
 
-class Cell:
+class _Counting:
+    """Whatever counts in a series, and in the one that this was folded into. Whether any was is
+    asked of all of the book at once: of a thousand series none has to be read for it."""
+
+    __slots__ = ("_folds", "_seen", "_series", "_words")
+
+    def _begin(self, series: Series) -> None:
+        self._series, self._words = series, series.words
+        self._folds, self._seen = series.folds, series.folds.count
+
+    def _follow(self) -> None:
+        """Goes on in another series if its own was folded into that."""
+        self._seen = self._folds.count
+        if self._series.into is not None:
+            self._count_in(self._series.newest)
+
+    @abstractmethod
+    def _count_in(self, series: Series) -> None:
+        """Counts in `series` from now on."""
+
+
+class Cell(_Counting):
     """The counters of one route at one backend's instance, of which the access log says `told`."""
 
-    __slots__ = ("_code", "_last", "_method", "_places", "_reason", "_series", "_words", "labels",
-                 "times", "told")  # fmt: skip
+    __slots__ = ("_code", "_last", "_method", "_places", "_reason", "labels", "times", "told")
 
     def __init__(self, book: Book, labels: tuple[str, str, str], times: "Times") -> None:
         self.labels = labels
@@ -49,16 +67,15 @@ class Cell:
         self._count_in(book.series(REQUESTS, labels))
 
     def _count_in(self, series: Series) -> None:
-        self._series = series
-        self._words = series.words
+        self._begin(series)
         self._places: dict[tuple[bytes, int, str], int] = {}
         # Most requests are as the last one was.
         self._method, self._code, self._reason, self._last = b"", 0, "", 0
 
     def count(self, method: bytes, code: int, reason: str) -> None:
         """One request ended like this."""
-        if self._series.into is not None:
-            self._count_in(self._series.newest)
+        if self._folds.count != self._seen:
+            self._follow()
         if code != self._code or method != self._method or reason != self._reason:
             self._last = self._place(method, code, reason)
             self._method, self._code, self._reason = method, code, reason
@@ -76,23 +93,22 @@ class Cell:
         return place
 
 
-class Consumed:
+class Consumed(_Counting):
     """The requests of one consumer at one route, by how they were answered."""
 
-    __slots__ = ("_at", "_code", "_series", "_words")
+    __slots__ = ("_at", "_code")
 
     def __init__(self, book: Book, labels: Labels) -> None:
         self._count_in(book.series(CONSUMED, labels))
 
     def _count_in(self, series: Series) -> None:
-        self._series = series
-        self._words = series.words
+        self._begin(series)
         self._code = self._at = 0  # most get the same code again and again
 
     def count(self, code: int) -> None:
         """One request was answered by `code`."""
-        if self._series.into is not None:
-            self._count_in(self._series.newest)
+        if self._folds.count != self._seen:
+            self._follow()
         if self._code != code:
             series = self._series
             self._at, self._code = series.place(series.book.name((str(code),))), code
@@ -125,17 +141,17 @@ def observed(key: int) -> tuple[tuple[str, int], ...]:
     return (({LAST: REQUEST, FIRST: FIRST_BYTE, OWN: OVERHEAD}[kind], bucket),)
 
 
-class Times:
+class Times(_Counting):
     """The histograms of one route at one backend: what is counted → where; `sums` is where the
     first of three sums of seconds is, which lie side by side."""
 
-    __slots__ = ("_places", "_seconds", "_series", "_sums", "_words")
+    __slots__ = ("_places", "_seconds", "_sums")
 
     def __init__(self, book: Book, labels: Labels) -> None:
         self._count_in(book.series(TIMES, labels))
 
     def _count_in(self, series: Series) -> None:
-        self._series = series
+        self._begin(series)
         assert isinstance(series.places, Rows)
         self._places = series.places
         self._sums, *others = [series.place(key) for key in sorted(SUMS)]
@@ -144,13 +160,13 @@ class Times:
 
     def count(self, request_s: float, first_byte_s: float, overhead_s: float) -> None:
         """One request took so long until its end and its first byte, and at the gateway itself."""
-        if self._series.into is not None:
-            self._count_in(self._series.newest)
+        if self._folds.count != self._seen:
+            self._follow()
         places = self._places
-        request = first_byte = _bucket_of(_BOUNDS, request_s)
+        request = first_byte = bucket_of(request_s)
         if first_byte_s != request_s:
-            first_byte = _bucket_of(_BOUNDS, first_byte_s)
-        overhead = _bucket_of(_BOUNDS, overhead_s) | OWN
+            first_byte = bucket_of(first_byte_s)
+        overhead = bucket_of(overhead_s) | OWN
         # First what may fail, then what counts.
         own_at = places.get(overhead) or self._open(overhead)
         alone = 0

@@ -24,11 +24,21 @@ counted yet."""
 Labels = tuple[str, ...]
 
 
+class Folds:
+    """How many series of a book were folded into others so far."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class Blocks(Protocol):
     """A book, by what a series needs of it."""
 
     words: "memoryview[int]"
     seconds: "memoryview[float]"
+    folds: Folds
 
     def block(self, series: "Series") -> int: ...
 
@@ -42,11 +52,13 @@ class Series:
     `into` another one, nothing may be counted here: the blocks are somebody else's.
     """
 
-    __slots__ = ("blocks", "book", "ident", "into", "places", "seconds", "spare", "words")
+    __slots__ = (
+        "blocks", "book", "folds", "ident", "into", "places", "seconds", "spare", "words",
+    )  # fmt: skip
 
     def __init__(self, book: Blocks, ident: int, metric: str) -> None:
         self.book, self.ident = book, ident
-        self.words, self.seconds = book.words, book.seconds
+        self.words, self.seconds, self.folds = book.words, book.seconds, book.folds
         self.places: dict[int, int] | Rows = Rows() if metric == TIMES else {}
         self.blocks: list[int] = []
         self.spare = 0
