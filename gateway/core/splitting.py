@@ -19,7 +19,13 @@ TICKETS: Final = 1 << 64
 _MASK: Final = TICKETS - 1
 _PART: Final = TICKETS // 16
 _STEP: Final = 0x9E3779B97F4A7C15 // 16 | 1  # _PART/φ, odd: every place inside a part is met
+_place_of: Final = bisect_right
 _ORDERS: Final = tuple(permutations(range(4)))
+# By part and order of quarters: where the four sixteenths begin.
+_PLACES: Final = tuple(
+    tuple(tuple((4 * quarter + part) * _PART for quarter in order) for order in _ORDERS)
+    for part in range(4)
+)
 
 
 class Spread:
@@ -41,16 +47,16 @@ class Spread:
 
     def next(self) -> int:
         """The next ticket, in [0, 2^64)."""
-        return (self._left or self._renewed()).pop()
+        left = self._left or self._renewed()
+        return left.pop() + self._shift
 
     def _renewed(self) -> list[int]:
-        self._shift = shift = (self._shift + _STEP) % _PART
+        self._shift = (self._shift + _STEP) % _PART
         drawn, order = divmod(self._chance(), len(_ORDERS))
         left = self._left
         for part in _ORDERS[order]:
             drawn, order = divmod(drawn, len(_ORDERS))
-            inside = part * _PART + shift
-            left += [quarter * 4 * _PART + inside for quarter in _ORDERS[order]]
+            left += _PLACES[part][order]
         return left
 
 
@@ -80,7 +86,12 @@ class Split:
 
     def pick(self, ticket: int) -> str | None:
         """The backend whose range holds `ticket`; None when all weights are zero."""
-        return self._names[bisect_right(self._bounds, ticket)]
+        return self._names[_place_of(self._bounds, ticket)]
+
+    @property
+    def sole(self) -> str | None:
+        """The backend that every ticket picks; None where that is not so, or nobody is."""
+        return None if self._bounds else self._names[0]
 
     def among(self, available: frozenset[str]) -> "Split":
         """The split without the backends that are not `available`."""

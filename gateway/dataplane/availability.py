@@ -37,7 +37,7 @@ class Availability(Group):
         self.serving = ()
         self.loads: tuple[Load, ...] = ()
         self.alone: LiveInstance | None = None  # the only one that serves, if it is not counted
-        self.rotation = shared.random()
+        self.rotation = shared.random() >> 8  # a number that stays short, and quick to add to
         self._peers = Peers()
         self.vacant = False  # every instance turned a request away just now, or is lost
         self.asleep = self.available = False
