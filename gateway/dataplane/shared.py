@@ -41,6 +41,12 @@ log: Final = logging.getLogger(__name__)
 MAX_SIGNALS: Final = 1000  # until the channel takes them; of more the last ones say how it is now
 _ODD: Final = 0x9E3779B97F4A7C15F39CC0605CEDC835  # 2^128/φ: ids that follow each other look unlike
 _MASK: Final = (1 << 128) - 1
+# So many ids are made at once, as one number that has them side by side; what one of them carries
+# over into the next does not matter there.
+_IDS: Final = 64
+_EACH: Final = sum(1 << 128 * place for place in range(_IDS))
+_STEPS: Final = sum((_ODD * place & _MASK) << 128 * place for place in range(_IDS))
+_ALL: Final = (1 << 128 * _IDS) - 1
 _MOST_CLIENTS: Final = 4096
 _LONGEST_HOPS: Final = 256
 
@@ -52,9 +58,9 @@ class Shared:
 
     __slots__ = (
         "_awake", "_bits", "_buckets", "_clients", "_credentials", "_dropped", "_gateways", "_id",
-        "_loop", "_trusted", "asked", "budget", "counters", "demand", "generation", "idle_queue",
-        "judges", "ledger", "load_memory", "log", "mirrored", "node", "notify", "now", "options",
-        "outbox", "permits", "served", "signals", "tasks", "wall", "wheel",
+        "_ids", "_loop", "_trusted", "asked", "budget", "counters", "demand", "generation",
+        "idle_queue", "judges", "ledger", "load_memory", "log", "mirrored", "node", "notify", "now",
+        "options", "outbox", "permits", "served", "signals", "tasks", "wall", "wheel",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +88,7 @@ class Shared:
         self._trusted = [ipaddress.ip_network(each) for each in options.trusted_proxies]
         self._clients: dict[tuple[bytes, bytes], bytes] = {}
         self._id = secrets.randbits(128)
+        self._ids: list[bytes] = []
         self._bits = random.Random().getrandbits  # noqa: S311 -- which arm, not a secret
         self._awake: dict[Callable[[], None], None] = {}  # in the order of their wishes
         self.generation = 1
@@ -130,8 +137,13 @@ class Shared:
 
     def fresh_id(self) -> bytes:
         """An id that no other request has: 32 hexadecimal digits, as a trace's."""
-        self._id = made = (self._id + _ODD) & _MASK
-        return hexlify(made.to_bytes(16, "big"))
+        return (self._ids or self._more_ids()).pop()
+
+    def _more_ids(self) -> list[bytes]:
+        made = hexlify(((self._id * _EACH + _STEPS) & _ALL).to_bytes(16 * _IDS, "big"))
+        self._id = (self._id + _IDS * _ODD) & _MASK
+        self._ids = ids = [made[at : at + 32] for at in range(0, len(made), 32)]
+        return ids
 
     def trusts(self, address: str) -> bool:
         """Whether what a peer at `address` says of its own clients is believed."""
