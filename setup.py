@@ -20,15 +20,16 @@ from setuptools.command.build_ext import build_ext
 HOT = {
     "gateway/core": """access balancing compressing concurrency_limit cors crowding errors
         fair_turns framing header_fields header_rules headers heads health index instance_load
-        kept lines matching openai pooling queueing rate_limit response_heads retrying
-        sampling shared_load splitting strangers targets""",
+        kept lines matching openai options pooling queueing rate_limit response_heads retrying
+        sampling shared_load splitting strangers targets
+        tracing""",
     "gateway/controlplane/watch": "book_reader rates tallies",
     "gateway/dataplane": """admitting attempt availability backend bucket buckets coding cold_start
         connection deadlines deciding door exchange idle_queue in_flight_limit instance intake judge
         leased limiting listener live_route match_memory meeting mirroring model_listing pairing
         plane pool queue queue_turns replies replying retry room route_table shaping shared traced
         tunnel upstream waiter""",
-    "gateway/telemetry": "ledger metrics rows series",
+    "gateway/telemetry": "buckets ledger metrics rows series",
     "instance/core": "batching deadlines expiring pacing",
     "instance/front": """answers batches connection driver endpoint http incoming jobs load takers
         traced workers writing""",

@@ -7,7 +7,6 @@ once. Framing is always regenerated here, never copied.
 
 import hashlib
 import re
-from functools import lru_cache
 from typing import Final
 
 from gateway.core.heads import CHUNKED, CRLF, RequestHead
@@ -23,6 +22,7 @@ from gateway.core.lines import (
 from gateway.core.units import parse_duration
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_SHORT_LENGTHS: Final = [b""] * 4096  # their lines, once they were asked for
 _NO_SPAN: Final = b"0" * 16
 _is_trace: Final = re.compile(rb"[0-9a-f]{32}").fullmatch
 _is_request_id: Final = re.compile(rb"[A-Za-z0-9._~+/=:-]{1,128}").fullmatch
@@ -66,11 +66,12 @@ def message_start(
     """What an instance gets up to the request's id: all that does not change from one request
     with this head to the next. `forward` are the header lines that pass, `added` those of
     the gateway: X-Forwarded-* and who the consumer is."""
-    via = head.known.get(VIA)
+    known = head.known
+    via = known.get(VIA) if known else None
     return b"".join(
         (
             head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, CRLF,
-            CRLF.join((*forward, b"")), added,
+            CRLF.join(forward), CRLF if forward else b"", added,
             b"Via: " if via is None else b"Via: " + via + b", ",
             b"1.1 " if head.minor else b"1.0 ", node, b"\r\nX-Request-Id: ",
         )
@@ -108,14 +109,20 @@ def trace_of_id(request_id: bytes) -> bytes:
     return hashlib.blake2b(request_id, digest_size=16).hexdigest().encode()
 
 
-@lru_cache(4096)
 def length_line(length: int | None) -> bytes:
     """The framing line of a body of `length` bytes, CHUNKED, or None: no body announced."""
     if length is None:
         return b""
     if length == CHUNKED:
         return b"Transfer-Encoding: chunked\r\n"
-    return b"Content-Length: %d\r\n" % length
+    if length >= len(_SHORT_LENGTHS):
+        return b"Content-Length: %d\r\n" % length
+    return _SHORT_LENGTHS[length] or _short_length(length)
+
+
+def _short_length(length: int) -> bytes:
+    _SHORT_LENGTHS[length] = line = b"Content-Length: %d\r\n" % length
+    return line
 
 
 def client_timeout_s(head: RequestHead) -> float | None:

@@ -45,12 +45,12 @@ MEMORABLE: Final = 1024  # bytes of a head up to which a connection keeps its la
 
 # No `#` and no `\`: what one server reads as a fragment or a separator another reads as path.
 _TARGET_BYTE: Final = only(bytes({*range(0x21, 0x7F)} - {*b"#\\"}))
-_MINORS: Final = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
-_USUAL: Final = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"))
+_VERSION: Final = 9  # bytes behind a target, from the space on
 _is_method: Final = re.compile(rb"[A-Z][A-Z-]{0,31}").fullmatch
 _LONG_TARGET: Final = re.compile(rb"[A-Z][A-Z-]{0,31} [^ ]*")
 _method_start: Final = re.compile(rb"[A-Z][A-Z-]{0,31}(?: .*)?", re.DOTALL).fullmatch
 _COLON: Final = 0x3A
+_ZERO: Final = 0x30
 _KEEP_ALIVE: Final = (b"keep-alive", b"Keep-Alive")
 
 
@@ -105,8 +105,6 @@ class Head:
         """Hop-by-hop headers by nomination go; Host and our own are not in `forward`."""
         if self.nominated:
             dropped = {name for name in self.nominated if name not in (b"close", b"upgrade")}
-            if b"traceparent" in dropped:
-                self.known.pop(TRACEPARENT, None)
             self.forward = _without(self.forward, dropped)
             if TRUSTED in self.known:
                 left = _without(self.known.pop(TRUSTED).split(CRLF), dropped)
@@ -120,10 +118,12 @@ def _without(lines: list[bytes], names: set[bytes]) -> list[bytes]:
 
 class RequestHead(Head):
     """A request: `method`, `target` and `host` are the bytes that go on unchanged; `api_key` and
-    `authorization` the lines of these names, b"" where there are none."""
+    `authorization` the lines of these names, b"" where there are none; `traceparent` what names
+    its trace, None where nothing does."""
 
     __slots__ = (
         "admitted", "api_key", "authorization", "host", "method", "prepared", "target",
+        "traceparent",
     )  # fmt: skip
 
     def __init__(
@@ -134,6 +134,7 @@ class RequestHead(Head):
         self.target = target
         self.host: bytes | None = None
         self.api_key = self.authorization = b""
+        self.traceparent: bytes | None = None
         # Target, who was let in with it, and headers.message_start.
         self.prepared: tuple[bytes, object, bytes] | None = None
         self.admitted: tuple[object, object, Any] | None = None  # see dataplane.door
@@ -145,6 +146,7 @@ class RequestHead(Head):
         made.forward, made.known = self.forward.copy(), self.known.copy()
         made.host = self.host
         made.api_key, made.authorization = self.api_key, self.authorization
+        made.traceparent = self.traceparent
         return made
 
     def note(self, entry: Line, line: bytes, underscores: str) -> None:
@@ -181,6 +183,8 @@ class RequestHead(Head):
             self.api_key += CRLF + line
         elif kind == AUTHORIZATION:
             self.authorization += CRLF + line
+        elif kind == TRACEPARENT:  # two name none
+            self.traceparent = (self.traceparent or b"") + b", " + value
         elif kind == TRUSTED:  # as lines
             known[kind] = known[kind] + CRLF + line if kind in known else line
         else:
@@ -223,6 +227,9 @@ def parse_request(
                 request.host = entry.value
             elif kind == LENGTH and request.length is None:
                 request.length = entry.number
+            elif kind == TRACEPARENT and request.traceparent is None:
+                forward.append(line)
+                request.traceparent = entry.value
             elif kind == API_KEY and not request.api_key:
                 forward.append(line)
                 request.api_key = line
@@ -257,23 +264,20 @@ def refused_head(start: bytes, max_target: int) -> RequestHead:
 
 def _first_line(line: bytes, max_target: int) -> tuple[bytes, bytes, int]:
     """Method, target and minor version of a request line."""
-    parts = line.split(b" ")
-    if len(parts) != 3:
-        raise ValueError("malformed request line")
-    method, target, version = parts
-    minor = _MINORS.get(version)
+    method, _, rest = line.partition(b" ")
+    target, version = rest[:-_VERSION], rest[-_VERSION:]
     if (
-        minor is None
+        (version != b" HTTP/1.1" and version != b" HTTP/1.0")
         or not target
         or target.translate(_TARGET_BYTE) != target
-        or (method not in _USUAL and _is_method(method) is None)
+        or (method not in (b"POST", b"GET", b"PUT", b"DELETE") and _is_method(method) is None)
     ):
         raise ValueError("malformed request line")
     if method == b"CONNECT":
         raise ValueError("CONNECT asks for a tunnel, of which there is none")
     if len(target) > max_target:
         raise ClientFault("The request target is too long.", "uri_too_long")
-    return method, target, minor
+    return method, target, version[-1] - _ZERO
 
 
 def check_start(data: bytes, max_target: int, max_headers: int, underscores: str) -> None:
@@ -299,18 +303,21 @@ def _check_whole(request: RequestHead) -> None:
     """What only the whole head can tell."""
     if request.nominated:
         request.drop_nominated()
+        if b"traceparent" in request.nominated:
+            request.traceparent = None
     if request.minor and request.host is None:
         raise ValueError("no Host")
     if request.target[0] != 0x2F:
         _absolute(request)
+    said = request.traceparent
+    if said is not None and not names_trace(said):
+        request.traceparent = None  # one begins here
+        request.forward = without_trace(request.forward)
     known = request.known
     if known:
         if EXPECT in known and known[EXPECT].lower() != b"100-continue":
             raise ClientFault("Only 100-continue can be expected.", "expectation_failed")
-        if TRACEPARENT in known and not names_trace(known[TRACEPARENT]):
-            del known[TRACEPARENT]  # it names no trace: one begins here
-            request.forward = without_trace(request.forward)
-        if TRACESTATE in known and TRACEPARENT not in known:
+        if TRACESTATE in known and request.traceparent is None:
             # It says something of a trace that nobody knows; the one that begins here is another.
             request.forward = [
                 line for line in request.forward if line[:11].lower() != b"tracestate:"

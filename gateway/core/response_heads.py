@@ -42,15 +42,16 @@ _idle_timeout = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,9})", re.IGN
 
 class ResponseHead(Head):
     """An answer of an instance; `status_line` goes on as it is, from the code on, and `passing`
-    is all that does: the line and the headers that pass. `before` and `after` are what of `raw`
-    lies around the value of its load report, b"" where it has not exactly one."""
+    is all that does: the line and the headers that pass. `load` is its load report, None without;
+    `before` and `after` are what of `raw` lies around that, b"" where it has not exactly one."""
 
-    __slots__ = ("after", "before", "passing", "status", "status_line")
+    __slots__ = ("after", "before", "load", "passing", "status", "status_line")
 
     def __init__(self, lines: list[bytes], status: int, status_line: bytes, minor: int) -> None:
         Head.__init__(self, lines, minor)
         self.status = status
         self.status_line = status_line
+        self.load: bytes | None = None
         self.passing = self.before = self.after = b""
 
     def again(self, data: bytes, max_head: int) -> "ResponseHead | None":
@@ -61,17 +62,17 @@ class ResponseHead(Head):
             return None
         at = len(before)
         end = data.find(CRLF, at, MEMORABLE)
-        if end < 0 or not data.startswith(self.after, end):
+        over = end + len(self.after)
+        if end < 0 or data[end:over] != self.after:
             return None
         value = data[at:end]
-        if has_control(value) or end + len(self.after) - len(END) > max_head:
+        if has_control(value) or over - len(END) > max_head:
             return None
         made = ResponseHead(self.lines, self.status, self.status_line, self.minor)
         made.close, made.length, made.nominated = self.close, self.length, self.nominated
         made.forward, made.passing = self.forward, self.passing
-        made.known = self.known.copy()
-        made.known[LOAD] = value.strip(b" \t")
-        made.raw = data[: end + len(self.after)]
+        made.known, made.load = self.known, value.strip(b" \t")
+        made.raw = data[:over]
         made.before, made.after = before, self.after
         return made
 
@@ -123,13 +124,11 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
                 forward.append(line)
             elif kind == LENGTH and response.length is None:
                 response.length = entry.number
-            elif kind == LOAD and LOAD not in response.known:
-                response.known[LOAD] = entry.value
-                report = line
+            elif kind == LOAD:  # which of two counts is no matter of their places
+                report = line if response.load is None else b""
+                response.load = entry.value
             else:
                 response.note(entry, line)
-                if kind == LOAD:
-                    report = b""  # which of two counts is no matter of their places
         if response.nominated:
             response.drop_nominated()
         if status == 426 and response.known.get(UPGRADE, b"").lower() == b"websocket":

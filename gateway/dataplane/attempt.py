@@ -7,23 +7,24 @@ attempt follows is the exchange's to say.
 """
 
 from abc import abstractmethod
-from operator import itemgetter
-from typing import Final
+from typing import Any, Final
 
-import orjson
+import msgspec
 from mypy_extensions import mypyc_attr, trait
 
 from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line, timeout_line
 from gateway.core.heads import CHUNKED, RequestHead
-from gateway.core.lines import LOAD, RETRY_AFTER
+from gateway.core.lines import RETRY_AFTER
 from gateway.core.response_heads import ResponseHead
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import REPORT, LiveInstance
 from gateway.dataplane.upstream import Receiver, Upstream
 
 _UPGRADE: Final = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
-_reported: Final = itemgetter(*REPORT)
+_METRICS: Any = msgspec.defstruct("Metrics", [(name, float) for name in REPORT])
+_REPORT: Any = msgspec.defstruct("Report", [("named_metrics", _METRICS)])
+_read: Final = msgspec.json.Decoder(_REPORT).decode
 UNREAD_S: Final = 1.0  # what the instance said before it read us arrives within a network's delay
 
 
@@ -199,16 +200,16 @@ class Attempt(Receiver):
     ) -> None:
         """The instance's head came, with what there was of the body."""
         instance = self.instance
-        known, status = head.known, head.status
-        if known and LOAD in known:
-            self._report(known[LOAD], now)
+        status, load = head.status, head.load
+        if load is not None:
+            self._report(load, now)
         if instance.health.is_new:
             instance.note("answered", now)
         # Refusals and complaints are quick: they say nothing of how fast an instance works.
         self.teaches = status < 400
         self.is_well = status < 500
         if not self.is_well:
-            self.failed = not (status == 503 and RETRY_AFTER in known)
+            self.failed = not (status == 503 and RETRY_AFTER in head.known)
             if self.failed:
                 self._blame("gateway_error" if 502 <= status <= 504 else "error", now)
         if done:
@@ -320,10 +321,10 @@ class Attempt(Receiver):
         instance = self.instance
         if value != instance.reported:  # the answers of a batch say the same
             try:
-                metrics = orjson.loads(value.removeprefix(b"JSON "))["named_metrics"]
-                instance.report = tuple(map(float, _reported(metrics)))
-            except (ValueError, KeyError, TypeError):
+                said = _read(value[5:] if value.startswith(b"JSON ") else value).named_metrics
+            except ValueError:
                 return
+            instance.report = (said.queue, said.running, said.slots, said.wait_ms)
             instance.reported = value
         queue, running, slots, wait_ms = instance.report
         instance.load.reported(now, queue, running, slots, wait_ms)

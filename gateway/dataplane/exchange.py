@@ -14,7 +14,7 @@ from gateway.core.framing import LAST_CHUNK, chunk
 from gateway.core.headers import length_line
 from gateway.core.heads import CHUNKED, CRLF, RequestHead
 from gateway.core.health import had_time
-from gateway.core.lines import FORWARDED_FOR, LOAD, RETRY_AFTER
+from gateway.core.lines import FORWARDED_FOR, RETRY_AFTER
 from gateway.core.response_heads import ResponseHead
 from gateway.core.retrying import may_retry
 from gateway.dataplane.admitting import ANSWERING, OVER, STATES, TRYING, TUNNEL, WAITING
@@ -41,7 +41,7 @@ _CODES: Final = {"connect_failure": "connect_failed", "timeout": "response_timeo
 def _takes_nothing(head: ResponseHead) -> bool:
     """Whether an instance of ours (it reports its load) takes nothing yet or any more: a full
     one says 503 too, but keeps its connections."""
-    return head.close and LOAD in head.known
+    return head.close and head.load is not None
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -75,7 +75,7 @@ class LiveInstance(Timed):
         self.load.shared = shared.load_memory.load(backend.name, address)
         self.permits: Permits | None = None  # where requests are counted over all workers
         self.taken = 0  # permits that its requests have
-        self.report: tuple[float, ...] = ()  # the last one, in the order of REPORT
+        self.report = (0.0, 0.0, 0.0, 0.0)  # the last one, in the order of REPORT
         self.reported = b""  # as it came
         self.returned_at = -1e9
         self.gone = False

@@ -21,7 +21,7 @@ from gateway.core.headers import (
     upstream_message,
 )
 from gateway.core.heads import CRLF, RequestHead
-from gateway.core.lines import DEADLINE, EXPECT, PREFLIGHT, TRACEPARENT, UPGRADE, VIA
+from gateway.core.lines import DEADLINE, EXPECT, PREFLIGHT, UPGRADE, VIA
 from gateway.core.openai import Listing
 from gateway.core.units import format_size
 from gateway.dataplane import limiting
@@ -247,7 +247,7 @@ class Intake(Admitting):
         replaced = instance.backend.met.replaced
         if replaced is not None:  # what its backend sets, a client does not
             start = replaced.sub(b"", start)
-        trace = b"" if TRACEPARENT in head.known else request_id
+        trace = request_id if head.traceparent is None else b""
         if trace and self.client.trusted:
             trace = trace_of_id(request_id)
         return upstream_message(start, request_id, trace, timeout, framing, body)
@@ -297,11 +297,11 @@ class Intake(Admitting):
             if route.bucket is not None or self.has_bucket:
                 self.check_limits(snapshot, route)
             self._note_route(snapshot, route)  # what it ends with before its body, ends there
-            self._max_body = route.route.max_body
+            self._max_body = route.max_body
             gather = self.plane.options.gather
-            self._set_deadline(route.route.deadline_s)
+            self._set_deadline(route.deadline_s)
             if EXPECT in head.known:
-                remaining_s = min(route.route.deadline_s or NEVER, client_timeout_s(head) or NEVER)
+                remaining_s = min(route.deadline_s or NEVER, client_timeout_s(head) or NEVER)
                 route.check_open(head, remaining_s, self.started)
         if head.length is not None and head.length > self._max_body:
             raise self._too_large()
@@ -363,7 +363,8 @@ class Intake(Admitting):
     def _set_deadline(self, limit_s: float | None) -> None:
         """From its head on the request has `limit_s`, or less where its client says so."""
         self.blames_instance = True
-        if DEADLINE in self.head.known:
+        known = self.head.known
+        if known and DEADLINE in known:
             said_s = client_timeout_s(self.head)
             if said_s and said_s < (limit_s or NEVER):
                 # A client may be impatient; that is no evidence about the instance.
@@ -399,7 +400,7 @@ class Intake(Admitting):
         self.shown = snapshot.shown
         if snapshot.asks or route.asks:
             self.let_in(snapshot, route)
-        limit = self._max_body = route.route.max_body
+        limit = self._max_body = route.max_body
         if self.received > limit:
             raise self._too_large()
         admitted = self.admitted
@@ -407,7 +408,7 @@ class Intake(Admitting):
         if is_limited and not self.is_within_limits(route):
             return
         now = self.ready_at
-        self._set_deadline(route.route.deadline_s)
+        self._set_deadline(route.deadline_s)
         if self.expires_at <= now:
             raise too_late()
         judge = route.judge

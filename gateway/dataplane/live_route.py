@@ -30,8 +30,9 @@ class LiveRoute:
     decide."""
 
     __slots__ = (
-        "_at", "_generation", "_open", "_shared", "asks", "backends", "bucket", "fallback", "judge",
-        "mirror", "retries", "route", "shape", "split", "spread",
+        "_at", "_by_head", "_generation", "_open", "_shared", "asks", "backends", "bucket",
+        "deadline_s", "fallback", "judge", "max_body", "mirror", "retries", "route", "shape",
+        "split", "spread",
     )  # fmt: skip
 
     def __init__(
@@ -44,7 +45,10 @@ class LiveRoute:
         self.asks = bool(route.access) or (rules is not None and rules.request != NO_RULES)
         self.shape = Shape.of(route)
         self.bucket = bucket_of(shared, "route", route.name, route.limits)
+        # What each request asks of the route, out of its own: a look by name costs much more.
         self.retries = route.retries
+        self.max_body, self.deadline_s = route.max_body, route.deadline_s
+        self._by_head = bool(route.override) or route.sticky is not None
         self.spread = spread
         self.split = Split.of(route.split)
         self.backends: dict[str, LiveBackend] = {name: live[name] for name, _ in route.split}
@@ -63,14 +67,15 @@ class LiveRoute:
         generation = self._shared.generation
         if self._generation != generation:
             self._renew(generation)
-        if self.route.override and OVERRIDE in head.known:
-            return self._overridden(head.known[OVERRIDE])
         split = self._open
         name = None
-        if self.route.sticky is not None:
-            name = self._stuck(head, split)
+        if self._by_head:
+            if self.route.override and OVERRIDE in head.known:
+                return self._overridden(head.known[OVERRIDE])
+            if self.route.sticky is not None:
+                name = self._stuck(head, split)
         if name is None:
-            name = split.pick(self.spread.next())
+            name = split.sole or split.pick(self.spread.next())
         if name is None:
             return self._nobody()
         backend = self.backends[name]

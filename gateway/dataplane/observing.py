@@ -126,7 +126,7 @@ def _differ(told: ByAddress, name: str, now: dict[str, Any], nothing: Any, news:
 
 def report(instance: LiveInstance, now: float) -> LoadReport | None:
     """What `instance` last said of its load; None once that is too old to be believed."""
-    if not instance.report or now - instance.load.reported_at > FADE_S:
+    if not instance.reported or now - instance.load.reported_at > FADE_S:
         return None
     queue, running, slots, wait_ms = instance.report
     return {"queue": queue, "running": running, "slots": slots, "wait_ms": wait_ms}

@@ -9,7 +9,7 @@ Exchange's, with a note before or after it.
 from typing import TYPE_CHECKING
 
 from gateway.core.heads import RequestHead
-from gateway.core.lines import FORWARDED_HOST, FORWARDED_PROTO, TRACEPARENT
+from gateway.core.lines import FORWARDED_HOST, FORWARDED_PROTO
 from gateway.core.response_heads import ResponseHead
 from gateway.core.tracing import (
     Attributes,
@@ -119,7 +119,7 @@ class TracedExchange(Exchange):
         if self._request is not None:
             return self._request
         head = self.head
-        said = head.known.get(TRACEPARENT)
+        said = head.traceparent
         parent = parse_traceparent(said) if said is not None else None
         if said is not None:
             self._lines = without_trace(head.forward)
@@ -140,7 +140,7 @@ class TracedExchange(Exchange):
         """Makes the instance's span a child of `span`."""
         line = self._tracing.line(span)
         self.head.forward = [*self._lines, line]
-        self.head.known[TRACEPARENT] = line
+        self.head.traceparent = line
         self.head.prepared = None
 
     def _begin_try(self, instance: LiveInstance, now: float) -> None:
