@@ -68,8 +68,8 @@ class Node:
 class Index(NamedTuple):
     """Nodes by exact path and by prefix, the length of the longest prefix, entries by route."""
 
-    exact: Mapping[str, Node]
-    prefixes: Mapping[str, Node]
+    exact: dict[str, Node]
+    prefixes: dict[str, Node]
     longest: int
     entries: Mapping[str, Entry]
     next_order: int

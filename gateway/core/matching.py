@@ -40,11 +40,24 @@ class Unread(Enum):
 UNREAD: Final = Unread.UNREAD
 
 
-class Found(NamedTuple):
+class Found:
     """The name of the route, and the target (path and query) to ask its instances for."""
 
-    route: str
-    forwarded_path: str
+    __slots__ = ("forwarded_path", "route")
+
+    def __init__(self, route: str, forwarded_path: str) -> None:
+        self.route = route
+        self.forwarded_path = forwarded_path
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Found)
+            and self.route == other.route
+            and self.forwarded_path == other.forwarded_path
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.route, self.forwarded_path))
 
 
 class NeedsBody(NamedTuple):
@@ -84,10 +97,12 @@ class _Walk:
 class Matcher:
     """Finds the route of a request in an index that is never changed."""
 
-    __slots__ = ("index",)
+    __slots__ = ("_exact", "_longest", "_prefixes", "index")
 
     def __init__(self, index: Index) -> None:
         self.index = index
+        # Of its own, for each request looks here: what a named tuple has is found by name.
+        self._exact, self._prefixes, self._longest = index.exact, index.prefixes, index.longest
 
     @classmethod
     def of(cls, routes: Iterable[Route]) -> "Matcher":
@@ -120,11 +135,10 @@ class Matcher:
         """
         bare, mark, query = path.partition("?")
         walk: _Walk | None = None
-        index = self.index
-        node, end = index.exact.get(bare), self._end(bare)
+        node, end = self._exact.get(bare), self._end(bare)
         while node is not None or end >= 0:
             if node is None:
-                node, end = index.prefixes.get(bare[:end]), bare.rfind("/", 0, end)
+                node, end = self._prefixes.get(bare[:end]), bare.rfind("/", 0, end)
                 continue
             entry = node.sole
             if entry is None:
@@ -185,17 +199,17 @@ class Matcher:
         of thousands of slashes costs no more than the table's own depth."""
         if not path.startswith("/"):
             return -1
-        longest = self.index.longest
+        longest = self._longest
         return len(path) if len(path) <= longest else path.rfind("/", 0, longest + 1)
 
     def _nodes(self, path: str) -> Iterator[Node]:
         """The nodes that `path` may match: its own, then its prefixes from the longest."""
-        node = self.index.exact.get(path)
+        node = self._exact.get(path)
         if node is not None:
             yield node
         end = self._end(path)
         while end >= 0:
-            node = self.index.prefixes.get(path[:end])
+            node = self._prefixes.get(path[:end])
             if node is not None:
                 yield node
             end = path.rfind("/", 0, end)

@@ -73,10 +73,22 @@ def target_fault(target: str) -> Literal["form", "control", "fragment", "dots"] 
         return "control"
     if "#" in target:
         return "fragment"
+    return "dots" if _has_dots(target) else None
+
+
+def read_target_fault(target: str) -> Literal["form", "control", "dots"] | None:
+    """As `target_fault`, of a target that was read from a request line: `heads` let none pass that
+    holds a fragment or a control character but as `%00`."""
+    if not target.startswith("/"):
+        return "form"
+    if "%" in target and "%00" in target:
+        return "control"
+    return "dots" if _has_dots(target) else None
+
+
+def _has_dots(target: str) -> bool:
     path = target.partition("?")[0]
-    if ("/." in path or "%" in path or "\\." in path) and _DOTS.search(path):
-        return "dots"
-    return None
+    return ("/." in path or "%" in path or "\\." in path) and _DOTS.search(path) is not None
 
 
 def _has_control(target: str) -> bool:

@@ -25,7 +25,7 @@ from gateway.core.openai import LISTED_BY, MODELS, Listing
 from gateway.core.served import default_rewrite
 from gateway.core.splitting import Spread
 from gateway.core.table import EMPTY, Route, Table
-from gateway.core.targets import host_form, target_fault
+from gateway.core.targets import host_form, read_target_fault, target_fault
 from gateway.dataplane.backend import LiveBackend
 from gateway.dataplane.door import Admission, Door
 from gateway.dataplane.json_fields import FieldReader
@@ -34,6 +34,9 @@ from gateway.dataplane.match_memory import Remembered
 from gateway.dataplane.model_listing import ModelListing, ModelsAsked
 from gateway.dataplane.shared import Shared
 
+_QUESTION_MARK: Final = 0x3F
+_PERCENT: Final = 0x25
+_LISTS: Final = MODELS.decode()
 _MOST_SHOWN: Final = 100  # characters of what a client named
 _FAULTS: Final = {
     "form": "The request target is no path.",
@@ -170,7 +173,7 @@ class Snapshot:
         if MODELS not in head.target or said not in LISTED_BY or target_fault(target) is not None:
             return None
         path, host = target.partition("?")[0], host_of(head)
-        if MODELS.decode() not in path:
+        if _LISTS not in path:
             return None
         matched = self.matcher.match(said, host, target, head.get, UNREAD)
         return self._listing.asked(self.table, matched, path, host, header)
@@ -215,23 +218,31 @@ class Snapshot:
         and for nobody else: a target may hold a secret.
         """
         is_alike = last.mark is self.mark and last.host == head.host and last.method == head.method
-        if is_alike and last.target == head.target:
+        target = head.target
+        if not is_alike:
+            return self._find(head, last, body)
+        if last.target == target:
             return last.outcome
-        path, mark, query = head.target.partition(b"?")
-        # What else a query must not hold, no request line does; one letter is found much sooner.
-        if is_alike and last.path == path and (b"%" not in query or b"%00" not in query):
-            last.target = head.target
-            last.outcome = outcome = (last.outcome[0], last.led + mark + query)
+        end = len(last.path)
+        # What else a query must not hold, no request line does; one byte is found much sooner.
+        if (
+            target.startswith(last.path)
+            and (len(target) == end or target[end] == _QUESTION_MARK)
+            and (_PERCENT not in target or target.find(b"%00", end) < 0)
+        ):
+            last.target = target
+            asked = target if last.led == last.path else last.led + target[end:]
+            last.outcome = outcome = (last.outcome[0], asked)
             return outcome
-        return self._find(head, last, body, path)
+        return self._find(head, last, body)
 
     def _find(
-        self, head: RequestHead, last: Remembered, body: Json | Unread, path: bytes
+        self, head: RequestHead, last: Remembered, body: Json | Unread
     ) -> tuple[LiveRoute, bytes]:
         """As `find`, by the table: apart, for what is compiled makes room for what a function
         inside of it sees at each call."""
         target = head.target.decode("latin-1")
-        fault = target_fault(target)
+        fault = read_target_fault(target)
         if fault is not None:
             raise ClientFault(_FAULTS[fault])
         asked = False
@@ -245,9 +256,9 @@ class Snapshot:
             last.form, last.written = host_of(head), head.host
         method, host = head.method.decode("latin-1"), last.form
         matched = self.matcher.match(method, host, target, header, body)
-        if MODELS in path and method in LISTED_BY:
-            text = path.decode("latin-1")
-            listing = self._listing.asked(self.table, matched, text, host, header)
+        path = target.partition("?")[0]
+        if method in LISTED_BY and _LISTS in path:
+            listing = self._listing.asked(self.table, matched, path, host, header)
             if listing is not None:
                 raise ModelsAsked(listing)
         if not isinstance(matched, Found):
@@ -262,7 +273,7 @@ class Snapshot:
         if body is UNREAD and not asked:
             last.mark, last.outcome = self.mark, outcome
             last.method, last.host, last.target = head.method, head.host, head.target
-            last.path, last.led = path, outcome[1].partition(b"?")[0]
+            last.path, last.led = path.encode("latin-1"), outcome[1].partition(b"?")[0]
         return outcome
 
     def led(self, route: Route, target: str) -> str:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.core import targets
-from gateway.core.targets import host_form, normalise_host, target_fault
+from gateway.core.targets import host_form, normalise_host, read_target_fault, target_fault
 
 CORPORA = Path(
     os.environ.get("HEADGATE_CORPORA", Path(__file__).parents[2].parent / "shared" / "corpora")
@@ -125,3 +125,9 @@ def test_r7_what_few_targets_hold_is_found_wherever_it_stands(rest: str) -> None
         segments = (path[begin.end() :] for begin in BEGINS.finditer(path))
         expected = "dots" if any(map(DOTS.match, segments)) else None
     assert target_fault(target) == expected
+
+
+@given(st.text(alphabet="/.%2eEfF5cC30;?ab=-", max_size=12), st.booleans())
+def test_r7_what_was_read_from_a_request_line_is_judged_alike(rest: str, is_path: bool) -> None:
+    target = f"/{rest}" if is_path else rest
+    assert read_target_fault(target) == target_fault(target)
