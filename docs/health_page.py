@@ -18,7 +18,8 @@ WORDS = {
     "up": "ready",
     "failing": "its probes fail, or it cannot be trusted; used only when no instance is up, and"
     " once as many requests in a row as would eject it have failed too, only for what its route has"
-    " nobody else for",
+    " nobody else for, and where probes are answered, for one request after `eject.base`, and then"
+    " ever later up to `eject.max`",
     "down": "refuses connections, or takes none for long; gets nothing",
 }
 

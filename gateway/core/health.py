@@ -99,7 +99,7 @@ class HealthState:
     """All that is known of one instance.
 
     Of its probes: `word`, and how many in a row were `good` or `bad`; `is_gone`: since it was last
-    ready somebody was told that its process is gone.
+    ready somebody was told that its process is gone; `answers`: the last was answered, not well.
     Of requests: `is_new` until anything came of it; `is_away`: took no request since it last
     answered well; `failures` in a row, `ill` of them by ill health; out until `ejected_until`,
     by `ejections` in a row; then on trial: one more failure ejects it for longer, a success
@@ -119,6 +119,7 @@ class HealthState:
     ejected_until: float = 0.0
     avoid_until: float = 0.0
     returned_at: float = 0.0
+    answers: bool = False
 
     def after(
         self, signal: str, at: float, health: Health, eject: Eject, may_eject: bool = True
@@ -140,16 +141,17 @@ class HealthState:
         counting: that is a new process at the old address, loading its model.
         """
         is_gone = signal != "ready" and (self.is_gone or signal in GONE)
+        answers = signal == "unready"
         if is_gone and signal in ACCEPTED:
-            return replace(self, word="starting", good=0, bad=0, is_gone=True)
+            return replace(self, word="starting", good=0, bad=0, is_gone=True, answers=answers)
         good = min(self.good + 1, health.rise) if signal == "ready" else 0
         target = PROBE.get((self.word, signal))
         bad = self.bad + 1 if target is not None and signal != "ready" else 0
         enough = good >= health.rise or bad >= health.fall or (self.word, signal) in AT_ONCE
         if target is None or not enough:
-            return replace(self, good=good, bad=bad, is_gone=is_gone)
+            return replace(self, good=good, bad=bad, is_gone=is_gone, answers=answers)
         if target != "up":
-            return replace(self, word=target, good=0, bad=0, is_gone=is_gone)
+            return replace(self, word=target, good=0, bad=0, is_gone=is_gone, answers=answers)
         # It is ready again: what was learned before says nothing of it now.
         is_first = self.word == "starting" and self.is_new
         return HealthState(

@@ -17,14 +17,15 @@ from gateway.dataplane.shared import Shared
 
 class Availability(Group):
     """The instances of one backend, and who of them serves. Its deadline ends the moment for which
-    it is `vacant`. While it is `asleep`, requests wait for its start. It is `available` where it
-    serves or will; where it is not, those that are `serving` get who waits, and nothing new.
-    `leaving` are instances that were removed and finish what they have.
+    it is `vacant`, and one request ends one in which it `is_trying`. While it is `asleep`, requests
+    wait for its start. It is `available` where it serves or will; where it is not, those that are
+    `serving` get who waits, and nothing new. `leaving` are instances that were removed
+    and finish what they have.
     """
 
     __slots__ = (
-        "_peers", "alone", "asleep", "available", "instances", "leaving", "loads",
-        "rotation", "shared", "start", "vacant",
+        "_peers", "_trials", "_try_at", "alone", "asleep", "available", "instances", "is_trying",
+        "leaving", "loads", "rotation", "shared", "start", "vacant",
     )  # fmt: skip
 
     def __init__(self, shared: Shared, config: Backend, evidence: Evidence) -> None:
@@ -40,7 +41,8 @@ class Availability(Group):
         self.rotation = shared.random() >> 8  # a number that stays short, and quick to add to
         self._peers = Peers()
         self.vacant = False  # every instance turned a request away just now, or is lost
-        self.asleep = self.available = False
+        self.asleep = self.available = self.is_trying = False
+        self._trials, self._try_at = 0, 0.0
         self.leaving: list[LiveInstance] = []
         self.start = ColdStart(shared, config.name)
 
@@ -114,18 +116,37 @@ class Availability(Group):
         process that died and was started again would cost every request of its share.
 
         So it does as long as every instance is lost: one that hangs takes each request, and
-        answers none. That ends with a good answer, or as soon as the probes have it up."""
+        answers none. That ends with a good answer, or as soon as the probes have it up. Where
+        probes are answered, if not well, their path may be at fault: then a request tries."""
         until = 0.0
         if all(each.health.is_away for each in self.serving):
             until = max((each.health.avoid_until for each in self.serving), default=0.0)
-        if until > now:
-            self.shared.wheel.set(self, until)
         eject = self.config.eject
         is_lost = bool(self.serving) and all(each.health.is_lost(eject) for each in self.serving)
-        is_vacant = is_lost or until > now
+        if not is_lost:
+            self._trials = 0
+        elif not self._trials:
+            self._await_trial(now)
+        tries = is_lost and any(each.health.answers for each in self.serving)
+        looks_at = max(until, self._try_at) if tries else until
+        if looks_at > now:
+            self.shared.wheel.set(self, looks_at)
+        self.is_trying = tries and looks_at <= now
+        is_vacant = (is_lost and not self.is_trying) or until > now
         if is_vacant != self.vacant:
             self.vacant = is_vacant
             self.shared.generation += 1
+
+    def _await_trial(self, now: float) -> None:
+        """The next trial comes as late as the next end of an ejection would."""
+        self._trials += 1
+        eject = self.config.eject
+        self._try_at = now + min(eject.base_s * self._trials, eject.max_s)
+
+    def tried(self, now: float) -> None:
+        """One request is under way to who is lost: the others wait for what comes of it."""
+        self._await_trial(now)
+        self.look_who_takes(now)
 
     def expired(self, now: float) -> None:
         """The moment is over: whether somebody is there now is asked by a request."""

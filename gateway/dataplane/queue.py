@@ -58,6 +58,8 @@ class Queue(WithinLimit):
     def enter(self, waiter: Waiter, now: float) -> None:
         """Sends `waiter` to an instance or lets it wait; raises NoRoom to refuse it."""
         self.rotation += 1
+        if self.is_trying:
+            self.tried(now)
         if not self.waiting:
             alone = self.alone
             if alone is not None:

@@ -216,6 +216,52 @@ async def test_r32_a_version_whose_probes_fail_and_whose_requests_do_not_goes_on
     assert {(await gateway.ask(POST)).body for _ in range(4)} == {b"a", b"b"}
 
 
+@pytest.mark.parametrize("is_well", [True, False], ids=["well again", "still ill"])
+async def test_r32_a_version_whose_health_path_is_wrong_is_tried_again_when_it_was_ill(
+    rig, stub, is_well
+):
+    """No probe will ever say that it is well: one request in a while asks. Of one that answers no
+    probe either nothing is to be hoped."""
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await conversation.answer(b"a", 200 if is_well else 502)
+
+    gateway = await rig(StoppedClock())
+    one, two = await stub(script), await stub(named(b"b"))
+    versions = {
+        "a": {"instances": [one.url], "eject": {"failures": 3, "base": "5s", "max": "8s"}},
+        "b": {"instances": [two.url]},
+    }
+    gateway.table({"backends": versions, **TWO})
+    live = gateway.plane.live.backends["a"]
+    (instance,) = live.instances.values()
+
+    def probed(*signals: str) -> None:
+        for signal in signals:
+            instance.note(signal, gateway.plane.now())
+
+    async def asked(count: int) -> int:
+        """How many of so many requests `a` got."""
+        return [(await gateway.ask(POST)).body for _ in range(count)].count(b"a")
+
+    probed(*["late"] * 3, *["gateway_error"] * 3)
+    assert live.vacant
+    gateway.later(60.0)
+    assert await asked(20) == 0
+    probed("unready")
+    if is_well:
+        assert await asked(20) > 5
+        return
+    assert await asked(20) == 1
+    for wait_s in (8.0, 8.0):
+        gateway.later(wait_s - 0.5)
+        assert await asked(20) == 0
+        gateway.later(0.5)
+        assert await asked(20) == 1
+
+
 async def test_r24_a_fallback_takes_over_at_once_too(rig, stub):
     gateway = await rig(StoppedClock(), retry_min_per_s=1000.0)
     loads, spare = await stub(unready(b"Connection: close\r\n")), await stub(named(b"ok"))
