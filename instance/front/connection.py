@@ -232,7 +232,8 @@ class Connection(Client, asyncio.Protocol):
             incoming.body = parts[0] if len(parts) == 1 else b"".join(parts)
         self._waiting.append(incoming)
         if len(self._waiting) > MAX_PIPELINED:
-            self._deaf = True  # answers what there is; the client sees the connection end
+            self._deaf = True  # answers what there is
+            incoming.keep_alive = False  # the last one: its answer says so
         self._advance()
 
     def _stops_before_body(self, incoming: Incoming) -> bool:
