@@ -381,6 +381,8 @@ class Client(Connection):
         exchange = self.exchange
         if exchange is not None and exchange.state < admitting.TUNNEL:
             exchange.fail(NoRoom("The gateway is shutting down.", "draining"))
+        elif self._tunnel is not None:
+            self._tunnel.cut()
         else:
             self.abort()
 

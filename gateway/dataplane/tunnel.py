@@ -151,17 +151,22 @@ class Tunnel(Timed, Receiver, Sink):
         self._client.close_soon()
         self._end("draining")
 
+    def cut(self) -> None:
+        """Time is up, and a frame is still under way."""
+        self._break_off("draining")
+
     def expired(self, now: float) -> None:
         if not self._is_over:
-            self._upstream.abort()
-            self._client.abort()
-            self._end("idle")
+            self._break_off("idle")
 
     def give_up(self) -> None:
         """A fault of ours: both ends learn that nothing more will come."""
+        self._break_off("internal")
+
+    def _break_off(self, reason: str) -> None:
         self._upstream.abort()
         self._client.abort()
-        self._end("internal")
+        self._end(reason)
 
     def _end(self, reason: str) -> None:
         if not self._is_over:

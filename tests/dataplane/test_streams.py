@@ -302,6 +302,29 @@ async def test_r68_a_websocket_is_closed_with_1001_between_two_frames(rig, stub)
     go.set()
     assert await peer.at_end() == b"llo\x88\x02\x03\xe9"
     await until(lambda: instance.open == 0)
+    assert gateway.counted() == {("GET", "101", "draining"): 1}
+
+
+async def test_r68_a_websocket_that_is_cut_amid_a_frame_is_not_counted_as_its_clients_end(
+    rig, stub
+):
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        conversation.write(SWITCH + b"\x81\x05he")
+        await conversation.reader.read()
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(UPGRADE)
+    assert (await peer.answer()).status == 101
+    assert await peer.reader.readexactly(4) == b"\x81\x05he"
+    (client,) = gateway.plane.clients
+    client.shut()
+    client.cut()
+    assert await peer.at_end() == b""
+    await until(lambda: instance.open == 0)
+    assert gateway.counted() == {("GET", "101", "draining"): 1}
 
 
 @pytest.mark.parametrize(
