@@ -208,6 +208,7 @@ class Composition:
             driver=self.stores.driver,
             tell=self.workers.set_rollouts,
             working=lambda: self.view.working(),
+            why_unwell=lambda backend: self.view.why_unwell(backend),
             agreement=self.mirrors.judged,
         )
         self.publisher.allow = rollouts.allow

@@ -51,6 +51,7 @@ class House:
             self.events,
             tell=self.tell,
             working=lambda: self.working,
+            why_unwell=lambda backend: f"{backend}:1 is draining",
             agreement=lambda route, canary: self.mirrored,
             clock=lambda: self.now,
         )
@@ -253,7 +254,8 @@ async def test_a_canary_without_a_healthy_instance_is_a_failure_at_once() -> Non
     house.working = frozenset({"digits-linear"})
     shown = await house.wait(1)
     assert shown["state"] == "rolled_back"
-    assert "no healthy instance" in shown["history"][-1]["why"]
+    why = "digits-cnn has no healthy instance: digits-cnn:1 is draining"
+    assert shown["history"][-1]["why"] == why
 
 
 async def test_a_canary_that_has_everything_and_dies_goes_back_to_those_that_could_serve() -> None:

@@ -176,7 +176,8 @@ async def test_a_canary_that_dies_with_all_of_the_traffic_gives_it_back() -> Non
             assert (await gateway.client.get(f"{gateway.url}/x")).status == 200
             await new.stop()
             found = await ended(gateway, "r", "rolled_back")
-            assert found["history"][-1]["why"] == "new has no healthy instance"
+            why = found["history"][-1]["why"]
+            assert why.startswith("new has no healthy instance: 127.0.0.1:"), why
             reply = await gateway.client.get(f"{gateway.url}/x")
             assert (reply.status, reply.header("x-headgate-backend")) == (200, "old")
 

@@ -189,6 +189,18 @@ async def test_an_instance_that_is_out_by_command_is_not_up() -> None:
         assert it.view.available() == {"a", "b", "c"}
 
 
+async def test_why_a_backend_cannot_serve_is_said_of_each_instance() -> None:
+    async with world() as it:
+        it.table = table(p2="draining")
+        why = it.view.why_unwell("a")
+        assert why == "127.0.0.1:1 is not ready yet, 127.0.0.1:2 is draining"
+        many = {"instances": [f"http://127.0.0.1:{port}" for port in range(11, 16)]}
+        document = edits.put(it.table.document, "backends", "b", many)
+        it.table = Table.from_document(edits.put(document, "backends", "c", {"instances": []}), 8)
+        assert it.view.why_unwell("c") == it.view.why_unwell("nobody") == ""
+        assert it.view.why_unwell("b").endswith("127.0.0.1:13 is not ready yet, and 2 more")
+
+
 async def test_an_ejection_is_an_event_and_is_shown() -> None:
     async with world() as it:
         it.announcer.note_ejections([["a", "127.0.0.1:1", 5.0, 1]])

@@ -45,8 +45,8 @@ class Rollouts:
     """All rollouts, at most one for each route.
 
     `tell` is given what workers are to do, whenever it changed; `working` says which backends can
-    serve, whatever their weights; `driver` knows which are this gateway's to drive (all,
-    where it is left out); `clock` gives monotonic seconds.
+    serve, whatever their weights, and `why_unwell` why one cannot; `driver` knows which are this
+    gateway's to drive (all, where it is left out); `clock` gives monotonic seconds.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Rollouts:
         *,
         tell: Callable[[Mapping[str, Judging]], None] = lambda _: None,
         working: Callable[[], Set[str]] = frozenset,
+        why_unwell: Callable[[str], str] = lambda backend: "",
         driver: Driver | None = None,
         agreement: Ask = lambda route, canary: None,
         clock: Callable[[], float] = time.monotonic,
@@ -64,6 +65,7 @@ class Rollouts:
         self._agreement = agreement
         self._publisher = publisher
         self._tell, self._working, self._clock = tell, working, clock
+        self._why_unwell = why_unwell
         self.driver = driver or Alone()
         self.mover = Mover(publisher, keeper, events, clock)
         self._all = self.mover.all
@@ -278,7 +280,8 @@ class Rollouts:
     def _due(self, it: Progress, guards: list[tuple[Guard, Judged]]) -> tuple[Signal | None, str]:
         """What has to happen at once, whatever the state, and why."""
         if self._is_lost(it):
-            return "fail", f"{it.plan.to} has no healthy instance"
+            why = self._why_unwell(it.plan.to)
+            return "fail", f"{it.plan.to} has no healthy instance" + (f": {why}" if why else "")
         signal = signal_of(guards, it.accepted)
         acts = {"fail": "rollback", "hold": "hold"}.get(signal or "")
         why = "; ".join(

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.controlplane.watch.alerts import WORDS
 from gateway.controlplane.watch.effective import Shares
 from gateway.controlplane.watch.health_book import Key, Words
 from gateway.controlplane.watch.rates import Window, part
@@ -17,6 +18,7 @@ from gateway.core.table import Instance, Route
 from gateway.wire.messages import LoadReport
 
 Json = dict[str, Any]
+_TOLD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,24 @@ def backends_of(
             "instances": instances,
         }
     return found
+
+
+def why_unwell(name: str, seen: BackendStanding, causes: Mapping[Key, str]) -> str:
+    """Why no instance of backend `name` can serve, of three of them at most; "" if it has none."""
+    told = [
+        f"{address} {_why_not(instance, address, seen, causes.get(Key(name, address)))}"
+        for instance, address in seen.instances[:_TOLD]
+    ]
+    more = len(seen.instances) - _TOLD
+    return ", ".join([*told, *([f"and {more} more"] if more > 0 else [])])
+
+
+def _why_not(instance: Instance, address: str, seen: BackendStanding, cause: str | None) -> str:
+    if instance.state:
+        return f"is {instance.state}"
+    if address in seen.ejected:
+        return "is ejected"
+    return cause or WORDS.get(seen.words.get(address, ""), "is not ready yet")
 
 
 def _instance(instance: Instance, key: Key, health: Health, load: Load) -> Json:

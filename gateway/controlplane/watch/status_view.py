@@ -25,7 +25,14 @@ from gateway.controlplane.watch.rates import GATEWAY, Sums, Window
 from gateway.controlplane.watch.resolver import Resolver
 from gateway.controlplane.watch.retiring import Retiring, consumers_gone, places_of
 from gateway.controlplane.watch.standing import BackendStanding, Standing
-from gateway.controlplane.watch.status import Health, Load, backends_of, routes_of, workers_of
+from gateway.controlplane.watch.status import (
+    Health,
+    Load,
+    backends_of,
+    routes_of,
+    why_unwell,
+    workers_of,
+)
 from gateway.controlplane.watch.tallies import Change, Tally
 from gateway.controlplane.workers import Workers
 from gateway.core.table import Table
@@ -298,6 +305,11 @@ class StatusView:
             )
             | self._asleep()
         )
+
+    def why_unwell(self, backend: str) -> str:
+        """Why no instance of `backend` can serve; "" if it has none."""
+        seen = self._standing.backends().get(backend)
+        return "" if seen is None else why_unwell(backend, seen, self._prober.causes)
 
     def _answers(self, name: str) -> bool:
         backend = self._table().backends.get(name)
