@@ -20,14 +20,25 @@ from gateway.core.comparing import compare_of
 from gateway.core.mirrored import Mirrored, Pair
 from gateway.processes.tasks import Tasks, first_of, told
 from gateway.wire.channel import Channel
-from gateway.wire.pairs import MOST, Compared, MirrorsMessage, PairHead, Part, ToCompare, unpacked
+from gateway.wire.pairs import (
+    MOST,
+    Alive,
+    Compared,
+    FromCompare,
+    MirrorsMessage,
+    PairHead,
+    Part,
+    ToCompare,
+    unpacked,
+)
 
 log = logging.getLogger(__name__)
 REPORT_S = 0.1
+ALIVE_S = 2.0
 MOST_EARLY = 256  # pairs of a route of which nothing was said yet
 NICE = 10  # whoever answers clients comes first
 
-Control = Channel[Compared, ToCompare]
+Control = Channel[FromCompare, ToCompare]
 
 
 class Comparing:
@@ -145,6 +156,13 @@ class Comparing:
                     with suppress(ConnectionError):
                         await channel.send(word)
 
+    async def live(self) -> None:
+        """Says now and then that it does, for as long as it runs."""
+        while True:
+            await asyncio.sleep(ALIVE_S)
+            for channel in list(self._listeners):
+                channel.send_soon(Alive(type="alive"))
+
 
 def _made(compare: object, known: object) -> Mirrored:
     assert isinstance(compare, dict)
@@ -180,6 +198,7 @@ async def serve(bound: socket.socket) -> int:
 
     server = await asyncio.start_unix_server(attend, sock=bound)
     own.run("the report", comparing.report())
+    own.run("the word that it lives", comparing.live())
     try:
         await first_of(stop.wait())
     finally:

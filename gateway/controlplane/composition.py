@@ -196,7 +196,8 @@ class Composition:
     def _make_mirrors(self) -> Mirrors:
         return Mirrors(
             str(Path(self._start["directory"]) / COMPARE_SOCKET),
-            lambda wanted: self.line.tell({"type": "compare", "wanted": wanted}),
+            lambda wanted: self.line.tell({"type": "compare", "wanted": wanted, "hangs": False}),
+            hangs=lambda: self.line.tell({"type": "compare", "wanted": True, "hangs": True}),
             counted=lambda route, backend: self.view.compared(route, backend),
         )
 

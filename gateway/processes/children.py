@@ -243,6 +243,11 @@ class OnDemand:
             self._child.stop()
             self._child = None
 
+    def kill(self) -> None:
+        """Ends the one that is wanted now, and has another one run."""
+        if self._child is not None:
+            self._child.kill()
+
     def abandon(self) -> None:
         """Ends all of them now."""
         self._child = None

@@ -351,6 +351,9 @@ class Supervisor(Replaceable):
             case "leaving":
                 self._succeed(message["pid"])
             case "compare":
+                if message["hangs"]:
+                    self._say("the compare process does not answer; replacing it")
+                    self._compare.kill()
                 self._compare.want(message["wanted"] and not self._stop_asked.is_set())
             case "alive":
                 self._line.tell_dropped()

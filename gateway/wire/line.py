@@ -278,10 +278,12 @@ class ClusterMessage(TypedDict):
 
 
 class Compare(TypedDict):
-    """Whether there is a mirror whose answers are compared: a process for that runs while so."""
+    """Whether there is a mirror whose answers are compared: a process for that runs while so; and
+    whether the one that runs `hangs` and is to be replaced."""
 
     type: Literal["compare"]
     wanted: bool
+    hangs: bool
 
 
 class Alive(TypedDict):

@@ -3,7 +3,8 @@
 All over one socket, whose path every worker knows. A connection begins with a message that says who
 it is. A worker sends `pairs` and then nothing but pairs of answers: frames of a length, a head in
 JSON and the bodies, as they came. The control process sends which mirrors there are, whole each
-time, and hears what is known of each. Nobody waits for an answer.
+time, and hears what is known of each, and that the process does not hang. Nobody waits for an
+answer.
 """
 
 import struct
@@ -57,7 +58,14 @@ class Compared(TypedDict):
     state: Mapping[str, Any]
 
 
+class Alive(TypedDict):
+    """The compare process does not hang; every other second."""
+
+    type: Literal["alive"]
+
+
 ToCompare: TypeAlias = Pairs | MirrorsMessage
+FromCompare: TypeAlias = Compared | Alive
 
 
 class PairHead(TypedDict):

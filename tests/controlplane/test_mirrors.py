@@ -71,6 +71,18 @@ async def test_a_process_is_wanted_while_a_mirror_is_compared() -> None:
     assert wanted == [True, False, False]
 
 
+async def test_a_process_that_says_nothing_is_found_to_hang(tmp_path: Path) -> None:
+    process, path, hung = Process(), str(tmp_path / "s"), asyncio.Event()
+    server = await asyncio.start_unix_server(process.attend, path)
+    mirrors = Mirrors(path, lambda wanted: None, hangs=hung.set, silent_s=0.01)
+    mirrors.sync(table(r=to_b()))
+    task = asyncio.create_task(mirrors.run())
+    await hung.wait()
+    await eventually(lambda: len(process.told) > 1, what="whoever comes after it is met")
+    task.cancel()
+    server.close()
+
+
 async def test_the_last_word_is_kept_given_on_and_counted_on(tmp_path: Path) -> None:
     process, path = Process(), str(tmp_path / "s")
     server = await asyncio.start_unix_server(process.attend, path)
@@ -82,12 +94,13 @@ async def test_the_last_word_is_kept_given_on_and_counted_on(tmp_path: Path) -> 
     try:
         await eventually(lambda: process.told)
         assert process.told[0]["r"]["known"] is None
+        assert process.channel is not None
+        process.channel.send_soon({"type": "alive"})
         process.say("r", 8, 2)
         await eventually(lambda: mirrors.shown(document.document, "r")["pairs"] == 10)
         shown = mirrors.shown(document.document, "r")
         assert (shown["agreement"], shown["since"]) == (0.8, "then")
         assert shown["verdicts"] == {"agree": 8, "differ": 2, "unanswered": 0, "dropped": 8}
-        assert process.channel is not None
         process.channel.close()  # it ends, and another one comes
         await eventually(lambda: len(process.told) > 1)
         assert process.told[-1]["r"]["known"]["counts"][:2] == [10, 2]

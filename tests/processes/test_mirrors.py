@@ -221,6 +221,19 @@ async def test_what_was_counted_survives_the_compare_process_and_control(gateway
     assert after["since"] == before["since"]
 
 
+async def test_a_compare_process_that_hangs_is_replaced(gateway: Gateway) -> None:
+    await ask(gateway, "survivor", range(1, 2))
+    process = compare_process(gateway)
+    assert process is not None
+    process.suspend()
+
+    def another() -> bool:
+        found = compare_process(gateway)
+        return found is not None and found.pid != process.pid
+
+    await eventually(another)
+
+
 async def test_what_was_picked_has_a_verdict_also_where_its_worker_ends(gateway: Gateway) -> None:
     """Pairs that wait for others are compared, and copies that are still asked are counted."""
     for path in ("leaves", "hangs"):

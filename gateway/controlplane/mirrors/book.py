@@ -20,11 +20,12 @@ from gateway.core.mirrored import Counts, Mirrored
 from gateway.core.table import Document, Table
 from gateway.telemetry.metrics import COMPARED as METRIC
 from gateway.wire.channel import Channel
-from gateway.wire.pairs import Compared, MirrorsMessage, MirrorSpec, ToCompare
+from gateway.wire.pairs import Compared, FromCompare, MirrorsMessage, MirrorSpec, ToCompare
 
 PAUSE_S = 0.1
+SILENT_S = 10.0  # twice: the compare process hangs, which says every other second that it lives
 Json = Any
-Link = Channel[ToCompare, Compared]
+Link = Channel[ToCompare, FromCompare]
 
 
 @dataclass(slots=True)
@@ -58,7 +59,8 @@ class Mirrors:
     """All mirrors that are compared, by route.
 
     `path` is where the compare process listens; `want` is told whether one is needed, whenever
-    that changes; `counted(route, backend)` gives verdict → how often, of what workers counted.
+    that changes, and `hangs` when one is that said nothing for two times `silent_s`
+    seconds; `counted(route, backend)` gives verdict → how often, of what workers counted.
     """
 
     def __init__(
@@ -66,9 +68,12 @@ class Mirrors:
         path: str,
         want: Callable[[bool], None],
         *,
+        hangs: Callable[[], None] = lambda: None,
+        silent_s: float = SILENT_S,
         counted: Callable[[str, str], Mapping[str, int]] = lambda route, backend: {},
     ) -> None:
         self._path, self._want, self._counted = path, want, counted
+        self._hangs, self._silent_s = hangs, silent_s
         self._routes: Mapping[str, Any] = {}
         self._all: dict[str, _Entry] = {}
         self._before: dict[tuple[str, str], tuple[Counts, int]] = {}
@@ -117,12 +122,32 @@ class Mirrors:
             self._link = link
             try:
                 self._tell(knows_nothing=True)
-                while (message := await link.receive()) is not None:
-                    self._hear(message)
+                await self._listen(link)
             finally:
                 self._link = None
                 link.close()
             await asyncio.sleep(PAUSE_S)
+
+    async def _listen(self, link: Link) -> None:
+        """Hears what the compare process says until its end, or until it hangs."""
+        silent = 0
+        while True:
+            receiving = asyncio.ensure_future(link.receive())
+            try:
+                # Twice: where all were stopped, this one may go on a moment before the other.
+                while not receiving.done() and silent < 2:
+                    await asyncio.wait({receiving}, timeout=self._silent_s)
+                    silent += not receiving.done()
+            finally:
+                receiving.cancel()
+            if not receiving.done():
+                self._hangs()
+                return
+            message, silent = receiving.result(), 0
+            if message is None:
+                return
+            if message["type"] == "compared":
+                self._hear(message)
 
     def _tell(self, knows_nothing: bool = False) -> None:
         """Says what is to be compared; and what was known of it, to a process that may be new."""
