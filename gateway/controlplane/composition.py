@@ -152,7 +152,7 @@ class Composition:
             self.workers,
             self.table,
             is_ours=lambda host, port: is_listener(host, port, self._listeners, is_here),
-            on_table=lambda table: self.mirrors.sync(table),
+            on_table=self._note_table,
             on_health=lambda words, changes: self.announcer.note_health(words, changes),
             on_ejections=lambda ejections: self.announcer.note_ejections(ejections),
         )
@@ -245,6 +245,10 @@ class Composition:
         )
 
     # -- what one part asks of another
+
+    def _note_table(self, table: Table) -> None:
+        self.mirrors.sync(table)
+        self.rollouts.sync(table)
 
     def _replace(self, pid: int) -> None:
         say(f"worker process {pid} does not answer; replacing it")

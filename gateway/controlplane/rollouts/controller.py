@@ -25,7 +25,7 @@ from gateway.core import edits
 from gateway.core.faults import Conflict, Invalid, Missing
 from gateway.core.judging import evidence
 from gateway.core.rollout import Guard, Judged, Signal, passed, signal_of
-from gateway.core.table import Document
+from gateway.core.table import Document, Table
 from gateway.processes.tasks import told
 from gateway.wire.messages import JudgedMessage, Judging
 
@@ -109,6 +109,12 @@ class Rollouts:
                 spec = edits.entry_of(live, "routes", route)
                 live = edits.put(live, "routes", route, {**spec, "split": dict(it.start)})
         return live
+
+    def sync(self, table: Table) -> None:
+        """What has ended goes with its route: one of that name that comes later is another."""
+        if self.mover.forget_gone(table):
+            self.mover.is_stale = True
+            self.stir()
 
     def canaries(self) -> list[str]:
         """The backends that running rollouts lead to."""

@@ -18,7 +18,7 @@ from gateway.controlplane.store.store import DiskRefused, StateRefused, StoreErr
 from gateway.core import edits
 from gateway.core.faults import Conflict, Invalid
 from gateway.core.rollout import BACK
-from gateway.core.table import Document
+from gateway.core.table import Document, Table
 from gateway.processes.tasks import told
 
 log = logging.getLogger(__name__)
@@ -116,13 +116,19 @@ class Mover:
     async def keep(self) -> None:
         """Writes all of them down; StoreError where that cannot be. One that has ended goes with
         its route."""
-        routes = self._publisher.table.routes
-        for route in [name for name, it in self.all.items() if not it.is_live]:
-            if route not in routes:
-                del self.all[route]
+        self.forget_gone(self._publisher.table)
         kept = {route: it.as_json() for route, it in self.all.items()}
         await asyncio.to_thread(self._keeper.keep, kept)
         self._kept_at, self.is_stale = self._clock(), False
+
+    def forget_gone(self, table: Table) -> bool:
+        """Forgets those that have ended and whose route is not in `table`; whether any was."""
+        gone = [
+            name for name, it in self.all.items() if not it.is_live and name not in table.routes
+        ]
+        for route in gone:
+            del self.all[route]
+        return bool(gone)
 
     async def keep_up(self, now: float) -> None:
         """Writes them down where that is due; what cannot be written is written later."""
