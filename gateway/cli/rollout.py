@@ -191,6 +191,8 @@ def drawn(found: Json) -> list[Part]:
     if history := found.get("history"):
         last = history[-1]
         parts += ["", Cell(f"{last['time']}  {last['state']}: {last['why']}", "dim")]
+    if held := found.get("held"):
+        parts.append(Cell(f"held: {held}", "bad" if found.get("pending") else "warn"))
     return parts
 
 

@@ -52,6 +52,12 @@ def test_a_plan_is_sent_as_it_was_written_and_no_more(headgate, player) -> None:
     }  # fmt: skip
 
 
+def test_why_it_is_held_is_said_last(headgate, player) -> None:
+    player.rollouts["digits"] = [{**look(), "held": "cannot become rolled back: no space"}]
+    ran = headgate("rollout", "pause", "digits")
+    assert ran.out.splitlines()[-1] == "held: cannot become rolled back: no space"
+
+
 def test_time_that_passes_is_no_line_of_its_own(headgate, player) -> None:
     player.rollouts["digits"] = [look(), look(held_s=46.0), look("done", 3, 100)]
     assert len(headgate("rollout", "digits").out.splitlines()) == 2

@@ -617,6 +617,8 @@ def test_a_rollout_that_is_held_says_why_though_its_step_is_the_same(
     held["history"] = [*held["history"], {**held["history"][-1], "why": "held: no stable one"}]
     demo.rollouts["digits"] = [held]
     page.shows('[data-route="digits"] [data-last]', "held: no stable one")
+    demo.rollouts["digits"] = [{**held, "held": "digits-cnn refuses most requests"}]
+    page.shows('[data-route="digits"] [data-last]', "held: digits-cnn refuses most requests")
 
 
 def test_who_steers_a_rollout_by_keyboard_keeps_their_place(page: Page, demo: Demo) -> None:

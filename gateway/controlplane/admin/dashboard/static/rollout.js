@@ -50,7 +50,8 @@ export class RolloutPanel {
       this.build(rollout);
       if (held) this.box.querySelector("button")?.focus();
     }
-    say(this.last, rollout.history.at(-1)?.why ?? "");
+    say(this.last, rollout.held ? `held: ${rollout.held}` : (rollout.history.at(-1)?.why ?? ""));
+    mark(this.last, "data-tone", rollout.pending ? "bad" : null);
     say(this.needs, needsOf(rollout));
     for (const [name, guard] of Object.entries(rollout.guards)) this.write(this.guards.get(name), guard);
   }
