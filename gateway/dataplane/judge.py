@@ -13,6 +13,7 @@ import zlib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import orjson
@@ -34,6 +35,7 @@ MOST_ANSWERS = 200  # kinds of answers that a worker tells apart; what else ther
 MOST_NUMBERS = 500  # of a report
 MOST_TIMES = 250  # of a report: their 90 % point is as good as that of all, and costs less
 OTHER = "other"
+_NUMBERS = count()
 _GZIP = b"\x1f\x8b"  # how it begins, and no JSON does
 
 
@@ -151,9 +153,9 @@ class Judge:
     """
 
     __slots__ = (
-        "_canary", "_keys", "_share", "_split", "_stable", "_times", "_told", "answers", "counts",
-        "decided", "field", "id", "is_news", "numbers", "parts", "path", "refused", "seconds",
-        "slow_s", "to", "warmed", "warming",
+        "_canary", "_keys", "_number", "_share", "_split", "_stable", "_times", "_told", "answers",
+        "counts", "decided", "field", "id", "is_news", "numbers", "parts", "path", "refused",
+        "seconds", "slow_s", "to", "warmed", "warming",
     )  # fmt: skip
 
     def __init__(self, told: Judging) -> None:
@@ -172,6 +174,8 @@ class Judge:
         self.answers: dict[str, dict[str, list[int]]] = {}
         self.numbers: list[float] = []
         self._keys: dict[str, dict[int, tuple[str, int, str]]] = {}
+        # Where one of several gateways drives it again, what was counted before stays told.
+        self._number = next(_NUMBERS)
         self._told: dict[str, int] = {}  # keys that this channel was told, by guard
         self._split: Split | None = None
         self._share = ""
@@ -232,7 +236,8 @@ class Judge:
         self.is_news = True
 
     def report(self, worker: str) -> JudgedMessage:
-        """All that was counted, and the keys that were not told yet."""
+        """All that was counted, and the keys that were not told yet: under a name of its own, of
+        those of `worker`."""
         self.is_news = False
         keys: dict[str, list[tuple[int, str, int, str]]] = {}
         numbers, self.numbers = self.numbers, []
@@ -247,7 +252,7 @@ class Judge:
         return {
             "type": "judged",
             "id": self.id,
-            "worker": worker,
+            "worker": f"{worker}-{self._number}",
             "counts": self.counts,
             "times": {str(bucket): count for bucket, count in self._times.items()},
             "warmed": self.warmed,

@@ -264,13 +264,13 @@ class Rollouts(TypedDict):
 
 class JudgedMessage(TypedDict):
     """What the worker of that name counted for the rollout `id` since it began, when it changed
-    (`gateway.dataplane.judge`): the canary's share as `weight/all` → first attempts that ended,
-    failed, were timed, were slow, of the canary and then of the others; the others' answers by
-    bucket of their time; the canary's requests while it was warming; share → how many it refused
-    as busy, which are in no other count; told once on each channel, guard → hash of a sticky key
-    that had its first event, the share, 0 for the canary's arm, and the kind of answer where that
-    is the event; kind of answer → share → how many of the canary and of the others; and some
-    numbers that the others answered since the last report."""
+    (`gateway.dataplane.judge`); one that begins again has another name: the canary's share as
+    `weight/all` → first attempts that ended, failed, were timed, were slow, of the canary and then
+    of the others; the others' answers by bucket of their time; the canary's requests while it was
+    warming; share → how many it refused as busy, which are in no other count; told once on each
+    channel, guard → hash of a sticky key that had its first event, the share, 0 for the canary's
+    arm, and the kind of answer where that is the event; kind of answer → share → how many of the
+    canary and of the others; and some numbers that the others answered since the last report."""
 
     type: Literal["judged"]
     id: str

@@ -68,6 +68,16 @@ async def test_without_a_rollout_nothing_is_counted_and_after_it_neither(rig, st
     assert not counting.counts
 
 
+async def test_what_begins_to_count_again_takes_the_place_of_nothing_that_was_told(rig, stub):
+    """One of several gateways drives a rollout, loses its lease, and drives it again."""
+    gateway = await rig()
+    gateway.table(two(await stub(), await stub()))
+    first = judge(gateway)
+    assert judge(gateway).report("w")["worker"] == first.report("w")["worker"]
+    gateway.plane.judge({})
+    assert judge(gateway).report("w")["worker"] != first.report("w")["worker"]
+
+
 async def test_the_share_is_the_one_in_force_when_it_was_decided(rig, stub):
     gateway, one, other = await rig(), await stub(), await stub()
     gateway.table(two(one, other, split={"a": 3, "b": 1}))

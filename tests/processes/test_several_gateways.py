@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
+from gateway.controlplane.store.etcd import client as etcd
+from gateway.controlplane.store.etcd.rollout_keys import unpacked
 from tests.harness.etcd import Cluster, etcd_cluster, protect, shut_out
 from tests.harness.gateway import ROOT, Gateway, backend, eventually, one_backend, running_gateway
 from tests.harness.link import link_to
@@ -212,6 +214,43 @@ async def test_a_rollout_is_driven_by_one_gateway_and_goes_on_at_another() -> No
             assert numbers == list(range(numbers[0], 0, -1))
 
 
+async def test_what_a_rollout_has_counted_stays_counted_when_its_driver_begins_again() -> None:
+    plan = {"to": "new", "steps": [50, 100], "hold": "1h", "warmup": 0, "guards": {"errors": {}}}
+    path = "/admin/v1/routes/all/rollout"
+    with etcd_cluster() as cluster:
+        async with gateways(cluster, "a", canary=True) as (a,):
+            await eventually(lambda: healthy(a))
+            assert (await a.admin("PUT", path, plan, timeout=60)).status == 201
+
+            async def counted() -> int:
+                guard = (await a.admin("GET", path)).json()["guards"]["errors"]
+                return int(guard["canary"]["requests"] + guard["stable"]["requests"])
+
+            async def is_kept() -> bool:
+                client = etcd.Client(etcd.Access(cluster.urls))
+                asked = [etcd.get(b"/headgate/test/rollout-states/all")]
+                (found,) = (await etcd.transact(client, asked)).found
+                await client.close()
+                counts = unpacked({"all": found[0].value})["all"]["tallies"]["counts"]
+                rows = [row for by_share in counts.values() for row in by_share.values()]
+                return sum(row[0] + row[4] for row in rows) == 40
+
+            for _ in range(40):
+                assert await revision(a)
+            await eventually(is_kept)
+            os.kill(await a.control_pid(), signal.SIGKILL)
+            await eventually(lambda: a.log_text().count("this gateway holds its lease") == 2)
+            known = await counted()
+
+            async def more() -> bool:
+                await revision(a)
+                return await counted() != known
+
+            await eventually(more, what="it counts again")
+            assert await counted() > known >= 40
+            await a.stop()
+
+
 SERVED = """
     gateway: {{{store} listen: "127.0.0.1:{data}", admin: "127.0.0.1:{admin}"}}
     backends: {{main: {{serve: {{model: "models:Model"}}}}}}
@@ -375,7 +414,7 @@ async def test_workers_do_not_go_back_to_a_copy_that_is_older_than_their_table()
 
 async def test_without_etcd_and_a_copy_a_gateway_does_not_start_and_says_why() -> None:
     spec = {"endpoints": ["http://127.0.0.1:9"], "lease": "1s", "password": {"env": "NOT_SET"}}
-    for etcd, words in (
+    for spec, words in (
         (spec, "gateway.etcd.password: the variable NOT_SET is not set"),
         (
             {**spec, "password": "x"},
@@ -384,7 +423,7 @@ async def test_without_etcd_and_a_copy_a_gateway_does_not_start_and_says_why() -
     ):
         with pytest.raises(AssertionError) as failed:
             async with running_gateway(
-                one_backend("http://127.0.0.1:9"), store="etcd", etcd=etcd, up=False
+                one_backend("http://127.0.0.1:9"), store="etcd", etcd=spec, up=False
             ):
                 pass
         assert words in str(failed.value)
