@@ -1009,6 +1009,37 @@ async def test_evidence_of_pairs_is_gone_on_with_by_another_control_process() ->
     assert found.shown()["guards"]["agreement"]["canary"] == {"events": 4, "requests": 20}
 
 
+async def test_pairs_count_once_where_the_comparison_has_not_told_a_new_control_process_yet() -> (
+    None
+):
+    house = House()
+    house.mirrored = pairs(100, 50)  # of before
+    await house.begin(guards=AGREEMENT)
+    house.mirrored = pairs(110, 51)
+    await house.wait(2)
+    found = house.successor()
+    found.mirrored = "one", None, True
+    await found.rollouts.look()
+    found.mirrored = pairs(115, 51)
+    await found.rollouts.look()
+    assert found.shown()["guards"]["agreement"]["canary"] == {"events": 1, "requests": 15}
+
+
+async def test_what_another_gateway_compared_before_it_goes_on_with_a_rollout_is_none_of_its() -> (
+    None
+):
+    house = House()
+    house.mirrored = pairs(100, 0)
+    await house.begin(guards=AGREEMENT)
+    house.mirrored = pairs(110, 1)
+    await house.wait(2)
+    found = house.successor()
+    for counted in (1000, 500), (1020, 500):
+        found.mirrored = "another", Counts(*counted, counted[0], counted[1], 0), True
+        await found.rollouts.look()
+    assert found.shown()["guards"]["agreement"]["canary"] == {"events": 1, "requests": 30}
+
+
 async def test_agreement_needs_a_mirror_that_compares() -> None:
     with pytest.raises(Invalid, match="needs a mirror of this route to 'digits-cnn'"):
         await House().begin(guards=AGREEMENT)

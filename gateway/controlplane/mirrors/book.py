@@ -51,8 +51,8 @@ class _Entry:
         return 0 if self.state is None else int(self.state["skipped"])
 
     @property
-    def judged(self) -> Counts:
-        return Counts() if self.state is None else Counts(*self.state["judged"])
+    def judged(self) -> Counts | None:
+        return None if self.state is None else Counts(*self.state["judged"])
 
 
 class Mirrors:
@@ -181,13 +181,16 @@ class Mirrors:
 
     # -- what is told
 
-    def judged(self, route: str, backend: str) -> tuple[str, Counts, bool] | None:
+    def judged(self, route: str, backend: str) -> tuple[str, Counts | None, bool] | None:
         """Which comparison with `backend` runs on `route`, its counts, in which a sticky key has
-        one pair, and whether the stable version is asked twice; None where none runs."""
+        one pair (None: it has told none yet), and whether the stable version is asked twice; None
+        where none runs."""
         entry = self._all.get(route)
         if entry is None or entry.backend != backend:
             return None
-        return entry.id, entry.judged, compare_of(entry.said["compare"]).noise
+        is_twice = compare_of(entry.said["compare"]).noise
+        # Another gateway, or another process, compares the same with counts of its own.
+        return f"{entry.id} {entry.since}", entry.judged, is_twice
 
     def shown(self, document: Document, route: str) -> Json:
         """What `GET …/mirror` answers; Missing where nothing is compared."""

@@ -2,7 +2,8 @@
 
 Pairs are counted for the mirror, which was there before the rollout and goes on after it. Here are
 those since it began: what was counted before says nothing, as the canary may have been mended
-meanwhile. A comparison that begins anew counts from nothing.
+meanwhile. Of a comparison that was not looked at before, as that of another gateway which goes on
+with the rollout, those count that come from then on.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,8 +14,9 @@ from gateway.core.agreement import log_evidence_of_disagreement
 from gateway.core.mirrored import Counts
 from gateway.core.rollout import Guard, Judged, judged
 
-Found = tuple[str, Counts, bool]
-"""Which comparison runs, what it has counted, and whether the stable version is asked twice."""
+Found = tuple[str, Counts | None, bool]
+"""Which comparison runs, what it has counted, None where that is not known yet, and whether the
+stable version is asked twice."""
 Ask = Callable[[str, str], Found | None]
 """(route, canary) → the comparison of its answers; None where none runs."""
 
@@ -33,15 +35,19 @@ class Agreement:
         """The rollout begins: what was counted by now is none of its."""
         if found is not None:
             self.id, counts, self.twice = found
-            self.last = replace(counts)
+            self.last = replace(counts or Counts())
 
     def hear(self, found: Found | None) -> bool:
         """Takes what was counted since the last look; whether there was anything."""
         if found is None:
             return False
         id_, counts, self.twice = found
-        if id_ != self.id or counts.pairs < self.last.pairs:
-            self.id, self.last = id_, Counts()
+        if counts is None:
+            return False
+        if id_ != self.id:
+            self.id, self.last = id_, counts
+        elif counts.pairs < self.last.pairs:
+            self.last = Counts()
         more = counts.minus(self.last)
         self.last = replace(counts)
         if more == Counts():
