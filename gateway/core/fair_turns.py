@@ -9,7 +9,8 @@ Workers have a queue each. A name that has not the most waiting is *next* once s
 here or elsewhere, since its own last. An instance may have one request more than it computes, so
 that it goes on at once. While several names want it, that place ahead belongs to who is next. Of
 the others it gets no more than it computes, and so who is next waits for one to end, whatever
-worker it asked.
+worker it asked. One that computes batches may have the next batch ahead, or it would begin that
+with the first request that comes; then one place in it belongs to who is next.
 """
 
 from typing import Final
@@ -61,10 +62,15 @@ class FairTurns:
         self._seen.clear()
 
 
-def ahead(is_next: bool, is_contested: bool, service_s: float) -> int | None:
+def ahead(
+    is_next: bool, is_contested: bool, service_s: float, batch: int = 1, usual: int = 0
+) -> int | None:
     """How many more than it computes an instance may have, for a request of somebody to be sent
     there: of who `is_next`, or of one of many, while the place `is_contested`. None: as many as for
-    requests without a name. Requests take `service_s`; 0.0 while nobody knows."""
+    requests without a name. Requests take `service_s`; 0.0 while nobody knows. An instance computes
+    a `batch` together, and has `usual` requests without a name ahead."""
     if is_next:
-        return AHEAD
-    return 0 if is_contested and service_s >= SHORT_S else None
+        return batch if batch > 1 else AHEAD
+    if not is_contested or service_s < SHORT_S:
+        return None
+    return min(usual, batch - 1)

@@ -63,6 +63,11 @@ class Refuse(NamedTuple):
     retry_after_s: int
 
 
+def usual_ahead(waiting: int, count: int) -> int:
+    """How many more than it computes each of `count` instances may have while so many wait."""
+    return waiting // count if waiting > DEEP * count > 0 else 0
+
+
 def place(
     balance: str,
     loads: Sequence[Load],
@@ -80,7 +85,7 @@ def place(
     """
     count = len(loads)
     if ahead is None:
-        ahead = waiting // count if waiting > DEEP * count > 0 else 0
+        ahead = usual_ahead(waiting, count)
     index = choose(balance, loads, rotation, now, ahead)
     if index < 0:
         # Not `any`: each of them is asked.

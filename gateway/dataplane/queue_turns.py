@@ -15,6 +15,7 @@ from zlib import crc32
 from gateway.core.balancing import usual_service_s
 from gateway.core.fair_turns import CONTESTED_S, FairTurns, ahead
 from gateway.core.instance_load import Load
+from gateway.core.queueing import usual_ahead
 from gateway.core.shared_load import SharedQueue
 from gateway.dataplane.waiter import Waiter
 
@@ -54,7 +55,13 @@ class QueueTurns(FairTurns):
             self._next_at = now
             if self.shared is not None:
                 self.shared.tell_next(now)
-        return ahead(is_next, self._is_contested(now), usual_service_s(loads))
+        return ahead(
+            is_next,
+            self._is_contested(now),
+            usual_service_s(loads),
+            int(max([load.slots for load in loads if load.computes_batches], default=1.0)),
+            usual_ahead(len(waiting), len(loads)),
+        )
 
     def has_most(self, waiting: deque[Waiter], name: str) -> bool:
         """Whether `name` has the most waiting, of all workers: who is last in the longest queue."""

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.simulate_turns import CASES, simulated
 from gateway.core.fair_turns import SHORT_S, FairTurns, ahead
 from gateway.core.instance_load import Load
-from gateway.core.queueing import Placement, place
+from gateway.core.queueing import Placement, place, usual_ahead
 
 
 def test_turns_go_round_between_names() -> None:
@@ -66,6 +66,22 @@ def test_while_several_want_it_the_place_ahead_belongs_to_who_is_next() -> None:
     assert not goes(is_next=False, is_contested=True)
     assert goes(is_next=True, is_contested=True)
     assert goes(is_next=False, is_contested=True, service_s=SHORT_S / 2)
+
+
+def test_several_names_fill_the_batches_of_an_instance_and_one_place_is_kept() -> None:
+    """It begins its next batch with what is there: with one request, if only one was sent."""
+
+    def sent(in_flight: int, is_next: bool, waiting: int = 64) -> bool:
+        load = Load(in_flight, slots=8.0, service_s=0.1)
+        load.together = 8.0
+        more = ahead(is_next, True, 0.1, batch=8, usual=usual_ahead(waiting, 1))
+        return place("least_loaded", [load], waiting, 0, 1.0, more) is not None
+
+    assert sent(14, is_next=False)
+    assert not sent(15, is_next=False)
+    assert sent(15, is_next=True)
+    assert not sent(16, is_next=True)
+    assert not sent(8, is_next=False, waiting=1), "no more than without names"
 
 
 @pytest.mark.parametrize(
