@@ -259,8 +259,11 @@ class Composition:
             await self.fleet.awake(backend)
 
     def _others_status(self) -> dict[str, Any]:
-        """What is known of instance processes and of other gateways, where there are any."""
+        """What is known of instance processes, of other gateways, and of certificates, where there
+        are any."""
         shown = {} if self.fleet is None else self.fleet.view.status()
+        if certificates := self.certificates.status():
+            shown |= {"certificates": certificates}
         if self.gateways is not None:
             shown |= self.gateways.status(self.table().revision)
         return shown

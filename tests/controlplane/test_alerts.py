@@ -85,3 +85,18 @@ def test_a_worker_that_does_not_answer_is_said_once() -> None:
     lost = status(silent_workers=[100])
     lost["workers"][0] = {"slot": 0, "pid": 100, "revision": None, "connected": False}
     assert [each["kind"] for each in alerts(lost)] == ["worker_lost"]
+
+
+@pytest.mark.parametrize(
+    ("state", "severity"),
+    [("soon", ["warning"]), ("expired", ["critical"]), ("early", ["critical"]), ("holds", [])],
+)
+def test_a_certificate_that_clients_refuse_or_soon_will_is_said(
+    state: str, severity: list[str]
+) -> None:
+    shown = {"file": "a.crt", "state": state, "says": "the certificate has expired"}
+    found = alerts(status(certificates={"admin_tls": shown}))
+    assert [alert["severity"] for alert in found] == severity
+    for alert in found:
+        assert (alert["kind"], alert["listener"]) == ("certificate", "admin_tls")
+        assert alert["text"] == "a.crt: the certificate has expired (gateway.admin_tls)"

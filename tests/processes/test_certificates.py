@@ -497,6 +497,7 @@ async def test_until_when_a_certificate_holds_is_shown_and_told(
     shown = ShownCertificates(last, {"tls": "tls.crt"}, said.append, lambda: clock[0])
     shown.look()
     assert shown.gauges() == {EXPIRY: {}}, "nothing is shown yet"
+    assert shown.status() == {}
 
     def take_over(cert: Path, key: Path) -> float:
         Certificate({"cert": str(cert), "key": str(key)}, print, last)
@@ -506,10 +507,14 @@ async def test_until_when_a_certificate_holds_is_shown_and_told(
 
     assert 86400 < take_over(files["cert"], files["key"]) <= 2 * 86400
     assert said == []
+    assert shown.status()["tls"]["state"] == "holds"
     clock[0] += 1.7 * 86400
     shown.look()
     shown.look()
     assert [line.partition(" on ")[0] for line in said] == ["tls.crt: the certificate expires"]
+    about = shown.status()["tls"]
+    assert (about["file"], about["state"]) == ("tls.crt", "soon")
+    assert f"tls.crt: {about['says']} (gateway.tls)" == said[0]
     clock[0] -= 3 * 86400
     shown.look()
     assert "is not valid before" in said.pop()

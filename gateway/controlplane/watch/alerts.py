@@ -29,7 +29,7 @@ WORDS = {
 def alerts(status: Mapping[str, Json]) -> list[Alert]:
     """What is wrong: severity, kind, what it is about and a sentence; critical ones first."""
     found = [*_routes(status), *_instances(status), *_processes(status), *_workers(status)]
-    found += [*_cluster(status), *_gateways(status)]
+    found += [*_cluster(status), *_gateways(status), *_certificates(status)]
     return sorted(found, key=lambda alert: alert["severity"] != CRITICAL)
 
 
@@ -187,6 +187,15 @@ def _gateways(status: Mapping[str, Json]) -> Iterator[Alert]:
         elif one["behind"]:
             text = f"gateway {name} decides by revision {one['revision']}, {one['behind']} behind"
             yield _alert(WARNING, "gateway_behind", text, about)
+
+
+def _certificates(status: Mapping[str, Json]) -> Iterator[Alert]:
+    """Which clients refuse, or will soon."""
+    for listener, shown in status.get("certificates", {}).items():
+        if shown["state"] != "holds":
+            severity = WARNING if shown["state"] == "soon" else CRITICAL
+            text = f"{shown['file']}: {shown['says']} (gateway.{listener})"
+            yield _alert(severity, "certificate", text, {"listener": listener})
 
 
 def _alert(severity: str, kind: str, text: str, about: Mapping[str, Any]) -> Alert:

@@ -50,6 +50,19 @@ class ShownCertificates:
                 if word != "holds":
                     self._say(f"{path}: {_said(shown, word)} (gateway.{listener})")
 
+    def status(self) -> dict[str, dict[str, str]]:
+        """Of each listener's certificate its file, until when it holds, its state (a `Word`), and
+        what is to be said of it."""
+        return {
+            listener: {
+                "file": self._listeners[listener],
+                "expires": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(shown.not_after)),
+                "state": word,
+                "says": _said(shown, word),
+            }
+            for listener, (shown, word) in self._known.copy().items()
+        }
+
     def gauges(self) -> dict[str, dict[tuple[str, ...], float]]:
         """Metric → labels → value."""
         known = self._known.copy()
@@ -57,6 +70,8 @@ class ShownCertificates:
 
 
 def _said(shown: Validity, word: Word) -> str:
+    if word == "holds":
+        return ""
     if word == "early":
         return f"the certificate is not valid before {_day(shown.not_before)}; clients refuse it"
     if word == "expired":
