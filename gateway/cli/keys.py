@@ -22,6 +22,7 @@ from gateway.core.units import parse_time
 from gateway.processes.console import write
 
 _LASTS = re.compile(r"([1-9][0-9]{0,5})([smhdw])")
+_MEANT = re.compile(r"[+-]?[0-9.]+ ?[a-zA-Z]*")  # to last so long, and written otherwise
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
@@ -75,6 +76,8 @@ def _made(client: AdminClient, options: SimpleNamespace, wanted: dict[str, Any])
 def expiry(text: str, now: datetime) -> str:
     """The moment that `text` means: so long from `now` (`90d`, `12h`), or that time itself."""
     lasts = _LASTS.fullmatch(text)
+    if _MEANT.fullmatch(text) and lasts is None:
+        raise UsageError(f"--expires: {text} is no span; write it like 90d, 12h or 30m")
     if lasts is None:
         return text  # the gateway says what is wrong with it, if anything is
     try:

@@ -131,6 +131,15 @@ async def test_a_key_that_is_over_as_it_is_made_is_said_to_open_nothing(bare: Ga
 
 
 @SHARED_LOOP
+@pytest.mark.parametrize("span", ["0d", "-1d", "1.5h", "90", "2 months", "9999999d"])
+async def test_a_span_that_is_none_is_told_how_they_are_written(bare: Gateway, span: str) -> None:
+    ran = await at(bare)("key", "add", "acme", f"--expires={span}", "--dry-run")
+    assert (ran.returncode, ran.stdout) == (2, "")
+    said = f"headgate: --expires: {span} is no span; write it like 90d, 12h or 30m"
+    assert ran.stderr.splitlines()[0] == said
+
+
+@SHARED_LOOP
 async def test_an_end_that_was_left_empty_makes_no_key_for_ever(bare: Gateway) -> None:
     ran = await at(bare)("key", "add", "acme", "--expires", "", "--dry-run")
     assert (ran.returncode, ran.stdout) == (1, "")
