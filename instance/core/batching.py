@@ -3,7 +3,7 @@
 A bounded queue and two rules. Work conserving: without a window an idle worker takes what is
 there. With a window (`window_s`) it waits, counted from the oldest arrival, but only for
 company that can come: while fewer are here than were present at one time lately. A lone
-client never waits for itself.
+client never waits for itself, and nobody until it is too late.
 
 Pure: time is an argument, nothing here knows sockets, processes or asyncio. Requests that
 expired or whose client left never get into a batch, and nothing of them is kept: they leave
@@ -121,8 +121,9 @@ class Batcher(Generic[J]):
         """`count` jobs that were taken are done, however they ended."""
         self.running -= count
 
-    def delay(self, now: float) -> float | None:
-        """Seconds an idle worker should wait before it takes; 0: now; None: nothing waits."""
+    def delay(self, now: float, lead_s: float = 0.0) -> float | None:
+        """Seconds an idle worker should wait before it takes; 0: now; None: nothing waits. Whoever
+        has a deadline is taken `lead_s` before it at the latest, as long as its answer needs."""
         queue = self._queue
         if not queue:
             return None
@@ -132,7 +133,13 @@ class Batcher(Generic[J]):
         company = max(self._peak, self._before) - self.running
         if len(queue) >= min(self.limit, company):
             return 0.0
-        return max(0.0, next(iter(queue)).arrived + window_s - now)
+        until = next(iter(queue)).arrived + window_s
+        if (first := self.expiring.first()) is not None:
+            latest = first.deadline - lead_s
+            if latest <= first.arrived:  # too late at any rate, as far as is known
+                latest = (first.arrived + first.deadline) / 2
+            until = min(until, latest)
+        return max(0.0, until - now)
 
     def take(self, now: float, size: int | None = None) -> tuple[list[J], list[J]]:
         """(the batch to run, those found expired): both leave the queue.

@@ -53,6 +53,16 @@ class Expiring(Generic[J]):
                 found.append(job)
         return found
 
+    def first(self) -> J | None:
+        """The job with the earliest deadline; None where nobody has one."""
+        heap = self._heap
+        while heap:
+            if (job := heap[0][2][0]) is not None:
+                return job
+            heapq.heappop(heap)
+            self._empty -= 1
+        return None
+
     def __len__(self) -> int:
         """Places that are kept, empty ones included."""
         return len(self._heap)

@@ -240,7 +240,7 @@ class Driver(Dispatcher):
             worker = self.load.idle_worker()
             if worker is None:
                 worker = self.load.worker_ahead()
-            elif (delay := self.batcher.delay(now)) and not self.draining:
+            elif (delay := self._delay(now)) and not self.draining:
                 if self._timer is not None:
                     self._timer.cancel()
                 self._timer = self._loop.call_later(delay, self.dispatch_soon)
@@ -254,6 +254,12 @@ class Driver(Dispatcher):
                 self.metrics.batch_size.observe(len(jobs))
                 for job in jobs:
                     self.metrics.queue_seconds.observe(now - job.arrived)
+
+    def _delay(self, now: float) -> float | None:
+        """How long an idle worker should wait for more requests."""
+        if not self.batcher.policy.window_s:
+            return 0.0
+        return self.batcher.delay(now, self.load.lead_s())
 
     def batch_done(self, batch: Batch, seconds: float) -> None:
         """A batch came back; `seconds` is what it took in the worker, 0 if it failed there."""

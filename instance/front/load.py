@@ -15,6 +15,7 @@ from instance.wire.messages import ModelInfo
 
 TRAIN_S = 0.002  # work that a model without batches may be sent in one message
 TRAIN_MAX = 32
+LATE_S = 0.02  # that a timer and the way to a worker may take on a busy machine
 
 
 class Load:
@@ -88,6 +89,10 @@ class Load:
         running = min(taken, slots)
         wait_s = self.pace.wait_s(waiting, taken, lanes, batcher.limit)
         return waiting + taken - running, running, slots, wait_s * 1000.0
+
+    def lead_s(self) -> float:
+        """How long before its deadline a waiting request must be taken to be answered in time."""
+        return self.pace.seconds(self._batcher.waiting) + LATE_S
 
     def is_hopeless(self, job: Job) -> bool:
         """Whether its answer, after the wait and its own batch, would come too late."""

@@ -183,6 +183,38 @@ def test_the_window_does_not_wait_for_those_that_are_being_computed() -> None:
     assert queue.delay(1.0) == 0.0
 
 
+def with_company(*items: Item) -> Batcher[Item]:
+    """A queue with a long window in which `items` wait, and others are known to come."""
+    queue = batcher(size=8, window_s=5.0)
+    for _ in range(4):
+        queue.offer(Item(0.0))
+    queue.take(0.0)
+    queue.finish(4)
+    for item in items:
+        queue.offer(item)
+    return queue
+
+
+def test_r42_nobody_waits_for_company_until_it_is_too_late_to_be_answered() -> None:
+    queue = with_company(Item(10.0), Item(10.0, deadline=12.0))
+    assert queue.delay(10.0, 0.5) == 1.5  # a batch takes half a second
+    assert queue.delay(11.5, 0.5) == 0.0
+    assert with_company(Item(10.0, deadline=40.0)).delay(10.0, 0.5) == 5.0
+
+
+def test_who_is_too_late_at_any_rate_waits_for_half_of_its_time() -> None:
+    queue = with_company(Item(10.0, deadline=12.0))
+    assert queue.delay(10.0, 3.0) == 1.0
+    assert queue.delay(11.0, 3.0) == 0.0
+
+
+def test_the_deadline_of_one_that_left_hurries_nobody() -> None:
+    hurried = Item(10.0, deadline=11.0)
+    queue = with_company(Item(10.0), hurried)
+    queue.leave(hurried)
+    assert queue.delay(10.0, 0.5) == 5.0
+
+
 def test_jobs_that_were_never_started_are_first_in_line_again() -> None:
     queue = batcher(size=2)
     items = [Item(float(i)) for i in range(4)]

@@ -295,3 +295,16 @@ def test_a_lone_request_does_not_wait_for_the_window(serve: Serve) -> None:
         for _ in range(10):
             client.post("/predict", json={"x": [1]})
     assert time.perf_counter() - started < 10 * 0.5
+
+
+def test_r42_an_idle_worker_lets_no_deadline_pass_for_company(serve: Serve) -> None:
+    instance = serve(BATCHED, "Batched", "--batch-timeout", "30s")
+    headers = {"X-Headgate-Timeout-Ms": "10000"}
+    with holding(instance):
+        first = later(lambda: instance.post(1))
+        eventually(lambda: instance.metric("instance_running") == 1)
+        others = [later(lambda: instance.post(2, headers=headers)) for _ in range(2)]
+        eventually(lambda: instance.metric("instance_queue_depth") == 2)
+    assert first().json() == 1
+    # Three were present at one time, and two are here: a third may come, as long as there is time.
+    assert [other().json() for other in others] == [2, 2]
