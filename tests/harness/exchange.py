@@ -34,7 +34,6 @@ class Exchange:
         self.method = request.method.decode()
         self.target = request.target
         self.headers = [(bytes(k), bytes(v)) for k, v in request.headers]
-        self.raw_names = [bytes(k) for k, _ in request.headers.raw_items()]
         self.body = bytearray()
         self.length = 0
         self.digest = hashlib.sha256()
