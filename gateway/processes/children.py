@@ -46,7 +46,8 @@ class Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """One end of a child: how, how many ends in quick succession, and the pause before the next."""
+    """One end of a child: how, how many there were in quick succession, and the pause in seconds
+    before the next start."""
 
     code: int
     deaths: int
