@@ -8,7 +8,7 @@ import orjson
 from gateway.cli.grids import Cell
 from gateway.core.faults import readable
 
-SHORT = 32
+SHORT = 32  # characters of a value, where it is one of several in a line
 MARKS = {"add": ("+", "good"), "remove": ("-", "bad"), "replace": ("~", "warn")}
 
 

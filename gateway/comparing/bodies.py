@@ -17,7 +17,7 @@ LINES = frozenset(
     {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/json-lines",
      "application/x-json-stream"}
 )  # fmt: skip
-MOST_INFLATED = 4 << 20
+MOST_INFLATED = 4 << 20  # bytes of a body that came compressed
 _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 

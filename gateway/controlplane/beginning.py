@@ -14,7 +14,7 @@ from gateway.controlplane.store.store import Conflict, Store, Stored, Unavailabl
 from gateway.core.merging import Merge, diff, merge, same
 from gateway.core.table import EMPTY, Document, Table
 
-TRIES = 50
+TRIES = 50  # to be the one whose edit of a shared table comes next
 _NOTHING: Document = {}
 
 Meets = Callable[[Document, Document, Document], Document]

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-from gateway.controlplane.beginning import Meets, as_it_is, begin
+from gateway.controlplane.beginning import TRIES, Meets, as_it_is, begin
 from gateway.controlplane.events import Events
 from gateway.controlplane.outcomes import Edit, Outcomes, both, revision_of
 from gateway.controlplane.parties import Gateways, InstanceWatch, Workers
@@ -40,8 +40,7 @@ from gateway.core.table import EMPTY, Document, Table, TableError
 from gateway.processes.tasks import Tasks, first_of
 
 T = TypeVar("T")
-_LARGE = 200
-TRIES = 50
+_LARGE = 200  # routes and backends, or changes: an edit of more takes the loop's time
 AGAIN_S = 1.0
 MEETING_S = 0.5
 """So long at least new instances are waited for where others want to edit: who is well is known to

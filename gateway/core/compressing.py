@@ -15,7 +15,7 @@ from gateway.core.units import parse_size
 GZIP: Final = "gzip"
 ZSTD: Final = "zstd"
 VARY: Final = b"Vary: Accept-Encoding\r\n"
-LEAST: Final = 1024
+LEAST: Final = 1024  # bytes of an answer, unless `min` says another size
 _TYPES: Final = frozenset(
     {b"application/json", b"application/x-ndjson", b"application/jsonl", b"application/json-seq",
      b"application/javascript", b"application/xml", b"application/yaml", b"application/x-yaml"}

@@ -12,8 +12,8 @@ from typing import Final, Protocol
 
 CRLF: Final = b"\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
-MAX_LINE: Final = 1024
-MAX_OVERHEAD: Final = 16 << 10
+MAX_LINE: Final = 1024  # bytes of a chunk's size with its extensions, or of a trailer
+MAX_OVERHEAD: Final = 16 << 10  # bytes of a body that are none of its payload
 FORBIDDEN_TRAILERS = (b"content-length", b"transfer-encoding", b"host", b"trailer", b"expect")
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"

@@ -140,8 +140,8 @@ class Line:
 FIELD_BYTES: Final = bytes([9, *range(0x20, 0x7F), *range(0x80, 0x100)])
 _FIELD_BYTE: Final = only(FIELD_BYTES)
 _is_token: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
-_MOST: Final = 2048
-_LONGEST: Final = 160
+_MOST: Final = 2048  # lines, and as many names, are kept,
+_LONGEST: Final = 160  # of so many bytes at most
 # Whose values come again from everybody and are nobody's secret. Any other may be one.
 _KEPT: Final = frozenset(
     b"""accept accept-charset accept-encoding accept-language accept-ranges age allow

@@ -18,7 +18,7 @@ ROUNDING = 1e-5
 """What no noise need be seen for: float32 after a thousand operations in another order, as another
 batch size or another processor makes it (torch.testing.assert_close allows as much)."""
 ENOUGH = 20  # pairs of the stable version with itself, before a tolerance is believed
-MOST_FIELDS = 200
+MOST_FIELDS = 200  # that are told apart; what comes later is one
 
 
 @dataclass(slots=True)

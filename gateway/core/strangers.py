@@ -10,7 +10,7 @@ from typing import Final
 RATE_PER_S: Final = 200.0
 BURST: Final = 2000  # what a test or a client with an old key may do before it is noticed
 HOLD_S: Final = 1.0
-MOST: Final = 4096
+MOST: Final = 4096  # addresses
 
 
 class Strangers:

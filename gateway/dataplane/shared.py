@@ -47,8 +47,8 @@ _IDS: Final = 64
 _EACH: Final = sum(1 << 128 * place for place in range(_IDS))
 _STEPS: Final = sum((_ODD * place & _MASK) << 128 * place for place in range(_IDS))
 _ALL: Final = (1 << 128 * _IDS) - 1
-_MOST_CLIENTS: Final = 4096
-_LONGEST_HOPS: Final = 256
+_MOST_CLIENTS: Final = 4096  # behind proxies are kept by what those say,
+_LONGEST_HOPS: Final = 256  # in so many bytes at most
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

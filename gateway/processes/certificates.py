@@ -32,7 +32,7 @@ SAME_TICKETS_S = 12 * 3600.0
 # TLS 1.3 are OpenSSL's own to choose.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
-_ROOM = 4 << 20
+_ROOM = 4 << 20  # bytes of memory for each listener
 _PLACES = {"tls": 0, "admin_tls": _ROOM}
 """Where what belongs to each listener begins."""
 _TOLD = 2 * _ROOM

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 MOST_BYTES = 4 << 20
-AT_ONCE = 64 << 10
+AT_ONCE = 64 << 10  # bytes of one write
 PIPE_BUF = getattr(select, "PIPE_BUF", 512)
 LOOK_S = 1.0
 FAREWELL_S = 0.5

@@ -29,7 +29,7 @@ BLOCK = 8 * WORDS
 VERSION, USED, MOVES = 0, 1, 2
 """Words of the header: the layout, the blocks in use, a number that is odd while some move."""
 
-LAYOUT = 3
+LAYOUT = 3  # the version of what is written below
 FREE, NAME, MORE = 0, 1, 2
 PLACE = 1 << 30
 """How far apart books begin. Only what is touched takes memory."""
@@ -39,7 +39,7 @@ APART = BOOKS // 2
 """The first of the places of books that are read more seldom: what is counted of consumers, who
 may be many, would cost every reader who wants something else."""
 
-_MAPPED = 4 << 20
+_MAPPED = 4 << 20  # bytes of a book at first
 _NAMED = 8 * (WORDS - 3)
 _TEXT = struct.Struct(f"{WORDS - 3}q")
 

@@ -11,7 +11,7 @@ from typing import Final
 from gateway.telemetry.access_log import AccessLog, Entry
 
 FLUSH_S: Final = 0.25
-MOST: Final = 64
+MOST: Final = 64  # requests wait to be written down together
 
 
 class Ledger:

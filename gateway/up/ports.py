@@ -20,7 +20,7 @@ from gateway.processes.sockets import ListenError, bind
 
 HOST = "127.0.0.1"
 PORTS = range(20_000, 30_000)
-TRIES = 200
+TRIES = 200  # to find a port that is free
 _held: dict[str, int] = {}
 """Address → port, of those whose locks this process holds."""
 _kept: set[int] = set()

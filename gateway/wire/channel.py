@@ -10,7 +10,7 @@ from typing import Any, Generic, Never, Self, TypeVar, cast
 
 import orjson
 
-MAX_FRAME = 256 << 20
+MAX_FRAME = 256 << 20  # bytes
 _LENGTH = struct.Struct(">I")
 
 

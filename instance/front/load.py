@@ -14,7 +14,7 @@ from instance.settings import Settings
 from instance.wire.messages import ModelInfo
 
 TRAIN_S = 0.002  # work that a model without batches may be sent in one message
-TRAIN_MAX = 32
+TRAIN_MAX = 32  # requests of it
 LATE_S = 0.02  # that a timer and the way to a worker may take on a busy machine
 
 

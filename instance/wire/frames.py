@@ -18,7 +18,7 @@ INLINE_MAX = 16 << 10  # bodies up to this size travel in the header
 _PREFIX = struct.Struct("<II")  # bytes of header, number of blobs
 _PLACE = struct.Struct("<qQ")  # of a blob: where in the arena, or that it follows; its bytes
 _FOLLOWS = -1
-_STASH = 256 << 10
+_STASH = 256 << 10  # bytes that are read at a time
 
 Buffer = bytes | bytearray | memoryview
 Body = Buffer | Room

@@ -33,8 +33,8 @@ from gateway.core.table import Document
 
 Json = Any
 T = TypeVar("T")
-LARGE = 64 << 10
-MAX_REASON = 500
+LARGE = 64 << 10  # bytes of a body, from which on it is read in a thread
+MAX_REASON = 500  # characters
 JSON_TYPES = ("application/json", "application/merge-patch+json")
 # What a page elsewhere may send without asking first, so no write reads it, not even empty.
 FORM_TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")

@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 STRANGER_S = 10.0
 """To send a first request, between two without a token, and to take an answer to one."""
 
-MOST_STRANGERS = 256
-MOST_KNOWN = 4096
-AT_ONCE = 32
+MOST_STRANGERS = 256  # connections without a token, and
+MOST_KNOWN = 4096  # with one; fewer where the process may have few descriptors
+AT_ONCE = 32  # are accepted in one turn of the loop
 KEEP_ALIVE_S = 75.0
 
 

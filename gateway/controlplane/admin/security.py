@@ -24,9 +24,9 @@ from gateway.core.addresses import behind
 
 Role = Literal["viewer", "operator"]
 
-MAX_FAILURES = 20
+MAX_FAILURES = 20  # wrong tokens of one address within the window
 FAILURE_WINDOW_S = 60.0
-_MAX_ADDRESSES = 4096
+_MAX_ADDRESSES = 4096  # whose failures are counted
 
 HEADERS: Mapping[str, str] = {
     "Content-Security-Policy": (

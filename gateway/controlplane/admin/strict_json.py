@@ -13,7 +13,7 @@ from typing import Any
 MAX_DEPTH = 32
 # A text that does not end is taken to the end, and nothing is tried twice: linear in any body.
 _STRUCTURE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
-_MAX_DIGITS = 400
+_MAX_DIGITS = 400  # of a number
 
 
 class NotJson(ValueError):

@@ -24,7 +24,7 @@ from gateway.processes.lifeline import Lifeline, tie
 PROCESSOR_S = 15
 WITHIN_S = 120.0
 """Of the clock: on a busy machine the low priority leaves an eighth of a processor, and less."""
-MEMORY = 1 << 30
+MEMORY = 1 << 30  # bytes of address space
 MOST_BYTES = 16 << 20
 """The largest outcome that is served: every worker holds it."""
 

@@ -25,8 +25,8 @@ TOGETHER_S = 0.3
 """Changes come in bursts (models become ready one after the other); one look serves them all."""
 
 MOST_BYTES = 2 << 20
-MOST_TOGETHER = 64 << 20
-AT_ONCE = 16
+MOST_TOGETHER = 64 << 20  # bytes of all documents that are merged
+AT_ONCE = 16  # instances are asked
 
 Pages = Mapping[str, tuple[str, str]]
 Fetch = Callable[[Target], Awaitable[bytes | None]]

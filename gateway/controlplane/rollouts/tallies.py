@@ -13,13 +13,13 @@ from gateway.telemetry.buckets import quantiles
 from gateway.wire.messages import JudgedMessage
 
 ENDED, FAILED, TIMED, SLOW = range(4)
-STABLE = 4
+STABLE = 4  # where in a row the same counts of the stable arm begin
 ASKED = {"errors": (ENDED, FAILED), "latency": (TIMED, SLOW)}
 """Guard → where in a row its requests are counted, and its events."""
 
-LEAST_TIMES = 50
+LEAST_TIMES = 50  # from which a quantile is told
 INTERVAL_S = 5.0
-MOST_NUMBERS = 5000
+MOST_NUMBERS = 5000  # of answers, kept for one quantile
 MOST_NAMED = 64  # workers that are told apart; older ones are summed up
 
 

@@ -32,9 +32,9 @@ from gateway.telemetry.catalogue import BY_NAME, TIMES, Gone, retired_labels
 from gateway.telemetry.metrics import FIRST, KIND, LAST, REQUEST, SUMS, observed
 from gateway.telemetry.series import COUNTS, TOTAL, WORDS, Labels
 
-BLOCKS: Final = 16
+BLOCKS: Final = 16  # are compared at a time with what they were
 PAGE: Final = BLOCKS * BLOCK
-TRIES: Final = 5
+TRIES: Final = 5  # to read a book whose series do not move meanwhile
 PAIRS: Final = WORDS // 2  # the first of them is whose the block is
 PAIR: Final = BLOCK // PAIRS
 KINDS: Final = 4  # of buckets in a series of times

@@ -21,7 +21,7 @@ ANSWERS = ("1xx", "2xx", "3xx", "4xx", "499", "5xx", "refused")
 gateway itself turned away with a 503 or 429 (refused)."""
 
 REFUSALS = frozenset(code for code, kind in KINDS.items() if kind.status in (429, 503))
-DIGITS = 3
+DIGITS = 3  # of a rate or a time that mean anything
 
 Of = tuple[str, str]
 """A `route` or a `backend`, and its name, or the `part` of both; or the GATEWAY."""
