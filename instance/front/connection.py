@@ -170,7 +170,8 @@ class Connection(Client, asyncio.Protocol):
         incoming = self._current
         if incoming is None or incoming.method:  # refused already, or known
             return
-        headers, key = incoming.headers, name.lower()
+        # The parser leaves the whitespace behind a value, which is no part of it.
+        headers, key, value = incoming.headers, name.lower(), value.rstrip(b" \t")
         self._headers += 1
         if key not in headers:
             headers[key] = value

@@ -94,6 +94,18 @@ def test_chunked_and_compressed_bodies(serve: Serve) -> None:
     assert (refused.status_code, refused.headers["accept-encoding"]) == (415, "gzip, deflate")
 
 
+def test_whitespace_behind_a_header_is_no_part_of_it(served: Serve) -> None:
+    packed = gzip.compress(b"[1]")
+    head = (
+        HEAD + b"Content-Type: application/json \r\nContent-Encoding: gzip\t\r\n"
+        b"Expect: 100-continue \r\nX-Headgate-Timeout-Ms: 20000 \t\r\nConnection: close \r\n"
+    )
+    answer = talk(served(ECHO), asked(packed, head))
+    assert answer.startswith(b"HTTP/1.1 100 ")
+    assert b"HTTP/1.1 200 " in answer
+    assert answer.endswith(b"[1]")
+
+
 def test_a_target_may_name_scheme_and_host_as_for_a_proxy(served: Serve) -> None:
     sent = asked(b"[5]").replace(b"/predict", b"http://x:80/predict?a=1")
     assert until(connected(served(ECHO), sent), b"[5]").startswith(b"HTTP/1.1 200")
