@@ -413,7 +413,9 @@ class Exchange(Replying, Coded):
             return
         if attempt.is_ours:
             return
-        if reason == "client_left" and not self.head_sent:
+        is_left = reason == "client_left" and not self.head_sent
+        if is_left or (reason == "deadline" and not self.first_at and not attempt.failed):
+            # Nobody waits any more, be it that the client said beforehand for how long it would.
             trial.leave(now - max(self.whole_at, attempt.sent_at))
             return
         if is_refusal(self.status, attempt.failed):

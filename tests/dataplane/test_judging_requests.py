@@ -295,6 +295,28 @@ async def test_a_client_that_gives_up_on_a_slow_answer_says_that_it_was_slow(rig
     assert row[CANARY + ENDED] == row[STABLE + ENDED] == 0, "how it would have ended is not known"
 
 
+async def test_a_client_that_waits_so_long_and_no_longer_says_that_it_was_slow(rig, stub):
+    came = asyncio.Semaphore(0)
+
+    async def hang(conversation: Conversation) -> None:
+        await conversation.request()
+        came.release()
+        await conversation.reader.read()
+
+    gateway = await rig(StoppedClock())
+    gateway.table(two(await stub(hang), await stub(hang)))
+    counting = judge(gateway, slow_s=0.5)
+    for waited_s in (b"0.4", b"0.4", b"0.6", b"0.6"):
+        asking = asyncio.ensure_future(gateway.ask(get(b"X-Request-Timeout: " + waited_s)))
+        await came.acquire()
+        gateway.later(float(waited_s))
+        assert (await asking).get("x-headgate-error") == "deadline"
+    row = counting.counts[HALF]
+    assert row[CANARY + TIMED] + row[STABLE + TIMED] == 2
+    assert row[CANARY + SLOW] + row[STABLE + SLOW] == 2
+    assert row[CANARY + ENDED] == row[STABLE + ENDED] == 0, "how it would have ended is not known"
+
+
 async def test_while_it_is_warming_only_the_canarys_requests_are_counted(rig, stub):
     gateway = await rig()
     gateway.table(two(await stub(), await stub()))
