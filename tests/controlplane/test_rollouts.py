@@ -1122,3 +1122,19 @@ async def test_a_canary_without_any_instance_is_refused_before_anything_is_edite
     with pytest.raises(Invalid, match="backend 'digits-cnn' has no instance"):
         await house.begin()
     assert house.publisher.table.revision == revision
+
+
+async def test_what_was_kept_before_refusals_were_counted_is_gone_on_with() -> None:
+    house = House()
+    await house.begin()
+    house.count((7, 0), (133, 0))
+    await house.wait(9)
+    kept = house.keeper.load()["digits"]
+    for key in ("entered_refused", "lost"):
+        del kept[key]
+    del kept["tallies"]["refused"]
+    house.keeper.keep({"digits": {**kept, "waits": False}})
+    after = await house.successor().taken_up()
+    shown = after.shown()
+    assert (shown["state"], shown["requests"], shown["refused"]) == ("running", 7, 0)
+    assert (await after.wait(1))["held"] == ""
