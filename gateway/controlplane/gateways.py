@@ -51,6 +51,7 @@ class SharedStore(Protocol):
     """What is asked of the store; it calls back on a loop of its own."""
 
     is_copy: bool
+    copied_gateways: int
 
     def follow(self, after: int, hear: Callable[[Revision], None]) -> None: ...
 
@@ -317,8 +318,9 @@ class SharedGateways:
     @property
     def _sharing(self) -> int:
         """How many gateways share the limits: until one can look, as many as were there before."""
-        is_seen = self._seen.head.number > 0
-        return max(1, len(self._live()) if is_seen else self._before[1])
+        if self._seen.head.number:
+            return max(1, len(self._live()))
+        return max(self._before[1], self._store.copied_gateways)
 
     def _live(self) -> list[Member]:
         """Whoever holds a lease and does not go."""

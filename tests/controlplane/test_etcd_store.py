@@ -680,6 +680,26 @@ def test_the_copy_says_on_which_routes_rollouts_run(
     copy.close()
 
 
+def test_the_copy_says_how_many_gateways_there_were(
+    etcd: Cluster, prefix: str, tmp_path: Path
+) -> None:
+    """By so many limits are divided until etcd says it."""
+    with opened(Access(etcd.urls), prefix, copy=tmp_path) as own:
+        own.commit(revision(1))
+        with opened(Access(etcd.urls), prefix) as other:
+            for store, name in ((own, "gw-a"), (other, "gw-b")):
+                one = Gateway(store, name)
+                one.announce(1)
+                wait_for(lambda one=one: one.holds)  # type: ignore[misc]
+            copy = Copy(tmp_path / COPY)
+            wait_for(lambda: (copied := copy.read()) is not None and copied.gateways == 2)
+            other.stay()  # as one whose machine loses its power
+    copy.close()
+    with opened(Access(["http://127.0.0.1:9"]), prefix, copy=tmp_path, lease_s=1) as later:
+        assert later.load() is not None
+        assert (later.is_copy, later.copied_gateways) == (True, 2)
+
+
 def test_the_first_revision_may_follow_on_one_of_another_store(etcd: Cluster, prefix: str) -> None:
     with opened(Access(etcd.urls), prefix, keep=2) as store:
         for number in range(58, 62):

@@ -31,7 +31,7 @@ def member(name: str, applied: int, workers: int = 2) -> Member:
 class Play:
     """A store that says what the test says, and this gateway, which is gw-a."""
 
-    is_copy = False
+    is_copy, copied_gateways = False, 1
 
     def __init__(self, before: tuple[float, int] = (0.0, 1)) -> None:
         self.now = 1000.0
@@ -253,6 +253,10 @@ async def test_limits_stay_divided_while_nobody_can_look_who_shares_them() -> No
     assert play.gateways.status(7)["limits"] == {"divided_by": 3}
     await play.see(7, member("gw-b", 7))
     assert play.told[-1] == (0.0, 1)
+    begun_anew = Play()
+    begun_anew.is_copy, begun_anew.copied_gateways = True, 3
+    begun_anew.gateways.go_on()
+    assert begun_anew.told[-1] == (0.0, 3), "as the copy says"
 
 
 async def test_status_alerts_and_metrics_say_who_is_live_and_who_lags(play: Play) -> None:

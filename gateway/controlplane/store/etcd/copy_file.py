@@ -31,11 +31,13 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Copied:
     """What a copy says: what to start from, and the head that etcd had with it, whose checksum is
-    empty where an older gateway made the copy; and the routes on which rollouts ran."""
+    empty where an older gateway made the copy; the routes on which rollouts ran; and how many
+    gateways there were."""
 
     stored: Stored
     head: Head
     rollouts: Sequence[str] = ()
+    gateways: int = 1
 
 
 class Copy:
@@ -47,6 +49,7 @@ class Copy:
         self._next: tuple[int, bytes, Document | None] | None = None
         self._newest: tuple[int, bytes, Document | None] | None = None
         self._rollouts: Sequence[str] = ()
+        self._gateways = 1
         self._is_old = False  # it could not be written last time
 
     def read(self) -> Copied | None:
@@ -64,9 +67,10 @@ class Copy:
             newest = unpacked(rest[:length], head.number).whole()
             applied = unpacked_file(rest[length:]) if rest[length:] else None
             rollouts = tuple(map(str, said.get("rollouts", ())))
+            gateways = int(said.get("gateways", 1))
         except (ValueError, KeyError, TypeError, StateRefused):
             raise StateRefused(f"{self._path} is damaged; it was kept as it is") from None
-        return Copied(Stored(newest, applied, is_copy=True), head, rollouts)
+        return Copied(Stored(newest, applied, is_copy=True), head, rollouts, gateways)
 
     def keep(self, number: int, value: bytes, applied: Document | None) -> None:
         """Has the copy replaced, soon: by revision `number`, which is `value` in etcd."""
@@ -75,10 +79,10 @@ class Copy:
         if not is_waiting:
             self._thread.submit(self._write)
 
-    def keep_rollouts(self, routes: Sequence[str]) -> None:
-        """Has it say that rollouts run on `routes`."""
-        if routes != self._rollouts:
-            self._rollouts = routes
+    def note(self, routes: Sequence[str], gateways: int) -> None:
+        """Has it say that rollouts run on `routes`, and how many gateways there are."""
+        if (routes, gateways) != (self._rollouts, self._gateways):
+            self._rollouts, self._gateways = routes, gateways
             if self._newest is not None:
                 self.keep(*self._newest)
 
@@ -89,7 +93,7 @@ class Copy:
         try:
             rest = value + (b"" if applied is None else packed_file(applied))
             said = {"number": number, "length": len(value), "checksum": sum_of(rest)}
-            said |= {"head": sum_of(value), "rollouts": self._rollouts}
+            said |= {"head": sum_of(value), "rollouts": self._rollouts, "gateways": self._gateways}
             scrap = self._path.with_suffix(".new")
             with open(scrap, "wb", opener=_private) as file:
                 file.write(orjson.dumps(said) + b"\n" + rest)

@@ -86,9 +86,11 @@ class EtcdStore:
         self._membership: Membership | None = None
         self._look: Callable[[Seen], None] = lambda seen: None
         self._loop = OwnLoop("etcd", _note_failure)
-        self._goes = True
+        self._goes, self._is_closing = True, False
         self.is_copy = False
         """Whether what was loaded last is the copy."""
+        self.copied_gateways = 1
+        """How many gateways there were, as the copy says, where that is what was loaded last."""
 
     # -- as any store
 
@@ -102,6 +104,7 @@ class EtcdStore:
             if copied is None:
                 raise
             stored, self._known = copied.stored, copied.head
+            self.copied_gateways = copied.gateways
             self.is_copy = True
         self._applied = None if stored is None else stored.applied
         return stored
@@ -353,6 +356,7 @@ class EtcdStore:
 
     def close(self) -> None:
         """Says that this gateway goes, unless it stays, and lets go of etcd."""
+        self._is_closing = True  # the copy says what there was
         self._loop.close(self._farewell())
         if self._copy is not None:
             self._copy.close()
@@ -432,8 +436,9 @@ class EtcdStore:
     def _note_seen(self, seen: Seen) -> None:
         if seen.is_past and self._membership is not None:
             self._membership.look()
-        if self._copy is not None and not seen.away:
-            self._copy.keep_rollouts(sorted(seen.drivers))
+        if self._copy is not None and not seen.away and not self._is_closing:
+            live = [each for each in seen.members.values() if each.workers]
+            self._copy.note(sorted(seen.drivers), max(1, len(live)))
         self._look(seen)
 
 
