@@ -225,7 +225,7 @@ def _refusals(file: Path, settings: "Settings", document: Document) -> Iterator[
         where = fault.pointer[1:].replace("/", ".").replace("gateway.access_log", "access_log")
         yield f"{where}: {fault.detail}"
     for fault in missing(document.get("backends", {})):
-        yield f"{file}: {readable(fault.pointer)}: {fault.detail}"
+        yield f"{file}: {readable(fault.pointer).strip('/')}: {fault.detail}"
 
 
 def announce(prepared: Prepared, facts: Ready) -> None:

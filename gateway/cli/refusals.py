@@ -5,6 +5,7 @@ intention are named as what they are, without a traceback: HEADGATE_DEBUG=1 show
 """
 
 import os
+import re
 from collections.abc import Iterable
 
 from click import Argument, MissingParameter, NoSuchCommand, NoSuchOption, UsageError
@@ -97,7 +98,9 @@ def _refused(error: Refused) -> str:
 def _fault(fault: Fault) -> str:
     where = readable(fault.get("pointer", "")).lstrip("/")
     detail = fault.get("detail", "")
-    return f"{where}: {detail}" if where else detail
+    line = re.match(r"line \d+: ", detail)  # of a file that was applied: before the place in it
+    first = line[0] if line else ""
+    return f"{first}{where}: {detail.removeprefix(first)}" if where else detail
 
 
 def _one_line(text: str) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,7 @@ from click import UsageError
 from gateway.cli import beginning, screen
 from gateway.cli.grids import Cell, clean
 from gateway.cli.parameters import STDIN
-from gateway.cli.refusals import Refusal
-from gateway.core.faults import readable
+from gateway.cli.refusals import Refusal, suggestion
 from gateway.processes import console
 
 if TYPE_CHECKING:
@@ -187,9 +187,9 @@ def check(options: SimpleNamespace) -> int:
     if screen.printed(found, options.output):
         return 1 if problems else 0
     for problem in problems:
-        console.write(sys.stderr, _line(options.file, problem))
+        console.write(sys.stderr, clean(problem.of(options.file)))
     for warning in warnings:
-        console.write(sys.stderr, _line(options.file, warning, "warning: "))
+        console.write(sys.stderr, clean(warning.of(options.file, "warning: ")))
     if not problems:
         screen.show(Cell(f"{options.file} is valid", "good"))
         for line in _ways(loaded.document):
@@ -251,19 +251,13 @@ def _fields(problem: "Problem") -> dict[str, Any]:
     }
 
 
-def _line(file: str, problem: "Problem", kind: str = "") -> str:
-    """`file:12: routes/digits: what is wrong; did you mean this?`, which editors can follow."""
-    where = f"{file}:{problem.line}: " if problem.line else f"{file}: "
-    pointer = f"{readable(problem.pointer).lstrip('/')}: " if problem.pointer.strip("/") else ""
-    hint = f"; {problem.hint}" if problem.hint else ""
-    return clean(f"{where}{kind}{pointer}{problem.detail}{hint}")
-
-
 def _file(name: str) -> Path:
     """The file, refused in words where it cannot be read."""
-    path = Path(name)
+    path, beside = Path(name), list[str]()
     if not name or not path.exists():
-        raise Refusal(f"there is no file {name or repr(name)}")
+        with suppress(OSError):
+            beside = os.listdir(path.parent)
+        raise Refusal(f"there is no file {name or repr(name)}{suggestion(path.name, beside)}")
     if path.is_dir():
         raise Refusal(f"{name} is a directory: name the configuration file in it")
     return path

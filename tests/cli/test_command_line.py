@@ -212,6 +212,14 @@ def test_a_file_that_was_left_out_and_lies_here_is_named(headgate, tmp_path, mon
     assert (ran.code, ran.err.splitlines()[0]) == (2, line)
 
 
+def test_a_file_that_is_called_otherwise_is_named(headgate, tmp_path) -> None:
+    (tmp_path / "headgate.yaml").touch()
+    ran = headgate("check", str(tmp_path / "headgate.yml"))
+    said = f"headgate: there is no file {tmp_path}/headgate.yml (did you mean headgate.yaml?)\n"
+    assert (ran.code, ran.err) == (1, said)
+    assert headgate("up", "").err == "headgate: there is no file ''\n"
+
+
 def test_the_version_for_programs(headgate) -> None:
     said = json.loads(headgate("version", "--json").out)
     assert set(said) == {"version", "compiled"}

@@ -98,6 +98,17 @@ async def test_refusals_of_a_real_gateway_are_one_line_each(bare: Gateway) -> No
 
 
 @SHARED_LOOP
+async def test_what_is_wrong_with_an_applied_file_begins_with_its_line(
+    bare: Gateway, tmp_path: Path
+) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text("routes:\n  a: {match: /a, split: {}, sticki: 1}\n")
+    ran = await at(bare)("apply", str(file))
+    assert ran.returncode == 1
+    assert "headgate: line 2: routes/a/sticki: unknown key; did you mean sticky?" in ran.stderr
+
+
+@SHARED_LOOP
 async def test_a_key_is_made_only_at_the_revision_that_was_named(bare: Gateway) -> None:
     ran = await at(bare)("key", "add", "acme", "--if-revision", "7")
     assert (ran.returncode, ran.stdout) == (1, "")

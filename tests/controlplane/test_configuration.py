@@ -517,7 +517,7 @@ def test_an_unreadable_file_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be read: Is a directory"):
         load(tmp_path)
     (tmp_path / "binary.yaml").write_bytes(b"routes: {}\n# \xff\xfe\x00")
-    with pytest.raises(ConfigurationError, match="line 2: is not UTF-8"):
+    with pytest.raises(ConfigurationError, match=r"binary.yaml:2: is not UTF-8"):
         load(tmp_path / "binary.yaml")
 
 

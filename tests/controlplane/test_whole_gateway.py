@@ -172,7 +172,7 @@ async def test_r66_r59_an_empty_token_stops_the_start(
     monkeypatch.setenv("HEADGATE_TOKEN", "")
     said = await _refused(tmp_path)
     assert said == (
-        f"headgate: {tmp_path}/headgate.yaml: /gateway/token: "
+        f"headgate: {tmp_path}/headgate.yaml: gateway/token: "
         "must have at least 32 characters; set by HEADGATE_TOKEN\n"
     )
 

@@ -329,7 +329,7 @@ async def test_a_start_with_one_that_leads_to_nothing_is_refused_in_one_line(
     with pytest.raises(CannotStart) as refused:
         prepare(file, tmp_path / "state")
     ((field, value),) = spec.items()
-    assert f"{file}: /backends/b/{field}/{next(iter(value))}: " in str(refused.value)
+    assert f"{file}: backends/b/{field}/{next(iter(value))}: " in str(refused.value)
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
 

@@ -46,10 +46,12 @@ class Problem:
     detail: str
     hint: str = ""
 
-    def __str__(self) -> str:
-        where = f"line {self.line}: " if self.line else ""
-        place = f"{readable(self.pointer)}: " if self.pointer else ""
-        return f"{where}{place}{self.detail}{f'; {self.hint}' if self.hint else ''}"
+    def of(self, file: str, kind: str = "") -> str:
+        """`file:12: routes/digits: what is wrong; did you mean this?`, which editors can follow."""
+        where = f"{file}:{self.line}: " if self.line else f"{file}: "
+        place = readable(self.pointer).strip("/")
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{where}{kind}{f'{place}: ' if place else ''}{self.detail}{hint}"
 
 
 class ConfigurationError(Exception):
@@ -58,7 +60,7 @@ class ConfigurationError(Exception):
     def __init__(self, path: str, problems: list[Problem]) -> None:
         self.path = path
         self.problems = sorted(problems, key=lambda problem: problem.line)
-        super().__init__("\n".join(f"{path}: {problem}" for problem in self.problems))
+        super().__init__("\n".join(problem.of(path) for problem in self.problems))
 
 
 @dataclass(frozen=True, slots=True)
