@@ -60,6 +60,7 @@ class Authorizer(Companion[ToAuthorizer, Open | VerdictMessage | Want]):
         self._questions: dict[int, Question] = {}
         self._ids = itertools.count(1)
         self._sweeper: asyncio.TimerHandle | None = None
+        self._hangs_at = 0.0  # by then it has been asked for long and has said nothing
 
     def ask(
         self, request: RequestHead, body: Callable[[], Body], until: float, told: OnVerdict
@@ -70,7 +71,10 @@ class Authorizer(Companion[ToAuthorizer, Open | VerdictMessage | Want]):
             raise RequestRefused(AWAY)
         if len(self._questions) >= MAX_ASKED:
             raise refuse("queue_full", "too many requests wait to be authorized", 1.0)
-        question = Question(next(self._ids), told, body, min(until, time.monotonic() + ANSWER_S))
+        now = time.monotonic()
+        if not self._questions:
+            self._hangs_at = now + ANSWER_S
+        question = Question(next(self._ids), told, body, min(until, now + ANSWER_S))
         self._questions[question.id] = question
         self.send(("ask", question.id, request))
         if self._sweeper is None:
@@ -94,6 +98,7 @@ class Authorizer(Companion[ToAuthorizer, Open | VerdictMessage | Want]):
             question.told(AWAY, [])
 
     def on_message(self, message: Open | VerdictMessage | Want) -> None:
+        self._hangs_at = time.monotonic() + ANSWER_S
         if message[0] == "verdict":
             self._on_verdict(*message[1:])
         elif message[0] == "want":
@@ -117,8 +122,11 @@ class Authorizer(Companion[ToAuthorizer, Open | VerdictMessage | Want]):
 
     def _sweep(self) -> None:
         self._sweeper, now = None, time.monotonic()
+        is_hung = now >= self._hangs_at
         for question in [one for one in self._questions.values() if one.until <= now]:
             self.forget(question)
             question.told(LATE, [])
+        if is_hung:
+            self.replace()
         if self._questions:
             self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)

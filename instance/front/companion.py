@@ -57,6 +57,12 @@ class Companion(Generic[Sent, Received]):
         if self._process is not None:
             self._process.send(message, blobs)
 
+    def replace(self) -> None:
+        """Ends it, for it gives no sign any more: another one takes its place."""
+        log.error("%s gives no sign any more; replacing it", self.WHO)
+        if self._process is not None:
+            self._process.kill()
+
     async def stop(self, hurry: asyncio.Future[None]) -> None:
         """Ends it, at once if there is a `hurry`."""
         self._stopping, self.ready = True, False

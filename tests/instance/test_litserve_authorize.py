@@ -276,6 +276,18 @@ def test_when_the_process_that_authorizes_ends_another_one_does(served: Serve) -
     eventually(lambda: instance.post(BODY, headers=good).status_code == 200, timeout=60)
 
 
+def test_when_the_process_that_authorizes_hangs_another_one_does(serve: Serve) -> None:
+    instance, good = serve(CLASSES, "Says"), {"X-A": "1"}
+    assert instance.post(BODY, headers=good).status_code == 200
+    (asked,) = [
+        one for one in instance.workers() if "instance.model.authorization" in one.cmdline()
+    ]
+    asked.suspend()
+    answer = instance.post(BODY, headers=good)
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline")
+    eventually(lambda: instance.post(BODY, headers=good).status_code == 200, timeout=60)
+
+
 # -- the key ---------------------------------------------------------------------------------
 
 
