@@ -72,20 +72,7 @@ class WorkerProcess(asyncio.BufferedProtocol, Generic[Sent, Received]):
         marks = arena.new_file(mmap.PAGESIZE)
         if marks is not None:
             self.marks = mapped(marks)
-        options: StartOptions = {
-            "lifeline": pipe,
-            "socket": theirs.fileno(),
-            "arenas": [requests, answers],
-            "marks": marks,
-            "files": _FILES,
-            "model": settings.model,
-            "arguments": settings.arguments,
-            "api": settings.api,
-            "args": dict(settings.args or {}),
-            "device": device,
-            "threads": settings.worker_threads(),
-            "attributes": settings.attributes(),
-        }
+        options = _options(settings, device, pipe, theirs.fileno(), [requests, answers], marks)
         given = [file for file in (pipe, answers, marks) if file is not None]
         try:
             ours.setblocking(False)
@@ -175,6 +162,31 @@ class WorkerProcess(asyncio.BufferedProtocol, Generic[Sent, Received]):
     def buffer_updated(self, nbytes: int) -> None:
         for frame in self._decoder.updated(nbytes):
             self._on_frame(frame)
+
+
+def _options(
+    settings: Settings,
+    device: str,
+    lifeline_fd: int,
+    socket_fd: int,
+    arenas: list[int | None],
+    marks: int | None,
+) -> StartOptions:
+    """What the process is started with: the descriptors, and what of `settings` is the model's."""
+    return {
+        "lifeline": lifeline_fd,
+        "socket": socket_fd,
+        "arenas": arenas,
+        "marks": marks,
+        "files": _FILES,
+        "model": settings.model,
+        "arguments": settings.arguments,
+        "api": settings.api,
+        "args": dict(settings.args or {}),
+        "device": device,
+        "threads": settings.worker_threads(),
+        "attributes": settings.attributes(),
+    }
 
 
 def environment(
