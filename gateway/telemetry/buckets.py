@@ -32,8 +32,8 @@ NATIVE = tuple(2.0 ** (step / STEPS) for step in range(_OCTAVES[0] * STEPS, _OCT
 BOUNDS: Final[tuple[float, ...]] = tuple(sorted({*NATIVE, *SECONDS, *OVERHEAD}))
 """The upper bounds of all buckets in seconds; the last bucket has none."""
 
-_LEAST: Final = NATIVE[0]
-_MOST: Final = NATIVE[-1]
+_LEAST: Final[float] = NATIVE[0]
+_MOST: Final[float] = NATIVE[-1]
 _STEPS_OF_LOG: Final = STEPS / log(2.0)
 # How many native bounds are below 1 s; a hair less, so that rounding names none too high.
 _BELOW: Final = -_OCTAVES[0] * STEPS - 1e-9
