@@ -175,8 +175,9 @@ def test_what_is_sent_and_answered_goes_by_tls(trial: Trial, peer: Peer, way: st
 
 @WAYS
 @pytest.mark.parametrize("size", [3, 20_000])
+@pytest.mark.parametrize("is_paused", [False, True], ids=["read", "paused"])
 def test_what_was_said_before_a_write_failed_is_read(
-    trial: Trial, peer: Peer, way: str, size: int
+    trial: Trial, peer: Peer, way: str, size: int, is_paused: bool
 ) -> None:
     """An instance answers an upload that it does not read to its end, and leaves."""
 
@@ -185,6 +186,8 @@ def test_what_was_said_before_a_write_failed_is_read(
         await until(peer, task.done)
         transport, said = task.result()
         assert peer.client is not None
+        if is_paused:
+            transport.pause_reading()
         transport.write(b"abc")
         while not select.select([peer.client], [], [], 0)[0]:
             await asyncio.sleep(0)

@@ -33,10 +33,11 @@ REST: Final = 256 << 10
 
 
 class _ReadsRest(asyncio.BufferedProtocol):
-    """The protocol `below` TLS on `transport`, which gets what came before a write failed."""
+    """The protocol of `transport` that is below `tls`; it gets what came before a write failed."""
 
-    def __init__(self, transport: asyncio.Transport, below: asyncio.BufferedProtocol) -> None:
-        self._transport, self._below = transport, below
+    def __init__(self, transport: asyncio.Transport, tls: asyncio.Transport) -> None:
+        self._transport, self._tls = transport, tls
+        self._below = below = cast(asyncio.BufferedProtocol, transport.get_protocol())
         for name in ("get_buffer", "buffer_updated", "eof_received"):  # as fast as they were
             setattr(self, name, getattr(below, name))
 
@@ -47,12 +48,15 @@ class _ReadsRest(asyncio.BufferedProtocol):
         self._below.resume_writing()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if error is not None:
-            with contextlib.suppress(OSError):
-                self._read()
-        self._below.connection_lost(error)
+        try:
+            if error is not None:
+                with contextlib.suppress(OSError):
+                    self._read()
+        finally:
+            self._below.connection_lost(error)
 
     def _read(self) -> None:
+        self._tls.resume_reading()  # who paused waits for nobody any more
         fileno = os.dup(self._transport.get_extra_info("socket").fileno())
         left = REST
         with socket.socket(fileno=fileno) as s:
@@ -103,7 +107,7 @@ class EventLoop(uvloop.Loop):
         )
         if transport.is_closing():
             raise LostAtOnce("lost as its handshake ended")
-        plain.set_protocol(_ReadsRest(plain, cast(asyncio.BufferedProtocol, plain.get_protocol())))
+        plain.set_protocol(_ReadsRest(plain, cast(asyncio.Transport, transport)))
         protocol = protocol_factory()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
