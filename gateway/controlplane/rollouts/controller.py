@@ -15,7 +15,7 @@ from typing import Any
 from gateway.controlplane.events import Events, utc_now
 from gateway.controlplane.published import NotInForce
 from gateway.controlplane.publisher import Publisher
-from gateway.controlplane.rollouts import plans
+from gateway.controlplane.rollouts import plans, telling
 from gateway.controlplane.rollouts.agreeing import Ask
 from gateway.controlplane.rollouts.keeping import Alone, Driver, Keeper
 from gateway.controlplane.rollouts.moving import KEEP_S, WHO, Mover, split_of
@@ -78,12 +78,13 @@ class Rollouts:
 
     def shown(self, route: str) -> Json:
         """The rollout of `route`; Missing where there is none."""
-        return self.of(route).shown()
+        return telling.shown(self.of(route))
 
     def all_shown(self) -> dict[str, Json]:
         """Every rollout that is remembered, by route, with its plan."""
         return {
-            route: {**it.shown(), "plan": plans.shown(it.plan)} for route, it in self._all.items()
+            route: {**telling.shown(it), "plan": plans.shown(it.plan)}
+            for route, it in self._all.items()
         }
 
     def plan(self, route: str) -> Json:
@@ -318,7 +319,8 @@ class Rollouts:
         if is_alone:
             waits = "company" if now - it.beside_at >= LASTS_S else it.waits
         if waits != it.waits:
-            why = it.waits_for(waits)
+            before, it.waits = it.waits, waits
+            why = telling.waits(it, before)
             it.note(utc_now(), why)
             self.mover.is_stale = True
             self.mover.tell(it, why)

@@ -2,7 +2,7 @@
 
 All that is known of it: its plan, its state and step, the weights of its start, what was counted,
 and what it is about to do. It changes by signals of `core.rollout` alone; who carries a change out
-and keeps it is `controller`.
+and keeps it is `controller`, and what is told of it is worded by `telling`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from gateway.controlplane.rollouts import plans
 from gateway.controlplane.rollouts.agreeing import Agreement
-from gateway.controlplane.rollouts.tallies import LEAST_TIMES, Tallies
-from gateway.core.judging import evidence, log_evidence, log_evidence_of_categories
+from gateway.controlplane.rollouts.tallies import Tallies
+from gateway.core.judging import log_evidence, log_evidence_of_categories
 from gateway.core.rollout import (
     AHEAD,
     BACK,
@@ -198,44 +198,14 @@ class Progress:
         told = {"time": time, "state": self.state, "step": self.step + 1, "why": why}
         self.history = [*self.history[-MOST_TOLD:], told]
 
-    def waits_for(self, waits: Waits) -> str:
-        """Why no step is passed from now on, or that this is over: for a person."""
-        before, self.waits = self.waits, waits
-        if waits:
-            return f"held: {self.held}"
-        if before == "company":
-            others = " or ".join(sorted(self.others))
-            return f"goes on: {others} has a healthy instance again"
-        if before == "answers":
-            return f"goes on: {self.plan.to} has answered most requests of this step"
-        return "goes on: every guard has something to judge"
-
-    @property
-    def held(self) -> str:
-        """Why no step is passed now, whatever else it has; empty where one may be."""
-        if self.move is not None and self.stuck:
-            state = self.move.state.replace("_", " ")
-            to = f"go on to step {self.move.step + 1}" if state == "running" else f"become {state}"
-            return f"cannot {to}: {self.stuck}"
-        if self.waits == "company":
-            others = " or ".join(sorted(self.others))
-            return f"no healthy instance of {others}, nothing to compare {self.plan.to} with"
-        if self.waits == "answers":
-            asked = self.refused + self.requests
-            counts = f"{self.refused:,} of {asked:,} at this step"
-            return f"{self.plan.to} refuses most requests as busy, {counts}"
-        if self.waits == "data":
-            blind = self._blind(self.judge())
-            return "; ".join(f"{guard.name}: {self._lacks(guard)}" for guard in blind)
-        return ""
-
     def is_blind(self, guards: Iterable[tuple[Guard, Judged]]) -> bool:
         """Whether nothing but guards that have nothing to judge keep this step, for a while."""
         step = self.plan.steps[self.step]
         is_due = self.held_s >= step.hold_s + BLIND_S and self.requests >= step.min_requests
-        return is_due and bool(self._blind(guards))
+        return is_due and bool(self.blind(guards))
 
-    def _blind(self, guards: Iterable[tuple[Guard, Judged]]) -> list[Guard]:
+    def blind(self, guards: Iterable[tuple[Guard, Judged]]) -> list[Guard]:
+        """The guards that have nothing to judge and let no step pass."""
         return [
             guard
             for guard, found in guards
@@ -299,57 +269,7 @@ class Progress:
             "edges": self.tallies.edges,
         }
 
-    # -- as it is told and kept
-
-    def shown(self) -> dict[str, Json]:
-        """What `GET …/rollout` answers."""
-        return {
-            "route": self.route,
-            "to": self.plan.to,
-            "state": self.state,
-            "step": self.step + 1,
-            "share": self.share,
-            "started": self.started,
-            "why": self.plan.why,
-            "revision": self.revision,
-            "held_s": round(self.held_s, 1),
-            "requests": self.requests,
-            "refused": self.refused,
-            "held": self.held,
-            "pending": self.move.state if self.move and self.stuck else "",
-            "guards": {guard.name: self._shown(guard, each) for guard, each in self.judge()},
-            "history": self.history,
-        }
-
-    def _shown(self, guard: Guard, found: Judged) -> dict[str, Json]:
-        return {
-            "verdict": found.verdict,
-            "evidence": float(f"{evidence(found.log_evidence):.4g}"),
-            "threshold": float(f"{guard.threshold:.6g}"),
-            "canary": {"events": found.canary[0], "requests": found.canary[1]},
-            "stable": {"events": found.stable[0], "requests": found.stable[1]},
-            "sentence": self._failed(guard)
-            or sentence(guard, found, self.judged_at, lacks=self._lacks(guard)),
-        }
-
-    def _failed(self, guard: Guard) -> str:
-        """What it found as it failed; that something came of it, once it has."""
-        found = self.failed.get(guard.name, "")
-        return found.removesuffix(f", {ACTED[guard.on_fail]}") if self.stuck else found
-
-    def _lacks(self, guard: Guard) -> str:
-        """What there is not yet, where a guard has nothing to judge."""
-        if guard.name == "agreement":
-            return "no pair of answers was compared yet"
-        if not self.tallies.ended:
-            refused = self.tallies.refused(alone=True)
-            none = "no requests of the canary yet"
-            return f"{none}, {refused:,} refused as busy" if refused else none
-        if guard.name == "latency" and not self.tallies.slow_s:
-            return f"no threshold yet, which takes {LEAST_TIMES} answers of the others"
-        if guard.name == "predictions":
-            return f"no answer of the canary with {guard.field} yet"
-        return "no answer of the canary was timed yet"
+    # -- as it is kept
 
     def as_json(self) -> dict[str, Json]:
         """All of it, as it is kept."""
