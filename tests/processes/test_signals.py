@@ -82,7 +82,7 @@ async def test_hup_with_a_broken_file_changes_nothing_and_says_why() -> None:
         async with running_gateway(two_backends(one, other)) as gateway:
             edited(gateway, a=1, nowhere=3)
             send(gateway, signal.SIGHUP)
-            assert "nowhere" in await said(gateway, "line ")
+            assert "nowhere" in await said(gateway, f"{gateway.file}:")
             await said(gateway, "not applied; everything goes on as it was")
             assert await split(gateway) == {"a": 90, "b": 10}
             gateway.file.unlink()

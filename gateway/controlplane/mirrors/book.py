@@ -18,6 +18,7 @@ from gateway.core.edits import entry_of
 from gateway.core.faults import Missing
 from gateway.core.mirrored import Counts, Mirrored
 from gateway.core.table import Document, Table
+from gateway.processes.tasks import first_of
 from gateway.telemetry.metrics import COMPARED as METRIC
 from gateway.wire.channel import Channel
 from gateway.wire.pairs import Compared, FromCompare, MirrorsMessage, MirrorSpec, ToCompare
@@ -73,7 +74,7 @@ class Mirrors:
         counted: Callable[[str, str], Mapping[str, int]] = lambda route, backend: {},
     ) -> None:
         self._path, self._want, self._counted = path, want, counted
-        self._hangs, self._silent_s = hangs, silent_s
+        self._hangs, self._silent_s, self._silent = hangs, silent_s, 0
         self._routes: Mapping[str, Any] = {}
         self._all: dict[str, _Entry] = {}
         self._before: dict[tuple[str, str], tuple[Counts, int]] = {}
@@ -130,24 +131,21 @@ class Mirrors:
 
     async def _listen(self, link: Link) -> None:
         """Hears what the compare process says until its end, or until it hangs."""
-        silent = 0
-        while True:
-            receiving = asyncio.ensure_future(link.receive())
-            try:
-                # Twice: where all were stopped, this one may go on a moment before the other.
-                while not receiving.done() and silent < 2:
-                    await asyncio.wait({receiving}, timeout=self._silent_s)
-                    silent += not receiving.done()
-            finally:
-                receiving.cancel()
-            if not receiving.done():
-                self._hangs()
-                return
-            message, silent = receiving.result(), 0
-            if message is None:
-                return
+        await first_of(self._hear_all(link), self._watch())
+
+    async def _hear_all(self, link: Link) -> None:
+        while (message := await link.receive()) is not None:
+            self._silent = 0
             if message["type"] == "compared":
                 self._hear(message)
+
+    async def _watch(self) -> None:
+        self._silent = 0
+        # Twice: where all were stopped, this one may go on a moment before the other.
+        while self._silent <= 2:
+            await asyncio.sleep(self._silent_s)
+            self._silent += 1
+        self._hangs()
 
     def _tell(self, knows_nothing: bool = False) -> None:
         """Says what is to be compared; and what was known of it, to a process that may be new."""
