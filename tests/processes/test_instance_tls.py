@@ -183,7 +183,12 @@ async def test_who_cannot_be_verified_gets_nothing_and_why_is_said(
 
     await eventually(failing, what=f"{route} is failing")
     before = len(house.instances["here"].asked), len(house.instances["plain"].asked)
-    reply = await house.ask(route, "POST", body=b"for nobody")
+
+    async def answered() -> Reply | None:  # 503 until the worker has heard it, a moment later
+        reply = await house.ask(route, "POST", body=b"for nobody")
+        return None if reply.status == 503 else reply
+
+    reply = await eventually(answered)
     assert reply.status == 502, reply
     assert client in reply.json()["detail"], reply
     for name in {route} & house.instances.keys():
