@@ -122,7 +122,7 @@ class AsyncClient:
             while piece and not items.is_done:
                 with self._told(limit_s):
                     async with asyncio.timeout(limit_s):
-                        piece = await response.content.readany()
+                        piece = await _next_piece(response.content)
                 for item in items.fed(piece):
                     yield item
         finally:
@@ -220,6 +220,20 @@ class AsyncClient:
             raise Unreachable(f"no gateway answers at {self.url}: {told}") from None
         except (aiohttp.ClientError, OSError) as error:
             raise Unreachable(f"{self.url} broke off its answer: {words(error)}") from None
+
+
+async def _next_piece(content: aiohttp.StreamReader) -> bytes:
+    """What came next, b"" at the end. A break of the connection is raised once all that came before
+    it was given: a stream says there why it ends, and aiohttp would raise at once and drop that."""
+    broken = content.exception()
+    if broken is None:
+        return await content.readany()
+    content.set_exception(None)  # type: ignore[arg-type]  # or what is there cannot be read
+    piece = content.read_nowait()
+    content.set_exception(broken)
+    if not piece:
+        raise broken
+    return piece
 
 
 def _late_or_refused(error: Refused) -> ClientError:

@@ -56,6 +56,7 @@ class ModelPlayer:
         self.most_at_once = 0
         self.given_up = 0
         self.answered: set[Any] = set()
+        self.taken, self.fallen = threading.Event(), threading.Event()
         self._tls = tls
         self._loop = asyncio.new_event_loop()
         self._started = threading.Event()
@@ -187,4 +188,16 @@ class ModelPlayer:
         await response.write(b"0\n")
         assert request.transport is not None
         request.transport.close()
+        return response
+
+    async def falls(self, request: web.Request) -> web.StreamResponse:
+        """One event; once that was `taken` another one, why there are no more, and a break."""
+        response = web.StreamResponse(headers={"Content-Type": SSE})
+        await response.prepare(request)
+        await response.write(b"data: 0\n\n")
+        await asyncio.to_thread(self.taken.wait)
+        await response.write(b"data: 1\n\nevent: error\ndata: %b\n\n" % FAULT)
+        assert request.transport is not None
+        request.transport.close()
+        asyncio.get_running_loop().call_soon(self.fallen.set)  # the socket is closed by then
         return response

@@ -258,6 +258,24 @@ def test_a_stream_that_breaks_off_raises(models, ask: Ask) -> None:
         ask(models.url, "stream", "/broken", 1)
 
 
+def test_what_a_stream_said_before_it_broke_off_reaches_who_is_slow_to_take_it(models) -> None:
+    """All of it has come, and the connection has ended, while nobody waits for the next item."""
+
+    async def ask() -> None:
+        async with AsyncClient(models.url) as client:
+            items = client.stream("/falls", 1)
+            assert await anext(items) == 0
+            models.taken.set()
+            models.fallen.wait(60)  # the loop stands still until then, and then reads it all
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert await anext(items) == 1
+            with pytest.raises(Refused, match="it fell"):
+                await anext(items)
+
+    asyncio.run(ask())
+
+
 @both
 def test_a_stream_is_refused_as_a_prediction_is(models, ask: Ask) -> None:
     with pytest.raises(Refused) as caught:
