@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 
 import psutil
@@ -281,14 +282,14 @@ UPGRADE = b"GET /ws HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: web
 SWITCH = b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 
 
-async def test_r68_a_websocket_is_closed_with_1001_between_two_frames(rig, stub):
-    go = asyncio.Event()
+async def amid_a_frame(rig, stub, rest: Callable[[Conversation], Awaitable[object]]):
+    """A gateway, its instance and a client of a WebSocket of which half of a frame has come; the
+    instance goes on with `rest`, and reads until the end."""
 
     async def script(conversation: Conversation) -> None:
         await conversation.head()
         conversation.write(SWITCH + b"\x81\x05he")
-        await go.wait()
-        conversation.write(b"llo")
+        await rest(conversation)
         await conversation.reader.read()
 
     gateway, instance = await rig(), await stub(script)
@@ -297,6 +298,17 @@ async def test_r68_a_websocket_is_closed_with_1001_between_two_frames(rig, stub)
     peer.write(UPGRADE)
     assert (await peer.answer()).status == 101
     assert await peer.reader.readexactly(4) == b"\x81\x05he"
+    return gateway, instance, peer
+
+
+async def test_r68_a_websocket_is_closed_with_1001_between_two_frames(rig, stub):
+    go = asyncio.Event()
+
+    async def rest(conversation: Conversation) -> None:
+        await go.wait()
+        conversation.write(b"llo")
+
+    gateway, instance, peer = await amid_a_frame(rig, stub, rest)
     (client,) = gateway.plane.clients
     client.shut()
     go.set()
@@ -308,17 +320,7 @@ async def test_r68_a_websocket_is_closed_with_1001_between_two_frames(rig, stub)
 async def test_r68_a_websocket_that_is_cut_amid_a_frame_is_not_counted_as_its_clients_end(
     rig, stub
 ):
-    async def script(conversation: Conversation) -> None:
-        await conversation.head()
-        conversation.write(SWITCH + b"\x81\x05he")
-        await conversation.reader.read()
-
-    gateway, instance = await rig(), await stub(script)
-    gateway.one(instance)
-    peer = await gateway.connect()
-    peer.write(UPGRADE)
-    assert (await peer.answer()).status == 101
-    assert await peer.reader.readexactly(4) == b"\x81\x05he"
+    gateway, instance, peer = await amid_a_frame(rig, stub, lambda _: asyncio.sleep(0))
     (client,) = gateway.plane.clients
     client.shut()
     client.cut()

@@ -192,6 +192,16 @@ async def test_a_rule_that_is_none_is_refused_by_name(gateway: Gateway) -> None:
     assert reply.json()["errors"][0]["pointer"].endswith("/compare/fields/~1digit")
 
 
+async def replaced(gateway: Gateway, process: psutil.Process) -> None:
+    """Returns once another compare process is there."""
+
+    def another() -> bool:
+        found = compare_process(gateway)
+        return found is not None and found.pid != process.pid
+
+    await eventually(another)
+
+
 async def test_what_was_counted_survives_the_compare_process_and_control(gateway: Gateway) -> None:
     await ask(gateway, "survivor", range(1, 21))
     before = await compared(gateway, "survivor", 20)
@@ -199,11 +209,7 @@ async def test_what_was_counted_survives_the_compare_process_and_control(gateway
     assert process is not None
     process.kill()
 
-    def another() -> bool:
-        found = compare_process(gateway)
-        return found is not None and found.pid != process.pid
-
-    await eventually(another)
+    await replaced(gateway, process)
 
     async def one_more() -> int:
         """A pair, as soon as there is a way again: how many there are then."""
@@ -227,11 +233,7 @@ async def test_a_compare_process_that_hangs_is_replaced(gateway: Gateway) -> Non
     assert process is not None
     process.suspend()
 
-    def another() -> bool:
-        found = compare_process(gateway)
-        return found is not None and found.pid != process.pid
-
-    await eventually(another)
+    await replaced(gateway, process)
 
 
 async def test_what_was_picked_has_a_verdict_also_where_its_worker_ends(gateway: Gateway) -> None:
