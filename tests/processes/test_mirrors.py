@@ -192,14 +192,20 @@ async def test_a_rule_that_is_none_is_refused_by_name(gateway: Gateway) -> None:
     assert reply.json()["errors"][0]["pointer"].endswith("/compare/fields/~1digit")
 
 
-async def replaced(gateway: Gateway, process: psutil.Process) -> None:
-    """Returns once another compare process is there."""
+async def replaced(gateway: Gateway, process: psutil.Process, known: int) -> None:
+    """Returns once another compare process is there, and has told of more pairs of survivor than
+    the `known` ones: what is asked before there is a way to it is not compared."""
 
     def another() -> bool:
         found = compare_process(gateway)
         return found is not None and found.pid != process.pid
 
+    async def one_more() -> bool:
+        await ask(gateway, "survivor", range(1, 2))
+        return int((await mirror(gateway, "survivor"))["pairs"]) > known
+
     await eventually(another)
+    await eventually(one_more)
 
 
 async def test_what_was_counted_survives_the_compare_process_and_control(gateway: Gateway) -> None:
@@ -208,16 +214,7 @@ async def test_what_was_counted_survives_the_compare_process_and_control(gateway
     process = compare_process(gateway)
     assert process is not None
     process.kill()
-
-    await replaced(gateway, process)
-
-    async def one_more() -> int:
-        """A pair, as soon as there is a way again: how many there are then."""
-        await ask(gateway, "survivor", range(1, 2))
-        found: int = (await mirror(gateway, "survivor"))["pairs"]
-        return found if found > 20 else 0
-
-    await eventually(one_more)
+    await replaced(gateway, process, 20)
     await settled(gateway, "survivor")
     os.kill(await gateway.control_pid(), signal.SIGKILL)
     pairs = await settled(gateway, "survivor")
@@ -229,11 +226,11 @@ async def test_what_was_counted_survives_the_compare_process_and_control(gateway
 
 async def test_a_compare_process_that_hangs_is_replaced(gateway: Gateway) -> None:
     await ask(gateway, "survivor", range(1, 2))
+    known = await settled(gateway, "survivor")
     process = compare_process(gateway)
     assert process is not None
     process.suspend()
-
-    await replaced(gateway, process)
+    await replaced(gateway, process, known)
 
 
 async def test_what_was_picked_has_a_verdict_also_where_its_worker_ends(gateway: Gateway) -> None:
