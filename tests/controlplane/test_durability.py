@@ -1,6 +1,7 @@
 """What is left after `kill -9`, a full disk and a second gateway: R38, R52, R54, as processes."""
 
 import asyncio
+import os
 import random
 import resource
 import sys
@@ -16,6 +17,7 @@ import aiohttp
 import pytest
 
 from tests.controlplane.test_store import opened as read_state
+from tests.harness.full_disk import NO_BYTECODE
 from tests.harness.gateway import eventually
 from tests.harness.stretch import Stretch
 
@@ -43,6 +45,7 @@ async def spawn(folder: Path) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.controlplane.lone_admin", str(folder),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **NO_BYTECODE},
     )  # fmt: skip
 
 

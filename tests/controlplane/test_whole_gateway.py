@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from tests.harness.full_disk import NO_BYTECODE
 from tests.harness.gateway import HUNG_S, ROOT, backend, complete, eventually, running_gateway
 from tests.harness.load import failures, get_each, open_loop
 from tests.harness.origins import after, origins, raw
@@ -263,7 +264,7 @@ async def test_a_start_on_a_full_disk_names_the_state_directory(tmp_path: Path) 
     done = await asyncio.to_thread(
         subprocess.run,
         [sys.executable, "-m", "gateway", "gateway", str(file), "--state-dir", str(state)],
-        cwd=ROOT, capture_output=True, text=True, timeout=60,
+        cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ, **NO_BYTECODE},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
     )  # fmt: skip
     said = f"headgate: state directory {state}: {os.strerror(errno.EFBIG)}\n"

@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from instance.telemetry.outlet import MAX_BYTES, Outlet
+from tests.harness.full_disk import NO_BYTECODE
 from tests.harness.ports import free_port
 from tests.harness.unread import full_pipe
 from tests.instance.conftest import CLIENT, ROOT, Instance, Serve, eventually
@@ -279,7 +280,8 @@ def test_a_line_that_found_no_more_room_spoils_none_that_comes_once_there_is(
 ) -> None:
     path = tmp_path / "log"
     command = [sys.executable, "-c", FULL, str(path)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    env = {**os.environ, **NO_BYTECODE}
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     assert path.read_text().splitlines() == ["a line...", "a lin", "a line...", "a line..."]
     assert ran.stdout == "2\n"
 

@@ -12,6 +12,7 @@ import yaml
 from gateway.cli import main
 from gateway.cli.beginning import FILES, README
 from gateway.controlplane.configuration.reading import load
+from tests.harness.full_disk import NO_BYTECODE
 from tests.harness.gateway import ROOT, complete
 from tests.harness.orphans import kill_all
 from tests.harness.up import Up
@@ -74,7 +75,7 @@ def test_what_cannot_be_written_whole_is_not_begun(tmp_path: Path) -> None:
     ):
         ran = subprocess.run(
             ["sh", "-c", line, sys.executable, *words], cwd=tmp_path, capture_output=True,
-            text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+            text=True, env={**os.environ, **NO_BYTECODE, "PYTHONPATH": str(ROOT)}, timeout=60,
         )  # fmt: skip
         said = f"headgate: {file}: file too large"
         assert (ran.returncode, ran.stderr.splitlines()[-1]) == (1, said)

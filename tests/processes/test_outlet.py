@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from gateway.processes.outlet import PIPE_BUF, Outlet
+from tests.harness.full_disk import NO_BYTECODE
 from tests.harness.unread import full_pipe
 
 
@@ -193,7 +194,8 @@ def test_a_line_that_found_no_more_room_spoils_none_that_comes_once_there_is(
 ) -> None:
     path = tmp_path / "log"
     command = [sys.executable, "-c", FULL, str(path)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    env = {**os.environ, **NO_BYTECODE}
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     assert path.read_text().splitlines() == ["line 0...", "line ", "line 4...", "line 5..."]
     assert ran.stdout == "3\n"
 
