@@ -37,6 +37,7 @@ AUTHORIZATION: Final = 21
 API_KEY: Final = 22
 PREFLIGHT: Final = 23
 TRACESTATE: Final = 24
+DATE: Final = 25
 
 _REQUEST_KINDS: Final = {
     b"host": HOST,
@@ -116,6 +117,7 @@ _RESPONSE_KINDS: Final = {
     b"x-request-id": DROP,
     b"endpoint-load-metrics": LOAD,
     b"retry-after": RETRY_AFTER,
+    b"date": DATE,
 }
 
 
@@ -162,7 +164,8 @@ PASSING: Final = Line(PASS, b"", 0)  # every line that is just passed on
 
 class Name:
     """What lines of a name are: their kind; whether they are kept; and what each is, its `entry`,
-    where nobody asks for the value here: it passes, or is a credential, which is known as a line.
+    where nobody asks for the value here: it passes, or is a credential or a date, which are known
+    as lines.
     """
 
     __slots__ = ("entry", "is_kept", "kind")
@@ -173,7 +176,7 @@ class Name:
         self.entry: Line | None = None
         if kind == PASS:
             self.entry = PASSING
-        elif kind in (AUTHORIZATION, API_KEY):
+        elif kind in (AUTHORIZATION, API_KEY, DATE):
             self.entry = Line(kind, b"", 0)
 
 

@@ -15,6 +15,7 @@ from gateway.core.kept import Kept
 from gateway.core.lines import (
     CODING,
     CONNECTION,
+    DATE,
     DROP,
     KEEP_ALIVE,
     LENGTH,
@@ -43,15 +44,17 @@ _idle_timeout = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,9})", re.IGN
 class ResponseHead(Head):
     """An answer of an instance; `status_line` goes on as it is, from the code on, and `passing`
     is all that does: the line and the headers that pass. `load` is its load report, None without;
-    `before` and `after` are what of `raw` lies around that, b"" where it has not exactly one."""
+    `before` and `after` are what of `raw` lies around that, b"" where it has not exactly one.
+    `is_dated`: it says when it was made."""
 
-    __slots__ = ("after", "before", "load", "passing", "status", "status_line")
+    __slots__ = ("after", "before", "is_dated", "load", "passing", "status", "status_line")
 
     def __init__(self, lines: list[bytes], status: int, status_line: bytes, minor: int) -> None:
         Head.__init__(self, lines, minor)
         self.status = status
         self.status_line = status_line
         self.load: bytes | None = None
+        self.is_dated = False
         self.passing = self.before = self.after = b""
 
     def again(self, data: bytes, max_head: int) -> "ResponseHead | None":
@@ -75,6 +78,14 @@ class ResponseHead(Head):
         made.raw = data[:over]
         made.before, made.after = before, self.after
         return made
+
+    def date(self, now: bytes) -> None:
+        """Adds the date, which is `now`: who passes an answer on that has none gives it that of its
+        coming (RFC 9110, 6.6.1). The same bytes mean another answer the next time."""
+        line = b"Date: " + now
+        self.forward.append(line)
+        self.passing += line + CRLF
+        self.raw = b""
 
     def _note_surroundings(self, report: bytes) -> None:
         """Finds `before` and `after` of the line `report`."""
@@ -127,6 +138,9 @@ def parse_response(head: bytes, max_headers: int) -> ResponseHead:
             elif kind == LOAD:  # which of two counts is no matter of their places
                 report = line if response.load is None else b""
                 response.load = entry.value
+            elif kind == DATE:
+                forward.append(line)
+                response.is_dated = True
             else:
                 response.note(entry, line)
         if response.nominated:

@@ -6,9 +6,7 @@ here once, at the boundary: inside, errors are GatewayErrors.
 
 import base64
 import hashlib
-import time
 from collections.abc import Sequence
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
@@ -68,12 +66,12 @@ def problem(
     return lines.encode("latin-1") + fault.lines, body
 
 
-def reply(status: int, lines: bytes, body: bytes, close: bool, is_head: bool) -> bytes:
+def reply(status: int, date: bytes, lines: bytes, body: bytes, close: bool, is_head: bool) -> bytes:
     """A whole response of the gateway's own."""
     return b"HTTP/1.1 %d %b\r\nDate: %b\r\n%b%b%b\r\n%b" % (
         status,
         HTTPStatus(status).phrase.encode(),
-        formatdate(time.time(), usegmt=True).encode(),
+        date,
         lines,
         b"" if status == 204 else b"Content-Length: %d\r\n" % len(body),
         b"Connection: close\r\n" if close else b"",

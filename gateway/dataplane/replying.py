@@ -111,7 +111,8 @@ class Replying(Intake):
         if self.plane.options.expose:
             lines += b"X-Request-Id: %b\r\n" % self.request_id
         close, is_bare = self.client.closes(), self.head.method == b"HEAD"
-        self.client.write(reply(status, lines, body, close, is_bare))
+        date = self.plane.date()
+        self.client.write(reply(status, date, lines, body, close, is_bare))
         self.sent = 0 if is_bare else len(body)
         self._finish(self.plane.now(), reason)
 

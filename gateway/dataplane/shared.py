@@ -14,6 +14,7 @@ import time
 from binascii import hexlify
 from collections import deque
 from collections.abc import Callable, Mapping
+from email.utils import formatdate
 from typing import Any, Final
 
 from mypy_extensions import mypyc_attr
@@ -57,8 +58,8 @@ class Shared:
     change of who serves."""
 
     __slots__ = (
-        "_awake", "_bits", "_buckets", "_clients", "_credentials", "_dropped", "_gateways", "_id",
-        "_ids", "_loop", "_trusted", "asked", "budget", "counters", "demand", "generation",
+        "_awake", "_bits", "_buckets", "_clients", "_credentials", "_date", "_dropped", "_gateways",
+        "_id", "_ids", "_loop", "_trusted", "asked", "budget", "counters", "demand", "generation",
         "idle_queue", "judges", "ledger", "load_memory", "log", "mirrored", "node", "notify", "now",
         "options", "outbox", "permits", "served", "signals", "tasks", "wall", "wheel",
     )  # fmt: skip
@@ -80,6 +81,7 @@ class Shared:
         self._gateways = 1
         self._credentials: Credentials | None = None
         self.wall: Callable[[], float] = time.time
+        self._date = (-1, b"")
         self._loop = loop
         clock: Clock = loop
         self.wheel = Wheel(clock, self.now)
@@ -144,6 +146,13 @@ class Shared:
         self._id = (self._id + _IDS * _ODD) & _MASK
         self._ids = ids = [made[at : at + 32] for at in range(0, len(made), 32)]
         return ids
+
+    def date(self) -> bytes:
+        """Now, as a Date header says it; made once a second."""
+        second = int(self.wall())
+        if second != self._date[0]:
+            self._date = (second, formatdate(second, usegmt=True).encode())
+        return self._date[1]
 
     def trusts(self, address: str) -> bool:
         """Whether what a peer at `address` says of its own clients is believed."""

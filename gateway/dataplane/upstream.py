@@ -335,6 +335,8 @@ class Upstream(asyncio.Protocol, Timed):
             head = parse_response(data[:end], options.max_headers)
             data = data[end + len(END) :]
             self._buffer = b""
+            if not head.is_dated and (head.status >= 200 or head.status == 101):
+                head.date(self.owner.shared.date())
             if head.status >= 200:
                 if head.raw:
                     self._last_head = head

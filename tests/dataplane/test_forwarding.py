@@ -108,6 +108,46 @@ async def test_what_is_not_to_be_exposed_is_in_no_answer(rig, stub):
         assert told == [], path
 
 
+@pytest.mark.parametrize("extra", [b"", b"Endpoint-Load-Metrics: JSON {}\r\n"])
+async def test_an_answer_without_a_date_is_given_that_of_its_coming(rig, stub, extra):
+    """RFC 9110, 6.6.1."""
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await conversation.answer(extra=extra)
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    for seconds, told in ((0.5, "00"), (0.9, "00"), (1.0, "01"), (0.0, "00")):
+        gateway.plane.wall = lambda now=seconds: now
+        peer.write(GET)
+        answer = await peer.answer()
+        dates = [value for name, value in answer.fields if name == "date"]
+        assert dates == [f"Thu, 01 Jan 1970 00:00:{told} GMT"]
+    assert instance.connections == 1
+
+
+@pytest.mark.parametrize("name", [b"Date", b"date"])
+async def test_the_date_of_an_instance_passes_as_it_came(rig, stub, name):
+    said = b"%b: Tue, 15 Nov 1994 08:12:31 GMT" % name
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            await conversation.answer(extra=said + b"\r\n")
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    for _ in range(2):
+        peer.write(GET)
+        answer = await peer.answer()
+        assert answer.head.lower().count(b"\r\ndate:") == 1
+        assert said in answer.head.split(b"\r\n")
+
+
 async def test_every_request_without_a_trace_begins_one(rig, stub):
     traces: list[list[bytes]] = []
 

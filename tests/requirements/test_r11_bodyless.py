@@ -60,15 +60,15 @@ async def test_r11_an_early_hint_is_dropped_or_passed_and_never_final(plain: Pla
 
 async def test_r11_the_bytes_on_the_wire_are_these() -> None:
     golden = [
-        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\nX-A: 1\r\n\r\n",
-         b"HTTP/1.1 200 OK\r\nX-A: 1\r\nVia: 1.1 node\r\nContent-Length: 1234\r\n\r\n"),
-        ("GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n",
-         b"HTTP/1.1 204 No Content\r\nVia: 1.1 node\r\n\r\n"),
-        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 77\r\n\r\n",
-         b"HTTP/1.1 304 Not Modified\r\nVia: 1.1 node\r\nContent-Length: 77\r\n\r\n"),
+        ("HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\nX-A: 1\r\nDate: x\r\n\r\n",
+         b"HTTP/1.1 200 OK\r\nX-A: 1\r\nDate: x\r\nVia: 1.1 node\r\nContent-Length: 1234\r\n\r\n"),
+        ("GET", b"HTTP/1.1 204 No Content\r\nDate: x\r\nContent-Length: 0\r\n\r\n",
+         b"HTTP/1.1 204 No Content\r\nDate: x\r\nVia: 1.1 node\r\n\r\n"),
+        ("GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 77\r\nDate: x\r\n\r\n",
+         b"HTTP/1.1 304 Not Modified\r\nDate: x\r\nVia: 1.1 node\r\nContent-Length: 77\r\n\r\n"),
         ("GET", b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
-         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
-         b"HTTP/1.1 200 OK\r\nVia: 1.1 node\r\nContent-Length: 0\r\n\r\n"),
+         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nDate: x\r\n\r\n",
+         b"HTTP/1.1 200 OK\r\nDate: x\r\nVia: 1.1 node\r\nContent-Length: 0\r\n\r\n"),
     ]  # fmt: skip
     settings = {"expose": False, "node": "node"}
     async with one_origin() as origin, running_gateway(one_backend(origin), **settings) as gateway:
