@@ -54,6 +54,10 @@ class Request:
         """Asks, once, for a body that the client holds back."""
 
     @abstractmethod
+    def interim(self, head: ResponseHead) -> None:
+        """The instance said something before its answer (1xx)."""
+
+    @abstractmethod
     def answered(
         self,
         attempt: "Attempt",
@@ -194,6 +198,9 @@ class Attempt(Receiver):
             request.send_continue()
 
     # -- upstream.Receiver
+
+    def interim(self, head: ResponseHead) -> None:
+        self.request.interim(head)
 
     def answered(
         self, head: ResponseHead, payload: bytes, done: bool, has_body: bool, now: float

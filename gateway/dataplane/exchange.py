@@ -117,6 +117,16 @@ class Exchange(Replying, Coded):
 
     # -- the answer
 
+    def interim(self, head: ResponseHead) -> None:
+        """Passes on what comes before an answer; one of another attempt may still follow. Clients
+        of HTTP/1.0 know no such thing."""
+        assert self.route is not None
+        if self.head.minor:
+            lines, shape = head.passing, self.route.shape
+            if shape is not None:
+                lines, _ = shape.passing(self.head, head, 0, False)
+            self.client.write(lines + CRLF)
+
     def answered(
         self,
         attempt: Attempt,
@@ -265,7 +275,8 @@ class Exchange(Replying, Coded):
     def attempt_failed(
         self, attempt: Attempt, reason: str, detail: str, was_reused: bool = False
     ) -> None:
-        """The instance broke off. Another attempt only before any byte went to the client."""
+        """The instance broke off. Another attempt only before any byte of an answer went to the
+        client."""
         if self.state == OVER:
             return
         code = _CODES.get(reason, "upstream_broke")

@@ -1,8 +1,8 @@
 """Is there another attempt after one that failed, and at which instance?
 
-Only before any byte went to the client, never at the same instance, inside the same backend
-first, and paid from the budget, unless nobody worked on the first one. Whether it is safe and
-wanted is the core's `may_retry`.
+Only before any byte of an answer went to the client, never at the same instance, inside the same
+backend first, and paid from the budget, unless nobody worked on the first one. Whether it is safe
+and wanted is the core's `may_retry`.
 """
 
 from typing import Final, NamedTuple

@@ -64,6 +64,9 @@ class Receiver:
     @abstractmethod
     def give_up(self) -> None: ...
 
+    def interim(self, head: ResponseHead) -> None:
+        """Something came that is to be passed on before the answer (1xx, but 100)."""
+
     # Only who asks for an upgrade or sends a body bit by bit meets these.
 
     def switched(self, head: ResponseHead, rest: bytes) -> None:
@@ -350,6 +353,9 @@ class Upstream(asyncio.Protocol, Timed):
             self._interim += end
             if self._interim > options.max_head:
                 raise UpstreamFault("The instance sent too many interim responses.")
+            if head.status != 100:  # nobody was asked to wait for that
+                assert self.receiver is not None
+                self.receiver.interim(head)
 
     def _answer(self, head: ResponseHead, data: bytes) -> None:
         receiver = self.receiver
@@ -410,7 +416,8 @@ class Upstream(asyncio.Protocol, Timed):
         self.receiver = None
         self._body = None
         if clean and self._reusable and self.request_done:
-            self.paused = False
+            if self.paused:  # by what came before the answer: the connection goes on
+                self.resume()
             self.state = IDLE
             self.owner.put(self, now)
         else:

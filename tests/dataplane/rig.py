@@ -227,7 +227,7 @@ class Rig:
         """One request on a connection of its own."""
         peer = await self.connect()
         peer.write(data)
-        answer = await peer.answer()
+        answer = await peer.final()
         peer.close()
         return answer
 
@@ -283,6 +283,7 @@ class Answer:
         self.head = head
         self.body = body
         self.whole = whole
+        self.interim: list[Answer] = []
         lines = head.split(b"\r\n")
         self.status = int(lines[0].split(b" ")[1]) if lines[0] else 0
         self.fields = [
@@ -324,6 +325,16 @@ class Peer:
             answer.whole = False
         except ConnectionError:
             answer.whole = False
+        return answer
+
+    async def final(self, method: bytes = b"GET") -> Answer:
+        """The answer, which has those before it (1xx) as `interim`."""
+        interim: list[Answer] = []
+        while 100 <= (answer := await self.answer(method)).status < 200:
+            if answer.status == 101:
+                break
+            interim.append(answer)
+        answer.interim = interim
         return answer
 
     async def _body(self, answer: Answer) -> bytes:

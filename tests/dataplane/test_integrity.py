@@ -223,8 +223,175 @@ async def test_r11_answers_without_a_body(rig, stub, wire, status):
     peer = await gateway.connect()
     for _ in range(2):
         peer.write(GET)
-        answer = await peer.answer()
+        answer = await peer.final()
         assert (answer.status, answer.body) == (status, b"")
+    assert instance.connections == 1
+
+
+EARLY = (
+    b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nConnection: X-Hop\r\nX-Hop: 1\r\n"
+    b"Content-Length: 3\r\nX-Headgate-Route: forged\r\nX-Powered-By: x\r\n\r\n"
+)
+
+
+def hints(then, wire: bytes = EARLY):
+    """A script that says `wire` before each answer, which it gives once that is heard."""
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            await conversation.request()
+            conversation.write(wire)
+            await then.wait()
+            await conversation.answer()
+
+    return script
+
+
+async def test_r11_what_comes_before_an_answer_is_passed_on_at_once(rig, stub):
+    """RFC 9110, 15.2: who forwards must pass a 1xx on that it did not ask for."""
+    heard = asyncio.Event()
+    gateway, instance = await rig(), await stub(hints(heard))
+    gateway.one(instance)
+    peer = await gateway.connect()
+    for _ in range(2):
+        peer.write(GET)
+        early = await peer.answer()
+        assert (
+            early.head == b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nX-Powered-By: x"
+        )
+        heard.set()
+        final = await peer.final()
+        assert (final.status, final.body, final.interim) == (200, b"ok", [])
+    assert instance.connections == 1
+    assert gateway.counted() == {("GET", "200", ""): 2}
+
+
+async def test_r11_a_client_of_http_1_0_gets_the_answer_alone(rig, stub):
+    heard = asyncio.Event()
+    heard.set()
+    gateway, instance = await rig(), await stub(hints(heard))
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(b"GET /x HTTP/1.0\r\n\r\n")
+    assert (await peer.answer()).status == 200
+
+
+async def test_r11_a_100_of_an_instance_is_for_nobody(rig, stub):
+    """Expect is the gateway's to answer, and was never sent on."""
+    heard = asyncio.Event()
+    heard.set()
+    gateway, instance = await rig(), await stub(hints(heard, b"HTTP/1.1 100 Go on\r\n\r\n"))
+    gateway.one(instance)
+    assert (await gateway.ask(GET)).interim == []
+    answer = await gateway.ask(EXPECT + b"hello")
+    assert (answer.status, len(answer.interim)) == (200, 0)
+    peer = await gateway.connect()
+    peer.write(EXPECT)
+    assert (await peer.answer()).status == 100
+    peer.write(b"hello")
+    assert (await peer.answer()).status == 200
+
+
+async def test_r11_an_early_hint_stops_no_retry(rig, stub):
+    asked: list[int] = []
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        asked.append(conversation.number)
+        conversation.write(b"HTTP/1.1 103 Early\r\nLink: %d\r\n\r\n" % len(asked))
+        if len(asked) > 1:
+            await conversation.answer()
+
+    gateway = await rig()
+    retries = {"attempts": 2, "on": ["reset"]}
+    gateway.one(await stub(script), await stub(script), route={"retries": retries})
+    answer = await gateway.ask(GET)
+    assert (answer.status, answer.body) == (200, b"ok")
+    assert [early.get("link") for early in answer.interim] == ["1", "2"]
+    assert gateway.retries() == 1
+
+
+async def test_r11_an_early_hint_is_dressed_as_its_answer_is(rig, stub):
+    heard = asyncio.Event()
+    heard.set()
+    gateway, instance = await rig(), await stub(hints(heard))
+    rules = {"response": {"remove": ["X-Powered-By"], "set": {"X-Frame-Options": "DENY"}}}
+    gateway.one(instance, route={"headers": rules, "compress": True})
+    answer = await gateway.ask(GET)
+    (early,) = answer.interim
+    for each in (early, answer):
+        assert (each.get("x-powered-by"), each.get("x-frame-options")) == (None, "DENY")
+    assert answer.body == b"ok"
+
+
+async def test_r11_an_early_hint_comes_while_the_body_is_sent_on(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        conversation.write(EARLY)
+        await conversation.answer(await conversation.reader.readexactly(2 << 20))
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % (2 << 20))
+    peer.write(b"x" * (1 << 20))
+    assert (await peer.answer()).status == 103
+    peer.write(b"x" * (1 << 20))
+    assert (await peer.answer()).body == b"x" * (2 << 20)
+
+
+async def test_r11_a_websocket_may_begin_behind_an_early_hint(rig, stub):
+    async def script(conversation: Conversation) -> None:
+        await conversation.head()
+        conversation.write(
+            EARLY + b"HTTP/1.1 101 S\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+        )
+        while data := await conversation.reader.read(100):
+            conversation.write(data)
+
+    gateway, instance = await rig(), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(UPGRADE)
+    answer = await peer.final()
+    assert (answer.status, [each.status for each in answer.interim]) == (101, [103])
+    peer.write(b"hello")
+    assert await peer.reader.readexactly(5) == b"hello"
+
+
+async def test_r11_an_early_hint_that_stalls_its_client_leaves_no_connection_paused(rig, stub):
+    """The answer behind it comes with it, so that nobody goes on with what it held up."""
+    early = b"HTTP/1.1 103 Early\r\nX-Long: %b\r\n\r\n" % (b"x" * 20_000)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+    async def script(conversation: Conversation) -> None:
+        while True:
+            head, _ = await conversation.request()
+            if head.startswith(b"GET /early"):
+                conversation.write(early + answer)
+            else:
+                await conversation.answer(bytes(10_000))
+
+    gateway, instance = await rig(buffer=20_000), await stub(script)
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.writer.transport.pause_reading()
+    await until(lambda: bool(gateway.plane.clients))
+    (client,) = gateway.plane.clients
+    asked = 0
+    while not client.transport.get_write_buffer_size():
+        asked += 1
+        peer.write(GET)
+        await until(lambda: gateway.count() == asked)
+    assert not client.stalled
+    peer.write(b"GET /early HTTP/1.1\r\n" + HOST + b"\r\n")
+    await until(lambda: gateway.count() == asked + 1)
+    assert client.stalled
+    peer.writer.transport.resume_reading()
+    answers = [await peer.final() for _ in range(asked + 1)]
+    assert [len(each.interim) for each in answers] == [0] * asked + [1]
+    peer.write(GET)
+    assert (await peer.answer()).status == 200
     assert instance.connections == 1
 
 
