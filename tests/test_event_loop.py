@@ -68,8 +68,7 @@ class Said(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.calls.append(data)
-        soon = asyncio.get_running_loop().call_soon
-        soon(lambda: self.were_closing.append(self.transport.is_closing()))
+        self.were_closing.append(self.transport.is_closing())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.calls.append("lost")
@@ -199,7 +198,7 @@ def test_what_was_said_before_a_write_failed_is_read(
         while "lost" not in said.calls:
             await asyncio.sleep(0)
         assert (said.calls[0], said.calls[-1]) == ("made", "lost")
-        assert all(said.were_closing), "nobody takes it for one that can be used"
+        assert all(said.were_closing), "who is answered by it goes on by another one at once"
         assert b"".join(said.calls[1:-1]) == bytes(size)
 
     trial.run(work())

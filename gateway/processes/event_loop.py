@@ -32,8 +32,20 @@ REST: Final = 256 << 10
 """So many bytes are read at most of who cannot be written to; it may go on to send."""
 
 
+class _Gathers(asyncio.Protocol):
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def data_received(self, data: bytes) -> None:
+        """More of it."""
+        self.data += data
+
+
 class _ReadsRest(asyncio.BufferedProtocol):
-    """The protocol of `transport` that is below `tls`; it gets what came before a write failed."""
+    """The protocol of `transport` that is below `tls`; it gets what came before a write failed.
+    Who uses `tls` gets that once it is known to be closing: an answer lets the next request go."""
 
     def __init__(self, transport: asyncio.Transport, tls: asyncio.Transport) -> None:
         self._transport, self._tls = transport, tls
@@ -48,12 +60,17 @@ class _ReadsRest(asyncio.BufferedProtocol):
         self._below.resume_writing()
 
     def connection_lost(self, error: Exception | None) -> None:
+        above, rest = cast(asyncio.Protocol, self._tls.get_protocol()), _Gathers()
         try:
             if error is not None:
+                self._tls.set_protocol(rest)
                 with contextlib.suppress(OSError):
                     self._read()
         finally:
+            self._tls.set_protocol(above)
             self._below.connection_lost(error)
+        if rest.data:
+            above.data_received(rest.data)
 
     def _read(self) -> None:
         self._tls.resume_reading()  # who paused waits for nobody any more
