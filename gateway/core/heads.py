@@ -66,7 +66,7 @@ class Head:
         self.lines = lines
         self.raw = b""
         self.minor = minor
-        self.close = not minor  # a connection of HTTP/1.0 carries one message each way
+        self.close = not minor  # one of HTTP/1.0 carries one message each way, unless it asks
         self.forward: list[bytes] = []
         self.length: int | None = None
         self.nominated: list[bytes] | None = None
@@ -305,7 +305,9 @@ def _check_whole(request: RequestHead) -> None:
         request.drop_nominated()
         if b"traceparent" in request.nominated:
             request.traceparent = None
-    if request.minor and request.host is None:
+    if not request.minor:
+        request.close = not _persists(request)
+    elif request.host is None:
         raise ValueError("no Host")
     if request.target[0] != 0x2F:
         _absolute(request)
@@ -322,6 +324,12 @@ def _check_whole(request: RequestHead) -> None:
             request.forward = [
                 line for line in request.forward if line[:11].lower() != b"tracestate:"
             ]
+
+
+def _persists(request: RequestHead) -> bool:
+    """Whether a client of HTTP/1.0 asks for its connection to be kept."""
+    said = {name.strip().lower() for name in (request.get("connection") or "").split(",")}
+    return "keep-alive" in said and "close" not in said
 
 
 def _absolute(request: RequestHead) -> None:

@@ -87,8 +87,9 @@ class Connection(asyncio.Protocol, Timed):
     # what is the listener's to say
 
     @abstractmethod
-    def closes(self) -> bool:
-        """Whether the connection ends with the answer to the request under way."""
+    def ending(self, minor: int) -> bytes:
+        """The end of the head of the answer to the request under way, which is of HTTP/1.`minor`:
+        with whether the connection ends, where its client would take the other for granted."""
 
     @abstractmethod
     def finished(self, now: float) -> None:

@@ -154,7 +154,6 @@ class Exchange(Replying, Coded):
         self._kept = None
         self.head_sent = True
         client, plane = self.client, self.plane
-        close = client.closes()
         if self.trial is not None and self.trial.gathers:
             self.trial.gather(payload)
         if self.pair is not None:
@@ -172,7 +171,7 @@ class Exchange(Replying, Coded):
                 (
                     passing, self.route.at(attempt.instance).lines,
                     self.shown, self.request_id + CRLF if plane.options.expose else b"",
-                    framing, b"Connection: close\r\n\r\n" if close else CRLF, payload,
+                    framing, client.ending(self.head.minor), payload,
                 )
             )
         )  # fmt: skip

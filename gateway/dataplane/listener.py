@@ -14,6 +14,7 @@ from gateway.core.errors import ClientFault, GatewayError, NoRoom
 from gateway.core.framing import Body, Chunked, Sized
 from gateway.core.heads import (
     CHUNKED,
+    CRLF,
     END,
     RequestHead,
     check_start,
@@ -310,10 +311,12 @@ class Client(Connection):
 
     # what an exchange does with its client
 
-    def closes(self) -> bool:
-        if self.plane.lame or self.state == BODY:
+    def ending(self, minor: int) -> bytes:
+        if self.plane.lame or self.state == BODY or self.ends_body:
             self.keep = False
-        return not self.keep
+        if self.keep:
+            return CRLF if minor else b"Connection: keep-alive\r\n\r\n"
+        return b"Connection: close\r\n\r\n"
 
     def finished(self, now: float) -> None:
         """The exchange is over: the next request, or the end of the connection."""

@@ -66,15 +66,17 @@ def problem(
     return lines.encode("latin-1") + fault.lines, body
 
 
-def reply(status: int, date: bytes, lines: bytes, body: bytes, close: bool, is_head: bool) -> bytes:
-    """A whole response of the gateway's own."""
-    return b"HTTP/1.1 %d %b\r\nDate: %b\r\n%b%b%b\r\n%b" % (
+def reply(
+    status: int, date: bytes, lines: bytes, body: bytes, ending: bytes, is_head: bool
+) -> bytes:
+    """A whole response of the gateway's own; `ending` is the end of its head."""
+    return b"HTTP/1.1 %d %b\r\nDate: %b\r\n%b%b%b%b" % (
         status,
         HTTPStatus(status).phrase.encode(),
         date,
         lines,
         b"" if status == 204 else b"Content-Length: %d\r\n" % len(body),
-        b"Connection: close\r\n" if close else b"",
+        ending,
         b"" if is_head else body,
     )
 

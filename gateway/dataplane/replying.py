@@ -110,9 +110,9 @@ class Replying(Intake):
         self.head_sent = True
         if self.plane.options.expose:
             lines += b"X-Request-Id: %b\r\n" % self.request_id
-        close, is_bare = self.client.closes(), self.head.method == b"HEAD"
+        ending, is_bare = self.client.ending(self.head.minor), self.head.method == b"HEAD"
         date = self.plane.date()
-        self.client.write(reply(status, date, lines, body, close, is_bare))
+        self.client.write(reply(status, date, lines, body, ending, is_bare))
         self.sent = 0 if is_bare else len(body)
         self._finish(self.plane.now(), reason)
 

@@ -228,6 +228,55 @@ async def test_r11_answers_without_a_body(rig, stub, wire, status):
     assert instance.connections == 1
 
 
+OLD = b"GET %b HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"
+
+
+async def test_a_client_of_http_1_0_that_asks_for_it_keeps_its_connection(rig, stub):
+    """As nginx, HAProxy and Envoy do; RFC 9112, 9.3, forbids it to proxies that clients choose."""
+    gateway, instance = await rig(), await stub()
+    gateway.one(instance, route={"match": "/x"})
+    peer = await gateway.connect()
+    for path, status in ((b"/x", 200), (b"/none", 404), (b"/-/health", 200), (b"/x", 200)):
+        peer.write(OLD % path)
+        answer = await peer.answer()
+        assert (answer.status, answer.get("connection")) == (status, "keep-alive"), path
+    peer.write(GET)
+    answer = await peer.answer()
+    assert (answer.status, answer.get("connection")) == (200, None)
+
+
+@pytest.mark.parametrize("said", [b"", b"Connection: X\r\n", b"Connection: keep-alive, close\r\n"])
+async def test_any_other_client_of_http_1_0_has_one_request(rig, stub, said):
+    gateway, instance = await rig(), await stub()
+    gateway.one(instance)
+    peer = await gateway.connect()
+    peer.write(b"GET /x HTTP/1.0\r\n%b\r\n" % said)
+    answer = await peer.answer()
+    assert (answer.status, answer.get("connection")) == (200, "close")
+    assert await peer.at_end() == b""
+
+
+async def test_a_body_that_only_its_end_delimits_ends_the_connection_of_http_1_0(rig, stub):
+    body = b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"
+    more = asyncio.Event()
+
+    async def script(conversation: Conversation) -> None:
+        await conversation.request()
+        conversation.write(b"HTTP/1.1 200 OK\r\n" + body)
+        await more.wait()
+        conversation.write(b"4\r\nmore\r\n0\r\n\r\n")
+
+    gateway = await rig()
+    gateway.one(await stub(script))
+    peer = await gateway.connect()
+    peer.write(OLD % b"/x")
+    head = await peer.reader.readuntil(b"\r\n\r\n")
+    assert b"\r\nConnection: close\r\n" in head
+    assert await peer.reader.readexactly(2) == b"ok"
+    more.set()
+    assert await peer.at_end() == b"more"
+
+
 EARLY = (
     b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nConnection: X-Hop\r\nX-Hop: 1\r\n"
     b"Content-Length: 3\r\nX-Headgate-Route: forged\r\nX-Powered-By: x\r\n\r\n"
