@@ -518,6 +518,37 @@ async def test_r34_what_is_answered_late_is_heard_and_not_asked_twice_meanwhile(
         await resolver.close()
 
 
+async def test_r34_where_every_answer_is_late_each_is_heard_and_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first of a machine's name servers is down: five seconds, and the next one is asked."""
+    monkeypatch.setattr(resolver_module, "LOOK_UP_WITHIN_S", 0.01)
+    names, given_up = Names(model=["10.0.0.1"]), asyncio.Event()
+    said: list[str] = []
+
+    async def late(host: str, port: int) -> list[str]:
+        if not said:
+            await given_up.wait()
+        else:
+            await asyncio.sleep(0.02)
+        return await names(host, port)
+
+    def say(text: str) -> None:
+        said.append(text)
+        given_up.set()
+
+    resolver = Resolver(lambda _: None, look_up=late, every_s=0.01, say=say)
+    try:
+        resolver.sync(table("http://model:80"))
+        await until(lambda: resolver.endpoints == {"a": {"http://model:80": ["10.0.0.1"]}})
+        assert names.asked == 1
+        names.names["model"] = ["10.0.0.2"]
+        await until(lambda: resolver.endpoints == {"a": {"http://model:80": ["10.0.0.2"]}})
+        assert len(said) == 1
+    finally:
+        await resolver.close()
+
+
 async def test_an_order_that_turns_around_moves_nobody() -> None:
     names = Names(model=["10.0.0.1", "10.0.0.2"])
     async with resolving(names) as (resolver, heard, _):

@@ -99,7 +99,6 @@ class Resolver:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._asked: dict[str, asyncio.Event] = {}
         self._look_ups = Tasks(lambda name, error: None)  # who waits for one hears of it
-        self._under_way: dict[str, asyncio.Task[list[str]]] = {}
         self._room = asyncio.Semaphore(AT_ONCE)
         self._silent: set[str] = set()
         self._ourselves: set[tuple[str, int]] = set()
@@ -164,19 +163,19 @@ class Resolver:
 
     async def _resolve(self, host: str) -> None:
         port = next(iter(self._names[host]))[2]
+        answer = self._look_ups.run(f"looking up {host}", self._answered(host, port))
         try:
-            async with asyncio.timeout(LOOK_UP_WITHIN_S):
-                found = self._permitted(await self._answer(host, port))
-        except (OSError, TimeoutError, UnicodeError) as error:
-            if host not in self._silent:
-                self._silent.add(host)
-                self._say(
-                    f"cannot resolve {host}: {str(error) or 'no answer in time'}; keeping "
-                    f"{', '.join(self._known(host)) or 'it without an address'}"
-                )
-            self._drop_missed(host)
+            await asyncio.wait([answer], timeout=LOOK_UP_WITHIN_S)
+            if is_late := not answer.done():
+                self._keep_known(host, "no answer in time")
+                self._asked[host].set()
+            # Where the first of a machine's name servers is silent, every answer is a late one.
+            found = self._permitted(await asyncio.shield(answer))
+        except (OSError, UnicodeError) as error:
+            self._keep_known(host, str(error))
             return
-        self._silent.discard(host)
+        if not is_late:
+            self._silent.discard(host)
         before = self._known(host)
         missed, self._missed[host] = self._missed.get(host, set()), set(before) - set(found)
         # An address goes when it was missing twice: by then its successors have been probed,
@@ -185,13 +184,13 @@ class Resolver:
         kept = [address for address in before if address in found or address not in missed]
         self._set(host, kept + [address for address in found if address not in kept])
 
-    async def _answer(self, host: str, port: int) -> list[str]:
-        """What a look-up finds: the one that is under way, where nobody has answered that yet."""
-        if host not in self._under_way:
-            task = self._look_ups.run(f"looking up {host}", self._answered(host, port))
-            self._under_way[host] = task
-            task.add_done_callback(lambda _: self._under_way.pop(host))
-        return await asyncio.shield(self._under_way[host])
+    def _keep_known(self, host: str, why: str) -> None:
+        """There is no answer now: what was known of `host` stays. Says so once."""
+        if host not in self._silent:
+            self._silent.add(host)
+            known = ", ".join(self._known(host)) or "it without an address"
+            self._say(f"cannot resolve {host}: {why}; keeping {known}")
+        self._drop_missed(host)
 
     async def _answered(self, host: str, port: int) -> list[str]:
         async with self._room:
