@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from gateway.controlplane.events import Events
 from gateway.controlplane.store.handover import Memory
+from gateway.controlplane.watch.alerts import alerts
 from gateway.controlplane.watch.announcing import Announcer
 from gateway.controlplane.watch.counters import Totals
 from gateway.controlplane.watch.effective import shares
@@ -629,3 +631,25 @@ def test_a_memory_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     memory.keep()
     assert memory.health
     assert not (tmp_path / "gone").exists()
+
+
+async def test_r34_why_a_name_has_no_address_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked nothing, so no probe says it: its instance would be starting for ever."""
+
+    def getaddrinfo(*_asked: Any, **_more: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    why = "has no address: [Errno -2] Name or service not known"
+    async with world() as it:
+        backends = {"a": {"instances": ["http://nowhere.test:80"]}}
+        routes = {"r": {"match": "/", "split": {"a": 1}}}
+        it.table = Table.from_document({"backends": backends, "routes": routes}, 8)
+        it.resolver.sync(it.table)
+        await it.resolver.resolved(60)
+        status = await it.view.status()
+        assert status["backends"]["a"]["instances"]["nowhere.test:80"]["cause"] == why
+        told = [each["text"] for each in alerts(status)]
+        assert f"instance nowhere.test:80 of a {why}" in told
+        assert it.view.why_unwell("a") == f"nowhere.test:80 {why}"
+        await it.resolver.close()

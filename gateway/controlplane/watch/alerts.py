@@ -98,6 +98,9 @@ def _instances(status: Mapping[str, Json]) -> Iterator[Alert]:
             if one["ejected_s"]:
                 text = f"instance {address} of {name} is ejected for {one['ejected_s']:.0f} s more"
                 yield _alert(WARNING, "ejected", text, about)
+            elif one["since_s"] is None and one.get("cause"):  # it was never asked
+                text = f"instance {address} of {name} {one['cause']}"
+                yield _alert(WARNING, word, text, about)
             elif word != "up" and (word != "starting" or since_s >= STARTING_S):
                 why = one.get("cause") or WORDS[word]
                 text = f"instance {address} of {name} {why} ({word} for {_for(since_s)})"

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache, partial
 
+from gateway.controlplane.watch.health_book import Key
 from gateway.core.addresses import refusal
 from gateway.core.table import Instance, Table
 from gateway.processes.own_thread import in_own_thread
@@ -100,7 +101,7 @@ class Resolver:
         self._asked: dict[str, asyncio.Event] = {}
         self._look_ups = Tasks(lambda name, error: None)  # who waits for one hears of it
         self._room = asyncio.Semaphore(AT_ONCE)
-        self._silent: set[str] = set()
+        self._silent: dict[str, str] = {}
         self._ourselves: set[tuple[str, int]] = set()
         self._missed: dict[str, set[str]] = {}
         self._fleets: set[tuple[str, str]] = set()
@@ -128,6 +129,7 @@ class Resolver:
             self._tasks.pop(host).cancel()
             del self._asked[host]
             self._missed.pop(host, None)
+            self._silent.pop(host, None)
         before = self._names
         self._names, self._fleets = names, fleets
         self._prune()
@@ -137,6 +139,15 @@ class Resolver:
                 self._tasks[host] = self._own.keep(f"resolving {host}", partial(self._keep, host))
             elif uses != before.get(host):
                 self._share(host)
+
+    def causes(self) -> dict[Key, str]:
+        """Why each instance whose name was never resolved has no address."""
+        return {
+            Key(backend, f"{host}:{port}"): f"has no address: {why}"
+            for host, why in self._silent.items()
+            for backend, _, port in self._names[host]
+            if not self._known(host)
+        }
 
     async def resolved(self, within_s: float) -> None:
         """Returns once every name has been looked up, or after `within_s`."""
@@ -175,7 +186,7 @@ class Resolver:
             self._keep_known(host, str(error))
             return
         if not is_late:
-            self._silent.discard(host)
+            self._silent.pop(host, None)
         before = self._known(host)
         missed, self._missed[host] = self._missed.get(host, set()), set(before) - set(found)
         # An address goes when it was missing twice: by then its successors have been probed,
@@ -187,7 +198,7 @@ class Resolver:
     def _keep_known(self, host: str, why: str) -> None:
         """There is no answer now: what was known of `host` stays. Says so once."""
         if host not in self._silent:
-            self._silent.add(host)
+            self._silent[host] = why
             known = ", ".join(self._known(host)) or "it without an address"
             self._say(f"cannot resolve {host}: {why}; keeping {known}")
         self._drop_missed(host)

@@ -80,7 +80,7 @@ class StatusView:
         spent: Callable[[], float] = time.thread_time,
     ) -> None:
         self._table, self._workers = table, workers
-        self._prober = prober
+        self._prober, self._resolver = prober, resolver
         self._clock, self._fleet, self._coming = clock, fleet, asleep
         self._rollouts = rollouts
         self._counted, self._spent = counted, spent
@@ -309,7 +309,7 @@ class StatusView:
     def why_unwell(self, backend: str) -> str:
         """Why no instance of `backend` can serve; "" if it has none."""
         seen = self._standing.backends().get(backend)
-        return "" if seen is None else why_unwell(backend, seen, self._prober.causes)
+        return "" if seen is None else why_unwell(backend, seen, self._causes())
 
     def _answers(self, name: str) -> bool:
         backend = self._table().backends.get(name)
@@ -364,9 +364,13 @@ class StatusView:
 
     # -- inside
 
+    def _causes(self) -> Mapping[Key, str]:
+        unresolved = self._resolver.causes()
+        return {**unresolved, **self._prober.causes} if unresolved else self._prober.causes
+
     def _health(self) -> Health:
         book = self._prober.health
-        return Health(book.words, self._prober.causes, book.since_s(), book.ejected())
+        return Health(book.words, self._causes(), book.since_s(), book.ejected())
 
     def _load(self, standing: Mapping[str, BackendStanding]) -> Load:
         loads, now = self._workers.loads, self._clock()
