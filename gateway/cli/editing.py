@@ -10,7 +10,7 @@ from typing import TextIO
 from gateway.cli import asking, difference, finding, screen, serves
 from gateway.cli.grids import Cell
 from gateway.cli.parameters import STDIN
-from gateway.cli.refusals import Refusal
+from gateway.cli.refusals import Refusal, of_file
 from gateway.clients.admin import AdminClient, revision_tag
 from gateway.clients.admin_connection import Change
 from gateway.clients.errors import Json
@@ -28,11 +28,12 @@ def apply(options: SimpleNamespace) -> int:
     content = Path(STDIN if options.file == "-" else options.file).read_bytes()
     client = finding.client(options)
     given = _bound(client, options)
-    tried = asking.made(
-        lambda change: client.apply(content, change),
-        Change(options.reason or "", True, given),
-        lambda: revision_tag(client.table()["revision"]),
-    )
+    with of_file(options.file):
+        tried = asking.made(
+            lambda change: client.apply(content, change),
+            Change(options.reason or "", True, given),
+            lambda: revision_tag(client.table()["revision"]),
+        )
     if options.strict and tried.get("unserved"):
         screen.show(*difference.told(tried))
         raise Refusal("nothing was applied (--strict): the file changes what `headgate up` serves")

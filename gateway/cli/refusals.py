@@ -6,7 +6,8 @@ intention are named as what they are, without a traceback: HEADGATE_DEBUG=1 show
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from click import Argument, MissingParameter, NoSuchCommand, NoSuchOption, UsageError
 
@@ -22,11 +23,31 @@ class Refusal(Exception):
     """A command cannot do what was asked; the message is the line."""
 
 
+class RefusedFile(Exception):
+    """The gateway refused what it was sent of the file `name`."""
+
+    def __init__(self, name: str, refused: Refused) -> None:
+        self.name, self.refused = name, refused
+        super().__init__(name)
+
+
+@contextmanager
+def of_file(name: str) -> Iterator[None]:
+    """Has what is wrong with content that is sent told by where it is in the file `name`."""
+    try:
+        yield
+    except Refused as refused:
+        raise (RefusedFile(name, refused) if refused.status == 400 else refused) from None
+
+
 def lines(error: Exception) -> list[str]:
     """What `error` means to the person who typed the command.
 
     One line, or one for each fault where the gateway found several in what it was sent.
     """
+    if isinstance(error, RefusedFile):
+        faults = [_fault(fault) for fault in error.refused.faults] or [error.refused.detail]
+        return [_one_line(_in_file(error.name, said)) for said in faults]
     if isinstance(error, Refused) and error.status == 400 and error.faults:
         return [_one_line(_fault(fault)) for fault in error.faults]
     return [_one_line(_words(error))]
@@ -101,6 +122,12 @@ def _fault(fault: Fault) -> str:
     line = re.match(r"line \d+: ", detail)  # of a file that was applied: before the place in it
     first = line[0] if line else ""
     return f"{first}{where}: {detail.removeprefix(first)}" if where else detail
+
+
+def _in_file(name: str, said: str) -> str:
+    """`said` as `headgate check` tells it: `name:2: what is wrong`, which editors can follow."""
+    line = re.match(r"line (\d+): ", said)
+    return f"{name}:{line[1]}: {said[line.end() :]}" if line else f"{name}: {said}"
 
 
 def _one_line(text: str) -> str:

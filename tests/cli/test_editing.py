@@ -237,7 +237,8 @@ def test_apply_says_every_fault_of_a_file_on_a_line_of_its_own(headgate, tmp_pat
     (tmp_path / "bad.yaml").write_text("backends: {}\n")
     ran = headgate("apply", "bad.yaml")
     assert ran.code == 1
-    assert ran.err == "headgate: routes: is missing\nheadgate: backends: has no entry\n"
+    where = "headgate: bad.yaml"
+    assert ran.err == f"{where}: routes: is missing\n{where}: backends: has no entry\n"
     ran = headgate("apply", "missing.yaml")
     assert (ran.code, ran.err) == (1, "headgate: missing.yaml: no such file or directory\n")
 

@@ -98,14 +98,15 @@ async def test_refusals_of_a_real_gateway_are_one_line_each(bare: Gateway) -> No
 
 
 @SHARED_LOOP
-async def test_what_is_wrong_with_an_applied_file_begins_with_its_line(
+async def test_what_is_wrong_with_an_applied_file_begins_with_its_name_and_line_as_in_check(
     bare: Gateway, tmp_path: Path
 ) -> None:
     file = tmp_path / "wrong.yaml"
     file.write_text("routes:\n  a: {match: /a, split: {}, sticki: 1}\n")
-    ran = await at(bare)("apply", str(file))
-    assert ran.returncode == 1
-    assert "headgate: line 2: routes/a/sticki: unknown key; did you mean sticky?" in ran.stderr
+    checked, ran = await at(bare)("check", str(file)), await at(bare)("apply", str(file))
+    assert (checked.returncode, ran.returncode) == (1, 1)
+    assert f"{file}:2: routes/a/sticki: unknown key; did you mean sticky?" in checked.stderr
+    assert ran.stderr == "".join(f"headgate: {line}\n" for line in checked.stderr.splitlines())
 
 
 @SHARED_LOOP
