@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from typing import Any
 
 import click
@@ -62,6 +63,12 @@ def seconds(text: str) -> float:
     if not 0 <= found < math.inf:
         raise ValueError(f"{text!r} is not a number of seconds")
     return found
+
+
+def duration(text: str) -> str:
+    """A duration as a file writes it: as options of an instance read one, a bare number is of
+    seconds. Whether it is one at all is for who reads the file to say."""
+    return f"{text.strip()}s" if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text.strip()) else text
 
 
 STATE_DIR = option(

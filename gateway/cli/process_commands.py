@@ -11,6 +11,7 @@ from gateway.cli.parameters import (
     OUTPUT,
     PATH,
     STATE_DIR,
+    duration,
     optional_file,
     port,
     seconds,
@@ -33,10 +34,16 @@ OF_MODEL = (
     option(
         "--batch-timeout",
         metavar="DURATION",
+        type=duration,
         help="longest time to wait for more requests to fill a batch",
     ),
     option("--max-queue", metavar="N", type=whole, help="most requests that wait in an instance"),
-    option("--timeout", metavar="DURATION", help="how long one prediction may take"),
+    option(
+        "--timeout",
+        metavar="DURATION",
+        type=duration,
+        help="how long one prediction may take; 0: for ever",
+    ),
 )
 BACKEND = click.Argument(["backend"], shell_complete=live("backend"), help="its name")
 

@@ -795,7 +795,7 @@ def test_malformed_yaml_is_one_line(headgate, command, tmp_path) -> None:
     [
         (("--device", "cpu,nope:3"), "--device: 'nope:3' is no device; write cpu, cuda:N, mps or"),
         (("--batch-timeout", "soon"), "--batch-timeout: 'soon' is no "),
-        (("--timeout", "0s"), "--timeout: "),
+        (("--timeout", "-1"), "--timeout: '-1' is no duration"),
     ],
 )
 def test_an_option_that_cannot_be_is_named_and_no_file_that_nobody_wrote(

@@ -199,14 +199,16 @@ async def one_line(folder: Path, *options: str, **variables: str) -> AsyncIterat
 
 async def test_a_strangers_file_is_served_and_the_configuration_written(tmp_path: Path) -> None:
     write(tmp_path, MODELS)
-    async with one_line(tmp_path, "--write", "made.yaml", "--device", "cpu") as it:
+    asked = ("--device", "cpu", "--batch-timeout", "0.5", "--timeout", "0")
+    async with one_line(tmp_path, "--write", "made.yaml", *asked) as it:
         squared = await it.client.json("POST", f"{it.url}/predict", {"input": 3})
         assert squared.json() == {"square": 9}
         assert (await it.client.json("POST", f"{it.url}/double", 4)).json() == 8
         await it.logged("server.py:Square answers at /predict")
         made = load(tmp_path / "made.yaml").document
         assert made["backends"]["square"]["serve"] == {
-            "model": "server.py:Square", "devices": ["cpu"]
+            "model": "server.py:Square", "devices": ["cpu"],
+            "batch_timeout": "0.5s", "timeout": "0s",  # as for an instance: seconds, 0 for ever
         }  # fmt: skip
         await it.stop()
 

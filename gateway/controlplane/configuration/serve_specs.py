@@ -156,7 +156,7 @@ class ServeSpec(Spec):
     max_batch_size: int = optional("Most inputs in one batch.", ge=1, le=MAX_COUNT)
     batch_timeout: Pause = optional("Longest time to wait for more requests to fill a batch.")
     max_queue: int = optional("Most requests that wait in the instance.", ge=1, le=MAX_COUNT)
-    timeout: Duration = optional("How long one prediction may take.")
+    timeout: Pause = optional("How long one prediction may take; 0s: for ever.")
 
     @property
     def is_stopped(self) -> bool:
