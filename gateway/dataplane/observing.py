@@ -125,8 +125,11 @@ def _differ(told: ByAddress, name: str, now: dict[str, Any], nothing: Any, news:
 
 
 def report(instance: LiveInstance, now: float) -> LoadReport | None:
-    """What `instance` last said of its load; None once that is too old to be believed."""
+    """What `instance` last said of its load, without the request that it said it with where that
+    has ended since; None once that is too old to be believed."""
     if not instance.reported or now - instance.load.reported_at > FADE_S:
         return None
     queue, running, slots, wait_ms = instance.report
+    if not instance.load.in_flight:
+        running = max(0.0, running - 1.0)
     return {"queue": queue, "running": running, "slots": slots, "wait_ms": wait_ms}

@@ -189,6 +189,22 @@ async def test_waiting_too_long_is_a_503(rig, stub):
     assert not backend.waiting
 
 
+async def test_an_idle_instance_is_told_to_run_nothing_though_each_report_counts_its_own(rig, stub):
+    async def reports(conversation: Conversation) -> None:
+        await conversation.request()
+        await conversation.answer(
+            extra=b'endpoint-load-metrics: JSON {"named_metrics": {"queue": 0, "running": 1,'
+            b' "slots": 1, "wait_ms": 0.0}}\r\n'
+        )
+
+    gateway, instance = await rig(), await stub(reports)
+    gateway.one(instance)
+    await gateway.ask(GET)
+    live = gateway.plane.live.backends["b"].instances[instance.address]
+    told = report(live, live.load.reported_at)
+    assert told == {"queue": 0.0, "running": 0.0, "slots": 1.0, "wait_ms": 0.0}
+
+
 async def test_the_load_report_is_read_and_removed(rig, stub):
     async def reports(conversation: Conversation) -> None:
         while True:
@@ -205,7 +221,7 @@ async def test_the_load_report_is_read_and_removed(rig, stub):
     live = gateway.plane.live.backends["b"].instances[instance.address]
     assert live.report == (3.0, 2.0, 4.0, 12.5)
     assert live.load.slots == 4
-    told = {"queue": 3.0, "running": 2.0, "slots": 4.0, "wait_ms": 12.5}
+    told = {"queue": 3.0, "running": 1.0, "slots": 4.0, "wait_ms": 12.5}
     assert report(live, live.load.reported_at + FADE_S) == told
     assert report(live, live.load.reported_at + FADE_S + 0.1) is None, "it is no longer known"
 
