@@ -15,6 +15,7 @@ from gateway.cli.refusals import Refusal
 from gateway.cli.traffic_commands import ROLLOUT_WORDS as WORDS
 from gateway.clients.admin import AdminClient
 from gateway.clients.errors import Json, Unreachable
+from gateway.processes import console
 
 LIVE = ("running", "paused", "waiting")
 WENT_BACK = 3
@@ -116,7 +117,7 @@ def _follow(client: AdminClient, options: SimpleNamespace, route: str) -> int:
     with asking.about(client, route=route):
         found = client.rollout(route)
     try:
-        if options.output == "table" and screen.is_terminal(sys.stdout):
+        if options.output == "table" and console.can_draw(sys.stdout):
             found = _live(client, route, found)
             screen.show(*drawn(found))
         else:

@@ -5,14 +5,14 @@ where it was asked for. That a reader leaves (`| head`) ends nothing: an edit is
 same. What would go on until Ctrl-C ends in its `pause`.
 """
 
-import os
 import sys
-from typing import Any, TextIO
+from typing import Any
 
 import orjson
 
 from gateway.cli.grids import Cell, Grid, Part, clean
 from gateway.processes import standard_streams
+from gateway.processes.console import can_draw
 
 
 def printed(value: Any, form: str, *, again: bool = False) -> bool:
@@ -40,13 +40,9 @@ def pause(seconds: float) -> None:
         raise BrokenPipeError
 
 
-def is_terminal(out: TextIO) -> bool:
-    return out.isatty() and os.environ.get("TERM") != "dumb"
-
-
 def show(*parts: Part) -> None:
     """Prints `parts` in order."""
-    if is_terminal(sys.stdout):
+    if can_draw(sys.stdout):
         from gateway.cli import rich_screen
 
         rich_screen.show(parts, sys.stdout)

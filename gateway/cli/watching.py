@@ -33,7 +33,7 @@ def top(options: SimpleNamespace) -> int:
     """What is live, drawn again every interval until Ctrl-C."""
     client = finding.client(options)
     client.status()  # a wrong URL or token is said once, as a line, before the screen is taken
-    if options.output != "table" or not screen.is_terminal(sys.stdout):
+    if options.output != "table" or not console.can_draw(sys.stdout):
         for _ in _looks(options):
             found = client.status()
             if not screen.printed(found, options.output, again=True):

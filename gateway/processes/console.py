@@ -30,6 +30,12 @@ def is_for_people() -> bool:
     return FOR_PEOPLE in os.environ
 
 
+def can_draw(stream: TextIO) -> bool:
+    """Whether `stream` leads to a terminal that takes colours and a cursor that moves; one of which
+    nobody says what it is takes text alone."""
+    return stream.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
 def say(line: str) -> None:
     """One line of the program's own words, on stderr."""
     write(sys.stderr, f"{time.strftime('%H:%M:%S') if is_for_people() else 'headgate:'} {line}")

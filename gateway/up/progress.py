@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from gateway.processes.console import write
+from gateway.processes.console import can_draw, write
 from gateway.up.plan import InstancePlan
 
 
@@ -77,8 +77,7 @@ class Moving:
 
 def progress() -> Progress:
     """The display that suits stderr."""
-    console = Console(stderr=True)
-    return Moving(console) if console.is_terminal else Plain()
+    return Moving(Console(stderr=True)) if can_draw(sys.stderr) else Plain()
 
 
 def describe(plan: InstancePlan) -> str:

@@ -15,7 +15,7 @@ import orjson
 from rich.console import Console
 
 from gateway.app import ROUTES_SHOWN, Prepared
-from gateway.processes.console import FOR_PEOPLE, write
+from gateway.processes.console import FOR_PEOPLE, can_draw, write
 from gateway.processes.outlet import Outlet
 from gateway.up.progress import Moving
 from gateway.wire.line import Ready
@@ -33,7 +33,7 @@ class Screen(Moving):
     """The screen of one `headgate up`; as a Progress it shows how the models come up."""
 
     def __init__(self, prepared: Prepared) -> None:
-        super().__init__(Console(stderr=True))
+        super().__init__(Console(stderr=True, force_terminal=can_draw(sys.stderr)))
         self._prepared = prepared
         self._is_loading, self._is_stopping = True, False
         self._instances = Outlet(None, path=str(prepared.state.path / INSTANCES))

@@ -23,11 +23,19 @@ ALTERNATE, BACK, SHOWN_CURSOR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h"
 class Terminal:
     """`headgate` on a pseudo-terminal, or a `shell` that it is typed into."""
 
-    def __init__(self, url: str, *arguments: str, columns: int = 140, shell: str = "") -> None:
+    def __init__(
+        self,
+        url: str,
+        *arguments: str,
+        columns: int = 140,
+        shell: str = "",
+        term: str | None = "xterm-256color",
+    ) -> None:
         self.pid, self.end = pty.fork()
         if self.pid == 0:
             size = {"COLUMNS": str(columns), "LINES": "40"}
-            os.environ.update(HEADGATE_URL=url, TERM="xterm-256color", **size)
+            os.environ.pop("TERM", None)
+            os.environ.update(HEADGATE_URL=url, **({} if term is None else {"TERM": term}), **size)
             os.chdir(ROOT)
             if shell:
                 os.environ.update(PS1="$ ", PYTHON=sys.executable)
@@ -67,6 +75,15 @@ def test_a_terminal_gets_colours_and_a_ruled_table(player) -> None:
     assert terminal.code() == 0
     assert "\x1b[31mdown" in terminal.printed
     assert "───" in terminal.printed
+
+
+@pytest.mark.parametrize("term", ["dumb", "unknown", "", None])
+@pytest.mark.parametrize("words", [("status",), ("top", "--count", "1")])
+def test_a_terminal_of_which_nobody_says_what_it_can_gets_text_alone(player, words, term) -> None:
+    terminal = Terminal(player.url, *words, term=term)
+    assert terminal.code() == 0
+    assert "digits-cnn" in terminal.printed
+    assert "\x1b" not in terminal.printed
 
 
 def test_a_narrow_terminal_gets_fewer_columns_and_whole_names(player) -> None:

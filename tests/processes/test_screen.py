@@ -38,13 +38,15 @@ class Talks(Square):
 class Terminal:
     """`headgate up` on a pseudo-terminal."""
 
-    def __init__(self, folder: Path, document: dict[str, Any], *options: str) -> None:
+    def __init__(
+        self, folder: Path, document: dict[str, Any], *options: str, term: str = "xterm-256color"
+    ) -> None:
         (folder / "models.py").write_text(MODELS + TALKS)
         (folder / "headgate.yaml").write_text(yaml.safe_dump(document))
         self.folder, self.document, self.printed = folder, document, ""
         self.pid, self.end = pty.fork()
         if self.pid == 0:
-            os.environ.update(TERM="xterm-256color", COLUMNS="120", PYTHONPATH=str(ROOT))
+            os.environ.update(TERM=term, COLUMNS="120", PYTHONPATH=str(ROOT))
             os.chdir(folder)
             argv = [sys.executable, "-m", "gateway", "up", "headgate.yaml", *options]
             os.execv(sys.executable, argv)
@@ -78,10 +80,12 @@ class Terminal:
 
 
 @contextmanager
-def terminal(folder: Path, *options: str, **settings: Any) -> Iterator[Terminal]:
+def terminal(
+    folder: Path, *options: str, term: str = "xterm-256color", **settings: Any
+) -> Iterator[Terminal]:
     written = document("models:Talks")
     written["gateway"].update(settings)
-    it = Terminal(folder, written, *options)
+    it = Terminal(folder, written, *options, term=term)
     below: list[int] = []
     try:
         yield it
@@ -125,6 +129,16 @@ def test_a_terminal_shows_what_matters_and_files_have_the_rest(tmp_path: Path) -
     told = (state / "instances.log").read_text()
     assert "loading weights" in told
     assert told.count("asked for 3") == 5
+
+
+def test_a_terminal_of_which_nobody_says_what_it_can_gets_the_screen_as_text(
+    tmp_path: Path,
+) -> None:
+    with terminal(tmp_path, term="") as it:
+        it.read("model logs")
+        assert "models:Talks" in it.printed
+        assert it.ctrl_c() == 0
+    assert "\x1b" not in it.printed
 
 
 @pytest.mark.parametrize("way", ["option", "file"])
