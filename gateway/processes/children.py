@@ -54,12 +54,17 @@ class Exit:
     pause_s: float
 
     def __str__(self) -> str:
-        if self.code >= 0:
-            return f"exited with code {self.code}"
-        try:
-            return f"was ended by {signal.Signals(-self.code).name}"
-        except ValueError:
-            return f"was ended by signal {-self.code}"
+        return ended(self.code)
+
+
+def ended(code: int) -> str:
+    """How a process ended, by its `code`: below 0 it is a signal's."""
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from gateway.core.table import Document
 from gateway.processes import leftovers
-from gateway.processes.children import OURS, python_path, this_program
+from gateway.processes.children import OURS, ended, python_path, this_program
 from gateway.processes.lifeline import Lifeline
 from gateway.processes.shadowed import shadowed
 from gateway.up.plan import find_model
@@ -52,13 +52,42 @@ def offers(model: str, cwd: Path) -> list[Offer]:
     if where.endswith(".py") and not os.path.isfile(cwd / where):
         raise NothingToServe(f"no file {where} can be read")
     named, folder = find_model(model, cwd / "headgate.yaml", cwd)
+    try:
+        looked = _look(named, folder)
+    except OSError as error:  # no process is to be had, or no file
+        said = (error.strerror or str(error)).lower()
+        raise NothingToServe(f"{where} could not be looked at: {said}") from None
+    if looked.answer is None:
+        reason = f"the process that runs it {ended(looked.code)}"
+        if words := looked.printed.split("\n")[-1].strip():
+            reason += f"; it printed last: {words}"
+        if hidden := shadowed(folder):
+            reason += f"; {hidden}"
+        raise NothingToServe(f"{where} could not be looked at: {reason}")
+    if looked.answer["failed"]:
+        raise NothingToServe(str(looked.answer["failed"]))
+    return [Offer(offer["name"], offer["path"]) for offer in looked.answer["offers"]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """How the process ended that ran the code, and what it printed; its answer, or None where it
+    did not come to one."""
+
+    answer: Mapping[str, Any] | None
+    code: int
+    printed: str
+
+
+def _look(model: str, folder: Path) -> _Looked:
+    """Has a process of its own run `model`, with `folder` on its path, and waits for its end."""
     lifeline, mark = Lifeline(), secrets.token_hex(8)
     outer = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    # Files, which end where its process does: a pipe is open for as long as what the code started.
-    with _scratch() as answer, _scratch() as output:
-        question = json.dumps({"model": named, "answer": answer.fileno()})
-        try:
-            process = subprocess.Popen(  # noqa: S603 -- what the user named, and the way to run it
+    try:
+        # Files, which end where its process does: a pipe is open for as long as what it started.
+        with _scratch() as answer, _scratch() as output:
+            question = json.dumps({"model": model, "answer": answer.fileno()})
+            code = subprocess.Popen(  # noqa: S603 -- what the user named, and the way to run it
                 this_program("_tied", sys.executable, "-P", "-m", LISTING, question),
                 pass_fds=(answer.fileno(), lifeline.fd),
                 stdin=subprocess.DEVNULL,
@@ -70,22 +99,19 @@ def offers(model: str, cwd: Path) -> list[Offer]:
                     **python_path(str(folder)),
                     leftovers.MARK: mark,
                 },
-            )
-            process.wait()
-        finally:
-            lifeline.close()
-            leftovers.end(mark)
-        told, printed = _whole(answer), _whole(output)
-    if not told:
-        words = [line for line in printed.splitlines() if line.strip()]
-        reason = words[-1].strip() if words else f"it ended with exit code {process.returncode}"
-        if hidden := shadowed(folder):
-            reason += f"; {hidden}"
-        raise NothingToServe(f"{where} could not be looked at: {reason}")
-    listed = json.loads(told)
-    if listed["failed"]:
-        raise NothingToServe(str(listed["failed"]))
-    return [Offer(offer["name"], offer["path"]) for offer in listed["offers"]]
+            ).wait()
+            return _Looked(_read(answer), code, _whole(output).strip())
+    finally:
+        lifeline.close()
+        leftovers.end(mark)
+
+
+def _read(answer: IO[bytes]) -> Mapping[str, Any] | None:
+    try:
+        found: Mapping[str, Any] = json.loads(_whole(answer))
+    except ValueError:  # it ended before it had written it, or amid that
+        return None
+    return found
 
 
 def _scratch() -> IO[bytes]:

@@ -18,7 +18,7 @@ from typing import Any
 from instance.api import Endpoint
 from instance.model.describe import path_of
 from instance.model.loader import load, module_of
-from instance.model.making import LoadError
+from instance.model.making import LoadError, told
 from instance.model.server_file import FileError, run_file
 from instance.specs import spec_of
 from instance.wire.messages import Listed, ListRequest, Offer
@@ -77,10 +77,7 @@ def _made(found: type, where: str) -> Any:
     try:
         return found()
     except BaseException as error:
-        said = " ".join(str(error).split())
-        raise LoadError(
-            f"{where}:{found.__name__}() failed: {type(error).__name__}: {said}"
-        ) from None
+        raise LoadError(f"{where}:{found.__name__}() failed: {told(error)}") from None
 
 
 def _path(api: Any) -> str:

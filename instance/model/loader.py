@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from instance.api import Endpoint
-from instance.model.making import LoadError, checked
+from instance.model.making import LoadError, checked, told
 from instance.model.server_file import FileError, api_of, named
 from instance.settings import is_server_file
 
@@ -86,7 +86,7 @@ def _module(where: str) -> ModuleType:
         raise LoadError(f"{where} imports {missing!r}, which is not installed") from None
     except BaseException as error:
         log.exception("importing %s failed", where)
-        raise LoadError(f"importing {where} failed: {_line(error)}") from None
+        raise LoadError(f"importing {where} failed: {told(error)}") from None
 
 
 def _file(where: str) -> ModuleType:
@@ -107,7 +107,7 @@ def _file(where: str) -> ModuleType:
         raise LoadError(f"{where} imports {error.name!r}, which is not installed") from None
     except BaseException as error:
         log.exception("running %s failed", where)
-        raise LoadError(f"running {where} failed: {_line(error)}") from None
+        raise LoadError(f"running {where} failed: {told(error)}") from None
     return module
 
 
@@ -126,7 +126,7 @@ def _made(found: Any, model: str, args: Mapping[str, Any]) -> Any:
             return found(**given)
         except BaseException as error:
             log.exception("making %s failed", model)
-            raise LoadError(f"{model}() failed: {_line(error)}") from None
+            raise LoadError(f"{model}() failed: {told(error)}") from None
     if inspect.isfunction(found):
         return Endpoint(found, {})
     return found
@@ -135,8 +135,3 @@ def _made(found: Any, model: str, args: Mapping[str, Any]) -> Any:
 def _is_litserves_own(api: Any, hook: str) -> bool:
     """Whether `hook` is LitServe's base class's, which only raises."""
     return getattr(getattr(api, hook), "__qualname__", "") == f"LitAPI.{hook}"
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -6,7 +6,11 @@ that is not what it is annotated with is one fault, and all of them are told at 
 
 import difflib
 import inspect
+import os
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,8 +19,26 @@ from pydantic.errors import PydanticUserError
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
+_NOT_THEIRS = (
+    *(f"{path}{os.sep}" for path in set(sysconfig.get_paths().values())),
+    f"{Path(__file__).parents[1]}{os.sep}",
+    "<",
+)
+
+
 class LoadError(Exception):
     """The model cannot be served; the message is one line for whoever started it."""
+
+
+def told(error: BaseException) -> str:
+    """`ValueError: what it says (models.py, line 3)`: what the user's code failed by, and where."""
+    text = " ".join(str(error).split())
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    frames = [(each.f_code.co_filename, line) for each, line in walk_tb(error.__traceback__)]
+    theirs = [frame for frame in frames if not frame[0].startswith(_NOT_THEIRS)]
+    if not theirs or isinstance(error, SyntaxError):  # that says itself where
+        return said
+    return f"{said} ({Path(theirs[-1][0]).name}, line {theirs[-1][1]})"
 
 
 def checked(made: Callable[..., Any], args: Mapping[str, Any], model: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from instance.api import Endpoint
+from instance.model.making import told
 from instance.model.observers import listed
 from instance.settings import KEY_VARIABLE
 
@@ -92,8 +93,7 @@ def run_file(where: str, arguments: Sequence[str], starts: bool = False) -> Serv
         if not caught:  # else it is how the file was left where it would have begun to serve
             if not isinstance(error, SystemExit):
                 log.exception("running %s failed", where)
-            said = " ".join(str(error).split())
-            raise FileError(f"running {where} failed: {type(error).__name__}: {said}") from None
+            raise FileError(f"running {where} failed: {told(error)}") from None
     finally:
         release()
         resume()

@@ -24,7 +24,7 @@ from instance.model.describe import describe
 from instance.model.hooks import hooks_of
 from instance.model.lit_model import Model
 from instance.model.loader import load
-from instance.model.making import LoadError
+from instance.model.making import LoadError, told
 from instance.model.observers import Callbacks, Entries, refuse_loops
 from instance.model.serving import WorkerLink, finished, serve_ahead, serve_async, serve_plain
 from instance.settings import is_server_file
@@ -125,7 +125,7 @@ def prepare(options: StartOptions, link: WorkerLink) -> tuple[Model, asyncio.Run
     except Exception as error:
         if not isinstance(error, LoadError):
             log.exception("looking at %s failed", options["model"])
-            raise LoadError(f"{options['model']} cannot be served: {_line(error)}") from None
+            raise LoadError(f"{options['model']} cannot be served: {told(error)}") from None
         raise
     needs_loop = hooks.is_async or any(map(model.waits, ("setup", "health", "teardown")))
     run = asyncio.Runner(loop_factory=_loop_factory()) if needs_loop else None
@@ -138,7 +138,7 @@ def prepare(options: StartOptions, link: WorkerLink) -> tuple[Model, asyncio.Run
             devices.enter_inference_mode()
     except BaseException as error:
         log.exception("setup of %s failed", options["model"], extra=concerning((), hook="setup"))
-        raise LoadError(f"setup of {options['model']} failed: {_line(error)}") from None
+        raise LoadError(f"setup of {options['model']} failed: {told(error)}") from None
     for problem in finished(run, model.warm_up()):
         failed = f"warm-up of {options['model']} with its example failed"
         raise LoadError(f"{failed}: {problem.message}; the log says why")
@@ -177,10 +177,6 @@ def _apply(api: Any, options: StartOptions, device: str) -> None:
     pre_setup = getattr(api, "pre_setup", None)
     if callable(pre_setup) and not is_server_file(options["model"]):  # else its server has done it
         pre_setup()
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.util
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -94,7 +95,29 @@ def test_every_model_of_a_file_is_found_with_its_path(tmp_path: Path) -> None:
         ("x = 1", "server.py defines nothing to serve: a class with setup(device) and predict(x)"),
         ("import nowhere_at_all", "imports 'nowhere_at_all', which is not installed"),
         ("raise ValueError('no')", "failed: ValueError: no"),
-        ("import os; os._exit(3)", "server.py could not be looked at: it ended with exit code 3"),
+        ("raise ValueError", "failed: ValueError (server.py, line 1)"),
+        ("x = 1\ndef f():\n  open('/nowhere/at/all')\nf()", "(server.py, line 3)"),
+        ("x = 1\ny = )", "failed: SyntaxError: unmatched ')' (server.py, line 2)"),
+        ("import litserve as ls\nls.LitServer\nraise ValueError", "ValueError (server.py, line 3)"),
+        (
+            "import litserve as ls\n\ndef make():\n  ls.LitServer(None)\n\nraise KeyError",
+            "failed: KeyError (server.py, line 6)",
+        ),
+        (
+            "class M:\n  def __init__(self): raise ValueError\n  def setup(self, device): pass\n"
+            "  def predict(self, x): pass",
+            "server.py:M() failed: ValueError (server.py, line 2)",
+        ),
+        ("import os; os._exit(3)", "server.py could not be looked at: {} exited with code 3"),
+        (
+            "import os; print('so far'); os._exit(0)",
+            "{} exited with code 0; it printed last: so far",
+        ),
+        ("import os; os.kill(os.getpid(), 9)", "could not be looked at: {} was ended by SIGKILL"),
+        (
+            "import os; print('well', flush=True); os.kill(os.getpid(), 11)",
+            "could not be looked at: {} was ended by SIGSEGV; it printed last: well",
+        ),
     ],
 )
 def test_a_file_with_nothing_to_serve_is_one_clear_line(
@@ -103,8 +126,25 @@ def test_a_file_with_nothing_to_serve_is_one_clear_line(
     write(tmp_path, text)
     with pytest.raises(NothingToServe) as refused:
         offers("server.py", tmp_path)
-    assert words in str(refused.value)
+    assert words.format("the process that runs it") in str(refused.value)
     assert "\n" not in str(refused.value)
+    assert not str(refused.value).rstrip().endswith(":")
+
+
+def test_code_that_no_process_can_be_had_for_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, MODELS)
+    for number in range(20):  # each as long as a variable may be: together no process takes them
+        monkeypatch.setenv(f"LONG_{number}", "x" * 130_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (1 << 20, hard))
+    try:
+        with pytest.raises(NothingToServe) as refused:
+            offers("server.py", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
+    assert str(refused.value) == "server.py could not be looked at: argument list too long"
 
 
 def test_code_in_a_folder_that_takes_no_state_is_one_clear_line(
