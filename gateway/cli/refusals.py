@@ -14,7 +14,7 @@ from click import Argument, MissingParameter, NoSuchCommand, NoSuchOption, Usage
 import gateway.cli.elsewhere as elsewhere
 from gateway.clients.admin_connection import DEFAULT_URL
 from gateway.clients.errors import Fault, Refused, Unreachable
-from gateway.core.faults import did_you_mean, readable
+from gateway.core.faults import brief, did_you_mean, readable
 
 USUAL = "headgate.yaml"  # how a configuration file is called as a rule
 
@@ -131,4 +131,5 @@ def _in_file(name: str, said: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() or c.isspace() else "?" for c in text).split())
+    printable = "".join(c if c.isprintable() or c.isspace() else "?" for c in text)
+    return brief(" ".join(printable.split()))

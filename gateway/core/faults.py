@@ -5,11 +5,13 @@ nobody mends a document one error at a time. This module words nothing and logs 
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
 _MOST_COMPARED = 200
+_LONG_WORD = re.compile(r"\S{300,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,12 @@ def pointer(*parts: str | int) -> str:
 def readable(pointer: str) -> str:
     """`pointer` as people write it, who know nothing of how a JSON pointer escapes `/` and `~`."""
     return pointer.replace("~1", "/").replace("~0", "~")
+
+
+def brief(text: str) -> str:
+    """`text` with the two ends of each word that is longer than a path would be: whoever wrote a
+    value knows it, and looks for what is wrong with it."""
+    return _LONG_WORD.sub(lambda word: f"{word[0][:60]}…{word[0][-20:]}", text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -790,6 +790,19 @@ def test_malformed_yaml_is_one_line(headgate, command, tmp_path) -> None:
     assert len(ran.err.splitlines()) == 1
 
 
+def test_a_value_without_an_end_is_not_repeated_whole(headgate, tmp_path) -> None:
+    long = "x" * 5000
+    (tmp_path / "long.yaml").write_text(f"backends: {{a: {{{long[:1000]}: 1}}}}\nroutes: {{}}\n")
+    for words in (
+        ("weights", "digits", f"digits-cnn={long}"), (long,), ("drain", long), ("check", long),
+        ("check", "long.yaml"), ("up", "long.yaml"), ("up", "m.py", "--timeout", long),
+    ):  # fmt: skip
+        ran = headgate(*words)
+        assert ran.code in (1, 2)
+        assert "xxx…xxx" in ran.err, words
+        assert all(len(line) < 600 for line in ran.err.splitlines()), words
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

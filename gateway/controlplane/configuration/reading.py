@@ -27,7 +27,7 @@ from gateway.controlplane.configuration.settings import (
 )
 from gateway.controlplane.configuration.yaml_source import MAX_BYTES, Source, YamlError, read
 from gateway.core.deltas import normalised
-from gateway.core.faults import Fault, Invalid, did_you_mean, pointer, readable
+from gateway.core.faults import Fault, Invalid, brief, did_you_mean, pointer, readable
 from gateway.core.table import Document
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -51,7 +51,7 @@ class Problem:
         where = f"{file}:{self.line}: " if self.line else f"{file}: "
         place = readable(self.pointer).strip("/")
         hint = f"; {self.hint}" if self.hint else ""
-        return f"{where}{kind}{f'{place}: ' if place else ''}{self.detail}{hint}"
+        return f"{where}{kind}{brief(f'{place}: ' if place else '')}{brief(self.detail)}{hint}"
 
 
 class ConfigurationError(Exception):
