@@ -82,16 +82,18 @@ def prepare(
     inherits: Callable[["Settings"], Inheritance] = lambda settings: Inheritance(),
     *,
     dev_tls: bool = False,
+    text: str | None = None,
 ) -> Prepared:
     """The gateway that `file` describes; CannotStart when there is anything wrong with it. Its
-    state belongs to `owner`, where the file was made from that one. `inherits` gives what is there
+    state belongs to `owner`, where the file was made from that one, and its `text` is written once
+    it is sure that no other gateway reads it. `inherits` gives what is there
     already of it, once the file is known to be sound. With `dev_tls` it gets a certificate for
     trying. The file is read once: it may be a pipe."""
     from gateway.controlplane.admin.guards import start_refusals
     from gateway.controlplane.configuration.reading import ConfigurationError, load
 
     try:
-        loaded = load(file)
+        loaded = load(file, text=text)
         if dev_tls:
             loaded = _with_tls(loaded, state_dir)
     except ConfigurationError as error:
@@ -104,6 +106,8 @@ def prepare(
     admin_url = url_of(admin, "http" if settings.admin_tls is None else "https")
     try:
         state, note = _claimed(state_dir, owner or file, there.state_fd, settings, admin_url)
+        if text is not None:
+            _write(file, text, state)
     except CannotStart:
         for bound in (*data, admin):
             bound.close()
@@ -128,6 +132,17 @@ def prepare(
     return Prepared(
         plan, settings, loaded.document, data_url, admin_url, state, note, there.directory
     )
+
+
+def _write(file: Path, text: str, state: "StateDirectory") -> None:
+    """Has `file`, in the `state` directory, say `text`; CannotStart gives the state back."""
+    from gateway.controlplane.store.names import unusable
+
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        state.close()
+        raise CannotStart(unusable(state.path, error)) from None
 
 
 def _claimed(

@@ -60,7 +60,6 @@ def up(options: SimpleNamespace) -> int:
 def _up_model(options: SimpleNamespace) -> int:
     """Runs what a file or a module has to serve, without a configuration of its own."""
     from gateway.controlplane.configuration.yaml_source import written
-    from gateway.controlplane.store.names import unusable
     from gateway.up import launcher
 
     file = None if options.write is None else Path(options.write).absolute()
@@ -77,19 +76,12 @@ def _up_model(options: SimpleNamespace) -> int:
     if file is not None:
         beginning.write_new({file: text})
         console.say(f"wrote {options.write}; `headgate up {options.write}` does the same")
-        made_from = None
-    else:
-        file, made_from = state_dir / "made.yaml", source
-        try:
-            state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-            file.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise Refusal(unusable(state_dir, error)) from None
     return launcher.run_up(
-        file,
+        file or state_dir / "made.yaml",
         state_dir,
         options.access_log,
-        source=made_from,
+        source=source if file is None else None,
+        text=text if file is None else None,
         dev_tls=options.dev_tls,
         reload=options.reload,
     )

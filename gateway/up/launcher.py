@@ -44,6 +44,7 @@ def run_up(
     access_log: str | None = None,
     *,
     source: Path | None = None,
+    text: str | None = None,
     dev_tls: bool = False,
     reload: bool = False,
     on: str | None = None,
@@ -51,8 +52,8 @@ def run_up(
 ) -> int:
     """The exit code, once everything that `file` describes has been stopped. Instances are started
     here, or `on` a cluster of that kind, where they go on; a gateway that `follows` starts none and
-    sends requests to those that another one has placed there. `access_log` counts
-    before what the file says of it. `source` is the code that the file was made for: models are
+    sends requests to those that another one has placed there. `access_log` counts before what the
+    file says of it. `source` is the code that the file is made for, with this `text`: models are
     looked for from there. With `dev_tls` clients come by https, with a certificate for trying. With
     `reload` models follow the code as it changes."""
     if access_log is not None:
@@ -65,6 +66,7 @@ def run_up(
             source,
             lambda settings: inherited(manager),
             dev_tls=dev_tls,
+            text=text,
         )
     except CannotStart as error:
         for line in str(error).splitlines():

@@ -253,6 +253,26 @@ async def test_a_strangers_file_is_served_and_the_configuration_written(tmp_path
         await it.stop()
 
 
+async def test_a_second_start_that_is_refused_leaves_the_first_ones_configuration_alone(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, MODELS)
+    async with one_line(tmp_path, "--device", "cpu") as it:
+        before = (tmp_path / ".headgate" / "made.yaml").read_text()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", "up", "server.py"),
+            *("--port", "0", "--max-batch-size", "7"),
+            cwd=tmp_path,
+            env={**it.env, "PYTHONPATH": str(ROOT), "HEADGATE_ADMIN": "127.0.0.1:0"},
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, said = await process.communicate()
+        assert process.returncode == 1
+        assert b".headgate is in use by another gateway" in said.splitlines()[-1]
+        assert (tmp_path / ".headgate" / "made.yaml").read_text() == before
+        await it.stop()
+
+
 async def test_a_port_that_is_typed_wins_over_the_environment(tmp_path: Path) -> None:
     """And what that says of the address holds: whoever listens on loopback goes on to."""
     write(tmp_path, MODELS)

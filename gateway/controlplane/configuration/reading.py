@@ -73,9 +73,15 @@ class Loaded:
     text: str
 
 
-def load(path: str | os.PathLike[str], environment: Mapping[str, str] | None = None) -> Loaded:
-    """What the file at `path` says; ConfigurationError names every problem of it."""
-    text = _text(path)
+def load(
+    path: str | os.PathLike[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    text: str | None = None,
+) -> Loaded:
+    """What the file at `path` says, or will say once `text` is in it; ConfigurationError names
+    every problem of it."""
+    text = _text(path) if text is None else text
     variables = os.environ if environment is None else environment
     try:
         settings, document = parse(text, environment=variables, name=str(path))
