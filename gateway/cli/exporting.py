@@ -12,6 +12,7 @@ from typing import Any
 from gateway.cli import finding, screen
 from gateway.cli.refusals import Refusal
 from gateway.controlplane.configuration.yaml_source import YamlError, read, written
+from gateway.controlplane.store.names import MADE
 from gateway.core.deltas import SPARE
 from gateway.core.placement import unplaced
 from gateway.processes.console import write
@@ -25,7 +26,10 @@ def export(options: SimpleNamespace) -> int:
     table = finding.client(options).table()
     file = options.file
     if file is None and not options.url and (found := finding.running(options)):
-        file = found.file if found.file and found.file.exists() else None
+        its = found.file
+        if its is not None and its.suffix == ".py":  # what was made of it has the settings
+            its = found.place / MADE
+        file = its if its and its.exists() else None
     backends = unplaced({}, {"backends": table.get("backends") or {}})["backends"]
     document = {"backends": backends, "routes": table.get("routes") or {}}
     document |= {section: table[section] for section in SPARE if table.get(section)}

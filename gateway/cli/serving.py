@@ -60,6 +60,7 @@ def up(options: SimpleNamespace) -> int:
 def _up_model(options: SimpleNamespace) -> int:
     """Runs what a file or a module has to serve, without a configuration of its own."""
     from gateway.controlplane.configuration.yaml_source import written
+    from gateway.controlplane.store.names import MADE
     from gateway.up import launcher
 
     file = None if options.write is None else Path(options.write).absolute()
@@ -77,7 +78,7 @@ def _up_model(options: SimpleNamespace) -> int:
         beginning.write_new({file: text})
         console.say(f"wrote {options.write}; `headgate up {options.write}` does the same")
     return launcher.run_up(
-        file or state_dir / "made.yaml",
+        file or state_dir / MADE,
         state_dir,
         options.access_log,
         source=source if file is None else None,

@@ -253,6 +253,26 @@ async def test_a_strangers_file_is_served_and_the_configuration_written(tmp_path
         await it.stop()
 
 
+async def test_what_serves_code_is_exported_with_the_settings_that_were_made(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, MODELS)
+    async with one_line(tmp_path, "--device", "cpu") as it:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", "export"),
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        told, said = await process.communicate()
+        assert (process.returncode, said) == (0, b"")
+        exported = yaml.safe_load(told)
+        assert exported["gateway"] == {"listen": f"0.0.0.0:{it.data_port}"}
+        assert exported["backends"]["square"]["serve"]["model"] == "server.py:Square"
+        await it.stop()
+
+
 async def test_a_second_start_that_is_refused_leaves_the_first_ones_configuration_alone(
     tmp_path: Path,
 ) -> None:

@@ -12,6 +12,7 @@ OWNER = "file"  # the name of the file whose state this is
 LOCK = "lock"  # the process that has the directory
 RUN = "run"  # the private directory of the gateway that has it
 STARTED = "started"  # what the processes of `headgate up` are known by
+MADE = "made.yaml"  # the configuration of code that was served without one
 ADMIN = "admin"  # the URL by which this machine reaches its admin API, and its certificate's file
 
 
