@@ -96,7 +96,7 @@ def _offered(options: SimpleNamespace, file: Path | None) -> tuple["Document", P
     model, cwd = options.file, Path.cwd()
     serve = _asked_of_instances(options)
     try:
-        offered = offering.offers(model, cwd)
+        offered = offering.offers(model, cwd, console.say)
     except offering.NothingToServe as error:
         raise Refusal(str(error)) from None
     where, _, name = model.partition(":")

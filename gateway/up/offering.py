@@ -11,7 +11,7 @@ import re
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -25,6 +25,11 @@ from gateway.processes.shadowed import shadowed
 from gateway.up.plan import find_model
 
 LISTING = "instance.model.listing"
+LONG_S = 20.0
+STILL_RUNS = (
+    "is still being run, to see what it serves: what waits for requests belongs below `if __name__"
+    ' == "__main__":` (Ctrl-C stops)'
+)
 PROTOCOLS = re.compile(r"(/v1|/v2)/")
 
 
@@ -46,14 +51,17 @@ def is_model(text: str) -> bool:
     return text.endswith(".py") or (":" in text and not os.path.exists(text))
 
 
-def offers(model: str, cwd: Path) -> list[Offer]:
-    """What `model` has to serve; NothingToServe says why that is nothing."""
+def offers(
+    model: str, cwd: Path, say: Callable[[str], None] = lambda line: None, long_s: float = LONG_S
+) -> list[Offer]:
+    """What `model` has to serve; NothingToServe says why that is nothing. `say` gets a line where
+    that takes longer than `long_s`: the code may be one that never comes to an end."""
     where = model.partition(":")[0]
     if where.endswith(".py") and not os.path.isfile(cwd / where):
         raise NothingToServe(f"no file {where} can be read")
     named, folder = find_model(model, cwd / "headgate.yaml", cwd)
     try:
-        looked = _look(named, folder)
+        looked = _look(named, folder, lambda: say(f"{where} {STILL_RUNS}"), long_s)
     except OSError as error:  # no process is to be had, or no file
         said = (error.strerror or str(error)).lower()
         raise NothingToServe(f"{where} could not be looked at: {said}") from None
@@ -79,7 +87,7 @@ class _Looked:
     printed: str
 
 
-def _look(model: str, folder: Path) -> _Looked:
+def _look(model: str, folder: Path, is_long: Callable[[], None], long_s: float) -> _Looked:
     """Has a process of its own run `model`, with `folder` on its path, and waits for its end."""
     lifeline, mark = Lifeline(), secrets.token_hex(8)
     outer = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
@@ -87,7 +95,7 @@ def _look(model: str, folder: Path) -> _Looked:
         # Files, which end where its process does: a pipe is open for as long as what it started.
         with _scratch() as answer, _scratch() as output:
             question = json.dumps({"model": model, "answer": answer.fileno()})
-            code = subprocess.Popen(  # noqa: S603 -- what the user named, and the way to run it
+            process = subprocess.Popen(  # noqa: S603 -- what the user named, and the way to run it
                 this_program("_tied", sys.executable, "-P", "-m", LISTING, question),
                 pass_fds=(answer.fileno(), lifeline.fd),
                 stdin=subprocess.DEVNULL,
@@ -99,8 +107,13 @@ def _look(model: str, folder: Path) -> _Looked:
                     **python_path(str(folder)),
                     leftovers.MARK: mark,
                 },
-            ).wait()
-            return _Looked(_read(answer), code, _whole(output).strip())
+            )
+            try:
+                process.wait(long_s)
+            except subprocess.TimeoutExpired:
+                is_long()
+                process.wait()
+            return _Looked(_read(answer), process.returncode, _whole(output).strip())
     finally:
         lifeline.close()
         leftovers.end(mark)

@@ -419,6 +419,21 @@ def test_an_interpreter_without_headgate_is_told_what_it_lacks(tmp_path: Path) -
     )
 
 
+def test_code_that_is_not_through_after_long_is_told_and_waited_for(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    write(tmp_path, f"open({str(gate)!r}).read()\n{MODELS}")
+    said: list[str] = []
+
+    def let_go_on(line: str) -> None:
+        said.append(line)
+        gate.write_text("")
+
+    assert len(offers("server.py", tmp_path, let_go_on, long_s=0.1)) == 2
+    (line,) = said
+    assert line.startswith("server.py is still being run, to see what it serves: ")
+
+
 def test_what_a_file_starts_as_it_is_looked_at_holds_nobody_up_and_ends(tmp_path: Path) -> None:
     begin = "import subprocess\nidle = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
     note = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(idle.pid))\n"
