@@ -32,9 +32,11 @@ SAME_TICKETS_S = 12 * 3600.0
 # TLS 1.3 are OpenSSL's own to choose.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
-_ROOM = 4 << 20  # bytes of memory for each listener
+MOST_BYTES = 64 << 20  # of a file: all that may be in use is kept
+_HEAD = 4096
+_ROOM = _HEAD + 3 * MOST_BYTES  # for each listener; memory that is not written to takes none
 _PLACES = {"tls": 0, "admin_tls": _ROOM}
-"""Where what belongs to each listener begins."""
+"""Where what belongs to each listener begins: what its files are, and then they."""
 _TOLD = 2 * _ROOM
 """And, in the same order, where what was told of it last."""
 
@@ -51,20 +53,31 @@ class LastCertificates:
 
     def keep(self, listener: str, files: Mapping[str, bytes]) -> None:
         """Keeps the contents of the `files` of `listener` in place of what there was."""
-        said = json.dumps({name: content.decode("latin-1") for name, content in files.items()})
-        line = f"{sha256(said.encode()).hexdigest()} {said}\n".encode()
-        if self._memory is not None and len(line) <= _ROOM:
-            os.pwrite(self._memory, line, _PLACES[listener])
+        if self._memory is None:
+            return
+        said = json.dumps({name: _sign(content) for name, content in files.items()})
+        head = f"{_sign(said.encode())[1]} {said}\n".encode().ljust(_HEAD)
+        os.pwrite(self._memory, b"".join([head, *files.values()]), _PLACES[listener])
 
-    def get(self, listener: str) -> dict[str, bytes]:
-        """The contents of its files that were kept last; empty if none were."""
+    def get(self, listener: str, *names: str) -> dict[str, bytes]:
+        """The contents of its files that were kept last, of all or of those called `names`; empty
+        if none were."""
         if self._memory is None:
             return {}
-        line, end, _ = os.pread(self._memory, _ROOM, _PLACES[listener]).partition(b"\n")
+        place = _PLACES[listener]
+        line, end, _ = os.pread(self._memory, _HEAD, place).partition(b"\n")
         digest, _, said = line.partition(b" ")
-        if not end or digest.decode("latin-1") != sha256(said).hexdigest():
+        if not end or digest.decode("latin-1") != _sign(said)[1]:
             return {}
-        return {name: content.encode("latin-1") for name, content in json.loads(said).items()}
+        place += _HEAD
+        found = dict[str, bytes]()
+        for name, sign in json.loads(said).items():
+            if not names or name in names:
+                found[name] = os.pread(self._memory, sign[0], place)
+                if _sign(found[name]) != sign:
+                    return {}
+            place += sign[0]
+        return found
 
     def is_told(self, listener: str, news: str) -> bool:
         """Whether another process told `news` of `listener` as the last thing; else it is noted
@@ -77,6 +90,11 @@ class LastCertificates:
             return True
         os.pwrite(self._memory, digest, place)
         return False
+
+
+def _sign(content: bytes) -> list[int | str]:
+    """What only the same content has."""
+    return [len(content), sha256(content).hexdigest()]
 
 
 NOTHING_KEPT = LastCertificates(None)
@@ -157,9 +175,12 @@ class Certificate:
         contents: dict[str, bytes] = {}
         for name, path in files.items():
             try:
-                contents[name] = read_plain(path, _ROOM)
+                contents[name] = read_plain(path, MOST_BYTES + 1)
             except ValueError as error:
                 raise CertificateError(f"{name} {error}") from None
+            if len(contents[name]) > MOST_BYTES:
+                said = f"is larger than {MOST_BYTES >> 20} MiB"
+                raise CertificateError(f"{name} {path}: {said}")
         try:
             context.load_cert_chain(files["cert"], files["key"], password=no_password)
         except (ssl.SSLError, OSError, ValueError) as error:

@@ -21,6 +21,7 @@ from gateway.controlplane.watch.expiry import EXPIRY, ShownCertificates
 from gateway.core.credentials import Tls as InstanceTls
 from gateway.processes.accepting import Acceptor
 from gateway.processes.certificates import (
+    MOST_BYTES,
     ON_FAULT,
     Certificate,
     CertificateError,
@@ -269,6 +270,32 @@ async def test_what_was_kept_makes_the_certificate_that_it_was(files: dict[str, 
     assert (await ask(server.sockets[0].getsockname()[1], mine))[0] == b"in"
     server.close()
     os.close(memory)
+
+
+async def test_a_large_client_ca_is_kept_as_well(files: dict[str, Path], tmp_path: Path) -> None:
+    """As one with the lists of all that were revoked is."""
+    large, memory = tmp_path / "large.crt", shared_memory()
+    large.write_bytes(b"# as long as a list of many\n" * 200_000 + files["ca"].read_bytes())
+    assert large.stat().st_size > 5 << 20
+    tls = {"cert": str(files["cert"]), "key": str(files["key"]), "client_ca": str(large)}
+    Certificate(tls, print, LastCertificates(memory))
+    large.write_text("no certificate")
+    with_it = Certificate(tls, print, LastCertificates(memory)).context
+    mine = trusting(files)
+    mine.load_cert_chain(files["mine"], files["my_key"])
+    assert agree(mine, with_it)[0] is not None
+    os.close(memory)
+
+
+async def test_a_file_larger_than_what_is_kept_is_refused(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    large = tmp_path / "large.crt"
+    shutil.copy(files["ca"], large)
+    os.truncate(large, MOST_BYTES + 1)
+    tls = {"cert": str(files["cert"]), "key": str(files["key"]), "client_ca": str(large)}
+    with pytest.raises(CertificateError, match=f"client_ca {large}: is larger than 64 MiB"):
+        Certificate(tls, print)
 
 
 async def test_with_a_client_ca_only_its_own_come_in(files: dict[str, Path]) -> None:

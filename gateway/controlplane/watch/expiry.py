@@ -40,7 +40,7 @@ class ShownCertificates:
         """Takes in what is shown now, and says what has to be said of it."""
         for listener, path in self._listeners.items():
             try:
-                shown = validity(self._last.get(listener).get("cert", b""))
+                shown = validity(self._last.get(listener, "cert").get("cert", b""))
             except ValueError:  # nothing yet, or of a form that only OpenSSL reads
                 self._known.pop(listener, None)
                 continue
