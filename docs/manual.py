@@ -91,7 +91,8 @@ instances: what is larger is refused with its size, whatever way it comes.
 ## `gateway`
 
 How the gateway itself is set up; read at start. Each key can also be set in the environment, as
-`HEADGATE_` and the key in capitals (lists with commas); the environment wins.
+`HEADGATE_` and the key in capitals (lists with commas, `null` or `[]` for none); the environment
+wins, and a variable that is empty is an error.
 {example_of("gateway")}
 
 | key | default | what it does |

@@ -125,14 +125,15 @@ def shared_store(settings: Settings, state: Path) -> EtcdStore:
 
 
 def access(spec: EtcdSpec, environment: Mapping[str, str]) -> Access:
-    """How etcd is reached, secrets included; StoreError for a variable that is not set."""
+    """How etcd is reached, secrets included; StoreError for a variable that says nothing."""
 
     def said(key: str) -> str:
         value = getattr(spec, key)
         if isinstance(value, FromEnvironment):
-            if value.env not in environment:
-                raise StoreError(f"gateway.etcd.{key}: the variable {value.env} is not set")
-            return environment[value.env]
+            try:
+                return value.read(environment)
+            except ValueError as error:
+                raise StoreError(f"gateway.etcd.{key}: {error}") from None
         return "" if value is None else getattr(value, "get_secret_value", lambda: str(value))()
 
     files = (spec.ca or "", spec.cert or "", spec.key or "")

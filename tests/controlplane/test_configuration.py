@@ -19,8 +19,11 @@ from gateway.controlplane.configuration.reading import (
     load,
     parse,
 )
+from gateway.controlplane.configuration.references import unreachable
 from gateway.controlplane.configuration.settings import Settings, keys
 from gateway.controlplane.configuration.yaml_source import YamlError, read, written
+from gateway.controlplane.sharing import access
+from gateway.controlplane.store.store import StoreError
 from gateway.core.faults import Invalid
 from gateway.core.options import DataplaneOptions
 from gateway.core.table import Table
@@ -453,13 +456,53 @@ def test_every_key_can_be_set_in_the_environment() -> None:
     assert parse("{}", environment={"HEADGATE_NODE": "n1"})[0].node == "n1"
 
 
+@pytest.mark.parametrize("key", SAID)
+@pytest.mark.parametrize("text", ["", "  ", "\n", " , "])
+def test_a_variable_that_is_empty_is_a_fault_and_says_nothing(key: str, text: str) -> None:
+    """What was to fill it in may be missing: no TLS, no token or no network is not meant by it."""
+    variable = f"HEADGATE_{key.upper()}"
+    says = "is empty; unset the variable, and what the file says holds"
+    assert problems("{}", {variable: text}) == [f"0 /gateway/{key} {says}; set by {variable}"]
+
+
 @pytest.mark.parametrize("key", ["tls", "admin_tls"])
-def test_a_variable_that_is_empty_switches_no_tls_off(key: str) -> None:
+def test_a_variable_that_says_null_takes_away_what_the_file_says(key: str) -> None:
     text = f"gateway: {{{key}: {{cert: a, key: b}}}}"
-    with pytest.raises(ConfigurationError, match=f"HEADGATE_{key.upper()}"):
-        parse(text, environment={f"HEADGATE_{key.upper()}": ""})
     found, _ = parse(text, environment={f"HEADGATE_{key.upper()}": "null"})
     assert getattr(found, key) is None
+
+
+def test_networks_that_the_file_names_hold_beside_a_variable_that_names_none() -> None:
+    text = "gateway: {instance_networks: [10.0.0.0/8]}"
+    assert problems(text, {"HEADGATE_INSTANCE_NETWORKS": ","})
+    found, _ = parse(text, environment={"HEADGATE_INSTANCE_NETWORKS": "[]"})
+    assert found.instance_networks == [], "who means any says so"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        *((f"gateway: {{{key}: }}", "must be a mapping") for key in ("tls", "admin_tls", "etcd")),
+        *((f"gateway: {{{key}: }}", "must be text") for key in ("token", "viewer_token")),
+        ("default_limits:", "names no limit"),
+    ],
+)
+def test_a_key_of_the_door_with_nothing_behind_it_does_not_open_it(text: str, says: str) -> None:
+    [problem] = problems(text)
+    assert says in problem
+    assert "leave the key out" in problem
+
+
+@pytest.mark.parametrize("said", [{"UNSET": "x"}, {"WHO": ""}, {"WHO": " "}])
+def test_a_user_of_etcd_that_a_variable_does_not_say_is_told(said: dict[str, str]) -> None:
+    text = "gateway: {store: etcd, etcd: {endpoints: ['http://e:2379'], user: {env: WHO}}}"
+    settings, _ = parse(text)
+    [fault] = unreachable(settings, said)
+    assert fault.pointer == "/gateway/etcd/user"
+    assert fault.detail.startswith("the variable WHO is ")
+    assert settings.etcd is not None
+    with pytest.raises(StoreError, match=r"gateway\.etcd\.user: the variable WHO is "):
+        access(settings.etcd, said)
 
 
 def test_the_environment_is_read_as_the_file_is_and_wins() -> None:

@@ -58,7 +58,8 @@ def _fault(found: Mapping[str, Any], model: Any, at: Sequence[str | int]) -> Fau
     where = pointer(*at, *place)
     kind, context = found["type"], found.get("ctx") or {}
     if kind == "headgate":
-        return Fault(where, str(context["code"]), str(context["detail"]))
+        hint = _hint(kind, found["input"], place, model)
+        return Fault(where, str(context["code"]), str(context["detail"]), hint)
     if kind in _BOUNDS:
         bound, words = _BOUNDS[kind]
         return Fault(where, "value", words.format(context.get(bound)))

@@ -24,11 +24,15 @@ def file_schema() -> dict[str, Any]:
 
 
 def tidied(schema: Any) -> Any:
-    """`schema` without what pydantic adds for its own: titles of fields, defaults of null."""
+    """`schema` without what pydantic adds for its own: titles of fields, null for what is left
+    out."""
     if isinstance(schema, list):
         return [tidied(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
+    match schema.get("anyOf"):
+        case [said, {"type": "null"}]:
+            schema = {**said, **{key: value for key, value in schema.items() if key != "anyOf"}}
     return {
         key: _tidied_names(value) if key in ("properties", "$defs") else tidied(value)
         for key, value in schema.items()

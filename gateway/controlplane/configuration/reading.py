@@ -30,6 +30,7 @@ from gateway.core.deltas import normalised
 from gateway.core.faults import Fault, Invalid, brief, did_you_mean, pointer, readable
 from gateway.core.table import Document
 
+_EMPTY = ("empty", "is empty", "unset the variable, and what the file says holds")
 SECTIONS: dict[str, type[BaseModel]] = {
     "backends": BackendSpec,
     "routes": RouteSpec,
@@ -111,8 +112,12 @@ def parse(
     if not isinstance(value, dict):
         raise ConfigurationError(name, [Problem(1, "", "the file must be a mapping")])
     overrides = environment_overrides(environment)
-    settings, document, faults = examine(value, _environment_values(overrides))
-    problems += [_problem(fault, source, overrides) for fault in faults]
+    # What was to fill it in may have been missing: to take that for "none" would open what is shut.
+    empty = [key for key, text in overrides.items() if not text.strip(" \t\r\n,")]
+    faults = [Fault(pointer("gateway", key), *_EMPTY) for key in empty]
+    values = _environment_values({key: overrides[key] for key in overrides if key not in empty})
+    settings, document, found = examine(value, values)
+    problems += [_problem(fault, source, overrides) for fault in [*faults, *found]]
     if problems or settings is None:
         raise ConfigurationError(name, problems)
     return settings, document
@@ -136,7 +141,9 @@ def examine(
         for key in value
         if key not in File.model_fields
     ]
-    settings = _settings({**(_section(value, "gateway", faults)), **overrides}, faults)
+    said = {**_section(value, "gateway", faults), **overrides}
+    unsaid = [key for key in overrides if overrides[key] is None]  # nor is what the file says
+    settings = _settings({key: said[key] for key in said if key not in unsaid}, faults)
     if settings is not None:
         faults += setting_faults(settings)
     document = {
@@ -151,6 +158,8 @@ def examine(
     if "keys" in value and value["keys"] in ({}, None):  # whose entries are all gone
         hint = "leave `keys` out, or say `access: keys` on routes that nobody shall reach"
         faults.append(Fault("/keys", "empty", "names no key: all routes would be open", hint))
+    if value.get("default_limits", {}) is None:
+        faults.append(Fault("/default_limits", "empty", "names no limit", "leave the key out"))
     raw = {section: value.get(section) for section in SECTIONS}
     # Where a value is wrong in itself, what it clashes with would only confuse.
     known = {fault.pointer for fault in faults}
@@ -225,8 +234,8 @@ def _environment_values(texts: Mapping[str, str]) -> dict[str, Any]:
             values[key] = [item.strip() for item in text.split(",") if item.strip()]
         elif annotation.startswith(("<class 'int'>", "<class 'bool'>", "<class 'float'>", "list")):
             values[key] = _read(text) if not fields[key].alias else text
-        elif "Spec" in annotation:  # who means none says null; "" is a variable that was not set
-            values[key] = _read(text) if text.strip() else text
+        elif "Spec" in annotation:
+            values[key] = _read(text)
         else:
             values[key] = text
     return values

@@ -67,9 +67,11 @@ def unreachable(settings: Settings, environment: Mapping[str, str]) -> Iterator[
             yield Fault(pointer("gateway", "etcd", key), "unreadable", str(error))
     for key in ("user", "password"):
         value = getattr(spec, key)
-        if isinstance(value, FromEnvironment) and value.env not in environment:
-            detail = f"the variable {value.env} is not set"
-            yield Fault(pointer("gateway", "etcd", key), "unreadable", detail)
+        try:
+            if isinstance(value, FromEnvironment):
+                value.read(environment)
+        except ValueError as error:
+            yield Fault(pointer("gateway", "etcd", key), "unreadable", str(error))
 
 
 def _no_log(access_log: str, makes: bool) -> str | None:

@@ -65,10 +65,18 @@ class FromEnvironment:
 
     env: str
 
+    def read(self, environment: Mapping[str, str]) -> str:
+        """What it says; ValueError where that is nothing."""
+        if self.env not in environment:
+            raise ValueError(f"the variable {self.env} is not set")
+        if not (said := environment[self.env]).strip():
+            raise ValueError(f"the variable {self.env} is empty")
+        return said
+
 
 def _named(value: Any) -> Any:
     """The text that was written, or where it comes from."""
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         return value
     if isinstance(value, Mapping) and list(value) == ["env"]:
         name = value["env"]
@@ -131,19 +139,19 @@ class Settings(Spec):
     admin: Listener = _field(
         "127.0.0.1:8081", "Where the admin API, the dashboard and the metrics are."
     )
-    tls: TlsSpec | None = _field(
-        None, "`{cert: FILE, key: FILE}`: clients come by https; `client_ca: FILE` makes it mTLS."
+    tls: TlsSpec | None = optional(
+        "`{cert: FILE, key: FILE}`: clients come by https; `client_ca: FILE` makes it mTLS."
     )
-    admin_tls: TlsSpec | None = _field(
-        None, "The same for the admin listener, the dashboard and the metrics."
+    admin_tls: TlsSpec | None = optional(
+        "The same for the admin listener, the dashboard and the metrics."
     )
     workers: int = _field(1, "Data-plane processes; they share the listening port.", ge=1, le=256)
     store: Literal["sqlite", "memory", "etcd"] = _field(
         "sqlite",
         "Where edits are kept; `memory` forgets them at the end, `etcd` is for several gateways.",
     )
-    etcd: EtcdSpec | None = _field(
-        None, "`{endpoints: [URL, …], prefix: /headgate}`: where, with `store: etcd`."
+    etcd: EtcdSpec | None = optional(
+        "`{endpoints: [URL, …], prefix: /headgate}`: where, with `store: etcd`."
     )
     store_lost: Literal["serve", "refuse"] = _field(
         "serve",
@@ -172,9 +180,9 @@ class Settings(Spec):
     )
 
     # Admin API
-    token: SecretStr | None = _field(None, "Bearer token of operators; at least 32 characters.")
-    viewer_token: SecretStr | None = _field(
-        None, "Bearer token of viewers, who may read everything and change nothing."
+    token: SecretStr | None = optional("Bearer token of operators; at least 32 characters.")
+    viewer_token: SecretStr | None = optional(
+        "Bearer token of viewers, who may read everything and change nothing."
     )
     admin_hosts: list[Host] = _field(
         [], "Further host names by which the admin listener may be called."
@@ -266,11 +274,16 @@ class Settings(Spec):
         pattern=NODE,
     )
 
+    @field_validator("tls", "admin_tls", "etcd", mode="before")
+    @classmethod
+    def _is_said(cls, value: Any) -> Any:
+        if value is None:  # whose lines are all gone
+            raise fault("type", "must be a mapping")
+        return value
+
     @field_validator("token", "viewer_token", mode="before")
     @classmethod
     def _long_enough(cls, value: Any) -> Any:
-        if value is None:
-            return value
         if not isinstance(value, str):
             raise fault("token", "must be text")
         if len(value) < MIN_TOKEN_LENGTH:
