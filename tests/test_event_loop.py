@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.processes.event_loop import EventLoop
+from gateway.processes.trusting import trusting
 from tests.harness.certificates import make_ca, make_certificate
 
 AFTERWARDS = 24  # steps, in which a trouble would show
@@ -81,7 +82,7 @@ class Trial:
         ca = make_ca(folder)
         self.server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.server.load_cert_chain(*make_certificate(folder, "here", ca, "127.0.0.1"))
-        self.trusts = ssl.create_default_context(cafile=str(ca[0]))
+        self.trusts = trusting(str(ca[0]))
         self.troubles: list[Any] = []
 
     def run(self, work: Any) -> None:

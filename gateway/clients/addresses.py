@@ -8,6 +8,7 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from gateway.clients.errors import words
+from gateway.processes.trusting import trusting
 
 
 class Address(NamedTuple):
@@ -60,12 +61,11 @@ def trust(
     is in `ca` `is_own`: the very certificate that the gateway shows, whoever signed it and whatever
     name is in it. ValueError names the file that cannot be used."""
     try:
-        context = ssl.create_default_context(cafile=ca)
+        context = trusting(ca)
     except (OSError, ssl.SSLError) as error:
         raise ValueError(f"{ca} holds no certificates: {_of_file(error)}") from None
     if is_own:
         context.check_hostname = False
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if cert:
         try:
             context.load_cert_chain(cert, key)

@@ -17,6 +17,7 @@ import orjson
 
 from gateway.clients.addresses import address_of, bearer
 from gateway.clients.errors import Json, Unreachable, no_answer, refusal
+from gateway.processes.trusting import trusting
 
 DEFAULT_URL = "http://127.0.0.1:8081"
 # What every admin API has: who does not know one of these is something else.
@@ -160,7 +161,7 @@ class AdminConnection:
     def _connection(self) -> http.client.HTTPConnection:
         at = self._address
         if at.secure:
-            context = self._tls or ssl.create_default_context()
+            context = self._tls or trusting()
             return http.client.HTTPSConnection(
                 at.host, at.port, timeout=self._timeout_s, context=context
             )

@@ -25,6 +25,7 @@ from gateway.clients.prediction_forms import (
     encoded,
     with_headers,
 )
+from gateway.processes.trusting import trusting
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 DEFAULT_TIMEOUT_S = 60.0
@@ -194,8 +195,9 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         if self._session is None:
             self._loop = loop
+            trusts = trusting() if self.url.startswith("https:") else True
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, ssl=self._tls or True),
+                connector=aiohttp.TCPConnector(limit=0, ssl=self._tls or trusts),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(),
             )

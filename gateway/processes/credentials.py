@@ -25,6 +25,7 @@ from gateway.processes.certificates import (
     words,
 )
 from gateway.processes.tasks import Tasks
+from gateway.processes.trusting import trusting
 
 LOOK_S = 1.0
 MOST_BYTES = 64 << 10  # of a file with a value
@@ -204,10 +205,9 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     if problems:
         raise CredentialError(problems)
     try:
-        context = ssl.create_default_context(cafile=tls.ca or None)
+        context = trusting(tls.ca or None)
     except (ssl.SSLError, OSError) as error:
         raise CredentialError([(("tls", "ca"), f"{tls.ca}: {words(error)}")]) from None
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a CA that is named need be no root
     heed_revocations(context)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)

@@ -17,6 +17,8 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from gateway.clients.addresses import trust
+from gateway.controlplane.store.etcd.client import Access
 from gateway.controlplane.watch.expiry import EXPIRY, ShownCertificates
 from gateway.core.credentials import Tls as InstanceTls
 from gateway.processes.accepting import Acceptor
@@ -30,6 +32,7 @@ from gateway.processes.certificates import (
 from gateway.processes.credentials import client_context, why_not_trusted
 from gateway.processes.handshakes import REASONS, reason_of
 from gateway.processes.tasks import Tasks
+from gateway.processes.trusting import trusting as believing
 from gateway.telemetry.book import shared_memory
 from tests.harness.certificates import make_ca, make_certificate, make_crl
 from tests.harness.gateway import Gateway, complete, eventually, one_backend
@@ -60,7 +63,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def trusting(files: dict[str, Path], **versions: Any) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=str(files["ca"]))
+    context = believing(str(files["ca"]))
     for name, version in versions.items():
         setattr(context, name, version)
     return context
@@ -377,6 +380,39 @@ async def test_who_was_revoked_by_a_list_beside_the_client_ca_comes_in_no_more(
         kept = Certificate({**tls, "cert": "/nowhere"}, said.append, last)
         assert turned_away(kept.context) == expected
     os.close(memory)
+
+
+@pytest.mark.parametrize("is_root", [True, False], ids=["a root", "below one"])
+@pytest.mark.parametrize(
+    "trusts",
+    [
+        lambda ca: client_context(InstanceTls(ca=ca)),
+        lambda ca: Access(["https://127.0.0.1"], ca=ca).tls(),
+        trust,
+    ],
+    ids=["instances", "etcd", "commands"],
+)
+async def test_a_ca_that_somebody_made_is_believed_whatever_the_python(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusts: Any,
+    is_root: bool,
+) -> None:  # fmt: skip
+    """As of 3.13 the library asks for fields that few who make one with openssl write."""
+    usual = ssl.create_default_context
+
+    def of_3_13(*said: Any, **named: Any) -> ssl.SSLContext:
+        context = usual(*said, **named)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", of_3_13)
+    ca = files["ca"], files["ca"].with_suffix(".key")
+    if not is_root:
+        ca = make_certificate(tmp_path, "below", ca, is_ca=True)
+    cert, key = make_certificate(tmp_path, "theirs", ca, "gw.test")
+    shown = Certificate({"cert": str(cert), "key": str(key)}, print).context
+    with pytest.raises(ssl.SSLCertVerificationError):
+        agree(of_3_13(cafile=str(ca[0])), shown)
+    assert agree(trusts(str(ca[0])), shown)[0] is not None
 
 
 async def test_an_instance_whose_certificate_was_revoked_is_not_trusted(

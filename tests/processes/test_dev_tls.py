@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import ssl
 import stat
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from gateway.processes.dev_certificate import NoCertificate, dev_certificate
+from gateway.processes.trusting import trusting
 from tests.harness.certificates import make_ca
 from tests.harness.gateway import ROOT, START_S, Gateway, complete, eventually, one_backend
 from tests.harness.origins import one_origin
@@ -63,7 +63,7 @@ async def test_clients_come_by_https_and_the_admin_api_stays_as_it_was(tmp_path:
         await gateway.start()
         await gateway.wait_up()
         cert = tmp_path / "state" / "dev-tls.crt"
-        trust = ssl.create_default_context(cafile=str(cert))
+        trust = trusting(str(cert))
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", gateway.data_port, ssl=trust, server_hostname="localhost"
         )
@@ -88,7 +88,7 @@ def test_it_is_made_once_and_its_key_is_nobody_elses(tmp_path: Path) -> None:
         check=True, capture_output=True,
     )  # fmt: skip
     assert dev_certificate(tmp_path / "state") == files
-    context = ssl.create_default_context(cafile=files["cert"])
+    context = trusting(files["cert"])
     (shown,) = context.get_ca_certs()
     assert ("DNS", "localhost") in shown["subjectAltName"]
     assert ("IP Address", "127.0.0.1") in shown["subjectAltName"]

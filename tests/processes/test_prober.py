@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import select
 import socket
-import ssl
 import threading
 import time
 from collections import Counter
@@ -28,6 +27,7 @@ from gateway.core.table import Backend, Health, Table
 from gateway.processes.connecting import connect_any
 from gateway.processes.credentials import Credential, Held, Sources
 from gateway.processes.event_loop import EventLoop
+from gateway.processes.trusting import trusting
 from tests.harness.black_hole import BlackHole
 from tests.harness.certificates import make_ca, make_certificate
 from tests.harness.tls_instance import server_context
@@ -281,7 +281,7 @@ def test_whoever_resets_the_connection_after_the_handshake_may_ask_for_a_certifi
     ca, times = make_ca(tmp_path), 30
     theirs = server_context(make_certificate(tmp_path, "here", ca, "127.0.0.1"))
     held = Held(Sources(Tls(str(ca[0])), ()))
-    held.take(Credential(ssl.create_default_context(cafile=str(ca[0])), b""))
+    held.take(Credential(trusting(str(ca[0])), b""))
 
     def resets(listening: socket.socket) -> None:
         for _ in range(times):

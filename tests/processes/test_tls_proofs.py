@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from gateway.processes.trusting import trusting
 from tests.harness.certificates import make_ca, make_certificate
 from tests.harness.gateway import eventually, one_backend
 from tests.harness.origins import one_origin
@@ -196,7 +197,7 @@ async def test_half_open_handshakes_keep_nobody_out_where_descriptors_are_few(
     made: dict[str, Any], tmp_path: Path
 ) -> None:
     """300 of them on 256 descriptors, and none would time out before the test has."""
-    context = ssl.create_default_context(cafile=str(made["ca"]))
+    context = trusting(str(made["ca"]))
     async with one_origin() as origin:
         async with tls_gateway(
             tmp_path, one_backend(origin), made["one"], prefix=LIMITED, head_timeout="10m"
@@ -215,7 +216,7 @@ async def test_clients_that_rest_keep_nobody_out_where_descriptors_are_few(
     made: dict[str, Any], tmp_path: Path
 ) -> None:
     """None of them would be ended by `keep_alive` before the test is over."""
-    context = ssl.create_default_context(cafile=str(made["ca"]))
+    context = trusting(str(made["ca"]))
     async with one_origin() as origin:
         async with tls_gateway(tmp_path, one_backend(origin), made["one"], prefix=LIMITED) as (
             gateway,
@@ -243,7 +244,7 @@ async def test_five_thousand_half_open_handshakes(made: dict[str, Any], tmp_path
     with ExitStack() as stack:
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 8192), hard))
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        context = ssl.create_default_context(cafile=str(made["ca"]))
+        context = trusting(str(made["ca"]))
         async with one_origin() as origin:
             async with tls_gateway(
                 tmp_path, one_backend(origin), made["one"], head_timeout="10m"
@@ -261,7 +262,7 @@ async def swapped(
 ) -> tuple[int, list[str]]:
     """How many requests were answered while the certificate was replaced `times` times, ten for
     each at least, and what went wrong with others; half of them on connections of their own."""
-    context = ssl.create_default_context(cafile=str(made["ca"]))
+    context = trusting(str(made["ca"]))
     done, failed, is_over = 0, [], asyncio.Event()
 
     async def load(is_kept: bool) -> None:
@@ -381,7 +382,7 @@ class SlowClient:
 async def test_who_is_agreeing_on_tls_when_a_worker_goes_is_answered(
     made: dict[str, Any], tmp_path: Path
 ) -> None:
-    context = ssl.create_default_context(cafile=str(made["ca"]))
+    context = trusting(str(made["ca"]))
     async with one_origin() as origin:
         document, patient = one_backend(origin), {"head_timeout": "60s", "drain": "60s"}
         async with tls_gateway(tmp_path, document, made["one"], **patient) as (gateway, _):

@@ -21,7 +21,9 @@ import aiohttp
 import orjson
 
 from gateway.controlplane.store.store import NotLetIn, StoreError, StoreFull, Unavailable
+from gateway.processes.certificates import no_password
 from gateway.processes.tasks import Tasks
+from gateway.processes.trusting import trusting
 
 log = logging.getLogger(__name__)
 Json = Any
@@ -60,9 +62,9 @@ class Access:
         if not any(each.startswith("https:") for each in self.endpoints):
             return True
         try:
-            context = ssl.create_default_context(cafile=self.ca or None)
+            context = trusting(self.ca or None)
             self.read_into(context)
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ssl.SSLError, ValueError) as error:
             names = ", ".join(name for name in (self.ca, self.cert, self.key) if name)
             raise StoreError(f"gateway.etcd: {names} cannot be used: {error}") from None
         return context
@@ -72,7 +74,7 @@ class Access:
         if self.ca:
             context.load_verify_locations(self.ca)
         if self.cert:
-            context.load_cert_chain(self.cert, self.key or None)
+            context.load_cert_chain(self.cert, self.key or None, password=no_password)
 
     def files(self) -> Sequence[tuple[int, int, int]]:
         """Which files those are; others once a certificate was renewed."""
@@ -191,7 +193,7 @@ class Client:
         """Uses certificates that were renewed; one that is half written is looked at again."""
         files = self._access.files()
         if isinstance(self._tls, ssl.SSLContext) and files != self._files:
-            with suppress(OSError, ssl.SSLError):
+            with suppress(OSError, ssl.SSLError, ValueError):
                 self._access.read_into(self._tls)
                 self._files = files
 
