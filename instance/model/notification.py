@@ -9,7 +9,6 @@ import logging
 import os
 import socket
 import sys
-from io import TextIOWrapper
 from typing import Any
 
 from instance.model.loader import load
@@ -30,8 +29,6 @@ def main() -> None:
     options: StartOptions = json.loads(sys.argv[1])
     lifeline.hang_on(options["lifeline"])
     outlet = configure_logging()
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)
     for file in (*options["arenas"], options["marks"]):
         if file is not None:
             os.close(file)

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from io import TextIOWrapper
 from typing import Any, TypeVar
 
 import instance.devices as devices
@@ -49,8 +48,6 @@ def main() -> None:
         resource.RLIMIT_NOFILE, (options["files"], resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     )
     outlet = configure_logging()
-    if isinstance(sys.stdout, TextIOWrapper):  # what a model prints is seen at once, in a pipe too
-        sys.stdout.reconfigure(line_buffering=True)
     sock = socket.socket(fileno=options["socket"])
     link: WorkerLink = BlockingLink(sock, *(_taken(file, Arena) for file in options["arenas"]))
     marks = _taken(options["marks"], mapped)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from typing import Any
 
 import orjson
@@ -117,7 +118,12 @@ def gap(lines: int) -> bytes:
 
 
 def configure_logging() -> Outlet:
-    """Sends the log of this process to standard error; gives where its lines wait."""
+    """Sends the log of this process to standard error; gives where its lines wait. What is printed
+    goes out at once, and a line in one piece: others write to the same pipe, and PYTHONUNBUFFERED
+    would have each argument of a `print` written by itself."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(line_buffering=True, write_through=False)
     outlet = Outlet(STDERR, gap)
     theirs, ours = _Handler(outlet), logging.getLogger(OURS)
     theirs.addFilter(lambda record: record.name.partition(".")[0] != OURS)

@@ -442,3 +442,35 @@ def test_what_a_model_prints_is_seen_at_once(serve: Serve, tmp_path) -> None:
     )
     instance.post(1)
     assert (tmp_path / "printed").read_text() == "seen 1\n"
+
+
+def test_a_line_that_a_model_prints_is_written_in_one_piece(serve: Serve) -> None:
+    """Other processes write to the same pipe, and would come between."""
+    instance = serve(
+        """
+        import os, socket, sys
+        from instance import Request
+
+        class Model:
+            def setup(self, device): ...
+            def authorize(self, request: Request):
+                return written() == [b"seen 1 2\\n"] * 2
+            def predict(self, x):
+                return [line.decode() for line in written()]
+
+        def written():
+            "What comes of a print, piece by piece: of a datagram, one is one `write`."
+            pieces = []
+            for stream in (sys.stdout, sys.stderr):
+                here, there = socket.socketpair(type=socket.SOCK_DGRAM)
+                kept = os.dup(stream.fileno())
+                os.dup2(there.fileno(), stream.fileno())
+                print("seen", 1, 2, file=stream)
+                os.dup2(kept, stream.fileno())
+                os.close(kept)
+                pieces.append(here.recv(100, socket.MSG_DONTWAIT))
+            return pieces
+        """,
+        environment={"PYTHONUNBUFFERED": "1"},
+    )
+    assert instance.post(1).json() == ["seen 1 2\n"] * 2

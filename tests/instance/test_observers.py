@@ -171,23 +171,25 @@ def test_a_class_may_limit_how_long_requests_wait(serve: Serve) -> None:
 
 
 LITSERVE = """
+    import os
     import litserve as ls
     from litserve.callbacks import Callback
 
+    def say(*words):  # in one piece: two processes write here, one of them with two threads
+        os.write(2, f"{' '.join(map(str, words))}\\n".encode())
+
     class Timer(Callback):
         def on_before_predict(self, lit_api):
-            print("before", type(lit_api).__name__, lit_api.device, flush=True, file=sys.stderr)
+            say("before", type(lit_api).__name__, lit_api.device)
         def on_request(self, *args, **kwargs):
-            print("a request came", flush=True, file=sys.stderr)
-
-    import sys
+            say("a request came")
 
     class Prints(ls.Logger):
         def __init__(self):
             super().__init__()
             self.mount("/prometheus", None)
         def process(self, key, value):
-            print("logged", key, value, flush=True, file=sys.stderr)
+            say("logged", key, value)
 
     class Model(ls.LitAPI):
         callbacks = [Timer()]
@@ -241,9 +243,9 @@ def test_litserves_callbacks_and_loggers_work_on_the_class(serve: Serve) -> None
     late_or_skip("litserve")
     instance = serve(LITSERVE, "Model", "--device", "cpu")
     assert instance.post({"input": 3}).json() == {"output": 2}  # pre_setup, then setup
-    instance.wait_for("before Model cpu$")  # two processes write here: some on one line
+    instance.wait_for("^before Model cpu$")
     instance.wait_for("^logged input {'input': 3}$")
-    instance.wait_for("^a request came")
+    instance.wait_for("^a request came$")
     instance.wait_for("the page that Prints mounts is not served here")
 
 
