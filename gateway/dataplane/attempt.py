@@ -17,7 +17,7 @@ from gateway.core.headers import length_line, timeout_line
 from gateway.core.heads import CHUNKED, RequestHead
 from gateway.core.lines import RETRY_AFTER
 from gateway.core.response_heads import ResponseHead
-from gateway.dataplane.deadlines import NEVER
+from gateway.dataplane.deadlines import NEVER, TICK_S
 from gateway.dataplane.instance import REPORT, LiveInstance
 from gateway.dataplane.upstream import Receiver, Upstream
 
@@ -84,6 +84,11 @@ class Request:
     ) -> None:
         """No whole answer comes of `attempt`: `reason` is one of Receiver's or
         `connect_failure`, `detail` the words for a client."""
+
+    @abstractmethod
+    def expired(self, now: float) -> None:
+        """Its time is up: also where an instance says so, which counts to the same moment, before
+        the timer does."""
 
     @abstractmethod
     def pause_client(self) -> None: ...
@@ -216,6 +221,11 @@ class Attempt(Receiver):
         self.teaches = status < 400
         self.is_well = status < 500
         if not self.is_well:
+            if status == 504 and now + TICK_S >= self.request.expires_at:
+                if done:
+                    self.upstream = None  # is another's already
+                self.request.expired(max(now, self.request.expires_at))
+                return
             self.failed = not (status == 503 and RETRY_AFTER in head.known)
             if self.failed:
                 self._blame("gateway_error" if 502 <= status <= 504 else "error", now)

@@ -24,7 +24,7 @@ from gateway.core.heads import CHUNKED, END
 from gateway.core.lines import KEEP_ALIVE, UPGRADE
 from gateway.core.response_heads import ResponseHead, check_answer_start, parse_response
 from gateway.core.table import Timeouts
-from gateway.dataplane.deadlines import NEVER, Timed, fault
+from gateway.dataplane.deadlines import NEVER, TICK_S, Timed, fault
 from gateway.dataplane.shared import Shared
 from gateway.processes.credentials import why_not_trusted
 
@@ -363,10 +363,7 @@ class Upstream(asyncio.Protocol, Timed):
         now = self.owner.shared.now()
         length = head.length
         status = head.status
-        if status == 408 and head.close and self.is_reused:
-            # The end of an idle connection, said at the moment of the next request: that
-            # request was not read, and the words are about the silence before it.
-            self._break("unread", "The instance closed an idle connection.")
+        if status >= 400 and self._speaks_of_time(head, now):
             return
         if status == 204 or status == 304 or receiver.method == b"HEAD":
             # A 204 that announces a body may send it a moment later, as the next one's answer.
@@ -397,6 +394,19 @@ class Upstream(asyncio.Protocol, Timed):
         self.state = BODY
         self.owner.shared.wheel.set(self, self._idle_deadline(now))
         receiver.answered(head, payload, False, True, now)
+
+    def _speaks_of_time(self, head: ResponseHead, now: float) -> bool:
+        """Whether the head is no answer, but says that a time is up which is counted here too: it
+        was met as if that had been noticed here."""
+        if head.status == 408 and head.close and self.is_reused:
+            # The end of an idle connection, said at the moment of the next request: that
+            # request was not read, and the words are about the silence before it.
+            self._break("unread", "The instance closed an idle connection.")
+            return True
+        if head.status == 504 and self.request_done and now + TICK_S >= self.deadline:
+            self.expired(now)
+            return True
+        return False
 
     def _switch(self, head: ResponseHead, data: bytes) -> None:
         # Another protocol than the one asked for is as unasked as none.

@@ -69,10 +69,16 @@ class Batches(dict[int, Batch]):
         """Requests that it has."""
         return sum(len(batch.jobs) for batch in self.values())
 
-    def late(self, now: float) -> list[Job]:
-        """The jobs behind the first batch whose deadline has passed."""
-        ahead = islice(self.values(), 1, None)
-        return [job for batch in ahead for job in batch.jobs if job.deadline <= now]
+    def late(self, now: float, *, first_only: bool) -> list[Job]:
+        """The jobs without an answer, or the beginning of one, whose clients wait until `now`. With
+        `first_only` those behind the first batch are not begun, and must be by their deadline."""
+        return [
+            job
+            for place, batch in enumerate(self.values())
+            for job in batch.jobs
+            if job.deadline <= now and job.on_reply is not None
+            if job.until <= now or (place and first_only)
+        ]
 
     def is_under_way(self, job: Job, begun: int) -> bool:
         """Whether `begun`, which a worker computes, is of the batch of `job`."""

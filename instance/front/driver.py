@@ -33,6 +33,8 @@ log = logging.getLogger("instance")
 SWEEP_S = 0.02  # how late a deadline may be noticed
 CHECK_S = 2.0
 GOING = Problem("not_ready", "the instance is shutting down", retry_after_s=1.0)
+WAITED = Problem("deadline", "the deadline passed while the request waited")
+LATE = Problem("deadline", "the deadline passed before the model had answered")
 STUCK_S, STUCK_TIMES = 0.25, 5  # a batch that takes both this long and as often its time
 
 
@@ -202,8 +204,8 @@ class Driver(Dispatcher):
             self._sweeper = self._loop.call_later(SWEEP_S, self._sweep)
 
     def abandon(self, job: Job) -> None:
-        """The client of `job` left: its place is free, its stream is stopped, and its body is
-        kept no longer than a worker may still have to read it."""
+        """Nobody waits for `job` any more: its place is free, what can be stopped of it is, and its
+        body is kept no longer than a worker may still have to read it."""
         job.on_reply = None
         if job.taken:
             heeds = self.info["stream"] or self.info["is_async"] or self.info["prepares"]
@@ -309,14 +311,16 @@ class Driver(Dispatcher):
         self._expire(self.batcher.expire(now))
         expected_s = self.load.pace.seconds(self.batcher.limit)
         for worker in self.workers:
-            self._expire(worker.late(now))
+            for job in worker.late(now):
+                job.resolve(LATE)
+                self.abandon(job)
             if worker.notice_stuck(now, max(STUCK_S, STUCK_TIMES * expected_s)):
                 self.changes += 1
             worker.end_if_hung(now)
 
     def _expire(self, jobs: list[Job]) -> None:
         for job in jobs:
-            job.resolve(Problem("deadline", "the deadline passed while the request waited"))
+            job.resolve(WAITED)
 
     def _check(self) -> None:
         """Asks workers that are not busy how they are."""

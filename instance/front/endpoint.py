@@ -108,11 +108,12 @@ class Endpoint:
             notifier.tell("on_request", active_requests=active)
 
     def _job(self, incoming: Incoming, path: str) -> Job:
-        arrived, headers = incoming.arrived, incoming.headers
+        arrived, headers, until = incoming.arrived, incoming.headers, inf
         deadline = arrived + self._request_timeout_s
         if TIMEOUT in headers:
             try:
-                deadline = min(deadline, deadline_of(incoming.header(TIMEOUT), arrived))
+                until = deadline_of(incoming.header(TIMEOUT), arrived)
+                deadline = min(deadline, until)
             except ValueError as error:
                 raise refuse("bad_request", str(error)) from None
             if deadline <= time.monotonic():
@@ -137,6 +138,7 @@ class Endpoint:
             b"text/event-stream" in headers.get(b"accept", b""),
             meta,
             f"{driver.name}{id}" if named_so is None else named_so.decode("latin-1")[:MAX_ID],
+            until,
         )
 
     def _replied(self, incoming: Incoming, reply: Answer | Problem | Parts) -> None:

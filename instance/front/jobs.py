@@ -58,11 +58,12 @@ class Parts:
 
 class Job:
     """One request; `on_reply` is called once, with the reply or, when a stream has begun, with
-    its `Parts`. None when nobody waits any more."""
+    its `Parts`. None when nobody waits any more. It is begun by its `deadline` or not at all;
+    its client waits `until` then."""
 
     __slots__ = (
         "arrived", "batch", "body", "content_type", "deadline", "id", "meta", "on_reply", "parts",
-        "request_id", "size", "sse", "taken", "worker",
+        "request_id", "size", "sse", "taken", "until", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -76,11 +77,13 @@ class Job:
         sse: bool = False,
         meta: tuple[str, str, str, list[tuple[str, str]]] | None = None,
         request_id: str = "",
+        until: float = inf,
     ) -> None:
         self.id = id
         self.request_id = request_id  # as its client knows it
         self.arrived = arrived
         self.deadline = deadline
+        self.until = until
         self.body = body
         self.size = len(body)
         self.content_type = content_type

@@ -95,11 +95,11 @@ class Load:
         return self.pace.seconds(self._batcher.waiting) + LATE_S
 
     def is_hopeless(self, job: Job) -> bool:
-        """Whether its answer, after the wait and its own batch, would come too late."""
+        """Whether it would be taken too late, or its answer, after its own batch, come too late."""
         if not self._batcher.waiting:
             return False
-        ready_s = self.wait_s() + self.pace.seconds(self._batcher.limit)
-        return job.arrived + ready_s > job.deadline
+        taken = job.arrived + self.wait_s()
+        return taken > job.deadline or taken + self.pace.seconds(self._batcher.limit) > job.until
 
     def why_refused(self, lack: Lack) -> str:
         """Why one more request may not wait, and which setting says so."""

@@ -225,11 +225,11 @@ class Worker:
         return self.stuck is not was
 
     def late(self, now: float) -> list[Job]:
-        """The jobs sent ahead that have not begun and whose deadline has passed: the worker will
-        see it too, and not run them, but their clients need not wait until it does."""
-        if len(self.batches) < 2 or self.info["is_async"]:
+        """The jobs that it has and whose clients shall wait no longer: those sent ahead it will not
+        run, and what it computes is for nobody."""
+        if not self.batches:
             return []
-        return self.batches.late(now)
+        return self.batches.late(now, first_only=not self.info["is_async"])
 
     def has_read(self, job: Job) -> bool:
         """Whether it has surely read the body of `job`, which is computed: a body in a frame was

@@ -907,6 +907,39 @@ async def test_an_impatient_client_is_no_evidence_against_an_instance(rig, stub)
     assert len(gateway.plane.live.backends["b"].serving) == 2
 
 
+@pytest.mark.parametrize(
+    ("lines", "route", "backend", "code", "seen"),
+    [
+        (b"X-Request-Timeout: 60\r\n", {}, {}, "deadline", []),
+        (b"", {"deadline": "60s"}, {}, "deadline", ["timeout"]),
+        (b"", {}, {"timeouts": {"response": "60s"}}, "response_timeout", ["timeout"]),
+    ],
+    ids=["the client's", "the route's", "the instance's"],
+)
+@pytest.mark.parametrize("in_parts", [False, True])
+async def test_an_instance_that_says_first_that_time_is_up_is_met_as_if_it_had_said_nothing(
+    rig, stub, lines, route, backend, code, seen, in_parts
+):
+    """It has the same deadline, and who looks at the clock first is chance."""
+
+    async def too_late(conversation: Conversation) -> None:
+        await conversation.request()
+        clock.now += 60.0  # and no timer of the gateway's has looked yet
+        if in_parts:
+            conversation.write(b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 9\r\n\r\nto")
+            await conversation.reader.read()
+        else:
+            await conversation.answer(b"too late", status=504)
+
+    clock = StoppedClock()
+    gateway = await rig(clock)
+    gateway.one(await stub(too_late), route=route, backend=backend)
+    async with asyncio.timeout(30):
+        answer = await gateway.ask(b"GET /x HTTP/1.1\r\n" + HOST + lines + b"\r\n")
+    assert (answer.status, answer.error) == (504, code)
+    assert gateway.seen == seen
+
+
 async def test_a_retry_does_not_fail_for_want_of_room(rig, stub):
     async def slow(conversation: Conversation) -> None:
         while True:

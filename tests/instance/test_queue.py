@@ -308,3 +308,72 @@ def test_r42_an_idle_worker_lets_no_deadline_pass_for_company(serve: Serve) -> N
     assert first().json() == 1
     # Three were present at one time, and two are here: a third may come, as long as there is time.
     assert [other().json() for other in others] == [2, 2]
+
+
+@pytest.mark.paced
+@pytest.mark.parametrize("name", ["Slow", "Streams"])
+def test_r42_what_is_computed_at_its_deadline_is_answered_then_and_keeps_its_place(
+    serve: Serve, tmp_path: Path, name: str
+) -> None:
+    instance = serve(MODEL, name)
+    took = []
+    with instance.client() as client:
+        for _ in range(5):  # one of which may meet a pause of the machine
+            with holding(instance):
+                started = time.monotonic()
+                late = client.post(
+                    "/predict",
+                    json={"id": "late", "held": 1},
+                    headers={"X-Headgate-Timeout-Ms": "200"},
+                )
+                took.append(time.monotonic() - started)
+                assert (late.status_code, late.json()["code"]) == (504, "deadline")
+                assert instance.metric("instance_running") == 1  # still
+                waiting = later(lambda: instance.post({"id": "next"}))
+                eventually(lambda: instance.metric("instance_queue_depth") == 1)
+            assert waiting().text.strip('"') == "next"
+        # What came of it is nobody's, on this connection least of all.
+        assert client.post("/predict", json={"id": "after"}).text.strip('"') == "after"
+    assert 0.15 < min(took) < 0.6, took
+    assert ran(tmp_path) == [*["late", "next"] * 5, "after"]
+    assert instance.metric('instance_requests_total{code="504"}') == 5
+
+
+def test_r42_an_async_predict_is_cancelled_at_its_deadline(serve: Serve, tmp_path: Path) -> None:
+    instance = serve(MODEL, "AsyncSlow")
+    late = instance.post({"id": "late", "s": 60}, headers={"X-Headgate-Timeout-Ms": "200"})
+    assert (late.status_code, late.json()["code"]) == (504, "deadline")
+    eventually(lambda: instance.metric("instance_running") == 0)
+    assert instance.post({"id": "next", "s": 0.01}).json() == "next"
+    assert (tmp_path / "done").read_text().split() == ["next"]
+
+
+def test_r42_one_of_a_batch_that_is_late_leaves_the_others_theirs(serve: Serve) -> None:
+    source = BATCHED.replace('Path("hold")', 'Path("hold" if len(batch) == 1 else "held")')
+    instance = serve(source, "Batched")
+    held = instance.cwd / "held"
+    held.touch()
+    with holding(instance):
+        first = later(lambda: instance.post(1))
+        eventually(lambda: instance.metric("instance_running") == 1)
+        others = [later(lambda: instance.post(2)) for _ in range(2)]
+        late = later(lambda: instance.post(3, headers={"X-Headgate-Timeout-Ms": "3000"}))
+        eventually(lambda: instance.metric("instance_queue_depth") == 3)
+    assert first().json() == 1
+    assert late().status_code == 504
+    assert instance.metric("instance_running") == 3
+    held.unlink()
+    assert [other().json() for other in others] == [2, 2]
+
+
+def test_r42_a_stream_that_has_begun_goes_on_beyond_its_deadline(serve: Serve) -> None:
+    instance = serve(MODEL, "Streams")
+    headers = {"X-Headgate-Timeout-Ms": "200"}
+    with instance.client() as client:
+        body = {"id": "a", "then": "b"}
+        with client.stream("POST", "/predict", json=body, headers=headers) as answer:
+            parts = answer.iter_text()
+            assert next(parts) == "a"
+            assert instance.post({"id": "behind"}, headers=headers).status_code == 504
+            (instance.cwd / "go").touch()
+            assert "".join(parts) == "b"
