@@ -8,7 +8,7 @@ import asyncio
 import itertools
 import logging
 import time
-from math import inf
+from math import ceil, inf
 from secrets import token_hex
 from typing import Any, cast
 
@@ -99,8 +99,7 @@ class Driver(Dispatcher):
             if (failure := await companion.first) is not None:
                 raise StartError(failure)
         self._was_ready = True
-        if self.info["has_health"] or any("cuda" in w.info["device"] for w in self.workers):
-            self._check()
+        self._check()
 
     async def drain(self) -> None:
         """Takes nothing new, and returns when all that was taken is answered, or too late."""
@@ -151,7 +150,7 @@ class Driver(Dispatcher):
         if self._notifier is not None and not self._notifier.first.done():
             return False
         return is_ready(
-            [worker.state for worker in self.workers],
+            [worker.state for worker in self.workers if not worker.silent],
             was_ready=self._was_ready,
             draining=self.draining,
             healthy=all(worker.healthy for worker in self.workers),
@@ -183,9 +182,8 @@ class Driver(Dispatcher):
             raise RequestRefused(GOING)
         if not self._was_ready:
             raise refuse("not_ready", "the model is still loading", 1.0)
-        ready = self.workers[0].state is State.READY  # as mostly: the others need not be asked
-        if not ready and not any(worker.hopeful for worker in self.workers):
-            raise refuse("not_ready", "the model keeps failing to start", 5.0)
+        if (hopeless := self._hopeless()) is not None:
+            raise RequestRefused(hopeless)
         if job.deadline != inf and self.load.is_hopeless(job):
             raise refuse(
                 "queue_full", "the wait is longer than the deadline", self.load.retry_after()
@@ -283,8 +281,22 @@ class Driver(Dispatcher):
         self.batcher.finish(len(jobs) - len(wanted))
         self.batcher.put_back(wanted)
 
+    def give_up_if_hopeless(self) -> None:
+        """Answers all that wait where no worker will come for them soon."""
+        if (hopeless := self._hopeless()) is not None:
+            self.fail_waiting(hopeless)
+
+    def _hopeless(self) -> Problem | None:
+        """Why no request may wait, and until when; None if one may."""
+        ready = self.workers[0].state is State.READY  # as mostly: the others need not be asked
+        if ready or any(worker.hopeful for worker in self.workers):
+            return None
+        starts_in_s = min(worker.starts_in_s for worker in self.workers)
+        say = "the model keeps failing to start"
+        return Problem("not_ready", say, retry_after_s=ceil(starts_in_s))
+
     def fail_waiting(self, problem: Problem) -> None:
-        """Answers all that wait: no worker will come for them soon."""
+        """Answers all that wait."""
         for job in self.batcher.clear():
             job.resolve(problem)
         self._notice_quiet()

@@ -27,6 +27,7 @@ from instance.wire.messages import Answers, FromWorker, ModelInfo, PackedJob, To
 log = logging.getLogger("instance")
 JSON_LINES = "application/x-ndjson"
 HEALTH_S = 120.0  # for `health()`, if the timeout is not shorter
+SILENT_S = 5.0  # after which one that had nothing to do when it was asked is not counted on
 GRACE_S = 5.0  # for a teardown, and for an async job to heed its cancellation
 ALIVE = (State.STARTING, State.READY, State.STOPPING)
 HOPELESS_AFTER = 3  # starts in a row that failed
@@ -55,7 +56,7 @@ class Dispatcher:
     @abstractmethod
     def put_back(self, jobs: list[Job]) -> None: ...
     @abstractmethod
-    def fail_waiting(self, problem: Problem) -> None: ...
+    def give_up_if_hopeless(self) -> None: ...
     @abstractmethod
     def fail(self, what: str, error: BaseException) -> None: ...
 
@@ -71,6 +72,7 @@ class Worker:
         self.capacity = 1
         self.healthy = True
         self.stuck = False  # it has given no sign for much longer than its batch should take
+        self.silent = False  # nor does it say how it is: it is stopped, as far as can be known
         self.batches = Batches()
         self.gpu_memory: tuple[int, int] | None = None
         self.first: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
@@ -83,6 +85,8 @@ class Worker:
         self._backoff = Backoff()
         self._checking = False
         self._asked_at = 0.0
+        self._asked_idle = False
+        self._starts_at = 0.0
         self._log_dropped = 0  # by earlier processes
 
     @property
@@ -137,6 +141,7 @@ class Worker:
         if self.state is State.DOWN:
             lived_s = time.monotonic() - self._ready_at if self._ready_at else 0.0
             self._backoff = self._backoff.failed(lived_s)
+            self._starts_at = time.monotonic() + self._backoff.delay_s
             why = self._failure or how
             lost = concerning([job.request_id for begun, _ in divided for job in begun])
             log.error("worker on %s ended (%s); starting again", self.device, why, extra=lost)
@@ -150,9 +155,7 @@ class Worker:
             self._dispatcher.batch_done(batch, 0.0)
         self._end = DIED
         self._failure = ""
-        if not any(worker.hopeful for worker in self._dispatcher.workers):
-            say = "the model keeps failing to start"
-            self._dispatcher.fail_waiting(Problem("not_ready", say, retry_after_s=5.0))
+        self._dispatcher.give_up_if_hopeless()
 
     def _divided(self, batches: list[list[Job]]) -> list[tuple[list[Job], list[Job]]]:
         """Of each batch: (what the dead process had begun, what it had not)."""
@@ -198,12 +201,17 @@ class Worker:
         """Whether requests may wait for it."""
         return self.state is State.READY or self._backoff.never_ready < HOPELESS_AFTER
 
+    @property
+    def starts_in_s(self) -> float:
+        """Until its next start, 0 where it is under way."""
+        return max(0.0, self._starts_at - time.monotonic()) if self.state is State.DOWN else 0.0
+
     # -- batches
 
     @property
     def room(self) -> int:
         """Batches it could begin now."""
-        if self.state is not State.READY:
+        if self.state is not State.READY or self.silent:
             return 0
         return self.capacity - len(self.batches)
 
@@ -221,7 +229,7 @@ class Worker:
         """Whether it is stuck is another answer than before. One that is cannot be counted on,
         though it may still come back: it is replaced only after the timeout."""
         was, plain = self.stuck, not (self.info["is_async"] or self.info["stream"])
-        self.stuck = plain and now - self.batches.busy_since > limit_s
+        self.stuck = self.silent or (plain and now - self.batches.busy_since > limit_s)
         return self.stuck is not was
 
     def late(self, now: float) -> list[Job]:
@@ -263,17 +271,31 @@ class Worker:
             self._process.send(message, blobs)
 
     def check(self) -> None:
-        """Asks for health and memory, unless it computes or has not answered yet. One that does
-        not answer for the timeout, or HEALTH_S, hangs in `health()`."""
-        now, timeout_s = time.monotonic(), min(self._dispatcher.settings.timeout_s, HEALTH_S)
-        if self._checking:
-            if self.state is State.READY and timeout_s and now - self._asked_at > timeout_s:
-                self._end_hung("health() of the ", timeout_s)
+        """Asks for health and memory, unless it computes or has not answered yet. One that had
+        nothing to do and does not answer is silent, and replaced after the timeout, or HEALTH_S."""
+        if self.state is not State.READY:
             return
-        busy = bool(self.batches) and not self.info.get("is_async")
-        if self.state is State.READY and not busy:
-            self._checking, self._asked_at = True, now
+        now, timeout_s = time.monotonic(), min(self._dispatcher.settings.timeout_s, HEALTH_S)
+        has_health = self.info["has_health"]
+        if self._checking:
+            waited_s = now - self._asked_at
+            if timeout_s and waited_s > (timeout_s if has_health else max(timeout_s, SILENT_S)):
+                self._end_hung("health() of the " if has_health else "", timeout_s)
+            elif self._asked_idle and waited_s > SILENT_S and not self.silent:
+                log.warning("worker on %s gives no sign; it is not counted on", self.device)
+                self._hear(silent=True)
+            return
+        idle = not self.batches
+        # One that computes on its loop may be long in answering, and is well.
+        if idle or (self.info["is_async"] and has_health):
+            self._checking, self._asked_at, self._asked_idle = True, now, idle
             self.send(("check",))
+
+    def _hear(self, *, silent: bool) -> None:
+        """It has become silent, or gives a sign again."""
+        self.silent = self.stuck = silent
+        self._dispatcher.changes += 1
+        self._dispatcher.dispatch_soon()
 
     def end_if_hung(self, now: float) -> None:
         """Replaces a worker whose batch has given no sign for the timeout."""
@@ -318,6 +340,8 @@ class Worker:
             self.batches.end_stream(message, blobs, self.info["media_type"])
         elif message[0] == "checked":
             self._checking = False
+            if self.silent:
+                self._hear(silent=False)
             self.healthy = message[1]
             self.gpu_memory = (message[2], message[3]) if message[3] else None
         elif message[0] == "loaded":
@@ -339,7 +363,7 @@ class Worker:
             return
         self.state = after(self.state, Signal.WARM)
         self._dispatcher.changes += 1
-        self.healthy, self._checking, self.stuck = True, False, False
+        self.healthy, self._checking, self.silent, self.stuck = True, False, False, False
         self._ready_at = time.monotonic()
         if not self.first.done():
             self.first.set_result(None)

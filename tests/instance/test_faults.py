@@ -104,6 +104,37 @@ def test_who_waits_for_a_model_that_keeps_failing_is_told_when_to_come_back(
     assert computed().json()["code"] == "model_error"
     assert (waits().status_code, waits().json()["code"]) == (503, "not_ready")
     assert int(waits().headers["retry-after"]) > 0
+    # The fifth start in a row is four seconds after the fourth.
+    eventually(lambda: int(instance.post(3).headers["retry-after"]) in (3, 4))
+    eventually(lambda: int(instance.post(3).headers["retry-after"]) == 8)
+
+
+@pytest.mark.parametrize("health", ["", "def health(self): return True"])
+def test_a_worker_that_is_stopped_while_idle_is_not_counted_on(serve: Serve, health: str) -> None:
+    instance = serve(
+        f"""
+        import os
+        class Model:
+            def setup(self, device): ...
+            def predict(self, x):
+                return os.getpid()
+            {health}
+        """,
+        "Model", "--workers", "2",
+    )  # fmt: skip
+    one, other = instance.workers()
+    one.suspend()
+    instance.wait_for("gives no sign")
+    assert {instance.post(1).json() for _ in range(4)} == {other.pid}
+    assert '"slots": 1' in instance.get("/health/ready").headers["endpoint-load-metrics"]
+    other.suspend()
+    eventually(lambda: instance.get("/health/ready").status_code == 503)
+    waits = later(lambda: instance.post(1))
+    eventually(lambda: instance.metric("instance_queue_depth") == 1)
+    one.resume()
+    assert waits().json() == one.pid
+    assert instance.get("/health/ready").status_code == 200
+    assert instance.metric("instance_worker_restarts_total") == 0
 
 
 def test_a_health_that_hangs_is_ended_after_the_timeout(serve: Serve) -> None:
