@@ -46,10 +46,10 @@ class AnswerWriter:
     ) -> None:
         """Answers `incoming` and counts it, with the load report, and compressed where that was
         asked for and pays; `extra` are whole header lines."""
-        if len(body) >= self._zips_from and self._is_zipped(
-            incoming, status, content_type, body, extra
-        ):
-            return
+        if len(body) >= self._zips_from and zipping.is_offered(content_type, extra):
+            extra += zipping.VARY
+            if self._is_zipped(incoming, status, content_type, body, extra):
+                return
         self._metrics.requests[status] += 1
         if self._driver.draining:
             incoming.keep_alive = False
@@ -70,12 +70,11 @@ class AnswerWriter:
     ) -> bool:
         """Whether an answer goes out compressed: at once, or, if it is long, when a thread has done
         it: health is answered meanwhile."""
-        accepted = incoming.headers.get(b"accept-encoding")
         if incoming.method == "HEAD" or not incoming.arrived:
             return False
-        if not zipping.is_wanted(accepted, content_type, extra):
+        if not zipping.is_taken(incoming.headers.get(b"accept-encoding")):
             return False
-        extra += zipping.HEADERS  # by which it is known that it is packed already
+        extra += zipping.ENCODED  # by which it is known that it is packed already
         view = body.view if isinstance(body, Room) else body
         if len(body) <= zipping.AT_ONCE:
             packed = zipping.zipped(view, self._zip_level)

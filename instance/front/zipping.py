@@ -15,18 +15,17 @@ PIECE = 256 << 10  # is unpacked at once
 MAX_CODINGS = 4  # of a body, one upon the other
 MAX_MEMBERS = 10_000  # of a body, each of which costs a decoder of its own
 AT_ONCE = 16 << 10  # up to here a thread would cost more than the work
-HEADERS = b"Content-Encoding: gzip\r\nVary: Accept-Encoding\r\n"
+ENCODED = b"Content-Encoding: gzip\r\n"
+VARY = b"Vary: Accept-Encoding\r\n"  # of what is compressed for some, whoever asks
 _TEXTS = ("text/", "application/json", "application/xml", "application/javascript")
 _SUFFIXES = ("+json", "+xml")
 _GZIP = 16 + zlib.MAX_WBITS
 CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
 
 
-def is_wanted(accept_encoding: bytes | None, content_type: str, extra: bytes) -> bool:
+def is_offered(content_type: str, extra: bytes) -> bool:
     """Whether an answer of `content_type` with the header lines `extra` is to be compressed for
-    a client that said `accept_encoding`."""
-    if accept_encoding is None or not _takes_gzip(accept_encoding.lower()):
-        return False
+    clients that take it so."""
     kind = content_type.partition(";")[0].strip().lower()
     return (
         (kind.startswith(_TEXTS) or kind.endswith(_SUFFIXES))
@@ -35,8 +34,9 @@ def is_wanted(accept_encoding: bytes | None, content_type: str, extra: bytes) ->
     )
 
 
-def _takes_gzip(accepted: bytes) -> bool:
-    for part in accepted.split(b","):
+def is_taken(accept_encoding: bytes | None) -> bool:
+    """Whether a client that said `accept_encoding` takes what is compressed."""
+    for part in (accept_encoding or b"").lower().split(b","):
         name, _, weight = part.partition(b";")
         if name.strip() in (b"gzip", b"x-gzip"):
             return weight.replace(b" ", b"") not in (b"q=0", b"q=0.0", b"q=0.00", b"q=0.000")

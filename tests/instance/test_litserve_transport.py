@@ -152,7 +152,19 @@ def test_workers_are_numbered(serve: Serve) -> None:
 
 def test_who_wants_no_compression_has_none(serve: Serve) -> None:
     instance = ours(serve, "Plain", "--no-gzip")
-    assert "content-encoding" not in instance.post({"size": 5000}).headers
+    headers = instance.post({"size": 5000}).headers
+    assert "content-encoding" not in headers
+    assert "vary" not in headers
+
+
+def test_a_cache_is_told_of_what_is_compressed_for_some_whoever_asks(serve: Serve) -> None:
+    instance = ours(serve, "Plain")
+    for accepts in ("gzip", "identity"):
+        wants = {"Accept-Encoding": accepts}
+        varies = instance.post({"size": 5000}, headers=wants)
+        assert varies.headers["vary"] == "Accept-Encoding"
+        assert varies.headers.get("content-encoding", "identity") == accepts
+        assert "vary" not in instance.post({"size": 10}, headers=wants).headers
 
 
 @pytest.mark.parametrize(
@@ -171,7 +183,7 @@ def test_who_wants_no_compression_has_none(serve: Serve) -> None:
     ],
 )
 def test_what_is_compressed(accepts: bytes | None, kind: str, extra: bytes, wanted: bool) -> None:
-    assert zipping.is_wanted(accepts, kind, extra) is wanted
+    assert (zipping.is_taken(accepts) and zipping.is_offered(kind, extra)) is wanted
 
 
 def test_what_is_compressed_is_gzip() -> None:
