@@ -233,9 +233,7 @@ class Control:
 
     def _is_ready(self) -> bool:
         """Whether requests can be served: all workers were there once, and one is now."""
-        revision = self.parts.table().revision
-        connected = self.parts.workers.connected
-        return self._ready and any(link.revision >= revision for link in connected)
+        return self._ready and self.parts.workers.serves
 
     async def _on_beat(self) -> None:
         parts = self.parts

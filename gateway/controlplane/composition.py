@@ -20,6 +20,7 @@ from gateway.controlplane.rollouts.commands import Commands
 from gateway.controlplane.rollouts.controller import VERDICTS, Rollouts
 from gateway.controlplane.store.handover import Memory
 from gateway.controlplane.store.state_directory import StateDirectory
+from gateway.controlplane.store.store import Unavailable
 from gateway.controlplane.stores import Stores
 from gateway.controlplane.supervisor_line import SupervisorLine
 from gateway.controlplane.watch.announcing import Announcer
@@ -123,9 +124,12 @@ class Composition:
         files = {name: each.files["cert"] for name, each in said.items() if each is not None}
         return ShownCertificates(LastCertificates(self._start["certificates_fd"]), files, say)
 
-    def _refuse_to_go_back(self, revision: int) -> None:
-        if self.gateways is not None:
-            self.gateways.refuse_to_go_back(revision, self.table())
+    def _goes_on(self, revision: int) -> bool:
+        if self.gateways is None or not self.gateways.is_behind(revision, self.table()):
+            return False
+        if not self._start["again"]:  # who is to be replaced keeps the state, and its workers
+            raise Unavailable(self.gateways.behind)
+        return True
 
     def _make_workers(self) -> Workers:
         return Workers(
@@ -141,7 +145,7 @@ class Composition:
             on_workers=lambda what, slot, pid: self.announcer.note_worker(what, slot, pid),
             on_judged=lambda counted: self.rollouts.hear(counted),
             on_asked=lambda names: self.fleet.wake(names) if self.fleet is not None else None,
-            may_follow=self._refuse_to_go_back,
+            goes_on=self._goes_on,
             answer_within_s=self._settings.ack_timeout_s,
         )
 

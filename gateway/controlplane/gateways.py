@@ -98,6 +98,8 @@ class SharedGateways:
         self.heard: asyncio.Queue[Revision] = asyncio.Queue()
         self.on_rollouts: Callable[[Mapping[str, bytes]], object] = lambda kept: None
         """Hears what is kept of rollouts, whenever it changed."""
+        self.behind = ""
+        """Why workers were told nothing while etcd was away; empty where they were."""
 
     def go_on(self) -> None:
         """Has workers count on the lease that the control process before this one had: until it
@@ -126,6 +128,11 @@ class SharedGateways:
         await asyncio.to_thread(
             self._store.follow, after, lambda revision: here(self.heard.put_nowait, revision)
         )
+
+    async def seen(self) -> None:
+        """Returns once etcd has said what is there."""
+        while self._seen.away:
+            await self._changed.wait()
 
     # -- what the publisher asks
 
@@ -230,13 +237,21 @@ class SharedGateways:
             " state directory; edits are refused until etcd is back"
         )
 
-    def refuse_to_go_back(self, revision: int, table: Table) -> None:
-        """Raises Unavailable where `table` is of a copy, and workers decide by a newer one."""
-        if self._store.is_copy and revision > table.revision:
-            raise Unavailable(
-                f"etcd cannot be reached, and the copy in the state directory, of revision"
-                f" {table.revision}, is older than what workers decide by, {revision}: they go on"
+    def is_behind(self, revision: int, table: Table) -> bool:
+        """Whether `table` is of a copy that is older than `revision`, by which a worker decides,
+        and not known to be the newest that etcd has."""
+        if not self._store.is_copy or revision <= table.revision:
+            return False
+        if self._seen.head.number == table.revision:
+            return False
+        if not self.behind:
+            self.behind = (
+                f"the copy in the state directory, of revision {table.revision}, is older than what"
+                f" workers decide by, {revision}: they go on, and are told nothing until etcd is"
+                " back"
             )
+            log.error(f"etcd: {self.behind}")
+        return True
 
     # -- what is known
 
@@ -272,7 +287,7 @@ class SharedGateways:
             "kind": "etcd",
             "state": "away" if self._seen.away else "connected",
             "lease": "held" if self.holds else "lost",
-            "why": self._seen.away or self.why,
+            "why": self._away or self.why,
             "revision": self._seen.head.number,
             "copy": self._store.is_copy and not self._seen.head.number,
         }
@@ -304,6 +319,11 @@ class SharedGateways:
         """Where that gateway's admin API is, as far as it is known."""
         member = self._seen.members.get(name)
         return member.admin if member is not None else "?"
+
+    @property
+    def _away(self) -> str:
+        """Why nothing newer is known than what is here; empty where it is."""
+        return "; ".join(filter(None, (self._seen.away, self.behind))) if self._seen.away else ""
 
     def _shown(self, member: Member, newest: int) -> dict[str, Any]:
         said: Mapping[str, Any] = asdict(member)

@@ -52,6 +52,7 @@ class Participant:
         """Is one of the gateways, as soon as all workers decide by what others decide by, and
         follows the others until cancelled."""
         await self._gateways.begin(self._publisher.table.revision)
+        await self._gateways.seen()  # of a copy that may be old nobody else is told
         await self._publisher.follow(self._gateways.heard)
 
     def beat(self) -> None:

@@ -20,6 +20,7 @@ from gateway.controlplane.worker_slots import NO_SLOT, ConnectedWorker, WorkerCh
 from gateway.core.deltas import Delta
 from gateway.core.table import EMPTY, Table
 from gateway.processes.leaving import is_there
+from gateway.processes.tasks import first_of
 from gateway.telemetry.catalogue import Gone
 from gateway.wire.channel import pass_over
 from gateway.wire.messages import (
@@ -53,8 +54,9 @@ class Workers:
     `configure` is what a worker is told first. `replace(pid)` has that process killed and
     another started; `succeed(pid)` has another one started beside it. `health` gives what a
     worker has to know of the instances of some backends, or all (None); `on_evidence` hears the
-    signals that workers report. `may_follow(revision)` raises where what a worker decides by, that
-    revision, is not to be replaced by the table that is here.
+    signals that workers report. `goes_on(revision)`: a worker that decides by that revision shall
+    go on by it for now, as the table that is here is an older one; asked again each second, and
+    when there is another table here.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Workers:
         on_workers: Callable[[str, int, int], None] = lambda _what, _slot, _pid: None,
         on_judged: Callable[[JudgedMessage], None] = lambda _: None,
         on_asked: Callable[[Sequence[str]], None] = lambda _: None,
-        may_follow: Callable[[int], None] = lambda _: None,
+        goes_on: Callable[[int], bool] = lambda _: False,
         answer_within_s: float = ANSWER_WITHIN_S,
         look_within_s: float = LOOK_WITHIN_S,
         is_there: Callable[[int], bool] = is_there,
@@ -83,7 +85,7 @@ class Workers:
         self._replace, self._succeed = replace, succeed
         self._health, self._on_evidence = health, on_evidence
         self._on_workers, self._on_judged = on_workers, on_judged
-        self._on_asked, self._may_follow, self._is_there = on_asked, may_follow, is_there
+        self._on_asked, self._goes_on, self._is_there = on_asked, goes_on, is_there
         self._answer_within_s, self._look_within_s = answer_within_s, look_within_s
         self._table = EMPTY
         self._endpoints: Endpoints = {}
@@ -91,6 +93,7 @@ class Workers:
         self._documents: Mapping[str, tuple[str, str]] = {}
         self._had_lease = False
         self._slots = WorkerSlots()
+        self._ahead: set[WorkerChannel] = set()  # of workers that go on by a newer table
         self.loads = WorkerLoads()
         self._to_remind: list[str] = []
         self._looks = 0
@@ -136,6 +139,7 @@ class Workers:
         NotInForce when that cannot be said of a process that is neither up to date nor gone.
         """
         before, self._table = self._table, table
+        self._slots.note_change()
         news = difference(before, table)
         changed = Delta.between(before.document, table.document).put.get("backends", {})
         # What no request could find without it goes with the table, all else comes after it.
@@ -164,9 +168,14 @@ class Workers:
         return self._slots.serving(table.revision)
 
     async def all_serve(self, count: int) -> None:
-        """Returns when `count` workers serve the newest table."""
-        while self._slots.serving(self._table.revision) < count:
+        """Returns when `count` workers serve the newest table, or go on by a newer one."""
+        while self._slots.serving(self._table.revision) + len(self._ahead) < count:
             await self._slots.next_change()
+
+    @property
+    def serves(self) -> bool:
+        """Whether a worker serves the newest table, or goes on by a newer one."""
+        return bool(self._ahead or self._slots.serving(self._table.revision))
 
     def set_endpoints(self, endpoints: Endpoints) -> None:
         """What names resolve to from now on."""
@@ -295,6 +304,9 @@ class Workers:
                 hello = await channel.receive()
             if hello is None or hello["type"] != "hello":
                 return
+            if self._goes_on(hello["revision"]):
+                await self._let_go_on(channel, hello["revision"], is_ours)
+                return  # it opens another one
             worker = self._welcome(channel, hello, is_ours)
             while (message := await channel.receive()) is not None:
                 worker.heard = True
@@ -312,9 +324,28 @@ class Workers:
 
     # -- inside
 
+    async def _let_go_on(self, channel: WorkerChannel, revision: int, is_ours: bool) -> None:
+        """Returns once a worker need not go on by its newer table, or is gone. Until then it is
+        told nothing: what is known here is of the backends of an older one."""
+
+        async def heard() -> None:
+            while await channel.receive() is not None:
+                pass
+
+        async def newer() -> None:
+            while self._goes_on(revision):
+                await first_of(self._slots.next_change(), timeout=BEAT_S)
+
+        if is_ours:
+            self._ahead.add(channel)
+            self._slots.note_change()
+        try:
+            await first_of(heard(), newer())
+        finally:
+            self._ahead.discard(channel)
+
     def _welcome(self, channel: WorkerChannel, hello: Hello, is_ours: bool) -> ConnectedWorker:
         # Whatever revision it says it serves: what counts is that it applies what is sent now.
-        self._may_follow(hello["revision"])
         slot = hello["slot"] if is_ours else NO_SLOT - hello["slot"]
         worker = ConnectedWorker(channel, slot, hello["pid"])
         self._slots.join(worker)

@@ -404,12 +404,21 @@ async def test_workers_do_not_go_back_to_a_copy_that_is_older_than_their_table()
             assert (await applied(gateway, 8))["gateways"] == 1
             cluster.kill()
             os.kill(await gateway.control_pid(), signal.SIGKILL)
-            await gateway.logged("of revision 2, is older than what workers decide by, 3")
+            older = "of revision 2, is older than what workers decide by, 3"
+            await gateway.logged(older)
+            assert await revision(gateway) == 3
+            # Whoever asks is told why nothing can be edited, by one control process that stays.
+            await eventually(lambda: _is_there(gateway))
+            assert older in (await gateway.status())["store"]["why"]
+            assert (await edit(gateway, 9)).status == 503
+            there = await gateway.control_pid()
             assert await revision(gateway) == 3
             cluster.start()
             await eventually(lambda: healthy(gateway))
             assert await revision(gateway) == 3
             assert (await applied(gateway, 9))["gateways"] == 1
+            assert await gateway.control_pid() == there
+            assert gateway.log_text().count("starting it again") == 1
 
 
 async def test_without_etcd_and_a_copy_a_gateway_does_not_start_and_says_why() -> None:
@@ -443,6 +452,10 @@ async def test_an_edit_that_etcd_does_not_let_in_is_503_and_says_why() -> None:
             assert "permission denied" in refused["detail"]
             # It cannot know what others write either, and gives up its lease.
             await gateway.logged("does not hold its lease: etcd: permission denied")
+
+
+async def _is_there(gateway: Gateway) -> bool:
+    return bool((await gateway.admin("GET", "/readyz")).ok)
 
 
 async def _decides(gateway: Gateway, number: int) -> bool:
