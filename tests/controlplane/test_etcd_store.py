@@ -480,6 +480,21 @@ def test_a_watch_at_a_member_that_stands_still_goes_on_at_another(member: int, p
             wait_for(lambda: gateway.holds)
 
 
+def test_a_watch_that_falls_silent_is_noticed_although_nothing_is_edited(
+    etcd: Cluster, prefix: str
+) -> None:
+    """As one with a member whose host dies, and the gateway there with it: who shares the limits,
+    and whom an edit that was just heard waits for, is another thing once its lease has ended."""
+    with echo(etcd.urls[0]) as way, opened(Access([way.url]), prefix, lease_s=2) as store:
+        store.commit(revision(1))
+        with opened(Access(etcd.urls), prefix) as own:
+            one = Gateway(own, "gw-a")
+            one.announce(1)
+            wait_for(lambda: store.members() == [one.own])
+            way.silence()
+        wait_for(lambda: not store.members())
+
+
 def test_a_gateway_is_a_member_while_it_holds_its_lease(etcd: Cluster, prefix: str) -> None:
     access = Access(etcd.urls)
     with opened(access, prefix) as store, opened(access, prefix, lease_s=2) as own:

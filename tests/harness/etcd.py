@@ -108,6 +108,7 @@ class Echo:
         self._to = to
         self.sent: list[bytes] = []
         """The transactions that went through, in order."""
+        self._silenced = 0
         echo = self
 
         class Carried(BaseHTTPRequestHandler):
@@ -117,12 +118,14 @@ class Echo:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.path == "/v3/kv/txn":
                     echo.sent.append(body)
+                began = echo._silenced
                 with suppress(OSError), echo.ask(self.path, body) as answer:
                     self.send_response(answer.status)
                     self.end_headers()
                     while piece := answer.read1(1 << 16):
-                        self.wfile.write(piece)
-                        self.wfile.flush()
+                        if began == echo._silenced or self.path != "/v3/watch":
+                            self.wfile.write(piece)
+                            self.wfile.flush()
 
             def log_message(self, *what: object) -> None: ...
 
@@ -134,6 +137,10 @@ class Echo:
         """The member's answer."""
         asked = urllib.request.Request(self._to + path, data=body, method="POST")
         return cast(HTTPResponse, urllib.request.urlopen(asked))
+
+    def silence(self) -> None:
+        """Nothing more comes of the watches that there are; of later ones it does."""
+        self._silenced += 1
 
     def again(self, sent: Sequence[bytes]) -> None:
         """Sends once more what was `sent`."""

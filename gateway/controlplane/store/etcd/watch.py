@@ -91,6 +91,14 @@ class Watch:
 
     async def _read(self) -> int:
         """Takes in how everything is; etcd's revision of that."""
+        seen, revision = await self._asked()
+        self._check(seen.head)
+        await self._catch_up(seen.head)
+        self._note(seen)
+        return revision
+
+    async def _asked(self) -> tuple[Seen, int]:
+        """How everything is, and etcd's revision of that."""
         keys = self._keys
         asked = [etcd.get(keys.head)]
         prefixes = (keys.gateways, keys.rollouts, keys.kept_rollouts)
@@ -98,13 +106,10 @@ class Watch:
         answer = await etcd.transact(self._client, asked)
         heads, *others = answer.found
         head = Head.read(heads[0].value, heads[0].revision) if heads else Head()
-        self._check(head)
-        await self._catch_up(head)
         seen = Seen(head, away="")
         for entry in chain.from_iterable(others):
             seen = self._after(seen, entry)
-        self._note(seen)
-        return answer.revision
+        return seen, answer.revision
 
     def _check(self, head: Head) -> None:
         """Raises Past where `head` does not follow what was seen."""
@@ -152,14 +157,15 @@ class Watch:
             self._note(self._after(self.seen, entry))
 
     async def _doubt(self) -> None:
-        """Returns never; raises when the watch keeps silent of what was written."""
+        """Returns never; raises when the watch keeps silent of what was written, or of a lease
+        that has ended."""
         while True:
             await asyncio.sleep(self._every_s)
-            (found,) = (await etcd.transact(self._client, [etcd.get(self._keys.head)])).found
-            written = found[0].revision if found else 0
-            if written > self._read_up_to:
+            there, revision = await self._asked()
+            heard_up_to = self._read_up_to
+            if there != self.seen and revision > heard_up_to:
                 await asyncio.sleep(self._every_s)
-                if written > self._read_up_to:
+                if heard_up_to == self._read_up_to:
                     self._client.leave()
                     raise Unavailable("the watch is behind what was written")
 
