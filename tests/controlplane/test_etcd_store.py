@@ -449,6 +449,45 @@ def test_a_copy_that_cannot_be_written_is_told_once_and_again_when_it_can(
     assert said("cannot be written") == 1
 
 
+def test_endpoints_of_two_clusters_are_refused_and_named(etcd: Cluster, prefix: str) -> None:
+    with etcd_cluster() as stranger:
+        access, why = Access([*etcd.urls, *stranger.urls]), "is of another etcd cluster than http"
+        with opened(access, prefix, lease_s=1) as store, pytest.raises(Unavailable, match=why):
+            store.load()
+        with opened(Access(etcd.urls), prefix) as store:
+            store.commit(revision(1))
+        with opened(access, prefix, lease_s=1) as store:
+            wait_for(lambda: why in _refusal(store))
+            assert why in _refusal(store), "it stays so"
+
+
+def test_an_endpoint_of_another_cluster_than_most_is_not_asked(prefix: str) -> None:
+    """As a member that was lost and began again by itself, at the address that it had."""
+    with etcd_cluster(3) as own, etcd_cluster() as stranger:
+        # A busy machine elects in its time.
+        with opened(Access([*own.urls[:2], *stranger.urls]), prefix, lease_s=60) as store:
+            assert store.load() is None
+            store.commit(revision(1))
+            own.kill(0)
+            store.commit(revision(2))
+            own.kill(1)
+            own.start(0)
+            store.commit(revision(3))
+            stored = store.load()
+        assert stored is not None
+        assert stored.newest.number == 3
+        with opened(Access(stranger.urls), prefix) as store:
+            assert store.load() is None
+
+
+def _refusal(store: EtcdStore) -> str:
+    try:
+        store.load()
+    except Unavailable as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("member", range(3))
 def test_a_watch_at_a_member_that_stands_still_goes_on_at_another(member: int, prefix: str) -> None:

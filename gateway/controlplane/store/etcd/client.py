@@ -38,6 +38,10 @@ AWAY = {1, 4, UNAVAILABLE}
 """Codes of gRPC that say nothing of what was asked: cancelled, too late, no leader."""
 
 
+class OtherCluster(OSError):
+    """Who answered is of another cluster than most of the endpoints are."""
+
+
 class EtcdRefused(NotLetIn):
     """etcd's own answer that it does not do what was asked; `code` is that of gRPC."""
 
@@ -117,12 +121,54 @@ class Client:
         self._asking = dict[str, asyncio.Task[None]]()  # for a token, by the member that is asked
         self._is_open = False  # etcd lets in whoever asks
         self._session: aiohttp.ClientSession | None = None
+        self._clusters = dict[str, str]()  # the cluster of each endpoint that has answered
+        self._comparing: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
         """Closes every connection."""
         await self._tasks.close()
         if self._session is not None:
             await self._session.close()
+
+    async def compared(self) -> None:
+        """Returns when every endpoint that is there has said of which cluster it is. Unavailable
+        where they are of several, and none has most of them."""
+        await asyncio.shield(self._look_at_all())
+        others = [self._other(each) for each in self._clusters]
+        if others and all(others):
+            raise Unavailable(f"gateway.etcd.endpoints: {others[0]}")
+
+    def _look_at_all(self) -> asyncio.Task[None]:
+        if self._comparing is None:
+            self._comparing = self._tasks.run("a look at all endpoints", self._compare())
+        return self._comparing
+
+    async def _compare(self) -> None:
+        async def one(endpoint: str) -> None:
+            with suppress(aiohttp.ClientError, TimeoutError, OSError, StoreError):
+                async with asyncio.timeout(CONNECT_S):
+                    await self._post(endpoint, "/v3/maintenance/status", {}, {})
+
+        count = len(self._access.endpoints)
+        await asyncio.gather(*(one(self._endpoint(at)) for at in range(count if count > 1 else 0)))
+
+    def _note_cluster(self, endpoint: str, said: Json) -> None:
+        """Remembers of which cluster `endpoint` is, which `said` this; OtherCluster where most
+        endpoints are of another one, or as many: whoever is given the same list comes to the same
+        end, and no two gateways of one table go to two clusters."""
+        cluster = said.get("header", {}).get("cluster_id") if isinstance(said, dict) else None
+        if cluster is not None:
+            self._clusters[endpoint] = cluster
+            if why := self._other(endpoint):
+                raise OtherCluster(why)
+
+    def _other(self, endpoint: str) -> str:
+        """Why what `endpoint` says does not count; empty where it does."""
+        clusters, own = list(self._clusters.values()), self._clusters[endpoint]
+        for other, cluster in self._clusters.items():
+            if cluster != own and clusters.count(cluster) >= clusters.count(own):
+                return f"{endpoint} is of another etcd cluster than {other}"
+        return ""
 
     async def call(self, path: str, body: Json, *, within_s: float | None = None) -> Json:
         """The answer of the first member that has one. Unavailable when none has within that time,
@@ -131,6 +177,7 @@ class Client:
         end = time.monotonic() + (within_s or self._within_s)
         asked = dict[asyncio.Task[Json], str]()
         tried = 0
+        self._look_at_all()
         try:
             while True:
                 at, endpoint = self._at, self._endpoint(self._at)
@@ -176,6 +223,7 @@ class Client:
                     said = orjson.loads(line)
                     if answer.status != 200 or "error" in said:
                         raise _refusal(said, answer.status)
+                    self._note_cluster(endpoint, said["result"])
                     yield said["result"]
         except EtcdRefused as refused:
             if refused.code == UNAUTHENTICATED:
@@ -273,6 +321,7 @@ class Client:
                 raise aiohttp.ClientPayloadError(f"answers {answer.status} and no JSON") from None
             if answer.status != 200:
                 raise _refusal(said, answer.status)
+            self._note_cluster(endpoint, said)
             return said
 
 

@@ -123,6 +123,7 @@ class EtcdStore:
             )
         ).found
         if not heads and not revisions:
+            await self._client.compared()  # or each gateway might make a table of its own
             self._head = Head()
             return None
         if not heads or not revisions:
