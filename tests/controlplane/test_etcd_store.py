@@ -903,6 +903,30 @@ def test_etcd_is_asked_by_tls_and_shown_a_certificate(tmp_path: Path, prefix: st
         EtcdStore(Access(own.urls, ca=str(tmp_path / "none")), Kind(prefix))
 
 
+def test_a_certificate_that_names_a_user_is_refused_in_the_words_of_etcd(
+    tmp_path: Path, prefix: str
+) -> None:
+    """Its JSON gateway takes none with a common name once users are asked for."""
+    authority = make_ca(tmp_path)
+    named, nameless = (
+        [str(each) for each in make_certificate(tmp_path, name, authority, "127.0.0.1")]
+        for name in ("etcd", "")
+    )
+    ca = str(authority[0])
+    options = ["--cert-file", named[0], "--key-file", named[1], "--client-cert-auth",
+               "--trusted-ca-file", ca]  # fmt: skip
+    with etcd_cluster(more=options, tls=True) as own:
+        asyncio.run(protect(own.urls, prefix, ca=ca, cert=nameless[0], key=nameless[1]))
+        access = Access(own.urls, "headgate", "pass", ca)
+        with (
+            opened(replace(access, cert=named[0], key=named[1]), prefix, lease_s=2) as store,
+            pytest.raises(Unavailable, match="answers 400: CommonName of client"),
+        ):
+            store.load()
+        with opened(replace(access, cert=nameless[0], key=nameless[1]), prefix) as store:
+            store.commit(revision(1))
+
+
 def test_certificates_that_were_renewed_are_used_without_a_start(
     tmp_path: Path, prefix: str
 ) -> None:

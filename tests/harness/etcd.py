@@ -181,10 +181,10 @@ def handled(urls: Sequence[str], method: str) -> int:
     return int(count)
 
 
-async def protect(urls: Sequence[str], prefix: str) -> None:
+async def protect(urls: Sequence[str], prefix: str, **tls: str) -> None:
     """Has the members at `urls` let in `root` by "secret", and `headgate` by "pass" to what is
-    below `prefix`: by the permission of its role `gateways`."""
-    client = Client(Access(urls))
+    below `prefix`: by the permission of its role `gateways`. `tls`: the files of `Access`."""
+    client = Client(Access(urls, **tls))
 
     async def add(path: str, **what: str) -> None:
         try:

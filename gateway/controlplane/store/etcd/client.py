@@ -317,8 +317,10 @@ class Client:
             try:
                 said = orjson.loads(text)
             except ValueError:
-                # No etcd at all, or one whose JSON gateway is switched off.
-                raise aiohttp.ClientPayloadError(f"answers {answer.status} and no JSON") from None
+                # No etcd at all, or one whose JSON gateway is switched off, or says what it minds.
+                said = ": " + text.decode(errors="replace").strip()[:200]
+                said = said if answer.content_type == "text/plain" else " and no JSON"
+                raise aiohttp.ClientPayloadError(f"answers {answer.status}{said}") from None
             if answer.status != 200:
                 raise _refusal(said, answer.status)
             self._note_cluster(endpoint, said)
