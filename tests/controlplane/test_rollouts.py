@@ -715,6 +715,26 @@ async def test_a_command_that_could_not_be_written_has_changed_nothing(word: str
     assert house.shown()["state"] == "running"
 
 
+async def test_a_command_that_was_refused_is_logged_with_its_route_and_why(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    house = House()
+    with pytest.raises(Missing):
+        await house.commands.command("digits", "pause")
+    with pytest.raises(Missing):
+        await house.commands.forget("digits")
+    await house.begin()
+    with pytest.raises(Conflict):
+        await house.begin()
+    assert [each.getMessage() for each in caplog.records if "refused" in each.msg] == [
+        "to pause the rollout on digits was refused: Missing: route 'digits' has no rollout",
+        "to forget the rollout on digits was refused: Missing: route 'digits' has no rollout",
+        "to begin a rollout on digits was refused: Conflict: a rollout of 'digits-cnn' runs on"
+        " route 'digits' already",
+    ]
+
+
 async def test_a_command_that_was_refused_is_no_wish_that_a_successor_finds() -> None:
     house = House()
     await house.begin()

@@ -23,7 +23,7 @@ from gateway.controlplane.store.store import StoreError
 from gateway.core import edits
 from gateway.core.faults import Conflict
 from gateway.core.rollout import NotNow, Plan, Signal
-from gateway.processes.tasks import Tasks
+from gateway.processes.tasks import Tasks, told
 
 log = logging.getLogger(__name__)
 COMMANDS: dict[str, Signal] = {
@@ -81,7 +81,7 @@ class Commands:
             plan = self._plan(route, said)
             how.guard(None if before is None else telling.shown(before))
             await self._awake(plan.to)  # nobody waits at the first step
-        return await self._finish(self._begin(route, said, how))
+        return await self._finish(f"to begin a rollout on {route}", self._begin(route, said, how))
 
     async def _begin(self, route: str, said: Mapping[str, Json], how: How) -> Json:
         async with self._rollouts.lock:
@@ -135,14 +135,15 @@ class Commands:
         with suppress(StoreError):
             await self._mover.keep()
 
-    async def _finish(self, steps: Coroutine[Any, Any, Json]) -> Json:
+    async def _finish(self, what: str, steps: Coroutine[Any, Any, Json]) -> Json:
         """The result of `steps`, which run to their end even if nobody waits for it."""
-        return await asyncio.shield(self._own.run("a rollout's command", steps))
+        return await asyncio.shield(self._own.run(what, steps))
 
     async def command(self, route: str, word: str, how: How = PLAIN) -> Json:
         """The rollout after one of COMMANDS, in force, or as it would be where that is but tried;
         Conflict where it means nothing now."""
-        return await self._finish(self._command(route, word, how))
+        what = f"to {word} the rollout on {route}"
+        return await self._finish(what, self._command(route, word, how))
 
     async def _command(self, route: str, word: str, how: How) -> Json:
         async with self._rollouts.lock:
@@ -170,7 +171,7 @@ class Commands:
 
     async def forget(self, route: str, how: How = PLAIN) -> Json:
         """What was known of a rollout that has ended; Conflict while it runs."""
-        return await self._finish(self._forget(route, how))
+        return await self._finish(f"to forget the rollout on {route}", self._forget(route, how))
 
     async def _forget(self, route: str, how: How) -> Json:
         async with self._rollouts.lock:
@@ -191,5 +192,5 @@ class Commands:
 
 
 def _note_failure(name: str, error: Exception) -> None:
-    """Whoever asked is told why."""
-    log.info(f"{name} was not carried out: {type(error).__name__}")
+    """Whoever asked is told why, and may have left."""
+    log.info(f"{name} was refused: {told(error)}")
