@@ -186,6 +186,8 @@ def drawn(found: Json) -> list[Part]:
     state = found["state"]
     head = f"{found['route']} → {found['to']}: {state.replace('_', ' ')}, {found['share']:g} %"
     parts: list[Part] = [Cell(head, MEANING.get(state, "strong"))]
+    if driver := found.get("driver"):
+        parts.append(Cell(f"driven by gateway {driver}", "dim"))
     if why := found.get("why"):
         parts.append(Cell(why, "dim"))
     parts += ["", _steps(found), "", _guards(found["guards"])]

@@ -256,6 +256,11 @@ class SharedGateways:
     # -- what is known
 
     @property
+    def name(self) -> str:
+        """That of this gateway."""
+        return self._own.name
+
+    @property
     def holds(self) -> bool:
         """Whether this gateway holds its lease."""
         return self._lease.until > self._clock()
@@ -314,6 +319,11 @@ class SharedGateways:
     def driven_elsewhere(self) -> set[str]:
         """The routes whose rollouts other gateways drive."""
         return {route for route, name in self._seen.drivers.items() if name != self._own.name}
+
+    def driver_elsewhere(self, route: str) -> str:
+        """The other gateway that drives the rollout of `route`; "" where none does."""
+        name = self._seen.drivers.get(route, "")
+        return "" if name == self.name else name
 
     def admin_of(self, name: str) -> str:
         """Where that gateway's admin API is, as far as it is known."""

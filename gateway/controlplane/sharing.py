@@ -97,6 +97,11 @@ class SharedRollouts:
         """Whether this gateway drives the rollout of `route`."""
         return self._gateways.holds and self.keys.drives(route)
 
+    def driver_of(self, route: str) -> str:
+        """The gateway that drives it, by name; "" where none does."""
+        own = self._gateways.name if self.drives(route) else ""
+        return own or self._gateways.driver_elsewhere(route)
+
     def read(self, kept: Mapping[str, bytes]) -> dict[str, Any]:
         """What is kept of each rollout."""
         return unpacked(kept)

@@ -439,7 +439,7 @@ def look(
     verdict = "failed" if e >= 100 else "well"
     return {
         "route": "digits", "to": "digits-cnn", "state": state, "step": step, "share": share,
-        "started": "2026-11-29T10:00:00.000Z", "why": "cnn v2", "revision": 43,
+        "started": "2026-11-29T10:00:00.000Z", "why": "cnn v2", "revision": 43, "driver": "",
         "held_s": held_s, "requests": 60, "refused": 0, "held": "", "pending": "",
         "guards": {
             "errors": {

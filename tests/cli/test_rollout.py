@@ -58,6 +58,11 @@ def test_why_it_is_held_is_said_last(headgate, player) -> None:
     assert ran.out.splitlines()[-1] == "held: cannot become rolled back: no space"
 
 
+def test_which_of_several_gateways_drives_it_is_said(headgate, player) -> None:
+    player.rollouts["digits"] = [{**look(), "driver": "gw-a"}]
+    assert "driven by gateway gw-a" in headgate("rollout", "pause", "digits").out
+
+
 def test_time_that_passes_is_no_line_of_its_own(headgate, player) -> None:
     player.rollouts["digits"] = [look(), look(held_s=46.0), look("done", 3, 100)]
     assert len(headgate("rollout", "digits").out.splitlines()) == 2

@@ -187,6 +187,7 @@ async def test_a_rollout_is_driven_by_one_gateway_and_goes_on_at_another() -> No
             begun = await a.admin("PUT", path, plan, timeout=60)
             assert begun.status == 201, begun
             await eventually(lambda: _rollout(b, "running"))
+            assert begun.json()["driver"] == await _driver(a) == await _driver(b) == "gw-a"
             refused = await b.admin("POST", f"{path}/pause", {})
             assert refused.status == 409
             assert "driven by gateway gw-a" in refused.json()["detail"]
@@ -201,12 +202,14 @@ async def test_a_rollout_is_driven_by_one_gateway_and_goes_on_at_another() -> No
                 return bool(reply.status == 200)
 
             await eventually(resumed, 60)
+            assert await _driver(b) == "gw-b"
 
             async def done() -> bool:
                 await asyncio.gather(*(b.client.get(f"{b.url}/x") for _ in range(20)))
                 return await _rollout(b, "done")
 
             await eventually(done, 90)
+            assert await _driver(b) == "", "nobody's any more"
             spec = (await b.admin("GET", "/admin/v1/routes/all/weights")).json()
             assert spec["weights"]["main"] == 0
             history = (await b.admin("GET", "/admin/v1/history")).json()["revisions"]
@@ -283,6 +286,13 @@ async def test_a_start_that_does_not_go_with_its_store_is_refused_in_one_line(
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert refusal in line
+
+
+async def _driver(gateway: Gateway) -> str:
+    """Who drives the rollout, by the status of that gateway."""
+    status = (await gateway.admin("GET", "/admin/v1/status")).json()
+    name: str = status["routes"]["all"]["rollout"]["driver"]
+    return name
 
 
 async def _rollout(gateway: Gateway, state: str) -> bool:

@@ -98,6 +98,7 @@ def rollout_schemas() -> dict[str, Schema]:
         "started": TIME,
         "why": TEXT,
         "revision": {**COUNT, "description": "Of the last edit that it made."},
+        "driver": {**TEXT, "description": "The gateway that moves it; empty where it is alone."},
         "held_s": {**NUMBER, "description": "So long was this step held."},
         "requests": {**COUNT, "description": "Judged at the canary at this step."},
         "refused": {**COUNT, "description": "As busy by it, at this step; none of them is judged."},

@@ -16,7 +16,7 @@ from typing import Any
 from gateway.controlplane.events import utc_now
 from gateway.controlplane.published import NotInForce
 from gateway.controlplane.publisher import Publisher
-from gateway.controlplane.rollouts import plans, telling
+from gateway.controlplane.rollouts import plans
 from gateway.controlplane.rollouts.controller import Rollouts
 from gateway.controlplane.rollouts.progress import Move, Progress
 from gateway.controlplane.store.store import StoreError
@@ -79,7 +79,7 @@ class Commands:
         before = self._all.get(route)
         if not how.dry_run and (before is None or not before.is_live):
             plan = self._plan(route, said)
-            how.guard(None if before is None else telling.shown(before))
+            how.guard(None if before is None else self._rollouts.told(before))
             await self._awake(plan.to)  # nobody waits at the first step
         return await self._finish(f"to begin a rollout on {route}", self._begin(route, said, how))
 
@@ -98,10 +98,10 @@ class Commands:
             )  # fmt: skip
             self._rollouts.begin_tallies(it)
             it.move = Move("running", 0, plan.why or "begun", it.weights_of(0, "running"))
-            how.guard(None if before is None else telling.shown(before))
+            how.guard(None if before is None else self._rollouts.told(before))
             if how.dry_run:
                 it.done(it.move, it.started, None)
-                return {**telling.shown(it), "plan": plans.shown(plan)}
+                return {**self._rollouts.told(it), "plan": plans.shown(plan)}
             await self._driver.claim(route)
             self._rollouts.add(it)
             try:
@@ -114,7 +114,7 @@ class Commands:
             finally:
                 self._rollouts.tell_workers()
                 self._rollouts.stir()
-            return telling.shown(it)
+            return self._rollouts.told(it)
 
     def _plan(self, route: str, said: Mapping[str, Json]) -> Plan:
         """The plan that `said` describes for the split of now; Invalid names all that is wrong."""
@@ -152,9 +152,9 @@ class Commands:
                 move = it.moved(COMMANDS[word], how.why or f"{word} by an operator")
             except NotNow as refused:
                 raise Conflict(f"route {route!r}: {refused}") from None
-            how.guard(telling.shown(it))
+            how.guard(self._rollouts.told(it))
             if how.dry_run:
-                return telling.shown(it.if_done(move))
+                return self._rollouts.told(it.if_done(move))
             await self._driver.claim(route)
             before = it.accepted
             if word in OVERRULE:
@@ -167,7 +167,7 @@ class Commands:
                 it.move, it.accepted = None, before
                 self._mover.is_stale = True  # what was refused is not to be found as a wish
                 raise
-            return telling.shown(it)
+            return self._rollouts.told(it)
 
     async def forget(self, route: str, how: How = PLAIN) -> Json:
         """What was known of a rollout that has ended; Conflict while it runs."""
@@ -178,7 +178,7 @@ class Commands:
             it = self._rollouts.of(route)
             if it.is_live:
                 raise Conflict(f"the rollout on route {route!r} is {it.state}: abort it first")
-            shown = telling.shown(it)
+            shown = self._rollouts.told(it)
             how.guard(shown)
             if not how.dry_run:
                 await self._driver.claim(route)

@@ -78,12 +78,12 @@ class Rollouts:
 
     def shown(self, route: str) -> Json:
         """The rollout of `route`; Missing where there is none."""
-        return telling.shown(self.of(route))
+        return self.told(self.of(route))
 
     def all_shown(self) -> dict[str, Json]:
         """Every rollout that is remembered, by route, with its plan."""
         return {
-            route: {**telling.shown(it), "plan": plans.shown(it.plan)}
+            route: {**self.told(it), "plan": plans.shown(it.plan)}
             for route, it in self._all.items()
         }
 
@@ -144,6 +144,10 @@ class Rollouts:
         if found is None:
             raise Missing(f"route {route!r} has no rollout")
         return found
+
+    def told(self, it: Progress) -> dict[str, Json]:
+        """`it` as whoever asks is told of it."""
+        return telling.shown(it, self.driver.driver_of(it.route))
 
     def is_compared(self, route: str, canary: str) -> bool:
         """Whether the answers of `canary` are compared with those of `route`."""

@@ -47,6 +47,9 @@ class Driver(Protocol):
     def drives(self, route: str) -> bool:
         """Whether this gateway drives the rollout of `route`."""
 
+    def driver_of(self, route: str) -> str:
+        """The gateway that drives it, by name; "" where none does or there is but one."""
+
     async def claim(self, route: str) -> None:
         """Has this gateway drive it from now on; Conflict where another one does."""
 
@@ -56,6 +59,9 @@ class Alone:
 
     def drives(self, route: str) -> bool:
         return True
+
+    def driver_of(self, route: str) -> str:
+        return ""
 
     async def claim(self, route: str) -> None:
         """Returns at once: there is nobody to ask."""

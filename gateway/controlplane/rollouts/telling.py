@@ -13,8 +13,8 @@ from gateway.core.rollout import Guard, Judged, sentence
 Json = Any
 
 
-def shown(it: Progress) -> dict[str, Json]:
-    """What `GET …/rollout` answers, but for the plan."""
+def shown(it: Progress, driver: str = "") -> dict[str, Json]:
+    """What `GET …/rollout` answers, but for the plan. `driver` is the gateway that drives it."""
     return {
         "route": it.route,
         "to": it.plan.to,
@@ -24,6 +24,7 @@ def shown(it: Progress) -> dict[str, Json]:
         "started": it.started,
         "why": it.plan.why,
         "revision": it.revision,
+        "driver": driver if it.is_live else "",
         "held_s": round(it.held_s, 1),
         "requests": it.requests,
         "refused": it.refused,

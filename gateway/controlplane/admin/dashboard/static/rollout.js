@@ -28,7 +28,7 @@ const needsOf = ({ state, step, plan, held_s, requests }) => {
 };
 
 // What a person sees of where it is, and means when saying how it shall go on.
-const shapeOf = ({ started, state, step, guards }) => [started, state, step, Object.keys(guards)];
+const shapeOf = ({ started, state, step, driver, guards }) => [started, state, step, driver, Object.keys(guards)];
 
 export class RolloutPanel {
   constructor(route, columns, refresh) {
@@ -59,7 +59,8 @@ export class RolloutPanel {
   build(rollout) {
     const head = h("p", { class: "head" },
       h("span", { class: "pill", "data-tone": TONES[rollout.state] }, plain(rollout.state)),
-      ` rollout to ${rollout.to}, ${rollout.share} %`, rollout.why ? h("span", { class: "quiet" }, ` ${rollout.why}`) : null);
+      ` rollout to ${rollout.to}, ${rollout.share} %`, rollout.why ? h("span", { class: "quiet" }, ` ${rollout.why}`) : null,
+      rollout.driver ? h("span", { class: "quiet" }, ` driven by gateway ${rollout.driver}`) : null);
     const steps = (rollout.plan?.steps || []).map((step, index) => this.step(rollout, step, index + 1));
     this.guards = new Map(Object.keys(rollout.guards).map((name) => [name, this.guard(name)]));
     this.last = h("p", { class: "quiet", "data-last": true });
