@@ -73,6 +73,11 @@ AHEAD: frozenset[Signal] = frozenset({"next", "approve", "promote"})
 BACK: frozenset[State] = frozenset({"rolled_back", "aborted"})
 
 
+MORE_REFUSED = 0.05
+"""So much larger than the others' the part may be that a canary refuses: by chance it is larger
+now and then, and one that was short of replicas for a minute is to go on some time."""
+
+
 class NotNow(ValueError):
     """A signal that means nothing in this state; nothing changed."""
 
@@ -178,13 +183,13 @@ def passed(
     requests: int,
     guards: Sequence[tuple[Guard, Judged]],
     accepted: frozenset[str] = frozenset(),
-    refused: int = 0,
+    is_refusing: bool = False,
 ) -> Signal | None:
     """What comes after step number `step` (from 0), held so long and with so many `requests` of
-    the canary judged, and so many `refused` as busy; None while it is not passed. What is not
-    known is waited for, and who refuses most of what it has gets no more."""
+    the canary judged; None while it is not passed. What is not known is waited for, and one that
+    `is_refusing` what others take gets no more."""
     now = plan.steps[step]
-    if held_s < now.hold_s or requests < max(now.min_requests, refused):
+    if held_s < now.hold_s or requests < now.min_requests or is_refusing:
         return None
     for guard, found in guards:
         if guard.on_fail == "warn" or guard.name in accepted:
@@ -194,6 +199,13 @@ def passed(
     if now.approval:
         return "ask"
     return "next" if step + 1 < len(plan.steps) else "finish"
+
+
+def refuses_more(canary: tuple[int, int], others: tuple[int, int]) -> bool:
+    """Whether the canary refused a larger part of its requests as busy than the others of theirs;
+    both are (refused, requests) of the same time. How it would have answered is not known then."""
+    mine, theirs = (refused / max(requests, 1) for refused, requests in (canary, others))
+    return mine > theirs + MORE_REFUSED
 
 
 def weights_at(start: Mapping[str, int], to: str, percent: Fraction) -> dict[str, int]:

@@ -72,10 +72,9 @@ class Trial:
 
     def refuse(self) -> None:
         """The instance takes no more now: how well it would have answered is not known."""
-        if self.arm == CANARY:
-            judge = self._judge
-            judge.is_news = True
-            judge.refused[self.share] = judge.refused.get(self.share, 0) + 1
+        judge = self._judge
+        judge.is_news = True
+        judge.refused.setdefault(self.share, [0, 0])[1 if self.arm else 0] += 1
 
     def leave(self, seconds: float) -> None:
         """Nobody waits any more for what the instance has had for `seconds`. What would have come
@@ -147,9 +146,9 @@ class Judge:
     `decided` is the trial of the request that was decided last, None for one that does not count;
     `counts`: share → ended, failed, timed and slow of the canary, then of the others; `seconds`:
     what some answers of the others took since the last report; `warmed`: the canary's requests
-    while nothing counts yet; `refused`: share → those that it refused as busy; `answers`: kind of
-    answer → share → how many of the canary, and of the others; `numbers`: some that the others
-    answered since the last report.
+    while nothing counts yet; `refused`: share → those that the canary refused as
+    busy, and the others; `answers`: kind of answer → share → how many of the canary, and of the
+    others; `numbers`: some that the others answered since the last report.
     """
 
     __slots__ = (
@@ -164,7 +163,7 @@ class Judge:
         self.seconds: list[float] = []
         self._times: Counter[int] = Counter()
         self.warmed = 0
-        self.refused: dict[str, int] = {}
+        self.refused: dict[str, list[int]] = {}
         self.decided: Trial | None = None
         self.is_news = False
         self.field = told["field"]

@@ -267,10 +267,11 @@ class JudgedMessage(TypedDict):
     (`gateway.dataplane.judge`); one that begins again has another name: the canary's share as
     `weight/all` → first attempts that ended, failed, were timed, were slow, of the canary and then
     of the others; the others' answers by bucket of their time; the canary's requests while it was
-    warming; share → how many it refused as busy, which are in no other count; told once on each
-    channel, guard → hash of a sticky key that had its first event, the share, 0 for the canary's
-    arm, and the kind of answer where that is the event; kind of answer → share → how many of the
-    canary and of the others; and some numbers that the others answered since the last report."""
+    warming; share → how many the canary refused as busy, and the others, which are in no other
+    count; told once on each channel, guard → hash of a sticky key that had its first event, the
+    share, 0 for the canary's arm, and the kind of answer where that is the event; kind of answer →
+    share → how many of the canary and of the others; and some numbers that the others answered
+    since the last report."""
 
     type: Literal["judged"]
     id: str
@@ -278,7 +279,7 @@ class JudgedMessage(TypedDict):
     counts: Mapping[str, Sequence[int]]
     times: Mapping[str, int]
     warmed: int
-    refused: Mapping[str, int]
+    refused: Mapping[str, Sequence[int]]
     keys: Mapping[str, Sequence[tuple[int, str, int, str]]]
     answers: Mapping[str, Mapping[str, Sequence[int]]]
     numbers: Sequence[float]

@@ -59,6 +59,7 @@ class House:
         self.publisher.allow = self.rollouts.allow
         self.mirrored: tuple[str, Counts, bool] | None = None
         self.counts: dict[str, list[int]] = {}
+        self.refused: dict[str, list[int]] = {}
         self.answers: dict[str, dict[str, list[int]]] = {}
         self.numbers: list[float] = []
 
@@ -77,11 +78,13 @@ class House:
         worker: str = "w",
         warmed: int = 0,
         refused: int = 0,
+        beside: int = 0,
     ) -> None:
         """The worker counted more (requests, failures) of either arm at the share of now."""
         weights = self.weights
         share = f"{weights['digits-cnn']}/{sum(weights.values())}"
         row = self.counts.setdefault(share, [0] * 8)
+        self.refused[share] = [refused, beside]
         for at, (requests, failed) in ((0, canary), (4, stable)):
             row[at] += requests
             row[at + 1] += failed
@@ -94,7 +97,7 @@ class House:
                 "counts": self.counts,
                 "times": {},
                 "warmed": warmed,
-                "refused": {share: refused} if refused else {},
+                "refused": self.refused,
                 "keys": {},
                 "answers": self.answers,
                 "numbers": self.numbers,
@@ -119,7 +122,7 @@ class House:
     def successor(self, keeper: Keeper | None = None) -> "House":
         """The control process that comes after this one was killed."""
         found = House(keeper or self.keeper, self.publisher)
-        found.counts = self.counts
+        found.counts, found.refused = self.counts, self.refused
         found.now = self.now + 5000.0
         return found
 
@@ -335,7 +338,7 @@ async def test_a_rollout_that_is_held_by_what_is_beside_it_says_so_and_when_it_g
     assert told == [("running", "held"), ("running", "goes")]
 
 
-async def test_a_canary_that_refuses_most_of_what_it_has_gets_no_more_and_says_so() -> None:
+async def test_a_canary_that_refuses_what_others_take_gets_no_more_and_says_so() -> None:
     """To refuse as busy is no error, and no proof of being well either."""
     house = House()
     await house.begin(steps=[50, 100])
@@ -345,22 +348,38 @@ async def test_a_canary_that_refuses_most_of_what_it_has_gets_no_more_and_says_s
     guard = shown["guards"]["errors"]
     assert guard["verdict"] == "no_data"
     assert guard["sentence"] == "errors: no requests of the canary yet, 40 refused as busy"
-    assert shown["held"] == "digits-cnn refuses most requests as busy, 40 of 40 at this step"
+    said = "digits-cnn refuses 40 of 40 requests of this step as busy, the others 0 of 40"
+    assert shown["held"] == said
     assert shown["history"][-1]["why"] == f"held: {shown['held']}"
-    house.count((30, 0), (30, 0), refused=40)
+    house.count((60, 0), (60, 0), refused=40)
     after = await house.successor().taken_up()
-    assert (await after.wait(9))["step"] == 1, "thirty would be enough of one that takes them"
-    after.count((11, 0), (11, 0), refused=40)
+    assert (await after.wait(9))["step"] == 1, "sixty would be enough of one that takes them"
+    after.count((700, 0), (700, 0), refused=40)
     shown = await after.wait(1)
     assert (shown["step"], shown["requests"], shown["refused"]) == (2, 0, 0)
-    assert [each["why"][:4] for each in shown["history"]][1:] == ["held", "goes", "41 r"]
+    assert [each["why"][:4] for each in shown["history"]][1:] == ["held", "goes", "760 "]
 
 
-async def test_a_canary_that_refuses_some_of_what_it_has_is_led_on() -> None:
+async def test_a_canary_that_refuses_no_more_than_the_others_at_the_same_step_is_led_on() -> None:
     house = House()
-    await house.begin(steps=[50, 100])
-    house.count((20, 0), (40, 0), refused=20)
+    await house.begin(steps=[5, 50, 100])
+    house.count((60, 0), (60, 0), refused=40, beside=36)
     assert (await house.wait(61))["step"] == 2
+    house.count((40, 0), (200, 0), refused=40, beside=0)
+    shown = await house.wait(61)
+    said = "digits-cnn refuses 40 of 80 requests of this step as busy, the others 0 of 200"
+    assert (shown["step"], shown["held"]) == (2, said)
+    house.count((0, 0), (0, 0), refused=40, beside=180)
+    assert (await house.wait(1))["step"] == 3
+
+
+async def test_a_canary_that_has_all_and_refuses_some_of_it_is_not_done() -> None:
+    house = House()
+    await house.begin(steps=[100])
+    house.count((60, 0), (0, 0), refused=40)
+    shown = await house.wait(61)
+    said = "digits-cnn refuses 40 of 100 requests of this step as busy"
+    assert (shown["state"], shown["held"]) == ("running", said)
 
 
 async def test_after_it_went_back_its_guards_still_say_at_which_share_they_judged() -> None:
@@ -1150,11 +1169,13 @@ async def test_what_was_kept_before_refusals_were_counted_is_gone_on_with() -> N
     house.count((7, 0), (133, 0))
     await house.wait(9)
     kept = house.keeper.load()["digits"]
-    for key in ("entered_refused", "lost"):
+    for key in ("entered_refused", "entered_beside", "lost"):
         del kept[key]
     del kept["tallies"]["refused"]
     house.keeper.keep({"digits": {**kept, "waits": False}})
     after = await house.successor().taken_up()
     shown = after.shown()
     assert (shown["state"], shown["requests"], shown["refused"]) == ("running", 7, 0)
+    of_the_canary_alone = {**kept["tallies"], "refused": {"w": {"5/100": 3}}}
+    assert Tallies.from_json(of_the_canary_alone).refused(alone=False) == 3
     assert (await after.wait(1))["held"] == ""

@@ -282,7 +282,7 @@ class Rollouts:
             kept = it.held_s // HELD_S
             it.held_s += min(LONGEST_S, now - max(before, it.held_from))
             self.mover.is_stale |= it.held_s // HELD_S > kept
-            counts = it.requests, guards, it.accepted, it.refused
+            counts = it.requests, guards, it.accepted, it.is_refusing
             signal = passed(it.plan, it.step, it.held_s, *counts)
             why = self._why(it, guards)
         if signal is not None and not (signal == "hold" and it.state == "paused"):
@@ -315,11 +315,13 @@ class Rollouts:
     def _waits(self, it: Progress, now: float, guards: list[tuple[Guard, Judged]]) -> bool:
         """Whether none of those that share the route with the canary can serve: there is nothing
         to compare it with, and no step is held or passed. Says so once it lasts, as where the
-        canary refuses most of what it has or a guard has nothing to judge, and when it is over."""
+        canary refuses more than the others or a guard has nothing to judge, and when it is over."""
         is_alone = it.has_others and it.others.isdisjoint(self._working())
         if not is_alone or it.beside_at is None:
             it.beside_at = now
-        waits: Waits = "answers" if it.is_refusing else "data" if it.is_blind(guards) else ""
+        waits: Waits = "data" if it.is_blind(guards) else ""
+        if it.is_kept_by_refusals:
+            waits = "answers"
         if is_alone:
             waits = "company" if now - it.beside_at >= LASTS_S else it.waits
         if waits != it.waits:

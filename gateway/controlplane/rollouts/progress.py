@@ -24,6 +24,7 @@ from gateway.core.rollout import (
     State,
     after,
     judged,
+    refuses_more,
     sentence,
     weights_at,
 )
@@ -59,8 +60,9 @@ class Move:
 @dataclass(slots=True)
 class Progress:
     """One rollout. `step` counts from 0; `entered` are the canary's requests before this step, as
-    it counts them, and `entered_refused` those that it had refused as busy by then; `held_s` the
-    seconds that it was held, none of them before the moment `held_from` of the clock;
+    it counts them, `entered_refused` those that it had refused as busy by then and `entered_beside`
+    the same two of the others, (refused, judged); `held_s` the seconds that it was held, none of
+    them before the moment `held_from` of the clock;
     `beside_at` the moment at which another version than the canary could serve last, None where
     that is not known, and `waits` what it was said to wait for at this step, whatever else it has;
     `lost` the split that it ended with, where that is somebody else's;
@@ -83,6 +85,7 @@ class Progress:
     waits: Waits = ""
     entered: int = 0
     entered_refused: int = 0
+    entered_beside: tuple[int, int] = (0, 0)
     warming: bool = True
     lost: Mapping[str, int] | None = None
     move: Move | None = None
@@ -144,10 +147,23 @@ class Progress:
         return self.tallies.refused(alone=not self.has_others) - self.entered_refused
 
     @property
+    def asked(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Of how many requests at this step the canary refused how many as busy, and the others:
+        each (refused, requests)."""
+        refused, judged = self.tallies.beside
+        refused, judged = refused - self.entered_beside[0], judged - self.entered_beside[1]
+        return (self.refused, self.refused + self.requests), (refused, refused + judged)
+
+    @property
     def is_refusing(self) -> bool:
-        """Whether nothing but that keeps this step: most of what it got it has refused."""
-        step, refused = self.plan.steps[self.step], self.refused
-        return self.held_s >= step.hold_s and refused > max(self.requests, step.min_requests)
+        """Whether the canary refuses more than the others at this step."""
+        return refuses_more(*self.asked)
+
+    @property
+    def is_kept_by_refusals(self) -> bool:
+        """Whether nothing but that keeps this step."""
+        step, ((_, asked), _) = self.plan.steps[self.step], self.asked
+        return self.held_s >= step.hold_s and asked >= step.min_requests and self.is_refusing
 
     @property
     def others(self) -> frozenset[str]:
@@ -187,6 +203,7 @@ class Progress:
             self.held_s, self.entered = 0.0, self._judged(move.step)
             is_alone = self.plan.steps[move.step].percent == 100
             self.entered_refused = self.tallies.refused(alone=is_alone)
+            self.entered_beside = self.tallies.beside
         self.state, self.step, self.move, self.waits = move.state, move.step, None, ""
         self.lost, self.stuck = move.lost, ""
         if revision is not None:
@@ -284,6 +301,7 @@ class Progress:
             "held_s": round(self.held_s, 3),
             "entered": self.entered,
             "entered_refused": self.entered_refused,
+            "entered_beside": self.entered_beside,
             "warming": self.warming,
             "waits": self.waits,
             "lost": self.lost,
@@ -312,6 +330,7 @@ class Progress:
             entered=kept["entered"],
             warming=kept["warming"],
             entered_refused=kept.get("entered_refused", 0),
+            entered_beside=tuple(kept.get("entered_beside", (0, 0))),
             waits=kept["waits"] if isinstance(kept.get("waits"), str) else "",
             lost=kept.get("lost"),
             move=Move(**kept["move"]) if kept["move"] else None,

@@ -29,7 +29,7 @@ class Tallies:
     def __init__(self) -> None:
         self._counts: dict[str, dict[str, list[int]]] = {}
         self._warmed: dict[str, int] = {}
-        self._refused: dict[str, dict[str, int]] = {}
+        self._refused: dict[str, dict[str, list[int]]] = {}
         self._keys: dict[str, dict[int, tuple[str, int, str]]] = {}
         self._key_events: dict[tuple[str, str], dict[str, list[int]]] = {}
         self._answers: dict[str, dict[str, dict[str, list[int]]]] = {}
@@ -53,7 +53,7 @@ class Tallies:
         self._counts.pop(worker, None)  # who was heard of last comes last
         self._counts[worker] = {share: [*row] for share, row in told["counts"].items()}
         self._warmed[worker] = told["warmed"]
-        self._refused[worker] = dict(told["refused"])
+        self._refused[worker] = {share: [*row] for share, row in told["refused"].items()}
         self._times[worker] = Counter({int(k): count for k, count in told["times"].items()})
         for guard, keys in told["keys"].items():
             known = self._keys.setdefault(guard, {})
@@ -86,8 +86,7 @@ class Tallies:
                 before = total.get(share, [0] * 8)
                 total[share] = [a + b for a, b in zip(before, row, strict=True)]
             self._warmed[""] = self._warmed.get("", 0) + self._warmed.pop(worker, 0)
-            refused = Counter(self._refused.get("")) + Counter(self._refused.pop(worker, {}))
-            self._refused[""] = dict(refused)
+            _add(self._refused, {"": self._refused.pop(worker, {})})
             self._times.pop(worker, None)
             _add(self._answers.setdefault("", {}), self._answers.pop(worker, {}))
             self._ended.add(worker)
@@ -113,11 +112,14 @@ class Tallies:
         also those that no other version could have got."""
         by_worker = self._refused.values()
         return sum(
-            count
-            for each in by_worker
-            for share, count in each.items()
-            if alone or _part(share) < 1
+            row[0] for each in by_worker for share, row in each.items() if alone or _part(share) < 1
         )
+
+    @property
+    def beside(self) -> tuple[int, int]:
+        """How many requests the others refused as busy, and how many of theirs were judged."""
+        refused = sum(row[1] for each in self._refused.values() for row in each.values())
+        return refused, self._sum(STABLE + ENDED)
 
     def requests(self, guard: str) -> tuple[int, int]:
         """Of how many requests of either arm `guard` knows what became."""
@@ -209,7 +211,10 @@ class Tallies:
         found = cls()
         found._counts = {name: dict(counts) for name, counts in kept["counts"].items()}
         found._warmed = dict(kept["warmed"])
-        found._refused = {name: dict(counts) for name, counts in kept.get("refused", {}).items()}
+        found._refused = {
+            name: {share: [row, 0] if isinstance(row, int) else row for share, row in each.items()}
+            for name, each in kept.get("refused", {}).items()
+        }
         found._ended = set(kept["ended"])
         found.slow_s = kept["slow_s"]
         found._places = dict(kept["places"])

@@ -45,10 +45,10 @@ def held(it: Progress) -> str:
         others = " or ".join(sorted(it.others))
         return f"no healthy instance of {others}, nothing to compare {it.plan.to} with"
     if it.waits == "answers":
-        asked = it.refused + it.requests
-        return (
-            f"{it.plan.to} refuses most requests as busy, {it.refused:,} of {asked:,} at this step"
-        )
+        (refused, asked), (of_others, asked_others) = it.asked
+        beside = f", the others {of_others:,} of {asked_others:,}" if asked_others else ""
+        said = f"{it.plan.to} refuses {refused:,} of {asked:,} requests of this step as busy"
+        return said + beside
     if it.waits == "data":
         return "; ".join(f"{guard.name}: {_lacks(it, guard)}" for guard in it.blind(it.judge()))
     return ""
@@ -62,7 +62,7 @@ def waits(it: Progress, before: Waits) -> str:
     if before == "company":
         return f"goes on: {' or '.join(sorted(it.others))} has a healthy instance again"
     if before == "answers":
-        return f"goes on: {it.plan.to} has answered most requests of this step"
+        return f"goes on: {it.plan.to} refuses hardly more than the others by now"
     return "goes on: every guard has something to judge"
 
 
