@@ -72,7 +72,7 @@ class Composition:
         self.publisher = self._make_publisher()
         self.mirrors = self._make_mirrors()
         self.rollouts = self._make_rollouts()
-        self.rollout_commands = Commands(self.rollouts, self.publisher, awake=self._awake)
+        self.rollout_commands = Commands(self.rollouts, self.publisher, ready=self._ready)
         self.participant = self._make_participant()
         self.view = self._make_view()
         causes, shares = self.instances.prober.causes, self.view.effective_shares
@@ -258,9 +258,13 @@ class Composition:
         say(f"worker process {pid} does not answer; replacing it")
         self.line.tell({"type": "replace", "pid": pid})
 
-    async def _awake(self, backend: str) -> None:
+    async def _ready(self, backend: str) -> None:
+        """Returns once `backend` is loaded, and known to be well or not; Conflict says why it
+        cannot be loaded."""
         if self.fleet is not None:
             await self.fleet.awake(backend)
+        if (found := self.table().backends.get(backend)) is not None:
+            await self.instances.known(found)
 
     def _others_status(self) -> dict[str, Any]:
         """What is known of instance processes, of other gateways, and of certificates, where there

@@ -92,6 +92,14 @@ class WatchedInstances:
                     await self.resolver.resolved(LOOK_WITHIN_S)
                     await self.prober.met(previous, table)
 
+    async def known(self, backend: Backend) -> None:
+        """Returns once it is known whether an instance of `backend` is well, or there was long
+        enough time to find out."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_WITHIN_S):
+                await self.resolver.resolved(LOOK_WITHIN_S)
+                await self.prober.known(backend)
+
     def table_with_paths(self) -> Table:
         """The table, with the paths at which models said that they are served."""
         return filled(self._table(), self.served.paths)

@@ -1087,13 +1087,13 @@ async def test_agreement_needs_a_mirror_that_compares() -> None:
 async def test_nothing_is_loaded_for_a_plan_that_is_refused_with_every_fault_named() -> None:
     house, woken = House(), []
 
-    async def awake(backend: str) -> None:
+    async def ready(backend: str) -> None:
         woken.append(backend)
 
     def refuse(current: Any) -> None:
         raise Conflict("somebody else was quicker")
 
-    commands = Commands(house.rollouts, house.publisher, awake=awake)
+    commands = Commands(house.rollouts, house.publisher, ready=ready)
     with pytest.raises(Invalid) as refused:
         await commands.begin("digits", {**PLAN, "guards": AGREEMENT, "steps": [50, 5]})
     pointers = {fault.pointer for fault in refused.value.faults}
@@ -1161,6 +1161,18 @@ async def test_a_canary_without_any_instance_is_refused_before_anything_is_edite
     with pytest.raises(Invalid, match="backend 'digits-cnn' has no instance"):
         await house.begin()
     assert house.publisher.table.revision == revision
+
+
+async def test_whether_a_canary_is_well_is_found_out_before_it_is_begun() -> None:
+    house = House()
+    house.working = frozenset({"digits-linear"})
+
+    async def ready(backend: str) -> None:
+        house.working |= {backend}
+
+    commands = Commands(house.rollouts, house.publisher, ready=ready)
+    assert (await commands.begin("digits", PLAN))["state"] == "running"
+    assert (await house.wait(1))["state"] == "running"
 
 
 async def test_what_was_kept_before_refusals_were_counted_is_gone_on_with() -> None:

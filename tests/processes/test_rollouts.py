@@ -182,6 +182,39 @@ async def test_a_canary_that_dies_with_all_of_the_traffic_gives_it_back() -> Non
             assert (reply.status, reply.header("x-headgate-backend")) == (200, "old")
 
 
+async def test_a_backend_that_was_just_added_is_a_canary_at_once_if_it_is_well() -> None:
+    async with origins(3, fixed()) as (old, new, gone):
+        await gone.stop()
+        whole = {
+            "backends": {"old": backend(old)},
+            "routes": {"r": {"match": "/", "split": {"old": 1}}},
+        }
+        async with running_gateway(whole) as gateway:
+            for name, origin in (("new", new), ("gone", gone)):
+                reply = await gateway.admin("PUT", f"/admin/v1/backends/{name}", backend(origin))
+                assert reply.status == 201, reply
+            split = {"split": {"new": 0, "gone": 0}}
+            assert (await gateway.admin("PATCH", "/admin/v1/routes/r", split)).status == 200
+            plan = {"to": "gone", "steps": [50, 100], "hold": "1h"}
+            begun = await gateway.admin("PUT", "/admin/v1/routes/r/rollout", plan)
+            assert begun.status == 201, begun
+
+            async def is_back() -> bool:
+                return bool((await rollout(gateway, "r"))["state"] == "rolled_back")
+
+            await eventually(is_back, what="a canary that is not there gives its share back")
+            why = (await rollout(gateway, "r"))["history"][-1]["why"]
+            assert "gone has no healthy instance: 127.0.0.1:" in why
+            await begin(gateway, "r", steps=[50, 100], hold="1h", warmup=0)
+            async with traffic(gateway, "/x"):
+
+                async def judged() -> bool:
+                    return bool((await rollout(gateway, "r"))["requests"])
+
+                await eventually(judged, what="the canary gets requests", every_s=0.1)
+            assert (await rollout(gateway, "r"))["state"] == "running"
+
+
 def failing_at_random(part: float, seed: int) -> Callable[[Exchange], Any]:
     """Answers 500 to that part of its requests."""
     chance = random.Random(seed)

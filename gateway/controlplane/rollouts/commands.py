@@ -51,21 +51,22 @@ class How:
 PLAIN = How()
 
 
-async def _nobody_sleeps(_: str) -> None:
-    """No backend starts on demand."""
+async def _at_once(_: str) -> None:
+    """No backend is waited for."""
 
 
 class Commands:
-    """What `rollouts` are told. `awake` loads a backend that starts on demand."""
+    """What `rollouts` are told. `ready` loads a backend that starts on demand, and returns once it
+    is known whether one of its instances is well."""
 
     def __init__(
         self,
         rollouts: Rollouts,
         publisher: Publisher,
         *,
-        awake: Callable[[str], Awaitable[None]] = _nobody_sleeps,
+        ready: Callable[[str], Awaitable[None]] = _at_once,
     ) -> None:
-        self._rollouts, self._publisher, self._awake = rollouts, publisher, awake
+        self._rollouts, self._publisher, self._ready = rollouts, publisher, ready
         self._mover, self._driver = rollouts.mover, rollouts.driver
         self._all = rollouts.mover.all
         self._own = Tasks(_note_failure)
@@ -80,7 +81,7 @@ class Commands:
         if not how.dry_run and (before is None or not before.is_live):
             plan = self._plan(route, said)
             how.guard(None if before is None else self._rollouts.told(before))
-            await self._awake(plan.to)  # nobody waits at the first step
+            await self._ready(plan.to)  # nobody waits at the first step
         return await self._finish(f"to begin a rollout on {route}", self._begin(route, said, how))
 
     async def _begin(self, route: str, said: Mapping[str, Json], how: How) -> Json:

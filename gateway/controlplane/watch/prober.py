@@ -132,6 +132,11 @@ class Prober:
         """Returns once every instance was asked often enough to be up, or after `within_s`."""
         await self._until(lambda: not any(self._is_open(key) for key in self._targets), within_s)
 
+    async def known(self, backend: Backend) -> None:
+        """Returns once one of its instances is up, or all that may get requests were asked often
+        enough to be, or after MET_WITHIN_S."""
+        await self._until(lambda: self._is_met([backend]), MET_WITHIN_S)
+
     def replaced(self, previous: Table, table: Table) -> list[list[Backend]]:
         """What `table` puts in the place of what served: the backends of each backend and route
         where none is up of the instances that it has now, and one is of those before."""
