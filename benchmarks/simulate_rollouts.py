@@ -12,6 +12,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -26,6 +27,7 @@ PERIODS = (1, 13, 34, 55, 89, 100, 144)
 
 Flags = np.ndarray
 Chance = np.random.Generator
+Run = Callable[[Chance], int | bool | None]
 
 
 def draws(chance: Chance, shares: Flags) -> Flags:
@@ -290,63 +292,56 @@ class Found:
         return sorted(self.at)[needed - 1] if needed <= len(self.at) else math.inf
 
 
-def repeated(name: str, runs: int, run: Callable[[Chance], int | bool | None]) -> Found:
+def repeated(name: str, runs: int, run: Run) -> Found:
     """`run` many times, each with a chance of its own."""
     found = [run(np.random.default_rng(seed)) for seed in range(runs)]
     return Found(name, runs, tuple(int(each) for each in found if each))
 
 
-def alike(runs: int) -> Iterator[Found]:
-    """Every A/A table: false alarms."""
-    for name, shape in SHAPES.items():
-        yield repeated(
-            f"errors, {name}",
-            runs,
-            lambda chance, shape=shape: errors_alike(chance, shape, AT_EACH),
-        )
-    yield repeated("errors, little traffic", runs, lambda c: errors_alike(c, often, 50))
-    yield repeated("errors, sticky keys", runs, sticky_alike)
-    for kind in TIMES:
-        yield repeated(f"latency, {kind}", runs, lambda c, kind=kind: latency_alike(c, kind))
-    for kinds in (2, 10, 40):
-        yield repeated(
-            f"predictions, {kinds} kinds", runs, lambda c, n=kinds: predictions_alike(c, n)
-        )
-    yield repeated("agreement, 98 % of pairs", runs, as_often_as_allowed)
-    yield repeated("agreement, 80 % as with itself", runs, as_often_as_itself)
-    yield repeated("agreement, 85 % as with itself, in bursts", runs, in_runs_as_itself)
-    yield repeated("agreement, 99.9 % of pairs", runs, nearly_always)
-
-
-def worse(runs: int) -> Iterator[Found]:
-    """Every power table, at 10 %."""
-    yield repeated("errors, 1 % → 5 %", runs, lambda c: errors_worse(c, 0.1, 0.01, 0.05))
-    yield repeated("errors, 0.1 % → 5 %", runs, lambda c: errors_worse(c, 0.1, 0.001, 0.05))
-    yield repeated("errors, none → 100 %", runs, lambda c: errors_worse(c, 0.1, 0.0, 1.0))
-    yield repeated("latency, 1.5 times as long", runs, lambda c: latency_worse(c, 0.1, 1.5))
-    yield repeated("latency, twice as long", runs, lambda c: latency_worse(c, 0.1, 2.0))
-
-
-def apart(runs: int) -> Iterator[Found]:
-    """How many pairs of a mirror a canary that answers otherwise gets, at `at_least: 0.98`."""
-    yield repeated("agrees in 95 %", runs, agreeing(0.95, 1.0))
-    yield repeated("agrees in 90 %", runs, agreeing(0.9, 1.0))
-    yield repeated("agrees in 80 %, the stable one with itself in 95 %", runs, agreeing(0.8, 0.95))
-    yield repeated("agrees in 50 %", runs, agreeing(0.5, 1.0))
+ALIKE: dict[str, Run] = {
+    **{
+        f"errors, {name}": partial(errors_alike, shape=shape, at_each=AT_EACH)
+        for name, shape in SHAPES.items()
+    },
+    "errors, little traffic": partial(errors_alike, shape=often, at_each=50),
+    "errors, sticky keys": sticky_alike,
+    **{f"latency, {kind}": partial(latency_alike, kind=kind) for kind in TIMES},
+    **{f"predictions, {n} kinds": partial(predictions_alike, kinds=n) for n in (2, 10, 40)},
+    "agreement, 98 % of pairs": as_often_as_allowed,
+    "agreement, 80 % as with itself": as_often_as_itself,
+    "agreement, 85 % as with itself, in bursts": in_runs_as_itself,
+    "agreement, 99.9 % of pairs": nearly_always,
+}
+"""Every row of the A/A table: false alarms."""
+WORSE_AT_10: dict[str, Run] = {
+    "errors, 1 % → 5 %": partial(errors_worse, share=0.1, usual=0.01, worse=0.05),
+    "errors, 0.1 % → 5 %": partial(errors_worse, share=0.1, usual=0.001, worse=0.05),
+    "errors, none → 100 %": partial(errors_worse, share=0.1, usual=0.0, worse=1.0),
+    "latency, 1.5 times as long": partial(latency_worse, share=0.1, factor=1.5),
+    "latency, twice as long": partial(latency_worse, share=0.1, factor=2.0),
+}
+"""Every row of the table of power, at 10 %."""
+APART: dict[str, Run] = {
+    "agrees in 95 %": agreeing(0.95, 1.0),
+    "agrees in 90 %": agreeing(0.9, 1.0),
+    "agrees in 80 %, the stable one with itself in 95 %": agreeing(0.8, 0.95),
+    "agrees in 50 %": agreeing(0.5, 1.0),
+}
+"""Of how many pairs of a mirror a canary that answers otherwise is found, at `at_least: 0.98`."""
 
 
 def page(runs: int) -> Iterator[str]:
     """The tables, as Markdown."""
     yield f"Of {runs:,} runs each, at α = {ALPHA:g}.\n"
     yield "| both arms alike | runs with a false alarm |\n|---|---|"
-    for found in alike(runs):
+    for found in (repeated(name, runs, run) for name, run in ALIKE.items()):
         yield f"| {found.name} | {100 * len(found.at) / runs:.2f} % |"
     yield "\n| a canary at 10 % | median | 90 % | runs without alarm |\n|---|---|---|---|"
-    for found in worse(runs):
+    for found in (repeated(name, runs, run) for name, run in WORSE_AT_10.items()):
         missed = 100 * (1 - len(found.at) / runs)
         yield f"| {found.name} | {found.point(0.5):g} | {found.point(0.9):g} | {missed:.1f} % |"
     yield "\n| a mirror's canary | pairs, median | 90 % | runs without alarm |\n|---|---|---|---|"
-    for found in apart(runs):
+    for found in (repeated(name, runs, run) for name, run in APART.items()):
         missed = 100 * (1 - len(found.at) / runs)
         yield f"| {found.name} | {found.point(0.5):g} | {found.point(0.9):g} | {missed:.1f} % |"
 
