@@ -21,7 +21,7 @@ SLACK: Final = 0.3
 STALL_S: Final = 0.25  # a hiccup is at least as long,
 STALL_GAPS: Final = 8.0  # and so many times the usual time between two that leave
 DOUBT_S: Final = 3.0  # after a hiccup
-DOUBTED_S: Final = 3.0 * DOUBT_S  # for which waiting without a break may be put down to hiccups
+DOUBTED_S: Final = 2.0 * DOUBT_S  # for which waiting without a break may be put down to hiccups
 
 
 class Level(NamedTuple):
