@@ -24,7 +24,6 @@ from gateway.dataplane.coding import PIECE, Coded, Coding, coded_whole
 from gateway.dataplane.connection import Connection
 from gateway.dataplane.deadlines import NEVER
 from gateway.dataplane.instance import LiveInstance
-from gateway.dataplane.intake import too_late
 from gateway.dataplane.judge import Trial, is_refusal
 from gateway.dataplane.live_route import LiveRoute
 from gateway.dataplane.mirroring import ask_again, mirror
@@ -354,7 +353,7 @@ class Exchange(Replying, Coded):
         if now >= self.expires_at:
             if self.attempt is not None and self.blames_instance and self._had_time():
                 self.attempt.overdue(now)
-            self.fail(too_late())
+            self.fail(self.too_late())
         elif self.state == WAITING and self.backend is not None:
             self.fail(self.backend.too_late(now))
 

@@ -41,11 +41,6 @@ from gateway.dataplane.route_table import BodyNeeded, Snapshot
 LOOKS: Final = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 
-def too_late() -> UpstreamFault:
-    """The answer to a request whose deadline passed."""
-    return UpstreamFault("The request's deadline passed.", "deadline")
-
-
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Intake(Admitting):
     """The request's side."""
@@ -70,6 +65,11 @@ class Intake(Admitting):
         self.blames_instance = True
         self._pending_size = self._max_body = 0
         self._has_continued = self._decides = False
+
+    def too_late(self) -> UpstreamFault:
+        """The answer once the request's deadline passed: the route's own, or its client's."""
+        timer = "deadline" if self.blames_instance else "X-Request-Timeout"
+        return UpstreamFault(f"The request's deadline passed ({timer}).", "deadline")
 
     @property
     def wakes(self) -> bool:
@@ -410,7 +410,7 @@ class Intake(Admitting):
         now = self.ready_at
         self._set_deadline(route.deadline_s)
         if self.expires_at <= now:
-            raise too_late()
+            raise self.too_late()
         judge = route.judge
         if judge is None:
             self.enter(route.choose(head), now)

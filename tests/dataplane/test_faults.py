@@ -6,6 +6,7 @@ import resource
 import time
 from dataclasses import replace
 
+import orjson
 import pytest
 
 from gateway.core.health import AVOID_S
@@ -446,6 +447,8 @@ async def test_r42_a_deadline_passes_while_the_body_comes_in(rig, stub, lines, m
     async with asyncio.timeout(30):
         answer = await peer.answer()
     assert (answer.status, answer.error) == (504, "deadline")
+    timer = "X-Request-Timeout" if lines else "deadline"
+    assert orjson.loads(answer.body)["detail"] == f"The request's deadline passed ({timer})."
     assert instance.connections == 0
 
 
