@@ -63,9 +63,9 @@ class Stores:
             self.keeper = self.driver.keys
         else:
             path = folder / "state.db" if in_memory else state.database
-            self.store = own_store(settings, path, again)
+            self.store = own = own_store(settings, path, again)
             came_back = settings.store == "sqlite" and (state.path / COPY).exists()
-            self.keeper = RolloutFile(folder / ROLLOUTS, history=came_back)
+            self.keeper = RolloutFile(folder / ROLLOUTS, history=came_back, edits=own)
         self.key_use = KeyUse(UseFile(folder / KEY_USE))
         self._kind, self._state = settings.store, state
 
@@ -92,7 +92,7 @@ class Stores:
                 copy.unlink(missing_ok=True)
 
 
-def own_store(settings: Settings, path: Path, again: bool) -> Store:
+def own_store(settings: Settings, path: Path, again: bool) -> SqliteStore:
     """The store in the file at `path`; StoreError where it is gone since it was used."""
     if again and not path.exists():
         raise StoreError(f"{path} is gone; the workers serve on with the table they have")

@@ -665,9 +665,11 @@ def test_a_file_holds_room_while_a_rollout_runs_and_not_while_it_moves(tmp_path:
     file.keep({"r": {"state": "running", "move": None}})
     assert (tmp_path / "rollouts.room").stat().st_size == ROOM
     assert file.make_room()
+    (tmp_path / "rollouts.room").unlink()
     file.keep({"r": {"state": "running", "move": {"state": "rolled_back"}}})
     assert not file.make_room(), "what is decided may need it"
-    file.keep({"r": {"state": "paused", "move": None}})
+    file.keep({"r": {"state": "paused", "move": None, "tallies": "k" * ROOM}})
+    assert (tmp_path / "rollouts.room").stat().st_size > 1.5 * ROOM - 1, "room for what there is"
     file.keep({"r": {"state": "rolled_back", "move": None}})
     assert [each.name for each in tmp_path.iterdir()] == ["rollouts.json"]
 

@@ -356,6 +356,28 @@ def test_r38_a_full_disk_refuses_the_edit_and_nothing_else(tmp_path: Path) -> No
     store.close()
 
 
+def test_r38_room_that_is_held_is_for_no_edit_until_it_is_released(tmp_path: Path) -> None:
+    """Then it is written over, and what was written is there after a kill."""
+    path, killed = tmp_path / "state.db", tmp_path / "killed"
+    log = path.with_name("state.db-wal")
+    store = SqliteStore(path)
+    store.commit(revision(1), DOCUMENT)
+    store.hold(100_000)
+    with no_file_beyond(log.stat().st_size):
+        store.commit(revision(2))
+        for _ in range(2):
+            with pytest.raises(StoreFull, match="could not be stored: File too large"):
+                store.commit(revision(3))
+        store.release()
+        store.commit(revision(3))
+    killed.mkdir()
+    for file in (path, log, path.with_suffix(".mark")):
+        shutil.copy(file, killed / file.name)
+    store.close()
+    assert opened(killed / path.name) == opened(path)
+    assert isinstance(opened(path), list)
+
+
 def test_r38_what_sqlite_alone_calls_full_is_a_full_disk_too(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     with closing(sqlite3.connect(path)) as db:

@@ -5,10 +5,12 @@ import json
 import os
 import random
 import signal
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from tests.harness.gateway import Gateway, backend, eventually, running_gateway
 from tests.harness.load import Ask, Client, Reply, ask, open_loop
 from tests.harness.origins import fixed, origins
 from tests.harness.orphans import is_alive, kill_all
+from tests.requirements.test_r38_disk import SMALL_DISK, needs_mounts
 
 PACE_S = 0.005
 
@@ -213,6 +216,62 @@ async def test_a_backend_that_was_just_added_is_a_canary_at_once_if_it_is_well()
 
                 await eventually(judged, what="the canary gets requests", every_s=0.1)
             assert (await rollout(gateway, "r"))["state"] == "running"
+
+
+@needs_mounts
+async def test_a_canary_that_fails_goes_back_on_a_disk_of_which_others_take_all_there_is() -> None:
+    """What a full disk gives back is gone at once, as to a log that somebody writes."""
+    prefix = ("unshare", "-m", "sh", "-c", SMALL_DISK.replace("256k", "1m"))
+    async with origins(2, fixed()) as (old, new):
+        whole = {
+            "backends": {"old": backend(old), "new": backend(new)},
+            "routes": {
+                "r": {"match": "/", "split": {"old": 1, "new": 0}},
+                "other": {"match": "/other", "split": {"old": 1}},
+            },
+        }
+        async with running_gateway(whole, prefix=prefix) as gateway:
+            seen = Path(f"/proc/{await gateway.control_pid()}/root{gateway.folder}/state")
+            await begin(gateway, "r", steps=[50, 100], hold="1h", warmup=0)
+            with filled(seen / "hog") as is_full:
+                await eventually(lambda: is_full(), what="the disk is full")
+                answers = []
+                for weight in range(2, 9):
+                    path = "/admin/v1/routes/other/weights"
+                    answers.append((await gateway.admin("PUT", path, {"old": weight})).status)
+                assert answers[-1] == 507, answers
+                new.respond = failing(1)
+                async with traffic(gateway, "/x"):
+                    found = await ended(gateway, "r", "rolled_back")
+                assert found["pending"] == ""
+            weights = (await gateway.admin("GET", "/admin/v1/routes/r/weights")).json()["weights"]
+            assert weights == {"old": 1, "new": 0}
+
+
+@contextmanager
+def filled(hog: Path) -> Iterator[Callable[[], Awaitable[bool]]]:
+    """Writes whatever the disk has room for; whether that was all there was, by now."""
+    full, over = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with open(hog, "ab", buffering=0) as file:
+            while not over.is_set():
+                try:
+                    file.write(bytes(4096))
+                except OSError:
+                    full.set()
+                    over.wait(0.001)
+
+    async def is_full() -> bool:
+        return full.is_set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield is_full
+    finally:
+        over.set()
+        thread.join()
 
 
 def failing_at_random(part: float, seed: int) -> Callable[[Exchange], Any]:

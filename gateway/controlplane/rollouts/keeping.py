@@ -3,8 +3,9 @@
 One small file beside the store, written whole or not at all and synced. A rollout writes what it is
 about to do before it does it: whoever comes after a crash finds the wish and makes it true. A file
 that cannot be read is refused and left as it is: a rollout that nobody remembers would leave its
-split as if somebody had wanted it so. While a rollout runs a second file holds room on the disk, so
-that one whose canary fails can go back where the disk is full.
+split as if somebody had wanted it so. While a rollout runs a second file holds room on the disk,
+and the store room for an edit, so that one whose canary fails can go back where the disk is full.
+What goes back is written over it: room that was given to the disk first would be anybody's.
 
 Where several gateways have one table, whoever holds the word for a route drives its rollout: it
 counts, judges and moves; the others show what it wrote down, and one of them goes on when it is
@@ -14,6 +15,7 @@ lost.
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,7 +40,18 @@ class Keeper(Protocol):
         """Makes these the rollouts there are, durably. DiskRefused, and then nothing changed."""
 
     def make_room(self) -> bool:
-        """Gives the disk what was held back for going back; whether there was any."""
+        """Lets what is written next, and the next edit, have what was held back for going back;
+        whether there was any."""
+
+
+class EditRoom(Protocol):
+    """A store that can hold room on its disk."""
+
+    def hold(self, size: int) -> None:
+        """Holds so many bytes that no edit is to use, where the disk has them."""
+
+    def release(self) -> None:
+        """Lets edits use them."""
 
 
 class Driver(Protocol):
@@ -69,10 +82,12 @@ class Alone:
 
 class RolloutFile:
     """A `Keeper` in the file at `path`, which need not be there; what is there is `history`
-    where the gateway went on with another store meanwhile."""
+    where the gateway went on with another store meanwhile. `edits` is asked to hold room too."""
 
-    def __init__(self, path: Path, *, history: bool = False) -> None:
-        self._path, self._history = path, history
+    def __init__(self, path: Path, *, history: bool = False, edits: EditRoom | None = None) -> None:
+        self._path, self._history, self._edits = path, history, edits
+        self._scrap, self._room = path.with_suffix(".new"), path.with_suffix(".room")
+        self._may_use_room = False
 
     def load(self) -> dict[str, Any]:
         """What was kept last; StateRefused when it is damaged."""
@@ -93,42 +108,65 @@ class RolloutFile:
 
     def keep(self, rollouts: Mapping[str, Any]) -> None:
         """Writes `rollouts`, synced, in the place of those before; DiskRefused as declared."""
-        text = orjson.dumps(rollouts)
-        body = {"version": VERSION, "checksum": _sum(text), "rollouts": orjson.Fragment(text)}
-        scrap = self._path.with_suffix(".new")
+        said = orjson.dumps(rollouts)
+        body = {"version": VERSION, "checksum": _sum(said), "rollouts": orjson.Fragment(said)}
+        text = orjson.dumps(body)
         try:
-            with open(scrap, "wb", opener=_private) as file:
-                file.write(orjson.dumps(body))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scrap, self._path)
-            sync_directory(self._path.parent)
+            self._write(text, "wb", self._scrap)
         except OSError as error:
-            raise DiskRefused(f"the rollout could not be stored: {error.strerror}") from None
+            self._scrap.unlink(missing_ok=True)
+            if not self._may_use_room or not self._is_written_over_room(text):
+                raise DiskRefused(f"the rollout could not be stored: {error.strerror}") from None
         states = {each["state"] for each in rollouts.values()}
         if states.isdisjoint(LIVE):
-            self.make_room()
+            self._give_back()
         elif not any(each["move"] for each in rollouts.values()):  # which may need it
-            self._hold_room()
+            self._hold_room(len(text))
 
-    def _hold_room(self) -> None:
-        """Takes it, where the disk has it to give."""
-        room = self._path.with_suffix(".room")
-        if room.exists():
-            return
-        try:
-            with open(room, "wb", opener=_private) as file:
-                file.write(os.urandom(ROOM))  # zeros take no room on a disk that compresses
-        except OSError:
-            self.make_room()
+    def _write(self, text: bytes, mode: str, scrap: Path) -> None:
+        """Writes `text` to `scrap`, which takes the place of the file then."""
+        with open(scrap, mode, opener=_private) as file:
+            file.write(text)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scrap, self._path)
+        sync_directory(self._path.parent)
 
-    def make_room(self) -> bool:
-        """Gives the disk what was held back; whether there was any."""
+    def _is_written_over_room(self, text: bytes) -> bool:
+        """Whether `text` could be written where room was held for it, which takes none."""
         try:
-            self._path.with_suffix(".room").unlink()
+            self._write(text, "r+b", self._room)
         except OSError:
             return False
         return True
+
+    def _hold_room(self, size: int) -> None:
+        """Takes it, where the disk has it to give: for what is `size` bytes now, and grows."""
+        self._may_use_room = False
+        if self._edits is not None:
+            self._edits.hold(ROOM)
+        try:
+            with open(self._room, "ab", opener=_private) as file:
+                while file.tell() < size + ROOM // 2:
+                    file.write(os.urandom(ROOM))  # zeros take no room on a disk that compresses
+        except OSError:
+            return  # what was taken stays: it may do
+
+    def make_room(self) -> bool:
+        """As declared; the room of edits is not looked at."""
+        self._may_use_room = self._room.exists()
+        if self._edits is not None:
+            self._edits.release()
+        return self._may_use_room
+
+    def _give_back(self) -> None:
+        """Nothing runs that may need it."""
+        self._may_use_room = False
+        with suppress(OSError):
+            self._room.unlink()
+        if self._edits is not None:
+            self._edits.release()
 
     def _refused(self, why: str) -> StateRefused:
         return StateRefused(f"{self._path} cannot be used ({why}); it was kept as it is")

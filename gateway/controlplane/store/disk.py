@@ -33,6 +33,12 @@ def refusal(error: sqlite3.Error, path: Path) -> StoreError:
     return kind(f"the edit could not be stored: {reason}")
 
 
+def refused(error: OSError) -> StoreError:
+    """The same, of what the disk said itself."""
+    kind = StoreFull if error.errno in _NO_SPACE else DiskRefused
+    return kind(f"the edit could not be stored: {error.strerror}")
+
+
 def _complaint(path: Path) -> OSError | None:
     """What the disk says to one more page where the log would grow; None when it takes it."""
     trial = path.with_name(f"{path.name}.trial")

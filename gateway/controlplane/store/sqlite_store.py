@@ -9,6 +9,7 @@ row holds, and how a document comes of several, is `edit_rows`.
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ from gateway.controlplane.store.store import (
 )
 from gateway.core.table import Document
 
+LOG_HEAD, FRAME = 32, 24 + 4096  # bytes of SQLite's log: its head, and a page with one of its own
 FORGOTTEN_AT_ONCE = 50  # rows of an older layout that one commit deletes, at most
 
 
@@ -89,6 +91,8 @@ class SqliteStore:
         self._file = identity(self._path)
         self._mark = HighWaterMark(self._path.with_suffix(".mark"))
         self._followers: list[Callable[[Revision], None]] = []
+        self._room, self._can_hold = 0, hasattr(os, "posix_fallocate")
+        self._lock = threading.Lock()
 
     def load(self) -> Stored | None:
         """What was stored last, checked; None in a new store. Raises StoreError on damage."""
@@ -133,6 +137,18 @@ class SqliteStore:
         self._mark.write(revision.number)
         for hear in self._followers:
             hear(revision)
+
+    def hold(self, size: int) -> None:
+        """Holds so many bytes of the log that no edit is to use, where the disk has them: one that
+        is stored after `release` is written over them."""
+        with self._lock, suppress(OSError):
+            if not self._room and self._can_hold:
+                self._extend(size)
+                self._room = size
+
+    def release(self) -> None:
+        """Lets edits use what was held."""
+        self._room = 0
 
     def follow(self, after: int, hear: Callable[[Revision], None]) -> None:
         """Only this process writes into the file: what it commits is all there is to hear."""
@@ -193,6 +209,15 @@ class SqliteStore:
         if identity(self._path) != self._file:
             # SQLite would go on writing into a file that no start will ever find.
             raise DiskRefused("the edit could not be stored: the state file was taken away")
+        with self._lock:
+            yield from self._transacted()
+
+    def _transacted(self) -> Iterator[sqlite3.Connection]:
+        try:
+            if self._room:
+                self._extend(self._room)
+        except OSError as error:
+            raise disk.refused(error) from None
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield self._db
@@ -205,6 +230,16 @@ class SqliteStore:
                 raise
             self._bury()
             raise disk.refusal(error, self._path) from None
+
+    def _extend(self, size: int) -> None:
+        """Has the log be so many bytes longer than what it holds; OSError where the disk has none.
+        SQLite reads no further than to what it wrote, and never shortens it."""
+        log = os.open(self._path.with_name(f"{self._path.name}-wal"), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            # Unlike a write it changes nothing of what is there.
+            os.posix_fallocate(log, 0, _end_of(log) + size)
+        finally:
+            os.close(log)
 
     def _bury(self) -> None:
         """Writes over what a commit that could not be synced has left at the log's end.
@@ -229,3 +264,11 @@ class SqliteStore:
 def _remember(db: sqlite3.Connection, applied: Document) -> None:
     text = orjson.dumps(applied).decode()
     db.execute("INSERT OR REPLACE INTO applied VALUES (1, ?, ?)", (text, edit_rows.sum_of(text)))
+
+
+def _end_of(log: int) -> int:
+    """Where SQLite's log ends that is open as `log`: behind the last page with its salt."""
+    salt, end = os.pread(log, 8, 16), LOG_HEAD
+    while any(salt) and os.pread(log, 8, end + 8) == salt:
+        end += FRAME
+    return end
