@@ -674,6 +674,27 @@ def test_a_file_holds_room_while_a_rollout_runs_and_not_while_it_moves(tmp_path:
     assert [each.name for each in tmp_path.iterdir()] == ["rollouts.json"]
 
 
+async def test_a_successor_holds_room_again_for_what_it_takes_up(tmp_path: Path) -> None:
+    class Room:
+        held = 0
+
+        def hold(self, size: int) -> None:
+            self.held = size
+
+        def release(self) -> None:
+            self.held = 0
+
+    path, room = tmp_path / "rollouts.json", Room()
+    house = House(RolloutFile(path))
+    await house.begin()
+    await house.commands.command("digits", "pause")
+    after = await house.successor(RolloutFile(path, edits=room)).taken_up()
+    await after.wait(2)
+    assert room.held == ROOM
+    await after.commands.command("digits", "abort")
+    assert room.held == 0
+
+
 async def test_what_was_done_is_written_once_there_is_room_and_not_called_refused() -> None:
     house = House(Filling())
     await house.begin()

@@ -229,6 +229,7 @@ class Rollouts:
         """Goes on with what another process began; a split that is none of its own is not fought
         for."""
         it.tallies.begin(self._clock())
+        self.mover.is_stale = True  # room for going back is held with what is kept
         self._loads_until[it.id] = self._clock() + LOADING_S
         now = split_of(self._publisher.table.document, it.route)
         known = [it.weights, *([it.move.weights] if it.move else [])]

@@ -23,7 +23,7 @@ import orjson
 
 from gateway.controlplane.store.state_directory import sync_directory
 from gateway.controlplane.store.store import DiskRefused, StateRefused
-from gateway.core.rollout import LIVE
+from gateway.core.rollout import BACK, LIVE
 
 NAME = "rollouts.json"
 VERSION = 1
@@ -108,19 +108,20 @@ class RolloutFile:
 
     def keep(self, rollouts: Mapping[str, Any]) -> None:
         """Writes `rollouts`, synced, in the place of those before; DiskRefused as declared."""
-        said = orjson.dumps(rollouts)
+        said, kept = orjson.dumps(rollouts), rollouts.values()
         body = {"version": VERSION, "checksum": _sum(said), "rollouts": orjson.Fragment(said)}
         text = orjson.dumps(body)
         try:
             self._write(text, "wb", self._scrap)
         except OSError as error:
-            self._scrap.unlink(missing_ok=True)
-            if not self._may_use_room or not self._is_written_over_room(text):
+            with suppress(OSError):
+                self._scrap.unlink()
+            goes_back = any(each["move"] and each["move"]["state"] in BACK for each in kept)
+            if not (self._may_use_room and goes_back and self._is_written_over_room(text)):
                 raise DiskRefused(f"the rollout could not be stored: {error.strerror}") from None
-        states = {each["state"] for each in rollouts.values()}
-        if states.isdisjoint(LIVE):
+        if LIVE.isdisjoint(each["state"] for each in kept):
             self._give_back()
-        elif not any(each["move"] for each in rollouts.values()):  # which may need it
+        elif not any(each["move"] for each in kept):  # which may need it
             self._hold_room(len(text))
 
     def _write(self, text: bytes, mode: str, scrap: Path) -> None:
