@@ -146,6 +146,8 @@ routes:
         ("routes: {}\nroutes: {}", "2 /routes the key 'routes' stands twice, first in line 1"),
         ("- a", "1  the file must be a mapping"),
         ("route: {}", "1 /route unknown key; did you mean routes?"),
+        ("gateway: {tls: {certt: a}}", "/gateway/tls/certt unknown key; did you mean cert?"),
+        ("gateway:\n  etcd: {endpoint: a}", "/etcd/endpoint unknown key; did you mean endpoints?"),
         ("routes: []", "1 /routes must be a mapping"),
         ("gateway: {workers: .inf}", "/gateway/workers .inf is not a finite number"),
         ("gateway: {workers: 1e400}", "the number is too large"),

@@ -7,6 +7,7 @@ except by the field types, which show configuration and no secrets.
 
 import re
 from collections.abc import Mapping, Sequence
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -113,5 +114,7 @@ def _inner(model: Any, part: str | int) -> Any:
 
 
 def _bare(model: Any) -> Any:
-    """`model` out of its Annotated."""
-    return get_args(model)[0] if hasattr(model, "__metadata__") else model
+    """`model` out of its Annotated, and without the None that it may be instead."""
+    model = get_args(model)[0] if hasattr(model, "__metadata__") else model
+    forms = [each for each in get_args(model) if each is not NoneType]
+    return forms[0] if isinstance(model, UnionType) and len(forms) == 1 else model
