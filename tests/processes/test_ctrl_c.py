@@ -5,8 +5,10 @@ import pty
 import re
 import select
 import signal
+import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,13 @@ def test_ctrl_c_on_a_terminal_is_quiet_at_fifty_moments_of_a_start(
     tmp_path: Path, start_s: float
 ) -> None:
     interrupt_all_along(tmp_path, start_s, 50)
+
+
+def test_the_installed_program_ends_at_ctrl_c_before_it_loads_anything_else() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, _, function = project["scripts"]["headgate"].partition(":")
+    code = (
+        f"import {module} as program, signal, sys; callable(program.{function}) or sys.exit(2);"
+        "sys.exit(signal.getsignal(signal.SIGINT) is not signal.SIG_DFL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
