@@ -4,6 +4,7 @@ Words alone, for the line that refuses them: none of them is a command, so that 
 for one thing.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping
 
 _SHOWN = ("routes", "backends", "status")
@@ -56,6 +57,8 @@ _FILES = ("-f", "-c", "--file", "--filename", "--config")
 
 def command(word: str) -> str:
     """What `word` is here, as a line may end; "" where nobody knows."""
+    if word.endswith((".py", ".yaml", ".yml")):
+        return _see(f"up {shlex.quote(word)}")
     found = next((said for words, said in _WORDS.items() if word in words), "")
     return found if isinstance(found, str) else _see(*found)
 

@@ -94,12 +94,14 @@ def _offered(options: SimpleNamespace, file: Path | None) -> tuple["Document", P
     from gateway.up import offering
 
     model, cwd = options.file, Path.cwd()
+    where, _, name = model.partition(":")
     serve = _asked_of_instances(options)
+    if where.endswith(".py"):
+        _file(where)
     try:
         offered = offering.offers(model, cwd, console.say)
     except offering.NothingToServe as error:
         raise Refusal(str(error)) from None
-    where, _, name = model.partition(":")
     source = cwd / where if where.endswith(".py") else cwd / f"{where.partition('.')[0]}.py"
     if where.endswith(".py"):
         where = os.path.relpath(source, (file or source).parent)

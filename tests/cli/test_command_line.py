@@ -234,6 +234,23 @@ def test_how_a_command_is_written_is_shown_whatever_is_wrong(headgate) -> None:
     assert "'1,inf' is no list of percents" in ran.err
 
 
+def test_a_file_of_models_that_is_not_there_is_answered_by_the_one_that_was_meant(
+    headgate, tmp_path
+) -> None:
+    (tmp_path / "server.py").touch()
+    for model in ("sever.py", "sever.py:Linear"):
+        ran = headgate("up", model)
+        assert ran.code == 1
+        assert ran.err == "headgate: there is no file sever.py (did you mean server.py?)\n"
+
+
+@pytest.mark.parametrize("file", ["server.py", "headgate.yaml"])
+def test_a_file_without_a_command_is_told_the_one_that_serves_it(headgate, file) -> None:
+    ran = headgate(file)
+    assert ran.code == 2
+    assert ran.err.splitlines()[0].endswith(f": see `headgate up {file}`")
+
+
 def test_a_url_may_have_space_around_it_and_none_in_it(headgate, player) -> None:
     assert headgate("routes", "--url", f" {player.url}\n").code == 0
     ran = headgate("routes", "--url", "http://a b")
