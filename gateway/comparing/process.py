@@ -196,7 +196,8 @@ async def serve(bound: socket.socket) -> int:
     def attend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         own.run("a connection", comparing.attend(reader, writer))
 
-    server = await asyncio.start_unix_server(attend, sock=bound)
+    # Which leaves the socket's path to the next compare process, as `start_unix_server` does not.
+    server = await asyncio.start_server(attend, sock=bound)
     own.run("the report", comparing.report())
     own.run("the word that it lives", comparing.live())
     try:

@@ -36,5 +36,7 @@ async def accept_workers(
     ours, before = start["channels_fd"], start["before_fd"]
     for fd in (ours,) if before is None else (ours, before):
         bound = socket.socket(fileno=fd)
-        server = await asyncio.start_unix_server(partial(accept, fd == ours), sock=bound)
+        # The socket is there for the next control process too: from Python 3.13 on a server of
+        # `start_unix_server` takes away its path at its end, this one does not.
+        server = await asyncio.start_server(partial(accept, fd == ours), sock=bound)
         stack.callback(server.close)
