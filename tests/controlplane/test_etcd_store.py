@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -925,6 +926,16 @@ def test_a_certificate_that_names_a_user_is_refused_in_the_words_of_etcd(
             store.load()
         with opened(replace(access, cert=nameless[0], key=nameless[1]), prefix) as store:
             store.commit(revision(1))
+
+
+def test_a_key_for_etcd_that_is_encrypted_asks_no_terminal_for_its_password(tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path, "gateway", make_ca(tmp_path), "127.0.0.1")
+    locked = str(tmp_path / "locked.key")
+    words = ["openssl", "ec", "-in", str(key), "-aes256", "-passout", "pass:x", "-out", locked]
+    subprocess.run(words, check=True, capture_output=True, timeout=60)
+    access = Access(["https://127.0.0.1:2379"], cert=str(cert), key=locked)
+    with pytest.raises(StoreError, match="the key is encrypted, and nobody is here to ask"):
+        access.tls()
 
 
 def test_certificates_that_were_renewed_are_used_without_a_start(
