@@ -144,8 +144,11 @@ class Control:
         parts.stores.begun()
         if parts.fleet is not None and not again:
             parts.fleet.begin(parts.table())
-        if parts.gateways is not None and (note := parts.gateways.note(parts.table())):
-            say(note)
+        if parts.gateways is not None:
+            if not again:
+                parts.gateways.refuse_older(parts.table())
+            if note := parts.gateways.note(parts.table()):
+                say(note)
         if is_late:  # what a start says is not told again
             for line in start_notes(applied):
                 say(line)

@@ -20,7 +20,6 @@ from gateway.controlplane.rollouts.commands import Commands
 from gateway.controlplane.rollouts.controller import VERDICTS, Rollouts
 from gateway.controlplane.store.handover import Memory
 from gateway.controlplane.store.state_directory import StateDirectory
-from gateway.controlplane.store.store import Unavailable
 from gateway.controlplane.stores import Stores
 from gateway.controlplane.supervisor_line import SupervisorLine
 from gateway.controlplane.watch.announcing import Announcer
@@ -125,11 +124,7 @@ class Composition:
         return ShownCertificates(LastCertificates(self._start["certificates_fd"]), files, say)
 
     def _goes_on(self, revision: int) -> bool:
-        if self.gateways is None or not self.gateways.is_behind(revision, self.table()):
-            return False
-        if not self._start["again"]:  # who is to be replaced keeps the state, and its workers
-            raise Unavailable(self.gateways.behind)
-        return True
+        return self.gateways is not None and self.gateways.is_behind(revision, self.table())
 
     def _make_workers(self) -> Workers:
         return Workers(

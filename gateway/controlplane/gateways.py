@@ -69,25 +69,27 @@ class SharedStore(Protocol):
 
 
 class SharedGateways:
-    """The gateways of one store: this one, `own`, and the others. `tell(until, gateways)` passes on
-    to the workers until when they may count on the lease (monotonic seconds), and how many gateways
-    there are; `before` is what the control process before this one had told."""
+    """The gateways of one store: this one, `own`, and the others. `tell(until, gateways,
+    revision)` passes on to the workers until when they may count on the lease (monotonic seconds),
+    and how many gateways there are, and notes it beside the revision by which they decide; `before`
+    is what the control process before this one had told."""
 
     def __init__(
         self,
         store: SharedStore,
         own: Member,
         events: Events,
-        tell: Callable[[float, int], None],
+        tell: Callable[[float, int, int], None],
         *,
         clock: Callable[[], float] = time.monotonic,
         wait_s: float = WAIT_S,
-        before: tuple[float, int] = (0.0, 1),
+        before: tuple[float, int, int] = (0.0, 1, 0),
     ) -> None:
         self._store, self._own = store, own
         self._events, self._tell, self._clock = events, tell, clock
         self._wait_s = wait_s
-        self._seen, self._lease, self._before = Seen(), Lease(), before
+        self._seen, self._lease, self._before = Seen(), Lease(), before[:2]
+        self._decided = before[2]  # the revision by which workers decide
         self._changed = asyncio.Event()
         self._lost: dict[str, tuple[float, str]] = {}
         self._withdrawn = ""
@@ -163,10 +165,12 @@ class SharedGateways:
         self._just_out |= self._out - before
         finishing = self._out & {*self._own.finishing, *self._just_out}
         self._withdrawn = ""
+        self._decided = table.revision
         self._own = replace(
             self._own, applied=table.revision, workers=workers, finishing=tuple(sorted(finishing))
         )
         self._store.announce(self._own, 0.0 if awaited else LATER_S)
+        self._pass_on()
         self._stir()
 
     def begin_look(self) -> frozenset[str]:
@@ -252,6 +256,12 @@ class SharedGateways:
             )
             log.error(f"etcd: {self.behind}")
         return True
+
+    def refuse_older(self, table: Table) -> None:
+        """Raises Unavailable where `table` is of a copy that is older than what the gateway decides
+        by whose place this one is to take."""
+        if self.is_behind(self._decided, table):
+            raise Unavailable(f"etcd cannot be reached, and {self.behind}")
 
     # -- what is known
 
@@ -391,7 +401,7 @@ class SharedGateways:
     def _pass_on(self) -> None:
         # Who begins with a copy may have an older table than was counted on.
         until = 0.0 if self._store.is_copy else self._before[0]
-        self._tell(max(until, self._lease.until), self._sharing)
+        self._tell(max(until, self._lease.until), self._sharing, self._decided)
 
     def _stir(self) -> None:
         self._changed.set()

@@ -162,12 +162,13 @@ def gateway_of(
     assert settings.etcd is not None
     note = LeaseNote(noted, f"{settings.node} {settings.etcd.prefix} {settings.etcd.endpoints}")
 
-    def told(until: float, gateways: int) -> None:
+    def told(until: float, gateways: int, revision: int) -> None:
         tell(until, gateways)
-        note.keep(until, gateways)
+        note.keep(until, gateways, revision)
 
     own_place = state if state.is_dir() else noted.parent
     of = f"{socket.gethostname()}:{own_place.absolute()}"
     id = hashlib.sha256(of.encode()).hexdigest()[:16]
     own = Member(settings.node, 0, settings.workers, utc_now(), admin, id)
-    return SharedGateways(store, own, events, told, before=(note.until, note.gateways))
+    before = note.until, note.gateways, note.revision
+    return SharedGateways(store, own, events, told, before=before)

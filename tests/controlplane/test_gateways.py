@@ -33,13 +33,13 @@ class Play:
 
     is_copy, copied_gateways = False, 1
 
-    def __init__(self, before: tuple[float, int] = (0.0, 1)) -> None:
+    def __init__(self, before: tuple[float, int, int] = (0.0, 1, 0)) -> None:
         self.now = 1000.0
         self.told: list[tuple[float, int]] = []
         self.announced: list[Member | None] = []
         self.events = Events()
         self.gateways = SharedGateways(
-            self, member("gw-a", 0), self.events, lambda *told: self.told.append(told),
+            self, member("gw-a", 0), self.events, lambda *told: self.told.append(told[:2]),
             clock=lambda: self.now, wait_s=30.0, before=before,
         )  # fmt: skip
 
@@ -226,7 +226,7 @@ async def test_workers_are_told_until_when_and_by_how_many_limits_are_divided(pl
 async def test_workers_count_on_the_lease_of_the_control_process_before_until_there_is_one() -> (
     None
 ):
-    play = Play(before=(1004.0, 3))
+    play = Play(before=(1004.0, 3, 0))
     play.gateways.go_on()
     assert play.told[-1] == (1004.0, 3)
     await play.gateways.begin(1)
@@ -242,7 +242,7 @@ async def test_workers_count_on_the_lease_of_the_control_process_before_until_th
 
 async def test_limits_stay_divided_while_nobody_can_look_who_shares_them() -> None:
     """A control process that starts again while etcd is away, with or without a copy."""
-    play = Play(before=(1004.0, 3))
+    play = Play(before=(1004.0, 3, 0))
     play.is_copy = True
     play.gateways.go_on()
     assert play.told[-1] == (0.0, 3), "the copy may be old"

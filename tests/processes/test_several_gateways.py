@@ -23,7 +23,7 @@ from tests.harness.link import link_to
 from tests.harness.load import Client, Reply
 from tests.harness.origins import Exchange, Origin, after, origins
 from tests.harness.ports import free_port
-from tests.harness.succession import upgrade
+from tests.harness.succession import command, holder, upgrade
 
 LEASE = "4s"  # a process of a busy machine may stand still for two, and is not lost
 
@@ -429,6 +429,26 @@ async def test_workers_do_not_go_back_to_a_copy_that_is_older_than_their_table()
             assert (await applied(gateway, 9))["gateways"] == 1
             assert await gateway.control_pid() == there
             assert gateway.log_text().count("starting it again") == 1
+
+
+async def test_nobody_takes_over_with_a_copy_that_is_older_than_what_is_decided_by() -> None:
+    with etcd_cluster() as cluster:
+        async with gateways(cluster, "a") as (gateway,):
+            copy = gateway.folder / "state" / "etcd-copy"
+            assert (await applied(gateway, 7))["gateways"] == 1
+            await eventually(lambda: b'"number":2' in copy.read_bytes(), what="a copy of it")
+            copy.with_suffix(".new").mkdir()
+            assert (await applied(gateway, 8))["gateways"] == 1
+            cluster.kill()
+            there = holder(gateway)
+            replaced = asyncio.create_task(command(gateway, "upgrade"))
+            while not replaced.done():
+                assert await revision(gateway) == 3
+            code, said = await replaced
+            assert (code, holder(gateway)) == (1, there), said
+            cluster.start()
+            await eventually(lambda: healthy(gateway))
+            assert (await applied(gateway, 9))["gateways"] == 1
 
 
 async def test_without_etcd_and_a_copy_a_gateway_does_not_start_and_says_why() -> None:

@@ -45,24 +45,26 @@ class Memory:
 
 
 class LeaseNote:
-    """Until when (monotonic seconds) this gateway holds its lease, and how many gateways there are:
-    noted in `path`, which is remembered where it was noted for the same `of`."""
+    """Until when (monotonic seconds) this gateway holds its lease, how many gateways there are, and
+    the `revision` by which its workers decide: noted in `path`, which is remembered where it was
+    noted for the same `of`."""
 
     def __init__(self, path: Path, of: str) -> None:
         self._path, self._of = path, of
         found = _read(path)
-        self.until, self.gateways = 0.0, 1
+        self.until, self.gateways, self.revision = 0.0, 1, 0
         if found.get("of") == of:
             self.until, self.gateways = float(found["until"]), int(found["gateways"])
+            self.revision = int(found.get("revision", 0))  # an older one did not note it
 
-    def keep(self, until: float, gateways: int) -> None:
+    def keep(self, until: float, gateways: int, revision: int) -> None:
         """Notes it, whole or not at all."""
-        if (until, gateways) == (self.until, self.gateways):
+        if (until, gateways, revision) == (self.until, self.gateways, self.revision):
             return
-        self.until, self.gateways = until, gateways
+        self.until, self.gateways, self.revision = until, gateways, revision
         scrap = self._path.with_suffix(".new")
         with suppress(OSError):
-            said = {"of": self._of, "until": until, "gateways": gateways}
+            said = {"of": self._of, "until": until, "gateways": gateways, "revision": revision}
             scrap.write_bytes(orjson.dumps(said))
             os.replace(scrap, self._path)
 
