@@ -25,6 +25,7 @@ from gateway.core.rollout import (
     after,
     judged,
     passed,
+    refuses_more,
     sentence,
     signal_of,
     weights_at,
@@ -84,6 +85,25 @@ def test_what_is_not_known_is_waited_for(
     held_s: float, requests: int, found: Judged, signal: Signal | None
 ) -> None:
     assert passed(PLAN, 0, held_s, requests, [(ERRORS, found)]) == signal
+
+
+@pytest.mark.parametrize(
+    ("canary", "others", "more"),
+    [
+        ((40, 100), (0, 900), True),
+        ((40, 100), (360, 900), False),
+        ((5, 100), (0, 900), False),
+        ((6, 100), (0, 900), True),
+        ((6, 100), (0, 0), True),
+        ((0, 0), (90, 900), False),
+    ],
+)
+def test_who_refuses_what_the_others_take_gets_no_more(
+    canary: tuple[int, int], others: tuple[int, int], more: bool
+) -> None:
+    assert refuses_more(canary, others) == more
+    signal = passed(PLAN, 0, 60.0, 100, [(ERRORS, WELL)], is_refusing=more)
+    assert signal == (None if more else "next")
 
 
 def test_the_last_step_is_the_end_and_approval_is_asked_for_first() -> None:
