@@ -227,6 +227,14 @@ class Rig:
         """One request on a connection of its own."""
         peer = await self.connect()
         peer.write(data)
+        answer = await peer.answer()
+        peer.close()
+        return answer
+
+    async def final(self, data: bytes) -> "Answer":
+        """The same, past what comes before its answer (1xx)."""
+        peer = await self.connect()
+        peer.write(data)
         answer = await peer.final()
         peer.close()
         return answer

@@ -331,8 +331,8 @@ async def test_r11_a_100_of_an_instance_is_for_nobody(rig, stub):
     heard.set()
     gateway, instance = await rig(), await stub(hints(heard, b"HTTP/1.1 100 Go on\r\n\r\n"))
     gateway.one(instance)
-    assert (await gateway.ask(GET)).interim == []
-    answer = await gateway.ask(EXPECT + b"hello")
+    assert (await gateway.final(GET)).interim == []
+    answer = await gateway.final(EXPECT + b"hello")
     assert (answer.status, len(answer.interim)) == (200, 0)
     peer = await gateway.connect()
     peer.write(EXPECT)
@@ -354,7 +354,7 @@ async def test_r11_an_early_hint_stops_no_retry(rig, stub):
     gateway = await rig()
     retries = {"attempts": 2, "on": ["reset"]}
     gateway.one(await stub(script), await stub(script), route={"retries": retries})
-    answer = await gateway.ask(GET)
+    answer = await gateway.final(GET)
     assert (answer.status, answer.body) == (200, b"ok")
     assert [early.get("link") for early in answer.interim] == ["1", "2"]
     assert gateway.retries() == 1
@@ -366,7 +366,7 @@ async def test_r11_an_early_hint_is_dressed_as_its_answer_is(rig, stub):
     gateway, instance = await rig(), await stub(hints(heard))
     rules = {"response": {"remove": ["X-Powered-By"], "set": {"X-Frame-Options": "DENY"}}}
     gateway.one(instance, route={"headers": rules, "compress": True})
-    answer = await gateway.ask(GET)
+    answer = await gateway.final(GET)
     (early,) = answer.interim
     for each in (early, answer):
         assert (each.get("x-powered-by"), each.get("x-frame-options")) == (None, "DENY")
@@ -597,7 +597,7 @@ async def test_r11_who_says_that_it_still_computes_may_say_so_often(rig, stub):
     still = b"HTTP/1.1 102 Processing\r\n\r\n"
     gateway = await rig()
     gateway.one(await stub(says(still * 200 + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")))
-    assert (await gateway.ask(GET)).body == b"ok"
+    assert (await gateway.final(GET)).body == b"ok"
 
 
 async def test_r12_interim_answers_without_end_are_a_broken_answer(rig, stub):
@@ -609,7 +609,7 @@ async def test_r12_interim_answers_without_end_are_a_broken_answer(rig, stub):
 
     gateway = await rig()
     gateway.one(await stub(script))
-    assert (await gateway.ask(GET)).error == "upstream_broke"
+    assert (await gateway.final(GET)).error == "upstream_broke"
 
 
 async def test_r14_a_second_answer_reaches_nobody(rig, stub):
