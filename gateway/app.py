@@ -102,7 +102,7 @@ def prepare(
     if refusals := [*start_refusals(settings), *_refusals(file, settings, loaded.document)]:
         raise CannotStart("\n".join(refusals))
     there = inherits(settings)
-    data, admin = _ports(settings, there, state_dir)
+    data, admin = _ports(settings, there, state_dir, is_made=text is not None)
     admin_url = url_of(admin, "http" if settings.admin_tls is None else "https")
     try:
         state, note = _claimed(state_dir, owner or file, there.state_fd, settings, admin_url)
@@ -196,7 +196,7 @@ def _with_tls(loaded: "Loaded", state_dir: Path) -> "Loaded":
 
 
 def _ports(
-    settings: "Settings", there: Inheritance, state_dir: Path
+    settings: "Settings", there: Inheritance, state_dir: Path, *, is_made: bool
 ) -> tuple[list[socket.socket], socket.socket]:
     """The sockets for requests and that of the admin API: those that are `there`, and what is
     missing; CannotStart when one cannot be had."""
@@ -212,7 +212,10 @@ def _ports(
             bound.close()
         # Perhaps it is the gateway of this very state that has the port, which says more.
         why = None if there.state_fd is not None else _taken(state_dir)
-        mend = f"gateway.{setting} (HEADGATE_{setting.upper()}) names another address"
+        variable = f"HEADGATE_{setting.upper()}"
+        mend = f"gateway.{setting} ({variable}) names another address"
+        if is_made:  # nobody wrote a file
+            mend = "--port names another" if setting == "listen" else f"{variable} names another"
         raise CannotStart(why or f"{error}; {mend}") from None
     return data, admin
 

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -271,6 +272,23 @@ async def test_what_serves_code_is_exported_with_the_settings_that_were_made(
         assert exported["gateway"] == {"listen": f"0.0.0.0:{it.data_port}"}
         assert exported["backends"]["square"]["serve"]["model"] == "server.py:Square"
         await it.stop()
+
+
+def test_a_port_that_is_taken_is_told_with_what_names_another_where_nobody_wrote_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path, MODELS)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for listen, admin, mend in (
+            (f"127.0.0.1:{port}", "127.0.0.1:0", "--port names another"),
+            ("127.0.0.1:0", f"127.0.0.1:{port}", "HEADGATE_ADMIN names another"),
+        ):
+            monkeypatch.setenv("HEADGATE_LISTEN", listen)
+            monkeypatch.setenv("HEADGATE_ADMIN", admin)
+            assert main(["up", str(file)]) == 1
+            said = f"cannot listen on 127.0.0.1:{port}: the port is taken by another program"
+            assert capsys.readouterr().err.splitlines()[-1] == f"headgate: {said}; {mend}"
 
 
 async def test_a_second_start_that_is_refused_leaves_the_first_ones_configuration_alone(
