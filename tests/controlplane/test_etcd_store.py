@@ -964,6 +964,26 @@ def test_certificates_that_were_renewed_are_used_without_a_start(
         store.commit(revision(1))
 
 
+def test_a_ca_of_etcds_that_was_replaced_is_believed_no_more(tmp_path: Path) -> None:
+    authority, other = make_ca(tmp_path), make_ca(tmp_path, "other")
+    cert, key = map(str, make_certificate(tmp_path, "etcd", authority, "127.0.0.1"))
+    shown = shutil.copy(authority[0], tmp_path / "shown.crt")
+
+    async def asked(urls: list[str]) -> None:
+        client = Client(Access(urls, ca=str(shown)), within_s=5)
+        put = {"key": "YQ==", "value": "YQ=="}
+        try:
+            await client.call("/v3/kv/put", put)
+            shutil.copy(other[0], shown)
+            with pytest.raises(Unavailable, match="certificate verify failed"):
+                await client.call("/v3/kv/put", put)
+        finally:
+            await client.close()
+
+    with etcd_cluster(more=["--cert-file", cert, "--key-file", key], tls=True) as own:
+        asyncio.run(asked(own.urls))
+
+
 def test_edits_go_on_without_the_leader_and_stop_without_a_quorum(prefix: str) -> None:
     heard: list[Revision] = []
     with (

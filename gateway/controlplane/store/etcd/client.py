@@ -67,18 +67,12 @@ class Access:
             return True
         try:
             context = trusting(self.ca or None)
-            self.read_into(context)
+            if self.cert:
+                context.load_cert_chain(self.cert, self.key or None, password=no_password)
         except (OSError, ssl.SSLError, ValueError) as error:
             names = ", ".join(name for name in (self.ca, self.cert, self.key) if name)
             raise StoreError(f"gateway.etcd: {names} cannot be used: {error}") from None
         return context
-
-    def read_into(self, context: ssl.SSLContext) -> None:
-        """Has connections to come use what the files say now."""
-        if self.ca:
-            context.load_verify_locations(self.ca)
-        if self.cert:
-            context.load_cert_chain(self.cert, self.key or None, password=no_password)
 
     def files(self) -> Sequence[tuple[int, int, int]]:
         """Which files those are; others once a certificate was renewed."""
@@ -197,7 +191,6 @@ class Client:
                         if refused.code not in AWAY:
                             raise
                         why = f"{endpoint}: {refused}"
-                self._read_again()
                 self.leave(at)
                 tried += 1
                 if time.monotonic() >= end:
@@ -217,7 +210,11 @@ class Client:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         try:
             async with self._http().post(
-                endpoint + path, data=orjson.dumps(body), headers=headers, timeout=timeout
+                endpoint + path,
+                data=orjson.dumps(body),
+                headers=headers,
+                timeout=timeout,
+                ssl=self._tls,
             ) as answer:
                 async for line in _lines(answer.content):
                     said = orjson.loads(line)
@@ -238,12 +235,12 @@ class Client:
         raise Unavailable(f"the watch ended ({endpoint})")
 
     def _read_again(self) -> None:
-        """Uses certificates that were renewed; one that is half written is looked at again."""
+        """Uses certificates that were renewed, for connections to come and none that are not in the
+        files any more; one that is half written is looked at again."""
         files = self._access.files()
-        if isinstance(self._tls, ssl.SSLContext) and files != self._files:
-            with suppress(OSError, ssl.SSLError, ValueError):
-                self._access.read_into(self._tls)
-                self._files = files
+        if files != self._files:
+            with suppress(StoreError):
+                self._tls, self._files = self._access.tls(), files
 
     def leave(self, at: int | None = None) -> None:
         """Asks another member from now on, unless that was done since `at` was asked."""
@@ -254,9 +251,9 @@ class Client:
         return self._access.endpoints[at % len(self._access.endpoints)].rstrip("/")
 
     def _http(self) -> aiohttp.ClientSession:
+        self._read_again()
         if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._tls, limit=0)
-            self._session = aiohttp.ClientSession(connector=connector)
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         return self._session
 
     async def _ask(self, endpoint: str, path: str, body: Json) -> Json:
@@ -311,7 +308,7 @@ class Client:
 
     async def _post(self, endpoint: str, path: str, body: Json, headers: Mapping[str, str]) -> Json:
         async with self._http().post(
-            endpoint + path, data=orjson.dumps(body), headers=headers
+            endpoint + path, data=orjson.dumps(body), headers=headers, ssl=self._tls
         ) as answer:
             text = await answer.read()
             try:
