@@ -343,6 +343,12 @@ class Backend:
         is_asked = self.serve is not None and self.serve.get("start") == "demand"
         return is_asked and any(each.fleet for each in self.instances)
 
+    @property
+    def is_to_be_placed(self) -> bool:
+        """Whether it runs, and the fleet that starts it says where."""
+        is_asked = self.serve is not None and self.serve.get("replicas") != 0
+        return is_asked and any(each.fleet for each in self.instances)
+
     def __post_init__(self) -> None:
         _require(self.balance in BALANCES, f"balance must be one of {', '.join(BALANCES)}")
         _require(self.limit in LIMITS, f"limit must be one of {', '.join(LIMITS)}")

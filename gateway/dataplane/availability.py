@@ -106,9 +106,11 @@ class Availability(Group):
         return tuple(each for each in drain if each.address in serve)
 
     def _will_start(self) -> bool:
-        """Whether it is started once a request asks for it, or starts already."""
+        """Whether it is started once a request asks for it, or starts already: also one that slept
+        and starts with the gateway since an edit."""
         is_new = {each.health.word for each in self.instances.values()} <= {"starting"}
-        return self.config.on_demand and is_new and not self.start.has_failed
+        starts = self.config.on_demand or (self.asleep and self.config.is_to_be_placed)
+        return starts and is_new and not self.start.has_failed
 
     def look_who_takes(self, now: float) -> None:
         """Notes whether every instance turned a request away just now. Then what another backend

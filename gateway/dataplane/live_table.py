@@ -68,7 +68,7 @@ class LiveTable:
     def hear_of_demand(self) -> None:
         """What is known of those that start on demand is another thing now."""
         for backend in self.backends.values():
-            if backend.config.on_demand:
+            if backend.config.on_demand or backend.asleep:
                 backend.refresh()
 
     def ask_again(self) -> None:

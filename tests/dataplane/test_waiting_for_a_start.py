@@ -64,6 +64,46 @@ async def test_all_who_wait_are_answered_after_one_wish(rig: MakeRig, stub: Make
     assert (await again).status == 200
 
 
+async def test_who_waits_for_a_start_is_not_turned_away_by_an_edit_that_starts_it_anyway(
+    rig: MakeRig, stub: MakeStub
+) -> None:
+    gateway, instance = await rig(), await stub(target)
+    boot = {"serve": {"model": "m:A", "start": "boot"}}
+    serve(gateway)
+    asked = [asyncio.create_task(gateway.ask(POST))]
+    await waiting(gateway, 1)
+    serve(gateway, backend=boot)
+    asked.append(asyncio.create_task(gateway.ask(POST)))
+    await waiting(gateway, 2)
+    start(gateway, instance)
+    assert [(await each).status for each in asked] == [200, 200]
+
+    # Now it is one as any other: nobody waits for it once it is nowhere.
+    start(gateway)
+    assert (await gateway.ask(POST)).error == "no_backend"
+
+
+async def test_nobody_waits_for_one_that_an_edit_starts_and_that_fails_or_is_stopped(
+    rig: MakeRig,
+) -> None:
+    gateway = await rig()
+    boot = {"model": "m:A", "start": "boot"}
+    serve(gateway)
+    asked = asyncio.create_task(gateway.ask(POST))
+    await waiting(gateway, 1)
+    serve(gateway, backend={"serve": boot})
+    gateway.plane.demand = {"b": (0.0, True)}
+    gateway.plane.live.hear_of_demand()
+    assert (await asked).error == "no_backend"
+
+    gateway.plane.demand = {}
+    serve(gateway)
+    asked = asyncio.create_task(gateway.ask(POST))
+    await waiting(gateway, 1)
+    serve(gateway, backend={"serve": {**boot, "replicas": 0}})
+    assert (await asked).error == "no_backend"
+
+
 async def test_where_the_model_answers_is_known_once_it_is_there(
     rig: MakeRig, stub: MakeStub
 ) -> None:
