@@ -41,55 +41,71 @@ class Window:
     def __init__(self) -> None:
         self._slots: deque[tuple[float, Sums]] = deque()
         self._open: Sums = {}
+        self._places: dict[Labels, tuple[dict[What, int], ...]] = {}  # in `_open`
         self._sums: Sums = {}
+        self._due: list[tuple[Sums, int]] = []  # is added to the sums once somebody asks
         self._since: float | None = None
 
     def note(self, changes: Iterable[Change]) -> None:
         """Takes in what was counted just now."""
-        for metric, labels, key, more in changes:
+        for change in changes:
+            metric, labels, key = change.metric, change.labels, change.key
             if metric == REQUEST:
                 if isinstance(key, int) and key != TOTAL:
-                    self._add(labels, key, int(more))
+                    self._add(labels, key, int(change.more))
             elif metric == REQUESTS and isinstance(key, tuple):
                 _, code, reason = key
-                self._add(labels, answer(code, reason), int(more))
+                self._add(labels, answer(code, reason), int(change.more))
                 if reason:
-                    self._add(labels, reason, int(more))
+                    self._add(labels, reason, int(change.more))
 
     def _add(self, labels: Labels, what: What, more: int) -> None:
-        route, backend, *_ = labels
-        for of in (("route", route), ("backend", backend), ("part", part(route, backend)), GATEWAY):
-            counts = self._open.get(of)
-            if counts is None:
-                counts = self._open[of] = {}
+        for counts in self._places.get(labels) or self._placed(labels):
             counts[what] = counts.get(what, 0) + more
+
+    def _placed(self, labels: Labels) -> tuple[dict[What, int], ...]:
+        """Where what has these labels is counted until the next beat."""
+        route, backend, *_ = labels
+        ofs = ("route", route), ("backend", backend), ("part", part(route, backend)), GATEWAY
+        found = self._places[labels] = tuple([self._open.setdefault(of, {}) for of in ofs])
+        return found
 
     def beat(self, now: float) -> Sums:
         """What was noted since the last beat was counted by `now`; it is the answer."""
-        counted, self._open = self._open, {}
+        counted, self._open, self._places = self._open, {}, {}
         if self._since is None:  # what was counted before anybody looked is of no second
             self._since = now
             return {}
-        _add_up(self._sums, counted, 1)
+        self._due.append((counted, 1))
         self._slots.append((now, counted))
         while len(self._slots) > 1 and now - self._slots[0][0] >= LASTS_S:
             self._since, old = self._slots.popleft()
-            _add_up(self._sums, old, -1)
+            self._due.append((old, -1))
+        if len(self._due) > 2 * len(self._slots):  # sooner added up anew
+            self._sums, self._due = {}, [(each, 1) for _, each in self._slots]
         return counted
+
+    def _summed(self) -> Sums:
+        """What was counted in all seconds that are kept: added up now, for that costs as much as
+        counting, and mostly nobody asks."""
+        for counted, sign in self._due:
+            _add_up(self._sums, counted, sign)
+        self._due = []
+        return self._sums
 
     def of(self, kind: str, name: str) -> dict[str, Any]:
         """`requests_per_s`, `errors_per_s`, `answers_per_s` and `latency_ms` of one backend or
         route, of the part that a backend has of a route, or of the gateway."""
-        return measured(self._sums.get((kind, name), {}), self._lasted_s)
+        return measured(self._summed().get((kind, name), {}), self._lasted_s)
 
     def per_s(self, kind: str, name: str) -> float:
         """Requests a second of one of them, however they were answered."""
-        counts = self._sums.get((kind, name), {})
+        counts = self._summed().get((kind, name), {})
         return self._per_s(sum(counts.get(each, 0) for each in ANSWERS))
 
     def reasons(self, kind: str, name: str) -> dict[str, float]:
         """Requests a second that no instance answered in full, by why."""
-        counts = self._sums.get((kind, name), {})
+        counts = self._summed().get((kind, name), {})
         return {
             what: self._per_s(count)
             for what, count in counts.items()

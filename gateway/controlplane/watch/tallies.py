@@ -7,7 +7,7 @@ one by one as well.
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from gateway.telemetry.catalogue import Gone, retired_labels
 from gateway.telemetry.metrics import CONSUMED, REQUEST, REQUESTS
@@ -35,13 +35,16 @@ class Tally:
         return Counter({k: int(n) for k, n in self.counts.items() if isinstance(k, int) and k >= 0})
 
 
-class Change(NamedTuple):
+class Change:
     """So much more was counted under `key` of one series since the last look."""
 
-    metric: str
-    labels: Labels
-    key: Key
-    more: int | float
+    __slots__ = ("key", "labels", "metric", "more")
+
+    def __init__(self, metric: str, labels: Labels, key: Key, more: int | float) -> None:
+        self.metric = metric
+        self.labels = labels
+        self.key = key
+        self.more = more
 
 
 class Tallies:
