@@ -81,8 +81,11 @@ def read_target_fault(target: str) -> Literal["form", "control", "dots"] | None:
     holds a fragment or a control character but as `%00`."""
     if not target.startswith("/"):
         return "form"
-    if "%" in target and "%00" in target:
-        return "control"
+    if "%" in target:
+        if "%00" in target:
+            return "control"
+    elif "." not in target:
+        return None  # what holds neither, as most, holds no dot segment
     return "dots" if _has_dots(target) else None
 
 
