@@ -17,7 +17,7 @@ LINES = frozenset(
     {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/json-lines",
      "application/x-json-stream"}
 )  # fmt: skip
-MOST_INFLATED = 4 << 20  # bytes of a body that came compressed
+MAX_INFLATED = 4 << 20  # bytes of a body that came compressed
 _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
@@ -60,7 +60,7 @@ def _inflated(body: bytes, coding: str) -> bytes:
     if window is None:
         return body
     try:
-        return zlib.decompressobj(window).decompress(body, MOST_INFLATED)
+        return zlib.decompressobj(window).decompress(body, MAX_INFLATED)
     except zlib.error:
         return body
 

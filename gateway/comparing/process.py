@@ -21,7 +21,7 @@ from gateway.core.mirrored import Mirrored, Pair
 from gateway.processes.tasks import Tasks, first_of, told
 from gateway.wire.channel import Channel
 from gateway.wire.pairs import (
-    MOST,
+    MAX_FRAME,
     Alive,
     Compared,
     FromCompare,
@@ -35,7 +35,7 @@ from gateway.wire.pairs import (
 log = logging.getLogger(__name__)
 REPORT_S = 0.1
 ALIVE_S = 2.0
-MOST_EARLY = 256  # pairs of a route of which nothing was said yet
+MAX_EARLY = 256  # pairs of a route of which nothing was said yet
 NICE = 10  # whoever answers clients comes first
 
 Control = Channel[FromCompare, ToCompare]
@@ -72,7 +72,7 @@ class Comparing:
         while True:
             try:
                 (length,) = struct.unpack(">I", await reader.readexactly(4))
-                if not 4 <= length <= MOST:
+                if not 4 <= length <= MAX_FRAME:
                     raise ValueError(f"a pair of {length} bytes")
                 pair = unpacked(await reader.readexactly(length))
             except (asyncio.IncompleteReadError, ConnectionError):
@@ -89,7 +89,7 @@ class Comparing:
         found = self._mirrors.get(head["route"])
         if found is None:
             self._early.append((head, parts))
-            if len(self._early) > MOST_EARLY:
+            if len(self._early) > MAX_EARLY:
                 self._missed[self._early.popleft()[0]["route"]] += 1
             return
         try:

@@ -23,7 +23,7 @@ CRLF = b"\r\n"
 HASH = r"^sha256:[0-9a-f]{64}$"
 OF_NOTHING = f"sha256:{hashlib.sha256().hexdigest()}"
 """What comes of hashing a variable that is not set. A request without a key would have that one."""
-MOST_HASHES = 8
+MAX_HASHES = 8
 _KNOWN = frozenset({"hashes", "routes", "expires", "limits"})
 _CHALLENGE = b'WWW-Authenticate: Bearer realm="headgate"\r\n'
 
@@ -48,8 +48,8 @@ def read_key(name: str, spec: Mapping[str, Any]) -> Key:
         if key not in _KNOWN:
             raise ValueError(f"unknown key {key!r}")
     hashes, routes = spec["hashes"], spec.get("routes")
-    if not isinstance(hashes, list | tuple) or not 0 < len(hashes) <= MOST_HASHES:
-        raise ValueError(f"hashes: from 1 to {MOST_HASHES} of them")
+    if not isinstance(hashes, list | tuple) or not 0 < len(hashes) <= MAX_HASHES:
+        raise ValueError(f"hashes: from 1 to {MAX_HASHES} of them")
     if routes is not None and not (
         isinstance(routes, list | tuple) and len(routes) <= MAX_COUNT and all(map(is_name, routes))
     ):

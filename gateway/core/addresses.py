@@ -34,7 +34,7 @@ METADATA_NETWORKS = (ipaddress.ip_network("fd00:ec2::/32"),)
 """AWS: metadata at ::254, credentials of pods at ::23, and others."""
 
 
-MOST_HOPS = 32
+MAX_HOPS = 32
 """Of how many proxies in a row the word is heard: a client may have written thousands."""
 
 
@@ -100,7 +100,7 @@ def client_of(peer: bytes, hops: bytes, trusts: Callable[[str], bool]) -> bytes:
     the last address that is none that is trusted itself, or the first of all. What is no address is
     believed of nobody: then it is who said that."""
     found = peer
-    for part in reversed(hops.rsplit(b",", MOST_HOPS)):
+    for part in reversed(hops.rsplit(b",", MAX_HOPS)):
         hop = part.strip(b" \t")
         if not hop:
             continue

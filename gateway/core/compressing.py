@@ -15,7 +15,7 @@ from gateway.core.units import parse_size
 GZIP: Final = "gzip"
 ZSTD: Final = "zstd"
 VARY: Final = b"Vary: Accept-Encoding\r\n"
-LEAST: Final = 1024  # bytes of an answer, unless `min` says another size
+MIN_SIZE: Final = 1024  # bytes of an answer, unless `min` says another size
 _TYPES: Final = frozenset(
     {b"application/json", b"application/x-ndjson", b"application/jsonl", b"application/json-seq",
      b"application/javascript", b"application/xml", b"application/yaml", b"application/x-yaml"}
@@ -41,7 +41,7 @@ NOT, PLAIN, STREAM = 0, 1, 2
 class Compress:
     """Answers of `least` bytes or more are compressed; streams of events if `events`."""
 
-    least: int = LEAST
+    least: int = MIN_SIZE
     events: bool = False
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ def read_compress(spec: Any) -> Compress | None:
     if not isinstance(spec, Mapping):
         raise ValueError("compress: must be true, false or {min: SIZE}")
     said = dict(spec)
-    least = parse_size(said.pop("min")) if "min" in said else LEAST
+    least = parse_size(said.pop("min")) if "min" in said else MIN_SIZE
     return Compress(least, **said)
 
 

@@ -57,7 +57,7 @@ SAME_LEAST: Final = 0.85  # between these times as many nothing can be told
 SAME_MOST: Final = 1.2
 SUSPECTED: Final = 3  # rounds in a row, before an experiment keeps requests waiting
 RETRY_S: Final = 1.0  # after an experiment that was undone; twice as long after the next one
-RETRY_MOST_S: Final = 32.0
+MAX_RETRY_S: Final = 32.0
 
 
 class Peers:
@@ -312,7 +312,7 @@ class ConcurrencyLimit:
             self.base_s = max(self.base_s, level.low_s)
             self._open(now)
             self._retry_at = now + self._retry_s
-            self._retry_s = min(2.0 * self._retry_s, RETRY_MOST_S)
+            self._retry_s = min(2.0 * self._retry_s, MAX_RETRY_S)
 
     def _prove(self, now: float, level: Level, limit: float) -> None:
         self.proven_until = now + PROVEN_S + 2.0 * level.low_s

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gateway.core.access import MOST_HASHES
+from gateway.core.access import MAX_HASHES
 from gateway.core.deltas import normalised
 from gateway.core.faults import Conflict, Fault, Invalid, Missing, did_you_mean, pointer
 from gateway.core.table import MAX_WEIGHT, Document, parse_instance
@@ -98,8 +98,8 @@ def delete_backend(document: Document, name: str) -> Document:
 def rotate_key(document: Document, name: str, hash: str) -> Document:
     """`document` with one more hash of key `name`, the newest last."""
     spec = entry_of(document, "keys", name)
-    if len(spec["hashes"]) >= MOST_HASHES:
-        raise Conflict(f"key {name!r} has {MOST_HASHES} secrets already; retire the old ones first")
+    if len(spec["hashes"]) >= MAX_HASHES:
+        raise Conflict(f"key {name!r} has {MAX_HASHES} secrets already; retire the old ones first")
     return put(document, "keys", name, {**spec, "hashes": [*spec["hashes"], hash]})
 
 

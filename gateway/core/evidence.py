@@ -17,7 +17,7 @@ from gateway.core.table import Backend, Eject, Health
 
 SETTLED_S: Final = 2.0
 TICK_S: Final = 1e-6
-MOST_UNSETTLED: Final = 64  # in a storm of signals the older ones are as good as settled
+MAX_UNSETTLED: Final = 64  # in a storm of signals the older ones are as good as settled
 
 States = dict[str, HealthState]
 
@@ -54,7 +54,7 @@ class Evidence:
         self._settled: States = {}
         self._signals: list[Signal] = []
         self._noted_at = 0.0
-        self._own: deque[Signal] = deque(maxlen=MOST_UNSETTLED)
+        self._own: deque[Signal] = deque(maxlen=MAX_UNSETTLED)
         self.states: States = {}
         self.instances: frozenset[str] = frozenset()
 
@@ -159,7 +159,7 @@ class Evidence:
     def _settle(self, now: float) -> None:
         """Nothing older comes any more: it need not be replayed again."""
         while self._signals and (
-            self._signals[0].at < now - SETTLED_S or len(self._signals) > MOST_UNSETTLED
+            self._signals[0].at < now - SETTLED_S or len(self._signals) > MAX_UNSETTLED
         ):
             signal = self._signals.pop(0)
             self._step(self._settled, signal)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-_MOST_COMPARED = 200
+_MAX_COMPARED = 200
 _LONG_WORD = re.compile(r"\S{300,}")
 
 
@@ -72,9 +72,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     Of thousands only those are looked at that begin alike and are about as long.
     """
     words = list(known)
-    if len(words) > _MOST_COMPARED:
+    if len(words) > _MAX_COMPARED:
         start, size = word[:2], len(word)
         alike = (each for each in words if each[:2] == start and abs(len(each) - size) <= 2)
-        words = list(islice(alike, _MOST_COMPARED))
+        words = list(islice(alike, _MAX_COMPARED))
     close = difflib.get_close_matches(word, sorted(words), n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else ""

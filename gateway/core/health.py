@@ -275,7 +275,7 @@ def had_time(started: float, whole_at: float, expires_at: float) -> bool:
 
 
 SLOW_START_S = 10.0
-_LEAST_WEIGHT = 0.1
+_MIN_WEIGHT = 0.1
 
 
 def slow_start(returned_s: float) -> float:
@@ -283,4 +283,4 @@ def slow_start(returned_s: float) -> float:
     back: caches are cold and the evidence is young."""
     if returned_s >= SLOW_START_S:
         return 1.0
-    return max(_LEAST_WEIGHT, returned_s / SLOW_START_S)
+    return max(_MIN_WEIGHT, returned_s / SLOW_START_S)

@@ -18,14 +18,14 @@ FORGET_S: Final = 10.0  # after which what an unused instance taught is tried an
 LEARN: Final = 0.05  # the least weight of a new answer in the learned service time; no case
 LEARN_CROWD: Final = 0.05  # no case
 RELEARN: Final = 0.5  # its weight after FORGET_S without one; no case
-MOST_SLOTS: Final = 65_536.0  # beyond it a report makes no sense
+MAX_SLOTS: Final = 65_536.0  # beyond it a report makes no sense
 LOOK_S: Final = 0.001  # between two looks at what other workers have at an instance; no case
 TURNAROUND_S: Final = 0.002  # from an instance's answer to its next request's arrival; no case
-MOST_AHEAD: Final = 8.0  # requests sent ahead to an instance of few slots; no case
+MAX_AHEAD: Final = 8.0  # requests sent ahead to an instance of few slots; no case
 TOGETHER: Final = 0.25  # of the usual time between two answers: they are of a batch
 BATCHES: Final = 2.5  # so many come together as a rule, by chance 1.3
 UNLIMITED: Final = 1 << 62
-_MOST_WAIT_S: Final = 5.0  # for which a report may keep requests away; no case
+_MAX_WAIT_S: Final = 5.0  # for which a report may keep requests away; no case
 
 
 Sent = tuple[float, float]
@@ -242,7 +242,7 @@ class Load:
         if not (
             0.0 <= queue < 1e9
             and 0.0 <= running < 1e9
-            and 1.0 <= slots <= MOST_SLOTS
+            and 1.0 <= slots <= MAX_SLOTS
             and 0.0 <= wait_ms < 1e9
         ):
             return
@@ -258,7 +258,7 @@ class Load:
             foreign -= self.others
         self.foreign = foreign if foreign > 0.0 else 0.0
         wait_s = wait_ms / 1000.0
-        self.wait_until = now + (wait_s if wait_s < _MOST_WAIT_S else _MOST_WAIT_S)
+        self.wait_until = now + (wait_s if wait_s < _MAX_WAIT_S else _MAX_WAIT_S)
         self.reported_at = now
 
     def occupied_now(self, now: float) -> float:
@@ -328,4 +328,4 @@ def target_of(slots: float, service_s: float) -> float:
         return math.inf
     if not service_s or slots * TURNAROUND_S < service_s:
         return slots
-    return slots + min(slots * TURNAROUND_S // service_s, max(slots, MOST_AHEAD))
+    return slots + min(slots * TURNAROUND_S // service_s, max(slots, MAX_AHEAD))

@@ -22,7 +22,7 @@ WORSE = (1.5, 2.0, 4.0, 8.0)
 OTHER = (*(1 / ratio for ratio in WORSE), *WORSE)
 """The same to both sides, where more and less are both news."""
 
-_MOST = 1e300  # the largest number that is told; JSON knows no infinity
+_MAX_TOLD = 1e300  # the largest number that is told; JSON knows no infinity
 
 Events = Mapping[float, tuple[int, int]]
 """The canary's share in force when they were decided → events of the canary, and of the other arm.
@@ -53,7 +53,7 @@ def log_mean(logs: Sequence[float]) -> float:
 
 def evidence(log: float) -> float:
     """The number itself, at most 1e300."""
-    return min(_MOST, math.exp(min(log, 700.0)))
+    return min(_MAX_TOLD, math.exp(min(log, 700.0)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ class Line:
 FIELD_BYTES: Final = bytes([9, *range(0x20, 0x7F), *range(0x80, 0x100)])
 _FIELD_BYTE: Final = only(FIELD_BYTES)
 _is_token: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
-_MOST: Final = 2048  # lines, and as many names, are kept,
+_MAX_KEPT: Final = 2048  # lines, and as many names, are kept,
 _LONGEST: Final = 160  # of so many bytes at most
 # Whose values come again from everybody and are nobody's secret. Any other may be one.
 _KEPT: Final = frozenset(
@@ -187,8 +187,8 @@ class Lines:
 
     def __init__(self, kinds: dict[bytes, int]) -> None:
         self._kinds = kinds
-        self.kept: Kept[Line] = Kept(_MOST)
-        self.names: Kept[Name] = Kept(_MOST)
+        self.kept: Kept[Line] = Kept(_MAX_KEPT)
+        self.names: Kept[Name] = Kept(_MAX_KEPT)
 
     def read(self, line: bytes) -> Line:
         """Understands `line`, which `kept.young` does not know, or raises ValueError."""

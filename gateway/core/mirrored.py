@@ -14,13 +14,13 @@ from typing import Any
 
 from gateway.core.agreement import CONFIDENCE, interval
 from gateway.core.comparing import MISSING, Answer, Compare, Comparer, Difference
-from gateway.core.noise import MOST_FIELDS, Noise
+from gateway.core.noise import MAX_FIELDS, Noise
 
 Json = Any
-MOST_WAITING = 100  # pairs for which a tolerance is not known yet
-MOST_SHOWN = 20  # differences of one sample
+MAX_WAITING = 100  # pairs for which a tolerance is not known yet
+MAX_SHOWN = 20  # differences of one sample
 LONGEST_SHOWN = 200  # characters of a value
-MOST_KEYS = 20_000
+MAX_KEYS = 20_000
 """Sticky keys of which one pair counts as evidence; what comes after them counts as none."""
 OTHER = "other"
 """The fields beyond those that are told apart."""
@@ -134,7 +134,7 @@ class Mirrored:
             self._comparer.numbers(pair.stable, pair.again, self.noise.note)
         if learns and not self.noise.is_known:
             self._waiting.append(pair)
-            if len(self._waiting) > MOST_WAITING:
+            if len(self._waiting) > MAX_WAITING:
                 self._waiting.popleft()
                 self.skipped += 1
             return
@@ -148,7 +148,7 @@ class Mirrored:
         if pair.again is not None:
             noise = self._comparer.differences(pair.stable, pair.again, self.noise.alike)
             for name in {each.field for each in noise}:
-                name = name if len(self.noise_fields) < MOST_FIELDS else OTHER
+                name = name if len(self.noise_fields) < MAX_FIELDS else OTHER
                 self.noise_fields[name] = self.noise_fields.get(name, 0) + 1
         counts = [self.counts]
         if self._is_first(pair.key):
@@ -162,7 +162,7 @@ class Mirrored:
         """Whether this is the first pair of a key; one without a key stands for itself."""
         if key < 0:
             return True
-        if key in self._keys or len(self._keys) >= MOST_KEYS:
+        if key in self._keys or len(self._keys) >= MAX_KEYS:
             return False
         self._keys.add(key)
         return True
@@ -174,7 +174,7 @@ class Mirrored:
             if each.by is not None:
                 by.append(each.by)
         for name, by in by_field.items():
-            if name not in self.fields and len(self.fields) >= MOST_FIELDS:
+            if name not in self.fields and len(self.fields) >= MAX_FIELDS:
                 name = OTHER
             self.fields.setdefault(name, FieldCount()).note(by)
         if self.compare.samples:
@@ -184,10 +184,10 @@ class Mirrored:
                     for side, value in (("stable", each.stable), ("mirror", each.mirror))
                     if value is not MISSING
                 }
-                for each in found[:MOST_SHOWN]
+                for each in found[:MAX_SHOWN]
             }
             sample = {"time": pair.time, "request_id": pair.request, "differs": differs}
-            self.samples.append({**sample, "more": max(0, len(found) - MOST_SHOWN)})
+            self.samples.append({**sample, "more": max(0, len(found) - MAX_SHOWN)})
 
     # -- as it is told and kept
 

@@ -18,7 +18,7 @@ ROUNDING = 1e-5
 """What no noise need be seen for: float32 after a thousand operations in another order, as another
 batch size or another processor makes it (torch.testing.assert_close allows as much)."""
 ENOUGH = 20  # pairs of the stable version with itself, before a tolerance is believed
-MOST_FIELDS = 200  # that are told apart; what comes later is one
+MAX_FIELDS = 200  # that are told apart; what comes later is one
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class Noise:
         """Two values that the stable version gave for the same request."""
         known = self._fields.get(field)
         if known is None:
-            known = self._fields[field if len(self._fields) < MOST_FIELDS else ""] = _Field()
+            known = self._fields[field if len(self._fields) < MAX_FIELDS else ""] = _Field()
         known.sum += abs(value)
         known.count += 1
         known.most = max(known.most, known.part(value, other))

@@ -34,9 +34,9 @@ _status_line: Final = re.compile(
     rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*))?"
 ).fullmatch
 _PROTOCOL: Final = b"HTTP/1."
-_MOST_KNOWN: Final = 256
+_MAX_KNOWN: Final = 256
 _LONGEST_KNOWN: Final = 64
-_known_statuses: Final[Kept[tuple[int, bytes, int]]] = Kept(_MOST_KNOWN)
+_known_statuses: Final[Kept[tuple[int, bytes, int]]] = Kept(_MAX_KNOWN)
 _LOAD: Final = b"endpoint-load-metrics:"
 _idle_timeout = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE).search
 

@@ -10,7 +10,7 @@ from typing import Final
 RATE_PER_S: Final = 200.0
 BURST: Final = 2000  # what a test or a client with an old key may do before it is noticed
 HOLD_S: Final = 1.0
-MOST: Final = 4096  # addresses
+MAX_ADDRESSES: Final = 4096  # addresses
 
 
 class Strangers:
@@ -24,10 +24,10 @@ class Strangers:
     def came(self, address: bytes, now: float) -> bool:
         """Whether one more is one too many, counted as one that came."""
         known = self._full_at
-        if address not in known and len(known) >= MOST:
+        if address not in known and len(known) >= MAX_ADDRESSES:
             for each in [each for each, full_at in known.items() if full_at <= now]:
                 del known[each]
-            if len(known) >= MOST:
+            if len(known) >= MAX_ADDRESSES:
                 known.clear()  # so many at once that no address is worth remembering
         full_at = max(now, known.get(address, now)) + 1.0 / RATE_PER_S
         if full_at > now + BURST / RATE_PER_S:

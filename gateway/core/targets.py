@@ -41,9 +41,9 @@ def normalise_host(raw: str) -> str:
     return host
 
 
-_MOST_HOSTS: Final = 16_384  # are kept in their normal form,
+_MAX_HOSTS: Final = 16_384  # are kept in their normal form,
 _LONGEST_HOST: Final = 255  # of so many bytes at most
-HOST_FORMS: Final[Kept[str]] = Kept(_MOST_HOSTS)
+HOST_FORMS: Final[Kept[str]] = Kept(_MAX_HOSTS)
 
 
 def host_form(written: bytes) -> str:

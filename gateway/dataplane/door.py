@@ -29,8 +29,8 @@ from gateway.dataplane.shared import Shared
 from gateway.telemetry.access_log import of_consumer
 from gateway.telemetry.metrics import Cell, Consumed
 
-_MOST_CELLS: Final = 64
-_MOST_MADE: Final = 100_000  # rules that are edited for ever leave no more behind
+_MAX_CELLS: Final = 64
+_MAX_MADE: Final = 100_000  # rules that are edited for ever leave no more behind
 
 
 class Admission:
@@ -74,7 +74,7 @@ class Admission:
         if consumed is None or self._cell is not cell:
             consumed = self._counted.get(cell)
             if consumed is None:
-                if len(self._counted) >= _MOST_CELLS:
+                if len(self._counted) >= _MAX_CELLS:
                     self._counted.clear()
                 consumed = self._counters.consumed(self.consumer, cell.labels[0])
                 self._counted[cell] = consumed
@@ -174,7 +174,7 @@ class Door:
                 anybody = self._admission(None, passes, rules)
             elif not passes:
                 anybody = self._open
-        if len(self._met) >= _MOST_MADE:
+        if len(self._met) >= _MAX_MADE:
             self._met.clear()
         met = self._met[route.name] = Met(route, known, anybody)
         return met
@@ -183,7 +183,7 @@ class Door:
         wanted = ("" if key is None else key.name, passes, rules)
         found = self._made.get(wanted)
         if found is None:
-            if len(self._made) >= _MOST_MADE:
+            if len(self._made) >= _MAX_MADE:
                 self._made.clear()
                 self._ways.clear()
                 self._met.clear()

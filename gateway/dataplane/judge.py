@@ -24,16 +24,16 @@ from gateway.wire.messages import JudgedMessage, Judging
 
 CANARY, STABLE = 0, 4
 ENDED, FAILED, TIMED, SLOW = range(4)
-MOST_KEYS = 20_000
+MAX_KEYS = 20_000
 """Sticky keys with an event, of one worker, rollout and guard: what comes after them is not counted
 for either arm. A key takes about 150 bytes."""
 GUARDS = {FAILED: "errors", SLOW: "latency"}
 PREDICTIONS = "predictions"
-MOST_BODY = 32 << 10
+MAX_BODY = 32 << 10
 """Bytes of an answer that is looked at: to read as many takes a tenth of a millisecond."""
-MOST_ANSWERS = 200  # kinds of answers that a worker tells apart; what else there is, is one
-MOST_NUMBERS = 500  # of a report
-MOST_TIMES = 250  # of a report: their 90 % point is as good as that of all, and costs less
+MAX_ANSWERS = 200  # kinds of answers that a worker tells apart; what else there is, is one
+MAX_NUMBERS = 500  # of a report
+MAX_TIMES = 250  # of a report: their 90 % point is as good as that of all, and costs less
 OTHER = "other"
 _NUMBERS = count()
 _GZIP = b"\x1f\x8b"  # how it begins, and no JSON does
@@ -63,7 +63,7 @@ class Trial:
         if failed:
             self._event(FAILED)
         elif seconds > 0.0:
-            if arm and len(judge.seconds) < MOST_TIMES:
+            if arm and len(judge.seconds) < MAX_TIMES:
                 judge.seconds.append(seconds)
             if self._slow_s:
                 row[arm + TIMED] += 1
@@ -104,7 +104,7 @@ class OwnTrial(Trial):
         """More of the answer's body came."""
         if self._body is not None:
             self._size += len(payload)
-            if self._size <= MOST_BODY:
+            if self._size <= MAX_BODY:
                 self._body.append(payload)
             else:
                 self._body = None
@@ -120,7 +120,7 @@ class OwnTrial(Trial):
         value = value_at(body, judge.path)
         kind = type(value)
         if kind is int or kind is float:
-            if self.arm and len(judge.numbers) < MOST_NUMBERS:
+            if self.arm and len(judge.numbers) < MAX_NUMBERS:
                 judge.numbers.append(float(value))
             edges, parts = self._parts
             answer = parts[bisect_left(edges, value)] if edges else None
@@ -209,14 +209,14 @@ class Judge:
     def note_key(self, guard: str, key: int, share: str, arm: int, answer: str = "") -> None:
         """The first event of a key is its only one."""
         keys = self._keys.setdefault(guard, {})
-        if key not in keys and len(keys) < MOST_KEYS:
+        if key not in keys and len(keys) < MAX_KEYS:
             keys[key] = (share, arm, answer)
 
     def note_answer(self, answer: str, share: str, arm: int) -> None:
         """One more answer of that kind."""
         by_share = self.answers.get(answer)
         if by_share is None:
-            if len(self.answers) >= MOST_ANSWERS:
+            if len(self.answers) >= MAX_ANSWERS:
                 answer = OTHER
             by_share = self.answers.setdefault(answer, {})
         row = by_share.get(share)
@@ -273,7 +273,7 @@ def value_at(body: bytes, path: Sequence[str]) -> Any:
     nothing does, or it is none."""
     try:
         if body.startswith(_GZIP):
-            body = zlib.decompressobj(31).decompress(body, MOST_BODY)
+            body = zlib.decompressobj(31).decompress(body, MAX_BODY)
         value: Any = orjson.loads(body)
     except (ValueError, zlib.error):
         return ...

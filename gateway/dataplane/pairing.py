@@ -15,7 +15,7 @@ from typing import Final
 from gateway.core.lines import RETRY_AFTER
 from gateway.core.response_heads import ResponseHead
 from gateway.telemetry.metrics import COMPARED, Counters
-from gateway.wire.pairs import MOST, Part, packed
+from gateway.wire.pairs import MAX_FRAME, Part, packed
 
 WAITED_FOR: Final = 0
 WHOLE: Final = 1
@@ -69,7 +69,7 @@ class Outbox:
     def send(self, route: str, mirror: str, frame: bytes) -> bool:
         """Whether the pair goes on its way, soon; False: it is dropped."""
         transport = self.transport
-        if transport is None or len(frame) > MOST or self._waiting > self._memory:
+        if transport is None or len(frame) > MAX_FRAME or self._waiting > self._memory:
             return False
         if transport.is_closing():
             return False  # it was lost just now, and is not opened again yet

@@ -37,7 +37,7 @@ from gateway.dataplane.shared import Shared
 _QUESTION_MARK: Final = 0x3F
 _PERCENT: Final = 0x25
 _LISTS: Final = MODELS.decode()
-_MOST_SHOWN: Final = 100  # characters of what a client named
+_MAX_SHOWN: Final = 100  # characters of what a client named
 _FAULTS: Final = {
     "form": "The request target is no path.",
     "control": "The request target holds a control character.",
@@ -304,7 +304,7 @@ def _named(body: Json | Unread) -> str:
     model = body.get("model") if isinstance(body, dict) else None
     if not isinstance(model, str):
         return ""
-    return f": no model is called {model[:_MOST_SHOWN]!r} here"
+    return f": no model is called {model[:_MAX_SHOWN]!r} here"
 
 
 def host_of(head: RequestHead) -> str:

@@ -48,7 +48,7 @@ _IDS: Final = 64
 _EACH: Final = sum(1 << 128 * place for place in range(_IDS))
 _STEPS: Final = sum((_ODD * place & _MASK) << 128 * place for place in range(_IDS))
 _ALL: Final = (1 << 128 * _IDS) - 1
-_MOST_CLIENTS: Final = 4096  # behind proxies are kept by what those say,
+_MAX_CLIENTS: Final = 4096  # behind proxies are kept by what those say,
 _LONGEST_HOPS: Final = 256  # in so many bytes at most
 
 
@@ -171,7 +171,7 @@ class Shared:
         if client is None:
             client = client_of(peer, hops, self.trusts)
             if len(hops) <= _LONGEST_HOPS:
-                if len(self._clients) >= _MOST_CLIENTS:
+                if len(self._clients) >= _MAX_CLIENTS:
                     self._clients.clear()
                 self._clients[said] = client
         return client

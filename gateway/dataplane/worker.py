@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.02
 TURNS = 10  # of the loop
 AT_ONCE = 64  # connections by TLS that are accepted before others are attended to
-MOST_AGREEING = 4096  # at a time, on TLS
+MAX_AGREEING = 4096  # at a time, on TLS
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGWINCH)
 RESERVED = 40  # descriptors for sockets, channel, log, and names
 UPSTREAMS = 4096  # and for connections to instances, where there are many
@@ -215,7 +215,7 @@ class Worker:
                     at_once=AT_ONCE,
                     certificate=self._certificate,
                     within_s=plane.options.head_timeout_s,
-                    most=lambda: min(plane.room.left(plane.now()), MOST_AGREEING),
+                    most=lambda: min(plane.room.left(plane.now()), MAX_AGREEING),
                     failed=failed.note,
                 )
                 listener.begin()

@@ -32,8 +32,8 @@ NATIVE = tuple(2.0 ** (step / STEPS) for step in range(_OCTAVES[0] * STEPS, _OCT
 BOUNDS: Final[tuple[float, ...]] = tuple(sorted({*NATIVE, *SECONDS, *OVERHEAD}))
 """The upper bounds of all buckets in seconds; the last bucket has none."""
 
-_LEAST: Final[float] = NATIVE[0]
-_MOST: Final[float] = NATIVE[-1]
+_MIN_S: Final[float] = NATIVE[0]
+_MAX_S: Final[float] = NATIVE[-1]
 _STEPS_OF_LOG: Final = STEPS / log(2.0)
 # How many native bounds are below 1 s; a hair less, so that rounding names none too high.
 _BELOW: Final = -_OCTAVES[0] * STEPS - 1e-9
@@ -43,9 +43,9 @@ _NATIVE_OF = tuple(bisect_left(NATIVE, bound) + _OCTAVES[0] * STEPS for bound in
 
 def bucket_of(seconds: float) -> int:
     """The bucket in which `seconds` are counted: by its logarithm nearly, then by the bounds."""
-    if not seconds > _LEAST:
+    if not seconds > _MIN_S:
         return 0
-    if seconds > _MOST:
+    if seconds > _MAX_S:
         return len(BOUNDS)
     at = _AT[int(log(seconds) * _STEPS_OF_LOG + _BELOW)]
     bound: float = BOUNDS[at]

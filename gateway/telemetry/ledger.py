@@ -11,7 +11,7 @@ from typing import Final
 from gateway.telemetry.access_log import AccessLog, Entry
 
 FLUSH_S: Final = 0.25
-MOST: Final = 64  # requests wait to be written down together
+MAX_WAITING: Final = 64  # requests wait to be written down together
 
 
 class Ledger:
@@ -42,7 +42,7 @@ class Ledger:
         if entry is not None:
             self._entries.append(entry)
         self._count += 1
-        if self._count >= MOST:
+        if self._count >= MAX_WAITING:
             self.flush()
 
     def _due(self) -> None:

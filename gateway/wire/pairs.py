@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 import orjson
 
 NAME = "compare.sock"
-MOST = 64 << 20
+MAX_FRAME = 64 << 20
 """Bytes of a frame."""
 _LENGTHS = struct.Struct(">II")  # of all that follows the first number, and of its head
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.comparing.process import MOST_EARLY, Comparing
+from gateway.comparing.process import MAX_EARLY, Comparing
 from gateway.controlplane.mirrors.book import Mirrors
 from gateway.core.comparing import Answer, compare_of
 from gateway.core.faults import Missing
@@ -124,12 +124,12 @@ def pair(route: str) -> tuple[PairHead, list[Part]]:
 
 def test_pairs_that_come_before_their_mirror_is_known_are_compared_or_counted() -> None:
     comparing = Comparing()
-    for _ in range(MOST_EARLY + 5):
+    for _ in range(MAX_EARLY + 5):
         comparing.take(*pair("r"))
     comparing.sync(MirrorsMessage(type="mirrors", mirrors={"r": spec()}))
     comparing.take(*pair("r"))
     known = comparing.of("r")
-    assert (known.counts.pairs, known.skipped) == (MOST_EARLY + 1, 5)
+    assert (known.counts.pairs, known.skipped) == (MAX_EARLY + 1, 5)
 
 
 def test_a_pair_that_cannot_be_compared_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from gateway.core.comparing import (
     rule_of,
     value_at,
 )
-from gateway.core.mirrored import MOST_WAITING, Counts, Mirrored, Pair
+from gateway.core.mirrored import MAX_WAITING, Counts, Mirrored, Pair
 from gateway.core.noise import ENOUGH
 
 JSON = st.recursive(
@@ -180,9 +180,9 @@ def test_pairs_wait_until_a_tolerance_is_known_and_then_all_are_judged() -> None
 
 def test_of_pairs_for_which_no_tolerance_comes_some_wait_and_the_rest_are_skipped() -> None:
     mirror = Mirrored(compare_of({}))
-    for _ in range(MOST_WAITING + 5):
+    for _ in range(MAX_WAITING + 5):
         mirror.take(Pair(answer(1.0), answer(1.1)))
-    assert (mirror.counts.pairs, mirror.waiting, mirror.skipped) == (0, MOST_WAITING, 5)
+    assert (mirror.counts.pairs, mirror.waiting, mirror.skipped) == (0, MAX_WAITING, 5)
 
 
 def test_what_differs_from_itself_is_the_noise_floor() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.evidence import MOST_UNSETTLED, SETTLED_S, Evidence, Signal, by_backend
+from gateway.core.evidence import MAX_UNSETTLED, SETTLED_S, Evidence, Signal, by_backend
 from gateway.core.health import UNKNOWN, HealthState, serving
 from gateway.core.table import Backend, Eject, Health
 
@@ -173,7 +173,7 @@ def test_a_storm_is_bounded() -> None:
     here = evidence()
     for step in range(1000):
         here.note("a:1", "reset" if step % 2 else "success", 1.0 + step / 10_000)
-    assert len(here.as_of(1.1)[1]) <= MOST_UNSETTLED
+    assert len(here.as_of(1.1)[1]) <= MAX_UNSETTLED
 
 
 def test_signals_cross_a_channel() -> None:

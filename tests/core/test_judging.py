@@ -125,7 +125,7 @@ def test_no_category_is_no_evidence() -> None:
 # -- the short form of the published tables: `python -m benchmarks.simulate_rollouts`
 
 RUNS = 40
-MOST_FALSE = 4  # of 40 at 1 %: 5 and more happen once in 20,000 times
+MAX_FALSE = 4  # of 40 at 1 %: 5 and more happen once in 20,000 times
 
 
 @pytest.mark.parametrize("shape", ["1 % of requests", "every 89th request", "in bursts"])
@@ -133,12 +133,12 @@ def test_errors_that_know_no_arm_abort_no_rollout(shape: str) -> None:
     found = simulation.repeated(
         shape, RUNS, lambda c: simulation.errors_alike(c, simulation.SHAPES[shape], 500)
     )
-    assert len(found.at) <= MOST_FALSE
+    assert len(found.at) <= MAX_FALSE
 
 
 def test_slow_moments_that_know_no_arm_abort_no_rollout() -> None:
     found = simulation.repeated("", RUNS, lambda c: simulation.latency_alike(c, "in bursts"))
-    assert len(found.at) <= MOST_FALSE
+    assert len(found.at) <= MAX_FALSE
 
 
 def test_a_canary_that_fails_more_often_is_found_soon() -> None:
@@ -160,7 +160,7 @@ def test_a_canary_that_is_half_as_slow_again_is_found_soon() -> None:
     [simulation.as_often_as_allowed, simulation.as_often_as_itself, simulation.in_runs_as_itself],
 )
 def test_pairs_that_differ_no_more_than_they_may_hold_no_rollout(traffic: Any) -> None:
-    assert len(simulation.repeated("", 2 * RUNS, traffic).at) <= MOST_FALSE
+    assert len(simulation.repeated("", 2 * RUNS, traffic).at) <= MAX_FALSE
 
 
 def test_a_999_and_a_900_model_are_told_apart_within_200_pairs() -> None:

@@ -89,14 +89,14 @@ def test_a_thousand_backends_keep_their_shares() -> None:
 
 
 ASKED = 400  # requests of each periodic client
-MOST_K = 1000
+MAX_K = 1000
 SHARES = (0.01, 0.05, 0.10, 0.25, 0.50)
 
 
 def picks_of(seed: int, percent: float) -> np.ndarray:
     """Which of as many requests as the slowest client makes fall to an arm of that share."""
     spread, bound = spread_of(seed), int(percent * TICKETS)
-    return np.fromiter((spread.next() < bound for _ in range(ASKED * MOST_K)), np.bool_)
+    return np.fromiter((spread.next() < bound for _ in range(ASKED * MAX_K)), np.bool_)
 
 
 def chance_of_longer_runs(longest: int, share: float) -> float:
@@ -136,10 +136,10 @@ come to 13 and more of 400 now and then, which is 4.5 times its own σ."""
 
 
 def periodic_clients(seed: int, share: float) -> tuple[list[float], list[float]]:
-    """Of clients that come at every k-th place, k from 1 to MOST_K: how likely chance gives each a
+    """Of clients that come at every k-th place, k from 1 to MAX_K: how likely chance gives each a
     share as far off, and how likely as long a run on one arm as it met."""
     every = picks_of(seed, share)
-    clients = [every[::k][:ASKED] for k in range(1, MOST_K + 1)]
+    clients = [every[::k][:ASKED] for k in range(1, MAX_K + 1)]
     counts = [int(met.sum()) for met in clients]
     far = {count: chance_of_as_far(count, share) for count in set(counts)}
     runs = [longest_run(met) for met in clients]
@@ -166,7 +166,7 @@ def test_no_period_meets_anything_but_chance_in_any_history() -> None:
             far, long = periodic_clients(seed, share)
             assert min(far) > FOUR_AND_A_HALF_SIGMA / 25
             assert min(long) > 1e-6 / 25
-            unlikely.update(k for k in range(MOST_K) if min(far[k], long[k]) < 0.001)
+            unlikely.update(k for k in range(MAX_K) if min(far[k], long[k]) < 0.001)
     assert max(unlikely.values()) <= 4, unlikely.most_common(5)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.controlplane.watch.counters import Totals
 from gateway.core.access import hash_of
-from gateway.core.strangers import BURST, HOLD_S, MOST, Strangers
+from gateway.core.strangers import BURST, HOLD_S, MAX_ADDRESSES, Strangers
 from gateway.dataplane.connection import BODY
 from gateway.telemetry.metrics import CONSUMED, LIMITED
 from tests.dataplane.clocks import StoppedClock
@@ -635,6 +635,6 @@ def test_addresses_without_a_key_are_counted_apart_and_few_are_remembered() -> N
     assert not strangers.came(b"b", now)
     assert not strangers.came(b"a", now + 0.006)
     assert strangers.came(b"a", now + 0.006)
-    for number in range(2 * MOST):
+    for number in range(2 * MAX_ADDRESSES):
         strangers.came(b"%d" % number, now)
     assert not strangers.came(b"a", now)

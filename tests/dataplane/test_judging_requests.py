@@ -11,9 +11,9 @@ from gateway.dataplane.judge import (
     CANARY,
     ENDED,
     FAILED,
-    MOST_ANSWERS,
-    MOST_BODY,
-    MOST_TIMES,
+    MAX_ANSWERS,
+    MAX_BODY,
+    MAX_TIMES,
     OTHER,
     SLOW,
     STABLE,
@@ -249,13 +249,13 @@ async def test_of_many_times_a_report_tells_some(rig, stub):
     counting = judge(gateway)
     await gateway.ask(GET)
     trial = Trial(counting, STABLE, HALF)
-    for _ in range(2 * MOST_TIMES):
+    for _ in range(2 * MAX_TIMES):
         trial.end(False, 0.01)
     told = counting.report("w")
-    assert sum(told["times"].values()) == MOST_TIMES
-    assert told["counts"][HALF][STABLE + ENDED] >= 2 * MOST_TIMES
+    assert sum(told["times"].values()) == MAX_TIMES
+    assert told["counts"][HALF][STABLE + ENDED] >= 2 * MAX_TIMES
     trial.end(False, 0.01)
-    assert sum(counting.report("w")["times"].values()) == MOST_TIMES + 1, "and goes on"
+    assert sum(counting.report("w")["times"].values()) == MAX_TIMES + 1, "and goes on"
 
 
 async def test_a_client_that_leaves_says_nothing(rig, stub):
@@ -408,7 +408,7 @@ def test_a_place_in_a_list_is_named_by_plain_digits():
 
 
 async def test_errors_what_is_no_json_and_what_is_large_are_no_answers(rig, stub):
-    large = b'{"a": "' + b"x" * MOST_BODY + b'"}'
+    large = b'{"a": "' + b"x" * MAX_BODY + b'"}'
     for one, other in [(b'{"b": 1}', b"text"), (large, b'{"a": {}}')]:
         gateway = await rig()
         gateway.table(two(await stub(saying(one)), await stub(saying(other))))
@@ -426,10 +426,10 @@ async def test_errors_what_is_no_json_and_what_is_large_are_no_answers(rig, stub
 
 async def test_kinds_of_answers_are_bounded(rig):
     counting = judge(await rig())
-    for number in range(3 * MOST_ANSWERS):
+    for number in range(3 * MAX_ANSWERS):
         counting.note_answer(str(number), HALF, STABLE)
-    assert len(counting.answers) == MOST_ANSWERS + 1
-    assert counting.answers[OTHER][HALF] == [0, 2 * MOST_ANSWERS]
+    assert len(counting.answers) == MAX_ANSWERS + 1
+    assert counting.answers[OTHER][HALF] == [0, 2 * MAX_ANSWERS]
 
 
 async def test_another_rollout_begins_with_nothing(rig, stub):

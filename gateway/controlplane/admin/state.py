@@ -18,7 +18,7 @@ from gateway.controlplane.configuration.reading import ConfigurationError, exami
 from gateway.controlplane.configuration.settings import Settings, differing
 from gateway.controlplane.events import Event, Subscription
 from gateway.controlplane.store.store import Summary
-from gateway.core.compressing import GZIP, LEAST, chosen
+from gateway.core.compressing import GZIP, MIN_SIZE, chosen
 from gateway.core.deltas import SPARE
 from gateway.core.edits import let_in
 from gateway.core.faults import Fault, Invalid
@@ -27,7 +27,7 @@ from gateway.core.table import Document, Table
 
 Json = Any
 _KEEP_ALIVE_S = 15.0
-MOST_S = 3600
+MAX_LAST_S = 3600
 _GZIP_FORM = 31  # of zlib's: the largest window, and gzip's head and end around it
 
 
@@ -167,7 +167,7 @@ async def get_metrics(call: Call) -> web.Response:
     asked = call.request.headers
     kind, body = await call.parts.metrics(asked.get(hdrs.ACCEPT, ""))
     headers = {hdrs.CONTENT_TYPE: kind, hdrs.VARY: f"{hdrs.ACCEPT}, {hdrs.ACCEPT_ENCODING}"}
-    if len(body) >= LEAST and chosen(asked.get(hdrs.ACCEPT_ENCODING), (GZIP,)) is not None:
+    if len(body) >= MIN_SIZE and chosen(asked.get(hdrs.ACCEPT_ENCODING), (GZIP,)) is not None:
         # In a thread: ten thousand consumers make megabytes, and a scraper is in no hurry.
         body = await asyncio.to_thread(zlib.compress, body, zlib.Z_BEST_SPEED, _GZIP_FORM)
         headers[hdrs.CONTENT_ENCODING] = GZIP
@@ -190,7 +190,7 @@ async def stream_events(call: Call) -> web.StreamResponse:
     Who names the last one it read in Last-Event-ID hears first what it missed, and with ?last=N
     who names none what happened in the last N seconds.
     """
-    last_s = call.number("last", None, most=MOST_S) or 0
+    last_s = call.number("last", None, most=MAX_LAST_S) or 0
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     subscription = call.parts.events.subscribe(
         call.request.headers.get("Last-Event-ID", ""), last_s=last_s

@@ -11,7 +11,7 @@ from pydantic import WithJsonSchema as Shown
 
 from gateway.controlplane.configuration.fields import Name, Spec, Time, fault, optional
 from gateway.controlplane.configuration.limit_specs import LimitsSpec
-from gateway.core.access import HASH, MOST_HASHES, OF_NOTHING
+from gateway.core.access import HASH, MAX_HASHES, OF_NOTHING
 
 
 def _hash(text: str) -> str:
@@ -31,7 +31,7 @@ class KeySpec(Spec):
     hashes: list[Hash] = Field(
         description="SHA-256 of its key, or of several while one takes another's place.",
         min_length=1,
-        max_length=MOST_HASHES,
+        max_length=MAX_HASHES,
     )
     routes: list[Name] = optional("The routes that it opens; left out: all.")
     expires: Time = optional("When it opens nothing any more; left out: never.")
