@@ -20,7 +20,7 @@ from gateway.controlplane.admin.openapi_operations import EXAMPLES
 from gateway.controlplane.admin.operations import OPERATIONS, Operation
 from gateway.controlplane.admin.problems import KINDS
 from gateway.controlplane.configuration import settings
-from gateway.controlplane.configuration.checks import MOST_BACKENDS, MOST_INSTANCES, MOST_ROUTES
+from gateway.controlplane.configuration.checks import MAX_BACKENDS, MAX_INSTANCES, MAX_ROUTES
 from gateway.controlplane.configuration.file_schema import file_schema
 
 DOCS = Path(__file__).parent
@@ -85,7 +85,7 @@ written `250ms`, `2s`, `5m`, `1h`; sizes `64KiB`, `64MiB`. Files are looked for 
 directory, models beside the file first; a `~` at the start is the home of who runs it. `headgate
 schema` prints the JSON Schema: with `# yaml-language-server: $schema=PATH` as the file's first
 line editors complete it.
-A table has at most {MOST_ROUTES:,} routes, {MOST_BACKENDS:,} backends and {MOST_INSTANCES:,}
+A table has at most {MAX_ROUTES:,} routes, {MAX_BACKENDS:,} backends and {MAX_INSTANCES:,}
 instances: what is larger is refused with its size, whatever way it comes.
 
 ## `gateway`

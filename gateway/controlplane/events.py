@@ -16,7 +16,7 @@ from typing import Any
 
 Event = dict[str, Any]
 KEPT = 1000
-MOST_WAITING = 1000
+MAX_WAITING = 1000
 """As many events wait for a subscriber who does not read; then the oldest go."""
 
 
@@ -38,7 +38,7 @@ class Subscription:
         self._open = True
 
     def push(self, event: Event) -> None:
-        if len(self._events) >= MOST_WAITING:
+        if len(self._events) >= MAX_WAITING:
             self._events.popleft()
             self._lost += 1
         self._events.append(event)

@@ -10,7 +10,7 @@ from gateway.core.edits import opened
 from gateway.core.merging import Change
 from gateway.core.table import Table
 
-_MOST_NOTES = 50
+_MAX_NOTES = 50
 
 
 class NotInForce(Exception):
@@ -95,5 +95,5 @@ def start_notes(applied: Applied) -> list[str]:
     lines = [f"by the file, {each}" for each in applied.published.opened]
     lines += [f"the file overrides a live edit: {lost}" for lost in applied.overridden]
     lines += [f"live edits of {what} are kept: {'; '.join(each)}" for what, each in kept.items()]
-    more = len(lines) - _MOST_NOTES
-    return lines if more <= 0 else [*lines[:_MOST_NOTES], f"and so for {more} more"]
+    more = len(lines) - _MAX_NOTES
+    return lines if more <= 0 else [*lines[:_MAX_NOTES], f"and so for {more} more"]

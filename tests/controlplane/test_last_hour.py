@@ -80,7 +80,7 @@ def test_an_hour_is_kept_and_no_more() -> None:
 
 def test_what_is_kept_is_bounded_in_bytes_and_the_oldest_goes_first() -> None:
     most = 20_000
-    hour = LastHour(most_bytes=most)
+    hour = LastHour(max_bytes=most)
     for second in range(2000):
         hour.add(float(second), {("route", f"r{n}"): {"2xx": 1, n: 1} for n in range(10)})
     assert hour.bytes <= most
@@ -90,7 +90,7 @@ def test_what_is_kept_is_bounded_in_bytes_and_the_oldest_goes_first() -> None:
 
 
 def test_of_very_many_names_the_busiest_are_kept_and_the_whole_is_still_the_whole() -> None:
-    hour = LastHour(most_names=3)
+    hour = LastHour(max_names=3)
     hour.add(0.0, {})
     counted: Sums = {("route", f"r{n}"): {"2xx": 10 * n} for n in range(9)}
     hour.add(10.0, {**counted, GATEWAY: {"2xx": 360}})

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.controlplane.events import KEPT, Event, Events, Subscription
 from gateway.controlplane.watch import last_hour_file
-from gateway.controlplane.watch.last_hour import MOST_BYTES, LastHour, columns
+from gateway.controlplane.watch.last_hour import MAX_BYTES, LastHour, columns
 from gateway.controlplane.watch.last_hour_file import LastHourFile, read
 from gateway.controlplane.watch.rates import GATEWAY, What
 
@@ -17,9 +17,9 @@ class Process:
     """What one control process knows of the last hour, and its file."""
 
     def __init__(
-        self, path: Path, now: float = 0.0, most_bytes: int = MOST_BYTES, kept: int = KEPT
+        self, path: Path, now: float = 0.0, max_bytes: int = MAX_BYTES, kept: int = KEPT
     ) -> None:
-        self.hour, self.events, self.now = LastHour(most_bytes=most_bytes), Events(kept=kept), now
+        self.hour, self.events, self.now = LastHour(max_bytes=max_bytes), Events(kept=kept), now
         self.file = LastHourFile(path, self.hour, self.events)
         self.file.take_up(now)
         self.hour.add(now, {})
@@ -157,7 +157,7 @@ async def test_the_file_of_another_layout_is_no_file(path: Path, monkeypatch: An
 
 async def test_the_file_is_bounded_by_what_is_kept(path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(last_hour_file, "SPARE", 10_000)
-    process = Process(path, most_bytes=20_000, kept=20)
+    process = Process(path, max_bytes=20_000, kept=20)
     most = 0
     for number in range(1000):
         process.seconds(2, {"2xx": 5, **dict.fromkeys(range(100), 1)})

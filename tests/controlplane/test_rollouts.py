@@ -15,7 +15,7 @@ from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.rollouts.commands import Commands, How
 from gateway.controlplane.rollouts.controller import LOADING_S, Rollouts
 from gateway.controlplane.rollouts.keeping import ROOM, Keeper, RolloutFile
-from gateway.controlplane.rollouts.tallies import MOST_NAMED, Tallies
+from gateway.controlplane.rollouts.tallies import MAX_NAMED, Tallies
 from gateway.controlplane.store.store import DiskRefused, StateRefused
 from gateway.core import edits
 from gateway.core.faults import Conflict, Invalid, Missing
@@ -986,10 +986,10 @@ def test_what_is_told_twice_counts_once_and_who_ends_keeps_what_it_told() -> Non
 
 def test_of_very_many_workers_the_oldest_are_summed_up_and_believed_no_more() -> None:
     tallies = Tallies()
-    for number in range(3 * MOST_NAMED):
+    for number in range(3 * MAX_NAMED):
         tallies.hear(told(f"w{number}", 1))
     tallies.hear(told("w0", 100))
-    assert tallies.ended == 3 * MOST_NAMED
+    assert tallies.ended == 3 * MAX_NAMED
 
 
 def test_a_key_counts_once_whoever_tells_it() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.controlplane.configuration.checks import MOST_BACKENDS, MOST_INSTANCES, MOST_ROUTES
+from gateway.controlplane.configuration.checks import MAX_BACKENDS, MAX_INSTANCES, MAX_ROUTES
 from gateway.controlplane.configuration.reading import ConfigurationError, examine, load
 from gateway.controlplane.publisher import Publisher
 from gateway.controlplane.store.store import Revision
@@ -29,20 +29,20 @@ def table(*, routes: int = 1, backends: int = 1, instances: int = 1) -> Document
     }
 
 
-MOST = {"routes": MOST_ROUTES, "backends": MOST_BACKENDS, "instances": MOST_INSTANCES}
-WHAT = pytest.mark.parametrize("what", list(MOST))
+MAX = {"routes": MAX_ROUTES, "backends": MAX_BACKENDS, "instances": MAX_INSTANCES}
+WHAT = pytest.mark.parametrize("what", list(MAX))
 
 
 def too_large(what: str) -> tuple[Document, str]:
     """A table with one too many, and what has to be said of it."""
-    most = MOST[what]
+    most = MAX[what]
     said = f"the table has {most + 1:,} {what} and no more than {most:,} are served well"
     return table(**{what: most + 1}), said
 
 
 def test_the_limits_are_those_that_the_documentation_names() -> None:
     text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
-    for what, most in MOST.items():
+    for what, most in MAX.items():
         assert f"{most:,} {what}" in " ".join(text.split())
 
 
@@ -90,10 +90,10 @@ EDITS = [
 async def test_an_edit_that_adds_one_too_many_is_refused_with_one_fault(
     what: str, method: str, path: str, body: Any, make_admin: MakeAdmin
 ) -> None:
-    store = stored(table(**{what: MOST[what]}))
+    store = stored(table(**{what: MAX[what]}))
     admin = await make_admin("{}", store=store)
     before = admin.table
-    assert len(before.routes) == (MOST_ROUTES if what == "routes" else 1), "at the limit it serves"
+    assert len(before.routes) == (MAX_ROUTES if what == "routes" else 1), "at the limit it serves"
     status, answer, _ = await admin.ask(method, path, body)
     assert status == 400
     (fault,) = answer["errors"]

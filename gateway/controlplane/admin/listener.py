@@ -33,8 +33,8 @@ log = logging.getLogger(__name__)
 STRANGER_S = 10.0
 """To send a first request, between two without a token, and to take an answer to one."""
 
-MOST_STRANGERS = 256  # connections without a token, and
-MOST_KNOWN = 4096  # with one; fewer where the process may have few descriptors
+MAX_STRANGERS = 256  # connections without a token, and
+MAX_KNOWN = 4096  # with one; fewer where the process may have few descriptors
 AT_ONCE = 32  # are accepted in one turn of the loop
 KEEP_ALIVE_S = 75.0
 
@@ -44,15 +44,15 @@ class Door:
     the process, whoever comes."""
 
     def __init__(self, descriptors: float) -> None:
-        self.most_strangers = int(max(4, min(MOST_STRANGERS, descriptors // 4)))
-        self._most_known = int(max(4, min(MOST_KNOWN, descriptors // 4)))
+        self.max_strangers = int(max(4, min(MAX_STRANGERS, descriptors // 4)))
+        self._max_known = int(max(4, min(MAX_KNOWN, descriptors // 4)))
         self._strangers: dict[_Connection, None] = {}
         self._known: set[_Connection] = set()
 
     def enter(self, connection: "_Connection") -> None:
         """Takes in a new connection; the oldest stranger makes room for it."""
         self._strangers[connection] = None
-        if len(self._strangers) > self.most_strangers:
+        if len(self._strangers) > self.max_strangers:
             self.thin(1)
 
     def thin(self, count: int) -> None:
@@ -65,7 +65,7 @@ class Door:
         """Whether `connection`, which has shown a token, may stay as long as it likes."""
         if connection in self._known:
             return True
-        if connection not in self._strangers or len(self._known) >= self._most_known:
+        if connection not in self._strangers or len(self._known) >= self._max_known:
             return False
         del self._strangers[connection]
         self._known.add(connection)
@@ -173,7 +173,7 @@ class AdminListener:
     async def start(self) -> None:
         """Begins to accept."""
         await self._runner.setup()
-        strangers = self._door.most_strangers
+        strangers = self._door.max_strangers
         self._acceptor = Acceptor(
             self._bound,
             self._connection,

@@ -9,7 +9,7 @@ from typing import Any, Final
 from gateway.controlplane.admin.calls import YAML_TYPES
 from gateway.controlplane.admin.operations import Operation
 from gateway.controlplane.admin.schema_parts import TEXT, Schema, list_of, ref
-from gateway.controlplane.admin.series import MOST_NAMES
+from gateway.controlplane.admin.series import MAX_NAMES
 from gateway.core.entries import NAME
 
 _PARAMETERS: dict[str, Schema] = {
@@ -102,7 +102,7 @@ def _parameters(operation: Operation) -> list[Schema]:
             _query("after", {"type": "integer", "minimum": 1, "maximum": 2**53}),
         ]
     if operation.name == "getSeries":
-        several = {**list_of(TEXT), "maxItems": MOST_NAMES}
+        several = {**list_of(TEXT), "maxItems": MAX_NAMES}
         found += [
             {**_query("route", several), "description": "A route's name; may be repeated."},
             {**_query("backend", several), "description": "A backend's name; may be repeated."},

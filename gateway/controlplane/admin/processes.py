@@ -16,13 +16,13 @@ from gateway.core import edits
 from gateway.core.faults import Conflict
 from gateway.core.placement import on_demand
 
-MOST_LINES = 500
+MAX_LINES = 500
 
 
 async def get_logs(call: Call) -> web.Response:
     """The last lines that the instances of one backend wrote, or those after a number."""
     backend, fleet = _served(call)
-    lines = call.number("lines", 100, most=MOST_LINES) or 100
+    lines = call.number("lines", 100, most=MAX_LINES) or 100
     after = call.number("after", None, most=2**53) or 0
     try:
         told = await fleet.logs(backend, after, lines)

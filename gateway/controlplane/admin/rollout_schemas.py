@@ -14,13 +14,13 @@ from gateway.controlplane.admin.schema_parts import (
     record,
     whole,
 )
-from gateway.controlplane.rollouts.plans import MAX_WHY, MOST, MOST_STEPS
+from gateway.controlplane.rollouts.plans import MAX_COUNT, MAX_STEPS, MAX_WHY
 from gateway.core.entries import NAME
 from gateway.core.rollout import OnFail, State, Verdict
 
 _DURATION: Schema = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"}
 _PERCENT: Schema = {"type": "number", "minimum": 0.01, "maximum": 100, "multipleOf": 0.01}
-_LEAST: Schema = {"type": "integer", "minimum": 1, "maximum": MOST}
+_JUDGED: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_COUNT}
 _ALPHA: Schema = {"type": "number", "minimum": 1e-6, "maximum": 0.5, "default": 0.01}
 _ON_FAIL: Schema = {"enum": list(get_args(OnFail)), "default": "rollback"}
 
@@ -37,7 +37,7 @@ def _guard(**more: Schema) -> Schema:
 def _plan() -> Schema:
     step = _closed(
         ["percent"],
-        percent=_PERCENT, hold=_DURATION, min_requests=_LEAST, approval={"type": "boolean"},
+        percent=_PERCENT, hold=_DURATION, min_requests=_JUDGED, approval={"type": "boolean"},
     )  # fmt: skip
     at_least = {"type": "number", "minimum": 0.5, "maximum": 0.999999, "default": 0.98}
     agreement = _guard(at_least=at_least)
@@ -59,14 +59,14 @@ def _plan() -> Schema:
         ["to"],
         to={**TEXT, "pattern": NAME, "description": "The canary: a backend of the split."},
         steps={
-            "type": "array", "minItems": 1, "maxItems": MOST_STEPS,
+            "type": "array", "minItems": 1, "maxItems": MAX_STEPS,
             "items": {"anyOf": [_PERCENT, step]}, "default": [1, 5, 25, 50, 100],
             "description": "Percents of the route, rising.",
         },
         hold={**_DURATION, "default": "2m", "description": "At least so long at each step."},
-        min_requests={**_LEAST, "default": 100, "description": "Judged at the canary, each step."},
+        min_requests={**_JUDGED, "default": 100, "description": "Judged at the canary, each step."},
         warmup={
-            **COUNT, "maximum": MOST, "default": 20,
+            **COUNT, "maximum": MAX_COUNT, "default": 20,
             "description": "Its first requests teach nothing.",
         },
         guards={**guards, "minProperties": 1, "description": told},

@@ -16,7 +16,7 @@ from gateway.controlplane.watch.last_hour import KEPT_S, STEP_S, Step, columns
 from gateway.controlplane.watch.rates import ANSWERS, GATEWAY, QUANTILES, Of
 from gateway.core import edits
 
-MOST_NAMES = 50
+MAX_NAMES = 50
 
 
 async def get_series(call: Call) -> web.Response:
@@ -27,8 +27,8 @@ async def get_series(call: Call) -> web.Response:
         raise Problem("bad_request", f"?step is a multiple of {STEP_S:g}, in seconds")
     steps = call.parts.hour.steps(step_s, last_s=last_s)
     wanted: list[Of] = [GATEWAY, *_named(call, "route", steps), *_named(call, "backend", steps)]
-    if len(wanted) > MOST_NAMES + 1:
-        raise Problem("bad_request", f"at most {MOST_NAMES} routes and backends at a time")
+    if len(wanted) > MAX_NAMES + 1:
+        raise Problem("bad_request", f"at most {MAX_NAMES} routes and backends at a time")
     # Seconds of work in all: beside the loop, whose steps no longer change.
     found = await asyncio.to_thread(lambda: {of: columns(steps, of) for of in wanted})
     ahead = time.time() - time.monotonic()

@@ -21,10 +21,10 @@ from gateway.core.deltas import Delta
 from gateway.core.faults import Fault, did_you_mean, pointer
 
 Json = Any
-MOST_ROUTES = 50_000
-MOST_BACKENDS = 5_000
-MOST_INSTANCES = 10_000
-MOST_KEYS = 100_000
+MAX_ROUTES = 50_000
+MAX_BACKENDS = 5_000
+MAX_INSTANCES = 10_000
+MAX_KEYS = 100_000
 
 
 def cross_faults(document: Json, settings: Settings | None = None) -> list[Fault]:
@@ -47,10 +47,10 @@ def size_faults(document: Json) -> list[Fault]:
     routes, backends = mapping(document, "routes"), mapping(document, "backends")
     instances = sum(len(listed(spec, "instances")) for spec in backends.values())
     sizes = (
-        ("routes", len(routes), MOST_ROUTES),
-        ("backends", len(backends), MOST_BACKENDS),
-        ("keys", len(mapping(document, "keys")), MOST_KEYS),
-        ("instances", instances, MOST_INSTANCES),
+        ("routes", len(routes), MAX_ROUTES),
+        ("backends", len(backends), MAX_BACKENDS),
+        ("keys", len(mapping(document, "keys")), MAX_KEYS),
+        ("instances", instances, MAX_INSTANCES),
     )
     for what, size, most in sizes:
         if size > most:

@@ -9,8 +9,8 @@ from pydantic import WithJsonSchema as Shown
 from gateway.controlplane.configuration.fields import Spec, checked, fault, only, optional
 from gateway.core.comparing import WORDS, rule_of
 
-MOST_FIELDS = 100
-MOST_SAMPLES = 50
+MAX_FIELDS = 100
+MAX_SAMPLES = 50
 POINTER = r"^((/([^/~\x00-\x1f]|~[01]){0,64}){1,16})?$"
 _is_pointer = re.compile(POINTER).fullmatch
 
@@ -51,21 +51,21 @@ class CompareSpec(Spec):
                 "type": "object",
                 "propertyNames": {"pattern": POINTER},
                 "additionalProperties": _SHOWN_RULE,
-                "maxProperties": MOST_FIELDS,
+                "maxProperties": MAX_FIELDS,
             }
         ),
     ] = optional(
         "JSON pointer → `exact`, `set`, `ignore`, `{close: {rtol, atol}}` or"
         " `{top_k: N}`, for all below it; only what is named is compared. Left out, or all"
         " `ignore`: everything, numbers as near as the stable version is to itself.",
-        max_length=MOST_FIELDS,
+        max_length=MAX_FIELDS,
     )
     noise: bool = optional(
         "Whether the stable version is asked a second time, to know how much it"
         " differs from itself (true where a tolerance is learnt, else false)."
     )
     samples: int = optional(
-        f"How many of the last differing pairs are kept for a look ({MOST_SAMPLES}); 0: none.",
+        f"How many of the last differing pairs are kept for a look ({MAX_SAMPLES}); 0: none.",
         ge=0,
-        le=MOST_SAMPLES,
+        le=MAX_SAMPLES,
     )

@@ -19,7 +19,7 @@ from gateway.processes.credentials import problems_of
 from gateway.processes.outlet import open_file
 
 Json = Any
-MOST_BYTES = 64 << 10  # of a file with certificates
+MAX_BYTES = 64 << 10  # of a file with certificates
 _ABOUT = ("tls", "headers")
 
 
@@ -62,7 +62,7 @@ def unreachable(settings: Settings, environment: Mapping[str, str]) -> Iterator[
     for key in ("ca", "cert", "key"):
         try:
             if path := getattr(spec, key):
-                read_plain(path, MOST_BYTES)
+                read_plain(path, MAX_BYTES)
         except ValueError as error:
             yield Fault(pointer("gateway", "etcd", key), "unreadable", str(error))
     for key in ("user", "password"):

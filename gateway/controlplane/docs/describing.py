@@ -25,7 +25,7 @@ PROCESSOR_S = 15
 WITHIN_S = 120.0
 """Of the clock: on a busy machine the low priority leaves an eighth of a processor, and less."""
 MEMORY = 1 << 30  # bytes of address space
-MOST_BYTES = 16 << 20
+MAX_BYTES = 16 << 20
 """The largest outcome that is served: every worker holds it."""
 
 PROGRAM = (sys.executable, "-P", "-m", __name__)
@@ -89,8 +89,8 @@ async def describe(
         lifeline.close()
     if child.returncode or not answer:
         raise CannotDescribe("it takes too much memory, or breaks what makes it")
-    if len(answer) > MOST_BYTES:
-        raise CannotDescribe(f"it is larger than {MOST_BYTES >> 20} MiB")
+    if len(answer) > MAX_BYTES:
+        raise CannotDescribe(f"it is larger than {MAX_BYTES >> 20} MiB")
     return answer.decode()
 
 

@@ -24,8 +24,8 @@ AGAIN_S = 30.0
 TOGETHER_S = 0.3
 """Changes come in bursts (models become ready one after the other); one look serves them all."""
 
-MOST_BYTES = 2 << 20
-MOST_TOGETHER = 64 << 20  # bytes of all documents that are merged
+MAX_BYTES = 2 << 20
+MAX_TOGETHER = 64 << 20  # bytes of all documents that are merged
 AT_ONCE = 16  # instances are asked
 
 Pages = Mapping[str, tuple[str, str]]
@@ -35,7 +35,7 @@ Describe = Callable[[bytes], Awaitable[str]]
 
 async def fetch(target: Target) -> bytes | None:
     """What `/openapi.json` of `target` says; None when it says nothing, or too much."""
-    return await asking.fetch(target, "/openapi.json", MOST_BYTES)
+    return await asking.fetch(target, "/openapi.json", MAX_BYTES)
 
 
 class Documents:
@@ -170,7 +170,7 @@ class Documents:
             if document is None or self._barred.get(name) == _mark(document):
                 continue
             size += len(document)
-            if size <= MOST_TOGETHER:
+            if size <= MAX_TOGETHER:
                 kept[name] = document
         return kept
 

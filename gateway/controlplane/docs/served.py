@@ -18,7 +18,7 @@ from gateway.core.table import Table
 
 log = logging.getLogger(__name__)
 
-MOST_BYTES = 64 << 10
+MAX_BYTES = 64 << 10
 
 Paths = dict[str, str]
 
@@ -27,7 +27,7 @@ async def ask_path(target: Target) -> str | None:
     """The path that the model at `target` answers at; None when it does not say."""
     for page in ("/info", "/instance"):
         try:
-            shown = json.loads(await fetch(target, page, MOST_BYTES) or b"null")
+            shown = json.loads(await fetch(target, page, MAX_BYTES) or b"null")
         except (ValueError, RecursionError):
             continue
         path = shown.get("path") if isinstance(shown, dict) else None

@@ -17,8 +17,8 @@ from gateway.core.units import parse_duration
 Json = Any
 STEPS: tuple[Json, ...] = (1, 5, 25, 50, 100)
 HOLD, MIN_REQUESTS, WARMUP = "2m", 100, 20
-MOST_STEPS = 100
-MOST = 1_000_000_000
+MAX_STEPS = 100
+MAX_COUNT = 1_000_000_000
 MAX_WHY = 500
 LONGEST_S = 366 * 86400.0
 _KEYS = ("to", "steps", "hold", "min_requests", "warmup", "guards", "on_done", "why")
@@ -117,8 +117,8 @@ class _Reader:
         return to if isinstance(to, str) else ""
 
     def _steps(self, said: Json, hold_s: float, least: int) -> tuple[Step, ...]:
-        if not isinstance(said, list) or not 1 <= len(said) <= MOST_STEPS:
-            self._fault("/steps", "type", f"must be a list of 1 to {MOST_STEPS} steps")
+        if not isinstance(said, list) or not 1 <= len(said) <= MAX_STEPS:
+            self._fault("/steps", "type", f"must be a list of 1 to {MAX_STEPS} steps")
             return ()
         steps: list[Step] = []
         highest = Fraction(0)
@@ -163,8 +163,8 @@ class _Reader:
         return seconds
 
     def _count(self, said: Json, at: str, least: int) -> int:
-        if type(said) is not int or not least <= said <= MOST:
-            self._fault(at, "count", f"must be a whole number from {least} to {MOST:,}")
+        if type(said) is not int or not least <= said <= MAX_COUNT:
+            self._fault(at, "count", f"must be a whole number from {least} to {MAX_COUNT:,}")
             return least
         return said
 

@@ -31,7 +31,7 @@ from gateway.core.rollout import (
 from gateway.wire.messages import Judging
 
 Json = Any
-MOST_TOLD = 500
+MAX_TOLD = 500
 ACTED = {"rollback": "rolled back", "hold": "held", "warn": "warned"}
 
 
@@ -213,7 +213,7 @@ class Progress:
     def note(self, time: str, why: str) -> None:
         """Something is to be known of it, at that time."""
         told = {"time": time, "state": self.state, "step": self.step + 1, "why": why}
-        self.history = [*self.history[-MOST_TOLD:], told]
+        self.history = [*self.history[-MAX_TOLD:], told]
 
     def is_blind(self, guards: Iterable[tuple[Guard, Judged]]) -> bool:
         """Whether nothing but guards that have nothing to judge keep this step, for a while."""

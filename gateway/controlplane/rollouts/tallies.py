@@ -17,10 +17,10 @@ STABLE = 4  # where in a row the same counts of the stable arm begin
 ASKED = {"errors": (ENDED, FAILED), "latency": (TIMED, SLOW)}
 """Guard → where in a row its requests are counted, and its events."""
 
-LEAST_TIMES = 50  # from which a quantile is told
+MIN_TIMES = 50  # from which a quantile is told
 INTERVAL_S = 5.0
-MOST_NUMBERS = 5000  # of answers, kept for one quantile
-MOST_NAMED = 64  # workers that are told apart; older ones are summed up
+MAX_NUMBERS = 5000  # of answers, kept for one quantile
+MAX_NAMED = 64  # workers that are told apart; older ones are summed up
 
 
 class Tallies:
@@ -67,8 +67,8 @@ class Tallies:
         }
         for answer in told["answers"]:
             self._places.setdefault(answer, len(self._places))
-        self._numbers += told["numbers"][: MOST_NUMBERS - len(self._numbers)]
-        if len(self._counts) > 2 * MOST_NAMED:
+        self._numbers += told["numbers"][: MAX_NUMBERS - len(self._numbers)]
+        if len(self._counts) > 2 * MAX_NAMED:
             self._sum_up()
 
     def _note_key(self, guard: str, share: str, arm: int, answer: str) -> None:
@@ -81,7 +81,7 @@ class Tallies:
     def _sum_up(self) -> None:
         """Workers that nobody has heard of for longest have ended, and are believed no more."""
         total = self._counts.pop("", {})
-        for worker in list(self._counts)[:MOST_NAMED]:
+        for worker in list(self._counts)[:MAX_NAMED]:
             for share, row in self._counts.pop(worker).items():
                 before = total.get(share, [0] * 8)
                 total[share] = [a + b for a, b in zip(before, row, strict=True)]
@@ -159,7 +159,7 @@ class Tallies:
 
     def learn_numbers(self, now: float) -> None:
         """Deciles for the interval that begins, by what the other arm answered in the last one."""
-        if now - self._numbers_since < INTERVAL_S or len(self._numbers) < LEAST_TIMES:
+        if now - self._numbers_since < INTERVAL_S or len(self._numbers) < MIN_TIMES:
             return
         ordered = sorted(self._numbers)
         points = (ordered[len(ordered) * tenth // 10] for tenth in range(1, 10))
@@ -173,7 +173,7 @@ class Tallies:
             return
         times = sum(self._times.values(), Counter())
         fresh = times - self._before
-        if fresh.total() >= LEAST_TIMES:
+        if fresh.total() >= MIN_TIMES:
             self.slow_s = round(slower_than * quantiles(fresh, [0.9])[0], 6)
             self._before, self._since = times, now
 

@@ -6,7 +6,7 @@ Values in, words out: nothing here changes a rollout or decides about it.
 from typing import Any
 
 from gateway.controlplane.rollouts.progress import ACTED, Progress, Waits
-from gateway.controlplane.rollouts.tallies import LEAST_TIMES
+from gateway.controlplane.rollouts.tallies import MIN_TIMES
 from gateway.core.judging import evidence
 from gateway.core.rollout import Guard, Judged, sentence
 
@@ -93,7 +93,7 @@ def _lacks(it: Progress, guard: Guard) -> str:
         none = "no requests of the canary yet"
         return f"{none}, {refused:,} refused as busy" if refused else none
     if guard.name == "latency" and not it.tallies.slow_s:
-        return f"no threshold yet, which takes {LEAST_TIMES} answers of the others"
+        return f"no threshold yet, which takes {MIN_TIMES} answers of the others"
     if guard.name == "predictions":
         return f"no answer of the canary with {guard.field} yet"
     return "no answer of the canary was timed yet"

@@ -16,7 +16,7 @@ from gateway.core.merging import diff, merge
 from gateway.core.placement import unplaced
 from gateway.core.table import Document
 
-_MOST_NAMED = 4
+_MAX_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,8 @@ class Former:
         lacking = diff(wanted, merge(applied, wanted, live).document)
         if not lacking:
             return
-        named = ", ".join(each.pointer for each in lacking[:_MOST_NAMED])
-        more = len(lacking) - _MOST_NAMED
+        named = ", ".join(each.pointer for each in lacking[:_MAX_NAMED])
+        more = len(lacking) - _MAX_NAMED
         named += f" and {more} more" if more > 0 else ""
         if self.is_lost:
             raise StateRefused(

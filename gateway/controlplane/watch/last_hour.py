@@ -20,14 +20,14 @@ from gateway.controlplane.watch.rates import ANSWERS, QUANTILES, Of, Sums, What,
 
 STEP_S = 10.0
 KEPT_S = 3600.0
-MOST_BYTES = 32 << 20
-MOST_NAMES = 1000
+MAX_BYTES = 32 << 20
+MAX_NAMES = 1000
 """So many routes, and so many backends, are kept of one step: the busiest."""
 
 _KINDS = ("gateway", "route", "backend")
 _ENTRY = 200  # bytes of an entry beside its counts: its name, its place in the mapping
 _FIRST_ANSWER = 0xFF00  # above every bucket
-_MOST = 0xFFFFFFFF
+_MAX_COUNT = 0xFFFFFFFF
 
 Counts = Mapping[What, int]
 
@@ -61,8 +61,8 @@ class Step:
 class LastHour:
     """What `add` was told in the last hour."""
 
-    def __init__(self, *, most_bytes: int = MOST_BYTES, most_names: int = MOST_NAMES) -> None:
-        self._most_bytes, self._most_names = most_bytes, most_names
+    def __init__(self, *, max_bytes: int = MAX_BYTES, max_names: int = MAX_NAMES) -> None:
+        self._max_bytes, self._max_names = max_bytes, max_names
         self._steps: deque[Step] = deque()
         self._open: dict[Of, dict[What, int]] = {}
         self._since: float | None = None
@@ -85,7 +85,7 @@ class LastHour:
                 _add(self._open.setdefault(of, {}), counts)
         self._until = now
         if now // STEP_S > self._since // STEP_S:
-            self._close(_packed_step(self._since, now, self._open, self._most_names))
+            self._close(_packed_step(self._since, now, self._open, self._max_names))
             self._open, self._since = {}, now
 
     def take_up(self, steps: Iterable[Step], now: float) -> None:
@@ -106,7 +106,7 @@ class LastHour:
         if self._since is None or not self._open:
             return None
         counts = {of: dict(each) for of, each in self._open.items()}
-        return partial(_packed_step, self._since, self._until, counts, self._most_names)
+        return partial(_packed_step, self._since, self._until, counts, self._max_names)
 
     def steps(self, step_s: float = STEP_S, *, last_s: float = KEPT_S) -> list[Step]:
         """The steps of the last `last_s` seconds, the oldest first, put together to such of
@@ -123,7 +123,7 @@ class LastHour:
         self.closed += 1
         self.bytes += step.size
         while self._steps and (
-            self.bytes > self._most_bytes or step.until - self._steps[0].since > KEPT_S
+            self.bytes > self._max_bytes or step.until - self._steps[0].since > KEPT_S
         ):
             self.bytes -= self._steps.popleft().size
 
@@ -176,7 +176,7 @@ def _packed(counts: Counts) -> bytes:
         if count > 0 and (isinstance(what, int) or what in ANSWERS):
             bucket = what if isinstance(what, int) else _FIRST_ANSWER + ANSWERS.index(what)
             whats.append(bucket)
-            numbers.append(min(count, _MOST))
+            numbers.append(min(count, _MAX_COUNT))
     return whats.tobytes() + numbers.tobytes()
 
 

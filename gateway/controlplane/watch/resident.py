@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 AGAIN_S = 5.0
-MOST_PROCESSES = 64  # of one tree
+MAX_PROCESSES = 64  # of one tree
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -37,7 +37,7 @@ class Resident:
     def _look(self, pid: int) -> int | None:
         sizes: list[int] = []
         left = [pid]
-        while left and len(sizes) < MOST_PROCESSES:
+        while left and len(sizes) < MAX_PROCESSES:
             one = self._proc / str(left.pop())
             try:
                 sizes.append(_PAGE * int((one / "statm").read_text().split()[1]))

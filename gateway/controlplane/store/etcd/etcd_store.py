@@ -19,7 +19,7 @@ from gateway.controlplane.store.etcd.client import Access, Client
 from gateway.controlplane.store.etcd.copy_file import Copy
 from gateway.controlplane.store.etcd.layout import (
     DIGITS,
-    MOST_BYTES,
+    MAX_BYTES,
     Head,
     Keys,
     packed,
@@ -143,7 +143,7 @@ class EtcdStore:
         """Makes `revision` the newest, by one transaction that compares the head."""
         value = packed(revision)
         file = b"" if applied is None else packed_file(applied)
-        is_apart = len(value) + len(file) > MOST_BYTES  # they do not fit into one request
+        is_apart = len(value) + len(file) > MAX_BYTES  # they do not fit into one request
         self._loop.call(self._commit(revision.number, value, b"" if is_apart else file))
         if is_apart:
             self._loop.call(self._remember(file))

@@ -19,7 +19,7 @@ import orjson
 from gateway.controlplane.store.store import Kept, Member, Revision, Source, StateRefused, StoreFull
 from gateway.core.table import Document
 
-MOST_BYTES = int(1.4 * (1 << 20))  # etcd takes 1.5 MiB in one request
+MAX_BYTES = int(1.4 * (1 << 20))  # etcd takes 1.5 MiB in one request
 DIGITS = 20
 
 
@@ -117,7 +117,7 @@ def packed_file(applied: Document) -> bytes:
 
 
 def _small_enough(value: bytes, what: str) -> bytes:
-    if len(value) > MOST_BYTES:
+    if len(value) > MAX_BYTES:
         raise StoreFull(
             f"the edit could not be stored: {what} takes {len(value) / (1 << 20):.2f} MiB"
             " compressed, and etcd no more than 1.4 MiB"

@@ -20,7 +20,7 @@ from gateway.processes.tasks import first_of
 AT_ONCE = 20  # revisions in one answer
 NOT_YET = "etcd was not asked yet"
 PAUSES_S = (0.05, 0.4)
-MOST_DOUBLED = 4  # times: to hash a password costs etcd a tenth of a second of a processor
+MAX_DOUBLED = 4  # times: to hash a password costs etcd a tenth of a second of a processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Watch:
                 is_past = isinstance(error, Past)
                 self._note(replace(self.seen, away=str(error), is_past=is_past))
             pause_s = random.uniform(*PAUSES_S)  # noqa: S311 -- spreads gateways
-            await asyncio.sleep(pause_s * 2 ** min(refused, MOST_DOUBLED))
+            await asyncio.sleep(pause_s * 2 ** min(refused, MAX_DOUBLED))
 
     async def _once(self) -> None:
         self._read_up_to = await self._read()

@@ -2,7 +2,7 @@
 
 import { by, h, mark, say } from "./dom.js";
 
-const MOST = 8; // the rest is counted: a page of alerts hides the page
+const MAX_SHOWN = 8; // the rest is counted: a page of alerts hides the page
 
 // What an alert is about: its words go on, as time and shares do.
 const subject = ({ text, severity, ...about }) => JSON.stringify(about);
@@ -17,8 +17,8 @@ export function alerts(state) {
     const fresh = found.filter((alert) => !known.has(subject(alert)));
     known = new Set(found.map(subject));
     if (!fresh.length) return;
-    const more = fresh.length > MOST ? `; and ${fresh.length - MOST} more` : "";
-    say(by("announcer"), fresh.slice(0, MOST).map(({ text }) => text).join("; ") + more);
+    const more = fresh.length > MAX_SHOWN ? `; and ${fresh.length - MAX_SHOWN} more` : "";
+    say(by("announcer"), fresh.slice(0, MAX_SHOWN).map(({ text }) => text).join("; ") + more);
   }
 
   return {
@@ -26,7 +26,7 @@ export function alerts(state) {
       const found = state.status.alerts || [];
       root.hidden = !found.length;
       tell(found);
-      const shown = found.slice(0, MOST);
+      const shown = found.slice(0, MAX_SHOWN);
       while (list.childElementCount > shown.length) list.lastChild.remove();
       while (list.childElementCount < shown.length) list.append(h("li", {}, h("a")));
       shown.forEach((alert, index) => {
@@ -36,7 +36,7 @@ export function alerts(state) {
         say(line.firstChild, alert.text);
         mark(line.firstChild, "href", alert.route ? `#route=${encodeURIComponent(alert.route)}` : null);
       });
-      say(by("alerts-more"), found.length > MOST ? `and ${found.length - MOST} more` : "");
+      say(by("alerts-more"), found.length > MAX_SHOWN ? `and ${found.length - MAX_SHOWN} more` : "");
     },
   };
 }

@@ -7,7 +7,7 @@ import { announce, by, h, keepRoles, mark, say } from "./dom.js";
 import { ago, number } from "./model.js";
 
 const COLUMNS = ["Key", "Opens", "Expires", "Limits", "Last used", "Requests/s", "Refused", ""];
-const MOST = 200;
+const MAX_SHOWN = 200;
 
 export function keys(state, refresh) {
   const root = by("keys-body");
@@ -64,9 +64,9 @@ export function keys(state, refresh) {
     }
     const head = h("thead", {}, h("tr", {}, ...COLUMNS.map((words, index) =>
       h("th", { scope: "col", class: index === 5 || index === 6 ? "num" : "" }, words || h("span", { class: "unseen" }, "Actions")))));
-    const body = h("tbody", {}, ...names.slice(0, MOST).map((name) => row(name, configured[name])));
+    const body = h("tbody", {}, ...names.slice(0, MAX_SHOWN).map((name) => row(name, configured[name])));
     root.replaceChildren(keepRoles(h("table", { class: "keys" }, h("caption", { class: "unseen" }, "Keys"), head, body)));
-    if (names.length > MOST) root.append(h("p", { class: "quiet" }, `and ${names.length - MOST} more: headgate keys`));
+    if (names.length > MAX_SHOWN) root.append(h("p", { class: "quiet" }, `and ${names.length - MAX_SHOWN} more: headgate keys`));
   }
 
   // One dialog: first what the key shall be, then its secret.

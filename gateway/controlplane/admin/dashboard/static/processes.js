@@ -8,7 +8,7 @@ import { ago, number, same } from "./model.js";
 
 const LINES = 40;
 const LOOK_MS = 3000;
-const MOST_REPLICAS = 256;
+const MAX_REPLICAS = 256;
 
 // The process at `address`: of several the one that runs.
 export function processAt(status, backend, address) {
@@ -31,9 +31,9 @@ const failed = (error) => announce(error.words || error.message, { bad: true });
 // What can be done with all processes of one backend.
 export class BackendControls {
   constructor(backend, refresh) {
-    Object.assign(this, { backend, refresh, count: null, least: 0, most: MOST_REPLICAS });
+    Object.assign(this, { backend, refresh, count: null, least: 0, most: MAX_REPLICAS });
     this.field = h("input", {
-      type: "number", min: 0, max: MOST_REPLICAS, "aria-label": `Replicas of ${backend}`, "data-edits": true,
+      type: "number", min: 0, max: MAX_REPLICAS, "aria-label": `Replicas of ${backend}`, "data-edits": true,
       oninput: () => this.offer(), onkeydown: (event) => { if (event.key === "Enter" && !this.scaling.hidden) this.scale(); },
     });
     this.scaling = this.button("scale", () => this.scale());
@@ -57,7 +57,7 @@ export class BackendControls {
     const count = serve.replicas ?? serve.scale?.min ?? Math.max(1, (spec.instances || []).filter((url) => !url.startsWith("fleet:")).length);
     // Outside of these its load would have it otherwise at once.
     this.least = serve.scale ? serve.scale.min ?? 1 : 0;
-    this.most = serve.scale?.max ?? MOST_REPLICAS;
+    this.most = serve.scale?.max ?? MAX_REPLICAS;
     mark(this.field, "min", this.least);
     mark(this.field, "max", this.most);
     if (this.count === null || (this.field.value === String(this.count) && document.activeElement !== this.field)) this.field.value = count;
