@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 DRAIN_MARGIN_S = 1.0
 ROUTES_SHOWN = 10
-MOST_DESCRIPTORS = 1 << 16
+MAX_DESCRIPTORS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,7 +418,7 @@ def _take_descriptors() -> None:
     """Lets this process have as many descriptors as it may: what most systems begin with, 1,024,
     is half of that in clients. Only a process that starts no models, which inherit it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    most = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < most:
         with suppress(ValueError, OSError):  # macOS allows fewer than it says
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -19,7 +19,7 @@ from gateway.processes import console
 
 FOLLOW_S = 0.5
 FOLLOWED = 500
-MOST_REPLICAS = 256
+MAX_REPLICAS = 256
 LOOKED_AT = 1000  # of the history, for how many there were
 
 
@@ -92,10 +92,10 @@ def parse_counts(words: Sequence[str]) -> list[tuple[str, int]]:
     found = []
     for word in words:
         backend, equals, text = word.rpartition("=")
-        is_count = text.isascii() and text.isdigit() and int(text) <= MOST_REPLICAS
+        is_count = text.isascii() and text.isdigit() and int(text) <= MAX_REPLICAS
         if not equals or not backend or not is_count:
             raise UsageError(
-                f"{word!r} must be BACKEND=N, such as digits-cnn=3: 0 to {MOST_REPLICAS} instances"
+                f"{word!r} must be BACKEND=N, such as digits-cnn=3: 0 to {MAX_REPLICAS} instances"
             )
         found.append((backend, int(text)))
     return found

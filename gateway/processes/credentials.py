@@ -28,7 +28,7 @@ from gateway.processes.tasks import Tasks
 from gateway.processes.trusting import trusting
 
 LOOK_S = 1.0
-MOST_BYTES = 64 << 10  # of a file with a value
+MAX_BYTES = 64 << 10  # of a file with a value
 NO_TLS = Tls()
 
 Problem = tuple[tuple[str, ...], str]
@@ -312,14 +312,14 @@ def _unreadable(tls: Tls) -> list[Problem]:
     for name, path in (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key)):
         try:
             if path:
-                read_plain(path, MOST_BYTES)
+                read_plain(path, MAX_BYTES)
         except ValueError as error:
             problems.append((("tls", name), str(error)))
     return problems
 
 
 def _text(path: str) -> str:
-    found = read_plain(path, MOST_BYTES)
+    found = read_plain(path, MAX_BYTES)
     try:
         return found.decode()
     except UnicodeDecodeError:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 MARK = "STARTED_BY_HEADGATE"
-MOST_LOOKS = 10  # at processes that start others while they are ended
+MAX_LOOKS = 10  # at processes that start others while they are ended
 ENDS_WITHIN_MS = 1000  # one that is killed, unless the kernel holds it
 
 PROCESSES = Path("/proc")
@@ -24,7 +24,7 @@ def end(mark: str) -> int:
     """Kills every process whose mark begins with `mark`, and waits for their ends: how many there
     were. Reads the environment of all processes of this user: for a thread of its own."""
     ended = 0
-    for _ in range(MOST_LOOKS):
+    for _ in range(MAX_LOOKS):
         found = [pid for pid in _own_processes() if _end(pid, mark)]
         ended += len(found)
         if not found:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-MOST_BYTES = 4 << 20
+MAX_BYTES = 4 << 20
 AT_ONCE = 64 << 10  # bytes of one write
 PIPE_BUF = getattr(select, "PIPE_BUF", 512)
 LOOK_S = 1.0
@@ -43,7 +43,7 @@ class Outlet:
         fd: int | None,
         *,
         path: str | None = None,
-        max_bytes: int = MOST_BYTES,
+        max_bytes: int = MAX_BYTES,
         gap: Callable[[int], bytes] | None = None,
     ) -> None:
         """Writes to `fd`, or to the file at `path`; OSError when that cannot be opened."""

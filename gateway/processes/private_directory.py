@@ -16,7 +16,7 @@ from pathlib import Path
 PREFIX = "headgate-run-"
 LOCK = "supervisor.lock"
 SOCKET = "control.sock"
-MOST_OF_A_SOCKETS_NAME = 103  # bytes: what the strictest system, macOS, takes
+MAX_SOCKET_NAME = 103  # bytes: what the strictest system, macOS, takes
 
 
 class NoPlace(Exception):
@@ -97,4 +97,4 @@ def _temporary() -> list[Path]:
 
 def _is_short(parent: Path) -> bool:
     longest = parent / f"{PREFIX}{'x' * 8}" / SOCKET
-    return len(os.fsencode(longest)) <= MOST_OF_A_SOCKETS_NAME
+    return len(os.fsencode(longest)) <= MAX_SOCKET_NAME

@@ -19,7 +19,7 @@ from gateway.wire.channel import BadFrame, Channel
 from gateway.wire.succession import MEMORY, NAME, FromGateway, ToGateway, frame, unframe
 
 ANSWERS_WITHIN_S = 10.0
-MOST_FDS = 250
+MAX_FDS = 250
 _LEFT_BEHIND = (NAME, "control.sock", "headgate.yaml", "supervisor.lock")
 
 
@@ -80,7 +80,7 @@ class Succession:
         try:
             self._connection.sendall(frame(asked))
             while message is None:
-                more, came, _, _ = socket.recv_fds(self._connection, 65536, MOST_FDS)
+                more, came, _, _ = socket.recv_fds(self._connection, 65536, MAX_FDS)
                 fds += came
                 if not more:
                     raise NoSuccession("the gateway that runs hung up; it may be an older one")

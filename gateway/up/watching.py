@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 LOOK_S = 0.5
-MOST_FILES = 5_000
+MAX_FILES = 5_000
 SKIPPED = frozenset({"__pycache__", "site-packages", "node_modules"})
 
 Stamps = Mapping[Path, tuple[int, int]]
@@ -53,7 +53,7 @@ def stamps_of(folders: Iterable[Path]) -> dict[Path, Stamps]:
 def _files(folder: Path) -> Iterable[tuple[Path, tuple[int, int]]]:
     found: list[tuple[Path, tuple[int, int]]] = []
     waiting = [folder]
-    while waiting and len(found) < MOST_FILES:
+    while waiting and len(found) < MAX_FILES:
         try:
             entries = sorted(waiting.pop().iterdir())
         except OSError:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from gateway.app import CannotStart, Prepared, prepare
-from gateway.processes.private_directory import MOST_OF_A_SOCKETS_NAME, NoPlace, place
+from gateway.processes.private_directory import MAX_SOCKET_NAME, NoPlace, place
 from gateway.wire.messages import HAND_OVER_S
 from tests.harness.gateway import complete, one_backend
 from tests.harness.ports import free_port
@@ -61,6 +61,6 @@ def test_the_ports_of_the_gateway_that_has_the_state_are_not_called_another_prog
 
 
 def test_where_every_path_is_too_long_for_a_socket_it_is_said(tmp_path: Path) -> None:
-    long = tmp_path / ("x" * MOST_OF_A_SOCKETS_NAME)
+    long = tmp_path / ("x" * MAX_SOCKET_NAME)
     with pytest.raises(NoPlace, match="too long for a socket: set TMPDIR to a directory with"):
         place(long / "state", [long])

@@ -15,7 +15,7 @@ PIECE = b"[]," * 21845  # 64 KiB
 STALL_S = 1.0
 """Built as objects, such a body stopped a worker for 7 to 17 s."""
 
-MOST_GROWTH = 64 << 20
+MAX_GROWTH = 64 << 20
 """Of the workers' memory; those objects took 2.2 GB."""
 
 
@@ -87,7 +87,7 @@ async def test_r37_a_hostile_body_stalls_nobody_and_an_edit_meanwhile_loses_nobo
                     assert statuses == [b"413", b"413", b"200", allowed]
                 asked, direct = await asking.end()
             assert await gateway.worker_pids() == workers, "a worker was replaced"
-            assert await gateway.worker_rss() - memory < MOST_GROWTH
+            assert await gateway.worker_rss() - memory < MAX_GROWTH
     assert {each.status for each in asked + direct} == {200}
     later = [one.took_s - other.took_s for one, other in zip(asked, direct, strict=True)]
     assert max(later) < STALL_S

@@ -32,7 +32,7 @@ _ray: Any = ray  # it says little of its types
 LOOK_AT_NAME_S = 2.0
 ANSWER_WITHIN_S = 10.0
 SEEN_WITHIN_S = 1.0  # gateways look three times a second
-MOST_LINES = 200
+MAX_LINES = 200
 SECRETS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """What lets whoever has it run anything in the cluster: no model gets it."""
 
@@ -45,7 +45,7 @@ class Holder:
         self._incarnation = secrets.token_hex(8)
         self._address: str | None = None
         self._process: InstanceProcess | None = None
-        self._lines: deque[str] = deque(maxlen=MOST_LINES)
+        self._lines: deque[str] = deque(maxlen=MAX_LINES)
         self._number = 0
         self._fault: str | None = None
         self._leaves = False
