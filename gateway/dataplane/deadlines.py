@@ -27,9 +27,10 @@ class Timer(Protocol):
 
 
 class Clock(Protocol):
-    """What the wheel needs of an event loop."""
+    """What the data plane needs of an event loop: its timers and its next turn."""
 
-    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer: ...
+    def call_later(self, delay: float, callback: Callable[[], None], /) -> Timer: ...
+    def call_soon(self, callback: Callable[[], None], /) -> object: ...
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

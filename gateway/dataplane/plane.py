@@ -4,11 +4,9 @@ The Plane: what everything shares, and on top of it the current snapshot, the li
 table and the clients. It decides nothing.
 """
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 from mypy_extensions import mypyc_attr
 
@@ -17,6 +15,7 @@ from gateway.core.options import DataplaneOptions
 from gateway.core.strangers import Strangers
 from gateway.core.table import Table
 from gateway.dataplane.connection import Connection
+from gateway.dataplane.deadlines import Clock
 from gateway.dataplane.deciding import DecidingBodies
 from gateway.dataplane.judge import judges
 from gateway.dataplane.live_table import LiveTable
@@ -42,7 +41,7 @@ class Plane(Shared):
     def __init__(
         self,
         options: DataplaneOptions,
-        loop: asyncio.AbstractEventLoop | Any,
+        loop: Clock,
         tracing: Tracing | None = None,
         permits: PermitsFile | None = None,
         counters: Counters | None = None,
