@@ -26,6 +26,7 @@ ALIKE_S: Final = 0.001  # no case
 # Answers without which none counts as slow: the first ones are cold.
 JUDGED: Final = 2  # 8: 69, 83; 32: 76, 126
 TARGET_OF_NEW: Final = 32.0  # before anybody has answered; no case
+FULL: Final = -1.0
 _STEP: Final = 0x9E3779B97F4A7C15
 _MASK: Final = (1 << 64) - 1
 
@@ -58,41 +59,39 @@ def choose(balance: str, loads: Sequence[Load], rotation: int, now: float, ahead
     count = len(loads)
     if not count:
         return -1
-    least_loaded = balance == "least_loaded" and count > 1
     start = rotation % count if balance != "random" else (scrambled(rotation) * count) >> 64
-    able: list[_Able] = []
-    quickest_s = least_s = least_busy = math.inf
+    if balance == "least_loaded" and count > 1:
+        return _with_least_delay(loads, start, now, ahead)
+    avoided = -1
     for index in range(start - count, start):  # from `start` on, all around
         load = loads[index]
-        in_flight = load.in_flight
-        computed = in_flight - load.held
-        if load.shared is not None and now - load.looked_at > LOOK_S:
-            load.look(now)
-        occupied = load.occupied(now) if load.reported_at else computed + load.others
-        target = load.target
-        if ahead:
-            target += min(load.slots, ahead) if load.computes_batches else 1.0
-        if target == math.inf and not load.is_fixed:
-            target = usual_target(loads) if load.is_new else load.concurrency.peers.guess(now)
-        if load.weight < 1.0:
-            target *= load.weight
-        if in_flight >= load.limit or (occupied >= target and computed > 0):
+        if _occupied_below_target(load, loads, now, ahead) == FULL:
             continue
-        if load.avoid_until and computed > 0 and is_on_trial(load, loads):
-            continue
-        avoid, delay = load.avoid_until > now, 0.0
-        if not least_loaded:
-            if not avoid:
-                return index % count
-            able.append((index, avoid, delay, 0.0))
+        if load.avoid_until <= now:
+            return index % count
+        if avoided < 0:
+            avoided = index % count
+    return avoided
+
+
+def _with_least_delay(loads: Sequence[Load], start: int, now: float, ahead: int) -> int:
+    """The index of the one with room that is preferred, of equal ones the first from `start` on."""
+    count = len(loads)
+    able: list[_Able] = []
+    quickest_s = least_s = least_busy = math.inf
+    for index in range(start - count, start):
+        load = loads[index]
+        occupied = _occupied_below_target(load, loads, now, ahead)
+        if occupied == FULL:
             continue
         slots = load.slots
         busy = occupied / slots if slots else occupied + load.held
+        avoid, delay = load.avoid_until > now, 0.0
         if load.samples >= JUDGED:
             if (
                 busy >= least_busy
                 and (load.service_s if slots else load.base_s) >= least_s
-                and (in_flight or now - load.learned_at <= FORGET_S)
+                and (load.in_flight or now - load.learned_at <= FORGET_S)
             ):
                 continue  # even alone it takes longer than one before it that is no busier
             delay = load.delay(now, occupied)
@@ -104,6 +103,26 @@ def choose(balance: str, loads: Sequence[Load], rotation: int, now: float, ahead
     if len(able) == 1:
         return able[0][0] % count
     return _preferred(able, quickest_s) % count if able else -1
+
+
+def _occupied_below_target(load: Load, loads: Sequence[Load], now: float, ahead: int) -> float:
+    """How many requests it computes, as far as known; FULL where there is no room for one more."""
+    computed = load.in_flight - load.held
+    if load.shared is not None and now - load.looked_at > LOOK_S:
+        load.look(now)
+    occupied = load.occupied(now) if load.reported_at else computed + load.others
+    target = load.target
+    if ahead:
+        target += min(load.slots, ahead) if load.computes_batches else 1.0
+    if target == math.inf and not load.is_fixed:
+        target = usual_target(loads) if load.is_new else load.concurrency.peers.guess(now)
+    if load.weight < 1.0:
+        target *= load.weight
+    if load.in_flight >= load.limit or (occupied >= target and computed > 0):
+        return FULL
+    if load.avoid_until and computed > 0 and is_on_trial(load, loads):
+        return FULL
+    return occupied
 
 
 def is_on_trial(load: Load, loads: Sequence[Load]) -> bool:
@@ -121,12 +140,11 @@ it), and how busy it is."""
 def _preferred(able: Sequence[_Able], quickest_s: float) -> int:
     """The index of the first in the order of preference: those that need not be avoided, of them
     those about as fast as the quickest, of them the least busy."""
-    best: tuple[bool, bool, float] | None = None
-    found = 0
+    found, best, least_busy = 0, 4, math.inf
     for index, avoid, delay, busy in able:
-        key = avoid, delay * ALIKE - ALIKE_S > quickest_s, busy
-        if best is None or key < best:
-            best, found = key, index
+        rank = (2 if avoid else 0) + (1 if delay * ALIKE - ALIKE_S > quickest_s else 0)
+        if rank < best or (rank == best and busy < least_busy):
+            found, best, least_busy = index, rank, busy
     return found
 
 
