@@ -1,13 +1,20 @@
-"""What is in the access log of a whole gateway when only a share of it is wanted."""
+"""What a whole gateway writes into its access log and answers to a scrape."""
 
+import gzip
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+
+import pytest
+import pytest_asyncio
 
 from gateway.core.sampling import Sampling
 from gateway.telemetry.access_log import AccessLog, Entry, members
 from tests.harness.gateway import Gateway, eventually, one_backend, running_gateway
 from tests.harness.origins import Exchange, one_origin
+
+SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")
 
 
 async def by_path(exchange: Exchange) -> None:
@@ -55,21 +62,28 @@ async def test_r70_a_sampled_log_rebuilds_the_counts_that_the_metrics_hold_exact
     assert {line["sample_percent"] for line in always} == {100}
 
 
-async def test_health_probes_are_counted_and_not_logged() -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def usual() -> AsyncIterator[Gateway]:
+    """A gateway with the log that it writes by itself."""
     async with one_origin(by_path) as origin, running_gateway(one_backend(origin)) as gateway:
-        for _ in range(5):
-            assert (await gateway.client.get(f"{gateway.url}/-/health")).status == 200
-        last = await gateway.client.get(f"{gateway.url}/200/quick")
-        lines = await logged(gateway, last.header("x-request-id"))
-        samples = await gateway.metrics()
+        yield gateway
+
+
+@SHARED_LOOP
+async def test_health_probes_are_counted_and_not_logged(usual: Gateway) -> None:
+    for _ in range(5):
+        assert (await usual.client.get(f"{usual.url}/-/health")).status == 200
+    last = await usual.client.get(f"{usual.url}/200/quick")
+    lines = await logged(usual, last.header("x-request-id"))
+    samples = await usual.metrics()
     assert [line["path"] for line in lines] == ["/200/quick"]
     assert samples.total("headgate_requests_total", route="", code="200") >= 5
 
 
-async def test_lost_lines_are_counted_from_nothing_on() -> None:
+@SHARED_LOOP
+async def test_lost_lines_are_counted_from_nothing_on(usual: Gateway) -> None:
     """A series that begins with its first losses would be none to `increase()`."""
-    async with one_origin(by_path) as origin, running_gateway(one_backend(origin)) as gateway:
-        text = (await gateway.client.get(f"{gateway.admin_url}/metrics")).body.decode()
+    text = (await usual.client.get(f"{usual.admin_url}/metrics")).body.decode()
     lost = [line for line in text.splitlines() if line.startswith("headgate_log_dropped_total{")]
     assert sorted(lost) == [
         'headgate_log_dropped_total{process="control",log="messages"} 0',
@@ -77,6 +91,22 @@ async def test_lost_lines_are_counted_from_nothing_on() -> None:
         'headgate_log_dropped_total{process="worker",log="access"} 0',
         'headgate_log_dropped_total{process="worker",log="messages"} 0',
     ]
+
+
+@SHARED_LOOP
+async def test_a_scrape_is_compressed_for_who_takes_it(usual: Gateway) -> None:
+    for accept, is_small in (
+        ("gzip", True), ("deflate, gzip;q=0.5", True), ("gzip;q=0", False), ("br", False),
+        ("", False),
+    ):  # fmt: skip
+        headers = [("Accept-Encoding", accept)]
+        scrape = await usual.client.get(f"{usual.admin_url}/metrics", headers=headers)
+        said = {name.lower(): value for name, value in scrape.headers}
+        assert said["vary"] == "Accept, Accept-Encoding"
+        assert said.get("content-encoding") == ("gzip" if is_small else None)
+        body = gzip.decompress(scrape.body) if is_small else scrape.body
+        assert body.startswith(b"# HELP headgate_")
+        assert b"headgate_revision" in body
 
 
 def entry(ident: bytes, target: bytes = b"/x") -> Entry:
