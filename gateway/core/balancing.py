@@ -1,4 +1,4 @@
-"""Which instance of a backend gets a request?
+"""Which instance of a backend gets a request (load balancing)?
 
 The one with the least expected delay: how long it takes for an answer, stretched by what it
 already has to do (`instance_load`). Of those that are about as fast the least busy one: what was

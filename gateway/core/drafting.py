@@ -1,4 +1,4 @@
-"""How does a table come about a part at a time?
+"""How is a table built a part at a time, so that its parts can cross to a worker one by one?
 
 A worker gets a new table in parts, each of which is small enough to be taken in between two
 requests: what differs from the table it serves, or all of it when it serves none. Nothing of

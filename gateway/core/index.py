@@ -1,4 +1,4 @@
-"""How are routes kept so that a match is a look-up, and an edit costs what it changes?
+"""The index of the route table: a match is a look-up in it, and an edit costs what it changes.
 
 A tree of dictionaries: path, host, header names and their values, JSON field names and their
 values. An index is never changed: `Building` copies what it touches, once, and shares the

@@ -1,4 +1,4 @@
-"""How much speaks for it that a canary does worse than the version beside it?
+"""How much speaks for it that a canary does worse than the version beside it (a sequential test)?
 
 Canary analysis by an *e-process*: a number that starts at 1, and that under "the canary is as good"
 reaches 1/α with a chance of at most α, however often it is looked at (Ville's inequality). Its

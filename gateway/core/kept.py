@@ -1,4 +1,4 @@
-"""What is kept of what comes again and again, so that it need not be worked out anew?
+"""What comes again and again need not be worked out anew: a cache.
 
 A bounded cache in two halves (two generations). What is asked for moves from the old half to the
 young one; when that is full the old one goes, so that what nobody asked for since is what is lost,

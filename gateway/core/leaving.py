@@ -1,4 +1,4 @@
-"""How does a worker leave (graceful shutdown), whatever it is told, and in whatever order?
+"""How does a worker leave (graceful shutdown, drain), whatever it is told, in whatever order?
 
 It may be told to end, more than once; be interrupted by a person; be replaced by another gateway
 that accepts on the same sockets; or find that a part of it failed. Only who is told to end a second

@@ -1,4 +1,4 @@
-"""What kind of header line is this?
+"""What does one header line say? A cache: most lines have been seen before.
 
 A line is validated, split and sorted by its name the first time it is met. Lines of names that
 never carry a secret and that all clients and instances repeat are then known by the very bytes

@@ -1,4 +1,4 @@
-"""How much does a model differ from itself?
+"""How much does a model differ from itself (the noise in a comparison of mirrors)?
 
 The stable version is asked twice; what its two answers differ by in a number is noise, and a
 mirror that differs by no more than a few times the most of it is not different. Differences are

@@ -1,4 +1,4 @@
-"""For how long may a connection to an instance be idle and still carry a request?
+"""For how long may a pooled connection be idle and still carry a request (idle timeout)?
 
 Whoever sends on a connection that the instance is just closing loses that request, so the limit
 must be shorter than the instance's own. That is announced (`Keep-Alive: timeout=5`) or shows

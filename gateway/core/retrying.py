@@ -1,4 +1,4 @@
-"""May a failed attempt be tried again, and when should a refused client come back?
+"""May a failed attempt be tried again (retry), and when should a refused client come back?
 
 Two questions must both be answered yes before a second attempt: is it safe and wanted
 (`may_retry`), and is it paid for (`RetryBudget`). Which instance is tried next is not

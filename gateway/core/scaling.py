@@ -1,4 +1,4 @@
-"""How many replicas shall a backend have, by how long requests wait?
+"""How many replicas shall a backend have, by how long requests wait (autoscaling)?
 
 One more as soon as a new request would have waited too long for a moment, one fewer after a long
 quiet, so that a wave is met at once and a lull costs nobody a cold start. Pure: the time and what

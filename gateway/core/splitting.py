@@ -1,4 +1,4 @@
-"""Which backend of a route does a request go to?
+"""Which backend of a route does a request go to (weighted split, sticky sessions)?
 
 A pick is stateless: a ticket, a number in [0, 2^64), is looked up in ranges that are as wide
 as the weights. Tickets of ordinary requests come from `Spread`: a window of up to 10,000 of them

@@ -1,4 +1,4 @@
-"""Who has come without a key that is known so often that each next time is held up?
+"""Who is held up for coming so often without a key (throttling of failed authentication)?
 
 A bucket per address (as `rate_limit` has them), for a bounded number of addresses. Whoever guesses
 keys, or asks ten thousand times a second with a revoked one, costs the others what it takes to

@@ -1,4 +1,4 @@
-"""How does one try of one request at one instance go?
+"""How does one attempt of one request at one instance go (what a retry repeats)?
 
 An Attempt holds the in-flight guard from the moment the instance is chosen until the last
 byte of its answer, whatever happens in between, and names what went wrong by blame. It

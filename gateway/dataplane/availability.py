@@ -1,4 +1,4 @@
-"""Which instances of a backend may get requests now?
+"""Which instances of a backend may get requests now (healthy, not ejected, not draining)?
 
 By what the probes say, who was ejected and what was commanded: that is decided in `core.health`,
 and whose turn it is among them in `core.balancing`.

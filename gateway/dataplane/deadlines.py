@@ -1,4 +1,4 @@
-"""When does something on the data plane have to be looked at again?
+"""The timer wheel: when does something on the data plane have to be looked at again?
 
 One timer wheel for every deadline of a worker. An item is entered once and then only its
 `deadline` is moved, which is an assignment; the wheel looks when the entry comes up whether

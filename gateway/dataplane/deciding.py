@@ -1,4 +1,4 @@
-"""How much is held of bodies that are read to choose a route?
+"""How much memory may bodies take that are read to choose a route?
 
 Such a body is held whole before anything is decided, so anybody can make the gateway hold
 some. Each is small (`match_body`) and all of one worker together are bounded (`match_memory`):

@@ -1,4 +1,4 @@
-"""Is one more request within the limits of its key and its route, and what is the client told?
+"""Is one more request within the rate limits of its key and route, and what is the client told?
 
 Each limit is a bucket (`dataplane.bucket`). A request is admitted by all of them or counted in
 none; what it is told on the way are the fields of draft-ietf-httpapi-ratelimit-headers.

@@ -1,4 +1,4 @@
-"""What does a request need to be sent to instances of one backend, besides an address?
+"""What does it take to send requests to a backend, besides an address (TLS, set headers)?
 
 The live side of `tls` and `headers` of a backend. Until they were read nothing is sent: who
 connects waits for that, and what is connected already is used no more.

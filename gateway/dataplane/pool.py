@@ -1,4 +1,4 @@
-"""Which connections to one instance are there, and which may carry the next request?
+"""The connection pool of one instance: which may carry the next request?
 
 A connection pool: plain state and one synchronous decision (`take`). What a request does with a
 connection is not known here.

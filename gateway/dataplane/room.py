@@ -1,4 +1,4 @@
-"""Is there room for one client more, and who makes it?
+"""Is there room for one client more, and who makes it (the connection limit)?
 
 The limit on connections: a worker has as many clients as its descriptors allow. Once they are
 there, whoever has asked nothing for longest, or has not come to the end of what it asks, makes room

@@ -1,4 +1,4 @@
-"""Which workers of the gateway before are still there?
+"""Which workers of the gateway before a hot restart are still draining?
 
 They finish what they have, and decide requests of clients that keep their connections. So they
 are told of edits like any other worker, and an edit is in force when they serve it too or are gone.

@@ -1,4 +1,4 @@
-"""When is the line of a finished request written?
+"""When is the access-log line of a finished request written? Many at a time.
 
 A request is counted at once and leaves its line here; lines are formatted and written together,
 a moment later or when somebody asks. So a request pays for one append, and where nothing is logged

@@ -1,4 +1,4 @@
-"""What did this gateway decide by, when it kept its table in another store?
+"""Was the table kept in another store before, and is anything of it missing in the file?
 
 A state directory that was used with `store: sqlite` has a database, one that was used with `etcd`
 last has a copy of the table there. Neither is read by the other store; but live edits in it, keys
