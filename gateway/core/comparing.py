@@ -34,7 +34,7 @@ class Rule:
     k: int = 0
 
 
-EXACT, LEARNT, IGNORE = Rule("exact"), Rule("learnt"), Rule("ignore")
+EXACT, LEARNT = Rule("exact"), Rule("learnt")
 
 
 def rule_of(said: Json) -> Rule:

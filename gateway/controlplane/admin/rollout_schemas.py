@@ -14,11 +14,12 @@ from gateway.controlplane.admin.schema_parts import (
     record,
     whole,
 )
+from gateway.controlplane.configuration.fields import DURATION
 from gateway.controlplane.rollouts.plans import MAX_COUNT, MAX_STEPS, MAX_WHY
 from gateway.core.entries import NAME
 from gateway.core.rollout import OnFail, State, Verdict
 
-_DURATION: Schema = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)$"}
+_DURATION: Schema = {"type": "string", "pattern": DURATION}
 _PERCENT: Schema = {"type": "number", "minimum": 0.01, "maximum": 100, "multipleOf": 0.01}
 _JUDGED: Schema = {"type": "integer", "minimum": 1, "maximum": MAX_COUNT}
 _ALPHA: Schema = {"type": "number", "minimum": 1e-6, "maximum": 0.5, "default": 0.01}
