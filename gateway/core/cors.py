@@ -31,7 +31,7 @@ _OURS: Final = (
     b"access-control-allow-credentials:",
     b"access-control-expose-headers:",
 )
-_LONGEST_WISH: Final = 2048
+_MAX_WISH: Final = 2048
 
 
 def origin_fault(text: str) -> str | None:
@@ -155,7 +155,7 @@ class CorsPolicy:
         takes = self._takes
         if self._any_header:  # said by name: for browsers `*` does not mean Authorization
             names = [name.strip() for name in (wished or "").split(",") if name.strip()]
-            is_sound = all(map(is_token, names)) and len(wished or "") <= _LONGEST_WISH
+            is_sound = all(map(is_token, names)) and len(wished or "") <= _MAX_WISH
             takes = ", ".join(names).encode() if is_sound else b""
         if takes:
             lines += b"Access-Control-Allow-Headers: %b\r\n" % takes

@@ -143,7 +143,7 @@ FIELD_BYTES: Final = bytes([9, *range(0x20, 0x7F), *range(0x80, 0x100)])
 _FIELD_BYTE: Final = only(FIELD_BYTES)
 _is_token: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _MAX_KEPT: Final = 2048  # lines, and as many names, are kept,
-_LONGEST: Final = 160  # of so many bytes at most
+_MAX_LENGTH: Final = 160  # of so many bytes at most
 # Whose values come again from everybody and are nobody's secret. Any other may be one.
 _KEPT: Final = frozenset(
     b"""accept accept-charset accept-encoding accept-language accept-ranges age allow
@@ -205,7 +205,7 @@ class Lines:
                 value = value.strip(b" \t")
                 number = length(value) if known.kind == LENGTH else 0
                 entry = Line(known.kind, value, number)
-        if known.is_kept and len(line) <= _LONGEST:
+        if known.is_kept and len(line) <= _MAX_LENGTH:
             self.kept.keep(line, entry)
         return entry
 
@@ -223,7 +223,7 @@ class Lines:
             elif self._kinds is _REQUEST_KINDS and is_claim(lower):
                 kind = TRUSTED
         known = Name(kind, lower in _KEPT or lower.startswith(_KEPT_FAMILIES))
-        if len(name) <= _LONGEST:
+        if len(name) <= _MAX_LENGTH:
             self.names.keep(name, known)
         return known
 

@@ -19,7 +19,7 @@ from gateway.core.noise import MAX_FIELDS, Noise
 Json = Any
 MAX_WAITING = 100  # pairs for which a tolerance is not known yet
 MAX_SHOWN = 20  # differences of one sample
-LONGEST_SHOWN = 200  # characters of a value
+MAX_LENGTH_SHOWN = 200  # characters of a value
 MAX_KEYS = 20_000
 """Sticky keys of which one pair counts as evidence; what comes after them counts as none."""
 OTHER = "other"
@@ -268,6 +268,6 @@ def _shown(value: Json) -> Json:
     if value is None or isinstance(value, bool | int | float):
         return value
     text = value if isinstance(value, str) else str(value)
-    if len(text) > LONGEST_SHOWN:
-        return text[:LONGEST_SHOWN] + "…"
+    if len(text) > MAX_LENGTH_SHOWN:
+        return text[:MAX_LENGTH_SHOWN] + "…"
     return value

@@ -35,7 +35,7 @@ _status_line: Final = re.compile(
 ).fullmatch
 _PROTOCOL: Final = b"HTTP/1."
 _MAX_KNOWN: Final = 256
-_LONGEST_KNOWN: Final = 64
+_MAX_KNOWN_LENGTH: Final = 64
 _known_statuses: Final[Kept[tuple[int, bytes, int]]] = Kept(_MAX_KNOWN)
 _LOAD: Final = b"endpoint-load-metrics:"
 _idle_timeout = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE).search
@@ -173,7 +173,7 @@ def _status(line: bytes) -> tuple[int, bytes, int]:
         raise ValueError("malformed status line")
     minor, code, reason = found.groups()
     status = (int(code), line[9:] if reason is not None else code + b" ", int(minor))
-    if len(line) <= _LONGEST_KNOWN:
+    if len(line) <= _MAX_KNOWN_LENGTH:
         _known_statuses.keep(line, status)
     return status
 

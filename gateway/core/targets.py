@@ -42,7 +42,7 @@ def normalise_host(raw: str) -> str:
 
 
 _MAX_HOSTS: Final = 16_384  # are kept in their normal form,
-_LONGEST_HOST: Final = 255  # of so many bytes at most
+_MAX_HOST_LENGTH: Final = 255  # of so many bytes at most
 HOST_FORMS: Final[Kept[str]] = Kept(_MAX_HOSTS)
 
 
@@ -51,7 +51,7 @@ def host_form(written: bytes) -> str:
     form = HOST_FORMS.find(written)
     if form is None:
         form = normalise_host(written.decode("latin-1"))
-        if len(written) <= _LONGEST_HOST:
+        if len(written) <= _MAX_HOST_LENGTH:
             HOST_FORMS.keep(written, form)
     return form
 

@@ -49,7 +49,7 @@ _EACH: Final = sum(1 << 128 * place for place in range(_IDS))
 _STEPS: Final = sum((_ODD * place & _MASK) << 128 * place for place in range(_IDS))
 _ALL: Final = (1 << 128 * _IDS) - 1
 _MAX_CLIENTS: Final = 4096  # behind proxies are kept by what those say,
-_LONGEST_HOPS: Final = 256  # in so many bytes at most
+_MAX_HOPS: Final = 256  # in so many bytes at most
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -170,7 +170,7 @@ class Shared:
         client = self._clients.get(said)
         if client is None:
             client = client_of(peer, hops, self.trusts)
-            if len(hops) <= _LONGEST_HOPS:
+            if len(hops) <= _MAX_HOPS:
                 if len(self._clients) >= _MAX_CLIENTS:
                     self._clients.clear()
                 self._clients[said] = client

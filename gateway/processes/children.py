@@ -24,7 +24,7 @@ FAULT = 78
 was given is wrong, and starting it again would change nothing."""
 
 FIRST_PAUSE_S = 0.25
-LONGEST_PAUSE_S = 5.0
+MAX_PAUSE_S = 5.0
 LONG_LIFE_S = 30.0
 OURS = "HEADGATE_"  # of variables of the environment
 REAPED_WITHIN_S = 10.0  # a killed process that has much memory takes a while to be gone
@@ -41,7 +41,7 @@ class Backoff:
         deaths = 1 if lived_s >= LONG_LIFE_S else self.deaths + 1
         if deaths == 1:
             return Backoff(deaths), 0.0
-        return Backoff(deaths), min(FIRST_PAUSE_S * 2.0 ** min(deaths - 2, 16), LONGEST_PAUSE_S)
+        return Backoff(deaths), min(FIRST_PAUSE_S * 2.0 ** min(deaths - 2, 16), MAX_PAUSE_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from gateway.up.plan import InstancePlan
 from gateway.wire.line import AskLogs, Logs
 
 LINES_KEPT = 500  # for each backend
-LONGEST_LINE = 4096
+MAX_LINE = 4096
 
 
 class Lines:
@@ -34,7 +34,7 @@ class Lines:
         """Keeps `line` for who asks for the last ones."""
         log = self._logs.setdefault(plan.backend, deque(maxlen=LINES_KEPT))
         number = log[-1][0] + 1 if log else 1
-        log.append((number, plan.instance.address, line[:LONGEST_LINE]))
+        log.append((number, plan.instance.address, line[:MAX_LINE]))
 
     def relay(self, plan: InstancePlan, line: str) -> None:
         """Passes `line` on, with whose it is."""

@@ -9,7 +9,7 @@ from functools import lru_cache
 from http import HTTPStatus
 
 Buffer = bytes | bytearray | memoryview
-JOIN_MAX = 64 << 10  # above, head and body are handed over apart rather than copied together
+MAX_JOINED = 64 << 10  # above, head and body are handed over apart rather than copied together
 BODILESS = frozenset({204, 304})
 _OURS = frozenset(
     {"content-length", "transfer-encoding", "connection", "keep-alive", "date", "content-type"}

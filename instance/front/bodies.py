@@ -9,14 +9,14 @@ import asyncio
 from collections.abc import Callable
 
 from instance.front.incoming import Incoming
-from instance.wire.arena import ROOM_MIN, Arena, Room
+from instance.wire.arena import MIN_ROOM, Arena, Room
 
 
 def room_for(incoming: Incoming, arena: Arena | None) -> Room | None:
     """Where the body of `incoming` goes if much of it is missing, with what has come of it; None
     where it is gathered in parts."""
     length = int(incoming.headers.get(b"content-length", 0))
-    if arena is None or length - incoming.size < ROOM_MIN or b"upgrade" in incoming.headers:
+    if arena is None or length - incoming.size < MIN_ROOM or b"upgrade" in incoming.headers:
         return None
     if (room := arena.take(length)) is not None:
         room.view[: incoming.size] = b"".join(incoming.parts)

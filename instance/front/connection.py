@@ -28,7 +28,7 @@ log = logging.getLogger("instance")
 MAX_HEAD = 64 << 10
 MAX_HEADERS = 128
 MAX_PIPELINED = 32
-HELD_MAX = 64 << 10  # bytes that are read behind a request which is not answered yet
+MAX_HELD = 64 << 10  # bytes that are read behind a request which is not answered yet
 HEAD_S = 10.0  # from the first byte of a head to its end
 BODY_IDLE_S = 30.0  # between two parts of a body
 LINGER_S = 2.0  # for what a client still sends after a refusal
@@ -257,11 +257,11 @@ class Connection(Client, asyncio.Protocol):
         return self._busy is None and not self._waiting
 
     def _hold(self, count: int) -> None:
-        """Reads no more behind a request that is under way than HELD_MAX bytes: what a client
+        """Reads no more behind a request that is under way than MAX_HELD bytes: what a client
         sends ahead is its own to keep. Up to there it is read on, for nothing else tells that
         a client has left."""
         self._behind += count
-        if self._behind > HELD_MAX and not self._paused and self.transport is not None:
+        if self._behind > MAX_HELD and not self._paused and self.transport is not None:
             self._paused = True
             self.transport.pause_reading()
 

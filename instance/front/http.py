@@ -21,7 +21,7 @@ from instance.front.incoming import Incoming
 from instance.front.middlewares import Middlewares
 from instance.front.pages import Pages, text_page
 from instance.telemetry.metrics import Metrics
-from instance.wire.arena import ROOM_MIN, Room
+from instance.wire.arena import MIN_ROOM, Room
 
 log = logging.getLogger("instance")
 Pairs = list[tuple[str, str]]
@@ -164,7 +164,7 @@ class Surface:
             self._unpacked(incoming, work)
             return
         size = sum(map(len, work.result()))
-        room = arena.take(size) if size >= ROOM_MIN else None
+        room = arena.take(size) if size >= MIN_ROOM else None
         if room is None:
             self._unpacked(incoming, work)
             return

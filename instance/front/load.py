@@ -14,7 +14,7 @@ from instance.settings import Settings
 from instance.wire.messages import ModelInfo
 
 TRAIN_S = 0.002  # work that a model without batches may be sent in one message
-TRAIN_MAX = 32  # requests of it
+MAX_TRAIN = 32  # requests of it
 LATE_S = 0.02  # that a timer and the way to a worker may take on a busy machine
 
 
@@ -123,7 +123,7 @@ class Load:
         """
         size = self._batcher.policy.max_batch_size
         if size == 1 and not info["stream"] and not info["is_async"]:
-            return self.pace.largest_within(TRAIN_S, TRAIN_MAX)
+            return self.pace.largest_within(TRAIN_S, MAX_TRAIN)
         if settings.target_latency_s:
             return self.pace.largest_within(settings.target_latency_s, size)
         return size

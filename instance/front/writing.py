@@ -13,7 +13,7 @@ import orjson
 from instance.core.errors import Problem
 from instance.core.openai_errors import error_of
 from instance.front import zipping
-from instance.front.answers import BODILESS, JOIN_MAX, head, header_lines
+from instance.front.answers import BODILESS, MAX_JOINED, head, header_lines
 from instance.front.driver import Driver
 from instance.front.incoming import Incoming
 from instance.telemetry.metrics import Metrics
@@ -60,7 +60,7 @@ class AnswerWriter:
         begin = head(status, content_type, len(body), extra, close)
         if incoming.method == "HEAD" or status in BODILESS:
             incoming.connection.reply(incoming, begin)
-        elif len(body) <= JOIN_MAX and not isinstance(body, Room):
+        elif len(body) <= MAX_JOINED and not isinstance(body, Room):
             incoming.connection.reply(incoming, begin + body)
         else:
             incoming.connection.reply(incoming, begin, body)

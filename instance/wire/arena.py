@@ -12,7 +12,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable
 
-ROOM_MIN = 256 << 10  # below, two copies through a socket cost less than the bookkeeping
+MIN_ROOM = 256 << 10  # below, two copies through a socket cost less than the bookkeeping
 SIZE = 256 << 20  # of addresses; memory is taken where something lies
 KEEP = 32 << 20  # what lies above is given back to the system with its room
 _PAGE = mmap.PAGESIZE

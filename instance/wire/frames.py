@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeVar
 
-from instance.wire.arena import ROOM_MIN, Arena, Room
+from instance.wire.arena import MIN_ROOM, Arena, Room
 
 INLINE_MAX = 16 << 10  # bodies up to this size travel in the header
 _PREFIX = struct.Struct("<II")  # bytes of header, number of blobs
@@ -62,7 +62,7 @@ def pack(
         if isinstance(blob, Room):
             at: int | None = blob.offset
         else:
-            at = arena.put(blob) if arena is not None and len(blob) >= ROOM_MIN else None
+            at = arena.put(blob) if arena is not None and len(blob) >= MIN_ROOM else None
             if at is None:
                 follow.append(blob)
         places.append(_PLACE.pack(_FOLLOWS if at is None else at, len(blob)))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from instance.front.bodies import Sending
 from instance.wire import arena
-from instance.wire.arena import KEEP, ROOM_MIN, SIZE, Arena, Room, new_file
+from instance.wire.arena import KEEP, MIN_ROOM, SIZE, Arena, Room, new_file
 from instance.wire.frames import Decoder, Frame, pack
 from tests.instance.conftest import Instance, Serve, eventually
 from tests.instance.loads import RAW_ECHO
@@ -88,12 +88,12 @@ def test_memory_that_was_used_is_used_again_and_what_is_much_is_given_back(file:
 
 def test_a_frame_says_where_a_body_lies(file: int) -> None:
     ours, theirs = Arena(file), Arena(file)
-    room = ours.take(ROOM_MIN)
+    room = ours.take(MIN_ROOM)
     assert room is not None
-    room.view[:] = b"r" * ROOM_MIN
-    put, followed = b"p" * (ROOM_MIN + 1), b"f" * (ROOM_MIN - 1)
+    room.view[:] = b"r" * MIN_ROOM
+    put, followed = b"p" * (MIN_ROOM + 1), b"f" * (MIN_ROOM - 1)
     stream = b"".join(pack(("x",), [followed, room, put, followed], ours))
-    assert len(stream) < 2 * ROOM_MIN + 1000
+    assert len(stream) < 2 * MIN_ROOM + 1000
     decoder, got, at = Decoder(theirs.copy), list[Frame](), 0
     while at < len(stream):
         view = decoder.buffer()
@@ -111,7 +111,7 @@ def test_a_full_arena_lets_bodies_follow_their_frame(file: int) -> None:
     ours = Arena(file)
     everything = ours.take(SIZE)
     assert everything is not None
-    body = b"b" * ROOM_MIN
+    body = b"b" * MIN_ROOM
     assert pack(("x",), [body], ours)[1:] == [body]
 
 
@@ -184,7 +184,7 @@ def answer(sock: socket.socket) -> bytes:
 def test_large_and_small_bodies_take_turns_on_one_connection(served: Serve) -> None:
     instance = served(RAW_ECHO)
     sock = connected(instance, b"")
-    for size in (5, MIB, 17, ROOM_MIN, ROOM_MIN - 1, 3 * MIB, 1, 2 * MIB):
+    for size in (5, MIB, 17, MIN_ROOM, MIN_ROOM - 1, 3 * MIB, 1, 2 * MIB):
         body = os.urandom(size)
         assert exchange(sock, body) == body
 

@@ -31,7 +31,7 @@ from gateway.wire.messages import JudgedMessage, Judging
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.1
-LONGEST_S = 1.0  # of a look: what took longer was no holding, nobody watched
+MAX_LOOK_S = 1.0  # of a look: what took longer was no holding, nobody watched
 HELD_S = 5.0  # of time that was held, may be lost with this process where nothing is counted
 LASTS_S = 2.0  # after a restart nobody is known to be well for a moment
 LOADING_S = 60.0  # after a restart: models of different sizes load for different times
@@ -281,7 +281,7 @@ class Rollouts:
         signal, why = self._due(it, guards)
         if signal is None and it.state == "running" and not self._waits(it, now, guards):
             kept = it.held_s // HELD_S
-            it.held_s += min(LONGEST_S, now - max(before, it.held_from))
+            it.held_s += min(MAX_LOOK_S, now - max(before, it.held_from))
             self.mover.is_stale |= it.held_s // HELD_S > kept
             counts = it.requests, guards, it.accepted, it.is_refusing
             signal = passed(it.plan, it.step, it.held_s, *counts)

@@ -20,7 +20,7 @@ HOLD, MIN_REQUESTS, WARMUP = "2m", 100, 20
 MAX_STEPS = 100
 MAX_COUNT = 1_000_000_000
 MAX_WHY = 500
-LONGEST_S = 366 * 86400.0
+MAX_HOLD_S = 366 * 86400.0
 _KEYS = ("to", "steps", "hold", "min_requests", "warmup", "guards", "on_done", "why")
 _STEP = ("percent", "hold", "min_requests", "approval")
 _GUARDS: dict[str, tuple[str, ...]] = {
@@ -158,7 +158,7 @@ class _Reader:
             seconds = parse_duration(said) if isinstance(said, str) else -1.0
         except ValueError:
             seconds = -1.0
-        if not 0 <= seconds <= LONGEST_S:
+        if not 0 <= seconds <= MAX_HOLD_S:
             self._fault(at, "duration", "must be a duration such as 30s, 2m or 1h")
         return seconds
 

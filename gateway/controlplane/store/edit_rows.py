@@ -27,8 +27,8 @@ from gateway.core.deltas import SECTIONS, Delta
 from gateway.core.table import Document
 
 VERSION = 2
-LONGEST = 1000  # edits after a whole document
-SHORTEST_BYTES = 256 << 10  # ... and the bytes they may have, whatever the whole one has
+MAX_EDITS = 1000  # edits after a whole document
+MIN_BYTES = 256 << 10  # ... and the bytes they may have, whatever the whole one has
 
 _EDITS = """
 CREATE TABLE edits (
@@ -151,10 +151,10 @@ class Chain:
         if self.number and revision.number <= self.number:
             raise Conflict(f"revision {revision.number} is not above {self.number}")
         base, body = None, b""
-        if self.document is not None and self.length < LONGEST:
+        if self.document is not None and self.length < MAX_EDITS:
             base = self.number
             body = orjson.dumps(Delta.between(self.document, revision.document).as_json())
-        if base is None or self.size + len(body) > max(self.whole, SHORTEST_BYTES):
+        if base is None or self.size + len(body) > max(self.whole, MIN_BYTES):
             base, body = None, orjson.dumps(revision.document)
         text, diff = body.decode(), orjson.dumps(revision.diff).decode()
         said = (revision.number, revision.time, revision.who, revision.why, revision.source)

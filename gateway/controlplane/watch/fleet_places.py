@@ -16,7 +16,7 @@ from gateway.wire.line import Endpoints as PlacedMessage
 from gateway.wire.line import Fleet, Settled
 
 LOOK_S = 0.05
-LONGEST_LOOK_S = 0.5
+MAX_LOOK_S = 0.5
 
 
 class FleetPlaces:
@@ -107,7 +107,7 @@ class FleetPlaces:
             if have_said and not any(here.get(address) for address in gone):
                 return True
             await asyncio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_LOOK_S)
+            pause_s = min(2 * pause_s, MAX_LOOK_S)
 
     def _at(self, name: str) -> list[str]:
         return list(self._known().get(name, {}).get(f"{FLEET}{name}", ()))
