@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Literal, cast
 
 Json = Any
@@ -183,11 +184,7 @@ class _Walk:
                 self.go(at + part, below, rule, a.get(key, MISSING), b.get(key, MISSING), depth + 1)
         elif depth < DEEPEST and isinstance(a, list) and isinstance(b, list):
             below = field if kind != "learnt" else field + "/*"
-            for index in range(max(len(a), len(b))):
-                each = (
-                    a[index] if index < len(a) else MISSING,
-                    b[index] if index < len(b) else MISSING,
-                )
+            for index, each in enumerate(zip_longest(a, b, fillvalue=MISSING)):
                 self.go(f"{at}/{index}", below, rule, *each, depth + 1)
         elif not _same(a, b):
             self._found.append(Difference(at, field, a, b))
