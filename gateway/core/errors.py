@@ -11,7 +11,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One error code of the contract: its status and its human title."""
+    """One error code of the contract, or of the admin API: its status and its human title."""
 
     code: str
     status: int

@@ -7,7 +7,6 @@ that nobody foresaw is logged with its id and says nothing of itself.
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -22,20 +21,12 @@ from gateway.controlplane.store.store import (
     StoreFull,
     Unavailable,
 )
+from gateway.core.errors import Kind
 from gateway.core.faults import Conflict, Fault, Invalid, Missing, readable
 
 log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One problem of the admin API."""
-
-    code: str
-    status: int
-    title: str
 
 
 KINDS: dict[str, Kind] = {
