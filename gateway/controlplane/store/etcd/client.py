@@ -356,11 +356,6 @@ def b64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def unb64(text: str) -> bytes:
-    """The bytes that `text` carries."""
-    return base64.b64decode(text)
-
-
 def beyond(prefix: bytes) -> bytes:
     """The end of the range of all keys that begin with `prefix`."""
     return prefix[:-1] + bytes([prefix[-1] + 1])
@@ -410,7 +405,7 @@ class Entry:
 
 def entry_of(said: Json) -> Entry:
     """The entry in etcd's words."""
-    key, value = unb64(said["key"]), unb64(said.get("value", ""))
+    key, value = base64.b64decode(said["key"]), base64.b64decode(said.get("value", ""))
     return Entry(key, value, int(said.get("mod_revision", 0)), int(said.get("lease", 0)))
 
 
