@@ -5,7 +5,6 @@ object, made once and handed to whoever serves a request; there is no global sta
 nobody on the walk of a request, so that everybody may know it, and decides nothing.
 """
 
-import asyncio
 import ipaddress
 import logging
 import random
@@ -15,7 +14,7 @@ from binascii import hexlify
 from collections import deque
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
-from typing import Any, Final
+from typing import Final
 
 from mypy_extensions import mypyc_attr
 
@@ -67,7 +66,7 @@ class Shared:
     def __init__(
         self,
         options: DataplaneOptions,
-        loop: asyncio.AbstractEventLoop | Any,
+        loop: Clock,
         permits: PermitsFile | None = None,
         counters: Counters | None = None,
         load_memory: LoadMemory | None = None,
@@ -83,8 +82,7 @@ class Shared:
         self.wall: Callable[[], float] = time.time
         self._date = (-1, b"")
         self._loop = loop
-        clock: Clock = loop
-        self.wheel = Wheel(clock, self.now)
+        self.wheel = Wheel(loop, self.now)
         self.tasks = Tasks(lambda name, error: log.error(f"{name} ended: {told(error)}"))
         self.node = options.node.encode("latin-1")
         self._trusted = [ipaddress.ip_network(each) for each in options.trusted_proxies]

@@ -32,9 +32,9 @@ SAME_TICKETS_S = 12 * 3600.0
 # TLS 1.3 are OpenSSL's own to choose.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
-MOST_BYTES = 64 << 20  # of a file: all that may be in use is kept
+MAX_BYTES = 64 << 20  # of a file: all that may be in use is kept
 _HEAD = 4096
-_ROOM = _HEAD + 3 * MOST_BYTES  # for each listener; memory that is not written to takes none
+_ROOM = _HEAD + 3 * MAX_BYTES  # for each listener; memory that is not written to takes none
 _PLACES = {"tls": 0, "admin_tls": _ROOM}
 """Where what belongs to each listener begins: what its files are, and then they."""
 _TOLD = 2 * _ROOM
@@ -175,11 +175,11 @@ class Certificate:
         contents: dict[str, bytes] = {}
         for name, path in files.items():
             try:
-                contents[name] = read_plain(path, MOST_BYTES + 1)
+                contents[name] = read_plain(path, MAX_BYTES + 1)
             except ValueError as error:
                 raise CertificateError(f"{name} {error}") from None
-            if len(contents[name]) > MOST_BYTES:
-                said = f"is larger than {MOST_BYTES >> 20} MiB"
+            if len(contents[name]) > MAX_BYTES:
+                said = f"is larger than {MAX_BYTES >> 20} MiB"
                 raise CertificateError(f"{name} {path}: {said}")
         try:
             context.load_cert_chain(files["cert"], files["key"], password=no_password)

@@ -9,22 +9,34 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import pytest_asyncio
 import yaml
 
 from tests.harness.full_disk import NO_BYTECODE
-from tests.harness.gateway import HUNG_S, ROOT, backend, complete, eventually, running_gateway
+from tests.harness.gateway import (
+    HUNG_S,
+    ROOT,
+    Gateway,
+    backend,
+    complete,
+    eventually,
+    running_gateway,
+)
 from tests.harness.load import failures, get_each, open_loop
 from tests.harness.origins import after, origins, raw
 from tests.harness.ports import free_port
 
 TOKEN = "canary-token-0123456789-0123456789-0123456789"
+BEARER = [("Authorization", f"Bearer {TOKEN}")]
 SECRET = "canary-secret-9876543210"
+SHARED_LOOP = pytest.mark.asyncio(loop_scope="module")
 
 
 def one_route(*instances: Any) -> dict[str, Any]:
@@ -80,9 +92,8 @@ async def test_r65_secrets_are_found_nowhere_afterwards() -> None:
             one_route(origin), up=False, check_end=False, env={"HEADGATE_TOKEN": TOKEN}
         ) as gateway,
     ):
-        bearer = [("Authorization", f"Bearer {TOKEN}")]
         seen: list[bytes] = []
-        for headers in (bearer, [("Authorization", f"Bearer {SECRET}")], [("Cookie", SECRET)]):
+        for headers in (BEARER, [("Authorization", f"Bearer {SECRET}")], [("Cookie", SECRET)]):
             for method, path, body in (
                 ("GET", f"/admin/v1/table?token={SECRET}", None),
                 ("PATCH", "/admin/v1/routes/r/weights", {SECRET + "!": 1}),
@@ -97,7 +108,7 @@ async def test_r65_secrets_are_found_nowhere_afterwards() -> None:
                 seen.append(shown.encode() if body is None else b"")
         for n in range(50):
             await gateway.client.get(
-                f"{gateway.url}/{n}?password={SECRET}", headers=[("Cookie", SECRET), *bearer]
+                f"{gateway.url}/{n}?password={SECRET}", headers=[("Cookie", SECRET), *BEARER]
             )
         await _malformed(gateway.data_port)
         await _malformed(gateway.admin_port)
@@ -178,43 +189,9 @@ async def test_r66_r59_an_empty_token_stops_the_start(
     )
 
 
-async def test_r54_a_second_gateway_on_the_state_of_one_that_runs_is_refused() -> None:
-    async with running_gateway({}, up=False) as gateway:
-        (gateway.folder / "second").mkdir()
-        (gateway.folder / "second" / "state").symlink_to(gateway.folder / "state")
-        said = await _refused(gateway.folder / "second")
-        assert gateway.process is not None
-        holder = gateway.process.pid
-        assert said.startswith(f"headgate: state directory {gateway.folder}/second/state is in use")
-        assert said.endswith(f"by another gateway (process {holder})\n")
-        assert len(said.splitlines()) == 1
-        assert (await gateway.admin("GET", "/admin/v1/table")).status == 200
-
-
-async def test_r59_guesses_are_counted_and_shut_no_right_token_out() -> None:
-    async with running_gateway({}, up=False, env={"HEADGATE_TOKEN": TOKEN}) as gateway:
-
-        async def asked_from(host: str, token: str) -> int:
-            reader, writer = await asyncio.open_connection(
-                "127.0.0.1", gateway.admin_port, local_addr=(host, 0)
-            )
-            writer.write(
-                b"GET /admin/v1/table HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-                b"Authorization: Bearer %b\r\nConnection: close\r\n\r\n" % token.encode()
-            )
-            status = (await reader.read()).split()[1]
-            writer.close()
-            return int(status)
-
-        answers = [await asked_from("127.0.0.2", "x" * 40) for _ in range(21)]
-        assert answers == [401] * 20 + [429]
-        for host in ("127.0.0.2", "127.0.0.3"):
-            assert await asked_from(host, TOKEN) == 200
-        await gateway.logged("too many wrong tokens from 127.0.0.2")
-        assert gateway.log_text().count("too many wrong tokens from 127.0.0.2") == 1
-
-
-async def test_r59_the_data_listener_serves_nothing_of_the_admin_api() -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def guarded() -> AsyncIterator[Gateway]:
+    """A gateway that wants TOKEN, for tests that change nothing of it."""
     async with (
         origins(1) as (origin,),
         running_gateway(one_route(origin), env={"HEADGATE_TOKEN": TOKEN}, up=False) as gateway,
@@ -224,12 +201,55 @@ async def test_r59_the_data_listener_serves_nothing_of_the_admin_api() -> None:
             return (await gateway.client.get(f"{gateway.url}/")).ok
 
         await eventually(served)
-        bearer = [("Authorization", f"Bearer {TOKEN}")]
-        for path in ("/admin/v1/table", "/metrics", "/livez", "/docs", "/", "/dashboard/main.js"):
-            for method in ("GET", "DELETE"):
-                url = f"{gateway.url}{path}"
-                reply = await gateway.client.request(method, url, headers=bearer)
-                assert reply.header("x-headgate-instance") == origin.address, path
+        yield gateway
+
+
+@SHARED_LOOP
+async def test_r54_a_second_gateway_on_the_state_of_one_that_runs_is_refused(
+    guarded: Gateway,
+) -> None:
+    folder = guarded.folder
+    (folder / "second").mkdir()
+    (folder / "second" / "state").symlink_to(folder / "state")
+    said = await _refused(folder / "second")
+    assert guarded.process is not None
+    holder = guarded.process.pid
+    assert said.startswith(f"headgate: state directory {folder}/second/state is in use")
+    assert said.endswith(f"by another gateway (process {holder})\n")
+    assert len(said.splitlines()) == 1
+    assert (await guarded.admin("GET", "/admin/v1/table", headers=BEARER)).status == 200
+
+
+@SHARED_LOOP
+async def test_r59_guesses_are_counted_and_shut_no_right_token_out(guarded: Gateway) -> None:
+    async def asked_from(host: str, token: str) -> int:
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", guarded.admin_port, local_addr=(host, 0)
+        )
+        writer.write(
+            b"GET /admin/v1/table HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Authorization: Bearer %b\r\nConnection: close\r\n\r\n" % token.encode()
+        )
+        status = (await reader.read()).split()[1]
+        writer.close()
+        return int(status)
+
+    answers = [await asked_from("127.0.0.2", "x" * 40) for _ in range(21)]
+    assert answers == [401] * 20 + [429]
+    for host in ("127.0.0.2", "127.0.0.3"):
+        assert await asked_from(host, TOKEN) == 200
+    await guarded.logged("too many wrong tokens from 127.0.0.2")
+    assert guarded.log_text().count("too many wrong tokens from 127.0.0.2") == 1
+
+
+@SHARED_LOOP
+async def test_r59_the_data_listener_serves_nothing_of_the_admin_api(guarded: Gateway) -> None:
+    (instance,) = guarded.document["backends"]["a"]["instances"]
+    for path in ("/admin/v1/table", "/metrics", "/livez", "/docs", "/", "/dashboard/main.js"):
+        for method in ("GET", "DELETE"):
+            url = f"{guarded.url}{path}"
+            reply = await guarded.client.request(method, url, headers=BEARER)
+            assert f"http://{reply.header('x-headgate-instance')}" == instance, path
 
 
 async def test_r61_where_an_instance_redirects_to_nobody_goes() -> None:
@@ -248,9 +268,11 @@ async def test_r61_where_an_instance_redirects_to_nobody_goes() -> None:
         assert elsewhere.connections == []
 
 
-async def test_r66_a_state_that_others_can_read_stops_the_start(tmp_path: Path) -> None:
-    async with running_gateway({}, up=False) as gateway:
-        shutil.copytree(gateway.folder / "state", tmp_path / "state")
+@SHARED_LOOP
+async def test_r66_a_state_that_others_can_read_stops_the_start(
+    guarded: Gateway, tmp_path: Path
+) -> None:
+    shutil.copytree(guarded.folder / "state", tmp_path / "state")
     (tmp_path / "state" / "state.db").chmod(0o644)
     said = await _refused(tmp_path)
     assert "chmod 600" in said

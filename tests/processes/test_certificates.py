@@ -23,7 +23,7 @@ from gateway.controlplane.watch.expiry import EXPIRY, ShownCertificates
 from gateway.core.credentials import Tls as InstanceTls
 from gateway.processes.accepting import Acceptor
 from gateway.processes.certificates import (
-    MOST_BYTES,
+    MAX_BYTES,
     ON_FAULT,
     Certificate,
     CertificateError,
@@ -295,7 +295,7 @@ async def test_a_file_larger_than_what_is_kept_is_refused(
 ) -> None:
     large = tmp_path / "large.crt"
     shutil.copy(files["ca"], large)
-    os.truncate(large, MOST_BYTES + 1)
+    os.truncate(large, MAX_BYTES + 1)
     tls = {"cert": str(files["cert"]), "key": str(files["key"]), "client_ca": str(large)}
     with pytest.raises(CertificateError, match=f"client_ca {large}: is larger than 64 MiB"):
         Certificate(tls, print)
