@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,7 +16,7 @@ from tests.harness.gateway import Gateway, eventually, one_backend, running_gate
 from tests.harness.load import Client, Reply
 from tests.harness.origins import Responder, echo, one_origin
 
-from .test_several_gateways import LEASE, settings
+from .test_several_gateways import LEASE, send, settings
 
 KEY = f"hg_{'k' * 43}"
 HASH = f"sha256:{hashlib.sha256(KEY.encode()).hexdigest()}"
@@ -59,11 +60,6 @@ async def two(
             yield gateways
 
 
-def kill(gateway: Gateway) -> None:
-    for process in gateway.family():
-        process.kill()
-
-
 async def test_each_admits_its_part_in_flight_and_the_last_one_all_of_it() -> None:
     go, arrived, holds = asyncio.Event(), asyncio.Semaphore(0), False
 
@@ -98,7 +94,7 @@ async def test_each_admits_its_part_in_flight_and_the_last_one_all_of_it() -> No
         await quota(500)
         holds = True
         await fill(2)
-        kill(other)
+        send(other, signal.SIGKILL)
         await are_divided([one], 1)
         holds = False
         await quota(1000)
@@ -153,7 +149,7 @@ async def test_a_rate_is_exact_over_both_and_whole_at_the_one_that_is_left() -> 
             assert len(both) >= 0.99 * (BURST + RATE * took_s)
             assert most_beyond(both) <= 0
 
-            kill(gateways[1])
+            send(gateways[1], signal.SIGKILL)
             await are_divided(gateways[:1], 1)
             since = await drained(0)
             before = len(admitted[0])
