@@ -303,7 +303,8 @@ class Client:
                 )
                 self._is_open = True
                 return
-            raise EtcdRefused(refused.code, f"user {access.user!r}: {refused}") from None
+            said = str(refused).removeprefix("etcd: ")
+            raise EtcdRefused(refused.code, f"user {access.user!r}: {said}") from None
         self._token = said["token"]
 
     async def _post(self, endpoint: str, path: str, body: Json, headers: Mapping[str, str]) -> Json:
