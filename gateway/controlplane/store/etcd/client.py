@@ -34,6 +34,7 @@ KNOWN_WITHIN_S = 10.0  # to hash a password takes etcd a tenth of a second, or m
 PAUSE_S = 0.05  # between two rounds over all endpoints
 NOT_FOUND, EXHAUSTED, UNAVAILABLE, UNAUTHENTICATED = 5, 8, 14, 16
 NOT_ENABLED = 9  # authentication is
+STATUS = "/v3/maintenance/status"  # which nobody needs to be let in for
 AWAY = {1, 4, UNAVAILABLE}
 """Codes of gRPC that say nothing of what was asked: cancelled, too late, no leader."""
 
@@ -141,7 +142,7 @@ class Client:
         async def one(endpoint: str) -> None:
             with suppress(aiohttp.ClientError, TimeoutError, OSError, StoreError):
                 async with asyncio.timeout(CONNECT_S):
-                    await self._post(endpoint, "/v3/maintenance/status", {}, {})
+                    await self._post(endpoint, STATUS, {}, {})
 
         count = len(self._access.endpoints)
         await asyncio.gather(*(one(self._endpoint(at)) for at in range(count if count > 1 else 0)))
@@ -257,6 +258,8 @@ class Client:
         return self._session
 
     async def _ask(self, endpoint: str, path: str, body: Json) -> Json:
+        if endpoint in self._clusters and self._other(endpoint):
+            await self._post(endpoint, STATUS, {}, {})  # or it might do what is asked
         for is_last in (False, False, True):
             headers = await self._headers(endpoint)
             try:

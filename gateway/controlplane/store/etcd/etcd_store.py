@@ -112,18 +112,17 @@ class EtcdStore:
     async def _load(self) -> Stored | None:
         keys = self._keys
         newest = {"sort_order": "DESCEND", "sort_target": "KEY", "limit": "1"}
-        heads, revisions, applied = (
-            await etcd.transact(
-                self._client,
-                [
-                    etcd.get(keys.head),
-                    etcd.get(keys.revisions, keys.revisions_end, **newest),
-                    etcd.get(keys.applied),
-                ],
-            )
-        ).found
+        asked = [
+            etcd.get(keys.head),
+            etcd.get(keys.revisions, keys.revisions_end, **newest),
+            etcd.get(keys.applied),
+        ]
+        heads, revisions, applied = (await etcd.transact(self._client, asked)).found
         if not heads and not revisions:
-            await self._client.compared()  # or each gateway might make a table of its own
+            # It may be the one endpoint that is of another cluster.
+            await self._client.compared()
+            heads, revisions, applied = (await etcd.transact(self._client, asked)).found
+        if not heads and not revisions:
             self._head = Head()
             return None
         if not heads or not revisions:
