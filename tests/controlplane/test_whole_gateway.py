@@ -185,7 +185,7 @@ async def test_r66_r59_an_empty_token_stops_the_start(
     said = await _refused(tmp_path)
     assert said == (
         f"headgate: {tmp_path}/headgate.yaml: gateway/token: "
-        "must have at least 32 characters; set by HEADGATE_TOKEN\n"
+        "is empty; unset the variable, and what the file says holds; set by HEADGATE_TOKEN\n"
     )
 
 

@@ -108,7 +108,7 @@ class Echo:
         self._to = to
         self.sent: list[bytes] = []
         """The transactions that went through, in order."""
-        self._silenced = 0
+        self.silenced = 0
         echo = self
 
         class Carried(BaseHTTPRequestHandler):
@@ -118,12 +118,12 @@ class Echo:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.path == "/v3/kv/txn":
                     echo.sent.append(body)
-                began = echo._silenced
+                began = echo.silenced
                 with suppress(OSError), echo.ask(self.path, body) as answer:
                     self.send_response(answer.status)
                     self.end_headers()
                     while piece := answer.read1(1 << 16):
-                        if began == echo._silenced or self.path != "/v3/watch":
+                        if began == echo.silenced or self.path != "/v3/watch":
                             self.wfile.write(piece)
                             self.wfile.flush()
 
@@ -140,7 +140,7 @@ class Echo:
 
     def silence(self) -> None:
         """Nothing more comes of the watches that there are; of later ones it does."""
-        self._silenced += 1
+        self.silenced += 1
 
     def again(self, sent: Sequence[bytes]) -> None:
         """Sends once more what was `sent`."""

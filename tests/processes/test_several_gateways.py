@@ -373,6 +373,7 @@ async def test_a_state_directory_that_cannot_be_made_is_told_and_no_hindrance() 
             await eventually(lambda: healthy(gateway))
             assert (await applied(gateway, 7))["gateways"] == 1
             said = f"state directory {gateway.folder / 'state'} cannot be written (File exists)"
+            await gateway.logged(said)  # by the process that began all: not before an edit
             assert gateway.log_text().count(said) == 1
             os.kill(await gateway.control_pid(), signal.SIGKILL)
             await gateway.logged("starting it again")
