@@ -7,9 +7,9 @@
 the command line imports `gateway.clients.admin` and starts without what predictions need.
 """
 
-from gateway.clients.addresses import trust
+from gateway.clients.addresses import DEFAULT_URL, trust
 from gateway.clients.admin import AdminClient, Applied, Weights, WeightsEdit, revision_tag
-from gateway.clients.admin_connection import DEFAULT_URL, PLAIN, Answer, Change
+from gateway.clients.admin_connection import PLAIN, Answer, Change
 from gateway.clients.async_admin import AsyncAdminClient
 from gateway.clients.blocking import Client
 from gateway.clients.errors import ClientError, Fault, Json, Refused, TimedOut, Unreachable

@@ -18,9 +18,8 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 from gateway.cli.refusals import Refusal
-from gateway.clients.addresses import trust
+from gateway.clients.addresses import DEFAULT_URL, trust
 from gateway.clients.admin import AdminClient
-from gateway.clients.admin_connection import DEFAULT_URL
 from gateway.controlplane.store.names import ADMIN, FILES, LOCK, OWNER, STATE_NAME, TOKEN
 from gateway.processes import sockets
 

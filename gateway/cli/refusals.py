@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from click import Argument, MissingParameter, NoSuchCommand, NoSuchOption, UsageError
 
 import gateway.cli.elsewhere as elsewhere
-from gateway.clients.admin_connection import DEFAULT_URL
+from gateway.clients.addresses import DEFAULT_URL
 from gateway.clients.errors import Fault, Refused, Unreachable
 from gateway.core.faults import brief, did_you_mean, readable
 

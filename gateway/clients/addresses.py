@@ -10,6 +10,8 @@ from urllib.parse import SplitResult, urlsplit
 from gateway.clients.errors import words
 from gateway.processes.trusting import trusting
 
+DEFAULT_URL = "http://127.0.0.1:8081"  # of a gateway that nobody said anything of
+
 
 class Address(NamedTuple):
     """An http:// or https:// URL in its parts; `base` is what comes before each path."""

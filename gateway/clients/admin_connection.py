@@ -15,11 +15,10 @@ from urllib.parse import quote, urlencode
 
 import orjson
 
-from gateway.clients.addresses import address_of, bearer
+from gateway.clients.addresses import DEFAULT_URL, address_of, bearer
 from gateway.clients.errors import Json, Unreachable, no_answer, refusal
 from gateway.processes.trusting import trusting
 
-DEFAULT_URL = "http://127.0.0.1:8081"
 # What every admin API has: who does not know one of these is something else.
 ALWAYS_THERE = frozenset(
     f"/admin/v1/{name}" for name in ("apply", "events", "history", "status", "table")

@@ -12,8 +12,9 @@ from functools import partial, update_wrapper
 from threading import Thread
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from gateway.clients.addresses import DEFAULT_URL
 from gateway.clients.admin import AdminClient, events_since
-from gateway.clients.admin_connection import DEFAULT_URL, EventStream
+from gateway.clients.admin_connection import EventStream
 from gateway.clients.errors import Json
 
 P = ParamSpec("P")
