@@ -38,6 +38,7 @@ _MAX_KNOWN: Final = 256
 _MAX_KNOWN_LENGTH: Final = 64
 _known_statuses: Final[Kept[tuple[int, bytes, int]]] = Kept(_MAX_KNOWN)
 _LOAD: Final = b"endpoint-load-metrics:"
+_DATE: Final = b"Date: "
 _idle_timeout = re.compile(rb"(?:^|[,;\s])timeout\s*=\s*\"?([0-9]{1,9})", re.IGNORECASE).search
 
 
@@ -45,9 +46,11 @@ class ResponseHead(Head):
     """An answer of an instance; `status_line` goes on as it is, from the code on, and `passing`
     is all that does: the line and the headers that pass. `load` is its load report, None without;
     `before` and `after` are what of `raw` lies around that, b"" where it has not exactly one.
-    `is_dated`: it says when it was made."""
+    `is_dated`: it says when it was made; else `given` is the date that it was given last."""
 
-    __slots__ = ("after", "before", "is_dated", "load", "passing", "status", "status_line")
+    __slots__ = (
+        "after", "before", "given", "is_dated", "load", "passing", "status", "status_line",
+    )  # fmt: skip
 
     def __init__(self, lines: list[bytes], status: int, status_line: bytes, minor: int) -> None:
         Head.__init__(self, lines, minor)
@@ -55,6 +58,7 @@ class ResponseHead(Head):
         self.status_line = status_line
         self.load: bytes | None = None
         self.is_dated = False
+        self.given = b""
         self.passing = self.before = self.after = b""
 
     def again(self, data: bytes, max_head: int) -> "ResponseHead | None":
@@ -74,18 +78,22 @@ class ResponseHead(Head):
         made = ResponseHead(self.lines, self.status, self.status_line, self.minor)
         made.close, made.length, made.nominated = self.close, self.length, self.nominated
         made.forward, made.passing = self.forward, self.passing
+        made.is_dated, made.given = self.is_dated, self.given
         made.known, made.load = self.known, value.strip(b" \t")
         made.raw = data[:over]
         made.before, made.after = before, self.after
         return made
 
     def date(self, now: bytes) -> None:
-        """Adds the date, which is `now`: who passes an answer on that has none gives it that of its
-        coming (RFC 9110, 6.6.1). The same bytes mean another answer the next time."""
-        line = b"Date: " + now
-        self.forward.append(line)
+        """Has it end with `now` as its date, and no longer with that of before: who passes an
+        answer on that has none gives it that of its coming (RFC 9110, 6.6.1)."""
+        if self.given:
+            end = len(self.passing) - len(_DATE) - len(self.given) - len(CRLF)
+            self.forward, self.passing = self.forward[:-1], self.passing[:end]
+        line = _DATE + now
+        self.forward = [*self.forward, line]
         self.passing += line + CRLF
-        self.raw = b""
+        self.given = now
 
     def _note_surroundings(self, report: bytes) -> None:
         """Finds `before` and `after` of the line `report`."""

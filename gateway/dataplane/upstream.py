@@ -318,6 +318,8 @@ class Upstream(asyncio.Protocol, Timed):
         last = self._last_head
         if last is not None and data.startswith(last.raw):
             self._buffer = b""
+            if not last.is_dated:
+                self._date(last)
             self._answer(last, data[len(last.raw) :])
             return
         options = self.owner.shared.options
@@ -325,6 +327,8 @@ class Upstream(asyncio.Protocol, Timed):
         if again is not None:
             self._buffer = b""
             self._last_head = again
+            if not again.is_dated:
+                self._date(again)
             self._answer(again, data[len(again.raw) :])
             return
         while True:
@@ -339,7 +343,7 @@ class Upstream(asyncio.Protocol, Timed):
             data = data[end + len(END) :]
             self._buffer = b""
             if not head.is_dated and (head.status >= 200 or head.status == 101):
-                head.date(self.owner.shared.date())
+                self._date(head)
             if head.status >= 200:
                 if head.raw:
                     self._last_head = head
@@ -356,6 +360,12 @@ class Upstream(asyncio.Protocol, Timed):
             if head.status != 100:  # nobody was asked to wait for that
                 assert self.receiver is not None
                 self.receiver.interim(head)
+
+    def _date(self, head: ResponseHead) -> None:
+        """Gives a head that says no date that of now."""
+        now = self.owner.shared.date()
+        if head.given != now:
+            head.date(now)
 
     def _answer(self, head: ResponseHead, data: bytes) -> None:
         receiver = self.receiver
