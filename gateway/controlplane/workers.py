@@ -55,8 +55,8 @@ class Workers:
     another started; `succeed(pid)` has another one started beside it. `health` gives what a
     worker has to know of the instances of some backends, or all (None); `on_evidence` hears the
     signals that workers report. `goes_on(revision)`: a worker that decides by that revision shall
-    go on by it for now, as the table that is here is an older one; asked again each second, and
-    when there is another table here.
+    go on by it, as the table that is here is an older one; asked again each second, and when there
+    is another table here.
     """
 
     def __init__(

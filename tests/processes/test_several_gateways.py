@@ -404,15 +404,20 @@ async def test_a_file_that_is_late_is_applied_whichever_control_process_is_there
             await gateway.stop()
 
 
+async def _decides_by_more_than_its_copy(gateway: Gateway) -> None:
+    """Has `gateway` serve revision 3, with one of revision 2 in its state directory."""
+    copy = gateway.folder / "state" / "etcd-copy"
+    assert (await applied(gateway, 7))["gateways"] == 1
+    await eventually(lambda: b'"number":2' in copy.read_bytes(), what="a copy of it")
+    copy.with_suffix(".new").mkdir()
+    assert (await applied(gateway, 8))["gateways"] == 1
+
+
 async def test_workers_do_not_go_back_to_a_copy_that_is_older_than_their_table() -> None:
     """The disk was full when it should have been written: what was edited since is not undone."""
     with etcd_cluster() as cluster:
         async with gateways(cluster, "a") as (gateway,):
-            copy = gateway.folder / "state" / "etcd-copy"
-            assert (await applied(gateway, 7))["gateways"] == 1
-            await eventually(lambda: b'"number":2' in copy.read_bytes(), what="a copy of it")
-            copy.with_suffix(".new").mkdir()
-            assert (await applied(gateway, 8))["gateways"] == 1
+            await _decides_by_more_than_its_copy(gateway)
             cluster.kill()
             os.kill(await gateway.control_pid(), signal.SIGKILL)
             older = "of revision 2, is older than what workers decide by, 3"
@@ -435,11 +440,7 @@ async def test_workers_do_not_go_back_to_a_copy_that_is_older_than_their_table()
 async def test_nobody_takes_over_with_a_copy_that_is_older_than_what_is_decided_by() -> None:
     with etcd_cluster() as cluster:
         async with gateways(cluster, "a") as (gateway,):
-            copy = gateway.folder / "state" / "etcd-copy"
-            assert (await applied(gateway, 7))["gateways"] == 1
-            await eventually(lambda: b'"number":2' in copy.read_bytes(), what="a copy of it")
-            copy.with_suffix(".new").mkdir()
-            assert (await applied(gateway, 8))["gateways"] == 1
+            await _decides_by_more_than_its_copy(gateway)
             cluster.kill()
             there = holder(gateway)
             replaced = asyncio.create_task(command(gateway, "upgrade"))
