@@ -20,6 +20,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from gateway.controlplane.store.etcd.clusters import Clusters
 from gateway.controlplane.store.store import NotLetIn, StoreError, StoreFull, Unavailable
 from gateway.processes.certificates import no_password
 from gateway.processes.tasks import Tasks
@@ -37,10 +38,6 @@ NOT_ENABLED = 9  # authentication is
 STATUS = "/v3/maintenance/status"  # which nobody needs to be let in for
 AWAY = {1, 4, UNAVAILABLE}
 """Codes of gRPC that say nothing of what was asked: cancelled, too late, no leader."""
-
-
-class OtherCluster(OSError):
-    """Who answered is of another cluster than most of the endpoints are."""
 
 
 class EtcdRefused(NotLetIn):
@@ -116,7 +113,7 @@ class Client:
         self._asking = dict[str, asyncio.Task[None]]()  # for a token, by the member that is asked
         self._is_open = False  # etcd lets in whoever asks
         self._session: aiohttp.ClientSession | None = None
-        self._clusters = dict[str, str]()  # the cluster of each endpoint that has answered
+        self._clusters = Clusters()
         self._comparing: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
@@ -129,9 +126,8 @@ class Client:
         """Returns when every endpoint that is there has said of which cluster it is. Unavailable
         where they are of several, and none has most of them."""
         await asyncio.shield(self._look_at_all())
-        others = [self._other(each) for each in self._clusters]
-        if others and all(others):
-            raise Unavailable(f"gateway.etcd.endpoints: {others[0]}")
+        if why := self._clusters.divided():
+            raise Unavailable(f"gateway.etcd.endpoints: {why}")
 
     def _look_at_all(self) -> asyncio.Task[None]:
         if self._comparing is None:
@@ -148,22 +144,10 @@ class Client:
         await asyncio.gather(*(one(self._endpoint(at)) for at in range(count if count > 1 else 0)))
 
     def _note_cluster(self, endpoint: str, said: Json) -> None:
-        """Remembers of which cluster `endpoint` is, which `said` this; OtherCluster where most
-        endpoints are of another one, or as many: whoever is given the same list comes to the same
-        end, and no two gateways of one table go to two clusters."""
+        """Has what `endpoint` said count only where it is of the cluster that does."""
         cluster = said.get("header", {}).get("cluster_id") if isinstance(said, dict) else None
         if cluster is not None:
-            self._clusters[endpoint] = cluster
-            if why := self._other(endpoint):
-                raise OtherCluster(why)
-
-    def _other(self, endpoint: str) -> str:
-        """Why what `endpoint` says does not count; empty where it does."""
-        clusters, own = list(self._clusters.values()), self._clusters[endpoint]
-        for other, cluster in self._clusters.items():
-            if cluster != own and clusters.count(cluster) >= clusters.count(own):
-                return f"{endpoint} is of another etcd cluster than {other}"
-        return ""
+            self._clusters.note(endpoint, cluster)
 
     async def call(self, path: str, body: Json, *, within_s: float | None = None) -> Json:
         """The answer of the first member that has one. Unavailable when none has within that time,
@@ -258,7 +242,7 @@ class Client:
         return self._session
 
     async def _ask(self, endpoint: str, path: str, body: Json) -> Json:
-        if endpoint in self._clusters and self._other(endpoint):
+        if self._clusters.stranger(endpoint):
             await self._post(endpoint, STATUS, {}, {})  # or it might do what is asked
         for is_last in (False, False, True):
             headers = await self._headers(endpoint)
